@@ -1,0 +1,84 @@
+"""A secret's value: `SecretValue` inside gusset, `SecretText` in a model's hands."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from gusset.errors import InvalidValue
+
+MAX_BYTES = 65_536
+MASK = "***"
+
+
+class SecretValue:
+    """The bytes of a secret, kept from being seen by accident.
+
+    Printing, formatting or logging shows a mask; pickling and copying are
+    refused. `reveal` is the one way out: searching the code for that word
+    finds every place where bytes leave.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = bytes(value)
+
+    def reveal(self) -> bytes:
+        return self._value
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __bool__(self) -> bool:
+        return True  # an empty value is a value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretValue) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return f"SecretValue('{MASK}')"
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a SecretValue is never pickled; pass the secret's name instead")
+
+    def __deepcopy__(self, memo: object) -> SecretValue:
+        return self
+
+    def __copy__(self) -> SecretValue:
+        return self
+
+
+class SecretText(str):
+    """A secret as a model sees it: an exact `str` whose `repr` is masked.
+
+    Everything else is `str`'s own, so headers, f-strings, JSON and clients
+    work unchanged; whatever is made from it (`.strip()`, slices, `+`) is plain
+    `str`. It pickles, because model libraries spawn processes of their own.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"'{MASK}'"
+
+    def __reduce__(self) -> tuple[type[SecretText], tuple[str]]:
+        return (SecretText, (str(self),))
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+
+def check_length(value: bytes) -> bytes:
+    """Return `value` when the vault can hold it; raise `InvalidValue` when it is too long."""
+    if len(value) > MAX_BYTES:
+        raise InvalidValue(
+            f"the value has {len(value):,} bytes; a secret holds at most {MAX_BYTES:,}",
+            hint="keep large files elsewhere and store the key that opens them",
+        )
+    return value
