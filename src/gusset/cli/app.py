@@ -1,0 +1,97 @@
+"""What the commands of one process share: settings, output, the vault, and what must be masked."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gusset.cli.output import Output
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+
+if TYPE_CHECKING:
+    from gusset.vault import Vault
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class App:
+    """Made once by `main`, handed to each command.
+
+    `held` are the values that passed through this process. Should a bug show
+    itself in a traceback, they are masked there.
+    """
+
+    def __init__(self) -> None:
+        self.output = Output()
+        self.held: list[SecretValue] = []
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings.load(os.environ)
+
+    @cached_property
+    def actor(self) -> str:
+        """Who does this, as the audit log has it: the account's name."""
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # a container's user may have no name
+            return f"uid {os.getuid()}"
+
+    @contextmanager
+    def vault(self, *, create: bool = True) -> Iterator[Vault]:
+        """The embedded vault, open for the length of one command."""
+        from gusset.vault import open_vault
+
+        with open_vault(self.settings, create=create) as vault:
+            yield vault
+
+
+pass_app = click.make_pass_decorator(App)
+
+
+class Command(click.Command):
+    """A command that never repeats a surplus argument: it may be a value."""
+
+    surplus_hint: str | None = None
+
+    def __init__(self, *args: Any, surplus_hint: str | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("params", []).append(_output_option())
+        super().__init__(*args, **kwargs)
+        self.allow_extra_args = True
+        self.surplus_hint = surplus_hint
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        if ctx.args and not ctx.resilient_parsing:
+            raise SurplusArgument(self.surplus_hint, ctx=ctx)
+        return rest
+
+
+class SurplusArgument(click.UsageError):
+    """More arguments than the command takes."""
+
+    def __init__(self, hint: str | None, ctx: click.Context) -> None:
+        super().__init__("the command was given more arguments than it takes", ctx=ctx)
+        self.hint = hint
+
+
+def _output_option() -> click.Option:
+    def chosen(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value:
+            ctx.ensure_object(App).output.json = value == "json"
+
+    return click.Option(
+        ["--output"],
+        type=click.Choice(["text", "json"]),
+        expose_value=False,
+        callback=chosen,
+        is_eager=True,
+        help="Text for people (the default), or JSON on standard output.",
+    )

@@ -1,0 +1,61 @@
+"""`gusset audit ...`: who did what, whether the record is whole, and a copy of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+from gusset.errors import IntegrityError
+
+
+@click.group(name="audit")
+def audit() -> None:
+    """Read, verify and export the audit log."""
+
+
+@audit.command("show", cls=Command)
+@click.option("--secret", "target", help="Only what was done to this secret.")
+@click.option("--action", help="Only this action, as in secret.write.")
+@click.option("--actor", help="Only what this person or deployment did.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many.")
+@pass_app
+def show(app: App, target: str | None, action: str | None, actor: str | None, limit: int) -> None:
+    """Show the newest records, the newest last."""
+    with app.vault() as vault:
+        records = vault.audit.show(target=target, action=action, actor=actor, limit=limit)
+    columns = {"seq": "SEQ", "at": "WHEN", "actor": "WHO", "action": "WHAT", "target": "ON", "outcome": "OUTCOME"}
+    app.output.table("records", [record.data() for record in records], columns, empty="nothing has been recorded")
+
+
+@audit.command("verify", cls=Command)
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A checkpoint kept elsewhere (a copy of the witness file, or of `audit export`'s last one).",
+)
+@pass_app
+def verify(app: App, checkpoint: Path | None) -> None:
+    """Check the whole log: no record edited, removed, reordered or cut off."""
+    with app.vault(create=False) as vault:
+        report = vault.audit.verify(checkpoint=checkpoint)
+    if report.problems:
+        raise IntegrityError("the audit log does not hold:\n" + "\n".join(report.problems), hint=_DOUBT)
+    app.output.result(
+        {"records": report.records, "checkpoints": report.checkpoints, "head": report.head},
+        f"the audit log holds: {report.records} records, {report.checkpoints} checkpoints",
+    )
+
+
+_DOUBT = "keep a copy of the vault as it is now, then find out who could write to its files; see docs/security.md"
+
+
+@audit.command("export", cls=Command)
+@pass_app
+def export(app: App) -> None:
+    """Print every record as JSON Lines, oldest first."""
+    with app.vault(create=False) as vault:
+        for record in vault.audit.export():
+            click.echo(json.dumps(record.data(), ensure_ascii=False))

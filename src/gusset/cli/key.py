@@ -1,0 +1,30 @@
+"""`gusset key ...`: the vault's keys."""
+
+from __future__ import annotations
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+
+
+@click.group(name="key")
+def key() -> None:
+    """Rotate the vault's keys."""
+
+
+@key.command("rotate", cls=Command)
+@click.option("--root", is_flag=True, help="Make a new root key instead; keep a copy of its file apart from backups.")
+@pass_app
+def rotate(app: App, root: bool) -> None:
+    """Make a new key-encryption key and wrap every value's key with it. Nothing has to stop."""
+    with app.vault(create=False) as vault:
+        if root:
+            vault.keys.rotate_root(actor=app.actor)
+            path = str(app.settings.root_key_file)
+            app.output.result({"root_key_file": path}, f"a new root key is in {path}; the old one opens nothing now")
+        else:
+            rotated = vault.keys.rotate(actor=app.actor)
+            app.output.result(
+                {"kek": rotated.kek, "rewrapped": rotated.rewrapped},
+                f"key {rotated.kek} is current; {rotated.rewrapped} versions were wrapped anew",
+            )

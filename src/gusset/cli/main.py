@@ -1,0 +1,150 @@
+"""The `gusset` command: finds the command's module, runs it, and turns errors into words and exit statuses."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from gusset import __version__
+from gusset.cli.app import App, SurplusArgument
+from gusset.errors import BUG, GussetError, UsageError, outcome_of
+
+# Command -> (module, one line of help). The module is imported when its command
+# runs, so that `gusset --help` does not pay for what it only lists.
+COMMANDS = {
+    "init": ("gusset.cli.package", "Make a new model folder."),
+    "check": ("gusset.cli.package", "Check a model folder before it is served."),
+    "serve": ("gusset.cli.serve", "Serve a model folder with its secrets."),
+    "predict": ("gusset.cli.predict", "Call a model: a folder, or the address of a running one."),
+    "secret": ("gusset.cli.secret", "Add, list, replace and remove secrets."),
+    "exec": ("gusset.cli.exec", "Run any command with chosen secrets."),
+    "audit": ("gusset.cli.audit", "Read, verify and export the audit log."),
+    "key": ("gusset.cli.key", "Rotate the vault's keys."),
+    "doctor": ("gusset.cli.doctor", "Look for what is unsafe or broken on this machine."),
+    "demo": ("gusset.cli.demo", "Show the main job in a throw-away vault."),
+    "schema": ("gusset.cli.package", "Print the JSON Schema of config.yaml."),
+    "completion": ("gusset.cli.completion", "Print the completion script for a shell."),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported only when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[name]
+        command: click.Command = getattr(importlib.import_module(module), name.replace("exec", "exec_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        # Nearest command as click's own message has it, but never the word that was typed.
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            raise click.UsageError("no such command" + (f"; did you mean {near[0]!r}?" if near else ""), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gusset", message="%(prog)s %(version)s")
+def gusset() -> None:
+    """Secrets for models: add one, serve a model that uses it, and nothing leaks.
+
+    \b
+      gusset secret set hf_access_token      (asks for the value)
+      gusset serve my-model                  (kwargs["secrets"] has it)
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its status (docs/cli.md lists them)."""
+    words = list(sys.argv[1:] if args is None else args)
+    app = App()
+    app.output.json = _asks_for_json(words)
+    try:
+        status = gusset.main(words, prog_name="gusset", standalone_mode=False, obj=app)
+    except click.ClickException as error:
+        status = _refuse(app, error)
+    except (click.Abort, KeyboardInterrupt):
+        status = 130
+    except BrokenPipeError:
+        status = _reader_left()
+    except GussetError as error:
+        app.output.error(error)
+        status = outcome_of(error).exit
+    except Exception as error:  # a bug in gusset: let it be seen, with values masked
+        _show_bug(app, error)
+        status = BUG.exit
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _asks_for_json(words: Sequence[str]) -> bool:
+    """Whether an error must be JSON even when the words could not be parsed."""
+    before = list(words[: words.index("--")] if "--" in words else words)
+    return "--output=json" in before or any(
+        pair == ("--output", "json") for pair in zip(before, before[1:], strict=False)
+    )
+
+
+def _refuse(app: App, error: click.ClickException) -> int:
+    """A wrong call, told without the words that were wrong: one of them may be a value."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message())
+        return 2
+    message = error.format_message()
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        message = _bad_parameter(error)
+    elif isinstance(error, click.NoSuchOption):
+        message = "there is no such option" + (f"; did you mean {error.possibilities[0]}?" if error.possibilities else "")
+    hint = error.hint if isinstance(error, SurplusArgument) else None
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    if hint is None and ctx is not None:
+        hint = f"see `{ctx.command_path} --help`"
+    app.output.error(UsageError(message, hint=hint))
+    return outcome_of(UsageError("")).exit
+
+
+def _bad_parameter(error: click.BadParameter) -> str:
+    if error.param is None:
+        return "an argument is not valid"
+    name = error.param.opts[0] if error.param.param_type_name == "option" else error.param.human_readable_name
+    kind = error.param.type
+    if isinstance(kind, click.Choice):
+        return f"{name} is one of {', '.join(map(str, kind.choices))}"
+    if isinstance(kind, click.Path):
+        return error.message  # names a path, which is not a value
+    return f"{name} must be {_article(kind.name)}"
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _reader_left() -> int:
+    """`gusset ... | head`: stop in silence; Python must not flush into the closed pipe at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _show_bug(app: App, error: Exception) -> None:
+    import traceback
+
+    from gusset.secrets.masking import Masker
+
+    text = "".join(traceback.format_exception(error))
+    click.echo(Masker(app.held).mask_text(text), err=True, nl=False)
+    click.echo("this is a bug in gusset; please report the lines above", err=True)

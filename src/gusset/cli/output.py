@@ -1,0 +1,108 @@
+"""What commands print: text for people, JSON for programs.
+
+Results go to standard output; notes, warnings and errors to standard error.
+With `--output json`, standard output holds one JSON document and nothing else,
+an error included.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from gusset.errors import CheckFailed, ConfigInvalid, GussetError, Problem
+
+
+class Output:
+    """One command's way of speaking; `json` is whether a program is listening."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+
+    def result(self, data: Mapping[str, Any], text: str | None = None) -> None:
+        """The command's result: `data` for programs, `text` for people (nothing when None)."""
+        if self.json:
+            click.echo(json.dumps(data, default=str, ensure_ascii=False))
+        elif text is not None:
+            click.echo(text)
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str) -> None:
+        """A list: `{key: rows}` as JSON; else the `columns` (field -> heading) of each row.
+
+        A terminal gets aligned columns under headings; a pipe gets the bare
+        fields between tabs, so that `cut` and `while read` work.
+        """
+        if self.json:
+            self.result({key: list(rows)})
+            return
+        cells = [[_cell(row.get(field)) for field in columns] for row in rows]
+        if not sys.stdout.isatty():
+            for line in cells:
+                click.echo("\t".join(line))
+        elif not cells:
+            click.echo(empty)
+        else:
+            for line in _aligned([list(columns.values()), *cells]):
+                click.echo(line)
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+
+    def problems(self, problems: Iterable[Problem]) -> None:
+        """Findings of a check, one after the other, each with its place and its remedy."""
+        for problem in problems:
+            kind = "warning" if problem.warning else "error"
+            place = f"{problem.place()}: " if problem.place() else ""
+            key = f"{problem.key}: " if problem.key else ""
+            colour = "yellow" if problem.warning else "red"
+            click.echo(f"{place}{click.style(kind, fg=colour)}: {key}{problem.message}", err=True)
+            if problem.hint:
+                click.echo(_indented(problem.hint), err=True)
+
+    def error(self, error: GussetError) -> None:
+        """A foreseen failure: what went wrong, and what to do next."""
+        problems = error.problems if isinstance(error, ConfigInvalid | CheckFailed) else ()
+        if self.json:
+            data: dict[str, Any] = {"code": error.code, "message": str(error), "hint": error.hint}
+            if problems:
+                data["problems"] = [problem_data(problem) for problem in problems]
+            self.result(data)
+            return
+        self.problems(problems)
+        click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+        if error.hint:
+            click.echo(_indented(error.hint), err=True)
+
+
+def problem_data(problem: Problem) -> dict[str, Any]:
+    """A problem as JSON has it."""
+    return {
+        "code": problem.code,
+        "message": problem.message,
+        "hint": problem.hint,
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "key": problem.key,
+        "severity": "warning" if problem.warning else "error",
+    }
+
+
+def _indented(hint: str) -> str:
+    return "\n".join(f"  {line}" for line in hint.splitlines())
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -1,0 +1,256 @@
+"""`gusset secret ...`: the secrets of the embedded vault.
+
+Values come in by a hidden prompt, standard input or a file, never as an
+argument, and go out only through `reveal`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
+from gusset.secrets.name import check_name
+from gusset.secrets.value import MAX_BYTES, SecretValue, check_length
+
+if TYPE_CHECKING:
+    from gusset.vault import SecretInfo
+
+# A terminal in line mode hands over at most this much of one line and drops the rest.
+_TERMINAL_LINE = 4095
+
+_HISTORY_HINT = (
+    "a value never goes on the command line: the shell's history and the list of processes now have it.\n"
+    "Remove it from the history (for bash: `history -d`), treat the value as exposed, and give it by\n"
+    "the prompt, by standard input (`gusset secret set NAME < file`) or by --from-file"
+)
+
+
+@click.group(name="secret")
+def secret() -> None:
+    """Add, list, replace and remove secrets."""
+
+
+def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    return secret.command(name, cls=Command, **kwargs)
+
+
+@command("set", surplus_hint=_HISTORY_HINT)
+@click.argument("name")
+@click.option("--exact", is_flag=True, help="Keep standard input as it is: the final newline, or nothing at all.")
+@click.option("--from-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read the exact bytes of a file.")
+@pass_app
+def set_(app: App, name: str, exact: bool, from_file: Path | None) -> None:
+    """Add a secret, or give it a new value.
+
+    The value is asked for on a terminal; otherwise standard input is the value,
+    without one final newline.
+    """
+    _check_written_name(name)
+    value = SecretValue(check_length(_value_of(app, name, exact=exact, from_file=from_file)))
+    app.held.append(value)
+    with app.vault() as vault:
+        info = vault.secrets.set(name, value, actor=app.actor)
+    _warn_of_faults(app, name, value)
+    verb = "added" if info.version == 1 else "replaced"
+    app.output.result(secret_data(info), f"{verb} {info.name} (version {info.version})")
+
+
+def _check_written_name(name: str) -> None:
+    check_name(name)
+    if "=" in name:  # pragma: no cover - check_name refuses it; kept out of the message there
+        raise UsageError("NAME=VALUE is not how a secret is set", hint=_HISTORY_HINT)
+
+
+def _value_of(app: App, name: str, *, exact: bool, from_file: Path | None) -> bytes:
+    if from_file is not None:
+        try:
+            with from_file.open("rb") as file:
+                return file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read {from_file}: {error.strerror}") from error
+    if sys.stdin.isatty():
+        return _asked_for(name)
+    return _from_pipe(app, sys.stdin.buffer.read(MAX_BYTES + 3), exact=exact)
+
+
+def _asked_for(name: str) -> bytes:
+    text: str = click.prompt(f"Value of {name}", hide_input=True, default="", show_default=False, err=True)
+    value = text.encode("utf-8", "surrogateescape")
+    if len(value) >= _TERMINAL_LINE - 1:
+        raise InvalidValue(
+            "the value is longer than a terminal can take in one line, and part of it may be lost",
+            hint=f"use a file: `gusset secret set {name} --from-file FILE`",
+        )
+    if not value:
+        raise InvalidValue(
+            "nothing was typed, nothing was stored",
+            hint=f"an empty value on purpose: `gusset secret set {name} --exact < /dev/null`",
+        )
+    return value
+
+
+def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
+    if exact:
+        return value
+    if value.endswith(b"\n"):
+        value = value[:-1]
+        app.output.note("one final newline was removed; --exact keeps it")
+    if not value:
+        raise InvalidValue(
+            "standard input was empty, nothing was stored",
+            hint="did the command before the pipe fail? --exact stores an empty value on purpose",
+        )
+    return value
+
+
+def _warn_of_faults(app: App, name: str, value: SecretValue) -> None:
+    from gusset.secrets.doctor import examine
+
+    for finding in examine(value.reveal(), name=name, now=datetime.now(UTC)):
+        app.output.warn(f"{name}: {finding.message}")
+        if finding.hint:
+            app.output.note(f"  {finding.hint}")
+
+
+@command("list")
+@click.option("--deleted", is_flag=True, help="Also those that were deleted and can be restored.")
+@pass_app
+def list_(app: App, deleted: bool) -> None:
+    """List secrets: names and dates, never values."""
+    with app.vault() as vault:
+        found = vault.secrets.list(include_deleted=deleted)
+    columns = {"name": "NAME", "version": "VERSION", "updated_at": "UPDATED"}
+    if deleted:
+        columns |= {"deleted_at": "DELETED", "id": "ID"}
+    app.output.table("secrets", [secret_data(info) for info in found], columns, empty=_EMPTY)
+
+
+_EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
+
+
+@command("delete")
+@click.argument("name")
+@pass_app
+def delete(app: App, name: str) -> None:
+    """Delete a secret. Running models lose it; `gusset secret restore` brings it back."""
+    with app.vault() as vault:
+        info = vault.secrets.delete(name, actor=app.actor)
+    app.output.result(secret_data(info), f"deleted {info.name}; `gusset secret restore {info.name}` brings it back")
+
+
+@command("restore")
+@click.argument("name")
+@pass_app
+def restore(app: App, name: str) -> None:
+    """Bring back a deleted secret, by its name (the last one deleted) or its id."""
+    with app.vault() as vault:
+        info = vault.secrets.restore(name, actor=app.actor)
+    app.output.result(secret_data(info), f"restored {info.name} (version {info.version or 'none'})")
+
+
+@command("destroy")
+@click.argument("name")
+@click.option("--version", "versions", type=int, multiple=True, help="Only this version (repeatable).")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_app
+def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
+    """Destroy the stored bytes of a secret's versions, for good; its history stays."""
+    what = f"version {', '.join(map(str, versions))} of {name}" if versions else f"every version of {name}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"this would destroy {what} for good", hint="say so with --yes")
+        click.confirm(f"Destroy {what} for good?", abort=True, err=True)
+    with app.vault() as vault:
+        info = vault.secrets.destroy(name, versions or None, actor=app.actor)
+    app.output.result(secret_data(info), f"destroyed {what}")
+
+
+@command("history")
+@click.argument("name")
+@pass_app
+def history(app: App, name: str) -> None:
+    """List a secret's versions."""
+    with app.vault() as vault:
+        found = vault.secrets.history(name)
+    rows = [
+        {
+            "version": version.version,
+            "created_at": version.created_at,
+            "created_by": version.created_by,
+            "state": version.state,
+        }
+        for version in found
+    ]
+    columns = {"version": "VERSION", "created_at": "CREATED", "created_by": "BY", "state": "STATE"}
+    app.output.table("versions", rows, columns, empty="no versions")
+
+
+@command("rollback")
+@click.argument("name")
+@click.argument("version", type=int)
+@pass_app
+def rollback(app: App, name: str, version: int) -> None:
+    """Make an older version's value current again, as a new version."""
+    with app.vault() as vault:
+        info = vault.secrets.rollback(name, version, actor=app.actor)
+    app.output.result(secret_data(info), f"{info.name} has the value of version {version} again (version {info.version})")
+
+
+@command("reveal")
+@click.argument("name")
+@click.option("--version", type=int, help="An older version.")
+@pass_app
+def reveal(app: App, name: str, version: int | None) -> None:
+    """Show a stored value on the terminal. The audit log keeps that you did."""
+    if app.output.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Denied(
+            "a value is shown only to a person at a terminal",
+            hint=f"to give it to a program: `gusset exec --secret {name} -- COMMAND`",
+        )
+    with app.vault() as vault:
+        value = vault.secrets.reveal(name, version=version, actor=app.actor)
+    sys.stdout.buffer.write(value.reveal() + b"\n")
+    sys.stdout.flush()
+
+
+@command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@pass_app
+def import_(app: App, file: Path) -> None:
+    """Set every NAME=VALUE of a .env file (- for standard input), all or none."""
+    from gusset.secrets.dotenv import parse_dotenv
+
+    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    entries = parse_dotenv(data, file=str(file))
+    app.held.extend(entry.value for entry in entries)
+    if not entries:
+        raise ConfigInvalid(
+            f"{file} sets nothing", problems=[Problem("no NAME=VALUE line", file=str(file), warning=True)]
+        )
+    with app.vault() as vault:
+        infos = vault.secrets.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
+    for entry in entries:
+        _warn_of_faults(app, entry.name, entry.value)
+    lines = [f"{'added' if info.version == 1 else 'replaced'} {info.name} (version {info.version})" for info in infos]
+    app.output.result({"secrets": [secret_data(info) for info in infos]}, "\n".join(lines))
+    app.output.note(f"{file} still holds the values: remove it when nothing else needs it")
+
+
+def secret_data(info: SecretInfo) -> dict[str, Any]:
+    """What is said of a secret, in JSON and in tables."""
+    return {
+        "id": info.id,
+        "name": info.name,
+        "team_name": info.team,
+        "version": info.version,
+        "created_at": info.created_at,
+        "updated_at": info.updated_at,
+        "deleted_at": info.deleted_at,
+    }

@@ -1,0 +1,1 @@
+"""Secrets as files for processes and containers that are not a Model."""
