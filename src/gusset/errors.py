@@ -17,6 +17,7 @@
     │   ├── VaultTooNew             written by a newer gusset
     │   └── IntegrityError          stored bytes or records are not what was written
     ├── HostError                   the machine refused: port, disk, engine
+    ├── SecretNotText               a model asked for the text of a value that is not UTF-8 (a ValueError)
     └── SecretLookupError           a model asked for a secret that it does not have (a KeyError)
         ├── SecretNotDeclared
         └── SecretNotSet
@@ -202,6 +203,15 @@ class SecretNotSet(SecretLookupError):
     code = "secret_not_set"
 
 
+class SecretNotText(GussetError, ValueError):
+    """A model asked for the text of a secret whose value is not UTF-8.
+
+    Not a `KeyError`: the secret is there, and `.get` with a default must not hide it.
+    """
+
+    code = "secret_not_text"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a class of errors looks from outside: a process's exit status, an HTTP status."""
@@ -223,6 +233,7 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     Unreachable: Outcome(exit=8, http=503),
     ModelFailed: Outcome(exit=9, http=500),
     SecretLookupError: Outcome(exit=9, http=500),
+    SecretNotText: Outcome(exit=9, http=500),
     VaultError: Outcome(exit=10, http=500),
     HostError: Outcome(exit=11, http=503),
 }
