@@ -1,0 +1,116 @@
+"""`gusset doctor`: what on this machine would weaken what gusset promises."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+from gusset.errors import CheckFailed, GussetError, Problem
+from gusset.settings import Settings
+
+
+@click.command(cls=Command)
+@pass_app
+def doctor(app: App) -> None:
+    """Look for what is unsafe or broken on this machine, and say what to do about it."""
+    problems = [problem for look in LOOKS for problem in look(app.settings)]
+    problems += _vault(app)
+    errors = [problem for problem in problems if not problem.warning]
+    if errors:
+        raise CheckFailed("something has to be mended", problems=problems)
+    app.output.problems([] if app.output.json else problems)
+    from gusset.cli.output import problem_data
+
+    app.output.result({"problems": [problem_data(p) for p in problems]}, f"gusset keeps its vault in {app.settings.home}")
+
+
+def _files(settings: Settings) -> Iterator[Problem]:
+    """The vault's files are their owner's alone."""
+    for path in (settings.home, settings.root_key_file, settings.witness_file, settings.home / "vault.db"):
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield Problem(f"cannot be looked at: {error.strerror}", file=str(path), code="unreadable")
+            continue
+        if mode & 0o077:
+            yield Problem(
+                f"other accounts may use it (mode {mode:04o})",
+                hint=f"chmod go= {path}",
+                file=str(path),
+                code="open_to_others",
+            )
+
+
+def _root_key(settings: Settings) -> Iterator[Problem]:
+    """The root key should not be copied along with the database."""
+    if settings.root_key_file.exists() and settings.root_key_file.parent == settings.home:
+        yield Problem(
+            "the root key lies beside the vault: a backup of the folder holds both",
+            hint="keep it elsewhere and name it in GUSSET_ROOT_KEY_FILE, or leave it out of backups",
+            file=str(settings.root_key_file),
+            code="root_key_beside_vault",
+            warning=True,
+        )
+
+
+def _swap(_: Settings) -> Iterator[Problem]:
+    """Swap that is not encrypted may keep values on disk."""
+    for device in _swap_devices(Path("/proc/swaps")):
+        if not device.startswith(("/dev/zram", "/dev/dm-", "/dev/mapper/")):
+            yield Problem(
+                f"swap on {device} does not look encrypted: values in memory can reach that disk",
+                hint="encrypt the swap, or turn it off; gusset cannot protect against it",
+                code="swap",
+                warning=True,
+            )
+
+
+def _swap_devices(swaps: Path) -> list[str]:
+    try:
+        return [line.split()[0] for line in swaps.read_text().splitlines()[1:]]
+    except OSError:
+        return []
+
+
+def _root(_: Settings) -> Iterator[Problem]:
+    """Root can read every process's memory."""
+    if os.geteuid() == 0:
+        yield Problem(
+            "this is root: a model served from here runs as root too, and root is not kept from values",
+            hint="serve as an ordinary account",
+            code="root",
+            warning=True,
+        )
+
+
+def _platform(_: Settings) -> Iterator[Problem]:
+    """Non-dumpable processes and memory-backed folders are Linux's."""
+    if sys.platform != "linux":
+        yield Problem(
+            "processes are kept from reading each other's memory on Linux only",
+            code="platform",
+            warning=True,
+        )
+
+
+def _vault(app: App) -> Iterator[Problem]:
+    """The vault opens, and its audit log holds."""
+    if not (app.settings.home / "vault.db").exists():
+        return
+    try:
+        with app.vault(create=False) as vault:
+            for text in vault.audit.verify().problems:
+                yield Problem(text, code="audit", hint="see `gusset audit verify`")
+    except GussetError as error:
+        yield Problem(str(error), hint=error.hint, code=error.code)
+
+
+LOOKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (_files, _root_key, _swap, _root, _platform)

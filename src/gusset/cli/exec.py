@@ -1,0 +1,134 @@
+"""`gusset exec -- CMD`: any command, with chosen secrets as files in memory and its output masked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+from gusset.cli.sources import open_source
+from gusset.errors import SecretsMissing, UsageError
+from gusset.secrets.name import check_name
+from gusset.secrets.value import SecretValue
+
+
+@click.command(
+    name="exec",
+    cls=Command,
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    options_metavar="[OPTIONS] --",
+)
+@click.argument("command", nargs=-1, required=True, metavar="COMMAND...")
+@click.option("--secret", "names", multiple=True, metavar="NAME", help="Give this secret as a file (repeatable).")
+@click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="[VARIABLE=]NAME",
+    help="Give this secret as an environment variable (repeatable). Other processes of your account can read it there.",
+)
+@click.option("--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read them from this folder.")
+@pass_app
+def exec_(
+    app: App, command: Sequence[str], names: Sequence[str], variables: Sequence[str], secrets_dir: Path | None
+) -> int:
+    """Run COMMAND with chosen secrets.
+
+    Files are in the folder named by GUSSET_SECRETS_DIR, in memory, readable by
+    you alone, gone when COMMAND ends. Values are masked in what it prints.
+    The exit status is COMMAND's.
+
+    \b
+      gusset exec --secret db_password -- sh -c 'psql "password=$(cat $GUSSET_SECRETS_DIR/db_password) ..."'
+      gusset exec --env HF_TOKEN=hf_access_token -- huggingface-cli whoami
+    """
+    wanted = _variables(variables)
+    for name in names:
+        check_name(name)
+    if not names and not wanted:
+        raise UsageError("no secret was chosen", hint="name each with --secret NAME, or --env VARIABLE=NAME")
+    values = _read(app, {*names, *wanted.values()}, secrets_dir)
+    app.held.extend(values.values())
+    return _run(command, {name: values[name] for name in names}, {v: values[n] for v, n in wanted.items()}, app)
+
+
+def _variables(given: Sequence[str]) -> dict[str, str]:
+    """Variable -> name of the secret; NAME alone is a variable of the same name."""
+    wanted = {}
+    for text in given:
+        variable, _, name = text.rpartition("=")
+        wanted[variable or name] = check_name(name)
+    return wanted
+
+
+def _read(app: App, names: set[str], secrets_dir: Path | None) -> dict[str, SecretValue]:
+    with open_source(app, secrets_dir=secrets_dir, reader="exec") as source:
+        found = source.read(sorted(names))
+    missing = sorted(names - found.keys())
+    if missing:
+        raise SecretsMissing(
+            f"no value for {', '.join(missing)}",
+            names=missing,
+            hint="\n".join(f"gusset secret set {name}" for name in missing),
+        )
+    return {name: delivered.value for name, delivered in found.items()}
+
+
+def _run(
+    command: Sequence[str], files: Mapping[str, SecretValue], variables: Mapping[str, SecretValue], app: App
+) -> int:
+    from gusset.containers.mount import SecretsFolder
+    from gusset.secrets.masking import Masker
+    from gusset.serving.process import harden
+
+    harden()
+    masker = Masker([*files.values(), *variables.values()])
+    with SecretsFolder(files) as folder:  # forks its reaper, so before the threads below
+        environment = {**os.environb, b"GUSSET_SECRETS_DIR": os.fsencode(folder.path)}
+        environment |= {os.fsencode(name): _for_environment(name, value) for name, value in variables.items()}
+        process = _start(command, environment)
+        return _carry(process, masker)
+
+
+def _for_environment(name: str, value: SecretValue) -> bytes:
+    data = value.reveal()
+    if b"\0" in data:
+        raise UsageError(f"the value for {name} holds a NUL byte and cannot be an environment variable")
+    return data
+
+
+def _start(command: Sequence[str], environment: Mapping[bytes, bytes]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(list(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except FileNotFoundError:
+        raise UsageError(f"there is no command {command[0]!r}") from None
+    except PermissionError:
+        raise UsageError(f"{command[0]!r} cannot be executed") from None
+    except OSError as error:
+        raise UsageError(f"{command[0]!r} cannot be started: {error.strerror}") from None
+
+
+def _carry(process: subprocess.Popen[bytes], masker: Masker) -> int:
+    """Carry output until the command ends; pass on the signals that are meant for it."""
+    from gusset.serving.pump import Pump
+
+    assert process.stdout and process.stderr  # noqa: S101  # both are pipes, see _start
+    pumps = [
+        Pump(os.dup(process.stdout.fileno()), sys.stdout.fileno(), masker.stream()),
+        Pump(os.dup(process.stderr.fileno()), sys.stderr.fileno(), masker.stream()),
+    ]
+    process.stdout.close()
+    process.stderr.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the command too
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: process.send_signal(received))
+    status = process.wait()
+    for pump in pumps:
+        pump.join(timeout=1.0)  # a child that it left behind may hold the pipe open
+    return status if status >= 0 else 128 - status

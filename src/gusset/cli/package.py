@@ -1,0 +1,75 @@
+"""`gusset init`, `check` and `schema`: a model folder, made, looked at and described. Its code is never run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+from gusset.cli.output import problem_data
+from gusset.errors import CheckFailed, VaultError
+
+_folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@click.command(cls=Command)
+@_folder
+@pass_app
+def init(app: App, folder: Path) -> None:
+    """Make a new model folder: config.yaml that declares a secret, and a Model that uses it."""
+    from gusset.package.scaffold import create_package
+
+    written = create_package(folder, name=folder.absolute().name)
+    app.output.result(
+        {"files": [str(path) for path in written]},
+        "\n".join(f"wrote {path}" for path in written)
+        + f"\nnext: `gusset secret set api_key`, then `gusset serve {folder}`",
+    )
+
+
+@click.command(cls=Command)
+@_folder
+@click.option("--strict", is_flag=True, help="Unknown keys and other warnings are errors.")
+@click.option("--no-secrets", is_flag=True, help="Do not look whether the declared secrets exist.")
+@pass_app
+def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
+    """Check a model folder: its config.yaml, its code, and that its secrets exist."""
+    from gusset.package.check import check_package
+    from gusset.package.config import load_package
+
+    package = load_package(folder)
+    available = None if no_secrets or not package.secrets else _available(app)
+    problems = check_package(package, strict=strict, available=available)
+    errors = [problem for problem in problems if not problem.warning]
+    if errors:
+        raise CheckFailed(f"{folder}: {_count(len(errors), 'error')}", problems=problems)
+    app.output.problems([] if app.output.json else problems)
+    app.output.result(
+        {"problems": [problem_data(problem) for problem in problems]},
+        f"{folder}: ready to be served" + (f" ({_count(len(problems), 'warning')})" if problems else ""),
+    )
+
+
+def _available(app: App) -> list[str] | None:
+    """Names in the embedded vault; None, with a note, when it cannot be opened."""
+    try:
+        with app.vault() as vault:
+            return [info.name for info in vault.secrets.list()]
+    except VaultError as error:
+        app.output.warn(f"whether the secrets exist could not be seen: {error}")
+        return None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+@click.command(cls=Command)
+@pass_app
+def schema(app: App) -> None:
+    """Print the JSON Schema of config.yaml, for editors."""
+    from gusset.package.config import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))

@@ -1,0 +1,102 @@
+"""`gusset serve DIR`: joins a model folder, its secrets and the supervisor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+from gusset.cli.sources import open_source
+from gusset.errors import ConfigInvalid
+from gusset.secrets.value import SecretValue
+
+if TYPE_CHECKING:
+    from gusset.package.config import Package
+    from gusset.secrets.source import SecretSource
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
+@click.option(
+    "--secrets-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Read secrets from the files of this folder instead of the vault.",
+)
+@click.option("--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable).")
+@click.option("--debuggable", is_flag=True, help="Let debuggers and profilers attach; they can then read values.")
+@pass_app
+def serve(
+    app: App,
+    folder: Path,
+    host: str,
+    port: int,
+    secrets_dir: Path | None,
+    allow_missing: Sequence[str],
+    debuggable: bool,
+) -> int:
+    """Serve a model folder. Its code gets the secrets that config.yaml declares.
+
+    Runs until Ctrl-C or SIGTERM, which let requests under way finish. A secret
+    set meanwhile, by `gusset secret set`, reaches the running model at once.
+    """
+    package = _servable(app, folder)
+    from gusset.serving.deployment import Deployment
+    from gusset.serving.supervisor import serve
+
+    deployment = Deployment.from_package(package)
+    with open_source(app, secrets_dir=secrets_dir, reader=deployment.name) as source:
+        if secrets_dir is None and not app.output.json:
+            _offer_to_ask(app, package, source, allow_missing)
+        return serve(
+            deployment,
+            source,
+            host=host,
+            port=port,
+            allow_missing=frozenset(allow_missing),
+            debuggable=debuggable,
+            announce=lambda address: _announce(app, deployment.name, address),
+            output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
+        )
+
+
+def _servable(app: App, folder: Path) -> Package:
+    """The package at `folder`; its warnings are said, and what cannot be served here is refused."""
+    from gusset.package.config import load_package, unsupported_for_serving
+
+    package = load_package(folder)
+    app.output.problems(package.warnings)
+    if refused := unsupported_for_serving(package):
+        raise ConfigInvalid(f"{folder} cannot be served", problems=refused)
+    return package
+
+
+def _announce(app: App, name: str, address: str) -> None:
+    call = f"curl -d '{{}}' {address}/v1/models/model:predict"
+    if app.output.json:
+        app.output.result({"name": name, "address": address})
+        sys.stdout.flush()
+    else:
+        app.output.note(f"{name} is ready at {address}\n  {call}")
+
+
+def _offer_to_ask(app: App, package: Package, source: SecretSource, allow_missing: Sequence[str]) -> None:
+    """At a terminal, ask for the declared secrets that nobody has yet, and store what is typed."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:
+        return
+    wanted = [name for name, slot in package.secrets.items() if not slot.optional and name not in allow_missing]
+    missing = [name for name in wanted if name not in source.read(wanted)] if wanted else []
+    if not missing:
+        return
+    app.output.note(f"{package.folder} declares secrets that do not exist yet (Enter leaves one out)")
+    with app.vault() as vault:
+        for name in missing:
+            text: str = click.prompt(f"Value of {name}", hide_input=True, default="", show_default=False, err=True)
+            if text:
+                app.held.append(value := SecretValue(text.encode("utf-8", "surrogateescape")))
+                vault.secrets.set(name, value, actor=app.actor)

@@ -1,0 +1,28 @@
+"""Joins the places that a command's secrets come from, in the order that the documents give."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gusset.cli.app import App
+from gusset.secrets.source import ChainSource, EnvironmentSource, FolderSource, SecretSource
+
+MOUNTED = Path("/secrets")
+
+
+@contextmanager
+def open_source(app: App, *, secrets_dir: Path | None, reader: str) -> Iterator[SecretSource]:
+    """The folder that was named, else the embedded vault; then `/secrets`; then TRUSS_SECRET_x.
+
+    `reader` is who reads, as the audit log has it: a deployment's name, or a
+    command. Only a secret that one place lacks is looked for in the next.
+    """
+    after = [FolderSource(MOUNTED, named=False), EnvironmentSource(os.environ)]
+    if secrets_dir is not None:
+        yield ChainSource([FolderSource(secrets_dir, named=True), *after])
+        return
+    with app.vault() as vault:
+        yield ChainSource([vault.source(actor=app.actor, deployment=reader), *after])
