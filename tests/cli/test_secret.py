@@ -1,0 +1,264 @@
+"""`gusset secret ...`, as a person or a script types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli, leaks_in
+
+VALUE = b"hf_Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe5u"
+
+
+def test_a_value_from_standard_input_is_stored(gusset: Cli) -> None:
+    """`printf %s "$V" | gusset secret set NAME` stores it and says name and version, not the value."""
+    done = gusset("secret", "set", "hf_access_token", input=VALUE)
+
+    assert b"added hf_access_token (version 1)" in done.stdout
+    assert not leaks_in(done.stdout + done.stderr, VALUE)
+
+
+def test_one_final_newline_is_removed_and_said(gusset: Cli) -> None:
+    """`echo value | gusset secret set` stores what was meant."""
+    done = gusset("secret", "set", "a_token", input=b"value-of-echo\n\n")
+
+    assert b"newline was removed" in done.stderr
+    assert _stored(gusset, "a_token") == b"value-of-echo\n"
+
+
+@pytest.mark.parametrize("value", [b"", b"line\n", b"\n", b"\xff\x00binary", "ünïcode".encode()])
+def test_exact_keeps_every_byte(gusset: Cli, value: bytes) -> None:
+    """`--exact` alters nothing, not even nothing."""
+    gusset("secret", "set", "exact", "--exact", input=value)
+
+    assert _stored(gusset, "exact") == value
+
+
+def test_from_file_keeps_every_byte(gusset: Cli, tmp_path: Path) -> None:
+    """A key file is stored as it is, with its final newline."""
+    file = tmp_path / "key.bin"
+    file.write_bytes(bytes(range(256)) * 256)
+
+    gusset("secret", "set", "key", "--from-file", str(file))
+
+    assert _stored(gusset, "key") == file.read_bytes()
+
+
+@pytest.mark.parametrize("empty", [b"", b"\n"])
+def test_a_failed_pipe_stores_nothing(gusset: Cli, empty: bytes) -> None:
+    """Empty input is refused without --exact, and the secret is not there afterwards."""
+    done = gusset("secret", "set", "token", input=empty, status=2)
+
+    assert b"--exact" in done.stderr
+    assert json.loads(gusset("secret", "list", "--output", "json").stdout) == {"secrets": []}
+
+
+def test_a_value_as_argument_is_refused_and_not_repeated(gusset: Cli) -> None:
+    """It is in the shell's history by now; gusset says so, and does not print it again."""
+    done = gusset("secret", "set", "token", VALUE.decode(), status=2)
+
+    assert b"history" in done.stderr
+    assert not leaks_in(done.stdout + done.stderr, VALUE)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["secret", "set", f"token={VALUE.decode()}"],
+        ["secret", "set", "token", "--value", VALUE.decode()],
+        ["secret", "set", "token", f"--value={VALUE.decode()}"],
+        ["secret", "list", VALUE.decode()],
+        ["secret", VALUE.decode()],
+        [VALUE.decode()],
+        ["serve", ".", "--port", VALUE.decode()],
+        ["secret", "history", "token", "--output", VALUE.decode()],
+    ],
+)
+def test_a_value_in_the_wrong_place_is_never_repeated(gusset: Cli, args: list[str]) -> None:
+    """Whatever is called wrongly, the words are not printed back: exit status 2, and a hint."""
+    done = gusset(*args, status=2)
+
+    assert not leaks_in(done.stdout + done.stderr, VALUE)
+    assert done.stderr
+
+
+def test_a_value_that_is_too_long_is_refused(gusset: Cli) -> None:
+    """65,536 bytes fit, one more does not, and nothing of it is stored."""
+    gusset("secret", "set", "long", input=b"x" * 65_536)
+    done = gusset("secret", "set", "longer", input=b"x" * 65_537, status=2)
+
+    assert b"65,536" in done.stderr
+    assert [secret["name"] for secret in _list(gusset)] == ["long"]
+
+
+def test_the_prompt_hides_what_is_typed(gusset: Cli) -> None:
+    """At a terminal the value is asked for; what is typed is not shown."""
+    shown = _type_at_a_terminal(gusset, ["secret", "set", "typed"], VALUE)
+
+    assert b"Value of typed" in shown
+    assert not leaks_in(shown, VALUE)
+    assert _stored(gusset, "typed") == VALUE
+
+
+def test_reveal_needs_a_terminal(gusset: Cli) -> None:
+    """A script cannot read a value back; a person can, and the audit log has it."""
+    gusset("secret", "set", "token", input=VALUE)
+
+    refused = gusset("secret", "reveal", "token", status=7)
+    shown = _type_at_a_terminal(gusset, ["secret", "reveal", "token"], b"")
+
+    assert not leaks_in(refused.stdout + refused.stderr, VALUE)
+    assert VALUE in shown
+    assert b"secret.reveal" in gusset("audit", "show").stdout
+
+
+def test_versions_roll_back_and_are_destroyed(gusset: Cli) -> None:
+    """A roll back is a new version with an older value; a destroyed version is gone for good."""
+    for value in (b"first-value", b"second-value"):
+        gusset("secret", "set", "token", input=value)
+    gusset("secret", "rollback", "token", "1")
+    assert _stored(gusset, "token") == b"first-value"
+
+    gusset("secret", "destroy", "token", "--version", "2", "--yes")
+    done = gusset("secret", "rollback", "token", "2", status=5)
+
+    assert b"2" in done.stderr
+    history = json.loads(gusset("secret", "history", "token", "--output", "json").stdout)["versions"]
+    assert {version["version"]: version["state"] for version in history}[2] == "destroyed"
+
+
+def test_destroy_asks_first(gusset: Cli) -> None:
+    """Without a terminal to ask at, --yes must be said."""
+    gusset("secret", "set", "token", input=VALUE)
+
+    assert b"--yes" in gusset("secret", "destroy", "token", status=2).stderr
+    assert _stored(gusset, "token") == VALUE
+
+
+def test_delete_and_restore(gusset: Cli) -> None:
+    """A deleted secret can be brought back; a name in use cannot be restored over."""
+    gusset("secret", "set", "token", input=VALUE)
+    gusset("secret", "delete", "token")
+    assert _list(gusset) == []
+    gusset("secret", "restore", "token")
+    assert _stored(gusset, "token") == VALUE
+
+    gusset("secret", "delete", "token")
+    gusset("secret", "set", "token", input=b"another-value")
+    assert b"token" in gusset("secret", "restore", "token", status=6).stderr
+
+
+def test_another_spelling_is_a_conflict(gusset: Cli) -> None:
+    """`hf-access-token` is `hf_access_token`: writing through it would surprise somebody."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+
+    done = gusset("secret", "set", "hf-access-token", input=b"other-value", status=6)
+
+    assert b"hf_access_token" in done.stderr
+    assert _stored(gusset, "hf_access_token") == VALUE
+
+
+def test_another_spelling_overwrites_when_so_set(gusset: Cli) -> None:
+    """`name_collisions = "overwrite"` makes it a new version of the secret that is there."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    gusset("secret", "set", "hf-access-token", input=b"other-value", GUSSET_NAME_COLLISIONS="overwrite")
+
+    assert [(s["name"], s["version"]) for s in _list(gusset)] == [("hf_access_token", 2)]
+
+
+def test_import_sets_all_or_none(gusset: Cli, tmp_path: Path) -> None:
+    """A .env file comes in as a whole; one bad line and nothing is written, nor shown."""
+    good, bad = tmp_path / "good.env", tmp_path / "bad.env"
+    good.write_bytes(b"A_KEY='first value'\nexport B_KEY=" + VALUE + b"\n")
+    bad.write_bytes(b"C_KEY=fine-value\nnot a line " + VALUE + b"\n")
+
+    failed = gusset("secret", "import", str(bad), status=3)
+    done = gusset("secret", "import", str(good))
+
+    assert b"bad.env:2" in failed.stderr
+    assert not leaks_in(failed.stdout + failed.stderr + done.stdout + done.stderr, VALUE)
+    assert sorted(secret["name"] for secret in _list(gusset)) == ["A_KEY", "B_KEY"]
+    assert _stored(gusset, "A_KEY") == b"first value"
+
+
+def test_the_doctor_warns_and_alters_nothing(gusset: Cli) -> None:
+    """A value with a trailing blank is stored as it is, and said."""
+    done = gusset("secret", "set", "token", input=VALUE + b" ")
+
+    assert b"warning" in done.stderr
+    assert not leaks_in(done.stdout + done.stderr, VALUE)
+    assert _stored(gusset, "token") == VALUE + b" "
+
+
+def test_errors_are_json_when_asked(gusset: Cli) -> None:
+    """A program gets code, message and hint on standard output, and nothing else there."""
+    done = gusset("secret", "history", "nowhere", "--output", "json", status=5)
+
+    assert json.loads(done.stdout)["code"] == "secret_not_found"
+
+
+def test_names_are_checked_in_full(gusset: Cli) -> None:
+    """A path, a newline at the end or a blank is not a name."""
+    for name in ("../x", "a b", "a\n", "", "..", "ä", "a/b", "x" * 254):
+        gusset("secret", "set", name, input=VALUE, status=2)
+
+
+def test_lists_in_a_pipe_are_fields(gusset: Cli) -> None:
+    """Without a terminal there is no table: one line each, fields between tabs."""
+    gusset("secret", "set", "a", input=VALUE)
+    gusset("secret", "set", "b", input=VALUE)
+
+    lines = gusset("secret", "list").stdout.decode().splitlines()
+
+    assert [line.split("\t")[:2] for line in lines] == [["a", "1"], ["b", "1"]]
+
+
+def _list(gusset: Cli) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(gusset("secret", "list", "--output", "json").stdout)["secrets"]
+    return found
+
+
+def _stored(gusset: Cli, name: str) -> bytes:
+    """The exact bytes, as a command started by `gusset exec` reads them (its own output is masked)."""
+    script = "import os,sys;sys.stdout.write(open(os.environ['GUSSET_SECRETS_DIR']+'/'+sys.argv[1],'rb').read()[::-1].hex())"
+    done = gusset("exec", "--secret", name, "--", sys.executable, "-c", script, name)
+    return bytes.fromhex(done.stdout.decode())[::-1]
+
+
+def _type_at_a_terminal(gusset: Cli, args: list[str], line: bytes) -> bytes:
+    """Run a command at a terminal, type a line when it asks, return what was shown."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, "-m", "gusset", *args], gusset.environ)
+    shown = b""
+    if line:
+        while b":" not in shown:
+            shown += os.read(terminal, 1024)
+        time.sleep(0.1)  # the prompt is written before echo is turned off
+        os.write(terminal, line + b"\n")
+    try:
+        while data := os.read(terminal, 1024):
+            shown += data
+    except OSError:  # how a terminal says that the other side has gone
+        pass
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0, shown
+    return shown
+
+
+def test_help_needs_nothing_heavy(gusset: Cli) -> None:
+    """`gusset --help` imports none of the libraries that only some command needs."""
+    script = "import sys, gusset.cli.main; print(*[m for m in sys.modules if m in sys.argv[1:]])"
+    heavy = ["sqlalchemy", "alembic", "pydantic", "cryptography", "httpx", "asyncio", "yaml", "uvloop"]
+
+    done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == []
