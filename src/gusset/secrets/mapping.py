@@ -18,6 +18,7 @@ from gusset.secrets.masking import Masker
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretText, SecretValue
 
+Given = Mapping[str, SecretValue | bytes]
 Changed = SecretText | bytes | None
 Callback = Callable[[Changed], object]
 
@@ -41,7 +42,7 @@ class Secrets(Mapping[str, SecretText]):
     def __init__(
         self,
         declared: Iterable[str],
-        values: Mapping[str, SecretValue | bytes],
+        values: Given,
         *,
         config_file: str = "config.yaml",
         masker: Masker | None = None,
@@ -152,7 +153,7 @@ class Secrets(Mapping[str, SecretText]):
             "Secrets cannot be pickled or copied; pass on the values that are needed, as in secrets['name']"
         )
 
-    def _own(self, values: Mapping[str, SecretValue | bytes]) -> dict[str, SecretValue]:
+    def _own(self, values: Given) -> dict[str, SecretValue]:
         present = ((name, values[name]) for name in self._declared if name in values)
         return {name: v if isinstance(v, SecretValue) else SecretValue(v) for name, v in present}
 

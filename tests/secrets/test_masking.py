@@ -1,0 +1,234 @@
+"""Masking: no form of a value gets out, whole or in a stream, and nothing else is touched."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+import shlex
+import threading
+import urllib.parse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gusset.secrets.forms import forms
+from gusset.secrets.masking import Masker, maskable
+from gusset.secrets.value import SecretValue
+
+TOKEN = b"hf_Zm9vYmFyQmF6cXV4'\"/+ 1"
+PEM = b"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSj\n-----END PRIVATE KEY-----\n"
+
+ENCODERS = {
+    "raw": lambda v: v,
+    "base64": base64.b64encode,
+    "base64 without padding": lambda v: base64.b64encode(v).rstrip(b"="),
+    "base64, URL-safe": base64.urlsafe_b64encode,
+    "hex": lambda v: v.hex().encode(),
+    "HEX": lambda v: v.hex().upper().encode(),
+    "URL, quote": lambda v: urllib.parse.quote(v).encode(),
+    "URL, quote_plus": lambda v: urllib.parse.quote_plus(v).encode(),
+    "URL, all quoted, small digits": lambda v: (
+        urllib.parse.quote(v, safe="").lower().encode()
+        if v.lower() == v
+        else urllib.parse.quote(v, safe="").encode()
+    ),
+    "repr of bytes": lambda v: repr(v)[2:-1].encode(),
+}
+TEXT_ENCODERS = {
+    "repr": lambda v: repr(v.decode())[1:-1].encode(),
+    "JSON, ASCII": lambda v: json.dumps(v.decode())[1:-1].encode(),
+    "JSON, UTF-8": lambda v: json.dumps(v.decode(), ensure_ascii=False)[1:-1].encode(),
+    "shell": lambda v: shlex.quote(v.decode()).encode(),
+    "shell, other way": lambda v: v.replace(b"'", rb"'\''"),
+}
+
+values = st.binary(min_size=8, max_size=40)
+texts = st.text(min_size=8, max_size=30).map(str.encode)
+
+
+def masker(*secrets: bytes) -> Masker:
+    return Masker([SecretValue(secret) for secret in secrets])
+
+
+def streamed(of: Masker, pieces: list[bytes]) -> bytes:
+    stream = of.stream()
+    return b"".join([*map(stream.feed, pieces), stream.flush()])
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
+
+
+@pytest.mark.parametrize(
+    "encode", [*ENCODERS.values(), *TEXT_ENCODERS.values()], ids=[*ENCODERS, *TEXT_ENCODERS]
+)
+def test_each_form_is_masked(encode):
+    """Every encoding that output commonly has of a value becomes three stars."""
+    out = masker(TOKEN).mask(b"token=<" + encode(TOKEN) + b">")
+    assert out in (b"token=<***>", b"token=<'***'>")
+
+
+@pytest.mark.parametrize("before", [b"", b"u", b"us", b"usr", b"user:"])
+@pytest.mark.parametrize("alphabet", [base64.b64encode, base64.urlsafe_b64encode])
+def test_base64_is_masked_at_all_alignments(before, alphabet):
+    """Basic authentication encodes name and token together; no stable part of the token is left."""
+    inner = bytes(range(250, 256)) + b"secret-token-1234"
+    out = masker(inner).mask(alphabet(before + inner + b"\n tail of it"))
+    assert b"***" in out
+    for start in range(9):
+        assert base64.b64encode(inner[start : start + 9])[2:-2] not in out
+
+
+def test_lines_of_a_value_are_masked_one_by_one_but_never_armour():
+    """A key printed line by line is masked; the BEGIN line, common to all keys, stays."""
+    secret = masker(PEM)
+    assert secret.mask(b"| MIIEvQIBADANBgkqhkiG9w0B |") == b"| *** |"
+    assert secret.mask(b"-----BEGIN PRIVATE KEY-----\nother") == b"-----BEGIN PRIVATE KEY-----\nother"
+    assert secret.mask(b"key:\n" + PEM + b"end") == b"key:\n***end"
+
+
+def test_strings_in_json_are_masked_but_never_keys():
+    """Code takes a JSON credential apart; each string of 8 bytes and more is masked where it shows up."""
+    leaf = 'p\u00e4ss"word\nline'
+    secret = masker(
+        json.dumps({"private_key_id": leaf, "list": [{"deep": "deep-value"}], "n": 12345678}).encode()
+    )
+    assert secret.mask(leaf.encode() + b" deep-value") == b"*** ***"
+    assert secret.mask(b"private_key_id 12345678") == b"private_key_id 12345678"
+
+
+def test_a_twice_given_json_key_hides_no_string():
+    """Both strings of a doubled key are masked, although JSON readers keep only the last."""
+    assert masker(b'{"a": "first-one", "a": "second-one"}').mask(b"first-one second-one") == b"*** ***"
+
+
+def test_values_without_their_white_space_are_masked():
+    """A trailing newline in the stored value does not hide what code prints after .strip()."""
+    assert masker(b" token-1234\n").mask(base64.b64encode(b"token-1234")) == b"***"
+
+
+def test_short_values_are_not_masked():
+    """Values under 8 bytes would mask innocent text; callers report them instead."""
+    assert not maskable(SecretValue(b"1234567"))
+    assert masker(b"1234567").mask(b"1234567") == b"1234567"
+
+
+def test_overlapping_values_leave_no_rest():
+    """Where the end of one value is the beginning of another, both are masked to their ends."""
+    assert masker(b"abcdefgh1234", b"1234zyxwvuts").mask(b"<abcdefgh1234zyxwvuts>") == b"<***>"
+
+
+def test_data_without_a_value_is_the_same_object():
+    """The common case copies nothing."""
+    data = b"nothing of interest\n"
+    assert masker(TOKEN).mask(data) is data
+    assert masker(TOKEN).stream().feed(data) is data
+
+
+def test_learning_keeps_old_values():
+    """After a rotation the old and the new value are masked, in streams that were open before too."""
+    secret = masker(b"old-value-1")
+    stream = secret.stream()
+    secret.learn([SecretValue(b"new-value-2")])
+    assert stream.feed(b"old-value-1 new-value-2\n") == b"*** ***\n"
+
+
+def test_learning_while_masking():
+    """Threads that mask while another learns never see a half-built state."""
+    secret = masker(b"first-value-0")
+    learner = threading.Thread(
+        target=lambda: [secret.learn([SecretValue(b"later-value-%d" % i)]) for i in range(50)]
+    )
+    learner.start()
+    while learner.is_alive():
+        assert secret.mask(b"x first-value-0") == b"x ***"
+    learner.join()
+    assert secret.mask(b"later-value-49") == b"***"
+
+
+def test_text_is_masked_with_its_odd_characters_kept():
+    """Text with lone surrogates, as tracebacks and JSON can have, is masked like any other."""
+    assert masker(b"caf\xc3\xa9-secret").mask_text("x\udcff caf\u00e9-secret") == "x\udcff ***"
+    assert masker(b"caf\xc3\xa9-secret").mask_text("\ud800caf\u00e9-secret").endswith("***")
+    assert masker(b"\xff\xfe\xfd\xfc1234").mask_text("a \udcff\udcfe\udcfd\udcfc1234") == "a ***"
+
+
+def test_complete_lines_leave_at_once():
+    """Nothing of a complete line waits, and of an unfinished one only what may begin a value."""
+    stream = masker(b"hf_abcdefgh").stream()
+    assert stream.feed(b"done\n") == b"done\n"
+    assert stream.feed(b"ends with hf_\n") == b"ends with hf_\n"
+    assert stream.feed(b"Name: ") == b"Name: "
+    assert not stream.holding
+    assert stream.feed(b"token hf_ab") == b"token "
+    assert stream.holding
+    assert stream.feed(b"cdefgh\n") == b"***\n"
+
+
+def test_letting_go_masks_the_rest_of_a_value():
+    """What was let go after silence cannot be taken back, but what follows of the value is masked."""
+    stream = masker(b"hf_abcdefgh").stream()
+    assert stream.feed(b"hf_abc") == b""
+    assert stream.flush() == b"hf_abc"
+    assert not stream.holding
+    assert stream.feed(b"defgh, next\n") == b"***, next\n"
+
+
+def test_letting_go_masks_a_value_that_might_have_been_longer():
+    """A value at the end of the data that is also the beginning of another is masked when let go."""
+    stream = masker(b"abcdefgh", b"abcdefgh-longer").stream()
+    assert stream.feed(b"abcdefgh") == b""
+    assert stream.flush() == b"***"
+    assert stream.feed(b" and on\n") == b" and on\n"
+
+
+def test_a_value_of_many_lines_is_masked_across_pieces():
+    """The first line of a key at the end of a piece is held until the next piece tells."""
+    assert streamed(masker(PEM), [b"key:\n" + PEM[:30], PEM[30:60], PEM[60:] + b"\n"]) == b"key:\n***\n"
+
+
+def test_long_values():
+    """The longest values that the vault holds are masked in all forms and any pieces."""
+    big = bytes(range(256)) * 256
+    data = b"<" + base64.b64encode(big) + b"><" + big + b">"
+    pieces = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+    assert streamed(masker(big), pieces) == b"<***><***>"
+
+
+@given(st.lists(values, min_size=1, max_size=3), st.data())
+def test_no_form_gets_out_of_a_stream(secrets, data):
+    """Whatever the values, their forms, the text around and the cuts: no form is in the output."""
+    encoders = st.sampled_from(list(ENCODERS.values()))
+    embedded = st.builds(lambda encode, v: encode(v), encoders, st.sampled_from(secrets))
+    whole = b"".join(data.draw(st.lists(st.one_of(st.binary(max_size=12), embedded), max_size=8)))
+    masking = masker(*secrets)
+    out = streamed(masking, cut(whole, data.draw(st.lists(st.integers(0, 10_000), max_size=8))))
+    pieces = out.split(b"***")
+    assert not any(form in piece for secret in secrets for form in forms(secret) for piece in pieces)
+
+
+@given(st.lists(st.text("ab\n", min_size=8, max_size=12).map(str.encode), max_size=4), st.data())
+def test_cuts_do_not_matter(secrets, data):
+    """Where no form spans lines, a stream gives what masking the whole gives, wherever it is cut."""
+    secrets = [secret.replace(b"\n", b"") * 2 for secret in secrets]
+    whole = data.draw(st.text("ab\n", max_size=80).map(str.encode))
+    masking = masker(*secrets)
+    places = data.draw(st.lists(st.integers(0, 100), max_size=10))
+    assert streamed(masking, cut(whole, places)) == masking.mask(whole)
+
+
+@given(texts, st.sampled_from(list(TEXT_ENCODERS.values())))
+def test_text_forms_are_masked(secret, encode):
+    """Every text value is found in JSON, in repr and in shell words."""
+    assert encode(secret).strip(b"'") not in masker(secret).mask(b"<" + encode(secret) + b">")
+
+
+@given(st.binary(max_size=200))
+def test_text_without_secrets_is_unchanged(data):
+    """A masker that knows nothing changes nothing."""
+    assert masker().mask(data) is data
+    assert streamed(masker(), [data]) == data
