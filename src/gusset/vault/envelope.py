@@ -1,0 +1,92 @@
+"""Seals one value under a key of its own, and opens it again.
+
+Layout of a sealed value, format 1:
+
+    1 byte    format (1)
+    4 bytes   number of the key-encryption key (KEK), big endian
+    12 bytes  nonce of the wrapping
+    48 bytes  data-encryption key (DEK), AES-256-GCM under the KEK
+    12 bytes  nonce of the value
+    n + 16    value, AES-256-GCM under the DEK
+
+Promise: the bytes open only under the KEK that they name and in the context
+that they were sealed in; anything else raises, and never yields other bytes.
+A DEK seals once, so its nonce cannot repeat. Every later release opens what
+this one sealed (tests/vectors). Knows nothing of SQL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+FORMAT = 1
+KEY_BYTES = 32
+_NONCE = 12
+_HEAD = 1 + 4
+_WRAPPED = _HEAD + _NONCE + KEY_BYTES + 16
+
+KeyByNumber = Callable[[int], AESGCM]
+
+
+class CannotOpen(ValueError):
+    """The bytes are not what was sealed, or not in this context. Says nothing of their content."""
+
+
+def context_of(*parts: str | int) -> bytes:
+    """One unambiguous text for a place: each part preceded by its length."""
+    texts = [str(part).encode() for part in parts]
+    return b"".join(len(text).to_bytes(4, "big") + text for text in texts)
+
+
+def seal(value: bytes, *, context: bytes, kek: AESGCM, number: int) -> bytes:
+    """Seal `value` for `context` under a fresh DEK, wrapped by KEK `number`."""
+    dek = AESGCM.generate_key(256)
+    nonce = os.urandom(_NONCE)
+    return _wrap(dek, context, kek, number) + nonce + AESGCM(dek).encrypt(nonce, value, b"value" + context)
+
+
+def open_sealed(sealed: bytes, *, context: bytes, keks: KeyByNumber) -> bytes:
+    """The value in `sealed`.
+
+    Raises:
+        CannotOpen: altered, of another context, of an unknown format, or wrapped by another key.
+        KeyError: `keks` knows no KEK of that number.
+    """
+    dek = _unwrap(sealed, context, keks)
+    nonce, body = sealed[_WRAPPED : _WRAPPED + _NONCE], sealed[_WRAPPED + _NONCE :]
+    try:
+        return AESGCM(dek).decrypt(nonce, body, b"value" + context)
+    except InvalidTag:
+        raise CannotOpen("the sealed bytes were altered or belong elsewhere") from None
+
+
+def rewrap(sealed: bytes, *, context: bytes, keks: KeyByNumber, kek: AESGCM, number: int) -> bytes:
+    """The same sealed value with its DEK wrapped by KEK `number`; the value itself is not opened."""
+    return _wrap(_unwrap(sealed, context, keks), context, kek, number) + sealed[_WRAPPED:]
+
+
+def kek_number(sealed: bytes) -> int:
+    """The KEK that a sealed value names."""
+    return int.from_bytes(sealed[1:_HEAD], "big")
+
+
+def _wrap(dek: bytes, context: bytes, kek: AESGCM, number: int) -> bytes:
+    head = bytes([FORMAT]) + number.to_bytes(4, "big")
+    nonce = os.urandom(_NONCE)
+    return head + nonce + kek.encrypt(nonce, dek, b"dek" + head + context)
+
+
+def _unwrap(sealed: bytes, context: bytes, keks: KeyByNumber) -> bytes:
+    if len(sealed) < _WRAPPED + _NONCE + 16:
+        raise CannotOpen("the sealed bytes are cut short")
+    if sealed[0] != FORMAT:
+        raise CannotOpen(f"the sealed bytes are of format {sealed[0]}, this gusset knows {FORMAT}")
+    head, nonce, wrapped = sealed[:_HEAD], sealed[_HEAD : _HEAD + _NONCE], sealed[_HEAD + _NONCE : _WRAPPED]
+    try:
+        return keks(kek_number(sealed)).decrypt(nonce, wrapped, b"dek" + head + context)
+    except InvalidTag:
+        raise CannotOpen("the sealed bytes were altered or belong elsewhere") from None
