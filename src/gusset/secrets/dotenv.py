@@ -1,0 +1,122 @@
+"""Reads `.env` files, byte for byte.
+
+`NAME=value`, one per line, with or without `export`. Values are bare (white
+space around them and a ` # comment` are not part of them), 'single-quoted'
+(everything literal) or "double-quoted" (backslash escapes); quoted ones may
+span lines. Nothing is interpolated: `$` is a character like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gusset.errors import InvalidName, InvalidValue, UsageError
+from gusset.secrets.name import check_name
+from gusset.secrets.value import SecretValue, check_length
+
+_BLANK = re.compile(rb"[ \t]*(?:#[^\n]*)?\r?(?:\n|\Z)")
+_KEY = re.compile(rb"[ \t]*(?:export[ \t]+)?([^\s=#]*)[ \t]*=")
+_SINGLE = re.compile(rb"[ \t]*'([^']*)'")
+_DOUBLE = re.compile(rb'[ \t]*"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
+_OPEN_QUOTE = re.compile(rb"[ \t]*['\"]")
+_BARE = re.compile(rb"[^\n]*")
+_COMMENT = re.compile(rb"[ \t]+#.*", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPES = {
+    b"n": b"\n",
+    b"r": b"\r",
+    b"t": b"\t",
+    b"b": b"\b",
+    b"f": b"\f",
+    b"v": b"\v",
+    b"a": b"\a",
+    **{char: char for char in (b"\\", b'"', b"'", b"$", b"`")},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One `NAME=value` of a file; `line` is where it begins, from 1."""
+
+    name: str
+    value: SecretValue
+    line: int
+
+
+def parse_dotenv(data: bytes, *, file: str = ".env") -> list[Entry]:
+    """The entries of a file in their order.
+
+    Raises:
+        UsageError: the file cannot be read so, or gives a name twice. The message begins
+            with `file` and the line, and holds nothing else of the file but a doubled name.
+        InvalidName, InvalidValue: in the same way, for a wrong name or a value that is too long.
+    """
+    first: dict[str, int] = {}
+    entries = []
+    for entry in _entries(data.removeprefix(b"\xef\xbb\xbf"), file):
+        if entry.name in first:
+            raise UsageError(
+                f"{file}:{entry.line}: {entry.name} is set a second time, the first is in line {first[entry.name]}",
+                hint="remove one of the two",
+            )
+        first[entry.name] = entry.line
+        entries.append(entry)
+    return entries
+
+
+def _entries(data: bytes, file: str) -> Iterator[Entry]:
+    place = 0
+    while place < len(data):
+        line = data.count(b"\n", 0, place) + 1
+        if blank := _BLANK.match(data, place):
+            place = blank.end()
+            continue
+        where = f"{file}:{line}"
+        key = _KEY.match(data, place)
+        if key is None:
+            raise UsageError(
+                f"{where}: this line is not NAME=value",
+                hint="put a value of several lines in quotes, and '#' before a comment",
+            )
+        name = _name(key[1], where)
+        value, place = _value(data, key.end(), where)
+        yield Entry(name, SecretValue(value), line)
+
+
+def _name(raw: bytes, where: str) -> str:
+    try:
+        return check_name(raw.decode("ascii", "replace"))
+    except InvalidName as wrong:  # its message shows characters, which here can be those of a value
+        raise InvalidName(
+            f"{where}: what stands before '=' is not a secret's name", hint=wrong.hint
+        ) from None
+
+
+def _value(data: bytes, start: int, where: str) -> tuple[bytes, int]:
+    """The value that begins at `start`, and where the next line does."""
+    if quoted := _SINGLE.match(data, start):
+        value = quoted[1]
+    elif quoted := _DOUBLE.match(data, start):
+        value = _ESCAPE.sub(lambda match: _ESCAPES.get(match[1], match[0]), quoted[1])
+    elif _OPEN_QUOTE.match(data, start):
+        raise UsageError(f"{where}: the quote that opens here is never closed")
+    else:
+        bare = _BARE.match(data, start)
+        assert bare is not None  # it matches anything
+        return _checked(_COMMENT.sub(b"", bare[0]).strip(), where), bare.end() + 1
+    end = _BLANK.match(data, quoted.end())
+    if end is None:
+        raise UsageError(
+            f"{where}: something follows the closing quote",
+            hint="""write a ' within "double quotes", and a " within them as \\\"""",
+        )
+    return _checked(value, where), end.end()
+
+
+def _checked(value: bytes, where: str) -> bytes:
+    try:
+        return check_length(value)
+    except InvalidValue as wrong:
+        raise InvalidValue(f"{where}: {wrong.message}", hint=wrong.hint) from None
