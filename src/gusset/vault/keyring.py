@@ -6,7 +6,6 @@ gives a new keyring. Where the root key is kept is not known here.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 from collections.abc import Mapping
@@ -59,7 +58,7 @@ class Keyring:
         return rewrap(sealed, context=context, keks=self._keks.__getitem__, kek=kek, number=self.newest)
 
     def mac(self, data: bytes) -> bytes:
-        return hmac.digest(self._keys[AUDIT, 1], data, hashlib.sha256)
+        return hmac.digest(self._keys[AUDIT, 1], data, "sha256")
 
     def sign(self, data: bytes) -> bytes:
         return self._signing.sign(data)

@@ -1,0 +1,107 @@
+"""The schema, for SQLite and PostgreSQL alike. Knows nothing of values or keys.
+
+Times are texts, RFC 3339 in UTC with milliseconds, so that they sort, compare
+and read the same in both databases. Changed only together with a migration.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+REVISION = "0001"  # the newest migration; a vault stamped with another one is migrated, or too new
+
+metadata = MetaData()
+
+meta = Table("meta", metadata, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
+
+keyring = Table(
+    "keyring",
+    metadata,
+    Column("kind", String(16), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("root_key_id", String(16), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", String(24), nullable=False),
+    # While the root key is being rotated, each key is there twice.
+    PrimaryKeyConstraint("kind", "number", "root_key_id"),
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(253), nullable=False, unique=True),
+    Column("created_at", String(24), nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("team_id", String(32), ForeignKey("teams.id"), nullable=False),
+    Column("name", String(253), nullable=False),
+    Column("folded", String(253), nullable=False),
+    Column("note", Text),
+    Column("expires_at", String(24)),
+    Column("created_at", String(24), nullable=False),
+    Column("updated_at", String(24), nullable=False),
+    Column("deleted_at", String(24)),
+    Column("last_version", Integer, nullable=False),
+    Column("current_version", Integer),  # null when every version is destroyed
+    Column("revision", Integer, nullable=False),  # goes up with whatever changes; watchers compare it
+)
+Index(
+    "secrets_live_name",
+    secrets.c.team_id,
+    secrets.c.folded,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+
+secret_versions = Table(
+    "secret_versions",
+    metadata,
+    Column("secret_id", String(32), ForeignKey("secrets.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("sealed", LargeBinary),  # null when destroyed
+    Column("created_at", String(24), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("destroyed_at", String(24)),
+    PrimaryKeyConstraint("secret_id", "version"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", String(24), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("outcome", String(64), nullable=False),
+    Column("details", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", String(24), nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
