@@ -21,7 +21,6 @@ _KEY = re.compile(rb"[ \t]*(?:export[ \t]+)?([^\s=#]*)[ \t]*=")
 _SINGLE = re.compile(rb"[ \t]*'([^']*)'")
 _DOUBLE = re.compile(rb'[ \t]*"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _OPEN_QUOTE = re.compile(rb"[ \t]*['\"]")
-_BARE = re.compile(rb"[^\n]*")
 _COMMENT = re.compile(rb"[ \t]+#.*", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPES = {
@@ -58,8 +57,8 @@ def parse_dotenv(data: bytes, *, file: str = ".env") -> list[Entry]:
     for entry in _entries(data.removeprefix(b"\xef\xbb\xbf"), file):
         if entry.name in first:
             raise UsageError(
-                f"{file}:{entry.line}: {entry.name} is set a second time, the first is in line {first[entry.name]}",
-                hint="remove one of the two",
+                f"{file}:{entry.line}: {entry.name} is set a second time",
+                hint=f"keep this one or the one in line {first[entry.name]}",
             )
         first[entry.name] = entry.line
         entries.append(entry)
@@ -67,9 +66,10 @@ def parse_dotenv(data: bytes, *, file: str = ".env") -> list[Entry]:
 
 
 def _entries(data: bytes, file: str) -> Iterator[Entry]:
-    place = 0
+    place, counted, line = 0, 0, 1
     while place < len(data):
-        line = data.count(b"\n", 0, place) + 1
+        line += data.count(b"\n", counted, place)
+        counted = place
         if blank := _BLANK.match(data, place):
             place = blank.end()
             continue
@@ -103,9 +103,9 @@ def _value(data: bytes, start: int, where: str) -> tuple[bytes, int]:
     elif _OPEN_QUOTE.match(data, start):
         raise UsageError(f"{where}: the quote that opens here is never closed")
     else:
-        bare = _BARE.match(data, start)
-        assert bare is not None  # it matches anything
-        return _checked(_COMMENT.sub(b"", bare[0]).strip(), where), bare.end() + 1
+        newline = data.find(b"\n", start)
+        stop = len(data) if newline < 0 else newline
+        return _checked(_COMMENT.sub(b"", data[start:stop]).strip(), where), stop + 1
     end = _BLANK.match(data, quoted.end())
     if end is None:
         raise UsageError(

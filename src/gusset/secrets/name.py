@@ -30,7 +30,9 @@ def check_name(name: str) -> str:
     if not name:
         raise InvalidName("a secret's name cannot be empty", hint=_RULE)
     if len(name) > MAX_LENGTH:
-        raise InvalidName(f"a secret's name has at most {MAX_LENGTH} characters, this one {len(name)}", hint=_RULE)
+        raise InvalidName(
+            f"a secret's name has at most {MAX_LENGTH} characters, this one {len(name)}", hint=_RULE
+        )
     if not _ALLOWED.fullmatch(name):
         wrong = sorted({_describe(c) for c in name if not _ALLOWED.fullmatch(c)})
         raise InvalidName(f"a secret's name cannot contain {', '.join(wrong)}", hint=_RULE)

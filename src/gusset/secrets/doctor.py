@@ -1,0 +1,229 @@
+"""Looks at a value that is about to be stored and says what seems wrong with it.
+
+It warns and never alters: a value may be odd on purpose. No message or hint
+holds any part of the value.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from gusset.secrets.forms import MIN_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that seems wrong: a stable `code`, what it is, and what to do about it."""
+
+    code: str
+    message: str
+    hint: str
+
+
+def examine(value: bytes, *, name: str | None = None, now: datetime) -> list[Finding]:
+    """What seems wrong with `value`; `name` is the secret's, where it is known.
+
+    `now` needs a time zone; expiry times are compared with it.
+    """
+    text = value.decode("utf-8", "replace").removeprefix("\ufeff")
+    findings = [*_encoding(value), *_surroundings(text)]
+    bare = text.strip()
+    for look in (_placeholder, _pasted, _pem, _json):
+        findings += look(bare)
+    findings += _jwt(bare, now)
+    findings += _short(value)
+    return findings
+
+
+def _encoding(value: bytes) -> Iterator[Finding]:
+    if value.startswith(b"\xef\xbb\xbf"):
+        yield Finding(
+            "bom",
+            "the value starts with a byte order mark",
+            "save the file as UTF-8 without BOM and set it again",
+        )
+    elif value.startswith((b"\xff\xfe", b"\xfe\xff")):
+        yield Finding(
+            "utf16",
+            "the value seems to be UTF-16",
+            "save the file as UTF-8 (PowerShell: -Encoding utf8NoBOM)",
+        )
+
+
+_SMART_QUOTES = re.compile("[\u2018-\u201f\u2032\u2033\u00ab\u00bb]")
+_INVISIBLE = re.compile("[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_WRAPPED = re.compile(r"""(['"`]).*\1""", re.DOTALL)
+
+
+def _surroundings(text: str) -> Iterator[Finding]:
+    bare = text.strip()
+    if text != text.rstrip() and bare and not bare.startswith("-----BEGIN"):
+        yield Finding(
+            "trailing_whitespace",
+            "the value ends in white space" + (" (a newline)" if text.endswith("\n") else ""),
+            "set it again without, unless it belongs to the value",
+        )
+    if text != text.lstrip() and bare:
+        yield Finding(
+            "leading_whitespace",
+            "the value starts with white space",
+            "set it again without, unless it belongs to it",
+        )
+    if len(bare) > 1 and _WRAPPED.fullmatch(bare):
+        yield Finding(
+            "quotes", "the value is in quotes, which are part of it", "set it again without the quotes around"
+        )
+    if _SMART_QUOTES.search(text):
+        yield Finding(
+            "smart_quotes",
+            "the value has typographic quotes in it",
+            "copy it from where it was made, not from a document",
+        )
+    if _INVISIBLE.search(text):
+        yield Finding(
+            "invisible_character",
+            "the value has an invisible character or a non-breaking space in it",
+            "copy it from where it was made, not from a page or a chat",
+        )
+
+
+_PLACEHOLDERS = re.compile(
+    r"null|none|nil|undefined|nan|true|false|todo|tbd|fixme|(change|replace)[-_ ]?me|placeholder|example|secret"
+    r"|passw(or)?d|token|api[-_]?key|value|dummy|test|foo|bar|empty|redacted",
+    re.IGNORECASE,
+)
+_TEMPLATE = re.compile(
+    r"<[^<>]*>|\{\{.*\}\}|x{3,}|\*+|\.{3,}"
+    r"|(enter|your|insert|paste|put|add)[ _-].*(key|token|secret|password|here|value)",
+    re.IGNORECASE | re.DOTALL,
+)
+_REFERENCE = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?|\$\(.*\)|%[A-Za-z_][A-Za-z0-9_]*%", re.DOTALL)
+
+
+def _placeholder(text: str) -> Iterator[Finding]:
+    if not text:
+        yield Finding("blank", "the value is empty or only white space", "set it again if that is not meant")
+    elif _is_placeholder(text.strip("'\"")):
+        yield Finding(
+            "placeholder",
+            "the value looks like a placeholder, not a credential",
+            "set the real value in its place",
+        )
+    elif _REFERENCE.fullmatch(text):
+        yield Finding(
+            "reference",
+            "the value looks like the name of a variable that was not filled in",
+            "quote it so that the shell fills it in, or give the value itself",
+        )
+
+
+def _is_placeholder(text: str) -> bool:
+    return len(text) < 200 and bool(_PLACEHOLDERS.fullmatch(text) or _TEMPLATE.fullmatch(text))
+
+
+_ASSIGNMENT = re.compile(
+    r"(export\s+)?[A-Z][A-Z0-9_]*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)[A-Z0-9_]*\s*[=:]\s*\S+"
+)
+_HEADER = re.compile(
+    r"(Authorization\s*:\s*)?(Bearer|Basic|Api-Key)\s+\S+|Authorization\s*:.*", re.IGNORECASE
+)
+
+
+def _pasted(text: str) -> Iterator[Finding]:
+    if _ASSIGNMENT.fullmatch(text):
+        yield Finding(
+            "assignment", "the value looks like a whole NAME=value", "set only what stands after the name"
+        )
+    elif _HEADER.fullmatch(text):
+        yield Finding(
+            "header",
+            "the value looks like a whole HTTP header",
+            "set only the credential; clients add the rest",
+        )
+
+
+_PEM_BEGIN = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----")
+
+
+def _pem(text: str) -> Iterator[Finding]:
+    begin = _PEM_BEGIN.search(text)
+    if begin is None:
+        if "-----END " in text:
+            yield Finding("pem_truncated", "the PEM text has an END line but no BEGIN line", _WHOLE_FILE)
+        return
+    end = text.find(f"-----END {begin[1]}-----", begin.end())
+    if end < 0:
+        yield Finding("pem_truncated", "the PEM text ends before its END line", _WHOLE_FILE)
+        return
+    body = text[begin.end() : end]
+    if "\n" not in body.strip(" "):
+        yield Finding("pem_one_line", "the PEM text has lost its line breaks", _WHOLE_FILE)
+    elif not _is_base64(_without_headers(body)):
+        yield Finding("pem_damaged", "the PEM text between BEGIN and END is not whole", _WHOLE_FILE)
+
+
+_WHOLE_FILE = "set it from the file itself, with --from-file"
+
+
+def _without_headers(body: str) -> str:
+    """The base64 of a PEM body: without `Proc-Type:` lines and the `=` checksum of PGP."""
+    lines = [line.strip() for line in body.splitlines()]
+    return "".join(line for line in lines if ":" not in line and not line.startswith("="))
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) > 0
+    except ValueError:
+        return False
+
+
+def _json(text: str) -> Iterator[Finding]:
+    if not text.startswith(("{", "[")) or _TEMPLATE.fullmatch(text):
+        return
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        yield Finding(
+            "json",
+            f"the value starts like JSON but does not parse, at line {error.lineno} column {error.colno}",
+            _WHOLE_FILE,
+        )
+    except (ValueError, RecursionError):
+        yield Finding("json", "the value starts like JSON but does not parse", _WHOLE_FILE)
+
+
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]*\.(eyJ[A-Za-z0-9_-]*)\.[A-Za-z0-9_-]*")
+
+
+def _jwt(text: str, now: datetime) -> Iterator[Finding]:
+    token = _JWT.fullmatch(text)
+    if token is None:
+        return
+    expires = _expiry(token[1])
+    if expires is not None and expires <= now.timestamp():
+        yield Finding(
+            "jwt_expired", "the value is a JWT that has expired", "get a new one from whoever issued it"
+        )
+
+
+def _expiry(payload: str) -> float | None:
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return float(claims["exp"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _short(value: bytes) -> Iterator[Finding]:
+    if len(value) < MIN_BYTES:
+        yield Finding(
+            "short",
+            f"the value has fewer than {MIN_BYTES} bytes and will not be masked in output",
+            "use a longer one where it can be chosen",
+        )
