@@ -1,0 +1,451 @@
+"""Secrets: ask, act and audit in one transaction. No value leaves before its record is on disk.
+
+Every act names its `actor`. Values come and go as `SecretValue`; what is
+stored is what `Keyring.seal` made of them, bound to team, id and version.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, Row, and_, bindparam, insert, or_, select, update
+
+from gusset.errors import Conflict, IntegrityError, SecretNotFound
+from gusset.secrets.name import check_name, fold_name
+from gusset.secrets.source import Delivered
+from gusset.secrets.value import SecretValue, check_length
+from gusset.vault.audit import Clock, Entry, timestamp
+from gusset.vault.database import failures_told
+from gusset.vault.envelope import CannotOpen, context_of
+from gusset.vault.keys import KeyringStore
+from gusset.vault.tables import secret_versions, secrets
+from gusset.vault.writer import Done, Writer
+
+State = Literal["current", "older", "destroyed"]
+
+
+@dataclass(frozen=True, slots=True)
+class SecretInfo:
+    """What may be said of a secret: everything but its value. `version` is None when all are destroyed."""
+
+    id: str
+    name: str
+    team: str
+    version: int | None
+    created_at: str
+    updated_at: str
+    deleted_at: str | None = None
+    note: str | None = None
+    expires_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """One version of a secret, without its value."""
+
+    version: int
+    created_at: str
+    created_by: str
+    state: State
+
+
+# Statements are made once: SQLAlchemy then finds their compiled text in its cache.
+_s, _v = secrets.c, secret_versions.c
+_live = and_(_s.team_id == bindparam("team"), _s.folded == bindparam("folded"), _s.deleted_at.is_(None))
+_find = select(secrets).where(_live)
+_find_many = select(secrets).where(
+    _s.team_id == bindparam("team"), _s.folded.in_(bindparam("folded", expanding=True)), _s.deleted_at.is_(None)
+)
+_find_deleted = (
+    select(secrets)
+    .where(
+        _s.team_id == bindparam("team"),
+        _s.deleted_at.is_not(None),
+        or_(_s.id == bindparam("wanted"), _s.folded == bindparam("folded")),
+    )
+    .order_by(_s.deleted_at.desc(), _s.updated_at.desc())
+    .limit(1)
+)
+_list = select(secrets).where(_s.team_id == bindparam("team")).order_by(_s.name, _s.created_at)
+_create = insert(secrets)
+_change = update(secrets).where(_s.id == bindparam("b_id"))
+_new_current = _change.values(
+    last_version=bindparam("b_version"),
+    current_version=bindparam("b_version"),
+    updated_at=bindparam("b_at"),
+    revision=_s.revision + 1,
+)
+_add_version = insert(secret_versions)
+_sealed = select(_v.sealed).where(_v.secret_id == bindparam("id"), _v.version == bindparam("version"))
+_versions = select(secret_versions).where(_v.secret_id == bindparam("id")).order_by(_v.version)
+_current_of_many = (
+    select(_s.id, _s.folded, _v.version, _v.sealed)
+    .join(secret_versions, and_(_v.secret_id == _s.id, _v.version == _s.current_version))
+    .where(_s.team_id == bindparam("team"), _s.folded.in_(bindparam("folded", expanding=True)), _s.deleted_at.is_(None))
+)
+_revisions = select(_s.id, _s.revision).where(
+    _s.team_id == bindparam("team"), _s.folded.in_(bindparam("folded", expanding=True)), _s.deleted_at.is_(None)
+)
+
+
+class SecretStore:
+    """The secrets of one team."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: Writer,
+        keys: KeyringStore,
+        clock: Clock,
+        *,
+        team_id: str,
+        team: str,
+        overwrite_spellings: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._keys = keys
+        self._clock = clock
+        self._team_id = team_id
+        self._team = team
+        self._overwrite_spellings = overwrite_spellings
+
+    # --- writing
+
+    def set(
+        self, name: str, value: SecretValue, *, actor: str, note: str | None = None, expect_version: int | None = None
+    ) -> SecretInfo:
+        """Create the secret `name`, or give it a new version.
+
+        `expect_version` is the current version that the caller has seen, 0 for
+        a secret that must not exist yet.
+
+        Raises:
+            InvalidName, InvalidValue: see `check_name`, `check_length`.
+            Conflict: the name exists in another spelling, or the version has moved on.
+        """
+        check_name(name)
+        check_length(value.reveal())
+
+        def act(connection: Connection) -> Done[SecretInfo]:
+            info = self._put(connection, name, value, actor, note, expect_version)
+            return Done(info, [_written(actor, info)])
+
+        return self._writer.run(Entry(actor, "secret.write", name), act)
+
+    def set_many(self, values: Sequence[tuple[str, SecretValue]], *, actor: str) -> list[SecretInfo]:
+        """`set` for each, all or none."""
+        for name, value in values:
+            check_name(name)
+            check_length(value.reveal())
+
+        def act(connection: Connection) -> Done[list[SecretInfo]]:
+            infos = [self._put(connection, name, value, actor) for name, value in values]
+            return Done(infos, [_written(actor, info) for info in infos])
+
+        return self._writer.run(Entry(actor, "secret.write", _names(name for name, _ in values)), act)
+
+    def _put(
+        self,
+        connection: Connection,
+        name: str,
+        value: SecretValue,
+        actor: str,
+        note: str | None = None,
+        expect_version: int | None = None,
+    ) -> SecretInfo:
+        row = self._row(connection, name)
+        _check_expected(name, row, expect_version)
+        if row is None:
+            return self._create(connection, name, value, actor, note)
+        if row.name != name and not self._overwrite_spellings:
+            raise Conflict(
+                f"{name} is the secret {row.name} in another spelling",
+                hint=f"write {row.name}, or set name_collisions = \"overwrite\" if they are meant to be one",
+            )
+        info = self._add_version(connection, row, value, actor)
+        if note is not None:
+            connection.execute(_change.values(note=bindparam("b_note")), {"b_id": row.id, "b_note": note})
+            info = replace(info, note=note)
+        return info
+
+    def _create(
+        self, connection: Connection, name: str, value: SecretValue, actor: str, note: str | None
+    ) -> SecretInfo:
+        at, secret_id = self._now(), new_id()
+        connection.execute(
+            _create,
+            {
+                "id": secret_id,
+                "team_id": self._team_id,
+                "name": name,
+                "folded": fold_name(name),
+                "note": note,
+                "created_at": at,
+                "updated_at": at,
+                "last_version": 1,
+                "current_version": 1,
+                "revision": 1,
+            },
+        )
+        self._seal(connection, secret_id, 1, value, actor, at)
+        return SecretInfo(secret_id, name, self._team, 1, at, at, note=note)
+
+    def _add_version(self, connection: Connection, row: Row[Any], value: SecretValue, actor: str) -> SecretInfo:
+        at, version = self._now(), row.last_version + 1
+        connection.execute(_new_current, {"b_id": row.id, "b_version": version, "b_at": at})
+        self._seal(connection, row.id, version, value, actor, at)
+        return replace(self._info(row), version=version, updated_at=at)
+
+    def _seal(
+        self, connection: Connection, secret_id: str, version: int, value: SecretValue, actor: str, at: str
+    ) -> None:
+        sealed = self._keys.current.seal(value.reveal(), self._context(secret_id, version))
+        values = {"secret_id": secret_id, "version": version, "sealed": sealed, "created_at": at, "created_by": actor}
+        connection.execute(_add_version, values)
+
+    def rollback(self, name: str, version: int, *, actor: str) -> SecretInfo:
+        """Make the value of an older version current again, as a new version.
+
+        Raises:
+            SecretNotFound: no such secret or version, or the version is destroyed.
+        """
+
+        def act(connection: Connection) -> Done[SecretInfo]:
+            row = self._need(connection, name)
+            value = self._opened(connection, row.id, row.name, version)
+            info = self._add_version(connection, row, value, actor)
+            details = {"version": info.version, "from": version}
+            return Done(info, [Entry(actor, "secret.rollback", row.name, details=details)])
+
+        return self._writer.run(Entry(actor, "secret.rollback", name), act)
+
+    def delete(self, name: str, *, actor: str) -> SecretInfo:
+        """Take the secret away from everybody; `restore` brings it back."""
+
+        def act(connection: Connection) -> Done[SecretInfo]:
+            row, at = self._need(connection, name), self._now()
+            self._update(connection, row.id, deleted_at=at)
+            return Done(replace(self._info(row), deleted_at=at), [Entry(actor, "secret.delete", row.name)])
+
+        return self._writer.run(Entry(actor, "secret.delete", name), act)
+
+    def restore(self, name_or_id: str, *, actor: str) -> SecretInfo:
+        """Bring back the last deleted secret of that name, or the one of that id.
+
+        Raises:
+            SecretNotFound: nothing like it was deleted.
+            Conflict: the name has been taken since.
+        """
+
+        def act(connection: Connection) -> Done[SecretInfo]:
+            wanted = {"team": self._team_id, "wanted": name_or_id, "folded": fold_name(name_or_id)}
+            row = connection.execute(_find_deleted, wanted).one_or_none()
+            if row is None:
+                raise SecretNotFound(f"no deleted secret {name_or_id}", hint="see `gusset secret list --deleted`")
+            if taken := self._row(connection, row.name):
+                raise Conflict(f"{taken.name} exists again, so the deleted one cannot come back under that name")
+            self._update(connection, row.id, deleted_at=None)
+            info = replace(self._info(row), deleted_at=None)
+            return Done(info, [Entry(actor, "secret.restore", row.name, details={"version": info.version})])
+
+        return self._writer.run(Entry(actor, "secret.restore", name_or_id), act)
+
+    def destroy(self, name: str, versions: Collection[int] | None = None, *, actor: str) -> SecretInfo:
+        """Destroy the sealed bytes of `versions` (None: of all) for good; their rows stay.
+
+        The newest version that is left becomes current.
+
+        Raises:
+            SecretNotFound: no such secret, or not all of these versions.
+        """
+
+        def act(connection: Connection) -> Done[SecretInfo]:
+            row, at = self._need(connection, name), self._now()
+            rows = connection.execute(_versions, {"id": row.id}).all()
+            wanted = set(versions) if versions is not None else {found.version for found in rows}
+            if unknown := sorted(wanted - {found.version for found in rows}):
+                raise SecretNotFound(f"{row.name} has no version {', '.join(map(str, unknown))}")
+            left = [v.version for v in rows if v.sealed is not None and v.version not in wanted]
+            gone = sorted(v.version for v in rows if v.sealed is not None and v.version in wanted)
+            connection.execute(
+                update(secret_versions)
+                .where(_v.secret_id == row.id, _v.version.in_(gone))
+                .values(sealed=None, destroyed_at=at)
+            )
+            current = max(left, default=None)
+            self._update(connection, row.id, current_version=current)
+            info = replace(self._info(row), version=current, updated_at=at)
+            return Done(info, [Entry(actor, "secret.destroy", row.name, details={"versions": gone})])
+
+        return self._writer.run(Entry(actor, "secret.destroy", name), act)
+
+    # --- reading
+
+    def list(self, *, include_deleted: bool = False) -> list[SecretInfo]:
+        """Every secret, by name; metadata only, so not audited."""
+        with failures_told(self._engine), self._engine.connect() as connection:
+            rows = connection.execute(_list, {"team": self._team_id}).all()
+        return [self._info(row) for row in rows if include_deleted or row.deleted_at is None]
+
+    def get(self, name: str) -> SecretInfo:
+        """Metadata of one secret. Raises SecretNotFound."""
+        with failures_told(self._engine), self._engine.connect() as connection:
+            return self._info(self._need(connection, name))
+
+    def history(self, name: str) -> list[VersionInfo]:
+        """The versions of a secret, oldest first. Raises SecretNotFound."""
+        with failures_told(self._engine), self._engine.connect() as connection, connection.begin():
+            row = self._need(connection, name)
+            rows = connection.execute(_versions, {"id": row.id}).all()
+        return [
+            VersionInfo(found.version, found.created_at, found.created_by, _state(found, row.current_version))
+            for found in rows
+        ]
+
+    def reveal(self, name: str, *, actor: str, version: int | None = None) -> SecretValue:
+        """A value, for a person at a terminal. The record is on disk before it is returned.
+
+        Raises:
+            SecretNotFound: no such secret or version, or it is destroyed.
+            IntegrityError: the stored bytes do not open.
+        """
+
+        def act(connection: Connection) -> Done[SecretValue]:
+            row = self._need(connection, name)
+            wanted = version if version is not None else row.current_version
+            value = self._opened(connection, row.id, row.name, wanted)
+            return Done(value, [Entry(actor, "secret.reveal", row.name, details={"version": wanted})])
+
+        return self._writer.run(Entry(actor, "secret.reveal", name), act)
+
+    def deliver(self, names: Collection[str], *, actor: str, deployment: str) -> Mapping[str, Delivered]:
+        """The current values of those of `names` that there are, keyed as asked, for a deployment.
+
+        One record for all of them, with their versions and with what was
+        missing, is on disk before a value is returned.
+
+        Raises:
+            IntegrityError: the stored bytes of one of them do not open.
+        """
+        if not names:
+            return {}
+
+        def act(connection: Connection) -> Done[dict[str, Delivered]]:
+            rows = {row.folded: row for row in connection.execute(_current_of_many, self._folded(names))}
+            found = {name: rows[fold_name(name)] for name in names if fold_name(name) in rows}
+            values = {name: self._delivered(connection, name, row) for name, row in found.items()}
+            details: dict[str, Any] = {"versions": {name: row.version for name, row in found.items()}}
+            if missing := sorted(set(names) - found.keys()):
+                details["missing"] = missing
+            entry = Entry(actor, "secret.deliver", deployment, "ok" if values else "secret_not_found", details)
+            return Done(values, [entry])
+
+        return self._writer.run(Entry(actor, "secret.deliver", deployment), act)
+
+    def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
+        """Ids and revisions of the live ones among `names`: differs when any may read differently. Not audited."""
+        return frozenset((row.id, row.revision) for row in connection.execute(_revisions, self._folded(names)))
+
+    # --- inside
+
+    def _delivered(self, connection: Connection, name: str, row: Row[Any]) -> Delivered:
+        value = self._open(connection, row.sealed, row.id, name, row.version)
+        return Delivered(value, row.version, "the vault")
+
+    def _opened(self, connection: Connection, secret_id: str, name: str, version: int | None) -> SecretValue:
+        found = connection.execute(_sealed, {"id": secret_id, "version": version}).one_or_none()
+        if found is None:
+            raise SecretNotFound(_no_version(name, version), hint=f"see `gusset secret history {name}`")
+        if found.sealed is None:
+            raise SecretNotFound(f"version {version} of {name} has been destroyed")
+        return self._open(connection, found.sealed, secret_id, name, version)
+
+    def _open(
+        self, connection: Connection, sealed: bytes, secret_id: str, name: str, version: int | None
+    ) -> SecretValue:
+        keyring = self._keys.current
+        if not keyring.knows(sealed):  # another process has rotated the KEK
+            keyring = self._keys.reload(connection)
+        try:
+            return SecretValue(keyring.open(sealed, self._context(secret_id, version)))
+        except (CannotOpen, KeyError):
+            raise IntegrityError(
+                f"the stored bytes of {name} (version {version}) were altered or damaged: they do not open",
+                hint=f"set it anew, or roll back: `gusset secret history {name}`",
+            ) from None
+
+    def _context(self, secret_id: str, version: int | None) -> bytes:
+        return context_of(self._team_id, secret_id, str(version))
+
+    def _row(self, connection: Connection, name: str) -> Row[Any] | None:
+        return connection.execute(_find, {"team": self._team_id, "folded": fold_name(name)}).one_or_none()
+
+    def _need(self, connection: Connection, name: str) -> Row[Any]:
+        row = self._row(connection, check_name(name))
+        if row is None:
+            known = [r.name for r in connection.execute(_list, {"team": self._team_id}) if r.deleted_at is None]
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"add it with `gusset secret set {name}`"
+            raise SecretNotFound(f"there is no secret {name}", hint=hint)
+        return row
+
+    def _update(self, connection: Connection, secret_id: str, **values: Any) -> None:
+        statement = update(secrets).where(_s.id == secret_id)
+        connection.execute(statement.values(**values, updated_at=self._now(), revision=_s.revision + 1))
+
+    def _folded(self, names: Collection[str]) -> dict[str, Any]:
+        return {"team": self._team_id, "folded": sorted({fold_name(check_name(name)) for name in names})}
+
+    def _info(self, row: Row[Any]) -> SecretInfo:
+        return SecretInfo(
+            row.id,
+            row.name,
+            self._team,
+            row.current_version,
+            row.created_at,
+            row.updated_at,
+            row.deleted_at,
+            row.note,
+            row.expires_at,
+        )
+
+    def _now(self) -> str:
+        return timestamp(self._clock())
+
+
+def new_id() -> str:
+    """A short opaque id: 80 random bits."""
+    return base64.b32encode(os.urandom(10)).decode().lower()
+
+
+def _written(actor: str, info: SecretInfo) -> Entry:
+    action = "secret.create" if info.version == 1 else "secret.write"
+    return Entry(actor, action, info.name, details={"id": info.id, "version": info.version})
+
+
+def _names(names: Any) -> str:
+    return ", ".join(names)
+
+
+def _check_expected(name: str, row: Row[Any] | None, expected: int | None) -> None:
+    if expected is None:
+        return
+    current = (row.current_version if row else 0) or 0
+    if current != expected:
+        raise Conflict(f"{name} is at version {current}, not {expected}", hint="look at what changed, then try again")
+
+
+def _state(found: Row[Any], current: int | None) -> State:
+    if found.sealed is None:
+        return "destroyed"
+    return "current" if found.version == current else "older"
+
+
+def _no_version(name: str, version: int | None) -> str:
+    return f"{name} has no version {version}" if version is not None else f"every version of {name} has been destroyed"
