@@ -1,0 +1,16 @@
+from transformers import pipeline
+
+
+class Model:
+    """Fills the [MASK] of a sentence, with a model from a gated repository of the Hugging Face Hub."""
+
+    def __init__(self, **kwargs):
+        self._repo_id = kwargs["config"]["model_metadata"]["repo_id"]
+        self._secrets = kwargs["secrets"]
+        self._fill_mask = None
+
+    def load(self):
+        self._fill_mask = pipeline("fill-mask", model=self._repo_id, token=self._secrets["hf_access_token"])
+
+    def predict(self, sentence):
+        return self._fill_mask(sentence)
