@@ -20,14 +20,25 @@ def audit() -> None:
 @click.option("--secret", "target", help="Only what was done to this secret.")
 @click.option("--action", help="Only this action, as in secret.write.")
 @click.option("--actor", help="Only what this person or deployment did.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many."
+)
 @pass_app
 def show(app: App, target: str | None, action: str | None, actor: str | None, limit: int) -> None:
     """Show the newest records, the newest last."""
     with app.vault() as vault:
         records = vault.audit.show(target=target, action=action, actor=actor, limit=limit)
-    columns = {"seq": "SEQ", "at": "WHEN", "actor": "WHO", "action": "WHAT", "target": "ON", "outcome": "OUTCOME"}
-    app.output.table("records", [record.data() for record in records], columns, empty="nothing has been recorded")
+    columns = {
+        "seq": "SEQ",
+        "at": "WHEN",
+        "actor": "WHO",
+        "action": "WHAT",
+        "target": "ON",
+        "outcome": "OUTCOME",
+    }
+    app.output.table(
+        "records", [record.data() for record in records], columns, empty="nothing has been recorded"
+    )
 
 
 @audit.command("verify", cls=Command)
@@ -49,7 +60,9 @@ def verify(app: App, checkpoint: Path | None) -> None:
     )
 
 
-_DOUBT = "keep a copy of the vault as it is now, then find out who could write to its files; see docs/security.md"
+_DOUBT = (
+    "keep a copy of the vault as it is now, then find out who could write to its files; see docs/security.md"
+)
 
 
 @audit.command("export", cls=Command)

@@ -25,7 +25,9 @@ def serving(folder: Path, *, home: Path, port: int = 0, secrets_dir: Path | None
     if secrets_dir is not None:
         command += ["--secrets-dir", str(secrets_dir)]
     environment = {**os.environ, "GUSSET_HOME": str(home)}
-    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as process:
         try:
             yield _address(process)
         finally:
@@ -39,5 +41,7 @@ def _address(process: subprocess.Popen[bytes]) -> str:
     if "address" in said:
         return str(said["address"])
     if "message" in said:
-        click.echo(f"error: {said['message']}" + (f"\n  {said['hint']}" if said.get("hint") else ""), err=True)
+        click.echo(
+            f"error: {said['message']}" + (f"\n  {said['hint']}" if said.get("hint") else ""), err=True
+        )
     raise click.exceptions.Exit(process.wait())

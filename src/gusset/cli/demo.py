@@ -25,8 +25,12 @@ TEXT = "hello"
 
 
 @click.command(cls=Command)
-@click.option("--once", is_flag=True, help="End after the call; the status says whether the prediction was right.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to serve. Default: any free port.")
+@click.option(
+    "--once", is_flag=True, help="End after the call; the status says whether the prediction was right."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Where to serve. Default: any free port."
+)
 @pass_app
 def demo(app: App, once: bool, port: int) -> None:
     """Add a secret, serve a model that uses it, call it. Nothing of it stays."""
@@ -65,7 +69,7 @@ def _check(answer: object, key: str) -> None:
 def _stay(address: str, home: Path) -> None:
     click.echo(
         "\nTry it by hand:\n"
-        f"   curl -d '{{\"text\": \"hello\"}}' {address}/v1/models/model:predict\n"
+        f'   curl -d \'{{"text": "hello"}}\' {address}/v1/models/model:predict\n'
         "and give the running model a new secret:\n"
         f"   GUSSET_HOME={home} gusset secret set signing_key\n"
         "Ctrl-C ends the demo and removes its vault."

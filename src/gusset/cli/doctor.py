@@ -27,7 +27,9 @@ def doctor(app: App) -> None:
     app.output.problems([] if app.output.json else problems)
     from gusset.cli.output import problem_data
 
-    app.output.result({"problems": [problem_data(p) for p in problems]}, f"gusset keeps its vault in {app.settings.home}")
+    app.output.result(
+        {"problems": [problem_data(p) for p in problems]}, f"gusset keeps its vault in {app.settings.home}"
+    )
 
 
 def _files(settings: Settings) -> Iterator[Problem]:

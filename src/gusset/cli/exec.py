@@ -25,7 +25,9 @@ from gusset.secrets.value import SecretValue
     options_metavar="[OPTIONS] --",
 )
 @click.argument("command", nargs=-1, required=True, metavar="COMMAND...")
-@click.option("--secret", "names", multiple=True, metavar="NAME", help="Give this secret as a file (repeatable).")
+@click.option(
+    "--secret", "names", multiple=True, metavar="NAME", help="Give this secret as a file (repeatable)."
+)
 @click.option(
     "--env",
     "variables",
@@ -33,7 +35,9 @@ from gusset.secrets.value import SecretValue
     metavar="[VARIABLE=]NAME",
     help="Give this secret as an environment variable (repeatable). Other processes of your account can read it there.",
 )
-@click.option("--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read them from this folder.")
+@click.option(
+    "--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read them from this folder."
+)
 @pass_app
 def exec_(
     app: App, command: Sequence[str], names: Sequence[str], variables: Sequence[str], secrets_dir: Path | None
@@ -55,7 +59,9 @@ def exec_(
         raise UsageError("no secret was chosen", hint="name each with --secret NAME, or --env VARIABLE=NAME")
     values = _read(app, {*names, *wanted.values()}, secrets_dir)
     app.held.extend(values.values())
-    return _run(command, {name: values[name] for name in names}, {v: values[n] for v, n in wanted.items()}, app)
+    return _run(
+        command, {name: values[name] for name in names}, {v: values[n] for v, n in wanted.items()}, app
+    )
 
 
 def _variables(given: Sequence[str]) -> dict[str, str]:
@@ -105,7 +111,9 @@ def _for_environment(name: str, value: SecretValue) -> bytes:
 
 def _start(command: Sequence[str], environment: Mapping[bytes, bytes]) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(list(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            list(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except FileNotFoundError:
         raise UsageError(f"there is no command {command[0]!r}") from None
     except PermissionError:

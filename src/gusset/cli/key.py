@@ -13,7 +13,9 @@ def key() -> None:
 
 
 @key.command("rotate", cls=Command)
-@click.option("--root", is_flag=True, help="Make a new root key instead; keep a copy of its file apart from backups.")
+@click.option(
+    "--root", is_flag=True, help="Make a new root key instead; keep a copy of its file apart from backups."
+)
 @pass_app
 def rotate(app: App, root: bool) -> None:
     """Make a new key-encryption key and wrap every value's key with it. Nothing has to stop."""
@@ -21,7 +23,9 @@ def rotate(app: App, root: bool) -> None:
         if root:
             vault.keys.rotate_root(actor=app.actor)
             path = str(app.settings.root_key_file)
-            app.output.result({"root_key_file": path}, f"a new root key is in {path}; the old one opens nothing now")
+            app.output.result(
+                {"root_key_file": path}, f"a new root key is in {path}; the old one opens nothing now"
+            )
         else:
             rotated = vault.keys.rotate(actor=app.actor)
             app.output.result(

@@ -55,7 +55,9 @@ class Commands(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], COMMANDS, 1)
-            raise click.UsageError("no such command" + (f"; did you mean {near[0]!r}?" if near else ""), ctx=ctx)
+            raise click.UsageError(
+                "no such command" + (f"; did you mean {near[0]!r}?" if near else ""), ctx=ctx
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -109,7 +111,9 @@ def _refuse(app: App, error: click.ClickException) -> int:
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
         message = _bad_parameter(error)
     elif isinstance(error, click.NoSuchOption):
-        message = "there is no such option" + (f"; did you mean {error.possibilities[0]}?" if error.possibilities else "")
+        message = "there is no such option" + (
+            f"; did you mean {error.possibilities[0]}?" if error.possibilities else ""
+        )
     hint = error.hint if isinstance(error, SurplusArgument) else None
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     if hint is None and ctx is not None:

@@ -30,7 +30,9 @@ class Output:
         elif text is not None:
             click.echo(text)
 
-    def table(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str) -> None:
+    def table(
+        self, key: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str
+    ) -> None:
         """A list: `{key: rows}` as JSON; else the `columns` (field -> heading) of each row.
 
         A terminal gets aligned columns under headings; a pipe gets the bare
@@ -105,4 +107,7 @@ def _cell(value: object) -> str:
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]

@@ -18,7 +18,9 @@ PREDICT_PATH = "/v1/models/model:predict"
 @click.command(cls=Command)
 @click.argument("target", metavar="DIR|URL")
 @click.option("--data", "-d", help="The input as JSON; @FILE reads it from a file. Default: standard input.")
-@click.option("--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read a folder's secrets here.")
+@click.option(
+    "--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read a folder's secrets here."
+)
 @pass_app
 def predict(app: App, target: str, data: str | None, secrets_dir: Path | None) -> None:
     """Call a model and print its answer.
@@ -53,7 +55,9 @@ def _body(data: str | None) -> bytes:
     try:
         json.loads(body)
     except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        where = (
+            f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        )
         raise UsageError(f"the input is not JSON{where}") from None
     return body
 
@@ -74,7 +78,9 @@ def call(address: str, body: bytes) -> Any:
     except httpx.InvalidURL:
         raise UsageError("this is not the address of a model") from None
     except httpx.HTTPError as error:
-        raise Unreachable(f"nothing answers at {url} ({type(error).__name__})", hint="is `gusset serve` running?") from None
+        raise Unreachable(
+            f"nothing answers at {url} ({type(error).__name__})", hint="is `gusset serve` running?"
+        ) from None
     if answer.status_code == 503:
         raise Unreachable(f"the model at {address} is not ready: {_said(answer)}")
     if answer.is_error:

@@ -43,8 +43,14 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
 
 @command("set", surplus_hint=_HISTORY_HINT)
 @click.argument("name")
-@click.option("--exact", is_flag=True, help="Keep standard input as it is: the final newline, or nothing at all.")
-@click.option("--from-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read the exact bytes of a file.")
+@click.option(
+    "--exact", is_flag=True, help="Keep standard input as it is: the final newline, or nothing at all."
+)
+@click.option(
+    "--from-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the exact bytes of a file.",
+)
 @pass_app
 def set_(app: App, name: str, exact: bool, from_file: Path | None) -> None:
     """Add a secret, or give it a new value.
@@ -142,7 +148,9 @@ def delete(app: App, name: str) -> None:
     """Delete a secret. Running models lose it; `gusset secret restore` brings it back."""
     with app.vault() as vault:
         info = vault.secrets.delete(name, actor=app.actor)
-    app.output.result(secret_data(info), f"deleted {info.name}; `gusset secret restore {info.name}` brings it back")
+    app.output.result(
+        secret_data(info), f"deleted {info.name}; `gusset secret restore {info.name}` brings it back"
+    )
 
 
 @command("restore")
@@ -200,7 +208,9 @@ def rollback(app: App, name: str, version: int) -> None:
     """Make an older version's value current again, as a new version."""
     with app.vault() as vault:
         info = vault.secrets.rollback(name, version, actor=app.actor)
-    app.output.result(secret_data(info), f"{info.name} has the value of version {version} again (version {info.version})")
+    app.output.result(
+        secret_data(info), f"{info.name} has the value of version {version} again (version {info.version})"
+    )
 
 
 @command("reveal")
@@ -238,7 +248,10 @@ def import_(app: App, file: Path) -> None:
         infos = vault.secrets.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
     for entry in entries:
         _warn_of_faults(app, entry.name, entry.value)
-    lines = [f"{'added' if info.version == 1 else 'replaced'} {info.name} (version {info.version})" for info in infos]
+    lines = [
+        f"{'added' if info.version == 1 else 'replaced'} {info.name} (version {info.version})"
+        for info in infos
+    ]
     app.output.result({"secrets": [secret_data(info) for info in infos]}, "\n".join(lines))
     app.output.note(f"{file} still holds the values: remove it when nothing else needs it")
 

@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one."
+)
 @click.option(
     "--secrets-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Read secrets from the files of this folder instead of the vault.",
 )
-@click.option("--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable).")
-@click.option("--debuggable", is_flag=True, help="Let debuggers and profilers attach; they can then read values.")
+@click.option(
+    "--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable)."
+)
+@click.option(
+    "--debuggable", is_flag=True, help="Let debuggers and profilers attach; they can then read values."
+)
 @pass_app
 def serve(
     app: App,
@@ -89,14 +95,18 @@ def _offer_to_ask(app: App, package: Package, source: SecretSource, allow_missin
     """At a terminal, ask for the declared secrets that nobody has yet, and store what is typed."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:
         return
-    wanted = [name for name, slot in package.secrets.items() if not slot.optional and name not in allow_missing]
+    wanted = [
+        name for name, slot in package.secrets.items() if not slot.optional and name not in allow_missing
+    ]
     missing = [name for name in wanted if name not in source.read(wanted)] if wanted else []
     if not missing:
         return
     app.output.note(f"{package.folder} declares secrets that do not exist yet (Enter leaves one out)")
     with app.vault() as vault:
         for name in missing:
-            text: str = click.prompt(f"Value of {name}", hide_input=True, default="", show_default=False, err=True)
+            text: str = click.prompt(
+                f"Value of {name}", hide_input=True, default="", show_default=False, err=True
+            )
             if text:
                 app.held.append(value := SecretValue(text.encode("utf-8", "surrogateescape")))
                 vault.secrets.set(name, value, actor=app.actor)

@@ -80,7 +80,9 @@ class Record:
         }
 
     def hash_after(self, previous: bytes) -> bytes:
-        return _hash(previous, self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details)
+        return _hash(
+            previous, self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details
+        )
 
 
 def _hash(previous: bytes, *parts: str | int) -> bytes:
@@ -111,7 +113,13 @@ class Checkpoint:
     def line(self) -> bytes:
         """The checkpoint as one line of the witness file."""
         signature = base64.b64encode(self.signature).decode()
-        data = {"vault": self.vault, "seq": self.seq, "at": self.at, "hash": self.hash.hex(), "signature": signature}
+        data = {
+            "vault": self.vault,
+            "seq": self.seq,
+            "at": self.at,
+            "hash": self.hash.hex(),
+            "signature": signature,
+        }
         return json.dumps(data).encode() + b"\n"
 
     @classmethod
@@ -198,7 +206,9 @@ class Witness:
         """Append and flush to disk. A failure is logged: the act it belongs to is committed already."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 os.write(fd, checkpoint.line())
@@ -244,7 +254,12 @@ class AuditLog:
         self._witness = witness
 
     def show(
-        self, *, target: str | None = None, action: str | None = None, actor: str | None = None, limit: int = 50
+        self,
+        *,
+        target: str | None = None,
+        action: str | None = None,
+        actor: str | None = None,
+        limit: int = 50,
     ) -> list[Record]:
         """The newest `limit` records that fit, oldest first."""
         query = select(audit_table).order_by(audit_table.c.seq.desc()).limit(limit)
@@ -271,7 +286,10 @@ class AuditLog:
             UsageError: `checkpoint` holds no checkpoint.
         """
         given = self._given(checkpoint)
-        with self._engine.connect() as connection, connection.begin():  # one snapshot of records and checkpoints
+        with (
+            self._engine.connect() as connection,
+            connection.begin(),
+        ):  # one snapshot of records and checkpoints
             stored = [Checkpoint(self._vault, *row) for row in connection.execute(_stored)]
             places = {"the database": stored, str(self._witness.path): self._witness.checkpoints()} | given
             wanted = {point.seq for points in places.values() for point in points}
@@ -306,7 +324,9 @@ class AuditLog:
             previous = Head(record.seq, record.hash)
         return previous, hashes, problems
 
-    def _hold(self, place: str, points: Sequence[Checkpoint], head: Head, hashes: Mapping[int, bytes]) -> list[str]:
+    def _hold(
+        self, place: str, points: Sequence[Checkpoint], head: Head, hashes: Mapping[int, bytes]
+    ) -> list[str]:
         problems = []
         for point in points:
             if point.vault != self._vault:

@@ -41,7 +41,9 @@ def connect(url: str) -> Engine:
             raise UsageError("the database must be SQLite: sqlite:///PATH", hint="look at GUSSET_DATABASE")
         engine = create_engine(parsed, hide_parameters=True, isolation_level=None)
     except (ArgumentError, NoSuchModuleError):
-        raise UsageError("GUSSET_DATABASE is not the URL of a database", hint="as in sqlite:////var/lib/gusset/vault.db") from None
+        raise UsageError(
+            "GUSSET_DATABASE is not the URL of a database", hint="as in sqlite:////var/lib/gusset/vault.db"
+        ) from None
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
@@ -97,7 +99,9 @@ def _told(said: str, file: Path | None) -> Exception:
     if "i/o error" in said:
         return HostError(f"the disk failed while {file} was in use: nothing was acknowledged")
     if "malformed" in said or "not a database" in said or "corrupt" in said:
-        return IntegrityError(f"{file} is damaged", hint="put a backup back; keep the damaged file for a look at it")
+        return IntegrityError(
+            f"{file} is damaged", hint="put a backup back; keep the damaged file for a look at it"
+        )
     return VaultError(f"the database refused ({said.split('(')[0].strip()[:80]})")
 
 

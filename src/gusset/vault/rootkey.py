@@ -68,7 +68,9 @@ def read_root_key(path: Path) -> RootKey:
     except OSError as error:
         raise RootKeyError(f"the root key at {path} cannot be read: {error.strerror}") from None
     if mode & 0o077:
-        raise RootKeyError(f"other accounts may read the root key at {path} (mode {mode:04o})", hint=f"chmod 600 {path}")
+        raise RootKeyError(
+            f"other accounts may read the root key at {path} (mode {mode:04o})", hint=f"chmod 600 {path}"
+        )
     return _parsed(data, path)
 
 
@@ -80,7 +82,9 @@ def _parsed(data: bytes, path: Path) -> RootKey:
         if len(key) != _BYTES:
             raise ValueError
     except (ValueError, binascii.Error):
-        raise RootKeyError(f"{path} is not a root key", hint="put the right file back from its copy") from None
+        raise RootKeyError(
+            f"{path} is not a root key", hint="put the right file back from its copy"
+        ) from None
     return RootKey(key)
 
 

@@ -59,7 +59,9 @@ _s, _v = secrets.c, secret_versions.c
 _live = and_(_s.team_id == bindparam("team"), _s.folded == bindparam("folded"), _s.deleted_at.is_(None))
 _find = select(secrets).where(_live)
 _find_many = select(secrets).where(
-    _s.team_id == bindparam("team"), _s.folded.in_(bindparam("folded", expanding=True)), _s.deleted_at.is_(None)
+    _s.team_id == bindparam("team"),
+    _s.folded.in_(bindparam("folded", expanding=True)),
+    _s.deleted_at.is_(None),
 )
 _find_deleted = (
     select(secrets)
@@ -86,10 +88,16 @@ _versions = select(secret_versions).where(_v.secret_id == bindparam("id")).order
 _current_of_many = (
     select(_s.id, _s.folded, _v.version, _v.sealed)
     .join(secret_versions, and_(_v.secret_id == _s.id, _v.version == _s.current_version))
-    .where(_s.team_id == bindparam("team"), _s.folded.in_(bindparam("folded", expanding=True)), _s.deleted_at.is_(None))
+    .where(
+        _s.team_id == bindparam("team"),
+        _s.folded.in_(bindparam("folded", expanding=True)),
+        _s.deleted_at.is_(None),
+    )
 )
 _revisions = select(_s.id, _s.revision).where(
-    _s.team_id == bindparam("team"), _s.folded.in_(bindparam("folded", expanding=True)), _s.deleted_at.is_(None)
+    _s.team_id == bindparam("team"),
+    _s.folded.in_(bindparam("folded", expanding=True)),
+    _s.deleted_at.is_(None),
 )
 
 
@@ -118,7 +126,13 @@ class SecretStore:
     # --- writing
 
     def set(
-        self, name: str, value: SecretValue, *, actor: str, note: str | None = None, expect_version: int | None = None
+        self,
+        name: str,
+        value: SecretValue,
+        *,
+        actor: str,
+        note: str | None = None,
+        expect_version: int | None = None,
     ) -> SecretInfo:
         """Create the secret `name`, or give it a new version.
 
@@ -166,7 +180,7 @@ class SecretStore:
         if row.name != name and not self._overwrite_spellings:
             raise Conflict(
                 f"{name} is the secret {row.name} in another spelling",
-                hint=f"write {row.name}, or set name_collisions = \"overwrite\" if they are meant to be one",
+                hint=f'write {row.name}, or set name_collisions = "overwrite" if they are meant to be one',
             )
         info = self._add_version(connection, row, value, actor)
         if note is not None:
@@ -196,7 +210,9 @@ class SecretStore:
         self._seal(connection, secret_id, 1, value, actor, at)
         return SecretInfo(secret_id, name, self._team, 1, at, at, note=note)
 
-    def _add_version(self, connection: Connection, row: Row[Any], value: SecretValue, actor: str) -> SecretInfo:
+    def _add_version(
+        self, connection: Connection, row: Row[Any], value: SecretValue, actor: str
+    ) -> SecretInfo:
         at, version = self._now(), row.last_version + 1
         connection.execute(_new_current, {"b_id": row.id, "b_version": version, "b_at": at})
         self._seal(connection, row.id, version, value, actor, at)
@@ -206,7 +222,13 @@ class SecretStore:
         self, connection: Connection, secret_id: str, version: int, value: SecretValue, actor: str, at: str
     ) -> None:
         sealed = self._keys.current.seal(value.reveal(), self._context(secret_id, version))
-        values = {"secret_id": secret_id, "version": version, "sealed": sealed, "created_at": at, "created_by": actor}
+        values = {
+            "secret_id": secret_id,
+            "version": version,
+            "sealed": sealed,
+            "created_at": at,
+            "created_by": actor,
+        }
         connection.execute(_add_version, values)
 
     def rollback(self, name: str, version: int, *, actor: str) -> SecretInfo:
@@ -247,9 +269,13 @@ class SecretStore:
             wanted = {"team": self._team_id, "wanted": name_or_id, "folded": fold_name(name_or_id)}
             row = connection.execute(_find_deleted, wanted).one_or_none()
             if row is None:
-                raise SecretNotFound(f"no deleted secret {name_or_id}", hint="see `gusset secret list --deleted`")
+                raise SecretNotFound(
+                    f"no deleted secret {name_or_id}", hint="see `gusset secret list --deleted`"
+                )
             if taken := self._row(connection, row.name):
-                raise Conflict(f"{taken.name} exists again, so the deleted one cannot come back under that name")
+                raise Conflict(
+                    f"{taken.name} exists again, so the deleted one cannot come back under that name"
+                )
             self._update(connection, row.id, deleted_at=None)
             info = replace(self._info(row), deleted_at=None)
             return Done(info, [Entry(actor, "secret.restore", row.name, details={"version": info.version})])
@@ -343,14 +369,18 @@ class SecretStore:
             details: dict[str, Any] = {"versions": {name: row.version for name, row in found.items()}}
             if missing := sorted(set(names) - found.keys()):
                 details["missing"] = missing
-            entry = Entry(actor, "secret.deliver", deployment, "ok" if values else "secret_not_found", details)
+            entry = Entry(
+                actor, "secret.deliver", deployment, "ok" if values else "secret_not_found", details
+            )
             return Done(values, [entry])
 
         return self._writer.run(Entry(actor, "secret.deliver", deployment), act)
 
     def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
         """Ids and revisions of the live ones among `names`: differs when any may read differently. Not audited."""
-        return frozenset((row.id, row.revision) for row in connection.execute(_revisions, self._folded(names)))
+        return frozenset(
+            (row.id, row.revision) for row in connection.execute(_revisions, self._folded(names))
+        )
 
     # --- inside
 
@@ -389,7 +419,9 @@ class SecretStore:
     def _need(self, connection: Connection, name: str) -> Row[Any]:
         row = self._row(connection, check_name(name))
         if row is None:
-            known = [r.name for r in connection.execute(_list, {"team": self._team_id}) if r.deleted_at is None]
+            known = [
+                r.name for r in connection.execute(_list, {"team": self._team_id}) if r.deleted_at is None
+            ]
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"add it with `gusset secret set {name}`"
             raise SecretNotFound(f"there is no secret {name}", hint=hint)
@@ -438,7 +470,9 @@ def _check_expected(name: str, row: Row[Any] | None, expected: int | None) -> No
         return
     current = (row.current_version if row else 0) or 0
     if current != expected:
-        raise Conflict(f"{name} is at version {current}, not {expected}", hint="look at what changed, then try again")
+        raise Conflict(
+            f"{name} is at version {current}, not {expected}", hint="look at what changed, then try again"
+        )
 
 
 def _state(found: Row[Any], current: int | None) -> State:
@@ -448,4 +482,8 @@ def _state(found: Row[Any], current: int | None) -> State:
 
 
 def _no_version(name: str, version: int | None) -> str:
-    return f"{name} has no version {version}" if version is not None else f"every version of {name} has been destroyed"
+    return (
+        f"{name} has no version {version}"
+        if version is not None
+        else f"every version of {name} has been destroyed"
+    )

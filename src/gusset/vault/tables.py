@@ -24,7 +24,9 @@ REVISION = "0001"  # the newest migration; a vault stamped with another one is m
 
 metadata = MetaData()
 
-meta = Table("meta", metadata, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
+meta = Table(
+    "meta", metadata, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False)
+)
 
 keyring = Table(
     "keyring",

@@ -43,7 +43,12 @@ def upgrade() -> None:
     )
     live = sa.text("deleted_at IS NULL")
     op.create_index(
-        "secrets_live_name", "secrets", ["team_id", "folded"], unique=True, sqlite_where=live, postgresql_where=live
+        "secrets_live_name",
+        "secrets",
+        ["team_id", "folded"],
+        unique=True,
+        sqlite_where=live,
+        postgresql_where=live,
     )
     op.create_table(
         "secret_versions",

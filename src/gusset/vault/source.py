@@ -1,0 +1,59 @@
+"""The embedded vault as a `SecretSource`: delivered with a record, watched without one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Iterator, Mapping
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from gusset.secrets.source import Delivered
+from gusset.vault.secrets import SecretStore
+
+log = logging.getLogger("gusset.vault")
+
+POLL = 0.05  # seconds between two looks at SQLite's change counter
+
+
+class VaultSource:
+    """Reads a deployment's secrets; `actor` and `deployment` stand in the audit records."""
+
+    def __init__(self, engine: Engine, store: SecretStore, *, actor: str, deployment: str) -> None:
+        self._engine = engine
+        self._store = store
+        self._actor = actor
+        self._deployment = deployment
+
+    def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
+        return self._store.deliver(names, actor=self._actor, deployment=self._deployment)
+
+    def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
+        """Yield when one of `names` changed. Looks at the change counter, and only then at revisions."""
+        known = None
+        while not stop.is_set():
+            try:
+                with self._engine.connect() as connection:
+                    for seen in self._changes(connection, names, stop):
+                        if known is not None and seen != known:
+                            yield
+                        known = seen
+            except SQLAlchemyError as error:
+                log.warning("the vault cannot be watched for the moment: %s", type(error).__name__)
+                stop.wait(1.0)
+
+    def _changes(
+        self, connection: Connection, names: Collection[str], stop: threading.Event
+    ) -> Iterator[frozenset[tuple[str, int]]]:
+        """The names' revisions, now and whenever anything in the database has changed."""
+        counter = None
+        while not stop.is_set():
+            # The counter does not move for what this very connection writes; it writes nothing.
+            now = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+            connection.rollback()
+            if now != counter:
+                counter = now
+                yield self._store.revisions(connection, names)
+                connection.rollback()
+            stop.wait(POLL)
