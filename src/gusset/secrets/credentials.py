@@ -1,0 +1,130 @@
+"""What credentials look like: the documented prefixes and shapes of those that people paste.
+
+A short table of shapes that their issuers document, so that a hit is almost
+never false. Used to find credentials where they do not belong, and to say that
+a value starts like one but cannot be a whole one. Nothing here returns text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShape:
+    """A kind of token: what it is called, how it starts, and the pattern of all of it after the prefix."""
+
+    kind: str
+    prefix: str
+    rest: str
+
+    def fits(self, text: str) -> bool:
+        """Whether `text` is a whole token of this kind."""
+        return re.fullmatch(re.escape(self.prefix) + self.rest, text) is not None
+
+
+KNOWN_PREFIXES = (
+    TokenShape("a Hugging Face token", "hf_", r"[A-Za-z0-9]{30,64}"),
+    TokenShape("a Hugging Face organisation token", "api_org_", r"[A-Za-z0-9]{30,64}"),
+    TokenShape("an Anthropic key", "sk-ant-", r"[A-Za-z0-9_-]{32,200}"),
+    TokenShape("an OpenRouter key", "sk-or-v1-", r"[0-9a-f]{64}"),
+    TokenShape("an OpenAI project key", "sk-proj-", r"[A-Za-z0-9_-]{32,250}"),
+    TokenShape("an OpenAI service key", "sk-svcacct-", r"[A-Za-z0-9_-]{32,250}"),
+    TokenShape("an API key", "sk-", r"[A-Za-z0-9]{20,200}"),
+    TokenShape("a Stripe secret key", "sk_live_", r"[A-Za-z0-9]{16,247}"),
+    TokenShape("a Stripe restricted key", "rk_live_", r"[A-Za-z0-9]{16,247}"),
+    TokenShape("an AWS access key id", "AKIA", r"[A-Z2-7]{16}"),
+    TokenShape("a temporary AWS access key id", "ASIA", r"[A-Z2-7]{16}"),
+    TokenShape("a GitHub token", "ghp_", r"[A-Za-z0-9]{36,251}"),
+    TokenShape("a GitHub OAuth token", "gho_", r"[A-Za-z0-9]{36,251}"),
+    TokenShape("a GitHub user token", "ghu_", r"[A-Za-z0-9]{36,251}"),
+    TokenShape("a GitHub installation token", "ghs_", r"[A-Za-z0-9._-]{36,2048}"),
+    TokenShape("a GitHub refresh token", "ghr_", r"[A-Za-z0-9]{36,251}"),
+    TokenShape("a GitHub fine-grained token", "github_pat_", r"[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"),
+    TokenShape("a GitLab token", "glpat-", r"[A-Za-z0-9_.-]{20,300}"),
+    TokenShape("a Slack bot token", "xoxb-", r"[0-9]{8,14}-[A-Za-z0-9-]{18,80}"),
+    TokenShape("a Slack user token", "xoxp-", r"[0-9]{8,14}-[A-Za-z0-9-]{18,120}"),
+    TokenShape("a Google API key", "AIza", r"[A-Za-z0-9_-]{35}"),
+    TokenShape("a Google OAuth token", "ya29.", r"[A-Za-z0-9_-]{20,2048}"),
+    TokenShape("a PyPI token", "pypi-", r"[A-Za-z0-9_-]{50,1000}"),
+    TokenShape("an npm token", "npm_", r"[A-Za-z0-9]{36}"),
+    TokenShape("a Replicate token", "r8_", r"[A-Za-z0-9]{37}"),
+    TokenShape("a Groq key", "gsk_", r"[A-Za-z0-9]{48,64}"),
+    TokenShape("an NVIDIA key", "nvapi-", r"[A-Za-z0-9_-]{60,80}"),
+    TokenShape("a DigitalOcean token", "dop_v1_", r"[0-9a-f]{64}"),
+    TokenShape("a SendGrid key", "SG.", r"[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"),
+)
+"""The longest prefix of several that fit stands first."""
+
+_OTHER = (
+    ("a JWT", r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
+    ("a private key", r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"),
+    ("a URL with a password", r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@$<{*]{1,100}:[^\s/@$<{*]{3,200}@"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A credential found in a text: what kind, and where. Never the text itself."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def find_credentials(text: str) -> list[Match]:
+    """Where `text` holds what is surely a credential, by its issuer's documented shape."""
+    pattern, kinds = _scanner()
+    return [Match(kinds[hit.lastgroup or ""], *hit.span()) for hit in pattern.finditer(text)]
+
+
+def looks_like_credential(text: str) -> str | None:
+    """What `text` seems to be, as in "a Hugging Face token", when it stands where only a name should.
+
+    Beyond the documented shapes, one long word as random as only keys are is
+    taken for one; so ask it of places where no such text belongs.
+    """
+    if matches := find_credentials(text):
+        return matches[0].kind
+    return "a key (a long random text)" if is_random(text.strip()) else None
+
+
+def misshapen_token(text: str) -> TokenShape | None:
+    """The kind of token that `text` starts like but cannot be a whole one of; None when all is well."""
+    for token in KNOWN_PREFIXES:
+        if text.startswith(token.prefix):
+            return None if token.fits(text) else token
+    return None
+
+
+_WORD = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}")
+_HEX = re.compile(r"[0-9a-fA-F]{32,}")
+_BITS_PER_CHARACTER = 3.7  # English words joined by dashes stay under it
+
+
+def is_random(text: str) -> bool:
+    """Whether `text` is one long word that no person made up: hex, or letters and digits at high entropy."""
+    if _HEX.fullmatch(text):
+        return len(set(text)) > 6
+    if not _WORD.fullmatch(text) or not re.search("[0-9]", text) or not re.search("[A-Za-z]", text):
+        return False
+    return _entropy(text) >= _BITS_PER_CHARACTER
+
+
+def _entropy(text: str) -> float:
+    """Shannon's, in bits per character."""
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
+
+
+@cache
+def _scanner() -> tuple[re.Pattern[str], dict[str, str]]:
+    shapes = [(token.kind, re.escape(token.prefix) + token.rest) for token in KNOWN_PREFIXES]
+    parts, kinds = [], {}
+    for number, (kind, pattern) in enumerate([*shapes, *_OTHER]):
+        kinds[f"k{number}"] = kind
+        parts.append(f"(?P<k{number}>{pattern})")
+    return re.compile(r"(?<![A-Za-z0-9_])(?:" + "|".join(parts) + ")"), kinds
