@@ -93,8 +93,8 @@ def _surroundings(text: str) -> Iterator[Finding]:
 
 
 _PLACEHOLDERS = re.compile(
-    r"null|none|nil|undefined|nan|true|false|todo|tbd|fixme|(change|replace)[-_ ]?me|placeholder|example|secret"
-    r"|passw(or)?d|token|api[-_]?key|value|dummy|test|foo|bar|empty|redacted",
+    r"null|none|nil|undefined|nan|true|false|todo|tbd|fixme|(change|replace)[-_ ]?me|placeholder|example"
+    r"|secret|passw(or)?d|token|api[-_]?key|value|dummy|test|foo|bar|empty|redacted",
     re.IGNORECASE,
 )
 _TEMPLATE = re.compile(
