@@ -1,0 +1,305 @@
+"""Folders, the environment and chains give the same answers to the same questions."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import threading
+
+import pytest
+
+from gusset.errors import Denied, InvalidName, InvalidValue, Unreachable
+from gusset.secrets.source import ChainSource, Delivered, EnvironmentSource, FolderSource
+from gusset.secrets.value import MAX_BYTES, SecretValue
+
+EXACT = [
+    b"plain",
+    b"",
+    b"trailing newline\n",
+    b"\x00\xff\xfe binary \r\n",
+    "h\u00e9".encode(),
+    b"x" * MAX_BYTES,
+]
+
+
+def revealed(answer) -> dict[str, bytes]:
+    return {name: delivered.value.reveal() for name, delivered in answer.items()}
+
+
+@contextlib.contextmanager
+def watching(source, names):
+    """A queue with one item per yield of the source's watch, which has to end when told."""
+    stop, seen = threading.Event(), queue.Queue()
+
+    def follow():
+        for _ in source.watch(names, stop):
+            seen.put(True)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def wait_for(seen, read, expected):
+    """Read after each yield until the answer is the expected one."""
+    while revealed(read()) != expected:
+        seen.get(timeout=10)
+
+
+@pytest.mark.parametrize("value", EXACT, ids=lambda value: f"{len(value)} bytes")
+def test_a_folder_gives_exact_bytes(tmp_path, value):
+    """A file's content is the value, with nothing cut and nothing converted."""
+    (tmp_path / "a.b-c_d").write_bytes(value)
+    answer = FolderSource(tmp_path).read(["a.b-c_d"])
+    assert answer == {"a.b-c_d": Delivered(SecretValue(value), None, str(tmp_path / "a.b-c_d"))}
+
+
+def test_a_missing_file_is_absent_from_the_answer(tmp_path):
+    """Missing is no error, and hides nothing of the others."""
+    (tmp_path / "here").write_bytes(b"1")
+    assert revealed(FolderSource(tmp_path).read(["gone", "here"])) == {"here": b"1"}
+
+
+def test_a_file_that_is_away_for_a_moment_is_found(tmp_path, monkeypatch):
+    """A file that is written anew by other than rename is looked for a second time."""
+    monkeypatch.setattr("gusset.secrets.source.time.sleep", lambda _: (tmp_path / "late").write_bytes(b"1"))
+    assert revealed(FolderSource(tmp_path).read(["late"])) == {"late": b"1"}
+
+
+def test_a_named_folder_that_is_absent_is_an_error(tmp_path):
+    """A typing mistake in --secrets-dir must not look like a folder without secrets."""
+    with pytest.raises(Unreachable, match="there is no folder"):
+        FolderSource(tmp_path / "nowhere", named=True).read(["a"])
+    assert FolderSource(tmp_path / "nowhere", named=False).read(["a"]) == {}
+
+
+def test_names_are_checked_before_any_path_is_made(tmp_path):
+    """No name reaches out of the folder, not even to learn whether a file exists."""
+    (tmp_path / "outside").write_bytes(b"no")
+    (tmp_path / "folder").mkdir()
+    for source in (FolderSource(tmp_path / "folder"), EnvironmentSource({"TRUSS_SECRET_../outside": "no"})):
+        for name in ("../outside", str(tmp_path / "outside"), "..", "a/../../outside"):
+            with pytest.raises(InvalidName):
+                source.read([name])
+    with pytest.raises(InvalidName):
+        next(FolderSource(tmp_path).watch(["../outside"], threading.Event()))
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    """The error names the file and the limit, and no byte of the file."""
+    (tmp_path / "big").write_bytes(b"A" * (MAX_BYTES + 1))
+    with pytest.raises(InvalidValue, match=r"big has more than 65,536 bytes") as caught:
+        FolderSource(tmp_path).read(["big"])
+    assert "AAA" not in str(caught.value)
+
+
+def test_what_is_no_file(tmp_path):
+    """A folder (Docker makes one for a missing bind mount) or a pipe is an error, and never blocks."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(Unreachable, match="not a regular file"):
+            FolderSource(tmp_path).read([name])
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    """It is not taken for an empty folder, named or not."""
+    (tmp_path / "file").write_bytes(b"")
+    for named in (True, False):
+        with pytest.raises(Unreachable, match="not a directory"):
+            FolderSource(tmp_path / "file", named=named).read(["a"])
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0, reason="root may read every file; the next test covers the errors as root"
+)
+def test_a_file_of_mode_0_is_denied(tmp_path):
+    """A file that may not be read is denied, which is not missing."""
+    (tmp_path / "mine").write_bytes(b"1")
+    (tmp_path / "mine").chmod(0)
+    with pytest.raises(Denied, match="permission denied"):
+        FolderSource(tmp_path).read(["mine"])
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EACCES, Denied),
+        (errno.EPERM, Denied),
+        (errno.EIO, Unreachable),
+        (errno.ESTALE, Unreachable),
+        (errno.ETIMEDOUT, Unreachable),
+        (errno.ENOTCONN, Unreachable),
+    ],
+)
+def test_errors_of_the_file_system(tmp_path, monkeypatch, number, expected):
+    """What a failing disk or network mount answers is never taken for a missing secret."""
+    (tmp_path / "a").write_bytes(b"1")
+    real = os.open
+
+    def failing(path, *args, **kwargs):
+        if str(path) == str(tmp_path / "a"):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(expected, match=str(tmp_path / "a")):
+        FolderSource(tmp_path).read(["a"])
+
+
+def test_a_folder_is_watched(tmp_path):
+    """Replacing by rename, writing in place, adding and deleting are all noticed."""
+    source = FolderSource(tmp_path)
+    (tmp_path / "a").write_bytes(b"one")
+    with watching(source, ["a", "b"]) as seen:
+        wait_for(seen, lambda: source.read(["a", "b"]), {"a": b"one"})
+        (tmp_path / ".new").write_bytes(b"two")
+        (tmp_path / ".new").rename(tmp_path / "a")
+        wait_for(seen, lambda: source.read(["a", "b"]), {"a": b"two"})
+        (tmp_path / "a").write_bytes(b"owt")
+        wait_for(seen, lambda: source.read(["a", "b"]), {"a": b"owt"})
+        (tmp_path / "b").write_bytes(b"new")
+        wait_for(seen, lambda: source.read(["a", "b"]), {"a": b"owt", "b": b"new"})
+        (tmp_path / "a").unlink()
+        wait_for(seen, lambda: source.read(["a", "b"]), {"b": b"new"})
+
+
+def test_a_folder_without_inotify_is_watched(tmp_path, monkeypatch):
+    """Where no handle is to be had, polling notices too."""
+    monkeypatch.setattr("gusset.secrets.source._Inotify.open", lambda: None)
+    source = FolderSource(tmp_path)
+    with watching(source, ["a"]) as seen:
+        (tmp_path / "a").write_bytes(b"one")
+        wait_for(seen, lambda: source.read(["a"]), {"a": b"one"})
+
+
+def test_a_mounted_kubernetes_secret(tmp_path):
+    """Names are links into a folder behind a link that is swapped; the swap is noticed, both are read."""
+
+    def publish(generation, value):
+        (tmp_path / generation).mkdir()
+        (tmp_path / generation / "token").write_bytes(value)
+        (tmp_path / "..data_tmp").symlink_to(generation)
+        (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+
+    publish("..2026_01", b"one")
+    (tmp_path / "token").symlink_to("..data/token")
+    source = FolderSource(tmp_path)
+    with watching(source, ["token"]) as seen:
+        wait_for(seen, lambda: source.read(["token"]), {"token": b"one"})
+        publish("..2026_02", b"two")
+        wait_for(seen, lambda: source.read(["token"]), {"token": b"two"})
+
+
+def test_a_folder_that_appears_later_is_watched(tmp_path):
+    """The default folder may be mounted after the start."""
+    source = FolderSource(tmp_path / "later", named=False)
+    with watching(source, ["a"]) as seen:
+        assert source.read(["a"]) == {}
+        (tmp_path / "later").mkdir()
+        (tmp_path / "later" / "a").write_bytes(b"one")
+        wait_for(seen, lambda: source.read(["a"]), {"a": b"one"})
+
+
+def test_the_environment():
+    """TRUSS_SECRET_ and the exact name; set but empty is a value; the origin names the variable."""
+    source = EnvironmentSource(
+        {"TRUSS_SECRET_a-b": "v\n", "TRUSS_SECRET_e": "", "a-b": "no", "TRUSS_SECRET_A-B": "no"}
+    )
+    assert revealed(source.read(["a-b", "e", "missing"])) == {"a-b": b"v\n", "e": b""}
+    assert source.read(["e"])["e"].origin == "TRUSS_SECRET_e"
+
+
+def test_the_environment_is_byte_exact():
+    """Bytes that are not UTF-8 arrive as they were set."""
+    text = os.fsdecode(b"\xff\xfe\xc3\xa9")
+    assert revealed(EnvironmentSource({"TRUSS_SECRET_x": text}).read(["x"])) == {"x": b"\xff\xfe\xc3\xa9"}
+
+
+def test_the_environment_is_copied():
+    """The variables may be removed from the process once the source is made."""
+    environ = {"TRUSS_SECRET_x": "1"}
+    source = EnvironmentSource(environ)
+    environ.clear()
+    assert revealed(source.read(["x"])) == {"x": b"1"}
+
+
+def test_an_environment_value_that_is_too_long():
+    """It is refused without being shown."""
+    with pytest.raises(InvalidValue) as caught:
+        EnvironmentSource({"TRUSS_SECRET_x": "A" * (MAX_BYTES + 1)}).read(["x"])
+    assert "AAA" not in str(caught.value)
+
+
+def test_the_environment_never_changes():
+    """Its watch waits until it is told to stop, and yields nothing."""
+    with watching(EnvironmentSource({}), ["x"]) as seen:
+        pass
+    assert seen.empty()
+
+
+def test_sources_print_no_values():
+    """A source in a log line or a traceback's locals shows nothing."""
+    source = EnvironmentSource({"TRUSS_SECRET_x": "s3cret"})
+    assert "s3cret" not in f"{source!r} {vars(source)!r} {source.read(['x'])!r}"
+
+
+def test_a_chain_falls_through_for_what_is_missing(tmp_path):
+    """The first source that has a name gives it, an empty value included; the order is the one asked for."""
+    (tmp_path / "a").write_bytes(b"folder")
+    (tmp_path / "empty").write_bytes(b"")
+    environ = EnvironmentSource(
+        {"TRUSS_SECRET_a": "env", "TRUSS_SECRET_b": "env", "TRUSS_SECRET_empty": "env"}
+    )
+    answer = ChainSource([FolderSource(tmp_path), environ]).read(["c", "b", "empty", "a"])
+    assert list(answer) == ["b", "empty", "a"]
+    assert revealed(answer) == {"b": b"env", "empty": b"", "a": b"folder"}
+
+
+def test_a_chain_stops_at_an_error(tmp_path):
+    """What a source cannot tell is never taken from the next one."""
+    environ = EnvironmentSource({"TRUSS_SECRET_a": "env"})
+    with pytest.raises(Unreachable):
+        ChainSource([FolderSource(tmp_path / "nowhere"), environ]).read(["a"])
+    (tmp_path / "a").mkdir()
+    with pytest.raises(Unreachable):
+        ChainSource([FolderSource(tmp_path), environ]).read(["a"])
+
+
+def test_a_chain_does_not_ask_further_than_needed(tmp_path):
+    """When all names are found, a later source that is broken does no harm."""
+    (tmp_path / "a").write_bytes(b"1")
+    chain = ChainSource([FolderSource(tmp_path), FolderSource(tmp_path / "nowhere")])
+    assert revealed(chain.read(["a"])) == {"a": b"1"}
+
+
+def test_a_chain_watches_all_its_sources(tmp_path):
+    """A change in any of them is noticed, and all threads end with the watch."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    before = set(threading.enumerate())
+    chain = ChainSource(
+        [FolderSource(tmp_path / "one"), FolderSource(tmp_path / "two"), EnvironmentSource({})]
+    )
+    with watching(chain, ["a"]) as seen:
+        (tmp_path / "two" / "a").write_bytes(b"second")
+        wait_for(seen, lambda: chain.read(["a"]), {"a": b"second"})
+        (tmp_path / "one" / "a").write_bytes(b"first")
+        wait_for(seen, lambda: chain.read(["a"]), {"a": b"first"})
+    assert set(threading.enumerate()) == before
+
+
+def test_a_chain_watch_that_is_closed_early_ends_its_threads(tmp_path):
+    """Whoever stops iterating leaves no thread and no handle behind."""
+    before = set(threading.enumerate())
+    watch = ChainSource([FolderSource(tmp_path)]).watch(["a"], threading.Event())
+    next(watch)
+    watch.close()
+    assert set(threading.enumerate()) == before
