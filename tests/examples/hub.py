@@ -22,6 +22,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "5f2c1d9e8b7a60413f2e1d0c9b8a7f6e5d4c3b2a"
+REVISIONS = ("main", COMMIT)
 
 Caller = Literal["anonymous", "refused", "accepted"]
 
@@ -90,7 +91,7 @@ class Hub:
         if caller != "accepted":
             return self._gated()
         revision, _, name = path.removeprefix(f"/{self.repo_id}/resolve/").partition("/")
-        if revision not in ("main", COMMIT):
+        if revision not in REVISIONS:
             return _refusal(404, "RevisionNotFound", "Invalid rev id")
         if name not in self._files:
             return _refusal(404, "EntryNotFound", "Entry not found")
@@ -104,15 +105,11 @@ class Hub:
         """`/api/models/{repo}`, with `/revision/{revision}` or `/tree/{revision}[/{folder}]` behind it."""
         if caller == "refused":
             return self._gated()
-        match rest.split("/"):
-            case [""] | ["", "revision", "main" | "5f2c1d9e8b7a60413f2e1d0c9b8a7f6e5d4c3b2a"]:
-                return Answer.json(200, self._model_info())
-            case ["", "tree", "main" | "5f2c1d9e8b7a60413f2e1d0c9b8a7f6e5d4c3b2a"]:
-                return Answer.json(200, [self._tree_entry(name) for name in self._files])
-            case ["", "tree", _, *_]:
-                return _refusal(404, "EntryNotFound", "Entry not found")
-            case _:
-                return _refusal(404, "RevisionNotFound", "Invalid rev id")
+        if rest in ("", *(f"/revision/{revision}" for revision in REVISIONS)):
+            return Answer.json(200, self._model_info())
+        if rest in [f"/tree/{revision}" for revision in REVISIONS]:
+            return Answer.json(200, [self._tree_entry(name) for name in self._files])
+        return _refusal(404, "EntryNotFound", "Entry not found")
 
     def _model_info(self) -> dict[str, object]:
         return {

@@ -1,0 +1,111 @@
+"""The example that gusset is for: a gated model of a hub, its token from the vault, real transformers.
+
+Every test runs twice: `token=` with a current transformers, and
+`use_auth_token=`, letter for letter as in published models, with an old one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.examples.conftest import PATIENCE, Place, Server, Variant, make_token
+from tests.examples.hub import Hub
+
+# One at a time: each loads torch, and the machine may have few cores.
+pytestmark = [pytest.mark.examples, pytest.mark.xdist_group("examples")]
+
+SENTENCE = "The capital of France is [MASK]."
+SetToken = Callable[[bytes], Any]
+
+
+def best(answer: httpx.Response) -> str:
+    """The word that the model prefers."""
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()[0]["token_str"])
+
+
+def test_without_the_secret_nothing_starts(place: Place, variant: Variant, hub: Hub) -> None:
+    """`serve` names the missing secret and what adds it; neither code nor hub is touched."""
+    server = place.serve(variant.folder)
+
+    assert server.status() == 5
+    assert "hf_access_token" in server.printed()
+    assert "gusset secret set hf_access_token" in server.printed()
+    assert hub.requests == []
+
+
+def test_the_right_token_serves(
+    place: Place, variant: Variant, hub: Hub, set_token: SetToken, token: bytes
+) -> None:
+    """A person adds the token and serves the folder; the call is answered, also after the token changed."""
+    set_token(token)
+    server = place.serve(variant.folder)
+
+    assert best(server.predict(SENTENCE)) == "paris"
+    assert hub.downloads, "the files came from the hub"
+    assert {request.caller for request in hub.downloads} == {"accepted"}
+    assert "refused" not in hub.callers
+
+    set_token(other := make_token())
+    assert best(server.predict(SENTENCE)) == "paris"
+    assert place.leaks(token, other) == []
+    assert server.stop() == 0
+    assert place.leaks(token, other) == []
+
+
+def test_a_wrong_token_ends_serve_with_the_hubs_refusal(
+    place: Place, variant: Variant, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
+) -> None:
+    """The hub's own error is shown, the token nowhere; with the right one in its place, serving works."""
+    set_token(wrong)
+    refused = place.serve(variant.folder)
+
+    assert refused.status() == 9
+    assert "gated" in refused.printed().lower()
+    assert variant.repo_id in refused.printed()
+    assert "refused" in hub.callers
+    assert "accepted" not in hub.callers
+    assert place.leaks(wrong) == []
+
+    set_token(token)
+    accepted = place.serve(variant.folder)
+    assert best(accepted.predict(SENTENCE)) == "paris"
+    assert accepted.stop() == 0
+    assert place.leaks(wrong, token) == []
+
+
+def test_a_token_put_right_reaches_the_running_model(
+    place: Place, lazy: Path, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
+) -> None:
+    """A model that asks for its token when it needs it recovers from a wrong one without a restart."""
+    set_token(wrong)
+    server = place.serve(lazy)
+    worker = server.predict(None).json()
+    refusal = server.predict(SENTENCE)
+    assert refusal.status_code == 500
+    assert "refused" in hub.callers
+
+    set_token(token)
+    assert best(answer_once_it_can(server)) == "paris"
+
+    assert server.predict(None).json() == worker
+    assert "asking the hub with ***" in server.printed()
+    assert place.leaks(wrong, token) == []
+    assert wrong.decode() not in refusal.text
+    assert server.stop() == 0
+    assert place.leaks(wrong, token) == []
+
+
+def answer_once_it_can(server: Server) -> httpx.Response:
+    """The first answer that is not an error: a new version is on its way to the model."""
+    deadline = time.monotonic() + PATIENCE
+    while (answer := server.predict(SENTENCE)).status_code != 200:
+        assert time.monotonic() < deadline, server.printed()
+        time.sleep(0.1)
+    return answer
