@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from gusset.secrets.credentials import KNOWN_PREFIXES, misshapen_token
 from gusset.secrets.forms import MIN_BYTES
+from gusset.secrets.name import fold_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ def examine(value: bytes, *, name: str | None = None, now: datetime) -> list[Fin
     bare = text.strip()
     for look in (_placeholder, _pasted, _pem, _json):
         findings += look(bare)
+    findings += _token(bare, name or "")
     findings += _jwt(bare, now)
     findings += _short(value)
     return findings
@@ -57,12 +60,13 @@ def _encoding(value: bytes) -> Iterator[Finding]:
 
 _SMART_QUOTES = re.compile("[\u2018-\u201f\u2032\u2033\u00ab\u00bb]")
 _INVISIBLE = re.compile("[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_ENDS_IN_NEWLINE = ("-----BEGIN", "{", "[")  # PEM and JSON files do, and their readers mind nothing
 _WRAPPED = re.compile(r"""(['"`]).*\1""", re.DOTALL)
 
 
 def _surroundings(text: str) -> Iterator[Finding]:
     bare = text.strip()
-    if text != text.rstrip() and bare and not bare.startswith("-----BEGIN"):
+    if text != text.rstrip() and bare and not bare.startswith(_ENDS_IN_NEWLINE):
         yield Finding(
             "trailing_whitespace",
             "the value ends in white space" + (" (a newline)" if text.endswith("\n") else ""),
@@ -144,6 +148,47 @@ def _pasted(text: str) -> Iterator[Finding]:
             "header",
             "the value looks like a whole HTTP header",
             "set only the credential; clients add the rest",
+        )
+
+
+_PRODUCTS = {
+    "anthropic": "Anthropic",
+    "aws": "AWS",
+    "gh": "GitHub",
+    "github": "GitHub",
+    "gitlab": "GitLab",
+    "google": "Google",
+    "groq": "Groq",
+    "hf": "Hugging Face",
+    "huggingface": "Hugging Face",
+    "npm": "npm",
+    "nvidia": "NVIDIA",
+    "openai": "OpenAI",
+    "openrouter": "OpenRouter",
+    "pypi": "PyPI",
+    "replicate": "Replicate",
+    "sendgrid": "SendGrid",
+    "slack": "Slack",
+    "stripe": "Stripe",
+}  # words in secrets' names, and how the kinds of tokens call the same issuer
+_ANY_ISSUER = "an API key"
+
+
+def _token(text: str, name: str) -> Iterator[Finding]:
+    if wrong := misshapen_token(text):
+        yield Finding(
+            "token_shape",
+            f"the value starts like {wrong.kind} but cannot be a whole one",
+            "copy the whole token, and nothing beside it",
+        )
+        return
+    kind = next((token.kind for token in KNOWN_PREFIXES if token.fits(text)), _ANY_ISSUER)
+    meant = {_PRODUCTS[word] for word in fold_name(name).lower().split("_") if word in _PRODUCTS}
+    if meant and kind != _ANY_ISSUER and not any(issuer in kind for issuer in meant):
+        yield Finding(
+            "other_kind",
+            f"the value looks like {kind}, the name like one for {' or '.join(sorted(meant))}",
+            "see that the value belongs under this name",
         )
 
 
