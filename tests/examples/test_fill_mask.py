@@ -67,7 +67,7 @@ def test_a_wrong_token_ends_serve_with_the_hubs_refusal(
     refused = place.serve(variant.folder)
 
     assert refused.status() == 9
-    assert "gated" in refused.printed().lower()
+    assert "GatedRepoError: 401" in refused.printed()
     assert variant.repo_id in refused.printed()
     assert "refused" in hub.callers
     assert "accepted" not in hub.callers
