@@ -125,7 +125,7 @@ class Server:
         found = [Path(f"/proc/{self.process.pid}")]
         for folder in found:
             for children in folder.glob("task/*/children"):
-                found += [Path(f"/proc/{pid}") for pid in children.read_text().split()]
+                found += [Path(f"/proc/{pid.decode()}") for pid in _content(children).split()]
         return found
 
 

@@ -44,10 +44,11 @@ class Environment:
 
     name: str
     requirements: Path
+    home: Path = HOME
 
     @property
     def folder(self) -> Path:
-        return HOME / self.name
+        return self.home / self.name
 
     @property
     def python(self) -> Path:
@@ -69,7 +70,7 @@ class Environment:
         Raises:
             Unavailable: with what pip or venv said.
         """
-        with locked(HOME / f"{self.name}.lock"):
+        with locked(self.home / f"{self.name}.lock"):
             if self.ready:
                 return
             self._note.unlink(missing_ok=True)
@@ -99,7 +100,7 @@ class Environment:
 
     @property
     def _note(self) -> Path:
-        return HOME / f"{self.name}.unavailable"
+        return self.home / f"{self.name}.unavailable"
 
 
 CURRENT = Environment("current", REPO / "examples" / "fill-mask" / "requirements.txt")

@@ -1,0 +1,24 @@
+"""Where packages cannot be had, the reason is kept for those who skip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.examples.environments import Environment, Unavailable
+
+
+def test_the_reason_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an index pip finds nothing; what it said is what the skipped tests print."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("no-such-package==1.0\n")
+    environment = Environment("absent", requirements, home=tmp_path)
+    assert "make examples" in environment.reason
+
+    with pytest.raises(Unavailable, match="no-such-package"):
+        environment.make()
+
+    assert not environment.ready
+    assert "no-such-package" in environment.reason
