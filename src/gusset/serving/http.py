@@ -38,7 +38,12 @@ class Request:
     __slots__ = ("_connection", "body", "headers", "keep_alive", "method", "path")
 
     def __init__(
-        self, connection: Connection, method: str, path: bytes, headers: list[tuple[bytes, bytes]], keep_alive: bool
+        self,
+        connection: Connection,
+        method: str,
+        path: bytes,
+        headers: list[tuple[bytes, bytes]],
+        keep_alive: bool,
     ) -> None:
         self._connection = connection
         self.method = method
@@ -55,7 +60,9 @@ class Request:
         """Whether the client has left: nobody waits for the answer."""
         return self._connection.closed
 
-    def respond(self, status: int, body: bytes, headers: Headers = (), kind: bytes = b"application/json") -> None:
+    def respond(
+        self, status: int, body: bytes, headers: Headers = (), kind: bytes = b"application/json"
+    ) -> None:
         """Answer. To be called once, on the event loop's thread."""
         self._connection.answer(self, status, body, headers, kind)
 
@@ -69,7 +76,11 @@ def _head(status: int, kind: bytes) -> bytes:
     known = _HEADS.get((status, kind))
     if known is None:
         reason = _REASONS.get(status, b"")
-        known = _HEADS[status, kind] = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: " % (status, reason, kind)
+        known = _HEADS[status, kind] = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: " % (
+            status,
+            reason,
+            kind,
+        )
     return known
 
 
