@@ -10,7 +10,7 @@ import threading
 import urllib.parse
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gusset.secrets.forms import forms
@@ -116,6 +116,13 @@ def test_short_values_are_not_masked():
     assert masker(b"1234567").mask(b"1234567") == b"1234567"
 
 
+def test_blank_lines_and_rules_in_a_value_mask_nothing_else():
+    """Indentation and lines of dashes are in any output."""
+    secret = masker(b"first-line-1\n            \n------------\nlast-line-22\n")
+    assert secret.mask(b"            x ------------") == b"            x ------------"
+    assert secret.mask(b"last-line-22") == b"***"
+
+
 def test_overlapping_values_leave_no_rest():
     """Where the end of one value is the beginning of another, both are masked to their ends."""
     assert masker(b"abcdefgh1234", b"1234zyxwvuts").mask(b"<abcdefgh1234zyxwvuts>") == b"<***>"
@@ -210,14 +217,38 @@ def test_no_form_gets_out_of_a_stream(secrets, data):
     assert not any(form in piece for secret in secrets for form in forms(secret) for piece in pieces)
 
 
-@given(st.lists(st.text("ab\n", min_size=8, max_size=12).map(str.encode), max_size=4), st.data())
+def masked_slowly(data: bytes, secrets: list[bytes]) -> bytes:
+    """What masking promises, said plainly: all places of all forms, merged where they overlap."""
+    found = sorted(
+        (place, place + len(form))
+        for form in set().union(*map(forms, secrets))
+        for place in range(len(data))
+        if data.startswith(form, place)
+    )
+    out, end = b"", 0
+    for start, stop in found:
+        if start >= end:
+            out += data[end:start] + b"***"
+        end = max(end, stop)
+    return out + data[end:]
+
+
+few_letters = st.text("ab-'", min_size=8, max_size=12).map(str.encode)
+
+
+@settings(max_examples=300)
+@given(st.lists(few_letters, min_size=1, max_size=3), st.data())
 def test_cuts_do_not_matter(secrets, data):
-    """Where no form spans lines, a stream gives what masking the whole gives, wherever it is cut."""
-    secrets = [secret.replace(b"\n", b"") * 2 for secret in secrets]
-    whole = data.draw(st.text("ab\n", max_size=80).map(str.encode))
-    masking = masker(*secrets)
-    places = data.draw(st.lists(st.integers(0, 100), max_size=10))
-    assert streamed(masking, cut(whole, places)) == masking.mask(whole)
+    """Whole or in pieces, all places of all forms are masked and nothing else, however they overlap."""
+    some_form = st.sampled_from(sorted(set().union(*map(forms, secrets))))
+    begun = st.builds(lambda form, size: form[:size], some_form, st.integers(1, 12))
+    ended = st.builds(lambda form, size: form[size:], some_form, st.integers(1, 6))
+    whole = b"".join(data.draw(st.lists(st.one_of(some_form, begun, ended, st.just(b"\n")), max_size=8)))
+    masking, expected = masker(*secrets), masked_slowly(whole, secrets)
+    places = data.draw(st.lists(st.integers(0, 1_000), max_size=10))
+    assert masking.mask(whole) == expected
+    assert streamed(masking, cut(whole, places)) == expected
+    assert streamed(masking, [bytes([byte]) for byte in whole]) == expected
 
 
 @given(texts, st.sampled_from(list(TEXT_ENCODERS.values())))

@@ -102,7 +102,7 @@ _PLACEHOLDERS = re.compile(
     re.IGNORECASE,
 )
 _TEMPLATE = re.compile(
-    r"<[^<>]*>|\{\{.*\}\}|x{3,}|\*+|\.{3,}"
+    r"<[^<>]*>|\$?\{\{.*\}\}|x{3,}|\*+|\.{3,}"
     r"|(enter|your|insert|paste|put|add)[ _-].*(key|token|secret|password|here|value)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -198,8 +198,8 @@ _PEM_BEGIN = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----")
 def _pem(text: str) -> Iterator[Finding]:
     begin = _PEM_BEGIN.search(text)
     if begin is None:
-        if "-----END " in text:
-            yield Finding("pem_truncated", "the PEM text has an END line but no BEGIN line", _WHOLE_FILE)
+        if "-----END " in text or "-----BEGIN " in text:
+            yield Finding("pem_truncated", "the PEM text lacks a whole BEGIN line", _WHOLE_FILE)
         return
     end = text.find(f"-----END {begin[1]}-----", begin.end())
     if end < 0:

@@ -11,27 +11,31 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator
-from urllib.parse import quote_from_bytes
+from functools import cache
 
 MIN_BYTES = 8
 
 _ARMOUR = re.compile(rb"\s*-{4,5}(BEGIN|END)[ A-Z0-9]*-{4,5}\s*")
-_URL_SAFE = ("", "/", "!'()*~", "/:;,?@&=+$!*'()#~")  # quote(), its default, encodeURIComponent, encodeURI
+_TELLING = re.compile(rb"[A-Za-z0-9\x80-\xff]")
+_URL_ALWAYS_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
+_URL_SAFE = ("", "/", "!'()*", "/:;,?@&=+$!*'()#")  # quote(), its default, encodeURIComponent, encodeURI
 _URLSAFE_ALPHABET = bytes.maketrans(b"+/", b"-_")
 _DOUBLE_QUOTED = re.compile(rb'(["\\$`])')
 _BACKSLASHED = re.compile(rb"([^A-Za-z0-9_@%+=:,./-])")
-_PERCENT = re.compile(rb"%[0-9A-F]{2}")
 
 
 def forms(value: bytes) -> set[bytes]:
-    """All forms of `value` that have at least `MIN_BYTES` bytes; none when it is shorter itself."""
+    """All forms of `value` that have at least `MIN_BYTES` bytes, white space around not counted.
+
+    None at all when the value itself is shorter.
+    """
     if len(value) < MIN_BYTES:
         return set()
     found: set[bytes] = set()
     for part in {value, value.strip(), *_json_strings(value)}:
         found.update(_base64(part), _hex(part), _url(part), _escaped(part), _quoted(part))
         found.update(_lines(part))
-    return {form for form in found if len(form) >= MIN_BYTES and not _ARMOUR.fullmatch(form)}
+    return {form for form in found if len(form.strip()) >= MIN_BYTES and not _ARMOUR.fullmatch(form)}
 
 
 def _base64(value: bytes) -> Iterator[bytes]:
@@ -55,10 +59,17 @@ def _hex(value: bytes) -> Iterator[bytes]:
 
 def _url(value: bytes) -> Iterator[bytes]:
     for safe in _URL_SAFE:
-        quoted = quote_from_bytes(value, safe).encode()
-        for form in (quoted, quoted.replace(b"%20", b"+")):
-            yield form
-            yield _PERCENT.sub(lambda match: match[0].lower(), form)
+        for digits in ("%%%02X", "%%%02x"):
+            quoted = b"".join(map(_quoting(safe, digits).__getitem__, value))
+            yield quoted
+            yield quoted.replace(b"%20", b"+")
+
+
+@cache
+def _quoting(safe: str, digits: str) -> tuple[bytes, ...]:
+    """What stands for each byte in a URL."""
+    bare = frozenset((_URL_ALWAYS_SAFE + safe).encode())
+    return tuple(bytes([byte]) if byte in bare else (digits % byte).encode() for byte in range(256))
 
 
 def _escaped(value: bytes) -> Iterator[bytes]:
@@ -91,8 +102,9 @@ def _quoted(value: bytes) -> Iterator[bytes]:
 
 def _lines(value: bytes) -> Iterator[bytes]:
     for line in re.split(rb"[\r\n]+", value):
-        yield line
-        yield line.strip()
+        if _TELLING.search(line):  # else a mere rule or blank line, as in any text
+            yield line
+            yield line.strip()
 
 
 def _json_strings(value: bytes) -> Iterator[bytes]:

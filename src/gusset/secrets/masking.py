@@ -154,7 +154,7 @@ class _Index:
 
     def _candidates(self, data: bytes) -> list[int]:
         """All places where the first bytes of a form are."""
-        found = self._search.find_matches_as_indexes(data)
+        found = self._search.find_matches_as_indexes(data) if self._heads else ()
         if not found:
             return []
         heads = self._heads

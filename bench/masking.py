@@ -1,0 +1,130 @@
+"""How fast a stream of log lines is masked, and what the masker costs to build and hold.
+
+    python bench/masking.py [MEGABYTES]
+
+The data are log lines with addresses, ids and JSON in them; one line in 1,000
+has a secret in one of its forms. Prints a markdown table of MB/s, the best of
+five runs: whole (`mask` of 64 KiB pieces) and as a stream in pieces of 64 and
+4 KiB, then the cost of ten values of 64 KiB.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from gusset.secrets.masking import Masker
+from gusset.secrets.value import MAX_BYTES, SecretValue
+
+RUNS = 5
+COUNTS = (0, 1, 10, 100, 1_000, 10_000)
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def make_secrets(count: int, rng: random.Random) -> list[bytes]:
+    def word(length: int) -> str:
+        return "".join(rng.choices(ALPHABET, k=length))
+
+    kinds: Sequence[Callable[[], str]] = (
+        lambda: f"hf_{word(34)}",
+        lambda: f"sk-proj-{word(48)}",
+        lambda: word(24),
+        lambda: f"postgresql://app:{word(16)}@db.internal/main",
+        lambda: rng.randbytes(20).hex(),
+    )
+    return [kinds[number % len(kinds)]().encode() for number in range(count)]
+
+
+def make_log(size: int, secrets: Sequence[bytes], rng: random.Random) -> bytes:
+    lines, length = [], 0
+    while length < size:
+        number = len(lines)
+        line = (
+            f"2026-01-02T03:04:{number % 60:02}.{rng.randrange(1000):03}Z INFO "
+            f"request={rng.getrandbits(64):016x} POST /v1/models/model:predict 200 {rng.random() * 90:.2f}ms "
+            f'{{"user": "user{number}@example.com", "url": "https://api.example.com/v1/items/{rng.randrange(10**6)}"}}\n'
+        ).encode()
+        if secrets and number % 1_000 == 999:
+            secret = rng.choice(secrets)
+            line = (
+                b"token="
+                + rng.choice([secret, base64.b64encode(secret), secret.hex().encode()])
+                + b" "
+                + line
+            )
+        lines.append(line)
+        length += len(line)
+    return b"".join(lines)
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[place : place + size] for place in range(0, len(data), size)]
+
+
+def speed(act: Callable[[list[bytes]], object], parts: list[bytes]) -> float:
+    """MB/s, the best of some runs."""
+    best = float("inf")
+    for _ in range(RUNS):
+        begin = time.perf_counter()
+        act(parts)
+        best = min(best, time.perf_counter() - begin)
+    return sum(map(len, parts)) / best / 1e6
+
+
+def whole(masker: Masker) -> Callable[[list[bytes]], object]:
+    return lambda parts: [masker.mask(part) for part in parts]
+
+
+def streamed(masker: Masker) -> Callable[[list[bytes]], object]:
+    def act(parts: list[bytes]) -> None:
+        stream = masker.stream()
+        for part in parts:
+            stream.feed(part)
+        stream.flush()
+
+    return act
+
+
+def main() -> None:
+    size = int(sys.argv[1] if len(sys.argv) > 1 else 16) * 1_000_000
+    rng = random.Random(7)
+    print(
+        "| secrets | learn, ms | whole, MB/s | stream 64 KiB | stream 4 KiB |\n"
+        "| --- | --- | --- | --- | --- |"
+    )
+    for count in COUNTS:
+        secrets = make_secrets(count, rng)
+        data = make_log(size, secrets, rng)
+        begin = time.perf_counter()
+        masker = Masker(map(SecretValue, secrets))
+        learned = (time.perf_counter() - begin) * 1e3
+        rates = (
+            speed(whole(masker), pieces(data, 65_536)),
+            speed(streamed(masker), pieces(data, 65_536)),
+            speed(streamed(masker), pieces(data, 4_096)),
+        )
+        print(f"| {count:,} | {learned:.1f} | {' | '.join(f'{rate:,.0f}' for rate in rates)} |", flush=True)
+    large_values(rng, size)
+
+
+def large_values(rng: random.Random, size: int) -> None:
+    data = make_log(size, (), rng)
+    values = [SecretValue(rng.randbytes(MAX_BYTES)) for _ in range(10)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    masker = Masker(values)
+    learned = (time.perf_counter() - begin) * 1e3
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    rate = speed(streamed(masker), pieces(data, 65_536))
+    print(
+        f"\nTen random values of 64 KiB: learned in {learned:.0f} ms, "
+        f"peak memory +{grown:.0f} MiB, {rate:,.0f} MB/s"
+    )
+
+
+if __name__ == "__main__":
+    main()
