@@ -100,6 +100,12 @@ def test_strings_in_json_are_masked_but_never_keys():
     assert secret.mask(b"private_key_id 12345678") == b"private_key_id 12345678"
 
 
+def test_the_password_in_an_address_is_masked():
+    """A database's client prints the password that it took from the URL, decoded or not."""
+    secret = masker(b"postgresql://app:pa%24%24word-1@db.internal:5432/main")
+    assert secret.mask(b"app pa$$word-1 pa%24%24word-1 db.internal") == b"app *** *** db.internal"
+
+
 def test_a_twice_given_json_key_hides_no_string():
     """Both strings of a doubled key are masked, although JSON readers keep only the last."""
     assert masker(b'{"a": "first-one", "a": "second-one"}').mask(b"first-one second-one") == b"*** ***"
@@ -114,6 +120,9 @@ def test_short_values_are_not_masked():
     """Values under 8 bytes would mask innocent text; callers report them instead."""
     assert not maskable(SecretValue(b"1234567"))
     assert masker(b"1234567").mask(b"1234567") == b"1234567"
+    assert not maskable(SecretValue(b" " * 20))
+    assert maskable(SecretValue(b"1234567\n"))
+    assert masker(b"1234567\n").mask(b"<1234567\n>") == b"<***>"
 
 
 def test_blank_lines_and_rules_in_a_value_mask_nothing_else():

@@ -12,6 +12,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator
 from functools import cache
+from urllib.parse import unquote_to_bytes
 
 MIN_BYTES = 8
 
@@ -20,22 +21,25 @@ _TELLING = re.compile(rb"[A-Za-z0-9\x80-\xff]")
 _URL_ALWAYS_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 _URL_SAFE = ("", "/", "!'()*", "/:;,?@&=+$!*'()#")  # quote(), its default, encodeURIComponent, encodeURI
 _URLSAFE_ALPHABET = bytes.maketrans(b"+/", b"-_")
+_PASSWORD = re.compile(rb"[a-z]://[^\s:/@]{0,256}:([^\s/@]+)@")
 _DOUBLE_QUOTED = re.compile(rb'(["\\$`])')
 _BACKSLASHED = re.compile(rb"([^A-Za-z0-9_@%+=:,./-])")
 
 
-def forms(value: bytes) -> set[bytes]:
-    """All forms of `value` that have at least `MIN_BYTES` bytes, white space around not counted.
+def maskable(value: bytes) -> bool:
+    """Whether `value` is long enough, and more than white space, so that masking it spares innocent text."""
+    return len(value) >= MIN_BYTES and not value.isspace()
 
-    None at all when the value itself is shorter.
-    """
-    if len(value) < MIN_BYTES:
+
+def forms(value: bytes) -> set[bytes]:
+    """All forms of `value` that have at least `MIN_BYTES` bytes; none when it is not `maskable` itself."""
+    if not maskable(value):
         return set()
     found: set[bytes] = set()
-    for part in {value, value.strip(), *_json_strings(value)}:
+    for part in filter(maskable, {value, value.strip(), *_passwords(value), *_json_strings(value)}):
         found.update(_base64(part), _hex(part), _url(part), _escaped(part), _quoted(part))
         found.update(_lines(part))
-    return {form for form in found if len(form.strip()) >= MIN_BYTES and not _ARMOUR.fullmatch(form)}
+    return {form for form in found if maskable(form) and not _ARMOUR.fullmatch(form)}
 
 
 def _base64(value: bytes) -> Iterator[bytes]:
@@ -105,6 +109,13 @@ def _lines(value: bytes) -> Iterator[bytes]:
         if _TELLING.search(line):  # else a mere rule or blank line, as in any text
             yield line
             yield line.strip()
+
+
+def _passwords(value: bytes) -> Iterator[bytes]:
+    """The passwords in URLs, as in a database's address: clients take them out and decode them."""
+    for match in _PASSWORD.finditer(value):
+        yield match[1]
+        yield unquote_to_bytes(match[1])
 
 
 def _json_strings(value: bytes) -> Iterator[bytes]:

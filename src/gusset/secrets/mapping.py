@@ -124,7 +124,7 @@ class Secrets(Mapping[str, SecretText]):
             raise TypeError("on_change needs a callable that takes the new value")
         with self._writing:
             if self._calls is None:
-                self._calls = _Calls(self._masker)
+                self._calls = _Calls(self._masker or Masker(self._raw.values()))
             self._calls.add(name, callback)
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
@@ -206,7 +206,7 @@ def _changed(name: str, raw: Mapping[str, SecretValue], texts: Mapping[str, Secr
 class _Calls:
     """The callbacks of one `Secrets`, and the thread that calls them."""
 
-    def __init__(self, masker: Masker | None) -> None:
+    def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._callbacks: dict[str, list[Callback]] = {}
         self._queue: queue.SimpleQueue[tuple[str, Callback, Changed]] = queue.SimpleQueue()
@@ -229,8 +229,7 @@ class _Calls:
             del callback, value
 
     def _report(self, name: str, value: Changed, error: BaseException) -> None:
-        masker = self._masker or Masker()
         if value is not None:
-            masker.learn([SecretValue(value if isinstance(value, bytes) else value.encode())])
-        trace = masker.mask_text("".join(traceback.format_exception(error)))
+            self._masker.learn([SecretValue(value if isinstance(value, bytes) else value.encode())])
+        trace = self._masker.mask_text("".join(traceback.format_exception(error)))
         _log.error("the on_change callback of the secret %r failed:\n%s", name, trace.rstrip())

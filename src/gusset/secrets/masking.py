@@ -14,7 +14,8 @@ from collections.abc import Iterable
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
-from gusset.secrets.forms import MIN_BYTES, forms
+from gusset.secrets import forms
+from gusset.secrets.forms import MIN_BYTES
 from gusset.secrets.value import MASK, SecretValue
 
 _MASK = MASK.encode()
@@ -24,8 +25,8 @@ Span = tuple[int, int]
 
 
 def maskable(value: SecretValue) -> bool:
-    """Whether `value` is long enough to be masked; shorter ones would mask innocent text."""
-    return len(value) >= MIN_BYTES
+    """Whether `value` is masked: it has at least 8 bytes, not all white space. Callers report the others."""
+    return forms.maskable(value.reveal())
 
 
 class Masker:
@@ -46,7 +47,7 @@ class Masker:
             new = {value for value in values if maskable(value)} - self._known
             if new:
                 self._known |= new
-                self._index = _Index(self._index.forms.union(*(forms(value.reveal()) for value in new)))
+                self._index = _Index(self._index.forms.union(*(forms.forms(value.reveal()) for value in new)))
 
     def mask(self, data: bytes) -> bytes:
         """`data` with `***` for each form of a value; `data` itself when there is none."""
