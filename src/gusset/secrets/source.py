@@ -75,6 +75,7 @@ class FolderSource:
     def __init__(self, path: Path, *, named: bool = True) -> None:
         self._path = path
         self._named = named
+        self._at_read: dict[str, _Signature] = {}
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Those of `names` that have a file.
@@ -87,6 +88,8 @@ class FolderSource:
         """
         for name in names:
             check_name(name)
+        # Looked at before the values: what changes in between is noticed by `watch`.
+        self._at_read = {name: _signature(self._path / name) for name in names}
         if not self._is_there():
             return {}
         found = self._read_all(names)
@@ -97,12 +100,13 @@ class FolderSource:
         return {name: found[name] for name in names if name in found}
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
-        """Yield at once, for what changed since the last `read`, and then after each change.
+        """Yield after each change since the last `read`.
 
         A change is seen by inotify where there is one, else by a look every half second.
         """
         paths = [self._path / check_name(name) for name in names]
-        seen = None
+        known = [self._at_read.get(name) for name in names]
+        seen = None if any(sign is None or _is_racy(sign) for sign in known) else known
         with _wakeup(self._path) as sleep:
             while not stop.is_set():
                 now = [_signature(path) for path in paths]

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from gusset.secrets.source import Delivered
+from gusset.vault.database import failures_told
 from gusset.vault.secrets import SecretStore
 
 log = logging.getLogger("gusset.vault")
@@ -25,13 +26,17 @@ class VaultSource:
         self._store = store
         self._actor = actor
         self._deployment = deployment
+        self._read: tuple[frozenset[str], frozenset[tuple[str, int]]] | None = None
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
+        with failures_told(self._engine), self._engine.connect() as connection:
+            # Looked at before the values: what changes in between is noticed by `watch`.
+            self._read = (frozenset(names), self._store.revisions(connection, names))
         return self._store.deliver(names, actor=self._actor, deployment=self._deployment)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
-        """Yield when one of `names` changed. Looks at the change counter, and only then at revisions."""
-        known = None
+        """Yield when one of `names` changed since the last `read`. Looks at the change counter, and only then at revisions."""
+        known = self._read[1] if self._read and self._read[0] == frozenset(names) else None
         while not stop.is_set():
             try:
                 with self._engine.connect() as connection:
