@@ -19,7 +19,7 @@ from gusset.secrets.forms import MIN_BYTES
 from gusset.secrets.value import MASK, SecretValue
 
 _MASK = MASK.encode()
-_DFA_HEADS = 2_000  # up to here the faster automaton costs some megabytes at most
+_DFA_HEADS = 5_000  # up to here the faster automaton costs some ten megabytes at most
 
 Span = tuple[int, int]
 
