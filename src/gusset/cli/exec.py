@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from gusset.cli.sources import open_source
 from gusset.errors import SecretsMissing, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
+
+if TYPE_CHECKING:
+    from gusset.secrets.masking import Masker
 
 
 @click.command(
@@ -33,7 +37,7 @@ from gusset.secrets.value import SecretValue
     "variables",
     multiple=True,
     metavar="[VARIABLE=]NAME",
-    help="Give this secret as an environment variable (repeatable). Other processes of your account can read it there.",
+    help="Give this secret as an environment variable (repeatable), where your other processes can read it.",
 )
 @click.option(
     "--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read them from this folder."

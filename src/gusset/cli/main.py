@@ -1,4 +1,4 @@
-"""The `gusset` command: finds the command's module, runs it, and turns errors into words and exit statuses."""
+"""The `gusset` command: finds a command's module, runs it, turns errors into words and exit statuses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import click
@@ -97,9 +98,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _asks_for_json(words: Sequence[str]) -> bool:
     """Whether an error must be JSON even when the words could not be parsed."""
     before = list(words[: words.index("--")] if "--" in words else words)
-    return "--output=json" in before or any(
-        pair == ("--output", "json") for pair in zip(before, before[1:], strict=False)
-    )
+    return "--output=json" in before or ("--output", "json") in pairwise(before)
 
 
 def _refuse(app: App, error: click.ClickException) -> int:

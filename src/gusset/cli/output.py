@@ -43,8 +43,8 @@ class Output:
             return
         cells = [[_cell(row.get(field)) for field in columns] for row in rows]
         if not sys.stdout.isatty():
-            for line in cells:
-                click.echo("\t".join(line))
+            for fields in cells:
+                click.echo("\t".join(fields))
         elif not cells:
             click.echo(empty)
         else:

@@ -1,4 +1,4 @@
-"""`gusset init`, `check` and `schema`: a model folder, made, looked at and described. Its code is never run."""
+"""`gusset init`, `check`, `schema`: a model folder made, looked at, described. Its code is never run."""
 
 from __future__ import annotations
 

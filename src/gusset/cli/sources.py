@@ -20,7 +20,7 @@ def open_source(app: App, *, secrets_dir: Path | None, reader: str) -> Iterator[
     `reader` is who reads, as the audit log has it: a deployment's name, or a
     command. Only a secret that one place lacks is looked for in the next.
     """
-    after = [FolderSource(MOUNTED, named=False), EnvironmentSource(os.environ)]
+    after: list[SecretSource] = [FolderSource(MOUNTED, named=False), EnvironmentSource(os.environ)]
     if secrets_dir is not None:
         yield ChainSource([FolderSource(secrets_dir, named=True), *after])
         return
