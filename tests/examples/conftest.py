@@ -108,9 +108,11 @@ class Server:
             time.sleep(0.05)
         return str(json.loads(line)["address"])
 
-    def status(self) -> int:
-        """Its exit status, once it has ended by itself."""
-        return self.process.wait(PATIENCE)
+    def ended_with(self, status: int) -> bool:
+        """Whether it ends by itself with `status`; with another one, fails with what it printed."""
+        ended = self.process.wait(PATIENCE)
+        assert ended == status, f"it ended with {ended}\n{self.printed()}"
+        return True
 
     def stop(self) -> int:
         if self.process.poll() is None:

@@ -34,7 +34,7 @@ def test_without_the_secret_nothing_starts(place: Place, variant: Variant, hub: 
     """`serve` names the missing secret and what adds it; neither code nor hub is touched."""
     server = place.serve(variant.folder)
 
-    assert server.status() == 5
+    assert server.ended_with(5)
     assert "hf_access_token" in server.printed()
     assert "gusset secret set hf_access_token" in server.printed()
     assert hub.requests == []
@@ -66,7 +66,7 @@ def test_a_wrong_token_ends_serve_with_the_hubs_refusal(
     set_token(wrong)
     refused = place.serve(variant.folder)
 
-    assert refused.status() == 9
+    assert refused.ended_with(9)
     assert "GatedRepoError: 401" in refused.printed()
     assert variant.repo_id in refused.printed()
     assert "refused" in hub.callers
