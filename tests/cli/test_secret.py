@@ -179,7 +179,7 @@ def test_import_sets_all_or_none(gusset: Cli, tmp_path: Path) -> None:
     good.write_bytes(b"A_KEY='first value'\nexport B_KEY=" + VALUE + b"\n")
     bad.write_bytes(b"C_KEY=fine-value\nnot a line " + VALUE + b"\n")
 
-    failed = gusset("secret", "import", str(bad), status=3)
+    failed = gusset("secret", "import", str(bad), status=2)
     done = gusset("secret", "import", str(good))
 
     assert b"bad.env:2" in failed.stderr
@@ -221,7 +221,9 @@ def test_lists_in_a_pipe_are_fields(gusset: Cli) -> None:
 
 
 def _list(gusset: Cli) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(gusset("secret", "list", "--output", "json").stdout)["secrets"]
+    found: list[dict[str, object]] = json.loads(gusset("secret", "list", "--output", "json").stdout)[
+        "secrets"
+    ]
     return found
 
 

@@ -74,6 +74,23 @@ class Command(click.Command):
         return rest
 
 
+class Group(click.Group):
+    """A group that never repeats a word that is no command of it: it may be a value."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], known, 1)
+            raise click.UsageError(
+                "no such command" + (f"; did you mean {near[0]}?" if near else ""), ctx=ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
 class SurplusArgument(click.UsageError):
     """More arguments than the command takes."""
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, Group, pass_app
 from gusset.errors import IntegrityError
 
 
-@click.group(name="audit")
+@click.group(name="audit", cls=Group)
 def audit() -> None:
     """Read, verify and export the audit log."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def _root(_: Settings) -> Iterator[Problem]:
 
 def _platform(_: Settings) -> Iterator[Problem]:
     """Non-dumpable processes and memory-backed folders are Linux's."""
-    if sys.platform != "linux":
+    if platform.system() != "Linux":
         yield Problem(
             "processes are kept from reading each other's memory on Linux only",
             code="platform",

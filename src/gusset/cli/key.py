@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, Group, pass_app
 
 
-@click.group(name="key")
+@click.group(name="key", cls=Group)
 def key() -> None:
     """Rotate the vault's keys."""
 

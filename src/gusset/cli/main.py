@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from gusset import __version__
-from gusset.cli.app import App, SurplusArgument
+from gusset.cli.app import App, Group, SurplusArgument
 from gusset.errors import BUG, GussetError, UsageError, outcome_of
 
 # Command -> (module, one line of help). The module is imported when its command
@@ -33,7 +33,7 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group whose commands are imported only when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -49,17 +49,6 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        # Nearest command as click's own message has it, but never the word that was typed.
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, 1)
-            raise click.UsageError(
-                "no such command" + (f"; did you mean {near[0]!r}?" if near else ""), ctx=ctx
-            )
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, Group, pass_app
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import MAX_BYTES, SecretValue, check_length
@@ -32,7 +32,7 @@ _HISTORY_HINT = (
 )
 
 
-@click.group(name="secret")
+@click.group(name="secret", cls=Group)
 def secret() -> None:
     """Add, list, replace and remove secrets."""
 

@@ -324,7 +324,7 @@ class SecretStore:
         with failures_told(self._engine), self._engine.connect() as connection:
             return self._info(self._need(connection, name))
 
-    def history(self, name: str) -> list[VersionInfo]:
+    def history(self, name: str) -> Sequence[VersionInfo]:
         """The versions of a secret, oldest first. Raises SecretNotFound."""
         with failures_told(self._engine), self._engine.connect() as connection, connection.begin():
             row = self._need(connection, name)
@@ -384,7 +384,7 @@ class SecretStore:
 
     # --- inside
 
-    def _delivered(self, connection: Connection, name: str, row: Row[Any]) -> Delivered:
+    def _delivered(self, connection: Connection, name: str, row: Any) -> Delivered:
         value = self._open(connection, row.sealed, row.id, name, row.version)
         return Delivered(value, row.version, "the vault")
 

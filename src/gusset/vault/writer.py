@@ -118,8 +118,9 @@ class Writer:
             raise  # the database's own trouble is everybody's
         except Exception as error:
             job.error = error
-            refused = isinstance(error, GussetError) and not isinstance(error, VaultError | HostError)
-            return [replace(job.intent, outcome=error.code)] if refused else []
+            if isinstance(error, GussetError) and not isinstance(error, VaultError | HostError):
+                return [replace(job.intent, outcome=error.code)]
+            return []
         job.result = done.result
         return done.entries
 
