@@ -130,16 +130,16 @@ def _is_placeholder(text: str) -> bool:
     return len(text) < 200 and bool(_PLACEHOLDERS.fullmatch(text) or _TEMPLATE.fullmatch(text))
 
 
-_ASSIGNMENT = re.compile(
-    r"(export\s+)?[A-Z][A-Z0-9_]*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)[A-Z0-9_]*\s*[=:]\s*\S+"
-)
+_ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Z][A-Z0-9_]*)\s*[=:]\s*\S+")
+_ASSIGNED = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS")
 _HEADER = re.compile(
     r"(Authorization\s*:\s*)?(Bearer|Basic|Api-Key)\s+\S+|Authorization\s*:.*", re.IGNORECASE
 )
 
 
 def _pasted(text: str) -> Iterator[Finding]:
-    if _ASSIGNMENT.fullmatch(text):
+    assignment = _ASSIGNMENT.fullmatch(text)
+    if assignment and _ASSIGNED.search(assignment[1]):
         yield Finding(
             "assignment", "the value looks like a whole NAME=value", "set only what stands after the name"
         )

@@ -21,7 +21,7 @@ _KEY = re.compile(rb"[ \t]*(?:export[ \t]+)?([^\s=#]*)[ \t]*=")
 _SINGLE = re.compile(rb"[ \t]*'([^']*)'")
 _DOUBLE = re.compile(rb'[ \t]*"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _OPEN_QUOTE = re.compile(rb"[ \t]*['\"]")
-_COMMENT = re.compile(rb"[ \t]+#.*", re.DOTALL)
+_COMMENT = re.compile(rb"(?<![ \t])[ \t]+#.*", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPES = {
     b"n": b"\n",
