@@ -1,0 +1,1 @@
+"""A model folder: its config.yaml and its code, read and checked, never run."""

@@ -1,0 +1,274 @@
+"""What gusset does with each key of `config.yaml`, in one table.
+
+`acted`: gusset does what the key says. `ignored`: accepted and checked, given
+to the model as part of its `config`, without effect here. `refused`: accepted
+and checked, but `gusset serve` does not start with it, because the model would
+miss something. docs/config.md shows this table; a test compares both, and the
+table with the schema.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from gusset.package.problems import Reporter, show_key, show_path
+from gusset.package.schema import TrussConfig
+
+Status = Literal["acted", "ignored", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key by its path (`weights[].source`), what gusset does with it, and why or how."""
+
+    path: str
+    status: Status
+    about: str
+    instead: str | None = None
+
+
+def _group(status: Status, parent: str, about: str, names: str) -> list[Key]:
+    """Keys below `parent` that share one reason."""
+    return [Key(f"{parent}.{name}" if parent else name, status, about) for name in names.split()]
+
+
+def _acted(path: str, about: str) -> Key:
+    return Key(path, "acted", about)
+
+
+def _ignored(path: str, about: str) -> Key:
+    return Key(path, "ignored", about)
+
+
+_PLATFORM = "for the hosted platform; the machine that gusset runs on is given"
+_BUILD = "read when an image is built; install it yourself where `gusset serve` runs"
+_DOWNLOAD = "needs a download before the start"
+_LOAD_IT = "download in the model's `load` instead, with a token from the secrets"
+_IMAGE = "custom images are not run by `gusset serve` yet"
+_TRT = "engines are built and run by the hosted platform alone"
+
+KEYS: tuple[Key, ...] = (
+    _acted("model_name", "the name of the deployment; else the folder's name"),
+    _acted("model_metadata", "given to the model; `gusset.optional_secrets` lists secrets that may be missing"),
+    _ignored("description", "for people"),
+    _ignored("examples_filename", "a list of example requests for people"),
+    _acted("data_dir", "the model's `data_dir`"),
+    Key("external_data", "refused", _DOWNLOAD, _LOAD_IT),
+    *_group("refused", "external_data[]", _DOWNLOAD, "url local_data_path backend name"),
+    _acted("external_package_dirs", "their contents are importable"),
+    _ignored("python_version", "the Python that runs gusset runs the model"),
+    _ignored("base_image", _BUILD),
+    *_group("ignored", "base_image", _BUILD, "image python_executable_path docker_auth"),
+    *_group(
+        "ignored",
+        "base_image.docker_auth",
+        "used when the image is pulled, not by `gusset serve` of a Python model",
+        "auth_method registry secret_name aws_access_key_id_secret_name aws_secret_access_key_secret_name "
+        "aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
+        "aws_assume_role_arn aws_assume_role_region",
+    ),
+    *_group("ignored", "", _BUILD, "requirements_file requirements system_packages"),
+    _acted("environment_variables", "set before the model's code is imported; every value becomes a text"),
+    _acted("secrets", "the names that the model may read; a text beside one is never its value"),
+    _ignored("resources", _PLATFORM),
+    *_group("ignored", "resources", _PLATFORM, "cpu memory accelerator instance_type node_count fabric"),
+    _ignored("resources.use_gpu", "computed: true where an accelerator is named; what is written is dropped"),
+    *_group("ignored", "resources.fabric", _PLATFORM, "use_rdma preferences"),
+    _acted("runtime", "how the model is served"),
+    _acted("runtime.predict_concurrency", "how many predictions run at a time"),
+    _acted("runtime.streaming_read_timeout", "seconds that a stream may be silent"),
+    _ignored("runtime.enable_tracing_data", "gusset records no traces"),
+    _ignored("runtime.enable_debug_logs", "the log level is chosen when serving"),
+    _acted("runtime.transport", "http and websocket"),
+    Key("runtime.transport.kind", "acted", "http or websocket; with grpc `serve` does not start"),
+    *_group(
+        "ignored", "runtime.transport", "for the hosted platform's gateway", "ping_interval_seconds ping_timeout_seconds"
+    ),
+    _acted("runtime.is_websocket_endpoint", "an old way to write `transport: {kind: websocket}`"),
+    _ignored("runtime.num_workers", "an old key that may only be 1; there is one worker"),
+    _ignored("runtime.health_checks", "thresholds of the platform that restarts replicas"),
+    *_group(
+        "ignored",
+        "runtime.health_checks",
+        "a threshold of the platform that restarts replicas",
+        "restart_check_delay_seconds restart_threshold_seconds stop_traffic_threshold_seconds "
+        "startup_threshold_seconds",
+    ),
+    _ignored("runtime.oidc", _PLATFORM),
+    _ignored("runtime.oidc.enabled", _PLATFORM),
+    _ignored("runtime.remote_ssh", "log in to the machine itself"),
+    _ignored("runtime.remote_ssh.enabled", "log in to the machine itself"),
+    _ignored("runtime.egress_restrictions", "the network is the machine's; use its firewall"),
+    *_group(
+        "ignored",
+        "runtime.egress_restrictions",
+        "the network is the machine's; use its firewall",
+        "ip_allow_list fqdn_allow_list",
+    ),
+    _ignored("runtime.truss_server_version_override", "gusset has a server of its own"),
+    _ignored("build", _BUILD),
+    *_group("ignored", "build", _BUILD, "model_server arguments secret_to_path_mapping no_cache"),
+    _ignored("build_commands", _BUILD),
+    Key("docker_server", "refused", _IMAGE),
+    *_group(
+        "refused",
+        "docker_server",
+        _IMAGE,
+        "start_command server_port predict_endpoint readiness_endpoint liveness_endpoint run_as_user_id no_build",
+    ),
+    Key("model_cache", "refused", _DOWNLOAD, _LOAD_IT),
+    Key("hf_cache", "refused", f"the old name of model_cache; {_DOWNLOAD}", _LOAD_IT),
+    *(
+        key
+        for section in ("model_cache[]", "hf_cache[]")
+        for key in _group(
+            "refused",
+            section,
+            _DOWNLOAD,
+            "repo_id revision allow_patterns ignore_patterns volume_folder use_volume kind runtime_secret_name",
+        )
+    ),
+    Key("weights", "refused", _DOWNLOAD, _LOAD_IT),
+    *_group(
+        "refused", "weights[]", _DOWNLOAD, "source mount_location auth auth_secret_name allow_patterns ignore_patterns"
+    ),
+    *_group(
+        "refused",
+        "weights[].auth",
+        "used for the download",
+        "auth_method auth_secret_name aws_access_key_id_secret_name aws_secret_access_key_secret_name "
+        "aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
+        "aws_assume_role_arn aws_assume_role_region",
+    ),
+    _ignored("bdn", "the hosted platform's network of volumes"),
+    Key("bdn.mounts", "refused", "mounts of the hosted platform's volumes", _LOAD_IT),
+    *_group("refused", "bdn.mounts[]", "mounts of the hosted platform's volumes", "source path include exclude"),
+    _ignored("bdn.access", "rights on the hosted platform's volumes"),
+    *_group("ignored", "bdn.access[]", "rights on the hosted platform's volumes", "namespace grants"),
+    _ignored("bdn.hotload", "of the hosted platform's volumes"),
+    _ignored("bdn.hotload.enabled", "of the hosted platform's volumes"),
+    Key("trt_llm", "refused", _TRT),
+    Key("training_checkpoints", "refused", _DOWNLOAD, _LOAD_IT),
+    *_group("refused", "training_checkpoints", _DOWNLOAD, "download_folder artifact_references loops_checkpoint_ids"),
+    *_group("refused", "training_checkpoints.artifact_references[]", _DOWNLOAD, "training_job_id paths"),
+    Key("bis_llm", "refused", _TRT),
+    *_group("refused", "bis_llm", _TRT, "config version additional_autoscaling_config"),
+    *_group("refused", "bis_llm.additional_autoscaling_config", _TRT, "metrics"),
+    *_group("refused", "bis_llm.additional_autoscaling_config.metrics[]", _TRT, "name target"),
+    *_group("ignored", "", "Truss itself does nothing with it", "input_type model_framework model_type"),
+    _acted("model_module_dir", "the folder of the model's code"),
+    _acted("model_class_filename", "the file with the class"),
+    _acted("model_class_name", "the class"),
+    _acted("bundled_packages_dir", "its contents are importable"),
+    _ignored("use_local_src", "internal to Truss"),
+    _ignored("cache_internal", "internal to Truss"),
+    *_group(
+        "ignored",
+        "cache_internal[]",
+        "internal to Truss",
+        "repo_id revision allow_patterns ignore_patterns volume_folder use_volume kind runtime_secret_name",
+    ),
+    _ignored("live_reload", "restart `gusset serve` after a change"),
+    _ignored("apply_library_patches", "gusset changes no library"),
+    _ignored("spec_version", "one version is known"),
+)  # fmt: skip
+
+_OPEN = frozenset(
+    "model_metadata environment_variables secrets build.arguments build.secret_to_path_mapping bis_llm.config trt_llm"
+    .split()
+)  # fmt: skip
+"""Maps whose keys are the author's; `trt_llm` is checked by its own module."""
+
+
+@cache
+def by_path() -> dict[str, Key]:
+    """The table, by path."""
+    return {key.path: key for key in KEYS}
+
+
+@cache
+def _children() -> dict[str, list[str]]:
+    """Names of the keys in each section; the top is the empty path."""
+    found: dict[str, list[str]] = {}
+    for key in KEYS:
+        parent, _, name = key.path.rpartition(".")
+        found.setdefault(parent, []).append(name)
+    return found
+
+
+def report_unknown(data: dict[Any, Any], report: Reporter) -> None:
+    """Warn about each key that Truss does not know, with the nearest that it does."""
+    _unknown_in(data, "", (), report)
+
+
+def _unknown_in(data: Any, section: str, path: tuple[Any, ...], report: Reporter) -> None:
+    known = _children().get(section)
+    if section in _OPEN or known is None:
+        return
+    if isinstance(data, list):
+        return
+    for name, value in data.items() if isinstance(data, dict) else ():
+        here = f"{section}.{name}" if section else str(name)
+        if name not in known:
+            unknown_key((*path, name), known, report)
+        elif isinstance(value, list):
+            for position, item in enumerate(value):
+                _unknown_in(item, f"{here}[]", (*path, name, position), report)
+        else:
+            _unknown_in(value, here, (*path, name), report)
+
+
+def unknown_key(path: tuple[Any, ...], known: list[str], report: Reporter) -> None:
+    """Warn about the key at `path`, which is none of `known`."""
+    near = (
+        difflib.get_close_matches(str(path[-1]), known, n=1) if show_path(path[-1:]) != "(not shown)" else []
+    )
+    hint = f"did you mean '{near[0]}'?" if near else "it reaches the model's config and has no other effect"
+    report.add(path, f"unknown key {show_key(path)}", hint, code="unknown_key", warning=True, at_key=True)
+
+
+def refused(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
+    """Keys of this configuration with which `gusset serve` does not start."""
+    table = by_path()
+    wanted = [path for path, asks in _ASKS.items() if asks(config)]
+    found = [(path, table[".".join(path)]) for path in wanted]
+    return [
+        (path, Key("runtime.transport.kind", "refused", "only http and websocket are", "write kind: http"))
+        if path == _KIND
+        else (path, key)
+        for path, key in found
+    ]
+
+
+_KIND = ("runtime", "transport", "kind")
+_ASKS: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
+    ("external_data",): lambda config: bool(config.external_data),
+    ("model_cache",): lambda config: bool(config.model_cache),
+    ("weights",): lambda config: bool(config.weights),
+    ("bdn", "mounts"): lambda config: bool(config.bdn.mounts),
+    ("trt_llm",): lambda config: config.trt_llm is not None,
+    ("training_checkpoints",): lambda config: _has_checkpoints(config),
+    ("bis_llm",): lambda config: config.bis_llm is not None,
+    ("docker_server",): lambda config: config.docker_server is not None,
+    _KIND: lambda config: config.runtime.transport.kind == "grpc",
+}
+
+
+def _has_checkpoints(config: TrussConfig) -> bool:
+    wanted = config.training_checkpoints
+    return wanted is not None and bool(wanted.artifact_references or wanted.loops_checkpoint_ids)
+
+
+def without_effect(data: dict[Any, Any]) -> list[str]:
+    """Top-level keys, and those in `runtime`, that a file has and gusset ignores; in the file's order."""
+    table = by_path()
+    names = [name for name in data if isinstance(name, str)]
+    runtime = data.get("runtime")
+    names += (
+        [f"runtime.{name}" for name in runtime if isinstance(name, str)] if isinstance(runtime, dict) else []
+    )
+    return [name for name in names if name in table and table[name].status == "ignored"]

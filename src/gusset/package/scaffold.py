@@ -1,0 +1,65 @@
+"""A new model folder that works: `gusset init`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gusset.errors import Conflict, HostError, UsageError
+
+_CONFIG = """\
+model_name: {name}
+# Packages that the model needs; install them where it is served.
+requirements: []
+# Names of the secrets that the model may read. Their values are never written here:
+# store each with `gusset secret set NAME`.
+secrets:
+  api_key: null
+"""
+
+_MODEL = '''\
+class Model:
+    """Answers requests. One object per process: made, loaded once, then called for each request."""
+
+    def __init__(self, **kwargs):
+        self._secrets = kwargs["secrets"]
+
+    def load(self):
+        """Runs once before the first request: open files, download weights, build clients."""
+
+    def predict(self, inputs):
+        """Called with the request's JSON; what it returns is the response's."""
+        api_key = self._secrets["api_key"]  # read it when it is used: a new value arrives while serving
+        return {"inputs": inputs, "authorized": bool(api_key)}
+'''
+
+
+def create_package(folder: Path, name: str) -> list[Path]:
+    """Write a `config.yaml` that declares a secret and a `Model` that uses it; return the files.
+
+    Raises:
+        Conflict: one of the files is there already; then nothing is written.
+        HostError: the folder cannot be written.
+    """
+    if not name.strip():
+        raise UsageError("the model needs a name", hint="name a folder")
+    texts = {
+        folder / "config.yaml": _CONFIG.format(name=json.dumps(name)),
+        folder / "model" / "model.py": _MODEL,
+    }
+    for path in texts:
+        if path.exists():
+            raise Conflict(f"{path} is there already", hint="name a new folder, or move the file away")
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+    except FileExistsError as error:
+        raise Conflict(f"{error.filename} is there already", hint="name a new folder") from None
+    except OSError as error:
+        reason = (error.strerror or "an error").lower()
+        raise HostError(
+            f"{folder} cannot be written: {reason}", hint="name a folder that you may write"
+        ) from None
+    return list(texts)
