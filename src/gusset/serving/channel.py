@@ -1,53 +1,104 @@
-"""The socket between supervisor and worker: messages of JSON, each preceded by its length.
+"""The socket between supervisor and worker: whole messages, in order, both ways.
 
-Secret values cross here and nowhere else, in base64, since they may be any bytes.
+What the supervisor sends is pickled, since a config holds whatever YAML can
+say. What the worker sends is JSON, since it shares its process with the
+model's code, and a pickle from there could run anything in the supervisor.
 """
 
 from __future__ import annotations
 
-import base64
-import json
+import pickle
 import socket
-from collections.abc import Mapping
+import struct
+import threading
 from typing import Any
 
-from gusset.secrets.value import SecretValue
+import orjson
 
-_LENGTH = 4  # bytes
-
-
-def send(channel: socket.socket, message: Mapping[str, Any]) -> None:
-    """Raises OSError when the other side has gone."""
-    data = json.dumps(message).encode()
-    channel.sendall(len(data).to_bytes(_LENGTH, "big") + data)
+_LENGTH = struct.Struct("!Q")
+_LONGEST_REPORT = 16 * 1024 * 1024
 
 
-def receive(channel: socket.socket) -> dict[str, Any] | None:
-    """The next message; None when the other side has gone."""
-    head = _exactly(channel, _LENGTH)
-    if head is None:
-        return None
-    data = _exactly(channel, int.from_bytes(head, "big"))
-    return None if data is None else dict(json.loads(data))
+class Closed(Exception):
+    """The other side has gone."""
 
 
-def _exactly(channel: socket.socket, size: int) -> bytes | None:
-    parts = bytearray()
-    while len(parts) < size:
+class Channel:
+    """Length-prefixed messages over a stream socket; any thread may send, one receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._sending = threading.Lock()
+
+    def send(self, message: bytes) -> None:
+        """Send one message whole.
+
+        Raises:
+            Closed: nobody will receive it.
+        """
         try:
-            part = channel.recv(size - len(parts))
+            with self._sending:
+                self._socket.sendall(_LENGTH.pack(len(message)) + message)
         except OSError:
-            return None
-        if not part:
-            return None
-        parts += part
-    return bytes(parts)
+            raise Closed from None
+
+    def receive(self, longest: int | None = None) -> bytes:
+        """Wait for the next message.
+
+        Raises:
+            Closed: there will be none, or it would be longer than `longest` bytes.
+        """
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if longest is not None and length > longest:
+            raise Closed
+        return self._exactly(length)
+
+    def close(self) -> None:
+        """Close; a `receive` that waits in another thread ends with `Closed`."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._socket.close()
+
+    def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size:
+            try:
+                part = self._socket.recv(min(size, 1 << 20))
+            except OSError:
+                part = b""
+            if not part:
+                raise Closed
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
-def pack(values: Mapping[str, SecretValue]) -> dict[str, str]:
-    """Values as a message carries them."""
-    return {name: base64.b64encode(value.reveal()).decode() for name, value in values.items()}
+class Orders:
+    """Supervisor to worker: dicts of a config's types and of raw values."""
+
+    @staticmethod
+    def send(channel: Channel, order: dict[str, Any]) -> None:
+        channel.send(pickle.dumps(order, protocol=5))
+
+    @staticmethod
+    def receive(channel: Channel) -> dict[str, Any]:
+        order: dict[str, Any] = pickle.loads(channel.receive())  # noqa: S301  # from our own parent
+        return order
 
 
-def unpack(values: Mapping[str, str]) -> dict[str, SecretValue]:
-    return {name: SecretValue(base64.b64decode(text)) for name, text in values.items()}
+class Reports:
+    """Worker to supervisor: JSON objects, taken with the care that user code deserves."""
+
+    @staticmethod
+    def send(channel: Channel, report: dict[str, Any]) -> None:
+        channel.send(orjson.dumps(report))
+
+    @staticmethod
+    def receive(channel: Channel) -> dict[str, Any]:
+        try:
+            report = orjson.loads(channel.receive(_LONGEST_REPORT))
+        except orjson.JSONDecodeError:
+            raise Closed from None
+        return report if isinstance(report, dict) else {}

@@ -1,91 +1,73 @@
-"""What is to run: everything that supervisor and worker need to know of a model folder."""
+"""What serving needs to know of a model folder, as plain data.
+
+Knows where things are and what they are called; reads and runs nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from gusset.errors import SecretsMissing
-from gusset.secrets.source import Delivered, SecretSource
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
-    """One model folder as it is served.
+class DeclaredSecret:
+    """A name under `secrets:`; `line` is where it stands in the config, None when unknown."""
 
-    `declared` maps each secret's name to where it is declared
-    (`config.yaml:3`), for messages; `optional` are those that may be missing.
+    name: str
+    line: int | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A model folder as it is served. All paths are absolute.
+
+    `model_file` holds the class `model_class`. `config` is what the model gets
+    as `kwargs["config"]`. `package_dirs` go last on the import path.
+    `predict_concurrency` is how many calls of `predict` may run at a time.
     """
 
     name: str
     folder: Path
     model_file: Path
-    class_name: str
-    declared: Mapping[str, str] = field(default_factory=dict)
-    optional: frozenset[str] = frozenset()
+    model_class: str = "Model"
+    config_file: str = "config.yaml"
     config: Mapping[str, Any] = field(default_factory=dict)
+    secrets: tuple[DeclaredSecret, ...] = ()
     data_dir: Path | None = None
-    packages: tuple[Path, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    concurrency: int = 1
+    package_dirs: tuple[Path, ...] = ()
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+    predict_concurrency: int = 1
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The names of all declared secrets, in the config's order."""
+        return tuple(secret.name for secret in self.secrets)
 
     @classmethod
     def from_package(cls, package: Package) -> Deployment:
-        if package.model_file is None:
-            raise ValueError("a custom image has no model file")
+        """The deployment that a checked model folder describes."""
+        folder = package.folder.resolve()
+        config = package.config
+        bundled = folder / config.bundled_packages_dir
+        external = [(folder / directory).resolve() for directory in config.external_package_dirs]
         return cls(
-            name=package.name,
-            folder=package.folder,
-            model_file=package.model_file,
-            class_name=package.class_name,
-            declared={name: f"{package.config_file}:{slot.line}" for name, slot in package.secrets.items()},
-            optional=frozenset(name for name, slot in package.secrets.items() if slot.optional),
+            name=config.model_name or folder.name,
+            folder=folder,
+            model_file=folder / package.model_file,
+            model_class=package.model_class,
+            config_file=package.config_file.name,
             config=package.dump(),
-            data_dir=package.data_dir,
-            packages=package.packages_dirs,
-            environment=package.environment_variables,
-            concurrency=max(1, package.predict_concurrency),
+            secrets=tuple(
+                DeclaredSecret(slot.name, slot.line, slot.optional) for slot in package.secrets.values()
+            ),
+            data_dir=folder / config.data_dir,
+            package_dirs=tuple(path for path in (bundled, *external) if path.is_dir()),
+            environment_variables={name: str(value) for name, value in config.environment_variables.items()},
+            predict_concurrency=config.runtime.predict_concurrency,
         )
-
-    def plan(self) -> dict[str, Any]:
-        """What the worker is told, as JSON: no value is in it."""
-        return {
-            "folder": str(self.folder),
-            "model_file": str(self.model_file),
-            "class_name": self.class_name,
-            "declared": list(self.declared),
-            "config": dict(self.config),
-            "data_dir": str(self.data_dir or self.folder / "data"),
-            "packages": [str(path) for path in self.packages],
-            "environment": dict(self.environment),
-            "concurrency": self.concurrency,
-        }
-
-
-def read_secrets(
-    deployment: Deployment, source: SecretSource, allow_missing: Collection[str] = ()
-) -> Mapping[str, Delivered]:
-    """All declared secrets, in one read, before any code of the model is imported.
-
-    `allow_missing` names those that may lack; "all" stands for every one.
-
-    Raises:
-        SecretsMissing: some lack; the message lists each with its line and the command that adds it.
-        Denied, Unreachable: the source said so.
-    """
-    found = source.read(list(deployment.declared)) if deployment.declared else {}
-    allowed = deployment.optional | set(allow_missing)
-    lacking = [name for name in deployment.declared if name not in found and name not in allowed]
-    if lacking and "all" not in allowed:
-        lines = [f"{deployment.declared[name]}: {name} has no value" for name in lacking]
-        raise SecretsMissing(
-            f"{deployment.name} declares secrets that do not exist\n" + "\n".join(lines),
-            names=lacking,
-            hint="\n".join(f"gusset secret set {name}" for name in lacking),
-        )
-    return found

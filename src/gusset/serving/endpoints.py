@@ -1,184 +1,174 @@
-"""The routes of the model server, as clients of Truss's server know them."""
+"""The routes of the model server: which request does what, and how its outcome looks in HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import logging
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
+from gusset.serving.http import (
+    ERROR_OF_CALLER,
+    JSON,
+    Exchange,
+    error_body,
+    error_headers,
+)
+from gusset.serving.logs import model_traceback
+from gusset.serving.model import LoadedModel, Stage
+from gusset.serving.results import InvalidJson, Unserialisable, parse, render
+from gusset.serving.slots import ModelThreads, Raised
 
-from gusset.serving.http import Request, error_body
-from gusset.serving.model import Pipeline, own_trace
-from gusset.serving.threads import ModelThreads
+log = logging.getLogger("gusset.serving")
 
-log = logging.getLogger("gusset.model")
-
-MODEL_ERROR = "Internal Server Error (in model/chainlet)."
 NOT_READY = "Model with name model is not ready."
+MODEL_ERROR = "Internal Server Error (in model/chainlet)."
+REQUEST_ID = b"x-baseten-request-id"
 
-# The values of x-baseten-error-code: whose fault an error is.
-SERVER, MODEL, CLIENT = b"500", b"600", b"700"
-
-_PREDICT = re.compile(rb"/v1/models/[^/]+(?::|%3A)predict", re.IGNORECASE)
-_MODEL = re.compile(rb"/v1/models/[^/]+(/loaded)?")
-
-
-def fail(request: Request, status: int, text: str, code: bytes) -> None:
-    """An error as clients know it: a JSON body and two headers that say whose fault it is."""
-    headers = [(b"x-baseten-error-source", b"04"), (b"x-baseten-error-code", code), *echoed(request)]
-    request.respond(status, error_body(text), headers)
+_PREDICT = re.compile(rb"/v1/models/[^/]+:predict(?:_binary)?\Z")
+_STATUS = re.compile(rb"/v1/models/[^/:]+(?:/loaded)?\Z")
+_SANE_ID = re.compile(rb"[\x21-\x7e]{1,200}\Z")
+_ERROR_OF_SERVER = error_headers(500)
+_ERROR_OF_MODEL = error_headers(600)
 
 
-def echoed(request: Request) -> list[tuple[bytes, bytes]]:
-    """The request's id goes back to whoever sent one."""
-    sent = request.header(b"x-baseten-request-id")
-    return [] if sent is None else [(b"x-baseten-request-id", sent)]
+class Answer:
+    """A finished outcome, on its way to the client."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes, headers: Any = ()) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
 
 
-def route(request: Request, predict: Callable[[Request], None], ready: Callable[[Request], None]) -> None:
-    """Send a request to liveness (here), readiness or predict; answer 404 and 405."""
-    path = request.path.partition(b"?")[0]
-    if path in (b"/predict", b"/v1/models/model:predict") or _PREDICT.fullmatch(path):
-        handler, method = predict, "POST"
-    elif path == b"/":
-        handler, method = _alive, "GET"
-    elif _MODEL.fullmatch(path):
-        handler, method = ready, "GET"
-    else:
-        fail(request, 404, "Not Found", CLIENT)
-        return
-    if request.method == method:
-        handler(request)
-    else:
-        fail(request, 405, "Method Not Allowed", CLIENT)
+class Endpoints:
+    """Answers every request of a ready model; made for `HttpServer` as its handler."""
 
-
-def _alive(request: Request) -> None:
-    request.respond(200, b"true")
-
-
-class ModelEndpoints:
-    """Answers for a model that is loaded."""
-
-    def __init__(self, pipeline: Pipeline, threads: ModelThreads, concurrency: int, model_file: Path) -> None:
-        self._pipeline = pipeline
+    def __init__(self, model: LoadedModel, threads: ModelThreads, *, concurrency: int, folder: Path) -> None:
+        self._model = model
         self._threads = threads
         self._slots = asyncio.Semaphore(concurrency)
-        self._model_file = model_file
+        self._folder = folder
         self._tasks: set[asyncio.Task[None]] = set()
-        self._predict = self._predict_in_thread if pipeline.is_sync else self._predict_on_loop
+        prefix = secrets.token_hex(6).encode()
+        self._ids = (b"%b-%x" % (prefix, number) for number in itertools.count(1))
+        self._infer = self._infer_on_loop if model.is_async else self._infer_on_thread
 
-    def handle(self, request: Request) -> None:
-        route(request, self._predict, self._ready)
-
-    def _ready(self, request: Request) -> None:
-        request.respond(200, b"{}")
-
-    def _predict_in_thread(self, request: Request) -> None:
-        """Parse, predict and serialise in one go on a model thread: the loop only moves bytes."""
-
-        def answer(result: Any, error: BaseException | None) -> None:
-            if error is None:
-                request.respond(200, result, echoed(request))
+    def __call__(self, exchange: Exchange) -> None:
+        """Route one request."""
+        path = exchange.path
+        if path == b"/v1/models/model:predict" or path == b"/predict" or _PREDICT.match(path):
+            if exchange.method == b"POST":
+                self._predict(exchange)
             else:
-                self._failed(request, error)
+                _not_allowed(exchange, b"POST")
+        elif path == b"/" or _STATUS.match(path):
+            if exchange.method in (b"GET", b"HEAD"):
+                exchange.respond(200, b"true" if path == b"/" else b"{}")
+            else:
+                _not_allowed(exchange, b"GET, HEAD")
+        else:
+            exchange.respond(404, error_body("Not Found"), headers=ERROR_OF_CALLER)
 
-        self._threads.submit(self._whole, (request,), answer)
+    def _predict(self, exchange: Exchange) -> None:
+        try:
+            value = parse(exchange.body)
+        except InvalidJson as error:
+            text = f"Invalid JSON payload: {error}"
+            exchange.respond(400, error_body(text), headers=(*ERROR_OF_CALLER, self._id_of(exchange)))
+            return
+        exchange.body = b""  # parsed: the model may need the memory
+        self._infer(exchange, value)
 
-    def _whole(self, request: Request) -> bytes:
-        if request.gone:
-            return b""
-        return written(self._pipeline.run(parsed(request.body)))
+    def _infer_on_thread(self, exchange: Exchange, value: Any) -> None:
+        """All stages are synchronous: one hand-over to a model thread, one back."""
+        stages = self._model.stages
 
-    def _predict_on_loop(self, request: Request) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(request))
+        def call() -> Callable[[], object]:
+            if exchange.gone:
+                return _nothing
+            result = value
+            try:
+                for stage in stages:
+                    result = stage(result)
+                answer = self._success(result)
+            except BaseException as error:  # SystemExit too: a model's error like any other
+                answer = self._failure(error)
+            return lambda: self._send(exchange, answer)
+
+        self._threads.put(call)
+
+    def _infer_on_loop(self, exchange: Exchange, value: Any) -> None:
+        """Some stage is a coroutine: a task, which ends with its client."""
+        task = asyncio.get_running_loop().create_task(self._stages(exchange, value))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        exchange.on_gone = task.cancel
 
-    async def _answer(self, request: Request) -> None:
+    async def _stages(self, exchange: Exchange, value: Any) -> None:
         try:
-            inputs = parsed(request.body)
-            async with self._slots:
-                if request.gone:
-                    return
-                result = await self._pipeline.run_on_loop(inputs, self._threads.call)
-            request.respond(200, written(result), echoed(request))
+            for stage in self._model.stages:
+                if stage.name == "predict":
+                    async with self._slots:
+                        value = await self._one(stage, value)
+                else:
+                    value = await self._one(stage, value)
+            answer = self._success(value)
+        except asyncio.CancelledError as error:
+            if exchange.gone:
+                return
+            answer = self._failure(error)
         except BaseException as error:
-            self._failed(request, error)
+            answer = self._failure(error)
+        self._send(exchange, answer)
 
-    def _failed(self, request: Request, error: BaseException) -> None:
-        """What the client is told is short; the log has the model's own traceback."""
-        if isinstance(error, InvalidInput):
-            fail(request, 400, str(error), CLIENT)
-        elif isinstance(error, NotWritable):
-            log.error("%s", error)
-            fail(request, 500, str(error), SERVER)
-        else:
-            log.error("%s\n%s", MODEL_ERROR, own_trace(error, self._model_file))
-            fail(request, 500, MODEL_ERROR, MODEL)
+    async def _one(self, stage: Stage, value: Any) -> Any:
+        if stage.is_async:
+            return await stage(value)
+        return await self._threads.run(lambda: stage(value))
 
+    def _success(self, result: Any) -> Answer:
+        try:
+            return Answer(200, render(result))
+        except Unserialisable as error:
+            log.error("The model's result cannot be sent: %s", error)  # noqa: TRY400  # no traceback: ours
+            text = f"Unhandled exception: TypeError: {error}"
+            return Answer(500, error_body(text), _ERROR_OF_SERVER)
 
-class InvalidInput(ValueError):
-    """The request's body is not JSON; the message says where, not what."""
+    def _failure(self, error: BaseException) -> Answer:
+        """The client hears that the model failed; the log hears why."""
+        if isinstance(error, Raised) and error.__cause__ is not None:
+            error = error.__cause__
+        log.error("%s\n%s", MODEL_ERROR, model_traceback(error, self._folder))
+        return Answer(500, error_body(MODEL_ERROR), _ERROR_OF_MODEL)
 
+    def _send(self, exchange: Exchange, answer: Answer) -> None:
+        exchange.respond(answer.status, answer.body, JSON, (*answer.headers, self._id_of(exchange)))
 
-class NotWritable(TypeError):
-    """The model's result cannot be written as JSON; the message names its type."""
-
-
-def parsed(body: bytes) -> Any:
-    """The body's JSON. What orjson refuses (NaN, a byte-order mark, UTF-16) is left to Python's own reader."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno} (char {error.pos})"
-        raise InvalidInput(f"Invalid JSON payload: {error.msg}: {place}") from None
-    except UnicodeDecodeError:
-        raise InvalidInput("Invalid JSON payload: it is not UTF-8") from None
-    except RecursionError:
-        raise InvalidInput("Invalid JSON payload: it is nested too deeply") from None
-    except ValueError:
-        raise InvalidInput("Invalid JSON payload: a number is too long") from None
+    def _id_of(self, exchange: Exchange) -> tuple[bytes, bytes]:
+        given = exchange.header(REQUEST_ID)
+        return (REQUEST_ID, given if given and _SANE_ID.match(given) else next(self._ids))
 
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+def not_ready(exchange: Exchange, reason: str) -> None:
+    """Answer in place of a model that cannot: alive, but not ready."""
+    if exchange.path == b"/" and exchange.method in (b"GET", b"HEAD"):
+        exchange.respond(200, b"true")
+    else:
+        body = error_body(f"{NOT_READY} {reason}")
+        exchange.respond(503, body, headers=(*_ERROR_OF_MODEL, (b"retry-after", b"1")))
 
 
-def written(result: Any) -> bytes:
-    """The result as JSON.
-
-    Raises:
-        NotWritable: it holds something that JSON has no form for.
-    """
-    try:
-        return orjson.dumps(result, default=_plain, option=_OPTIONS)
-    except (orjson.JSONEncodeError, RecursionError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, NotWritable) else None
-        raise cause or NotWritable("The model's result cannot be written as JSON.") from None
+def _not_allowed(exchange: Exchange, allowed: bytes) -> None:
+    body = error_body("Method Not Allowed")
+    exchange.respond(405, body, headers=(*ERROR_OF_CALLER, (b"allow", allowed)))
 
 
-def _plain(value: Any) -> Any:
-    """What orjson does not know itself: text of a class of its own, pydantic models, sets, numpy's rarer types."""
-    if isinstance(value, str):
-        return str(value)
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return list(value)
-    raise NotWritable(f"The model's result cannot be written as JSON: it holds {_type_name(value)}.")
-
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _nothing() -> None:
+    """What is left to do for a client that has gone."""

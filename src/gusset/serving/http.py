@@ -1,46 +1,60 @@
-"""HTTP/1.1 for the model server: httptools parses, this keeps connections, limits and order.
+"""HTTP/1.1 on asyncio: parses requests, keeps order and limits, writes responses.
 
-Knows nothing of routes or models: a complete request goes to `handle`, which
-calls `Request.respond` once, on the loop, now or later. Requests of one
-connection are answered in order, one at a time.
+Knows nothing of models. One `Connection` per client; requests of a connection
+are answered one after the other, in order. A `handler` gets each request as an
+`Exchange` and answers it, at once or later, on the loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 import orjson
 
+JSON = b"application/json"
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_JOINABLE = 64 * 1024  # bytes; a larger body is not copied to stand beside its head
+_PIPELINED = 16  # requests that may wait on one connection before it is read no further
+_LINGER = 2.0  # seconds in which a refused client may still finish sending
+
+Handler = Callable[["Exchange"], None]
 Headers = Iterable[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, times in seconds."""
+    """What one client may use: bytes and seconds."""
 
     head: int = 64 * 1024
     body: int = 100 * 1024 * 1024
-    head_time: float = 20.0
-    body_time: float = 300.0
-    idle_time: float = 75.0
+    head_seconds: float = 30.0
+    body_seconds: float = 60.0  # and on top of it a second per `body_rate` bytes
+    body_rate: int = 8 * 1024
+    idle_seconds: float = 75.0
 
 
-class Request:
-    """One request, whole. Header names are lower case."""
+class Exchange:
+    """One request, and the one way to answer it.
 
-    __slots__ = ("_connection", "body", "headers", "keep_alive", "method", "path")
+    `gone` turns true when the client leaves before the answer; `on_gone` is
+    then called, if set. Everything here belongs to the loop's thread.
+    """
+
+    __slots__ = ("_connection", "body", "gone", "headers", "keep_alive", "method", "on_gone", "path")
 
     def __init__(
         self,
         connection: Connection,
-        method: str,
+        method: bytes,
         path: bytes,
         headers: list[tuple[bytes, bytes]],
         keep_alive: bool,
@@ -51,245 +65,328 @@ class Request:
         self.headers = headers
         self.keep_alive = keep_alive
         self.body = b""
+        self.gone = False
+        self.on_gone: Callable[[], object] | None = None
 
     def header(self, name: bytes) -> bytes | None:
-        return next((value for known, value in self.headers if known == name), None)
+        """The first header of that name, given in lower case."""
+        for key, value in self.headers:
+            if len(key) == len(name) and key.lower() == name:
+                return value
+        return None
 
-    @property
-    def gone(self) -> bool:
-        """Whether the client has left: nobody waits for the answer."""
-        return self._connection.closed
-
-    def respond(
-        self, status: int, body: bytes, headers: Headers = (), kind: bytes = b"application/json"
-    ) -> None:
-        """Answer. To be called once, on the event loop's thread."""
-        self._connection.answer(self, status, body, headers, kind)
-
-
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_HEADS: dict[tuple[int, bytes], bytes] = {}
-
-
-def _head(status: int, kind: bytes) -> bytes:
-    """The lines that begin every answer of this status and type, made once."""
-    known = _HEADS.get((status, kind))
-    if known is None:
-        reason = _REASONS.get(status, b"")
-        known = _HEADS[status, kind] = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: " % (
-            status,
-            reason,
-            kind,
-        )
-    return known
-
-
-def error_body(text: str) -> bytes:
-    return orjson.dumps({"error": text})
-
-
-class Connection(asyncio.Protocol):
-    """One client's connection."""
-
-    def __init__(self, server: HttpServer) -> None:
-        self._server = server
-        self._limits = server.limits
-        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._parser: Any = None
-        self._current: Request | None = None  # being answered
-        self._waiting: deque[Request] = deque()  # complete, behind it
-        self._request: Request | None = None  # arriving
-        self._path = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._parts: list[bytes] = []
-        self._head_bytes = 0
-        self._body_bytes = 0
-        self._draining = False
-        self.closed = False
-        self.deadline = 0.0
-
-    # --- the transport's side
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # loops give this kind for TCP
-        self._transport = transport
-        self._parser = httptools.HttpRequestParser(self)
-        self._server.connections.add(self)
-        self.deadline = time.monotonic() + self._limits.idle_time
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.closed = True
-        self._waiting.clear()
-        self._server.connections.discard(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self._draining:
-            return
-        if self._request is None:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "Protocol upgrades are not supported here.")
-            return
-        except httptools.HttpParserCallbackError as error:
-            refused = error.__context__
-            if not isinstance(refused, _Refused):
-                raise
-            self._refuse(refused.status, refused.text)
-            return
-        except httptools.HttpParserError:
-            self._refuse(400, "Invalid HTTP request received.")
-            return
-        if self._request is None and self._head_bytes > self._limits.head:
-            self._refuse(431, "The request's head is too large.")
-
-    def pause_writing(self) -> None:
-        self._transport.pause_reading()  # a client that does not read is not read from
-
-    def resume_writing(self) -> None:
-        if not self._waiting:
-            self._transport.resume_reading()
-
-    # --- the parser's side
-
-    def on_message_begin(self) -> None:
-        self._path, self._headers = b"", []
-        self.deadline = time.monotonic() + self._limits.head_time
-
-    def on_url(self, url: bytes) -> None:
-        self._path += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        method = self._parser.get_method().decode("ascii", "replace")
-        request = Request(self, method, self._path, self._headers, self._parser.should_keep_alive())
-        self._request, self._head_bytes, self._body_bytes, self._parts = request, 0, 0, []
-        self.deadline = time.monotonic() + self._limits.body_time
-        announced = request.header(b"content-length")
-        if announced is not None and int(announced) > self._limits.body:
-            raise _Refused(413, "The request's body is too large.")
-        if request.header(b"expect") is not None and self._current is None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, data: bytes) -> None:
-        self._body_bytes += len(data)
-        if self._body_bytes > self._limits.body:
-            raise _Refused(413, "The request's body is too large.")
-        self._parts.append(data)
-
-    def on_message_complete(self) -> None:
-        request, self._request = self._request, None
-        assert request is not None  # noqa: S101  # its head came first
-        parts, self._parts = self._parts, []
-        request.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if self._current is None:
-            self._begin(request)
-        else:
-            self._waiting.append(request)
-            self._transport.pause_reading()
-
-    # --- answering
-
-    def _begin(self, request: Request) -> None:
-        self._current = request
-        self.deadline = 0.0  # the model may take its time
-        self._server.handle(request)
-
-    def answer(self, request: Request, status: int, body: bytes, headers: Headers, kind: bytes) -> None:
-        """Write the answer to the current request, then begin the next one that waits."""
-        if self.closed or request is not self._current:
-            return
-        keep = request.keep_alive and not self._server.draining
-        more = b"".join(b"%b: %b\r\n" % pair for pair in headers)
-        close = b"" if keep else b"connection: close\r\n"
-        sent = b"" if request.method == "HEAD" else body
-        self._transport.write(b"%b%d\r\n%b%b\r\n%b" % (_head(status, kind), len(body), more, close, sent))
-        self._current = None
-        if not keep:
-            self._end()
-        elif self._waiting:
-            self._begin(self._waiting.popleft())
-        else:
-            self.deadline = time.monotonic() + self._limits.idle_time
-            self._transport.resume_reading()
-
-    def _refuse(self, status: int, text: str) -> None:
-        """Answer what is not a request, then close: what follows cannot be understood."""
-        if self._current is None and not self.closed:
-            body = error_body(text)
-            errors = b"x-baseten-error-source: 04\r\nx-baseten-error-code: 700\r\nconnection: close\r\n"
-            head = _head(status, b"application/json")
-            self._transport.write(b"%b%d\r\n%b\r\n%b" % (head, len(body), errors, body))
-        self._end()
-
-    def _end(self) -> None:
-        """Close after what was written has left; read on a little, so that the client gets to see it."""
-        self._draining = True
-        self._waiting.clear()
-        self._transport.close()
-
-    def expire(self, now: float) -> None:
-        """Close a connection that is idle, or that is too slow with its request."""
-        if not self.deadline or now < self.deadline or self.closed:
-            return
-        if self._request is not None or self._head_bytes:
-            self._refuse(408, "The request took too long to arrive.")
-        else:
-            self._end()
-
-    def finish(self) -> None:
-        """The server is stopping: close unless a request is under way."""
-        if self._current is None:
-            self._end()
-
-
-class _Refused(Exception):
-    """Raised inside the parser's callbacks to stop it."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
+    def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
+        """Answer, once. Nothing happens when the client has gone."""
+        if not self.gone:
+            self._connection.respond(self, status, body, content_type, headers)
 
 
 class HttpServer:
-    """Serves `handle` on a listening socket, until it is told to stop."""
+    """The connections of one listening socket, and the clock that their limits go by."""
 
-    def __init__(self, handle: Callable[[Request], None], limits: Limits = Limits()) -> None:
-        self.handle = handle
-        self.limits = limits
+    def __init__(
+        self, handler: Handler, *, limits: Limits | None = None, one_request_each: bool = False
+    ) -> None:
+        """`one_request_each` closes every connection after its first response."""
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.closing = one_request_each
         self.connections: set[Connection] = set()
-        self.draining = False
-        self._server: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self.date = b""
+        self._listener: asyncio.Server | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
 
-    async def start(self, listening: Any) -> None:
-        """Accept on a copy of `listening`, which stays open for whoever else holds it."""
+    async def start(self, listener: socket.socket) -> None:
+        """Accept on `listener`, which the server owns from now on."""
+        self._sweep()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), sock=listening.dup(), backlog=2048)
-        self._sweeper = loop.create_task(self._sweep())
+        self._listener = await loop.create_server(lambda: Connection(self), sock=listener)
 
     def stop_accepting(self) -> None:
-        """Leave new connections to others; those that there are go on."""
-        if self._server:
-            self._server.close()
-            self._server = None
+        """Close the listening socket; connections go on."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     async def drain(self) -> None:
-        """Stop accepting, let requests under way finish, close the rest."""
+        """Accept no more, let requests under way be answered, and return when all have gone."""
         self.stop_accepting()
-        self.draining = True
-        for connection in list(self.connections):
+        self.closing = True
+        for connection in tuple(self.connections):
             connection.finish()
         while self.connections:
-            await asyncio.sleep(0.01)
+            self._empty.clear()
+            await self._empty.wait()
+        if self._tick is not None:
+            self._tick.cancel()
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            now = time.monotonic()
-            for connection in list(self.connections):
-                connection.expire(now)
+    def forget(self, connection: Connection) -> None:
+        """A connection calls this when it has ended."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    def _sweep(self) -> None:
+        """Twice a second: renew the date, and end what has taken too long."""
+        loop = asyncio.get_running_loop()
+        self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        now = loop.time()
+        for connection in tuple(self.connections):
+            connection.expire(now)
+        self._tick = loop.call_later(0.5, self._sweep)
+
+
+class Connection(asyncio.Protocol):
+    """One client. Parses ahead a little, hands over one request at a time."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        self._refusal: tuple[int, str] | None = None
+        self._advancing = False
+        self._ended = False  # nothing that arrives is looked at any more
+        self._reading = True
+        self._writable = True
+        self._deadline = 0.0
+        self._in_message = False
+        self._head_arrived = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_size = 0
+        self._incoming: Exchange | None = None
+        self._parts: list[bytes] = []
+        self._body_size = 0
+        self._body_began = 0.0
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._server.connections.add(self)
+        self._deadline = self._loop.time() + self._server.limits.head_seconds
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.forget(self)
+        self._ended = True
+        left = [*self._waiting] if self._current is None else [self._current, *self._waiting]
+        self._waiting.clear()
+        for exchange in left:
+            exchange.gone = True
+            if exchange.on_gone is not None:
+                exchange.on_gone()
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended or self._refusal is not None:
+            return
+        if not self._in_message:
+            self._deadline = self._loop.time() + self._server.limits.head_seconds
+        if self._incoming is None:
+            self._head_arrived += len(data)
+        self._feed(data)
+        if self._in_message:
+            self._look_at_unfinished()
+        if len(self._waiting) > _PIPELINED and self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+        self._advance()
+
+    def eof_received(self) -> bool:
+        return False  # a client that half-closes counts as gone
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._advance()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._begin()
+        self._in_message = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+        self._count_head(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        path = self._url.partition(b"?")[0]
+        exchange = Exchange(self, parser.get_method(), path, self._headers, parser.should_keep_alive())
+        self._incoming = exchange
+        self._body_began = self._loop.time()
+        length = exchange.header(b"content-length")
+        if length is not None and int(length) > self._server.limits.body:
+            self._refuse_body()
+        elif (expected := exchange.header(b"expect")) is not None:
+            self._expect(expected)
+
+    def on_body(self, data: bytes) -> None:
+        self._body_size += len(data)
+        if self._body_size > self._server.limits.body:
+            self._refuse_body()
+        elif self._refusal is None:
+            self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        exchange = self._incoming
+        self._in_message = False
+        self._incoming = None
+        self._head_arrived = 0
+        if exchange is None or self._refusal is not None:
+            return
+        parts, self._parts = self._parts, []
+        exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._waiting.append(exchange)
+
+    # What exchanges and the server call.
+
+    def respond(
+        self, exchange: Exchange, status: int, body: bytes, content_type: bytes, headers: Headers
+    ) -> None:
+        """Write the response to the current request and turn to the next one."""
+        if exchange is not self._current:
+            raise RuntimeError("this request has been answered already")
+        self._current = None
+        keep = exchange.keep_alive and not self._server.closing
+        head = self._head(status, len(body), content_type, headers, keep)
+        if exchange.method == b"HEAD":
+            self._transport.write(head)
+        elif len(body) < _JOINABLE:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        if keep:
+            self._deadline = self._loop.time() + self._server.limits.idle_seconds
+            self._advance()
+        else:
+            self._waiting.clear()
+            self._close_gently()
+
+    def finish(self) -> None:
+        """Close now when nothing is under way, else after the response."""
+        if self._current is None and not self._waiting and not self._in_message:
+            self._ended = True
+            self._transport.close()
+
+    def expire(self, now: float) -> None:
+        """End the connection when its client has kept it waiting for too long."""
+        if now < self._deadline:
+            return
+        if self._ended:
+            self._transport.abort()
+        elif self._current is not None or self._waiting:
+            return  # it is we who are slow
+        elif self._in_message:
+            self._refuse(408, "The request took too long to arrive.")
+            self._advance()
+        else:
+            self._ended = True
+            self._transport.close()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Nobody here speaks the other protocol: go on in HTTP, as whoever offers it must allow for.
+            self._parser = httptools.HttpRequestParser(self)
+            if rest := data[upgrade.args[0] :]:
+                self._feed(rest)
+        except httptools.HttpParserError:
+            self._refuse(400, "Invalid HTTP request received.")
+
+    def _look_at_unfinished(self) -> None:
+        limits = self._server.limits
+        if self._incoming is not None:
+            self._deadline = self._body_began + limits.body_seconds + self._body_size / limits.body_rate
+        elif self._head_arrived > limits.head:
+            self._refuse_head()
+
+    def _count_head(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > self._server.limits.head:
+            self._refuse_head()
+
+    def _expect(self, expected: bytes) -> None:
+        if expected.lower() != b"100-continue":
+            self._refuse(417, "Only 100-continue can be expected.")
+        elif self._current is None and not self._waiting and self._parser.get_http_version() == "1.1":
+            self._transport.write(_CONTINUE)
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"The request's head is larger than {self._server.limits.head} bytes.")
+
+    def _refuse_body(self) -> None:
+        self._refuse(413, f"The request's body is larger than {self._server.limits.body} bytes.")
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer so after the requests that came before, then close."""
+        if self._refusal is None:
+            self._refusal = (status, text)
+
+    def _advance(self) -> None:
+        """Hand over what waits, one request at a time."""
+        if self._advancing:
+            return  # a handler that answers at once: the loop below goes on by itself
+        self._advancing = True
+        try:
+            while self._current is None and self._waiting and self._writable and not self._ended:
+                self._current = self._waiting.popleft()
+                self._server.handler(self._current)
+        finally:
+            self._advancing = False
+        if self._current is None and not self._waiting and self._refusal is not None and not self._ended:
+            self._send_refusal(*self._refusal)
+        if not self._reading and len(self._waiting) <= _PIPELINED and not self._ended:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _send_refusal(self, status: int, text: str) -> None:
+        body = error_body(text)
+        self._transport.write(self._head(status, len(body), JSON, ERROR_OF_CALLER, False) + body)
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        """End our side; the client may read the response before its own unread bytes reset the line."""
+        self._ended = True
+        self._deadline = self._loop.time() + _LINGER
+        if self._in_message and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _head(self, status: int, length: int, content_type: bytes, headers: Headers, keep: bool) -> bytes:
+        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
+            _STATUS_LINES[status],
+            content_type,
+            length,
+            self._server.date,
+        )
+        for name, value in headers:
+            head += b"%b: %b\r\n" % (name, value)
+        return head + (b"\r\n" if keep else b"connection: close\r\n\r\n")
+
+
+def error_body(text: str) -> bytes:
+    """The body of every error response."""
+    return orjson.dumps({"error": text})
+
+
+def error_headers(code: int) -> Headers:
+    """The headers that tell clients whose fault it was: 500 the server's, 600 the model's, 700 their own."""
+    return ((b"x-baseten-error-source", b"04"), (b"x-baseten-error-code", b"%d" % code))
+
+
+ERROR_OF_CALLER = error_headers(700)

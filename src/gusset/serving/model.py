@@ -1,177 +1,213 @@
-"""The model's own code: found, imported, constructed, loaded and called. Runs in the worker only."""
+"""Finds the model's class in its folder, makes the object, checks its methods, loads it.
+
+Runs user code, in the worker. Knows nothing of HTTP.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import importlib
 import importlib.util
 import inspect
+import logging
 import sys
-import traceback
-from collections.abc import Awaitable, Callable, Sequence
+import time
+import types
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from gusset.errors import ModelFailed
+from gusset.secrets.mapping import Secrets
+
+log = logging.getLogger("gusset.serving")
+
+Await = Callable[[Awaitable[Any]], Any]
+
+_LOAD_TRIES = 2
+_LOAD_PAUSE = 1.0  # seconds
+
+_NO_PREDICT = """\
+Truss model must have a `predict` or `websocket` method. The class {name} in {file} has neither; add:
+
+    def predict(self, model_input):
+        return model_input"""
+
+
+class ModelDefinitionError(TypeError):
+    """The class is not what a model has to be; the text says what to change."""
+
+
+class StartFailed(Exception):
+    """A step of the model's start failed, by the error that is the cause of this one."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One of preprocess, predict, postprocess, as it is to be called."""
+
+    name: str
+    function: Callable[..., Any]
+    takes_input: bool
+    is_async: bool
+
+    def __call__(self, value: Any) -> Any:
+        return self.function(value) if self.takes_input else self.function()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready for requests."""
+
+    instance: Any
+    stages: tuple[Stage, ...]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether some stage has to run on the event loop."""
+        return any(stage.is_async for stage in self.stages)
 
 
 class LazyDataResolver:
-    """What models of the Truss format expect; there is nothing to wait for here."""
+    """What models that wait for downloaded weights call; here nothing has to be waited for."""
 
     def block_until_download_complete(self, log_stats: bool = True, issue_collect: bool = True) -> str:
+        """Return at once."""
         return ""
 
     def raise_if_not_collected(self) -> None:
-        return None
+        """Nothing was to be collected."""
 
 
-def own_trace(error: BaseException, model_file: Path) -> str:
-    """The traceback from the model's file on: what went before is gusset's, and of no use to its author."""
-    frames = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, frame in enumerate(frames) if Path(frame.filename) == model_file), 0)
-    shown = error.__traceback__
-    for _ in range(first):
-        shown = shown.tb_next if shown else None
-    return "".join(traceback.format_exception(type(error), error, shown))
+def start_model(
+    plan: Mapping[str, Any],
+    secrets: Secrets,
+    wait: Await,
+    *,
+    on_instance: Callable[[], object] = lambda: None,
+) -> LoadedModel:
+    """Import the code, make the object, check and load it. `wait` runs a coroutine to its end.
 
-
-def import_model(folder: Path, model_file: Path, packages: Sequence[Path]) -> ModuleType:
-    """Import the model's file, under the name that its own imports expect.
-
-    `model/model.py` is `model.model`, so that `from .x import y` and
-    `from model.x import y` work; another file is a module by its stem.
-    `packages` come last on the path: what is installed wins.
+    Raises:
+        StartFailed: the import, `__init__`, a signature check or `load` failed.
     """
-    root, name = _module_of(folder, model_file)
-    sys.path.insert(0, str(root))
-    sys.path.extend(str(path) for path in packages if path.is_dir())
-    spec = importlib.util.spec_from_file_location(name, model_file)
+    cls = _step("import", lambda: import_class(plan))
+    instance = _step("__init__", lambda: construct(cls, plan, secrets))
+    stages = _step("check", lambda: find_stages(instance, plan))
+    on_instance()
+    _load(instance, wait)
+    return LoadedModel(instance, stages)
+
+
+def _step(name: str, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except BaseException as error:  # SystemExit is a failed start, not a way out
+        raise StartFailed(name) from error
+
+
+def _load(instance: Any, wait: Await) -> None:
+    load = getattr(instance, "load", None)
+    if load is None:
+        return
+    for attempt in range(1, _LOAD_TRIES + 1):
+        try:
+            result = load()
+            if inspect.isawaitable(result):
+                wait(result)
+        except BaseException as error:
+            if attempt == _LOAD_TRIES:
+                raise StartFailed("load") from error
+            log.warning("Failed to load model. Retrying in a second: %s", type(error).__name__)
+            time.sleep(_LOAD_PAUSE)
+        else:
+            return
+
+
+def import_class(plan: Mapping[str, Any]) -> Callable[..., Any]:
+    """The class (or factory) that the config names, from a module that can use relative imports."""
+    folder, file = Path(plan["folder"]), Path(plan["model_file"])
+    sys.path.insert(0, str(folder))
+    sys.path.extend(plan["package_dirs"])
+    module = _import_file(file, file.relative_to(folder).with_suffix("").parts)
+    cls = getattr(module, plan["model_class"], None)
+    if not callable(cls):
+        raise ModelDefinitionError(f"{file.relative_to(folder)} has no class {plan['model_class']}")
+    found: Callable[..., Any] = cls
+    return found
+
+
+def _import_file(file: Path, parts: tuple[str, ...]) -> types.ModuleType:
+    """The module at `file`, under the name that its place in the folder gives it."""
+    for depth in range(1, len(parts)):
+        _import_package(".".join(parts[:depth]), file.parents[len(parts) - 1 - depth])
+    name = ".".join(parts)
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ModelFailed(f"{model_file} cannot be imported", hint="its name must end in .py")
-    if "." in name:
-        importlib.import_module(name.rpartition(".")[0])
+        raise ModelDefinitionError(f"{file.name} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def _module_of(folder: Path, model_file: Path) -> tuple[Path, str]:
-    """Where imports start, and the file's dotted name from there."""
-    inside = model_file.parent
-    if inside != folder and inside.name.isidentifier():
-        return inside.parent, f"{inside.name}.{model_file.stem}"
-    return inside, model_file.stem
-
-
-def construct(module: ModuleType, class_name: str, offered: dict[str, Any]) -> Any:
-    """Make the model, with those of `offered` that its `__init__` takes.
-
-    Raises:
-        ModelFailed: there is no such class.
-    """
-    cls = getattr(module, class_name, None)
-    if cls is None:
-        raise ModelFailed(
-            f"{module.__file__} has no class {class_name}",
-            hint=f"add one, or name yours in config.yaml: model_class_name: ...\n{SKELETON.format(name=class_name)}",
-        )
-    taken = inspect.signature(cls).parameters
-    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    return cls(**{name: value for name, value in offered.items() if everything or name in taken})
-
-
-SKELETON = """
-class {name}:
-    def __init__(self, **kwargs):
-        self._secrets = kwargs["secrets"]
-
-    def predict(self, inputs):
-        return inputs
-"""
-
-LOAD_TRIES = 2
-LOAD_PAUSE = 1.0  # seconds
-
-
-async def load(model: Any, retrying: Callable[[BaseException], None]) -> None:
-    """Call `load`, if there is one; once more, a second later, when it fails."""
-    function = getattr(model, "load", None)
-    if function is None:
+def _import_package(name: str, directory: Path) -> None:
+    """Make the folder a package of this name, also where an installed one has the name."""
+    if (directory / "__init__.py").is_file():
+        importlib.import_module(name)
         return
-    for attempt in range(1, LOAD_TRIES + 1):
-        try:
-            result = function()
-            if inspect.isawaitable(result):
-                await result
-            return
-        except Exception as error:
-            if attempt == LOAD_TRIES:
-                raise
-            retrying(error)
-            await asyncio.sleep(LOAD_PAUSE)
+    package = types.ModuleType(name)
+    package.__path__ = [str(directory)]
+    sys.modules[name] = package
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One method of the model. `is_async`: it is awaited on the loop, not run on a model thread."""
+def construct(cls: Callable[..., Any], plan: Mapping[str, Any], secrets: Secrets) -> Any:
+    """The model's object, made with those keyword arguments that its signature has."""
+    offered: dict[str, Any] = {
+        "config": plan["config"],
+        "data_dir": Path(plan["data_dir"]),
+        "secrets": secrets,
+        "environment": None,
+        "lazy_data_resolver": LazyDataResolver(),
+    }
+    parameters = inspect.signature(cls).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        offered = {name: value for name, value in offered.items() if name in parameters}
+    return cls(**offered)
 
-    call: Callable[..., Any]
-    is_async: bool
-    takes_inputs: bool
 
-
-class Pipeline:
-    """`preprocess`, `predict` and `postprocess` of a model, those that it has.
+def find_stages(instance: Any, plan: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The methods that a request passes through, in order.
 
     Raises:
-        ModelFailed: there is no `predict`, or a method takes what nobody gives it.
+        ModelDefinitionError: `predict` lacks, or a method's parameters are not allowed.
     """
-
-    def __init__(self, model: Any, model_file: Path) -> None:
-        if not callable(getattr(model, "predict", None)):
-            name = type(model).__name__
-            raise ModelFailed(
-                f"the class {name} in {model_file} has no predict",
-                hint=f"add it:\n{SKELETON.format(name=name)}",
-            )
-        names = ("preprocess", "predict", "postprocess")
-        self.stages = tuple(_stage(model, name) for name in names if callable(getattr(model, name, None)))
-
-    def run(self, inputs: Any) -> Any:
-        """All stages in this thread; for a model without a coroutine among them."""
-        for stage in self.stages:
-            inputs = stage.call(inputs) if stage.takes_inputs else stage.call()
-        return inputs
-
-    async def run_on_loop(self, inputs: Any, in_thread: Callable[..., Awaitable[Any]]) -> Any:
-        """Coroutines here, everything else through `in_thread`."""
-        for stage in self.stages:
-            arguments = (inputs,) if stage.takes_inputs else ()
-            if stage.is_async:
-                inputs = await stage.call(*arguments)
-            else:
-                inputs = await in_thread(stage.call, *arguments)
-            if inspect.isawaitable(inputs):
-                inputs = await inputs
-        return inputs
-
-    @property
-    def is_sync(self) -> bool:
-        return not any(stage.is_async for stage in self.stages)
+    if not hasattr(instance, "predict"):
+        file = Path(plan["model_file"]).relative_to(plan["folder"])
+        raise ModelDefinitionError(_NO_PREDICT.format(name=plan["model_class"], file=file))
+    names = ("preprocess", "predict", "postprocess")
+    return tuple(_stage(name, getattr(instance, name)) for name in names if hasattr(instance, name))
 
 
-def _stage(model: Any, name: str) -> Stage:
-    function = getattr(model, name)
-    parameters = list(inspect.signature(function).parameters.values())
-    positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD]
-    needed = [
-        p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if len(needed) > 1:
-        raise ModelFailed(
-            f"`{name}` is given the inputs alone, but takes {', '.join(p.name for p in needed)}",
-            hint=f"write `def {name}(self, inputs)`",
+def _stage(name: str, method: Any) -> Stage:
+    if not callable(method):
+        raise ModelDefinitionError(f"{method!r} is not a callable object: `{name}` must be a method")
+    parameters = list(inspect.signature(method).parameters.values())
+    got = f"Got: ({', '.join(map(str, parameters))})"
+    if len(parameters) > 2:
+        raise ModelDefinitionError(f"`{name}` method cannot have more than two arguments. {got}")
+    if len(parameters) == 2:
+        raise ModelDefinitionError(
+            f"`{name}` method with two arguments must have request as second argument (type annotated), "
+            f"which this version of gusset does not serve yet: take the inputs alone. {got}"
         )
-    return Stage(function, inspect.iscoroutinefunction(function), bool(positional))
+    keyword = bool(parameters) and parameters[0].kind in (
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+    if keyword:
+        raise ModelDefinitionError(f"`{name}` method must take its inputs by position. {got}")
+    return Stage(name, method, bool(parameters), inspect.iscoroutinefunction(method))

@@ -1,14 +1,16 @@
-"""What every process that holds values does to itself: no core file, no reading of its memory."""
+"""What processes that hold values do to themselves: stay unreadable, leave no core, end with their parent."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_F_SETSIG = 10
 
 
 def harden() -> None:
@@ -27,6 +29,19 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the line above took effect
         os._exit(1)
+
+
+def die_with_pipe(lifeline: int) -> None:
+    """Have the kernel kill this whole process group when the other end of the pipe `lifeline` closes.
+
+    Nothing may ever be written to the pipe. Unlike `die_with_parent` this ends
+    the processes that we start, too, as long as they stay in the group; and it
+    needs no thread of ours that native code could hold up.
+    """
+    os.set_inheritable(lifeline, False)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _prctl(option: int, argument: int) -> None:

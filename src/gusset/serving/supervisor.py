@@ -1,358 +1,365 @@
-"""Starts, watches, masks, restarts and drains a worker. Holds the values; never runs the model's code.
+"""`serve`: keeps a deployment up on one port until it is told to stop.
 
-Owns the listening socket: while no worker accepts, liveness is 200 and
-everything else 503, answered here.
+The supervisor runs no user code. It owns the listening socket, holds the
+values, masks what workers print, hands over the port when a worker is ready,
+answers in its place while none is, and starts a new one when it dies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
-from enum import StrEnum
+import time
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
-from gusset.errors import Denied, GussetError, HostError, ModelFailed, Unreachable
-from gusset.secrets.masking import Masker
-from gusset.secrets.source import Delivered, SecretSource
-from gusset.serving import channel
-from gusset.serving.deployment import Deployment, read_secrets
-from gusset.serving.endpoints import MODEL, NOT_READY, fail, route
-from gusset.serving.http import HttpServer, Request
+from gusset.errors import HostError, ModelFailed
+from gusset.secrets.masking import Masker, maskable
+from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
+from gusset.serving import logs
+from gusset.serving.deployment import Deployment
+from gusset.serving.endpoints import not_ready
+from gusset.serving.http import Exchange, HttpServer
 from gusset.serving.process import harden
-from gusset.serving.pump import Pump
+from gusset.serving.replica import Replica, ReplicaState, describe_end
+from gusset.serving.rotation import Rotation, Values, read_secrets
 
-log = logging.getLogger("gusset.serve")
+log = logging.getLogger("gusset.serving")
 
-DRAIN_TIME = 30.0  # seconds that requests under way get when serving stops
-BACK_OFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before each restart in a row
-STEADY = 60.0  # seconds of service after which the next restart counts as the first
+DRAIN_SECONDS = 30.0
 
-Announce = Callable[[str], None]
+_FIRST_PAUSE = 0.2  # seconds before a restart, doubled up to
+_LAST_PAUSE = 30.0
+_STEADY = 60.0  # a worker that was ready for so long starts the pauses anew
+_FAREWELL = 3.0  # seconds for a drained worker to end by itself
 
-
-class ReplicaState(StrEnum):
-    """What the one replica of a deployment is doing."""
-
-    STARTING = "starting"
-    READY = "ready"
-    RESTARTING = "restarting"
-    STOPPING = "stopping"
+_REASONS = {
+    ReplicaState.STARTING: "It is starting.",
+    ReplicaState.LOADING: "It is loading.",
+    ReplicaState.FAILED: "It has failed and will be restarted.",
+    ReplicaState.STOPPING: "It is stopping.",
+}
 
 
 def serve(
     deployment: Deployment,
     source: SecretSource,
     *,
-    host: str,
-    port: int,
+    host: str = "127.0.0.1",
+    port: int = 8080,
     allow_missing: Collection[str] = (),
     debuggable: bool = False,
-    announce: Announce,
+    announce: Callable[[str], object] = lambda address: None,
     output_fd: int = 1,
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> int:
-    """Serve `deployment` until SIGTERM or SIGINT; the exit status.
+    """Serve `deployment` with the secrets of `source` until SIGTERM or SIGINT; return 0 then.
+
+    Call it on the main thread. Port 0 takes a free port; `announce` is called
+    once with the address, as in "http://127.0.0.1:8080", when the model is
+    ready. What the model prints goes to `output_fd` and standard error, masked.
+    A stop waits `drain_seconds` for requests under way.
 
     Raises:
-        HostError: the port is taken or cannot be used.
+        HostError: the address cannot be listened on.
         SecretsMissing, Denied, Unreachable: see `read_secrets`.
-        ModelFailed: the model could not be imported, constructed or loaded; its traceback has been printed.
+        ModelFailed: the model did not start; with its own traceback.
     """
-    if debuggable:
-        log.warning("debuggers and profilers of this account can read the secrets of this process")
-    else:
+    if not debuggable:
         harden()
-    delivered = read_secrets(deployment, source, allow_missing)
-    _report(delivered)
-    with _listen(host, port) as listening:
-        supervisor = Supervisor(deployment, source, delivered, listening, debuggable, announce, output_fd)
-        return asyncio.run(supervisor.run())
+    logs.configure(logging.getLogger("gusset"), as_json=not sys.stderr.isatty())
+    if debuggable:
+        log.warning("Debuggers may attach to this server and read the values of secrets.")
+    with listen(host, port) as listener:
+        supervisor = Supervisor(
+            deployment, source, listener, debuggable=debuggable, announce=announce, output_fd=output_fd
+        )
+        return supervisor.run(allow_missing, drain_seconds)
 
 
-def _report(delivered: Mapping[str, Delivered]) -> None:
-    """Say what is not as safe as it should be about the values just read."""
-    from gusset.secrets.masking import maskable
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
 
-    for name, found in delivered.items():
-        if not maskable(found.value):
-            log.warning("%s is shorter than 8 bytes and will not be masked in output", name)
-        if found.origin.startswith("TRUSS_SECRET_"):
-            log.warning(
-                "%s comes from the environment (%s), where other processes can see it", name, found.origin
-            )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    Raises:
+        HostError: the port is in use, may not be used, or there is no such address.
+    """
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(2048)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        listening.close()
+        raise HostError(f"{host} cannot be listened on: {error.strerror}", hint="see --host") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        reason = os.strerror(error.errno or 0).lower()
         raise HostError(
-            f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}",
-            hint="another program has it? choose another with --port, or --port 0 for any free one",
+            f"port {port} on {host} cannot be used: {reason}", hint="choose another one with --port"
         ) from None
-    return listening
+    listener.setblocking(False)
+    return listener
 
 
 class Supervisor:
-    """One deployment, one worker at a time."""
+    """The life of one deployment on one listening socket."""
 
     def __init__(
         self,
         deployment: Deployment,
         source: SecretSource,
-        delivered: Mapping[str, Delivered],
-        listening: socket.socket,
+        listener: socket.socket,
+        *,
         debuggable: bool,
-        announce: Announce,
+        announce: Callable[[str], object],
         output_fd: int,
     ) -> None:
         self._deployment = deployment
         self._source = source
-        self._delivered = dict(delivered)
-        self._listening = listening
+        self._listener = listener
         self._debuggable = debuggable
-        self._announce = announce
+        self._announce: Callable[[str], object] | None = announce
         self._output_fd = output_fd
-        self._masker = Masker(found.value for found in delivered.values())
-        self._stopped = asyncio.Event()
-        self._stop_watching = threading.Event()
-        self._child: Child | None = None
+        self._masker = Masker()
+        self._values: Values = {}
+        self._sending = threading.Lock()  # orders of secrets reach a replica in the order of the values
+        self._replica: Replica | None = None
+        self._state = ReplicaState.STARTING
         self._stand_in: HttpServer | None = None
-        self.state = ReplicaState.STARTING
 
-    async def run(self) -> int:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        if self._deployment.declared:
-            threading.Thread(target=self._watch, args=(loop,), name="gusset-watch", daemon=True).start()
+    def run(self, allow_missing: Collection[str], drain_seconds: float) -> int:
+        """Serve until stopped; see `serve`."""
+        first = self._spawn()  # it gets itself going while we read the secrets
         try:
-            await self._keep_running()
+            self._values = read_secrets(self._deployment, self._source, allow_missing)
+            self._learn(self._values)
+        except BaseException:
+            first.abandon()
+            raise
+        rotation = Rotation(self._deployment.declared, self._source, self._values, self._rotate)
+        try:
+            return asyncio.run(self._live(first, drain_seconds))
         finally:
-            self._stop_watching.set()
-            if self._child:
-                await self._child.kill()
-        return 0
+            rotation.stop()
 
-    def _stop(self) -> None:
-        """The first signal drains; the second does not wait."""
-        if self._stopped.is_set():
-            if self._child:
-                self._child.signal(signal.SIGKILL)
+    async def _live(self, first: Replica, drain_seconds: float) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._again = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal)
+        await self._stand_in_for_replica()
+        replica, pause = first, _FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            life = _Life()
+            self._begin(replica, life)
+            ended = asyncio.ensure_future(life.ended)
+            stopped = asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                await self._end(replica, life, drain_seconds)
+                return 0
+            stopped.cancel()
+            await self._take_over(life, ended.result())
+            pause = _FIRST_PAUSE if time.monotonic() - began > _STEADY else pause
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+                return 0
+            pause = min(pause * 2, _LAST_PAUSE)
+            replica = self._spawn()
+
+    def _begin(self, replica: Replica, life: _Life) -> None:
+        def on_report(report: dict[str, Any]) -> None:
+            self._soon(partial(self._on_report, replica, life, report))
+
+        def on_end(status: int) -> None:
+            self._soon(partial(life.end, status))
+
+        self._state = ReplicaState.STARTING
+        with self._sending:
+            replica.start(self._plan(), on_report, on_end)
+            self._replica = replica
+
+    def _soon(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(call)
+
+    def _on_report(self, replica: Replica, life: _Life, report: dict[str, Any]) -> None:
+        event = report.get("event")
+        if event == "loading":
+            self._state = ReplicaState.LOADING
+        elif event == "failed":
+            life.failure = (str(report.get("step")), str(report.get("trace")))
+        elif event == "drained":
+            life.drained.set()
+        elif event == "holding":
+            life.versions = dict(report.get("versions") or {})
+        elif event == "ready" and not life.ended.done():
+            self._on_ready(life)
+
+    def _on_ready(self, life: _Life) -> None:
+        self._state = ReplicaState.READY
+        life.was_ready = True
+        if self._stand_in is not None:
+            self._stand_in.stop_accepting()
+            self._stand_in = None
+        if self._announce is None:
+            log.info("The model is ready again.")
             return
-        self.state = ReplicaState.STOPPING
-        self._stopped.set()
+        announce, self._announce = self._announce, None
+        announce(self.address)
 
-    async def _keep_running(self) -> None:
-        """Start a worker; when it dies although it was ready, start another."""
-        loop, failures, first = asyncio.get_running_loop(), 0, True
-        while not self._stopped.is_set():
-            await self._stand_in_for_it()
-            self._child = child = self._spawn()
-            await self._either(child.ready, child.ended)
-            if child.ready.is_set() and not child.ended.is_set():
-                self._hand_over(first)
-                first, began = False, loop.time()
-                await self._either(child.ended)
-                if loop.time() - began > STEADY:
-                    failures = 0
-            if self._stopped.is_set():
-                await self._drain(child)
-                return
-            await child.finished()
-            if first:
-                raise ModelFailed(f"{self._deployment.name} could not be made ready ({child.fate()})")
-            self.state = ReplicaState.RESTARTING
-            pause = BACK_OFF[min(failures, len(BACK_OFF) - 1)]
-            failures += 1
-            log.error("the worker %s; starting another in %.1f s", child.fate(), pause)
-            await self._stand_in_for_it()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), pause)
+    @property
+    def address(self) -> str:
+        """Where the deployment is served, as a URL."""
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def _either(self, *events: asyncio.Event) -> None:
-        """Wait for the first of `events`, or for the stop."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (*events, self._stopped)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-
-    # --- answering while no worker does
-
-    async def _stand_in_for_it(self) -> None:
-        if self._stand_in is None:
-            self._stand_in = HttpServer(self._answer)
-            await self._stand_in.start(self._listening)
-
-    def _hand_over(self, first: bool) -> None:
-        """The worker accepts now; those who are connected here are let go after their answer."""
-        self.state = ReplicaState.READY
-        if self._stand_in:
-            stand_in, self._stand_in = self._stand_in, None
-            stand_in.stop_accepting()
-            stand_in.draining = True
-            for connection in list(stand_in.connections):
-                connection.finish()
-        if first:
-            self._announce(self._address())
+    async def _take_over(self, life: _Life, status: int) -> None:
+        """The worker has ended by itself: answer in its place; or give up, when none was ever ready."""
+        self._state = ReplicaState.FAILED
+        if self._announce is not None:
+            raise self._failed(life, status)
+        await self._stand_in_for_replica()
+        if life.was_ready:
+            log.error("The model's process ended (%s); it is started again.", describe_end(status))
         else:
-            log.info("the worker is ready again")
+            log.error("The model did not start again: %s", self._failed(life, status).message)
 
-    def _address(self) -> str:
-        host, port = self._listening.getsockname()[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-        return f"http://{host}:{port}"
+    def _failed(self, life: _Life, status: int) -> ModelFailed:
+        if life.failure is None:
+            return ModelFailed(
+                f"the model's process ended while the model was starting ({describe_end(status)})",
+                hint="see what it printed above",
+            )
+        step, trace = life.failure
+        what = {
+            "import": "the model's code could not be imported",
+            "__init__": "the model's __init__ failed",
+            "check": "the model's class cannot be served",
+            "load": "the model's load failed, twice",
+        }.get(step, "the model failed")
+        return ModelFailed(f"{what}\n{self._masker.mask_text(trace)}")
 
-    def _answer(self, request: Request) -> None:
-        route(request, self._not_ready, self._not_ready)
+    async def _end(self, replica: Replica, life: _Life, drain_seconds: float) -> None:
+        """Let requests under way finish, for as long as that may take, then end the worker."""
+        self._state = ReplicaState.STOPPING
+        self._listener.close()
+        if self._stand_in is not None:
+            self._stand_in.stop_accepting()
+        if life.was_ready:
+            replica.order({"order": "drain"})
+            if not await self._first_of(drain_seconds, life.drained.wait(), life.wait(), self._again.wait()):
+                log.warning("Requests were still under way after %g s; they are cut.", drain_seconds)
+            elif life.drained.is_set():
+                await self._first_of(_FAREWELL, life.wait(), self._again.wait())
+        elif not life.ended.done():
+            replica.kill(signal.SIGTERM)
+            await self._first_of(_FAREWELL, life.wait(), self._again.wait())
+        replica.kill()
+        await life.wait()
+        self._state = ReplicaState.STOPPED
 
-    def _not_ready(self, request: Request) -> None:
-        fail(request, 503, f"{NOT_READY} It is {self.state}.", MODEL)
+    @staticmethod
+    async def _first_of(seconds: float, *waits: Any) -> bool:
+        """Whether one of `waits` was over in time."""
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        done, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        return bool(done)
 
-    # --- the worker
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._again.set()
+        else:
+            log.info("Stopping; requests under way may finish. A second signal stops at once.")
+            self._stop.set()
 
-    def _spawn(self) -> Child:
-        plan = self._deployment.plan()
-        plan["debuggable"] = self._debuggable
-        plan["readable_log"] = sys.stderr.isatty()
-        plan |= self._values()
-        return Child(plan, self._listening, self._masker, self._output_fd)
+    async def _stand_in_for_replica(self) -> None:
+        if self._stand_in is None:
+            self._stand_in = HttpServer(self._answer_not_ready, one_request_each=True)
+            await self._stand_in.start(self._listener.dup())
 
-    def _values(self) -> dict[str, Any]:
+    def _answer_not_ready(self, exchange: Exchange) -> None:
+        not_ready(exchange, _REASONS.get(self._state, "It was not a moment ago; try again."))
+
+    def _spawn(self) -> Replica:
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
+        }
+        environment["PYTHONUNBUFFERED"] = "1"  # what the model prints is seen when it prints it
+        return Replica(
+            self._listener,
+            self._masker,
+            debuggable=self._debuggable,
+            environment=environment,
+            output=self._output_fd,
+            errors=sys.stderr.fileno(),
+        )
+
+    def _rotate(self, values: Values) -> None:
+        """New values: first the masker knows them, then the model. Called on the rotation's thread."""
+        with self._sending:
+            self._learn(values)
+            self._values = values
+            if self._replica is not None:
+                self._replica.order({"order": "secrets", **self._delivery()})
+
+    def _learn(self, values: Values) -> None:
+        self._masker.learn(delivered.value for delivered in values.values())
+        short = [name for name, delivered in values.items() if not maskable(delivered.value)]
+        if short:
+            log.warning("Too short to be masked in output (under 8 bytes): %s", ", ".join(short))
+
+    def _delivery(self) -> dict[str, Any]:
         return {
-            "values": channel.pack({name: found.value for name, found in self._delivered.items()}),
-            "versions": {name: found.version for name, found in self._delivered.items()},
+            "secrets": {name: held.value.reveal() for name, held in self._values.items()},
+            "versions": {name: held.version for name, held in self._values.items()},
         }
 
-    async def _drain(self, child: Child) -> None:
-        """Let requests under way finish; after `DRAIN_TIME`, or if the model is still loading, end it."""
-        if self._stand_in:
-            self._stand_in.stop_accepting()
-        if child.ready.is_set():
-            child.send({"drain": True})
-            with suppress(TimeoutError):
-                await asyncio.wait_for(child.ended.wait(), DRAIN_TIME)
-                return
-            log.warning("requests were still under way after %.0f s and were cut off", DRAIN_TIME)
-        await child.kill()
-
-    # --- rotation
-
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On a thread: whenever the source says so, read again and hand on what is new."""
-        names = list(self._deployment.declared)
-        for _ in self._source.watch(names, self._stop_watching):
-            while not self._stop_watching.is_set():
-                try:
-                    delivered = self._source.read(names)
-                except (Denied, Unreachable) as error:
-                    log.warning("secrets could not be read, the model keeps what it has: %s", error)
-                    self._stop_watching.wait(1.0)
-                except GussetError as error:
-                    log.error("a secret could not be read, the model keeps what it has: %s", error)
-                    break
-                else:
-                    self._masker.learn(
-                        found.value for found in delivered.values()
-                    )  # before anybody can print it
-                    loop.call_soon_threadsafe(self._deliver, delivered)
-                    break
-
-    def _deliver(self, delivered: Mapping[str, Delivered]) -> None:
-        changed = sorted(
-            name for name in self._deployment.declared if delivered.get(name) != self._delivered.get(name)
-        )
-        self._delivered = dict(delivered)
-        if changed and self._child:
-            self._child.send(self._values())
-            log.info("handed on to the model: %s", ", ".join(changed))
+    def _plan(self) -> dict[str, Any]:
+        deployment = self._deployment
+        return {
+            "folder": str(deployment.folder),
+            "model_file": str(deployment.model_file),
+            "model_class": deployment.model_class,
+            "config_file": deployment.config_file,
+            "config": dict(deployment.config),
+            "declared": deployment.declared,
+            "data_dir": str(deployment.data_dir or deployment.folder / "data"),
+            "package_dirs": [str(path) for path in deployment.package_dirs],
+            "environment_variables": dict(deployment.environment_variables),
+            "predict_concurrency": deployment.predict_concurrency,
+            "json_logs": not sys.stderr.isatty(),
+            **self._delivery(),
+        }
 
 
-class Child:
-    """One worker process, with its channel and its output."""
+class _Life:
+    """What one worker has let us know, from its start to its end."""
 
-    def __init__(
-        self, plan: Mapping[str, Any], listening: socket.socket, masker: Masker, output_fd: int
-    ) -> None:
-        self.ready = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.versions: Mapping[str, int | None] = {}
-        self._loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        self._channel = ours
-        with theirs:
-            fds = (theirs.fileno(), listening.fileno())
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "gusset.serving.worker", *map(str, fds), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**_without_secrets(os.environ), "PYTHONUNBUFFERED": "1"},
-                pass_fds=fds,
-                start_new_session=True,  # Ctrl-C at the terminal is for the supervisor alone
-            )
-        assert self._process.stdout and self._process.stderr  # noqa: S101  # pipes, see above
-        self._pumps = [
-            Pump(self._process.stdout.detach().detach(), output_fd, masker.stream()),  # type: ignore[attr-defined]
-            Pump(self._process.stderr.detach().detach(), 2, masker.stream()),  # type: ignore[attr-defined]
-        ]
-        threading.Thread(target=self._follow, args=(plan,), name="gusset-child", daemon=True).start()
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.drained = asyncio.Event()
+        self.was_ready = False
+        self.failure: tuple[str, str] | None = None
+        self.versions: dict[str, int | None] = {}
 
-    def _follow(self, plan: Mapping[str, Any]) -> None:
-        """On a thread: tell the plan, hear what the worker says, wait for its end."""
-        with suppress(OSError):
-            channel.send(self._channel, plan)
-        while message := channel.receive(self._channel):
-            self.versions = message.get("versions", self.versions)
-            if message.get("ready"):
-                self._loop.call_soon_threadsafe(self.ready.set)
-        self._process.wait()
-        with suppress(RuntimeError):  # the loop has gone: nobody is waiting any more
-            self._loop.call_soon_threadsafe(self.ended.set)
+    def end(self, status: int) -> None:
+        if not self.ended.done():
+            self.ended.set_result(status)
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        with suppress(OSError):  # it has died; its end is noticed elsewhere
-            channel.send(self._channel, message)
-
-    def signal(self, number: int) -> None:
-        """To the worker and whatever it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-
-    async def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        await self.finished()
-
-    async def finished(self) -> None:
-        """Wait until it has ended and what it printed has been carried over."""
-        await self.ended.wait()
-        self.signal(signal.SIGKILL)  # children that it left behind would hold its output open
-        for pump in self._pumps:
-            await asyncio.to_thread(pump.join, 1.0)
-        self._channel.close()
-
-    def fate(self) -> str:
-        """How it ended, in words."""
-        status = self._process.returncode
-        if status is None:
-            return "is running"
-        if status < 0:
-            return f"was ended by {signal.Signals(-status).name}"
-        return f"ended with status {status}"
-
-
-def _without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """Values that came in by the environment are not handed down in it."""
-    return {name: text for name, text in environ.items() if not name.startswith("TRUSS_SECRET_")}
+    async def wait(self) -> int:
+        return await asyncio.shield(self.ended)

@@ -1,0 +1,59 @@
+"""Log records of supervisor and worker: readable on a terminal, one JSON object a line elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+import orjson
+
+
+def configure(logger: logging.Logger, *, as_json: bool) -> None:
+    """Let `logger` write records from INFO on to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else ReadableFormatter())
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+
+
+class ReadableFormatter(logging.Formatter):
+    """`11:04:59 INFO message`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line, with the keys `asctime`, `levelname`, `message` and, after an error, `exc_info`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "asctime": self.formatTime(record),
+            "levelname": record.levelname,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exc_info"] = self.formatException(record.exc_info)
+        return orjson.dumps({key: _encodable(text) for key, text in entry.items()}).decode()
+
+
+def model_traceback(error: BaseException, folder: Path) -> str:
+    """The traceback of `error` from the first frame in `folder` on; all of it when no frame is there."""
+    shown = traceback.TracebackException(type(error), error, _from_model(error.__traceback__, folder))
+    return _encodable("".join(shown.format()).rstrip())
+
+
+def _from_model(trace: TracebackType | None, folder: Path) -> TracebackType | None:
+    first = trace
+    while first is not None:
+        if first.tb_frame.f_code.co_filename.startswith(f"{folder}/"):
+            return first
+        first = first.tb_next
+    return trace
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

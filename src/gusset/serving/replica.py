@@ -1,0 +1,139 @@
+"""One worker process as its supervisor sees it: started, told things, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gusset.secrets.masking import Masker
+from gusset.serving.channel import Channel, Closed, Orders, Reports
+from gusset.serving.pump import Pump
+
+_LAST_OUTPUT = 2.0  # seconds for the pumps to carry over what a dead worker has printed
+
+
+class ReplicaState(enum.Enum):
+    """Where a replica is in its life; only a ready one is given requests."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Replica:
+    """A worker, with its output masked on the way to `output` and `errors` (file descriptors).
+
+    `on_report` gets each message of the worker, `on_end` its exit status (negative:
+    the signal that ended it), both on threads of the replica's own. It is started
+    from the main thread: a worker ends when the thread that started it does.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        masker: Masker,
+        *,
+        debuggable: bool,
+        environment: Mapping[str, str],
+        output: int,
+        errors: int,
+    ) -> None:
+        self.state = ReplicaState.STARTING
+        ours, theirs = socket.socketpair()
+        self._channel = Channel(ours)
+        lifeline, self._lifeline = os.pipe()
+        descriptors = (theirs.fileno(), listener.fileno(), lifeline)
+        command = [sys.executable, "-P", "-m", "gusset.serving.worker"]
+        command += [str(number) for number in (*descriptors, os.getpid(), int(debuggable))]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            pass_fds=descriptors,
+            process_group=0,  # so that it can be ended with all that it has started
+        )
+        theirs.close()
+        os.close(lifeline)
+        self.pid = self._process.pid
+        self._pumps = [
+            Pump(_taken(self._process.stdout), output, masker.stream()),
+            Pump(_taken(self._process.stderr), errors, masker.stream()),
+        ]
+
+    def start(
+        self,
+        plan: dict[str, Any],
+        on_report: Callable[[dict[str, Any]], object],
+        on_end: Callable[[int], object],
+    ) -> None:
+        """Give the worker its plan, and begin to listen to it."""
+        self.order(plan)
+        threading.Thread(target=self._listen, args=(on_report,), name="gusset-reports", daemon=True).start()
+        threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True).start()
+
+    def order(self, order: dict[str, Any]) -> None:
+        """Send an order; one that has no receiver any more is dropped."""
+        with contextlib.suppress(Closed):
+            Orders.send(self._channel, order)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Signal the worker and everything that it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def abandon(self) -> None:
+        """End a worker that was never given its plan."""
+        self.kill()
+        self._process.wait()
+        self._release()
+
+    def _listen(self, on_report: Callable[[dict[str, Any]], object]) -> None:
+        with contextlib.suppress(Closed):
+            while True:
+                on_report(Reports.receive(self._channel))
+
+    def _await_end(self, on_end: Callable[[int], object]) -> None:
+        # First look without reaping: until it is reaped, its id names this group and no other.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        self.kill()
+        status = self._process.wait()
+        self._release()
+        on_end(status)
+
+    def _release(self) -> None:
+        for pump in self._pumps:
+            pump.join(_LAST_OUTPUT)
+        os.close(self._lifeline)
+        self._channel.close()
+
+
+def _taken(pipe: Any) -> int:
+    """The descriptor of a pipe, for a pump that will close it."""
+    descriptor: int = os.dup(pipe.fileno())
+    pipe.close()
+    return descriptor
+
+
+def describe_end(status: int) -> str:
+    """`exit status 3` or `signal SIGKILL (killed)`, for people."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = str(-status)
+    hint = "; was it out of memory?" if -status == signal.SIGKILL else ""
+    return f"signal {name}{hint}"
