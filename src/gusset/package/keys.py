@@ -51,6 +51,41 @@ _LOAD_IT = "download in the model's `load` instead, with a token from the secret
 _IMAGE = "custom images are not run by `gusset serve` yet"
 _TRT = "engines are built and run by the hosted platform alone"
 
+
+def _trt_llm() -> list[Key]:
+    """The keys of both inference stacks together."""
+    repository = "source repo revision runtime_secret_name"
+    sections = {
+        "trt_llm": "inference_stack build runtime version_overrides",
+        "trt_llm.version_overrides": (
+            "engine_builder_version briton_version bei_version bei_bert_version v2_llm_version"
+        ),
+        "trt_llm.build": (
+            "base_model max_seq_len max_batch_size max_num_tokens max_beam_width max_prompt_embedding_table_size "
+            "checkpoint_repository gather_all_token_logits strongly_typed quantization_type quantization_config "
+            "tensor_parallel_count pipeline_parallel_count moe_expert_parallel_option sequence_parallel_count "
+            "plugin_configuration num_builder_gpus speculator lora_adapters lora_configuration skip_build_result"
+        ),
+        "trt_llm.build.checkpoint_repository": repository,
+        "trt_llm.build.quantization_config": "calib_size calib_dataset calib_max_seq_length",
+        "trt_llm.build.plugin_configuration": "paged_kv_cache use_paged_context_fmha use_fp8_context_fmha",
+        "trt_llm.build.lora_configuration": "max_lora_rank lora_target_modules",
+        "trt_llm.build.speculator": (
+            "speculative_decoding_mode num_draft_tokens checkpoint_repository runtime build lookahead_windows_size "
+            "lookahead_ngram_size lookahead_verification_set_size enable_b10_lookahead"
+        ),
+        "trt_llm.build.speculator.checkpoint_repository": repository,
+        "trt_llm.runtime": (
+            "kv_cache_free_gpu_mem_fraction kv_cache_host_memory_bytes enable_chunked_context "
+            "batch_scheduler_policy request_default_max_tokens total_token_limit served_model_name "
+            "webserver_default_route lora_cache_max_adapter_size lora_cache_optimal_adapter_size "
+            "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes max_seq_len max_batch_size max_num_tokens "
+            "tensor_parallel_size enable_chunked_prefill patch_kwargs gated_features"
+        ),
+    }
+    return [key for parent, names in sections.items() for key in _group("refused", parent, _TRT, names)]
+
+
 KEYS: tuple[Key, ...] = (
     _acted("model_name", "the name of the deployment; else the folder's name"),
     _acted("model_metadata", "given to the model; `gusset.optional_secrets` lists secrets that may be missing"),
@@ -152,6 +187,7 @@ KEYS: tuple[Key, ...] = (
     _ignored("bdn.hotload", "of the hosted platform's volumes"),
     _ignored("bdn.hotload.enabled", "of the hosted platform's volumes"),
     Key("trt_llm", "refused", _TRT),
+    *_trt_llm(),
     Key("training_checkpoints", "refused", _DOWNLOAD, _LOAD_IT),
     *_group("refused", "training_checkpoints", _DOWNLOAD, "download_folder artifact_references loops_checkpoint_ids"),
     *_group("refused", "training_checkpoints.artifact_references[]", _DOWNLOAD, "training_job_id paths"),
@@ -178,10 +214,16 @@ KEYS: tuple[Key, ...] = (
 )  # fmt: skip
 
 _OPEN = frozenset(
-    "model_metadata environment_variables secrets build.arguments build.secret_to_path_mapping bis_llm.config trt_llm"
-    .split()
-)  # fmt: skip
-"""Maps whose keys are the author's; `trt_llm` is checked by its own module."""
+    {
+        "model_metadata",
+        "environment_variables",
+        "secrets",
+        "build.arguments",
+        "build.secret_to_path_mapping",
+        "bis_llm.config",
+    }
+)
+"""Maps whose keys are the author's."""
 
 
 @cache
@@ -214,7 +256,7 @@ def _unknown_in(data: Any, section: str, path: tuple[Any, ...], report: Reporter
     for name, value in data.items() if isinstance(data, dict) else ():
         here = f"{section}.{name}" if section else str(name)
         if name not in known:
-            unknown_key((*path, name), known, report)
+            _unknown_key((*path, name), known, report)
         elif isinstance(value, list):
             for position, item in enumerate(value):
                 _unknown_in(item, f"{here}[]", (*path, name, position), report)
@@ -222,7 +264,7 @@ def _unknown_in(data: Any, section: str, path: tuple[Any, ...], report: Reporter
             _unknown_in(value, here, (*path, name), report)
 
 
-def unknown_key(path: tuple[Any, ...], known: list[str], report: Reporter) -> None:
+def _unknown_key(path: tuple[Any, ...], known: list[str], report: Reporter) -> None:
     """Warn about the key at `path`, which is none of `known`."""
     near = (
         difflib.get_close_matches(str(path[-1]), known, n=1) if show_path(path[-1:]) != "(not shown)" else []

@@ -109,7 +109,7 @@ class Accelerator(Section):
 _ACCELERATOR_HINT = f"write NAME or NAME:COUNT with one of {', '.join(ACCELERATORS)}"
 
 
-def _accelerator(value: Any) -> Any:
+def parse_accelerator(value: Any) -> Any:
     if value is None or isinstance(value, dict | Accelerator):
         return value
     if not isinstance(value, str):
@@ -136,7 +136,7 @@ class Resources(Section):
 
     cpu: Annotated[str, AfterValidator(_cpu)] = "1"
     memory: Annotated[str, AfterValidator(_memory)] = "2Gi"
-    accelerator: Annotated[Accelerator | None, BeforeValidator(_accelerator)] = None
+    accelerator: Annotated[Accelerator | None, BeforeValidator(parse_accelerator)] = None
     instance_type: str | None = None
     node_count: Annotated[StrictInt, Field(ge=1)] | None = None
     fabric: Fabric | None = None
