@@ -55,7 +55,8 @@ def test_output_is_masked(gusset: Cli) -> None:
     """Values that the command prints, on either stream, do not come out."""
     script = (
         "import os, sys, base64; v = open(os.environ['GUSSET_SECRETS_DIR'] + '/token', 'rb').read();"
-        "sys.stdout.buffer.write(b'out ' + v + b'\\n'); sys.stderr.write('err ' + base64.b64encode(v).decode())"
+        "sys.stdout.buffer.write(b'out ' + v + b'\\n');"
+        "sys.stderr.write('err ' + base64.b64encode(v).decode())"
     )
     done = gusset("exec", "--secret", "token", "--", *python(script))
 
@@ -107,7 +108,10 @@ def test_the_folder_is_gone_when_gusset_is_killed(gusset: Cli) -> None:
 
 def test_a_signal_reaches_the_command(gusset: Cli) -> None:
     """SIGTERM to gusset is SIGTERM to the command, whose own ending counts."""
-    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True); time.sleep(60)"
+    script = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7));"
+        "print('up', flush=True); time.sleep(60)"
+    )
     command = [sys.executable, "-m", "gusset", "exec", "--secret", "token", "--", *python(script)]
     with subprocess.Popen(command, env=gusset.environ, stdout=subprocess.PIPE) as process:
         assert process.stdout

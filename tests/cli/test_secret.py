@@ -229,7 +229,10 @@ def _list(gusset: Cli) -> list[dict[str, object]]:
 
 def _stored(gusset: Cli, name: str) -> bytes:
     """The exact bytes, as a command started by `gusset exec` reads them (its own output is masked)."""
-    script = "import os,sys;sys.stdout.write(open(os.environ['GUSSET_SECRETS_DIR']+'/'+sys.argv[1],'rb').read()[::-1].hex())"
+    script = (
+        "import os, sys; file = os.environ['GUSSET_SECRETS_DIR'] + '/' + sys.argv[1];"
+        "sys.stdout.write(open(file, 'rb').read()[::-1].hex())"
+    )
     done = gusset("exec", "--secret", name, "--", sys.executable, "-c", script, name)
     return bytes.fromhex(done.stdout.decode())[::-1]
 

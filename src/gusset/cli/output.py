@@ -78,6 +78,8 @@ class Output:
             self.result(data)
             return
         self.problems(problems)
+        if [problem.message for problem in problems] == [str(error)]:
+            return  # the one problem has said it all
         click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
         if error.hint:
             click.echo(_indented(error.hint), err=True)
