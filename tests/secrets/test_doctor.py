@@ -144,6 +144,14 @@ def test_no_finding_repeats_the_value(template, secret):
     assert secret not in repr(findings)
 
 
+@pytest.mark.parametrize(
+    "word", [b"KEY", b"'", b"{", b"[1,", b"-----BEGIN ", b"A ", b"a://x:", b"eyJ", b"${", b"hf_"]
+)
+def test_long_values_are_examined_in_one_go(word):
+    """No pattern goes back and forth over the longest of values (this would take minutes)."""
+    examine(word * (65_536 // len(word)), name="x", now=NOW)
+
+
 @given(st.binary(max_size=100))
 def test_any_bytes_are_examined(value):
     """No value makes the doctor fail."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
@@ -82,7 +82,8 @@ class MaskingStream:
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._buffer = b""
-        self._left = 0  # how much of the buffer has left already, by flush
+        self._left = 0  # how much of the buffer has left already: let go, or as part of a mask
+        self._open = False  # whether it left as part of a mask, which then stands for more of the value too
 
     @property
     def holding(self) -> bool:
@@ -91,14 +92,14 @@ class MaskingStream:
 
     def feed(self, data: bytes) -> bytes:
         """What can leave now, masked; `data` itself when all of it can and nothing is masked."""
-        index = self._masker._index
         whole = self._buffer + data if self._buffer else data
-        spans, cut = index.spans_and_cut(whole)
-        start, self._left = self._left, max(0, self._left - cut)
-        self._buffer = whole[cut:]
-        if spans:
-            return _masked(whole, spans, start, cut)
-        return data if whole is data and cut == len(data) else whole[start:cut]
+        spans, cut = self._masker._index.spans_and_cut(whole)
+        if not spans and cut == len(whole) and whole is data:
+            return data
+        covered = next((last for first, last in spans if first < cut < last), cut)
+        out = self._leave(whole, spans, covered)
+        self._buffer, self._left = whole[cut:], max(0, self._left - cut)
+        return out
 
     def flush(self) -> bytes:
         """What was held back, masked: for the end of the stream, or after 200 ms of silence.
@@ -106,8 +107,19 @@ class MaskingStream:
         The stream may go on after it. When what was let go turns out to have
         been the beginning of a value, the rest of the value is still masked.
         """
-        start, self._left = self._left, len(self._buffer)
-        return _masked(self._buffer, self._masker._index.spans(self._buffer), start, self._left)
+        spans = self._masker._index.spans(self._buffer)
+        return self._leave(self._buffer, spans, len(self._buffer))
+
+    def _leave(self, data: bytes, spans: Sequence[Span], end: int) -> bytes:
+        """What of `data` has not left yet up to `end`, masked."""
+        start = self._left
+        if end <= start:
+            return b""
+        out = _masked(data, spans, start, end)
+        if self._open and any(first < start < last for first, last in spans):
+            out = out.removeprefix(_MASK)  # the mask that left before stands for this too
+        self._left, self._open = end, any(first < end <= last for first, last in spans)
+        return out
 
 
 def _masked(data: bytes, spans: Iterable[Span], start: int, end: int) -> bytes:
@@ -142,16 +154,11 @@ class _Index:
         return self._merged(data, self._candidates(data))
 
     def spans_and_cut(self, data: bytes) -> tuple[list[Span], int]:
-        """The same, and from where on `data` must be held, since a form may begin there and go on."""
+        """The same, and from where on `data` must be kept, since a form may begin there and go on."""
         candidates = self._candidates(data)
-        cut = next((start for start in candidates if self._may_go_on(data, start)), None)
-        if cut is None:
-            cut = self._short_tail(data)
         spans = self._merged(data, candidates) if candidates else []
-        for first, last in spans:
-            if first < cut < last:
-                return spans, first
-        return spans, cut
+        cut = next((start for start in candidates if self._may_go_on(data, start)), None)
+        return spans, self._short_tail(data) if cut is None else cut
 
     def _candidates(self, data: bytes) -> list[int]:
         """All places where the first bytes of a form are."""
