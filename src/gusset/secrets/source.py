@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from gusset.errors import Denied, GussetError, InvalidValue, Unreachable
 from gusset.secrets.name import check_name
-from gusset.secrets.value import MAX_BYTES, SecretValue, check_length
+from gusset.secrets.value import MAX_BYTES, SecretValue
 
 ENVIRONMENT_PREFIX = "TRUSS_SECRET_"
 
@@ -169,7 +169,7 @@ class EnvironmentSource:
         for name in names:
             key = ENVIRONMENT_PREFIX + check_name(name)
             if key in self._values:
-                check_length(self._values[key].reveal())
+                _check_size(len(self._values[key]), key)
                 found[name] = Delivered(self._values[key], None, key)
         return found
 
@@ -238,12 +238,16 @@ def _read_file(path: Path) -> bytes:
             data += piece
     finally:
         os.close(descriptor)
-    if len(data) > MAX_BYTES:
+    _check_size(len(data), path)
+    return data
+
+
+def _check_size(size: int, origin: object) -> None:
+    if size > MAX_BYTES:
         raise InvalidValue(
-            f"{path} has more than {MAX_BYTES:,} bytes, the most that a secret holds",
+            f"{origin} has more than {MAX_BYTES:,} bytes, the most that a secret holds",
             hint="keep large files elsewhere and store the key that opens them",
         )
-    return data
 
 
 def _as_gusset(error: OSError, path: Path) -> GussetError:
