@@ -75,6 +75,6 @@ REVEALERS = {
     "containers/mount.py",  # into files in memory
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed
-    "serving/channel.py",  # to the worker, over an inherited socket
+    "serving/supervisor.py",  # to the worker, over an inherited socket
     "vault/secrets.py",  # to be sealed
 }

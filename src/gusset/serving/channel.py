@@ -7,6 +7,7 @@ model's code, and a pickle from there could run anything in the supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import socket
 import struct
@@ -55,10 +56,8 @@ class Channel:
 
     def close(self) -> None:
         """Close; a `receive` that waits in another thread ends with `Closed`."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._socket.close()
 
     def _exactly(self, size: int) -> bytes:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gusset.errors import ConfigInvalid
+
 if TYPE_CHECKING:
     from gusset.package.config import Package
 
@@ -51,23 +53,31 @@ class Deployment:
 
     @classmethod
     def from_package(cls, package: Package) -> Deployment:
-        """The deployment that a checked model folder describes."""
+        """The deployment that a checked model folder describes.
+
+        Raises:
+            ConfigInvalid: it is a custom image, or the file with the model's class is not there.
+        """
+        file = package.model_file
+        if file is None:
+            raise ConfigInvalid(f"{package.folder} is a custom image, which has no model to run")
+        if not file.is_file():
+            raise ConfigInvalid(
+                f"there is no model code at {file}", hint="add the file with the class, or run: gusset init"
+            )
         folder = package.folder.resolve()
-        config = package.config
-        bundled = folder / config.bundled_packages_dir
-        external = [(folder / directory).resolve() for directory in config.external_package_dirs]
         return cls(
-            name=config.model_name or folder.name,
+            name=package.config.model_name or folder.name,
             folder=folder,
-            model_file=folder / package.model_file,
+            model_file=file.resolve(),
             model_class=package.model_class,
-            config_file=package.config_file.name,
+            config_file=str(package.config_file),
             config=package.dump(),
             secrets=tuple(
                 DeclaredSecret(slot.name, slot.line, slot.optional) for slot in package.secrets.values()
             ),
-            data_dir=folder / config.data_dir,
-            package_dirs=tuple(path for path in (bundled, *external) if path.is_dir()),
-            environment_variables={name: str(value) for name, value in config.environment_variables.items()},
-            predict_concurrency=config.runtime.predict_concurrency,
+            data_dir=package.data_dir.resolve(),
+            package_dirs=tuple(path.resolve() for path in package.packages_dirs if path.is_dir()),
+            environment_variables=package.environment_variables,
+            predict_concurrency=package.config.runtime.predict_concurrency,
         )

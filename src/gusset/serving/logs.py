@@ -11,12 +11,14 @@ from types import TracebackType
 import orjson
 
 
-def configure(logger: logging.Logger, *, as_json: bool) -> None:
-    """Let `logger` write records from INFO on to standard error."""
+def log_to_stderr(logger: str = "gusset", *, readable: bool) -> None:
+    """Let the logger of that name ("": all) write records from INFO on to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else ReadableFormatter())
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
+    handler.setFormatter(ReadableFormatter() if readable else JsonFormatter())
+    target = logging.getLogger(logger)
+    target.handlers[:] = [handler]
+    target.setLevel(logging.INFO)
+    target.propagate = False
 
 
 class ReadableFormatter(logging.Formatter):

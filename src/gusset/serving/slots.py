@@ -12,7 +12,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -42,8 +43,8 @@ class ModelThreads:
             try:
                 result = function()
             except BaseException as error:  # SystemExit too: the thread belongs to the server
-                return lambda error=error: future.done() or future.set_exception(_passable(error))  # type: ignore[misc]
-            return lambda: future.done() or future.set_result(result)
+                return partial(_settle, future, error=_passable(error))
+            return partial(_settle, future, result)
 
         self.put(call)
         return await future
@@ -79,6 +80,15 @@ def _passable(error: BaseException) -> BaseException:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return Raised(error)
+
+
+def _settle(future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    if future.done():  # cancelled meanwhile
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def _nothing() -> None:

@@ -23,7 +23,6 @@ from typing import Any
 from gusset.errors import HostError, ModelFailed
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
-from gusset.serving import logs
 from gusset.serving.deployment import Deployment
 from gusset.serving.endpoints import not_ready
 from gusset.serving.http import Exchange, HttpServer
@@ -74,7 +73,6 @@ def serve(
     """
     if not debuggable:
         harden()
-    logs.configure(logging.getLogger("gusset"), as_json=not sys.stderr.isatty())
     if debuggable:
         log.warning("Debuggers may attach to this server and read the values of secrets.")
     with listen(host, port) as listener:
@@ -342,7 +340,7 @@ class Supervisor:
             "package_dirs": [str(path) for path in deployment.package_dirs],
             "environment_variables": dict(deployment.environment_variables),
             "predict_concurrency": deployment.predict_concurrency,
-            "json_logs": not sys.stderr.isatty(),
+            "readable_logs": sys.stderr.isatty(),
             **self._delivery(),
         }
 

@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
         plan = Orders.receive(channel)
     except Closed:
         return 0  # the supervisor has changed its mind
-    logs.configure(logging.getLogger(), as_json=plan["json_logs"])
+    logs.log_to_stderr("", readable=plan["readable_logs"])
     os.environ.update(plan["environment_variables"])
     return Worker(plan, channel, socket.socket(fileno=listening)).run()
 
