@@ -52,10 +52,8 @@ def serve(
     set meanwhile, by `gusset secret set`, reaches the running model at once.
     """
     from gusset.serving.deployment import Deployment
-    from gusset.serving.logs import log_to_stderr
     from gusset.serving.supervisor import serve
 
-    log_to_stderr(readable=sys.stderr.isatty())
     package = _servable(app, folder)
     deployment = Deployment.from_package(package)
     with open_source(app, secrets_dir=secrets_dir, reader=deployment.name) as source:
