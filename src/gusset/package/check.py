@@ -62,7 +62,7 @@ def code_problems(package: Package) -> list[Problem]:
         return []
     shown = _shown(package, file)
     if not file.is_file():
-        hint = f"put `class {package.model_class}` there, or name its file: model_module_dir, model_class_filename"
+        hint = f"put `class {package.model_class}` there, or set: model_module_dir, model_class_filename"
         return [Problem(f"there is no {shown}", hint, shown, code="no_model_file")]
     code = read_code(file)
     if code.tree is None:

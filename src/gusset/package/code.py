@@ -129,9 +129,9 @@ def secrets_used(tree: ast.Module) -> list[Use]:
     uses = []
     for node in ast.walk(tree):
         holder, key = _look_up(node)
-        if holder is not None and _name(holder) in ("secrets", "_secrets") and isinstance(key, ast.Constant):
-            if isinstance(key.value, str):
-                uses.append(Use(key.value, key.lineno, key.col_offset + 1))
+        named = holder is not None and _name(holder) in ("secrets", "_secrets")
+        if named and isinstance(key, ast.Constant) and isinstance(key.value, str):
+            uses.append(Use(key.value, key.lineno, key.col_offset + 1))
     return uses
 
 

@@ -88,7 +88,9 @@ def _trt_llm() -> list[Key]:
 
 KEYS: tuple[Key, ...] = (
     _acted("model_name", "the name of the deployment; else the folder's name"),
-    _acted("model_metadata", "given to the model; `gusset.optional_secrets` lists secrets that may be missing"),
+    _acted(
+        "model_metadata", "given to the model; `gusset.optional_secrets` lists secrets that may be missing"
+    ),
     _ignored("description", "for people"),
     _ignored("examples_filename", "a list of example requests for people"),
     _acted("data_dir", "the model's `data_dir`"),
@@ -121,7 +123,10 @@ KEYS: tuple[Key, ...] = (
     _acted("runtime.transport", "http and websocket"),
     Key("runtime.transport.kind", "acted", "http or websocket; with grpc `serve` does not start"),
     *_group(
-        "ignored", "runtime.transport", "for the hosted platform's gateway", "ping_interval_seconds ping_timeout_seconds"
+        "ignored",
+        "runtime.transport",
+        "for the hosted platform's gateway",
+        "ping_interval_seconds ping_timeout_seconds",
     ),
     _acted("runtime.is_websocket_endpoint", "an old way to write `transport: {kind: websocket}`"),
     _ignored("runtime.num_workers", "an old key that may only be 1; there is one worker"),
@@ -169,19 +174,23 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("weights", "refused", _DOWNLOAD, _LOAD_IT),
     *_group(
-        "refused", "weights[]", _DOWNLOAD, "source mount_location auth auth_secret_name allow_patterns ignore_patterns"
+        "refused",
+        "weights[]",
+        _DOWNLOAD,
+        "source mount_location auth auth_secret_name allow_patterns ignore_patterns",
     ),
     *_group(
         "refused",
         "weights[].auth",
         "used for the download",
-        "auth_method auth_secret_name aws_access_key_id_secret_name aws_secret_access_key_secret_name "
-        "aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
+        "auth_method auth_secret_name aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
         "aws_assume_role_arn aws_assume_role_region",
     ),
     _ignored("bdn", "the hosted platform's network of volumes"),
     Key("bdn.mounts", "refused", "mounts of the hosted platform's volumes", _LOAD_IT),
-    *_group("refused", "bdn.mounts[]", "mounts of the hosted platform's volumes", "source path include exclude"),
+    *_group(
+        "refused", "bdn.mounts[]", "mounts of the hosted platform's volumes", "source path include exclude"
+    ),
     _ignored("bdn.access", "rights on the hosted platform's volumes"),
     *_group("ignored", "bdn.access[]", "rights on the hosted platform's volumes", "namespace grants"),
     _ignored("bdn.hotload", "of the hosted platform's volumes"),
@@ -189,7 +198,12 @@ KEYS: tuple[Key, ...] = (
     Key("trt_llm", "refused", _TRT),
     *_trt_llm(),
     Key("training_checkpoints", "refused", _DOWNLOAD, _LOAD_IT),
-    *_group("refused", "training_checkpoints", _DOWNLOAD, "download_folder artifact_references loops_checkpoint_ids"),
+    *_group(
+        "refused",
+        "training_checkpoints",
+        _DOWNLOAD,
+        "download_folder artifact_references loops_checkpoint_ids",
+    ),
     *_group("refused", "training_checkpoints.artifact_references[]", _DOWNLOAD, "training_job_id paths"),
     Key("bis_llm", "refused", _TRT),
     *_group("refused", "bis_llm", _TRT, "config version additional_autoscaling_config"),
@@ -211,7 +225,7 @@ KEYS: tuple[Key, ...] = (
     _ignored("live_reload", "restart `gusset serve` after a change"),
     _ignored("apply_library_patches", "gusset changes no library"),
     _ignored("spec_version", "one version is known"),
-)  # fmt: skip
+)
 
 _OPEN = frozenset(
     {

@@ -1,4 +1,4 @@
-"""What is done with `config.yaml` before its fields are checked: old spellings, secrets, rules between sections.
+"""What is done with `config.yaml` before its fields are checked: old names, secrets, rules between sections.
 
 Each rule works on the plain data and bears any shape of it, so that whatever
 else is wrong, these are reported in the same run.
@@ -168,8 +168,8 @@ def _slot_text(name: str, value: object, report: Reporter) -> None:
     elif kind := looks_like_credential(value):
         message = f"the text in the slot of {name} looks like {kind}; it is not repeated here"
         hint = (
-            f"replace it by a new one where it was issued (it is in a file, perhaps in git), write `{name}: null`, "
-            f"and store the value with `gusset secret set {name}`"
+            "replace it by a new one where it was issued (it is in a file, perhaps in git), "
+            f"write `{name}: null`, and store the value with `gusset secret set {name}`"
         )
         report.add(path, message, hint, code="credential")
     else:
@@ -304,7 +304,7 @@ def credentials_in(report: Reporter) -> None:
             report.add(
                 path,
                 f"what looks like {matches[0].kind} stands in the file; it is not repeated here",
-                "replace it by a new one where it was issued, declare a secret under `secrets:`, and store the value "
-                "with `gusset secret set`",
+                "replace it by a new one where it was issued, declare a secret under `secrets:`, "
+                "and store the value with `gusset secret set`",
                 code="credential",
             )

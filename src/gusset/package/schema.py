@@ -125,7 +125,7 @@ def parse_accelerator(value: Any) -> Any:
 
 
 class Fabric(Section):
-    hidden_when_none = frozenset({"preferences"})
+    hidden_when_none = frozenset({"use_rdma", "preferences"})
 
     use_rdma: bool | None = None
     preferences: list[str] | None = None
@@ -146,11 +146,11 @@ class Resources(Section):
     def _computed(cls, data: Any) -> Any:
         return _without(data, "use_gpu")
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def use_gpu(self) -> bool:
         """Always computed; what the file says is ignored, as Truss does."""
-        return self.accelerator is not None
+        return self.accelerator is not None and self.accelerator.accelerator is not None
 
     @field_validator("instance_type")
     @classmethod
@@ -306,8 +306,6 @@ class Auth(Section):
     secret_key: ClassVar[str]
     secret_method: ClassVar[str]
 
-    aws_access_key_id_secret_name: str = "aws_access_key_id"  # noqa: S105 - the name of a secret
-    aws_secret_access_key_secret_name: str = "aws_secret_access_key"  # noqa: S105 - the name of a secret
     aws_oidc_role_arn: str | None = None
     aws_oidc_region: str | None = None
     gcp_oidc_service_account: str | None = None
@@ -353,6 +351,8 @@ class DockerAuth(Auth):
         BeforeValidator(_upper),
     ]
     registry: str | None = ""
+    aws_access_key_id_secret_name: str = "aws_access_key_id"  # noqa: S105 - the name of a secret
+    aws_secret_access_key_secret_name: str = "aws_secret_access_key"  # noqa: S105 - the name of a secret
     secret_name: str | None = None
 
 
@@ -443,7 +443,7 @@ class CachedRepo(Section):
     @model_validator(mode="before")
     @classmethod
     def _volume(cls, data: Any) -> Any:
-        """With a volume, a folder is needed, and a revision for the hub; judged before conversion, as Truss does."""
+        """With a volume, a folder is needed, and a revision for the hub; judged unconverted, as by Truss."""
         if not isinstance(data, dict) or not data.get("use_volume"):
             return data
         if data.get("kind", "hf") == "hf" and not data.get("revision"):

@@ -24,7 +24,8 @@ Path = tuple[Any, ...]
 MAX_NODES = 200_000
 """What a file may expand to; more comes only from aliases of aliases."""
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C where there is one: ten times as fast
+# In C where there is such a loader, ten times as fast; the other takes a few things more, such as `{a:}`.
+_LOADERS: tuple[Any, ...] = (*filter(None, [getattr(yaml, "CSafeLoader", None)]), yaml.SafeLoader)
 _MAP, _SEQ, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "merge"))
 _UNPRINTABLE = re.compile("[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -47,7 +48,7 @@ class Tree:
     problems: list[Problem] = field(default_factory=list)
 
     def place(self, path: Path) -> Place | None:
-        """Where the value at `path` stands: where it begins, or its key when it is empty; else its parent's."""
+        """Where the value at `path` begins, or its key when it is empty; else its parent's."""
         for end in range(len(path), 0, -1):
             if found := self.values.get(path[:end]) or self.keys.get(path[:end]):
                 return found
@@ -79,15 +80,19 @@ def read_tree(data: bytes, file: str) -> Tree:
 
 
 def _read(text: str, file: str, tree: Tree) -> None:
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is not None:
-            tree.data = _Builder(loader, file, tree).build(node, ())
-    except yaml.YAMLError as error:
-        _syntax(tree, file, error)
-    finally:
-        loader.dispose()
+    for loader_class in _LOADERS:
+        loader = loader_class(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                tree.data = _Builder(loader, file, tree).build(node, ())
+        except yaml.YAMLError as error:
+            if loader_class is _LOADERS[-1]:
+                _syntax(tree, file, error)
+        else:
+            return
+        finally:
+            loader.dispose()
 
 
 class _Builder:
@@ -150,11 +155,12 @@ class _Builder:
         return own
 
     def _merge_sources(self, node: Node, path: Path) -> list[MappingNode]:
-        nodes = list(node.value) if isinstance(node, SequenceNode) else [node]
-        if not all(isinstance(source, MappingNode) for source in nodes):
+        nodes = node.value if isinstance(node, SequenceNode) else [node]
+        sources = [source for source in nodes if isinstance(source, MappingNode)]
+        if len(sources) < len(nodes):
             self._fault(node, path, "`<<` merges something other than a map", "merge maps: `<<: *name`")
             return []
-        return nodes
+        return sources
 
     def _merge(self, own: dict[Hashable, Any], source: MappingNode, path: Path) -> None:
         """Add what `source` has and `own` has not; the places of what is there stay."""
@@ -257,28 +263,30 @@ def _place_at(data: bytes, offset: int) -> Place:
 
 
 _EXPLAINED = (
-    ("expected a single document", "the file holds more than one YAML document", "keep one; remove the second `---`"),
-    ("undefined alias", "an alias to an anchor that is not there", "write the anchor (`&name`) before the alias"),
+    ("single document", "the file holds more than one YAML document", "keep one; remove the second `---`"),
+    ("undefined alias", "an alias without its anchor", "write the anchor (`&name`) before the alias"),
     ("duplicate anchor", "an anchor that is there already", "give it another name"),
-    ("mapping values are not allowed", "a `:` where YAML allows none", "quote texts that contain `: `, and see that the line above is complete"),
-    ("cannot start any token", "a character that YAML does not allow here", "indent by spaces, not tabs; quote texts that begin with @, % or `"),
+    (
+        "mapping values are not allowed",
+        "a `:` where YAML allows none",
+        "quote texts that contain `: `, and see that the line above is complete",
+    ),
+    (
+        "cannot start any token",
+        "a character that YAML does not allow here",
+        "indent by spaces, not tabs; quote texts that begin with @, % or `",
+    ),
     ("quoted scalar", "a quoted text that does not end", "close the quote"),
     ("flow", "a `[` or `{` that is not closed", "close it"),
-    ("indentation", "the indentation does not fit the lines before", "indent the keys of one section alike, by spaces"),
-)  # fmt: skip
+    ("indentation", "the indentation does not fit the lines before", "indent one section's keys alike"),
+)
 """Parts of YAML's own texts, which may quote the file, and what is said instead."""
 
 
 def _syntax(tree: Tree, file: str, error: yaml.YAMLError) -> None:
     said = f"{getattr(error, 'context', '')} {getattr(error, 'problem', '')}"
-    for part, message, hint in _EXPLAINED:
-        if part in said:
-            break
-    else:
-        message, hint = (
-            "the file is not valid YAML here",
-            "check the indentation, colons and quotes of this line",
-        )
+    default = ("the file is not valid YAML here", "check the indentation, colons and quotes of this line")
+    message, hint = next((told for part, *told in _EXPLAINED if part in said), default)
     mark = getattr(error, "problem_mark", None)
     place = Place(mark.line + 1, mark.column + 1) if mark else None
     tree.data = None

@@ -239,19 +239,26 @@ class EngineV1(Section):
         return self
 
 
-class BuildV2(Section):
-    checkpoint_repository: CheckpointRepository | None = None
-    quantization_type: Quantization = "no_quant"
-    quantization_config: QuantizationConfig = Field(default_factory=QuantizationConfig)
-    num_builder_gpus: AtLeastOne | None = None
-    skip_build_result: bool = False
+_BUILD_KEYS_V2 = frozenset(
+    {
+        "checkpoint_repository",
+        "quantization_type",
+        "quantization_config",
+        "skip_build_result",
+        "num_builder_gpus",
+    }
+)
+
+
+class BuildV2(Build):
+    """The same keys, but most may only have their default."""
 
     @model_validator(mode="before")
     @classmethod
     def _others_stay_at_their_default(cls, data: Any) -> Any:
         for key in data if isinstance(data, dict) else ():
             known = Build.model_fields.get(key) if isinstance(key, str) else None
-            if known is None or key in cls.model_fields:
+            if known is None or key in _BUILD_KEYS_V2:
                 continue
             if data[key] != known.get_default(call_default_factory=True):
                 raise broken("not a key of inference stack v2", "remove it", at=(key,))
