@@ -154,11 +154,11 @@ class Place:
 
     def leaks(self, *values: bytes) -> list[str]:
         """Where a value stands in some form: a file of this run, a new shared file, or a process."""
-        places = [*self._own_files(), *self._new_shared_files()]
+        places = {*self._own_files(), *self._new_shared_files()}
         for server in self.servers:
             if server.process.poll() is None:
-                places += [folder / name for folder in server.processes() for name in ("cmdline", "environ")]
-        return [str(path) for path in places if leaks_in(_content(path), *values)]
+                places |= {folder / name for folder in server.processes() for name in ("cmdline", "environ")}
+        return sorted(str(path) for path in places if leaks_in(_content(path), *values))
 
     def _own_files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
