@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from gusset.errors import IntegrityError, VaultError
+from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.settings import Settings
 from gusset.vault.audit import AuditLog, Chain, Clock, Record, Report, Witness, timestamp
 from gusset.vault.database import (
@@ -84,18 +84,20 @@ def _prepare(engine: Engine, settings: Settings, create: bool, clock: Clock) -> 
     file = file_of(engine)
     if file is None:
         raise VaultError("a vault in memory would be lost at once", hint="name a file in GUSSET_DATABASE")
+    found = None
     if file.exists() and file.stat().st_size:
         with engine.connect() as connection:
             found = revision(connection)
-        if found is not None:
-            check_revision(found)
-            if found == REVISION:
-                return
+    if found is not None:
+        check_revision(found)
+        if found == REVISION:
+            return
     elif not create:
         raise VaultError(f"there is no vault at {file}", hint="`gusset secret set NAME` makes one")
     close_to_others(file)
     with alone(file), engine.connect() as connection:
-        with connection.execution_options(writing=True).begin():
+        connection = connection.execution_options(writing=True)
+        with connection.begin():
             _create_or_migrate(connection, settings, timestamp(clock()))
 
 
@@ -122,7 +124,7 @@ def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]
             connection.execute(select(teams.c.id).where(teams.c.name == DEFAULT_TEAM)).scalars().all()
         )
         keys = KeyringStore(settings.root_key_file, vault)
-        keys.reload(connection)
+        _read_keyring(keys, connection)
     witness = Witness(settings.witness_file)
     chain = Chain(vault, lambda: keys.current, clock)
     writer = Writer(engine, chain, witness)
@@ -144,6 +146,15 @@ def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]
         yield Vault(store, AuditLog(engine, vault, lambda: keys.current, witness), rotation, source)
     finally:
         writer.close()
+
+
+def _read_keyring(keys: KeyringStore, connection: Connection) -> None:
+    """Twice where needed: the root key may be replaced between the snapshot and the look at its file."""
+    try:
+        keys.reload(connection)
+    except RootKeyError:
+        connection.rollback()
+        keys.reload(connection)
 
 
 def _only(rows: object) -> str:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select
 
 from gusset.errors import UsageError
+from gusset.vault.database import failures_told
 from gusset.vault.keyring import Keyring
 from gusset.vault.tables import audit as audit_table
 from gusset.vault.tables import checkpoints as checkpoint_table
@@ -164,7 +166,7 @@ class Chain:
         return Head(row.seq, row.hash) if row else Head(0, self._genesis)
 
     def extend(self, connection: Connection, entries: Sequence[Entry]) -> Checkpoint | None:
-        """Append `entries`; the checkpoint that was due, already in the database, is returned for the witness."""
+        """Append `entries`; returns the checkpoint that was due, stored already."""
         head, keyring, now = self.head(connection), self._keyring(), self._clock()
         at, rows = timestamp(now), []
         for entry in entries:
@@ -206,25 +208,40 @@ class Witness:
         """Append and flush to disk. A failure is logged: the act it belongs to is committed already."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
+            fd = self._locked()
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                os.write(fd, checkpoint.line())
-                if os.fstat(fd).st_size > _WITNESS_BYTES:
-                    self._shorten(fd)
-                os.fdatasync(fd)
+                size = os.fstat(fd).st_size
+                torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # a crash cut the last line short
+                os.write(fd, b"\n" * torn + checkpoint.line())
+                os.fsync(fd)
+                if size > _WITNESS_BYTES:
+                    self._shorten()
             finally:
                 os.close(fd)
         except OSError as error:
             log.warning("the witness file %s could not be written: %s", self.path, error.strerror)
 
-    def _shorten(self, fd: int) -> None:
-        """Keep the newest lines, in the same file: others may be waiting for its lock."""
+    def _locked(self) -> int:
+        """The file, locked; opened anew when another process has replaced it meanwhile."""
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self.path, flags, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), self.path.stat()):
+                    return fd
+            os.close(fd)
+
+    def _shorten(self) -> None:
+        """Keep the newest lines, in a new file: a crash leaves the old one or the new one, whole."""
         lines = self.path.read_bytes().splitlines(keepends=True)[-_WITNESS_LINES:]
-        os.ftruncate(fd, 0)
-        os.write(fd, b"".join(lines))
+        scratch = self.path.with_name(self.path.name + ".new")
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(b"".join(lines))
+            file.flush()
+            os.fsync(fd)
+        scratch.replace(self.path)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Those in the file; a line that was cut short by a crash is passed over."""
@@ -266,7 +283,7 @@ class AuditLog:
         for column, wanted in (("target", target), ("action", action), ("actor", actor)):
             if wanted is not None:
                 query = query.where(audit_table.c[column] == wanted)
-        with self._engine.connect() as connection:
+        with failures_told(self._engine), self._engine.connect() as connection:
             return [Record(*row) for row in connection.execute(query)][::-1]
 
     def export(self) -> Iterator[Record]:
@@ -285,13 +302,10 @@ class AuditLog:
         Raises:
             UsageError: `checkpoint` holds no checkpoint.
         """
-        given = self._given(checkpoint)
-        with (
-            self._engine.connect() as connection,
-            connection.begin(),
-        ):  # one snapshot of records and checkpoints
-            stored = [Checkpoint(self._vault, *row) for row in connection.execute(_stored)]
-            places = {"the database": stored, str(self._witness.path): self._witness.checkpoints()} | given
+        # The files first: what others write meanwhile is then in the snapshot, never only in the witness.
+        places = self._given(checkpoint) | {str(self._witness.path): self._witness.checkpoints()}
+        with failures_told(self._engine), self._engine.connect() as connection, connection.begin():
+            places["the database"] = [Checkpoint(self._vault, *row) for row in connection.execute(_stored)]
             wanted = {point.seq for points in places.values() for point in points}
             head, hashes, problems = self._walk(connection, wanted)
         for place, points in places.items():

@@ -145,7 +145,7 @@ def migrate(connection: Connection) -> None:
 
 
 def close_to_others(file: Path) -> None:
-    """Make the folder and the file, empty, for their owner alone: SQLite gives its other files the same mode."""
+    """Make folder and file, empty, for their owner alone: SQLite gives its other files that mode too."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -6,14 +6,16 @@ and at no other time.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 
-from gusset.errors import IntegrityError, RootKeyError
+from gusset.errors import Conflict, RootKeyError
 from gusset.vault.audit import Clock, Entry, timestamp
+from gusset.vault.database import alone, file_of
 from gusset.vault.envelope import CannotOpen, context_of, kek_number
 from gusset.vault.keyring import KEK, Keyring, Keys
 from gusset.vault.rootkey import RootKey, new_root_key, read_root_key, write_root_key
@@ -43,7 +45,7 @@ _rewrap = (
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """`kek` is the number of the new KEK, `rewrapped` how many versions it wraps now that others wrapped before."""
+    """`kek` is the number of the new KEK, `rewrapped` how many versions it took over."""
 
     kek: int
     rewrapped: int
@@ -128,7 +130,8 @@ class KeyRotation:
             self._keys.write(connection, {(KEK, number): keyring.keys()[KEK, number]}, root, self._now())
             return Done(number, [Entry(actor, "key.rotate", f"KEK {number}")])
 
-        number = self._writer.run(Entry(actor, "key.rotate", "KEK"), act)
+        with self._alone():
+            number = self._writer.run(Entry(actor, "key.rotate", "KEK"), act)
         with self._engine.connect() as connection:
             self._keys.reload(connection)
         return Rotated(number, self._rewrap_all(actor))
@@ -186,8 +189,15 @@ class KeyRotation:
         In between, the keyring is wrapped by both, so that an interruption
         leaves a vault that opens with whichever key is in the file.
         """
-        root = new_root_key()
+        with self._alone():
+            self._rotate_root(actor, new_root_key())
 
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keys that one rotation has just wrapped must not be dropped by another that does not know them."""
+        file = file_of(self._engine)
+        return alone(file) if file else nullcontext()
+
+    def _rotate_root(self, actor: str, root: RootKey) -> None:
         def wrap(connection: Connection) -> Done[None]:
             keys = self._keys.reload(connection).keys()
             self._keys.write(connection, keys, root, self._now())
@@ -195,7 +205,7 @@ class KeyRotation:
 
         def forget(connection: Connection) -> Done[None]:
             if read_root_key(self._root_key_file).id != root.id:
-                raise IntegrityError("another process is rotating the root key too; its key stays")
+                raise Conflict(f"somebody else has replaced {self._root_key_file}; no key was dropped")
             connection.execute(delete(keyring_table).where(_k.root_key_id != root.id))
             return Done(None, [])
 

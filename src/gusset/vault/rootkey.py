@@ -63,7 +63,7 @@ def read_root_key(path: Path) -> RootKey:
     except FileNotFoundError:
         raise RootKeyError(
             f"the root key is not at {path}",
-            hint="put it back there, or name its place in GUSSET_ROOT_KEY_FILE; without it the vault cannot be opened",
+            hint="put it back there, or name its place in GUSSET_ROOT_KEY_FILE; nothing else opens the vault",
         ) from None
     except OSError as error:
         raise RootKeyError(f"the root key at {path} cannot be read: {error.strerror}") from None
@@ -76,12 +76,10 @@ def read_root_key(path: Path) -> RootKey:
 
 def _parsed(data: bytes, path: Path) -> RootKey:
     try:
-        if not data.startswith(_PREFIX):
-            raise ValueError
-        key = base64.b64decode(data[len(_PREFIX) :].strip(), validate=True)
-        if len(key) != _BYTES:
-            raise ValueError
-    except (ValueError, binascii.Error):
+        key = base64.b64decode(data.removeprefix(_PREFIX).strip(), validate=True)
+    except binascii.Error:
+        key = b""
+    if not data.startswith(_PREFIX) or len(key) != _BYTES:
         raise RootKeyError(
             f"{path} is not a root key", hint="put the right file back from its copy"
         ) from None

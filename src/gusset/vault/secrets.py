@@ -377,7 +377,7 @@ class SecretStore:
         return self._writer.run(Entry(actor, "secret.deliver", deployment), act)
 
     def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
-        """Ids and revisions of the live ones among `names`: differs when any may read differently. Not audited."""
+        """Ids and revisions of the live ones among `names`: differs when one may read differently."""
         return frozenset(
             (row.id, row.revision) for row in connection.execute(_revisions, self._folded(names))
         )

@@ -35,7 +35,7 @@ class VaultSource:
         return self._store.deliver(names, actor=self._actor, deployment=self._deployment)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
-        """Yield when one of `names` changed since the last `read`. Looks at the change counter, and only then at revisions."""
+        """Yield when one of `names` changed since the last `read`; only then are values worth a read."""
         known = self._read[1] if self._read and self._read[0] == frozenset(names) else None
         while not stop.is_set():
             try:

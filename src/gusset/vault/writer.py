@@ -107,7 +107,7 @@ class Writer:
                 return self._chain.extend(connection, entries) if entries else None
 
     def _one(self, connection: Connection, job: _Job, alone: bool) -> Sequence[Entry]:
-        """Do one act; the entries to be recorded. A savepoint guards the others of its batch, if there are any."""
+        """Do one act; returns what is to be recorded. A savepoint guards the others of its batch."""
         try:
             if alone:
                 done = job.act(connection)
@@ -129,7 +129,8 @@ class Writer:
         if not self._wrote:
             return
         with self._commit, failures_told(self._engine), self._engine.connect() as connection:
-            with connection.execution_options(writing=True).begin():
+            connection = connection.execution_options(writing=True)
+            with connection.begin():
                 checkpoint = self._chain.final(connection)
         if checkpoint:
             self._witness.add(checkpoint)
