@@ -61,17 +61,22 @@ def _trt_llm() -> list[Key]:
             "engine_builder_version briton_version bei_version bei_bert_version v2_llm_version"
         ),
         "trt_llm.build": (
-            "base_model max_seq_len max_batch_size max_num_tokens max_beam_width max_prompt_embedding_table_size "
-            "checkpoint_repository gather_all_token_logits strongly_typed quantization_type quantization_config "
-            "tensor_parallel_count pipeline_parallel_count moe_expert_parallel_option sequence_parallel_count "
-            "plugin_configuration num_builder_gpus speculator lora_adapters lora_configuration skip_build_result"
+            "base_model max_seq_len max_batch_size max_num_tokens max_beam_width "
+            "max_prompt_embedding_table_size "
+            "checkpoint_repository gather_all_token_logits strongly_typed quantization_type "
+            "quantization_config "
+            "tensor_parallel_count pipeline_parallel_count moe_expert_parallel_option "
+            "sequence_parallel_count "
+            "plugin_configuration num_builder_gpus speculator lora_adapters lora_configuration "
+            "skip_build_result"
         ),
         "trt_llm.build.checkpoint_repository": repository,
         "trt_llm.build.quantization_config": "calib_size calib_dataset calib_max_seq_length",
         "trt_llm.build.plugin_configuration": "paged_kv_cache use_paged_context_fmha use_fp8_context_fmha",
         "trt_llm.build.lora_configuration": "max_lora_rank lora_target_modules",
         "trt_llm.build.speculator": (
-            "speculative_decoding_mode num_draft_tokens checkpoint_repository runtime build lookahead_windows_size "
+            "speculative_decoding_mode num_draft_tokens checkpoint_repository runtime build "
+            "lookahead_windows_size "
             "lookahead_ngram_size lookahead_verification_set_size enable_b10_lookahead"
         ),
         "trt_llm.build.speculator.checkpoint_repository": repository,
@@ -79,7 +84,8 @@ def _trt_llm() -> list[Key]:
             "kv_cache_free_gpu_mem_fraction kv_cache_host_memory_bytes enable_chunked_context "
             "batch_scheduler_policy request_default_max_tokens total_token_limit served_model_name "
             "webserver_default_route lora_cache_max_adapter_size lora_cache_optimal_adapter_size "
-            "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes max_seq_len max_batch_size max_num_tokens "
+            "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes max_seq_len max_batch_size "
+            "max_num_tokens "
             "tensor_parallel_size enable_chunked_prefill patch_kwargs gated_features"
         ),
     }
@@ -158,7 +164,8 @@ KEYS: tuple[Key, ...] = (
         "refused",
         "docker_server",
         _IMAGE,
-        "start_command server_port predict_endpoint readiness_endpoint liveness_endpoint run_as_user_id no_build",
+        "start_command server_port predict_endpoint readiness_endpoint liveness_endpoint "
+        "run_as_user_id no_build",
     ),
     Key("model_cache", "refused", _DOWNLOAD, _LOAD_IT),
     Key("hf_cache", "refused", f"the old name of model_cache; {_DOWNLOAD}", _LOAD_IT),
@@ -169,7 +176,8 @@ KEYS: tuple[Key, ...] = (
             "refused",
             section,
             _DOWNLOAD,
-            "repo_id revision allow_patterns ignore_patterns volume_folder use_volume kind runtime_secret_name",
+            "repo_id revision allow_patterns ignore_patterns volume_folder use_volume kind "
+            "runtime_secret_name",
         )
     ),
     Key("weights", "refused", _DOWNLOAD, _LOAD_IT),
@@ -183,7 +191,8 @@ KEYS: tuple[Key, ...] = (
         "refused",
         "weights[].auth",
         "used for the download",
-        "auth_method auth_secret_name aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
+        "auth_method auth_secret_name aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account "
+        "gcp_oidc_workload_id_provider "
         "aws_assume_role_arn aws_assume_role_region",
     ),
     _ignored("bdn", "the hosted platform's network of volumes"),

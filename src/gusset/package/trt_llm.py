@@ -113,6 +113,7 @@ class LoraConfiguration(Section):
 
 
 LoraName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")]
+MAX_DRAFTS = 2048
 _LORA_RUNTIME = re.compile("lora_cache_")
 
 
@@ -135,9 +136,16 @@ class Speculator(Section):
                 "write LOOKAHEAD_DECODING",
                 at=("speculative_decoding_mode",),
             )
-        needed = ("lookahead_windows_size", "lookahead_ngram_size", "lookahead_verification_set_size")
-        if missing := [key for key in needed if getattr(self, key) is None]:
-            raise broken(f"lookahead decoding needs {', '.join(missing)}", f"add {' and '.join(missing)}")
+        w, n, v = self.lookahead_windows_size, self.lookahead_ngram_size, self.lookahead_verification_set_size
+        if w is None or n is None or v is None:
+            keys = "lookahead_windows_size, lookahead_ngram_size and lookahead_verification_set_size"
+            raise broken("lookahead decoding needs all its sizes", f"give {keys}")
+        least = (0 if n == 1 else n - 2) + (w - 1 + v) * (n - 1)  # what the engine drafts in a step
+        drafts = least if self.num_draft_tokens is None else self.num_draft_tokens
+        if not max(least, 1) <= drafts <= MAX_DRAFTS:
+            hint = f"the lookahead sizes ask for {max(least, 1)} to {MAX_DRAFTS}"
+            raise broken("not a number of draft tokens that fits", hint, at=("num_draft_tokens",))
+        self.num_draft_tokens = drafts
         return self
 
 

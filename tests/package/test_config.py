@@ -1,0 +1,240 @@
+"""Faults of config.yaml: all at once, each at its place, none with the text of a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gusset.errors import ConfigInvalid, Problem
+from gusset.package.config import json_schema, load_package, unsupported_for_serving
+from gusset.package.tree import MAX_NODES
+from tests.package.corpus import ACCEPTED, DOCKER, REFUSED
+
+SENTINEL = "Zq7sentinelXv"
+
+
+def problems_of(folder: Path, text: str | bytes) -> list[Problem]:
+    """Everything that is said about the text, whether or not it loads."""
+    (folder / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    try:
+        package = load_package(folder)
+    except ConfigInvalid as error:
+        return list(error.problems)
+    return [*package.warnings, *unsupported_for_serving(package)]
+
+
+def test_all_problems_are_found_at_once_with_their_places(tmp_path: Path) -> None:
+    """One run names every fault, also those between sections, in the order of the file."""
+    text = """\
+model_name: 123
+requirements: [a]
+requirements_file: r.txt
+resources:
+  cpu: 4
+  memroy: 2Gi
+weights:
+  - mount_location: m
+  - {source: s3://a@b, mount_location: /m}
+model_cache: [{repo_id: a}]
+runtime: {predict_concurrency: 1, predict_concurrency: 2}
+"""
+    found = [(p.line, p.column, p.key) for p in problems_of(tmp_path, text)]
+
+    assert found == [
+        (1, 13, "model_name"),
+        (3, 1, "requirements_file"),
+        (5, 8, "resources.cpu"),
+        (6, 3, "resources.memroy"),
+        (8, 5, "weights[0].source"),
+        (8, 21, "weights[0].mount_location"),
+        (9, 14, "weights[1].source"),
+        (10, 1, "model_cache"),
+        (10, 1, "model_cache"),
+        (10, 15, "model_cache[0].use_volume"),
+        (11, 35, "runtime.predict_concurrency"),
+    ]
+
+
+def test_missing_docker_server_keys_come_as_one_block(tmp_path: Path) -> None:
+    """The block that is offered, pasted in, makes the file sound."""
+    [problem] = [
+        p for p in problems_of(tmp_path, "docker_server: {server_port: 8000}") if p.code == "missing"
+    ]
+    assert problem.hint is not None
+    block = problem.hint.split("\n", 1)[1] + "\n  server_port: 8000\n"
+
+    (tmp_path / "config.yaml").write_text(block)
+    assert load_package(tmp_path).is_image
+
+
+def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
+    """A slip of the finger is seen though the key is accepted."""
+    [problem] = problems_of(tmp_path, "requirments: [x]")
+
+    assert problem.warning
+    assert "'requirments'" in problem.message
+    assert problem.hint == "did you mean 'requirements'?"
+
+
+def test_a_text_in_a_slot_is_a_warning_and_a_credential_an_error(tmp_path: Path) -> None:
+    """Neither is repeated, and neither is ever the value."""
+    token = "hf_" + "aB3x" * 9
+    placeholder, credential = problems_of(tmp_path, f"secrets:\n  a: ENTER TOKEN HERE\n  b: {token}\n")
+
+    assert (placeholder.line, placeholder.warning) == (2, True)
+    assert (credential.line, credential.warning, credential.code) == (3, False, "credential")
+    assert token not in str(credential)
+    assert "ENTER" not in str(placeholder)
+
+
+def test_a_credential_as_name_is_not_repeated(tmp_path: Path) -> None:
+    """What stands as a name may be the value itself."""
+    token = "ghp_" + "aB3x" * 9
+    assert token not in str(problems_of(tmp_path, f"secrets:\n  {token}: null\n"))
+    assert token not in str(problems_of(tmp_path, f"{token}: null\n{token}: 1\n"))
+
+
+def test_optional_secrets(tmp_path: Path) -> None:
+    """`model_metadata.gusset.optional_secrets` marks declared names, and only those."""
+    text = "secrets: {a: null, b: null}\nmodel_metadata: {gusset: {optional_secrets: [b]}}\n"
+    assert problems_of(tmp_path, text) == []
+    assert [slot.optional for slot in load_package(tmp_path).secrets.values()] == [False, True]
+
+    assert (
+        problems_of(tmp_path, text.replace("[b]", "[c]"))[0].key
+        == "model_metadata.gusset.optional_secrets[0]"
+    )
+
+
+@pytest.mark.parametrize("path", ["nowhere", "file"])
+def test_no_such_folder(tmp_path: Path, path: str) -> None:
+    """A folder that is not there is a fault of the package, with its path."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigInvalid, match=path):
+        load_package(tmp_path / path)
+
+
+def test_a_yml_file_is_pointed_at(tmp_path: Path) -> None:
+    """Only config.yaml counts; the likely slip is named."""
+    (tmp_path / "config.yml").touch()
+    with pytest.raises(ConfigInvalid) as error:
+        load_package(tmp_path)
+    assert "config.yml" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (b"a: 1\nb: \xff\n", (2, 4)),
+        (b"a: 1\nb: \x00\n", (2, 4)),
+        ("a: 1\n\tb: 2\n", (2, 1)),
+        ("a: 'x\n", None),
+        ("a: 2024-13-45\n", (1, 4)),
+        ("a: &x [*x]\n", (1, 4)),
+        ("a: " + "[" * 5000 + "\n", None),
+    ],
+)
+def test_broken_yaml_has_a_place(tmp_path: Path, text: str | bytes, place: tuple[int, int] | None) -> None:
+    """Syntax, encoding and control characters are told from each other, without a snippet."""
+    problems = [problem for problem in problems_of(tmp_path, text) if not problem.warning]
+    assert problems
+    if place:
+        assert (problems[0].line, problems[0].column) == place
+
+
+def test_aliases_cannot_expand_without_end(tmp_path: Path) -> None:
+    """A few lines of aliases of aliases are refused, quickly."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    assert any("aliases expand" in p.message for p in problems_of(tmp_path, "\n".join(lines)))
+    assert MAX_NODES <= 1_000_000
+
+
+def poisoned(data: Any) -> list[Any]:
+    """Copies of `data`, each with the sentinel in the place of one value."""
+    if isinstance(data, dict):
+        return [{**data, key: bad} for key, value in data.items() for bad in poisoned(value)]
+    if isinstance(data, list):
+        return [[*data[:n], bad, *data[n + 1 :]] for n, value in enumerate(data) for bad in poisoned(value)]
+    return [SENTINEL, [SENTINEL], {"x": SENTINEL}, f"{SENTINEL} and more"]
+
+
+def test_no_value_is_ever_repeated(tmp_path: Path) -> None:
+    """Text in the place of any value of any configuration shows in no problem."""
+    for text in [*ACCEPTED, *REFUSED]:
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError:
+            continue
+        for bad in poisoned(data):
+            said = problems_of(tmp_path, yaml.safe_dump(bad))
+            assert SENTINEL not in repr(said), text
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([*ACCEPTED, *REFUSED]),
+    st.integers(0, 200),
+    st.text("'\"{}[]:-&*!|>%@`#, \n\tx1", max_size=4),
+)
+def test_damaged_yaml_is_not_quoted(tmp_path: Path, text: str, at: int, noise: str) -> None:
+    """Whatever breaks the syntax, the line with a value in it is not shown."""
+    damaged = f"{text[:at]}{noise}\nname: {SENTINEL}{noise}\n{text[at:]}"
+    said = problems_of(tmp_path, damaged)
+    assert f"{SENTINEL}{noise}" not in repr([p for p in said if p.code == "yaml" or "name" in str(p.key)])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass"))
+    )
+)
+def test_any_bytes_load_or_are_refused(tmp_path: Path, data: bytes) -> None:
+    """No file makes anything but a package or a `ConfigInvalid`."""
+    problems_of(tmp_path, data)
+
+
+_leaf = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.dates(),
+    st.binary(max_size=4),
+)
+_data = st.recursive(
+    _leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+_KEYS = sorted(json_schema()["properties"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(_KEYS), _data, max_size=4))
+def test_any_data_loads_or_is_refused(tmp_path: Path, data: dict[str, Any]) -> None:
+    """Nor does any data below the known keys."""
+    problems_of(tmp_path, yaml.safe_dump(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("weights: [{source: hf://a, mount_location: /m}]", "weights"),
+        ("model_cache: [{repo_id: a, use_volume: no}]", "model_cache"),
+        ("external_data: [{url: u, local_data_path: p}]", "external_data"),
+        ("trt_llm: {build: {checkpoint_repository: {source: HF, repo: a/b}}}", "trt_llm"),
+        ("bis_llm: {}", "bis_llm"),
+        (f"docker_server: {{{DOCKER}, start_command: x}}", "docker_server"),
+        ("runtime: {transport: {kind: grpc}}", "runtime.transport.kind"),
+    ],
+)
+def test_what_serve_refuses_is_named(tmp_path: Path, text: str, key: str) -> None:
+    """A model that would miss something is not started."""
+    (tmp_path / "config.yaml").write_text(text)
+    assert key in [problem.key for problem in unsupported_for_serving(load_package(tmp_path))]
