@@ -43,7 +43,8 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def environ(home: Path, tmp_path: Path) -> dict[str, str]:
     """An environment in which nothing of the person who runs the tests is used."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GUSSET_", "TRUSS_SECRET_"))}
+    ours = ("GUSSET_", "TRUSS_SECRET_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(tmp_path / "settings.toml")}
 
 

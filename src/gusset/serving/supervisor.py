@@ -320,6 +320,9 @@ class Supervisor:
         short = [name for name, delivered in values.items() if not maskable(delivered.value)]
         if short:
             log.warning("Too short to be masked in output (under 8 bytes): %s", ", ".join(short))
+        exposed = [held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)]
+        if exposed:
+            log.warning("From the environment, where other processes may see them: %s", ", ".join(exposed))
 
     def _delivery(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,338 @@
+"""The main job by its commands: add a secret, serve a model folder that uses it, call it, replace it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Cli, leaks_in
+
+VALUE = b"hf_Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe5u"
+
+CONFIG = """\
+secrets:
+  hf_access_token: null
+"""
+MODEL = """\
+import hashlib
+
+class Model:
+    def __init__(self, **kwargs):
+        self._secrets = kwargs["secrets"]
+
+    def predict(self, inputs):
+        print("the token is", self._secrets["hf_access_token"])
+        return {"sha": hashlib.sha256(self._secrets.bytes("hf_access_token")).hexdigest()}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "my-model")
+
+
+def write_model(folder: Path, config: str = CONFIG, code: str = MODEL) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "config.yaml").write_text(config)
+    (folder / "model" / "model.py").write_text(code)
+    return folder
+
+
+@contextmanager
+def served(
+    gusset: Cli, *args: str, errors: Path, as_whom: Sequence[str] = ()
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`gusset serve ... --port 0`; its address once it is ready, and the process."""
+    command = [*as_whom, sys.executable, "-m", "gusset", "serve", *args, "--port", "0", "--output", "json"]
+    with (
+        errors.open("wb") as log,
+        subprocess.Popen(command, env=gusset.environ, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        assert process.stdout
+        try:
+            said = process.stdout.readline()
+            assert said, errors.read_text()
+            yield json.loads(said)["address"], process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def predict(address: str, body: object = None) -> httpx.Response:
+    return httpx.post(f"{address}/v1/models/model:predict", json=body or {})
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def sha(value: bytes) -> dict[str, str]:
+    import hashlib
+
+    return {"sha": hashlib.sha256(value).hexdigest()}
+
+
+def test_set_serve_call_replace(gusset: Cli, folder: Path, tmp_path: Path) -> None:
+    """The model has the secret; a new value reaches it while it runs; no value is in what it printed."""
+    errors = tmp_path / "errors"
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), errors=errors) as (address, process):
+        assert predict(address).json() == sha(VALUE)
+
+        gusset("secret", "set", "hf_access_token", input=VALUE + b"2")
+        until(lambda: predict(address).json() == sha(VALUE + b"2"))
+        process.terminate()
+        assert process.wait(30) == 0
+
+    printed = errors.read_bytes()
+    assert b"the token is ***" in printed
+    assert not leaks_in(printed, VALUE)
+
+
+def test_a_deleted_secret_is_gone_from_the_running_model(gusset: Cli, folder: Path, tmp_path: Path) -> None:
+    """After `secret delete` the look-up fails as that of a secret not set; `restore` brings it back."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
+        gusset("secret", "delete", "hf_access_token")
+        until(lambda: predict(address).status_code == 500)
+        gusset("secret", "restore", "hf_access_token")
+        until(lambda: predict(address).status_code == 200)
+    assert b"gusset secret set hf_access_token" in (tmp_path / "errors").read_bytes()
+
+
+def test_a_value_is_nowhere_beside_the_server(gusset: Cli, folder: Path, home: Path, tmp_path: Path) -> None:
+    """Not in the vault's files, the processes' environments and arguments, the logs or /tmp."""
+    since = time.time() - 1
+    marker = b"leakcheck-" + os.urandom(12).hex().encode()
+    gusset("secret", "set", "hf_access_token", input=marker)
+    errors = tmp_path / "errors"
+    with served(gusset, str(folder), errors=errors) as (address, process):
+        predict(address)
+        places = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
+        places += [errors.read_bytes()]
+        for pid in {process.pid, *children(process.pid)}:
+            places += [Path(f"/proc/{pid}/cmdline").read_bytes(), Path(f"/proc/{pid}/environ").read_bytes()]
+        assert len(places) > 6
+        assert [leak for place in places for leak in leaks_in(place, marker)] == []
+        assert not holding(Path("/tmp"), marker, since)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids below `pid`."""
+    below = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return below + [pid for child in below for pid in children(child)]
+
+
+def holding(folder: Path, value: bytes, since: float) -> list[str]:
+    """Files below `folder`, changed since then, that hold the value; some vanish meanwhile."""
+    found = []
+    for place, _, names in os.walk(folder):
+        for path in (os.path.join(place, name) for name in names):
+            with suppress(OSError):
+                if os.path.isfile(path) and os.stat(path).st_mtime >= since:
+                    found += [path] if value in Path(path).read_bytes() else []
+    return found
+
+
+PEEK = """
+import sys
+for pid in sys.argv[1:]:
+    for name in ('mem', 'environ'):
+        try:
+            open(f'/proc/{pid}/{name}', 'rb').close()
+            print(name)
+        except PermissionError:
+            pass
+"""
+
+
+@pytest.mark.parametrize(("flags", "seen"), [([], set()), (["--debuggable"], {"environ"})])
+def test_other_processes_of_the_account_cannot_read_memory(
+    gusset: Cli, folder: Path, tmp_path: Path, flags: list[str], seen: set[str]
+) -> None:
+    """Neither memory nor environment of supervisor and worker can be opened, unless --debuggable says so."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), *flags, errors=tmp_path / "errors", as_whom=as_ordinary_process()) as (
+        _,
+        process,
+    ):
+        pids = [str(pid) for pid in (process.pid, *children(process.pid))]
+        command = [*as_ordinary_process(), sys.executable, "-c", PEEK, *pids]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert len(pids) >= 2
+    assert set(done.stdout.split()) - {"mem"} == seen  # a kernel may refuse memory to all but parents
+    assert flags or done.stdout == ""
+
+
+def as_ordinary_process() -> list[str]:
+    """What takes root's privileges from a command, so that it has no more than the account it runs as."""
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
+
+
+# --- bad input: what is said, the exit status, nothing lost
+
+
+def test_no_such_folder(gusset: Cli, tmp_path: Path) -> None:
+    """Exit status 3 with the path."""
+    assert b"no-such" in gusset("serve", str(tmp_path / "no-such"), status=3).stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "line", "word"),
+    [
+        ("secrets: {a: null\n", ":", b""),
+        ("model_name: a\nmodel_name: b\n", ":2:", b"model_name"),
+        (f"secrets:\n  token: {VALUE.decode()}\n", ":2:", b"token"),
+        ("resources:\n  cpu: 4\n", ":2:", b"resources.cpu"),
+    ],
+    ids=["broken", "duplicate key", "a real-looking token", "wrong type"],
+)
+def test_a_config_that_is_wrong(gusset: Cli, tmp_path: Path, config: str, line: str, word: bytes) -> None:
+    """Exit status 3 with file and line, never the text of a value, never a traceback."""
+    folder = write_model(tmp_path / "m", config=config)
+
+    done = gusset("serve", str(folder), "--port", "0", status=3)
+
+    assert b"config.yaml" + line.encode() in done.stderr and word in done.stderr
+    assert not leaks_in(done.stdout + done.stderr, VALUE)
+    assert b"Traceback" not in done.stderr
+
+
+def test_missing_secrets_in_one_message(gusset: Cli, tmp_path: Path) -> None:
+    """All of them, each with its line and the command that adds it; the model's code has not run."""
+    marker = tmp_path / "has-run"
+    folder = write_model(
+        tmp_path / "m",
+        config="secrets:\n  first: null\n  second: null\n",
+        code=f"open({str(marker)!r}, 'w')\n" + MODEL,
+    )
+
+    done = gusset("serve", str(folder), "--port", "0", status=5)
+
+    assert b"config.yaml:2" in done.stderr and b"config.yaml:3" in done.stderr
+    assert b"gusset secret set first" in done.stderr and b"gusset secret set second" in done.stderr
+    assert not marker.exists()
+
+
+def test_a_class_without_predict(gusset: Cli, tmp_path: Path) -> None:
+    """The lines to add are shown."""
+    folder = write_model(tmp_path / "m", config="", code="class Model:\n    pass\n")
+    command = ["serve", str(folder), "--port", "0"]
+    done = subprocess.run([sys.executable, "-m", "gusset", *command], env=gusset.environ, capture_output=True)
+    assert done.returncode in (3, 9)
+    assert b"def predict(self" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["import", "__init__", "load"])
+def test_a_model_that_does_not_start(gusset: Cli, tmp_path: Path, place: str) -> None:
+    """Exit status 9; its own traceback with the value masked, and no frame of gusset."""
+    code = {
+        "import": "raise RuntimeError('at import')\n",
+        "__init__": "class Model:\n    def __init__(self, secrets): raise RuntimeError('no ' + secrets['t'])\n"
+        "    def predict(self, inputs): return inputs\n",
+        "load": "class Model:\n    def __init__(self, secrets): self.s = secrets\n"
+        "    def load(self): raise RuntimeError('no ' + self.s['t'])\n"
+        "    def predict(self, inputs): return inputs\n",
+    }[place]
+    folder = write_model(tmp_path / "m", config="secrets: {t: null}\n", code=code)
+    gusset("secret", "set", "t", input=VALUE)
+
+    done = gusset("serve", str(folder), "--port", "0", status=9)
+
+    assert b"model.py" in done.stderr and b"RuntimeError" in done.stderr
+    assert not leaks_in(done.stdout + done.stderr, VALUE)
+    assert b"gusset/serving" not in done.stderr
+    assert place == "import" or b"***" in done.stderr
+
+
+def test_a_port_in_use(gusset: Cli, folder: Path) -> None:
+    """Exit status 11, naming the port."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert port.encode() in gusset("serve", str(folder), "--port", port, status=11).stderr
+
+
+def test_an_undeclared_look_up(gusset: Cli, tmp_path: Path) -> None:
+    """The client is told little; the log names the secret, the file and the key to add."""
+    folder = write_model(tmp_path / "m", code=MODEL.replace('"hf_access_token"]', '"undeclared_one"]'))
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
+        answer = predict(address)
+    assert answer.status_code == 500 and "undeclared_one" not in answer.text
+    assert b"undeclared_one" in (tmp_path / "errors").read_bytes()
+    assert b"config.yaml" in (tmp_path / "errors").read_bytes()
+
+
+def test_json_that_is_none(gusset: Cli, folder: Path, tmp_path: Path) -> None:
+    """400, as Truss's server says it."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
+        answer = httpx.post(f"{address}/v1/models/model:predict", content=b"{nope")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("Invalid JSON payload: ")
+
+
+def test_secrets_from_the_environment_leave_it(gusset: Cli, tmp_path: Path) -> None:
+    """TRUSS_SECRET_x is accepted with a warning, and is not in the environment that the model sees."""
+    code = (
+        "import os\nSEEN = [n for n in os.environ if 'SECRET' in n]\n"
+        "class Model:\n    def __init__(self, secrets): self.s = secrets\n"
+        "    def predict(self, inputs): return {'seen': SEEN, 'length': len(self.s['x'])}\n"
+    )
+    folder = write_model(tmp_path / "m", config="secrets: {x: null}\n", code=code)
+    gusset.environ["TRUSS_SECRET_x"] = VALUE.decode()
+    with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
+        assert predict(address).json() == {"seen": [], "length": len(VALUE)}
+    assert b"TRUSS_SECRET_x" in (tmp_path / "errors").read_bytes()
+
+
+def test_predict_serves_a_folder_for_one_call(gusset: Cli, folder: Path) -> None:
+    """`gusset predict DIR` prints the answer alone on standard output."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    done = gusset("predict", str(folder), "--data", "{}")
+    assert json.loads(done.stdout) == sha(VALUE)
+    assert not leaks_in(done.stderr, VALUE)
+
+
+def test_predict_ends_as_serve_would(gusset: Cli, folder: Path) -> None:
+    """What keeps a folder from being served is said, with serve's exit status."""
+    assert b"hf_access_token" in gusset("predict", str(folder), "--data", "{}", status=5).stderr
+    assert gusset("predict", str(folder), "--data", "{nope", status=2).stderr
+    assert gusset("predict", "http://127.0.0.1:9", "--data", "{}", status=8).stderr
+
+
+def test_a_new_folder_can_be_served(gusset: Cli, tmp_path: Path) -> None:
+    """`gusset init` makes what `check`, `serve` and `predict` accept, and never overwrites."""
+    folder = tmp_path / "fresh"
+    gusset("init", str(folder))
+    assert b"api_key" in gusset("check", str(folder), status=4).stderr
+    gusset("secret", "set", "api_key", input=VALUE)
+    gusset("check", str(folder))
+    assert gusset("predict", str(folder), "--data", '{"text": "hello"}').stdout
+    (folder / "config.yaml").write_text("model_name: mine\n")
+    gusset("init", str(folder), status=6)
+    assert (folder / "config.yaml").read_text() == "model_name: mine\n"
+
+
+def test_the_demo_is_right(gusset: Cli) -> None:
+    """`gusset demo --once`: status 0 only if the prediction was right; what it shows is masked."""
+    done = gusset("demo", "--once")
+    assert b"signing with ***" in done.stderr
+    assert b"the answer is right" in done.stdout
