@@ -1,0 +1,190 @@
+"""The audit log: what it records, and what `verify` finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gusset.errors import Conflict, SecretNotFound, UsageError
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
+from tests.vault.conftest import settings_in
+
+Sql = Callable[..., list[Any]]
+
+
+def write(settings: Settings, *values: bytes) -> None:
+    """Write values in an opening of the vault of its own, which ends with a checkpoint."""
+    with open_vault(settings) as vault:
+        for value in values:
+            vault.secrets.set("x", SecretValue(value), actor="alice")
+
+
+def problems(settings: Settings, checkpoint: Path | None = None) -> str:
+    with open_vault(settings) as vault:
+        return "\n".join(vault.audit.verify(checkpoint).problems)
+
+
+def test_every_act_and_refusal_is_recorded(vault: Vault) -> None:
+    """Who, what and with what outcome; deliveries with the versions and what was missing."""
+    vault.secrets.set("x", SecretValue(b"1"), actor="alice")
+    vault.secrets.set("x", SecretValue(b"2"), actor="alice")
+    with pytest.raises(Conflict):
+        vault.secrets.set("x", SecretValue(b"3"), actor="bob", expect_version=1)
+    with pytest.raises(SecretNotFound):
+        vault.secrets.reveal("y", actor="bob")
+    vault.source(actor="serve", deployment="d").read(["x", "z"])
+    vault.secrets.reveal("x", actor="alice")
+    vault.secrets.delete("x", actor="alice")
+    records = vault.audit.show()
+    assert [(r.actor, r.action, r.target, r.outcome) for r in records] == [
+        ("alice", "secret.create", "x", "ok"),
+        ("alice", "secret.write", "x", "ok"),
+        ("bob", "secret.write", "x", "conflict"),
+        ("bob", "secret.reveal", "y", "secret_not_found"),
+        ("serve", "secret.deliver", "d", "ok"),
+        ("alice", "secret.reveal", "x", "ok"),
+        ("alice", "secret.delete", "x", "ok"),
+    ]
+    assert json.loads(records[4].details) == {"versions": {"x": 2}, "missing": ["z"]}
+    assert vault.audit.verify().problems == ()
+
+
+def test_records_are_filtered_and_limited(vault: Vault) -> None:
+    """The newest that fit, oldest first."""
+    for name in ("a", "b", "a", "a"):
+        vault.secrets.set(name, SecretValue(b"v"), actor="alice")
+    assert [record.seq for record in vault.audit.show(target="a", limit=2)] == [3, 4]
+    assert [record.seq for record in vault.audit.show(action="secret.create")] == [1, 2]
+    assert vault.audit.show(actor="bob") == []
+    assert [record.data()["seq"] for record in vault.audit.export()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE audit SET actor = 'mallory' WHERE seq = 2",
+        "UPDATE audit SET at = '2001-01-01T00:00:00.000Z' WHERE seq = 2",
+        """UPDATE audit SET details = '{"version": 9}' WHERE seq = 2""",
+        "UPDATE audit SET mac = zeroblob(32) WHERE seq = 2",
+        "UPDATE audit SET hash = zeroblob(32) WHERE seq = 2",
+        "DELETE FROM audit WHERE seq = 1",
+        "DELETE FROM audit WHERE seq = 2",
+        "DELETE FROM audit WHERE seq = 5",
+        "DELETE FROM audit",
+        "UPDATE audit SET seq = CASE seq WHEN 2 THEN -3 WHEN 3 THEN -2 ELSE seq END; UPDATE audit SET seq = abs(seq)",
+        "UPDATE checkpoints SET signature = zeroblob(64)",
+        "UPDATE checkpoints SET hash = zeroblob(32)",
+    ],
+)
+def test_tampering_is_found(settings: Settings, sql: Sql, tampering: str) -> None:
+    """Edited, removed, reordered and cut-off records and forged checkpoints are all reported."""
+    write(settings, b"1", b"2", b"3", b"4", b"5")
+    assert problems(settings) == ""
+    for statement in tampering.split(";"):
+        sql(statement)
+    assert problems(settings) != ""
+
+
+def test_a_chain_rebuilt_without_the_keyring_is_found(settings: Settings, sql: Sql) -> None:
+    """Hashes can be computed by anybody; the record's HMAC cannot."""
+    write(settings, b"1")
+    with open_vault(settings) as vault:
+        [record] = vault.audit.show()
+        genesis = _genesis(sql)
+        forged = type(record)(*(getattr(record, f) for f in ("seq", "at")), "mallory", *_rest(record))
+        sql("UPDATE audit SET actor = 'mallory', hash = ?", forged.hash_after(genesis))
+        sql("DELETE FROM checkpoints")
+        settings.witness_file.unlink()
+        assert "not written with this vault's keyring" in vault.audit.verify().problems[0]
+
+
+def _genesis(sql: Sql) -> bytes:
+    import hashlib
+
+    [(vault,)] = sql("SELECT value FROM meta WHERE key = 'vault'")
+    return hashlib.sha256(json.dumps(["gusset audit 1", vault], separators=(",", ":")).encode()).digest()
+
+
+def _rest(record: Any) -> tuple[Any, ...]:
+    return tuple(getattr(record, f) for f in ("action", "target", "outcome", "details", "hash", "mac"))
+
+
+def test_an_older_copy_of_the_database_is_found(settings: Settings, home: Path) -> None:
+    """Put back an old database: the witness file remembers that the log was longer."""
+    write(settings, b"1")
+    shutil.copy(home / "vault.db", home / "old.db")
+    write(settings, b"2")
+    for leftover in home.glob("vault.db-*"):
+        leftover.unlink()
+    shutil.copy(home / "old.db", home / "vault.db")
+    assert "older copy" in problems(settings)
+
+
+def test_an_older_copy_that_has_grown_again_is_found(settings: Settings, home: Path) -> None:
+    """Also when new records have covered the gap: they are not those that were there."""
+    write(settings, b"1")
+    shutil.copy(home / "vault.db", home / "old.db")
+    write(settings, b"2")
+    shutil.copy(home / "old.db", home / "vault.db")
+    write(settings, b"other", b"more")
+    assert "is not the one that was there" in problems(settings)
+
+
+def test_a_checkpoint_kept_elsewhere_finds_what_the_witness_cannot(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Database and witness rolled back together are found by a copy of the witness file."""
+    kept = tmp_path / "kept"
+    write(settings, b"1")
+    shutil.copytree(settings.home, tmp_path / "old")
+    write(settings, b"2")
+    shutil.copy(settings.witness_file, kept)
+    shutil.rmtree(settings.home)
+    shutil.copytree(tmp_path / "old", settings.home)
+    assert problems(settings) == ""
+    assert "older copy" in problems(settings, kept)
+
+
+def test_another_vaults_checkpoint_is_told_apart(settings: Settings, tmp_path: Path) -> None:
+    """A witness file of another vault proves nothing, and is said to be another's."""
+    other = settings_in(tmp_path / "other")
+    write(settings, b"1")
+    write(other, b"1")
+    assert "another vault's" in problems(settings, other.witness_file)
+
+
+def test_a_file_without_checkpoints_is_no_checkpoint(settings: Settings, tmp_path: Path) -> None:
+    """Verifying against nothing would seem to succeed; it is refused."""
+    write(settings, b"1")
+    (tmp_path / "empty").write_text("nothing\n")
+    with pytest.raises(UsageError):
+        problems(settings, tmp_path / "empty")
+
+
+def test_a_torn_witness_line_costs_no_later_checkpoint(settings: Settings) -> None:
+    """A power cut in the middle of a line: verify passes over it and later lines stand for themselves."""
+    write(settings, b"1")
+    with settings.witness_file.open("ab") as file:
+        file.write(b'{"vault": "cut')
+    write(settings, b"2")
+    newest = settings.witness_file.read_bytes().splitlines()[-1]
+    assert json.loads(newest)["seq"] == 2
+    assert problems(settings) == ""
+
+
+def test_the_witness_file_stays_small(settings: Settings) -> None:
+    """A long file is shortened to its newest lines, and still vouches for the log."""
+    write(settings, b"1")
+    line = settings.witness_file.read_bytes()
+    settings.witness_file.write_bytes(line * (300_000 // len(line)))
+    write(settings, b"2")
+    assert settings.witness_file.stat().st_size < 100_000
+    assert settings.witness_file.stat().st_mode & 0o777 == 0o600
+    assert problems(settings) == ""
