@@ -1,0 +1,131 @@
+"""`gusset check`: code, secrets and credentials of a folder, without running anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gusset.errors import Conflict, Problem
+from gusset.package.check import check_package
+from gusset.package.config import load_package
+from gusset.package.scaffold import create_package
+
+MODEL = "class Model:\n    def predict(self, inputs):\n        return inputs\n"
+
+
+def check(
+    folder: Path, config: str = "", code: str | None = MODEL, file: str = "model/model.py", **options: object
+) -> list[Problem]:
+    (folder / "config.yaml").write_text(config)
+    if code is not None:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(code)
+    return check_package(load_package(folder), **options)  # type: ignore[arg-type]
+
+
+def codes(problems: list[Problem]) -> list[str]:
+    return [problem.code for problem in problems]
+
+
+def test_a_new_folder_has_no_problem_but_its_missing_secret(tmp_path: Path) -> None:
+    """What `init` writes is sound, and says what to do next, with the line."""
+    create_package(tmp_path / "new", 'new: "one"')
+    package = load_package(tmp_path / "new")
+
+    assert codes(check_package(package, strict=True, available=["api-key"])) == ["without_effect"]
+    [missing] = [p for p in check_package(package, available=[]) if not p.warning]
+    assert (missing.line, missing.hint) == (7, "add it with `gusset secret set api_key`")
+    assert package.config.model_name == 'new: "one"'
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    """A file that is there stops it before anything is written."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.py").write_text("mine")
+    with pytest.raises(Conflict, match=r"model\.py"):
+        create_package(tmp_path, "x")
+    assert not (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("file", ["model/model.py", "model/main.py", "main.py"])
+def test_the_code_is_found(tmp_path: Path, file: str) -> None:
+    """In its own place, or as main.py where there is nothing else."""
+    assert check(tmp_path, file=file) == []
+    assert load_package(tmp_path).model_file == tmp_path / file
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (None, ["no_model_file"]),
+        ("class Model\n", ["model_code"]),
+        ("x = 1\n", ["no_model_class"]),
+        ("class Model:\n    def load(self): ...\n", ["no_predict"]),
+        ("from other import Model\n", []),
+        ("from other import *\n", []),
+        ("class Model(Base):\n    pass\n", []),
+        ("class Model:\n    async def chat_completions(self): ...\n", []),
+        ("class Model:\n    pass\nsetattr(Model, 'predict', print)\n", []),
+        ("class Model:\n    pass\nModel.predict = print\n", []),
+        ("class Model:\n    predict = print\n", []),
+        ("class Model:\n    def __init__(self):\n        self.predict = print\n", []),
+        ("try:\n    class Model:\n        predict = 1\nexcept ImportError:\n    pass\n", []),
+    ],
+)
+def test_what_is_surely_wrong_with_the_class(tmp_path: Path, code: str | None, expected: list[str]) -> None:
+    """Only what no run could mend is an error."""
+    assert codes(check(tmp_path, code=code)) == expected
+
+
+def test_code_that_names_an_undeclared_secret_or_an_old_keyword(tmp_path: Path) -> None:
+    """Found at its line, however the mapping is called."""
+    code = (
+        MODEL
+        + "    def __init__(self, **kwargs):\n"
+        + "        self._secrets = kwargs['secrets']\n"
+        + "        kwargs['secrets']['one']; self._secrets.get('two'); self._secrets['known']\n"
+        + "        pipeline(use_auth_token=self._secrets['known'])\n"
+    )
+    problems = check(tmp_path, "secrets: {known: null}", code)
+
+    assert [(p.code, p.line) for p in problems] == [
+        ("secret_not_declared", 6),
+        ("secret_not_declared", 6),
+        ("use_auth_token", 7),
+    ]
+    assert all(
+        not problem.warning for problem in check(tmp_path, "secrets: {known: null}", code, strict=True)
+    )
+
+
+def test_a_credential_anywhere_in_the_file_is_an_error(tmp_path: Path) -> None:
+    """Also where the schema takes any text; it is not repeated."""
+    token = "sk-proj-" + "aB3x" * 12
+    problems = check(
+        tmp_path, f"environment_variables:\n  KEY: {token}\nmodel_metadata: {{a: [{{b: 'x {token}'}}]}}\n"
+    )
+
+    assert [(p.code, p.line, p.warning) for p in problems] == [
+        ("credential", 2, False),
+        ("credential", 3, False),
+    ]
+    assert token not in repr(problems)
+
+
+def test_keys_without_effect_are_named_once(tmp_path: Path) -> None:
+    """So that nobody waits for what will not happen; `strict` does not make an error of it."""
+    [problem] = check(
+        tmp_path, "requirements: [x]\nresources: {cpu: '1'}\nruntime: {oidc: {}}\n", strict=True
+    )
+    assert problem.warning
+    assert "requirements, resources, runtime.oidc" in problem.message
+
+
+def test_optional_secrets_that_are_missing_are_a_warning(tmp_path: Path) -> None:
+    """The model can start without them."""
+    config = "secrets: {a: null, b: null}\nmodel_metadata: {gusset: {optional_secrets: [b]}}\n"
+    assert [(p.key, p.warning) for p in check(tmp_path, config, available=[])] == [
+        ("secrets.a", False),
+        ("secrets.b", True),
+    ]
