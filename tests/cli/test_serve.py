@@ -242,7 +242,8 @@ def test_a_model_that_does_not_start(gusset: Cli, tmp_path: Path, place: str) ->
     """Exit status 9; its own traceback with the value masked, and no frame of gusset."""
     code = {
         "import": "raise RuntimeError('at import')\n",
-        "__init__": "class Model:\n    def __init__(self, secrets): raise RuntimeError('no ' + secrets['t'])\n"
+        "__init__": "class Model:\n"
+        "    def __init__(self, secrets): raise RuntimeError('no ' + secrets['t'])\n"
         "    def predict(self, inputs): return inputs\n",
         "load": "class Model:\n    def __init__(self, secrets): self.s = secrets\n"
         "    def load(self): raise RuntimeError('no ' + self.s['t'])\n"

@@ -1,0 +1,123 @@
+"""The documents are true: what they show runs, what they name is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gusset import errors, settings
+from tests.cli.test_serve import served
+from tests.conftest import Cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")])
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_readmes_model_is_served_as_it_stands(gusset: Cli, tmp_path: Path) -> None:
+    """Its config.yaml, its model.py, its commands: a newcomer gets the answer that is promised."""
+    folder = tmp_path / "my-model"
+    (folder / "model").mkdir(parents=True)
+    (folder / "config.yaml").write_text(blocks(README, "yaml")[0])
+    (folder / "model" / "model.py").write_text(blocks(README, "python")[0])
+    shown = next(block for block in blocks(README, "sh") if "gusset secret set" in block)
+    assert "gusset secret set hf_access_token" in shown and "gusset serve my-model" in shown
+    body = re.search(r"curl -d '([^']*)' http://127.0.0.1:8080(\S*)", shown)
+    assert body
+
+    gusset("secret", "set", "hf_access_token", input=b"a-token-from-the-hub")
+    with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
+        answer = httpx.post(address + body[2], content=body[1])
+
+    assert answer.json() == {"authorized": True, "text": "hello"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
+    """No dead link from one document to another, or to a picture."""
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text())
+    inside = [link for link in links if "://" not in link]
+    assert [link for link in inside if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_that_are_shown_exist(document: Path) -> None:
+    """Every `gusset ...` in a code block or in backticks is a command with such options."""
+    text = document.read_text()
+    shown = "\n".join(
+        re.findall(r"```(?:sh|console)?\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    )
+    calls = {
+        match.split() and tuple(match.split())
+        for match in re.findall(r"\bgusset ([a-z]+(?: [a-z]+)?)", shown)
+    }
+    unknown = [call for call in sorted(calls) if not _is_command(call)]
+    assert unknown == []
+
+
+def _is_command(words: tuple[str, ...]) -> bool:
+    from gusset.cli.main import COMMANDS, gusset
+
+    if words[0] not in COMMANDS:
+        return words == ("manager",)  # named as what is to come
+    command = gusset.get_command(None, words[0])  # type: ignore[arg-type]  # it looks at the name alone
+    subcommands = getattr(command, "commands", None)
+    return subcommands is None or len(words) == 1 or words[1] in subcommands
+
+
+def test_exit_statuses_are_documented() -> None:
+    """docs/cli.md has each status of the error tree."""
+    table = (ROOT / "docs" / "cli.md").read_text()
+    for outcome in {*errors.OUTCOMES.values(), errors.BUG}:
+        assert f"| {outcome.exit} |" in table
+
+
+def test_settings_are_documented() -> None:
+    """docs/cli.md has each variable that gusset reads."""
+    table = (ROOT / "docs" / "cli.md").read_text()
+    later = {"GUSSET_MANAGER", "GUSSET_TOKEN_FILE"}
+    assert [name for name in settings._VARIABLES.values() if name not in table and name not in later] == []
+
+
+def test_the_picture_is_well_formed() -> None:
+    """A browser shows it."""
+    from xml.etree import ElementTree
+
+    ElementTree.parse(ROOT / "docs" / "picture.svg")
+
+
+def test_nothing_names_a_registry_or_a_machine() -> None:
+    """Files of the repository speak of the project alone."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not files:
+        pytest.skip("not a git checkout: there is no list of the repository's files")
+    wrong = re.compile(r"pythonhosted|pypi\.org|registry\.npmjs|deb\.debian|/root/|--index-url|find-links")
+    here = Path(__file__).relative_to(ROOT).as_posix()
+    readable = [file for file in files if file != here and (ROOT / file).suffix not in {".png", ".db"}]
+    assert [
+        file for file in readable if (ROOT / file).exists() and wrong.search((ROOT / file).read_text())
+    ] == []
+
+
+def test_the_schema_is_json(gusset: Cli) -> None:
+    """`gusset schema` prints what an editor reads."""
+    schema = json.loads(gusset("schema").stdout)
+    assert "secrets" in schema["properties"]
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """`python -m gusset --version` says the version that the package has."""
+    from gusset import __version__
+
+    done = subprocess.run([sys.executable, "-m", "gusset", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"gusset {__version__}\n"
