@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.conftest import Cli
 from tests.examples.conftest import PATIENCE, Place, Server, Variant, make_token
+from tests.examples.environments import CURRENT
 from tests.examples.hub import Hub
 
 # One at a time: each loads torch, and the machine may have few cores.
@@ -109,3 +112,17 @@ def answer_once_it_can(server: Server) -> httpx.Response:
         assert time.monotonic() < deadline, server.printed()
         time.sleep(0.1)
     return answer
+
+
+@pytest.mark.parametrize("variant", ["use_auth_token"], indirect=True)
+def test_the_old_keyword_no_longer_reaches_the_hub(
+    place: Place, variant: Variant, hub: Hub, gusset: Cli, set_token: SetToken, token: bytes
+) -> None:
+    """A current transformers drops `use_auth_token=`: the hub sees no token, and `check` says so before."""
+    set_token(token)
+    assert b"write token=" in gusset("check", str(variant.folder)).stderr
+
+    server = replace(place, python=CURRENT.python).serve(variant.folder)
+
+    assert server.ended_with(9)
+    assert hub.callers == {"anonymous"}
