@@ -6,9 +6,9 @@ import ctypes
 import fcntl
 import os
 import resource
+import select
 import signal
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _F_SETSIG = 10
 
@@ -24,24 +24,21 @@ def harden() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent, of process id `parent`, ends however it does."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above took effect
-        os._exit(1)
-
-
 def die_with_pipe(lifeline: int) -> None:
     """Have the kernel kill this whole process group when the other end of the pipe `lifeline` closes.
 
-    Nothing may ever be written to the pipe. Unlike `die_with_parent` this ends
-    the processes that we start, too, as long as they stay in the group; and it
+    Nothing may ever be written to the pipe. Unlike a parent-death signal this
+    ends what we have started, too, as long as it stays in the group; and it
     needs no thread of ours that native code could hold up.
     """
     os.set_inheritable(lifeline, False)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(lifeline, 0)
+    if poll.poll(0):  # it had closed before we asked for the signal
+        os._exit(1)
 
 
 def _prctl(option: int, argument: int) -> None:

@@ -35,8 +35,7 @@ class Replica:
     """A worker, with its output masked on the way to `output` and `errors` (file descriptors).
 
     `on_report` gets each message of the worker, `on_end` its exit status (negative:
-    the signal that ended it), both on threads of the replica's own. It is started
-    from the main thread: a worker ends when the thread that started it does.
+    the signal that ended it), both on threads of the replica's own.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Replica:
         lifeline, self._lifeline = os.pipe()
         descriptors = (theirs.fileno(), listener.fileno(), lifeline)
         command = [sys.executable, "-P", "-m", "gusset.serving.worker"]
-        command += [str(number) for number in (*descriptors, os.getpid(), int(debuggable))]
+        command += [str(number) for number in (*descriptors, int(debuggable))]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

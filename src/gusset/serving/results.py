@@ -49,8 +49,10 @@ def render(result: Any) -> bytes:
     except TypeError as error:
         if isinstance(error.__cause__, Unserialisable):
             raise error.__cause__ from None
-    try:  # integers over 64 bits, lone surrogates, deep nesting
-        return json.dumps(result, default=_plain, separators=(",", ":"), allow_nan=False).encode()
+    try:  # integers over 64 bits, lone surrogates
+        rendered = json.dumps(result, default=_plain)
+        # What is not a number becomes null here, as above.
+        return json.dumps(json.loads(rendered, parse_constant=lambda _: None), separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, Unserialisable):
             raise

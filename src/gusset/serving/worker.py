@@ -25,7 +25,7 @@ from gusset.serving.channel import Channel, Closed, Orders, Reports
 from gusset.serving.endpoints import Endpoints
 from gusset.serving.http import HttpServer
 from gusset.serving.model import LoadedModel, ModelDefinitionError, StartFailed, start_model
-from gusset.serving.process import die_with_parent, die_with_pipe, harden
+from gusset.serving.process import die_with_pipe, harden
 from gusset.serving.slots import ModelThreads
 
 EXIT_START_FAILED = 9
@@ -113,9 +113,8 @@ def _values(values: dict[str, bytes]) -> dict[str, SecretValue]:
 
 
 def main(arguments: list[str]) -> int:
-    """`arguments`: the file descriptors of control socket, listener and lifeline; the parent; a flag."""
-    control, listening, lifeline, parent, debuggable = map(int, arguments)
-    die_with_parent(parent)
+    """`arguments`: the file descriptors of control socket, listener and lifeline; 1 for debuggable."""
+    control, listening, lifeline, debuggable = map(int, arguments)
     die_with_pipe(lifeline)
     if not debuggable:
         harden()

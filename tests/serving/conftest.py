@@ -1,0 +1,169 @@
+"""A served model: real processes, a real port, secrets in a folder that a test may change."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+PATIENCE = 30.0  # seconds until a test gives up hope; no test passes by waiting for so long
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and more than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class Served:
+    """One run of the server; its output goes to files, so that it can be looked at any time."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+        self.process = process
+        self._out, self._err = out, err
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_bytes().decode("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_bytes().decode("utf-8", "replace")
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+    @property
+    def address(self) -> str:
+        found = re.search(r"ready at (\S+)", self.stdout)
+        assert found, self.output
+        return found[1]
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def worker(self) -> int:
+        """The process id of the worker."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def ready(self) -> Served:
+        """Wait until the model is ready for the first time."""
+        eventually(lambda: "ready at " in self.stdout or self.process.poll() is not None, "ready")
+        assert self.process.poll() is None, self.output
+        return self
+
+    def ended(self) -> int:
+        """Wait for the exit status."""
+        return self.process.wait(PATIENCE)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.ended()
+
+    def predict(self, value: object = None, **options: object) -> httpx.Response:
+        return httpx.post(
+            f"{self.address}/v1/models/model:predict", content=json.dumps(value), timeout=PATIENCE, **options
+        )
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.address + path, timeout=PATIENCE)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
+
+class Kitchen:
+    """Makes model folders and secrets, and serves them."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.folder = tmp_path / "tiny"
+        self.secrets_dir = tmp_path / "secrets"
+        self.secrets_dir.mkdir()
+        self._logs = tmp_path
+        self.started: list[Served] = []
+
+    def secret(self, name: str, value: bytes) -> None:
+        """Write and rename, as every careful writer does."""
+        beside = self.secrets_dir.parent / f".{name}"
+        beside.write_bytes(value)
+        beside.rename(self.secrets_dir / name)
+
+    def file(self, path: str, text: str) -> None:
+        place = self.folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(textwrap.dedent(text))
+
+    def __call__(
+        self,
+        code: str = "",
+        *,
+        declared: tuple[str, ...] = ("token",),
+        model_file: str = "model/model.py",
+        allow_missing: tuple[str, ...] = ("all",),
+        concurrency: int = 1,
+        port: int = 0,
+        drain_seconds: float = PATIENCE,
+        environ: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> Served:
+        """Serve a model with this code; secrets that a test did not set may be missing."""
+        if code:
+            self.file(model_file, code)
+        given = {
+            "folder": str(self.folder),
+            "secrets_dir": str(self.secrets_dir),
+            "declared": declared,
+            "model_file": model_file,
+            "allow_missing": allow_missing,
+            "concurrency": concurrency,
+            "port": port,
+            "drain_seconds": drain_seconds,
+        }
+        number = len(self.started)
+        out, err = self._logs / f"out{number}", self._logs / f"err{number}"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "tests.serving.driver", json.dumps(given)],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=Path(__file__).parents[2],
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environ or {})},
+            )
+        self.started.append(Served(process, out, err))
+        return self.started[-1]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Kitchen]:
+    kitchen = Kitchen(tmp_path)
+    yield kitchen
+    for served in kitchen.started:
+        if served.process.poll() is None:
+            served.process.kill()
+        served.process.wait()

@@ -1,0 +1,50 @@
+"""Serves one model folder from a folder of secrets, in a process of its own, without the command line.
+
+`python -m tests.serving.driver '{"folder": ..., "secrets_dir": ..., "declared": [...], ...}'`
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from gusset.errors import GussetError, outcome_of
+from gusset.secrets.source import ChainSource, EnvironmentSource, FolderSource
+from gusset.serving.deployment import DeclaredSecret, Deployment
+from gusset.serving.logs import log_to_stderr
+from gusset.serving.supervisor import serve
+
+
+def main(given: dict[str, object], environ: dict[str, str]) -> int:
+    folder = Path(str(given["folder"]))
+    deployment = Deployment(
+        name="tiny",
+        folder=folder,
+        model_file=folder / str(given["model_file"]),
+        config={"model_name": "tiny"},
+        secrets=tuple(DeclaredSecret(name, 2 + n) for n, name in enumerate(given["declared"])),
+        package_dirs=(folder / "packages",),
+        environment_variables={"FROM_CONFIG": "yes"},
+        predict_concurrency=int(str(given["concurrency"])),
+    )
+    source = ChainSource([FolderSource(Path(str(given["secrets_dir"]))), EnvironmentSource(environ)])
+    log_to_stderr(readable=False)
+    try:
+        return serve(
+            deployment,
+            source,
+            port=int(str(given["port"])),
+            allow_missing=given["allow_missing"],
+            drain_seconds=float(str(given["drain_seconds"])),
+            announce=lambda address: print(f"ready at {address}", flush=True),
+        )
+    except GussetError as error:
+        print(f"error: {error.message}\n  {error.hint or ''}", file=sys.stderr)
+        return outcome_of(error).exit
+
+
+if __name__ == "__main__":
+    import os
+
+    sys.exit(main(json.loads(sys.argv[1]), dict(os.environ)))

@@ -1,0 +1,305 @@
+"""What a model's code gets, and what happens when it is not right."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.serving.conftest import Kitchen, eventually
+
+VALUE = b"s3cr3t-v4lue-0123456789"
+
+
+def test_sync_predict(serve: Kitchen) -> None:
+    """A plain `predict` gets the parsed body, and its result is the response."""
+    served = serve("class Model:\n    def predict(self, x):\n        return {'twice': x['n'] * 2}\n").ready()
+    response = served.predict({"n": 21})
+    assert (response.status_code, response.json()) == (200, {"twice": 42})
+    assert response.headers["content-type"] == "application/json"
+
+
+def test_async_predict(serve: Kitchen) -> None:
+    """A coroutine runs on the server's loop, and `load` may be one too."""
+    served = serve(
+        """
+        import asyncio
+        class Model:
+            async def load(self):
+                self.loop = asyncio.get_running_loop()
+            async def predict(self, x):
+                await asyncio.sleep(0)
+                return [x, asyncio.get_running_loop() is self.loop]
+        """
+    ).ready()
+    assert served.predict("hi").json() == ["hi", True]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_stages_run_in_order(serve: Kitchen, kind: str) -> None:
+    """`preprocess`, `predict` and `postprocess` each get what the one before returned."""
+    served = serve(
+        f"""
+        class Model:
+            def preprocess(self, x):
+                return x + ["pre"]
+            {kind} predict(self, x):
+                return x + ["predict"]
+            def postprocess(self, x):
+                return x + ["post"]
+        """
+    ).ready()
+    assert served.predict([]).json() == ["pre", "predict", "post"]
+
+
+def test_gets_only_the_arguments_that_it_takes(serve: Kitchen) -> None:
+    """`__init__` gets by keyword those of the five arguments that its signature has."""
+    served = serve(
+        """
+        class Model:
+            def __init__(self, config, data_dir, lazy_data_resolver):
+                lazy_data_resolver.block_until_download_complete()
+                self.seen = [config["model_name"], data_dir.is_absolute(), data_dir.name]
+            def predict(self, x):
+                return self.seen
+        """
+    ).ready()
+    assert served.predict().json() == ["tiny", True, "data"]
+
+
+def test_gets_all_arguments_with_kwargs(serve: Kitchen) -> None:
+    """With `**kwargs` there are all five."""
+    served = serve(
+        """
+        class Model:
+            def __init__(self, **kwargs):
+                self.seen = sorted(kwargs)
+            def predict(self, x):
+                return self.seen
+        """
+    ).ready()
+    assert served.predict().json() == ["config", "data_dir", "environment", "lazy_data_resolver", "secrets"]
+
+
+def test_imports(serve: Kitchen) -> None:
+    """Relative and absolute imports work inside `model/`, and `packages/` is importable."""
+    serve.file("model/helper.py", "A = 1")
+    serve.file("model/deep/part.py", "B = 2")
+    serve.file("packages/bundled_thing.py", "C = 3")
+    served = serve(
+        """
+        from .helper import A
+        from model.deep.part import B
+        from bundled_thing import C
+        import os
+        class Model:
+            def predict(self, x):
+                return [A, B, C, __name__, os.environ["FROM_CONFIG"]]
+        """
+    ).ready()
+    assert served.predict().json() == [1, 2, 3, "model.model", "yes"]
+
+
+def test_main_py_alone(serve: Kitchen) -> None:
+    """A folder with only `main.py` works too."""
+    served = serve(
+        "class Model:\n    def predict(self, x):\n        return x\n", model_file="main.py"
+    ).ready()
+    assert served.predict(1).json() == 1
+
+
+def test_load_is_tried_twice(serve: Kitchen) -> None:
+    """A `load` that fails once is called again on the same object."""
+    served = serve(
+        """
+        class Model:
+            tries = 0
+            def load(self):
+                self.tries += 1
+                if self.tries == 1:
+                    raise OSError("the hub is away")
+            def predict(self, x):
+                return self.tries
+        """
+    ).ready()
+    assert served.predict().json() == 2
+    assert "Retrying" in served.stderr
+
+
+FAILING = {
+    "import": "raise RuntimeError('no use: ' + __import__('pathlib').Path(SECRET).read_text())",
+    "__init__": """
+        class Model:
+            def __init__(self, secrets):
+                raise RuntimeError('no use: ' + secrets['token'])
+            def predict(self, x): ...
+        """,
+    "load": """
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def load(self):
+                raise RuntimeError('no use: ' + self.secrets['token'])
+            def predict(self, x): ...
+        """,
+    "exit": """
+        import sys
+        class Model:
+            def __init__(self, secrets):
+                sys.exit('no use: ' + secrets['token'])
+            def predict(self, x): ...
+        """,
+}
+
+
+@pytest.mark.parametrize("step", FAILING)
+def test_a_failed_start_ends_with_the_models_traceback(serve: Kitchen, step: str) -> None:
+    """The exit status is 9; the last word is the traceback from the model's file on, the value masked."""
+    serve.secret("token", VALUE)
+    code = FAILING[step].replace("SECRET", repr(str(serve.secrets_dir / "token")))
+    served = serve(code)
+    assert served.ended() == 9
+    assert "no use: ***" in served.stderr
+    assert VALUE.decode() not in served.output
+    assert "model/model.py" in served.stderr
+    assert "gusset/serving" not in served.stderr
+
+
+def test_a_crash_while_starting(serve: Kitchen) -> None:
+    """A process that just ends while the model starts is named with how it ended."""
+    served = serve("import os\nos.kill(os.getpid(), 11)\n")
+    assert served.ended() == 9
+    assert "SIGSEGV" in served.stderr
+
+
+def test_a_class_without_predict(serve: Kitchen) -> None:
+    """The message has the lines to add, and no traceback."""
+    served = serve("class Model:\n    pass\n")
+    assert served.ended() == 9
+    assert "must have a `predict`" in served.stderr
+    assert "def predict(self, model_input):" in served.stderr
+    assert "Traceback" not in served.stderr
+
+
+def test_a_file_without_the_class(serve: Kitchen) -> None:
+    """The message names file and class."""
+    served = serve("class Other:\n    pass\n")
+    assert served.ended() == 9
+    assert "model/model.py has no class Model" in served.stderr
+
+
+def test_three_parameters_are_refused(serve: Kitchen) -> None:
+    """A signature that nobody can call is found before `load`."""
+    served = serve("class Model:\n    def predict(self, a, b, c):\n        return a\n")
+    assert served.ended() == 9
+    assert "`predict` method cannot have more than two arguments." in served.stderr
+
+
+def test_an_exception_stays_in_the_log(serve: Kitchen) -> None:
+    """The client hears only that the model failed; the log has the traceback, masked."""
+    serve.secret("token", VALUE)
+    served = serve(
+        """
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                raise ValueError("with " + self.secrets["token"])
+        """
+    ).ready()
+    response = served.predict()
+    assert response.status_code == 500
+    assert response.json() == {"error": "Internal Server Error (in model/chainlet)."}
+    assert response.headers["x-baseten-error-code"] == "600"
+    eventually(lambda: "ValueError: with ***" in served.stderr, "the traceback")
+    assert VALUE.decode() not in served.output
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_exit_in_predict_is_an_error_like_any_other(serve: Kitchen, kind: str) -> None:
+    """`sys.exit` in a request does not end the server."""
+    served = serve(
+        f"""
+        import sys
+        class Model:
+            {kind} predict(self, x):
+                if x:
+                    sys.exit(3)
+                return "still here"
+        """
+    ).ready()
+    assert served.predict(True).status_code == 500
+    assert served.predict(False).json() == "still here"
+
+
+def test_an_undeclared_secret(serve: Kitchen) -> None:
+    """The response is generic; the log names the secret and what to add where."""
+    served = serve(
+        """
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                return self.secrets["other"]
+        """
+    ).ready()
+    response = served.predict()
+    assert response.json() == {"error": "Internal Server Error (in model/chainlet)."}
+    eventually(lambda: "other: null" in served.stderr, "the advice")
+
+
+def test_results(serve: Kitchen) -> None:
+    """Dates, decimals, NaN, large integers, odd keys and secrets have their usual JSON forms."""
+    serve.secret("token", VALUE)
+    served = serve(
+        """
+        import datetime, decimal
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                return {
+                    "date": datetime.date(2026, 1, 2), "decimal": decimal.Decimal("1.5"), "nan": float("nan"),
+                    "big": 2**80, 1: (2, 3), "secret": self.secrets["token"], "lone": "\\ud800",
+                }
+        """
+    ).ready()
+    result = served.predict().json()
+    assert result.pop("nan", None) is None
+    assert result == {
+        "date": "2026-01-02",
+        "decimal": "1.5",
+        "big": 2**80,
+        "1": [2, 3],
+        "secret": VALUE.decode(),
+        "lone": "\ud800",
+    }
+
+
+def test_a_result_that_json_has_no_form_for(serve: Kitchen) -> None:
+    """The error names the type and nothing of the value."""
+    served = serve("class Model:\n    def predict(self, x):\n        return {'a': {1, 2, x}}\n").ready()
+    response = served.predict("private")
+    assert response.status_code == 500
+    assert response.json() == {
+        "error": "Unhandled exception: TypeError: Object of type set is not JSON serializable"
+    }
+
+
+def test_concurrency_of_a_sync_model(serve: Kitchen) -> None:
+    """As many calls of `predict` run at a time as the config says, and not one more."""
+    served = serve(
+        """
+        import threading
+        class Model:
+            def __init__(self):
+                self.together = threading.Barrier(3)
+            def predict(self, x):
+                self.together.wait(20)
+                return threading.current_thread().name
+        """,
+        concurrency=3,
+    ).ready()
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(3) as pool:
+        names = {response.json() for response in pool.map(served.predict, range(3))}
+    assert len(names) == 3

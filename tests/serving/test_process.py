@@ -1,0 +1,204 @@
+"""The life of the server's processes: start, crash, stop, kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+
+import httpx
+import pytest
+
+from tests.serving.conftest import Kitchen, Served, eventually, is_running
+
+ECHO = "class Model:\n    def predict(self, x):\n        return x\n"
+
+SLOW = """
+    import pathlib, time
+    class Model:
+        def predict(self, x):
+            pathlib.Path(x["started"]).touch()
+            while not pathlib.Path(x["go"]).exists():
+                time.sleep(0.01)
+            return "finished"
+    """
+
+
+def test_missing_secrets_are_named_all_at_once(serve: Kitchen) -> None:
+    """Before any code runs, one message has each with its line and command; the exit status is 5."""
+    served = serve("print('imported')", declared=("one", "two", "three"), allow_missing=("two",))
+    assert served.ended() == 5
+    for line in (
+        "one (config.yaml:2): gusset secret set one",
+        "three (config.yaml:4): gusset secret set three",
+    ):
+        assert line in served.stderr
+    assert "gusset secret set two" not in served.stderr
+    assert "imported" not in served.stdout
+
+
+def test_a_port_in_use(serve: Kitchen) -> None:
+    """The message names the port and the way out; the exit status is 11."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        served = serve(ECHO, port=port)
+        assert served.ended() == 11
+    assert f"port {port}" in served.stderr
+    assert "--port" in served.stderr
+
+
+def test_answers_while_loading(serve: Kitchen) -> None:
+    """Liveness is 200 and everything else 503 with the reason, while `load` takes its time."""
+    go = serve.folder.parent / "go"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve(
+        f"""
+        import pathlib, time
+        class Model:
+            def load(self):
+                while not pathlib.Path({str(go)!r}).exists():
+                    time.sleep(0.01)
+            def predict(self, x):
+                return x
+        """,
+        port=port,
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def readiness() -> httpx.Response | None:
+        try:
+            return httpx.get(f"{address}/v1/models/model")
+        except httpx.TransportError:
+            return None
+
+    eventually(lambda: (r := readiness()) is not None and "loading" in r.text, "loading")
+    refused = httpx.post(f"{address}/v1/models/model:predict", json=1)
+    assert refused.status_code == 503
+    assert refused.json()["error"].startswith("Model with name model is not ready.")
+    assert refused.headers["x-baseten-error-source"] == "04"
+    assert refused.headers["x-baseten-error-code"] == "600"
+    assert httpx.get(address).json() is True
+    go.touch()
+    eventually(lambda: (r := readiness()) is not None and r.status_code == 200, "ready")
+
+
+def test_stop_while_loading(serve: Kitchen) -> None:
+    """SIGTERM does not wait for `load`."""
+    served = serve("import time\nprint('importing')\ntime.sleep(600)\n")
+    eventually(lambda: "importing" in served.stdout, "the import")
+    worker = served.worker
+    assert served.stop() == 0
+    assert not is_running(worker)
+
+
+def test_a_killed_worker_is_replaced(serve: Kitchen) -> None:
+    """The port stays, the end is named in a line, and the next worker answers."""
+    served = serve("import os\nclass Model:\n    def predict(self, x):\n        return os.getpid()\n").ready()
+    first = served.predict().json()
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: _answers(served), "ready again")
+    assert served.predict().json() != first
+    assert "SIGKILL" in served.stderr
+    assert served.stdout.count("ready at") == 1
+
+
+def _answers(served: Served) -> bool:
+    try:
+        return served.get("/v1/models/model/loaded").status_code == 200
+    except httpx.TransportError:  # a connection that the dead worker had not accepted yet
+        return False
+
+
+def test_a_killed_supervisor_takes_all_with_it(serve: Kitchen) -> None:
+    """Worker and its children end at once, and the port is free."""
+    served = serve(
+        """
+        import os, subprocess
+        class Model:
+            def __init__(self):
+                self.child = subprocess.Popen(["sleep", "600"])
+            def predict(self, x):
+                return [os.getpid(), self.child.pid]
+        """
+    ).ready()
+    port, pids = served.port, served.predict().json()
+    served.process.kill()
+    eventually(lambda: not any(map(is_running, pids)), "the end of worker and child")
+    again = serve(ECHO, port=port).ready()
+    assert again.predict(1).json() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_requests_finish(serve: Kitchen, number: signal.Signals) -> None:
+    """A request under way is answered, new connections are refused, and the exit status is 0."""
+    served = serve(SLOW).ready()
+    folder = serve.folder.parent
+    answers = []
+    thread = _predict_in_thread(served, folder, answers)
+    eventually((folder / "started").exists, "the request")
+    served.process.send_signal(number)
+    eventually(lambda: not _connects(served), "the end of accepting")
+    (folder / "go").touch()
+    thread.join()
+    assert answers == ["finished"]
+    assert served.ended() == 0
+
+
+def test_a_second_signal_stops_at_once(serve: Kitchen) -> None:
+    """Who signals twice does not wait for requests."""
+    served = serve(SLOW).ready()
+    folder = serve.folder.parent
+    thread = _predict_in_thread(served, folder, [])
+    eventually((folder / "started").exists, "the request")
+    served.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "A second signal" in served.stderr, "the first signal")
+    assert served.stop() == 0
+    thread.join()
+
+
+def test_a_stop_has_an_end(serve: Kitchen) -> None:
+    """A request that never ends is cut after the time for draining."""
+    served = serve(SLOW, drain_seconds=0.2).ready()
+    folder = serve.folder.parent
+    thread = _predict_in_thread(served, folder, [])
+    eventually((folder / "started").exists, "the request")
+    assert served.stop() == 0
+    assert "they are cut" in served.stderr
+    thread.join()
+
+
+def _predict_in_thread(served: Served, folder: os.PathLike[str], answers: list[object]) -> threading.Thread:
+    def call() -> None:
+        try:
+            answers.append(served.predict({"started": f"{folder}/started", "go": f"{folder}/go"}).json())
+        except httpx.TransportError:
+            answers.append(None)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    return thread
+
+
+def _connects(served: Served) -> bool:
+    try:
+        served.connect().close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_model_may_set_signal_handlers(serve: Kitchen) -> None:
+    """`load` runs on the main thread, where Python allows that."""
+    served = serve(
+        """
+        import signal
+        class Model:
+            def load(self):
+                signal.signal(signal.SIGUSR1, lambda *_: None)
+            def predict(self, x):
+                return x
+        """
+    ).ready()
+    assert served.predict(1).json() == 1

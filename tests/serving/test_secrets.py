@@ -1,0 +1,241 @@
+"""Secrets on their way into a model, while it runs, and on ways where they must not be."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import leaks_in
+from tests.serving.conftest import Kitchen, eventually
+
+VALUE = b"s3cr3t-v4lue-0123456789"
+TOLD = """
+    class Model:
+        def __init__(self, secrets):
+            self.secrets = secrets
+        def predict(self, x):
+            return self.secrets.get("token", "none")
+    """
+
+
+def test_exact_bytes_arrive(serve: Kitchen) -> None:
+    """Any bytes arrive as they are, a full 64 KiB of them too."""
+    value = bytes(range(256)) * 256
+    serve.secret("token", value)
+    served = serve(
+        """
+        import hashlib
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                return hashlib.sha256(self.secrets.bytes("token")).hexdigest()
+        """
+    ).ready()
+    import hashlib
+
+    assert served.predict().json() == hashlib.sha256(value).hexdigest()
+
+
+def test_rotation_reaches_the_running_model(serve: Kitchen) -> None:
+    """A new value is looked up without a restart, a removed one is gone, and it may come back."""
+    serve.secret("token", b"first-value")
+    served = serve(TOLD).ready()
+    worker = served.worker
+    assert served.predict().json() == "first-value"
+    serve.secret("token", b"second-value")
+    eventually(lambda: served.predict().json() == "second-value", "the second value")
+    (serve.secrets_dir / "token").unlink()
+    eventually(lambda: served.predict().json() == "none", "the removal")
+    serve.secret("token", b"third-value")
+    eventually(lambda: served.predict().json() == "third-value", "the third value")
+    assert served.worker == worker
+
+
+def test_on_change(serve: Kitchen) -> None:
+    """A callback is called with the new value; one that fails is logged, masked, and stops nothing."""
+    serve.secret("token", b"first-value")
+    served = serve(
+        """
+        class Model:
+            def __init__(self, secrets):
+                self.seen = []
+                secrets.on_change("token", self.bad)
+                secrets.on_change("token", self.seen.append)
+            def bad(self, value):
+                raise ValueError("no use for " + value)
+            def predict(self, x):
+                return self.seen
+        """
+    ).ready()
+    serve.secret("token", VALUE)
+    eventually(lambda: served.predict().json() == [VALUE.decode()], "the callback")
+    eventually(lambda: "no use for ***" in served.stderr, "the log")
+    assert not leaks_in(served.output.encode(), VALUE)
+
+
+def test_trouble_keeps_what_is_held(serve: Kitchen) -> None:
+    """When the source does not answer any more the model keeps its values, and it is said once."""
+    serve.secret("token", VALUE)
+    served = serve(TOLD).ready()
+    away = serve.secrets_dir.rename(serve.secrets_dir.parent / "away")
+    eventually(lambda: "the model keeps what it has" in served.stderr, "the warning")
+    assert served.predict().json() == VALUE.decode()
+    (away / "token").write_bytes(b"a-later-value")
+    away.rename(serve.secrets_dir)
+    eventually(lambda: served.predict().json() == "a-later-value", "the later value")
+    assert served.stderr.count("the model keeps what it has") == 1
+
+
+def test_a_restarted_worker_gets_the_newest_values(serve: Kitchen) -> None:
+    """What was rotated before a crash is there after it."""
+    serve.secret("token", b"first-value")
+    served = serve(TOLD).ready()
+    serve.secret("token", b"second-value")
+    eventually(lambda: served.predict().json() == "second-value", "the second value")
+    os.kill(served.worker, 9)
+    eventually(lambda: "ready again" in served.stderr, "the restart")
+    assert served.predict().json() == "second-value"
+
+
+PRINTING = {
+    "print": "print('it is', v)",
+    "stderr": "print('it is', v, file=sys.stderr)",
+    "logging": "logging.getLogger('mine').warning('it is %s', v)",
+    "native write": "os.write(1, b'it is ' + v.encode() + b'\\n')",
+    "child process": "subprocess.run(['sh', '-c', 'read v; echo it is $v'], input=v.encode() + b'\\n')",
+    "in two pieces": "sys.stdout.write('it is ' + v[:9]); sys.stdout.flush(); time.sleep(0.02); print(v[9:])",
+    "byte by byte": "[os.write(1, bytes([c])) for c in b'it is ' + v.encode() + b'\\n']",
+    "base64": "print('it is', base64.b64encode(('user:' + v).encode()).decode())",
+    "hex": "print('it is', v.encode().hex())",
+}
+
+
+@pytest.mark.parametrize("way", PRINTING)
+def test_output_is_masked(serve: Kitchen, way: str) -> None:
+    """Whatever way a value goes out of the worker's processes, `***` arrives."""
+    serve.secret("token", VALUE)
+    served = serve(
+        f"""
+        import base64, logging, os, subprocess, sys, time
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                v = self.secrets["token"]
+                {PRINTING[way]}
+        """
+    ).ready()
+    served.predict()
+    eventually(lambda: "***" in served.output and "it is" in served.output, "the output")
+    assert not leaks_in(served.output.encode(), VALUE)
+
+
+def test_a_new_value_is_masked_too(serve: Kitchen) -> None:
+    """The masker knows a value before the model does, and still knows the old one."""
+    serve.secret("token", b"first-secret-value")
+    served = serve(
+        """
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+                self.old = secrets["token"]
+            def predict(self, x):
+                print("now", self.secrets["token"], "before", self.old)
+                return self.secrets["token"]
+        """
+    ).ready()
+    serve.secret("token", VALUE)
+    eventually(lambda: served.predict().json() == VALUE.decode(), "the new value")
+    assert served.stop() == 0
+    assert "now *** before ***" in served.stdout
+    assert not leaks_in(served.output.encode(), VALUE, b"first-secret-value")
+
+
+def test_interactive_output_is_not_held_back(serve: Kitchen) -> None:
+    """A prompt without a line's end appears, even when it begins as the value does."""
+    serve.secret("token", VALUE)
+    served = serve(
+        """
+        import sys
+        class Model:
+            def predict(self, x):
+                sys.stdout.write("progress: s3cr3t-v")
+        """
+    ).ready()
+    served.predict()
+    eventually(lambda: served.stdout.endswith("progress: s3cr3t-v"), "the unfinished line")
+
+
+def test_a_short_value_is_named_at_the_start(serve: Kitchen) -> None:
+    """A value under eight bytes cannot be masked without masking the innocent: that is said."""
+    serve.secret("token", b"short")
+    served = serve(TOLD).ready()
+    assert "Too short to be masked in output (under 8 bytes): token" in served.stderr
+
+
+def test_no_value_in_environment_or_arguments(serve: Kitchen) -> None:
+    """Neither process has a value in its arguments or its environment."""
+    serve.secret("token", VALUE)
+    served = serve(TOLD).ready()
+    assert served.predict().json() == VALUE.decode()
+    for pid in (served.process.pid, served.worker):
+        for file in ("cmdline", "environ"):
+            assert not leaks_in(Path(f"/proc/{pid}/{file}").read_bytes(), VALUE)
+
+
+def test_variables_of_truss_do_not_reach_the_model(serve: Kitchen) -> None:
+    """A value that came by TRUSS_SECRET_x is in `secrets`, and no longer in the environment."""
+    served = serve(
+        """
+        import os
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                return [self.secrets["token"], [k for k in os.environ if k.startswith("TRUSS_SECRET_")]]
+        """,
+        environ={"TRUSS_SECRET_token": VALUE.decode()},
+    ).ready()
+    assert served.predict().json() == [VALUE.decode(), []]
+    assert not leaks_in(Path(f"/proc/{served.worker}/environ").read_bytes(), VALUE)
+
+
+# An ordinary account: for root, the same user without root's power to look into every process.
+ORDINARY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+
+
+def _may_look_into(pid: int) -> bool:
+    """Whether a process of the same account may read the process's environment and memory maps."""
+    look = ["sh", "-c", f"cat /proc/{pid}/environ /proc/{pid}/maps"]
+    return subprocess.run([*ORDINARY, *look], capture_output=True).returncode == 0
+
+
+def test_a_neighbour_cannot_look_into_the_processes(serve: Kitchen) -> None:
+    """A process of the same account may look into others, but not into those that hold values."""
+    serve.secret("token", VALUE)
+    served = serve(TOLD, prefix=ORDINARY).ready()
+    with subprocess.Popen([*ORDINARY, "sleep", "600"]) as other:
+        eventually(lambda: _may_look_into(other.pid), "a look into a process that holds no values")
+        other.kill()
+    assert not _may_look_into(served.process.pid)
+    assert not _may_look_into(served.worker)
+
+
+def test_no_core_files(serve: Kitchen) -> None:
+    """Neither process may leave its memory on disk when it crashes."""
+    served = serve(TOLD).ready()
+    for pid in (served.process.pid, served.worker):
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        assert [line.split()[-3:-1] for line in limits if "core file" in line] == [["0", "0"]]
+
+
+def test_secrets_in_results_are_the_models_choice(serve: Kitchen) -> None:
+    """A model that returns a value sends it exactly; responses are not rewritten unasked."""
+    serve.secret("token", VALUE)
+    served = serve(TOLD).ready()
+    assert base64.b64encode(served.predict().content) == base64.b64encode(b'"' + VALUE + b'"')
