@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +68,7 @@ def serve(
             port=port,
             allow_missing=frozenset(allow_missing),
             debuggable=debuggable,
-            announce=lambda address: _announce(app, deployment.name, address),
+            announce=lambda address: _announce(app, package, deployment.name, address),
             output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
         )
 
@@ -82,8 +84,10 @@ def _servable(app: App, folder: Path) -> Package:
     return package
 
 
-def _announce(app: App, name: str, address: str) -> None:
-    call = f"curl -d '{{}}' {address}/v1/models/model:predict"
+def _announce(app: App, package: Package, name: str, address: str) -> None:
+    """Say that it is ready, with a call to try: on the input that the model gives as an example."""
+    example = json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
+    call = f"curl -d {shlex.quote(example)} {address}/v1/models/model:predict"
     if app.output.json:
         app.output.result({"name": name, "address": address})
         sys.stdout.flush()
