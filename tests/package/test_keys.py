@@ -12,7 +12,9 @@ from pydantic import BaseModel
 
 from gusset.package.config import json_schema
 from gusset.package.keys import KEYS
-from gusset.package.schema import CachedRepo, Section, TrussConfig
+from gusset.package.schema import TrussConfig
+from gusset.package.section import Section
+from gusset.package.storage import CachedRepo
 from gusset.package.trt_llm import EngineV1, EngineV2
 
 DOCS = Path(__file__).parents[2] / "docs" / "config.md"

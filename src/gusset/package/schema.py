@@ -9,20 +9,17 @@ are replaced in `gusset.package.problems`. Rules between sections are in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from enum import Enum
 from ipaddress import IPv4Network
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     StrictInt,
     Tag,
     computed_field,
@@ -30,37 +27,20 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from gusset.errors import InvalidName
+from gusset.package.section import Auth, Section, broken, upper
+from gusset.package.storage import (
+    Bdn,
+    BisLlm,
+    CachedRepo,
+    ExternalData,
+    ModelRepo,
+    TrainingCheckpoints,
+    Weights,
+    unique_mounts,
+)
 from gusset.secrets.name import check_name
-
-
-def broken(message: str, hint: str | None = None, *, at: tuple[Any, ...] = ()) -> PydanticCustomError:
-    """A broken rule; `at` is the key that it is about, from where it is raised."""
-    return PydanticCustomError("rule", "{message}", {"message": message, "hint": hint, "at": at})
-
-
-class Section(BaseModel):
-    """A map of the file. Unknown keys stay; no error holds its input."""
-
-    model_config = ConfigDict(extra="allow", hide_input_in_errors=True, protected_namespaces=())
-
-    hidden_when_none: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _unknown_keys_last(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data = handler(self)
-        extra = self.model_extra or {}
-        known = {name: value for name, value in data.items() if name not in extra}
-        for name in self.hidden_when_none:
-            if known.get(name) is None:
-                known.pop(name, None)
-        return known | {name: data[name] for name in extra if name in data}
-
-
-NonEmpty = Annotated[str, Field(min_length=1)]
-
 
 # resources
 
@@ -289,51 +269,6 @@ class Runtime(Section):
 
 # base_image, docker_server, auth
 
-_OIDC_GROUPS = {
-    "AWS_OIDC": ("aws_oidc_role_arn", "aws_oidc_region"),
-    "GCP_OIDC": ("gcp_oidc_service_account", "gcp_oidc_workload_id_provider"),
-    "AWS_ASSUME_ROLE": ("aws_assume_role_arn", "aws_assume_role_region"),
-}
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-class Auth(Section):
-    """What both places of credentials share: a method, and the keys that it needs and refuses."""
-
-    secret_key: ClassVar[str]
-    secret_method: ClassVar[str]
-
-    aws_oidc_role_arn: str | None = None
-    aws_oidc_region: str | None = None
-    gcp_oidc_service_account: str | None = None
-    gcp_oidc_workload_id_provider: str | None = None
-    aws_assume_role_arn: str | None = None
-    aws_assume_role_region: str | None = None
-
-    @model_validator(mode="after")
-    def _keys_fit_method(self) -> Auth:
-        method = getattr(self, "auth_method")  # noqa: B009 - each place has its own methods
-        groups = [key for keys in _OIDC_GROUPS.values() for key in keys]
-        if method == self.secret_method:
-            self._require(method, required=[self.secret_key], refused=groups)
-        elif own := _OIDC_GROUPS.get(method):
-            others = [key for key in groups if key not in own]
-            self._require(method, required=list(own), refused=[self.secret_key, *others])
-        return self
-
-    def _require(self, method: str, *, required: Iterable[str], refused: Iterable[str]) -> None:
-        missing = [key for key in required if not getattr(self, key)]
-        beside = [key for key in refused if getattr(self, key)]
-        if missing:
-            raise broken(f"{method} needs {', '.join(missing)}", f"add {' and '.join(missing)}")
-        if beside:
-            raise broken(
-                f"{method} does not go with {', '.join(beside)}", "remove what the method does not use"
-            )
-
 
 class DockerAuth(Auth):
     secret_key = "secret_name"  # noqa: S105 - a key of the file
@@ -348,7 +283,7 @@ class DockerAuth(Auth):
             "REGISTRY_SECRET",
             "AWS_ASSUME_ROLE",
         ],
-        BeforeValidator(_upper),
+        BeforeValidator(upper),
     ]
     registry: str | None = ""
     aws_access_key_id_secret_name: str = "aws_access_key_id"  # noqa: S105 - the name of a secret
@@ -386,7 +321,7 @@ class DockerServer(Section):
     no_build: bool | None = None
 
 
-# build, weights, caches
+# build
 
 
 class ModelServer(Enum):
@@ -413,221 +348,6 @@ class Build(Section):
                 except InvalidName as error:
                     raise broken("a key that is not a secret's name", error.hint) from None
         return mapping
-
-
-class ExternalData(Section):
-    url: NonEmpty
-    local_data_path: NonEmpty
-    backend: str = "http_public"
-    name: str | None = None
-
-
-def _revision(text: str) -> str:
-    if len(text) == 1:
-        raise broken("one character is not a revision", "write a branch, a tag or a commit")
-    return text
-
-
-class CachedRepo(Section):
-    """An entry of `cache_internal`, and the base of one of `model_cache`."""
-
-    repo_id: NonEmpty
-    revision: Annotated[str, AfterValidator(_revision)] = ""
-    allow_patterns: list[str] | None = None
-    ignore_patterns: list[str] | None = None
-    volume_folder: NonEmpty | None = None
-    use_volume: bool = False
-    kind: Literal["hf", "gcs", "s3", "azure"] = "hf"
-    runtime_secret_name: str = "hf_access_token"  # noqa: S105 - the name of a secret
-
-    @model_validator(mode="before")
-    @classmethod
-    def _volume(cls, data: Any) -> Any:
-        """With a volume, a folder is needed, and a revision for the hub; judged unconverted, as by Truss."""
-        if not isinstance(data, dict) or not data.get("use_volume"):
-            return data
-        if data.get("kind", "hf") == "hf" and not data.get("revision"):
-            raise broken("use_volume needs a revision", "add revision: a branch, a tag or a commit")
-        if not data.get("volume_folder"):
-            raise broken("use_volume needs a volume_folder", "add volume_folder: a name for the folder")
-        return data
-
-
-class ModelRepo(CachedRepo):
-    use_volume: bool
-
-
-class WeightsAuth(Auth):
-    secret_key = "auth_secret_name"  # noqa: S105 - a key of the file
-    secret_method = "CUSTOM_SECRET"  # noqa: S105 - a method
-
-    auth_method: Annotated[
-        Literal["CUSTOM_SECRET", "AWS_OIDC", "GCP_OIDC", "AWS_ASSUME_ROLE"], BeforeValidator(_upper)
-    ]
-    auth_secret_name: str | None = None
-
-
-_SCHEMES = "hf:// s3:// gs:// azure:// r2:// cw:// https://"
-
-
-def _source(text: str) -> str:
-    found = re.match(r"(hf|s3|gs|azure|r2|cw|https)://[^/]", text)
-    if not found:
-        raise broken("not the address of weights", f"begin with one of {_SCHEMES}, then a name")
-    if found[1] not in ("hf", "https") and "@" in text:
-        raise broken("`@` in the address of a bucket", "write the address without credentials or revision")
-    return text
-
-
-def _rooted(text: str) -> str:
-    if not text.startswith("/"):
-        raise broken("not an absolute path", "begin with /")
-    return text
-
-
-class Weights(Section):
-    source: Annotated[str, AfterValidator(_source)]
-    mount_location: Annotated[str, AfterValidator(_rooted)]
-    auth: WeightsAuth | None = None
-    auth_secret_name: str | None = None
-    allow_patterns: list[str] | None = None
-    ignore_patterns: list[str] | None = None
-
-    @model_validator(mode="after")
-    def _one_secret(self) -> Weights:
-        if self.auth_secret_name and self.auth and self.auth.auth_secret_name:
-            raise broken(
-                "auth_secret_name stands here and in auth", "keep one of them", at=("auth_secret_name",)
-            )
-        return self
-
-
-def _unique_mounts(entries: list[Weights]) -> list[Weights]:
-    _unique([entry.mount_location for entry in entries], "mount_location")
-    return entries
-
-
-def _unique(texts: list[str], key: str) -> None:
-    for position, text in enumerate(texts):
-        if text in texts[:position]:
-            first = texts.index(text)
-            raise broken(f"the same {key} as entry {first}", "give each its own", at=(position, key))
-
-
-# bdn
-
-_PART = r"(?!\.\.)(?:(?!\.\.)[^/:@]){1,256}"
-_BDN_SOURCE = re.compile(rf"bdn:{_PART}/{_PART}(:{_PART}|@b3:[0-9a-fA-F]{{12,64}})?")
-
-
-def _bdn_source(text: str) -> str:
-    if not _BDN_SOURCE.fullmatch(text):
-        raise broken(
-            "not a volume's address", "write bdn:NAMESPACE/VOLUME, with :TAG or @b3:DIGEST if wanted"
-        )
-    return text
-
-
-def _bdn_path(text: str) -> str:
-    path = str(PurePosixPath(text))
-    if not text.startswith("/") or path == "/" or ".." in text.split("/") or "\0" in text:
-        raise broken("not a folder's absolute path", "begin with /, name a folder, leave out `..`")
-    return path
-
-
-def _glob(text: str) -> str:
-    parts = text.removesuffix("/").split("/")
-    if text != text.strip() or {"", ".", ".."} & set(parts) or "\\" in text or "\0" in text:
-        raise broken("not a relative glob", "write a pattern below the mount, as in *.safetensors")
-    return text
-
-
-class BdnMount(Section):
-    source: Annotated[str, AfterValidator(_bdn_source)]
-    path: Annotated[str, AfterValidator(_bdn_path)]
-    include: list[Annotated[str, AfterValidator(_glob)]] = Field(default_factory=list)
-    exclude: list[Annotated[str, AfterValidator(_glob)]] = Field(default_factory=list)
-
-
-def _namespace(text: str) -> str:
-    if not 1 <= len(text) <= 256 or "/" in text or ".." in text:
-        raise broken("not a namespace", "write 1 to 256 characters without / and ..")
-    return text
-
-
-class BdnAccess(Section):
-    namespace: Annotated[str, AfterValidator(_namespace)]
-    grants: Annotated[list[Literal["pull", "push", "tag", "inspect", "delete"]], Field(min_length=1)]
-
-    @field_validator("grants")
-    @classmethod
-    def _no_repeats(cls, grants: list[str]) -> list[str]:
-        if len(set(grants)) < len(grants):
-            raise broken("a grant is named twice", "name each once")
-        return grants
-
-
-class BdnHotload(Section):
-    enabled: bool = False
-
-
-class Bdn(Section):
-    mounts: list[BdnMount] = Field(default_factory=list)
-    access: list[BdnAccess] = Field(default_factory=list)
-    hotload: BdnHotload = Field(default_factory=BdnHotload)
-
-    @field_validator("mounts")
-    @classmethod
-    def _paths(cls, mounts: list[BdnMount]) -> list[BdnMount]:
-        _unique([mount.path for mount in mounts], "path")
-        return mounts
-
-    @field_validator("access")
-    @classmethod
-    def _namespaces(cls, access: list[BdnAccess]) -> list[BdnAccess]:
-        _unique([entry.namespace for entry in access], "namespace")
-        return access
-
-
-# training_checkpoints, bis_llm
-
-
-class CheckpointArtifact(Section):
-    training_job_id: str
-    paths: list[str] = Field(default_factory=list)
-
-
-class TrainingCheckpoints(Section):
-    download_folder: str = "/tmp/training_checkpoints"  # noqa: S108 - Truss's default
-    artifact_references: list[CheckpointArtifact] = Field(default_factory=list)
-    loops_checkpoint_ids: list[str] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> TrainingCheckpoints:
-        if self.artifact_references and self.loops_checkpoint_ids:
-            raise broken(
-                "artifact_references and loops_checkpoint_ids do not go together", "keep one of them"
-            )
-        return self
-
-
-class AutoscalingMetric(Section):
-    model_config = ConfigDict(extra="ignore")
-
-    name: str
-    target: float
-
-
-class AdditionalAutoscaling(Section):
-    model_config = ConfigDict(extra="ignore")
-
-    metrics: list[AutoscalingMetric]
-
-
-class BisLlm(Section):
-    config: dict[str, Any] | None = None
-    version: str = ""
-    additional_autoscaling_config: AdditionalAutoscaling | None = None
 
 
 # the whole file
@@ -660,7 +380,7 @@ class TrussConfig(Section):
     build_commands: list[str] = Field(default_factory=list)
     docker_server: DockerServer | None = None
     model_cache: list[ModelRepo] = Field(default_factory=list)
-    weights: Annotated[list[Weights], AfterValidator(_unique_mounts)] = Field(default_factory=list)
+    weights: Annotated[list[Weights], AfterValidator(unique_mounts)] = Field(default_factory=list)
     bdn: Bdn = Field(default_factory=Bdn)
     trt_llm: dict[str, Any] | None = None
     # trt_llm is checked apart, by `gusset.package.trt_llm`, since few files have it.

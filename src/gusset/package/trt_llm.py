@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from gusset.package.problems import Reporter
-from gusset.package.schema import Accelerator, Section, broken, parse_accelerator
+from gusset.package.schema import Accelerator, parse_accelerator
+from gusset.package.section import Section, broken
 
 AtLeastOne = Annotated[StrictInt, Field(ge=1)]
 SeqLen = Annotated[StrictInt, Field(ge=1, le=1_048_576)]
