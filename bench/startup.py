@@ -33,7 +33,7 @@ def main() -> None:
             "import click": seconds_of([sys.executable, "-c", "import click"], environ),
             "gusset --help": seconds_of([gusset, "--help"], environ),
             "gusset secret list": seconds_of([gusset, "secret", "list"], environ),
-            "gusset schema": seconds_of([gusset, "schema"], environ),
+
         }
         for once in parts.values():  # the page cache and the byte code are warm in every round
             once()
