@@ -78,7 +78,8 @@ def test_records_are_filtered_and_limited(vault: Vault) -> None:
         "DELETE FROM audit WHERE seq = 2",
         "DELETE FROM audit WHERE seq = 5",
         "DELETE FROM audit",
-        "UPDATE audit SET seq = CASE seq WHEN 2 THEN -3 WHEN 3 THEN -2 ELSE seq END; UPDATE audit SET seq = abs(seq)",
+        "UPDATE audit SET seq = CASE seq WHEN 2 THEN -3 WHEN 3 THEN -2 ELSE seq END;"
+        "UPDATE audit SET seq = abs(seq)",
         "UPDATE checkpoints SET signature = zeroblob(64)",
         "UPDATE checkpoints SET hash = zeroblob(32)",
     ],

@@ -185,7 +185,8 @@ def test_several_values_are_written_all_or_none(vault: Vault) -> None:
         "UPDATE secret_versions SET sealed = x'01' WHERE version = 2",
         "UPDATE secret_versions SET sealed = x'' WHERE version = 2",
         "UPDATE secret_versions SET sealed = zeroblob(200) WHERE version = 2",
-        "UPDATE secret_versions SET sealed = (SELECT sealed FROM secret_versions WHERE version = 1) WHERE version = 2",
+        "UPDATE secret_versions SET sealed = (SELECT sealed FROM secret_versions WHERE version = 1)"
+        " WHERE version = 2",
     ],
     ids=["cut", "one byte", "emptied", "zeroes", "swapped"],
 )

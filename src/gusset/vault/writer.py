@@ -1,14 +1,14 @@
 """One writer per process: acts that wait at the same moment share one durable commit.
 
-The caller that gets the lock carries out whatever is waiting, its own act and
-others', in one transaction with their audit records, and then the others find
-their acts done. No thread of its own, so nothing to start or stop.
+The first caller leads: it carries out whatever is waiting, its own act and
+others', in one transaction with their audit records, wakes them, and hands the
+lead to one of those that came meanwhile. No thread of its own, so nothing to
+start or stop.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -34,12 +34,13 @@ class Done(Generic[T]):
 class _Job:
     """One act that waits for a commit, and what became of it."""
 
-    __slots__ = ("act", "error", "finished", "intent", "result")
+    __slots__ = ("act", "error", "finished", "intent", "result", "wake")
 
     def __init__(self, intent: Entry, act: Callable[[Connection], Done[Any]]) -> None:
         self.intent = intent
         self.act = act
         self.finished = False
+        self.wake = threading.Event()  # finished, or its caller is to lead
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -51,8 +52,10 @@ class Writer:
         self._engine = engine
         self._chain = chain
         self._witness = witness
-        self._commit = threading.Lock()
-        self._waiting: deque[_Job] = deque()
+        self._commit = threading.Lock()  # held through a transaction
+        self._turn = threading.Lock()  # guards the two below, for an instant only
+        self._waiting: list[_Job] = []
+        self._led = False
         self._wrote = False
 
     def run(self, intent: Entry, act: Callable[[Connection], Done[T]]) -> T:
@@ -67,15 +70,48 @@ class Writer:
             Exception: whatever `act` raised.
         """
         job = _Job(intent, act)
-        self._waiting.append(job)
-        with self._commit:
-            if not job.finished:
-                # One by one: others append while this runs, and what comes now waits for the next batch.
-                self._carry_out([self._waiting.popleft() for _ in range(len(self._waiting))])
+        with self._turn:
+            self._waiting.append(job)
+            leads, self._led = not self._led, True
+        if not leads:
+            self._wait(job)
+        if not job.finished:
+            self._lead()
         if job.error is not None:
             raise job.error
         result: T = job.result
         return result
+
+    def _wait(self, job: _Job) -> None:
+        try:
+            job.wake.wait()
+        except BaseException:  # Ctrl-C: nobody may wait for a lead that this caller will not take
+            with self._turn:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+                    if job.wake.is_set():
+                        self._hand_over()
+            raise
+
+    def _lead(self) -> None:
+        """Carry out what is waiting. Nobody needs a lock to learn that his act is done, so that all who
+        were served are back in the queue before the next batch is taken from it."""
+        with self._turn:
+            batch, self._waiting = self._waiting, []
+        try:
+            with self._commit:
+                self._carry_out(batch)
+        finally:
+            with self._turn:
+                self._hand_over()
+            for job in batch:
+                job.wake.set()
+
+    def _hand_over(self) -> None:
+        """Let the first of those who wait lead. Called with `_turn` held."""
+        self._led = bool(self._waiting)
+        if self._led:
+            self._waiting[0].wake.set()
 
     def _carry_out(self, batch: Sequence[_Job]) -> None:
         """One transaction for all; if it fails as a whole, all have failed."""

@@ -1,0 +1,172 @@
+"""Several processes, killed processes, full disks: what was acknowledged stays, and nothing is half there."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gusset.errors import Conflict, HostError
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
+
+KILLS = 200
+
+
+def writing(home: Path, name: str, start: int, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.vault.writing", str(home), name, str(start), str(count)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent.parent
+    )
+
+
+def acknowledged(process: subprocess.Popen[str]) -> dict[int, int]:
+    """Version -> number of each write that the process has seen acknowledged, when it has ended."""
+    lines = process.communicate(timeout=120)[0].split("\n")[:-1]  # an unfinished line is no acknowledgement
+    return {int(version): int(number) for number, version in (line.split() for line in lines)}
+
+
+def forked_writer(settings: Settings, start: int, ready: int) -> int:
+    """A forked child that writes without end; cheaper than an interpreter for each of 200 kills."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        with open_vault(settings) as vault:
+            for number in range(start, start + 100_000):
+                info = vault.secrets.set("x", SecretValue(b"value %d" % number), actor="writer")
+                os.write(ready, b"%d %d\n" % (number, info.version))
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the parent opens nothing meanwhile
+def test_nothing_acknowledged_is_lost_by_200_kills(settings: Settings) -> None:
+    """`kill -9` at random moments: every acknowledged version has its value, and the chain verifies."""
+    known: dict[int, int] = {}
+    moments = random.Random(4711)
+    with open_vault(settings):
+        pass
+    for round_ in range(KILLS):
+        reading, ready = os.pipe()
+        child = forked_writer(settings, round_ * 100_000, ready)
+        os.close(ready)
+        with os.fdopen(reading, "rb") as pipe:
+            time.sleep(moments.uniform(0, 0.06))  # some die while they open the vault, most amid a write
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            for line in pipe.read().split(b"\n")[:-1]:
+                number, version = line.split()
+                assert int(version) not in known, "a version was given out twice"
+                known[int(version)] = int(number)
+    assert len(known) > KILLS, "hardly anything was written between the kills"
+    with open_vault(settings) as vault:
+        check_whole(vault, known)
+
+
+def check_whole(vault: Vault, known: dict[int, int]) -> None:
+    """Each version that is there opens, has its record, and is what was acknowledged."""
+    assert vault.audit.verify().problems == ()
+    history = vault.secrets.history("x")
+    assert [found.version for found in history] == list(range(1, len(history) + 1))
+    assert len(vault.audit.show(target="x", limit=1_000_000)) == len(history)
+    assert known.keys() <= {found.version for found in history}
+    for version, number in known.items():
+        value = vault.secrets.reveal("x", version=version, actor="test").reveal()
+        assert value == b"value %d" % number
+
+
+def test_several_processes_lose_no_version(settings: Settings) -> None:
+    """Four processes at once, from the vault's first moment on, two of them on the same secret."""
+    names = ["same", "same", "one", "two"]
+    processes = [writing(settings.home, name, start * 1000, 30) for start, name in enumerate(names)]
+    acks = [acknowledged(process) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    with open_vault(settings) as vault:
+        assert [len(vault.secrets.history(name)) for name in ("same", "one", "two")] == [60, 30, 30]
+        for name, known in zip(names, acks, strict=True):
+            for version, number in known.items():
+                value = vault.secrets.reveal(name, version=version, actor="test").reveal()
+                assert value == b"value %d" % number
+        assert vault.audit.verify().problems == ()
+
+
+def test_threads_share_commits_and_fail_alone(vault: Vault) -> None:
+    """Of 16 threads that all expect to be first, one wins; the others' own secrets are all written."""
+    outcomes: list[str] = []
+
+    def work(number: int) -> None:
+        vault.secrets.set(f"own-{number}", SecretValue(b"%d" % number), actor="t")
+        try:
+            vault.secrets.set("first", SecretValue(b"%d" % number), actor="t", expect_version=0)
+            outcomes.append("won")
+        except Conflict:
+            outcomes.append("lost")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["lost"] * 15 + ["won"]
+    for number in range(16):
+        assert vault.secrets.reveal(f"own-{number}", actor="t").reveal() == b"%d" % number
+    assert vault.audit.verify().problems == ()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from gusset.errors import HostError
+from gusset.secrets.value import SecretValue
+from gusset.vault import open_vault
+from tests.vault.conftest import settings_in
+with open_vault(settings_in(Path(sys.argv[1]))) as vault:
+    vault.secrets.set("x", SecretValue(b"kept"), actor="t")
+    limit = max(p.stat().st_size for p in Path(sys.argv[1]).iterdir()) + 20_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        vault.secrets.set("x", SecretValue(b"s3cret" * 10_000), actor="t")
+    except HostError as error:
+        print(error.message, "s3cret" in str(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(vault.secrets.reveal("x", actor="t").reveal(), vault.secrets.get("x").version)
+    print(vault.secrets.set("x", SecretValue(b"after"), actor="t").version, vault.audit.verify().problems)
+"""
+
+
+def test_a_disk_that_takes_no_more_loses_nothing(settings: Settings) -> None:
+    """A write that does not fit fails as HostError without the value; the vault goes on where it was."""
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(settings.home)], capture_output=True, text=True, cwd=root
+    )
+    assert done.stderr == ""
+    said, kept, after = done.stdout.splitlines()
+    assert "disk" in said and said.endswith("False")
+    assert (kept, after) == ("b'kept' 1", "2 ()")
+
+
+def test_a_full_database_says_so(vault: Vault, sql: Callable[..., list[Any]]) -> None:
+    """SQLite's own "full" is told as a full disk on which nothing was written."""
+    vault.secrets.set("x", SecretValue(b"kept"), actor="t")
+    engine = vault.secrets._engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(HostError, match="disk is full: nothing was written"):
+        vault.secrets.set("x", SecretValue(bytes(60_000)), actor="t")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+    assert vault.secrets.get("x").version == 1
+    assert vault.secrets.set("x", SecretValue(bytes(60_000)), actor="t").version == 2
