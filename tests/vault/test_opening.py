@@ -1,0 +1,208 @@
+"""Opening the vault, its keys and its watch: safe modes, refusals, rotation under way."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gusset.errors import IntegrityError, RootKeyError, VaultError, VaultTooNew
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
+from tests.vault.conftest import settings_in
+
+
+def put(vault: Vault, name: str, value: bytes) -> None:
+    vault.secrets.set(name, SecretValue(value), actor="alice")
+
+
+def shown(vault: Vault, name: str) -> bytes:
+    return vault.secrets.reveal(name, actor="alice").reveal()
+
+
+@pytest.fixture
+def filled(settings: Settings) -> Settings:
+    """Settings of a closed vault in which `x` is "kept"."""
+    with open_vault(settings) as vault:
+        put(vault, "x", b"kept")
+    return settings
+
+
+def test_everything_is_for_the_owner_alone(vault: Vault, home: Path) -> None:
+    """The folder is 0700 and each file in it 0600, while the vault is in use."""
+    put(vault, "x", b"v")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()}
+    assert {"vault.db", "vault.db-wal", "root.key", "audit.witness"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_vault_none_is_made_when_asked_not_to(settings: Settings) -> None:
+    """Nothing appears on disk, and the error says how to make one."""
+    with pytest.raises(VaultError, match="there is no vault"), open_vault(settings, create=False):
+        pass
+    assert not settings.home.exists()
+
+
+def test_a_lost_root_key_is_never_replaced(filled: Settings) -> None:
+    """The error names the path; no new key is made, and with the old one back all is there."""
+    kept = filled.root_key_file.rename(filled.home / "kept")
+    with pytest.raises(RootKeyError, match=r"root\.key"), open_vault(filled):
+        pass
+    assert not filled.root_key_file.exists()
+    kept.rename(filled.root_key_file)
+    with open_vault(filled) as vault:
+        assert shown(vault, "x") == b"kept"
+
+
+def test_another_vaults_root_key_is_refused(filled: Settings, tmp_path: Path) -> None:
+    """A wrong key is an error of its own and changes nothing."""
+    other = settings_in(tmp_path / "other")
+    with open_vault(other):
+        pass
+    shutil.copy(other.root_key_file, filled.root_key_file)
+    with pytest.raises(RootKeyError, match="not the root key of this vault"), open_vault(filled):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"gusset-root-key-1:AAAA", b"gusset-root-key-1:\xff"])
+def test_a_damaged_root_key_is_refused(filled: Settings, content: bytes) -> None:
+    """What is no root key is said to be none, without a traceback."""
+    filled.root_key_file.write_bytes(content)
+    with pytest.raises(RootKeyError, match="is not a root key"), open_vault(filled):
+        pass
+
+
+def test_a_root_key_that_others_may_read_is_refused(filled: Settings) -> None:
+    """As ssh does; the hint is the command that mends it."""
+    filled.root_key_file.chmod(0o640)
+    with pytest.raises(RootKeyError) as caught, open_vault(filled):
+        pass
+    assert "chmod 600" in str(caught.value.hint)
+
+
+def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[..., list[Any]]) -> None:
+    """A vault of a later gusset is not opened, and not a byte of it changes."""
+    sql("UPDATE alembic_version SET version_num = '9999'")
+    sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = (filled.home / "vault.db").read_bytes()
+    with pytest.raises(VaultTooNew), open_vault(filled):
+        pass
+    assert (filled.home / "vault.db").read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_said_to_be_damaged(filled: Settings) -> None:
+    """Its bytes stay as they are for a look at them."""
+    file = filled.home / "vault.db"
+    file.write_bytes(b"not a database " * 500)
+    with pytest.raises(IntegrityError, match="damaged"), open_vault(filled):
+        pass
+    assert file.read_bytes() == b"not a database " * 500
+
+
+def test_rotating_keeps_every_value_and_reaches_other_openings(
+    filled: Settings, sql: Callable[..., list[Any]]
+) -> None:
+    """After a rotation every version names the new KEK; who had the vault open reads and writes on."""
+    with open_vault(filled) as other, open_vault(filled) as vault:
+        put(vault, "y", b"more")
+        rotated = vault.keys.rotate(actor="alice")
+        assert (rotated.kek, rotated.rewrapped) == (2, 2)
+        assert {row[0] for row in sql("SELECT hex(substr(sealed, 2, 4)) FROM secret_versions")} == {
+            "00000002"
+        }
+        assert shown(other, "x") == b"kept"
+        put(other, "z", b"new")
+        assert shown(vault, "z") == b"new"
+        assert vault.audit.verify().problems == ()
+
+
+def test_a_rotation_that_stopped_half_way_is_finished_by_the_next(
+    filled: Settings, sql: Callable[..., list[Any]]
+) -> None:
+    """Versions that an interrupted rotation left behind still open, and are taken along later."""
+    with open_vault(filled) as vault:
+        [(old,)] = sql("SELECT sealed FROM secret_versions")
+        vault.keys.rotate(actor="alice")
+        sql("UPDATE secret_versions SET sealed = ?", old)
+        assert shown(vault, "x") == b"kept"
+        assert vault.keys.rotate(actor="alice").rewrapped == 1
+        assert shown(vault, "x") == b"kept"
+
+
+def test_a_new_root_key_opens_and_the_old_one_does_not(filled: Settings) -> None:
+    """Values stay; the former key file is of no use any more; an open vault goes on."""
+    old = filled.root_key_file.read_bytes()
+    with open_vault(filled) as vault:
+        vault.keys.rotate_root(actor="alice")
+        assert shown(vault, "x") == b"kept"
+    new = filled.root_key_file.read_bytes()
+    filled.root_key_file.write_bytes(old)
+    with pytest.raises(RootKeyError), open_vault(filled):
+        pass
+    filled.root_key_file.write_bytes(new)
+    with open_vault(filled) as vault:
+        assert shown(vault, "x") == b"kept"
+
+
+def test_rotations_at_the_same_time_leave_a_vault_that_opens(filled: Settings) -> None:
+    """Root key and KEK rotated by several threads with openings of their own: nothing is locked out."""
+
+    def rotate(number: int) -> None:
+        with open_vault(filled) as vault:
+            vault.keys.rotate_root(actor="t") if number % 2 else vault.keys.rotate(actor="t")
+
+    threads = [threading.Thread(target=rotate, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with open_vault(filled) as vault:
+        assert shown(vault, "x") == b"kept"
+        assert vault.audit.verify().problems == ()
+
+
+def test_sql_errors_never_show_what_was_to_be_written(vault: Vault, sql: Callable[..., list[Any]]) -> None:
+    """A statement that the database refuses is told without its parameters."""
+    sql("DROP TABLE secret_versions")
+    with pytest.raises(VaultError) as caught:
+        put(vault, "x", b"the value itself")
+    assert "the value itself" not in repr(caught.value) + str(caught.value.__cause__)
+
+
+@pytest.fixture
+def watching(vault: Vault) -> Iterator[Callable[[], bool]]:
+    """Follows `x` as a deployment does; a call waits for the next wake-up, False when none came."""
+    source, stop, woken = (
+        vault.source(actor="serve", deployment="d"),
+        threading.Event(),
+        threading.Semaphore(0),
+    )
+    source.read(["x"])
+
+    def follow() -> None:
+        for _ in source.watch(["x"], stop):
+            woken.release()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    yield lambda: woken.acquire(timeout=5)
+    stop.set()
+    thread.join()
+
+
+def test_a_watch_wakes_for_each_kind_of_change(
+    vault: Vault, watching: Callable[[], bool], settings: Settings
+) -> None:
+    """A new version written by another opening, a deletion, a restoration, a destruction."""
+    with open_vault(settings) as other:
+        put(other, "x", b"one")
+        assert watching()
+        for act in (other.secrets.delete, other.secrets.restore, other.secrets.destroy):
+            act("x", actor="alice")
+            assert watching()
