@@ -1,6 +1,5 @@
 """Configurations that Truss's own loader takes or refuses, as tried on it; gusset's few differences apart."""
 
-# ruff: noqa: E501 - one configuration a line reads best
 from __future__ import annotations
 
 DOCKER = "server_port: 8000, predict_endpoint: /p, readiness_endpoint: /r, liveness_endpoint: /l"
@@ -35,7 +34,7 @@ ACCEPTED = [
     "environment_variables: {A: null, B: 1.0, C: [1], D: {a: b}, E: 2024-01-01, F: true, '': x, 'a b': y}",
     "environment_variables: {PORT: 1}", "environment_variables: {N: !!binary /w==}",
     # secrets
-    "secrets: {a: null, b: text, c: ''}",
+    "secrets: {a: null, b: text, c: ''}", "secrets: {a: !!binary aGk=}",
     # python_version
     "python_version: py39", "python_version: py314",
     # resources

@@ -137,6 +137,9 @@ def test_a_yml_file_is_pointed_at(tmp_path: Path) -> None:
         ("a: 2024-13-45\n", (1, 4)),
         ("a: &x [*x]\n", (1, 4)),
         ("a: " + "[" * 5000 + "\n", None),
+        ("a: " + "[" * 200_000 + "\n", None),
+        ("a: " + "{a: " * 100_000 + "\n", None),
+        ("- " * 100_000 + "\n", None),
     ],
 )
 def test_broken_yaml_has_a_place(tmp_path: Path, text: str | bytes, place: tuple[int, int] | None) -> None:

@@ -1,6 +1,5 @@
 """gusset takes the configurations that Truss takes and refuses those that it refuses."""
 
-# ruff: noqa: E501 - one case a line reads best
 from __future__ import annotations
 
 from pathlib import Path

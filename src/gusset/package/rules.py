@@ -162,6 +162,8 @@ def _slot_text(name: str, value: object, report: Reporter) -> None:
     path = ("secrets", name)
     if value is None:
         return
+    if isinstance(value, bytes):  # `!!binary`, which is UTF-8, or the tree would have refused it
+        value = value.decode()
     if not isinstance(value, str):
         hint = f"write `{name}: null`; store the value with `gusset secret set {name}`"
         report.add(path, f"{kind_of(value)} where null belongs", hint)

@@ -24,6 +24,8 @@ Path = tuple[Any, ...]
 MAX_NODES = 200_000
 """What a file may expand to; more comes only from aliases of aliases."""
 
+MAX_DEPTH = 500
+
 # In C where there is such a loader, ten times as fast; the other takes a few things more, such as `{a:}`.
 _LOADERS: tuple[Any, ...] = (*filter(None, [getattr(yaml, "CSafeLoader", None)]), yaml.SafeLoader)
 _MAP, _SEQ, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "merge"))
@@ -79,7 +81,28 @@ def read_tree(data: bytes, file: str) -> Tree:
     return tree
 
 
+def _is_too_deep(text: str) -> bool:
+    """Whether nodes stand deeper than `MAX_DEPTH`: the C loader would recurse until the process dies.
+
+    A level takes a bracket or a column, so most files need no look at their events.
+    """
+    brackets = text.count("[") + text.count("{")
+    if brackets + max(map(len, text.splitlines()), default=0) <= MAX_DEPTH:
+        return False
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_LOADERS[0]):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                return True
+    except yaml.YAMLError:
+        pass  # it is told when the text is read
+    return False
+
+
 def _read(text: str, file: str, tree: Tree) -> None:
+    if _is_too_deep(text):
+        raise RecursionError
     for loader_class in _LOADERS:
         loader = loader_class(text)
         try:
