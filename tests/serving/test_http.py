@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from gusset.serving.http import Exchange, HttpServer, Limits
-from tests.serving.conftest import Kitchen, Served
+from tests.serving.conftest import Kitchen, Served, eventually
 
 ECHO = """
     class Model:
@@ -200,6 +200,8 @@ def test_a_client_that_leaves_the_queue(serve: Kitchen) -> None:
             seen = []
             def predict(self, x):
                 self.seen.append(x)
+                if isinstance(x, str):
+                    pathlib.Path(f"{x}.started").touch()
                 while isinstance(x, str) and not pathlib.Path(x).exists():
                     time.sleep(0.01)
                 return self.seen
@@ -208,6 +210,7 @@ def test_a_client_that_leaves_the_queue(serve: Kitchen) -> None:
     go = serve.folder.parent / "go"
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(served.predict, str(go))
+        eventually(Path(f"{go}.started").exists, "the first request")
         with served.connect() as leaver:
             leaver.sendall(request(b"666"))
             assert served.get("/").status_code == 200  # by now it has been read

@@ -94,17 +94,19 @@ class HttpServer:
         self.connections: set[Connection] = set()
         self.date = b""
         self._listener: asyncio.Server | None = None
-        self._tick: asyncio.TimerHandle | None = None
+        self._accepting = False
         self._empty = asyncio.Event()
 
     async def start(self, listener: socket.socket) -> None:
         """Accept on `listener`, which the server owns from now on."""
-        self._sweep()
         loop = asyncio.get_running_loop()
+        self._accepting = True
+        self._sweep()
         self._listener = await loop.create_server(lambda: Connection(self), sock=listener)
 
     def stop_accepting(self) -> None:
         """Close the listening socket; connections go on."""
+        self._accepting = False
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -118,8 +120,6 @@ class HttpServer:
         while self.connections:
             self._empty.clear()
             await self._empty.wait()
-        if self._tick is not None:
-            self._tick.cancel()
 
     def forget(self, connection: Connection) -> None:
         """A connection calls this when it has ended."""
@@ -134,7 +134,8 @@ class HttpServer:
         now = loop.time()
         for connection in tuple(self.connections):
             connection.expire(now)
-        self._tick = loop.call_later(0.5, self._sweep)
+        if self._accepting or self.connections:
+            loop.call_later(0.5, self._sweep)
 
 
 class Connection(asyncio.Protocol):

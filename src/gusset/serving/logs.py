@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def model_traceback(error: BaseException, folder: Path) -> str:
-    """The traceback of `error` from the first frame in `folder` on; all of it when no frame is there."""
+    """The traceback of `error` from its first frame in `folder` on; no frames when none is there."""
     shown = traceback.TracebackException(type(error), error, _from_model(error.__traceback__, folder))
     return _encodable("".join(shown.format()).rstrip())
 
@@ -54,7 +54,7 @@ def _from_model(trace: TracebackType | None, folder: Path) -> TracebackType | No
         if first.tb_frame.f_code.co_filename.startswith(f"{folder}/"):
             return first
         first = first.tb_next
-    return trace
+    return None
 
 
 def _encodable(text: str) -> str:

@@ -141,6 +141,7 @@ class Supervisor:
         try:
             self._values = read_secrets(self._deployment, self._source, allow_missing)
             self._learn(self._values)
+            self._warn_of_environment()
         except BaseException:
             first.abandon()
             raise
@@ -323,6 +324,17 @@ class Supervisor:
         exposed = [held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)]
         if exposed:
             log.warning("From the environment, where other processes may see them: %s", ", ".join(exposed))
+
+    def _warn_of_environment(self) -> None:
+        origins = [
+            held.origin for held in self._values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)
+        ]
+        if origins:
+            log.warning(
+                "Values came from the environment, where other processes may see them: %s. "
+                "Better keep them with: gusset secret set NAME",
+                ", ".join(origins),
+            )
 
     def _delivery(self) -> dict[str, Any]:
         return {
