@@ -19,7 +19,9 @@ def interleave(parts: Mapping[str, Callable[[], float]], rounds: int) -> dict[st
     return results
 
 
-def table(title: str, unit: str, results: Mapping[str, Sequence[float]], against: str, digits: int = 0) -> None:
+def table(
+    title: str, unit: str, results: Mapping[str, Sequence[float]], against: str, digits: int = 0
+) -> None:
     """Print median, least, most, and the median of the ratios to `against` within each round."""
     print(f"\n### {title}\n")
     print(f"| what | median {unit} | min | max | × {against} |")

@@ -27,13 +27,14 @@ def main() -> None:
     gusset = os.path.join(os.path.dirname(sys.executable), "gusset")
     with tempfile.TemporaryDirectory() as home:
         environ = os.environ | {"GUSSET_HOME": home}
-        subprocess.run([gusset, "secret", "set", "a"], input=b"some-value", env=environ, check=True, capture_output=True)
+        subprocess.run(
+            [gusset, "secret", "set", "a"], input=b"some-value", env=environ, check=True, capture_output=True
+        )
         parts = {
             "python -c pass": seconds_of([sys.executable, "-c", "pass"], environ),
             "import click": seconds_of([sys.executable, "-c", "import click"], environ),
             "gusset --help": seconds_of([gusset, "--help"], environ),
             "gusset secret list": seconds_of([gusset, "secret", "list"], environ),
-
         }
         for once in parts.values():  # the page cache and the byte code are warm in every round
             once()

@@ -39,7 +39,9 @@ def imported_layers(module: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module] if node.module != "gusset" else [f"gusset.{alias.name}" for alias in node.names]
+            names = (
+                [node.module] if node.module != "gusset" else [f"gusset.{alias.name}" for alias in node.names]
+            )
         found |= {name.split(".")[1] for name in names if name.startswith("gusset.")}
     return found - {"__version__"}
 
