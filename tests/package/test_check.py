@@ -129,3 +129,10 @@ def test_optional_secrets_that_are_missing_are_a_warning(tmp_path: Path) -> None
         ("secrets.a", False),
         ("secrets.b", True),
     ]
+
+
+def test_external_packages_have_to_be_there(tmp_path: Path) -> None:
+    """A folder that is named and absent would be an import error later."""
+    (tmp_path / "shared").mkdir()
+    [problem] = check(tmp_path, "external_package_dirs:\n- shared\n- nowhere\n")
+    assert (problem.code, problem.line, problem.warning) == ("no_folder", 3, False)

@@ -25,6 +25,7 @@ def check_package(
     found = [*package.warnings, *unsupported_for_serving(package), *_credentials(package)]
     if available is not None:
         found += _missing(package, available)
+    found += _absent_folders(package)
     found += code_problems(package)
     found += _code_warnings(package)
     if strict:
@@ -53,6 +54,15 @@ def _missing(package: Package, available: Collection[str]) -> Iterator[Problem]:
                 "secret_missing",
                 warning=slot.optional,
             )
+
+
+def _absent_folders(package: Package) -> list[Problem]:
+    report = package.reporter()
+    for position, name in enumerate(package.config.external_package_dirs):
+        if not (package.folder / name).is_dir():
+            path = ("external_package_dirs", position)
+            report.add(path, "no such folder", "name one, from the model folder", code="no_folder")
+    return report.sorted()
 
 
 def code_problems(package: Package) -> list[Problem]:
