@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,14 @@ def test_a_write_can_expect_a_version(vault: Vault) -> None:
         with pytest.raises(Conflict):
             put(vault, "x", b"three", expect_version=stale)
     assert shown(vault, "x") == b"two"
+
+
+def test_note_and_expiry_stay_until_they_are_changed(vault: Vault) -> None:
+    """A later write without them leaves them; they are listed, and the value is not."""
+    put(vault, "x", b"one", note="ask Ann", expires_at=datetime(2031, 1, 2, tzinfo=UTC))
+    put(vault, "x", b"two")
+    [info] = vault.secrets.list()
+    assert (info.note, info.expires_at, info.version) == ("ask Ann", "2031-01-02T00:00:00.000Z", 2)
 
 
 def test_rolling_back_makes_a_new_version_of_the_old_value(vault: Vault) -> None:

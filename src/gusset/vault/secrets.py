@@ -10,6 +10,7 @@ import base64
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -132,12 +133,14 @@ class SecretStore:
         *,
         actor: str,
         note: str | None = None,
+        expires_at: datetime | None = None,
         expect_version: int | None = None,
     ) -> SecretInfo:
         """Create the secret `name`, or give it a new version.
 
         `expect_version` is the current version that the caller has seen, 0 for
-        a secret that must not exist yet.
+        a secret that must not exist yet. `note` and `expires_at` (aware; a
+        reminder, nothing expires by itself) stay as they are when None.
 
         Raises:
             InvalidName, InvalidValue: see `check_name`, `check_length`.
@@ -147,7 +150,11 @@ class SecretStore:
         check_length(value.reveal())
 
         def act(connection: Connection) -> Done[SecretInfo]:
-            info = self._put(connection, name, value, actor, note, expect_version)
+            info = self._put(connection, name, value, actor, expect_version)
+            told = {"note": note, "expires_at": timestamp(expires_at) if expires_at else None}
+            if told := {key: text for key, text in told.items() if text is not None}:
+                connection.execute(update(secrets).where(_s.id == info.id).values(**told))
+                info = self._info(self._need(connection, name))
             return Done(info, [_written(actor, info)])
 
         return self._writer.run(Entry(actor, "secret.write", name), act)
@@ -170,27 +177,20 @@ class SecretStore:
         name: str,
         value: SecretValue,
         actor: str,
-        note: str | None = None,
         expect_version: int | None = None,
     ) -> SecretInfo:
         row = self._row(connection, name)
         _check_expected(name, row, expect_version)
         if row is None:
-            return self._create(connection, name, value, actor, note)
+            return self._create(connection, name, value, actor)
         if row.name != name and not self._overwrite_spellings:
             raise Conflict(
                 f"{name} is the secret {row.name} in another spelling",
                 hint=f'write {row.name}, or set name_collisions = "overwrite" if they are meant to be one',
             )
-        info = self._add_version(connection, row, value, actor)
-        if note is not None:
-            connection.execute(_change.values(note=bindparam("b_note")), {"b_id": row.id, "b_note": note})
-            info = replace(info, note=note)
-        return info
+        return self._add_version(connection, row, value, actor)
 
-    def _create(
-        self, connection: Connection, name: str, value: SecretValue, actor: str, note: str | None
-    ) -> SecretInfo:
+    def _create(self, connection: Connection, name: str, value: SecretValue, actor: str) -> SecretInfo:
         at, secret_id = self._now(), new_id()
         connection.execute(
             _create,
@@ -199,7 +199,6 @@ class SecretStore:
                 "team_id": self._team_id,
                 "name": name,
                 "folded": fold_name(name),
-                "note": note,
                 "created_at": at,
                 "updated_at": at,
                 "last_version": 1,
@@ -208,7 +207,7 @@ class SecretStore:
             },
         )
         self._seal(connection, secret_id, 1, value, actor, at)
-        return SecretInfo(secret_id, name, self._team, 1, at, at, note=note)
+        return SecretInfo(secret_id, name, self._team, 1, at, at)
 
     def _add_version(
         self, connection: Connection, row: Row[Any], value: SecretValue, actor: str
