@@ -67,6 +67,8 @@ class Replica:
         theirs.close()
         os.close(lifeline)
         self.pid = self._process.pid
+        self._reaping = threading.Lock()
+        self._reaped = False  # from then on its id may name another group
         self._pumps = [
             Pump(_taken(self._process.stdout), output, masker.stream()),
             Pump(_taken(self._process.stderr), errors, masker.stream()),
@@ -90,14 +92,14 @@ class Replica:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Signal the worker and everything that it has started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+        with self._reaping, contextlib.suppress(ProcessLookupError, PermissionError):
+            if not self._reaped:
+                os.killpg(self.pid, number)
 
     def abandon(self) -> None:
         """End a worker that was never given its plan."""
         self.kill()
-        self._process.wait()
-        self._release()
+        self._reap()
 
     def _listen(self, on_report: Callable[[dict[str, Any]], object]) -> None:
         with contextlib.suppress(Closed):
@@ -105,12 +107,16 @@ class Replica:
                 on_report(Reports.receive(self._channel))
 
     def _await_end(self, on_end: Callable[[int], object]) -> None:
-        # First look without reaping: until it is reaped, its id names this group and no other.
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        self.kill()
-        status = self._process.wait()
+        self.kill()  # what it has started and left behind
+        on_end(self._reap())
+
+    def _reap(self) -> int:
+        with self._reaping:
+            self._reaped = True
+            status = self._process.wait()
         self._release()
-        on_end(status)
+        return status
 
     def _release(self) -> None:
         for pump in self._pumps:

@@ -83,10 +83,16 @@ class Rotation:
             self._thread.join(2.0)
 
     def _run(self) -> None:
-        for _ in self._source.watch(self._names, self._stop):
-            if self._stop.is_set():
-                return
-            self._follow()
+        while not self._stop.is_set():
+            try:
+                for _ in self._source.watch(self._names, self._stop):
+                    if self._stop.is_set():
+                        return
+                    self._follow()
+            except Exception as error:  # a source must not, but without us the model would never hear again
+                # Its type only: what a library says may hold a value.
+                log.error("Watching secrets failed, and goes on: %s", type(error).__name__)  # noqa: TRY400
+            self._stop.wait(_FIRST_RETRY)
 
     def _follow(self) -> None:
         pause = _FIRST_RETRY
@@ -94,7 +100,7 @@ class Rotation:
         while not self._stop.is_set():
             try:
                 values = self._source.read(self._names)
-            except GussetError as error:
+            except Exception as error:
                 if not troubled:
                     log.warning(
                         "Secrets could not be read again, the model keeps what it has: %s", _why(error)
@@ -118,6 +124,8 @@ class Rotation:
         self._on_values(values)
 
 
-def _why(error: GussetError) -> str:
+def _why(error: Exception) -> str:
+    if not isinstance(error, GussetError):
+        return type(error).__name__  # what a library says may hold a value
     kind = {Denied: "denied", Unreachable: "unreachable"}.get(type(error), "failed")
     return f"{kind}: {error.message}"

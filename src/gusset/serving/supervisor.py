@@ -150,6 +150,8 @@ class Supervisor:
             return asyncio.run(self._live(first, drain_seconds))
         finally:
             rotation.stop()
+            if self._replica is not None:
+                self._replica.kill()
 
     async def _live(self, first: Replica, drain_seconds: float) -> int:
         self._loop = asyncio.get_running_loop()
@@ -217,7 +219,10 @@ class Supervisor:
             log.info("The model is ready again.")
             return
         announce, self._announce = self._announce, None
-        announce(self.address)
+        try:
+            announce(self.address)
+        except OSError as error:  # nobody reads what we say any more; the model is served all the same
+            log.warning("The address %s could not be announced: %s", self.address, error.strerror)
 
     @property
     def address(self) -> str:
