@@ -12,7 +12,6 @@ from pathlib import Path
 from gusset.errors import GussetError, outcome_of
 from gusset.secrets.source import ChainSource, EnvironmentSource, FolderSource
 from gusset.serving.deployment import DeclaredSecret, Deployment
-from gusset.serving.logs import log_to_stderr
 from gusset.serving.supervisor import serve
 
 
@@ -29,7 +28,6 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
         predict_concurrency=int(str(given["concurrency"])),
     )
     source = ChainSource([FolderSource(Path(str(given["secrets_dir"]))), EnvironmentSource(environ)])
-    log_to_stderr(readable=False)
     try:
         return serve(
             deployment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -109,6 +110,15 @@ def _answers(served: Served) -> bool:
         return served.get("/v1/models/model/loaded").status_code == 200
     except httpx.TransportError:  # a connection that the dead worker had not accepted yet
         return False
+
+
+def test_events_are_logged_as_json_lines(serve: Kitchen) -> None:
+    """Away from a terminal each event is one JSON object on a line of its own."""
+    served = serve(ECHO).ready()
+    assert served.stop() == 0
+    events = [json.loads(line) for line in served.stderr.splitlines()]
+    assert [event["levelname"] for event in events] == ["INFO"]
+    assert events[0]["message"].startswith("Stopping")
 
 
 def test_a_killed_supervisor_takes_all_with_it(serve: Kitchen) -> None:

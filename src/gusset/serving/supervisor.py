@@ -23,6 +23,7 @@ from typing import Any
 from gusset.errors import HostError, ModelFailed
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
+from gusset.serving import logs
 from gusset.serving.deployment import Deployment
 from gusset.serving.endpoints import not_ready
 from gusset.serving.http import Exchange, HttpServer
@@ -64,7 +65,8 @@ def serve(
     Call it on the main thread. Port 0 takes a free port; `announce` is called
     once with the address, as in "http://127.0.0.1:8080", when the model is
     ready. What the model prints goes to `output_fd` and standard error, masked.
-    A stop waits `drain_seconds` for requests under way.
+    A stop waits `drain_seconds` for requests under way. What happens is logged
+    to standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
         HostError: the address cannot be listened on.
@@ -73,6 +75,8 @@ def serve(
     """
     if not debuggable:
         harden()
+    if not logging.getLogger("gusset").handlers:
+        logs.log_to_stderr(readable=sys.stderr.isatty())
     if debuggable:
         log.warning("Debuggers may attach to this server and read the values of secrets.")
     with listen(host, port) as listener:
