@@ -54,9 +54,8 @@ def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
 def test_commands_that_are_shown_exist(document: Path) -> None:
     """Every `gusset ...` in a code block or in backticks is a command with such options."""
     text = document.read_text()
-    shown = "\n".join(
-        re.findall(r"```(?:sh|console)?\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
-    )
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    shown = "\n".join([*blocks(text, "sh"), *blocks(text, "console"), *re.findall(r"`([^`\n]+)`", prose)])
     shown = re.sub(r"#.*", "", shown)  # comments are prose
     calls = {
         match.split() and tuple(match.split())

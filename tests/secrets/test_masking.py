@@ -11,7 +11,7 @@ import threading
 import urllib.parse
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gusset.secrets.forms import forms
@@ -223,7 +223,11 @@ def test_long_values():
 
 @given(st.lists(values, min_size=1, max_size=3), st.data())
 def test_no_form_gets_out_of_a_stream(secrets, data):
-    """Whatever the values, their forms, the text around and the cuts: no form is in the output."""
+    """Whatever the values, their forms, the text around and the cuts: no form is in the output.
+
+    Except that of a value whose first line is shorter than 8 bytes: see docs/masking.md.
+    """
+    assume(not any(b"\n" in form[:8] for secret in secrets for form in forms(secret)))
     encoders = st.sampled_from(list(ENCODERS.values()))
     embedded = st.builds(lambda encode, v: encode(v), encoders, st.sampled_from(secrets))
     whole = b"".join(data.draw(st.lists(st.one_of(st.binary(max_size=12), embedded), max_size=8)))

@@ -75,11 +75,12 @@ def serve(
 
 def _servable(app: App, folder: Path) -> Package:
     """The package at `folder`; its warnings are said, and what cannot be served here is refused."""
+    from gusset.package.check import code_problems
     from gusset.package.config import load_package, unsupported_for_serving
 
     package = load_package(folder)
     app.output.problems(package.warnings)
-    if refused := unsupported_for_serving(package):
+    if refused := unsupported_for_serving(package) or [p for p in code_problems(package) if not p.warning]:
         raise ConfigInvalid(f"{folder} cannot be served", problems=refused)
     return package
 

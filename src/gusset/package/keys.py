@@ -123,11 +123,11 @@ KEYS: tuple[Key, ...] = (
     *_group("ignored", "resources.fabric", _PLATFORM, "use_rdma preferences"),
     _acted("runtime", "how the model is served"),
     _acted("runtime.predict_concurrency", "how many predictions run at a time"),
-    _acted("runtime.streaming_read_timeout", "seconds that a stream may be silent"),
+    _ignored("runtime.streaming_read_timeout", "answers are not streamed yet"),
     _ignored("runtime.enable_tracing_data", "gusset records no traces"),
     _ignored("runtime.enable_debug_logs", "the log level is chosen when serving"),
-    _acted("runtime.transport", "http and websocket"),
-    Key("runtime.transport.kind", "acted", "http or websocket; with grpc `serve` does not start"),
+    _acted("runtime.transport", "http"),
+    Key("runtime.transport.kind", "acted", "http; with websocket or grpc `serve` does not start"),
     *_group(
         "ignored",
         "runtime.transport",
@@ -302,7 +302,7 @@ def refused(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
     wanted = [path for path, asks in _ASKS.items() if asks(config)]
     found = [(path, table[".".join(path)]) for path in wanted]
     return [
-        (path, Key("runtime.transport.kind", "refused", "only http and websocket are", "write kind: http"))
+        (path, Key("runtime.transport.kind", "refused", "only http is served", "write kind: http"))
         if path == _KIND
         else (path, key)
         for path, key in found
@@ -319,7 +319,7 @@ _ASKS: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
     ("training_checkpoints",): lambda config: _has_checkpoints(config),
     ("bis_llm",): lambda config: config.bis_llm is not None,
     ("docker_server",): lambda config: config.docker_server is not None,
-    _KIND: lambda config: config.runtime.transport.kind == "grpc",
+    _KIND: lambda config: config.runtime.transport.kind != "http",
 }
 
 
