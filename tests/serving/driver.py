@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from gusset.errors import GussetError, outcome_of
@@ -30,8 +31,7 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
     source = ChainSource([FolderSource(Path(str(given["secrets_dir"]))), EnvironmentSource(environ)])
     try:
         return serve(
-            deployment,
-            source,
+            lambda: nullcontext((deployment, source)),
             port=int(str(given["port"])),
             allow_missing=given["allow_missing"],
             drain_seconds=float(str(given["drain_seconds"])),

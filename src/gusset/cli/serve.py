@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.aside import Aside
 from gusset.cli.sources import open_source
 from gusset.errors import ConfigInvalid
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
-    from gusset.package.config import Package
+    from gusset.errors import Problem
     from gusset.secrets.source import SecretSource
+    from gusset.serving.deployment import Deployment
 
 
 @click.command(cls=Command)
@@ -53,60 +57,73 @@ def serve(
     Runs until Ctrl-C or SIGTERM, which let requests under way finish. A secret
     set meanwhile, by `gusset secret set`, reaches the running model at once.
     """
-    from gusset.serving.deployment import Deployment
+    preparation = Aside(partial(_prepared, folder))  # beside the imports below and the vault's
     from gusset.serving.supervisor import serve
 
-    package = _servable(app, folder)
-    deployment = Deployment.from_package(package)
-    with open_source(app, secrets_dir=secrets_dir, reader=deployment.name) as source:
-        if secrets_dir is None and not app.output.json:
-            _offer_to_ask(app, package, source, allow_missing)
-        return serve(
-            deployment,
-            source,
-            host=host,
-            port=port,
-            allow_missing=frozenset(allow_missing),
-            debuggable=debuggable,
-            announce=lambda address: _announce(app, package, deployment.name, address),
-            output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
-        )
+    ready: dict[str, Any] = {}
+
+    @contextmanager
+    def prepare() -> Iterator[tuple[Deployment, SecretSource]]:
+        deployment, warnings, ready["example"] = preparation.result()
+        ready["name"] = deployment.name
+        app.output.problems(warnings)
+        with open_source(
+            app, secrets_dir=secrets_dir, reader=deployment.name, needed=bool(deployment.declared)
+        ) as source:
+            if secrets_dir is None and not app.output.json:
+                _offer_to_ask(app, deployment, source, allow_missing)
+            yield deployment, source
+
+    return serve(
+        prepare,
+        host=host,
+        port=port,
+        allow_missing=frozenset(allow_missing),
+        debuggable=debuggable,
+        announce=lambda address: _announce(app, address, **ready),
+        output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
+    )
 
 
-def _servable(app: App, folder: Path) -> Package:
-    """The package at `folder`; its warnings are said, and what cannot be served here is refused."""
+def _prepared(folder: Path) -> tuple[Deployment, tuple[Problem, ...], str]:
+    """The deployment at `folder`, its warnings, and an input to try it with.
+
+    Raises:
+        ConfigInvalid: it is not sound, or wants what cannot be served here.
+    """
     from gusset.package.check import code_problems
     from gusset.package.config import load_package, unsupported_for_serving
+    from gusset.serving.deployment import Deployment
 
     package = load_package(folder)
-    app.output.problems(package.warnings)
-    if refused := unsupported_for_serving(package) or [p for p in code_problems(package) if not p.warning]:
-        raise ConfigInvalid(f"{folder} cannot be served", problems=refused)
-    return package
-
-
-def _announce(app: App, package: Package, name: str, address: str) -> None:
-    """Say that it is ready, with a call to try: on the input that the model gives as an example."""
+    refused = unsupported_for_serving(package) or [p for p in code_problems(package) if not p.warning]
+    if refused:
+        raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
     example = json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
-    call = f"curl -d {shlex.quote(example)} {address}/v1/models/model:predict"
+    return Deployment.from_package(package), package.warnings, example
+
+
+def _announce(app: App, address: str, *, name: str, example: str) -> None:
+    """Say that it is ready, with a call to try: on the input that the model gives as an example."""
     if app.output.json:
         app.output.result({"name": name, "address": address})
         sys.stdout.flush()
     else:
+        call = f"curl -d {shlex.quote(example)} {address}/v1/models/model:predict"
         app.output.note(f"{name} is ready at {address}\n  {call}")
 
 
-def _offer_to_ask(app: App, package: Package, source: SecretSource, allow_missing: Sequence[str]) -> None:
+def _offer_to_ask(
+    app: App, deployment: Deployment, source: SecretSource, allow_missing: Sequence[str]
+) -> None:
     """At a terminal, ask for the declared secrets that nobody has yet, and store what is typed."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:
         return
-    wanted = [
-        name for name, slot in package.secrets.items() if not slot.optional and name not in allow_missing
-    ]
+    wanted = [s.name for s in deployment.secrets if not s.optional and s.name not in allow_missing]
     missing = [name for name in wanted if name not in source.read(wanted)] if wanted else []
     if not missing:
         return
-    app.output.note(f"{package.folder} declares secrets that do not exist yet (Enter leaves one out)")
+    app.output.note(f"{deployment.name} declares secrets that do not exist yet (Enter leaves one out)")
     with app.vault() as vault:
         for name in missing:
             text: str = click.prompt(

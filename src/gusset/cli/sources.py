@@ -14,12 +14,18 @@ MOUNTED = Path("/secrets")
 
 
 @contextmanager
-def open_source(app: App, *, secrets_dir: Path | None, reader: str) -> Iterator[SecretSource]:
+def open_source(
+    app: App, *, secrets_dir: Path | None, reader: str, needed: bool = True
+) -> Iterator[SecretSource]:
     """The folder that was named, else the embedded vault; then `/secrets`; then TRUSS_SECRET_x.
 
     `reader` is who reads, as the audit log has it: a deployment's name, or a
     command. Only a secret that one place lacks is looked for in the next.
+    When nothing is `needed`, nothing is opened.
     """
+    if not needed:
+        yield ChainSource([])
+        return
     after: list[SecretSource] = [FolderSource(MOUNTED, named=False), EnvironmentSource(os.environ)]
     if secrets_dir is not None:
         yield ChainSource([FolderSource(secrets_dir, named=True), *after])

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -48,9 +49,12 @@ _REASONS = {
 }
 
 
+# What is to be served, and where its secrets come from; closed when serving ends.
+Prepared = AbstractContextManager[tuple[Deployment, SecretSource]]
+
+
 def serve(
-    deployment: Deployment,
-    source: SecretSource,
+    prepare: Callable[[], Prepared],
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
@@ -60,8 +64,10 @@ def serve(
     output_fd: int = 1,
     drain_seconds: float = DRAIN_SECONDS,
 ) -> int:
-    """Serve `deployment` with the secrets of `source` until SIGTERM or SIGINT; return 0 then.
+    """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; return 0 then.
 
+    `prepare` gives both. It is called while the first worker's interpreter
+    starts, since reading a config and opening a vault take as long as that.
     Call it on the main thread. Port 0 takes a free port; `announce` is called
     once with the address, as in "http://127.0.0.1:8080", when the model is
     ready. What the model prints goes to `output_fd` and standard error, masked.
@@ -70,6 +76,7 @@ def serve(
 
     Raises:
         HostError: the address cannot be listened on.
+        GussetError: whatever `prepare` raised.
         SecretsMissing, Denied, Unreachable: see `read_secrets`.
         ModelFailed: the model did not start; with its own traceback.
     """
@@ -80,10 +87,8 @@ def serve(
     if debuggable:
         log.warning("Debuggers may attach to this server and read the values of secrets.")
     with listen(host, port) as listener:
-        supervisor = Supervisor(
-            deployment, source, listener, debuggable=debuggable, announce=announce, output_fd=output_fd
-        )
-        return supervisor.run(allow_missing, drain_seconds)
+        supervisor = Supervisor(listener, debuggable=debuggable, announce=announce, output_fd=output_fd)
+        return supervisor.run(prepare, allow_missing, drain_seconds)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -116,18 +121,16 @@ def listen(host: str, port: int) -> socket.socket:
 class Supervisor:
     """The life of one deployment on one listening socket."""
 
+    _deployment: Deployment  # known once `run` has prepared it
+
     def __init__(
         self,
-        deployment: Deployment,
-        source: SecretSource,
         listener: socket.socket,
         *,
         debuggable: bool,
         announce: Callable[[str], object],
         output_fd: int,
     ) -> None:
-        self._deployment = deployment
-        self._source = source
         self._listener = listener
         self._debuggable = debuggable
         self._announce: Callable[[str], object] | None = announce
@@ -139,23 +142,27 @@ class Supervisor:
         self._state = ReplicaState.STARTING
         self._stand_in: HttpServer | None = None
 
-    def run(self, allow_missing: Collection[str], drain_seconds: float) -> int:
+    def run(
+        self, prepare: Callable[[], Prepared], allow_missing: Collection[str], drain_seconds: float
+    ) -> int:
         """Serve until stopped; see `serve`."""
-        first = self._spawn()  # it gets itself going while we read the secrets
-        try:
-            self._values = read_secrets(self._deployment, self._source, allow_missing)
-            self._learn(self._values)
-            self._warn_of_environment()
-        except BaseException:
-            first.abandon()
-            raise
-        rotation = Rotation(self._deployment.declared, self._source, self._values, self._rotate)
-        try:
-            return asyncio.run(self._live(first, drain_seconds))
-        finally:
-            rotation.stop()
-            if self._replica is not None:
-                self._replica.kill()
+        with contextlib.ExitStack() as stack:
+            first = self._spawn()  # it gets itself going while we find out what it is to serve
+            try:
+                self._deployment, source = stack.enter_context(prepare())
+                self._values = read_secrets(self._deployment, source, allow_missing)
+                self._learn(self._values)
+                self._warn_of_environment()
+            except BaseException:
+                first.abandon()
+                raise
+            rotation = Rotation(self._deployment.declared, source, self._values, self._rotate)
+            try:
+                return asyncio.run(self._live(first, drain_seconds))
+            finally:
+                rotation.stop()
+                if self._replica is not None:
+                    self._replica.kill()
 
     async def _live(self, first: Replica, drain_seconds: float) -> int:
         self._loop = asyncio.get_running_loop()
