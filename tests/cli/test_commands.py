@@ -113,7 +113,7 @@ def test_keys_rotate_and_values_stay(gusset: Cli, home: Path) -> None:
     )
 
     (home / "root.key").write_bytes(old)
-    assert b"root key" in gusset("secret", "list", status=10).stderr
+    assert b"root key" in gusset("audit", "verify", status=10).stderr
 
 
 @pytest.mark.parametrize("damage", ["lost", "another", "garbage", "readable"])

@@ -130,8 +130,12 @@ def _warn_of_faults(app: App, name: str, value: SecretValue) -> None:
 @pass_app
 def list_(app: App, deleted: bool) -> None:
     """List secrets: names and dates, never values."""
-    with app.vault() as vault:
-        found = vault.secrets.list(include_deleted=deleted)
+    from gusset.vault.listing import list_secrets
+
+    found = list_secrets(app.settings, include_deleted=deleted)
+    if found is None:
+        with app.vault() as vault:
+            found = vault.secrets.list(include_deleted=deleted)
     columns = {"name": "NAME", "version": "VERSION", "updated_at": "UPDATED"}
     if deleted:
         columns |= {"deleted_at": "DELETED", "id": "ID"}

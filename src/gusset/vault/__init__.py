@@ -1,38 +1,20 @@
-"""The vault: keeps secrets sealed, versioned and audited. `open_vault` joins its parts and closes them.
+"""The vault: keeps secrets sealed, versioned and audited.
 
 Nothing here knows of HTTP, of printing, or of who is asking beyond a name.
+The parts are imported when they are first asked for: SQLAlchemy alone takes
+longer than a command that only lists names should.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, insert, select
-
-from gusset.errors import IntegrityError, RootKeyError, VaultError
-from gusset.settings import Settings
-from gusset.vault.audit import AuditLog, Chain, Clock, Record, Report, Witness, timestamp
-from gusset.vault.database import (
-    alone,
-    check_revision,
-    close_to_others,
-    connect,
-    failures_told,
-    file_of,
-    migrate,
-    revision,
-)
-from gusset.vault.keyring import Keyring
-from gusset.vault.keys import KeyringStore, KeyRotation, Rotated
-from gusset.vault.rootkey import new_root_key, read_root_key, write_root_key
-from gusset.vault.secrets import SecretInfo, SecretStore, VersionInfo, new_id
-from gusset.vault.source import VaultSource
-from gusset.vault.tables import REVISION, meta, teams
-from gusset.vault.tables import keyring as keyring_table
-from gusset.vault.writer import Writer
+if TYPE_CHECKING:
+    from gusset.vault.audit import Record, Report
+    from gusset.vault.info import SecretInfo, VersionInfo
+    from gusset.vault.keys import Rotated
+    from gusset.vault.opening import Vault, open_vault
+    from gusset.vault.source import VaultSource
 
 __all__ = [
     "Record",
@@ -45,119 +27,10 @@ __all__ = [
     "open_vault",
 ]
 
-DEFAULT_TEAM = "default"
 
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gusset.vault import opening
 
-@dataclass(frozen=True, slots=True)
-class Vault:
-    """An open vault: its secrets, its audit log, its keys."""
-
-    secrets: SecretStore
-    audit: AuditLog
-    keys: KeyRotation
-    source: Callable[..., VaultSource]
-
-
-@contextmanager
-def open_vault(
-    settings: Settings, *, create: bool = True, clock: Clock = lambda: datetime.now(UTC)
-) -> Iterator[Vault]:
-    """Open the vault that `settings` name, made on first use unless `create` is false.
-
-    Raises:
-        VaultError: there is none, and none may be made.
-        VaultTooNew: a newer gusset wrote it.
-        RootKeyError: its root key is lost, unsafe or another's.
-        HostError, Unreachable, IntegrityError: see `failures_told`.
-    """
-    engine = connect(settings.database)
-    try:
-        with failures_told(engine):
-            _prepare(engine, settings, create, clock)
-        yield from _joined(engine, settings, clock)
-    finally:
-        engine.dispose()
-
-
-def _prepare(engine: Engine, settings: Settings, create: bool, clock: Clock) -> None:
-    """Bring the vault into being, or to the newest schema, where it is not."""
-    file = file_of(engine)
-    if file is None:
-        raise VaultError("a vault in memory would be lost at once", hint="name a file in GUSSET_DATABASE")
-    found = None
-    if file.exists() and file.stat().st_size:
-        with engine.connect() as connection:
-            found = revision(connection)
-    if found is not None:
-        check_revision(found)
-        if found == REVISION:
-            return
-    elif not create:
-        raise VaultError(f"there is no vault at {file}", hint="`gusset secret set NAME` makes one")
-    close_to_others(file)
-    with alone(file), engine.connect() as connection:
-        connection = connection.execution_options(writing=True)
-        with connection.begin():
-            _create_or_migrate(connection, settings, timestamp(clock()))
-
-
-def _create_or_migrate(connection: Connection, settings: Settings, at: str) -> None:
-    """In one transaction, so that a vault is there as a whole or not at all. The root key's file comes first:
-    one without a vault is used by the next attempt, a vault without one would be lost."""
-    migrate(connection)
-    if connection.execute(select(keyring_table.c.kind).limit(1)).one_or_none():
-        return
-    vault = new_id()
-    if not settings.root_key_file.exists():
-        write_root_key(settings.root_key_file, new_root_key())
-    root = read_root_key(settings.root_key_file)
-    connection.execute(insert(meta), {"key": "vault", "value": vault})
-    connection.execute(insert(teams), {"id": new_id(), "name": DEFAULT_TEAM, "created_at": at})
-    KeyringStore(settings.root_key_file, vault).write(connection, Keyring.new().keys(), root, at)
-
-
-def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]:
-    """The one place where the vault's parts meet."""
-    with failures_told(engine), engine.connect() as connection:
-        vault = _only(connection.execute(select(meta.c.value).where(meta.c.key == "vault")).scalars().all())
-        team_id = _only(
-            connection.execute(select(teams.c.id).where(teams.c.name == DEFAULT_TEAM)).scalars().all()
-        )
-        keys = KeyringStore(settings.root_key_file, vault)
-        _read_keyring(keys, connection)
-    witness = Witness(settings.witness_file)
-    chain = Chain(vault, lambda: keys.current, clock)
-    writer = Writer(engine, chain, witness)
-    store = SecretStore(
-        engine,
-        writer,
-        keys,
-        clock,
-        team_id=team_id,
-        team=DEFAULT_TEAM,
-        overwrite_spellings=settings.name_collisions == "overwrite",
-    )
-    rotation = KeyRotation(engine, writer, keys, clock, root_key_file=settings.root_key_file)
-
-    def source(*, actor: str, deployment: str) -> VaultSource:
-        return VaultSource(engine, store, actor=actor, deployment=deployment)
-
-    try:
-        yield Vault(store, AuditLog(engine, vault, lambda: keys.current, witness), rotation, source)
-    finally:
-        writer.close()
-
-
-def _read_keyring(keys: KeyringStore, connection: Connection) -> None:
-    """Twice where needed: the root key may be replaced between the snapshot and the look at its file."""
-    try:
-        keys.reload(connection)
-    except RootKeyError:
-        connection.rollback()
-        keys.reload(connection)
-
-
-def _only(rows: object) -> str:
-    if not isinstance(rows, list) or len(rows) != 1:
-        raise IntegrityError("the vault is incomplete: its own name or its team is missing")
-    return str(rows[0])
+    return getattr(opening, name)

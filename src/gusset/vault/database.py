@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from gusset.errors import HostError, IntegrityError, Unreachable, UsageError, VaultError, VaultTooNew
-from gusset.vault.tables import REVISION
+from gusset.vault.revision import REVISION
 
 LOCK_WAIT = 30  # seconds that a writer waits for another process
 

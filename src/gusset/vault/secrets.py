@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, and_, bindparam, insert, or_, select, update
 
@@ -23,37 +23,10 @@ from gusset.secrets.value import SecretValue, check_length
 from gusset.vault.audit import Clock, Entry, timestamp
 from gusset.vault.database import failures_told
 from gusset.vault.envelope import CannotOpen, context_of
+from gusset.vault.info import SecretInfo, State, VersionInfo
 from gusset.vault.keys import KeyringStore
 from gusset.vault.tables import secret_versions, secrets
 from gusset.vault.writer import Done, Writer
-
-State = Literal["current", "older", "destroyed"]
-
-
-@dataclass(frozen=True, slots=True)
-class SecretInfo:
-    """What may be said of a secret: everything but its value. `version` is None when all are destroyed."""
-
-    id: str
-    name: str
-    team: str
-    version: int | None
-    created_at: str
-    updated_at: str
-    deleted_at: str | None = None
-    note: str | None = None
-    expires_at: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VersionInfo:
-    """One version of a secret, without its value."""
-
-    version: int
-    created_at: str
-    created_by: str
-    state: State
-
 
 # Statements are made once: SQLAlchemy then finds their compiled text in its cache.
 _s, _v = secrets.c, secret_versions.c

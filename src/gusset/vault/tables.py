@@ -20,8 +20,6 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0001"  # the newest migration; a vault stamped with another one is migrated, or too new
-
 metadata = MetaData()
 
 meta = Table(
