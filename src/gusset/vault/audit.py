@@ -21,11 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select
 
 from gusset.errors import UsageError
 from gusset.vault.database import failures_told
 from gusset.vault.keyring import Keyring
+from gusset.vault.prepared import Prepared
 from gusset.vault.tables import audit as audit_table
 from gusset.vault.tables import checkpoints as checkpoint_table
 
@@ -145,9 +146,10 @@ class Report:
     problems: tuple[str, ...]
 
 
-_newest = select(audit_table.c.seq, audit_table.c.hash).order_by(audit_table.c.seq.desc()).limit(1)
+_last = select(func.max(audit_table.c.seq)).scalar_subquery()
+_newest = Prepared(select(audit_table.c.seq, audit_table.c.hash).where(audit_table.c.seq == _last))
 _all = select(audit_table).order_by(audit_table.c.seq)
-_add = insert(audit_table)
+_add = Prepared(insert(audit_table), audit_table.c.keys())
 _add_checkpoint = insert(checkpoint_table)
 
 
@@ -162,7 +164,7 @@ class Chain:
         self._signed_at: datetime | None = None
 
     def head(self, connection: Connection) -> Head:
-        row = connection.execute(_newest).one_or_none()
+        row = _newest.one(connection, {})
         return Head(row.seq, row.hash) if row else Head(0, self._genesis)
 
     def extend(self, connection: Connection, entries: Sequence[Entry]) -> Checkpoint | None:
@@ -175,7 +177,7 @@ class Chain:
             head = Head(head.seq + 1, _hash(head.hash, *parts))
             mac = keyring.mac(head.hash)
             rows.append(dict(zip(audit_table.c.keys(), (*parts, head.hash, mac), strict=True)))
-        connection.execute(_add, rows)
+        _add.run_many(connection, rows)
         return self._checkpoint(connection, head, now) if self._due(now) else None
 
     def _due(self, now: datetime) -> bool:

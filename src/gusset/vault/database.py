@@ -60,7 +60,7 @@ def _prepare(connection: object, _: object) -> None:
 def _begin(connection: Connection) -> None:
     """Readers take a snapshot; writers take the lock at once, so that none fails half way."""
     writing = connection.get_execution_options().get("writing", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    connection.connection.cursor().execute("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
 def file_of(engine: Engine) -> Path | None:
@@ -82,6 +82,8 @@ def failures_told(engine: Engine) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise _told(str(error.orig), file_of(engine)) from None
+    except engine.dialect.loaded_dbapi.Error as error:  # by a prepared statement, past SQLAlchemy
+        raise _told(str(error), file_of(engine)) from None
     except OSError as error:
         raise HostError(f"the vault's folder cannot be used: {error.strerror}") from None
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, bindparam, insert, or_, select, text, update
 
 from gusset.errors import Conflict, IntegrityError, SecretNotFound
 from gusset.secrets.name import check_name, fold_name
@@ -25,13 +25,14 @@ from gusset.vault.database import failures_told
 from gusset.vault.envelope import CannotOpen, context_of
 from gusset.vault.info import SecretInfo, State, VersionInfo
 from gusset.vault.keys import KeyringStore
+from gusset.vault.prepared import Prepared
 from gusset.vault.tables import secret_versions, secrets
 from gusset.vault.writer import Done, Writer
 
 # Statements are made once: SQLAlchemy then finds their compiled text in its cache.
 _s, _v = secrets.c, secret_versions.c
 _live = and_(_s.team_id == bindparam("team"), _s.folded == bindparam("folded"), _s.deleted_at.is_(None))
-_find = select(secrets).where(_live)
+_find = Prepared(select(secrets).where(_live))
 _find_many = select(secrets).where(
     _s.team_id == bindparam("team"),
     _s.folded.in_(bindparam("folded", expanding=True)),
@@ -48,15 +49,32 @@ _find_deleted = (
     .limit(1)
 )
 _list = select(secrets).where(_s.team_id == bindparam("team")).order_by(_s.name, _s.created_at)
-_create = insert(secrets)
-_change = update(secrets).where(_s.id == bindparam("b_id"))
-_new_current = _change.values(
-    last_version=bindparam("b_version"),
-    current_version=bindparam("b_version"),
-    updated_at=bindparam("b_at"),
-    revision=_s.revision + 1,
+_create = Prepared(
+    insert(secrets),
+    [
+        "id",
+        "team_id",
+        "name",
+        "folded",
+        "created_at",
+        "updated_at",
+        "last_version",
+        "current_version",
+        "revision",
+    ],
 )
-_add_version = insert(secret_versions)
+_change = update(secrets).where(_s.id == bindparam("b_id"))
+_new_current = Prepared(
+    _change.values(
+        last_version=bindparam("b_version"),
+        current_version=bindparam("b_version"),
+        updated_at=bindparam("b_at"),
+        revision=_s.revision + text("1"),
+    )
+)
+_add_version = Prepared(
+    insert(secret_versions), ["secret_id", "version", "sealed", "created_at", "created_by"]
+)
 _sealed = select(_v.sealed).where(_v.secret_id == bindparam("id"), _v.version == bindparam("version"))
 _versions = select(secret_versions).where(_v.secret_id == bindparam("id")).order_by(_v.version)
 _current_of_many = (
@@ -165,8 +183,8 @@ class SecretStore:
 
     def _create(self, connection: Connection, name: str, value: SecretValue, actor: str) -> SecretInfo:
         at, secret_id = self._now(), new_id()
-        connection.execute(
-            _create,
+        _create.run(
+            connection,
             {
                 "id": secret_id,
                 "team_id": self._team_id,
@@ -186,7 +204,7 @@ class SecretStore:
         self, connection: Connection, row: Row[Any], value: SecretValue, actor: str
     ) -> SecretInfo:
         at, version = self._now(), row.last_version + 1
-        connection.execute(_new_current, {"b_id": row.id, "b_version": version, "b_at": at})
+        _new_current.run(connection, {"b_id": row.id, "b_version": version, "b_at": at})
         self._seal(connection, row.id, version, value, actor, at)
         return replace(self._info(row), version=version, updated_at=at)
 
@@ -201,7 +219,7 @@ class SecretStore:
             "created_at": at,
             "created_by": actor,
         }
-        connection.execute(_add_version, values)
+        _add_version.run(connection, values)
 
     def rollback(self, name: str, version: int, *, actor: str) -> SecretInfo:
         """Make the value of an older version current again, as a new version.
@@ -386,7 +404,7 @@ class SecretStore:
         return context_of(self._team_id, secret_id, str(version))
 
     def _row(self, connection: Connection, name: str) -> Row[Any] | None:
-        return connection.execute(_find, {"team": self._team_id, "folded": fold_name(name)}).one_or_none()
+        return _find.one(connection, {"team": self._team_id, "folded": fold_name(name)})
 
     def _need(self, connection: Connection, name: str) -> Row[Any]:
         row = self._row(connection, check_name(name))
