@@ -6,7 +6,6 @@ gets a `Settings` and asks nobody.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +92,8 @@ def _read(path: Path) -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the settings file {path}: {type(error).__name__}") from error
+    import tomllib  # most people have no such file, and every command comes by here
+
     try:
         found: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

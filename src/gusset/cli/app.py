@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +38,8 @@ class App:
     @cached_property
     def actor(self) -> str:
         """Who does this, as the audit log has it: the account's name."""
+        import getpass
+
         try:
             return getpass.getuser()
         except (KeyError, OSError):  # a container's user may have no name

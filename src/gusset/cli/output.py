@@ -7,7 +7,6 @@ an error included.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,8 @@ class Output:
     def result(self, data: Mapping[str, Any], text: str | None = None) -> None:
         """The command's result: `data` for programs, `text` for people (nothing when None)."""
         if self.json:
+            import json
+
             click.echo(json.dumps(data, default=str, ensure_ascii=False))
         elif text is not None:
             click.echo(text)
