@@ -24,6 +24,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, insert, select
 
 from gusset.errors import UsageError
+from gusset.vault.agreement import ROWS, Agreement
 from gusset.vault.database import failures_told
 from gusset.vault.keyring import Keyring
 from gusset.vault.prepared import Prepared
@@ -299,7 +300,8 @@ class AuditLog:
 
         Finds records that were edited, removed or reordered; and, up to the
         newest checkpoint in the witness file or in `checkpoint`, a log that
-        was cut short and a database that is older than it was.
+        was cut short and a database that is older than it was; and secrets
+        whose state is not what the log left them in.
 
         Raises:
             UsageError: `checkpoint` holds no checkpoint.
@@ -309,7 +311,9 @@ class AuditLog:
         with failures_told(self._engine), self._engine.connect() as connection, connection.begin():
             places["the database"] = [Checkpoint(self._vault, *row) for row in connection.execute(_stored)]
             wanted = {point.seq for points in places.values() for point in points}
-            head, hashes, problems = self._walk(connection, wanted)
+            agreement = Agreement()
+            head, hashes, problems = self._walk(connection, wanted, agreement)
+            problems += agreement.problems(connection.execute(ROWS))
         for place, points in places.items():
             problems += self._hold(place, points, head, hashes)
         count = sum(map(len, places.values()))
@@ -323,7 +327,9 @@ class AuditLog:
             raise UsageError(f"{path} holds no checkpoint", hint="it should be a copy of a witness file")
         return {str(path): found}
 
-    def _walk(self, connection: Connection, wanted: set[int]) -> tuple[Head, dict[int, bytes], list[str]]:
+    def _walk(
+        self, connection: Connection, wanted: set[int], agreement: Agreement
+    ) -> tuple[Head, dict[int, bytes], list[str]]:
         """The chain from its start: its head, the hashes at the numbers `wanted`, and what does not fit."""
         keyring, previous = self._keyring(), Head(0, _hash(b"", "gusset audit 1", self._vault))
         hashes, problems = {}, []
@@ -335,6 +341,7 @@ class AuditLog:
                 problems.append(f"record {record.seq} was altered, or is not where it was written")
             elif keyring.mac(record.hash) != record.mac:
                 problems.append(f"record {record.seq} was not written with this vault's keyring")
+            agreement.follow(record)
             if record.seq in wanted:
                 hashes[record.seq] = record.hash
             previous = Head(record.seq, record.hash)

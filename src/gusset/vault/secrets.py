@@ -20,6 +20,7 @@ from gusset.errors import Conflict, IntegrityError, SecretNotFound
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.source import Delivered
 from gusset.secrets.value import SecretValue, check_length
+from gusset.vault.agreement import outcome_of
 from gusset.vault.audit import Clock, Entry, timestamp
 from gusset.vault.database import failures_told
 from gusset.vault.envelope import CannotOpen, context_of
@@ -232,8 +233,7 @@ class SecretStore:
             row = self._need(connection, name)
             value = self._opened(connection, row.id, row.name, version)
             info = self._add_version(connection, row, value, actor)
-            details = {"version": info.version, "from": version}
-            return Done(info, [Entry(actor, "secret.rollback", row.name, details=details)])
+            return Done(info, [_changed(actor, "secret.rollback", info, {"from": version})])
 
         return self._writer.run(Entry(actor, "secret.rollback", name), act)
 
@@ -243,7 +243,8 @@ class SecretStore:
         def act(connection: Connection) -> Done[SecretInfo]:
             row, at = self._need(connection, name), self._now()
             self._update(connection, row.id, deleted_at=at)
-            return Done(replace(self._info(row), deleted_at=at), [Entry(actor, "secret.delete", row.name)])
+            info = replace(self._info(row), deleted_at=at)
+            return Done(info, [_changed(actor, "secret.delete", info)])
 
         return self._writer.run(Entry(actor, "secret.delete", name), act)
 
@@ -268,7 +269,7 @@ class SecretStore:
                 )
             self._update(connection, row.id, deleted_at=None)
             info = replace(self._info(row), deleted_at=None)
-            return Done(info, [Entry(actor, "secret.restore", row.name, details={"version": info.version})])
+            return Done(info, [_changed(actor, "secret.restore", info)])
 
         return self._writer.run(Entry(actor, "secret.restore", name_or_id), act)
 
@@ -297,7 +298,7 @@ class SecretStore:
             current = max(left, default=None)
             self._update(connection, row.id, current_version=current)
             info = replace(self._info(row), version=current, updated_at=at)
-            return Done(info, [Entry(actor, "secret.destroy", row.name, details={"versions": gone})])
+            return Done(info, [_changed(actor, "secret.destroy", info, {"destroyed": gone})])
 
         return self._writer.run(Entry(actor, "secret.destroy", name), act)
 
@@ -447,8 +448,12 @@ def new_id() -> str:
 
 
 def _written(actor: str, info: SecretInfo) -> Entry:
-    action = "secret.create" if info.version == 1 else "secret.write"
-    return Entry(actor, action, info.name, details={"id": info.id, "version": info.version})
+    return _changed(actor, "secret.create" if info.version == 1 else "secret.write", info)
+
+
+def _changed(actor: str, action: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> Entry:
+    """The record of a change, with what it led to: `gusset.vault.agreement` compares that with the rows."""
+    return Entry(actor, action, info.name, details={**outcome_of(info), **more})
 
 
 def _names(names: Any) -> str:
