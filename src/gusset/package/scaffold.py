@@ -9,6 +9,8 @@ from gusset.errors import Conflict, HostError, UsageError
 
 _CONFIG = """\
 model_name: {name}
+model_metadata:
+  example_model_input: {{"text": "hello"}}
 # Packages that the model needs; install them where it is served.
 requirements: []
 # Names of the secrets that the model may read. Their values are never written here:

@@ -1,7 +1,7 @@
 """The vault: keeps secrets sealed, versioned and audited.
 
 Nothing here knows of HTTP, of printing, or of who is asking beyond a name.
-The parts are imported when they are first asked for: SQLAlchemy alone takes
+`open_vault` is imported when it is first asked for: SQLAlchemy alone takes
 longer than a command that only lists names should.
 """
 
@@ -9,23 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gusset.vault.audit import Record, Report
-    from gusset.vault.info import SecretInfo, VersionInfo
-    from gusset.vault.keys import Rotated
-    from gusset.vault.opening import Vault, open_vault
-    from gusset.vault.source import VaultSource
+from gusset.vault.info import SecretInfo, VersionInfo
 
-__all__ = [
-    "Record",
-    "Report",
-    "Rotated",
-    "SecretInfo",
-    "Vault",
-    "VaultSource",
-    "VersionInfo",
-    "open_vault",
-]
+if TYPE_CHECKING:
+    from gusset.vault.opening import Vault, open_vault
+
+__all__ = ["SecretInfo", "Vault", "VersionInfo", "open_vault"]
 
 
 def __getattr__(name: str) -> Any:

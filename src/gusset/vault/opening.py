@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.settings import Settings
-from gusset.vault.audit import AuditLog, Chain, Clock, Record, Report, Witness, timestamp
+from gusset.vault.audit import AuditLog, Chain, Clock, Witness, timestamp
 from gusset.vault.database import (
     alone,
     check_revision,
@@ -22,9 +22,9 @@ from gusset.vault.database import (
     migrate,
     revision,
 )
-from gusset.vault.info import DEFAULT_TEAM, SecretInfo, VersionInfo
+from gusset.vault.info import DEFAULT_TEAM
 from gusset.vault.keyring import Keyring
-from gusset.vault.keys import KeyringStore, KeyRotation, Rotated
+from gusset.vault.keys import KeyringStore, KeyRotation
 from gusset.vault.revision import REVISION
 from gusset.vault.rootkey import new_root_key, read_root_key, write_root_key
 from gusset.vault.secrets import SecretStore, new_id
@@ -32,17 +32,6 @@ from gusset.vault.source import VaultSource
 from gusset.vault.tables import keyring as keyring_table
 from gusset.vault.tables import meta, teams
 from gusset.vault.writer import Writer
-
-__all__ = [
-    "Record",
-    "Report",
-    "Rotated",
-    "SecretInfo",
-    "Vault",
-    "VaultSource",
-    "VersionInfo",
-    "open_vault",
-]
 
 
 @dataclass(frozen=True, slots=True)
