@@ -35,7 +35,7 @@ def test_a_new_folder_has_no_problem_but_its_missing_secret(tmp_path: Path) -> N
 
     assert codes(check_package(package, strict=True, available=["api-key"])) == ["without_effect"]
     [missing] = [p for p in check_package(package, available=[]) if not p.warning]
-    assert (missing.line, missing.hint) == (7, "add it with `gusset secret set api_key`")
+    assert (missing.line, missing.hint) == (9, "add it with `gusset secret set api_key`")
     assert package.config.model_name == 'new: "one"'
 
 
