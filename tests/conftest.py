@@ -76,3 +76,8 @@ def leaking_files() -> Callable[[Iterable[Path], bytes], list[Path]]:
         return [path for path in files if leaks_in(path.read_bytes(), value)]
 
     return search
+
+
+def as_ordinary_process() -> list[str]:
+    """What takes root's privileges from a command, so that it has no more than the account it runs as."""
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []

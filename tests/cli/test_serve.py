@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Cli, leaks_in
+from tests.conftest import Cli, as_ordinary_process, leaks_in
 
 VALUE = b"hf_Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe5u"
 
@@ -176,11 +176,6 @@ def test_other_processes_of_the_account_cannot_read_memory(
     assert len(pids) >= 2
     assert set(done.stdout.split()) - {"mem"} == seen  # a kernel may refuse memory to all but parents
     assert flags or done.stdout == ""
-
-
-def as_ordinary_process() -> list[str]:
-    """What takes root's privileges from a command, so that it has no more than the account it runs as."""
-    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
 
 
 # --- bad input: what is said, the exit status, nothing lost

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import queue
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from gusset.errors import Denied, InvalidName, InvalidValue, Unreachable
 from gusset.secrets.source import ChainSource, Delivered, EnvironmentSource, FolderSource
 from gusset.secrets.value import MAX_BYTES, SecretValue
+from tests.conftest import as_ordinary_process
 
 EXACT = [
     b"plain",
@@ -117,15 +120,19 @@ def test_a_folder_that_is_a_file(tmp_path):
             FolderSource(tmp_path / "file", named=named).read(["a"])
 
 
-@pytest.mark.skipif(
-    os.geteuid() == 0, reason="root may read every file; the next test covers the errors as root"
-)
 def test_a_file_of_mode_0_is_denied(tmp_path):
-    """A file that may not be read is denied, which is not missing."""
+    """A file that may not be read is denied, which is not missing. As a process without root's privileges."""
     (tmp_path / "mine").write_bytes(b"1")
     (tmp_path / "mine").chmod(0)
-    with pytest.raises(Denied, match="permission denied"):
-        FolderSource(tmp_path).read(["mine"])
+    script = (
+        "import sys; from pathlib import Path; from gusset.errors import Denied;"
+        "from gusset.secrets.source import FolderSource\n"
+        "try: FolderSource(Path(sys.argv[1])).read(['mine'])\n"
+        "except Denied as error: print(error)"
+    )
+    command = [*as_ordinary_process(), sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "permission denied" in done.stdout
 
 
 @pytest.mark.parametrize(
