@@ -62,6 +62,7 @@ ACCEPTED = [
     "runtime: {egress_restrictions: {}}", "runtime: {egress_restrictions: null}",
     "runtime: {egress_restrictions: {ip_allow_list: [1.2.3.4, 1.2.3.4/8, 10.0.0.1/255.0.0.0, 1.2.3.4]}}",
     "runtime: {egress_restrictions: {fqdn_allow_list: [a, '*.b.c', 1.2.3.4, 'x*y']}}",
+    "runtime:\n  egress_restrictions:\n    fqdn_allow_list:\n      - |\n        huggingface.co\n",
     *[f"runtime: {{truss_server_version_override: '{v}'}}" for v in ("v0.9.0", "1", " 1.2 ", "1.0rc1.dev2", "1!2.post3")],
     # base_image, docker_server
     "base_image: {}", "base_image: {image: '', python_executable_path: /usr/bin/python}",
@@ -94,7 +95,7 @@ ACCEPTED = [
     "model_cache: [{repo_id: a, use_volume: true, revision: main, volume_folder: ../x}]",
     "model_cache: [{repo_id: a, use_volume: true, kind: s3, volume_folder: x}]",
     "cache_internal: [{repo_id: a}]", "cache_internal: [{repo_id: a}]\nweights: [{source: hf://a, mount_location: /m}]",
-    "hf_cache: [{repo_id: a, use_volume: false}]", "hf_cache: false", "hf_cache: banana\nmodel_cache: []",
+    "hf_cache: [{repo_id: a, use_volume: false}]", "hf_cache: false", "hf_cache: {}", "hf_cache: ''", "hf_cache: 0", "hf_cache: banana\nmodel_cache: []",
     # external_data
     "external_data: []", "external_data: [{url: u, local_data_path: ../p, backend: x, name: null}]",
     # bdn
@@ -255,6 +256,8 @@ REFUSED = [
     f"trt_llm: {{inference_stack: v2, build: {{{V1}}}}}", f"trt_llm: {{inference_stack: v2, runtime: {{}}, build: {{{V1}, max_batch_size: 2}}}}",
     "trt_llm: {inference_stack: v2, runtime: {}, build: {}}",
     f"trt_llm: {{build: {{{V1}}}, runtime: {{webserver_default_route: /x}}}}",
+    f"trt_llm: {{build: {{{V1}, speculator: {{speculative_decoding_mode: LOOKAHEAD_DECODING, runtime: null, "
+    "lookahead_windows_size: 3, lookahead_ngram_size: 3, lookahead_verification_set_size: 3}}}",
     f"trt_llm: {{build: {{{V1}}}, version_overrides: {{briton_version: v1}}}}",
     f"trt_llm: {{build: {{{V1}}}, runtime: {{lora_cache_max_adapter_size: 1, lora_cache_optimal_adapter_size: 2}}}}",
     # rules across sections

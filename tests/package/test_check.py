@@ -113,6 +113,19 @@ def test_a_credential_anywhere_in_the_file_is_an_error(tmp_path: Path) -> None:
     assert token not in repr(problems)
 
 
+def test_a_credential_in_a_comment_is_found_too(tmp_path: Path) -> None:
+    """Put out of the way is not gone; where the model is served it is a warning."""
+    token = "hf_" + "aB3x" * 9
+    problems = check(tmp_path, f"# token: {token}\nsecrets:\n  a: null  # {token[:-1]}\n")
+
+    assert [(p.code, p.line, p.column, p.warning) for p in problems] == [
+        ("credential", 1, 10, False),
+        ("credential", 3, 14, False),
+    ]
+    assert all(problem.warning for problem in load_package(tmp_path).warnings)
+    assert token[:-1] not in repr(problems)
+
+
 def test_keys_without_effect_are_named_once(tmp_path: Path) -> None:
     """So that nobody waits for what will not happen; `strict` does not make an error of it."""
     [problem] = check(

@@ -8,7 +8,12 @@ import pytest
 
 from gusset.errors import ConfigInvalid
 from gusset.package.config import Package, load_package
-from tests.package.corpus import ACCEPTED, LOOSER, REFUSED, STRICTER
+from tests.package.corpus import ACCEPTED, LOOSER, REFUSED, STRICTER, V1
+
+LOOKAHEAD = (
+    f"trt_llm: {{build: {{{V1}, speculator: {{speculative_decoding_mode: LOOKAHEAD_DECODING, "
+    "lookahead_windows_size: 3, lookahead_ngram_size: 3, lookahead_verification_set_size: 3}}}"
+)
 
 
 def load(folder: Path, text: str) -> Package:
@@ -68,6 +73,9 @@ def test_a_minimal_file_has_all_defaults(tmp_path: Path) -> None:
         ("resources: {zone: x}", ["resources", "zone"], "x"),
         ("secrets: {a: some text}", ["secrets"], {"a": None}),
         ("secrets:", ["secrets"], {}),
+        (LOOKAHEAD, ["trt_llm", "build", "speculator", "num_draft_tokens"], 11),
+        (LOOKAHEAD, ["trt_llm", "build", "speculator", "enable_b10_lookahead"], False),
+        (LOOKAHEAD, ["trt_llm", "build", "speculator", "runtime", "total_token_limit"], 500000),
     ],
 )  # fmt: skip
 def test_what_the_model_gets(tmp_path: Path, text: str, path: list[str | int], value: object) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from gusset.errors import Problem
-from gusset.package import keys, rules
+from gusset.package import keys
 from gusset.package.code import Code, keyword_uses, read_code, secrets_used, surely_without_entry
 from gusset.package.config import Package, unsupported_for_serving
 from gusset.package.tree import is_showable
@@ -22,7 +22,7 @@ def check_package(
     `available` are the names of the secrets that exist; None leaves that question out.
     `strict` makes every warning an error, but for what is only said for information.
     """
-    found = [*package.warnings, *unsupported_for_serving(package), *_credentials(package)]
+    found = [*_sterner(package.warnings), *unsupported_for_serving(package)]
     if available is not None:
         found += _missing(package, available)
     found += _absent_folders(package)
@@ -33,10 +33,10 @@ def check_package(
     return found + _without_effect(package)
 
 
-def _credentials(package: Package) -> list[Problem]:
-    report = package.reporter()
-    rules.credentials_in(report)
-    return report.sorted()
+def _sterner(warnings: Iterable[Problem]) -> Iterator[Problem]:
+    """A credential in the file does not keep a model from being served, but is no folder to hand on."""
+    for problem in warnings:
+        yield replace(problem, warning=False) if problem.code == "credential" else problem
 
 
 def _missing(package: Package, available: Collection[str]) -> Iterator[Problem]:

@@ -90,7 +90,7 @@ class Package:
     def reporter(self) -> Reporter:
         """For more problems of this file, found by checks."""
         tree = self._tree
-        return Reporter(Tree(tree.data, tree.keys, tree.values), self.shown_file)
+        return Reporter(Tree(tree.data, tree.keys, tree.values, text=tree.text), self.shown_file)
 
 
 def _copy(data: Any) -> Any:
@@ -114,6 +114,7 @@ def load_package(folder: Path, config_file: Path | None = None) -> Package:
     plain = _top(tree, report)
     config, slots = _validate(plain, report) if plain is not None else (None, {})
     dumped = _dump(config, report) if config else {}
+    rules.credentials_in(report)
     problems = report.sorted()
     if config is None or not all(problem.warning for problem in problems):
         raise ConfigInvalid(_summary(config_file, problems), problems=problems)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gusset.errors import Problem
-from gusset.package.tree import Path, Tree, show_key, show_path
+from gusset.package.tree import Path, Place, Tree, show_key, show_path
 
 
 class Reporter:
@@ -30,9 +30,10 @@ class Reporter:
         warning: bool = False,
         at_key: bool = False,
         key: str | None = None,
+        place: Place | None = None,
     ) -> None:
         """Report something about what stands at `path`; `at_key`: about the key, not its value."""
-        place = (self.tree.keys.get(path) if at_key else None) or self.tree.place(path)
+        place = place or (self.tree.keys.get(path) if at_key else None) or self.tree.place(path)
         line, column = (place.line, place.column) if place else (None, None)
         key = key or show_path(path) or None
         self.found.append(Problem(message, hint, self.file, line, column, key, code, warning))

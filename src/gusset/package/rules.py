@@ -12,6 +12,7 @@ from typing import Any
 
 from gusset.errors import InvalidName
 from gusset.package.problems import Reporter, kind_of
+from gusset.package.tree import Path, Place
 from gusset.secrets.credentials import find_credentials, looks_like_credential
 from gusset.secrets.name import check_name, spelling_clashes
 
@@ -67,7 +68,7 @@ def _hf_cache(data: dict[Any, Any], report: Reporter) -> None:
     report.add(("hf_cache",), "hf_cache is an old name", "write model_cache", code="deprecated", warning=True)
     if "model_cache" not in data:
         moved = data.pop("hf_cache")
-        data["model_cache"] = [] if moved is None or moved is False else moved
+        data["model_cache"] = moved or []
         report.tree.keys |= {
             ("model_cache", *path[1:]): p for path, p in report.tree.keys.items() if path[0] == "hf_cache"
         }
@@ -298,15 +299,26 @@ def _deprecated(data: dict[Any, Any], report: Reporter) -> None:
 
 
 def credentials_in(report: Reporter) -> None:
-    """Report each text outside `secrets:` that is surely a credential, without repeating it."""
+    """Warn about each text outside `secrets:`, comments too, that is surely a credential; repeat none."""
+    named: set[str] = set()
     for path, text in report.tree.texts():
-        if path[0] == "secrets" or text.startswith("-----BEGIN PUBLIC"):
-            continue
-        if matches := find_credentials(text):
-            report.add(
-                path,
-                f"what looks like {matches[0].kind} stands in the file; it is not repeated here",
-                "replace it by a new one where it was issued, declare a secret under `secrets:`, "
-                "and store the value with `gusset secret set`",
-                code="credential",
-            )
+        matches = find_credentials(text)
+        named.update(text[match.start : match.end] for match in matches)
+        if matches and path[:1] != ("secrets",):
+            _credential(report, path, matches[0].kind)
+    written = report.tree.text
+    for match in find_credentials(written):
+        if written[match.start : match.end] not in named:
+            _credential(report, (), match.kind, report.tree.place_at(match.start))
+
+
+def _credential(report: Reporter, path: Path, kind: str, place: Place | None = None) -> None:
+    report.add(
+        path,
+        f"what looks like {kind} stands in the file; it is not repeated here",
+        "replace it by a new one where it was issued, declare a secret under `secrets:`, "
+        "and store the value with `gusset secret set`",
+        code="credential",
+        warning=True,
+        place=place,
+    )

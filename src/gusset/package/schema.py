@@ -208,7 +208,7 @@ _FQDN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 
 def _fqdn(text: str) -> str:
-    if not _FQDN.fullmatch(text):
+    if not _FQDN.fullmatch(text.removesuffix("\n")):  # which a block scalar leaves, and Truss takes
         raise broken("not a host name", "write only the name, as in huggingface.co or *.example.com")
     return text
 

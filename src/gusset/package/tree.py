@@ -48,6 +48,8 @@ class Tree:
     keys: dict[Path, Place] = field(default_factory=dict)
     values: dict[Path, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    text: str = field(default="", repr=False)
+    """The file as it is written, comments too."""
 
     def place(self, path: Path) -> Place | None:
         """Where the value at `path` begins, or its key when it is empty; else its parent's."""
@@ -59,6 +61,10 @@ class Tree:
     def texts(self) -> Iterator[tuple[Path, str]]:
         """Every text of the document, with its path; keys stand under their own path."""
         yield from _texts(self.data, ())
+
+    def place_at(self, offset: int) -> Place:
+        """Where the character at `offset` of the text stands."""
+        return _place_at(self.text.encode(), len(self.text[:offset].encode()))
 
 
 def read_tree(data: bytes, file: str) -> Tree:
@@ -73,6 +79,7 @@ def read_tree(data: bytes, file: str) -> Tree:
         place = _place_at(text.encode(), len(text[: wrong.start()].encode()))
         _fault(tree, file, "a control character, which YAML does not allow", "remove it", place)
         return tree
+    tree.text = text
     try:
         _read(text, file, tree)
     except RecursionError:

@@ -122,12 +122,12 @@ class Speculator(Section):
     speculative_decoding_mode: Literal["DRAFT_TOKENS_EXTERNAL", "LOOKAHEAD_DECODING"]
     num_draft_tokens: AtLeastOne | None = None
     checkpoint_repository: CheckpointRepository | None = None
-    runtime: Runtime | None = None
+    runtime: Runtime = Field(default_factory=lambda: Runtime())
     build: Build | None = None
     lookahead_windows_size: AtLeastOne | None = None
     lookahead_ngram_size: AtLeastOne | None = None
     lookahead_verification_set_size: AtLeastOne | None = None
-    enable_b10_lookahead: bool | None = None
+    enable_b10_lookahead: bool | None = False
 
     @model_validator(mode="after")
     def _lookahead(self) -> Speculator:
