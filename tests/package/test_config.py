@@ -179,6 +179,14 @@ def test_no_value_is_ever_repeated(tmp_path: Path) -> None:
             assert SENTINEL not in repr(said), text
 
 
+def test_a_package_shows_nothing_of_its_file(tmp_path: Path) -> None:
+    """A package may land in a log; what its file holds may not."""
+    (tmp_path / "config.yaml").write_text(
+        f"model_name: {SENTINEL}\nenvironment_variables: {{A: {SENTINEL}}}\n"
+    )
+    assert SENTINEL not in repr(load_package(tmp_path))
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([*ACCEPTED, *REFUSED]),

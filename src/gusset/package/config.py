@@ -26,7 +26,7 @@ class Package:
 
     folder: Path
     config_file: Path
-    config: TrussConfig
+    config: TrussConfig = field(repr=False)
     secrets: Mapping[str, SecretSlot]
     """The declared secrets, in the order of the file."""
     warnings: tuple[Problem, ...]
