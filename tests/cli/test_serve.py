@@ -273,6 +273,18 @@ def test_an_undeclared_look_up(gusset: Cli, tmp_path: Path) -> None:
     assert b"config.yaml" in (tmp_path / "errors").read_bytes()
 
 
+def test_what_the_code_will_not_do_is_said_at_the_start(gusset: Cli, tmp_path: Path) -> None:
+    """An undeclared secret, a keyword that transformers ignores: file and line, before the first request."""
+    code = MODEL.replace('"hf_access_token"]', '"undeclared_one"]') + "        f(use_auth_token=1)\n"
+    folder = write_model(tmp_path / "m", code=code)
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), errors=tmp_path / "errors"):
+        pass
+    said = (tmp_path / "errors").read_text()
+    assert "model.py:8:" in said and "undeclared_one is used but not declared" in said
+    assert "write token=" in said
+
+
 def test_json_that_is_none(gusset: Cli, folder: Path, tmp_path: Path) -> None:
     """400, as Truss's server says it."""
     gusset("secret", "set", "hf_access_token", input=VALUE)

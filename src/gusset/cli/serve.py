@@ -91,7 +91,7 @@ def _prepared(folder: Path) -> tuple[Deployment, tuple[Problem, ...], str]:
     Raises:
         ConfigInvalid: it is not sound, or wants what cannot be served here.
     """
-    from gusset.package.check import code_problems
+    from gusset.package.check import code_problems, code_warnings
     from gusset.package.config import load_package, unsupported_for_serving
     from gusset.serving.deployment import Deployment
 
@@ -100,7 +100,7 @@ def _prepared(folder: Path) -> tuple[Deployment, tuple[Problem, ...], str]:
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
     example = json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
-    return Deployment.from_package(package), package.warnings, example
+    return Deployment.from_package(package), (*package.warnings, *code_warnings(package)), example
 
 
 def _announce(app: App, address: str, *, name: str, example: str) -> None:

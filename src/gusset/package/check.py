@@ -27,7 +27,7 @@ def check_package(
         found += _missing(package, available)
     found += _absent_folders(package)
     found += code_problems(package)
-    found += _code_warnings(package)
+    found += code_warnings(package)
     if strict:
         found = [replace(problem, warning=False) for problem in found]
     return found + _without_effect(package)
@@ -99,7 +99,8 @@ PREDICT_HINT = 'add to the class:\n    def predict(self, inputs):\n        retur
 """What to write; also said when the lack is only seen at run time."""
 
 
-def _code_warnings(package: Package) -> Iterator[Problem]:
+def code_warnings(package: Package) -> Iterator[Problem]:
+    """What in the model's code will not do what it seems to: undeclared secrets, arguments without effect."""
     file = package.model_file
     code = read_code(file) if file is not None and file.is_file() else None
     if file is None or code is None or code.tree is None:
