@@ -24,9 +24,7 @@ def broken(message: str, hint: str | None = None, *, at: tuple[Any, ...] = ()) -
 class Section(BaseModel):
     """A map of the file. Unknown keys stay; no error holds its input."""
 
-    model_config = ConfigDict(
-        extra="allow", hide_input_in_errors=True, protected_namespaces=(), defer_build=True
-    )
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True, protected_namespaces=())
 
     hidden_when_none: ClassVar[frozenset[str]] = frozenset()
 
