@@ -1,6 +1,6 @@
 """The rule for secrets' names, and how spellings of one name fold together.
 
-Source: SPEC of the secrets API that real clients speak; the same rule holds in
+The rule is that of the hosted secrets API whose clients people have; it holds in
 config.yaml, on the command line, over HTTP and for files.
 """
 

@@ -135,6 +135,13 @@ def check_revision(found: str) -> None:
         )
 
 
+def change_counter(connection: Connection) -> int:
+    """A number that moves whenever another connection has changed the database; cheap to ask."""
+    counter = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+    connection.rollback()
+    return int(counter)
+
+
 def migrate(connection: Connection) -> None:
     """Bring the schema to `REVISION` within the connection's transaction. Slow to import, so not above."""
     from alembic import command

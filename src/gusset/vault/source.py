@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from gusset.secrets.source import Delivered
-from gusset.vault.database import failures_told
+from gusset.vault.database import change_counter, failures_told
 from gusset.vault.secrets import SecretStore
 
 log = logging.getLogger("gusset.vault")
@@ -55,8 +55,7 @@ class VaultSource:
         counter = None
         while not stop.is_set():
             # The counter does not move for what this very connection writes; it writes nothing.
-            now = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-            connection.rollback()
+            now = change_counter(connection)
             if now != counter:
                 counter = now
                 yield self._store.revisions(connection, names)

@@ -67,8 +67,8 @@ Index(
     secrets.c.team_id,
     secrets.c.folded,
     unique=True,
+    # PostgreSQL's condition is in the migration alone: naming it here imports that whole dialect.
     sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
 )
 
 secret_versions = Table(
