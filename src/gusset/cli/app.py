@@ -12,9 +12,9 @@ import click
 
 from gusset.cli.output import Output
 from gusset.secrets.value import SecretValue
-from gusset.settings import Settings
 
 if TYPE_CHECKING:
+    from gusset.settings import Settings
     from gusset.vault import Vault
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +33,8 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
+        from gusset.settings import Settings
+
         return Settings.load(os.environ)
 
     @cached_property
