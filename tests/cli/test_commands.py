@@ -74,6 +74,14 @@ def test_a_checkpoint_kept_elsewhere_is_enough(gusset: Cli, home: Path, tmp_path
     gusset("audit", "verify", "--checkpoint", str(tmp_path / "kept"), status=10)
 
 
+def test_a_witness_that_is_gone_is_said(gusset: Cli, home: Path) -> None:
+    """Without the file the log may hold and still be cut short: a warning says so."""
+    gusset("secret", "set", "token", input=VALUE)
+    assert gusset("audit", "verify").stderr == b""
+    (home / "audit.witness").unlink()
+    assert b"no witness file" in gusset("audit", "verify").stderr
+
+
 def test_audit_export_is_json_lines(gusset: Cli) -> None:
     """One record a line, oldest first, chained."""
     gusset("secret", "set", "a", input=VALUE)

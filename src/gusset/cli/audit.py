@@ -54,6 +54,11 @@ def verify(app: App, checkpoint: Path | None) -> None:
         report = vault.audit.verify(checkpoint=checkpoint)
     if report.problems:
         raise IntegrityError("the audit log does not hold:\n" + "\n".join(report.problems), hint=_DOUBT)
+    if not app.settings.witness_file.exists() and checkpoint is None:
+        app.output.warn(
+            f"there is no witness file at {app.settings.witness_file}: "
+            "a log cut short, or an older database put back, would not be noticed"
+        )
     app.output.result(
         {"records": report.records, "checkpoints": report.checkpoints, "head": report.head},
         f"the audit log holds: {report.records} records, {report.checkpoints} checkpoints",
