@@ -14,13 +14,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql import Executable
 
 import gusset.vault
-from gusset.vault import agreement, audit, keys, secrets
+from gusset.vault import agreement, audit, keys, statements
 from gusset.vault.prepared import Prepared
 from gusset.vault.tables import metadata
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": statement
-    for module in (agreement, audit, keys, secrets)
+    for module in (agreement, audit, keys, statements)
     for name, statement in vars(module).items()
     if isinstance(statement, Executable | Prepared)
 }

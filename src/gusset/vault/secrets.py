@@ -14,7 +14,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, bindparam, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, Row, update
 
 from gusset.errors import Conflict, IntegrityError, SecretNotFound
 from gusset.secrets.name import check_name, fold_name
@@ -26,72 +26,20 @@ from gusset.vault.database import failures_told
 from gusset.vault.envelope import CannotOpen, context_of
 from gusset.vault.info import SecretInfo, State, VersionInfo
 from gusset.vault.keys import KeyringStore
-from gusset.vault.prepared import Prepared
+from gusset.vault.statements import (
+    ADD_VERSION,
+    CREATE,
+    CURRENT_OF_MANY,
+    FIND,
+    FIND_DELETED,
+    LIST,
+    NEW_CURRENT,
+    REVISIONS,
+    SEALED,
+    VERSIONS,
+)
 from gusset.vault.tables import secret_versions, secrets
 from gusset.vault.writer import Done, Writer
-
-# Statements are made once: SQLAlchemy then finds their compiled text in its cache.
-_s, _v = secrets.c, secret_versions.c
-_live = and_(_s.team_id == bindparam("team"), _s.folded == bindparam("folded"), _s.deleted_at.is_(None))
-_find = Prepared(select(secrets).where(_live))
-_find_many = select(secrets).where(
-    _s.team_id == bindparam("team"),
-    _s.folded.in_(bindparam("folded", expanding=True)),
-    _s.deleted_at.is_(None),
-)
-_find_deleted = (
-    select(secrets)
-    .where(
-        _s.team_id == bindparam("team"),
-        _s.deleted_at.is_not(None),
-        or_(_s.id == bindparam("wanted"), _s.folded == bindparam("folded")),
-    )
-    .order_by(_s.deleted_at.desc(), _s.updated_at.desc())
-    .limit(1)
-)
-_list = select(secrets).where(_s.team_id == bindparam("team")).order_by(_s.name, _s.created_at)
-_create = Prepared(
-    insert(secrets),
-    [
-        "id",
-        "team_id",
-        "name",
-        "folded",
-        "created_at",
-        "updated_at",
-        "last_version",
-        "current_version",
-        "revision",
-    ],
-)
-_change = update(secrets).where(_s.id == bindparam("b_id"))
-_new_current = Prepared(
-    _change.values(
-        last_version=bindparam("b_version"),
-        current_version=bindparam("b_version"),
-        updated_at=bindparam("b_at"),
-        revision=_s.revision + text("1"),
-    )
-)
-_add_version = Prepared(
-    insert(secret_versions), ["secret_id", "version", "sealed", "created_at", "created_by"]
-)
-_sealed = select(_v.sealed).where(_v.secret_id == bindparam("id"), _v.version == bindparam("version"))
-_versions = select(secret_versions).where(_v.secret_id == bindparam("id")).order_by(_v.version)
-_current_of_many = (
-    select(_s.id, _s.folded, _v.version, _v.sealed)
-    .join(secret_versions, and_(_v.secret_id == _s.id, _v.version == _s.current_version))
-    .where(
-        _s.team_id == bindparam("team"),
-        _s.folded.in_(bindparam("folded", expanding=True)),
-        _s.deleted_at.is_(None),
-    )
-)
-_revisions = select(_s.id, _s.revision).where(
-    _s.team_id == bindparam("team"),
-    _s.folded.in_(bindparam("folded", expanding=True)),
-    _s.deleted_at.is_(None),
-)
 
 
 class SecretStore:
@@ -145,7 +93,7 @@ class SecretStore:
             info = self._put(connection, name, value, actor, expect_version)
             told = {"note": note, "expires_at": timestamp(expires_at) if expires_at else None}
             if told := {key: text for key, text in told.items() if text is not None}:
-                connection.execute(update(secrets).where(_s.id == info.id).values(**told))
+                connection.execute(update(secrets).where(secrets.c.id == info.id).values(**told))
                 info = self._info(self._need(connection, name))
             return Done(info, [_written(actor, info)])
 
@@ -184,7 +132,7 @@ class SecretStore:
 
     def _create(self, connection: Connection, name: str, value: SecretValue, actor: str) -> SecretInfo:
         at, secret_id = self._now(), new_id()
-        _create.run(
+        CREATE.run(
             connection,
             {
                 "id": secret_id,
@@ -205,7 +153,7 @@ class SecretStore:
         self, connection: Connection, row: Row[Any], value: SecretValue, actor: str
     ) -> SecretInfo:
         at, version = self._now(), row.last_version + 1
-        _new_current.run(connection, {"b_id": row.id, "b_version": version, "b_at": at})
+        NEW_CURRENT.run(connection, {"b_id": row.id, "b_version": version, "b_at": at})
         self._seal(connection, row.id, version, value, actor, at)
         return replace(self._info(row), version=version, updated_at=at)
 
@@ -220,7 +168,7 @@ class SecretStore:
             "created_at": at,
             "created_by": actor,
         }
-        _add_version.run(connection, values)
+        ADD_VERSION.run(connection, values)
 
     def rollback(self, name: str, version: int, *, actor: str) -> SecretInfo:
         """Make the value of an older version current again, as a new version.
@@ -258,7 +206,7 @@ class SecretStore:
 
         def act(connection: Connection) -> Done[SecretInfo]:
             wanted = {"team": self._team_id, "wanted": name_or_id, "folded": fold_name(name_or_id)}
-            row = connection.execute(_find_deleted, wanted).one_or_none()
+            row = connection.execute(FIND_DELETED, wanted).one_or_none()
             if row is None:
                 raise SecretNotFound(
                     f"no deleted secret {name_or_id}", hint="see `gusset secret list --deleted`"
@@ -284,7 +232,7 @@ class SecretStore:
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row, at = self._need(connection, name), self._now()
-            rows = connection.execute(_versions, {"id": row.id}).all()
+            rows = connection.execute(VERSIONS, {"id": row.id}).all()
             wanted = set(versions) if versions is not None else {found.version for found in rows}
             if unknown := sorted(wanted - {found.version for found in rows}):
                 raise SecretNotFound(f"{row.name} has no version {', '.join(map(str, unknown))}")
@@ -292,7 +240,7 @@ class SecretStore:
             gone = sorted(v.version for v in rows if v.sealed is not None and v.version in wanted)
             connection.execute(
                 update(secret_versions)
-                .where(_v.secret_id == row.id, _v.version.in_(gone))
+                .where(secret_versions.c.secret_id == row.id, secret_versions.c.version.in_(gone))
                 .values(sealed=None, destroyed_at=at)
             )
             current = max(left, default=None)
@@ -307,7 +255,7 @@ class SecretStore:
     def list(self, *, include_deleted: bool = False) -> list[SecretInfo]:
         """Every secret, by name; metadata only, so not audited."""
         with failures_told(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(_list, {"team": self._team_id}).all()
+            rows = connection.execute(LIST, {"team": self._team_id}).all()
         return [self._info(row) for row in rows if include_deleted or row.deleted_at is None]
 
     def get(self, name: str) -> SecretInfo:
@@ -319,7 +267,7 @@ class SecretStore:
         """The versions of a secret, oldest first. Raises SecretNotFound."""
         with failures_told(self._engine), self._engine.connect() as connection, connection.begin():
             row = self._need(connection, name)
-            rows = connection.execute(_versions, {"id": row.id}).all()
+            rows = connection.execute(VERSIONS, {"id": row.id}).all()
         return [
             VersionInfo(found.version, found.created_at, found.created_by, _state(found, row.current_version))
             for found in rows
@@ -354,7 +302,7 @@ class SecretStore:
             return {}
 
         def act(connection: Connection) -> Done[dict[str, Delivered]]:
-            rows = {row.folded: row for row in connection.execute(_current_of_many, self._folded(names))}
+            rows = {row.folded: row for row in connection.execute(CURRENT_OF_MANY, self._folded(names))}
             found = {name: rows[fold_name(name)] for name in names if fold_name(name) in rows}
             values = {name: self._delivered(connection, name, row) for name, row in found.items()}
             details: dict[str, Any] = {"versions": {name: row.version for name, row in found.items()}}
@@ -369,9 +317,7 @@ class SecretStore:
 
     def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
         """Ids and revisions of the live ones among `names`: differs when one may read differently."""
-        return frozenset(
-            (row.id, row.revision) for row in connection.execute(_revisions, self._folded(names))
-        )
+        return frozenset((row.id, row.revision) for row in connection.execute(REVISIONS, self._folded(names)))
 
     # --- inside
 
@@ -380,7 +326,7 @@ class SecretStore:
         return Delivered(value, row.version, "the vault")
 
     def _opened(self, connection: Connection, secret_id: str, name: str, version: int | None) -> SecretValue:
-        found = connection.execute(_sealed, {"id": secret_id, "version": version}).one_or_none()
+        found = connection.execute(SEALED, {"id": secret_id, "version": version}).one_or_none()
         if found is None:
             raise SecretNotFound(_no_version(name, version), hint=f"see `gusset secret history {name}`")
         if found.sealed is None:
@@ -405,13 +351,13 @@ class SecretStore:
         return context_of(self._team_id, secret_id, str(version))
 
     def _row(self, connection: Connection, name: str) -> Row[Any] | None:
-        return _find.one(connection, {"team": self._team_id, "folded": fold_name(name)})
+        return FIND.one(connection, {"team": self._team_id, "folded": fold_name(name)})
 
     def _need(self, connection: Connection, name: str) -> Row[Any]:
         row = self._row(connection, check_name(name))
         if row is None:
             known = [
-                r.name for r in connection.execute(_list, {"team": self._team_id}) if r.deleted_at is None
+                r.name for r in connection.execute(LIST, {"team": self._team_id}) if r.deleted_at is None
             ]
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"add it with `gusset secret set {name}`"
@@ -419,8 +365,10 @@ class SecretStore:
         return row
 
     def _update(self, connection: Connection, secret_id: str, **values: Any) -> None:
-        statement = update(secrets).where(_s.id == secret_id)
-        connection.execute(statement.values(**values, updated_at=self._now(), revision=_s.revision + 1))
+        statement = update(secrets).where(secrets.c.id == secret_id)
+        connection.execute(
+            statement.values(**values, updated_at=self._now(), revision=secrets.c.revision + 1)
+        )
 
     def _folded(self, names: Collection[str]) -> dict[str, Any]:
         return {"team": self._team_id, "folded": sorted({fold_name(check_name(name)) for name in names})}
