@@ -42,6 +42,27 @@ def test_the_readmes_model_is_served_as_it_stands(gusset: Cli, tmp_path: Path) -
     assert answer.json() == {"authorized": True, "text": "hello"}
 
 
+def test_the_reference_of_secrets_is_true(gusset: Cli, tmp_path: Path) -> None:
+    """The model of docs/secrets.md says what the text beside it promises."""
+    text = (ROOT / "docs" / "secrets.md").read_text()
+    folder = tmp_path / "documented"
+    (folder / "model").mkdir(parents=True)
+    (folder / "config.yaml").write_text(blocks(text, "yaml")[0])
+    (folder / "model" / "model.py").write_text(blocks(text, "python")[0])
+    gusset("secret", "set", "hf-access-token", input="tökens-are-bytes".encode())
+    with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
+        answer = httpx.post(f"{address}/predict", json={}).json()
+
+    assert answer == {
+        "text": 16,
+        "bytes": 17,
+        "default": "none",
+        "set": ["hf_access_token"],
+        "declared": ["hf_access_token", "db-password"],
+        "printed": "'***'",
+    }
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     """No dead link from one document to another, or to a picture."""
