@@ -206,6 +206,17 @@ def test_a_closed_pipe_is_not_an_error_to_speak_of(gusset: Cli) -> None:
     assert b"Traceback" not in done.stderr
 
 
+def test_a_number_out_of_range_is_told_its_range(gusset: Cli) -> None:
+    """The bounds are said, not what was typed."""
+    assert (
+        b"--port must be a whole number from 0 to 65535"
+        in gusset("serve", ".", "--port", "99999", status=2).stderr
+    )
+    assert (
+        b"--limit must be a whole number from 1" in gusset("audit", "show", "--limit", "0", status=2).stderr
+    )
+
+
 def test_without_an_argument_there_is_help(gusset: Cli) -> None:
     """Bare `gusset` says what it can do."""
     done = gusset(status=2)

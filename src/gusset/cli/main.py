@@ -119,6 +119,9 @@ def _bad_parameter(error: click.BadParameter) -> str:
         return f"{name} is one of {', '.join(map(str, kind.choices))}"
     if isinstance(kind, click.Path):
         return error.message  # names a path, which is not a value
+    if isinstance(kind, click.IntRange):
+        upper = "" if kind.max is None else f" to {kind.max}"
+        return f"{name} must be a whole number from {kind.min}{upper}"
     return f"{name} must be {_article(kind.name)}"
 
 
