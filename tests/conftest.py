@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-
 # A property has no time limit of its own: how fast a machine is says nothing of whether it holds.
 settings.register_profile("gusset", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gusset")
