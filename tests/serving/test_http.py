@@ -314,3 +314,25 @@ def test_models_folder_serves(echo: Served, serve: Kitchen) -> None:
     """The folders under tests/models are served as they are."""
     serve.folder = Path(__file__).parents[1] / "models" / "echo"
     assert serve().ready().predict({"a": 1}).json() == {"a": 1}
+
+
+def test_a_body_is_never_taken_for_a_request(serve: Kitchen) -> None:
+    """A request with a body that asks for another protocol is refused, and what follows is not looked at."""
+    inner = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: %d\r\n\r\n"
+    port = serve("class Model:\n    def predict(self, x):\n        return x\n").ready().port
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(head % len(inner) + inner)
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 400")
+
+
+def test_an_error_that_cannot_be_logged_is_still_answered(serve: Kitchen) -> None:
+    """A model that closes its standard error and fails does not take the model's thread with it."""
+    served = serve(
+        "import sys\nclass Model:\n    def predict(self, x):\n        sys.stderr.close()\n"
+        "        error = SyntaxError('odd')\n        error.text = 5\n        raise error\n"
+    ).ready()
+    assert [served.predict({}).status_code for _ in range(3)] == [500, 500, 500]

@@ -45,12 +45,22 @@ def test_what_was_done_properly_agrees(settings: Settings) -> None:
     assert problems(settings) == ()
 
 
+def test_a_secret_may_be_called_as_the_log_calls_things(settings: Settings) -> None:
+    """Names in a record of delivery are not taken for what a change led to."""
+    with open_vault(settings) as vault:
+        vault.secrets.set("deleted-too", SecretValue(b"value"), actor="alice")
+        vault.secrets.deliver(["deleted", "version", "id"], actor="alice", deployment="model")
+    assert problems(settings) == ()
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
         ("UPDATE secrets SET current_version = 1 WHERE name = 'replaced'", "at version 1 in the database"),
         ("UPDATE secrets SET deleted_at = NULL WHERE name = 'deleted' AND last_version = 1", None),
         ("UPDATE secrets SET deleted_at = 'x' WHERE name = 'plain'", "deleted in the database"),
+        ("UPDATE secrets SET name = 'plane', folded = 'plane' WHERE name = 'plain'", "named plane"),
+        ("UPDATE secrets SET folded = 'plane' WHERE name = 'plain'", "named plain"),
         ("DELETE FROM secrets WHERE name = 'plain'", "is gone from the database"),
         (
             "INSERT INTO secrets SELECT 'other', team_id, 'forged', 'forged', note, expires_at, created_at,"
@@ -58,7 +68,7 @@ def test_what_was_done_properly_agrees(settings: Settings) -> None:
             "was never written",
         ),
     ],
-    ids=["rolled back", "undeleted", "deleted", "removed", "added"],
+    ids=["rolled back", "undeleted", "deleted", "renamed", "refolded", "removed", "added"],
 )
 def test_a_row_changed_behind_the_log_is_found(settings: Settings, statement: str, said: str | None) -> None:
     """Which version is current cannot be turned back in silence."""

@@ -40,11 +40,11 @@ class App:
     @cached_property
     def actor(self) -> str:
         """Who does this, as the audit log has it: the account's name."""
-        import getpass
+        import pwd
 
         try:
-            return getpass.getuser()
-        except (KeyError, OSError):  # a container's user may have no name
+            return pwd.getpwuid(os.getuid()).pw_name  # not $LOGNAME, which anybody may set
+        except KeyError:  # a container's user may have no name
             return f"uid {os.getuid()}"
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import re
@@ -145,7 +146,11 @@ class Endpoints:
         """The client hears that the model failed; the log hears why."""
         if isinstance(error, Raised) and error.__cause__ is not None:
             error = error.__cause__
-        log.error("%s\n%s", MODEL_ERROR, model_traceback(error, self._folder))
+        try:
+            log.error("%s\n%s", MODEL_ERROR, model_traceback(error, self._folder))
+        except Exception:  # an error that cannot even be shown: the client still gets its answer
+            with contextlib.suppress(Exception):
+                log.error("%s (%s)", MODEL_ERROR, type(error).__name__)  # noqa: TRY400
         return Answer(500, error_body(MODEL_ERROR), _ERROR_OF_MODEL)
 
     def _send(self, exchange: Exchange, answer: Answer) -> None:

@@ -229,6 +229,10 @@ class Connection(asyncio.Protocol):
         self._incoming = exchange
         self._body_began = self._loop.time()
         length = exchange.header(b"content-length")
+        if parser.should_upgrade() and (length or exchange.header(b"transfer-encoding")):
+            # The parser would leave the body unread, and take it for the next request.
+            self._refuse(400, "A request with a body cannot ask for another protocol.")
+            return
         if length is not None and int(length) > self._server.limits.body:
             self._refuse_body()
         elif (expected := exchange.header(b"expect")) is not None:
@@ -303,7 +307,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             # Nobody here speaks the other protocol: go on in HTTP, as whoever offers it must allow for.
             self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
+            if (rest := data[upgrade.args[0] :]) and self._refusal is None:
                 self._feed(rest)
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")

@@ -15,10 +15,14 @@ from typing import Any, Protocol
 
 from sqlalchemy import select
 
+from gusset.secrets.name import fold_name
 from gusset.vault.info import SecretInfo
 from gusset.vault.tables import secrets
 
-ROWS = select(secrets.c.id, secrets.c.name, secrets.c.current_version, secrets.c.deleted_at)
+ROWS = select(secrets.c.id, secrets.c.name, secrets.c.folded, secrets.c.current_version, secrets.c.deleted_at)
+CHANGES = frozenset(
+    f"secret.{verb}" for verb in ("create", "write", "rollback", "delete", "restore", "destroy")
+)
 
 
 def outcome_of(info: SecretInfo) -> dict[str, Any]:
@@ -33,6 +37,8 @@ class Recorded(Protocol):
     def seq(self) -> int: ...
     @property
     def outcome(self) -> str: ...
+    @property
+    def action(self) -> str: ...
     @property
     def target(self) -> str: ...
     @property
@@ -56,7 +62,7 @@ class Agreement:
         self._last: dict[str, _Last] = {}
 
     def follow(self, record: Recorded) -> None:
-        if record.outcome != "ok" or '"deleted"' not in record.details:
+        if record.outcome != "ok" or record.action not in CHANGES:
             return
         said: Mapping[str, Any] = json.loads(record.details)
         self._last[said["id"]] = _Last(record.seq, record.target, said["version"], said["deleted"])
@@ -73,6 +79,10 @@ class Agreement:
             last = self._last.get(key)
             if last is None:
                 problems.append(f"the secret {row.name} is in the database, but was never written")
+            elif row.name != last.name or row.folded != fold_name(row.name):
+                problems.append(
+                    f"the secret {last.name} of record {last.seq} is named {row.name} in the database"
+                )
             elif (row.current_version, row.deleted_at is not None) != (last.version, last.deleted):
                 problems.append(
                     f"record {last.seq} left the secret {row.name} {_state(last.version, last.deleted)}, "

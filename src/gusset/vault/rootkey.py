@@ -90,7 +90,8 @@ def write_root_key(path: Path, key: RootKey) -> None:
     """Put a key at `path`, whole or not at all, for its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = path.with_name(path.name + ".new")
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    scratch.unlink(missing_ok=True)  # left by a crash, or laid there by somebody: never written into
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(_PREFIX + base64.b64encode(key.key) + b"\n")
         file.flush()
