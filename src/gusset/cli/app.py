@@ -47,6 +47,12 @@ class App:
         except KeyError:  # a container's user may have no name
             return f"uid {os.getuid()}"
 
+    def hold_values(self) -> None:
+        """To be called before this process gets hold of a value: nobody may read it from our memory."""
+        from gusset.serving.process import harden
+
+        harden()
+
     @contextmanager
     def vault(self, *, create: bool = True) -> Iterator[Vault]:
         """The embedded vault, open for the length of one command."""

@@ -61,6 +61,7 @@ def exec_(
         check_name(name)
     if not names and not wanted:
         raise UsageError("no secret was chosen", hint="name each with --secret NAME, or --env VARIABLE=NAME")
+    app.hold_values()
     values = _read(app, {*names, *wanted.values()}, secrets_dir)
     app.held.extend(values.values())
     return _run(
@@ -95,9 +96,7 @@ def _run(
 ) -> int:
     from gusset.containers.mount import SecretsFolder
     from gusset.secrets.masking import Masker
-    from gusset.serving.process import harden
 
-    harden()
     masker = Masker([*files.values(), *variables.values()])
     with SecretsFolder(files) as folder:  # forks its reaper, so before the threads below
         environment = {**os.environb, b"GUSSET_SECRETS_DIR": os.fsencode(folder.path)}

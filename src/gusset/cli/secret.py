@@ -59,6 +59,7 @@ def set_(app: App, name: str, exact: bool, from_file: Path | None) -> None:
     without one final newline.
     """
     _check_written_name(name)
+    app.hold_values()
     value = SecretValue(check_length(_value_of(app, name, exact=exact, from_file=from_file)))
     app.held.append(value)
     with app.vault() as vault:
@@ -228,6 +229,7 @@ def reveal(app: App, name: str, version: int | None) -> None:
             "a value is shown only to a person at a terminal",
             hint=f"to give it to a program: `gusset exec --secret {name} -- COMMAND`",
         )
+    app.hold_values()
     with app.vault() as vault:
         value = vault.secrets.reveal(name, version=version, actor=app.actor)
     sys.stdout.buffer.write(value.reveal() + b"\n")
@@ -241,6 +243,7 @@ def import_(app: App, file: Path) -> None:
     """Set every NAME=VALUE of a .env file (- for standard input), all or none."""
     from gusset.secrets.dotenv import parse_dotenv
 
+    app.hold_values()
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     entries = parse_dotenv(data, file=str(file))
     app.held.extend(entry.value for entry in entries)
