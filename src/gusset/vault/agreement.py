@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,8 +65,10 @@ class Agreement:
     def follow(self, record: Recorded) -> None:
         if record.outcome != "ok" or record.action not in CHANGES:
             return
-        said: Mapping[str, Any] = json.loads(record.details)
-        self._last[said["id"]] = _Last(record.seq, record.target, said["version"], said["deleted"])
+        # An altered record may say anything; the chain tells that it was altered.
+        with suppress(KeyError, TypeError, ValueError):
+            said: Mapping[str, Any] = json.loads(record.details)
+            self._last[said["id"]] = _Last(record.seq, record.target, said["version"], said["deleted"])
 
     def problems(self, rows: Iterable[Any]) -> list[str]:
         """What the rows of the secrets (see `ROWS`) say otherwise than the log."""
