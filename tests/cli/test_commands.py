@@ -90,8 +90,9 @@ def test_audit_export_is_json_lines(gusset: Cli) -> None:
     records = [json.loads(line) for line in gusset("audit", "export").stdout.splitlines()]
 
     assert [(r["seq"], r["action"], r["outcome"]) for r in records] == [
-        (1, "secret.create", "ok"),
-        (2, "secret.delete", "ok"),
+        (1, "vault.create", "ok"),
+        (2, "secret.create", "ok"),
+        (3, "secret.delete", "ok"),
     ]
 
 

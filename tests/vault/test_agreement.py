@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gusset.errors import IntegrityError, RootKeyError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import open_vault
@@ -80,3 +81,92 @@ def test_a_row_changed_behind_the_log_is_found(settings: Settings, statement: st
     found = problems(settings)
 
     assert found and (said is None or said in found[0])
+
+
+def test_a_delivery_of_what_was_turned_back_for_a_while_is_found(settings: Settings) -> None:
+    """The row is put right again afterwards; the record of the delivery tells all the same."""
+    with closing(sqlite3.connect(settings.home / "vault.db")) as database, open_vault(settings) as vault:
+        database.execute("UPDATE secrets SET current_version = 1 WHERE name = 'replaced'")
+        database.commit()
+        vault.secrets.deliver(["replaced"], actor="alice", deployment="model")
+        database.execute("UPDATE secrets SET current_version = 2 WHERE name = 'replaced'")
+        database.commit()
+        found = vault.audit.verify().problems
+
+    assert len(found) == 1
+    assert "delivered version 1 of replaced, but version 2 was current" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (
+            "UPDATE secret_versions SET sealed = x'00' WHERE secret_id ="
+            " (SELECT id FROM secrets WHERE name = 'plain')",
+            "the stored bytes of plain (version 1) do not open",
+        ),
+        (
+            "UPDATE secret_versions SET sealed = NULL WHERE secret_id ="
+            " (SELECT id FROM secrets WHERE name = 'plain')",
+            "the stored bytes of plain (version 1) do not open",
+        ),
+        (
+            "UPDATE secret_versions SET sealed = 'text' WHERE secret_id ="
+            " (SELECT id FROM secrets WHERE name = 'plain')",
+            "the stored bytes of plain (version 1) do not open",
+        ),
+        (
+            "DELETE FROM secret_versions WHERE secret_id = (SELECT id FROM secrets WHERE name = 'plain')",
+            "the current version 1 of plain is gone",
+        ),
+        (
+            "UPDATE secret_versions SET sealed = x'00' WHERE version = 2 AND secret_id ="
+            " (SELECT id FROM secrets WHERE name = 'partly')",
+            "version 2 of partly was destroyed, but is in the database again",
+        ),
+        ("DELETE FROM audit", "the log is empty"),
+    ],
+    ids=["damaged", "emptied", "of another type", "removed", "destroyed, put back", "no log"],
+)
+def test_stored_bytes_are_looked_at(settings: Settings, statement: str, said: str) -> None:
+    """Every version that was not destroyed opens in its place, and none that was destroyed is back."""
+    (settings.home / "audit.witness").unlink()
+    with closing(sqlite3.connect(settings.home / "vault.db")) as database:
+        database.execute("DELETE FROM checkpoints")
+        database.execute(statement)
+        database.commit()
+    assert said in "\n".join(problems(settings))
+
+
+def test_a_renamed_row_does_not_deliver_its_value(settings: Settings) -> None:
+    """A value is sealed for its name: another secret's value cannot be slipped under a name."""
+    with closing(sqlite3.connect(settings.home / "vault.db")) as database, open_vault(settings) as vault:
+        database.execute("UPDATE secrets SET name = 'aside', folded = 'aside' WHERE name = 'plain'")
+        database.execute("UPDATE secrets SET name = 'plain', folded = 'plain' WHERE name = 'rolled'")
+        database.commit()
+        with pytest.raises(IntegrityError, match="plain"):
+            vault.secrets.deliver(["plain"], actor="alice", deployment="model")
+
+
+@pytest.mark.parametrize("kind", ["kek", "audit", "signing"])
+def test_a_keyring_that_lost_a_key_is_said_to_be_altered(settings: Settings, kind: str) -> None:
+    """Not a traceback: exit 10 and what to do."""
+    with closing(sqlite3.connect(settings.home / "vault.db")) as database:
+        database.execute("DELETE FROM keyring WHERE kind = ?", (kind,))
+        database.commit()
+    with pytest.raises(RootKeyError, match=f"no {kind} key"), open_vault(settings):
+        pass
+
+
+def test_destroyed_bytes_leave_the_files_while_others_have_the_vault_open(settings: Settings) -> None:
+    """SQLite keeps old pages in its write-ahead log until the last process closes: not these."""
+    with open_vault(settings) as other, open_vault(settings) as vault:
+        other.secrets.list()
+        vault.secrets.set("gone", SecretValue(b"x" * 4000), actor="alice")
+        with closing(sqlite3.connect(settings.home / "vault.db")) as database:
+            [(sealed,)] = database.execute(
+                "SELECT sealed FROM secret_versions ORDER BY length(sealed) DESC LIMIT 1"
+            ).fetchall()
+        vault.secrets.destroy("gone", actor="alice")
+        for file in settings.home.glob("vault.db*"):
+            assert sealed[1000:1100] not in file.read_bytes(), file

@@ -43,7 +43,9 @@ def test_every_act_and_refusal_is_recorded(vault: Vault) -> None:
     vault.secrets.reveal("x", actor="alice")
     vault.secrets.delete("x", actor="alice")
     records = vault.audit.show()
+    vault_name, team = records[0].target, vault.secrets.list(include_deleted=True)[0].team_id
     assert [(r.actor, r.action, r.target, r.outcome) for r in records] == [
+        ("gusset", "vault.create", vault_name, "ok"),
         ("alice", "secret.create", "x", "ok"),
         ("alice", "secret.write", "x", "ok"),
         ("bob", "secret.write", "x", "conflict"),
@@ -52,7 +54,7 @@ def test_every_act_and_refusal_is_recorded(vault: Vault) -> None:
         ("alice", "secret.reveal", "x", "ok"),
         ("alice", "secret.delete", "x", "ok"),
     ]
-    assert json.loads(records[4].details) == {"versions": {"x": 2}, "missing": ["z"]}
+    assert json.loads(records[5].details) == {"team": team, "versions": {"x": 2}, "missing": ["z"]}
     assert vault.audit.verify().problems == ()
 
 
@@ -60,10 +62,10 @@ def test_records_are_filtered_and_limited(vault: Vault) -> None:
     """The newest that fit, oldest first."""
     for name in ("a", "b", "a", "a"):
         vault.secrets.set(name, SecretValue(b"v"), actor="alice")
-    assert [record.seq for record in vault.audit.show(target="a", limit=2)] == [3, 4]
-    assert [record.seq for record in vault.audit.show(action="secret.create")] == [1, 2]
+    assert [record.seq for record in vault.audit.show(target="a", limit=2)] == [4, 5]
+    assert [record.seq for record in vault.audit.show(action="secret.create")] == [2, 3]
     assert vault.audit.show(actor="bob") == []
-    assert [record.data()["seq"] for record in vault.audit.export()] == [1, 2, 3, 4]
+    assert [record.data()["seq"] for record in vault.audit.export()] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,6 @@ def test_tampering_is_found(settings: Settings, sql: Sql, tampering: str) -> Non
 
 def test_a_chain_rebuilt_without_the_keyring_is_found(settings: Settings, sql: Sql) -> None:
     """Hashes can be computed by anybody; the record's HMAC cannot."""
-    write(settings, b"1")
     with open_vault(settings) as vault:
         [record] = vault.audit.show()
         genesis = _genesis(sql)
@@ -176,7 +177,7 @@ def test_a_torn_witness_line_costs_no_later_checkpoint(settings: Settings) -> No
         file.write(b'{"vault": "cut')
     write(settings, b"2")
     newest = settings.witness_file.read_bytes().splitlines()[-1]
-    assert json.loads(newest)["seq"] == 2
+    assert json.loads(newest)["seq"] == 3
     assert problems(settings) == ""
 
 

@@ -24,8 +24,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, insert, select
 
 from gusset.errors import UsageError
-from gusset.vault.agreement import ROWS, Agreement
+from gusset.vault.agreement import ROWS, VERSION_ROWS, Agreement
 from gusset.vault.database import failures_told
+from gusset.vault.envelope import CannotOpen, place_of
 from gusset.vault.keyring import Keyring
 from gusset.vault.prepared import Prepared
 from gusset.vault.tables import audit as audit_table
@@ -311,13 +312,23 @@ class AuditLog:
         with failures_told(self._engine), self._engine.connect() as connection, connection.begin():
             places["the database"] = [Checkpoint(self._vault, *row) for row in connection.execute(_stored)]
             wanted = {point.seq for points in places.values() for point in points}
-            agreement = Agreement()
+            agreement = Agreement(self._opens)
             head, hashes, problems = self._walk(connection, wanted, agreement)
-            problems += agreement.problems(connection.execute(ROWS))
+            problems += agreement.problems(connection.execute(ROWS), connection.execute(VERSION_ROWS))
+        if head.seq == 0:  # the making of the vault is its first record
+            problems.append("the log is empty: every record was removed")
         for place, points in places.items():
             problems += self._hold(place, points, head, hashes)
         count = sum(map(len, places.values()))
         return Report(head.seq, count, f"{head.seq}:{head.hash.hex()}", tuple(problems))
+
+    def _opens(self, row: Any) -> bool:
+        """Whether the sealed bytes of a version (see `VERSION_ROWS`) open in their place."""
+        try:
+            self._keyring().open(row.sealed, place_of(row.team_id, row.secret_id, row.folded, row.version))
+        except (CannotOpen, KeyError):
+            return False
+        return True
 
     def _given(self, path: Path | None) -> dict[str, list[Checkpoint]]:
         if path is None:

@@ -142,6 +142,19 @@ def change_counter(connection: Connection) -> int:
     return int(counter)
 
 
+def forget_old_pages(engine: Engine) -> None:
+    """Empty SQLite's write-ahead log, which holds the pages of before until the database is closed.
+
+    Best effort: what a reader still looks at stays until the next time.
+    """
+    with failures_told(engine), engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=2000")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        cursor.execute(f"PRAGMA busy_timeout={LOCK_WAIT * 1000}")
+        cursor.close()
+
+
 def migrate(connection: Connection) -> None:
     """Bring the schema to `REVISION` within the connection's transaction. Slow to import, so not above."""
     from alembic import command

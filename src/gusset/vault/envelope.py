@@ -42,6 +42,11 @@ def context_of(*parts: str | int) -> bytes:
     return b"".join(len(text).to_bytes(4, "big") + text for text in texts)
 
 
+def place_of(team_id: str, secret_id: str, folded: str, version: int | None) -> bytes:
+    """The context of one version of a secret: a row that is renamed or moved does not open."""
+    return context_of("secret", team_id, secret_id, folded, str(version))
+
+
 def seal(value: bytes, *, context: bytes, kek: AESGCM, number: int) -> bytes:
     """Seal `value` for `context` under a fresh DEK, wrapped by KEK `number`."""
     dek = AESGCM.generate_key(256)
@@ -81,6 +86,8 @@ def _wrap(dek: bytes, context: bytes, kek: AESGCM, number: int) -> bytes:
 
 
 def _unwrap(sealed: bytes, context: bytes, keks: KeyByNumber) -> bytes:
+    if not isinstance(sealed, bytes):  # a column holds whatever was written to it
+        raise CannotOpen("there are no sealed bytes")
     if len(sealed) < _WRAPPED + _NONCE + 16:
         raise CannotOpen("the sealed bytes are cut short")
     if sealed[0] != FORMAT:

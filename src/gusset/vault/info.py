@@ -17,6 +17,7 @@ class SecretInfo:
     id: str
     name: str
     team: str
+    team_id: str
     version: int | None
     created_at: str
     updated_at: str

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, up
 
 from gusset.errors import Conflict, RootKeyError
 from gusset.vault.audit import Clock, Entry, timestamp
-from gusset.vault.database import alone, file_of
-from gusset.vault.envelope import CannotOpen, context_of, kek_number
-from gusset.vault.keyring import KEK, Keyring, Keys
+from gusset.vault.database import alone, file_of, forget_old_pages
+from gusset.vault.envelope import CannotOpen, context_of, kek_number, place_of
+from gusset.vault.keyring import AUDIT, KEK, SIGNING, Keyring, Keys
 from gusset.vault.rootkey import RootKey, new_root_key, read_root_key, write_root_key
 from gusset.vault.tables import keyring as keyring_table
 from gusset.vault.tables import secret_versions, secrets
@@ -28,7 +28,7 @@ REWRAP_BATCH = 500
 _k, _v = keyring_table.c, secret_versions.c
 _wrapped = select(_k.kind, _k.number, _k.root_key_id, _k.wrapped)
 _sealed_after = (
-    select(secrets.c.team_id, _v.secret_id, _v.version, _v.sealed)
+    select(secrets.c.team_id, secrets.c.folded, _v.secret_id, _v.version, _v.sealed)
     .join(secrets, secrets.c.id == _v.secret_id)
     .where(_v.sealed.is_not(None))
 )
@@ -65,6 +65,17 @@ class KeyringStore:
             raise RuntimeError("the keyring has not been read yet")
         return self._current
 
+    def open(self, connection: Connection, sealed: bytes, place: bytes) -> bytes:
+        """The value in `sealed`; the keyring is read again when another process has rotated the KEK.
+
+        Raises:
+            CannotOpen, KeyError: see `Keyring.open`.
+        """
+        keyring = self.current
+        if isinstance(sealed, bytes) and not keyring.knows(sealed):
+            keyring = self.reload(connection)
+        return keyring.open(sealed, place)
+
     def reload(self, connection: Connection) -> Keyring:
         """Read the keyring from the database.
 
@@ -81,6 +92,12 @@ class KeyringStore:
             raise RootKeyError(
                 f"{self._root_key_file} is not the root key of this vault",
                 hint="put this vault's own root key there, or name its place in GUSSET_ROOT_KEY_FILE",
+            )
+        kinds = {row.kind for row in mine}
+        if lost := sorted({KEK, AUDIT, SIGNING} - kinds):
+            raise RootKeyError(
+                f"the keyring was altered: it has no {' and no '.join(lost)} key",
+                hint="put a backup of the database back",
             )
         return {
             (row.kind, row.number): root.unwrap(row.wrapped, self._context(row.kind, row.number))
@@ -178,7 +195,7 @@ class KeyRotation:
         if kek_number(row.sealed) == keyring.newest:
             return None
         try:
-            new = keyring.rewrap(row.sealed, context_of(row.team_id, row.secret_id, str(row.version)))
+            new = keyring.rewrap(row.sealed, place_of(row.team_id, row.secret_id, row.folded, row.version))
         except (CannotOpen, KeyError):
             return None  # damaged: it stays as it is, and whoever reads it is told
         return {"b_id": row.secret_id, "b_version": row.version, "b_old": row.sealed, "b_new": new}
@@ -212,6 +229,7 @@ class KeyRotation:
         self._writer.run(Entry(actor, "key.rotate_root", "root key"), wrap)
         write_root_key(self._root_key_file, root)
         self._writer.run(Entry(actor, "key.rotate_root", "root key"), forget)
+        forget_old_pages(self._engine)
 
     def _now(self) -> str:
         return timestamp(self._clock())

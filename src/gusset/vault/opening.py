@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.settings import Settings
-from gusset.vault.audit import AuditLog, Chain, Clock, Witness, timestamp
+from gusset.vault.audit import AuditLog, Chain, Checkpoint, Clock, Entry, Witness, timestamp
 from gusset.vault.database import (
     alone,
     check_revision,
@@ -84,22 +84,27 @@ def _prepare(engine: Engine, settings: Settings, create: bool, clock: Clock) -> 
     with alone(file), engine.connect() as connection:
         connection = connection.execution_options(writing=True)
         with connection.begin():
-            _create_or_migrate(connection, settings, timestamp(clock()))
+            checkpoint = _create_or_migrate(connection, settings, clock)
+    if checkpoint:
+        Witness(settings.witness_file).add(checkpoint)
 
 
-def _create_or_migrate(connection: Connection, settings: Settings, at: str) -> None:
+def _create_or_migrate(connection: Connection, settings: Settings, clock: Clock) -> Checkpoint | None:
     """In one transaction, so that a vault is there as a whole or not at all. The root key's file comes first:
     one without a vault is used by the next attempt, a vault without one would be lost."""
     migrate(connection)
     if connection.execute(select(keyring_table.c.kind).limit(1)).one_or_none():
-        return
-    vault = new_id()
+        return None
+    vault, at = new_id(), timestamp(clock())
     if not settings.root_key_file.exists():
         write_root_key(settings.root_key_file, new_root_key())
     root = read_root_key(settings.root_key_file)
     connection.execute(insert(meta), {"key": "vault", "value": vault})
     connection.execute(insert(teams), {"id": new_id(), "name": DEFAULT_TEAM, "created_at": at})
-    KeyringStore(settings.root_key_file, vault).write(connection, Keyring.new().keys(), root, at)
+    keyring = Keyring.new()
+    KeyringStore(settings.root_key_file, vault).write(connection, keyring.keys(), root, at)
+    # A first record, so that a log without any is one that was emptied.
+    return Chain(vault, lambda: keyring, clock).extend(connection, [Entry("gusset", "vault.create", vault)])
 
 
 def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]:

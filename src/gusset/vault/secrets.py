@@ -22,8 +22,8 @@ from gusset.secrets.source import Delivered
 from gusset.secrets.value import SecretValue, check_length
 from gusset.vault.agreement import outcome_of
 from gusset.vault.audit import Clock, Entry, timestamp
-from gusset.vault.database import failures_told
-from gusset.vault.envelope import CannotOpen, context_of
+from gusset.vault.database import failures_told, forget_old_pages
+from gusset.vault.envelope import CannotOpen, place_of
 from gusset.vault.info import SecretInfo, State, VersionInfo
 from gusset.vault.keys import KeyringStore
 from gusset.vault.statements import (
@@ -146,21 +146,29 @@ class SecretStore:
                 "revision": 1,
             },
         )
-        self._seal(connection, secret_id, 1, value, actor, at)
-        return SecretInfo(secret_id, name, self._team, 1, at, at)
+        self._seal(connection, secret_id, name, 1, value, actor, at)
+        return SecretInfo(secret_id, name, self._team, self._team_id, 1, at, at)
 
     def _add_version(
         self, connection: Connection, row: Row[Any], value: SecretValue, actor: str
     ) -> SecretInfo:
         at, version = self._now(), row.last_version + 1
         NEW_CURRENT.run(connection, {"b_id": row.id, "b_version": version, "b_at": at})
-        self._seal(connection, row.id, version, value, actor, at)
+        self._seal(connection, row.id, row.name, version, value, actor, at)
         return replace(self._info(row), version=version, updated_at=at)
 
     def _seal(
-        self, connection: Connection, secret_id: str, version: int, value: SecretValue, actor: str, at: str
+        self,
+        connection: Connection,
+        secret_id: str,
+        name: str,
+        version: int,
+        value: SecretValue,
+        actor: str,
+        at: str,
     ) -> None:
-        sealed = self._keys.current.seal(value.reveal(), self._context(secret_id, version))
+        place = place_of(self._team_id, secret_id, fold_name(name), version)
+        sealed = self._keys.current.seal(value.reveal(), place)
         values = {
             "secret_id": secret_id,
             "version": version,
@@ -248,7 +256,9 @@ class SecretStore:
             info = replace(self._info(row), version=current, updated_at=at)
             return Done(info, [_changed(actor, "secret.destroy", info, {"destroyed": gone})])
 
-        return self._writer.run(Entry(actor, "secret.destroy", name), act)
+        info = self._writer.run(Entry(actor, "secret.destroy", name), act)
+        forget_old_pages(self._engine)
+        return info
 
     # --- reading
 
@@ -305,7 +315,10 @@ class SecretStore:
             rows = {row.folded: row for row in connection.execute(CURRENT_OF_MANY, self._folded(names))}
             found = {name: rows[fold_name(name)] for name in names if fold_name(name) in rows}
             values = {name: self._delivered(connection, name, row) for name, row in found.items()}
-            details: dict[str, Any] = {"versions": {name: row.version for name, row in found.items()}}
+            details: dict[str, Any] = {
+                "team": self._team_id,
+                "versions": {name: row.version for name, row in found.items()},
+            }
             if missing := sorted(set(names) - found.keys()):
                 details["missing"] = missing
             entry = Entry(
@@ -336,19 +349,14 @@ class SecretStore:
     def _open(
         self, connection: Connection, sealed: bytes, secret_id: str, name: str, version: int | None
     ) -> SecretValue:
-        keyring = self._keys.current
-        if not keyring.knows(sealed):  # another process has rotated the KEK
-            keyring = self._keys.reload(connection)
+        place = place_of(self._team_id, secret_id, fold_name(name), version)
         try:
-            return SecretValue(keyring.open(sealed, self._context(secret_id, version)))
+            return SecretValue(self._keys.open(connection, sealed, place))
         except (CannotOpen, KeyError):
             raise IntegrityError(
                 f"the stored bytes of {name} (version {version}) were altered or damaged: they do not open",
                 hint=f"set it anew, or roll back: `gusset secret history {name}`",
             ) from None
-
-    def _context(self, secret_id: str, version: int | None) -> bytes:
-        return context_of(self._team_id, secret_id, str(version))
 
     def _row(self, connection: Connection, name: str) -> Row[Any] | None:
         return FIND.one(connection, {"team": self._team_id, "folded": fold_name(name)})
@@ -378,6 +386,7 @@ class SecretStore:
             row.id,
             row.name,
             self._team,
+            self._team_id,
             row.current_version,
             row.created_at,
             row.updated_at,
