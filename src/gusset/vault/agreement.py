@@ -31,7 +31,7 @@ VERSION_ROWS = select(
     secret_versions.c.sealed,
 ).join(secrets, secrets.c.id == secret_versions.c.secret_id)
 CHANGES = frozenset(
-    f"secret.{verb}" for verb in ("create", "write", "rollback", "delete", "restore", "destroy")
+    f"secret.{verb}" for verb in ("create", "write", "annotate", "rollback", "delete", "restore", "destroy")
 )
 
 
