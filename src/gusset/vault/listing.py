@@ -11,8 +11,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from gusset.secrets.info import DEFAULT_TEAM, SecretInfo
 from gusset.settings import Settings
-from gusset.vault.info import DEFAULT_TEAM, SecretInfo
 from gusset.vault.revision import REVISION
 
 _SQLITE = "sqlite:///"

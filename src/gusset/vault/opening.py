@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Engine, insert, select
 
 from gusset.errors import IntegrityError, RootKeyError, VaultError
+from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
 from gusset.vault.access import AccessKeys
 from gusset.vault.audit import AuditLog, Chain, Checkpoint, Clock, Entry, Witness, timestamp
@@ -24,7 +25,6 @@ from gusset.vault.database import (
     revision,
 )
 from gusset.vault.deployments import Deployments
-from gusset.vault.info import DEFAULT_TEAM
 from gusset.vault.keyring import Keyring
 from gusset.vault.keys import KeyringStore, KeyRotation
 from gusset.vault.people import People

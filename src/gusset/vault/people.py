@@ -17,11 +17,11 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
 
 from gusset.errors import Conflict, Denied, NotFound, NotSignedIn, UsageError
+from gusset.secrets.info import DEFAULT_TEAM
 from gusset.secrets.value import SecretValue
 from gusset.vault.access import AccessKeys, KeyInfo, add_key, revoke_keys
 from gusset.vault.audit import Actor, Clock, Entry, timestamp
 from gusset.vault.database import failures_told
-from gusset.vault.info import DEFAULT_TEAM
 from gusset.vault.passwords import fits, hash_password
 from gusset.vault.prepared import Prepared
 from gusset.vault.secrets import new_id

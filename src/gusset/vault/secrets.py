@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, Row, func, select, update
 
 from gusset.errors import Conflict, IntegrityError, InvalidValue, SecretNotFound
+from gusset.secrets.info import SecretInfo, State, VersionInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.source import Delivered
 from gusset.secrets.value import SecretValue, check_length
@@ -24,7 +25,6 @@ from gusset.vault.agreement import outcome_of
 from gusset.vault.audit import Clock, Entry, timestamp
 from gusset.vault.database import failures_told, forget_old_pages
 from gusset.vault.envelope import CannotOpen, place_of
-from gusset.vault.info import SecretInfo, State, VersionInfo
 from gusset.vault.keys import KeyringStore
 from gusset.vault.statements import (
     ADD_VERSION,
