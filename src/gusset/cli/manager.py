@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from gusset.cli.app import App, Command, Group, pass_app
+from gusset.cli.app import App, Command, Group, output_option, pass_app
 from gusset.errors import InvalidValue
 from gusset.secrets.value import SecretValue
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(name="manager", cls=Group, invoke_without_command=True)
+@click.group(name="manager", cls=Group, invoke_without_command=True, params=[output_option()])
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8700, show_default=True, help="0: any free one."
