@@ -15,7 +15,7 @@
     ├── VaultError                  the vault cannot be opened or trusted
     │   ├── RootKeyError            the root key is lost, wrong or unsafe
     │   ├── VaultTooNew             written by a newer gusset
-    │   └── IntegrityError          stored bytes or records are not what was written
+    │   └── IntegrityError          stored bytes or records are not what was written, or others may write them
     ├── HostError                   the machine refused: port, disk, engine
     ├── SecretNotText               a model asked for the text of a value that is not UTF-8 (a ValueError)
     └── SecretLookupError           a model asked for a secret that it does not have (a KeyError)
@@ -171,7 +171,7 @@ class VaultTooNew(VaultError):
 
 
 class IntegrityError(VaultError):
-    """Sealed bytes do not open, or the audit chain does not hold."""
+    """Sealed bytes do not open, the audit chain does not hold, or others may write to the vault's files."""
 
     code = "integrity"
 
