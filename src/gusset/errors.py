@@ -3,6 +3,7 @@
     GussetError
     ├── UsageError                  the call itself is wrong
     │   ├── InvalidName             a name that breaks the rule for names
+    │   │   └── CredentialAsName    a credential where a name belongs
     │   └── InvalidValue            a value that is too long, or empty by accident
     ├── ConfigInvalid               config.yaml or the model folder cannot be used
     ├── CheckFailed                 `gusset check` found something
@@ -61,6 +62,12 @@ class InvalidName(UsageError):
     """A name that breaks the rule for names; see `gusset.secrets.name`."""
 
     code = "invalid_name"
+
+
+class CredentialAsName(InvalidName):
+    """What stands as a name is surely a credential. Neither shown nor recorded."""
+
+    code = "credential_as_name"
 
 
 class InvalidValue(UsageError):

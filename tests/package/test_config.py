@@ -95,8 +95,16 @@ def test_a_text_in_a_slot_is_a_warning_and_a_credential_an_error(tmp_path: Path)
 def test_a_credential_as_name_is_not_repeated(tmp_path: Path) -> None:
     """What stands as a name may be the value itself."""
     token = "ghp_" + "aB3x" * 9
-    assert token not in str(problems_of(tmp_path, f"secrets:\n  {token}: null\n"))
+    [problem] = problems_of(tmp_path, f"secrets:\n  {token}: null\n")
+    assert token not in str(problem)
+    assert problem.message.startswith("that looks like a credential, not a name")
+    assert (problem.line, problem.code) == (2, "credential")
     assert token not in str(problems_of(tmp_path, f"{token}: null\n{token}: 1\n"))
+
+
+def test_a_long_name_is_a_name(tmp_path: Path) -> None:
+    """Words and numbers that a person has put together are not taken for a key."""
+    assert problems_of(tmp_path, "secrets: {db_password_v2_staging_2024q1: null}\n") == []
 
 
 def test_optional_secrets(tmp_path: Path) -> None:

@@ -6,11 +6,10 @@ else is wrong, these are reported in the same run.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.errors import InvalidName
+from gusset.errors import CredentialAsName, InvalidName
 from gusset.package.problems import Reporter, kind_of
 from gusset.package.tree import Path, Place
 from gusset.secrets.credentials import find_credentials, looks_like_credential
@@ -140,12 +139,12 @@ def _name_is_sound(name: object, report: Reporter) -> bool:
     if not isinstance(name, str):
         report.add(path, "a secret's name is a text", "quote it", at_key=True, key="secrets")
         return False
-    if kind := looks_like_credential(name):
-        message = f"what stands as a secret's name looks like {kind}; it is not repeated here"
-        report.add(path, message, _ADVICE, code="credential", at_key=True, key="secrets")
-        return False
     try:
         check_name(name)
+    except CredentialAsName as error:
+        message = f"{error.message}; it is not repeated here"
+        report.add(path, message, _ADVICE, code="credential", at_key=True, key="secrets")
+        return False
     except InvalidName as error:
         report.add(path, error.message, error.hint, code="invalid_name", at_key=True, key="secrets")
         return False
@@ -201,7 +200,11 @@ def _spellings(data: dict[Any, Any], slots: dict[str, SecretSlot], report: Repor
 
 
 def _is_name(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9._-]{1,253}", text) is not None and looks_like_credential(text) is None
+    try:
+        check_name(text)
+    except InvalidName:
+        return False
+    return True
 
 
 def _optional(data: dict[Any, Any], slots: dict[str, SecretSlot], report: Reporter) -> set[str]:
