@@ -5,6 +5,7 @@ All that is SQLite's own stands here. Knows nothing of secrets or keys.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -109,8 +110,18 @@ def _told(said: str, file: Path | None) -> Exception:
 
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Keep other processes from creating or migrating the same vault meanwhile."""
-    lock = os.open(file.with_name(file.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Keep other processes from creating or migrating the same vault meanwhile.
+
+    Raises:
+        IntegrityError: the lock's file is a link, which gusset never makes.
+    """
+    path = file.with_name(file.name + ".lock")
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise IntegrityError(f"{path} is a link", hint="find out who laid it there, and remove it") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -28,6 +28,7 @@ from gusset.vault.database import (
 from gusset.vault.deployments import Deployments
 from gusset.vault.keyring import Keyring
 from gusset.vault.keys import KeyringStore, KeyRotation
+from gusset.vault.ownership import check_files
 from gusset.vault.people import People
 from gusset.vault.revision import REVISION
 from gusset.vault.rootkey import new_root_key, read_root_key, write_root_key
@@ -63,11 +64,13 @@ def open_vault(
         VaultError: there is none, and none may be made.
         VaultTooNew: a newer gusset wrote it.
         RootKeyError: its root key is lost, unsafe or another's.
+        IntegrityError: another account owns its files, or may write to them.
         HostError, Unreachable, IntegrityError: see `failures_told`.
     """
     engine = connect(settings.database)
     try:
         with failures_told(engine):
+            check_files(settings, file_of(engine))
             _prepare(engine, settings, create, clock)
         yield from _joined(engine, settings, clock)
     finally:

@@ -1,6 +1,7 @@
 """Secrets: ask, act and audit in one transaction. No value leaves before its record is on disk.
 
-Every act names its `actor`. Values come and go as `SecretValue`; what is
+Every act names its `actor`, and looks at the name before anything is recorded:
+what stands there may be a value. Values come and go as `SecretValue`; what is
 stored is what `Keyring.seal` made of them, bound to team, id and version.
 """
 
@@ -192,6 +193,7 @@ class SecretStore:
         Raises:
             SecretNotFound: no such secret or version, or the version is destroyed.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row = self._need(connection, name)
@@ -215,6 +217,7 @@ class SecretStore:
             SecretNotFound: no such secret.
             InvalidValue: a note that is too long.
         """
+        check_name(name)
         told = _told(note, expires_at)
 
         def act(connection: Connection) -> Done[SecretInfo]:
@@ -233,6 +236,7 @@ class SecretStore:
             SecretNotFound: no such secret.
             Conflict: a running deployment uses it, and `force` is false.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row, at = self._need(connection, name), self._now()
@@ -255,6 +259,7 @@ class SecretStore:
             SecretNotFound: nothing like it was deleted.
             Conflict: the name has been taken since.
         """
+        check_name(name_or_id)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             wanted = {"team": self._team_id, "wanted": name_or_id, "folded": fold_name(name_or_id)}
@@ -281,6 +286,7 @@ class SecretStore:
         Raises:
             SecretNotFound: no such secret, or not all of these versions.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row, at = self._need(connection, name), self._now()
@@ -351,6 +357,7 @@ class SecretStore:
             SecretNotFound: no such secret or version, or it is destroyed.
             IntegrityError: the stored bytes do not open.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretValue]:
             row = self._need(connection, name)
@@ -369,6 +376,8 @@ class SecretStore:
         Raises:
             IntegrityError: the stored bytes of one of them do not open.
         """
+        for name in names:
+            check_name(name)
         if not names:
             return {}
 
