@@ -77,6 +77,7 @@ def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
         yield
         changes.stop()
         workers.close()
+        door.close()
 
     handlers: Any = {GussetError: on_error, HTTPException: on_http_error}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)

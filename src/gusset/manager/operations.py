@@ -7,7 +7,7 @@ the vault. What it returns is the JSON of a 200; what it raises is an error's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from starlette.routing import Route
 from gusset.errors import Denied, UsageError
 from gusset.manager.callers import Caller, DeploymentCaller, Doorkeeper
 from gusset.vault.access import Scope
+from gusset.vault.greenlets import spawn
 from gusset.vault.opening import Vault
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class Call:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: Any
+    declaring: Callable[[str], Mapping[str, Sequence[str]]]  # a team's id -> folded name -> deployments
 
     @property
     def person(self) -> Caller:
@@ -81,6 +83,7 @@ class Operation:
     body: Shape | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     writes: bool = False
+    slow: bool = False
 
     @property
     def summary(self) -> str:
@@ -88,23 +91,21 @@ class Operation:
 
 
 class Workers:
-    """Threads that ask the vault, and two that hash passwords: those are slow, and take much memory."""
+    """Where the vault is asked: on the loop's thread, or, for what takes long, on threads of their own."""
 
     def __init__(self) -> None:
-        self._vault = ThreadPoolExecutor(40, "gusset-vault")
-        self._passwords = ThreadPoolExecutor(2, "gusset-passwords")
+        self._slow = ThreadPoolExecutor(4, "gusset-slow")
 
     def run(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
-        """Carry `act` out on a thread."""
-        return asyncio.get_running_loop().run_in_executor(self._vault, partial(act, *args, **kwargs))
+        """Carry out what takes less than a millisecond; it may wait for a commit."""
+        return spawn(act, *args, **kwargs)
 
     def run_slow(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
-        """Carry `act` out where it holds up nobody but others that are as slow."""
-        return asyncio.get_running_loop().run_in_executor(self._passwords, partial(act, *args, **kwargs))
+        """Carry out what takes longer: a password's hash, a list of everything."""
+        return asyncio.get_running_loop().run_in_executor(self._slow, partial(act, *args, **kwargs))
 
     def close(self) -> None:
-        self._vault.shutdown()
-        self._passwords.shutdown()
+        self._slow.shutdown()
 
 
 class Api:
@@ -120,13 +121,21 @@ class Api:
         async def endpoint(request: Request) -> Response:
             # The body is read whatever the method, so that a connection can be used again.
             raw = await request.body()
-            return await self._workers.run(self._carry_out, operation, request, raw)
+            if not operation.slow:
+                return await self._workers.run(self._fast, operation, request, raw)
+            caller = await self._workers.run(self.let_in, operation.path, operation.scope, request)
+            declaring = self._vault.deployments.declaring
+            return await self._workers.run_slow(self._carry_out, operation, request, raw, caller, declaring)
 
         return Route(operation.path, endpoint, methods=[operation.method])
 
-    def _carry_out(self, operation: Operation, request: Request, raw: bytes) -> Response:
-        """On a thread: who calls, may they, what do they say; then the handler."""
+    def _fast(self, operation: Operation, request: Request, raw: bytes) -> Response:
         caller = self.let_in(operation.path, operation.scope, request)
+        return self._carry_out(operation, request, raw, caller, self._door.declaring)
+
+    def _carry_out(
+        self, operation: Operation, request: Request, raw: bytes, caller: Any, declaring: Any
+    ) -> Response:
         call = Call(
             self._vault,
             caller,
@@ -134,6 +143,7 @@ class Api:
             request.query_params,
             request.headers,
             parse(operation.body, raw) if operation.body else None,
+            declaring,
         )
         try:
             found = operation.handler(call)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -60,7 +62,10 @@ def _prepare(connection: object, _: object) -> None:
 
 def _begin(connection: Connection) -> None:
     """Readers take a snapshot; writers take the lock at once, so that none fails half way."""
-    writing = connection.get_execution_options().get("writing", False)
+    options = connection.get_execution_options()
+    if options.get("lane"):
+        return  # it says BEGIN itself
+    writing = options.get("writing", False)
     connection.connection.cursor().execute("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
@@ -151,6 +156,24 @@ def change_counter(connection: Connection) -> int:
     counter = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
     connection.rollback()
     return int(counter)
+
+
+def begin_at_once(driver: Any) -> bool:
+    """Take the write lock on the driver's connection; False when another process has it."""
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        return False
+    return True
+
+
+def begin_in_time(driver: Any) -> None:
+    """Take the write lock, waiting for it as long as writers do."""
+    driver.execute(f"PRAGMA busy_timeout={LOCK_WAIT * 1000}")
+    driver.execute("BEGIN IMMEDIATE")
 
 
 def forget_old_pages(engine: Engine) -> None:
