@@ -35,7 +35,7 @@ from gusset.vault.secrets import SecretStore
 
 def list_secrets(call: Call) -> Any:
     """List the secrets of every team that the caller sees."""
-    return {"secrets": [secret for team in call.person.teams(call.vault) for secret in _of(call, team)]}
+    return {"secrets": [secret for team in call.person.teams for secret in _of(call, team)]}
 
 
 def list_team_secrets(call: Call) -> Any:
@@ -126,7 +126,7 @@ def restore(call: Call) -> Any:
 
 def list_teams(call: Call) -> Any:
     """List the teams that the caller sees."""
-    return {"teams": [team_data(team) for team in call.person.teams(call.vault)]}
+    return {"teams": [team_data(team) for team in call.person.teams]}
 
 
 def create_team(call: Call) -> Any:
@@ -220,7 +220,7 @@ def revoke_key(call: Call) -> Any:
 
 def list_deployments(call: Call) -> Any:
     """List deployments and their replicas."""
-    teams = [team.id for team in call.person.teams(call.vault)]
+    teams = [team.id for team in call.person.teams]
     return {"deployments": [deployment_data(each) for each in call.vault.deployments.of_teams(teams)]}
 
 
@@ -228,7 +228,7 @@ def register(call: Call) -> Any:
     """Say what a deployment declares; the answer has a token that reads just that."""
     body: schemas.NewDeployment = call.body
     info, key, token = call.vault.deployments.register(
-        call.person.team(call.vault, body.team_id).id,
+        call.person.team(body.team_id).id,
         body.name,
         body.secrets,
         actor=call.person.actor,
@@ -256,7 +256,7 @@ def list_tokens(call: Call) -> Any:
 
 def revoke_token(call: Call) -> Any:
     """Revoke a deployment's token."""
-    teams = [team.id for team in call.person.teams(call.vault)]
+    teams = [team.id for team in call.person.teams]
     mine = {each.id for each in call.vault.deployments.of_teams(teams)}
 
     def allowed(info: KeyInfo) -> bool:
@@ -295,7 +295,7 @@ def rotate(call: Call) -> Any:
 
 
 def _team(call: Call) -> TeamInfo:
-    return call.person.team(call.vault, call.path.get("team_id"))
+    return call.person.team(call.path.get("team_id"))
 
 
 def _store(call: Call) -> SecretStore:
@@ -306,7 +306,7 @@ def _store(call: Call) -> SecretStore:
 def _deployment(call: Call) -> DeploymentInfo:
     """The deployment of that name in `team_id`, or in the only team of the caller's that has one."""
     wanted, team_id = call.path["name"], call.query.get("team_id")
-    teams = [call.person.team(call.vault, team_id)] if team_id else call.person.teams(call.vault)
+    teams = [call.person.team(team_id)] if team_id else call.person.teams
     found = [each for each in call.vault.deployments.of_teams([t.id for t in teams]) if each.name == wanted]
     if not found:
         raise NotFound("there is no such deployment")

@@ -27,11 +27,15 @@ from gusset.vault.people import Person, TeamInfo
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A person, and what the key or session that they came with lets them do."""
+    """A person, and what the key or session that they came with lets them do.
+
+    `teams` are those that they see: an administrator every one, where the key has that scope.
+    """
 
     person: Person
     actor: Actor
     scopes: frozenset[str]
+    teams: Sequence[TeamInfo]
 
     def need(self, scope: Scope) -> None:
         """Raises Denied when the key lacks the scope, or the person the role."""
@@ -42,19 +46,13 @@ class Caller:
         if scope == "admin" and not self.person.admin:
             raise Denied("only an administrator may do this")
 
-    def teams(self, vault: Vault) -> list[TeamInfo]:
-        """The teams that this caller sees: an administrator's every one, where the key has that scope."""
-        if self.person.admin and "admin" in self.scopes:
-            return vault.people.teams()
-        return list(self.person.teams)
-
-    def team(self, vault: Vault, team_id: str | None) -> TeamInfo:
+    def team(self, team_id: str | None) -> TeamInfo:
         """The team of that id; without one, the caller's default team: `default` where they are in it.
 
         Raises:
             NotFound: no such team, or none that they may know of.
         """
-        for team in self.teams(vault):
+        for team in self.teams:
             if team_id is None or team.id == team_id:
                 return team
         if team_id is None:
@@ -99,9 +97,8 @@ class Doorkeeper:
             error = Denied("a deployment's token reads its own secrets, and nothing else")
             self._refuse(request, actor, error)
             raise error
-        return Caller(
-            known.person, Actor(f"{known.person.email} (key {known.key.prefix})", address), known.allows
-        )
+        actor = Actor(f"{known.person.email} (key {known.key.prefix})", address)
+        return Caller(known.person, actor, known.allows, known.teams)
 
     def deployment(self, request: Request) -> DeploymentCaller:
         """The deployment whose token the request bears. Raises as `person` does."""
@@ -117,11 +114,11 @@ class Doorkeeper:
         person = self._vault.people.session(token)
         if person is None:
             return None
-        return Caller(person, Actor(person.email, address_of(request)), frozenset(SCOPES))
+        scopes = frozenset[str](SCOPES)
+        return Caller(person, Actor(person.email, address_of(request)), scopes, self._teams(person, scopes))
 
     def declaring(self, team_id: str) -> Mapping[str, Sequence[str]]:
-        """Folded name of a secret -> the deployments of the team that declare it."""
-        self._forget_what_is_old()
+        """Folded name of a secret -> the deployments of the team that declare it, as of this request."""
         if team_id not in self._declared:
             self._declared[team_id] = self._vault.deployments.declaring(team_id)
         return self._declared[team_id]
@@ -155,11 +152,15 @@ class Doorkeeper:
     def _find_out(self, key: SecretValue) -> _Known:
         info = self._vault.access.check(key, kinds=("key", "token"))
         if info.kind == "token":
-            return _Known(info, frozenset(), None, self._vault.deployments.grant(info))
+            return _Known(info, frozenset(), None, (), self._vault.deployments.grant(info))
         person = self._vault.people.get(info.user_id or "")
         if person.disabled_at is not None:
             raise NotSignedIn("that person was disabled")
-        return _Known(info, frozenset(info.allows), person, None)
+        allows = frozenset(info.allows)
+        return _Known(info, allows, person, self._teams(person, allows), None)
+
+    def _teams(self, person: Person, scopes: frozenset[str]) -> Sequence[TeamInfo]:
+        return self._vault.people.teams() if person.admin and "admin" in scopes else person.teams
 
     def _forget_what_is_old(self) -> None:
         generation = self._looker.generation()
@@ -186,6 +187,7 @@ class _Known:
     key: KeyInfo
     allows: frozenset[str]
     person: Person | None
+    teams: Sequence[TeamInfo]
     grant: Grant | None
 
 
