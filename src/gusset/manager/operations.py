@@ -15,12 +15,9 @@ from typing import Any, Literal, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from gusset.errors import Denied, UsageError
-from gusset.manager.callers import Caller, DeploymentCaller, Doorkeeper
+from gusset.errors import UsageError
+from gusset.manager.callers import Caller, DeploymentCaller
 from gusset.vault.access import Scope
 from gusset.vault.greenlets import spawn
 from gusset.vault.opening import Vault
@@ -106,79 +103,6 @@ class Workers:
 
     def close(self) -> None:
         self._slow.shutdown()
-
-
-class Api:
-    """Makes routes of operations."""
-
-    def __init__(self, vault: Vault, door: Doorkeeper, workers: Workers, wrote: Callable[[], None]) -> None:
-        self._vault = vault
-        self._door = door
-        self._workers = workers
-        self._wrote = wrote
-
-    def route(self, operation: Operation) -> Route:
-        async def endpoint(request: Request) -> Response:
-            # The body is read whatever the method, so that a connection can be used again.
-            raw = await request.body()
-            if not operation.slow:
-                return await self._workers.run(self._fast, operation, request, raw)
-            caller = await self._workers.run(self.let_in, operation.path, operation.scope, request)
-            declaring = self._vault.deployments.declaring
-            return await self._workers.run_slow(self._carry_out, operation, request, raw, caller, declaring)
-
-        return Route(operation.path, endpoint, methods=[operation.method])
-
-    def _fast(self, operation: Operation, request: Request, raw: bytes) -> Response:
-        caller = self.let_in(operation.path, operation.scope, request)
-        return self._carry_out(operation, request, raw, caller, self._door.declaring)
-
-    def _carry_out(
-        self, operation: Operation, request: Request, raw: bytes, caller: Any, declaring: Any
-    ) -> Response:
-        call = Call(
-            self._vault,
-            caller,
-            request.path_params,
-            request.query_params,
-            request.headers,
-            parse(operation.body, raw) if operation.body else None,
-            declaring,
-        )
-        try:
-            found = operation.handler(call)
-        finally:
-            if operation.writes:
-                self._wrote()
-        answer = found if isinstance(found, Answer) else Answer(found)
-        return json_response(answer.data, headers=answer.headers)
-
-    def let_in(self, path: str, scope: Scope | None, request: Request) -> Caller | DeploymentCaller:
-        """Who calls `path`, when they may: a person whose key has `scope`, for None a deployment.
-
-        Raises:
-            NotSignedIn, Denied, TooManyAttempts: see `Doorkeeper`.
-        """
-        request.scope["route_path"] = path
-        if scope is None:
-            return self._door.deployment(request)
-        caller = self._door.person(request)
-        try:
-            caller.need(scope)
-        except Denied as error:
-            self._door.refused(request, caller, error)
-            raise
-        return caller
-
-
-def json_response(data: Any, *, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    """An answer that nobody may keep."""
-    return Response(
-        orjson.dumps(data),
-        status_code=status,
-        media_type="application/json",
-        headers={"cache-control": "no-store", **headers},
-    )
 
 
 def parse(model: Shape, raw: bytes) -> BaseModel:

@@ -2,13 +2,14 @@
 
 Acts run on the loop's own thread: each takes some microseconds, and on another
 thread every statement would have to fight for the interpreter. Only what may
-take long leaves it: the commit, and waiting for another process's lock.
+take long leaves it: waiting for another process's lock, and the commit where
+the disk is slow.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -21,9 +22,8 @@ from gusset.vault.writer import Done, Job, Writer
 
 T = TypeVar("T")
 
-log = logging.getLogger("gusset.vault")
-
 MOST = 256  # acts in one transaction
+SLOW = 0.003  # seconds for a commit; what takes less costs less than its way to a thread and back
 
 
 class LoopWriter(Writer):
@@ -34,6 +34,7 @@ class LoopWriter(Writer):
         self._lane: Connection | None = None
         self._queue: list[Job] = []
         self._working = False
+        self._slow_disk = False
 
     def run(self, intent: Entry, act: Callable[[Connection], Done[T]]) -> T:
         if not spawned():
@@ -81,13 +82,26 @@ class LoopWriter(Writer):
         if not begin_at_once(driver):
             await asyncio.to_thread(begin_in_time, driver)
         try:
-            entries = self._done(connection, batch, alone=False)
+            alone = len(batch) == 1
+            entries = self._done(connection, batch, alone)
+            if alone and batch[0].error:  # of a single act that was refused, only the record stays
+                driver.rollback()
+                begin_in_time(driver)
             checkpoint = self._chain.extend(connection, entries) if entries else None
-            await asyncio.to_thread(driver.commit)
+            await self._commit_soon(driver)
         finally:
             driver.rollback()  # nothing, after a commit
             connection.rollback()
         return checkpoint
+
+    async def _commit_soon(self, driver: Any) -> None:
+        """Commit: here where the disk is quick, on a thread where others would have to wait for it."""
+        began = time.perf_counter()
+        if self._slow_disk:
+            await asyncio.to_thread(driver.commit)
+        else:
+            driver.commit()
+        self._slow_disk = time.perf_counter() - began > SLOW
 
     def close(self) -> None:
         if self._lane is not None:
