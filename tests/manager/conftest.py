@@ -46,13 +46,17 @@ class Manager:
         """As a power cut would."""
         self.process.kill()
         self.process.wait()
+        self._close()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(20)
+        self._close()
+        return status
+
+    def _close(self) -> None:
         assert self.process.stdout is not None
         self.process.stdout.close()
-        return status
 
     def client(self, key: str | None = None, **headers: str) -> httpx.Client:
         """A client with a key; the administrator's unless another is given, none for ""."""
