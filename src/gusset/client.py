@@ -11,7 +11,6 @@ import random
 import secrets as tokens
 import socket
 import threading
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -280,15 +279,13 @@ class ManagerSource:
         self._replica = tokens.token_hex(8)
         self._revision: str | None = None
         self._held: dict[str, int] = {}
-        self._away_since: float | None = None
+        self._watching = False
+        self._trouble: str | None = None
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the way to the manager, None while it answers."""
-        if self._away_since is None:
-            return None
-        seconds = time.monotonic() - self._away_since
-        return f"the manager at {self._client.host} has been away for {seconds:.0f} s"
+        """Since when the manager has been away; None while it answers."""
+        return self._trouble
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Those of `names` that the manager has.
@@ -307,6 +304,8 @@ class ManagerSource:
         found, origin = given["secrets"], f"the manager at {self._client.host}"
         self._revision = given["revision"]
         self._held = {name: each["version"] for name, each in found.items()}
+        if self._watching:  # beside: what was read need not wait for it
+            threading.Thread(target=self._acknowledge, name="gusset-acknowledge", daemon=True).start()
         return {
             name: Delivered(SecretValue(base64.b64decode(each["value"])), each["version"], origin)
             for name, each in found.items()
@@ -340,7 +339,6 @@ class ManagerSource:
                         pause = FIRST_PAUSE
                         if event["event"] == "changed":
                             yield
-                            self._acknowledge()
                 except NotSignedIn as error:
                     self._lost(error.message)
                     if not self._given:
@@ -370,6 +368,7 @@ class ManagerSource:
                     client.answer(answer.status_code, answer.read())
                 closer.hold(answer)
                 self._acknowledge()
+                self._watching = True
                 for line in answer.iter_lines():
                     yield json.loads(line)
         except (httpx.HTTPError, httpx.StreamError, ValueError, KeyError) as error:
@@ -387,17 +386,18 @@ class ManagerSource:
             self._token.call("PUT", f"/v1/deployment/replicas/{self._replica}", body)
 
     def _lost(self, why: str) -> None:
-        if self._away_since is None:
-            self._away_since = time.monotonic()
+        if self._trouble is None:
+            self._trouble = f"{why}; not heard of since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             log.warning("Secrets are not watched for the moment, what is held stays: %s", why)
 
     def _back(self) -> None:
-        if self._away_since is not None:
-            self._away_since = None
+        if self._trouble is not None:
+            self._trouble = None
             log.info("The manager at %s answers again.", self._client.host)
 
     def close(self) -> None:
         """Say that the replica has stopped, and give the token back."""
+        self._watching = False
         self._acknowledge(stopped=True)
         if self._prefix is not None:
             with contextlib.suppress(GussetError):
