@@ -6,11 +6,14 @@
     │   └── InvalidValue            a value that is too long, or empty by accident
     ├── ConfigInvalid               config.yaml or the model folder cannot be used
     ├── CheckFailed                 `gusset check` found something
-    ├── SecretNotFound              the store has no such secret, or no such version
+    ├── NotFound                    there is no such thing, for this caller
+    │   └── SecretNotFound          the store has no such secret, or no such version
     ├── SecretsMissing              a deployment declares secrets that no source has
     ├── Conflict                    somebody else was first, or the name is taken
     ├── Denied                      it exists, perhaps, but not for this caller
+    │   └── NotSignedIn             no key, or not a good one
     ├── Unreachable                 the source did not answer: nothing is known
+    │   └── TooManyAttempts         it will not answer for a while
     ├── ModelFailed                 the model's or container's own code failed
     ├── VaultError                  the vault cannot be opened or trusted
     │   ├── RootKeyError            the root key is lost, wrong or unsafe
@@ -112,7 +115,13 @@ class CheckFailed(GussetError):
         self.problems = tuple(problems)
 
 
-class SecretNotFound(GussetError):
+class NotFound(GussetError):
+    """There is no such thing, or none that this caller may know of."""
+
+    code = "not_found"
+
+
+class SecretNotFound(NotFound):
     """The store has no live secret of that name, or no such version of it."""
 
     code = "secret_not_found"
@@ -140,10 +149,22 @@ class Denied(GussetError):
     code = "denied"
 
 
+class NotSignedIn(Denied):
+    """No key or password came, or not a good one."""
+
+    code = "not_signed_in"
+
+
 class Unreachable(GussetError):
     """A source or server did not answer. Never to be taken for "missing"."""
 
     code = "unreachable"
+
+
+class TooManyAttempts(Unreachable):
+    """So many attempts failed that no more are taken for a while."""
+
+    code = "too_many_attempts"
 
 
 class ModelFailed(GussetError):
@@ -226,11 +247,13 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     UsageError: Outcome(exit=2, http=400),
     ConfigInvalid: Outcome(exit=3, http=400),
     CheckFailed: Outcome(exit=4, http=400),
-    SecretNotFound: Outcome(exit=5, http=404),
+    NotFound: Outcome(exit=5, http=404),
     SecretsMissing: Outcome(exit=5, http=404),
     Conflict: Outcome(exit=6, http=409),
     Denied: Outcome(exit=7, http=403),
+    NotSignedIn: Outcome(exit=7, http=401),
     Unreachable: Outcome(exit=8, http=503),
+    TooManyAttempts: Outcome(exit=8, http=429),
     ModelFailed: Outcome(exit=9, http=500),
     SecretLookupError: Outcome(exit=9, http=500),
     SecretNotText: Outcome(exit=9, http=500),

@@ -65,7 +65,7 @@ def test_a_secret_may_be_called_as_the_log_calls_things(settings: Settings) -> N
         ("DELETE FROM secrets WHERE name = 'plain'", "is gone from the database"),
         (
             "INSERT INTO secrets SELECT 'other', team_id, 'forged', 'forged', note, expires_at, created_at,"
-            " updated_at, NULL, last_version, current_version, revision FROM secrets WHERE name = 'plain'",
+            " updated_at, NULL, last_version, current_version, revision, NULL FROM secrets WHERE name = 'plain'",
             "was never written",
         ),
     ],

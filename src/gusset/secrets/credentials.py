@@ -56,6 +56,8 @@ KNOWN_PREFIXES = (
     TokenShape("a Groq key", "gsk_", r"[A-Za-z0-9]{48,64}"),
     TokenShape("an NVIDIA key", "nvapi-", r"[A-Za-z0-9_-]{60,80}"),
     TokenShape("a DigitalOcean token", "dop_v1_", r"[0-9a-f]{64}"),
+    TokenShape("a gusset API key", "gusset_key_", r"[a-z2-7]{8}_[A-Za-z0-9_-]{43}"),
+    TokenShape("a gusset deployment token", "gusset_tok_", r"[a-z2-7]{8}_[A-Za-z0-9_-]{43}"),
     TokenShape("a SendGrid key", "SG.", r"[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"),
 )
 """The longest prefix of several that fit stands first."""

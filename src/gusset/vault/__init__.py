@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gusset.vault.info import SecretInfo, VersionInfo
+from gusset.secrets.info import SecretInfo, VersionInfo
 
 if TYPE_CHECKING:
     from gusset.vault.opening import Vault, open_vault

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import select
 
+from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import fold_name
-from gusset.vault.info import SecretInfo
 from gusset.vault.tables import secret_versions, secrets
 
 ROWS = select(secrets.c.id, secrets.c.name, secrets.c.folded, secrets.c.current_version, secrets.c.deleted_at)
@@ -31,7 +31,7 @@ VERSION_ROWS = select(
     secret_versions.c.sealed,
 ).join(secrets, secrets.c.id == secret_versions.c.secret_id)
 CHANGES = frozenset(
-    f"secret.{verb}" for verb in ("create", "write", "rollback", "delete", "restore", "destroy")
+    f"secret.{verb}" for verb in ("create", "write", "annotate", "rollback", "delete", "restore", "destroy")
 )
 
 

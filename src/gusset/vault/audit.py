@@ -45,6 +45,17 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class Actor(str):
+    """Who acts, and the `address` that they act from, where they come over a network."""
+
+    address: str | None
+
+    def __new__(cls, name: str, address: str | None = None) -> Actor:
+        actor = super().__new__(cls, name)
+        actor.address = address
+        return actor
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One thing that was done or refused, before it has a place in the chain."""
@@ -54,6 +65,11 @@ class Entry:
     target: str
     outcome: str = "ok"
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def stored_details(self) -> Mapping[str, Any]:
+        """The details, with the address that the actor acted from."""
+        address = getattr(self.actor, "address", None)
+        return {**self.details, "from": address} if address else self.details
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +190,8 @@ class Chain:
         head, keyring, now = self.head(connection), self._keyring(), self._clock()
         at, rows = timestamp(now), []
         for entry in entries:
-            details = json.dumps(entry.details, sort_keys=True)
-            parts = (head.seq + 1, at, entry.actor, entry.action, entry.target, entry.outcome, details)
+            details = json.dumps(entry.stored_details(), sort_keys=True)
+            parts = (head.seq + 1, at, str(entry.actor), entry.action, entry.target, entry.outcome, details)
             head = Head(head.seq + 1, _hash(head.hash, *parts))
             mac = keyring.mac(head.hash)
             rows.append(dict(zip(audit_table.c.keys(), (*parts, head.hash, mac), strict=True)))

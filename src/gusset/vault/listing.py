@@ -11,8 +11,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from gusset.secrets.info import DEFAULT_TEAM, SecretInfo
 from gusset.settings import Settings
-from gusset.vault.info import DEFAULT_TEAM, SecretInfo
 from gusset.vault.revision import REVISION
 
 _SQLITE = "sqlite:///"
@@ -20,7 +20,7 @@ _SQLITE = "sqlite:///"
 # `SecretStore.list` in plain SQL; a test holds the two together.
 _LIST = """
 SELECT s.id, s.name, t.name, t.id, s.current_version, s.created_at, s.updated_at, s.deleted_at, s.note,
-  s.expires_at
+  s.expires_at, s.last_read_at
 FROM secrets s JOIN teams t ON t.id = s.team_id
 WHERE t.name = ? AND (? OR s.deleted_at IS NULL)
 ORDER BY s.name, s.created_at

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Engine, insert, select
 
 from gusset.errors import IntegrityError, RootKeyError, VaultError
+from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
+from gusset.vault.access import AccessKeys
 from gusset.vault.audit import AuditLog, Chain, Checkpoint, Clock, Entry, Witness, timestamp
 from gusset.vault.database import (
     alone,
@@ -22,9 +24,10 @@ from gusset.vault.database import (
     migrate,
     revision,
 )
-from gusset.vault.info import DEFAULT_TEAM
+from gusset.vault.deployments import Deployments
 from gusset.vault.keyring import Keyring
 from gusset.vault.keys import KeyringStore, KeyRotation
+from gusset.vault.people import People
 from gusset.vault.revision import REVISION
 from gusset.vault.rootkey import new_root_key, read_root_key, write_root_key
 from gusset.vault.secrets import SecretStore, new_id
@@ -36,9 +39,13 @@ from gusset.vault.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """An open vault: its secrets, its audit log, its keys."""
+    """An open vault. `secrets` are the default team's, `team(id, name)` gives another's."""
 
     secrets: SecretStore
+    team: Callable[[str, str], SecretStore]
+    people: People
+    access: AccessKeys
+    deployments: Deployments
     audit: AuditLog
     keys: KeyRotation
     source: Callable[..., VaultSource]
@@ -119,22 +126,30 @@ def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]
     witness = Witness(settings.witness_file)
     chain = Chain(vault, lambda: keys.current, clock)
     writer = Writer(engine, chain, witness)
-    store = SecretStore(
-        engine,
-        writer,
-        keys,
-        clock,
-        team_id=team_id,
-        team=DEFAULT_TEAM,
-        overwrite_spellings=settings.name_collisions == "overwrite",
-    )
+    deployments = Deployments(engine, writer, clock)
+
+    def team(team_id: str, name: str) -> SecretStore:
+        return SecretStore(
+            engine,
+            writer,
+            keys,
+            clock,
+            team_id=team_id,
+            team=name,
+            overwrite_spellings=settings.name_collisions == "overwrite",
+            in_use=deployments.using,
+        )
+
+    store, access = team(team_id, DEFAULT_TEAM), AccessKeys(engine, writer, clock)
+    people = People(engine, writer, access, clock)
+    audit = AuditLog(engine, vault, lambda: keys.current, witness)
     rotation = KeyRotation(engine, writer, keys, clock, root_key_file=settings.root_key_file)
 
     def source(*, actor: str, deployment: str) -> VaultSource:
         return VaultSource(engine, store, actor=actor, deployment=deployment)
 
     try:
-        yield Vault(store, AuditLog(engine, vault, lambda: keys.current, witness), rotation, source)
+        yield Vault(store, team, people, access, deployments, audit, rotation, source)
     finally:
         writer.close()
 

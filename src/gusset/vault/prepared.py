@@ -47,6 +47,13 @@ class Prepared:
         cursor.close()
         return None if row is None else self._row._make(row)
 
+    def all(self, connection: Connection, parameters: Parameters) -> list[Any]:
+        """Every row that it selects, as named tuples."""
+        cursor = self._execute(connection, parameters)
+        rows = [self._row._make(row) for row in cursor.fetchall()]
+        cursor.close()
+        return rows
+
     def _execute(self, connection: Connection, parameters: Parameters) -> Any:
         text, names = self._text(connection.dialect)
         cursor = connection.connection.cursor()

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Row, update
+from sqlalchemy import Connection, Engine, Row, func, select, update
 
-from gusset.errors import Conflict, IntegrityError, SecretNotFound
+from gusset.errors import Conflict, IntegrityError, InvalidValue, SecretNotFound
+from gusset.secrets.info import SecretInfo, State, VersionInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.source import Delivered
 from gusset.secrets.value import SecretValue, check_length
@@ -24,7 +25,6 @@ from gusset.vault.agreement import outcome_of
 from gusset.vault.audit import Clock, Entry, timestamp
 from gusset.vault.database import failures_told, forget_old_pages
 from gusset.vault.envelope import CannotOpen, place_of
-from gusset.vault.info import SecretInfo, State, VersionInfo
 from gusset.vault.keys import KeyringStore
 from gusset.vault.statements import (
     ADD_VERSION,
@@ -34,12 +34,18 @@ from gusset.vault.statements import (
     FIND_DELETED,
     LIST,
     NEW_CURRENT,
+    READ,
     REVISIONS,
     SEALED,
     VERSIONS,
 )
 from gusset.vault.tables import secret_versions, secrets
 from gusset.vault.writer import Done, Writer
+
+LONGEST_NOTE = 1000
+
+# The deployments of a team that use the secret of a folded name just now.
+InUse = Callable[[Connection, str, str], Sequence[str]]
 
 
 class SecretStore:
@@ -55,6 +61,7 @@ class SecretStore:
         team_id: str,
         team: str,
         overwrite_spellings: bool = False,
+        in_use: InUse = lambda *_: (),
     ) -> None:
         self._engine = engine
         self._writer = writer
@@ -63,6 +70,7 @@ class SecretStore:
         self._team_id = team_id
         self._team = team
         self._overwrite_spellings = overwrite_spellings
+        self._in_use = in_use
 
     # --- writing
 
@@ -88,11 +96,11 @@ class SecretStore:
         """
         check_name(name)
         check_length(value.reveal())
+        told = _told(note, expires_at)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             info = self._put(connection, name, value, actor, expect_version)
-            told = {"note": note, "expires_at": timestamp(expires_at) if expires_at else None}
-            if told := {key: text for key, text in told.items() if text is not None}:
+            if told:
                 connection.execute(update(secrets).where(secrets.c.id == info.id).values(**told))
                 info = self._info(self._need(connection, name))
             return Done(info, [_written(actor, info)])
@@ -174,7 +182,7 @@ class SecretStore:
             "version": version,
             "sealed": sealed,
             "created_at": at,
-            "created_by": actor,
+            "created_by": str(actor),
         }
         ADD_VERSION.run(connection, values)
 
@@ -193,11 +201,47 @@ class SecretStore:
 
         return self._writer.run(Entry(actor, "secret.rollback", name), act)
 
-    def delete(self, name: str, *, actor: str) -> SecretInfo:
-        """Take the secret away from everybody; `restore` brings it back."""
+    def annotate(
+        self,
+        name: str,
+        *,
+        actor: str,
+        note: str | None = None,
+        expires_at: datetime | Literal["never"] | None = None,
+    ) -> SecretInfo:
+        """Change what is said beside a secret; None leaves it, an empty note and "never" clear it.
+
+        Raises:
+            SecretNotFound: no such secret.
+            InvalidValue: a note that is too long.
+        """
+        told = _told(note, expires_at)
+
+        def act(connection: Connection) -> Done[SecretInfo]:
+            row = self._need(connection, name)
+            if told:
+                connection.execute(update(secrets).where(secrets.c.id == row.id).values(**told))
+            info = self._info(self._need(connection, name))
+            return Done(info, [_changed(actor, "secret.annotate", info, {"changed": sorted(told)})])
+
+        return self._writer.run(Entry(actor, "secret.annotate", name), act)
+
+    def delete(self, name: str, *, actor: str, force: bool = False) -> SecretInfo:
+        """Take the secret away from everybody; `restore` brings it back.
+
+        Raises:
+            SecretNotFound: no such secret.
+            Conflict: a running deployment uses it, and `force` is false.
+        """
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row, at = self._need(connection, name), self._now()
+            users = self._in_use(connection, self._team_id, row.folded)
+            if users and not force:
+                raise Conflict(
+                    f"{row.name} is in use by {', '.join(users)}",
+                    hint="stop them first, or delete it by force: they lose it at once",
+                )
             self._update(connection, row.id, deleted_at=at)
             info = replace(self._info(row), deleted_at=at)
             return Done(info, [_changed(actor, "secret.delete", info)])
@@ -268,6 +312,23 @@ class SecretStore:
             rows = connection.execute(LIST, {"team": self._team_id}).all()
         return [self._info(row) for row in rows if include_deleted or row.deleted_at is None]
 
+    def page(
+        self, *, containing: str = "", limit: int, offset: int = 0, deleted: bool = False
+    ) -> tuple[Sequence[SecretInfo], int]:
+        """Some of the secrets by name, those whose name has `containing` in it, and how many there are.
+
+        Deleted ones, newest first, when `deleted`; else the live ones.
+        """
+        fits = [secrets.c.team_id == self._team_id, secrets.c.deleted_at.is_not(None) == deleted]
+        if containing:
+            fits.append(secrets.c.name.icontains(containing, autoescape=True))
+        order = [secrets.c.deleted_at.desc()] if deleted else []
+        query = select(secrets).where(*fits).order_by(*order, secrets.c.name).limit(limit).offset(offset)
+        count = select(func.count()).select_from(secrets).where(*fits)
+        with failures_told(self._engine), self._engine.connect() as connection, connection.begin():
+            rows = connection.execute(query).all()
+            return [self._info(row) for row in rows], connection.execute(count).scalar_one()
+
     def get(self, name: str) -> SecretInfo:
         """Metadata of one secret. Raises SecretNotFound."""
         with failures_told(self._engine), self._engine.connect() as connection:
@@ -315,6 +376,7 @@ class SecretStore:
             rows = {row.folded: row for row in connection.execute(CURRENT_OF_MANY, self._folded(names))}
             found = {name: rows[fold_name(name)] for name in names if fold_name(name) in rows}
             values = {name: self._delivered(connection, name, row) for name, row in found.items()}
+            self._note_read(connection, found.values())
             details: dict[str, Any] = {
                 "team": self._team_id,
                 "versions": {name: row.version for name, row in found.items()},
@@ -333,6 +395,14 @@ class SecretStore:
         return frozenset((row.id, row.revision) for row in connection.execute(REVISIONS, self._folded(names)))
 
     # --- inside
+
+    def _note_read(self, connection: Connection, rows: Collection[Any]) -> None:
+        """When it was last read, to the second: many replicas that read at once make one note."""
+        now = self._clock()
+        due = timestamp(now - timedelta(seconds=1))
+        for row in rows:
+            if row.last_read_at is None or row.last_read_at < due:
+                READ.run(connection, {"b_id": row.id, "b_at": timestamp(now)})
 
     def _delivered(self, connection: Connection, name: str, row: Any) -> Delivered:
         value = self._open(connection, row.sealed, row.id, name, row.version)
@@ -393,6 +463,7 @@ class SecretStore:
             row.deleted_at,
             row.note,
             row.expires_at,
+            row.last_read_at,
         )
 
     def _now(self) -> str:
@@ -411,6 +482,18 @@ def _written(actor: str, info: SecretInfo) -> Entry:
 def _changed(actor: str, action: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> Entry:
     """The record of a change, with what it led to: `gusset.vault.agreement` compares that with the rows."""
     return Entry(actor, action, info.name, details={**outcome_of(info), **more})
+
+
+def _told(note: str | None, expires_at: datetime | Literal["never"] | None) -> dict[str, str | None]:
+    """The columns that a note and an expiry change."""
+    told: dict[str, str | None] = {}
+    if note is not None:
+        if len(note) > LONGEST_NOTE or "\0" in note:
+            raise InvalidValue(f"a note has at most {LONGEST_NOTE} characters, and no NUL")
+        told["note"] = note or None
+    if expires_at is not None:
+        told["expires_at"] = None if expires_at == "never" else timestamp(expires_at)
+    return told
 
 
 def _names(names: Any) -> str:

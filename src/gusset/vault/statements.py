@@ -54,7 +54,7 @@ ADD_VERSION = Prepared(
 SEALED = select(_v.sealed).where(_v.secret_id == bindparam("id"), _v.version == bindparam("version"))
 VERSIONS = select(secret_versions).where(_v.secret_id == bindparam("id")).order_by(_v.version)
 CURRENT_OF_MANY = (
-    select(_s.id, _s.folded, _v.version, _v.sealed)
+    select(_s.id, _s.folded, _s.last_read_at, _v.version, _v.sealed)
     .join(secret_versions, and_(_v.secret_id == _s.id, _v.version == _s.current_version))
     .where(
         _s.team_id == bindparam("team"),
@@ -67,3 +67,4 @@ REVISIONS = select(_s.id, _s.revision).where(
     _s.folded.in_(bindparam("folded", expanding=True)),
     _s.deleted_at.is_(None),
 )
+READ = Prepared(CHANGE.values(last_read_at=bindparam("b_at")))

@@ -61,6 +61,7 @@ secrets = Table(
     Column("last_version", Integer, nullable=False),
     Column("current_version", Integer),  # null when every version is destroyed
     Column("revision", Integer, nullable=False),  # goes up with whatever changes; watchers compare it
+    Column("last_read_at", String(24)),  # to the second: when a deployment was last given it
 )
 Index(
     "secrets_live_name",
@@ -104,4 +105,85 @@ checkpoints = Table(
     Column("at", String(24), nullable=False),
     Column("hash", LargeBinary, nullable=False),
     Column("signature", LargeBinary, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("email", String(254), nullable=False, unique=True),  # in lower case
+    Column("name", String(253), nullable=False),
+    Column("password", Text),  # argon2id's text; null until the person has chosen one
+    Column("role", String(16), nullable=False),
+    Column("created_at", String(24), nullable=False),
+    Column("disabled_at", String(24)),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("team_id", String(32), ForeignKey("teams.id"), nullable=False),
+    Column("user_id", String(32), ForeignKey("users.id"), nullable=False),
+    PrimaryKeyConstraint("team_id", "user_id"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("user_id", String(32), ForeignKey("users.id"), nullable=False),
+    Column("created_at", String(24), nullable=False),
+    Column("seen_at", String(24), nullable=False),
+    Column("expires_at", String(24), nullable=False),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("team_id", String(32), ForeignKey("teams.id"), nullable=False),
+    Column("name", String(253), nullable=False),
+    Column("secrets", Text, nullable=False),  # a JSON list: what it declared last
+    Column("created_at", String(24), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("updated_at", String(24), nullable=False),
+    Column("deleted_at", String(24)),
+)
+Index(
+    "deployments_live_name",
+    deployments.c.team_id,
+    deployments.c.name,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+)
+
+# API keys of people ("key"), tokens of deployments ("token") and links to set a password once ("link").
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("prefix", String(16), primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("user_id", String(32), ForeignKey("users.id")),
+    Column("deployment_id", String(32), ForeignKey("deployments.id")),
+    Column("name", String(253), nullable=False),
+    Column("allows", Text, nullable=False),  # a JSON list: a key's scopes, a token's names of secrets
+    Column("created_at", String(24), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", String(24)),
+    Column("last_used_at", String(24)),
+    Column("revoked_at", String(24)),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("deployment_id", String(32), ForeignKey("deployments.id"), nullable=False),
+    Column("id", String(64), nullable=False),
+    Column("host", String(253), nullable=False),
+    Column("versions", Text, nullable=False),  # a JSON object: name -> version that it holds
+    Column("started_at", String(24), nullable=False),
+    Column("seen_at", String(24), nullable=False),
+    Column("stopped_at", String(24)),
+    PrimaryKeyConstraint("deployment_id", "id"),
 )

@@ -1,4 +1,4 @@
-"""The first schema: keyring, teams, secrets and their versions, audit log and checkpoints."""
+"""The first schema: keyring, teams, people, secrets, deployments, audit log."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("last_version", sa.Integer, nullable=False),
         sa.Column("current_version", sa.Integer),
         sa.Column("revision", sa.Integer, nullable=False),
+        sa.Column("last_read_at", sa.String(24)),
     )
     live = sa.text("deleted_at IS NULL")
     op.create_index(
@@ -78,4 +79,73 @@ def upgrade() -> None:
         sa.Column("at", sa.String(24), nullable=False),
         sa.Column("hash", sa.LargeBinary, nullable=False),
         sa.Column("signature", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "users",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("email", sa.String(254), nullable=False, unique=True),
+        sa.Column("name", sa.String(253), nullable=False),
+        sa.Column("password", sa.Text),
+        sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("created_at", sa.String(24), nullable=False),
+        sa.Column("disabled_at", sa.String(24)),
+    )
+    op.create_table(
+        "members",
+        sa.Column("team_id", sa.String(32), sa.ForeignKey("teams.id"), nullable=False),
+        sa.Column("user_id", sa.String(32), sa.ForeignKey("users.id"), nullable=False),
+        sa.PrimaryKeyConstraint("team_id", "user_id"),
+    )
+    op.create_table(
+        "sessions",
+        sa.Column("hash", sa.LargeBinary, primary_key=True),
+        sa.Column("user_id", sa.String(32), sa.ForeignKey("users.id"), nullable=False),
+        sa.Column("created_at", sa.String(24), nullable=False),
+        sa.Column("seen_at", sa.String(24), nullable=False),
+        sa.Column("expires_at", sa.String(24), nullable=False),
+    )
+    op.create_table(
+        "deployments",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("team_id", sa.String(32), sa.ForeignKey("teams.id"), nullable=False),
+        sa.Column("name", sa.String(253), nullable=False),
+        sa.Column("secrets", sa.Text, nullable=False),
+        sa.Column("created_at", sa.String(24), nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("updated_at", sa.String(24), nullable=False),
+        sa.Column("deleted_at", sa.String(24)),
+    )
+    op.create_index(
+        "deployments_live_name",
+        "deployments",
+        ["team_id", "name"],
+        unique=True,
+        sqlite_where=live,
+        postgresql_where=live,
+    )
+    op.create_table(
+        "access_keys",
+        sa.Column("prefix", sa.String(16), primary_key=True),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+        sa.Column("kind", sa.String(8), nullable=False),
+        sa.Column("user_id", sa.String(32), sa.ForeignKey("users.id")),
+        sa.Column("deployment_id", sa.String(32), sa.ForeignKey("deployments.id")),
+        sa.Column("name", sa.String(253), nullable=False),
+        sa.Column("allows", sa.Text, nullable=False),
+        sa.Column("created_at", sa.String(24), nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("expires_at", sa.String(24)),
+        sa.Column("last_used_at", sa.String(24)),
+        sa.Column("revoked_at", sa.String(24)),
+    )
+    op.create_table(
+        "replicas",
+        sa.Column("deployment_id", sa.String(32), sa.ForeignKey("deployments.id"), nullable=False),
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("host", sa.String(253), nullable=False),
+        sa.Column("versions", sa.Text, nullable=False),
+        sa.Column("started_at", sa.String(24), nullable=False),
+        sa.Column("seen_at", sa.String(24), nullable=False),
+        sa.Column("stopped_at", sa.String(24)),
+        sa.PrimaryKeyConstraint("deployment_id", "id"),
     )

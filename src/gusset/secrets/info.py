@@ -24,6 +24,7 @@ class SecretInfo:
     deleted_at: str | None = None
     note: str | None = None
     expires_at: str | None = None
+    last_read_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
