@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+import yaml
 from jinja2 import UndefinedError
 
-from gusset.manager.render import ago, count_of, day, environment, exact, past
+from gusset.manager.render import ago, count_of, day, environment, exact, past, yaml_key
 
 NOW = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
 
@@ -51,6 +52,12 @@ def test_what_has_no_end_is_never_past() -> None:
 def test_a_count_has_its_noun() -> None:
     """One of a thing is told apart from many."""
     assert [count_of(n, "secret") for n in (0, 1, 2104)] == ["0 secrets", "1 secret", "2,104 secrets"]
+
+
+@pytest.mark.parametrize("name", ["hf_access_token", "a.b-c", "null", "Yes", "1e3", "007", "-x", ".inf", "2026-11-23"])
+def test_a_name_is_a_key_of_yaml(name: str) -> None:
+    """The lines to copy declare just the name that they show, also where YAML has other ideas of it."""
+    assert yaml.safe_load(f"secrets:\n  {yaml_key(name)}: null") == {"secrets": {name: None}}
 
 
 def test_templates_escape_and_want_every_name() -> None:

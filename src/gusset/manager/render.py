@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -13,6 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 MINUTE, HOUR, DAY = 60, 3600, 86_400
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 _UNITS = ((365 * DAY, "year"), (30 * DAY, "month"), (DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"))
 
 
@@ -58,6 +61,12 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def yaml_key(name: str) -> str:
+    """The name of a secret as a key of YAML: quoted where YAML would read something else."""
+    plain = _PLAIN_KEY.fullmatch(name) and name.lower() not in _YAML_WORDS
+    return name if plain else f'"{name}"'
+
+
 @cache
 def fingerprint(name: str) -> str:
     """Changes with the bytes of a static file, so that browsers may keep the file for ever."""
@@ -79,7 +88,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    filters: tuple[Callable[..., object], ...] = (ago, exact, day, past, count_of)
+    filters: tuple[Callable[..., object], ...] = (ago, exact, day, past, count_of, yaml_key)
     made.filters.update({each.__name__: each for each in filters})
     made.globals["static"] = static_url
     return made
