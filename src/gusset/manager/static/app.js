@@ -90,6 +90,10 @@
     if (event.detail.xhr.responseURL.includes("/signin")) { event.preventDefault(); location.reload(); }
   });
   document.addEventListener("htmx:load", (event) => begin(event.detail.elt));
-  document.addEventListener("DOMContentLoaded", () => begin(document));
+  document.addEventListener("DOMContentLoaded", () => {
+    begin(document);
+    const here = document.querySelector(".nav [aria-current]"); // on a phone the row of places scrolls
+    here?.closest(".nav").scrollTo({ left: here.offsetLeft - 80 });
+  });
   setInterval(() => all("time[datetime]").forEach((time) => { time.textContent = ago(time); }), 30000);
 })();
