@@ -9,7 +9,8 @@
     ├── NotFound                    there is no such thing, for this caller
     │   └── SecretNotFound          the store has no such secret, or no such version
     ├── SecretsMissing              a deployment declares secrets that no source has
-    ├── Conflict                    somebody else was first, or the name is taken
+    ├── Conflict                    the name is taken, or spelled otherwise
+    │   └── VersionConflict         somebody else was first: the version has moved on
     ├── Denied                      it exists, perhaps, but not for this caller
     │   └── NotSignedIn             no key, or not a good one
     ├── Unreachable                 the source did not answer: nothing is known
@@ -138,9 +139,15 @@ class SecretsMissing(GussetError):
 
 
 class Conflict(GussetError):
-    """The name is taken, is spelled otherwise, or the version has moved on."""
+    """The name is taken or is spelled otherwise, or the act would break something that is in use."""
 
     code = "conflict"
+
+
+class VersionConflict(Conflict):
+    """The secret is not at the version that the caller has seen."""
+
+    code = "version_conflict"
 
 
 class Denied(GussetError):
@@ -250,6 +257,7 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     NotFound: Outcome(exit=5, http=404),
     SecretsMissing: Outcome(exit=5, http=404),
     Conflict: Outcome(exit=6, http=409),
+    VersionConflict: Outcome(exit=6, http=412),
     Denied: Outcome(exit=7, http=403),
     NotSignedIn: Outcome(exit=7, http=401),
     Unreachable: Outcome(exit=8, http=503),

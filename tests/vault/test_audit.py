@@ -48,7 +48,7 @@ def test_every_act_and_refusal_is_recorded(vault: Vault) -> None:
         ("gusset", "vault.create", vault_name, "ok"),
         ("alice", "secret.create", "x", "ok"),
         ("alice", "secret.write", "x", "ok"),
-        ("bob", "secret.write", "x", "conflict"),
+        ("bob", "secret.write", "x", "version_conflict"),
         ("bob", "secret.reveal", "y", "secret_not_found"),
         ("serve", "secret.deliver", "d", "ok"),
         ("alice", "secret.reveal", "x", "ok"),

@@ -71,7 +71,7 @@ class Command(click.Command):
     surplus_hint: str | None = None
 
     def __init__(self, *args: Any, surplus_hint: str | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("params", []).append(_output_option())
+        kwargs.setdefault("params", []).append(output_option())
         super().__init__(*args, **kwargs)
         self.allow_extra_args = True
         self.surplus_hint = surplus_hint
@@ -108,7 +108,7 @@ class SurplusArgument(click.UsageError):
         self.hint = hint
 
 
-def _output_option() -> click.Option:
+def output_option() -> click.Option:
     def chosen(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
         if value:
             ctx.ensure_object(App).output.json = value == "json"

@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": ("gusset.cli.predict", "Call a model: a folder, or the address of a running one."),
     "secret": ("gusset.cli.secret", "Add, list, replace and remove secrets."),
     "exec": ("gusset.cli.exec", "Run any command with chosen secrets."),
+    "manager": ("gusset.cli.manager", "Run the secret manager: its page and its API."),
     "audit": ("gusset.cli.audit", "Read, verify and export the audit log."),
     "key": ("gusset.cli.key", "Rotate the vault's keys."),
     "doctor": ("gusset.cli.doctor", "Look for what is unsafe or broken on this machine."),

@@ -296,13 +296,22 @@ class AuditLog:
         target: str | None = None,
         action: str | None = None,
         actor: str | None = None,
+        outcome: str | None = None,
+        before: int | None = None,
         limit: int = 50,
     ) -> list[Record]:
-        """The newest `limit` records that fit, oldest first."""
+        """The newest `limit` records that fit, of those before number `before`; oldest first."""
         query = select(audit_table).order_by(audit_table.c.seq.desc()).limit(limit)
-        for column, wanted in (("target", target), ("action", action), ("actor", actor)):
+        for column, wanted in (
+            ("target", target),
+            ("action", action),
+            ("actor", actor),
+            ("outcome", outcome),
+        ):
             if wanted is not None:
                 query = query.where(audit_table.c[column] == wanted)
+        if before is not None:
+            query = query.where(audit_table.c.seq < before)
         with failures_told(self._engine), self._engine.connect() as connection:
             return [Record(*row) for row in connection.execute(query)][::-1]
 

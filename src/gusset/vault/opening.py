@@ -14,6 +14,7 @@ from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
 from gusset.vault.access import AccessKeys
 from gusset.vault.audit import AuditLog, Chain, Checkpoint, Clock, Entry, Witness, timestamp
+from gusset.vault.changes import Looker
 from gusset.vault.database import (
     alone,
     check_revision,
@@ -49,6 +50,7 @@ class Vault:
     audit: AuditLog
     keys: KeyRotation
     source: Callable[..., VaultSource]
+    looker: Callable[[], Looker]
 
 
 @contextmanager
@@ -149,7 +151,7 @@ def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]
         return VaultSource(engine, store, actor=actor, deployment=deployment)
 
     try:
-        yield Vault(store, team, people, access, deployments, audit, rotation, source)
+        yield Vault(store, team, people, access, deployments, audit, rotation, source, lambda: Looker(engine))
     finally:
         writer.close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets as random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, get_args
@@ -67,12 +67,11 @@ class Person:
 
 
 _u, _t = users.c, teams.c
-_TEAMS = select(teams).order_by((_t.name != DEFAULT_TEAM), _t.name)
+_TEAMS = select(teams)
 _TEAMS_OF = Prepared(
     select(_t.id, _t.name, _t.created_at)
     .join(members, members.c.team_id == _t.id)
     .where(members.c.user_id == bindparam("user"))
-    .order_by((_t.name != DEFAULT_TEAM), _t.name)
 )
 _USER = Prepared(select(users).where(_u.id == bindparam("id")))
 _SESSION = Prepared(
@@ -109,12 +108,10 @@ class People:
             rows = connection.execute(select(users).order_by(_u.email)).all()
             return [self._person(connection, row) for row in rows]
 
-    def teams(self, person: Person | None = None) -> list[TeamInfo]:
-        """The teams that `person` sees (an admin: all), the default one first."""
-        if person is not None and not person.admin:
-            return list(person.teams)
+    def teams(self) -> list[TeamInfo]:
+        """Every team, the default one first."""
         with failures_told(self._engine), self._engine.connect() as connection:
-            return [_team(row) for row in connection.execute(_TEAMS)]
+            return _sorted(connection.execute(_TEAMS))
 
     # --- coming in
 
@@ -438,7 +435,7 @@ class People:
             row.role,
             row.created_at,
             row.disabled_at,
-            tuple(_team(team) for team in found),
+            tuple(_sorted(found)),
             row.password is None,
         )
 
@@ -458,6 +455,11 @@ def checked_email(text: str) -> str:
     if not _EMAIL.fullmatch(wanted):
         raise UsageError("that is not an e-mail address")
     return wanted
+
+
+def _sorted(rows: Iterable[Any]) -> list[TeamInfo]:
+    """Teams by name, the default one first."""
+    return sorted(map(_team, rows), key=lambda team: (not team.default, team.name))
 
 
 def _team(row: Any) -> TeamInfo:

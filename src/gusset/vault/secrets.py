@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, Row, func, select, update
 
-from gusset.errors import Conflict, IntegrityError, InvalidValue, SecretNotFound
+from gusset.errors import Conflict, IntegrityError, InvalidValue, SecretNotFound, VersionConflict
 from gusset.secrets.info import SecretInfo, State, VersionInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.source import Delivered
@@ -505,7 +505,7 @@ def _check_expected(name: str, row: Row[Any] | None, expected: int | None) -> No
         return
     current = (row.current_version if row else 0) or 0
     if current != expected:
-        raise Conflict(
+        raise VersionConflict(
             f"{name} is at version {current}, not {expected}", hint="look at what changed, then try again"
         )
 

@@ -1,0 +1,106 @@
+"""`gusset manager`: the server that people and deployments talk to, and how it is set up."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from gusset.cli.app import App, Command, Group, output_option, pass_app
+from gusset.errors import InvalidValue
+from gusset.secrets.value import SecretValue
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(name="manager", cls=Group, invoke_without_command=True, params=[output_option()])
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8700, show_default=True, help="0: any free one."
+)
+@click.option("--tls-certificate", "certificate", type=_FILE, help="Serve HTTPS with this chain (PEM).")
+@click.option("--tls-key", "key", type=_FILE, help="The certificate's key (PEM).")
+@click.option(
+    "--trusted-proxy",
+    metavar="ADDRESS",
+    help="A proxy that ends TLS and says who its clients are (X-Forwarded-For, X-Forwarded-Proto).",
+)
+@click.option("--insecure-http", is_flag=True, help="Plain HTTP off this machine: others can read values.")
+@click.pass_context
+def manager(
+    ctx: click.Context,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+    trusted_proxy: str | None,
+    insecure_http: bool,
+) -> None:
+    """Run the secret manager.
+
+    Runs until Ctrl-C or SIGTERM. Set it up first with `gusset manager init`, or
+    open the link that it prints when nobody has.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    app = ctx.ensure_object(App)
+    app.hold_values()
+    from gusset.manager.app import make_manager
+    from gusset.manager.callers import FirstLink
+    from gusset.manager.server import Listening, run
+    from gusset.serving.logs import log_to_stderr
+
+    listening = Listening(host, port, certificate, key, trusted_proxy, insecure_http)
+    listening.check()
+    log_to_stderr(readable=sys.stderr.isatty())
+    with app.vault() as vault:
+        first = None if vault.people.anybody() else FirstLink()
+        run(make_manager(vault, first), listening, announce=lambda address: _announce(app, address, first))
+
+
+def _announce(app: App, address: str, first: object) -> None:
+    token = getattr(first, "token", None)
+    if app.output.json:
+        app.output.result({"address": address, "setup": f"{address}/setup/{token}" if token else None})
+        sys.stdout.flush()
+        return
+    app.output.note(f"the manager is ready at {address}/settings/secrets")
+    if token:
+        app.output.note("nobody has set it up yet: open this link, once, to make the first administrator")
+        app.output.note(f"  {address}/setup/{token}")
+
+
+@manager.command("init", cls=Command)
+@click.option("--email", required=True, help="The first administrator's e-mail address.")
+@pass_app
+def init(app: App, email: str) -> None:
+    """Make the first administrator, and print one API key.
+
+    The password is asked for on a terminal; otherwise standard input is the
+    password, without one final newline.
+    """
+    app.hold_values()
+    from gusset.vault.people import checked_email
+
+    checked_email(email)
+    password = _password()
+    app.held.append(password)
+    with app.vault() as vault:
+        person, key = vault.people.create_first(email, password, actor=app.actor)
+    app.held.append(key)
+    text = key.reveal().decode()
+    app.output.note(f"{person.email} is the first administrator.")
+    app.output.note(f"Keep a copy of {app.settings.root_key_file} apart from backups of the database:")
+    app.output.note("without it, nobody can open the vault. This API key is shown only now:")
+    app.output.result({"api_key": text, "email": person.email}, text)
+
+
+def _password() -> SecretValue:
+    if sys.stdin.isatty():
+        text: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return SecretValue(text.encode("utf-8", "surrogateescape"))
+    data = sys.stdin.buffer.read(65_536).removesuffix(b"\n")
+    if not data:
+        raise InvalidValue("standard input was empty, nothing was made", hint="give the password there")
+    return SecretValue(data)

@@ -1,0 +1,100 @@
+"""The manager's ASGI application: what surrounds every request, and how the routes come together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from gusset.errors import GussetError
+from gusset.manager.api import OPERATIONS
+from gusset.manager.callers import Doorkeeper, FirstLink
+from gusset.manager.document import openapi
+from gusset.manager.operations import Api, Workers, json_response
+from gusset.manager.surroundings import Metrics, Surroundings, on_error, on_http_error
+from gusset.manager.watch import Changes, Delivery
+from gusset.vault.opening import Vault
+
+log = logging.getLogger("gusset.manager")
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """The parts of a running manager; `app` is the ASGI application."""
+
+    app: ASGIApp
+    changes: Changes
+
+
+def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
+    """Join the parts over an open vault; `first` is the link of one that nobody has set up."""
+    workers, metrics, door = Workers(), Metrics(), Doorkeeper(vault)
+    changes = Changes(vault.looker)
+    metrics.streams.set_function(lambda: changes.streams)
+    delivery = Delivery(vault, door, workers, changes)
+    api = Api(vault, door, workers, changes.wrote)
+    operations = [*OPERATIONS, *delivery.operations()]
+    document = openapi(operations)
+
+    async def spec(_: Request) -> Response:
+        return json_response(document)
+
+    async def alive(_: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        """Whether the vault answers."""
+        await workers.run(vault.people.anybody)
+        return json_response({"status": "ok"})
+
+    async def measured(_: Request) -> Response:
+        return metrics.response()
+
+    routes: list[BaseRoute] = [api.route(operation) for operation in operations]
+    routes += [
+        Route("/v1/deployment/changes", delivery.stream),
+        Route("/v1/audit/export", exporter(api, vault, workers)),
+        Route("/v1/spec", spec),
+        Route("/healthz", alive),
+        Route("/readyz", ready),
+        Route("/metrics", measured),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        changes.start()
+        yield
+        changes.stop()
+        workers.close()
+
+    handlers: Any = {GussetError: on_error, HTTPException: on_http_error}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    return Manager(Surroundings(app, metrics), changes)
+
+
+def exporter(api: Api, vault: Vault, workers: Workers) -> Callable[[Request], Awaitable[Response]]:
+    """The route that gives the whole audit log, in pieces."""
+
+    async def export(request: Request) -> Response:
+        await workers.run(api.let_in, "/v1/audit/export", "admin", request)
+        return StreamingResponse(audit_lines(vault), media_type="application/x-ndjson")
+
+    return export
+
+
+def audit_lines(vault: Vault) -> Iterator[bytes]:
+    """Every record as JSON Lines, oldest first, some hundred at a time."""
+    found = vault.audit.export()
+    while records := list(islice(found, 500)):
+        yield b"".join(orjson.dumps(record.data()) + b"\n" for record in records)

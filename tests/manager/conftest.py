@@ -1,0 +1,113 @@
+"""A running manager: the real process, an administrator, and clients with keys."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Cli
+
+ADMIN = "ada@example.com"
+PASSWORD = b"correct horse battery staple"
+
+
+class Manager:
+    """`gusset manager`, set up, with the first administrator's key; its log is in a file."""
+
+    def __init__(self, gusset: Cli, folder: Path, port: int = 0) -> None:
+        self.gusset = gusset
+        self.log = folder / "manager.log"
+        self.port = port
+        made = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
+        self.key: str = json.loads(made.stdout)["api_key"]
+        self.start()
+
+    def start(self, *options: str) -> None:
+        command = [sys.executable, "-m", "gusset", "manager", "--port", str(self.port), "--output", "json"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *options], env=self.gusset.environ, stdout=subprocess.PIPE, stderr=log
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the manager did not start:\n{self.log.read_text()}"
+        self.address: str = json.loads(line)["address"]
+        self.port = int(self.address.rpartition(":")[2])
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def client(self, key: str | None = None, **headers: str) -> httpx.Client:
+        """A client with a key; the administrator's unless another is given, none for ""."""
+        key = self.key if key is None else key
+        bearer = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.address, headers=bearer | headers, timeout=20, trust_env=False)
+
+    def member(self, email: str = "mem@example.com", *, teams: list[str] | None = None) -> str:
+        """The key of a new member, made as people make one: invited, a password chosen, a key on the page's API."""
+        with self.client() as admin:
+            team_ids = teams if teams is not None else [admin.get("/v1/teams").json()["teams"][0]["id"]]
+            invited = admin.post("/v1/people", json={"email": email, "team_ids": team_ids})
+            assert invited.status_code == 200, invited.text
+        code = _MAKE_KEY.format(link=invited.json()["link"].rpartition("/")[2], password=PASSWORD)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=self.gusset.environ, capture_output=True, check=True
+        )
+        return done.stdout.decode()
+
+
+_MAKE_KEY = """
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+from gusset.vault import open_vault
+from gusset.vault.access import SCOPES
+with open_vault(Settings.load(os.environ)) as vault:
+    person = vault.people.accept(SecretValue({link!r}.encode()), SecretValue({password!r}))
+    scopes = [scope for scope in SCOPES if scope != "admin"]
+    key = vault.access.create(person.id, "test", scopes=scopes, actor=person.email)[1]
+print(key.reveal().decode(), end="")
+"""
+
+
+@pytest.fixture
+def manager(gusset: Cli, tmp_path: Path) -> Iterator[Manager]:
+    running = Manager(gusset, tmp_path)
+    yield running
+    if running.process.poll() is None:
+        assert running.stop() == 0
+    assert b"A bug in gusset" not in running.log.read_bytes(), running.log.read_text()
+
+
+@pytest.fixture
+def admin(manager: Manager) -> Iterator[httpx.Client]:
+    """A client with the first administrator's key."""
+    with manager.client() as client:
+        yield client
+
+
+@pytest.fixture
+def deployment(manager: Manager, admin: httpx.Client) -> Callable[..., httpx.Client]:
+    """Registers a deployment; gives a client with its token."""
+
+    def register(name: str, *secrets: str) -> httpx.Client:
+        made = admin.post("/v1/deployments", json={"name": name, "secrets": list(secrets)})
+        assert made.status_code == 200, made.text
+        return manager.client(made.json()["token"])
+
+    return register
