@@ -97,7 +97,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class Onward:
     """Somewhere else to go, with what to say there. `session`: a new one, or "" to end the one there is."""
 
     to: str
