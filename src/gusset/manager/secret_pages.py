@@ -105,7 +105,7 @@ def replace(visit: Visit) -> Shown | Onward:
         seen = _number(visit.form, "version")
         made = store.set(info.name, value, actor=visit.caller.actor, expect_version=seen)
     except (UsageError, Conflict) as error:
-        return _one(visit, store, info, fault=error)
+        return _one(visit, store, store.by_id(info.id) or info, fault=error)
     return Onward(_url(info), _stored(made, value, visit.now))
 
 
