@@ -1,4 +1,4 @@
-"""Coming in and going out: sign in, set up, choose a password. Slow on purpose, so on threads of their own."""
+"""Coming in and going out: sign in, set up, choose a password. Hashing is slow on purpose."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from gusset.errors import (
     outcome_of,
 )
 from gusset.manager.callers import Failures, FirstLink
-from gusset.manager.secret_pages import told
-from gusset.manager.visits import Notice, Onward, Shown, Visit, local
+from gusset.manager.visits import Notice, Onward, Shown, Visit, local, told
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit import Actor
 
@@ -40,10 +39,7 @@ class Entrance:
         email, next_ = visit.form.text("email"), visit.form.raw("next")
         keys = (f"address {visit.address}", f"person {email.lower()[:254]}")
         try:
-            if any(self._failures.blocked(key) for key in keys):
-                raise TooManyAttempts(
-                    "that failed too often of late", hint="wait five minutes, then try again"
-                )
+            self._check(*keys)
             _, session = visit.vault.people.sign_in(
                 email, visit.form.password("password"), address=visit.address
             )
@@ -54,6 +50,10 @@ class Entrance:
             return _sign_in(visit, next_=next_, email=email, fault=error)
         self._failures.forget(keys[1])
         return Onward(local(next_), session=session)
+
+    def _check(self, *keys: str) -> None:
+        if any(self._failures.blocked(key) for key in keys):
+            raise TooManyAttempts("that failed too often of late", hint="wait five minutes, then try again")
 
     def sign_out(self, visit: Visit) -> Onward:
         """The session ends."""
@@ -72,8 +72,7 @@ class Entrance:
         link, password = visit.form.raw("link"), visit.form.password("password")
         email = visit.form.text("email")
         try:
-            if visit.form.raw("password") != visit.form.raw("again"):
-                raise InvalidValue("the two passwords are not the same")
+            _same(visit.form.raw("password"), visit.form.raw("again"))
             if self._is_first(visit, link):
                 email = self._create_first(visit, email, password)
             else:
@@ -113,12 +112,8 @@ class Entrance:
         caller, form = visit.caller, visit.form
         key = f"person {caller.person.email}"
         try:
-            if self._failures.blocked(key):
-                raise TooManyAttempts(
-                    "that failed too often of late", hint="wait five minutes, then try again"
-                )
-            if form.raw("new") != form.raw("again"):
-                raise InvalidValue("the two new passwords are not the same")
+            self._check(key)
+            _same(form.raw("new"), form.raw("again"))
             visit.vault.people.change_password(
                 caller.person,
                 form.password("current"),
@@ -146,6 +141,11 @@ def _account(visit: Visit, *, fault: GussetError | None = None) -> Shown:
 
 def _fault(error: GussetError | None) -> Notice | None:
     return Notice("error", told(error) or "") if error else None
+
+
+def _same(one: str, other: str) -> None:
+    if one != other:
+        raise InvalidValue("the two passwords are not the same")
 
 
 def _link(text: str) -> SecretValue:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gusset.errors import Conflict, GussetError, InvalidName, NotFound, UsageError, outcome_of
 from gusset.manager.shown import secret_data, used_by
-from gusset.manager.visits import Form, Notice, Onward, Shown, Visit
+from gusset.manager.visits import Form, Notice, Onward, Shown, Visit, told
 from gusset.secrets.credentials import KNOWN_PREFIXES
 from gusset.secrets.doctor import examine
 from gusset.secrets.info import SecretInfo
@@ -165,14 +165,6 @@ def restore(visit: Visit) -> Onward:
 
 
 # --- what handlers share
-
-
-def told(error: GussetError | None) -> str | None:
-    """An error as a page says it."""
-    if error is None:
-        return None
-    text = f"{error.message}. {error.hint}" if error.hint else error.message
-    return text[:1].upper() + text[1:]
 
 
 def _stored(info: SecretInfo, value: SecretValue, now: datetime) -> Notice:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gusset.errors import Conflict, GussetError, UsageError, outcome_of
-from gusset.manager.secret_pages import told
 from gusset.manager.shown import key_data
-from gusset.manager.visits import Notice, Onward, Shown, Visit
+from gusset.manager.visits import Notice, Onward, Shown, Visit, told
 from gusset.vault.access import SCOPES, KeyInfo, Scope
+from gusset.vault.people import Person, Role
 
 KEYS, PEOPLE = "/settings/api-keys", "/settings/people"
 
@@ -32,15 +33,12 @@ def _keys(visit: Visit, *, fresh: str | None = None, fault: GussetError | None =
 def make_key(visit: Visit) -> Shown:
     """A new key. The answer shows it, and nothing does again."""
     try:
-        name = visit.form.text("name")
-        if not 1 <= len(name) <= 120 or not name.isprintable():
-            raise UsageError("a key's name has 1 to 120 printable characters")
         scopes: list[Scope] = [scope for scope in SCOPES if scope in visit.form.all("scope")]
         for scope in scopes:
             visit.caller.need(scope)
         _, key = visit.vault.access.create(
             visit.caller.person.id,
-            name,
+            _key_name(visit.form.text("name")),
             scopes=scopes,
             actor=visit.caller.actor,
             expires_at=visit.form.date("expires"),
@@ -48,6 +46,12 @@ def make_key(visit: Visit) -> Shown:
     except UsageError as error:
         return _keys(visit, fault=error)
     return _keys(visit, fresh=key.reveal().decode())
+
+
+def _key_name(text: str) -> str:
+    if not 1 <= len(text) <= 120 or not text.isprintable():
+        raise UsageError("a key's name has 1 to 120 printable characters")
+    return text
 
 
 def revoke_key(visit: Visit) -> Onward:
@@ -97,14 +101,11 @@ def _people(
 def invite(visit: Visit) -> Shown:
     """A new person. The answer shows the link with which they choose a password, and nothing does again."""
     form = visit.form
-    role = form.raw("role")
     try:
-        if role not in ("admin", "member"):
-            raise UsageError("a role is admin or member")
         person, link = visit.vault.people.invite(
             form.text("email"),
             name=form.text("name")[:120],
-            role="admin" if role == "admin" else "member",
+            role=_role(form.raw("role")),
             team_ids=form.all("team"),
             actor=visit.caller.actor,
         )
@@ -122,35 +123,29 @@ def new_link(visit: Visit) -> Shown:
 
 def set_role(visit: Visit) -> Onward:
     """Admin or member."""
-    role = "admin" if visit.form.raw("role") == "admin" else "member"
-    return _changed(
-        visit,
-        lambda: visit.vault.people.set_role(
-            visit.path["id"], "admin" if role == "admin" else "member", actor=visit.caller.actor
-        ),
-        "{} is " + role + " now.",
-    )
+    role = _role(visit.form.raw("role"))
+    return _changed(visit, visit.vault.people.set_role, "{} is now " + role + ".", role)
+
+
+def _role(text: str) -> Role:
+    return "admin" if text == "admin" else "member"
 
 
 def disable(visit: Visit) -> Onward:
     """Let somebody in no more."""
     text = "{} is let in no more; their sessions and keys ended."
-    return _changed(
-        visit, lambda: visit.vault.people.disable(visit.path["id"], actor=visit.caller.actor), text
-    )
+    return _changed(visit, visit.vault.people.disable, text)
 
 
 def enable(visit: Visit) -> Onward:
     """Let somebody in again."""
     text = "{} may sign in again. Keys that were revoked stay so."
-    return _changed(
-        visit, lambda: visit.vault.people.enable(visit.path["id"], actor=visit.caller.actor), text
-    )
+    return _changed(visit, visit.vault.people.enable, text)
 
 
-def _changed(visit: Visit, change: Any, text: str) -> Onward:
+def _changed(visit: Visit, change: Callable[..., Person], text: str, *args: str) -> Onward:
     try:
-        person = change()
+        person = change(visit.path["id"], *args, actor=visit.caller.actor)
     except Conflict as error:
         return Onward(PEOPLE, Notice("error", told(error) or ""))
     return Onward(PEOPLE, Notice("ok", text.format(person.email)))

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from gusset.errors import InvalidValue, NotSignedIn, UsageError
+from gusset.errors import GussetError, InvalidValue, NotSignedIn, UsageError
 from gusset.manager.callers import Caller
 from gusset.secrets.value import SecretValue
 from gusset.vault.opening import Vault
@@ -128,6 +128,14 @@ class Visit:
 
     def teams(self) -> list[TeamInfo]:
         return self.caller.teams(self.vault)
+
+
+def told(error: GussetError | None) -> str | None:
+    """An error as a page says it."""
+    if error is None:
+        return None
+    text = f"{error.message}. {error.hint}" if error.hint else error.message
+    return text[:1].upper() + text[1:]
 
 
 def csrf_of(session: str) -> str:
