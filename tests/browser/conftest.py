@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Response, sync_playwright
+
+from tests.manager import conftest as running
+from tests.manager.conftest import ADMIN, PASSWORD, Manager
+
+manager = running.manager  # the same fixture, here too
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 DEBIANS = Path("/usr/bin/chromium")
 # Beside the first two, which a container without a GPU needs: nothing that speaks up by itself.
@@ -41,3 +51,91 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=where, headless=True, args=ARGUMENTS)
         yield running
         running.close()
+
+
+class Site:
+    """The manager's pages in one browser context of their own; what they ask for and say is kept."""
+
+    def __init__(self, browser: Browser, manager: Manager, **options: Any) -> None:
+        self.manager = manager
+        self.context = browser.new_context(base_url=manager.address, **options)
+        self.context.set_default_timeout(10_000)
+        self.requested: list[str] = []
+        self.said: list[str] = []
+        self.answers: list[Response] = []
+        self.context.on("request", lambda request: self.requested.append(request.url))
+        self.context.on("response", lambda answer: self.answers.append(answer))
+        self.context.on("console", lambda message: self.said.append(message.text))
+        self.context.on("weberror", lambda error: self.said.append(str(error.error)))
+        self.page = self.context.new_page()
+
+    def sign_in(self, email: str = ADMIN, password: bytes = PASSWORD) -> Page:
+        """As a person does it; the page of secrets comes next."""
+        self.page.goto("/settings/secrets")
+        self.page.get_by_label("E-mail").fill(email)
+        self.page.get_by_label("Password").fill(password.decode())
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("heading", name="Secrets", exact=True).wait_for()
+        return self.page
+
+    def add(self, name: str, value: str) -> None:
+        """A secret, by the form on the page of secrets."""
+        self.page.get_by_label("Name").fill(name)
+        self.page.get_by_label("Value").fill(value)
+        self.page.get_by_role("button", name="Add secret").click()
+        self.page.get_by_role("status").filter(has_text=f"{name} is").wait_for()
+
+    def stored(self, name: str) -> bytes:
+        """What the vault has under that name, byte for byte."""
+        code = (
+            "import os, sys\n"
+            "from gusset.settings import Settings\n"
+            "from gusset.vault import open_vault\n"
+            "with open_vault(Settings.load(os.environ)) as vault:\n"
+            f"    value = vault.secrets.reveal({name!r}, actor='a test')\n"
+            "sys.stdout.buffer.write(value.reveal())\n"
+        )
+        environ = self.manager.gusset.environ
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, check=True
+        ).stdout
+
+    def picture(self, name: str) -> None:
+        """A screenshot for the documents, when those are being made."""
+        if os.environ.get("GUSSET_SCREENSHOTS") == "1":
+            IMAGES.mkdir(exist_ok=True)
+            self.page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
+
+    def close(self) -> None:
+        self.context.close()
+
+
+@pytest.fixture
+def open_site(browser: Browser, manager: Manager) -> Iterator[Callable[..., Site]]:
+    """Opens the manager's pages in a context of the given options; afterwards none may have complained."""
+    sites: list[Site] = []
+
+    def open_(**options: Any) -> Site:
+        sites.append(Site(browser, manager, **options))
+        return sites[-1]
+
+    yield open_
+    for site in sites:
+        site.close()
+        elsewhere = [url for url in site.requested if not url.startswith((manager.address, "data:"))]
+        assert not elsewhere, f"a page asked another host: {elsewhere}"
+        assert not site.said, f"the browser complained: {site.said}"
+
+
+@pytest.fixture
+def site(open_site: Callable[..., Site]) -> Site:
+    """The pages, with the administrator signed in."""
+    opened = open_site()
+    opened.sign_in()
+    return opened
+
+
+def faults(page: Page) -> list[str]:
+    """What axe finds wrong with a page, for those who see, hear or move otherwise."""
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {[node['target'] for node in each['nodes']]}" for each in found]

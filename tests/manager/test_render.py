@@ -54,7 +54,9 @@ def test_a_count_has_its_noun() -> None:
     assert [count_of(n, "secret") for n in (0, 1, 2104)] == ["0 secrets", "1 secret", "2,104 secrets"]
 
 
-@pytest.mark.parametrize("name", ["hf_access_token", "a.b-c", "null", "Yes", "1e3", "007", "-x", ".inf", "2026-11-23"])
+@pytest.mark.parametrize(
+    "name", ["hf_access_token", "a.b-c", "null", "Yes", "1e3", "007", "-x", ".inf", "2026-11-23"]
+)
 def test_a_name_is_a_key_of_yaml(name: str) -> None:
     """The lines to copy declare just the name that they show, also where YAML has other ideas of it."""
     assert yaml.safe_load(f"secrets:\n  {yaml_key(name)}: null") == {"secrets": {name: None}}

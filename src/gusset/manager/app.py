@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,6 +20,8 @@ from gusset.manager.api import OPERATIONS
 from gusset.manager.callers import Doorkeeper, FirstLink
 from gusset.manager.document import openapi
 from gusset.manager.operations import Api, Workers, json_response
+from gusset.manager.pages import Pages
+from gusset.manager.shown import audit_lines
 from gusset.manager.surroundings import Metrics, Surroundings, on_error, on_http_error
 from gusset.manager.watch import Changes, Delivery
 from gusset.vault.opening import Vault
@@ -69,6 +69,7 @@ def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
         Route("/healthz", alive),
         Route("/readyz", ready),
         Route("/metrics", measured),
+        *Pages(vault, door, workers, changes.wrote, first).routes(),
     ]
 
     @asynccontextmanager
@@ -91,10 +92,3 @@ def exporter(api: Api, vault: Vault, workers: Workers) -> Callable[[Request], Aw
         return StreamingResponse(audit_lines(vault), media_type="application/x-ndjson")
 
     return export
-
-
-def audit_lines(vault: Vault) -> Iterator[bytes]:
-    """Every record as JSON Lines, oldest first, some hundred at a time."""
-    found = vault.audit.export()
-    while records := list(islice(found, 500)):
-        yield b"".join(orjson.dumps(record.data()) + b"\n" for record in records)

@@ -1,4 +1,4 @@
-"""Reads what a browser's form sends, exactly or not at all. All of it stays in memory: a value may be in it."""
+"""Reads what a browser's form sends, exactly or not at all; in memory alone, for a value may be in it."""
 
 from __future__ import annotations
 

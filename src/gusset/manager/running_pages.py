@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from gusset.errors import NotFound
-from gusset.manager.visits import Notice, Onward, Shown, Visit
+from gusset.manager.shown import audit_lines
+from gusset.manager.visits import Download, Notice, Onward, Shown, Visit
 from gusset.vault.access import KeyInfo
 from gusset.vault.audit import Record, Report
 from gusset.vault.deployments import DeploymentInfo
@@ -84,6 +85,11 @@ def verify(visit: Visit) -> Shown:
     return _audit(visit, report=visit.vault.audit.verify())
 
 
+def export(visit: Visit) -> Download:
+    """The whole log."""
+    return Download("gusset-audit.jsonl", "application/x-ndjson", audit_lines(visit.vault))
+
+
 def _audit(visit: Visit, *, report: Report | None = None) -> Shown:
     filters = {key: visit.query.get(key, "").strip() for key in _FILTERS}
     wanted = {key: text for key, text in filters.items() if text}
@@ -100,7 +106,7 @@ def _audit(visit: Visit, *, report: Report | None = None) -> Shown:
         "older_url": older,
         "newer_url": newer,
     }
-    return Shown("audit.html", "Audit log", context)
+    return Shown("audit.html", "Audit log", context, part="_records.html")
 
 
 def _record(record: Record) -> dict[str, Any]:

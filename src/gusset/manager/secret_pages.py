@@ -43,7 +43,8 @@ def _listed(visit: Visit, team: TeamInfo, *, name: str = "", fault: GussetError 
         "deleted": deleted,
         "form": {"name": name, "error": told(fault)},
     }
-    return Shown("secrets.html", "Secrets", context, status=outcome_of(fault).http if fault else 200)
+    status = outcome_of(fault).http if fault else 200
+    return Shown("secrets.html", "Secrets", context, status=status, part="_secrets_list.html")
 
 
 def add(visit: Visit) -> Shown | Onward:

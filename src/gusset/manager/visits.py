@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -87,13 +87,14 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A page to be made of a template. `session` is that of somebody who has just signed in."""
+    """A page to be made of a template; of `part` alone, where the page itself asks for what changed."""
 
     template: str
     title: str
     context: Mapping[str, Any] = field(default_factory=dict)
     notice: Notice | None = None
     status: int = 200
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,15 @@ class Onward:
     to: str
     notice: Notice | None = None
     session: SecretValue | Literal[""] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file, in pieces."""
+
+    name: str
+    kind: str
+    pieces: Iterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)

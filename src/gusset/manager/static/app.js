@@ -85,10 +85,6 @@
     const repeats = part.getAttribute("hx-trigger")?.startsWith("every");
     if (repeats && (document.hidden || part.contains(document.activeElement))) event.preventDefault();
   });
-  // A session that ended meanwhile: the page itself goes to sign in, not a part of it.
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    if (event.detail.xhr.responseURL.includes("/signin")) { event.preventDefault(); location.reload(); }
-  });
   document.addEventListener("htmx:load", (event) => begin(event.detail.elt));
   document.addEventListener("DOMContentLoaded", () => {
     begin(document);
