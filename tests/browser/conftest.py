@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Response, sync_playwright
 
-from tests.manager import conftest as running
+from tests.conftest import Cli, clean_environ
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
 
-manager = running.manager  # the same fixture, here too
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 DEBIANS = Path("/usr/bin/chromium")
@@ -53,6 +52,16 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    """One manager for the tests of a file: each uses names of its own."""
+    folder = tmp_path_factory.mktemp("manager")
+    running = Manager(Cli(folder / "home", clean_environ(folder / "home", folder / "settings.toml")), folder)
+    yield running
+    assert running.stop() == 0
+    assert b"A bug in gusset" not in running.log.read_bytes(), running.log.read_text()
+
+
 class Site:
     """The manager's pages in one browser context of their own; what they ask for and say is kept."""
 
@@ -65,7 +74,13 @@ class Site:
         self.answers: list[Response] = []
         self.context.on("request", lambda request: self.requested.append(request.url))
         self.context.on("response", lambda answer: self.answers.append(answer))
-        self.context.on("console", lambda message: self.said.append(message.text))
+        # That a page answered 400 or 409 is what some tests are about; Chromium mentions it.
+        self.context.on(
+            "console",
+            lambda message: (
+                "the server responded with a status of 4" in message.text or self.said.append(message.text)
+            ),
+        )
         self.context.on("weberror", lambda error: self.said.append(str(error.error)))
         self.page = self.context.new_page()
 
@@ -84,6 +99,16 @@ class Site:
         self.page.get_by_label("Value").fill(value)
         self.page.get_by_role("button", name="Add secret").click()
         self.page.get_by_role("status").filter(has_text=f"{name} is").wait_for()
+
+    def row(self, text: str) -> Locator:
+        """The row of a table that has `text` in it."""
+        return self.page.locator("tbody tr").filter(has_text=text)
+
+    def open(self, name: str) -> None:
+        """The page of one secret."""
+        self.page.goto("/settings/secrets")
+        self.page.get_by_role("link", name=name, exact=True).click()
+        self.page.get_by_role("heading", name=name).wait_for()
 
     def stored(self, name: str) -> bytes:
         """What the vault has under that name, byte for byte."""
@@ -127,11 +152,21 @@ def open_site(browser: Browser, manager: Manager) -> Iterator[Callable[..., Site
         assert not site.said, f"the browser complained: {site.said}"
 
 
+@pytest.fixture(scope="module")
+def signed_in(browser: Browser, manager: Manager) -> Any:
+    """The cookies of a session of the administrator's."""
+    site = Site(browser, manager)
+    site.sign_in()
+    cookies = site.context.storage_state()
+    site.close()
+    return cookies
+
+
 @pytest.fixture
-def site(open_site: Callable[..., Site]) -> Site:
+def site(open_site: Callable[..., Site], signed_in: Any) -> Site:
     """The pages, with the administrator signed in."""
-    opened = open_site()
-    opened.sign_in()
+    opened = open_site(storage_state=signed_in)
+    opened.page.goto("/settings/secrets")
     return opened
 
 

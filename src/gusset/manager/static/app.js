@@ -1,6 +1,7 @@
 // What the pages do beyond what a browser does by itself. All of them work without this file.
 "use strict";
 (() => {
+  const MOST_BYTES = 65536;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
   // --- what needs a script appears, what stands in for it goes
@@ -75,6 +76,10 @@
     else if (button) show(button);
   });
   document.addEventListener("change", (event) => {
+    if (event.target.type === "file") {
+      const large = event.target.files[0]?.size > MOST_BYTES;
+      event.target.setCustomValidity(large ? "A secret has at most 65,536 bytes; this file has more." : "");
+    }
     event.target.closest("form[data-autosubmit]")?.requestSubmit();
   });
   document.addEventListener("paste", widen);
