@@ -118,8 +118,8 @@ def _record(record: Record) -> dict[str, Any]:
 
 
 def spoken(details: Mapping[str, Any]) -> str:
-    """Details as a line: `version: 3, names: a b`."""
-    return ", ".join(f"{key}: {_plain(value)}" for key, value in details.items())
+    """Details as a line: `version: 3, names: a b`. Ids are left to the export."""
+    return ", ".join(f"{key}: {_plain(value)}" for key, value in details.items() if key not in ("id", "team"))
 
 
 def _plain(value: Any) -> str:
@@ -129,6 +129,8 @@ def _plain(value: Any) -> str:
         )
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "none" if value is None else str(value)
 
 

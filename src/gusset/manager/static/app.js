@@ -55,6 +55,7 @@
     all("[data-value-form]").forEach((form) => {
       all("[name=value], [name=file]", form).forEach((field) => { field.value = ""; });
     });
+    all("[data-fresh]").forEach((part) => part.remove());
   }
 
   // --- times go on while a page stays open
@@ -93,6 +94,8 @@
   document.addEventListener("htmx:load", (event) => begin(event.detail.elt));
   document.addEventListener("DOMContentLoaded", () => {
     begin(document);
+    // What is shown once came as the answer to a form: to reload is to look again, not to send it again.
+    if (document.querySelector("[data-fresh]")) history.replaceState(null, "", location.href);
     const here = document.querySelector(".nav [aria-current]"); // on a phone the row of places scrolls
     here?.closest(".nav").scrollTo({ left: here.offsetLeft - 80 });
   });
