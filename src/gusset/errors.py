@@ -3,6 +3,7 @@
     GussetError
     ├── UsageError                  the call itself is wrong
     │   ├── InvalidName             a name that breaks the rule for names
+    │   │   └── CredentialAsName    a credential where a name belongs
     │   └── InvalidValue            a value that is too long, or empty by accident
     ├── ConfigInvalid               config.yaml or the model folder cannot be used
     ├── CheckFailed                 `gusset check` found something
@@ -19,7 +20,7 @@
     ├── VaultError                  the vault cannot be opened or trusted
     │   ├── RootKeyError            the root key is lost, wrong or unsafe
     │   ├── VaultTooNew             written by a newer gusset
-    │   └── IntegrityError          stored bytes or records are not what was written
+    │   └── IntegrityError          stored bytes or records are not what was written, or others may write them
     ├── HostError                   the machine refused: port, disk, engine
     ├── SecretNotText               a model asked for the text of a value that is not UTF-8 (a ValueError)
     └── SecretLookupError           a model asked for a secret that it does not have (a KeyError)
@@ -65,6 +66,12 @@ class InvalidName(UsageError):
     """A name that breaks the rule for names; see `gusset.secrets.name`."""
 
     code = "invalid_name"
+
+
+class CredentialAsName(InvalidName):
+    """What stands as a name is surely a credential. Neither shown nor recorded."""
+
+    code = "credential_as_name"
 
 
 class InvalidValue(UsageError):
@@ -199,7 +206,7 @@ class VaultTooNew(VaultError):
 
 
 class IntegrityError(VaultError):
-    """Sealed bytes do not open, or the audit chain does not hold."""
+    """Sealed bytes do not open, the audit chain does not hold, or others may write to the vault's files."""
 
     code = "integrity"
 

@@ -178,6 +178,20 @@ def test_doctor_finds_files_open_to_others(gusset: Cli, home: Path) -> None:
     assert f"chmod go= {home / 'vault.db'}".encode() in done.stderr
 
 
+def test_a_folder_that_others_may_write_to_is_refused(gusset: Cli, home: Path) -> None:
+    """Every way in ends with exit status 10 and the command that mends it; doctor says it once."""
+    gusset("secret", "set", "token", input=VALUE)
+    home.chmod(0o770)
+
+    for args in (["secret", "list"], ["secret", "set", "token"], ["audit", "show"], ["key", "rotate"]):
+        done = gusset(*args, input=VALUE, status=10)
+        assert f"chmod go-w {home}".encode() in done.stderr
+    assert gusset("doctor", status=4).stderr.count(b"may write to") == 1
+
+    home.chmod(0o750)
+    gusset("secret", "list")
+
+
 def test_settings_come_from_file_and_environment(gusset: Cli, tmp_path: Path) -> None:
     """The environment beats the file; an unknown key in the file is an error that names it."""
     settings = tmp_path / "settings.toml"

@@ -81,8 +81,14 @@ def test_missing_secrets_are_listed_together(gusset: Cli) -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [["--", "true"], ["--secret", "token"], ["--secret", "token", "--", "no-such-command-here"]],
-    ids=["no secret", "no command", "unknown command"],
+    [
+        ["--", "true"],
+        ["--secret", "token"],
+        ["--secret", "token", "--", "no-such-command-here"],
+        ["--env", "A=B=token", "--", "true"],
+        ["--env", "=token", "--", "true"],
+    ],
+    ids=["no secret", "no command", "unknown command", "two equals signs", "no variable"],
 )
 def test_wrong_calls(gusset: Cli, args: list[str]) -> None:
     """Each is exit status 2, with what to do."""

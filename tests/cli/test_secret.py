@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,42 @@ def test_a_value_in_the_wrong_place_is_never_repeated(gusset: Cli, args: list[st
 
     assert not leaks_in(done.stdout + done.stderr, VALUE)
     assert done.stderr
+
+
+TOKEN = "hf_" + "aB3x" * 9
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["secret", "set", TOKEN],
+        ["secret", "delete", TOKEN],
+        ["secret", "restore", TOKEN],
+        ["secret", "destroy", TOKEN],
+        ["secret", "destroy", TOKEN, "--yes"],
+        ["secret", "history", TOKEN],
+        ["secret", "rollback", TOKEN, "1"],
+        ["secret", "reveal", TOKEN],
+        ["secret", "import", "-"],
+        ["exec", "--secret", TOKEN, "--", "true"],
+        ["exec", "--env", f"X={TOKEN}", "--", "true"],
+        ["exec", "--env", TOKEN, "--", "true"],
+        ["serve", ".", "--allow-missing", TOKEN],
+    ],
+    ids=lambda args: "_".join(args[:3]).replace(TOKEN, ""),
+)
+def test_a_credential_in_a_names_place_is_not_repeated_or_recorded(
+    gusset: Cli, home: Path, args: list[str], leaking_files: Callable[[list[Path], bytes], list[Path]]
+) -> None:
+    """Exit status 2, and what to do now that the shell's history has it; no file of gusset's does."""
+    gusset("secret", "set", "token", input=VALUE)
+
+    done = gusset(*args, input=f"{TOKEN}=x\n".encode(), status=2)
+
+    assert b"looks like a credential, not a name" in done.stderr
+    assert b"history" in done.stderr
+    assert not leaks_in(done.stdout + done.stderr, TOKEN.encode())
+    assert leaking_files([home], TOKEN.encode()) == []
 
 
 def test_a_value_that_is_too_long_is_refused(gusset: Cli) -> None:

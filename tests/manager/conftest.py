@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +23,11 @@ PASSWORD = b"correct horse battery staple"
 class Manager:
     """`gusset manager`, set up, with the first administrator's key; its log is in a file."""
 
-    def __init__(self, gusset: Cli, folder: Path, port: int = 0) -> None:
+    def __init__(self, gusset: Cli, key: str, folder: Path, port: int = 0) -> None:
         self.gusset = gusset
+        self.key = key
         self.log = folder / "manager.log"
         self.port = port
-        made = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
-        self.key: str = json.loads(made.stdout)["api_key"]
         self.start()
 
     def start(self, *options: str) -> None:
@@ -45,13 +46,17 @@ class Manager:
         """As a power cut would."""
         self.process.kill()
         self.process.wait()
+        self._close()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(20)
+        self._close()
+        return status
+
+    def _close(self) -> None:
         assert self.process.stdout is not None
         self.process.stdout.close()
-        return status
 
     def client(self, key: str | None = None, **headers: str) -> httpx.Client:
         """A client with a key; the administrator's unless another is given, none for ""."""
@@ -73,6 +78,7 @@ class Manager:
 
 
 _MAKE_KEY = """
+import os
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import open_vault
@@ -85,9 +91,21 @@ print(key.reveal().decode(), end="")
 """
 
 
+@pytest.fixture(scope="session")
+def set_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A home that `manager init` made, to be copied, and the key that it printed."""
+    folder = tmp_path_factory.mktemp("set-up")
+    gusset = Cli(
+        folder / "home", os.environ | {"GUSSET_HOME": str(folder / "home"), "GUSSET_SETTINGS": "/nowhere"}
+    )
+    made = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
+    return folder / "home", json.loads(made.stdout)["api_key"]
+
+
 @pytest.fixture
-def manager(gusset: Cli, tmp_path: Path) -> Iterator[Manager]:
-    running = Manager(gusset, tmp_path)
+def manager(gusset: Cli, tmp_path: Path, set_up: tuple[Path, str]) -> Iterator[Manager]:
+    shutil.copytree(set_up[0], gusset.home)
+    running = Manager(gusset, set_up[1], tmp_path)
     yield running
     if running.process.poll() is None:
         assert running.stop() == 0

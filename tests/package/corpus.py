@@ -26,12 +26,13 @@ ACCEPTED = [
     "trt_llm:", "training_checkpoints:", "bis_llm:", "cache_internal:", "hf_cache:",
     "resources: {}", "build: {}", "runtime: {}", "weights: []", "secrets: {}",
     # top level
-    "model_name: ''", "spec_version: any", "model_framework: x", "data_dir: ../x", "data_dir: ''",
-    "external_package_dirs: [a, /b]", "model_metadata: {tags: [x], when: 2024-01-01}",
+    "model_name: ''", "spec_version: any", "model_framework: x", "data_dir: ''", "data_dir: a/../b", "model_module_dir: .",
+    "model_class_filename: ../model.py", "bundled_packages_dir: ..packages",
+    "external_package_dirs: [a, /b, ../c]", "model_metadata: {tags: [x], when: 2024-01-01}",
     # requirements
     "requirements: []\nrequirements_file: r.txt", "requirements: [x]\nrequirements_file: ''", "requirements_file: no.txt",
     # environment_variables
-    "environment_variables: {A: null, B: 1.0, C: [1], D: {a: b}, E: 2024-01-01, F: true, '': x, 'a b': y}",
+    "environment_variables: {A: null, B: 1.0, C: [1], D: {a: b}, E: 2024-01-01, F: true, 'a b': y}",
     "environment_variables: {PORT: 1}", "environment_variables: {N: !!binary /w==}",
     # secrets
     "secrets: {a: null, b: text, c: ''}", "secrets: {a: !!binary aGk=}",
@@ -265,10 +266,15 @@ REFUSED = [
 ]  # fmt: skip
 
 STRICTER = [
-    # gusset's own rules: duplicate keys, names of secrets, credentials
+    # gusset's own rules: duplicate keys, names of secrets, credentials, variables that none can have, paths out of the folder
     "a: 1\na: 2", "x: {a: 1, a: 2}", "1: a\ntrue: b", "secrets: {'': null}", "secrets: {a b: null}", "secrets: {a/b: null}",
     "secrets: {..: null}", "secrets: {a-b: null, a_b: null}", "secrets: {t: hf_" + "aB1" * 12 + "}",
     "secrets: {a-b: null}\nbuild: {secret_to_path_mapping: {a_b: x}}", "x: &a [*a]",
+    "environment_variables: {'': x}", "environment_variables: {A=B: x}", 'environment_variables: {"A\\0": x}',
+    'environment_variables: {A: "x\\0y"}',
+    "model_module_dir: ../..", "model_module_dir: /model", "model_module_dir: a/../..", "model_class_filename: ../../model.py",
+    "model_class_filename: /model.py", "data_dir: ../x", "data_dir: /data", 'data_dir: "a\\0b"', "bundled_packages_dir: ..",
+    "data_dir: !!binary Li4veA==", "environment_variables: {? !!binary QT1C : x}",
 ]  # fmt: skip
 
 LOOSER = ["secrets:"]

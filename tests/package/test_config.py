@@ -95,8 +95,38 @@ def test_a_text_in_a_slot_is_a_warning_and_a_credential_an_error(tmp_path: Path)
 def test_a_credential_as_name_is_not_repeated(tmp_path: Path) -> None:
     """What stands as a name may be the value itself."""
     token = "ghp_" + "aB3x" * 9
-    assert token not in str(problems_of(tmp_path, f"secrets:\n  {token}: null\n"))
+    [problem] = problems_of(tmp_path, f"secrets:\n  {token}: null\n")
+    assert token not in str(problem)
+    assert problem.message.startswith("that looks like a credential, not a name")
+    assert (problem.line, problem.code) == (2, "credential")
     assert token not in str(problems_of(tmp_path, f"{token}: null\n{token}: 1\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("environment_variables:\n  '': x\n", 2, "environment_variables"),
+        ("environment_variables:\n  A=hunter2: x\n", 2, "environment_variables"),
+        ('environment_variables:\n  A: "hunter2\\0"\n', 2, "environment_variables.A"),
+        ("model_name: x\nmodel_module_dir: ../..\n", 2, "model_module_dir"),
+        ("model_module_dir: .\nmodel_class_filename: ../model.py\n", 2, "model_class_filename"),
+        ("\ndata_dir: /data\n", 2, "data_dir"),
+        ("\nbundled_packages_dir: ../packages\n", 2, "bundled_packages_dir"),
+    ],
+)
+def test_what_could_not_be_served_has_a_line_and_a_fix(
+    tmp_path: Path, text: str, line: int, key: str
+) -> None:
+    """Variables that no process can have, and paths out of the model folder; nothing of a variable is shown."""
+    [problem] = problems_of(tmp_path, text)
+    assert (problem.line, problem.key, problem.warning) == (line, key, False)
+    assert problem.hint
+    assert "hunter2" not in str(problem)
+
+
+def test_a_long_name_is_a_name(tmp_path: Path) -> None:
+    """Words and numbers that a person has put together are not taken for a key."""
+    assert problems_of(tmp_path, "secrets: {db_password_v2_staging_2024q1: null}\n") == []
 
 
 def test_optional_secrets(tmp_path: Path) -> None:

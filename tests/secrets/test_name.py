@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gusset.errors import InvalidName
+from gusset.errors import CredentialAsName, InvalidName
 from gusset.secrets.name import check_name, fold_name, spelling_clashes
 
 
@@ -58,6 +58,56 @@ def test_a_wrong_name_is_not_repeated():
         check_name("hunter2 is/my password\n")
     assert "hunter2" not in f"{caught.value} {caught.value.hint} {caught.value!r}"
     assert "a space" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "hf_" + "aB3x" * 9,
+        "hf_abcdefghijklmnopqrstuvwxyzabcdefgh",
+        "sk-ant-api03-" + "aB3x-" * 20,
+        "sk_live_" + "aB3x" * 6,
+        "AKIAABCDEFGHIJKLMNOP",
+        "ghp_" + "aB3x" * 9,
+        "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl" + "aB3x" * 80,
+        "prefix.hf_" + "aB3x" * 9,
+        "postgresql://user:passw0rd@host/db",
+        "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c",
+        "Q7x9ZkfL2mP0vR8tW3yB6nC1",
+    ],
+)
+def test_a_credential_is_no_name(typed):
+    """It is not repeated, and the hint says where it now lies."""
+    with pytest.raises(CredentialAsName, match="looks like a credential, not a name") as caught:
+        check_name(typed)
+    assert typed not in f"{caught.value} {caught.value.hint} {caught.value!r}"
+    assert "history" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf_access_token",
+        "hf-token",
+        "sk_prod",
+        "sk-learn-model-registry-key",
+        "sk-ant-key-of-the-research-team-2",
+        "ghs_token_for_the_runner_and_something_else_long",
+        "aws-s3-bucket-key-prod-eu-west-1-2024",
+        "db_password_v2_staging_2024q1",
+        "stagingDatabasePassword2024",
+        "OPENAI_API_KEY_OF_TEAM_42",
+        "SALESFORCE_OAUTH2_CLIENT_SECRET_SANDBOX",
+        "x509_client_certificate_mtls_edge_gateway_v3",
+        "prod.kafka.broker-3.sasl-password",
+        "DOCKER_REGISTRY_123456789012.dkr.ecr.us-east-1.amazonaws.com",
+        "123e4567-e89b-12d3-a456-426614174000",
+        "x" * 253,
+    ],
+)
+def test_long_names_are_names(name):
+    """What people make up of words and numbers is no credential, however it begins."""
+    assert check_name(name) == name
 
 
 @given(st.text(min_size=1, max_size=260))

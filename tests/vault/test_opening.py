@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from gusset.errors import IntegrityError, RootKeyError, VaultError, VaultTooNew
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
+from gusset.vault.listing import list_secrets
 from tests.vault.conftest import settings_in
 
 
@@ -84,6 +87,89 @@ def test_a_root_key_that_others_may_read_is_refused(filled: Settings) -> None:
     with pytest.raises(RootKeyError) as caught, open_vault(filled):
         pass
     assert "chmod 600" in str(caught.value.hint)
+
+
+PLACES = [".", "vault.db", "root.key", "audit.witness"]
+
+Opening = Callable[[Settings], object]
+
+
+def opened(settings: Settings) -> None:
+    with open_vault(settings):
+        pass
+
+
+@pytest.fixture(params=[opened, list_secrets], ids=["opened", "listed"])
+def opening(request: pytest.FixtureRequest) -> Opening:
+    """Each way to a vault."""
+    way: Opening = request.param
+    return way
+
+
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_others_may_write_to_is_refused(
+    filled: Settings, opening: Opening, place: str, mode: int
+) -> None:
+    """Folder, database, root key and witness; the error names the path and the command that mends it."""
+    path = filled.home / place
+    path.chmod(path.stat().st_mode | mode)
+    with pytest.raises((IntegrityError, RootKeyError), match=f"may (write to|use) {path} ") as caught:
+        opening(filled)
+    command = str(caught.value.hint)
+    assert command in (f"chmod go-w {path}", f"chmod 600 {path}")
+    subprocess.run(command, shell=True, check=True)
+    opening(filled)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_another_account_owns_is_refused(
+    filled: Settings, opening: Opening, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folder, database, root key and witness; the error names the path and how it is given back."""
+    path = filled.home / place
+    owned_by_another(path, monkeypatch)
+    with pytest.raises((IntegrityError, RootKeyError), match="belongs to another account") as caught:
+        opening(filled)
+    assert str(filled.home) in str(caught.value)
+    assert "chown " in str(caught.value.hint)
+
+
+def owned_by_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root gives the file away; anybody else becomes another account, as far as gusset can see."""
+    if os.getuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two accounts")
+def test_an_account_may_use_what_root_owns(
+    filled: Settings, opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root is trusted by everybody; nobody is trusted by root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    opening(filled)
+
+
+def test_a_folder_elsewhere_is_looked_at_too(home: Path, tmp_path: Path) -> None:
+    """A database that lies outside the data folder is no safer than the folder that it lies in."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o1777)
+    settings = settings_in(home, database=f"sqlite:///{elsewhere / 'vault.db'}")
+    with pytest.raises(IntegrityError, match=f"may write to {elsewhere} "):
+        opened(settings)
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_lock_is_never_taken_through_a_link(settings: Settings, tmp_path: Path) -> None:
+    """A link laid where the lock belongs makes no file elsewhere."""
+    settings.home.mkdir(mode=0o700)
+    (settings.home / "vault.db.lock").symlink_to(tmp_path / "target")
+    with pytest.raises(IntegrityError, match="is a link"):
+        opened(settings)
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[..., list[Any]]) -> None:

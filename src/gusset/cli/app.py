@@ -54,11 +54,11 @@ class App:
         harden()
 
     @contextmanager
-    def vault(self, *, create: bool = True) -> Iterator[Vault]:
-        """The embedded vault, open for the length of one command."""
+    def vault(self, **options: Any) -> Iterator[Vault]:
+        """The embedded vault, open for the length of one command; see `open_vault` for the options."""
         from gusset.vault import open_vault
 
-        with open_vault(self.settings, create=create) as vault:
+        with open_vault(self.settings, **options) as vault:
             yield vault
 
 

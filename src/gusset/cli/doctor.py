@@ -13,6 +13,7 @@ import click
 from gusset.cli.app import App, Command, pass_app
 from gusset.errors import CheckFailed, GussetError, Problem
 from gusset.settings import Settings
+from gusset.vault.ownership import faults
 
 
 @click.command(cls=Command)
@@ -33,8 +34,17 @@ def doctor(app: App) -> None:
 
 
 def _files(settings: Settings) -> Iterator[Problem]:
-    """The vault's files are their owner's alone."""
-    for path in (settings.home, settings.root_key_file, settings.witness_file, settings.home / "vault.db"):
+    """The vault's files are their owner's alone. Opening refuses what others own or may write to; to be
+    readable is refused of the root key only, and told here of the others."""
+    try:
+        refused = {fault.path: fault for fault in faults(settings, _database(settings))}
+    except OSError:
+        refused = {}  # said below
+    for fault in refused.values():
+        yield Problem(fault.message, hint=fault.hint, file=str(fault.path), code=fault.code)
+    for path in (settings.home, settings.root_key_file, settings.witness_file, _database(settings)):
+        if path is None or path in refused:
+            continue
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
         except FileNotFoundError:
@@ -49,6 +59,12 @@ def _files(settings: Settings) -> Iterator[Problem]:
                 file=str(path),
                 code="open_to_others",
             )
+
+
+def _database(settings: Settings) -> Path | None:
+    from gusset.vault.database import connect, file_of
+
+    return file_of(connect(settings.database))
 
 
 def _root_key(settings: Settings) -> Iterator[Problem]:
@@ -105,8 +121,12 @@ def _platform(_: Settings) -> Iterator[Problem]:
 
 def _vault(app: App) -> Iterator[Problem]:
     """The vault opens, and its audit log holds."""
-    if not (app.settings.home / "vault.db").exists():
-        return
+    database = _database(app.settings)
+    try:
+        if database is None or not database.exists() or any(faults(app.settings, database)):
+            return  # nothing to open, or said already why it would not
+    except OSError:
+        return  # said already
     try:
         with app.vault(create=False) as vault:
             for text in vault.audit.verify().problems:

@@ -73,7 +73,12 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
     """Variable -> name of the secret; NAME alone is a variable of the same name."""
     wanted = {}
     for text in given:
-        variable, _, name = text.rpartition("=")
+        variable, equals, name = text.rpartition("=")
+        if equals and (not variable or "=" in variable):
+            raise UsageError(
+                "--env takes VARIABLE=NAME: a variable's name is not empty and holds no '='",
+                hint="write the variable, one '=' and the name of the secret, as in HF_TOKEN=hf_access_token",
+            )
         wanted[variable or name] = check_name(name)
     return wanted
 

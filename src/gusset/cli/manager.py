@@ -54,7 +54,9 @@ def manager(
     listening = Listening(host, port, certificate, key, trusted_proxy, insecure_http)
     listening.check()
     log_to_stderr(readable=sys.stderr.isatty())
-    with app.vault() as vault:
+    from gusset.vault.lane import LoopWriter
+
+    with app.vault(writer=LoopWriter) as vault:
         first = None if vault.people.anybody() else FirstLink()
         run(make_manager(vault, first), listening, announce=lambda address: _announce(app, address, first))
 

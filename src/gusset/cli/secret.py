@@ -175,6 +175,7 @@ def restore(app: App, name: str) -> None:
 @pass_app
 def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
     """Destroy the stored bytes of a secret's versions, for good; its history stays."""
+    check_name(name)
     what = f"version {', '.join(map(str, versions))} of {name}" if versions else f"every version of {name}"
     if not yes:
         if not sys.stdin.isatty():
@@ -224,6 +225,7 @@ def rollback(app: App, name: str, version: int) -> None:
 @pass_app
 def reveal(app: App, name: str, version: int | None) -> None:
     """Show a stored value on the terminal. The audit log keeps that you did."""
+    check_name(name)
     if app.output.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Denied(
             "a value is shown only to a person at a terminal",

@@ -17,6 +17,7 @@ from gusset.cli.app import App, Command, pass_app
 from gusset.cli.aside import Aside
 from gusset.cli.sources import open_source
 from gusset.errors import ConfigInvalid
+from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def serve(
     Runs until Ctrl-C or SIGTERM, which let requests under way finish. A secret
     set meanwhile, by `gusset secret set`, reaches the running model at once.
     """
+    for name in allow_missing:
+        check_name(name)
     preparation = Aside(partial(_prepared, folder))  # beside the imports below and the vault's
     from gusset.serving.supervisor import serve
 

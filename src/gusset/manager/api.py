@@ -19,7 +19,6 @@ from gusset.manager.shown import (
     secret_data,
     team_data,
     token_data,
-    used_by,
     version_data,
 )
 from gusset.secrets.doctor import examine
@@ -36,7 +35,7 @@ from gusset.vault.secrets import SecretStore
 
 def list_secrets(call: Call) -> Any:
     """List the secrets of every team that the caller sees."""
-    return {"secrets": [secret for team in call.person.teams(call.vault) for secret in _of(call, team)]}
+    return {"secrets": [secret for team in call.person.teams for secret in _of(call, team)]}
 
 
 def list_team_secrets(call: Call) -> Any:
@@ -47,7 +46,7 @@ def list_team_secrets(call: Call) -> Any:
 def _of(call: Call, team: TeamInfo) -> list[dict[str, Any]]:
     deleted = call.flag("deleted")
     found = call.vault.team(team.id, team.name).list(include_deleted=deleted)
-    used = used_by(call.vault.deployments.of_teams([team.id]))
+    used = call.declaring(team.id)
     return [secret_data(info, used.get(fold_name(info.name), ())) for info in found]
 
 
@@ -81,7 +80,7 @@ def set_secrets(call: Call) -> Any:
 def get_secret(call: Call) -> Any:
     """What is known of a secret, but for its value."""
     info = _store(call).get(call.path["name"])
-    used = used_by(call.vault.deployments.of_teams([info.team_id]))
+    used = call.declaring(info.team_id)
     return Answer(secret_data(info, used.get(fold_name(info.name), ())), _etag(info))
 
 
@@ -127,7 +126,7 @@ def restore(call: Call) -> Any:
 
 def list_teams(call: Call) -> Any:
     """List the teams that the caller sees."""
-    return {"teams": [team_data(team) for team in call.person.teams(call.vault)]}
+    return {"teams": [team_data(team) for team in call.person.teams]}
 
 
 def create_team(call: Call) -> Any:
@@ -221,7 +220,7 @@ def revoke_key(call: Call) -> Any:
 
 def list_deployments(call: Call) -> Any:
     """List deployments and their replicas."""
-    teams = [team.id for team in call.person.teams(call.vault)]
+    teams = [team.id for team in call.person.teams]
     return {"deployments": [deployment_data(each) for each in call.vault.deployments.of_teams(teams)]}
 
 
@@ -229,7 +228,7 @@ def register(call: Call) -> Any:
     """Say what a deployment declares; the answer has a token that reads just that."""
     body: schemas.NewDeployment = call.body
     info, key, token = call.vault.deployments.register(
-        call.person.team(call.vault, body.team_id).id,
+        call.person.team(body.team_id).id,
         body.name,
         body.secrets,
         actor=call.person.actor,
@@ -257,7 +256,7 @@ def list_tokens(call: Call) -> Any:
 
 def revoke_token(call: Call) -> Any:
     """Revoke a deployment's token."""
-    teams = [team.id for team in call.person.teams(call.vault)]
+    teams = [team.id for team in call.person.teams]
     mine = {each.id for each in call.vault.deployments.of_teams(teams)}
 
     def allowed(info: KeyInfo) -> bool:
@@ -296,7 +295,7 @@ def rotate(call: Call) -> Any:
 
 
 def _team(call: Call) -> TeamInfo:
-    return call.person.team(call.vault, call.path.get("team_id"))
+    return call.person.team(call.path.get("team_id"))
 
 
 def _store(call: Call) -> SecretStore:
@@ -307,7 +306,7 @@ def _store(call: Call) -> SecretStore:
 def _deployment(call: Call) -> DeploymentInfo:
     """The deployment of that name in `team_id`, or in the only team of the caller's that has one."""
     wanted, team_id = call.path["name"], call.query.get("team_id")
-    teams = [call.person.team(call.vault, team_id)] if team_id else call.person.teams(call.vault)
+    teams = [call.person.team(team_id)] if team_id else call.person.teams
     found = [each for each in call.vault.deployments.of_teams([t.id for t in teams]) if each.name == wanted]
     if not found:
         raise NotFound("there is no such deployment")
@@ -392,11 +391,11 @@ def _secret_operations(base: str, listing: Any) -> list[Operation]:
         answer = more.pop("answer", schemas.Secret)
         return Operation(method, path, handler, "secrets:write", answer, body, writes=True, **more)
 
-    force = {"force": "Also while a running deployment uses it."}
+    force, many = {"force": "Also while a running deployment uses it."}, schemas.SecretList
     return [
-        read("GET", base, listing, schemas.SecretList, query={"deleted": "Also deleted ones."}),
+        read("GET", base, listing, many, query={"deleted": "Also deleted ones."}, slow=True),
         write("POST", base, set_secret, schemas.SetSecret),
-        write("POST", base + ":batch", set_secrets, schemas.SecretBatch, answer=schemas.SecretList),
+        write("POST", base + ":batch", set_secrets, schemas.SecretBatch, answer=many, slow=True),
         read("GET", one, get_secret, schemas.Secret),
         write("PATCH", one, annotate_secret, schemas.Annotation),
         write("DELETE", one, delete_secret, answer=schemas.Deleted, query=force),
@@ -415,7 +414,7 @@ OPERATIONS: list[Operation] = [
     Operation("PUT", "/v1/teams/{team_id}/members/{user_id}", add_member, "admin", schemas.PersonOut),
     Operation("DELETE", "/v1/teams/{team_id}/members/{user_id}", remove_member, "admin", schemas.PersonOut),
     Operation("GET", "/v1/users/me", me, "secrets:read", schemas.Me),
-    Operation("GET", "/v1/people", list_people, "admin", schemas.PersonList),
+    Operation("GET", "/v1/people", list_people, "admin", schemas.PersonList, slow=True),
     Operation("POST", "/v1/people", invite, "admin", schemas.Invited, schemas.NewPerson),
     Operation(
         "PATCH", "/v1/people/{user_id}", change_person, "admin", schemas.PersonOut, schemas.PersonChange
@@ -424,7 +423,7 @@ OPERATIONS: list[Operation] = [
     Operation("GET", "/v1/api_keys", list_keys, "secrets:read", schemas.KeyList),
     Operation("POST", "/v1/api_keys", create_key, "secrets:write", schemas.FreshKey, schemas.NewKey),
     Operation("DELETE", "/v1/api_keys/{prefix}", revoke_key, "secrets:write", schemas.Prefix),
-    Operation("GET", "/v1/deployments", list_deployments, "secrets:read", schemas.DeploymentList),
+    Operation("GET", "/v1/deployments", list_deployments, "secrets:read", schemas.DeploymentList, slow=True),
     Operation("POST", "/v1/deployments", register, "deployments", schemas.Registered, schemas.NewDeployment),
     Operation(
         "GET", "/v1/deployments/{name}", get_deployment, "secrets:read", schemas.Deployment, query=_TEAM_ID
@@ -436,7 +435,7 @@ OPERATIONS: list[Operation] = [
         "GET", "/v1/deployments/{name}/tokens", list_tokens, "deployments", schemas.TokenList, query=_TEAM_ID
     ),
     Operation("DELETE", "/v1/tokens/{prefix}", revoke_token, "deployments", schemas.Prefix),
-    Operation("GET", "/v1/audit", audit, "admin", schemas.AuditRecords, query=_FILTERS),
-    Operation("POST", "/v1/audit/verify", verify_audit, "admin", schemas.Verified),
-    Operation("POST", "/v1/keyring/rotate", rotate, "admin", schemas.Rotated),
+    Operation("GET", "/v1/audit", audit, "admin", schemas.AuditRecords, query=_FILTERS, slow=True),
+    Operation("POST", "/v1/audit/verify", verify_audit, "admin", schemas.Verified, slow=True),
+    Operation("POST", "/v1/keyring/rotate", rotate, "admin", schemas.Rotated, slow=True),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,16 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from gusset.errors import GussetError
 from gusset.manager.api import OPERATIONS
 from gusset.manager.callers import Doorkeeper, FirstLink
+from gusset.manager.dispatch import Api
 from gusset.manager.document import openapi
-from gusset.manager.operations import Api, Workers, json_response
+from gusset.manager.operations import Workers
 from gusset.manager.pages import Pages
 from gusset.manager.shown import audit_lines
 from gusset.manager.surroundings import Metrics, Surroundings, on_error, on_http_error
@@ -43,28 +44,31 @@ def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
     changes = Changes(vault.looker)
     metrics.streams.set_function(lambda: changes.streams)
     delivery = Delivery(vault, door, workers, changes)
-    api = Api(vault, door, workers, changes.wrote)
     operations = [*OPERATIONS, *delivery.operations()]
     document = openapi(operations)
 
     async def spec(_: Request) -> Response:
-        return json_response(document)
+        return JSONResponse(document)
 
     async def alive(_: Request) -> Response:
-        return json_response({"status": "ok"})
+        return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
         """Whether the vault answers."""
         await workers.run(vault.people.anybody)
-        return json_response({"status": "ok"})
+        return JSONResponse({"status": "ok"})
 
     async def measured(_: Request) -> Response:
         return metrics.response()
 
-    routes: list[BaseRoute] = [api.route(operation) for operation in operations]
-    routes += [
+    async def export(request: Request) -> Response:
+        """The whole audit log, in pieces."""
+        await workers.run(api.let_in, "/v1/audit/export", "admin", request)
+        return StreamingResponse(audit_lines(vault), media_type="application/x-ndjson")
+
+    routes: list[BaseRoute] = [
         Route("/v1/deployment/changes", delivery.stream),
-        Route("/v1/audit/export", exporter(api, vault, workers)),
+        Route("/v1/audit/export", export),
         Route("/v1/spec", spec),
         Route("/healthz", alive),
         Route("/readyz", ready),
@@ -78,17 +82,11 @@ def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
         yield
         changes.stop()
         workers.close()
+        door.close()
 
     handlers: Any = {GussetError: on_error, HTTPException: on_http_error}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    return Manager(Surroundings(app, metrics), changes)
-
-
-def exporter(api: Api, vault: Vault, workers: Workers) -> Callable[[Request], Awaitable[Response]]:
-    """The route that gives the whole audit log, in pieces."""
-
-    async def export(request: Request) -> Response:
-        await workers.run(api.let_in, "/v1/audit/export", "admin", request)
-        return StreamingResponse(audit_lines(vault), media_type="application/x-ndjson")
-
-    return export
+    api = Api(vault, door, workers, changes.wrote, app)
+    for operation in operations:
+        api.add(operation)
+    return Manager(Surroundings(api, metrics), changes)

@@ -11,13 +11,14 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from gusset.errors import Denied, NotFound, NotSignedIn, TooManyAttempts
 from gusset.secrets.value import SecretValue
-from gusset.vault.access import SCOPES, KeyInfo, Scope
+from gusset.vault.access import SCOPES, KeyInfo, Scope, digest
 from gusset.vault.audit import Actor
 from gusset.vault.deployments import Grant
 from gusset.vault.opening import Vault
@@ -26,11 +27,15 @@ from gusset.vault.people import Person, TeamInfo
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A person, and what the key or session that they came with lets them do."""
+    """A person, and what the key or session that they came with lets them do.
+
+    `teams` are those that they see: an administrator every one, where the key has that scope.
+    """
 
     person: Person
     actor: Actor
     scopes: frozenset[str]
+    teams: Sequence[TeamInfo]
 
     def need(self, scope: Scope) -> None:
         """Raises Denied when the key lacks the scope, or the person the role."""
@@ -41,19 +46,13 @@ class Caller:
         if scope == "admin" and not self.person.admin:
             raise Denied("only an administrator may do this")
 
-    def teams(self, vault: Vault) -> list[TeamInfo]:
-        """The teams that this caller sees: an administrator's every one, where the key has that scope."""
-        if self.person.admin and "admin" in self.scopes:
-            return vault.people.teams()
-        return list(self.person.teams)
-
-    def team(self, vault: Vault, team_id: str | None) -> TeamInfo:
+    def team(self, team_id: str | None) -> TeamInfo:
         """The team of that id; without one, the caller's default team: `default` where they are in it.
 
         Raises:
             NotFound: no such team, or none that they may know of.
         """
-        for team in self.teams(vault):
+        for team in self.teams:
             if team_id is None or team.id == team_id:
                 return team
         if team_id is None:
@@ -66,16 +65,23 @@ class DeploymentCaller:
     """A running deployment, and what its token lets it read."""
 
     grant: Grant
-    key: KeyInfo
     actor: Actor
 
 
 class Doorkeeper:
-    """Finds out who calls."""
+    """Finds out who calls, and remembers it until a key, a person, a team or a deployment has changed.
+
+    For the event loop's thread, in a greenlet: see `gusset.vault.greenlets`.
+    """
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
+        self._looker = vault.looker()
         self.failures = Failures()
+        self._generation = ""
+        self._known: dict[bytes, _Known] = {}
+        self._noted: dict[str, float] = {}
+        self._declared: dict[str, Mapping[str, Sequence[str]]] = {}
 
     def person(self, request: Request) -> Caller:
         """The person whose API key the request bears.
@@ -85,55 +91,108 @@ class Doorkeeper:
             Denied: a deployment's token, which opens nothing here.
             TooManyAttempts: too many bad keys came from there.
         """
-        info = self._key(request)
-        if info.kind == "token":
-            actor = Actor(f"deployment {info.name}", address_of(request))
+        known, address = self._let_in(request), address_of(request)
+        if known.person is None:
+            actor = Actor(f"deployment {known.key.name}", address)
             error = Denied("a deployment's token reads its own secrets, and nothing else")
             self._refuse(request, actor, error)
             raise error
-        person = self._vault.people.get(info.user_id or "")
-        if person.disabled_at is not None:
-            raise NotSignedIn("that person was disabled")
-        self._vault.access.used(info)
-        actor = Actor(f"{person.email} (key {info.prefix})", address_of(request))
-        return Caller(person, actor, frozenset(info.allows))
+        actor = Actor(f"{known.person.email} (key {known.key.prefix})", address)
+        return Caller(known.person, actor, known.allows, known.teams)
 
     def deployment(self, request: Request) -> DeploymentCaller:
         """The deployment whose token the request bears. Raises as `person` does."""
-        info = self._key(request)
-        if info.kind != "token":
+        known, address = self._let_in(request), address_of(request)
+        if known.grant is None:
             raise Denied(
                 "this needs a deployment's token, not a person's key", hint="see `gusset token create`"
             )
-        grant = self._vault.deployments.grant(info)
-        self._vault.access.used(info)
-        return DeploymentCaller(grant, info, Actor(f"deployment {grant.deployment}", address_of(request)))
+        return DeploymentCaller(known.grant, Actor(f"deployment {known.grant.deployment}", address))
 
     def session(self, request: Request, token: str) -> Caller | None:
         """The person whose session that is."""
         person = self._vault.people.session(token)
         if person is None:
             return None
-        return Caller(person, Actor(person.email, address_of(request)), frozenset(SCOPES))
+        scopes = frozenset[str](SCOPES)
+        return Caller(person, Actor(person.email, address_of(request)), scopes, self._teams(person, scopes))
+
+    def declaring(self, team_id: str) -> Mapping[str, Sequence[str]]:
+        """Folded name of a secret -> the deployments of the team that declare it, as of this request."""
+        if team_id not in self._declared:
+            self._declared[team_id] = self._vault.deployments.declaring(team_id)
+        return self._declared[team_id]
 
     def refused(self, request: Request, caller: Caller | DeploymentCaller, error: Denied) -> None:
         """Record that a known caller was turned away."""
         self._refuse(request, caller.actor, error)
 
-    def _key(self, request: Request) -> KeyInfo:
-        address = address_of(request) or "?"
+    def close(self) -> None:
+        self._looker.close()
+
+    def _let_in(self, request: Request) -> _Known:
+        self._forget_what_is_old()
         try:
-            return self._vault.access.check(bearer(request), kinds=("key", "token"))
+            key = bearer(request)
+            hashed = digest(key)
+            known = self._known.get(hashed)
+            if known is None or not known.key.good(self._vault.now()):
+                known = self._known[hashed] = self._find_out(key)
         except NotSignedIn as error:
+            address = address_of(request) or "?"
             if self.failures.count(address):
                 self._refuse(request, Actor("somebody", address), error)
                 raise
             raise TooManyAttempts(
-                "too many keys from there were not good", hint="wait a minute, then try a good one"
+                "too many requests from there bore no good key", hint="wait a minute, then try a good one"
             ) from None
+        self._note(known.key)
+        return known
+
+    def _find_out(self, key: SecretValue) -> _Known:
+        info = self._vault.access.check(key, kinds=("key", "token"))
+        if info.kind == "token":
+            return _Known(info, frozenset(), None, (), self._vault.deployments.grant(info))
+        person = self._vault.people.get(info.user_id or "")
+        if person.disabled_at is not None:
+            raise NotSignedIn("that person was disabled")
+        allows = frozenset(info.allows)
+        return _Known(info, allows, person, self._teams(person, allows), None)
+
+    def _teams(self, person: Person, scopes: frozenset[str]) -> Sequence[TeamInfo]:
+        return self._vault.people.teams() if person.admin and "admin" in scopes else person.teams
+
+    def _forget_what_is_old(self) -> None:
+        generation = self._looker.generation()
+        if generation != self._generation or len(self._known) > _REMEMBERED:
+            self._generation = generation
+            self._known.clear()
+            self._declared.clear()
+
+    def _note(self, key: KeyInfo) -> None:
+        """`last_used_at`, once a minute."""
+        now = time.monotonic()
+        if now - self._noted.get(key.prefix, -_NOTED_EVERY) >= _NOTED_EVERY:
+            self._noted[key.prefix] = now
+            self._vault.access.used(key)
 
     def _refuse(self, request: Request, actor: Actor, error: Denied) -> None:
         self._vault.access.refused(actor, f"{request.method} {request.scope.get('route_path', '')}", error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A good key: a person's, or a deployment's."""
+
+    key: KeyInfo
+    allows: frozenset[str]
+    person: Person | None
+    teams: Sequence[TeamInfo]
+    grant: Grant | None
+
+
+_NOTED_EVERY = 60.0  # seconds
+_REMEMBERED = 10_000  # keys
 
 
 def bearer(request: Request) -> SecretValue:

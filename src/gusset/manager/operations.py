@@ -7,7 +7,7 @@ the vault. What it returns is the JSON of a 200; what it raises is an error's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +15,11 @@ from typing import Any, Literal, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from gusset.errors import Denied, UsageError
-from gusset.manager.callers import Caller, DeploymentCaller, Doorkeeper
+from gusset.errors import UsageError
+from gusset.manager.callers import Caller, DeploymentCaller
 from gusset.vault.access import Scope
+from gusset.vault.greenlets import spawn
 from gusset.vault.opening import Vault
 
 T = TypeVar("T")
@@ -38,6 +36,7 @@ class Call:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: Any
+    declaring: Callable[[str], Mapping[str, Sequence[str]]]  # a team's id -> folded name -> deployments
 
     @property
     def person(self) -> Caller:
@@ -81,6 +80,7 @@ class Operation:
     body: Shape | None = None
     query: Mapping[str, str] = field(default_factory=dict)
     writes: bool = False
+    slow: bool = False
 
     @property
     def summary(self) -> str:
@@ -88,87 +88,27 @@ class Operation:
 
 
 class Workers:
-    """Threads that ask the vault, and two that hash passwords: those are slow, and take much memory."""
+    """Where the vault is asked: on the loop's thread, or, for what takes long, on threads of their own."""
 
     def __init__(self) -> None:
-        self._vault = ThreadPoolExecutor(40, "gusset-vault")
-        self._passwords = ThreadPoolExecutor(2, "gusset-passwords")
+        self._slow = ThreadPoolExecutor(4, "gusset-slow")
+        self._pages = ThreadPoolExecutor(8, "gusset-pages")
 
     def run(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
-        """Carry `act` out on a thread."""
-        return asyncio.get_running_loop().run_in_executor(self._vault, partial(act, *args, **kwargs))
+        """Carry out what takes less than a millisecond; it may wait for a commit."""
+        return spawn(act, *args, **kwargs)
 
     def run_slow(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
-        """Carry `act` out where it holds up nobody but others that are as slow."""
-        return asyncio.get_running_loop().run_in_executor(self._passwords, partial(act, *args, **kwargs))
+        """Carry out what takes longer: a password's hash, a list of everything."""
+        return asyncio.get_running_loop().run_in_executor(self._slow, partial(act, *args, **kwargs))
+
+    def run_page(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
+        """Carry out what takes some milliseconds: a page."""
+        return asyncio.get_running_loop().run_in_executor(self._pages, partial(act, *args, **kwargs))
 
     def close(self) -> None:
-        self._vault.shutdown()
-        self._passwords.shutdown()
-
-
-class Api:
-    """Makes routes of operations."""
-
-    def __init__(self, vault: Vault, door: Doorkeeper, workers: Workers, wrote: Callable[[], None]) -> None:
-        self._vault = vault
-        self._door = door
-        self._workers = workers
-        self._wrote = wrote
-
-    def route(self, operation: Operation) -> Route:
-        async def endpoint(request: Request) -> Response:
-            # The body is read whatever the method, so that a connection can be used again.
-            raw = await request.body()
-            return await self._workers.run(self._carry_out, operation, request, raw)
-
-        return Route(operation.path, endpoint, methods=[operation.method])
-
-    def _carry_out(self, operation: Operation, request: Request, raw: bytes) -> Response:
-        """On a thread: who calls, may they, what do they say; then the handler."""
-        caller = self.let_in(operation.path, operation.scope, request)
-        call = Call(
-            self._vault,
-            caller,
-            request.path_params,
-            request.query_params,
-            request.headers,
-            parse(operation.body, raw) if operation.body else None,
-        )
-        try:
-            found = operation.handler(call)
-        finally:
-            if operation.writes:
-                self._wrote()
-        answer = found if isinstance(found, Answer) else Answer(found)
-        return json_response(answer.data, headers=answer.headers)
-
-    def let_in(self, path: str, scope: Scope | None, request: Request) -> Caller | DeploymentCaller:
-        """Who calls `path`, when they may: a person whose key has `scope`, for None a deployment.
-
-        Raises:
-            NotSignedIn, Denied, TooManyAttempts: see `Doorkeeper`.
-        """
-        request.scope["route_path"] = path
-        if scope is None:
-            return self._door.deployment(request)
-        caller = self._door.person(request)
-        try:
-            caller.need(scope)
-        except Denied as error:
-            self._door.refused(request, caller, error)
-            raise
-        return caller
-
-
-def json_response(data: Any, *, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    """An answer that nobody may keep."""
-    return Response(
-        orjson.dumps(data),
-        status_code=status,
-        media_type="application/json",
-        headers={"cache-control": "no-store", **headers},
-    )
+        self._slow.shutdown()
+        self._pages.shutdown()
 
 
 def parse(model: Shape, raw: bytes) -> BaseModel:

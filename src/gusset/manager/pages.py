@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 from gusset.errors import Denied, GussetError, NotFound, outcome_of
 from gusset.manager import running_pages, secret_pages, team_pages
 from gusset.manager.assets import static
-from gusset.manager.callers import Caller, Doorkeeper, FirstLink, address_of
+from gusset.manager.callers import Caller, Doorkeeper, Failures, FirstLink, address_of
 from gusset.manager.entrance import HOME, Entrance
 from gusset.manager.forms import from_elsewhere, read_form
 from gusset.manager.operations import Workers
@@ -148,6 +148,7 @@ class Pages:
         self._workers = workers
         self._wrote = wrote
         self._templates = environment()
+        self._failures = Failures()
         self._places = places(Entrance(first))
 
     def routes(self) -> list[BaseRoute]:
@@ -158,7 +159,7 @@ class Pages:
         return [Route("/", home), Route("/settings", home), Route("/static/{name}", static), *made]
 
     def _route(self, place: Place) -> Route:
-        run = self._workers.run_slow if place.slow else self._workers.run
+        run = self._workers.run_slow if place.slow else self._workers.run_page
 
         async def endpoint(request: Request) -> Response:
             request.scope["route_path"] = place.path.replace(":int", "").replace(":path", "")
@@ -193,7 +194,7 @@ class Pages:
                 if place.writes:
                     self._wrote()
             if isinstance(result, Shown):
-                return desk.page(self._templates, result, self._teams(caller))
+                return desk.page(self._templates, result, caller.teams if caller else ())
             return desk.onward(result) if isinstance(result, Onward) else desk.download(result)
         except Denied as error:
             self._record(request, caller, error)
@@ -224,13 +225,10 @@ class Pages:
             datetime.now(UTC),
         )
 
-    def _teams(self, caller: Caller | None) -> list[Any]:
-        return list(caller.teams(self._vault)) if caller else []
-
     def _failed(self, request: Request, caller: Caller | None, session: str, error: GussetError) -> Response:
         status = outcome_of(error).http
         page = _error_page(status, told(GussetError(error.message)) or "", error.hint)
-        answer = Desk(request, caller, session).page(self._templates, page, self._teams(caller))
+        answer = Desk(request, caller, session).page(self._templates, page, caller.teams if caller else ())
         if status == 429:
             answer.headers["retry-after"] = "60"
         return answer
@@ -241,7 +239,7 @@ class Pages:
             self._door.refused(request, caller, error)
             return
         address = address_of(request)
-        if self._door.failures.count(address or "?"):
+        if self._failures.count(address or "?"):
             what = f"{request.method} {request.scope['route_path']}"
             self._vault.access.refused(Actor("somebody", address), what, error)
 
@@ -266,7 +264,7 @@ class Desk:
                 "that form was not made for this session", hint="Go back, reload the page, and send it again."
             )
 
-    def page(self, templates: Any, shown: Shown, teams: list[Any] | None = None) -> Response:
+    def page(self, templates: Any, shown: Shown, teams: Sequence[Any] = ()) -> Response:
         """A page, with what every page needs."""
         fresh = not self.session and not self._form_token
         owner = self.session or self._form_token or secrets.token_urlsafe(32)
@@ -276,7 +274,7 @@ class Desk:
         context = {
             "user": self.caller.person if self.caller else None,
             "csrf": csrf_of(owner),
-            "teams": teams or [],
+            "teams": teams,
             "notice": notice,
             "now": datetime.now(UTC),
             "manager_url": self.here,

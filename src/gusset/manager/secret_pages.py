@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gusset.errors import Conflict, GussetError, InvalidName, NotFound, UsageError, outcome_of
-from gusset.manager.shown import secret_data, used_by
+from gusset.manager.shown import secret_data
 from gusset.manager.visits import Form, Notice, Onward, Shown, Visit, told
 from gusset.secrets.credentials import KNOWN_PREFIXES
 from gusset.secrets.doctor import examine
@@ -25,14 +25,14 @@ SOON = timedelta(days=14)  # before an expiry: then the pages warn
 
 def list_page(visit: Visit) -> Shown:
     """The secrets of a team: filtered, page by page; or those that were deleted."""
-    return _listed(visit, visit.caller.team(visit.vault, visit.query.get("team")))
+    return _listed(visit, visit.caller.team(visit.query.get("team")))
 
 
 def _listed(visit: Visit, team: TeamInfo, *, name: str = "", fault: GussetError | None = None) -> Shown:
     store, query = _store(visit, team), "" if fault else visit.query.get("q", "").strip()
     deleted, page = visit.query.get("deleted") == "1" and not fault, _page_number(visit)
     found, total = store.page(containing=query, limit=ROWS, offset=(page - 1) * ROWS, deleted=deleted)
-    used = used_by(visit.vault.deployments.of_teams([team.id]))
+    used = visit.vault.deployments.declaring(team.id)
     context = {
         "team": team,
         "secrets": [_row(info, used.get(fold_name(info.name), ()), visit.now) for info in found],
@@ -49,7 +49,7 @@ def _listed(visit: Visit, team: TeamInfo, *, name: str = "", fault: GussetError 
 
 def add(visit: Visit) -> Shown | Onward:
     """A new secret, or a new version of one that there is."""
-    team, name = visit.caller.team(visit.vault, visit.form.text("team") or None), visit.form.raw("name")
+    team, name = visit.caller.team(visit.form.text("team") or None), visit.form.raw("name")
     try:
         value = visit.form.value()
         info = _store(visit, team).set(

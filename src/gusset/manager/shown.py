@@ -9,20 +9,10 @@ from typing import Any
 import orjson
 
 from gusset.secrets.info import SecretInfo, VersionInfo
-from gusset.secrets.name import fold_name
 from gusset.vault.access import KeyInfo
 from gusset.vault.deployments import DeploymentInfo
 from gusset.vault.opening import Vault
 from gusset.vault.people import Person, TeamInfo
-
-
-def used_by(deployments: Iterable[DeploymentInfo]) -> dict[str, list[str]]:
-    """Folded name of a secret -> the deployments that declare it."""
-    used: dict[str, list[str]] = {}
-    for deployment in deployments:
-        for name in deployment.secrets:
-            used.setdefault(fold_name(name), []).append(deployment.name)
-    return used
 
 
 def secret_data(info: SecretInfo, used: Iterable[str] = ()) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gusset.errors import GussetError, outcome_of
-from gusset.manager.operations import json_response
+from gusset.errors import GussetError
+from gusset.manager.dispatch import JsonAnswer, error_response, http_error_response
 
 log = logging.getLogger("gusset.manager")
 
@@ -46,6 +46,17 @@ class Metrics:
         self.streams = Gauge(
             "gusset_watch_streams", "Replicas that watch for changes.", registry=self.registry
         )
+
+        self._noted: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def note(self, route: str, status: int, seconds: float) -> None:
+        """One more request."""
+        key = (route, status)
+        if key not in self._noted:  # finding a label's place takes longer than counting there
+            self._noted[key] = (self.requests.labels(route, str(status)), self.seconds.labels(route))
+        requests, times = self._noted[key]
+        requests.inc()
+        times.observe(seconds)
 
     def response(self) -> Response:
         return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -78,12 +89,12 @@ class Surroundings:
         except Exception as error:
             log.error("A bug in gusset: %s", frames_of(error))  # noqa: TRY400  # its message may hold a value
             if not status:
-                await bug_response()(scope, receive, sending)
+                await JsonAnswer(_BUG, status=500)(scope, receive, sending)
         finally:
-            route = scope.get("route_path") or "other"
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self._metrics.note(scope.get("route_path") or "other", status, time.perf_counter() - began)
 
+
+_BUG = {"message": "gusset has a bug; its log says where", "code": "bug", "hint": None}
 
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -94,6 +105,8 @@ _HEADERS = [
 
 def limited(scope: Scope, receive: Receive) -> Receive:
     """`receive`, but a body that is too large or too slow ends in an error."""
+    if scope["method"] in ("GET", "HEAD") and not any(name in _BODIES for name, _ in scope["headers"]):
+        return receive
     most = BATCH_BYTES if scope["path"].endswith(":batch") else MOST_BYTES
     taken, until = 0, time.monotonic() + BODY_SECONDS
     ended = False
@@ -116,6 +129,9 @@ def limited(scope: Scope, receive: Receive) -> Receive:
     return receiving
 
 
+_BODIES = (b"content-length", b"transfer-encoding")
+
+
 def frames_of(error: BaseException) -> str:
     """Where an error came from and its type, without its message: libraries put values there."""
     places = [
@@ -124,37 +140,13 @@ def frames_of(error: BaseException) -> str:
     return f"{type(error).__name__} at {' < '.join(reversed(places[-12:]))}"
 
 
-async def on_error(_: Request, error: Exception) -> Response:
-    """A foreseen error as JSON."""
-    assert isinstance(error, GussetError)  # noqa: S101  # Starlette's type is wider than what it calls us with
-    headers = {}
-    status = outcome_of(error).http
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if status == 429:
-        headers["retry-after"] = "60"
-    return error_response(status, error.message, error.code, error.hint, headers)
+async def on_error(_: Request, error: Exception) -> Any:
+    """A foreseen error, for the framework."""
+    assert isinstance(error, GussetError)  # noqa: S101  # the framework's type is wider than what it calls us with
+    return error_response(error)
 
 
-async def on_http_error(_: Request, error: Exception) -> Response:
-    """What the framework refuses: no such route, no such method, a body that is too large."""
+async def on_http_error(_: Request, error: Exception) -> Any:
+    """What the framework refuses."""
     assert isinstance(error, HTTPException)  # noqa: S101
-    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 408: "timeout"}.get(
-        error.status_code, "usage"
-    )
-    message = "there is no such route" if error.status_code == 404 else error.detail
-    headers = dict(error.headers or {})
-    if error.status_code in (408, 413):
-        headers["connection"] = "close"
-    return error_response(error.status_code, message, code, None, headers)
-
-
-def bug_response() -> Response:
-    return error_response(500, "gusset has a bug; its log says where", "bug", None, {})
-
-
-def error_response(
-    status: int, message: str, code: str, hint: str | None, headers: Mapping[str, str]
-) -> Response:
-    """Every error of the API looks so."""
-    return json_response({"message": message, "code": code, "hint": hint}, status=status, headers=headers)
+    return http_error_response(error)

@@ -136,8 +136,8 @@ class Visit:
             raise NotSignedIn("nobody is signed in")
         return self.somebody
 
-    def teams(self) -> list[TeamInfo]:
-        return self.caller.teams(self.vault)
+    def teams(self) -> Sequence[TeamInfo]:
+        return self.caller.teams
 
 
 def told(error: GussetError | None) -> str | None:

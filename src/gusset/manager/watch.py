@@ -203,18 +203,15 @@ class Delivery:
         body: schemas.Fetch = call.body
         caller = call.deployment
         grant, names = caller.grant, self._wanted(caller, body.names)
-        looker = self._vault.looker()
-        try:  # looked at before the values: a change in between shows as one
-            revision = digest(keys_of(grant), looker.revisions(keys_of(grant)))
-        finally:
-            looker.close()
         store = self._vault.team(grant.team_id, grant.team)
-        found = store.deliver(names, actor=caller.actor, deployment=grant.deployment)
+        given = store.deliver(names, actor=caller.actor, deployment=grant.deployment)
+        revisions = {(grant.team_id, folded): at for folded, at in given.revisions.items()}
         values = {
             name: {"value": base64.b64encode(each.value.reveal()).decode(), "version": each.version}
-            for name, each in found.items()
+            for name, each in given.values.items()
         }
-        return {"secrets": values, "missing": [n for n in names if n not in values], "revision": revision}
+        missing = [name for name in names if name not in values]
+        return {"secrets": values, "missing": missing, "revision": digest(keys_of(grant), revisions)}
 
     def _wanted(self, caller: DeploymentCaller, names: list[str] | None) -> list[str]:
         if names is None:

@@ -6,11 +6,11 @@ else is wrong, these are reported in the same run.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from posixpath import join, normpath
 from typing import Any
 
-from gusset.errors import InvalidName
+from gusset.errors import CredentialAsName, InvalidName
 from gusset.package.problems import Reporter, kind_of
 from gusset.package.tree import Path, Place
 from gusset.secrets.credentials import find_credentials, looks_like_credential
@@ -33,6 +33,7 @@ def prepare(data: dict[Any, Any], report: Reporter) -> tuple[dict[Any, Any], dic
     _no_cache(data, report)
     _hf_cache(data, report)
     _environment(data, report)
+    _folders(data, report)
     slots = _secrets(data, report)
     _between_sections(data, report)
     _docker_server(data, report)
@@ -52,6 +53,11 @@ def _is_true(value: object) -> bool:
     if isinstance(value, str):
         return value.lower() in ("1", "t", "y", "true", "yes", "on")
     return isinstance(value, int | float) and value == 1
+
+
+def _plain(value: object) -> object:
+    """The text of `!!binary`, which the schema takes for one: as UTF-8, or the tree would have refused it."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _no_cache(data: dict[Any, Any], report: Reporter) -> None:
@@ -89,6 +95,8 @@ def _environment(data: dict[Any, Any], report: Reporter) -> None:
         data["environment_variables"] = {}
         return
     data["environment_variables"] = {name: _as_text(value) for name, value in variables.items()}
+    for name, value in data["environment_variables"].items():
+        _check_variable(name, value, report)
     for name in ("PORT", "HOSTNAME"):
         if name in variables:
             report.add(
@@ -101,8 +109,50 @@ def _environment(data: dict[Any, Any], report: Reporter) -> None:
             )
 
 
+def _check_variable(name: object, value: str, report: Reporter) -> None:
+    """What no process can be given; neither is shown."""
+    path = ("environment_variables", name)
+    name = _plain(name)
+    if isinstance(name, str) and (not name or "=" in name or "\0" in name):
+        message = "an environment variable's name cannot be empty, nor hold '=' or NUL"
+        report.add(path, message, "write `NAME: text`", at_key=True, key="environment_variables")
+    if "\0" in value:
+        report.add(path, "an environment variable cannot hold NUL", "keep binary data in a file of data_dir")
+
+
 def _as_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _folders(data: dict[Any, Any], report: Reporter) -> None:
+    """What belongs to the model lies in its folder, as the file says it; links are the author's affair.
+
+    `external_package_dirs` are for what is shared by several models, and may lie anywhere.
+    """
+    module_dir = _plain(data.get("model_module_dir", "model"))
+    for key in ("model_module_dir", "data_dir", "bundled_packages_dir"):
+        _check_inside(key, data.get(key), "", report)
+    if isinstance(module_dir, str) and _stays_inside(module_dir):
+        _check_inside("model_class_filename", data.get("model_class_filename"), module_dir, report)
+
+
+def _check_inside(key: str, value: object, start: str, report: Reporter) -> None:
+    value = _plain(value)
+    if isinstance(value, str) and not _stays_inside(value, start):
+        report.add(
+            (key,),
+            f"{key} leaves the model folder",
+            "write a path from the model folder to what lies in it; what models share goes into "
+            "external_package_dirs",
+            code="outside_folder",
+        )
+
+
+def _stays_inside(path: str, start: str = "") -> bool:
+    """Whether `path`, from `start` in the model folder, is a path into that folder."""
+    if path.startswith("/") or "\0" in path:
+        return False
+    return normpath(join(start, path)).split("/")[0] != ".."
 
 
 # secrets
@@ -140,12 +190,12 @@ def _name_is_sound(name: object, report: Reporter) -> bool:
     if not isinstance(name, str):
         report.add(path, "a secret's name is a text", "quote it", at_key=True, key="secrets")
         return False
-    if kind := looks_like_credential(name):
-        message = f"what stands as a secret's name looks like {kind}; it is not repeated here"
-        report.add(path, message, _ADVICE, code="credential", at_key=True, key="secrets")
-        return False
     try:
         check_name(name)
+    except CredentialAsName as error:
+        message = f"{error.message}; it is not repeated here"
+        report.add(path, message, _ADVICE, code="credential", at_key=True, key="secrets")
+        return False
     except InvalidName as error:
         report.add(path, error.message, error.hint, code="invalid_name", at_key=True, key="secrets")
         return False
@@ -163,8 +213,7 @@ def _slot_text(name: str, value: object, report: Reporter) -> None:
     path = ("secrets", name)
     if value is None:
         return
-    if isinstance(value, bytes):  # `!!binary`, which is UTF-8, or the tree would have refused it
-        value = value.decode()
+    value = _plain(value)
     if not isinstance(value, str):
         hint = f"write `{name}: null`; store the value with `gusset secret set {name}`"
         report.add(path, f"{kind_of(value)} where null belongs", hint)
@@ -201,7 +250,11 @@ def _spellings(data: dict[Any, Any], slots: dict[str, SecretSlot], report: Repor
 
 
 def _is_name(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9._-]{1,253}", text) is not None and looks_like_credential(text) is None
+    try:
+        check_name(text)
+    except InvalidName:
+        return False
+    return True
 
 
 def _optional(data: dict[Any, Any], slots: dict[str, SecretSlot], report: Reporter) -> set[str]:

@@ -24,7 +24,9 @@ class TokenShape:
 
     def fits(self, text: str) -> bool:
         """Whether `text` is a whole token of this kind."""
-        return re.fullmatch(re.escape(self.prefix) + self.rest, text) is not None
+        if not text.startswith(self.prefix):  # what nearly every text says no to
+            return False
+        return re.fullmatch(self.rest, text[len(self.prefix) :]) is not None
 
 
 KNOWN_PREFIXES = (
@@ -93,6 +95,30 @@ def looks_like_credential(text: str) -> str | None:
     if matches := find_credentials(text):
         return matches[0].kind
     return "a key (a long random text)" if is_random(text.strip()) else None
+
+
+def credential_as_name(text: str) -> str | None:
+    """What `text` surely is, as in "a Hugging Face token", when it was written as a secret's name.
+
+    Stricter than `looks_like_credential`, since names that people make up are long and have
+    digits too: plain words and numbers, as in `sk-ant-key-of-the-research-team-2`, are a name.
+    """
+    if len(text) < _SHORTEST:
+        return None
+    if _WORDS.fullmatch(text):
+        return None
+    if matches := find_credentials(text):
+        return matches[0].kind
+    unbroken = _UNBROKEN.fullmatch(text) is not None and len(re.findall("[0-9]+", text)) >= _NUMBERS
+    if _HEX.fullmatch(text) or unbroken:
+        return "a key (a long random text)" if is_random(text) else None
+    return None
+
+
+_SHORTEST = 20  # no documented shape is shorter that has only the characters of names
+_WORDS = re.compile(r"[a-z]{0,16}[0-9]{0,4}(?:[._-][a-z]{0,16}[0-9]{0,4})*")
+_UNBROKEN = re.compile(r"[A-Za-z0-9]{24,}")
+_NUMBERS = 4  # so many apart from each other are not within one word that a person made up
 
 
 def misshapen_token(text: str) -> TokenShape | None:

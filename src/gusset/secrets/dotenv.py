@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gusset.errors import InvalidName, InvalidValue, UsageError
+from gusset.errors import CredentialAsName, InvalidName, InvalidValue, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue, check_length
 
@@ -88,6 +88,8 @@ def _entries(data: bytes, file: str) -> Iterator[Entry]:
 def _name(raw: bytes, where: str) -> str:
     try:
         return check_name(raw.decode("ascii", "replace"))
+    except CredentialAsName as wrong:
+        raise CredentialAsName(f"{where}: {wrong.message}", hint=wrong.hint) from None
     except InvalidName as wrong:  # its message shows characters, which here can be those of a value
         raise InvalidName(
             f"{where}: what stands before '=' is not a secret's name", hint=wrong.hint

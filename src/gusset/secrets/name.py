@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from gusset.errors import InvalidName
+from gusset.errors import CredentialAsName, InvalidName
+from gusset.secrets.credentials import credential_as_name
 
 MAX_LENGTH = 253
 
@@ -22,13 +23,15 @@ def check_name(name: str) -> str:
 
     A name never leaves its folder: `.`, `..` and anything that starts with
     `..` are refused, and `/` is not among the characters allowed. The message
-    shows a wrong name only when it is short and printable, since what stands
-    where a name should be is now and then a value.
+    never shows a wrong name, since what stands where a name should be is now
+    and then a value; what is surely a credential is a `CredentialAsName`.
     """
     if not isinstance(name, str):
         raise InvalidName(f"a secret's name is a text, not {type(name).__name__}")
     if not name:
         raise InvalidName("a secret's name cannot be empty", hint=_RULE)
+    if credential_as_name(name):
+        raise CredentialAsName("that looks like a credential, not a name", hint=_TYPED)
     if len(name) > MAX_LENGTH:
         raise InvalidName(
             f"a secret's name has at most {MAX_LENGTH} characters, this one {len(name)}", hint=_RULE
@@ -42,6 +45,13 @@ def check_name(name: str) -> str:
 
 
 _RULE = "use 1 to 253 of: letters A-Z a-z, digits, '-', '_' and '.', as in hf_access_token"
+
+
+_TYPED = (
+    "it is not repeated here, but where it was typed has it now: the shell's history, or a file.\n"
+    "Remove it there (for bash: `history -d`), replace it by a new one where it was issued, and give values\n"
+    "by the prompt, by standard input (`gusset secret set NAME < file`) or by --from-file"
+)
 
 
 def _describe(character: str) -> str:

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
@@ -25,7 +25,7 @@ from gusset.secrets.value import SecretValue
 from gusset.vault.audit import Clock, Entry, timestamp
 from gusset.vault.database import failures_told
 from gusset.vault.prepared import Prepared
-from gusset.vault.tables import access_keys
+from gusset.vault.tables import access_keys, meta
 from gusset.vault.writer import Done, Writer
 
 Kind = Literal["key", "token", "link"]
@@ -34,7 +34,6 @@ _SHAPE = re.compile(r"gusset_(?:key|tok|lnk)_([a-z2-7]{8})_[A-Za-z0-9_-]{43}")
 
 Scope = Literal["secrets:read", "secrets:write", "deployments", "admin"]
 SCOPES: tuple[Scope, ...] = ("secrets:read", "secrets:write", "deployments", "admin")
-USED_EVERY = timedelta(minutes=1)  # how exact `last_used_at` is
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class KeyInfo:
     user_id: str | None = None
     deployment_id: str | None = None
 
-    def live(self, now: str) -> bool:
+    def good(self, now: str) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
@@ -63,9 +62,9 @@ def prefix_of(key: str) -> str | None:
     return match[1] if match else None
 
 
-def digest(key: str) -> bytes:
+def digest(key: SecretValue) -> bytes:
     """What is stored of a key. A fast hash is right for 256 random bits."""
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key.reveal()).digest()
 
 
 _k = access_keys.c
@@ -73,6 +72,16 @@ _columns = [_k.prefix, _k.kind, _k.name, _k.allows, _k.created_at, _k.created_by
 _columns += [_k.last_used_at, _k.revoked_at, _k.user_id, _k.deployment_id]
 _FIND = Prepared(select(*_columns, _k.hash).where(_k.prefix == bindparam("prefix")))
 _ADD = insert(access_keys)
+
+# Changes whenever a key, a person, a team or a deployment does: what was found out before may be wrong then.
+GENERATION = Prepared(select(meta.c.value).where(meta.c.key == bindparam("key")))
+ACCESS = "access"
+_TOUCH = Prepared(update(meta).where(meta.c.key == bindparam("b_key")).values(value=bindparam("b_value")))
+
+
+def touch(connection: Connection) -> None:
+    """Let everybody who remembers who may do what look again; within the caller's transaction."""
+    _TOUCH.run(connection, {"b_key": ACCESS, "b_value": os.urandom(8).hex()})
 
 
 def add_key(
@@ -102,7 +111,9 @@ def add_key(
         "user_id": user_id,
         "deployment_id": deployment_id,
     }
-    connection.execute(_ADD, {**row, "hash": digest(key)})
+    value = SecretValue(key.encode())
+    connection.execute(_ADD, {**row, "hash": digest(value)})
+    touch(connection)
     info = KeyInfo(
         prefix,
         kind,
@@ -116,12 +127,13 @@ def add_key(
         user_id,
         deployment_id,
     )
-    return info, SecretValue(key.encode())
+    return info, value
 
 
 def revoke_keys(connection: Connection, at: str, condition: Any) -> None:
     """Revoke the live keys that meet `condition`, within the caller's transaction."""
     connection.execute(update(access_keys).where(condition, _k.revoked_at.is_(None)).values(revoked_at=at))
+    touch(connection)
 
 
 class AccessKeys:
@@ -147,20 +159,17 @@ class AccessKeys:
             raise NotSignedIn("that is not a key of gusset")
         with failures_told(self._engine), self._engine.connect() as connection:
             row = _FIND.one(connection, {"prefix": prefix})
-        if row is None or not hmac.compare_digest(row.hash, digest(text)) or row.kind not in kinds:
+        if row is None or not hmac.compare_digest(row.hash, digest(key)) or row.kind not in kinds:
             raise NotSignedIn("that key is not known here")
         info = _info(row)
         if info.revoked_at is not None:
             raise NotSignedIn(f"the key {prefix} was revoked")
-        if not info.live(self._now()):
+        if not info.good(self._now()):
             raise NotSignedIn(f"the key {prefix} has expired", hint="make a new one")
         return info
 
     def used(self, info: KeyInfo) -> None:
-        """Note that a key was used, to the minute."""
-        due = timestamp(self._clock() - USED_EVERY)
-        if info.last_used_at is not None and info.last_used_at > due:
-            return
+        """Note that a key was used now. Callers do so once a minute, not at each use."""
 
         def act(connection: Connection) -> Done[None]:
             connection.execute(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection, Engine, bindparam, select
 
+from gusset.vault.access import ACCESS, GENERATION
 from gusset.vault.database import change_counter
 from gusset.vault.tables import secrets
 
@@ -29,6 +30,11 @@ class Looker:
     def counter(self) -> int:
         """Moves whenever another connection has written anything; cheap to ask."""
         return change_counter(self._connection)
+
+    def generation(self) -> str:
+        """Differs after any change to keys, people, teams or deployments."""
+        row = GENERATION.one(self._connection, {"key": ACCESS})
+        return str(row.value) if row else ""
 
     def revisions(self, wanted: Collection[tuple[str, str]]) -> Revisions:
         """What the live ones among these (team, folded name) are at."""

@@ -5,11 +5,14 @@ All that is SQLite's own stands here. Knows nothing of secrets or keys.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -59,7 +62,10 @@ def _prepare(connection: object, _: object) -> None:
 
 def _begin(connection: Connection) -> None:
     """Readers take a snapshot; writers take the lock at once, so that none fails half way."""
-    writing = connection.get_execution_options().get("writing", False)
+    options = connection.get_execution_options()
+    if options.get("lane"):
+        return  # it says BEGIN itself
+    writing = options.get("writing", False)
     connection.connection.cursor().execute("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
@@ -109,8 +115,18 @@ def _told(said: str, file: Path | None) -> Exception:
 
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Keep other processes from creating or migrating the same vault meanwhile."""
-    lock = os.open(file.with_name(file.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Keep other processes from creating or migrating the same vault meanwhile.
+
+    Raises:
+        IntegrityError: the lock's file is a link, which gusset never makes.
+    """
+    path = file.with_name(file.name + ".lock")
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise IntegrityError(f"{path} is a link", hint="find out who laid it there, and remove it") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -140,6 +156,24 @@ def change_counter(connection: Connection) -> int:
     counter = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
     connection.rollback()
     return int(counter)
+
+
+def begin_at_once(driver: Any) -> bool:
+    """Take the write lock on the driver's connection; False when another process has it."""
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        return False
+    return True
+
+
+def begin_in_time(driver: Any) -> None:
+    """Take the write lock, waiting for it as long as writers do."""
+    driver.execute(f"PRAGMA busy_timeout={LOCK_WAIT * 1000}")
+    driver.execute("BEGIN IMMEDIATE")
 
 
 def forget_old_pages(engine: Engine) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, insert, sele
 from gusset.errors import NotFound, NotSignedIn, UsageError
 from gusset.secrets.name import check_name, fold_name, spelling_clashes
 from gusset.secrets.value import SecretValue
-from gusset.vault.access import KeyInfo, add_key, revoke_keys, until_text
+from gusset.vault.access import KeyInfo, add_key, revoke_keys, touch, until_text
 from gusset.vault.audit import Clock, Entry, timestamp
 from gusset.vault.database import failures_told
 from gusset.vault.prepared import Prepared
@@ -77,6 +77,11 @@ _GRANT = Prepared(
     select(_d.id, _d.name, _d.team_id, teams.c.name.label("team"))
     .join(teams, teams.c.id == _d.team_id)
     .where(_d.id == bindparam("id"), _d.deleted_at.is_(None))
+)
+_DECLARED = Prepared(
+    select(_d.name, _d.secrets)
+    .where(_d.team_id == bindparam("team"), _d.deleted_at.is_(None))
+    .order_by(_d.name)
 )
 _LIST = (
     select(deployments, teams.c.name.label("team"))
@@ -177,6 +182,16 @@ class Deployments:
             found = self._replicas(connection, [row.id for row in rows])
         return [_info(row, found.get(row.id, ())) for row in rows]
 
+    def declaring(self, team_id: str) -> dict[str, list[str]]:
+        """Folded name of a secret -> the deployments of the team that declare it."""
+        with failures_told(self._engine), self._engine.connect() as connection:
+            rows = _DECLARED.all(connection, {"team": team_id})
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            for name in json.loads(row.secrets):
+                found.setdefault(fold_name(name), []).append(row.name)
+        return found
+
     def get(self, team_id: str, name: str) -> DeploymentInfo:
         """Raises NotFound."""
         with failures_told(self._engine), self._engine.connect() as connection:
@@ -196,6 +211,7 @@ class Deployments:
             connection.execute(update(deployments).where(_d.id == info.id).values(deleted_at=at))
             revoke_keys(connection, at, access_keys.c.deployment_id == info.id)
             connection.execute(delete(replicas).where(_r.deployment_id == info.id))
+            touch(connection)
             return Done(info, [Entry(actor, "deployment.remove", name, details={"team": team_id})])
 
         return self._writer.run(Entry(actor, "deployment.remove", name), act)

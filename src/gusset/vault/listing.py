@@ -2,7 +2,8 @@
 
 Only for a vault that is there, in SQLite and at this gusset's schema; for any
 other, and for every failure, the answer is None, and opening the vault in full
-does what is needed or says what is wrong.
+does what is needed or says what is wrong. Files that may not be trusted are
+refused here as there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from gusset.secrets.info import DEFAULT_TEAM, SecretInfo
 from gusset.settings import Settings
+from gusset.vault.ownership import check_files
 from gusset.vault.revision import REVISION
 
 _SQLITE = "sqlite:///"
@@ -28,15 +30,20 @@ ORDER BY s.name, s.created_at
 
 
 def list_secrets(settings: Settings, *, include_deleted: bool = False) -> list[SecretInfo] | None:
-    """Every secret by name, or None when only opening the vault can tell. Metadata only, so not audited."""
+    """Every secret by name, or None when only opening the vault can tell. Metadata only, so not audited.
+
+    Raises:
+        IntegrityError, RootKeyError: see `check_files`.
+    """
     file = Path(settings.database.removeprefix(_SQLITE))
     if not settings.database.startswith(_SQLITE) or "?" in settings.database or not file.is_file():
         return None
     try:
+        check_files(settings, file)
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
             stamp = database.execute("SELECT version_num FROM alembic_version").fetchall()
             if stamp != [(REVISION,)]:
                 return None
             return [SecretInfo(*row) for row in database.execute(_LIST, (DEFAULT_TEAM, include_deleted))]
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError):
         return None

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, insert, select
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
-from gusset.vault.access import AccessKeys
+from gusset.vault.access import ACCESS, AccessKeys
 from gusset.vault.audit import AuditLog, Chain, Checkpoint, Clock, Entry, Witness, timestamp
 from gusset.vault.changes import Looker
 from gusset.vault.database import (
@@ -28,6 +28,7 @@ from gusset.vault.database import (
 from gusset.vault.deployments import Deployments
 from gusset.vault.keyring import Keyring
 from gusset.vault.keys import KeyringStore, KeyRotation
+from gusset.vault.ownership import check_files
 from gusset.vault.people import People
 from gusset.vault.revision import REVISION
 from gusset.vault.rootkey import new_root_key, read_root_key, write_root_key
@@ -51,25 +52,34 @@ class Vault:
     keys: KeyRotation
     source: Callable[..., VaultSource]
     looker: Callable[[], Looker]
+    now: Callable[[], str]
 
 
 @contextmanager
 def open_vault(
-    settings: Settings, *, create: bool = True, clock: Clock = lambda: datetime.now(UTC)
+    settings: Settings,
+    *,
+    create: bool = True,
+    clock: Clock = lambda: datetime.now(UTC),
+    writer: Callable[[Engine, Chain, Witness], Writer] = Writer,
 ) -> Iterator[Vault]:
     """Open the vault that `settings` name, made on first use unless `create` is false.
+
+    `writer` makes the writer that its parts share: a server has its own.
 
     Raises:
         VaultError: there is none, and none may be made.
         VaultTooNew: a newer gusset wrote it.
         RootKeyError: its root key is lost, unsafe or another's.
+        IntegrityError: another account owns its files, or may write to them.
         HostError, Unreachable, IntegrityError: see `failures_told`.
     """
     engine = connect(settings.database)
     try:
         with failures_told(engine):
+            check_files(settings, file_of(engine))
             _prepare(engine, settings, create, clock)
-        yield from _joined(engine, settings, clock)
+        yield from _joined(engine, settings, clock, writer)
     finally:
         engine.dispose()
 
@@ -109,6 +119,7 @@ def _create_or_migrate(connection: Connection, settings: Settings, clock: Clock)
         write_root_key(settings.root_key_file, new_root_key())
     root = read_root_key(settings.root_key_file)
     connection.execute(insert(meta), {"key": "vault", "value": vault})
+    connection.execute(insert(meta), {"key": ACCESS, "value": "0"})
     connection.execute(insert(teams), {"id": new_id(), "name": DEFAULT_TEAM, "created_at": at})
     keyring = Keyring.new()
     KeyringStore(settings.root_key_file, vault).write(connection, keyring.keys(), root, at)
@@ -116,7 +127,12 @@ def _create_or_migrate(connection: Connection, settings: Settings, clock: Clock)
     return Chain(vault, lambda: keyring, clock).extend(connection, [Entry("gusset", "vault.create", vault)])
 
 
-def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]:
+def _joined(
+    engine: Engine,
+    settings: Settings,
+    clock: Clock,
+    make_writer: Callable[[Engine, Chain, Witness], Writer],
+) -> Iterator[Vault]:
     """The one place where the vault's parts meet."""
     with failures_told(engine), engine.connect() as connection:
         vault = _only(connection.execute(select(meta.c.value).where(meta.c.key == "vault")).scalars().all())
@@ -127,7 +143,7 @@ def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]
         _read_keyring(keys, connection)
     witness = Witness(settings.witness_file)
     chain = Chain(vault, lambda: keys.current, clock)
-    writer = Writer(engine, chain, witness)
+    writer = make_writer(engine, chain, witness)
     deployments = Deployments(engine, writer, clock)
 
     def team(team_id: str, name: str) -> SecretStore:
@@ -151,7 +167,18 @@ def _joined(engine: Engine, settings: Settings, clock: Clock) -> Iterator[Vault]
         return VaultSource(engine, store, actor=actor, deployment=deployment)
 
     try:
-        yield Vault(store, team, people, access, deployments, audit, rotation, source, lambda: Looker(engine))
+        yield Vault(
+            store,
+            team,
+            people,
+            access,
+            deployments,
+            audit,
+            rotation,
+            source,
+            lambda: Looker(engine),
+            lambda: timestamp(clock()),
+        )
     finally:
         writer.close()
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, sele
 from gusset.errors import Conflict, Denied, NotFound, NotSignedIn, UsageError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.secrets.value import SecretValue
-from gusset.vault.access import AccessKeys, KeyInfo, add_key, revoke_keys
+from gusset.vault.access import AccessKeys, KeyInfo, add_key, revoke_keys, touch
 from gusset.vault.audit import Actor, Clock, Entry, timestamp
 from gusset.vault.database import failures_told
 from gusset.vault.passwords import fits, hash_password
@@ -331,6 +331,7 @@ class People:
         def act(connection: Connection) -> Done[Person]:
             before = self._need(connection, user_id)
             connection.execute(update(users).where(_u.id == user_id).values(**values))
+            touch(connection)
             admins = select(func.count()).where(
                 _u.role == "admin", _u.disabled_at.is_(None), _u.password.is_not(None)
             )
@@ -358,6 +359,7 @@ class People:
                 raise Conflict(f"there is a team {wanted} already")
             row = {"id": new_id(), "name": wanted, "created_at": self._now()}
             connection.execute(insert(teams), row)
+            touch(connection)
             team = TeamInfo(row["id"], wanted, False, row["created_at"])
             return Done(team, [Entry(actor, "team.create", wanted, details={"team": team.id})])
 
@@ -371,6 +373,7 @@ class People:
             if any(known.id == team_id for known in person.teams):
                 return Done(None, [])
             connection.execute(insert(members), {"team_id": team_id, "user_id": user_id})
+            touch(connection)
             details = {"person": person.email, "team": team_id}
             return Done(None, [Entry(actor, "team.add_member", team.name, details=details)])
 
@@ -384,6 +387,7 @@ class People:
             connection.execute(
                 delete(members).where(members.c.team_id == team_id, members.c.user_id == user_id)
             )
+            touch(connection)
             details = {"person": person.email, "team": team_id}
             return Done(None, [Entry(actor, "team.remove_member", team.name, details=details)])
 

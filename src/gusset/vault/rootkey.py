@@ -11,7 +11,6 @@ import binascii
 import hashlib
 import hmac
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gusset.errors import RootKeyError
+from gusset.vault.ownership import fault_of
 
 _PREFIX = b"gusset-root-key-1:"
 _BYTES = 32
@@ -54,11 +54,11 @@ def read_root_key(path: Path) -> RootKey:
     """The key in the file at `path`.
 
     Raises:
-        RootKeyError: it is not there, not a root key, or other accounts may read it.
+        RootKeyError: it is not there, not a root key, another account's, or others may read it.
     """
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            fault = fault_of(path, os.fstat(file.fileno()), private=True)
             data = file.read(4096)
     except FileNotFoundError:
         raise RootKeyError(
@@ -67,10 +67,8 @@ def read_root_key(path: Path) -> RootKey:
         ) from None
     except OSError as error:
         raise RootKeyError(f"the root key at {path} cannot be read: {error.strerror}") from None
-    if mode & 0o077:
-        raise RootKeyError(
-            f"other accounts may read the root key at {path} (mode {mode:04o})", hint=f"chmod 600 {path}"
-        )
+    if fault:
+        raise RootKeyError(fault.message, hint=fault.hint)
     return _parsed(data, path)
 
 

@@ -1,6 +1,7 @@
 """Secrets: ask, act and audit in one transaction. No value leaves before its record is on disk.
 
-Every act names its `actor`. Values come and go as `SecretValue`; what is
+Every act names its `actor`, and looks at the name before anything is recorded:
+what stands there may be a value. Values come and go as `SecretValue`; what is
 stored is what `Keyring.seal` made of them, bound to team, id and version.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from gusset.vault.keys import KeyringStore
 from gusset.vault.statements import (
     ADD_VERSION,
     CREATE,
-    CURRENT_OF_MANY,
+    CURRENT,
     FIND,
     FIND_DELETED,
     LIST,
@@ -46,6 +47,14 @@ LONGEST_NOTE = 1000
 
 # The deployments of a team that use the secret of a folded name just now.
 InUse = Callable[[Connection, str, str], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """What a deployment was given: values keyed as asked, and the id and revision of each live secret."""
+
+    values: Mapping[str, Delivered]
+    revisions: Mapping[str, tuple[str, int]]
 
 
 class SecretStore:
@@ -192,6 +201,7 @@ class SecretStore:
         Raises:
             SecretNotFound: no such secret or version, or the version is destroyed.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row = self._need(connection, name)
@@ -215,6 +225,7 @@ class SecretStore:
             SecretNotFound: no such secret.
             InvalidValue: a note that is too long.
         """
+        check_name(name)
         told = _told(note, expires_at)
 
         def act(connection: Connection) -> Done[SecretInfo]:
@@ -233,6 +244,7 @@ class SecretStore:
             SecretNotFound: no such secret.
             Conflict: a running deployment uses it, and `force` is false.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row, at = self._need(connection, name), self._now()
@@ -255,6 +267,7 @@ class SecretStore:
             SecretNotFound: nothing like it was deleted.
             Conflict: the name has been taken since.
         """
+        check_name(name_or_id)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             wanted = {"team": self._team_id, "wanted": name_or_id, "folded": fold_name(name_or_id)}
@@ -281,6 +294,7 @@ class SecretStore:
         Raises:
             SecretNotFound: no such secret, or not all of these versions.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretInfo]:
             row, at = self._need(connection, name), self._now()
@@ -367,6 +381,7 @@ class SecretStore:
             SecretNotFound: no such secret or version, or it is destroyed.
             IntegrityError: the stored bytes do not open.
         """
+        check_name(name)
 
         def act(connection: Connection) -> Done[SecretValue]:
             row = self._need(connection, name)
@@ -376,8 +391,8 @@ class SecretStore:
 
         return self._writer.run(Entry(actor, "secret.reveal", name), act)
 
-    def deliver(self, names: Collection[str], *, actor: str, deployment: str) -> Mapping[str, Delivered]:
-        """The current values of those of `names` that there are, keyed as asked, for a deployment.
+    def deliver(self, names: Collection[str], *, actor: str, deployment: str) -> Handout:
+        """The current values of those of `names` that there are, for a deployment.
 
         One record for all of them, with their versions and with what was
         missing, is on disk before a value is returned.
@@ -385,26 +400,32 @@ class SecretStore:
         Raises:
             IntegrityError: the stored bytes of one of them do not open.
         """
-        if not names:
-            return {}
+        wanted = {name: fold_name(check_name(name)) for name in names}
+        if not wanted:
+            return Handout({}, {})
 
-        def act(connection: Connection) -> Done[dict[str, Delivered]]:
-            rows = {row.folded: row for row in connection.execute(CURRENT_OF_MANY, self._folded(names))}
-            found = {name: rows[fold_name(name)] for name in names if fold_name(name) in rows}
-            values = {name: self._delivered(connection, name, row) for name, row in found.items()}
-            self._note_read(connection, found.values())
+        def act(connection: Connection) -> Done[Handout]:
+            asked = {name: self._current(connection, folded) for name, folded in wanted.items()}
+            found = {name: row for name, row in asked.items() if row is not None}
+            held = {name: row for name, row in found.items() if row.version is not None}
+            values = {name: self._delivered(connection, name, row) for name, row in held.items()}
+            self._note_read(connection, held.values())
             details: dict[str, Any] = {
                 "team": self._team_id,
-                "versions": {name: row.version for name, row in found.items()},
+                "versions": {name: row.version for name, row in held.items()},
             }
-            if missing := sorted(set(names) - found.keys()):
+            if missing := sorted(wanted.keys() - held.keys()):
                 details["missing"] = missing
             entry = Entry(
                 actor, "secret.deliver", deployment, "ok" if values else "secret_not_found", details
             )
-            return Done(values, [entry])
+            revisions = {row.folded: (row.id, row.revision) for row in found.values()}
+            return Done(Handout(values, revisions), [entry])
 
         return self._writer.run(Entry(actor, "secret.deliver", deployment), act)
+
+    def _current(self, connection: Connection, folded: str) -> Any | None:
+        return CURRENT.one(connection, {"team": self._team_id, "folded": folded})
 
     def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
         """Ids and revisions of the live ones among `names`: differs when one may read differently."""

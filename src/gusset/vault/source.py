@@ -32,7 +32,7 @@ class VaultSource:
         with failures_told(self._engine), self._engine.connect() as connection:
             # Looked at before the values: what changes in between is noticed by `watch`.
             self._read = (frozenset(names), self._store.revisions(connection, names))
-        return self._store.deliver(names, actor=self._actor, deployment=self._deployment)
+        return self._store.deliver(names, actor=self._actor, deployment=self._deployment).values
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when one of `names` changed since the last `read`; only then are values worth a read."""

@@ -53,14 +53,15 @@ ADD_VERSION = Prepared(
 )
 SEALED = select(_v.sealed).where(_v.secret_id == bindparam("id"), _v.version == bindparam("version"))
 VERSIONS = select(secret_versions).where(_v.secret_id == bindparam("id")).order_by(_v.version)
-CURRENT_OF_MANY = (
-    select(_s.id, _s.folded, _s.last_read_at, _v.version, _v.sealed)
-    .join(secret_versions, and_(_v.secret_id == _s.id, _v.version == _s.current_version))
-    .where(
-        _s.team_id == bindparam("team"),
-        _s.folded.in_(bindparam("folded", expanding=True)),
-        _s.deleted_at.is_(None),
+CURRENT = Prepared(
+    select(_s.id, _s.folded, _s.revision, _s.last_read_at, _v.version, _v.sealed)
+    .join_from(
+        secrets,
+        secret_versions,
+        and_(_v.secret_id == _s.id, _v.version == _s.current_version),
+        isouter=True,
     )
+    .where(_live)
 )
 REVISIONS = select(_s.id, _s.revision).where(
     _s.team_id == bindparam("team"),

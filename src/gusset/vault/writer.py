@@ -31,7 +31,7 @@ class Done(Generic[T]):
     entries: Sequence[Entry]
 
 
-class _Job:
+class Job:
     """One act that waits for a commit, and what became of it."""
 
     __slots__ = ("act", "error", "finished", "intent", "result", "wake")
@@ -40,7 +40,7 @@ class _Job:
         self.intent = intent
         self.act = act
         self.finished = False
-        self.wake = threading.Event()  # finished, or its caller is to lead
+        self.wake: Any = None  # told when finished; for a thread, also when it is to lead
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -55,7 +55,7 @@ class Writer:
         self._witness = witness
         self._commit = threading.Lock()  # held through a transaction
         self._turn = threading.Lock()  # guards the two below, for an instant only
-        self._waiting: list[_Job] = []
+        self._waiting: list[Job] = []
         self._led = False
         self._wrote = False
 
@@ -70,7 +70,8 @@ class Writer:
             Unreachable, HostError, IntegrityError: the database failed; nothing was written.
             Exception: whatever `act` raised.
         """
-        job = _Job(intent, act)
+        job = Job(intent, act)
+        job.wake = threading.Event()
         with self._turn:
             self._waiting.append(job)
             leads, self._led = not self._led, True
@@ -78,12 +79,16 @@ class Writer:
             self._wait(job)
         if not job.finished:
             self._lead()
-        if job.error is not None:
-            raise job.error
-        result: T = job.result
+        result: T = self._outcome(job)
         return result
 
-    def _wait(self, job: _Job) -> None:
+    def _outcome(self, job: Job) -> Any:
+        """What the act of a finished job returned; raises what it raised."""
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def _wait(self, job: Job) -> None:
         try:
             job.wake.wait()
         except BaseException:  # Ctrl-C: nobody may wait for a lead that this caller will not take
@@ -114,7 +119,7 @@ class Writer:
         if self._led:
             self._waiting[0].wake.set()
 
-    def _carry_out(self, batch: Sequence[_Job]) -> None:
+    def _carry_out(self, batch: Sequence[Job]) -> None:
         """One transaction for all; if it fails as a whole, all have failed."""
         try:
             with failures_told(self._engine):
@@ -131,18 +136,22 @@ class Writer:
         for job in batch:
             job.finished = True
 
-    def _transaction(self, batch: Sequence[_Job]) -> Any:
+    def _transaction(self, batch: Sequence[Job]) -> Any:
         with self._writing.connect() as connection:
             alone = len(batch) == 1
             with connection.begin() as transaction:
-                entries = [entry for job in batch for entry in self._one(connection, job, alone)]
+                entries = self._done(connection, batch, alone)
                 if not (alone and batch[0].error):
                     return self._chain.extend(connection, entries) if entries else None
                 transaction.rollback()
             with connection.begin():  # of a single act that was refused, only the record stays
                 return self._chain.extend(connection, entries) if entries else None
 
-    def _one(self, connection: Connection, job: _Job, alone: bool) -> Sequence[Entry]:
+    def _done(self, connection: Connection, batch: Sequence[Job], alone: bool) -> list[Entry]:
+        """Do every act of a batch; returns what is to be recorded."""
+        return [entry for job in batch for entry in self._one(connection, job, alone)]
+
+    def _one(self, connection: Connection, job: Job, alone: bool) -> Sequence[Entry]:
         """Do one act; returns what is to be recorded. A savepoint guards the others of its batch."""
         try:
             done = job.act(connection) if alone else self._guarded(connection, job)
@@ -156,7 +165,7 @@ class Writer:
         job.result = done.result
         return done.entries
 
-    def _guarded(self, connection: Connection, job: _Job) -> Done[Any]:
+    def _guarded(self, connection: Connection, job: Job) -> Done[Any]:
         """Do one act in a savepoint. By the driver: SQLAlchemy's own costs more than most acts."""
         cursor = connection.connection.cursor()
         cursor.execute("SAVEPOINT act")

@@ -1,0 +1,141 @@
+"""Nothing that was acknowledged is lost: many writers, a killed manager, a full disk."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from tests.conftest import Cli
+from tests.manager.conftest import Manager
+
+
+def verify(gusset: Cli) -> None:
+    gusset("audit", "verify")
+
+
+def test_32_writers_on_one_secret_make_32_versions(manager: Manager, admin: httpx.Client) -> None:
+    """In order, none lost, each with its record, and the chain holds."""
+    ready = threading.Barrier(32)
+
+    def write(number: int) -> int:
+        with manager.client() as client:
+            ready.wait()
+            answer = client.post("/v1/secrets", json={"name": "one", "value": f"value {number}"})
+            assert answer.status_code == 200, answer.text
+            version: int = answer.json()["version"]
+            return version
+
+    with ThreadPoolExecutor(32) as pool:
+        versions = list(pool.map(write, range(32)))
+
+    assert sorted(versions) == list(range(1, 33))
+    listed = admin.get("/v1/secrets/one/versions").json()["versions"]
+    assert [v["version"] for v in listed] == list(range(1, 33))
+    assert [v["state"] for v in listed] == ["older"] * 31 + ["current"]
+    records = admin.get("/v1/audit", params={"target": "one", "limit": "100"}).json()["records"]
+    assert sorted(r["details"]["version"] for r in records) == list(range(1, 33))
+    assert admin.post("/v1/audit/verify").json()["problems"] == []
+
+
+def test_32_writers_that_compare_and_set_lose_no_update(manager: Manager, admin: httpx.Client) -> None:
+    """Each adds one to what it has read; a refused one reads again."""
+    admin.post("/v1/secrets", json={"name": "count", "value": "0", "note": "0"})
+
+    def add(_: int) -> None:
+        with manager.client() as client:
+            while True:
+                seen = client.get("/v1/secrets/count")
+                body = {"name": "count", "value": "v", "note": str(int(seen.json()["note"]) + 1)}
+                done = client.post("/v1/secrets", json=body, headers={"if-match": seen.headers["etag"]})
+                if done.status_code == 200:
+                    return
+                assert done.status_code == 412, done.text
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(32)))
+    final = admin.get("/v1/secrets/count").json()
+    assert (final["note"], final["version"]) == ("32", 33)
+
+
+def test_kill_9_in_mid_load_loses_no_acknowledged_write(manager: Manager) -> None:
+    """Ten times: writers write as fast as they can, the manager is killed, started again, and has it all."""
+    acknowledged: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def writer(number: int, stop: threading.Event) -> None:
+        name, count = f"secret-{number}", 0
+        with manager.client() as client:
+            while not stop.is_set():
+                try:
+                    answer = client.post("/v1/secrets", json={"name": name, "value": f"value {count}"})
+                except httpx.TransportError:
+                    return
+                assert answer.status_code == 200
+                count += 1
+                with lock:
+                    acknowledged[name] = answer.json()["version"]
+
+    for _ in range(10):
+        stop = threading.Event()
+        threads = [threading.Thread(target=writer, args=(number, stop)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(random.uniform(0.05, 0.4))
+        manager.kill()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        verify(manager.gusset)
+        manager.start()
+        with manager.client() as client:
+            held = {s["name"]: s["version"] for s in client.get("/v1/secrets").json()["secrets"]}
+        assert all(held.get(name, 0) >= version for name, version in acknowledged.items())
+    assert len(acknowledged) == 4
+    verify(manager.gusset)
+
+
+def test_a_full_disk_refuses_and_loses_nothing(manager: Manager, admin: httpx.Client) -> None:
+    """Simulated by SQLite's own limit of pages: a clear error, reads go on, and writes again when there is room."""
+    admin.post("/v1/secrets", json={"name": "kept", "value": "value"})
+    manager.stop()
+    # max_page_count holds for a connection: the manager gets it through a start of ours.
+    code = (
+        "import sys, gusset.vault.database as d; d._PRAGMAS = (*d._PRAGMAS, 'PRAGMA max_page_count=90');"
+        "from gusset.cli.main import main; main(['manager', '--port', sys.argv[1]])"
+    )
+    with manager.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(manager.port)], env=manager.gusset.environ, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with manager.client() as client:
+                    client.get("/healthz")
+                break
+            except httpx.ConnectError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        with manager.client() as client:
+            for number in range(60):
+                answer = client.post("/v1/secrets", json={"name": f"big-{number}", "value": "v" * 20_000})
+                if answer.status_code != 200:
+                    break
+            assert (answer.status_code, answer.json()["code"]) == (503, "host"), answer.text
+            assert "disk is full" in answer.json()["message"]
+            names = [s["name"] for s in client.get("/v1/secrets").json()["secrets"]]
+            assert "kept" in names and f"big-{number}" not in names
+    finally:
+        process.terminate()
+        process.wait()
+    manager.start()
+    with manager.client() as client:
+        assert client.post("/v1/secrets", json={"name": "after", "value": "value"}).status_code == 200
+    verify(manager.gusset)

@@ -1,0 +1,175 @@
+"""The stream of changes, and what a replica tells of itself."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.manager.conftest import Manager
+
+PATIENCE = 20.0
+
+
+class Stream:
+    """The events of one stream, read on a thread."""
+
+    def __init__(self, client: httpx.Client, query: str) -> None:
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._client = client
+        self._query = query
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._client.stream("GET", f"/v1/deployment/changes{self._query}", timeout=60) as answer:
+                assert answer.status_code == 200
+                for line in answer.iter_lines():
+                    self.events.put(json.loads(line))
+        except httpx.TransportError:
+            pass
+        self.ended.set()
+
+    def next(self) -> dict[str, Any]:
+        return self.events.get(timeout=PATIENCE)
+
+
+@contextmanager
+def streaming(client: httpx.Client, query: str = "") -> Iterator[Stream]:
+    yield Stream(client, query)
+
+
+def put(admin: httpx.Client, name: str, value: str) -> None:
+    assert admin.post("/v1/secrets", json={"name": name, "value": value}).status_code == 200
+
+
+def test_a_change_wakes_those_whom_it_concerns(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """A write by the API, a deletion and a restore; other secrets' changes wake nobody."""
+    for name in ("mine", "other"):
+        put(admin, name, "first value")
+    with deployment("d", "mine") as client, streaming(client) as stream:
+        assert stream.next()["event"] == "hello"
+        put(admin, "other", "second value")
+        put(admin, "mine", "second value")
+        assert stream.next()["event"] == "changed"
+        admin.delete("/v1/secrets/mine")
+        assert stream.next()["event"] == "changed"
+        admin.post("/v1/secrets/mine/restore")
+        assert stream.next()["event"] == "changed"
+        admin.patch("/v1/secrets/mine", json={"note": "a note changes no value"})
+        put(admin, "mine", "third value")
+        assert stream.next()["event"] == "changed"
+        assert stream.events.empty()
+
+
+def test_what_another_process_writes_is_noticed(
+    manager: Manager, admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """`gusset secret set` on the manager's own machine, past the manager."""
+    put(admin, "mine", "first value")
+    with deployment("d", "mine") as client, streaming(client) as stream:
+        assert stream.next()["event"] == "hello"
+        manager.gusset("secret", "set", "mine", input=b"second value")
+        assert stream.next()["event"] == "changed"
+
+
+def test_a_watch_goes_on_where_the_last_read_ended(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """What changed while nobody listened is told first; what did not is not."""
+    put(admin, "mine", "first value")
+    with deployment("d", "mine") as client:
+        revision = client.post("/v1/deployment/secrets").json()["revision"]
+        with streaming(client, f"?since={revision}") as stream:
+            assert stream.next() == {"event": "hello", "revision": revision}
+        put(admin, "mine", "second value")
+        with streaming(client, f"?since={revision}") as stream:
+            told = stream.next()
+            assert told["event"] == "changed" and told["revision"] != revision
+        again = client.post("/v1/deployment/secrets").json()
+        assert again["revision"] == told["revision"] and again["secrets"]["mine"]["version"] == 2
+
+
+def test_a_secret_that_does_not_exist_yet_can_be_watched(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    with deployment("d", "later") as client, streaming(client) as stream:
+        assert client.post("/v1/deployment/secrets").json()["missing"] == ["later"]
+        assert stream.next()["event"] == "hello"
+        put(admin, "later", "a value")
+        assert stream.next()["event"] == "changed"
+
+
+def test_streams_end_when_the_manager_stops(
+    manager: Manager, deployment: Callable[..., httpx.Client]
+) -> None:
+    """Nobody keeps it from stopping, and it says goodbye properly."""
+    with deployment("d", "x") as client, streaming(client) as stream:
+        assert stream.next()["event"] == "hello"
+        assert manager.stop() == 0
+        assert stream.ended.wait(PATIENCE)
+
+
+def test_a_replica_says_what_it_holds(admin: httpx.Client, deployment: Callable[..., httpx.Client]) -> None:
+    """By name, for its own names only; it is live until it says that it stopped. Not in the audit log."""
+    put(admin, "mine", "value")
+    before = len(admin.get("/v1/audit?limit=1000").json()["records"])
+    with deployment("d", "mine") as client:
+        said = {"host": "gpu-1", "versions": {"mine": 1, "other": 3}}
+        assert client.put("/v1/deployment/replicas/r-1", json=said).json() == {}
+        [shown] = admin.get("/v1/deployments").json()["deployments"]
+        [replica] = shown["replicas"]
+        assert (replica["id"], replica["host"], replica["versions"], replica["live"]) == (
+            "r-1",
+            "gpu-1",
+            {"mine": 1},
+            True,
+        )
+        assert admin.get("/v1/secrets/mine").json()["used_by"] == ["d"]
+        client.put("/v1/deployment/replicas/r-1", json={"stopped": True})
+        [replica] = admin.get("/v1/deployments/d").json()["replicas"]
+        assert replica["live"] is False
+        assert client.put("/v1/deployment/replicas/..%2f", json=said).status_code in (400, 404)
+    assert len(admin.get("/v1/audit?limit=1000").json()["records"]) == before + 1  # the registration
+
+
+def test_a_secret_in_use_is_deleted_only_by_force(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    put(admin, "mine", "value")
+    with deployment("d", "mine") as client:
+        client.put("/v1/deployment/replicas/r-1", json={"versions": {"mine": 1}})
+        refused = admin.delete("/v1/secrets/mine")
+        assert refused.status_code == 409 and "d" in refused.json()["message"]
+        assert admin.delete("/v1/secrets/mine?force=perhaps").status_code == 400
+        assert admin.delete("/v1/secrets/mine?force=true").status_code == 200
+        assert client.post("/v1/deployment/secrets").json()["missing"] == ["mine"]
+
+
+def test_last_read_is_told(admin: httpx.Client, deployment: Callable[..., httpx.Client]) -> None:
+    put(admin, "mine", "value")
+    assert admin.get("/v1/secrets/mine").json()["last_read_at"] is None
+    with deployment("d", "mine") as client:
+        client.post("/v1/deployment/secrets")
+    assert admin.get("/v1/secrets/mine").json()["last_read_at"]
+
+
+@pytest.mark.parametrize("path", ["/v1/deployment/changes", "/v1/deployment/secrets"])
+def test_a_revoked_token_hears_no_more(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client], path: str
+) -> None:
+    with deployment("d", "x") as client:
+        [token] = admin.get("/v1/deployments/d/tokens").json()["tokens"]
+        admin.delete(f"/v1/tokens/{token['prefix']}")
+        method = "GET" if path.endswith("changes") else "POST"
+        assert client.request(method, path).status_code == 401
