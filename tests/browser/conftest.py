@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Response, Route, sync_playwright
 
 from tests.conftest import Cli, clean_environ
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
@@ -56,7 +57,9 @@ def browser() -> Iterator[Browser]:
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
     """One manager for the tests of a file: each uses names of its own."""
     folder = tmp_path_factory.mktemp("manager")
-    running = Manager(Cli(folder / "home", clean_environ(folder / "home", folder / "settings.toml")), folder)
+    gusset = Cli(folder / "home", clean_environ(folder / "home", folder / "settings.toml"))
+    made = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
+    running = Manager(gusset, json.loads(made.stdout)["api_key"], folder)
     yield running
     assert running.stop() == 0
     assert b"A bug in gusset" not in running.log.read_bytes(), running.log.read_text()
@@ -70,6 +73,7 @@ class Site:
         self.context = browser.new_context(base_url=manager.address, **options)
         self.context.set_default_timeout(10_000)
         self.requested: list[str] = []
+        self.kept: list[tuple[str, bytes, bytes]] = []
         self.said: list[str] = []
         self.answers: list[Response] = []
         self.context.on("request", lambda request: self.requested.append(request.url))
@@ -125,6 +129,17 @@ class Site:
             [sys.executable, "-c", code], env=environ, capture_output=True, check=True
         ).stdout
 
+    def keep_answers(self) -> None:
+        """From now on `kept` has every answer: its address, headers and body."""
+
+        def keep(route: Route) -> None:
+            answer = route.fetch(max_redirects=0)
+            headers = json.dumps(answer.headers_array).encode()
+            self.kept.append((route.request.url, headers, answer.body()))
+            route.fulfill(response=answer)
+
+        self.context.route("**/*", keep)
+
     def picture(self, name: str) -> None:
         """A screenshot for the documents, when those are being made."""
         if os.environ.get("GUSSET_SCREENSHOTS") == "1":
@@ -132,6 +147,7 @@ class Site:
             self.page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
 
     def close(self) -> None:
+        self.context.unroute_all(behavior="ignoreErrors")
         self.context.close()
 
 
