@@ -24,8 +24,8 @@ examples: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
 
-# What Debian's packages give: needs root. Later
-# the container engine and the browser will come through this, too.
+# What Debian's packages give (the browser of the page's tests among them): needs root. Later
+# the container engine will come through this, too.
 system-deps:
 	@./scripts/system-deps
 

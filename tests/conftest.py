@@ -45,12 +45,16 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def environ(home: Path, tmp_path: Path) -> dict[str, str]:
+def clean_environ(home: Path, settings: Path) -> dict[str, str]:
     """An environment in which nothing of the person who runs the tests is used."""
     ours = ("GUSSET_", "TRUSS_SECRET_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(tmp_path / "settings.toml")}
+    return kept | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(settings)}
+
+
+@pytest.fixture
+def environ(home: Path, tmp_path: Path) -> dict[str, str]:
+    return clean_environ(home, tmp_path / "settings.toml")
 
 
 @pytest.fixture

@@ -90,6 +90,9 @@ REVEALERS = {
     "cli/manager.py",  # a key, shown once
     "containers/mount.py",  # into files in memory
     "manager/api.py",  # to the doctor; a key or a link, shown once
+    "manager/pages.py",  # a new session's token, into its cookie
+    "manager/secret_pages.py",  # to the doctor
+    "manager/team_pages.py",  # a key or a link, shown once
     "manager/watch.py",  # to a deployment
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,6 +21,8 @@ from gusset.manager.callers import Doorkeeper, FirstLink
 from gusset.manager.dispatch import Api
 from gusset.manager.document import openapi
 from gusset.manager.operations import Workers
+from gusset.manager.pages import Pages
+from gusset.manager.shown import audit_lines
 from gusset.manager.surroundings import Metrics, Surroundings, on_error, on_http_error
 from gusset.manager.watch import Changes, Delivery
 from gusset.vault.opening import Vault
@@ -73,6 +73,7 @@ def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
         Route("/healthz", alive),
         Route("/readyz", ready),
         Route("/metrics", measured),
+        *Pages(vault, door, workers, changes.wrote, first).routes(),
     ]
 
     @asynccontextmanager
@@ -89,10 +90,3 @@ def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
     for operation in operations:
         api.add(operation)
     return Manager(Surroundings(api, metrics), changes)
-
-
-def audit_lines(vault: Vault) -> Iterator[bytes]:
-    """Every record as JSON Lines, oldest first, some hundred at a time."""
-    found = vault.audit.export()
-    while records := list(islice(found, 500)):
-        yield b"".join(orjson.dumps(record.data()) + b"\n" for record in records)

@@ -92,6 +92,7 @@ class Workers:
 
     def __init__(self) -> None:
         self._slow = ThreadPoolExecutor(4, "gusset-slow")
+        self._pages = ThreadPoolExecutor(8, "gusset-pages")
 
     def run(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
         """Carry out what takes less than a millisecond; it may wait for a commit."""
@@ -101,8 +102,13 @@ class Workers:
         """Carry out what takes longer: a password's hash, a list of everything."""
         return asyncio.get_running_loop().run_in_executor(self._slow, partial(act, *args, **kwargs))
 
+    def run_page(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
+        """Carry out what takes some milliseconds: a page."""
+        return asyncio.get_running_loop().run_in_executor(self._pages, partial(act, *args, **kwargs))
+
     def close(self) -> None:
         self._slow.shutdown()
+        self._pages.shutdown()
 
 
 def parse(model: Shape, raw: bytes) -> BaseModel:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
+
+import orjson
 
 from gusset.secrets.info import SecretInfo, VersionInfo
 from gusset.vault.access import KeyInfo
 from gusset.vault.deployments import DeploymentInfo
+from gusset.vault.opening import Vault
 from gusset.vault.people import Person, TeamInfo
 
 
@@ -94,3 +98,10 @@ def deployment_data(info: DeploymentInfo) -> dict[str, Any]:
             for replica in info.replicas
         ],
     }
+
+
+def audit_lines(vault: Vault) -> Iterator[bytes]:
+    """Every record as JSON Lines, oldest first, some hundred at a time."""
+    found = vault.audit.export()
+    while records := list(islice(found, 500)):
+        yield b"".join(orjson.dumps(record.data()) + b"\n" for record in records)

@@ -299,8 +299,12 @@ class AuditLog:
         outcome: str | None = None,
         before: int | None = None,
         limit: int = 50,
+        parts: bool = False,
     ) -> list[Record]:
-        """The newest `limit` records that fit, of those before number `before`; oldest first."""
+        """The newest `limit` records that fit, of those before number `before`; oldest first.
+
+        With `parts`, what is given need only stand in the field, in upper or lower case.
+        """
         query = select(audit_table).order_by(audit_table.c.seq.desc()).limit(limit)
         for column, wanted in (
             ("target", target),
@@ -309,7 +313,10 @@ class AuditLog:
             ("outcome", outcome),
         ):
             if wanted is not None:
-                query = query.where(audit_table.c[column] == wanted)
+                field_of = audit_table.c[column]
+                query = query.where(
+                    field_of.icontains(wanted, autoescape=True) if parts else field_of == wanted
+                )
         if before is not None:
             query = query.where(audit_table.c.seq < before)
         with failures_told(self._engine), self._engine.connect() as connection:

@@ -348,6 +348,22 @@ class SecretStore:
         with failures_told(self._engine), self._engine.connect() as connection:
             return self._info(self._need(connection, name))
 
+    def by_id(self, secret_id: str) -> SecretInfo | None:
+        """Metadata of the secret of that id, live or deleted, where this team has it."""
+        return next(iter(self._some(secrets.c.id == secret_id)), None)
+
+    def known(self, names: Collection[str]) -> dict[str, SecretInfo]:
+        """Metadata of those of `names` that there are, keyed as asked."""
+        folded = {fold_name(name) for name in names}
+        found = self._some(secrets.c.folded.in_(sorted(folded)), secrets.c.deleted_at.is_(None))
+        by_folded = {fold_name(info.name): info for info in found}
+        return {name: by_folded[fold_name(name)] for name in names if fold_name(name) in by_folded}
+
+    def _some(self, *conditions: Any) -> Sequence[SecretInfo]:
+        query = select(secrets).where(secrets.c.team_id == self._team_id, *conditions)
+        with failures_told(self._engine), self._engine.connect() as connection:
+            return [self._info(row) for row in connection.execute(query)]
+
     def history(self, name: str) -> Sequence[VersionInfo]:
         """The versions of a secret, oldest first. Raises SecretNotFound."""
         with failures_told(self._engine), self._engine.connect() as connection, connection.begin():

@@ -1,0 +1,200 @@
+"""The other pages in a real browser: keys, people and teams, deployments, the audit log, one's account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Site, faults
+from tests.browser.test_versions import replica
+from tests.manager.conftest import ADMIN, PASSWORD
+
+
+def test_a_key_is_shown_once_and_works_until_it_is_revoked(site: Site) -> None:
+    """The page shows the key when it is made; a reload does not, and makes no second one."""
+    page = site.page
+    page.get_by_role("link", name="API keys").click()
+    page.get_by_label("Name").fill("laptop")
+    page.get_by_role("button", name="Make key").click()
+    key = page.locator("#fresh-key").inner_text()
+    assert faults(page) == []
+    assert can_list(site, key) == 200
+    page.reload()
+    expect(page.locator("#fresh-key")).to_have_count(0)
+    expect(site.row("laptop")).to_have_count(1)
+    site.row("laptop").locator("summary").click()
+    site.row("laptop").get_by_role("button", name="Revoke it").click()
+    expect(site.row("laptop")).to_contain_text("revoked")
+    assert can_list(site, key) == 401
+    assert key not in page.content()
+
+
+def can_list(site: Site, key: str) -> int:
+    with site.manager.client(key) as client:
+        return client.get("/v1/secrets").status_code
+
+
+def test_a_key_has_the_scopes_that_were_ticked(site: Site) -> None:
+    """Fewer ticks, fewer rights; none at all is refused."""
+    page = site.page
+    page.goto("/settings/api-keys")
+    page.get_by_label("Name").fill("reader")
+    for scope in ("Change secrets", "Run deployments"):
+        page.get_by_label(scope).uncheck()
+    page.get_by_role("button", name="Make key").click()
+    key = page.locator("#fresh-key").inner_text()
+    with site.manager.client(key) as client:
+        refused = client.post("/v1/secrets", json={"name": "x", "value": "y"})
+    assert (can_list(site, key), refused.status_code) == (200, 403)
+    for scope in ("See secrets", "Change secrets", "Run deployments"):
+        page.get_by_label(scope).uncheck()
+    page.get_by_label("Name").fill("nothing")
+    page.get_by_role("button", name="Make key").click()
+    expect(page.get_by_role("alert")).to_contain_text("A key without a scope could do nothing")
+
+
+def test_somebody_is_invited_and_comes_in(site: Site, open_site: Callable[..., Site]) -> None:
+    """A link, shown once; by it they choose a password, are signed in, and see what members see."""
+    page = site.page
+    page.get_by_role("link", name="People").click()
+    page.get_by_label("E-mail").fill("bob@example.com")
+    page.get_by_role("button", name="Make link").click()
+    link = page.locator("#fresh-link").inner_text()
+    expect(site.row("bob@example.com")).to_contain_text("invited")
+    assert faults(page) == []
+
+    guest = open_site()
+    guest.page.goto(link)
+    expect(guest.page.get_by_text("bob@example.com")).to_be_visible()
+    assert faults(guest.page) == []
+    guest.page.get_by_label("Password").fill("a password of bob's")
+    guest.page.get_by_label("The same again").fill("another password")
+    guest.page.get_by_role("button", name="Save and sign in").click()
+    expect(guest.page.get_by_role("alert")).to_contain_text("not the same")
+    guest.page.get_by_label("Password").fill("a password of bob's")
+    guest.page.get_by_label("The same again").fill("a password of bob's")
+    guest.page.get_by_role("button", name="Save and sign in").click()
+    expect(guest.page.get_by_role("heading", name="Secrets", exact=True)).to_be_visible()
+    expect(guest.page.get_by_role("link", name="People")).to_have_count(0)
+    guest.page.goto("/settings/people")
+    expect(guest.page.get_by_role("heading", name="You may not do that")).to_be_visible()
+
+    page.reload()
+    site.row("bob@example.com").get_by_role("button", name="Make admin").click()
+    expect(page.get_by_role("status")).to_contain_text("bob@example.com is now admin")
+    site.row("bob@example.com").get_by_role("button", name="Disable").click()
+    expect(site.row("bob@example.com")).to_contain_text("disabled")
+    guest.page.goto("/settings/secrets")
+    expect(guest.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    guest.page.goto(link)
+    expect(guest.page.get_by_role("heading", name="That does not let you in")).to_be_visible()
+
+
+def test_a_team_has_secrets_of_its_own(site: Site) -> None:
+    """A new team, somebody in it, and a switch between the teams' secrets."""
+    page = site.page
+    page.goto("/settings/people")
+    page.get_by_label("New team").fill("research")
+    page.get_by_role("button", name="Create team").click()
+    page.get_by_label("Put into research").select_option(label=ADMIN)
+    page.locator(".team").filter(has_text="research").get_by_role("button", name="Put in").click()
+    expect(page.get_by_role("button", name=f"Take out {ADMIN} of research")).to_be_visible()
+    assert faults(page) == []
+    page.goto("/settings/secrets")
+    site.add("of_default", "a value")
+    page.get_by_label("Team").select_option(label="research")
+    expect(page.get_by_role("heading", name="No secrets yet")).to_be_visible()
+    assert faults(page) == []
+    site.add("of_research", "another value")
+    expect(site.row("of_default")).to_have_count(0)
+    page.get_by_label("Team").select_option(label="default")
+    expect(site.row("of_default")).to_have_count(1)
+    expect(site.row("of_research")).to_have_count(0)
+
+
+def test_nobody_can_take_the_last_administrator_away(site: Site, open_site: Callable[..., Site]) -> None:
+    """The page offers nothing of the kind for oneself, and says why it will not."""
+    page = site.page
+    page.goto("/settings/people")
+    expect(site.row(ADMIN).get_by_role("button")).to_have_count(0)
+
+
+def test_a_deployment_shows_what_its_replicas_hold_as_it_changes(site: Site) -> None:
+    """Without a reload: a replica that holds an older version is marked, and then is not."""
+    page = site.page
+    page.get_by_role("link", name="Deployments").click()
+    expect(page.get_by_role("heading", name="Nothing is served yet")).to_be_visible()
+    assert faults(page) == []
+    site.page.goto("/settings/secrets")
+    site.add("watched", "one")
+    site.add("watched", "two")
+    replica(site, "watched", deployment="live", version=1)
+    page.goto("/settings/deployments")
+    expect(site.row("live")).to_contain_text("1 running")
+    assert faults(page) == []
+    page.get_by_role("link", name="live", exact=True).click()
+    expect(page.locator("#live .warning")).to_have_text("watched v1")
+    assert faults(page) == []
+    replica(site, "watched", deployment="live", version=2)
+    expect(page.locator("#live .pill.on")).to_have_text("watched v2")
+    page.locator(".head summary").click()
+    page.get_by_role("button", name="Remove it").click()
+    expect(page.get_by_role("status")).to_contain_text("live is removed")
+
+
+def test_the_audit_log_is_filtered_verified_and_exported(site: Site) -> None:
+    """Who did what, from where; live filters; a check of the whole; every record as JSON Lines."""
+    page = site.page
+    site.add("audited", "a value")
+    page.get_by_role("link", name="Audit log").click()
+    newest = page.locator("tbody tr").first
+    expect(newest).to_contain_text("secret.create")
+    expect(newest).to_contain_text(ADMIN)
+    expect(newest).to_contain_text("127.0.0.1")
+    assert faults(page) == []
+    page.get_by_label("What", exact=True).press_sequentially("SESSION.")
+    expect(page.locator("tbody tr").filter(has_text="secret.create")).to_have_count(0)
+    expect(page.locator("tbody tr").first).to_contain_text("session.create")
+    assert page.url.endswith("action=SESSION.&target=&outcome=")
+    page.get_by_role("button", name="Verify").click()
+    expect(page.get_by_role("status").filter(has_text="The log holds")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export").click()
+    lines = download.value.path().read_text().splitlines()
+    assert any('"secret.create"' in line and '"audited"' in line for line in lines)
+
+
+def test_a_password_is_changed(open_site: Callable[..., Site], site: Site) -> None:
+    """With the old one known: then the old one opens nothing, and other sessions end."""
+    with site.manager.client() as admin:
+        team = admin.get("/v1/teams").json()["teams"][0]["id"]
+        made = admin.post("/v1/people", json={"email": "eve@example.com", "team_ids": [team]})
+    one = open_site()
+    one.page.goto(made.json()["link"])
+    one.page.get_by_label("Password").fill(PASSWORD.decode())
+    one.page.get_by_label("The same again").fill(PASSWORD.decode())
+    one.page.get_by_role("button", name="Save and sign in").click()
+    other = open_site()
+    other.sign_in("eve@example.com")
+    page = one.page
+    page.get_by_role("link", name="Account").click()
+    assert faults(page) == []
+    for now, new in (("not the old one", "a new long password"), (PASSWORD.decode(), "a new long password")):
+        page.get_by_label("Password now").fill(now)
+        page.get_by_label("New password").fill(new)
+        page.get_by_label("The same again").fill(new)
+        page.get_by_role("button", name="Change it").click()
+        if now != PASSWORD.decode():
+            expect(page.get_by_role("alert")).to_contain_text("That is not the password you have now")
+    expect(page.get_by_role("status")).to_contain_text("The password is changed")
+    other.page.reload()
+    expect(other.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    one.page.get_by_label("E-mail").fill("eve@example.com")
+    one.page.get_by_label("Password").fill(PASSWORD.decode())
+    one.page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("do not belong together")
+    one.page.get_by_label("Password").fill("a new long password")
+    one.page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Secrets", exact=True)).to_be_visible()
