@@ -153,7 +153,7 @@ class Pages:
 
     def routes(self) -> list[BaseRoute]:
         async def home(_: Request) -> Response:
-            return RedirectResponse(HOME, 303)
+            return RedirectResponse(HOME, 303, _HEADERS)
 
         made: list[BaseRoute] = [self._route(place) for place in self._places]
         return [Route("/", home), Route("/settings", home), Route("/static/{name}", static), *made]
