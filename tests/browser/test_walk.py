@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -97,6 +98,7 @@ PHONE = {"viewport": {"width": 360, "height": 780}, "device_scale_factor": 2}
 
 def furnish(site: Site) -> None:
     """Some more secrets and a deployment, as a team has them after a while."""
+    soon = (datetime.now(UTC) + timedelta(days=6, hours=1)).isoformat()
     with site.manager.client() as admin:
         for name, note in (
             ("registry_password", "pull access for the images of team vision"),
@@ -105,7 +107,7 @@ def furnish(site: Site) -> None:
         ):
             body = {"name": name, "value": f"a value of {name}", "note": note}
             assert admin.post("/v1/secrets", json=body).status_code == 200
-        told = admin.patch("/v1/secrets/openai-api-key", json={"expires_at": "2020-01-31T23:59:59Z"})
+        told = admin.patch("/v1/secrets/openai-api-key", json={"expires_at": soon})
         assert told.status_code == 200, told.text
     site.page.goto("/settings/secrets")
     site.add("hf_access_token", VALUE)
