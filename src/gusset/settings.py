@@ -6,12 +6,15 @@ gets a `Settings` and asks nobody.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gusset.errors import UsageError
+from gusset.errors import NotSignedIn, UsageError
+from gusset.secrets.value import SecretValue
 
 NameCollisions = Literal["refuse", "overwrite"]
 
@@ -25,6 +28,16 @@ _VARIABLES = {
     "token_file": "GUSSET_TOKEN_FILE",
     "name_collisions": "GUSSET_NAME_COLLISIONS",
 }
+# Written by `gusset login`, for the manager that the file itself names; no variable beats these.
+_LOGIN = ("api_key", "insecure_http")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What `gusset login` keeps: a manager, and the key for that manager and no other."""
+
+    manager: str
+    api_key: SecretValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +54,24 @@ class Settings:
     witness_file: Path
     manager: str | None = None
     token_file: Path | None = None
+    insecure_http: bool = False
+    login: Login | None = None
     name_collisions: NameCollisions = "refuse"
+
+    def key_for(self, manager: str) -> SecretValue:
+        """The key to show to `manager`: that of the token file, else the one kept for just this manager.
+
+        Raises:
+            NotSignedIn: there is none.
+            UsageError: the token file cannot be used.
+        """
+        if self.token_file is not None:
+            return read_key(self.token_file)
+        if self.login is not None and self.login.manager.rstrip("/") == manager.rstrip("/"):
+            return self.login.api_key
+        raise NotSignedIn(
+            f"there is no key for the manager at {manager}", hint=f"log in: `gusset login {manager}`"
+        )
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
@@ -62,6 +92,8 @@ class Settings:
             witness_file=_path(told, "witness_file") or home / "audit.witness",
             manager=told.get("manager"),
             token_file=_path(told, "token_file"),
+            insecure_http=told.get("insecure_http") == "yes",
+            login=_login(path),
             name_collisions=_name_collisions(told.get("name_collisions", "refuse")),
         )
 
@@ -73,6 +105,66 @@ def settings_file(environ: Mapping[str, str]) -> Path:
     from platformdirs import user_config_path
 
     return user_config_path("gusset") / "settings.toml"
+
+
+def save_login(path: Path, manager: str, api_key: SecretValue, *, insecure_http: bool) -> None:
+    """Keep a manager and its key in the settings file, which others then may not read.
+
+    Raises:
+        OSError: the file cannot be written; what was there stays.
+    """
+    told = {"manager": manager, "api_key": api_key.reveal().decode("ascii")}
+    _rewrite(path, told | ({"insecure_http": "yes"} if insecure_http else {}))
+
+
+def forget_login(path: Path) -> None:
+    """Take the manager and its key out of the settings file. Raises OSError."""
+    _rewrite(path, {})
+
+
+_LOGIN_LINE = re.compile(r"\s*(manager|api_key|insecure_http)\s*=")
+
+
+def _rewrite(path: Path, told: Mapping[str, str]) -> None:
+    """Put the lines of a login in place of those of the last; all others stay as they are."""
+    import json
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    old = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = [f"{key} = {json.dumps(text)}" for key, text in told.items()]
+    lines += [line for line in old if not _LOGIN_LINE.match(line)]
+    scratch = path.with_name(path.name + ".new")
+    scratch.unlink(missing_ok=True)
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write("".join(line + "\n" for line in lines))
+        file.flush()
+        os.fsync(fd)
+    scratch.replace(path)
+
+
+def read_key(path: Path) -> SecretValue:
+    """The key in a file that others cannot read. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(4096).strip()
+    except OSError as error:
+        raise UsageError(f"cannot read the token file {path}: {error.strerror}") from None
+    if mode & 0o077:
+        raise UsageError(f"others can read the token file {path}", hint=f"chmod 600 {path}")
+    if not key:
+        raise UsageError(f"the token file {path} is empty")
+    return SecretValue(key)
+
+
+def _login(path: Path) -> Login | None:
+    told = _read(path)
+    if "api_key" not in told or "manager" not in told:
+        return None
+    if path.stat().st_mode & 0o077:
+        raise UsageError(f"{path} holds an API key, and others can read it", hint=f"chmod 600 {path}")
+    return Login(told["manager"], SecretValue(told["api_key"].encode()))
 
 
 def _default_home() -> Path:
@@ -99,7 +191,7 @@ def _read(path: Path) -> dict[str, str]:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the settings file {path} is not TOML: {error}") from error
     for key, value in found.items():
-        if key not in _VARIABLES:
+        if key not in _VARIABLES and key not in _LOGIN:
             raise UsageError(f"{path}: unknown setting {key!r}", hint=f"known: {', '.join(_VARIABLES)}")
         if not isinstance(value, str):
             raise UsageError(f"{path}: {key} is a text in quotes, not {type(value).__name__}")

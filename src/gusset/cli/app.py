@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gusset.cli.output import Output
+from gusset.errors import UsageError
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
+    from gusset.client import ManagerClient, RemoteSecrets
     from gusset.settings import Settings
     from gusset.vault import Vault
+    from gusset.vault.secrets import SecretStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,6 +63,35 @@ class App:
 
         with open_vault(self.settings, **options) as vault:
             yield vault
+
+    @contextmanager
+    def manager(self, url: str | None = None) -> Iterator[ManagerClient]:
+        """A client of the manager at `url`, or of the one that one is logged in to."""
+        from gusset.client import ManagerClient
+
+        url = url or self.settings.manager
+        if url is None:
+            raise UsageError("this needs a manager", hint="log in to one: `gusset login URL`")
+        self.hold_values()
+        key = self.settings.key_for(url)
+        self.held.append(key)
+        client = ManagerClient(url, key, insecure_http=self.settings.insecure_http)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    @contextmanager
+    def secrets(self) -> Iterator[SecretStore | RemoteSecrets]:
+        """The secrets that commands are about: the manager's when one is logged in, else the vault's."""
+        if self.settings.manager is None:
+            with self.vault() as vault:
+                yield vault.secrets
+            return
+        from gusset.client import RemoteSecrets
+
+        with self.manager() as client:
+            yield RemoteSecrets(client)
 
 
 pass_app = click.make_pass_decorator(App)

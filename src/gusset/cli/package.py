@@ -9,7 +9,7 @@ import click
 
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.output import problem_data
-from gusset.errors import CheckFailed, VaultError
+from gusset.errors import CheckFailed, Unreachable, VaultError
 
 _folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
@@ -53,11 +53,11 @@ def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
 
 
 def _available(app: App) -> list[str] | None:
-    """Names in the embedded vault; None, with a note, when it cannot be opened."""
+    """Names in the vault or on the manager; None, with a note, when they cannot be seen."""
     try:
-        with app.vault() as vault:
-            return [info.name for info in vault.secrets.list()]
-    except VaultError as error:
+        with app.secrets() as store:
+            return [info.name for info in store.list()]
+    except (VaultError, Unreachable) as error:
         app.output.warn(f"whether the secrets exist could not be seen: {error}")
         return None
 

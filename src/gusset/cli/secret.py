@@ -1,4 +1,4 @@
-"""`gusset secret ...`: the secrets of the embedded vault.
+"""`gusset secret ...`: the secrets of the embedded vault, or of the manager that one is logged in to.
 
 Values come in by a hidden prompt, standard input or a file, never as an
 argument, and go out only through `reveal`.
@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
+from gusset.cli.when import WHEN, WHEN_OR_NEVER
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
+from gusset.secrets.info import expiry_warning
 from gusset.secrets.name import check_name
 from gusset.secrets.value import MAX_BYTES, SecretValue, check_length
 
@@ -51,8 +53,23 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read the exact bytes of a file.",
 )
+@click.option("--note", help="A note for people: what it is for, where it comes from. Not secret.")
+@click.option("--expires", type=WHEN, help="A date (2031-01-31) from when on it is of no use; warns before.")
+@click.option(
+    "--expect-version",
+    type=click.IntRange(0),
+    help="Only if this is the current version (0: only if there is no such secret).",
+)
 @pass_app
-def set_(app: App, name: str, exact: bool, from_file: Path | None) -> None:
+def set_(
+    app: App,
+    name: str,
+    exact: bool,
+    from_file: Path | None,
+    note: str | None,
+    expires: datetime | None,
+    expect_version: int | None,
+) -> None:
     """Add a secret, or give it a new value.
 
     The value is asked for on a terminal; otherwise standard input is the value,
@@ -62,8 +79,10 @@ def set_(app: App, name: str, exact: bool, from_file: Path | None) -> None:
     app.hold_values()
     value = SecretValue(check_length(_value_of(app, name, exact=exact, from_file=from_file)))
     app.held.append(value)
-    with app.vault() as vault:
-        info = vault.secrets.set(name, value, actor=app.actor)
+    with app.secrets() as store:
+        info = store.set(
+            name, value, actor=app.actor, note=note, expires_at=expires, expect_version=expect_version
+        )
     _warn_of_faults(app, name, value)
     verb = "added" if info.version == 1 else "replaced"
     app.output.result(secret_data(info), f"{verb} {info.name} (version {info.version})")
@@ -133,26 +152,46 @@ def list_(app: App, deleted: bool) -> None:
     """List secrets: names and dates, never values."""
     from gusset.vault.listing import list_secrets
 
-    found = list_secrets(app.settings, include_deleted=deleted)
+    found = None
+    if app.settings.manager is None:
+        found = list_secrets(app.settings, include_deleted=deleted)
     if found is None:
-        with app.vault() as vault:
-            found = vault.secrets.list(include_deleted=deleted)
+        with app.secrets() as store:
+            found = store.list(include_deleted=deleted)
     columns = {"name": "NAME", "version": "VERSION", "updated_at": "UPDATED"}
+    if any(info.expires_at for info in found):
+        columns |= {"expires_at": "EXPIRES"}
     if deleted:
         columns |= {"deleted_at": "DELETED", "id": "ID"}
     app.output.table("secrets", [secret_data(info) for info in found], columns, empty=_EMPTY)
+    for info in found:
+        if info.deleted_at is None and (said := expiry_warning(info.expires_at, datetime.now(UTC))):
+            app.output.warn(f"{info.name} {said}")
 
 
 _EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
 
 
+@command("annotate")
+@click.argument("name")
+@click.option("--note", help="A note for people; an empty one clears it.")
+@click.option("--expires", type=WHEN_OR_NEVER, help="A date (2031-01-31), or never.")
+@pass_app
+def annotate(app: App, name: str, note: str | None, expires: datetime | Literal["never"] | None) -> None:
+    """Change a secret's note or expiry date, without a new value."""
+    with app.secrets() as store:
+        info = store.annotate(name, actor=app.actor, note=note, expires_at=expires)
+    app.output.result(secret_data(info), f"changed what is said of {info.name}")
+
+
 @command("delete")
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Also while a running deployment uses it.")
 @pass_app
-def delete(app: App, name: str) -> None:
+def delete(app: App, name: str, force: bool) -> None:
     """Delete a secret. Running models lose it; `gusset secret restore` brings it back."""
-    with app.vault() as vault:
-        info = vault.secrets.delete(name, actor=app.actor)
+    with app.secrets() as store:
+        info = store.delete(name, actor=app.actor, force=force)
     app.output.result(
         secret_data(info), f"deleted {info.name}; `gusset secret restore {info.name}` brings it back"
     )
@@ -163,8 +202,8 @@ def delete(app: App, name: str) -> None:
 @pass_app
 def restore(app: App, name: str) -> None:
     """Bring back a deleted secret, by its name (the last one deleted) or its id."""
-    with app.vault() as vault:
-        info = vault.secrets.restore(name, actor=app.actor)
+    with app.secrets() as store:
+        info = store.restore(name, actor=app.actor)
     app.output.result(secret_data(info), f"restored {info.name} (version {info.version or 'none'})")
 
 
@@ -181,8 +220,8 @@ def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError(f"this would destroy {what} for good", hint="say so with --yes")
         click.confirm(f"Destroy {what} for good?", abort=True, err=True)
-    with app.vault() as vault:
-        info = vault.secrets.destroy(name, versions or None, actor=app.actor)
+    with app.secrets() as store:
+        info = store.destroy(name, versions or None, actor=app.actor)
     app.output.result(secret_data(info), f"destroyed {what}")
 
 
@@ -191,8 +230,8 @@ def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
 @pass_app
 def history(app: App, name: str) -> None:
     """List a secret's versions."""
-    with app.vault() as vault:
-        found = vault.secrets.history(name)
+    with app.secrets() as store:
+        found = store.history(name)
     rows = [
         {
             "version": version.version,
@@ -212,8 +251,8 @@ def history(app: App, name: str) -> None:
 @pass_app
 def rollback(app: App, name: str, version: int) -> None:
     """Make an older version's value current again, as a new version."""
-    with app.vault() as vault:
-        info = vault.secrets.rollback(name, version, actor=app.actor)
+    with app.secrets() as store:
+        info = store.rollback(name, version, actor=app.actor)
     app.output.result(
         secret_data(info), f"{info.name} has the value of version {version} again (version {info.version})"
     )
@@ -231,6 +270,8 @@ def reveal(app: App, name: str, version: int | None) -> None:
             "a value is shown only to a person at a terminal",
             hint=f"to give it to a program: `gusset exec --secret {name} -- COMMAND`",
         )
+    if app.settings.manager is not None:
+        raise Denied("a manager never shows a value again", hint="only the embedded vault does, to its owner")
     app.hold_values()
     with app.vault() as vault:
         value = vault.secrets.reveal(name, version=version, actor=app.actor)
@@ -253,8 +294,8 @@ def import_(app: App, file: Path) -> None:
         raise ConfigInvalid(
             f"{file} sets nothing", problems=[Problem("no NAME=VALUE line", file=str(file), warning=True)]
         )
-    with app.vault() as vault:
-        infos = vault.secrets.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
+    with app.secrets() as store:
+        infos = store.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
     for entry in entries:
         _warn_of_faults(app, entry.name, entry.value)
     lines = [
@@ -275,4 +316,7 @@ def secret_data(info: SecretInfo) -> dict[str, Any]:
         "created_at": info.created_at,
         "updated_at": info.updated_at,
         "deleted_at": info.deleted_at,
+        "note": info.note,
+        "expires_at": info.expires_at,
+        "last_read_at": info.last_read_at,
     }

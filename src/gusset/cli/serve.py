@@ -16,7 +16,7 @@ import click
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.aside import Aside
 from gusset.cli.sources import open_source
-from gusset.errors import ConfigInvalid
+from gusset.errors import ConfigInvalid, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     help="Read secrets from the files of this folder instead of the vault.",
 )
 @click.option(
+    "--manager", metavar="URL", help="Read secrets from this manager, as the one that is logged in to it."
+)
+@click.option(
     "--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable)."
 )
 @click.option(
@@ -50,6 +53,7 @@ def serve(
     host: str,
     port: int,
     secrets_dir: Path | None,
+    manager: str | None,
     allow_missing: Sequence[str],
     debuggable: bool,
 ) -> int:
@@ -60,6 +64,8 @@ def serve(
     """
     for name in allow_missing:
         check_name(name)
+    if manager is not None and secrets_dir is not None:
+        raise UsageError("secrets come from a manager or from a folder, not from both")
     preparation = Aside(partial(_prepared, folder))  # beside the imports below and the vault's
     from gusset.serving.supervisor import serve
 
@@ -71,9 +77,13 @@ def serve(
         ready["name"] = deployment.name
         app.output.problems(warnings)
         with open_source(
-            app, secrets_dir=secrets_dir, reader=deployment.name, needed=bool(deployment.declared)
+            app,
+            secrets_dir=secrets_dir,
+            manager=manager,
+            reader=deployment.name,
+            needed=bool(deployment.declared),
         ) as source:
-            if secrets_dir is None and not app.output.json:
+            if secrets_dir is None and manager is None and not app.output.json:
                 _offer_to_ask(app, deployment, source, allow_missing)
             yield deployment, source
 
@@ -127,11 +137,11 @@ def _offer_to_ask(
     if not missing:
         return
     app.output.note(f"{deployment.name} declares secrets that do not exist yet (Enter leaves one out)")
-    with app.vault() as vault:
+    with app.secrets() as store:
         for name in missing:
             text: str = click.prompt(
                 f"Value of {name}", hide_input=True, default="", show_default=False, err=True
             )
             if text:
                 app.held.append(value := SecretValue(text.encode("utf-8", "surrogateescape")))
-                vault.secrets.set(name, value, actor=app.actor)
+                store.set(name, value, actor=app.actor)

@@ -15,9 +15,10 @@ MOUNTED = Path("/secrets")
 
 @contextmanager
 def open_source(
-    app: App, *, secrets_dir: Path | None, reader: str, needed: bool = True
+    app: App, *, secrets_dir: Path | None, reader: str, manager: str | None = None, needed: bool = True
 ) -> Iterator[SecretSource]:
-    """The folder that was named, else the embedded vault; then `/secrets`; then TRUSS_SECRET_x.
+    """The folder or the manager that was named, else the manager one is logged in to, else the embedded
+    vault; then `/secrets`; then TRUSS_SECRET_x.
 
     `reader` is who reads, as the audit log has it: a deployment's name, or a
     command. Only a secret that one place lacks is looked for in the next.
@@ -30,5 +31,21 @@ def open_source(
     if secrets_dir is not None:
         yield ChainSource([FolderSource(secrets_dir, named=True), *after])
         return
+    if url := manager or app.settings.manager:
+        with _from_manager(app, url, reader) as source:
+            yield ChainSource([source, *after])
+        return
     with app.vault() as vault:
         yield ChainSource([vault.source(actor=app.actor, deployment=reader), *after])
+
+
+@contextmanager
+def _from_manager(app: App, url: str, reader: str) -> Iterator[SecretSource]:
+    from gusset.client import ManagerSource
+
+    with app.manager(url) as client:
+        source = ManagerSource(client, deployment=reader, key=app.settings.key_for(url))
+        try:
+            yield source
+        finally:
+            source.close()

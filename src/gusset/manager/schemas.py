@@ -191,7 +191,7 @@ class Prefix(BaseModel):
 class NewDeployment(Body):
     """What a deployment declares; its token reads just these names."""
 
-    name: Name
+    name: ShortText
     secrets: list[Name] = Field(max_length=1000)
     team_id: ShortText | None = None
     expires_at: AwareDatetime | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal
 
 State = Literal["current", "older", "destroyed"]
@@ -25,6 +26,21 @@ class SecretInfo:
     note: str | None = None
     expires_at: str | None = None
     last_read_at: str | None = None
+
+
+WARN_BEFORE = timedelta(days=14)
+
+
+def expiry_warning(expires_at: str | None, now: datetime) -> str | None:
+    """What to warn of a secret that expires soon, or has: nothing expires by itself."""
+    if expires_at is None:
+        return None
+    left = datetime.fromisoformat(expires_at) - now
+    if left > WARN_BEFORE:
+        return None
+    if left <= timedelta():
+        return f"has expired on {expires_at[:10]}: replace it"
+    return f"expires on {expires_at[:10]}: replace it before"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ class Delivered:
 class SecretSource(Protocol):
     """What serving and containers know of secrets' whereabouts."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the source from hearing of changes just now; None when nothing does."""
+
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Those of `names` that the source has, keyed by the spelling asked for.
 
@@ -71,6 +75,8 @@ class FolderSource:
     folder: then it has to be there; the default folder may be absent, which
     means that it has no secrets.
     """
+
+    trouble: str | None = None
 
     def __init__(self, path: Path, *, named: bool = True) -> None:
         self._path = path
@@ -151,6 +157,8 @@ class EnvironmentSource:
     variable's name.
     """
 
+    trouble: str | None = None
+
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values = {
             key: SecretValue(os.fsencode(text))
@@ -187,6 +195,11 @@ class ChainSource:
 
     def __init__(self, sources: Sequence[SecretSource]) -> None:
         self._sources = tuple(sources)
+
+    @property
+    def trouble(self) -> str | None:
+        """That of the first source that has any."""
+        return next((source.trouble for source in self._sources if source.trouble), None)
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Each of `names` from the first source that has it.

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from gusset.serving.http import (
     ERROR_OF_CALLER,
     JSON,
@@ -51,11 +53,20 @@ class Answer:
 class Endpoints:
     """Answers every request of a ready model; made for `HttpServer` as its handler."""
 
-    def __init__(self, model: LoadedModel, threads: ModelThreads, *, concurrency: int, folder: Path) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        threads: ModelThreads,
+        *,
+        concurrency: int,
+        folder: Path,
+        trouble: Callable[[], str | None],
+    ) -> None:
         self._model = model
         self._threads = threads
         self._slots = asyncio.Semaphore(concurrency)
         self._folder = folder
+        self._trouble = trouble  # with the secrets' source; the model goes on with what it has
         self._tasks: set[asyncio.Task[None]] = set()
         prefix = secrets.token_hex(6).encode()
         self._ids = (b"%b-%x" % (prefix, number) for number in itertools.count(1))
@@ -71,11 +82,16 @@ class Endpoints:
                 _not_allowed(exchange, b"POST")
         elif path == b"/" or _STATUS.match(path):
             if exchange.method in (b"GET", b"HEAD"):
-                exchange.respond(200, b"true" if path == b"/" else b"{}")
+                exchange.respond(200, b"true" if path == b"/" else self._readiness())
             else:
                 _not_allowed(exchange, b"GET, HEAD")
         else:
             exchange.respond(404, error_body("Not Found"), headers=ERROR_OF_CALLER)
+
+    def _readiness(self) -> bytes:
+        """Ready; and what is wrong all the same."""
+        trouble = self._trouble()
+        return orjson.dumps({"secrets": {"trouble": trouble}}) if trouble else b"{}"
 
     def _predict(self, exchange: Exchange) -> None:
         try:

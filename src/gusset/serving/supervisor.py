@@ -39,6 +39,7 @@ DRAIN_SECONDS = 30.0
 _FIRST_PAUSE = 0.2  # seconds before a restart, doubled up to
 _LAST_PAUSE = 30.0
 _STEADY = 60.0  # a worker that was ready for so long starts the pauses anew
+_TROUBLE_POLL = 0.5  # seconds
 _FAREWELL = 3.0  # seconds for a drained worker to end by itself
 
 _REASONS = {
@@ -141,6 +142,7 @@ class Supervisor:
         self._replica: Replica | None = None
         self._state = ReplicaState.STARTING
         self._stand_in: HttpServer | None = None
+        self._trouble: str | None = None
 
     def run(
         self, prepare: Callable[[], Prepared], allow_missing: Collection[str], drain_seconds: float
@@ -158,14 +160,31 @@ class Supervisor:
                 raise
             rotation = Rotation(self._deployment.declared, source, self._values, self._rotate)
             try:
-                return asyncio.run(self._live(first, drain_seconds))
+                return asyncio.run(self._live(first, drain_seconds, source))
             finally:
                 rotation.stop()
                 if self._replica is not None:
                     self._replica.kill()
 
-    async def _live(self, first: Replica, drain_seconds: float) -> int:
+    async def _live(self, first: Replica, drain_seconds: float, source: SecretSource) -> int:
         self._loop = asyncio.get_running_loop()
+        telling = self._loop.create_task(self._tell_trouble(source))
+        try:
+            return await self._lives(first, drain_seconds)
+        finally:
+            telling.cancel()
+
+    async def _tell_trouble(self, source: SecretSource) -> None:
+        """Let the replica know how its secrets' source stands: it is asked for its readiness."""
+        while True:
+            if source.trouble != self._trouble:
+                self._trouble = source.trouble
+                with self._sending:
+                    if self._replica is not None:
+                        self._replica.order({"order": "trouble", "trouble": self._trouble})
+            await asyncio.sleep(_TROUBLE_POLL)
+
+    async def _lives(self, first: Replica, drain_seconds: float) -> int:
         self._stop = asyncio.Event()
         self._again = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -202,6 +221,8 @@ class Supervisor:
         with self._sending:
             replica.start(self._plan(), on_report, on_end)
             self._replica = replica
+            if self._trouble is not None:
+                replica.order({"order": "trouble", "trouble": self._trouble})
 
     def _soon(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended

@@ -42,6 +42,7 @@ class Worker:
         self._listener = listener
         self._loop = uvloop.new_event_loop()
         self._drain = asyncio.Event()
+        self._trouble: str | None = None
         self._secrets = Secrets(plan["declared"], _values(plan["secrets"]), config_file=plan["config_file"])
 
     def run(self) -> int:
@@ -69,7 +70,9 @@ class Worker:
         concurrency = self._plan["predict_concurrency"]
         threads = ModelThreads(self._loop, concurrency)
         folder = Path(self._plan["folder"])
-        endpoints = Endpoints(model, threads, concurrency=concurrency, folder=folder)
+        endpoints = Endpoints(
+            model, threads, concurrency=concurrency, folder=folder, trouble=lambda: self._trouble
+        )
         server = HttpServer(endpoints)
         await server.start(self._listener)
         self._report(event="ready")
@@ -86,6 +89,8 @@ class Worker:
                 elif order["order"] == "secrets":
                     self._secrets.replace(_values(order["secrets"]))
                     self._report_versions(order["versions"])
+                elif order["order"] == "trouble":
+                    self._trouble = order["trouble"]
         os.killpg(0, 9)  # the supervisor has gone; so do we, with all that the model has started
 
     def _report_versions(self, versions: dict[str, int | None]) -> None:

@@ -113,7 +113,7 @@ class Deployments:
             InvalidName, UsageError: a name that is none, two spellings of one, or too many.
             NotFound: no such team.
         """
-        check_name(name)
+        check_deployment_name(name)
         if len(secrets) > MOST_NAMES:
             raise UsageError(f"a deployment declares at most {MOST_NAMES} secrets")
         names = sorted({check_name(each) for each in secrets})
@@ -278,6 +278,13 @@ class Deployments:
 
     def _now(self) -> str:
         return timestamp(self._clock())
+
+
+def check_deployment_name(name: str) -> str:
+    """`name` when a deployment may be called so. Raises UsageError."""
+    if not 1 <= len(name) <= 253 or not name.isprintable() or "/" in name or name in (".", ".."):
+        raise UsageError("a deployment's name has 1 to 253 printable characters, without '/'")
+    return name
 
 
 def _info(row: Any, found: tuple[ReplicaInfo, ...]) -> DeploymentInfo:

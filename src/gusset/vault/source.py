@@ -21,6 +21,8 @@ POLL = 0.05  # seconds between two looks at SQLite's change counter
 class VaultSource:
     """Reads a deployment's secrets; `actor` and `deployment` stand in the audit records."""
 
+    trouble: str | None = None
+
     def __init__(self, engine: Engine, store: SecretStore, *, actor: str, deployment: str) -> None:
         self._engine = engine
         self._store = store

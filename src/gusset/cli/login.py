@@ -1,0 +1,72 @@
+"""`gusset login` and `logout`: which manager this account's commands talk to."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from gusset.cli.app import App, Command, pass_app
+from gusset.errors import HostError, InvalidValue, UsageError
+from gusset.secrets.value import SecretValue
+
+
+@click.command(cls=Command)
+@click.argument("url")
+@click.option("--insecure-http", is_flag=True, help="Plain HTTP to another machine: others can read it all.")
+@pass_app
+def login(app: App, url: str, insecure_http: bool) -> None:
+    """Use the manager at URL from here on, with an API key of yours.
+
+    The key is asked for on a terminal; otherwise standard input is the key. It
+    is kept in the settings file, which nobody else may read.
+    """
+    from gusset.client import ManagerClient, checked_url
+    from gusset.settings import save_login, settings_file
+
+    url = checked_url(url, insecure_http=insecure_http)
+    app.hold_values()
+    key = _key()
+    app.held.append(key)
+    client = ManagerClient(url, key, insecure_http=insecure_http)
+    try:
+        me = client.call("GET", "/v1/users/me")
+    finally:
+        client.close()
+    path = settings_file(os.environ)
+    try:
+        save_login(path, url, key, insecure_http=insecure_http)
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}") from None
+    app.output.result({"manager": url, "email": me["email"]}, f"logged in to {url} as {me['email']}")
+    app.output.note(f"the key is in {path}; `gusset logout` takes it out")
+
+
+def _key() -> SecretValue:
+    if sys.stdin.isatty():
+        text: str = click.prompt("API key", hide_input=True, err=True)
+        data = text.strip().encode("utf-8", "surrogateescape")
+    else:
+        data = sys.stdin.buffer.read(4096).strip()
+    if not data:
+        raise InvalidValue(
+            "there was no key on standard input", hint="the page makes one: Settings > API keys"
+        )
+    if not data.isascii():
+        raise UsageError("that is not an API key")
+    return SecretValue(data)
+
+
+@click.command(cls=Command)
+@pass_app
+def logout(app: App) -> None:
+    """Forget the manager and its key; commands use the embedded vault again."""
+    from gusset.settings import forget_login, settings_file
+
+    path = settings_file(os.environ)
+    try:
+        forget_login(path)
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}") from None
+    app.output.result({"manager": None}, "logged out; the key still works until it is revoked on the manager")

@@ -1,0 +1,123 @@
+"""`gusset token ...` and `gusset deployment ...`: what a manager knows of deployments."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from gusset.cli.app import App, Command, Group, pass_app
+from gusset.cli.when import WHEN
+from gusset.errors import UsageError
+from gusset.secrets.name import check_name
+
+
+@click.group(name="token", cls=Group)
+def token() -> None:
+    """Make and revoke tokens with which a deployment reads its secrets, and nothing else."""
+
+
+@token.command("create", cls=Command)
+@click.option("--deployment", required=True, metavar="NAME", help="Whose it is.")
+@click.option("--secrets", required=True, metavar="A,B", help="The secrets that it may read.")
+@click.option("--expires", type=WHEN, help="A date (2031-01-31) from when on it is good for nothing.")
+@pass_app
+def create(app: App, deployment: str, secrets: str, expires: datetime | None) -> None:
+    """Make a token, for places without a person: it is printed once.
+
+    Give it to `gusset serve` in a file that GUSSET_TOKEN_FILE names.
+    """
+    names = [check_name(name.strip()) for name in secrets.split(",") if name.strip()]
+    if not names:
+        raise UsageError(
+            "a token that reads nothing is of no use", hint="--secrets hf_access_token,db_password"
+        )
+    body: dict[str, Any] = {"name": deployment, "secrets": names}
+    if expires is not None:
+        body["expires_at"] = expires.isoformat()
+    with app.manager() as client:
+        made = client.call("POST", "/v1/deployments", body)
+    app.output.note(f"a token of {deployment} that reads {', '.join(names)}; it is shown only now:")
+    app.output.result(
+        {"token": made["token"], "prefix": made["prefix"], "deployment": deployment}, made["token"]
+    )
+
+
+@token.command("list", cls=Command)
+@click.option("--deployment", required=True, metavar="NAME", help="Whose.")
+@pass_app
+def list_(app: App, deployment: str) -> None:
+    """List a deployment's tokens, by their prefixes."""
+    with app.manager() as client:
+        found = client.call("GET", f"{_path(deployment)}/tokens")["tokens"]
+    rows = [{**each, "reads": ",".join(each["secrets"])} for each in found]
+    columns = {"prefix": "PREFIX", "reads": "READS", "created_at": "CREATED", "last_used_at": "USED"}
+    columns |= {"revoked_at": "REVOKED"}
+    app.output.table("tokens", rows, columns, empty="no tokens")
+
+
+@token.command("revoke", cls=Command)
+@click.argument("prefix")
+@pass_app
+def revoke(app: App, prefix: str) -> None:
+    """Revoke a token, for good."""
+    with app.manager() as client:
+        client.call("DELETE", f"/v1/tokens/{quote(prefix, safe='')}")
+    app.output.result({"prefix": prefix}, "revoked; who holds it reads nothing more")
+
+
+@click.group(name="deployment", cls=Group)
+def deployment() -> None:
+    """Deployments, and what their replicas hold."""
+
+
+@deployment.command("list", cls=Command)
+@pass_app
+def list_deployments(app: App) -> None:
+    """List deployments."""
+    with app.manager() as client:
+        found = client.call("GET", "/v1/deployments")["deployments"]
+    rows = [
+        {**each, "reads": ",".join(each["secrets"]), "live": sum(r["live"] for r in each["replicas"])}
+        for each in found
+    ]
+    columns = {"name": "NAME", "team_name": "TEAM", "live": "REPLICAS", "seen_at": "SEEN", "reads": "READS"}
+    app.output.table("deployments", rows, columns, empty="no deployments; `gusset serve DIR` registers one")
+
+
+@deployment.command("show", cls=Command)
+@click.argument("name")
+@pass_app
+def show(app: App, name: str) -> None:
+    """Show a deployment's replicas, and the version of each secret that each holds."""
+    with app.manager() as client:
+        found = client.call("GET", _path(name))
+    if app.output.json:
+        app.output.result(found)
+        return
+    rows = [
+        {**each, "state": "live" if each["live"] else "gone", "holds": _versions(each["versions"])}
+        for each in found["replicas"]
+    ]
+    columns = {"id": "REPLICA", "host": "HOST", "state": "STATE", "seen_at": "SEEN", "holds": "HOLDS"}
+    app.output.table("replicas", rows, columns, empty=f"{name} has no replica")
+
+
+@deployment.command("remove", cls=Command)
+@click.argument("name")
+@pass_app
+def remove(app: App, name: str) -> None:
+    """Forget a deployment and revoke its tokens: its replicas get no new values."""
+    with app.manager() as client:
+        client.call("DELETE", _path(name))
+    app.output.result({"name": name}, f"removed {name}; its tokens are revoked")
+
+
+def _path(name: str) -> str:
+    return f"/v1/deployments/{quote(name, safe='')}"
+
+
+def _versions(held: dict[str, int]) -> str:
+    return ",".join(f"{name}={version}" for name, version in sorted(held.items()))

@@ -1,0 +1,154 @@
+"""Logged in to a manager, every `gusset secret` command works as it does embedded."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli, leaks_in
+from tests.manager.conftest import ADMIN, Manager
+
+VALUE = b"hf_" + b"aB3dE6gH" * 5
+
+
+@pytest.fixture
+def logged_in(manager: Manager, tmp_path: Path) -> Cli:
+    """Another machine's command: a home and settings of its own, logged in."""
+    environ = manager.gusset.environ | {
+        "GUSSET_HOME": str(tmp_path / "elsewhere"),
+        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
+    }
+    cli = Cli(tmp_path / "elsewhere", environ)
+    done = cli("login", manager.address, input=manager.key.encode() + b"\n")
+    assert f"as {ADMIN}".encode() in done.stdout
+    assert not leaks_in(done.stdout + done.stderr, manager.key.encode())
+    return cli
+
+
+def settings(cli: Cli) -> Path:
+    return Path(cli.environ["GUSSET_SETTINGS"])
+
+
+def test_the_key_is_kept_for_its_owner_only(logged_in: Cli, manager: Manager) -> None:
+    """In the settings file, 0600; other lines of it stay; `logout` takes it out."""
+    path = settings(logged_in)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and manager.key in path.read_text()
+    with path.open("a") as file:
+        file.write('# mine\nname_collisions = "overwrite"\n')
+    logged_in("logout")
+    assert path.read_text() == '# mine\nname_collisions = "overwrite"\n'
+    logged_in("secret", "list")
+    assert logged_in("login", manager.address, input=b"gusset_key_aaaaaaaa_" + b"A" * 43, status=7)
+    assert path.read_text() == '# mine\nname_collisions = "overwrite"\n'
+
+
+def test_a_key_that_others_can_read_is_refused(logged_in: Cli) -> None:
+    settings(logged_in).chmod(0o644)
+    assert b"chmod 600" in logged_in("secret", "list", status=2).stderr
+
+
+def test_the_key_goes_to_its_own_manager_only(logged_in: Cli, manager: Manager) -> None:
+    """A manager that a variable names gets no key that was kept for another."""
+    done = logged_in("secret", "list", status=7, GUSSET_MANAGER="http://127.0.0.1:1")
+    assert b"gusset login http://127.0.0.1:1" in done.stderr
+    file = Path(logged_in.environ["GUSSET_SETTINGS"]).with_name("key")
+    file.touch(0o600)
+    file.write_text(manager.key)
+    logged_in("logout")
+    there = {"GUSSET_MANAGER": manager.address, "GUSSET_TOKEN_FILE": str(file)}
+    assert logged_in("secret", "list", "--output", "json", **there).stdout == b'{"secrets": []}\n'
+    file.chmod(0o640)
+    assert b"chmod 600" in logged_in("secret", "list", status=2, **there).stderr
+
+
+# A walk through the commands: what each prints and how it ends must be the same in both worlds.
+WALK: list[tuple[list[str], bytes, int]] = [
+    (["secret", "list"], b"", 0),
+    (["secret", "set", "hf_access_token"], VALUE + b"\n", 0),
+    (["secret", "set", "hf_access_token", "--note", "a note", "--expires", "2031-05-06"], b"second value", 0),
+    (["secret", "set", "hf-access-token"], b"value", 6),
+    (["secret", "set", "hf_access_token", "--expect-version", "1"], b"value", 6),
+    (["secret", "set", "empty", "--exact"], b"", 0),
+    (["secret", "set", "not a name"], b"value", 2),
+    (["secret", "set", "long", "--exact"], b"x" * 65_537, 2),
+    (["secret", "history", "hf_access_token"], b"", 0),
+    (["secret", "history", "nope"], b"", 5),
+    (["secret", "rollback", "hf_access_token", "1"], b"", 0),
+    (["secret", "rollback", "hf_access_token", "9"], b"", 5),
+    (["secret", "destroy", "hf_access_token", "--version", "2", "--yes"], b"", 0),
+    (["secret", "annotate", "hf_access_token", "--note", "", "--expires", "never"], b"", 0),
+    (["secret", "import", "-"], b"A=1\nB=two\n", 0),
+    (["secret", "delete", "A"], b"", 0),
+    (["secret", "delete", "A"], b"", 5),
+    (["secret", "restore", "A"], b"", 0),
+    (["secret", "list"], b"", 0),
+    (["secret", "reveal", "A"], b"", 7),
+]
+UNLIKE = ("id", "created_at", "updated_at", "created_by", "deleted_at", "last_read_at")
+
+
+def plain(output: bytes) -> object:
+    """JSON without what differs by its nature: ids, times, who."""
+
+    def strip(data: object) -> object:
+        if isinstance(data, dict):
+            return {key: strip(value) for key, value in data.items() if key not in UNLIKE}
+        return [strip(each) for each in data] if isinstance(data, list) else data
+
+    return strip(json.loads(output)) if output else None
+
+
+def test_every_command_works_alike_embedded_and_with_a_manager(logged_in: Cli, tmp_path: Path) -> None:
+    """Same output, same exit status, for what is right and what is wrong."""
+    home = tmp_path / "embedded"
+    embedded = Cli(
+        home, logged_in.environ | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(home / "none")}
+    )
+    for words, given, status in WALK:
+        one = embedded(*words, "--output", "json", input=given, status=status)
+        other = logged_in(*words, "--output", "json", input=given, status=status)
+        assert plain(other.stdout) == plain(one.stdout), words
+        assert other.stderr == one.stderr, words
+        assert not leaks_in(other.stdout + other.stderr, VALUE)
+    assert not (Path(logged_in.environ["GUSSET_HOME"]) / "vault.db").exists()
+
+
+def test_a_manager_that_is_away_is_unreachable(logged_in: Cli, manager: Manager) -> None:
+    """Exit 8, never "missing"."""
+    manager.stop()
+    for words in (["secret", "list"], ["secret", "delete", "x"], ["exec", "--secret", "x", "--", "true"]):
+        assert b"does not answer" in logged_in(*words, status=8).stderr
+
+
+def test_plain_http_to_another_machine_is_refused(gusset: Cli) -> None:
+    done = gusset("login", "http://192.0.2.1:8700", input=b"key", status=2)
+    assert b"--insecure-http" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "ftp://x", "https://user:pw@host", "https://host/?k=v", "https://"]
+)
+def test_what_is_no_address_is_refused(gusset: Cli, url: str) -> None:
+    gusset("login", url, input=b"key", status=2)
+
+
+def test_tokens_and_deployments(logged_in: Cli, manager: Manager) -> None:
+    """Made, listed, revoked; shown once."""
+    made = json.loads(
+        logged_in("token", "create", "--deployment", "d", "--secrets", "a,b", "--output", "json").stdout
+    )
+    with manager.client(made["token"]) as client:
+        assert client.get("/v1/deployment").json()["secrets"] == ["a", "b"]
+    listed = logged_in("token", "list", "--deployment", "d")
+    assert made["prefix"].encode() in listed.stdout and made["token"].encode() not in listed.stdout
+    assert b"a,b" in logged_in("deployment", "list").stdout
+    logged_in("deployment", "show", "d")
+    logged_in("token", "revoke", made["prefix"])
+    with manager.client(made["token"]) as client:
+        assert client.get("/v1/deployment").status_code == 401
+    logged_in("deployment", "remove", "d")
+    logged_in("deployment", "show", "d", status=5)
+    assert logged_in("token", "create", "--deployment", "d", "--secrets", "no name", status=2)

@@ -1,0 +1,156 @@
+"""Models get their secrets from a manager: at the start, and when they change; also while it is away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.test_serve import predict, served, until, write_model
+from tests.conftest import Cli, leaks_in
+from tests.manager.conftest import Manager
+
+VALUE = b"hf_" + b"aB3dE6gH" * 5
+NEW = b"hf_" + b"zY9xW8vU" * 5
+
+
+def sha(value: bytes) -> str:
+    return hashlib.sha256(value).hexdigest()
+
+
+def put(admin: httpx.Client, value: bytes, name: str = "hf_access_token") -> None:
+    assert admin.post("/v1/secrets", json={"name": name, "value": value.decode()}).status_code == 200
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "my-model")
+
+
+@pytest.fixture
+def elsewhere(manager: Manager, tmp_path: Path) -> Cli:
+    """Another machine's account, logged in to the manager."""
+    environ = manager.gusset.environ | {
+        "GUSSET_HOME": str(tmp_path / "elsewhere"),
+        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
+    }
+    cli = Cli(tmp_path / "elsewhere", environ)
+    cli("login", manager.address, input=manager.key.encode())
+    return cli
+
+
+def test_a_model_gets_its_secret_and_each_new_value(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """Registered, given, rotated, shown on the manager, deleted by force; and nothing leaks on the way."""
+    put(admin, VALUE)
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, process):
+        assert predict(address).json() == {"sha": sha(VALUE)}
+        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        put(admin, NEW)
+        until(lambda: predict(address).json() == {"sha": sha(NEW)})
+
+        def holds() -> bool:
+            [replica] = admin.get("/v1/deployments/my-model").json()["replicas"]
+            return bool(replica["live"] and replica["versions"] == {"hf_access_token": 2})
+
+        until(holds)
+        assert admin.delete("/v1/secrets/hf_access_token").status_code == 409
+        assert admin.delete("/v1/secrets/hf_access_token?force=true").status_code == 200
+        until(lambda: predict(address).status_code == 500)
+        process.terminate()
+        assert process.wait(20) == 0
+    [replica] = admin.get("/v1/deployments/my-model").json()["replicas"]
+    assert replica["live"] is False
+    tokens = admin.get("/v1/deployments/my-model/tokens").json()["tokens"]
+    assert tokens and all(token["revoked_at"] for token in tokens)
+    assert not leaks_in((tmp_path / "err").read_bytes(), VALUE, NEW, manager.key.encode())
+    assert not leaks_in(manager.log.read_bytes(), VALUE, NEW, manager.key.encode())
+
+
+def test_the_model_goes_on_while_the_manager_is_away(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """It keeps what it has and says so; a value set meanwhile arrives once the manager is back."""
+    put(admin, VALUE)
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
+        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        manager.kill()
+
+        def trouble() -> str:
+            ready = httpx.get(f"{address}/v1/models/model")
+            assert ready.status_code == 200
+            return str(ready.json().get("secrets", {}).get("trouble", ""))
+
+        until(lambda: "does not answer" in trouble())
+        assert predict(address).json() == {"sha": sha(VALUE)}
+        manager.gusset("secret", "set", "hf_access_token", input=NEW)
+        manager.start()
+        until(lambda: predict(address).json() == {"sha": sha(NEW)})
+        until(lambda: trouble() == "")
+    log = (tmp_path / "err").read_text()
+    assert log.count("what is held stays") == 1 and log.count("answers again") == 1
+
+
+def test_a_revoked_registration_is_made_again(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """The person's key gets another token: what was revoked by mistake, or has expired, stops nothing."""
+    put(admin, VALUE)
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
+        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        for token in admin.get("/v1/deployments/my-model/tokens").json()["tokens"]:
+            admin.delete(f"/v1/tokens/{token['prefix']}")
+        put(admin, NEW)
+        until(lambda: predict(address).json() == {"sha": sha(NEW)})
+
+
+def test_a_start_without_the_manager_is_unreachable_never_missing(
+    manager: Manager, elsewhere: Cli, folder: Path
+) -> None:
+    manager.stop()
+    done = elsewhere("serve", str(folder), "--port", "0", "--allow-missing", "all", status=8)
+    assert b"does not answer" in done.stderr and b"no value" not in done.stderr
+
+
+def test_what_is_missing_on_the_manager_is_missing(elsewhere: Cli, folder: Path) -> None:
+    done = elsewhere("serve", str(folder), "--port", "0", status=5)
+    assert b"hf_access_token" in done.stderr and b"gusset secret set hf_access_token" in done.stderr
+
+
+def test_a_token_serves_without_a_person_and_reads_just_its_names(
+    manager: Manager, admin: httpx.Client, gusset: Cli, elsewhere: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """`gusset token create`, the token in a file, and a model that declares more is denied by name."""
+    put(admin, VALUE)
+    put(admin, VALUE, "other")
+    made = elsewhere(
+        "token", "create", "--deployment", "ci", "--secrets", "hf_access_token", "--output", "json"
+    )
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(json.loads(made.stdout)["token"])
+    bare = Cli(
+        tmp_path / "bare",
+        gusset.environ
+        | {
+            "GUSSET_HOME": str(tmp_path / "bare"),
+            "GUSSET_SETTINGS": str(tmp_path / "none"),
+            "GUSSET_TOKEN_FILE": str(token),
+        },
+    )
+    with served(bare, str(folder), "--manager", manager.address, errors=tmp_path / "err") as (address, _):
+        assert predict(address).json() == {"sha": sha(VALUE)}
+    greedy = write_model(tmp_path / "greedy", config="secrets:\n  hf_access_token: null\n  other: null\n")
+    done = bare("serve", str(greedy), "--manager", manager.address, "--port", "0", status=7)
+    assert b"other" in done.stderr and b"does not allow" in done.stderr
+
+
+def test_exec_gets_its_secrets_from_the_manager(admin: httpx.Client, elsewhere: Cli) -> None:
+    put(admin, VALUE)
+    code = "import os,hashlib;print(hashlib.sha256(open(os.environ['GUSSET_SECRETS_DIR']+'/hf_access_token','rb').read()).hexdigest())"
+    done = elsewhere("exec", "--secret", "hf_access_token", "--", "python3", "-c", code)
+    assert sha(VALUE).encode() in done.stdout
