@@ -113,6 +113,26 @@ def test_a_team_has_secrets_of_its_own(site: Site) -> None:
     expect(site.row("of_research")).to_have_count(0)
 
 
+def test_a_lost_link_is_made_anew(site: Site, open_site: Callable[..., Site]) -> None:
+    """The new one works, the old one no longer; a reload makes no third."""
+    page = site.page
+    page.goto("/settings/people")
+    page.get_by_label("E-mail").fill("carol@example.com")
+    page.get_by_role("button", name="Make link").click()
+    old = page.locator("#fresh-link").inner_text()
+    site.row("carol@example.com").get_by_role("button", name="New link").click()
+    expect(page.locator("#fresh-link")).not_to_have_text(old)
+    new = page.locator("#fresh-link").inner_text()
+    page.reload()
+    expect(page.get_by_role("heading", name="People", exact=True)).to_be_visible()
+    expect(page.locator("#fresh-link")).to_have_count(0)
+    guest = open_site()
+    guest.page.goto(old)
+    expect(guest.page.get_by_role("heading", name="That does not let you in")).to_be_visible()
+    guest.page.goto(new)
+    expect(guest.page.get_by_text("carol@example.com")).to_be_visible()
+
+
 def test_nobody_can_take_the_last_administrator_away(site: Site, open_site: Callable[..., Site]) -> None:
     """The page offers nothing of the kind for oneself, and says why it will not."""
     page = site.page
@@ -159,6 +179,8 @@ def test_the_audit_log_is_filtered_verified_and_exported(site: Site) -> None:
     assert page.url.endswith("action=SESSION.&target=&outcome=")
     page.get_by_role("button", name="Verify").click()
     expect(page.get_by_role("status").filter(has_text="The log holds")).to_be_visible()
+    page.goto(page.url)
+    expect(page.get_by_role("heading", name="Audit log")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("link", name="Export").click()
     lines = download.value.path().read_text().splitlines()

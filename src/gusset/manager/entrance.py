@@ -84,10 +84,7 @@ class Entrance:
 
     def _create_first(self, visit: Visit, email: str, password: SecretValue) -> str:
         actor = Actor("setup link", visit.address)
-        person, _ = visit.vault.people.create_first(email, password, actor=actor)
-        for key in visit.vault.access.of_user(person.id):  # nobody was shown it; they make their own
-            visit.vault.access.revoke(key.prefix, actor=actor, allowed=lambda _: True)
-        return person.email
+        return visit.vault.people.set_up(email, password, actor=actor).email
 
     def _setup(self, visit: Visit, link: str, *, email: str = "", fault: GussetError | None = None) -> Shown:
         first = self._is_first(visit, link)

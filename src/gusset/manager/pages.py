@@ -124,8 +124,17 @@ def places(entrance: Entrance) -> list[Place]:
         Place("GET", r.AUDIT, r.audit_page, "admin"),
         Place("GET", r.AUDIT + "/export", r.export, "admin"),
         Place("POST", r.AUDIT + "/verify", r.verify, "admin"),
+        # A form with a fault is shown at the form's own address: who asks for that gets the page it is on.
+        Place("GET", one + "/value", _back(one)),
+        Place("GET", person + "/link", _back("/settings/people")),
+        Place("GET", "/settings/account/password", _back("/settings/account")),
+        Place("GET", r.AUDIT + "/verify", _back(r.AUDIT), "admin"),
         Place("GET", "/settings/{rest:path}", _nothing),
     ]
+
+
+def _back(to: str) -> Handler:
+    return lambda visit: Onward(to.format(**visit.path))
 
 
 def _nothing(_: Visit) -> Shown:
@@ -153,7 +162,7 @@ class Pages:
 
     def routes(self) -> list[BaseRoute]:
         async def home(_: Request) -> Response:
-            return RedirectResponse(HOME, 303)
+            return RedirectResponse(HOME, 303, _HEADERS)
 
         made: list[BaseRoute] = [self._route(place) for place in self._places]
         return [Route("/", home), Route("/settings", home), Route("/static/{name}", static), *made]

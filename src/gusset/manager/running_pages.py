@@ -118,8 +118,9 @@ def _record(record: Record) -> dict[str, Any]:
 
 
 def spoken(details: Mapping[str, Any]) -> str:
-    """Details as a line: `version: 3, names: a b`. Ids are left to the export."""
-    return ", ".join(f"{key}: {_plain(value)}" for key, value in details.items() if key not in ("id", "team"))
+    """Details as a line: `version: 3, names: a b`. Ids, and what says nothing, are left to the export."""
+    said = {key: value for key, value in details.items() if value not in (None, False)}
+    return ", ".join(f"{key}: {_plain(value)}" for key, value in said.items() if key not in ("id", "team"))
 
 
 def _plain(value: Any) -> str:
@@ -129,9 +130,7 @@ def _plain(value: Any) -> str:
         )
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return "yes" if value is True else str(value)
 
 
 def _report(report: Report) -> dict[str, Any]:

@@ -125,13 +125,7 @@ class People:
         address = checked_email(email)
 
         def act(connection: Connection) -> Done[tuple[Person, SecretValue]]:
-            if connection.execute(select(_u.id).limit(1)).one_or_none():
-                raise Conflict(
-                    "the manager has an administrator already", hint="sign in, or ask them for a key"
-                )
-            user_id = self._insert(connection, address, address.split("@")[0], "admin", hashed)
-            team = connection.execute(select(_t.id).where(_t.name == DEFAULT_TEAM)).scalar_one()
-            connection.execute(insert(members), {"team_id": team, "user_id": user_id})
+            user_id = self._insert_first(connection, address, hashed)
             key, value = add_key(
                 connection,
                 "key",
@@ -148,6 +142,25 @@ class People:
             )
 
         return self._writer.run(Entry(actor, "person.create", address), act)
+
+    def set_up(self, email: str, password: SecretValue, *, actor: str) -> Person:
+        """The first administrator, without a key. Raises as `create_first` does."""
+        hashed = hash_password(password)
+        address = checked_email(email)
+
+        def act(connection: Connection) -> Done[Person]:
+            person = self._need(connection, self._insert_first(connection, address, hashed))
+            return Done(person, [Entry(actor, "person.create", address, details={"role": "admin"})])
+
+        return self._writer.run(Entry(actor, "person.create", address), act)
+
+    def _insert_first(self, connection: Connection, address: str, hashed: str) -> str:
+        if connection.execute(select(_u.id).limit(1)).one_or_none():
+            raise Conflict("the manager has an administrator already", hint="sign in, or ask them for a key")
+        user_id = self._insert(connection, address, address.split("@")[0], "admin", hashed)
+        team = connection.execute(select(_t.id).where(_t.name == DEFAULT_TEAM)).scalar_one()
+        connection.execute(insert(members), {"team_id": team, "user_id": user_id})
+        return user_id
 
     def sign_in(
         self, email: str, password: SecretValue, *, address: str | None = None

@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const MOST_BYTES = 65536;
+  const IDLE = 15 * 60 * 1000;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
   // --- what needs a script appears, what stands in for it goes
@@ -85,11 +86,16 @@
   });
   document.addEventListener("paste", widen);
   addEventListener("pagehide", forget);
-  // What is asked for over and over waits while nobody looks, or while something in it is in use.
+  // What is asked for over and over waits while nobody looks or moves, or while something in it is in use.
+  let moved = Date.now();
+  for (const sign of ["pointermove", "keydown", "scroll", "focus"]) {
+    addEventListener(sign, () => { moved = Date.now(); }, { passive: true });
+  }
   document.addEventListener("htmx:beforeRequest", (event) => {
     const part = event.detail.elt;
     const repeats = part.getAttribute("hx-trigger")?.startsWith("every");
-    if (repeats && (document.hidden || part.contains(document.activeElement))) event.preventDefault();
+    const idle = document.hidden || Date.now() - moved > IDLE; // so that a session can end by itself
+    if (repeats && (idle || part.contains(document.activeElement))) event.preventDefault();
   });
   document.addEventListener("htmx:load", (event) => begin(event.detail.elt));
   document.addEventListener("DOMContentLoaded", () => {
