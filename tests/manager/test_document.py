@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import hypothesis
 import pytest
 import schemathesis
@@ -14,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.manager.conftest import Manager
 
+REPO = Path(__file__).parents[2]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -51,3 +57,18 @@ def test_a_method_that_a_route_does_not_take(manager: Manager, method: str) -> N
         answer = client.request(method, "/v1/secrets")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, POST"
+
+
+def test_the_documents_are_made_of_the_document(manager: Manager) -> None:
+    """docs/api.md is what `scripts/api-docs` makes of it; GUSSET_WRITE_DOCS=1 writes it."""
+    with manager.client("") as client:
+        spec = client.get("/v1/spec").content
+    made = subprocess.run(
+        [sys.executable, str(REPO / "scripts" / "api-docs")], input=spec, capture_output=True, check=True
+    ).stdout
+    page = REPO / "docs" / "api.md"
+    if os.environ.get("GUSSET_WRITE_DOCS") == "1":
+        page.write_bytes(made)
+    assert page.read_bytes() == made, (
+        "make it anew: GUSSET_WRITE_DOCS=1 pytest tests/manager/test_document.py"
+    )

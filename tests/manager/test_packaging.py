@@ -1,0 +1,41 @@
+"""The unit and the image's recipe keep what they promise; what runs them is not on every machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from configparser import ConfigParser
+from pathlib import Path
+
+from tests.conftest import Cli
+
+FOLDER = Path(__file__).parents[2] / "packaging"
+
+
+def test_the_unit_runs_as_nobody_special(gusset: Cli) -> None:
+    """Not root, no privileges to gain, no core files; its command line is one that gusset takes."""
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(FOLDER / "gusset-manager.service")
+    service = unit["Service"]
+    assert service["User"] == "gusset" and service["NoNewPrivileges"] == "yes" and service["LimitCORE"] == "0"
+    program, *words = shlex.split(service["ExecStart"])
+    assert program.endswith("/gusset") and "--insecure-http" not in words
+    gusset(*words, "--help")
+
+
+def test_the_image_is_not_root_and_pins_what_it_installs(gusset: Cli) -> None:
+    lines = (FOLDER / "Containerfile").read_text().splitlines()
+    [user] = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert int(user.partition(":")[0]) > 0
+    assert any("--require-hashes" in line for line in lines)
+    assert not any(re.search(r":latest\b|ADD http", line) for line in lines)
+    copied = [
+        word
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    ]
+    assert all((FOLDER.parent / name).exists() for name in copied)
+    words = [word.strip('",[]') for line in lines if line.startswith("CMD") for word in line.split()[1:]]
+    gusset(*words)
