@@ -44,6 +44,8 @@ class Environment:
 
     name: str
     requirements: Path
+    imports: str = "gusset, torch, transformers"
+    with_gusset: bool = True
     home: Path = HOME
 
     @property
@@ -83,11 +85,12 @@ class Environment:
     def _make(self) -> None:
         run(sys.executable, "-m", "venv", "--clear", str(self.folder))
         run(str(self.python), *INSTALL, "-r", str(self.requirements))
-        run(str(self.python), *INSTALL, "--no-deps", "--require-hashes", "-r", str(CORE))
+        if self.with_gusset:
+            run(str(self.python), *INSTALL, "--no-deps", "--require-hashes", "-r", str(CORE))
+            packages = next(self.folder.glob("lib/python*/site-packages"))
+            (packages / "gusset.pth").write_text(f"{REPO / 'src'}\n")
         run(str(self.python), *PIP, "check")
-        packages = next(self.folder.glob("lib/python*/site-packages"))
-        (packages / "gusset.pth").write_text(f"{REPO / 'src'}\n")
-        run(str(self.python), "-c", "import gusset, torch, transformers")
+        run(str(self.python), "-c", f"import {self.imports}")
         self._stamp.write_text(self._recipe())
 
     def _recipe(self) -> str:
@@ -105,6 +108,13 @@ class Environment:
 
 CURRENT = Environment("current", REPO / "examples" / "fill-mask" / "requirements.txt")
 LEGACY = Environment("legacy", REPO / "tests" / "examples" / "requirements-legacy.txt")
+# Not an example: the third-party client that drives the manager's API.
+TRUSS = Environment(
+    "truss",
+    REPO / "tests" / "manager" / "requirements-truss.txt",
+    imports="truss.remote.baseten.api",
+    with_gusset=False,
+)
 
 
 def tiny_bert() -> Path:
@@ -146,7 +156,7 @@ def locked(path: Path) -> Iterator[None]:
 def main() -> int:
     """Make all that is missing; 1 when something is and this is CI."""
     status = 0
-    for environment in (CURRENT, LEGACY):
+    for environment in (CURRENT, LEGACY, TRUSS):
         if environment.ready:
             continue
         print(f"making {environment.folder.relative_to(REPO)} (once; takes a minute)", flush=True)

@@ -39,7 +39,9 @@ class Manager:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the manager did not start:\n{self.log.read_text()}"
-        self.address: str = json.loads(line)["address"]
+        said = json.loads(line)
+        self.address: str = said["address"]
+        self.link: str | None = said["setup"]  # when nobody has set it up
         self.port = int(self.address.rpartition(":")[2])
 
     def kill(self) -> None:

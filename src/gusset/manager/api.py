@@ -194,6 +194,8 @@ def list_keys(call: Call) -> Any:
 def create_key(call: Call) -> Any:
     """Make an API key. Its scopes are at most those of the key that asks."""
     body: schemas.NewKey = call.body
+    if body.team_id is not None:
+        raise UsageError("a key cannot be confined to a team", hint="give it few scopes, or use a token")
     mine = [scope for scope in SCOPES if scope in call.person.scopes]
     scopes = mine if body.scopes is None else list(dict.fromkeys(body.scopes))
     for scope in scopes:

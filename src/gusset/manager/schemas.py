@@ -156,9 +156,11 @@ class PersonChange(Body):
 
 
 class NewKey(Body):
-    """`type` is what other systems' clients send; it is passed over."""
+    """`type` is what other systems' clients send; it is passed over. A `team_id` is refused, not passed over:
+    the key would open more than was asked for."""
 
     name: ShortText = "key"
+    team_id: ShortText | None = None
     scopes: list[Literal["secrets:read", "secrets:write", "deployments", "admin"]] | None = None
     expires_at: AwareDatetime | None = None
 

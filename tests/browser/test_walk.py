@@ -1,0 +1,127 @@
+"""A new user's walk: from an empty machine to a model that holds the second version of its secret."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import Site
+from tests.cli.test_serve import predict, served, until, write_model
+from tests.conftest import Cli, clean_environ, leaks_in
+from tests.manager.conftest import PASSWORD, Manager
+
+VALUE = "hf_" + "aB3dE6gH" * 5
+NEW = "hf_" + "zY9xW8vU" * 5
+MODEL = """\
+import hashlib
+
+{snippet}
+    def predict(self, inputs):
+        return {{"sha": hashlib.sha256(self._secrets["hf_access_token"].encode()).hexdigest()}}
+"""
+
+
+def sha(text: str) -> dict[str, str]:
+    return {"sha": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Cli:
+    return Cli(tmp_path / "home", clean_environ(tmp_path / "home", tmp_path / "settings.toml"))
+
+
+def test_from_the_set_up_link_to_a_rotated_model(browser: Browser, machine: Cli, tmp_path: Path) -> None:
+    """Set up, sign in, add a secret, copy the snippet, serve with the manager, predict, replace, look."""
+    manager = Manager(machine, "", tmp_path)
+    site = Site(browser, manager)
+    site.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = site.page
+    assert manager.link
+    page.goto(manager.link)
+    page.get_by_label("E-mail").fill("ada@example.com")
+    page.locator("#password").fill(PASSWORD.decode())
+    page.get_by_label("The same again").fill(PASSWORD.decode())
+    page.get_by_role("button", name="Create the administrator").click()
+    page.get_by_role("heading", name="Secrets", exact=True).wait_for()
+    site.picture("first")
+
+    page.goto(manager.link)
+    expect(page.get_by_label("The same again")).to_have_count(0)  # the link is spent
+
+    page.goto("/settings/secrets")
+    site.add("hf_access_token", VALUE)
+    site.open("hf_access_token")
+    code = copied(site, "model.py")
+    config = copied(site, "config.yaml")
+    folder = write_model(tmp_path / "my-model", config=config, code=MODEL.format(snippet=code))
+
+    page.goto("/settings/api-keys")
+    page.get_by_label("Name").fill("laptop")
+    page.get_by_role("button", name="Make key").click()
+    key = page.locator("#fresh-key").inner_text()
+    environ = machine.environ | {
+        "GUSSET_HOME": str(tmp_path / "laptop"),
+        "GUSSET_SETTINGS": str(tmp_path / "laptop.toml"),
+    }
+    laptop = Cli(tmp_path / "laptop", environ)
+    laptop("login", manager.address, input=key.encode())
+
+    with served(laptop, str(folder), "--manager", manager.address, errors=tmp_path / "err") as (address, _):
+        assert predict(address).json() == sha(VALUE)
+        site.open("hf_access_token")
+        page.get_by_label("New value").fill(NEW)
+        page.get_by_role("button", name="Replace").click()
+        until(lambda: predict(address).json() == sha(NEW))
+        page.goto("/settings/deployments")
+        page.get_by_role("link", name="my-model").click()
+        expect(site.row("running")).to_contain_text("hf_access_token v2")
+        site.picture("deployment")
+        page.goto("/settings/secrets")
+        expect(site.row("hf_access_token")).to_contain_text("my-model")
+        site.picture("secrets")
+        page.emulate_media(color_scheme="dark")
+        site.picture("secrets-dark")
+        page.goto("/settings/audit")
+        site.picture("audit")
+        assert not leaks_in(page.content().encode(), VALUE.encode(), NEW.encode())
+    site.close()
+    assert manager.stop() == 0
+    assert not leaks_in(
+        manager.log.read_bytes() + (tmp_path / "err").read_bytes(), VALUE.encode(), NEW.encode()
+    )
+
+
+def copied(site: Site, title: str) -> str:
+    """What the copy button beside a snippet puts on the clipboard."""
+    box = site.page.locator(".code").filter(has_text=title).first
+    box.get_by_role("button", name="Copy").click()
+    text: str = site.page.evaluate("navigator.clipboard.readText()")
+    return text
+
+
+def test_the_same_walk_by_commands(machine: Cli, tmp_path: Path) -> None:
+    """init, login, secret set, serve, predict, secret set again, deployment show."""
+    made = machine("manager", "init", "--email", "ada@example.com", "--output", "json", input=PASSWORD)
+    manager = Manager(machine, json.loads(made.stdout)["api_key"], tmp_path)
+    environ = machine.environ | {
+        "GUSSET_HOME": str(tmp_path / "laptop"),
+        "GUSSET_SETTINGS": str(tmp_path / "laptop.toml"),
+    }
+    laptop = Cli(tmp_path / "laptop", environ)
+    laptop("login", manager.address, input=manager.key.encode())
+    laptop("secret", "set", "hf_access_token", input=VALUE.encode())
+    folder = tmp_path / "my-model"
+    laptop("init", str(folder))
+    (folder / "config.yaml").write_text("secrets:\n  hf_access_token: null\n")
+    code = 'class Model:\n    def __init__(self, **kwargs):\n        self._secrets = kwargs["secrets"]\n'
+    (folder / "model" / "model.py").write_text(MODEL.format(snippet=code))
+    with served(laptop, str(folder), errors=tmp_path / "err") as (address, _):
+        assert predict(address).json() == sha(VALUE)
+        laptop("secret", "set", "hf_access_token", input=NEW.encode())
+        until(lambda: predict(address).json() == sha(NEW))
+        until(lambda: b"hf_access_token=2" in laptop("deployment", "show", "my-model").stdout)
+    assert manager.stop() == 0
