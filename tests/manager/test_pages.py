@@ -79,6 +79,26 @@ def test_a_session_is_a_cookie_that_scripts_and_other_sites_do_not_get(stranger:
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and "Path=/" in cookie
 
 
+def test_over_https_cookies_are_bound_to_the_host(manager: Manager) -> None:
+    """Behind a proxy that ends TLS: Secure, and a name that no other host can set."""
+    assert manager.stop() == 0
+    manager.start("--trusted-proxy", "127.0.0.1")
+    https = {"x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.7"}
+    with manager.client("", **https) as client:
+        page = client.get("/signin")
+        given = page.headers["set-cookie"]
+        assert given.startswith("__Host-gusset_form=") and "Secure" in given and "SameSite=strict" in given
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
+        assert token
+        form = {"email": ADMIN, "password": PASSWORD.decode(), "csrf": token[1]}
+        answer = client.post("/signin", data=form, headers={"cookie": given.partition(";")[0]})
+        assert answer.headers["set-cookie"].startswith("__Host-gusset_session=")
+        assert "Secure" in answer.headers["set-cookie"]
+    with manager.client() as admin:
+        [record] = admin.get("/v1/audit", params={"action": "session.create"}).json()["records"]
+    assert record["details"]["from"] == "192.0.2.7"
+
+
 def test_signing_out_ends_the_session_itself(ada: Visitor) -> None:
     """Not only the cookie goes: who kept a copy of it has nothing."""
     token = ada.http.cookies["gusset_session"]

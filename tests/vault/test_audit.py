@@ -65,6 +65,8 @@ def test_records_are_filtered_and_limited(vault: Vault) -> None:
     assert [record.seq for record in vault.audit.show(target="a", limit=2)] == [4, 5]
     assert [record.seq for record in vault.audit.show(action="secret.create")] == [2, 3]
     assert vault.audit.show(actor="bob") == []
+    assert [record.seq for record in vault.audit.show(action="SECRET.CR", parts=True)] == [2, 3]
+    assert vault.audit.show(action="%", parts=True) == []
     assert [record.data()["seq"] for record in vault.audit.export()] == [1, 2, 3, 4, 5]
 
 

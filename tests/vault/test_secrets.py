@@ -187,6 +187,27 @@ def test_several_values_are_written_all_or_none(vault: Vault) -> None:
     assert [info.name for info in vault.secrets.list()] == ["a_b"]
 
 
+def test_a_secret_is_found_by_its_id_in_its_own_team_alone(vault: Vault) -> None:
+    """Live or deleted; an id that another team's page shows leads to nothing here."""
+    made = vault.secrets.set("a", SecretValue(b"1"), actor="alice")
+    team = vault.people.create_team("other", actor="alice")
+    other = vault.team(team.id, team.name)
+    assert vault.secrets.by_id(made.id) == made
+    assert other.by_id(made.id) is None
+    gone = vault.secrets.delete("a", actor="alice")
+    found = vault.secrets.by_id(made.id)
+    assert found and found.deleted_at == gone.deleted_at
+
+
+def test_what_is_known_of_names_is_keyed_as_they_were_asked(vault: Vault) -> None:
+    """In any spelling; what is missing or deleted is left out."""
+    for name in ("a_b", "c"):
+        vault.secrets.set(name, SecretValue(b"1"), actor="alice")
+    vault.secrets.delete("c", actor="alice")
+    known = vault.secrets.known(["a-b", "a_b", "c", "nothing"])
+    assert {asked: info.name for asked, info in known.items()} == {"a-b": "a_b", "a_b": "a_b"}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
