@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -73,6 +75,23 @@ def test_a_flood_of_bad_keys_is_answered_429_and_fills_no_log(manager: Manager, 
 def test_an_expired_key_opens_nothing(manager: Manager, admin: httpx.Client) -> None:
     past = admin.post("/v1/api_keys", json={"name": "x", "expires_at": "2001-01-01T00:00:00Z"})
     assert (past.status_code, past.json()["code"]) == (400, "usage")
+
+
+def test_a_key_opens_nothing_once_it_has_expired(manager: Manager, admin: httpx.Client) -> None:
+    """Also one that was just in use, and is remembered."""
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    made = admin.post("/v1/api_keys", json={"name": "x", "expires_at": soon.isoformat()}).json()
+    with manager.client(made["api_key"]) as client:
+        assert client.get("/v1/secrets").status_code == 200
+        while datetime.now(UTC) <= soon:
+            time.sleep(0.1)
+        answer = client.get("/v1/secrets")
+    assert answer.status_code == 401 and "expired" in answer.json()["message"]
+
+
+def test_a_key_is_not_confined_to_a_team_in_silence(admin: httpx.Client) -> None:
+    """What other systems offer and this one does not is refused: the key would open more than was asked for."""
+    assert admin.post("/v1/api_keys", json={"name": "x", "team_id": "t"}).status_code == 400
 
 
 def test_a_deployments_token_opens_its_own_routes_and_no_other(

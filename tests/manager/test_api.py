@@ -6,6 +6,8 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -19,10 +21,10 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 def set_(
     client: httpx.Client, name: str = "hf_access_token", value: str = VALUE, **more: object
-) -> dict[str, object]:
+) -> dict[str, Any]:
     answer = client.post("/v1/secrets", json={"name": name, "value": value, **more})
     assert answer.status_code == 200, answer.text
-    data: dict[str, object] = answer.json()
+    data: dict[str, Any] = answer.json()
     return data
 
 
@@ -206,6 +208,15 @@ def test_note_and_expiry(admin: httpx.Client) -> None:
     assert (kept["note"], kept["expires_at"]) == ("for the demo", "2031-05-06T07:08:09.000Z")
     cleared = admin.patch("/v1/secrets/hf_access_token", json={"note": None, "expires_at": None}).json()
     assert (cleared["note"], cleared["expires_at"], cleared["version"]) == (None, None, 2)
+
+
+def test_a_secret_that_expires_soon_is_warned_of(admin: httpx.Client) -> None:
+    """In the answer and in lists; it goes on being given out."""
+    soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    [warning] = set_(admin, value="a value without faults", expires_at=soon)["warnings"]
+    assert "expires on" in warning["message"]
+    [listed] = admin.get("/v1/secrets").json()["secrets"]
+    assert listed["warnings"] == [warning]
 
 
 def test_another_spelling_is_a_conflict_that_names_the_one_there(admin: httpx.Client) -> None:

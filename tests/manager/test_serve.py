@@ -86,11 +86,13 @@ def test_the_model_goes_on_while_the_manager_is_away(
             return str(ready.json().get("secrets", {}).get("trouble", ""))
 
         until(lambda: "does not answer" in trouble())
+        assert "\ngusset_secrets_source_up 0\n" in httpx.get(f"{address}/metrics").text
         assert predict(address).json() == {"sha": sha(VALUE)}
         manager.gusset("secret", "set", "hf_access_token", input=NEW)
         manager.start()
         until(lambda: predict(address).json() == {"sha": sha(NEW)})
         until(lambda: trouble() == "")
+        assert "\ngusset_secrets_source_up 1\n" in httpx.get(f"{address}/metrics").text
     log = (tmp_path / "err").read_text()
     assert log.count("what is held stays") == 1 and log.count("answers again") == 1
 

@@ -318,7 +318,8 @@ def _deployment(call: Call) -> DeploymentInfo:
 
 
 def _one(info: SecretInfo, warnings: list[dict[str, str]] | None = None) -> Answer:
-    return Answer({**secret_data(info), "warnings": warnings or []}, _etag(info))
+    data = secret_data(info)
+    return Answer({**data, "warnings": [*data["warnings"], *(warnings or [])]}, _etag(info))
 
 
 def _etag(info: SecretInfo) -> dict[str, str]:

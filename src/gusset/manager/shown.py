@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 import orjson
 
-from gusset.secrets.info import SecretInfo, VersionInfo
+from gusset.secrets.info import SecretInfo, VersionInfo, expiry_warning
 from gusset.vault.access import KeyInfo
 from gusset.vault.deployments import DeploymentInfo
 from gusset.vault.opening import Vault
@@ -16,6 +17,7 @@ from gusset.vault.people import Person, TeamInfo
 
 
 def secret_data(info: SecretInfo, used: Iterable[str] = ()) -> dict[str, Any]:
+    expiry = expiry_warning(info.expires_at, datetime.now(UTC)) if info.expires_at else None
     return {
         "id": info.id,
         "created_at": info.created_at,
@@ -28,7 +30,7 @@ def secret_data(info: SecretInfo, used: Iterable[str] = ()) -> dict[str, Any]:
         "expires_at": info.expires_at,
         "last_read_at": info.last_read_at,
         "used_by": list(used),
-        "warnings": [],
+        "warnings": [{"message": f"{info.name} {expiry}", "hint": None}] if expiry else [],
     }
 
 

@@ -50,6 +50,14 @@ class Answer:
         self.headers = headers
 
 
+_METRICS = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
+_SOURCE_UP = b"""\
+# HELP gusset_secrets_source_up Whether changes of secrets can be heard of.
+# TYPE gusset_secrets_source_up gauge
+gusset_secrets_source_up %d
+"""
+
+
 class Endpoints:
     """Answers every request of a ready model; made for `HttpServer` as its handler."""
 
@@ -85,6 +93,8 @@ class Endpoints:
                 exchange.respond(200, b"true" if path == b"/" else self._readiness())
             else:
                 _not_allowed(exchange, b"GET, HEAD")
+        elif path == b"/metrics" and exchange.method == b"GET":
+            exchange.respond(200, self._metrics(), headers=_METRICS)
         else:
             exchange.respond(404, error_body("Not Found"), headers=ERROR_OF_CALLER)
 
@@ -92,6 +102,10 @@ class Endpoints:
         """Ready; and what is wrong all the same."""
         trouble = self._trouble()
         return orjson.dumps({"secrets": {"trouble": trouble}}) if trouble else b"{}"
+
+    def _metrics(self) -> bytes:
+        """What Prometheus asks for."""
+        return _SOURCE_UP % (self._trouble() is None)
 
     def _predict(self, exchange: Exchange) -> None:
         try:
