@@ -212,3 +212,49 @@ def test_a_model_may_set_signal_handlers(serve: Kitchen) -> None:
         """
     ).ready()
     assert served.predict(1).json() == 1
+
+
+TELLING = """
+    import os, struct, sys
+    class Model:
+        def predict(self, reports):
+            for report in reports:
+                os.write(int(sys.argv[1]), struct.pack("!Q", len(report)) + report.encode())
+            return "told"
+    """
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        '{"event":"holding","versions":[1]}',
+        '{"event":"holding","versions":{"token":"new"}}',
+        '{"event":"failed","step":["load"],"trace":1}',
+        '{"event":"none of ours"}',
+        '{"event":{}}',
+        "[1]",
+        "not JSON",
+        "",
+        '"' + "x" * 16 * 1024 * 1024 + '"',
+    ],
+    ids=lambda report: report[:40],
+)
+def test_a_malformed_report_is_ignored(serve: Kitchen, report: str) -> None:
+    """The model's code may write to the supervisor: nonsense is named once, quoted nowhere, and harms nothing."""
+    served = serve(TELLING).ready()
+    assert served.predict([report, report]).json() == "told"
+    eventually(lambda: "is ignored" in served.stderr, "the warning")
+    assert served.predict(['{"event":"loading"}']).json() == "told"
+    assert served.stop() == 0
+    events = [json.loads(line) for line in served.stderr.splitlines()]
+    assert [event["levelname"] for event in events] == ["WARNING", "INFO"]
+    assert "were still under way" not in served.stderr
+
+
+def test_ready_is_believed_once(serve: Kitchen) -> None:
+    """A model that reports its start again is announced no second time."""
+    served = serve(TELLING).ready()
+    assert served.predict(['{"event":"ready"}', '{"event":"ready"}', "nonsense"]).json() == "told"
+    eventually(lambda: "is ignored" in served.stderr, "the warning")
+    assert served.stop() == 0
+    assert "ready again" not in served.stderr

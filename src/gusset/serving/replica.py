@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import os
 import signal
 import socket
@@ -14,8 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gusset.secrets.masking import Masker
-from gusset.serving.channel import Channel, Closed, Orders, Reports
+from gusset.serving.channel import Channel, Closed, Malformed, Orders, Reports
 from gusset.serving.pump import Pump
+
+log = logging.getLogger("gusset.serving")
 
 _LAST_OUTPUT = 2.0  # seconds for the pumps to carry over what a dead worker has printed
 
@@ -102,9 +105,15 @@ class Replica:
         self._reap()
 
     def _listen(self, on_report: Callable[[dict[str, Any]], object]) -> None:
+        warned = False  # once is enough: whoever sends one may send many
         with contextlib.suppress(Closed):
             while True:
-                on_report(Reports.receive(self._channel))
+                try:
+                    on_report(Reports.receive(self._channel))
+                except Malformed as error:
+                    if not warned:
+                        log.warning("A report of the model's process is ignored, as all such are: %s", error)
+                    warned = True
 
     def _await_end(self, on_end: Callable[[int], object]) -> None:
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)

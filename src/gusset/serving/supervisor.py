@@ -212,12 +212,12 @@ class Supervisor:
         if event == "loading":
             self._state = ReplicaState.LOADING
         elif event == "failed":
-            life.failure = (str(report.get("step")), str(report.get("trace")))
+            life.failure = (report["step"], report["trace"])
         elif event == "drained":
             life.drained.set()
         elif event == "holding":
-            life.versions = dict(report.get("versions") or {})
-        elif event == "ready" and not life.ended.done():
+            life.versions = report["versions"]
+        elif event == "ready" and not (life.was_ready or life.ended.done() or self._stop.is_set()):
             self._on_ready(life)
 
     def _on_ready(self, life: _Life) -> None:
