@@ -140,6 +140,106 @@ def test_a_killed_supervisor_takes_all_with_it(serve: Kitchen) -> None:
     assert again.predict(1).json() == 1
 
 
+LEAVING = """
+    import os, subprocess, time
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            if os.fork():
+                os._exit(0)  # what is left has another parent, and is in a session that has no leader
+            print("orphan", os.getpid(), flush=True)
+            time.sleep(600)
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    class Model:
+        def predict(self, x):
+            fork()
+            child = subprocess.Popen(["sleep", "600"], start_new_session=True, close_fds=False)
+            return [os.getpid(), child.pid]
+    """
+
+
+def _leave(served: Served) -> list[int]:
+    """The process ids of worker, a child in a session of its own, and a fork whose parent has ended."""
+    pids = served.predict().json()
+    eventually(lambda: "orphan" in served.stdout, "the orphan")
+    return [*pids, int(served.stdout.split("orphan")[-1].split()[0])]
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_children_that_left_the_group_end_too(serve: Kitchen, way: str) -> None:
+    """Daemons of the model are gone with the server, stopped or killed, and its port is free."""
+    served = serve(LEAVING).ready()
+    port, pids = served.port, _leave(served)
+    assert all(map(is_running, pids))
+    if way == "stop":
+        assert served.stop() == 0
+        assert not any(map(is_running, pids))
+    else:
+        served.stop(signal.SIGKILL)
+        eventually(lambda: not any(map(is_running, pids)), "the end of worker and children")
+    again = serve(ECHO, port=port).ready()
+    assert again.predict(1).json() == 1
+
+
+def test_children_of_a_crashed_worker_end_too(serve: Kitchen) -> None:
+    """Before another worker starts, nothing is left of the first; its end is named as it was."""
+    served = serve(LEAVING).ready()
+    pids = _leave(served)
+    os.kill(pids[0], signal.SIGSEGV)
+    eventually(lambda: _answers(served), "ready again")
+    assert not any(map(is_running, pids))
+    assert "SIGSEGV" in served.stderr
+
+
+def test_children_of_a_failed_start_end_too(serve: Kitchen) -> None:
+    """A model that could not be loaded leaves nothing behind either."""
+    served = serve(LEAVING + "\n    fork()\n    time.sleep(0.3)\n    raise ValueError('no')\n")
+    assert served.ended() == 9
+    assert "ValueError: no" in served.stderr
+    assert not is_running(int(served.stdout.split("orphan")[-1].split()[0]))
+
+
+def test_a_killed_warden_is_replaced(serve: Kitchen) -> None:
+    """Who kills the process that watches over the worker gets a new one of both."""
+    served = serve(ECHO).ready()
+    worker = served.worker
+    os.kill(served.warden, signal.SIGKILL)
+    eventually(lambda: "ready again" in served.stderr, "ready again")
+    assert not is_running(worker)
+    assert served.predict(1).json() == 1
+
+
+def test_orphans_are_reaped(serve: Kitchen) -> None:
+    """A daemon of the model that has ended does not stay as a zombie."""
+    served = serve(LEAVING).ready()
+    *_, orphan = _leave(served)
+    os.kill(orphan, signal.SIGKILL)
+    eventually(lambda: not os.path.exists(f"/proc/{orphan}"), "the end of the zombie")
+
+
+def test_a_fork_does_not_hold_the_port(serve: Kitchen) -> None:
+    """While requests under way finish, new connections are refused, whatever the model has forked."""
+    served = serve(
+        LEAVING + SLOW + "    def preprocess(self, x):\n            fork()\n            return x\n"
+    ).ready()
+    folder = serve.folder.parent
+    answers: list[object] = []
+    thread = _predict_in_thread(served, folder, answers)
+    eventually((folder / "started").exists, "the request")
+    eventually(lambda: "orphan" in served.stdout, "the orphan")
+    served.process.send_signal(signal.SIGTERM)
+    eventually(lambda: not _connects(served), "the end of accepting")
+    assert is_running(int(served.stdout.split("orphan")[-1].split()[0]))
+    (folder / "go").touch()
+    thread.join()
+    assert answers == ["finished"]
+    assert served.ended() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_requests_finish(serve: Kitchen, number: signal.Signals) -> None:
     """A request under way is answered, new connections are refused, and the exit status is 0."""

@@ -163,6 +163,7 @@ class Supervisor:
                 rotation.stop()
                 if self._replica is not None:
                     self._replica.kill()
+                    self._replica.join()
 
     async def _live(self, first: Replica, drain_seconds: float) -> int:
         self._loop = asyncio.get_running_loop()
@@ -280,7 +281,7 @@ class Supervisor:
             elif life.drained.is_set():
                 await self._first_of(_FAREWELL, life.wait(), self._again.wait())
         elif not life.ended.done():
-            replica.kill(signal.SIGTERM)
+            replica.terminate()
             await self._first_of(_FAREWELL, life.wait(), self._again.wait())
         replica.kill()
         await life.wait()
