@@ -112,6 +112,50 @@ def _answers(served: Served) -> bool:
         return False
 
 
+FRAGILE = """
+    import os, pathlib
+    print("importing")
+    class Model:
+        def load(self):
+            if pathlib.Path("{broken}").exists():
+                raise ValueError("no weights here")
+        def predict(self, x):
+            return os.getpid()
+    """
+
+
+def test_a_restart_that_fails_is_tried_again(serve: Kitchen) -> None:
+    """Meanwhile liveness is 200, and readiness and predictions 503 with the reason; the log has the traceback."""
+    broken = serve.folder.parent / "broken"
+    served = serve(FRAGILE.format(broken=broken)).ready()
+    broken.touch()
+    os.kill(served.worker, signal.SIGKILL)
+    eventually(lambda: "did not start again" in served.stderr, "a failed start")
+    eventually(
+        lambda: "It has failed and will be restarted." in served.get("/v1/models/model").text, "a pause"
+    )
+    assert served.get("/v1/models/model").status_code == 503
+    assert served.predict().status_code == 503
+    assert served.get("/").status_code == 200
+    assert "ValueError: no weights here" in served.stderr
+    assert "no weights here" not in served.get("/v1/models/model").text
+    broken.unlink()
+    eventually(lambda: _answers(served), "ready again")
+    assert served.predict().json() == served.worker
+
+
+def test_stop_between_two_starts(serve: Kitchen) -> None:
+    """SIGTERM does not wait for the next try, and prevents it."""
+    broken = serve.folder.parent / "broken"
+    served = serve(FRAGILE.format(broken=broken)).ready()
+    broken.touch()
+    os.kill(served.worker, signal.SIGKILL)
+    eventually(lambda: served.stderr.count("did not start again") == 3, "a pause of more than a second")
+    assert served.stop() == 0
+    assert served.stdout.count("importing") == 4
+    assert not _connects(served)
+
+
 def test_events_are_logged_as_json_lines(serve: Kitchen) -> None:
     """Away from a terminal each event is one JSON object on a line of its own."""
     served = serve(ECHO).ready()

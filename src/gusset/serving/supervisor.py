@@ -38,7 +38,7 @@ DRAIN_SECONDS = 30.0
 
 _FIRST_PAUSE = 0.2  # seconds before a restart, doubled up to
 _LAST_PAUSE = 30.0
-_STEADY = 60.0  # a worker that was ready for so long starts the pauses anew
+_STEADY = 60.0  # a worker that was ready and lived for so long starts the pauses anew
 _FAREWELL = 3.0  # seconds for a drained worker to end by itself
 
 _REASONS = {
@@ -185,7 +185,8 @@ class Supervisor:
                 return 0
             stopped.cancel()
             await self._take_over(life, ended.result())
-            pause = _FIRST_PAUSE if time.monotonic() - began > _STEADY else pause
+            if life.was_ready and time.monotonic() - began > _STEADY:
+                pause = _FIRST_PAUSE
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
                 return 0
