@@ -97,10 +97,11 @@ def requests_a_second(port: int, connections: int) -> float:
 
 
 def memory(pid: int) -> float:
-    """Megabytes resident in a process and its children, pages that they share counted once each."""
+    """Megabytes resident in a process and all below it, pages that they share counted once each."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    lines = [Path(f"/proc/{p}/smaps_rollup").read_text().splitlines() for p in (pid, *children)]
-    return sum(int(line.split()[1]) for text in lines for line in text if line.startswith("Pss:")) / 1024
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    own = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return own + sum(memory(int(child)) for child in children)
 
 
 def start_figures(folder: Path, environ: dict[str, str]) -> dict[str, Callable[[], float]]:

@@ -36,6 +36,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Served:
     """One run of the server; its output goes to files, so that it can be looked at any time."""
 
@@ -67,9 +72,14 @@ class Served:
 
     @property
     def worker(self) -> int:
-        """The process id of the worker."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0])
+        """The process id of the worker, once its warden has started it."""
+        eventually(lambda: children(self.warden), "the worker")
+        return children(self.warden)[0]
+
+    @property
+    def warden(self) -> int:
+        """The process id of the process between supervisor and worker."""
+        return children(self.process.pid)[0]
 
     def ready(self) -> Served:
         """Wait until the model is ready for the first time."""

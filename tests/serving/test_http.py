@@ -147,6 +147,13 @@ def test_expect_continue(echo: Served) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.parametrize("empty", ["expect:", "expect:  "])
+def test_expect_nothing(echo: Served, empty: str) -> None:
+    """An empty header expects nothing, as if it were not there; anything unknown is refused."""
+    assert talk(echo, request(b"[1]", empty, last=True)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert talk(echo, request(b"[1]", "expect: tea", last=True)).startswith(b"HTTP/1.1 417 ")
+
+
 def test_a_large_body(echo: Served) -> None:
     """A megabyte goes both ways."""
     value = ["x" * 1000] * 1000

@@ -112,6 +112,50 @@ def _answers(served: Served) -> bool:
         return False
 
 
+FRAGILE = """
+    import os, pathlib
+    print("importing")
+    class Model:
+        def load(self):
+            if pathlib.Path("{broken}").exists():
+                raise ValueError("no weights here")
+        def predict(self, x):
+            return os.getpid()
+    """
+
+
+def test_a_restart_that_fails_is_tried_again(serve: Kitchen) -> None:
+    """Meanwhile liveness is 200, and readiness and predictions 503 with the reason; the log has the traceback."""
+    broken = serve.folder.parent / "broken"
+    served = serve(FRAGILE.format(broken=broken)).ready()
+    broken.touch()
+    os.kill(served.worker, signal.SIGKILL)
+    eventually(lambda: "did not start again" in served.stderr, "a failed start")
+    eventually(
+        lambda: "It has failed and will be restarted." in served.get("/v1/models/model").text, "a pause"
+    )
+    assert served.get("/v1/models/model").status_code == 503
+    assert served.predict().status_code == 503
+    assert served.get("/").status_code == 200
+    assert "ValueError: no weights here" in served.stderr
+    assert "no weights here" not in served.get("/v1/models/model").text
+    broken.unlink()
+    eventually(lambda: _answers(served), "ready again")
+    assert served.predict().json() == served.worker
+
+
+def test_stop_between_two_starts(serve: Kitchen) -> None:
+    """SIGTERM does not wait for the next try, and prevents it."""
+    broken = serve.folder.parent / "broken"
+    served = serve(FRAGILE.format(broken=broken)).ready()
+    broken.touch()
+    os.kill(served.worker, signal.SIGKILL)
+    eventually(lambda: served.stderr.count("did not start again") == 3, "a pause of more than a second")
+    assert served.stop() == 0
+    assert served.stdout.count("importing") == 4
+    assert not _connects(served)
+
+
 def test_events_are_logged_as_json_lines(serve: Kitchen) -> None:
     """Away from a terminal each event is one JSON object on a line of its own."""
     served = serve(ECHO).ready()
@@ -138,6 +182,106 @@ def test_a_killed_supervisor_takes_all_with_it(serve: Kitchen) -> None:
     eventually(lambda: not any(map(is_running, pids)), "the end of worker and child")
     again = serve(ECHO, port=port).ready()
     assert again.predict(1).json() == 1
+
+
+LEAVING = """
+    import os, subprocess, time
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            if os.fork():
+                os._exit(0)  # what is left has another parent, and is in a session that has no leader
+            print("orphan", os.getpid(), flush=True)
+            time.sleep(600)
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    class Model:
+        def predict(self, x):
+            fork()
+            child = subprocess.Popen(["sleep", "600"], start_new_session=True, close_fds=False)
+            return [os.getpid(), child.pid]
+    """
+
+
+def _leave(served: Served) -> list[int]:
+    """The process ids of worker, a child in a session of its own, and a fork whose parent has ended."""
+    pids = served.predict().json()
+    eventually(lambda: "orphan" in served.stdout, "the orphan")
+    return [*pids, int(served.stdout.split("orphan")[-1].split()[0])]
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_children_that_left_the_group_end_too(serve: Kitchen, way: str) -> None:
+    """Daemons of the model are gone with the server, stopped or killed, and its port is free."""
+    served = serve(LEAVING).ready()
+    port, pids = served.port, _leave(served)
+    assert all(map(is_running, pids))
+    if way == "stop":
+        assert served.stop() == 0
+        assert not any(map(is_running, pids))
+    else:
+        served.stop(signal.SIGKILL)
+        eventually(lambda: not any(map(is_running, pids)), "the end of worker and children")
+    again = serve(ECHO, port=port).ready()
+    assert again.predict(1).json() == 1
+
+
+def test_children_of_a_crashed_worker_end_too(serve: Kitchen) -> None:
+    """Before another worker starts, nothing is left of the first; its end is named as it was."""
+    served = serve(LEAVING).ready()
+    pids = _leave(served)
+    os.kill(pids[0], signal.SIGSEGV)
+    eventually(lambda: _answers(served), "ready again")
+    assert not any(map(is_running, pids))
+    assert "SIGSEGV" in served.stderr
+
+
+def test_children_of_a_failed_start_end_too(serve: Kitchen) -> None:
+    """A model that could not be loaded leaves nothing behind either."""
+    served = serve(LEAVING + "\n    fork()\n    time.sleep(0.3)\n    raise ValueError('no')\n")
+    assert served.ended() == 9
+    assert "ValueError: no" in served.stderr
+    assert not is_running(int(served.stdout.split("orphan")[-1].split()[0]))
+
+
+def test_a_killed_warden_is_replaced(serve: Kitchen) -> None:
+    """Who kills the process that watches over the worker gets a new one of both."""
+    served = serve(ECHO).ready()
+    worker = served.worker
+    os.kill(served.warden, signal.SIGKILL)
+    eventually(lambda: "ready again" in served.stderr, "ready again")
+    assert not is_running(worker)
+    assert served.predict(1).json() == 1
+
+
+def test_orphans_are_reaped(serve: Kitchen) -> None:
+    """A daemon of the model that has ended does not stay as a zombie."""
+    served = serve(LEAVING).ready()
+    *_, orphan = _leave(served)
+    os.kill(orphan, signal.SIGKILL)
+    eventually(lambda: not os.path.exists(f"/proc/{orphan}"), "the end of the zombie")
+
+
+def test_a_fork_does_not_hold_the_port(serve: Kitchen) -> None:
+    """While requests under way finish, new connections are refused, whatever the model has forked."""
+    served = serve(
+        LEAVING + SLOW + "    def preprocess(self, x):\n            fork()\n            return x\n"
+    ).ready()
+    folder = serve.folder.parent
+    answers: list[object] = []
+    thread = _predict_in_thread(served, folder, answers)
+    eventually((folder / "started").exists, "the request")
+    eventually(lambda: "orphan" in served.stdout, "the orphan")
+    served.process.send_signal(signal.SIGTERM)
+    eventually(lambda: not _connects(served), "the end of accepting")
+    assert is_running(int(served.stdout.split("orphan")[-1].split()[0]))
+    (folder / "go").touch()
+    thread.join()
+    assert answers == ["finished"]
+    assert served.ended() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -212,3 +356,49 @@ def test_a_model_may_set_signal_handlers(serve: Kitchen) -> None:
         """
     ).ready()
     assert served.predict(1).json() == 1
+
+
+TELLING = """
+    import os, struct, sys
+    class Model:
+        def predict(self, reports):
+            for report in reports:
+                os.write(int(sys.argv[1]), struct.pack("!Q", len(report)) + report.encode())
+            return "told"
+    """
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        '{"event":"holding","versions":[1]}',
+        '{"event":"holding","versions":{"token":"new"}}',
+        '{"event":"failed","step":["load"],"trace":1}',
+        '{"event":"none of ours"}',
+        '{"event":{}}',
+        "[1]",
+        "not JSON",
+        "",
+        '"' + "x" * 16 * 1024 * 1024 + '"',
+    ],
+    ids=lambda report: report[:40],
+)
+def test_a_malformed_report_is_ignored(serve: Kitchen, report: str) -> None:
+    """The model's code may write to the supervisor: nonsense is named once, quoted nowhere, and harms nothing."""
+    served = serve(TELLING).ready()
+    assert served.predict([report, report]).json() == "told"
+    eventually(lambda: "is ignored" in served.stderr, "the warning")
+    assert served.predict(['{"event":"loading"}']).json() == "told"
+    assert served.stop() == 0
+    events = [json.loads(line) for line in served.stderr.splitlines()]
+    assert [event["levelname"] for event in events] == ["WARNING", "INFO"]
+    assert "were still under way" not in served.stderr
+
+
+def test_ready_is_believed_once(serve: Kitchen) -> None:
+    """A model that reports its start again is announced no second time."""
+    served = serve(TELLING).ready()
+    assert served.predict(['{"event":"ready"}', '{"event":"ready"}', "nonsense"]).json() == "told"
+    eventually(lambda: "is ignored" in served.stderr, "the warning")
+    assert served.stop() == 0
+    assert "ready again" not in served.stderr

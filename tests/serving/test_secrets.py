@@ -179,11 +179,11 @@ def test_a_short_value_is_named_at_the_start(serve: Kitchen) -> None:
 
 
 def test_no_value_in_environment_or_arguments(serve: Kitchen) -> None:
-    """Neither process has a value in its arguments or its environment."""
+    """No process has a value in its arguments or its environment."""
     serve.secret("token", VALUE)
     served = serve(TOLD).ready()
     assert served.predict().json() == VALUE.decode()
-    for pid in (served.process.pid, served.worker):
+    for pid in (served.process.pid, served.warden, served.worker):
         for file in ("cmdline", "environ"):
             assert not leaks_in(Path(f"/proc/{pid}/{file}").read_bytes(), VALUE)
 
@@ -223,13 +223,14 @@ def test_a_neighbour_cannot_look_into_the_processes(serve: Kitchen) -> None:
         eventually(lambda: _may_look_into(other.pid), "a look into a process that holds no values")
         other.kill()
     assert not _may_look_into(served.process.pid)
+    assert not _may_look_into(served.warden)
     assert not _may_look_into(served.worker)
 
 
 def test_no_core_files(serve: Kitchen) -> None:
-    """Neither process may leave its memory on disk when it crashes."""
+    """No process may leave its memory on disk when it crashes."""
     served = serve(TOLD).ready()
-    for pid in (served.process.pid, served.worker):
+    for pid in (served.process.pid, served.warden, served.worker):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         assert [line.split()[-3:-1] for line in limits if "core file" in line] == [["0", "0"]]
 

@@ -235,7 +235,7 @@ class Connection(asyncio.Protocol):
             return
         if length is not None and int(length) > self._server.limits.body:
             self._refuse_body()
-        elif (expected := exchange.header(b"expect")) is not None:
+        elif expected := exchange.header(b"expect"):  # an empty one expects nothing
             self._expect(expected)
 
     def on_body(self, data: bytes) -> None:

@@ -1,9 +1,10 @@
-"""One worker process as its supervisor sees it: started, told things, ended."""
+"""One worker process, with its warden, as the supervisor sees it: started, told things, ended."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import os
 import signal
 import socket
@@ -14,10 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gusset.secrets.masking import Masker
-from gusset.serving.channel import Channel, Closed, Orders, Reports
+from gusset.serving.channel import Channel, Closed, Malformed, Orders, Reports
 from gusset.serving.pump import Pump
 
-_LAST_OUTPUT = 2.0  # seconds for the pumps to carry over what a dead worker has printed
+log = logging.getLogger("gusset.serving")
+
+_LAST_OUTPUT = 2.0  # seconds to carry over what a dead worker has printed and reported
 
 
 class ReplicaState(enum.Enum):
@@ -53,7 +56,7 @@ class Replica:
         self._channel = Channel(ours)
         lifeline, self._lifeline = os.pipe()
         descriptors = (theirs.fileno(), listener.fileno(), lifeline)
-        command = [sys.executable, "-P", "-m", "gusset.serving.worker"]
+        command = [sys.executable, "-P", "-m", "gusset.serving.warden"]
         command += [str(number) for number in (*descriptors, int(debuggable))]
         self._process = subprocess.Popen(
             command,
@@ -62,13 +65,15 @@ class Replica:
             stderr=subprocess.PIPE,
             env=dict(environment),
             pass_fds=descriptors,
-            process_group=0,  # so that it can be ended with all that it has started
+            process_group=0,  # no Ctrl-C reaches it: when to end is ours to say
         )
         theirs.close()
         os.close(lifeline)
-        self.pid = self._process.pid
+        self._pid = self._process.pid
+        self._threads: list[threading.Thread] = []
         self._reaping = threading.Lock()
-        self._reaped = False  # from then on its id may name another group
+        self._killed = False  # its lifeline is closed
+        self._reaped = False  # from then on its id may name another process
         self._pumps = [
             Pump(_taken(self._process.stdout), output, masker.stream()),
             Pump(_taken(self._process.stderr), errors, masker.stream()),
@@ -82,36 +87,59 @@ class Replica:
     ) -> None:
         """Give the worker its plan, and begin to listen to it."""
         self.order(plan)
-        threading.Thread(target=self._listen, args=(on_report,), name="gusset-reports", daemon=True).start()
-        threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._listen, args=(on_report,), name="gusset-reports", daemon=True),
+            threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def order(self, order: dict[str, Any]) -> None:
         """Send an order; one that has no receiver any more is dropped."""
         with contextlib.suppress(Closed):
             Orders.send(self._channel, order)
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Signal the worker and everything that it has started."""
-        with self._reaping, contextlib.suppress(ProcessLookupError, PermissionError):
+    def terminate(self) -> None:
+        """Ask the worker and its process group to end, by SIGTERM."""
+        with self._reaping:
             if not self._reaped:
-                os.killpg(self.pid, number)
+                os.kill(self._pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Have the worker killed, and everything that it has started; `join` waits for it."""
+        with self._reaping:
+            if not self._killed:
+                with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+                    os.write(self._lifeline, b".")  # not closed alone: some fork of ours may hold a copy
+                os.close(self._lifeline)
+            self._killed = True
+
+    def join(self) -> None:
+        """Return when a worker that was started has ended, and nothing of it is left."""
+        for thread in self._threads:
+            thread.join()
 
     def abandon(self) -> None:
-        """End a worker that was never given its plan."""
+        """End a worker that was never started, and wait for its end."""
         self.kill()
         self._reap()
 
     def _listen(self, on_report: Callable[[dict[str, Any]], object]) -> None:
+        warned = False  # once is enough: whoever sends one may send many
         with contextlib.suppress(Closed):
             while True:
-                on_report(Reports.receive(self._channel))
+                try:
+                    on_report(Reports.receive(self._channel))
+                except Malformed as error:
+                    if not warned:
+                        log.warning("A report of the model's process is ignored, as all such are: %s", error)
+                    warned = True
 
     def _await_end(self, on_end: Callable[[int], object]) -> None:
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        self.kill()  # what it has started and left behind
         on_end(self._reap())
 
     def _reap(self) -> int:
+        os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
         with self._reaping:
             self._reaped = True
             status = self._process.wait()
@@ -121,7 +149,9 @@ class Replica:
     def _release(self) -> None:
         for pump in self._pumps:
             pump.join(_LAST_OUTPUT)
-        os.close(self._lifeline)
+        if self._threads:
+            self._threads[0].join(_LAST_OUTPUT)  # its last reports, too, come before its end
+        self.kill()
         self._channel.close()
 
 

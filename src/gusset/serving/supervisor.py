@@ -38,7 +38,7 @@ DRAIN_SECONDS = 30.0
 
 _FIRST_PAUSE = 0.2  # seconds before a restart, doubled up to
 _LAST_PAUSE = 30.0
-_STEADY = 60.0  # a worker that was ready for so long starts the pauses anew
+_STEADY = 60.0  # a worker that was ready and lived for so long starts the pauses anew
 _TROUBLE_POLL = 0.5  # seconds
 _FAREWELL = 3.0  # seconds for a drained worker to end by itself
 
@@ -165,6 +165,7 @@ class Supervisor:
                 rotation.stop()
                 if self._replica is not None:
                     self._replica.kill()
+                    self._replica.join()
 
     async def _live(self, first: Replica, drain_seconds: float, source: SecretSource) -> int:
         self._loop = asyncio.get_running_loop()
@@ -203,7 +204,8 @@ class Supervisor:
                 return 0
             stopped.cancel()
             await self._take_over(life, ended.result())
-            pause = _FIRST_PAUSE if time.monotonic() - began > _STEADY else pause
+            if life.was_ready and time.monotonic() - began > _STEADY:
+                pause = _FIRST_PAUSE
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
                 return 0
@@ -233,12 +235,12 @@ class Supervisor:
         if event == "loading":
             self._state = ReplicaState.LOADING
         elif event == "failed":
-            life.failure = (str(report.get("step")), str(report.get("trace")))
+            life.failure = (report["step"], report["trace"])
         elif event == "drained":
             life.drained.set()
         elif event == "holding":
-            life.versions = dict(report.get("versions") or {})
-        elif event == "ready" and not life.ended.done():
+            life.versions = report["versions"]
+        elif event == "ready" and not (life.was_ready or life.ended.done() or self._stop.is_set()):
             self._on_ready(life)
 
     def _on_ready(self, life: _Life) -> None:
@@ -301,7 +303,7 @@ class Supervisor:
             elif life.drained.is_set():
                 await self._first_of(_FAREWELL, life.wait(), self._again.wait())
         elif not life.ended.done():
-            replica.kill(signal.SIGTERM)
+            replica.terminate()
             await self._first_of(_FAREWELL, life.wait(), self._again.wait())
         replica.kill()
         await life.wait()

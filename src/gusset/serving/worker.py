@@ -1,4 +1,4 @@
-"""The process that runs a model's code: `python -P -m gusset.serving.worker`, started by the supervisor.
+"""The process that runs a model's code, forked by the warden.
 
 First it protects itself, then it receives its plan and the values over an
 inherited socket, and only then does any of the model's code run.
@@ -25,7 +25,7 @@ from gusset.serving.channel import Channel, Closed, Orders, Reports
 from gusset.serving.endpoints import Endpoints
 from gusset.serving.http import HttpServer
 from gusset.serving.model import LoadedModel, ModelDefinitionError, StartFailed, start_model
-from gusset.serving.process import die_with_pipe, harden
+from gusset.serving.process import die_with_pipe, harden, keep_from_forks
 from gusset.serving.slots import ModelThreads
 
 EXIT_START_FAILED = 9
@@ -118,13 +118,14 @@ def _values(values: dict[str, bytes]) -> dict[str, SecretValue]:
 
 
 def main(arguments: list[str]) -> int:
-    """`arguments`: the file descriptors of control socket, listener and lifeline; 1 for debuggable."""
-    control, listening, lifeline, debuggable = map(int, arguments)
-    die_with_pipe(lifeline)
+    """`arguments`: the file descriptors of control socket, listener, tie to the warden; 1 for debuggable."""
+    control, listening, tie, debuggable = map(int, arguments)
+    die_with_pipe(tie)
     if not debuggable:
         harden()
     for descriptor in (control, listening):
         os.set_inheritable(descriptor, False)
+    keep_from_forks(control, listening)
     channel = Channel(socket.socket(fileno=control))
     try:
         plan = Orders.receive(channel)
@@ -133,7 +134,3 @@ def main(arguments: list[str]) -> int:
     logs.log_to_stderr("", readable=plan["readable_logs"])
     os.environ.update(plan["environment_variables"])
     return Worker(plan, channel, socket.socket(fileno=listening)).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
