@@ -79,6 +79,7 @@ class Doorkeeper:
         self._looker = vault.looker()
         self.failures = Failures()
         self._generation = ""
+        self._commits, self._look_again = -1, 0.0
         self._known: dict[bytes, _Known] = {}
         self._noted: dict[str, float] = {}
         self._declared: dict[str, Mapping[str, Sequence[str]]] = {}
@@ -163,6 +164,11 @@ class Doorkeeper:
         return self._vault.people.teams() if person.admin and "admin" in scopes else person.teams
 
     def _forget_what_is_old(self) -> None:
+        """Look whether something has changed: after each write of this process, else each `_LOOK_EVERY`."""
+        now, commits = time.monotonic(), self._vault.commits()
+        if commits == self._commits and now < self._look_again:
+            return
+        self._commits, self._look_again = commits, now + _LOOK_EVERY
         generation = self._looker.generation()
         if generation != self._generation or len(self._known) > _REMEMBERED:
             self._generation = generation
@@ -192,6 +198,7 @@ class _Known:
 
 
 _NOTED_EVERY = 60.0  # seconds
+_LOOK_EVERY = 0.05  # seconds until what another process has changed is known here
 _REMEMBERED = 10_000  # keys
 
 

@@ -83,7 +83,8 @@ class Changes:
 
     def wrote(self) -> None:
         """This process has written: look now. From any thread."""
-        self._kick.set()
+        if self._wanted:
+            self._kick.set()
 
     async def follow(
         self, keys: Keys, since: str | None, *, still: Callable[[], Awaitable[bool]]
@@ -92,6 +93,7 @@ class Changes:
         stream = Watched(keys)
         self._streams.add(stream)
         self._wanted.update(keys)
+        self._kick.set()
         try:
             stream.revision = await self._current(keys)
             event = "hello" if since in (None, stream.revision) else "changed"
@@ -139,6 +141,10 @@ class Changes:
         looker, counter = self._open_looker(), -1
         try:
             while not self._stopped:
+                if not self._wanted:  # nobody listens: sleep until somebody does
+                    self._kick.wait()
+                    self._kick.clear()
+                    continue
                 now = looker.counter()
                 wanted: Keys = frozenset(self._wanted)
                 if now != counter or not wanted <= self._asked:

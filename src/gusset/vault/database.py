@@ -158,9 +158,13 @@ def change_counter(connection: Connection) -> int:
     return int(counter)
 
 
-def begin_at_once(driver: Any) -> bool:
-    """Take the write lock on the driver's connection; False when another process has it."""
+def never_wait(driver: Any) -> None:
+    """Let the driver's connection refuse at once what another process has locked."""
     driver.execute("PRAGMA busy_timeout=0")
+
+
+def begin_at_once(driver: Any) -> bool:
+    """Take the write lock on a connection that never waits; False when another process has it."""
     try:
         driver.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
@@ -171,9 +175,12 @@ def begin_at_once(driver: Any) -> bool:
 
 
 def begin_in_time(driver: Any) -> None:
-    """Take the write lock, waiting for it as long as writers do."""
+    """Take the write lock on a connection that never waits, waiting this once as long as writers do."""
     driver.execute(f"PRAGMA busy_timeout={LOCK_WAIT * 1000}")
-    driver.execute("BEGIN IMMEDIATE")
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    finally:
+        never_wait(driver)
 
 
 def forget_old_pages(engine: Engine) -> None:

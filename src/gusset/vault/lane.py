@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from gusset.vault.audit import Chain, Checkpoint, Entry, Witness
-from gusset.vault.database import begin_at_once, begin_in_time, failures_told
+from gusset.vault.database import begin_at_once, begin_in_time, failures_told, never_wait
 from gusset.vault.greenlets import spawned, wait
 from gusset.vault.writer import Done, Job, Writer
 
@@ -61,7 +61,7 @@ class LoopWriter(Writer):
             try:
                 with failures_told(self._engine):
                     checkpoint = await self._share(batch)
-                self._wrote = True
+                self.commits += 1
             except BaseException as error:
                 for job in batch:
                     job.error = error
@@ -77,7 +77,10 @@ class LoopWriter(Writer):
 
     async def _share(self, batch: Sequence[Job]) -> Checkpoint | None:
         """One transaction for all of a batch; the checkpoint that was due."""
-        connection = self._lane = self._lane or self._engine.connect().execution_options(lane=True)
+        connection = self._lane
+        if connection is None:
+            connection = self._lane = self._engine.connect().execution_options(lane=True)
+            never_wait(connection.connection.dbapi_connection)
         driver: Any = connection.connection.dbapi_connection
         if not begin_at_once(driver):
             await asyncio.to_thread(begin_in_time, driver)

@@ -30,6 +30,7 @@ from gusset.vault.keyring import Keyring
 from gusset.vault.keys import KeyringStore, KeyRotation
 from gusset.vault.ownership import check_files
 from gusset.vault.people import People
+from gusset.vault.prepared import Reader
 from gusset.vault.revision import REVISION
 from gusset.vault.rootkey import new_root_key, read_root_key, write_root_key
 from gusset.vault.secrets import SecretStore, new_id
@@ -53,6 +54,7 @@ class Vault:
     source: Callable[..., VaultSource]
     looker: Callable[[], Looker]
     now: Callable[[], str]
+    commits: Callable[[], int]  # moves whenever this process has written
 
 
 @contextmanager
@@ -144,11 +146,13 @@ def _joined(
     witness = Witness(settings.witness_file)
     chain = Chain(vault, lambda: keys.current, clock)
     writer = make_writer(engine, chain, witness)
+    reader = Reader(engine)
     deployments = Deployments(engine, writer, clock)
 
     def team(team_id: str, name: str) -> SecretStore:
         return SecretStore(
             engine,
+            reader,
             writer,
             keys,
             clock,
@@ -178,8 +182,10 @@ def _joined(
             source,
             lambda: Looker(engine),
             lambda: timestamp(clock()),
+            lambda: writer.commits,
         )
     finally:
+        reader.close()
         writer.close()
 
 

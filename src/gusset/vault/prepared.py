@@ -8,11 +8,12 @@ texts, integers and bytes, which drivers take and give as they are.
 
 from __future__ import annotations
 
+import threading
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql import ClauseElement
 
@@ -67,6 +68,32 @@ class Prepared:
             compiled: Any = self._statement.compile(dialect=dialect, column_keys=self._columns)
             known = self._compiled[dialect.name] = str(compiled), compiled.positiontup
         return known
+
+
+class Reader:
+    """A connection for each thread that reads by prepared statements, kept open.
+
+    Taking one from the pool and giving it back costs more than a look-up. No
+    transaction is begun, so each statement sees what is newest.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._mine = threading.local()
+        self._opened: list[Connection] = []
+
+    @property
+    def connection(self) -> Connection:
+        """The connection of the calling thread."""
+        found: Connection | None = getattr(self._mine, "connection", None)
+        if found is None:
+            found = self._mine.connection = self._engine.connect()
+            self._opened.append(found)
+        return found
+
+    def close(self) -> None:
+        for connection in self._opened:
+            connection.close()
 
 
 def _row_type(columns: Sequence[str]) -> Any:

@@ -27,6 +27,7 @@ from gusset.vault.audit import Clock, Entry, timestamp
 from gusset.vault.database import failures_told, forget_old_pages
 from gusset.vault.envelope import CannotOpen, place_of
 from gusset.vault.keys import KeyringStore
+from gusset.vault.prepared import Reader
 from gusset.vault.statements import (
     ADD_VERSION,
     CREATE,
@@ -63,6 +64,7 @@ class SecretStore:
     def __init__(
         self,
         engine: Engine,
+        reader: Reader,
         writer: Writer,
         keys: KeyringStore,
         clock: Clock,
@@ -73,6 +75,7 @@ class SecretStore:
         in_use: InUse = lambda *_: (),
     ) -> None:
         self._engine = engine
+        self._reader = reader
         self._writer = writer
         self._keys = keys
         self._clock = clock
@@ -345,8 +348,12 @@ class SecretStore:
 
     def get(self, name: str) -> SecretInfo:
         """Metadata of one secret. Raises SecretNotFound."""
-        with failures_told(self._engine), self._engine.connect() as connection:
-            return self._info(self._need(connection, name))
+        with failures_told(self._engine):
+            row = self._row(self._reader.connection, check_name(name))
+            if row is not None:
+                return self._info(row)
+            with self._engine.connect() as connection:  # which says what is there instead
+                return self._info(self._need(connection, name))
 
     def by_id(self, secret_id: str) -> SecretInfo | None:
         """Metadata of the secret of that id, live or deleted, where this team has it."""

@@ -57,7 +57,7 @@ class Writer:
         self._turn = threading.Lock()  # guards the two below, for an instant only
         self._waiting: list[Job] = []
         self._led = False
-        self._wrote = False
+        self.commits = 0
 
     def run(self, intent: Entry, act: Callable[[Connection], Done[T]]) -> T:
         """Carry out `act` and return its result once it is committed.
@@ -130,7 +130,7 @@ class Writer:
             if not isinstance(error, Exception):  # Ctrl-C is the caller's, after the others know
                 raise
             return
-        self._wrote = True
+        self.commits += 1
         if checkpoint:
             self._witness.add(checkpoint)
         for job in batch:
@@ -180,7 +180,7 @@ class Writer:
 
     def close(self) -> None:
         """Sign the newest record, when this process wrote; see `Chain.final`."""
-        if not self._wrote:
+        if not self.commits:
             return
         with self._commit, failures_told(self._engine), self._writing.begin() as connection:
             checkpoint = self._chain.final(connection)
