@@ -20,6 +20,8 @@ from pathlib import Path
 
 import httpx
 
+from vault import bare
+
 ROUNDS = 3
 LUA = str(Path(__file__).parent / "load.lua")
 ETCD = 23790
@@ -97,10 +99,10 @@ def main(seconds: int) -> None:
         manager(Path(folder) / "gusset") as (address, key),
         etcd(Path(folder) / "etcd") as beside,
     ):
-        measure(address, key, beside, seconds)
+        measure(address, key, beside, Path(folder), seconds)
 
 
-def measure(address: str, key: str, beside: str, seconds: int) -> None:
+def measure(address: str, key: str, beside: str, folder: Path, seconds: int) -> None:
     value = "v" * 40
     with httpx.Client(base_url=address, headers={"authorization": f"Bearer {key}"}, trust_env=False) as admin:
         for name in ("read", "written"):
@@ -122,18 +124,21 @@ def measure(address: str, key: str, beside: str, seconds: int) -> None:
             "key": made["token"],
         },
     }
+    commits: list[float] = []
     print("\n### The manager beside etcd\n")
     print("| what | clients | median per second | p50 ms | p95 ms | p99 ms |")
     print("|---|---:|---:|---:|---:|---:|")
     for clients in (1, 32):
         found: dict[str, list[dict[str, float]]] = {name: [] for name in loads}
-        for _ in range(ROUNDS):  # in turns, so that a slow minute of the machine is everybody's
+        for number in range(ROUNDS):  # in turns, so that a slow minute of the machine is everybody's
             for name, options in loads.items():
                 found[name].append(load(clients=clients, seconds=seconds, **options))  # type: ignore[arg-type]
+            commits.append(bare(folder / f"bare-{clients}-{number}.db"))
         for name, runs in found.items():
             rate, *times = (statistics.median(run[k] for run in runs) for k in ("rate", "p50", "p95", "p99"))
             cells = " | ".join(f"{microseconds / 1000:.2f}" for microseconds in times)
-            print(f"| {name} | {clients} | {rate:,.0f} | {cells} |")
+            print(f"| {name} | {clients} | {rate:,.0f} | {cells} |", flush=True)
+    print(f"| bare SQLite commits, one after the other | | {statistics.median(commits):,.0f} | | | |")
 
 
 if __name__ == "__main__":

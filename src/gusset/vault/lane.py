@@ -35,6 +35,7 @@ class LoopWriter(Writer):
         self._queue: list[Job] = []
         self._working = False
         self._slow_disk = False
+        self._witnessing: asyncio.Future[None] | None = None
 
     def run(self, intent: Entry, act: Callable[[Connection], Done[T]]) -> T:
         if not spawned():
@@ -72,8 +73,14 @@ class LoopWriter(Writer):
                     if not job.wake.done():
                         job.wake.set_result(None)
             if checkpoint:
-                await asyncio.to_thread(self._witness.add, checkpoint)
+                await self._witnessed(checkpoint)
         self._working = False
+
+    async def _witnessed(self, checkpoint: Checkpoint) -> None:
+        """Have a checkpoint written to the witness file, beside what comes next; one after the other."""
+        if self._witnessing is not None:
+            await self._witnessing
+        self._witnessing = asyncio.ensure_future(asyncio.to_thread(self._witness.add, checkpoint))
 
     async def _share(self, batch: Sequence[Job]) -> Checkpoint | None:
         """One transaction for all of a batch; the checkpoint that was due."""
