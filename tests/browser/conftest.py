@@ -38,9 +38,13 @@ def chromium() -> str | None:
     return str(DEBIANS) if DEBIANS.is_file() else shutil.which("chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium, started once for each worker. Without one tests are skipped, in CI they fail."""
+    """Chromium, started once for these tests. Without one tests are skipped, in CI they fail.
+
+    Not for the whole session: as long as Playwright runs, its thread has a running event loop, in which
+    no other test could start its own.
+    """
     where = chromium()
     if where is None:
         why = "there is no Chromium here: `make system-deps` installs it (as root, on Debian or Ubuntu)"
