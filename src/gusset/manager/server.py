@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import signal
@@ -83,6 +84,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            # What is there now stays: a full collection would look through all of it, for 50 ms in
+            # which nobody is answered, and free nothing.
+            gc.collect()
+            gc.freeze()
             self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
