@@ -8,7 +8,9 @@ are answered one after the other, in order. A `handler` gets each request as an
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from typing import Any
 
 import httptools
 import orjson
+
+log = logging.getLogger("gusset.serving")
 
 JSON = b"application/json"
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -40,33 +44,59 @@ class Limits:
     body_seconds: float = 60.0  # and on top of it a second per `body_rate` bytes
     body_rate: int = 8 * 1024
     idle_seconds: float = 75.0
+    stall_seconds: float = 60.0  # in which a client must take something of what waits for it
 
 
 class Exchange:
-    """One request, and the one way to answer it.
+    """One request, and the one way to answer it: whole, by `respond`, or in parts, from `start` to `end`.
 
-    `gone` turns true when the client leaves before the answer; `on_gone` is
-    then called, if set. Everything here belongs to the loop's thread.
+    `gone` turns true when the client leaves before the answer is complete;
+    `on_gone` is then called, if set. `writable` is false while the client has
+    more waiting for it than it takes; `on_writable` is called when that has
+    changed. Everything here belongs to the loop's thread, but other threads
+    may read `gone` and `writable`.
     """
 
-    __slots__ = ("_connection", "body", "gone", "headers", "keep_alive", "method", "on_gone", "path")
+    __slots__ = (
+        "_connection",
+        "began",
+        "body",
+        "gone",
+        "headers",
+        "is_old",
+        "keep_alive",
+        "method",
+        "on_gone",
+        "on_writable",
+        "path",
+        "query",
+        "upgrade",
+        "writable",
+    )
 
     def __init__(
         self,
         connection: Connection,
         method: bytes,
         path: bytes,
+        query: bytes,
         headers: list[tuple[bytes, bytes]],
         keep_alive: bool,
     ) -> None:
         self._connection = connection
         self.method = method
         self.path = path
+        self.query = query
         self.headers = headers
         self.keep_alive = keep_alive
+        self.is_old = False  # HTTP/1.0, which has no chunks
+        self.upgrade = False  # another protocol is asked for
         self.body = b""
+        self.began = 0.0  # when the request was complete, on the clock of time.perf_counter()
         self.gone = False
+        self.writable = True
         self.on_gone: Callable[[], object] | None = None
+        self.on_writable: Callable[[], object] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name, given in lower case."""
@@ -80,15 +110,71 @@ class Exchange:
         if not self.gone:
             self._connection.respond(self, status, body, content_type, headers)
 
+    def limit_silence(self, seconds: float) -> None:
+        """Cut the answer when from now on there is nothing to write for so long."""
+        if not self.gone:
+            self._connection.limit_silence(seconds)
+
+    def start(self, status: int, headers: Headers, first: bytes = b"") -> None:
+        """Begin an answer in parts; `headers` has its content type, and its length when that is known.
+
+        `first` leaves together with the head.
+        """
+        if not self.gone:
+            self._connection.start(self, status, headers, first)
+
+    def write(self, data: bytes) -> None:
+        """Send the next part: made by `chunk`, unless the length is known or `is_old`."""
+        if not self.gone:
+            self._connection.write(data)
+
+    def end(self, last: bytes = b"") -> None:
+        """Complete an answer in parts, with `last`."""
+        if not self.gone:
+            self._connection.end(self, last)
+
+    def cut(self) -> None:
+        """Break off an answer in parts, so that the client sees that it is not whole."""
+        if not self.gone:
+            self._connection.cut()
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Give the connection to a protocol that speaks what was asked for; it gets the request's bytes."""
+        if not self.gone:
+            self._connection.hand_over(self, protocol)
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection's transport, to ask it about the client."""
+        transport: asyncio.Transport = self._connection.transport
+        return transport
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a body without a known length."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
 
 class HttpServer:
     """The connections of one listening socket, and the clock that their limits go by."""
 
     def __init__(
-        self, handler: Handler, *, limits: Limits | None = None, one_request_each: bool = False
+        self,
+        handler: Handler,
+        *,
+        limits: Limits | None = None,
+        one_request_each: bool = False,
+        takes_over: Callable[[Exchange], bool] = lambda exchange: False,
     ) -> None:
-        """`one_request_each` closes every connection after its first response."""
+        """`one_request_each` closes every connection after its first response.
+
+        `takes_over` tells for which requests the handler will call `hand_over`.
+        """
         self.handler = handler
+        self.takes_over = takes_over
         self.limits = limits or Limits()
         self.closing = one_request_each
         self.connections: set[Connection] = set()
@@ -152,9 +238,14 @@ class Connection(asyncio.Protocol):
         self._ended = False  # nothing that arrives is looked at any more
         self._reading = True
         self._writable = True
+        self._untaken = 0  # bytes that waited for the client when last looked at,
+        self._stalled = 0.0  # and when it must have taken some of them
+        self._silence: float | None = None  # how long the answer under way may be silent
+        self._parted = False  # the answer under way has begun
         self._deadline = 0.0
         self._in_message = False
         self._head_arrived = 0
+        self._beyond = b""  # what came after a request for another protocol
         self._begin()
 
     def _begin(self) -> None:
@@ -169,7 +260,7 @@ class Connection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
+        self.transport: Any = transport
         self._server.connections.add(self)
         self._deadline = self._loop.time() + self._server.limits.head_seconds
 
@@ -195,7 +286,7 @@ class Connection(asyncio.Protocol):
             self._look_at_unfinished()
         if len(self._waiting) > _PIPELINED and self._reading:
             self._reading = False
-            self._transport.pause_reading()
+            self.transport.pause_reading()
         self._advance()
 
     def eof_received(self) -> bool:
@@ -203,9 +294,17 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = False
+        if self._current is not None:
+            self._current.writable = False
 
     def resume_writing(self) -> None:
         self._writable = True
+        if (exchange := self._current) is not None:
+            exchange.writable = True
+            if self._silence is not None:  # it was the client who kept us waiting
+                self._deadline = self._loop.time() + self._silence
+            if exchange.on_writable is not None:
+                exchange.on_writable()
         self._advance()
 
     # What the parser calls.
@@ -224,19 +323,21 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        path = self._url.partition(b"?")[0]
-        exchange = Exchange(self, parser.get_method(), path, self._headers, parser.should_keep_alive())
+        path, _, query = self._url.partition(b"?")
+        exchange = Exchange(self, parser.get_method(), path, query, self._headers, parser.should_keep_alive())
+        exchange.is_old = parser.get_http_version() == "1.0"
+        exchange.upgrade = parser.should_upgrade()
         self._incoming = exchange
         self._body_began = self._loop.time()
         length = exchange.header(b"content-length")
-        if parser.should_upgrade() and (length or exchange.header(b"transfer-encoding")):
+        if exchange.upgrade and (length or exchange.header(b"transfer-encoding")):
             # The parser would leave the body unread, and take it for the next request.
             self._refuse(400, "A request with a body cannot ask for another protocol.")
             return
         if length is not None and int(length) > self._server.limits.body:
             self._refuse_body()
         elif expected := exchange.header(b"expect"):  # an empty one expects nothing
-            self._expect(expected)
+            self._expect(expected, exchange)
 
     def on_body(self, data: bytes) -> None:
         self._body_size += len(data)
@@ -254,6 +355,7 @@ class Connection(asyncio.Protocol):
             return
         parts, self._parts = self._parts, []
         exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        exchange.began = time.perf_counter()
         self._waiting.append(exchange)
 
     # What exchanges and the server call.
@@ -262,18 +364,81 @@ class Connection(asyncio.Protocol):
         self, exchange: Exchange, status: int, body: bytes, content_type: bytes, headers: Headers
     ) -> None:
         """Write the response to the current request and turn to the next one."""
-        if exchange is not self._current:
+        if exchange is not self._current or self._parted:
             raise RuntimeError("this request has been answered already")
-        self._current = None
         keep = exchange.keep_alive and not self._server.closing
         head = self._head(status, len(body), content_type, headers, keep)
         if exchange.method == b"HEAD":
-            self._transport.write(head)
+            self.transport.write(head)
         elif len(body) < _JOINABLE:
-            self._transport.write(head + body)
+            self.transport.write(head + body)
         else:
-            self._transport.writelines((head, body))
-        if keep:
+            self.transport.writelines((head, body))
+        exchange.keep_alive = keep
+        self._answered(exchange)
+
+    def limit_silence(self, seconds: float) -> None:
+        """Cut the answer under way when nothing is written for so long."""
+        self._silence = seconds
+        self._deadline = self._loop.time() + seconds
+
+    def start(self, exchange: Exchange, status: int, headers: Headers, first: bytes) -> None:
+        """Write the head of an answer in parts, and its first part."""
+        if exchange is not self._current or self._parted:
+            raise RuntimeError("this request has been answered already")
+        head = b"%b%b" % (status_line(status), self._server.date)
+        has_length = False
+        for name, value in headers:
+            head += b"%b: %b\r\n" % (name, value)
+            has_length = has_length or name.lower() == b"content-length"
+        bodiless = exchange.method == b"HEAD" or status in (204, 304)
+        if not has_length and not bodiless:
+            if exchange.is_old:
+                exchange.keep_alive = False
+            else:
+                head += b"transfer-encoding: chunked\r\n"
+        exchange.keep_alive = exchange.keep_alive and not self._server.closing
+        head += b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n"
+        self._parted = True
+        self.write(head + first)
+
+    def write(self, data: bytes) -> None:
+        """Write a part."""
+        if self._silence is not None:
+            self._deadline = self._loop.time() + self._silence
+        self.transport.write(data)
+
+    def end(self, exchange: Exchange, last: bytes) -> None:
+        """Write the last part and turn to the next request."""
+        if last:
+            self.transport.write(last)
+        self._answered(exchange)
+
+    def cut(self) -> None:
+        """Break the connection off, with what has been written on its way."""
+        self._ended = True
+        self._waiting.clear()
+        self._deadline = 0.0
+        self.transport.close()
+
+    def hand_over(self, exchange: Exchange, protocol: asyncio.Protocol) -> None:
+        """The client speaks with `protocol` from now on, which gets the request's head first."""
+        self._current = None
+        self._waiting.clear()
+        self._ended = True
+        self._server.forget(self)
+        target = exchange.path + (b"?" + exchange.query if exchange.query else b"")
+        head = [b"%b %b HTTP/1.1\r\n" % (exchange.method, target)]
+        head += [b"%b: %b\r\n" % header for header in exchange.headers]
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(b"".join((*head, b"\r\n", self._beyond)))
+
+    def _answered(self, exchange: Exchange) -> None:
+        self._current = None
+        self._parted = False
+        self._silence = None
+        if exchange.keep_alive:
             self._deadline = self._loop.time() + self._server.limits.idle_seconds
             self._advance()
         else:
@@ -284,30 +449,44 @@ class Connection(asyncio.Protocol):
         """Close now when nothing is under way, else after the response."""
         if self._current is None and not self._waiting and not self._in_message:
             self._ended = True
-            self._transport.close()
+            self.transport.close()
 
     def expire(self, now: float) -> None:
         """End the connection when its client has kept it waiting for too long."""
+        if (untaken := self.transport.get_write_buffer_size()) != self._untaken:
+            self._untaken = untaken
+            self._stalled = now + self._server.limits.stall_seconds
+        if untaken:
+            if now >= self._stalled:
+                self.transport.abort()
+            return
         if now < self._deadline:
             return
         if self._ended:
-            self._transport.abort()
+            self.transport.abort()
         elif self._current is not None or self._waiting:
-            return  # it is we who are slow
+            if self._silence is not None:
+                log.warning("A stream was silent for more than %g s; it is cut.", self._silence)
+                self.transport.abort()
+            return  # else it is we who are slow
         elif self._in_message:
             self._refuse(408, "The request took too long to arrive.")
             self._advance()
         else:
             self._ended = True
-            self._transport.close()
+            self.transport.close()
 
     def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Nobody here speaks the other protocol: go on in HTTP, as whoever offers it must allow for.
+            # Unless the handler hands the connection over, nobody here speaks the other protocol: go on
+            # in HTTP, as whoever offers it must allow for.
             self._parser = httptools.HttpRequestParser(self)
-            if (rest := data[upgrade.args[0] :]) and self._refusal is None:
+            rest = data[upgrade.args[0] :]
+            if self._waiting and self._server.takes_over(self._waiting[-1]):
+                self._beyond = rest
+            elif rest and self._refusal is None:
                 self._feed(rest)
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")
@@ -324,11 +503,11 @@ class Connection(asyncio.Protocol):
         if self._head_size > self._server.limits.head:
             self._refuse_head()
 
-    def _expect(self, expected: bytes) -> None:
+    def _expect(self, expected: bytes, exchange: Exchange) -> None:
         if expected.lower() != b"100-continue":
             self._refuse(417, "Only 100-continue can be expected.")
-        elif self._current is None and not self._waiting and self._parser.get_http_version() == "1.1":
-            self._transport.write(_CONTINUE)
+        elif self._current is None and not self._waiting and not exchange.is_old:
+            self.transport.write(_CONTINUE)
 
     def _refuse_head(self) -> None:
         self._refuse(431, f"The request's head is larger than {self._server.limits.head} bytes.")
@@ -348,33 +527,33 @@ class Connection(asyncio.Protocol):
         self._advancing = True
         try:
             while self._current is None and self._waiting and self._writable and not self._ended:
-                self._current = self._waiting.popleft()
-                self._server.handler(self._current)
+                exchange = self._current = self._waiting.popleft()
+                self._server.handler(exchange)
         finally:
             self._advancing = False
         if self._current is None and not self._waiting and self._refusal is not None and not self._ended:
             self._send_refusal(*self._refusal)
         if not self._reading and len(self._waiting) <= _PIPELINED and not self._ended:
             self._reading = True
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def _send_refusal(self, status: int, text: str) -> None:
         body = error_body(text)
-        self._transport.write(self._head(status, len(body), JSON, ERROR_OF_CALLER, False) + body)
+        self.transport.write(self._head(status, len(body), JSON, ERROR_OF_CALLER, False) + body)
         self._close_gently()
 
     def _close_gently(self) -> None:
         """End our side; the client may read the response before its own unread bytes reset the line."""
         self._ended = True
         self._deadline = self._loop.time() + _LINGER
-        if self._in_message and self._transport.can_write_eof():
-            self._transport.write_eof()
+        if self._in_message and self.transport.can_write_eof():
+            self.transport.write_eof()
         else:
-            self._transport.close()
+            self.transport.close()
 
     def _head(self, status: int, length: int, content_type: bytes, headers: Headers, keep: bool) -> bytes:
         head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
-            _STATUS_LINES[status],
+            status_line(status),
             content_type,
             length,
             self._server.date,
@@ -382,6 +561,11 @@ class Connection(asyncio.Protocol):
         for name, value in headers:
             head += b"%b: %b\r\n" % (name, value)
         return head + (b"\r\n" if keep else b"connection: close\r\n\r\n")
+
+
+def status_line(status: int) -> bytes:
+    """Of a response; also for a status that has no name."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def error_body(text: str) -> bytes:
