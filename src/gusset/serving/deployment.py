@@ -31,7 +31,8 @@ class Deployment:
 
     `model_file` holds the class `model_class`. `config` is what the model gets
     as `kwargs["config"]`. `package_dirs` go last on the import path.
-    `predict_concurrency` is how many calls of `predict` may run at a time.
+    `predict_concurrency` is how many calls of `predict` may run at a time,
+    `streaming_read_timeout` for how many seconds a stream may give nothing.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Deployment:
     package_dirs: tuple[Path, ...] = ()
     environment_variables: Mapping[str, str] = field(default_factory=dict)
     predict_concurrency: int = 1
+    streaming_read_timeout: float = 60.0
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -80,4 +82,5 @@ class Deployment:
             package_dirs=tuple(path.resolve() for path in package.packages_dirs if path.is_dir()),
             environment_variables=package.environment_variables,
             predict_concurrency=package.config.runtime.predict_concurrency,
+            streaming_read_timeout=package.config.runtime.streaming_read_timeout,
         )

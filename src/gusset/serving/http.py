@@ -61,6 +61,7 @@ class Exchange:
         "_connection",
         "began",
         "body",
+        "counted_as",
         "gone",
         "headers",
         "is_old",
@@ -92,6 +93,7 @@ class Exchange:
         self.is_old = False  # HTTP/1.0, which has no chunks
         self.upgrade = False  # another protocol is asked for
         self.body = b""
+        self.counted_as: str | None = None  # its route, for those who observe
         self.began = 0.0  # when the request was complete, on the clock of time.perf_counter()
         self.gone = False
         self.writable = True
@@ -168,12 +170,16 @@ class HttpServer:
         limits: Limits | None = None,
         one_request_each: bool = False,
         takes_over: Callable[[Exchange], bool] = lambda exchange: False,
+        observe: Callable[[Exchange, int], object] = lambda exchange, status: None,
     ) -> None:
         """`one_request_each` closes every connection after its first response.
 
-        `takes_over` tells for which requests the handler will call `hand_over`.
+        `takes_over` tells for which requests the handler will call `hand_over`;
+        `observe` gets each request that is over, with its status, 499 for one
+        whose client has left.
         """
         self.handler = handler
+        self.observe = observe
         self.takes_over = takes_over
         self.limits = limits or Limits()
         self.closing = one_request_each
@@ -242,6 +248,7 @@ class Connection(asyncio.Protocol):
         self._stalled = 0.0  # and when it must have taken some of them
         self._silence: float | None = None  # how long the answer under way may be silent
         self._parted = False  # the answer under way has begun
+        self._status = 0  # of the answer under way
         self._deadline = 0.0
         self._in_message = False
         self._head_arrived = 0
@@ -271,6 +278,7 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         for exchange in left:
             exchange.gone = True
+            self._server.observe(exchange, 499)
             if exchange.on_gone is not None:
                 exchange.on_gone()
 
@@ -375,7 +383,7 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.writelines((head, body))
         exchange.keep_alive = keep
-        self._answered(exchange)
+        self._answered(exchange, status)
 
     def limit_silence(self, seconds: float) -> None:
         """Cut the answer under way when nothing is written for so long."""
@@ -400,6 +408,7 @@ class Connection(asyncio.Protocol):
         exchange.keep_alive = exchange.keep_alive and not self._server.closing
         head += b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n"
         self._parted = True
+        self._status = status
         self.write(head + first)
 
     def write(self, data: bytes) -> None:
@@ -412,7 +421,7 @@ class Connection(asyncio.Protocol):
         """Write the last part and turn to the next request."""
         if last:
             self.transport.write(last)
-        self._answered(exchange)
+        self._answered(exchange, self._status)
 
     def cut(self) -> None:
         """Break the connection off, with what has been written on its way."""
@@ -434,7 +443,8 @@ class Connection(asyncio.Protocol):
         self.transport.set_protocol(protocol)
         protocol.data_received(b"".join((*head, b"\r\n", self._beyond)))
 
-    def _answered(self, exchange: Exchange) -> None:
+    def _answered(self, exchange: Exchange, status: int) -> None:
+        self._server.observe(exchange, status)
         self._current = None
         self._parted = False
         self._silence = None

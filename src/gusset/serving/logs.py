@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import sys
 import traceback
@@ -9,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 
 import orjson
+
+# The id of the request that this thread or task works for: stands in its log records.
+request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 
 def log_to_stderr(logger: str = "gusset", *, readable: bool) -> None:
@@ -37,6 +41,8 @@ class JsonFormatter(logging.Formatter):
             "levelname": record.levelname,
             "message": record.getMessage(),
         }
+        if (id_ := request_id.get()) is not None:
+            entry["request_id"] = id_
         if record.exc_info:
             entry["exc_info"] = self.formatException(record.exc_info)
         return orjson.dumps({key: _encodable(text) for key, text in entry.items()}).decode()

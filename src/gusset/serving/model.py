@@ -13,11 +13,11 @@ import sys
 import time
 import types
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gusset.secrets.mapping import Secrets
+from gusset.serving.methods import Methods, ModelDefinitionError, find_methods
 
 log = logging.getLogger("gusset.serving")
 
@@ -26,16 +26,6 @@ Await = Callable[[Awaitable[Any]], Any]
 _LOAD_TRIES = 2
 _LOAD_PAUSE = 1.0  # seconds
 
-_NO_PREDICT = """\
-Truss model must have a `predict` or `websocket` method. The class {name} in {file} has neither; add:
-
-    def predict(self, model_input):
-        return model_input"""
-
-
-class ModelDefinitionError(TypeError):
-    """The class is not what a model has to be; the text says what to change."""
-
 
 class StartFailed(Exception):
     """A step of the model's start failed, by the error that is the cause of this one."""
@@ -43,32 +33,6 @@ class StartFailed(Exception):
     def __init__(self, step: str) -> None:
         super().__init__(step)
         self.step = step
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One of preprocess, predict, postprocess, as it is to be called."""
-
-    name: str
-    function: Callable[..., Any]
-    takes_input: bool
-    is_async: bool
-
-    def __call__(self, value: Any) -> Any:
-        return self.function(value) if self.takes_input else self.function()
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model that is ready for requests."""
-
-    instance: Any
-    stages: tuple[Stage, ...]
-
-    @property
-    def is_async(self) -> bool:
-        """Whether some stage has to run on the event loop."""
-        return any(stage.is_async for stage in self.stages)
 
 
 class LazyDataResolver:
@@ -88,7 +52,7 @@ def start_model(
     wait: Await,
     *,
     on_instance: Callable[[], object] = lambda: None,
-) -> LoadedModel:
+) -> Methods:
     """Import the code, make the object, check and load it. `wait` runs a coroutine to its end.
 
     Raises:
@@ -96,10 +60,11 @@ def start_model(
     """
     cls = _step("import", lambda: import_class(plan))
     instance = _step("__init__", lambda: construct(cls, plan, secrets))
-    stages = _step("check", lambda: find_stages(instance, plan))
+    described = f"The class {plan['model_class']} in {Path(plan['model_file']).relative_to(plan['folder'])}"
+    methods: Methods = _step("check", lambda: find_methods(instance, described))
     on_instance()
     _load(instance, wait)
-    return LoadedModel(instance, stages)
+    return methods
 
 
 def _step(name: str, action: Callable[[], Any]) -> Any:
@@ -177,37 +142,3 @@ def construct(cls: Callable[..., Any], plan: Mapping[str, Any], secrets: Secrets
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         offered = {name: value for name, value in offered.items() if name in parameters}
     return cls(**offered)
-
-
-def find_stages(instance: Any, plan: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """The methods that a request passes through, in order.
-
-    Raises:
-        ModelDefinitionError: `predict` lacks, or a method's parameters are not allowed.
-    """
-    if not hasattr(instance, "predict"):
-        file = Path(plan["model_file"]).relative_to(plan["folder"])
-        raise ModelDefinitionError(_NO_PREDICT.format(name=plan["model_class"], file=file))
-    names = ("preprocess", "predict", "postprocess")
-    return tuple(_stage(name, getattr(instance, name)) for name in names if hasattr(instance, name))
-
-
-def _stage(name: str, method: Any) -> Stage:
-    if not callable(method):
-        raise ModelDefinitionError(f"{method!r} is not a callable object: `{name}` must be a method")
-    parameters = list(inspect.signature(method).parameters.values())
-    got = f"Got: ({', '.join(map(str, parameters))})"
-    if len(parameters) > 2:
-        raise ModelDefinitionError(f"`{name}` method cannot have more than two arguments. {got}")
-    if len(parameters) == 2:
-        raise ModelDefinitionError(
-            f"`{name}` method with two arguments must have request as second argument (type annotated), "
-            f"which this version of gusset does not serve yet: take the inputs alone. {got}"
-        )
-    keyword = bool(parameters) and parameters[0].kind in (
-        inspect.Parameter.KEYWORD_ONLY,
-        inspect.Parameter.VAR_KEYWORD,
-    )
-    if keyword:
-        raise ModelDefinitionError(f"`{name}` method must take its inputs by position. {got}")
-    return Stage(name, method, bool(parameters), inspect.iscoroutinefunction(method))

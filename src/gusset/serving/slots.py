@@ -1,4 +1,4 @@
-"""The threads that a model's synchronous methods run on, one per concurrency slot.
+"""The threads that a model's synchronous methods run on.
 
 Work is handed over through one queue and comes back in batches: the loop is
 woken once for however many results are ready, which costs a fraction of a
@@ -8,6 +8,7 @@ wake-up for each.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections import deque
@@ -19,29 +20,42 @@ T = TypeVar("T")
 
 
 class ModelThreads:
-    """`count` threads; calls start in the order in which they were put."""
+    """At most `count` threads, started as they are needed; calls start in the order in which they came."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int, name: str) -> None:
         self._loop = loop
+        self._count = count
+        self._name = name
+        self._started = 0
+        self._under_way = 0  # calls put and not yet delivered
         self._calls: queue.SimpleQueue[Callable[[], Callable[[], object]]] = queue.SimpleQueue()
         self._ready: deque[Callable[[], object]] = deque()
         self._waking = False
-        for number in range(count):
-            threading.Thread(target=self._run, name=f"model-{number}", daemon=True).start()
 
     def put(self, call: Callable[[], Callable[[], object]]) -> None:
-        """Run `call` on a model thread, and what it returns on the loop. `call` must not raise."""
+        """Run `call`, which must not raise, on a thread, and what it returns on the loop. For the loop."""
+        self._under_way += 1
+        if self._under_way > self._started and self._started < self._count:
+            name = f"{self._name}-{self._started}"
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+            self._started += 1
         self._calls.put(call)
 
+    @property
+    def waiting(self) -> int:
+        """How many calls no thread has taken up yet."""
+        return self._calls.qsize()
+
     async def run(self, function: Callable[[], T]) -> T:
-        """The result of `function`, run on a model thread; whatever it raises is raised here."""
+        """The result of `function`, run on a thread in our own context; whatever it raises is raised here."""
         future: asyncio.Future[T] = self._loop.create_future()
+        context = contextvars.copy_context()
 
         def call() -> Callable[[], object]:
             if future.cancelled():
                 return _nothing
             try:
-                result = function()
+                result = context.run(function)
             except BaseException as error:  # SystemExit too: the thread belongs to the server
                 return partial(_settle, future, error=_passable(error))
             return partial(_settle, future, result)
@@ -65,6 +79,7 @@ class ModelThreads:
         self._waking = False
         ready = self._ready
         while ready:
+            self._under_way -= 1
             ready.popleft()()
 
 

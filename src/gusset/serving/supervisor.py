@@ -25,8 +25,8 @@ from gusset.errors import HostError, ModelFailed
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
 from gusset.serving import logs
+from gusset.serving.answers import stand_in
 from gusset.serving.deployment import Deployment
-from gusset.serving.endpoints import not_ready
 from gusset.serving.http import Exchange, HttpServer
 from gusset.serving.process import harden
 from gusset.serving.replica import Replica, ReplicaState, describe_end
@@ -331,7 +331,7 @@ class Supervisor:
             await self._stand_in.start(self._listener.dup())
 
     def _answer_not_ready(self, exchange: Exchange) -> None:
-        not_ready(exchange, _REASONS.get(self._state, "It was not a moment ago; try again."))
+        stand_in(exchange, _REASONS.get(self._state, "It was not a moment ago; try again."))
 
     def _spawn(self) -> Replica:
         environment = {
@@ -394,6 +394,7 @@ class Supervisor:
             "package_dirs": [str(path) for path in deployment.package_dirs],
             "environment_variables": dict(deployment.environment_variables),
             "predict_concurrency": deployment.predict_concurrency,
+            "streaming_read_timeout": deployment.streaming_read_timeout,
             "readable_logs": sys.stderr.isatty(),
             **self._delivery(),
         }

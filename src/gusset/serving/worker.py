@@ -24,9 +24,11 @@ from gusset.serving import logs
 from gusset.serving.channel import Channel, Closed, Orders, Reports
 from gusset.serving.endpoints import Endpoints
 from gusset.serving.http import HttpServer
-from gusset.serving.model import LoadedModel, ModelDefinitionError, StartFailed, start_model
+from gusset.serving.inference import Inference
+from gusset.serving.methods import Methods, ModelDefinitionError
+from gusset.serving.metrics import Metrics
+from gusset.serving.model import StartFailed, start_model
 from gusset.serving.process import die_with_pipe, harden, keep_from_forks
-from gusset.serving.slots import ModelThreads
 
 EXIT_START_FAILED = 9
 
@@ -43,6 +45,7 @@ class Worker:
         self._loop = uvloop.new_event_loop()
         self._drain = asyncio.Event()
         self._trouble: str | None = None
+        self._versions: dict[str, int | None] = {}
         self._secrets = Secrets(plan["declared"], _values(plan["secrets"]), config_file=plan["config_file"])
 
     def run(self) -> int:
@@ -55,7 +58,7 @@ class Worker:
         threading.Thread(target=self._follow_orders, name="gusset-orders", daemon=True).start()
         self._report_versions(self._plan["versions"])
         try:
-            model = start_model(
+            methods = start_model(
                 self._plan,
                 self._secrets,
                 self._loop.run_until_complete,
@@ -63,20 +66,42 @@ class Worker:
             )
         except StartFailed as failure:
             self._give_up(failure)
-        self._loop.run_until_complete(self._serve(model))
+        self._loop.run_until_complete(self._serve(methods))
         return 0
 
-    async def _serve(self, model: LoadedModel) -> None:
-        concurrency = self._plan["predict_concurrency"]
-        threads = ModelThreads(self._loop, concurrency)
-        folder = Path(self._plan["folder"])
-        endpoints = Endpoints(
-            model, threads, concurrency=concurrency, folder=folder, trouble=lambda: self._trouble
+    async def _serve(self, methods: Methods) -> None:
+        plan = self._plan
+        folder = Path(plan["folder"])
+        metrics = Metrics(lambda: self._versions)
+        inference = Inference(
+            methods,
+            self._loop,
+            concurrency=plan["predict_concurrency"],
+            silence=plan["streaming_read_timeout"],
+            folder=folder,
         )
-        server = HttpServer(endpoints)
+        websockets = None
+        if methods.websocket is not None:
+            from gusset.serving.websockets import Websockets
+
+            websockets = Websockets(
+                methods.websocket, self._loop, folder=folder, transport=plan["config"]["runtime"]["transport"]
+            )
+        endpoints = Endpoints(
+            methods,
+            inference,
+            self._loop,
+            metrics=metrics,
+            folder=folder,
+            trouble=lambda: self._trouble,
+            websockets=websockets,
+        )
+        server = HttpServer(endpoints, takes_over=endpoints.takes_over, observe=metrics.observe)
         await server.start(self._listener)
         self._report(event="ready")
         await self._drain.wait()
+        if websockets is not None:
+            await websockets.drain()
         await server.drain()
         self._report(event="drained")
 
@@ -94,6 +119,7 @@ class Worker:
         os.killpg(0, 9)  # the supervisor has gone; so do we, with all that the model has started
 
     def _report_versions(self, versions: dict[str, int | None]) -> None:
+        self._versions = versions
         self._report(event="holding", versions=versions)
 
     def _report(self, **report: Any) -> None:
