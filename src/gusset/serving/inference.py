@@ -312,7 +312,7 @@ class Inference:
 
     def _stream(self, call: Call) -> Stream:
         call.exchange.limit_silence(self._silence)
-        return Stream(call.exchange, call.headers)
+        return Stream(call.exchange, call.headers, self._loop)
 
     def _end_stream(self, call: Call, stream: Stream, error: BaseException | None) -> None:
         if call.exchange.gone:

@@ -23,10 +23,10 @@ STREAMED = (b"content-type", b"application/octet-stream")
 class Stream:
     """Between one generator and one client."""
 
-    def __init__(self, exchange: Exchange, headers: Headers) -> None:
+    def __init__(self, exchange: Exchange, headers: Headers, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange = exchange
         self._headers = (STREAMED, *headers)
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._ready: list[bytes] = []
         self._waking = False
         self._made = 0  # bytes put,
