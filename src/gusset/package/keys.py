@@ -123,17 +123,13 @@ KEYS: tuple[Key, ...] = (
     *_group("ignored", "resources.fabric", _PLATFORM, "use_rdma preferences"),
     _acted("runtime", "how the model is served"),
     _acted("runtime.predict_concurrency", "how many predictions run at a time"),
-    _ignored("runtime.streaming_read_timeout", "answers are not streamed yet"),
+    _acted("runtime.streaming_read_timeout", "for how many seconds a stream may be silent before it is cut"),
     _ignored("runtime.enable_tracing_data", "gusset records no traces"),
-    _ignored("runtime.enable_debug_logs", "the log level is chosen when serving"),
-    _acted("runtime.transport", "http"),
-    Key("runtime.transport.kind", "acted", "http; with websocket or grpc `serve` does not start"),
-    *_group(
-        "ignored",
-        "runtime.transport",
-        "for the hosted platform's gateway",
-        "ping_interval_seconds ping_timeout_seconds",
-    ),
+    _acted("runtime.enable_debug_logs", "the model's process logs from DEBUG on"),
+    _acted("runtime.transport", "http and websockets"),
+    Key("runtime.transport.kind", "acted", "http or websocket; with grpc `serve` does not start"),
+    _acted("runtime.transport.ping_interval_seconds", "of websockets; 20 when not given"),
+    _acted("runtime.transport.ping_timeout_seconds", "of websockets; 20 when not given"),
     _acted("runtime.is_websocket_endpoint", "an old way to write `transport: {kind: websocket}`"),
     _ignored("runtime.num_workers", "an old key that may only be 1; there is one worker"),
     _ignored("runtime.health_checks", "thresholds of the platform that restarts replicas"),
@@ -302,7 +298,12 @@ def refused(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
     wanted = [path for path, asks in _ASKS.items() if asks(config)]
     found = [(path, table[".".join(path)]) for path in wanted]
     return [
-        (path, Key("runtime.transport.kind", "refused", "only http is served", "write kind: http"))
+        (
+            path,
+            Key(
+                "runtime.transport.kind", "refused", "only http and websockets are served", "write kind: http"
+            ),
+        )
         if path == _KIND
         else (path, key)
         for path, key in found
@@ -319,7 +320,7 @@ _ASKS: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
     ("training_checkpoints",): lambda config: _has_checkpoints(config),
     ("bis_llm",): lambda config: config.bis_llm is not None,
     ("docker_server",): lambda config: config.docker_server is not None,
-    _KIND: lambda config: config.runtime.transport.kind != "http",
+    _KIND: lambda config: config.runtime.transport.kind == "grpc",
 }
 
 

@@ -47,6 +47,7 @@ class Deployment:
     environment_variables: Mapping[str, str] = field(default_factory=dict)
     predict_concurrency: int = 1
     streaming_read_timeout: float = 60.0
+    debug_logs: bool = False
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -83,4 +84,5 @@ class Deployment:
             environment_variables=package.environment_variables,
             predict_concurrency=package.config.runtime.predict_concurrency,
             streaming_read_timeout=package.config.runtime.streaming_read_timeout,
+            debug_logs=package.config.runtime.enable_debug_logs,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections import deque
@@ -212,6 +213,14 @@ class HttpServer:
         while self.connections:
             self._empty.clear()
             await self._empty.wait()
+
+    def let_go(self) -> None:
+        """In a process forked from ours: hold no connection open that we close."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for connection in self.connections:
+            if (sock := connection.transport.get_extra_info("socket")) is not None and sock.fileno() >= 0:
+                os.dup2(null, sock.fileno(), inheritable=False)
+        os.close(null)
 
     def forget(self, connection: Connection) -> None:
         """A connection calls this when it has ended."""

@@ -15,13 +15,13 @@ import orjson
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 
-def log_to_stderr(logger: str = "gusset", *, readable: bool) -> None:
-    """Let the logger of that name ("": all) write records from INFO on to standard error."""
+def log_to_stderr(logger: str = "gusset", *, readable: bool, level: int = logging.INFO) -> None:
+    """Let the logger of that name ("": all) write records from `level` on to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ReadableFormatter() if readable else JsonFormatter())
     target = logging.getLogger(logger)
     target.handlers[:] = [handler]
-    target.setLevel(logging.INFO)
+    target.setLevel(level)
     target.propagate = False
 
 

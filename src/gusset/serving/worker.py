@@ -29,6 +29,7 @@ from gusset.serving.methods import Methods, ModelDefinitionError
 from gusset.serving.metrics import Metrics
 from gusset.serving.model import StartFailed, start_model
 from gusset.serving.process import die_with_pipe, harden, keep_from_forks
+from gusset.serving.watchdog import watch_loop
 
 EXIT_START_FAILED = 9
 
@@ -97,6 +98,8 @@ class Worker:
             websockets=websockets,
         )
         server = HttpServer(endpoints, takes_over=endpoints.takes_over, observe=metrics.observe)
+        os.register_at_fork(after_in_child=server.let_go)
+        watch_loop(self._loop, folder)
         await server.start(self._listener)
         self._report(event="ready")
         await self._drain.wait()
@@ -157,6 +160,7 @@ def main(arguments: list[str]) -> int:
         plan = Orders.receive(channel)
     except Closed:
         return 0  # the supervisor has changed its mind
-    logs.log_to_stderr("", readable=plan["readable_logs"])
+    level = logging.DEBUG if plan["debug_logs"] else logging.INFO
+    logs.log_to_stderr("", readable=plan["readable_logs"], level=level)
     os.environ.update(plan["environment_variables"])
     return Worker(plan, channel, socket.socket(fileno=listening)).run()
