@@ -47,6 +47,7 @@ class Deployment:
     environment_variables: Mapping[str, str] = field(default_factory=dict)
     predict_concurrency: int = 1
     streaming_read_timeout: float = 60.0
+    transport: Mapping[str, Any] = field(default_factory=dict)
     debug_logs: bool = False
 
     @property
@@ -84,5 +85,6 @@ class Deployment:
             environment_variables=package.environment_variables,
             predict_concurrency=package.config.runtime.predict_concurrency,
             streaming_read_timeout=package.config.runtime.streaming_read_timeout,
+            transport=package.config.runtime.transport.model_dump(),
             debug_logs=package.config.runtime.enable_debug_logs,
         )

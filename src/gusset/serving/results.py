@@ -49,14 +49,24 @@ def render(result: Any) -> bytes:
     except TypeError as error:
         if isinstance(error.__cause__, Unserialisable):
             raise error.__cause__ from None
-    try:  # integers over 64 bits, lone surrogates
-        rendered = json.dumps(result, default=_plain)
+    try:  # integers over 64 bits, lone surrogates, numpy's numbers as keys
+        rendered = json.dumps(_with_plain_keys(result), default=_plain)
         # What is not a number becomes null here, as above.
         return json.dumps(json.loads(rendered, parse_constant=lambda _: None), separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, Unserialisable):
             raise
         raise Unserialisable(f"Object of type {type(result).__name__} is not JSON serializable") from None
+
+
+def _with_plain_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_key(key): _with_plain_keys(each) for key, each in value.items()}
+    return [_with_plain_keys(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _key(key: Any) -> Any:
+    return key.item() if hasattr(key, "item") else key
 
 
 def _plain(value: Any) -> Any:

@@ -395,6 +395,7 @@ class Supervisor:
             "environment_variables": dict(deployment.environment_variables),
             "predict_concurrency": deployment.predict_concurrency,
             "streaming_read_timeout": deployment.streaming_read_timeout,
+            "transport": dict(deployment.transport),
             "debug_logs": deployment.debug_logs,
             "readable_logs": sys.stderr.isatty(),
             **self._delivery(),

@@ -85,9 +85,7 @@ class Worker:
         if methods.websocket is not None:
             from gusset.serving.websockets import Websockets
 
-            websockets = Websockets(
-                methods.websocket, self._loop, folder=folder, transport=plan["config"]["runtime"]["transport"]
-            )
+            websockets = Websockets(methods.websocket, self._loop, folder=folder, transport=plan["transport"])
         endpoints = Endpoints(
             methods,
             inference,

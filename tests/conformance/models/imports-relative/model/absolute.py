@@ -1,0 +1,1 @@
+ABSOLUTE = "absolute"

@@ -1,0 +1,1 @@
+RELATIVE = "relative"

@@ -1,0 +1,6 @@
+class Model:
+    def __init__(self, **kwargs):
+        self.secrets = kwargs["secrets"]
+
+    def predict(self, model_input):
+        return self.secrets["undeclared"]

@@ -1,0 +1,2 @@
+def one_more(number):
+    return number + 1

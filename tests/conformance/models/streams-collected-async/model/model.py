@@ -1,0 +1,4 @@
+class Model:
+    async def predict(self, model_input):
+        yield "a"
+        yield "b"

@@ -1,0 +1,3 @@
+class Model:
+    def websocket(self, websocket):
+        pass

@@ -1,0 +1,3 @@
+class Model:
+    async def websocket(self, websocket):
+        pass

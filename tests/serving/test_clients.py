@@ -1,0 +1,464 @@
+"""What clients do to a model that runs: wait in line, leave, read slowly, talk by websocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.serving.conftest import PATIENCE, Kitchen, Served, eventually
+
+
+def ask(served: Served, body: object, *headers: str, path: str = "/v1/models/model:predict") -> socket.socket:
+    """Send a request and leave its answer unread."""
+    data = json.dumps(body).encode()
+    head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(data)}", *headers]
+    sock = served.connect()
+    sock.sendall("\r\n".join((*head, "", "")).encode() + data)
+    return sock
+
+
+def read_until(sock: socket.socket, end: bytes) -> bytes:
+    """What comes, until `end` is there or nothing more comes."""
+    got = b""
+    while end not in got and (part := sock.recv(65536)):
+        got += part
+    return got
+
+
+NOTES = """
+    import asyncio, pathlib, threading, time
+    from starlette.requests import Request
+
+    NOTES = pathlib.Path({notes!r})
+
+    def note(text):
+        with NOTES.open("a") as file:
+            file.write(text + "\\n")
+"""
+
+
+def notes_of(serve: Kitchen) -> Path:
+    notes = serve.folder.parent / "notes"
+    notes.touch()
+    return notes
+
+
+def with_notes(serve: Kitchen, code: str) -> str:
+    return NOTES.format(notes=str(notes_of(serve))) + code
+
+
+def has(serve: Kitchen, text: str) -> bool:
+    return text in notes_of(serve).read_text().split("\n")
+
+
+# Waiting for a turn.
+
+
+def test_predictions_take_turns(serve: Kitchen) -> None:
+    """Two at a time, in the order of their arrival, while liveness and readiness answer at once."""
+    served = serve(
+        with_notes(
+            serve,
+            """
+    class Model:
+        def predict(self, number):
+            note(f"begin {number}")
+            while number < 2 and not NOTES.with_name("go").exists():
+                time.sleep(0.01)
+            return number
+    """,
+        ),
+        concurrency=2,
+    ).ready()
+    first = [ask(served, 0), ask(served, 1)]
+    eventually(lambda: has(serve, "begin 0") and has(serve, "begin 1"), "both slots taken")
+    later = []
+    for number in range(2, 6):
+        later.append(ask(served, number))
+        eventually(
+            lambda n=number - 1: f"gusset_requests_waiting {n}\n" in served.get("/metrics").text, "in line"
+        )
+    assert served.get("/").text == "true"
+    assert served.get("/v1/models/model").json() == {}
+    notes_of(serve).with_name("go").touch()
+    for sock in (*first, *later):
+        assert b" 200 OK" in read_until(sock, b"\r\n")
+    assert notes_of(serve).read_text().split()[5::2] == ["2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_client_that_leaves_leaves_the_line(serve: Kitchen, kind: str) -> None:
+    """Its prediction is never begun."""
+    wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
+    served = serve(
+        with_notes(
+            serve,
+            f"""
+    class Model:
+        {kind} predict(self, number):
+            note(f"begin {{number}}")
+            while number == 0 and not NOTES.with_name("go").exists():
+                {wait}(0.01)
+            return number
+    """,
+        )
+    ).ready()
+    first = ask(served, 0)
+    eventually(lambda: has(serve, "begin 0"), "the slot is taken")
+    ask(served, 1).close()
+    third = ask(served, 2)
+    time.sleep(0.2)  # for the server to see the first of them leave
+    notes_of(serve).with_name("go").touch()
+    assert b" 200 OK" in read_until(first, b"\r\n")
+    assert b" 200 OK" in read_until(third, b"\r\n")
+    assert not has(serve, "begin 1")
+
+
+# Leaving in the middle.
+
+
+def test_a_coroutine_is_cancelled(serve: Kitchen) -> None:
+    served = serve(
+        with_notes(
+            serve,
+            """
+    class Model:
+        async def predict(self, model_input):
+            note("begin")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                note("cancelled")
+                raise
+    """,
+        )
+    ).ready()
+    sock = ask(served, 1)
+    eventually(lambda: has(serve, "begin"), "begun")
+    sock.close()
+    eventually(lambda: has(serve, "cancelled"), "cancelled")
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_generator_is_closed(serve: Kitchen, kind: str) -> None:
+    """And its slot is free for the next."""
+    wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
+    served = serve(
+        with_notes(
+            serve,
+            f"""
+    class Model:
+        {kind} predict(self, model_input):
+            try:
+                while model_input:
+                    yield "chunk "
+                    {wait}(0.01)
+            finally:
+                note("closed")
+            yield "next"
+    """,
+        )
+    ).ready()
+    sock = ask(served, 1)
+    assert b"chunk" in read_until(sock, b"chunk")
+    sock.close()
+    eventually(lambda: has(serve, "closed"), "closed")
+    assert served.predict(0).text == "next"
+
+
+def test_synchronous_code_may_ask(serve: Kitchen) -> None:
+    """By `watch_disconnect`, as with Truss."""
+    served = serve(
+        with_notes(
+            serve,
+            """
+    class Model:
+        def predict(self, model_input, request: Request):
+            with request.state.watch_disconnect() as event:
+                note("begin")
+                note("told" if event.wait(60) else "never told")
+    """,
+        )
+    ).ready()
+    sock = ask(served, 1)
+    eventually(lambda: has(serve, "begin"), "begun")
+    sock.close()
+    eventually(lambda: has(serve, "told"), "told")
+
+
+def test_is_disconnected(serve: Kitchen) -> None:
+    """In a task that the model shields from being cancelled."""
+    served = serve(
+        with_notes(
+            serve,
+            """
+    class Model:
+        async def watch(self, request):
+            note(f"at first {await request.is_disconnected()}")
+            while not await request.is_disconnected():
+                await asyncio.sleep(0.01)
+            note("gone")
+
+        async def predict(self, model_input, request: Request):
+            self.task = asyncio.create_task(self.watch(request))
+            await asyncio.shield(self.task)
+    """,
+        )
+    ).ready()
+    sock = ask(served, 1)
+    eventually(lambda: has(serve, "at first False"), "begun")
+    sock.close()
+    eventually(lambda: has(serve, "gone"), "gone")
+
+
+def test_an_abandoned_response_frees_its_slot(serve: Kitchen) -> None:
+    """A `StreamingResponse` whose client has left."""
+    served = serve(
+        """
+        import asyncio
+        from starlette.responses import StreamingResponse
+        class Model:
+            async def endless(self):
+                while True:
+                    yield "chunk "
+                    await asyncio.sleep(0.01)
+            def predict(self, model_input):
+                return StreamingResponse(self.endless()) if model_input else "free"
+        """
+    ).ready()
+    sock = ask(served, 1)
+    assert b"chunk" in read_until(sock, b"chunk")
+    sock.close()
+    assert served.predict(0).json() == "free"
+
+
+# Streams.
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_chunk_leaves_when_it_is_made(serve: Kitchen, kind: str) -> None:
+    """The first is there while the model has not made the second."""
+    wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
+    served = serve(
+        f"""
+        import asyncio, pathlib, time
+        class Model:
+            {kind} predict(self, go):
+                yield "first"
+                while not pathlib.Path(go).exists():
+                    {wait}(0.01)
+                yield "second"
+        """
+    ).ready()
+    go = serve.folder.parent / "go"
+    sock = ask(served, str(go))
+    assert read_until(sock, b"first").endswith(b"\r\n\r\n5\r\nfirst\r\n")
+    go.touch()
+    assert read_until(sock, b"0\r\n\r\n") == b"6\r\nsecond\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_slow_reader_holds_up_the_generator(serve: Kitchen, kind: str) -> None:
+    """Not the server's memory: of 2 GB no more is made than what buffers hold."""
+    served = serve(
+        with_notes(
+            serve,
+            f"""
+    class Model:
+        made = 0
+
+        {kind} predict(self, model_input):
+            for _ in range(model_input):
+                self.made += 1
+                yield bytes(65536)
+
+        def chat_completions(self, model_input):
+            return self.made
+    """,
+        )
+    ).ready()
+
+    def made() -> int:
+        found: int = httpx.post(f"{served.address}/v1/chat/completions", content="1").json()
+        return found
+
+    sock = ask(served, 32_000)
+    assert read_until(sock, b"\r\n\r\n")
+    counts = [made()]
+    while len(counts) < 3 or counts[-1] != counts[-3]:
+        time.sleep(0.1)
+        counts.append(made())
+    assert counts[-1] < 1_000
+    sock.close()
+
+
+def test_http_1_0_has_no_chunks(serve: Kitchen) -> None:
+    """An old client reads until the connection closes."""
+    served = serve(
+        """
+        class Model:
+            def predict(self, model_input):
+                yield "a"
+                yield "b"
+        """
+    ).ready()
+    with served.connect() as sock:
+        sock.sendall(b"POST /predict HTTP/1.0\r\nContent-Length: 1\r\n\r\n1")
+        answer = read_until(sock, b"never")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert body == b"ab"
+    assert b"transfer-encoding" not in head
+
+
+# Websockets.
+
+ECHO = """
+    class Model:
+        async def websocket(self, websocket):
+            while True:
+                message = await websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    note(f"left {message['code']}")
+                    return
+                text = message.get("text")
+                if text == "raise":
+                    raise ValueError("not shown")
+                if text == "close":
+                    await websocket.close(4000, "enough")
+                    return
+                if text == "return":
+                    return
+                if text is not None:
+                    await websocket.send_text(text + "!")
+                else:
+                    await websocket.send_bytes(message["bytes"])
+"""
+
+
+def talk(served: Served, *messages: str | bytes) -> tuple[list[str | bytes], int | None, str | None]:
+    """Send messages, and give their answers and how the server closed, if it did."""
+
+    async def run() -> tuple[list[str | bytes], int | None, str | None]:
+        got: list[str | bytes] = []
+        async with connect(
+            f"ws://127.0.0.1:{served.port}/v1/websocket", proxy=None, max_size=None
+        ) as websocket:
+            try:
+                for message in messages:
+                    await websocket.send(message)
+                    got.append(await asyncio.wait_for(websocket.recv(), PATIENCE))
+            except ConnectionClosed:
+                return got, websocket.close_code, websocket.close_reason
+        return got, None, None
+
+    return asyncio.run(run())
+
+
+def test_websockets_talk(serve: Kitchen) -> None:
+    """Text and bytes, of any size up to 100 MiB, both ways; and the many ways of an end."""
+    served = serve(with_notes(serve, ECHO)).ready()
+    large = bytes(5_000_000)
+    assert talk(served, "é", b"\0\xff", large) == (["é!", b"\0\xff", large], None, None)
+    eventually(lambda: has(serve, "left 1000"), "the model hears that its client has left")
+    assert talk(served, "return")[1:] == (1000, "")
+    assert talk(served, "close")[1:] == (4000, "enough")
+    assert talk(served, "raise")[1:] == (1011, "Internal Server Error (in model/chainlet).")
+    eventually(lambda: "ValueError: not shown" in served.stderr, "the log says why")
+    assert served.get("/v1/models/model").json() == {}
+
+
+def test_websockets_end_with_the_server(serve: Kitchen) -> None:
+    """With 1012, and the model hears of it."""
+    served = serve(with_notes(serve, ECHO)).ready()
+
+    async def run() -> int | None:
+        websocket: ClientConnection
+        async with connect(f"ws://127.0.0.1:{served.port}/v1/websocket", proxy=None) as websocket:
+            await websocket.send("hello")
+            assert await websocket.recv() == "hello!"
+            await asyncio.to_thread(served.process.terminate)
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(websocket.recv(), PATIENCE)
+            return websocket.close_code
+
+    assert asyncio.run(run()) == 1012
+    assert served.ended() == 0
+    assert has(serve, "left 1012")
+
+
+def test_no_websocket_where_there_is_none(serve: Kitchen) -> None:
+    """The handshake is refused, in HTTP."""
+    served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
+    with pytest.raises(InvalidStatus, match="404"):
+        talk(served, "hello")
+
+
+# What a model may do to its server.
+
+
+def test_a_model_that_holds_up_the_loop_is_named(serve: Kitchen) -> None:
+    served = serve(
+        """
+        import time
+        class Model:
+            async def predict(self, model_input):
+                time.sleep(8)
+                return "after all"
+        """
+    ).ready()
+    answer: list[str] = []
+    thread = threading.Thread(target=lambda: answer.append(served.predict(1).json()))
+    thread.start()
+    eventually(lambda: "has been held up" in served.stderr, "the log says so")
+    assert "model/model.py:4, in predict" in served.stderr
+    thread.join()
+    assert answer == ["after all"]
+
+
+def test_a_model_that_forks_keeps_no_connection_open(serve: Kitchen) -> None:
+    """The client sees the end of its connection although a child of the model lives on."""
+    served = serve(
+        """
+        import os, time
+        class Model:
+            def predict(self, model_input):
+                if os.fork() == 0:
+                    time.sleep(60)
+                    os._exit(0)
+                return "parent"
+        """
+    ).ready()
+    with ask(served, 1, "Connection: close") as sock:
+        assert read_until(sock, b"never").endswith(b'"parent"')
+
+
+def test_a_model_that_prints_much(serve: Kitchen) -> None:
+    """100 MB pass the masker, and the answer comes."""
+    served = serve(
+        """
+        class Model:
+            def predict(self, model_input):
+                line = "x" * 999
+                for _ in range(100_000):
+                    print(line)
+                return "done"
+        """
+    ).ready()
+    assert served.predict(1).json() == "done"
+
+
+def test_a_thousand_idle_connections(serve: Kitchen) -> None:
+    served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
+    idle = [served.connect() for _ in range(1000)]
+    assert served.predict({"still": "served"}).json() == {"still": "served"}
+    for sock in idle:
+        sock.close()
