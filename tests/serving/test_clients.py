@@ -64,7 +64,7 @@ def has(serve: Kitchen, text: str) -> bool:
 
 
 def test_predictions_take_turns(serve: Kitchen) -> None:
-    """Two at a time, in the order of their arrival, while liveness and readiness answer at once."""
+    """In the order of their arrival, while liveness and readiness answer at once."""
     served = serve(
         with_notes(
             serve,
@@ -72,27 +72,45 @@ def test_predictions_take_turns(serve: Kitchen) -> None:
     class Model:
         def predict(self, number):
             note(f"begin {number}")
-            while number < 2 and not NOTES.with_name("go").exists():
+            while number == 1 and not NOTES.with_name("go").exists():
                 time.sleep(0.01)
             return number
     """,
-        ),
-        concurrency=2,
+        )
     ).ready()
-    first = [ask(served, 0), ask(served, 1)]
-    eventually(lambda: has(serve, "begin 0") and has(serve, "begin 1"), "both slots taken")
-    later = []
+    line = [ask(served, 1)]
+    eventually(lambda: has(serve, "begin 1"), "the slot is taken")
     for number in range(2, 6):
-        later.append(ask(served, number))
+        line.append(ask(served, number))
         eventually(
             lambda n=number - 1: f"gusset_requests_waiting {n}\n" in served.get("/metrics").text, "in line"
         )
     assert served.get("/").text == "true"
     assert served.get("/v1/models/model").json() == {}
     notes_of(serve).with_name("go").touch()
-    for sock in (*first, *later):
-        assert b" 200 OK" in read_until(sock, b"\r\n")
-    assert notes_of(serve).read_text().split()[5::2] == ["2", "3", "4", "5"]
+    for sock in line:
+        with sock:
+            assert b" 200 OK" in read_until(sock, b"\r\n")
+    assert notes_of(serve).read_text().split()[1::2] == ["1", "2", "3", "4", "5"]
+
+
+def test_as_many_at_a_time_as_the_config_says(serve: Kitchen) -> None:
+    """Each waits for the others: with fewer threads none would ever end."""
+    served = serve(
+        """
+        import threading
+        class Model:
+            def __init__(self):
+                self.together = threading.Barrier(60)
+            def predict(self, model_input):
+                self.together.wait(30)
+                return "together"
+        """,
+        concurrency=60,
+    ).ready()
+    for sock in [ask(served, 1) for _ in range(60)]:
+        with sock:
+            assert read_until(sock, b'together"').endswith(b'"together"')
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
@@ -118,8 +136,9 @@ def test_a_client_that_leaves_leaves_the_line(serve: Kitchen, kind: str) -> None
     third = ask(served, 2)
     time.sleep(0.2)  # for the server to see the first of them leave
     notes_of(serve).with_name("go").touch()
-    assert b" 200 OK" in read_until(first, b"\r\n")
-    assert b" 200 OK" in read_until(third, b"\r\n")
+    with first, third:
+        assert b" 200 OK" in read_until(first, b"\r\n")
+        assert b" 200 OK" in read_until(third, b"\r\n")
     assert not has(serve, "begin 1")
 
 
@@ -260,10 +279,10 @@ def test_a_chunk_leaves_when_it_is_made(serve: Kitchen, kind: str) -> None:
         """
     ).ready()
     go = serve.folder.parent / "go"
-    sock = ask(served, str(go))
-    assert read_until(sock, b"first").endswith(b"\r\n\r\n5\r\nfirst\r\n")
-    go.touch()
-    assert read_until(sock, b"0\r\n\r\n") == b"6\r\nsecond\r\n0\r\n\r\n"
+    with ask(served, str(go)) as sock:
+        assert read_until(sock, b"first\r\n").endswith(b"\r\n\r\n5\r\nfirst\r\n")
+        go.touch()
+        assert read_until(sock, b"0\r\n\r\n") == b"6\r\nsecond\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
@@ -419,7 +438,7 @@ def test_a_model_that_holds_up_the_loop_is_named(serve: Kitchen) -> None:
     thread = threading.Thread(target=lambda: answer.append(served.predict(1).json()))
     thread.start()
     eventually(lambda: "has been held up" in served.stderr, "the log says so")
-    assert "model/model.py:4, in predict" in served.stderr
+    assert "model/model.py:5, in predict" in served.stderr
     thread.join()
     assert answer == ["after all"]
 

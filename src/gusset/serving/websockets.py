@@ -40,6 +40,7 @@ class Websockets:
         self._state = ServerState()
         self._config = Config(
             self._serve,
+            interface="asgi3",
             lifespan="off",
             log_config=None,
             ws_max_size=_LARGEST,
