@@ -44,6 +44,14 @@ if TYPE_CHECKING:
     "--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable)."
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="How many processes run the model, each its own copy.",
+)
+@click.option("--reload", is_flag=True, help="Serve the folder anew whenever it changes.")
+@click.option(
     "--debuggable", is_flag=True, help="Let debuggers and profilers attach; they can then read values."
 )
 @pass_app
@@ -55,6 +63,8 @@ def serve(
     secrets_dir: Path | None,
     manager: str | None,
     allow_missing: Sequence[str],
+    workers: int,
+    reload: bool,
     debuggable: bool,
 ) -> int:
     """Serve a model folder. Its code gets the secrets that config.yaml declares.
@@ -95,6 +105,8 @@ def serve(
         debuggable=debuggable,
         announce=lambda address: _announce(app, address, **ready),
         output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
+        workers=workers,
+        reread=(lambda: _prepared(folder)[0]) if reload else None,
     )
 
 

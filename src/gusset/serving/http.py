@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -186,23 +187,49 @@ class HttpServer:
         self.closing = one_request_each
         self.connections: set[Connection] = set()
         self.date = b""
-        self._listener: asyncio.Server | None = None
+        self._close_listener: Callable[[], object] | None = None
+        self._opening: set[asyncio.Task[Any]] = set()
         self._accepting = False
         self._empty = asyncio.Event()
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accept on `listener`, which the server owns from now on."""
+    async def start(self, listener: socket.socket, *, shared: bool = False) -> None:
+        """Accept on `listener`, which the server owns from now on.
+
+        When other processes accept on it, too (`shared`), one connection is
+        taken at a time, so that a burst of them spreads.
+        """
         loop = asyncio.get_running_loop()
         self._accepting = True
         self._sweep()
-        self._listener = await loop.create_server(lambda: Connection(self), sock=listener)
+        if shared:
+            loop.add_reader(listener, self._accept, listener)
+            self._close_listener = partial(self._let_others_accept, listener)
+        else:
+            self._close_listener = (await loop.create_server(lambda: Connection(self), sock=listener)).close
 
     def stop_accepting(self) -> None:
         """Close the listening socket; connections go on."""
         self._accepting = False
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._close_listener is not None:
+            self._close_listener()
+            self._close_listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):  # another one has it, or it has gone
+            return
+        except OSError as error:  # no descriptor is free: whoever waits is taken up when one is
+            log.error("A connection cannot be accepted: %s", error.strerror)  # noqa: TRY400
+            return
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), sock))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _let_others_accept(self, listener: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(listener)
+        listener.close()
 
     async def drain(self) -> None:
         """Accept no more, let requests under way be answered, and return when all have gone."""

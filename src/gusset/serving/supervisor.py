@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from gusset.errors import HostError, ModelFailed
+from gusset.errors import GussetError, HostError, ModelFailed
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
 from gusset.serving import logs
@@ -64,6 +64,8 @@ def serve(
     announce: Callable[[str], object] = lambda address: None,
     output_fd: int = 1,
     drain_seconds: float = DRAIN_SECONDS,
+    workers: int = 1,
+    reread: Callable[[], Deployment] | None = None,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; return 0 then.
 
@@ -72,8 +74,10 @@ def serve(
     Call it on the main thread. Port 0 takes a free port; `announce` is called
     once with the address, as in "http://127.0.0.1:8080", when the model is
     ready. What the model prints goes to `output_fd` and standard error, masked.
-    A stop waits `drain_seconds` for requests under way. What happens is logged
-    to standard error, unless the caller has given the logger "gusset" handlers.
+    A stop waits `drain_seconds` for requests under way. There are `workers`
+    replicas of the model. With `reread`, which reads the folder anew, each is
+    replaced by a new one when the folder changes. What happens is logged to
+    standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
         HostError: the address cannot be listened on.
@@ -88,7 +92,14 @@ def serve(
     if debuggable:
         log.warning("Debuggers may attach to this server and read the values of secrets.")
     with listen(host, port) as listener:
-        supervisor = Supervisor(listener, debuggable=debuggable, announce=announce, output_fd=output_fd)
+        supervisor = Supervisor(
+            listener,
+            workers=workers,
+            reread=reread,
+            debuggable=debuggable,
+            announce=announce,
+            output_fd=output_fd,
+        )
         return supervisor.run(prepare, allow_missing, drain_seconds)
 
 
@@ -120,27 +131,35 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Supervisor:
-    """The life of one deployment on one listening socket."""
+    """The life of one deployment on one listening socket: as many replicas as asked for."""
 
     _deployment: Deployment  # known once `run` has prepared it
+    _source: SecretSource
+    _rotation: Rotation
 
     def __init__(
         self,
         listener: socket.socket,
         *,
+        workers: int,
+        reread: Callable[[], Deployment] | None,
         debuggable: bool,
         announce: Callable[[str], object],
         output_fd: int,
     ) -> None:
         self._listener = listener
+        self._workers = workers
+        self._reread = reread
         self._debuggable = debuggable
         self._announce: Callable[[str], object] | None = announce
         self._output_fd = output_fd
         self._masker = Masker()
         self._values: Values = {}
         self._sending = threading.Lock()  # orders of secrets reach a replica in the order of the values
-        self._replica: Replica | None = None
-        self._state = ReplicaState.STARTING
+        self._replicas: list[Replica] = []  # those that have their plan, until they are replaced
+        self._places: list[_Place] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._stopping = False
         self._stand_in: HttpServer | None = None
         self._trouble: str | None = None
 
@@ -148,109 +167,140 @@ class Supervisor:
         self, prepare: Callable[[], Prepared], allow_missing: Collection[str], drain_seconds: float
     ) -> int:
         """Serve until stopped; see `serve`."""
+        self._allow_missing = allow_missing
         with contextlib.ExitStack() as stack:
-            first = self._spawn()  # it gets itself going while we find out what it is to serve
+            first = [
+                self._spawn() for _ in range(self._workers)
+            ]  # they get going while we find out what to do
             try:
-                self._deployment, source = stack.enter_context(prepare())
-                self._values = read_secrets(self._deployment, source, allow_missing)
+                self._deployment, self._source = stack.enter_context(prepare())
+                self._values = read_secrets(self._deployment, self._source, allow_missing)
                 self._learn(self._values)
                 self._warn_of_environment()
             except BaseException:
-                first.abandon()
+                for replica in first:
+                    replica.abandon()
                 raise
-            rotation = Rotation(self._deployment.declared, source, self._values, self._rotate)
+            self._rotation = self._follow_secrets()
             try:
-                return asyncio.run(self._live(first, drain_seconds, source))
+                return asyncio.run(self._live(first, drain_seconds))
             finally:
-                rotation.stop()
-                if self._replica is not None:
-                    self._replica.kill()
-                    self._replica.join()
+                self._rotation.stop()
+                for replica in self._replicas:
+                    replica.kill()
+                for replica in self._replicas:
+                    replica.join()
 
-    async def _live(self, first: Replica, drain_seconds: float, source: SecretSource) -> int:
+    def _follow_secrets(self) -> Rotation:
+        return Rotation(self._deployment.declared, self._source, self._values, self._rotate)
+
+    async def _live(self, first: list[Replica], drain_seconds: float) -> int:
         self._loop = asyncio.get_running_loop()
-        telling = self._loop.create_task(self._tell_trouble(source))
-        try:
-            return await self._lives(first, drain_seconds)
-        finally:
-            telling.cancel()
-
-    async def _tell_trouble(self, source: SecretSource) -> None:
-        """Let the replica know how its secrets' source stands: it is asked for its readiness."""
-        while True:
-            if source.trouble != self._trouble:
-                self._trouble = source.trouble
-                with self._sending:
-                    if self._replica is not None:
-                        self._replica.order({"order": "trouble", "trouble": self._trouble})
-            await asyncio.sleep(_TROUBLE_POLL)
-
-    async def _lives(self, first: Replica, drain_seconds: float) -> int:
         self._stop = asyncio.Event()
         self._again = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
-        await self._stand_in_for_replica()
-        replica, pause = first, _FIRST_PAUSE
-        while True:
-            began = time.monotonic()
-            life = _Life()
-            self._begin(replica, life)
-            ended = asyncio.ensure_future(life.ended)
-            stopped = asyncio.ensure_future(self._stop.wait())
-            await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set():
-                await self._end(replica, life, drain_seconds)
-                return 0
-            stopped.cancel()
-            await self._take_over(life, ended.result())
-            if life.was_ready and time.monotonic() - began > _STEADY:
-                pause = _FIRST_PAUSE
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
-                return 0
-            pause = min(pause * 2, _LAST_PAUSE)
-            replica = self._spawn()
+        await self._stand_in_for_replicas()
+        for index, replica in enumerate(first, 1):
+            place = _Place("the model" if self._workers == 1 else f"replica {index} of {self._workers}")
+            self._places.append(place)
+            place.take(replica, self._start(place, replica, self._plan(self._deployment, self._values)))
+        going_on: list[asyncio.Task[None]] = [
+            self._loop.create_task(self._keep(place)) for place in self._places
+        ]
+        going_on.append(self._loop.create_task(self._tell_trouble()))
+        if self._reread is not None:
+            going_on.append(self._loop.create_task(self._reload_on_change(self._reread)))
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((stopped, *going_on), return_when=asyncio.FIRST_COMPLETED)
+        failed = [task for task in going_on if task.done()]
+        for task in going_on:
+            task.cancel()
+        for task in failed:
+            task.result()  # raises why the first start failed
+        await self._end(drain_seconds)
+        return 0
 
-    def _begin(self, replica: Replica, life: _Life) -> None:
+    async def _tell_trouble(self) -> None:
+        """Let the replicas know how their secrets' source stands: they are asked for their readiness."""
+        while True:
+            if self._source.trouble != self._trouble:
+                self._trouble = self._source.trouble
+                self._order({"order": "trouble", "trouble": self._trouble})
+            await asyncio.sleep(_TROUBLE_POLL)
+
+    def _order(self, order: dict[str, Any]) -> None:
+        with self._sending:
+            for replica in self._replicas:
+                replica.order(order)
+
+    async def _keep(self, place: _Place) -> None:
+        """See to it that a place has a replica, with growing pauses between those that end."""
+        pause = _FIRST_PAUSE
+        life = place.life
+        while True:
+            status = await life.wait()
+            if place.life is life:
+                await self._take_over(place, life, status)
+                if life.was_ready and time.monotonic() - life.began > _STEADY:
+                    pause = _FIRST_PAUSE
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LAST_PAUSE)
+            if place.life is life:  # else a reload has filled it meanwhile
+                self._forget(place.replica)
+                replica = self._spawn()
+                place.take(replica, self._start(place, replica, self._plan(self._deployment, self._values)))
+            life = place.life
+
+    def _start(self, place: _Place, replica: Replica, plan: dict[str, Any]) -> _Life:
+        """Give a replica its plan, and follow its life from now on."""
+        life = _Life()
+
         def on_report(report: dict[str, Any]) -> None:
-            self._soon(partial(self._on_report, replica, life, report))
+            self._soon(partial(self._on_report, place, life, report))
 
         def on_end(status: int) -> None:
             self._soon(partial(life.end, status))
 
-        self._state = ReplicaState.STARTING
         with self._sending:
-            replica.start(self._plan(), on_report, on_end)
-            self._replica = replica
+            replica.start(plan, on_report, on_end)
+            self._replicas.append(replica)
             if self._trouble is not None:
                 replica.order({"order": "trouble", "trouble": self._trouble})
+        return life
+
+    def _forget(self, replica: Replica) -> None:
+        with self._sending:
+            if replica in self._replicas:
+                self._replicas.remove(replica)
 
     def _soon(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(call)
 
-    def _on_report(self, replica: Replica, life: _Life, report: dict[str, Any]) -> None:
+    def _on_report(self, place: _Place, life: _Life, report: dict[str, Any]) -> None:
         event = report.get("event")
         if event == "loading":
-            self._state = ReplicaState.LOADING
+            life.state = ReplicaState.LOADING
         elif event == "failed":
             life.failure = (report["step"], report["trace"])
         elif event == "drained":
             life.drained.set()
-        elif event == "holding":
-            life.versions = report["versions"]
-        elif event == "ready" and not (life.was_ready or life.ended.done() or self._stop.is_set()):
-            self._on_ready(life)
+        elif event == "ready" and not (life.was_ready or life.ended.done() or self._stopping):
+            life.state = ReplicaState.READY
+            life.ready.set()
+            if place.life is life:
+                self._on_ready(place)
 
-    def _on_ready(self, life: _Life) -> None:
-        self._state = ReplicaState.READY
-        life.was_ready = True
+    def _on_ready(self, place: _Place) -> None:
+        """A place has a replica that is ready."""
         if self._stand_in is not None:
             self._stand_in.stop_accepting()
             self._stand_in = None
         if self._announce is None:
-            log.info("The model is ready again.")
+            log.info("%s is ready again.", place.name.capitalize())
+            return
+        if not all(each.life.was_ready for each in self._places):
             return
         announce, self._announce = self._announce, None
         try:
@@ -264,16 +314,18 @@ class Supervisor:
         host, port = self._listener.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def _take_over(self, life: _Life, status: int) -> None:
-        """The worker has ended by itself: answer in its place; or give up, when none was ever ready."""
-        self._state = ReplicaState.FAILED
+    async def _take_over(self, place: _Place, life: _Life, status: int) -> None:
+        """A worker has ended by itself: answer in its place, if it was the last; or give up, at the start."""
+        life.state = ReplicaState.FAILED
         if self._announce is not None:
             raise self._failed(life, status)
-        await self._stand_in_for_replica()
+        if not any(each.life.is_up for each in self._places):
+            await self._stand_in_for_replicas()
         if life.was_ready:
-            log.error("The model's process ended (%s); it is started again.", describe_end(status))
+            log.error("The process of %s ended (%s); it is started again.", place.name, describe_end(status))
         else:
-            log.error("The model did not start again: %s", self._failed(life, status).message)
+            name = place.name.capitalize()
+            log.error("%s did not start again: %s", name, self._failed(life, status).message)
 
     def _failed(self, life: _Life, status: int) -> ModelFailed:
         if life.failure is None:
@@ -290,12 +342,73 @@ class Supervisor:
         }.get(step, "the model failed")
         return ModelFailed(f"{what}\n{self._masker.mask_text(trace)}")
 
-    async def _end(self, replica: Replica, life: _Life, drain_seconds: float) -> None:
-        """Let requests under way finish, for as long as that may take, then end the worker."""
-        self._state = ReplicaState.STOPPING
+    # A changed folder.
+
+    async def _reload_on_change(self, reread: Callable[[], Deployment]) -> None:
+        """Whenever the folder changes, put what it has become in place of what is served."""
+        from watchfiles import awatch
+
+        async for _ in awatch(self._deployment.folder, debounce=200, rust_timeout=500):
+            try:
+                await self._reload(reread)
+            except GussetError as error:
+                problems = "".join(f"\n  {problem}" for problem in getattr(error, "problems", ()))
+                message = self._masker.mask_text(f"{error.message}{problems}")
+                log.error("The change is not served, the model from before goes on: %s", message)  # noqa: TRY400
+
+    async def _reload(self, reread: Callable[[], Deployment]) -> None:
+        """Start a new replica for each place; the old one serves until the new one is ready.
+
+        Raises:
+            GussetError: the folder has become something that cannot be served; all goes on as before.
+        """
+        deployment = await asyncio.to_thread(reread)
+        values = self._values
+        if deployment.declared != self._deployment.declared:
+            values = await asyncio.to_thread(read_secrets, deployment, self._source, self._allow_missing)
+            self._learn(values)
+        for place in self._places:
+            replica = self._spawn()
+            life = self._start(place, replica, self._plan(deployment, values))
+            await self._first_of(None, life.ready.wait(), life.wait())
+            if not life.was_ready:
+                self._forget(replica)
+                raise self._failed(life, await life.wait())
+            if deployment is not self._deployment:
+                self._adopt(deployment, values)
+            old_replica, old_life = place.replica, place.life
+            place.take(replica, life)
+            self._on_ready(place)
+            retiring = self._loop.create_task(self._retire(old_replica, old_life, DRAIN_SECONDS))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    def _adopt(self, deployment: Deployment, values: Values) -> None:
+        """From now on this is what is served, and its secrets are followed."""
+        changed = deployment.declared != self._deployment.declared
+        self._deployment = deployment
+        if changed:
+            self._rotation.stop()
+            self._values = values
+            self._rotation = self._follow_secrets()
+
+    # The end.
+
+    async def _end(self, drain_seconds: float) -> None:
+        """Let requests under way finish, for as long as that may take, then end all workers."""
+        self._stopping = True
         self._listener.close()
         if self._stand_in is not None:
             self._stand_in.stop_accepting()
+        for place in self._places:
+            place.life.state = ReplicaState.STOPPING
+        await asyncio.gather(
+            *(self._retire(place.replica, place.life, drain_seconds) for place in self._places),
+            *self._retiring,
+        )
+
+    async def _retire(self, replica: Replica, life: _Life, drain_seconds: float) -> None:
+        """Let a replica finish its requests, then end it."""
         if life.was_ready:
             replica.order({"order": "drain"})
             if not await self._first_of(drain_seconds, life.drained.wait(), life.wait(), self._again.wait()):
@@ -307,15 +420,17 @@ class Supervisor:
             await self._first_of(_FAREWELL, life.wait(), self._again.wait())
         replica.kill()
         await life.wait()
-        self._state = ReplicaState.STOPPED
+        self._forget(replica)
 
     @staticmethod
-    async def _first_of(seconds: float, *waits: Any) -> bool:
+    async def _first_of(seconds: float | None, *waits: Any) -> bool:
         """Whether one of `waits` was over in time."""
         tasks = [asyncio.ensure_future(wait) for wait in waits]
-        done, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
         return bool(done)
 
     def _on_signal(self) -> None:
@@ -325,13 +440,15 @@ class Supervisor:
             log.info("Stopping; requests under way may finish. A second signal stops at once.")
             self._stop.set()
 
-    async def _stand_in_for_replica(self) -> None:
+    async def _stand_in_for_replicas(self) -> None:
         if self._stand_in is None:
             self._stand_in = HttpServer(self._answer_not_ready, one_request_each=True)
             await self._stand_in.start(self._listener.dup())
 
     def _answer_not_ready(self, exchange: Exchange) -> None:
-        stand_in(exchange, _REASONS.get(self._state, "It was not a moment ago; try again."))
+        states = {place.life.state for place in self._places}
+        reason = next((text for state, text in _REASONS.items() if state in states), None)
+        stand_in(exchange, reason or "It was not a moment ago; try again.")
 
     def _spawn(self) -> Replica:
         environment = {
@@ -352,8 +469,8 @@ class Supervisor:
         with self._sending:
             self._learn(values)
             self._values = values
-            if self._replica is not None:
-                self._replica.order({"order": "secrets", **self._delivery()})
+            for replica in self._replicas:
+                replica.order({"order": "secrets", **_delivery(values)})
 
     def _learn(self, values: Values) -> None:
         self._masker.learn(delivered.value for delivered in values.values())
@@ -375,14 +492,7 @@ class Supervisor:
                 ", ".join(origins),
             )
 
-    def _delivery(self) -> dict[str, Any]:
-        return {
-            "secrets": {name: held.value.reveal() for name, held in self._values.items()},
-            "versions": {name: held.version for name, held in self._values.items()},
-        }
-
-    def _plan(self) -> dict[str, Any]:
-        deployment = self._deployment
+    def _plan(self, deployment: Deployment, values: Values) -> dict[str, Any]:
         return {
             "folder": str(deployment.folder),
             "model_file": str(deployment.model_file),
@@ -398,19 +508,49 @@ class Supervisor:
             "transport": dict(deployment.transport),
             "debug_logs": deployment.debug_logs,
             "readable_logs": sys.stderr.isatty(),
-            **self._delivery(),
+            "shares_port": self._workers > 1,
+            **_delivery(values),
         }
+
+
+def _delivery(values: Values) -> dict[str, Any]:
+    return {
+        "secrets": {name: held.value.reveal() for name, held in values.items()},
+        "versions": {name: held.version for name, held in values.items()},
+    }
+
+
+class _Place:
+    """Where a replica belongs: the one that is there, and its life."""
+
+    replica: Replica
+    life: _Life
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def take(self, replica: Replica, life: _Life) -> None:
+        self.replica, self.life = replica, life
 
 
 class _Life:
     """What one worker has let us know, from its start to its end."""
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.state = ReplicaState.STARTING
+        self.ready = asyncio.Event()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.drained = asyncio.Event()
-        self.was_ready = False
         self.failure: tuple[str, str] | None = None
-        self.versions: dict[str, int | None] = {}
+
+    @property
+    def was_ready(self) -> bool:
+        return self.ready.is_set()
+
+    @property
+    def is_up(self) -> bool:
+        return self.was_ready and not self.ended.done()
 
     def end(self, status: int) -> None:
         if not self.ended.done():

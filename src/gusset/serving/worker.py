@@ -98,7 +98,7 @@ class Worker:
         server = HttpServer(endpoints, takes_over=endpoints.takes_over, observe=metrics.observe)
         os.register_at_fork(after_in_child=server.let_go)
         watch_loop(self._loop, folder)
-        await server.start(self._listener)
+        await server.start(self._listener, shared=plan["shares_port"])
         self._report(event="ready")
         await self._drain.wait()
         if websockets is not None:
