@@ -30,6 +30,8 @@ _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINABLE = 64 * 1024  # bytes; a larger body is not copied to stand beside its head
 _PIPELINED = 16  # requests that may wait on one connection before it is read no further
+_STAND_BACK = 0.001  # seconds in which others may accept, after one connection on a shared socket
+_FIRST_REQUEST = 0.5  # seconds in which a client that has just come may still ask a server that drains
 _LINGER = 2.0  # seconds in which a refused client may still finish sending
 
 Handler = Callable[["Exchange"], None]
@@ -223,9 +225,15 @@ class HttpServer:
             log.error("A connection cannot be accepted: %s", error.strerror)  # noqa: TRY400
             return
         loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(_STAND_BACK, self._accept_again, listener)
         task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), sock))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if self._accepting:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _let_others_accept(self, listener: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(listener)
@@ -287,6 +295,7 @@ class Connection(asyncio.Protocol):
         self._status = 0  # of the answer under way
         self._deadline = 0.0
         self._in_message = False
+        self._is_new = True  # nothing has been asked yet
         self._head_arrived = 0
         self._beyond = b""  # what came after a request for another protocol
         self._begin()
@@ -356,6 +365,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._begin()
         self._in_message = True
+        self._is_new = False
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -492,8 +502,11 @@ class Connection(asyncio.Protocol):
             self._close_gently()
 
     def finish(self) -> None:
-        """Close now when nothing is under way, else after the response."""
+        """Close now when nothing is under way, else after the response; let one that is new ask first."""
         if self._current is None and not self._waiting and not self._in_message:
+            if self._is_new:
+                self._deadline = min(self._deadline, self._loop.time() + _FIRST_REQUEST)
+                return
             self._ended = True
             self.transport.close()
 

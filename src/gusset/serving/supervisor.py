@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from gusset.errors import GussetError, HostError, ModelFailed
+from gusset.errors import ConfigInvalid, GussetError, HostError, ModelFailed
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
 from gusset.serving import logs
@@ -352,9 +352,8 @@ class Supervisor:
             try:
                 await self._reload(reread)
             except GussetError as error:
-                problems = "".join(f"\n  {problem}" for problem in getattr(error, "problems", ()))
-                message = self._masker.mask_text(f"{error.message}{problems}")
-                log.error("The change is not served, the model from before goes on: %s", message)  # noqa: TRY400
+                said = self._masker.mask_text(_told(error))
+                log.error("The change is not served, the model from before goes on: %s", said)  # noqa: TRY400
 
     async def _reload(self, reread: Callable[[], Deployment]) -> None:
         """Start a new replica for each place; the old one serves until the new one is ready.
@@ -511,6 +510,13 @@ class Supervisor:
             "shares_port": self._workers > 1,
             **_delivery(values),
         }
+
+
+def _told(error: GussetError) -> str:
+    """All that an error has to say, for the log."""
+    problems = error.problems if isinstance(error, ConfigInvalid) else ()
+    lines = [f"  {problem.place()}: {problem.message}" for problem in problems if not problem.warning]
+    return "\n".join((error.message, *lines))
 
 
 def _delivery(values: Values) -> dict[str, Any]:
