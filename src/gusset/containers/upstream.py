@@ -16,8 +16,9 @@ from gusset.containers.messages import Invalid, Request, Response, end_of_head, 
 Connect = Callable[[], Awaitable[socket.socket]]
 
 HEAD = 64 * 1024  # bytes of a response's head
-_IDLE_SECONDS = 1.5  # below what common servers allow, so that few requests meet a connection just closed
+_IDLE_SECONDS = 1.0  # below what common servers allow, so that few requests meet a connection just closed
 _CONNECT_SECONDS = 10.0
+_FLUSH_SECONDS = 60.0  # in which the application must have taken the last of what it was sent
 
 
 class Asker(Protocol):
@@ -95,8 +96,8 @@ class Upstream(asyncio.Protocol):
     def release(self) -> None:
         """The exchange is over: the next request may use this connection, if it is fit for that."""
         response, self._asker = self._response, None
-        if response is None or response.close or self.is_full or self._held or self.transport.is_closing():
-            self.transport.abort()
+        if response is None or response.close or self.is_full or self.transport.is_closing():
+            self.close()
             return
         self.read(True)
         self.is_reused = True
@@ -111,6 +112,8 @@ class Upstream(asyncio.Protocol):
         """End when what was written has left; nobody is told."""
         self._asker = None
         self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._loop.call_later(_FLUSH_SECONDS, self.transport.abort)
 
     # What asyncio calls.
 
@@ -268,7 +271,7 @@ class Pool:
 
 
 async def probe(connect: Connect, path: str) -> int:
-    """The HTTP status that the application answers one GET of `path` with; how long it may take is the caller's.
+    """The HTTP status of one GET of `path`; how long it may take is the caller's to say.
 
     Raises:
         OSError: the application cannot be reached, or does not answer in HTTP.
