@@ -25,7 +25,6 @@ _RESPONSE = re.compile(
 )
 _FIELD_OR_END = re.compile(_FIELD + rb"|\r\n")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[\t ]*+;" + _TEXT + rb")?+\r\n")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]++)([/?].*)?")
 _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 
@@ -33,13 +32,19 @@ _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 # hands fields on as variables (CGI, WSGI), so they would be a second opinion on where the body ends.
 _LOOKED_AT = re.compile(
     rb"\r\n(host|connection|content[-_]length|transfer[-_]encoding|upgrade|keep-alive|te|proxy-[a-z-]++)"
-    rb":[\t ]*+([^\r]*+)",
+    rb":([^\r]*+)",
     re.IGNORECASE,
 )
+_HOP_BY_HOP = re.compile(rb"\r\n(?:connection|keep-alive|te|upgrade|proxy-[a-z-]++):[^\r]*+", re.IGNORECASE)
+_BUT_UPGRADE = re.compile(rb"\r\n(?:keep-alive|te|proxy-[a-z-]++):[^\r]*+", re.IGNORECASE)
+_CODING = re.compile(rb"\r\ntransfer-encoding:[^\r]*+", re.IGNORECASE)
 _ANY = re.compile(rb"\r\n([^:\r]++):[^\r]*+")
-_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"upgrade"})
-_KNOWN = _HOP_BY_HOP | {b"", b"close", b"proxy-connection"}  # what a usual `Connection` can name, or none
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
+_USUALLY_LISTED = frozenset(
+    {b"", b"close", b"connection", b"keep-alive", b"te", b"upgrade", b"proxy-connection"}
+)
+_NEVER_DROPPED = frozenset({b"content-length", b"transfer-encoding", b"host"})
+_DIGITS = 18  # of a length
+_SLASH = 0x2F
 _CHUNK_HEAD = 1024  # bytes of one chunk's size and extensions
 _TRAILERS = 64 * 1024  # bytes of all fields after a body
 
@@ -173,7 +178,7 @@ class Chunked:
         self._trailers += len(line)
         if line == b"\r\n":
             self.done = True
-        elif line.partition(b":")[0].lower().replace(b"_", b"-") in _FRAMING:
+        elif line.partition(b":")[0].lower().replace(b"_", b"-") in _NEVER_DROPPED:
             raise Invalid("a trailer cannot say where the message ends")
         elif self._trailers > _TRAILERS:
             raise Invalid("the trailers are too long", 431)
@@ -234,30 +239,27 @@ def read_request(head: bytes) -> Request:
     if method == b"CONNECT":
         raise Invalid("CONNECT is for proxies that lead anywhere.", 405)
     is_old = minor == b"0"
-    said = _Said(head, found.end(3))
-    host = said.host
+    start = found.end(3)
+    host, length, is_chunked, listed, protocol, is_hop = _look(head, start)
     if host is None and not is_old:
         raise Invalid("The request has no Host.")
-    if target[0] != 0x2F:  # "/"
+    if target[0] != _SLASH:
         target = _origin_form(method, target, host)
-    length, is_chunked = said.framing()
     if is_chunked and is_old:
         raise Invalid("HTTP/1.0 has no chunks.")
-    upgrade = said.is_websocket and not is_old
+    upgrade = protocol == b"websocket" and b"upgrade" in listed and not is_old
     if upgrade and (length or is_chunked):
         # Whoever speaks the other protocol at once would take the body for its own.
         raise Invalid("A request with a body cannot ask for another protocol.")
-    dropped = said.hop_by_hop()
-    kept = b""
-    if upgrade:
-        dropped -= {b"upgrade"}
-        kept = b"\r\nConnection: Upgrade"
-    fields = kept + said.without(dropped)
+    fields = head[start:]
+    if is_hop:
+        fields = _without(fields, listed, _HOP_BY_HOP)
+        if upgrade:
+            fields = b"\r\nConnection: Upgrade\r\nUpgrade: websocket" + fields
     if host is None:
         fields = b"\r\nHost: localhost" + fields
     body: Body = Chunked() if is_chunked else Counted(length or 0)
-    close = is_old or b"close" in said.connection
-    return Request(method, target, fields, is_old, close, upgrade, length, body)
+    return Request(method, target, fields, is_old, is_old or b"close" in listed, upgrade, length, body)
 
 
 def read_response(head: bytes, request: Request) -> Response:
@@ -268,18 +270,18 @@ def read_response(head: bytes, request: Request) -> Response:
     """
     found = _RESPONSE.fullmatch(head)
     if found is None:
-        raise Invalid("its head is malformed")
+        raise Invalid("Its head is malformed.")
     is_old = found[1] == b"0"
     status = int(found[2])
-    said = _Said(head, head.index(b"\r\n"))
-    length, is_chunked = said.framing()
+    start = found.end(2)
+    _, length, is_chunked, listed, _, is_hop = _look(head, start)
     if is_chunked and is_old:
-        raise Invalid("HTTP/1.0 has no chunks")
-    dropped = said.hop_by_hop()
-    if request.upgrade:  # 101, or a refusal that says what it would rather speak
-        dropped -= {b"upgrade", b"connection"}
+        raise Invalid("HTTP/1.0 has no chunks.")
+    passed_on = head[start:-2]
+    if is_hop:  # 101, or a refusal, says what it speaks or would rather speak
+        passed_on = _without(passed_on, listed, _BUT_UPGRADE if request.upgrade else _HOP_BY_HOP)
     if is_chunked and request.is_old:
-        dropped |= {b"transfer-encoding"}
+        passed_on = _CODING.sub(b"", passed_on)
     body: Body
     if request.method == b"HEAD" or status < 200 or status in (204, 304):
         body = Counted(0)
@@ -289,81 +291,64 @@ def read_response(head: bytes, request: Request) -> Response:
         body = Counted(length)
     else:
         body = Unbounded()
-    wants = said.connection
-    close = b"close" in wants or (is_old and b"keep-alive" not in wants) or isinstance(body, Unbounded)
-    line = b"HTTP/1.1" + head[8 : said.start] if is_old else head[: said.start]
-    return Response(status, line + said.without(dropped)[:-2], close, body)
+    close = b"close" in listed or (is_old and b"keep-alive" not in listed) or isinstance(body, Unbounded)
+    return Response(status, b"HTTP/1.1 %d%b" % (status, passed_on), close, body)
 
 
-class _Said:
-    """What the fields of a head say to this hop."""
+def _look(head: bytes, start: int) -> tuple[bytes | None, int | None, bool, Collection[bytes], bytes, bool]:
+    """What the fields from `start` say to this hop.
 
-    __slots__ = ("_head", "_spans", "_values", "connection", "start")
+    The host, the body's length, whether the body comes in chunks, what
+    `Connection` lists, the protocol that is asked for, and whether anything of
+    this is for this hop alone.
 
-    def __init__(self, head: bytes, start: int) -> None:
-        """`start` is where the first line ends."""
-        self._head = head
-        self.start = start
-        self._spans: list[tuple[bytes, int, int]] = []
-        self._values: dict[bytes, bytes] = {}
-        for found in _LOOKED_AT.finditer(head, start):
-            name, value = found[1].lower(), found[2].rstrip(b"\t ")
-            self._spans.append((name, found.start(), found.end()))
-            if name not in self._values:
-                self._values[name] = value
-            elif name in _FRAMING:
-                raise Invalid(f"{name.decode()} stands more than once.")
-            else:
-                self._values[name] += b"," + value
-        self.connection: Collection[bytes] = ()
-        if listed := self._values.get(b"connection"):
-            self.connection = {part.strip(b"\t ") for part in listed.lower().split(b",")}
-
-    @property
-    def host(self) -> bytes | None:
-        return self._values.get(b"host")
-
-    @property
-    def is_websocket(self) -> bool:
-        return b"upgrade" in self.connection and self._values.get(b"upgrade", b"").lower() == b"websocket"
-
-    def framing(self) -> tuple[int | None, bool]:
-        """The body's length, if that is said, and whether it comes in chunks."""
-        values = self._values
-        if b"content_length" in values or b"transfer_encoding" in values:
-            raise Invalid("A field's name has an underscore where it must have a hyphen.")
-        length, coding = values.get(b"content-length"), values.get(b"transfer-encoding")
-        if coding is not None:
-            if length is not None:
-                raise Invalid("There is a content-length and a transfer-encoding.")
-            if coding.lower() != b"chunked":
+    Raises:
+        Invalid: they do not say it plainly.
+    """
+    host: bytes | None = None
+    length: int | None = None
+    is_chunked = is_hop = False
+    connection = protocol = b""
+    for name, value in _LOOKED_AT.findall(head, start):
+        name = name.lower()
+        value = value.strip(b"\t ")
+        if name == b"host":
+            if host is not None:
+                raise Invalid("There is more than one Host.")
+            host = value
+        elif name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > _DIGITS:
+                raise Invalid("The content-length is not one number.")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if is_chunked:
+                raise Invalid("There is more than one transfer-encoding.")
+            if value.lower() != b"chunked":
                 raise Invalid("The only transfer-encoding known here is chunked.", 501)
-            return None, True
-        if length is None:
-            return None, False
-        if not _LENGTH.fullmatch(length):
-            raise Invalid("The content-length is not a number.")
-        return int(length), False
+            is_chunked = True
+        elif b"_" in name:
+            raise Invalid("A field's name has an underscore where it must have a hyphen.")
+        else:
+            is_hop = True
+            if name == b"connection":
+                connection = connection + b"," + value if connection else value
+            elif name == b"upgrade":
+                protocol = protocol + b"," + value if protocol else value
+    if is_chunked and length is not None:
+        raise Invalid("There is a content-length and a transfer-encoding.")
+    listed: Collection[bytes] = ()
+    if connection:
+        listed = {part.strip(b"\t ") for part in connection.lower().split(b",")}
+    return host, length, is_chunked, listed, protocol.lower(), is_hop
 
-    def hop_by_hop(self) -> set[bytes]:
-        """The names of fields that are for this hop alone, those that `Connection` lists among them."""
-        names = {name for name in self._values if name in _HOP_BY_HOP or name.startswith(b"proxy-")}
-        names.update(self.connection)
-        return names - _FRAMING
 
-    def without(self, dropped: Collection[bytes]) -> bytes:
-        """The fields but for those, from the end of the first line to the empty line."""
-        head, at = self._head, self.start
-        spans = self._spans
-        if not _KNOWN.issuperset(dropped):  # `Connection` lists more: these have to be looked for
-            spans = [(m[1].lower(), m.start(), m.end()) for m in _ANY.finditer(head, at)]
-        parts = []
-        for name, start, end in spans:
-            if name in dropped:
-                parts.append(head[at:start])
-                at = end
-        parts.append(head[at:])
-        return b"".join(parts)
+def _without(fields: bytes, listed: Collection[bytes], dropped: re.Pattern[bytes]) -> bytes:
+    """The fields but for those that are for one hop alone: they always are, or `Connection` lists them."""
+    fields = dropped.sub(b"", fields)
+    if _USUALLY_LISTED.issuperset(listed):
+        return fields
+    others = set(listed) - _NEVER_DROPPED - _USUALLY_LISTED
+    return _ANY.sub(lambda field: b"" if field[1].lower() in others else field[0], fields)
 
 
 def _origin_form(method: bytes, target: bytes, host: bytes | None) -> bytes:

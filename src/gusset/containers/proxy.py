@@ -1,4 +1,4 @@
-"""The reverse proxy in front of a custom image's server: Truss's routes on one side, the image's on the other.
+"""The reverse proxy of custom images: Truss's routes on one side, the image's server on the other.
 
 Bytes go through as they come, both ways, with back-pressure: nothing is
 collected, and headers, chunks and websocket frames arrive as they were sent.
@@ -87,7 +87,7 @@ class Proxy:
         self._listener = await self.loop.create_server(lambda: Client(self), sock=listener)
 
     async def drain(self, seconds: float) -> None:
-        """Accept no more, let requests under way be answered, and cut those that take longer than `seconds`."""
+        """Accept no more, let requests under way be answered, and cut what takes longer than `seconds`."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
