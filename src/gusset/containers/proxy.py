@@ -52,6 +52,7 @@ class Proxy:
         *,
         ready: Callable[[], str | None],
         read_seconds: float = 18_030.0,
+        limits: Limits | None = None,
     ) -> None:
         """`connect` gives a connected non-blocking TCP socket to the application.
 
@@ -72,7 +73,7 @@ class Proxy:
         }
         self.ready = ready
         self.read_seconds = read_seconds
-        self.limits = Limits()
+        self.limits = limits or Limits()
         self.closing = False
         self.clients: set[Client] = set()
         self._listener: asyncio.Server | None = None
