@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,14 @@ from gusset.serving.http import Limits
 PATIENCE = 30.0  # seconds until a test gives up hope; no test passes by waiting for so long
 ROUTES = Routes(predict="/infer", readiness="/is/ready", liveness="/is/alive")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.02)
 
 
 class Wire:
