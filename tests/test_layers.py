@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "package": {"errors", "secrets"},
     "vault": {"errors", "secrets", "settings"},
     "serving": {"errors", "secrets", "package"},
-    "containers": {"errors", "secrets", "package"},
+    "containers": {"errors", "secrets", "package", "serving"},
     "client": {"errors", "secrets"},
     "manager": {"errors", "secrets", "vault"},
     "cli": {

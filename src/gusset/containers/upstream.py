@@ -1,0 +1,297 @@
+"""Connections to the application behind the proxy: opened, kept for the next request, read strictly.
+
+A connection carries one request at a time. Whatever comes that no request asked
+for ends it: it could be taken for the answer to another client's request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from gusset.containers.messages import Invalid, Request, Response, end_of_head, read_request, read_response
+
+Connect = Callable[[], Awaitable[socket.socket]]
+
+HEAD = 64 * 1024  # bytes of a response's head
+_IDLE_SECONDS = 1.0  # below what common servers allow, so that few requests meet a connection just closed
+_CONNECT_SECONDS = 10.0
+_FLUSH_SECONDS = 60.0  # in which the application must have taken the last of what it was sent
+
+
+class Asker(Protocol):
+    """Who waits for the response to a request."""
+
+    request: Request
+
+    def interim(self, head: bytes) -> None:
+        """A 1xx response has come: all of it."""
+
+    def begin(self, response: Response, first: bytes) -> None:
+        """The response has begun, with the first part of its body."""
+
+    def write(self, data: bytes) -> None:
+        """The next part of its body, or of what is spoken after a switch of protocols."""
+
+    def complete(self) -> None:
+        """The response is whole."""
+
+    def half_close(self) -> None:
+        """After a switch: the application sends no more, but may still listen."""
+
+    def lost(self, fault: str | None) -> None:
+        """The connection ended, because of `fault` if it is known, before the response was whole."""
+
+    def flow(self) -> None:
+        """The application takes more, or no more, for now."""
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to the application."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._loop = pool.loop
+        self._asker: Asker | None = None
+        self._response: Response | None = None
+        self._held = b""  # of a head that is not whole yet
+        self._seen = 0  # bytes of it that were looked at
+        self._paused = False
+        self.is_full = False  # more waits for the application than it takes
+        self.is_reused = False
+        self.has_spoken = False  # something of a response to the request under way has come
+        self.is_tunnel = False  # another protocol is spoken
+        self.at_end = False  # the application sends no more
+        self.touched = 0.0  # when something last went through, on the loop's clock
+
+    def ask(self, asker: Asker, data: bytes) -> None:
+        """Carry the request of `asker`, which begins with `data`."""
+        self._asker = asker
+        self.has_spoken = False
+        self._response = None
+        self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Send more of the request."""
+        self.touched = self._loop.time()
+        self.transport.write(data)
+
+    def write_eof(self) -> None:
+        """Send no more; what the application says is still heard."""
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def read(self, wanted: bool) -> None:
+        """Read on, or no further for now."""
+        if wanted is self._paused and not self.transport.is_closing():
+            self._paused = not wanted
+            if wanted:
+                self.touched = self._loop.time()
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
+    def release(self) -> None:
+        """The exchange is over: the next request may use this connection, if it is fit for that."""
+        response, self._asker = self._response, None
+        if response is None or response.close or self.is_full or self.transport.is_closing():
+            self.close()
+            return
+        self.read(True)
+        self.is_reused = True
+        self._pool.put(self)
+
+    def abort(self) -> None:
+        """End at once; nobody is told."""
+        self._asker = None
+        self.transport.abort()
+
+    def close(self) -> None:
+        """End when what was written has left; nobody is told."""
+        self._asker = None
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._loop.call_later(_FLUSH_SECONDS, self.transport.abort)
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        asker = self._asker
+        if asker is None:
+            self.transport.abort()
+            return
+        self.touched = self._loop.time()
+        self.has_spoken = True
+        if self.is_tunnel:
+            asker.write(data)
+            return
+        try:
+            self._take(asker, data)
+        except Invalid as error:
+            self._end(f"Its answer is not valid HTTP: {error.text}")
+
+    def eof_received(self) -> bool:
+        if self.is_tunnel and self._asker is not None:
+            self.at_end = True
+            self._asker.half_close()
+            return True
+        self._end(None)
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._pool.forget(self)
+        self._end("It reset the connection." if error else None)
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        if self._asker is not None:
+            self._asker.flow()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self.touched = self._loop.time()
+        if self._asker is not None:
+            self._asker.flow()
+
+    def _take(self, asker: Asker, data: bytes) -> None:
+        """What came, up to the end of the response."""
+        response = self._response
+        while response is None:
+            if self._held:
+                data, self._held = self._held + data, b""
+            if not (end := end_of_head(data, self._seen)) > 0 or end > HEAD:
+                if len(data) > HEAD:
+                    raise Invalid("its head is too large")
+                self._held, self._seen = data, len(data)
+                return
+            self._seen = 0
+            head = read_response(data[:end], asker.request)
+            data = data[end:]
+            if head.status == 101:
+                self._switch(asker, head, data)
+                return
+            if head.status < 200:
+                asker.interim(head.head)
+                if not data:
+                    return
+                continue
+            response = self._response = head
+            first, rest = response.body.feed(data)
+            asker.begin(response, first)
+            self._look_at_end(asker, response, rest)
+            return
+        if response.body.done:  # whole, yet it goes on, while the request does too
+            raise Invalid("more came than was asked for")
+        part, rest = response.body.feed(data)
+        if part:
+            asker.write(part)
+        self._look_at_end(asker, response, rest)
+
+    def _look_at_end(self, asker: Asker, response: Response, rest: bytes) -> None:
+        if response.body.done and self._asker is asker:
+            if rest:
+                response.close = True
+            asker.complete()
+
+    def _switch(self, asker: Asker, response: Response, rest: bytes) -> None:
+        if not asker.request.upgrade:
+            raise Invalid("it switches protocols unasked")
+        self.is_tunnel = True
+        self._response = response
+        asker.begin(response, rest)
+
+    def _end(self, fault: str | None) -> None:
+        """The connection is of no more use."""
+        asker, self._asker = self._asker, None
+        if not self.transport.is_closing():
+            self.transport.abort()
+        if asker is None:
+            return
+        response = self._response
+        if fault is None and response is not None and response.ends_with_connection and not self.is_tunnel:
+            asker.complete()
+        else:
+            asker.lost(fault)
+
+
+class Pool:
+    """Opens connections, and keeps those that wait for the next request, the newest first."""
+
+    def __init__(self, connect: Connect, loop: asyncio.AbstractEventLoop) -> None:
+        self._connect = connect
+        self._idle: list[Upstream] = []
+        self.loop = loop
+
+    def take(self) -> Upstream | None:
+        """A connection that waits, if there is one."""
+        while self._idle:
+            upstream = self._idle.pop()
+            if not upstream.transport.is_closing():
+                return upstream
+        return None
+
+    async def open(self) -> Upstream:
+        """A new connection.
+
+        Raises:
+            OSError: the application cannot be reached; `TimeoutError` when it does not say so.
+        """
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            sock = await self._connect()
+            try:
+                _, upstream = await self.loop.create_connection(lambda: Upstream(self), sock=sock)
+            except BaseException:
+                sock.close()
+                raise
+        return upstream
+
+    def put(self, upstream: Upstream) -> None:
+        """Keep a connection whose exchange is over."""
+        upstream.touched = self.loop.time()
+        self._idle.append(upstream)
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection has ended."""
+        if upstream in self._idle:
+            self._idle.remove(upstream)
+
+    def expire(self, now: float) -> None:
+        """Close what has waited for too long."""
+        while self._idle and self._idle[0].touched + _IDLE_SECONDS <= now:
+            self._idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close all that wait."""
+        self.expire(float("inf"))
+
+
+async def probe(connect: Connect, path: str) -> int:
+    """The HTTP status of one GET of `path`; how long it may take is the caller's to say.
+
+    Raises:
+        OSError: the application cannot be reached, or does not answer in HTTP.
+    """
+    loop = asyncio.get_running_loop()
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    with await connect() as sock:
+        await loop.sock_sendall(sock, head)
+        data = b""
+        while len(data) <= HEAD:
+            part = await loop.sock_recv(sock, HEAD)
+            data += part
+            try:
+                while (end := end_of_head(data)) > 0:
+                    response = read_response(data[:end], read_request(head))
+                    if response.status >= 200:
+                        return response.status
+                    data = data[end:]
+            except Invalid as error:
+                raise ConnectionError(f"the answer to GET {path} is not valid HTTP: {error.text}") from None
+            if not part:
+                break
+    raise ConnectionError(f"there is no answer to GET {path}")

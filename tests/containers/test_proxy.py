@@ -1,0 +1,443 @@
+"""The proxy of custom images: what goes through is the same on both sides; what should not, does not."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gusset.containers.proxy import Routes
+from tests.containers.wire import OK, PATIENCE, Proxied, Wire, answering, eventually, get, post, proxied
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxied]:
+    """One proxy for tests that set their own `handle`."""
+    with proxied() as running:
+        yield running
+
+
+# What goes through is the same.
+
+TOKEN = st.text("!#$%&'*+-.^_`|~0123456789abcXYZ", min_size=1, max_size=12).map(lambda t: "x-" + t)
+VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF), max_size=30).map(
+    lambda t: t.replace("\x7f", "").replace("\x80", "")
+)
+FIELDS = st.lists(st.tuples(TOKEN, st.sampled_from([": ", ":", ":\t "]), VALUE).map("".join), max_size=8)
+CONTENT = st.binary(max_size=300) | st.binary(min_size=1, max_size=9).map(lambda b: b * 40_000)
+EXTENSION = st.sampled_from([b"", b"", b"", b";a", b";a=b", b' ; q="x y"'])
+CUTS = st.lists(st.integers(0, 2_000), max_size=5)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[list[str], bytes]:
+    """The fields that frame a body, and the body as it is on the wire."""
+    if draw(st.booleans()):
+        body = draw(CONTENT)
+        return [draw(st.sampled_from(["Content-Length", "CONTENT-length"])) + f": {len(body)}"], body
+    raw = b""
+    for part in draw(st.lists(CONTENT.filter(bool), max_size=4)):
+        raw += (
+            draw(st.sampled_from([b"%x", b"%X", b"0%x"])) % len(part)
+            + draw(EXTENSION)
+            + b"\r\n"
+            + part
+            + b"\r\n"
+        )
+    trailers = "".join(f"{line}\r\n" for line in draw(FIELDS)).encode("latin-1")
+    coding = draw(st.sampled_from(["Transfer-Encoding: chunked", "transfer-encoding:Chunked"]))
+    return [coding], raw + b"0" + draw(EXTENSION) + b"\r\n" + trailers + b"\r\n"
+
+
+@st.composite
+def messages(draw: st.DrawFn, first_line: str, *fields: str) -> bytes:
+    """A message with its fields in any order."""
+    framing, body = draw(bodies())
+    lines = draw(st.permutations([*fields, *framing, *draw(FIELDS)]))
+    return "\r\n".join([first_line, *lines, "", ""]).encode("latin-1") + body
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    """The data, cut there."""
+    places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    return [data[a:b] for a, b in itertools.pairwise(places)]
+
+
+REQUESTS = messages("POST /some/where?a=%20b&a HTTP/1.1", "Host: example.com:80")
+RESPONSES = messages("HTTP/1.1 203 Something else", "Server: x")
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(REQUESTS, CUTS, RESPONSES, CUTS), min_size=1, max_size=3))
+def test_messages_arrive_as_they_were_sent(
+    proxy: Proxied, exchanges: list[tuple[bytes, list[int], bytes, list[int]]]
+) -> None:
+    """Fields in their order, case and spaces, duplicates, chunks, extensions, trailers: byte for byte."""
+    arrived: list[bytes] = []
+
+    def handle(wire: Wire) -> None:
+        for request, _, response, cuts in exchanges:
+            arrived.append(wire.exactly(len(request)))
+            wire.send(*pieces(response, cuts))
+        wire.rest()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        for request, cuts, response, _ in exchanges:
+            client.send(*pieces(request, cuts))
+            assert client.exactly(len(response)) == response
+    assert arrived == [request for request, *_ in exchanges]
+
+
+OPENING = get(
+    "/v1/websocket?token=1", "Upgrade: websocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Key: k"
+)
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-a: b\r\n\r\n"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.booleans(), CONTENT), max_size=6), st.binary(max_size=50), st.binary(max_size=50)
+)
+def test_what_a_websocket_says_arrives_as_it_was_sent(
+    proxy: Proxied, said: list[tuple[bool, bytes]], early: bytes, first: bytes
+) -> None:
+    """Frames of both sides, those too that follow a head at once."""
+    heard: list[bytes] = []
+    over = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        heard.append(wire.head())
+        wire.send(SWITCHING + first)
+        heard.append(wire.exactly(len(early)))
+        for by_client, frame in said:
+            if by_client:
+                heard.append(wire.exactly(len(frame)))
+            else:
+                wire.send(frame)
+        wire.end()
+        heard.append(wire.rest())
+        over.set()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(OPENING + early)
+        assert client.exactly(len(SWITCHING + first)) == SWITCHING + first
+        for by_client, frame in said:
+            if by_client:
+                client.send(frame)
+            else:
+                assert client.exactly(len(frame)) == frame
+        assert client.rest() == b""
+        client.send(b"the last")
+        client.end()
+        assert client.rest() == b""
+    assert over.wait(PATIENCE)
+    head, *rest = heard
+    assert head.startswith(b"GET /infer?token=1 HTTP/1.1\r\n")
+    assert b"Sec-WebSocket-Key: k\r\n" in head and b"Upgrade: websocket\r\n" in head
+    assert rest == [early, *(frame for by_client, frame in said if by_client), b"the last"]
+
+
+# Where requests go, and what is for one hop alone.
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ("/", "/is/alive"),
+        ("/?a=%20&b", "/is/alive?a=%20&b"),
+        ("/v1/models/model", "/is/ready"),
+        ("/v1/models/model/loaded?x", "/is/ready?x"),
+        ("/v1/models/model:predict", "/infer"),
+        ("/v1/models/model%3Apredict", "/infer"),
+        ("/predict?q=1?2", "/infer?q=1?2"),
+        ("/v1/websocket", "/infer"),
+        ("/v1/models/model:predict/", "/v1/models/model:predict/"),
+        ("//predict", "//predict"),
+        ("/v1/chat/completions?", "/v1/chat/completions?"),
+        ("http://a/predict?x", "/infer?x"),
+        ("http://A", "/is/alive"),
+        ("https://a?x=1", "/is/alive?x=1"),
+    ],
+)
+def test_routes(proxy: Proxied, asked: str, got: str) -> None:
+    """Truss's paths become the application's, with their query; all others are its own."""
+    arrived = heads_that_arrive(proxy)
+    proxy.talk(get(asked, "Connection: close"))
+    assert arrived == [get(got)]
+
+
+def test_an_endpoint_may_have_a_query_of_its_own() -> None:
+    """Both queries arrive."""
+    with proxied(routes=Routes("/infer?v=2", "/r", "/l")) as proxy:
+        arrived = heads_that_arrive(proxy)
+        proxy.talk(get("/predict?a=1"), get("/predict", "Connection: close"))
+    assert arrived == [get("/infer?v=2&a=1"), get("/infer?v=2")]
+
+
+def heads_that_arrive(proxy: Proxied, *answer: bytes) -> list[bytes]:
+    """A list to which each request's head is added, as the application reads it."""
+    arrived: list[bytes] = []
+
+    def handle(wire: Wire) -> None:
+        while head := wire.head():
+            arrived.append(head)
+            wire.send(*(answer or [OK]))
+
+    proxy.handle(handle)
+    return arrived
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed_on"),
+    [
+        (["Connection: keep-alive"], []),
+        (["A: 1", "Connection: close", "Keep-Alive: 5", "B: 2"], ["A: 1", "B: 2"]),
+        (["TE: trailers", "Proxy-Connection: close", "Proxy-Authorization: x", "Te-a: 1"], ["Te-a: 1"]),
+        (["Hop: 1", "hop: 2", "Connection: HOP , close", "Hops: 3"], ["Hops: 3"]),
+        (["Connection: a, Host, content-length,transfer-encoding", "A: 1"], []),
+        (["Connection: a", "A: 1", "Connection: b", "B: 2", "C: 3"], ["C: 3"]),
+        (["Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: x"], []),
+        (["Upgrade: websocket"], []),
+        (["Upgrade: websocket, h2c", "Connection: upgrade"], []),
+    ],
+)
+def test_what_a_client_says_to_this_hop(proxy: Proxied, sent: list[str], passed_on: list[str]) -> None:
+    """It is not passed on, nor is what `Connection` lists, unless the message could not do without."""
+    arrived = heads_that_arrive(proxy)
+    with proxy.connect() as client:
+        client.send(get("/x", *sent))
+        assert client.response()[0] == 200
+    assert arrived == [get("/x", *passed_on)]
+
+
+def test_what_an_application_says_to_this_hop(proxy: Proxied) -> None:
+    """It is not passed on either; its close does not close the client's connection."""
+    said = b"Connection: close, X-a\r\nKeep-Alive: 3\r\nX-A: 1\r\nUpgrade: h2c\r\n"
+    proxy.handle(answering(OK[:17] + said + OK[17:]))
+    before = proxy.application.connections
+    with proxy.connect() as client:
+        for _ in range(2):
+            client.send(get())
+            assert client.exactly(len(OK)) == OK
+    assert proxy.application.connections == before + 2
+
+
+def test_a_connection_serves_many(proxy: Proxied) -> None:
+    """The application sees one connection where clients use many, one after the other."""
+    proxy.handle(answering(OK))
+    before = proxy.application.connections
+    for _ in range(5):
+        assert proxy.talk(get("/a"), get("/b", "Connection: close")).count(b"200 OK") == 2
+    assert proxy.application.connections == before + 1
+
+
+def test_pipelined_requests_are_answered_in_order(proxy: Proxied) -> None:
+    """Many in one write, with bodies and without."""
+
+    def handle(wire: Wire) -> None:
+        while head := wire.head():
+            name = head.split(b" ")[1]
+            body = wire.exactly(3) if head.startswith(b"POST") else b""
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(name + body) + name + body)
+
+    proxy.handle(handle)
+    many = b"".join(get(f"/{n:04}") + b"\r\n" + post(b"abc", path=f"/{n:04}") for n in range(300))
+    answer = proxy.talk(many, get("/last", "Connection: close"))
+    names = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert names == [b"/%04d%b" % (n, body) for n in range(300) for body in (b"", b"abc")] + [b"/last"]
+
+
+# Responses of every shape.
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"),
+        ("GET", b"HTTP/1.1 999 \xff\r\nContent-Length: 0\r\n\r\n"),
+        ("GET", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 \r\n\r\n" + OK),
+        ("OPTIONS", OK),
+    ],
+)
+def test_responses_whose_end_is_not_where_their_length_says(
+    proxy: Proxied, method: str, answer: bytes
+) -> None:
+    """What has no body has none, and the connection goes on."""
+    proxy.handle(answering(answer))
+    with proxy.connect() as client:
+        for _ in range(3):
+            client.send(get(method=method))
+            assert client.exactly(len(answer)) == answer
+
+
+def test_a_response_that_ends_with_its_connection(proxy: Proxied) -> None:
+    """Its end is the end for the client as well."""
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", b"x" * 200_000)
+
+    proxy.handle(handle)
+    head, _, body = proxy.talk(get()).partition(b"\r\n\r\n")
+    assert head == b"HTTP/1.1 200 OK\r\nA: b\r\nConnection: close"
+    assert body == b"x" * 200_000
+
+
+def test_an_application_that_breaks_off(proxy: Proxied) -> None:
+    """A response that is not whole does not look whole: not by its length, its chunks or its end."""
+    for framing in (b"Content-Length: 9\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"):
+        part = b"HTTP/1.1 200 OK\r\n" + framing
+
+        def handle(wire: Wire, part: bytes = part) -> None:
+            wire.head()
+            wire.send(part)
+
+        proxy.handle(handle)
+        assert proxy.talk(get()) == part
+
+    def reset(wire: Wire) -> None:
+        wire.head()
+        wire.send(b"HTTP/1.1 200 OK\r\n\r\nab")
+        wire.exactly(1)
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    proxy.handle(reset)
+    with proxy.connect() as client, pytest.raises(ConnectionResetError):
+        client.send(post(b"a"))
+        assert client.rest() == b"never"
+
+
+def test_expect_continue(proxy: Proxied) -> None:
+    """It is the application that says whether the body is wanted."""
+
+    def handle(wire: Wire) -> None:
+        assert b"Expect: 100-continue\r\n" in wire.head()
+        wire.send(b"HTTP/1.1 100 Continue\r\nA: b\r\n\r\n")
+        assert wire.exactly(4) == b"body"
+        wire.send(OK)
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(get("/x", "Content-Length: 4", "Expect: 100-continue", method="POST"))
+        assert client.head() == b"HTTP/1.1 100 Continue\r\nA: b\r\n\r\n"
+        client.send(b"body")
+        assert client.exactly(len(OK)) == OK
+
+
+def test_an_answer_before_the_request_is_whole(proxy: Proxied) -> None:
+    """It reaches the client at once; the rest of the request still arrives; both connections live on."""
+    rest: list[bytes] = []
+
+    def handle(wire: Wire) -> None:
+        for _ in range(2):
+            wire.head()
+            wire.send(OK)
+            rest.append(wire.exactly(6))
+
+    proxy.handle(handle)
+    before = proxy.application.connections
+    with proxy.connect() as client:
+        for _ in range(2):
+            client.send(get("/x", "Content-Length: 6", method="POST"), b"abc")
+            assert client.exactly(len(OK)) == OK
+            client.send(b"def")
+        client.end()
+        client.rest()
+    eventually(lambda: rest == [b"abcdef"] * 2, "the whole bodies arrived")
+    assert proxy.application.connections == before + 1
+
+
+def test_an_application_that_refuses_a_body_and_leaves(proxy: Proxied) -> None:
+    """The client hears the refusal, may finish, and go on."""
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(get("/x", "Content-Length: 600000", method="POST"))
+        assert client.response()[0] == 413
+        client.send(b"x" * 600_000, get())
+        assert client.response()[0] == 413
+
+
+def test_clients_of_http_1_0(proxy: Proxied) -> None:
+    """They get no chunks and no interim responses, and the end of the connection as the end of the body."""
+    chunked = (
+        b"Content-Type: a/b\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: 1\r\n\r\n"
+    )
+    arrived = heads_that_arrive(proxy, b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n" + chunked)
+    answer = proxy.talk(b"GET /predict HTTP/1.0\r\nA: b\r\nConnection: keep-alive\r\n\r\n")
+    assert answer == b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nConnection: close\r\n\r\nabcde"
+    assert arrived == [b"GET /infer HTTP/1.1\r\nHost: localhost\r\nA: b\r\n\r\n"]
+
+
+def test_an_application_of_http_1_0(proxy: Proxied) -> None:
+    """Its clients need not know."""
+    proxy.handle(answering(OK.replace(b"1.1", b"1.0")))
+    before = proxy.application.connections
+    with proxy.connect() as client:
+        for _ in range(2):
+            client.send(get())
+            assert client.exactly(len(OK)) == OK
+    assert proxy.application.connections == before + 2
+
+
+# Websockets that do not come about.
+
+
+def test_an_upgrade_that_is_refused(proxy: Proxied) -> None:
+    """The refusal arrives as it is, and what the client said too early is a request like any other."""
+    refusal = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nno"
+    answers = iter([refusal, OK])
+
+    def handle(wire: Wire) -> None:
+        while head := wire.head():
+            arrived.append(head)
+            wire.send(next(answers))
+
+    arrived: list[bytes] = []
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(OPENING, get("/predict"))
+        assert client.exactly(len(refusal)) == refusal
+        assert client.exactly(len(OK)) == OK
+    assert arrived[1:] == [get("/infer")]
+
+
+def test_either_side_may_end_a_websocket(proxy: Proxied) -> None:
+    """A side that is gone is gone for the other one, too."""
+    seen = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(SWITCHING)
+        if wire.exactly(1) == b"a":
+            wire.rest()
+            seen.set()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(OPENING)
+        assert client.head() == SWITCHING
+        client.send(b"a")
+    assert seen.wait(PATIENCE)
+    with proxy.connect() as client:
+        client.send(OPENING)
+        assert client.head() == SWITCHING
+        client.send(b"b")
+        assert client.rest() == b""

@@ -1,0 +1,212 @@
+"""Both ends of a proxy: an application that does as a test says, and raw connections of clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+
+from gusset.containers.proxy import Proxy, Routes
+from gusset.serving.http import Limits
+
+PATIENCE = 30.0  # seconds until a test gives up hope; no test passes by waiting for so long
+ROUTES = Routes(predict="/infer", readiness="/is/ready", liveness="/is/alive")
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.02)
+
+
+class Wire:
+    """One connection, read by what is expected of it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(PATIENCE)
+        self.sock = sock
+        self._unread = b""
+
+    def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.sock.sendall(piece)
+
+    def exactly(self, size: int) -> bytes:
+        """So many bytes, or what there was before the end."""
+        while len(self._unread) < size and self._more():
+            pass
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    def until(self, end: bytes) -> bytes:
+        """All up to `end` and with it, or what there was before the end."""
+        while end not in self._unread and self._more():
+            pass
+        before, mark, self._unread = self._unread.partition(end)
+        return before + mark
+
+    def head(self) -> bytes:
+        return self.until(b"\r\n\r\n")
+
+    def response(self) -> tuple[int, bytes, bytes]:
+        """Status, head, and a body with a length."""
+        head = self.head()
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        return int(head.split(b" ")[1]), head, self.exactly(int(length or b"0"))
+
+    def rest(self) -> bytes:
+        """All that comes until the other side ends."""
+        while self._more():
+            pass
+        data, self._unread = self._unread, b""
+        return data
+
+    def end(self) -> None:
+        """Send no more."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _more(self) -> bytes:
+        data = self.sock.recv(65_536)
+        self._unread += data
+        return data
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+
+Handle = Callable[[Wire], None]
+
+
+def answering(*pieces: bytes) -> Handle:
+    """An application that answers each request without a body so."""
+
+    def handle(wire: Wire) -> None:
+        while wire.head():
+            wire.send(*pieces)
+
+    return handle
+
+
+@dataclass
+class Application:
+    """A server; each of its connections is handled by `handle` on a thread of its own, then closed."""
+
+    handle: Handle = field(default_factory=lambda: answering(OK))
+    connections: int = 0
+
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._run, args=(Wire(sock),), daemon=True).start()
+
+    def _run(self, wire: Wire) -> None:
+        with wire, contextlib.suppress(OSError):
+            self.handle(wire)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+class Proxied:
+    """A proxy before an application, on a loop of its own."""
+
+    def __init__(self, application: Application, **options: Any) -> None:
+        self.application = application
+        self.not_ready: str | None = None
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = listener.getsockname()[1]
+        options.setdefault("connect", self.connect_to_application)
+        options.setdefault("routes", ROUTES)
+        self.proxy = Proxy(ready=lambda: self.not_ready, **options)
+        self.call(self.proxy.start(listener))
+
+    async def connect_to_application(self) -> socket.socket:
+        sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.application.port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run something on the proxy's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+    def handle(self, handle: Handle) -> None:
+        """From now on, the application does this, on new connections alone."""
+
+        async def forget() -> None:
+            self.proxy.pool.close()
+
+        self.application.handle = handle
+        self.call(forget())
+
+    def connect(self) -> Wire:
+        return Wire(socket.create_connection(("127.0.0.1", self.port)))
+
+    def talk(self, *pieces: bytes) -> bytes:
+        """Send, and read until the proxy closes."""
+        with self.connect() as wire:
+            wire.send(*pieces)
+            return wire.rest()
+
+    def close(self) -> None:
+        self.call(self.proxy.drain(0))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._runner.close()
+        self.application.close()
+
+
+@contextmanager
+def proxied(handle: Handle | None = None, limits: Limits | None = None, **options: Any) -> Iterator[Proxied]:
+    """A proxy, before an application that handles its connections so."""
+    application = Application(handle) if handle else Application()
+    running = Proxied(application, limits=limits, **options)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def get(path: str = "/x", *fields: str, method: str = "GET") -> bytes:
+    """A request without a body."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: a", *fields, "", ""]).encode("latin-1")
+
+
+def post(body: bytes, *fields: str, path: str = "/x") -> bytes:
+    """A request with a body of known length."""
+    return get(path, f"Content-Length: {len(body)}", *fields, method="POST") + body
