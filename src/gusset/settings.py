@@ -54,6 +54,7 @@ class Settings:
     witness_file: Path
     manager: str | None = None
     token_file: Path | None = None
+    docker_host: str | None = None
     insecure_http: bool = False
     login: Login | None = None
     name_collisions: NameCollisions = "refuse"
@@ -92,6 +93,7 @@ class Settings:
             witness_file=_path(told, "witness_file") or home / "audit.witness",
             manager=told.get("manager"),
             token_file=_path(told, "token_file"),
+            docker_host=environ.get("DOCKER_HOST") or None,
             insecure_http=told.get("insecure_http") == "yes",
             login=_login(path),
             name_collisions=_name_collisions(told.get("name_collisions", "refuse")),

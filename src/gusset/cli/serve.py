@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -52,6 +53,14 @@ if TYPE_CHECKING:
 )
 @click.option("--reload", is_flag=True, help="Serve the folder anew whenever it changes.")
 @click.option(
+    "--network",
+    type=click.Choice(["bridge", "host"]),
+    default="bridge",
+    show_default=True,
+    help="Of a custom image's container.",
+)
+@click.option("--gpus", type=int, help="Pass so many GPUs on to a custom image; -1: all.")
+@click.option(
     "--debuggable", is_flag=True, help="Let debuggers and profilers attach; they can then read values."
 )
 @pass_app
@@ -65,6 +74,8 @@ def serve(
     allow_missing: Sequence[str],
     workers: int,
     reload: bool,
+    network: str,
+    gpus: int | None,
     debuggable: bool,
 ) -> int:
     """Serve a model folder. Its code gets the secrets that config.yaml declares.
@@ -76,6 +87,19 @@ def serve(
         check_name(name)
     if manager is not None and secrets_dir is not None:
         raise UsageError("secrets come from a manager or from a folder, not from both")
+    if _is_image(folder):
+        return _serve_image(
+            app,
+            folder,
+            source={"secrets_dir": secrets_dir, "manager": manager},
+            docker_host=app.settings.docker_host,
+            host=host,
+            port=port,
+            allow_missing=frozenset(allow_missing),
+            host_network=network == "host",
+            gpus=gpus,
+            debuggable=debuggable,
+        )
     preparation = Aside(partial(_prepared, folder))  # beside the imports below and the vault's
     from gusset.serving.supervisor import serve
 
@@ -107,6 +131,40 @@ def serve(
         output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
         workers=workers,
         reread=(lambda: _prepared(folder)[0]) if reload else None,
+    )
+
+
+def _is_image(folder: Path) -> bool:
+    """Whether the folder's config has a `docker_server`; a glance, the config is checked later."""
+    for name in ("config.yaml", "config.yml"):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return "\ndocker_server" in "\n" + (folder / name).read_text("utf-8")
+    return False
+
+
+def _serve_image(app: App, folder: Path, *, source: dict[str, Any], **options: Any) -> int:
+    """Serve a custom image; `source` says where its secrets come from, for the rest see `serve_image`."""
+    from gusset.containers.image import ImageDeployment
+    from gusset.containers.supervisor import serve_image
+    from gusset.package.config import load_package, unsupported_for_serving
+
+    package = load_package(folder)
+    if refused := unsupported_for_serving(package):
+        raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
+    deployment = ImageDeployment.from_package(package)
+    app.output.problems(package.warnings)
+
+    @contextmanager
+    def prepare() -> Iterator[tuple[ImageDeployment, SecretSource]]:
+        needed = bool(deployment.declared)
+        with open_source(app, **source, reader=deployment.name, needed=needed) as opened:
+            yield deployment, opened
+
+    return serve_image(
+        prepare,
+        announce=lambda address: _announce(app, address, name=deployment.name, example="{}"),
+        output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
+        **options,
     )
 
 

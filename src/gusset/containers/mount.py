@@ -1,8 +1,8 @@
-"""The memory-backed folder that holds one process's secrets as files.
+"""Memory-backed folders that hold secrets as files, for one process or for one container.
 
-Knows nothing of where values come from. The folder is gone when its owner
-closes it, and also when the owner is killed: a reaper process waits on a pipe
-that only the owner holds open.
+Knows nothing of where values come from. A folder is gone when its owner closes
+it, and also when the owner is killed: a reaper process waits on a pipe that
+only the owner holds open.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +19,7 @@ from gusset.errors import HostError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
+_MARK = "gusset-"  # what the names of our folders begin with
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -34,7 +35,7 @@ class SecretsFolder:
     def __init__(self, values: Mapping[str, SecretValue]) -> None:
         for name in values:
             check_name(name)
-        self.path = Path(tempfile.mkdtemp(prefix="gusset-", dir=_memory()))
+        self.path = Path(tempfile.mkdtemp(prefix=_MARK, dir=_memory()))
         self._held_open = _start_reaper(self.path)
         try:
             for name, value in values.items():
@@ -62,6 +63,64 @@ class SecretsFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class ContainerFolder:
+    """The secrets of one container: `path` is what it gets as /secrets, each a file 0400 of its user's.
+
+    `path` lies in a folder 0700 of our own, so that on this machine nobody but
+    us comes near it. A file appears, and is replaced, whole. Whoever owns this
+    sees to its removal, also after having been killed.
+
+    Raises:
+        HostError: this machine has no memory-backed place that we may write to.
+    """
+
+    def __init__(self, owner: str) -> None:
+        """`owner` goes into the folder's name, for `remove_orphans`."""
+        self.home = Path(tempfile.mkdtemp(prefix=f"{_MARK}{owner}-", dir=_memory()))
+        self.path = self.home / "secrets"
+        self.path.mkdir()
+        self.path.chmod(0o755)  # whoever the container runs as has to come to its files
+        self._user: tuple[int, int] | None = None
+
+    def fill(self, values: Mapping[str, SecretValue], user: tuple[int, int] | None) -> None:
+        """The first values. `user` owns them inside the container; None when that is who we are."""
+        self._user = user
+        self.replace(values)
+
+    def replace(self, values: Mapping[str, SecretValue]) -> None:
+        """Have exactly these values, each file replaced at once."""
+        try:
+            for name, value in values.items():
+                check_name(name)
+                self._write(name, value)
+            for file in self.path.iterdir():
+                if file.name not in values:
+                    file.unlink()
+        except OSError as error:
+            raise HostError(f"cannot write secrets to {self.path}: {error.strerror}") from None
+
+    def _write(self, name: str, value: SecretValue) -> None:
+        beside = self.home / "next"
+        beside.unlink(missing_ok=True)
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        with os.fdopen(fd, "wb") as file:
+            file.write(value.reveal())
+            if self._user is not None:
+                os.fchown(file.fileno(), *self._user)
+        beside.rename(self.path / name)
+
+    def close(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def remove_orphans(is_alive: Callable[[str], bool]) -> None:
+    """Remove the folders of containers whose gusset is not alive any more: the second net."""
+    for folder in _memory().glob(f"{_MARK}*-*-*"):
+        owner = folder.name.removeprefix(_MARK).rpartition("-")[0]
+        if not is_alive(owner) and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _memory() -> Path:

@@ -48,7 +48,6 @@ _PLATFORM = "for the hosted platform; the machine that gusset runs on is given"
 _BUILD = "read when an image is built; install it yourself where `gusset serve` runs"
 _DOWNLOAD = "needs a download before the start"
 _LOAD_IT = "download in the model's `load` instead, with a token from the secrets"
-_IMAGE = "custom images are not run by `gusset serve` yet"
 _TRT = "engines are built and run by the hosted platform alone"
 
 
@@ -155,14 +154,14 @@ KEYS: tuple[Key, ...] = (
     _ignored("build", _BUILD),
     *_group("ignored", "build", _BUILD, "model_server arguments secret_to_path_mapping no_cache"),
     _ignored("build_commands", _BUILD),
-    Key("docker_server", "refused", _IMAGE),
-    *_group(
-        "refused",
-        "docker_server",
-        _IMAGE,
-        "start_command server_port predict_endpoint readiness_endpoint liveness_endpoint "
-        "run_as_user_id no_build",
-    ),
+    _acted("docker_server", "the image is run instead of a Python model"),
+    _acted("docker_server.start_command", "run in the container, split as a shell would, without one"),
+    _acted("docker_server.server_port", "where the server in the container listens"),
+    _acted("docker_server.predict_endpoint", "what predictions and websockets are sent to"),
+    _acted("docker_server.readiness_endpoint", "200 lets requests pass"),
+    _acted("docker_server.liveness_endpoint", "other than 200 for too long restarts the container"),
+    _acted("docker_server.run_as_user_id", "the user in the container, who owns the files of secrets"),
+    _acted("docker_server.no_build", "images are run as they are"),
     Key("model_cache", "refused", _DOWNLOAD, _LOAD_IT),
     Key("hf_cache", "refused", f"the old name of model_cache; {_DOWNLOAD}", _LOAD_IT),
     *(
@@ -319,7 +318,6 @@ _ASKS: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
     ("trt_llm",): lambda config: config.trt_llm is not None,
     ("training_checkpoints",): lambda config: _has_checkpoints(config),
     ("bis_llm",): lambda config: config.bis_llm is not None,
-    ("docker_server",): lambda config: config.docker_server is not None,
     _KIND: lambda config: config.runtime.transport.kind == "grpc",
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 from gusset.errors import Denied, GussetError, SecretsMissing, Unreachable
 from gusset.secrets.source import Delivered, SecretSource
-from gusset.serving.deployment import DeclaredSecret, Deployment
+from gusset.serving.deployment import DeclaredSecret
 
 log = logging.getLogger("gusset.serving")
 
@@ -18,7 +19,20 @@ _FIRST_RETRY = 0.5  # seconds, doubled up to
 _LAST_RETRY = 30.0
 
 
-def read_secrets(deployment: Deployment, source: SecretSource, allow_missing: Collection[str] = ()) -> Values:
+class Declaring(Protocol):
+    """Something that is served and declares secrets: a model, or an image."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def config_file(self) -> str: ...
+    @property
+    def secrets(self) -> Sequence[DeclaredSecret]: ...
+    @property
+    def declared(self) -> tuple[str, ...]: ...
+
+
+def read_secrets(deployment: Declaring, source: SecretSource, allow_missing: Collection[str] = ()) -> Values:
     """The declared secrets that `source` has.
 
     `allow_missing` names those that may lack, beside the optional ones; "all" allows it of all.
@@ -40,7 +54,7 @@ def read_secrets(deployment: Deployment, source: SecretSource, allow_missing: Co
     return held
 
 
-def _missing(deployment: Deployment, missing: list[DeclaredSecret]) -> SecretsMissing:
+def _missing(deployment: Declaring, missing: list[DeclaredSecret]) -> SecretsMissing:
     lines = []
     for secret in missing:
         place = deployment.config_file if secret.line is None else f"{deployment.config_file}:{secret.line}"

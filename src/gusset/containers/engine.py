@@ -1,0 +1,408 @@
+"""A container engine, Docker or Podman, over the API that both speak.
+
+The one place that knows the library and its errors. What it is told and what
+it keeps never holds a secret's value.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gusset.errors import HostError, ModelFailed, UsageError
+
+log = logging.getLogger("gusset.containers")
+
+OWNER = "gusset.owner"  # the label that names the process which a container belongs to
+
+_API_SECONDS = 60
+_SERVICE_SECONDS = 20.0
+_PROGRESS_SECONDS = 2.0
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that the engine has. `user` is as the image says: a name, a number, with a group or empty."""
+
+    id: str
+    user: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """A container to be made. `command` None runs what the image itself runs."""
+
+    image: str
+    command: Sequence[str] | None
+    environment: Mapping[str, str]
+    user: str | None
+    secrets_folder: Path
+    owner: str
+    host_network: bool = False
+    publish: int | None = None
+    cpus: float | None = None
+    memory: int | None = None
+    gpus: int | None = None
+    user_namespace: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Engine:
+    """A connection to an engine that answers. Close it."""
+
+    def __init__(self, client: Any, address: str, service: subprocess.Popen[bytes] | None = None) -> None:
+        self._client = client
+        self._api = client.api
+        self.address = address
+        self.service = service  # a Podman that we have started ourselves
+        version = client.version()
+        self.is_podman = any("Podman" in part.get("Name", "") for part in version.get("Components", ()))
+
+    @classmethod
+    def find(cls, docker_host: str | None) -> Engine:
+        """The engine that `docker_host` names, else the first that answers, else a Podman of our own.
+
+        Raises:
+            UsageError: the library is not installed.
+            HostError: none answers; with what was tried.
+        """
+        tried = []
+        for address in [docker_host] if docker_host else _sockets():
+            try:
+                return cls(_client(address), address)
+            except Exception as error:  # whatever the library or the socket says
+                tried.append(f"  {address}: {_reason(error)}")
+        if docker_host is None and (podman := shutil.which("podman")):
+            return cls._of_our_own(podman)
+        raise HostError(
+            "no container engine answers" + "".join(f"\n{line}" for line in tried),
+            hint="install Docker or Podman, start it, and see that you may use it "
+            "(group docker, or be root); DOCKER_HOST names another one",
+        )
+
+    @classmethod
+    def _of_our_own(cls, podman: str) -> Engine:
+        folder = Path(tempfile.mkdtemp(prefix="gusset-podman-"))
+        address = f"unix://{folder}/podman.sock"
+        service = subprocess.Popen(
+            [podman, "system", "service", "--time=0", address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # it has to live on for whoever cleans up after us
+        )
+        deadline = time.monotonic() + _SERVICE_SECONDS
+        while service.poll() is None and time.monotonic() < deadline:
+            if (folder / "podman.sock").exists():
+                with suppress(Exception):
+                    return cls(_client(address), address, service)
+            time.sleep(0.05)
+        service.kill()
+        said = service.communicate()[1].decode("utf-8", "replace").strip()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise HostError("Podman's service does not start", hint=said[-500:] or None)
+
+    def close(self) -> None:
+        """Let go of the engine; one of our own ends."""
+        self._client.close()
+        if self.service is not None:
+            end_service(self.service.pid, self.address)
+            self.service.wait()
+
+    def image(self, name: str, auth: Mapping[str, str] | None, tell: Callable[[str], object]) -> Image:
+        """The image of that name, pulled when it is not there; `tell` hears how far that is.
+
+        Raises:
+            HostError: there is none, or it is for another kind of machine.
+        """
+        import docker.errors
+
+        try:
+            found = self._client.images.get(name)
+        except docker.errors.ImageNotFound:
+            self._pull(name, auth, tell)
+            found = self._client.images.get(name)
+        config = found.attrs.get("Config") or {}
+        image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
+        ours = _MACHINES.get(os.uname().machine, os.uname().machine)
+        if image.architecture and image.architecture != ours:
+            raise HostError(
+                f"the image {name} is for {image.architecture}, this machine is {ours}",
+                hint="use an image that was built for this kind of machine",
+            )
+        return image
+
+    def _pull(self, name: str, auth: Mapping[str, str] | None, tell: Callable[[str], object]) -> None:
+        import docker.errors
+
+        layers: dict[str, tuple[int, int]] = {}
+        told = 0.0
+        tell(f"pulling {name}")
+        try:
+            repository, tag = _tagged(name)
+            lines = self._api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth)
+            for line in lines:
+                if line.get("error"):
+                    raise HostError(
+                        f"the image {name} cannot be pulled: {line['error']}", hint=_pull_hint(auth)
+                    )
+                detail = line.get("progressDetail") or {}
+                if line.get("id") and detail.get("total"):
+                    layers[line["id"]] = (detail.get("current", 0), detail["total"])
+                if layers and time.monotonic() - told > _PROGRESS_SECONDS:
+                    told = time.monotonic()
+                    done, total = (sum(each) / 1e6 for each in zip(*layers.values(), strict=True))
+                    tell(f"pulling {name}: {done:.0f} of {total:.0f} MB")
+        except docker.errors.APIError as error:
+            raise HostError(
+                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=_pull_hint(auth)
+            ) from None
+
+    def create(self, spec: ContainerSpec) -> Container:
+        """Make a container, not yet started.
+
+        Raises:
+            ModelFailed: the engine refuses it.
+        """
+        import docker.errors
+        from docker.types import DeviceRequest, Mount
+
+        options: dict[str, Any] = {
+            "mounts": [Mount("/secrets", str(spec.secrets_folder), type="bind", read_only=True)],
+            "network_mode": "host" if spec.host_network else None,
+        }
+        if Path("/sys/fs/selinux/enforce").exists():
+            options["mounts"] = []
+            options["binds"] = [f"{spec.secrets_folder}:/secrets:ro,Z"]
+        if spec.cpus is not None:
+            options["nano_cpus"] = int(spec.cpus * 1e9)
+        if spec.memory is not None:
+            options["mem_limit"] = spec.memory
+        if spec.gpus is not None:
+            options["device_requests"] = [DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])]
+        if spec.user_namespace is not None:
+            options["userns_mode"] = spec.user_namespace
+        ports = None
+        if spec.publish is not None:
+            options["port_bindings"] = {spec.publish: ("127.0.0.1", None)}
+            ports = [spec.publish]
+        try:
+            made = self._api.create_container(
+                spec.image,
+                entrypoint=list(spec.command) if spec.command is not None else None,
+                command=[] if spec.command is not None else None,
+                environment=dict(spec.environment),
+                user=spec.user,
+                ports=ports,
+                labels={**spec.labels, OWNER: spec.owner},
+                host_config=self._api.create_host_config(**options),
+            )
+        except docker.errors.APIError as error:
+            raise ModelFailed(f"the container cannot be made: {_reason(error)}") from None
+        return Container(self._api, made["Id"])
+
+    def remove_orphans(self) -> None:
+        """Remove containers whose gusset has gone without doing so: the second net."""
+        with suppress(Exception):  # it may be somebody else's engine by now; never a reason not to serve
+            for found in self._api.containers(all=True, filters={"label": [OWNER]}):
+                owner = found["Labels"].get(OWNER, "")
+                if not is_alive(owner):
+                    Container(self._api, found["Id"]).remove()
+
+
+class Container:
+    """One container of an engine's."""
+
+    def __init__(self, api: Any, id_: str) -> None:
+        self._api = api
+        self.id = id_
+
+    def user_id(self, user: str) -> tuple[int, int]:
+        """The numbers that a user of the image has: `name`, `name:group` or numbers; `""` is root.
+
+        Raises:
+            ModelFailed: the image knows no such name.
+        """
+        name, _, group = user.partition(":")
+        if not name:
+            return 0, 0
+        ids = (int(name), 0) if name.isdecimal() else self._look_up("/etc/passwd", name, (2, 3))
+        if not group:
+            return ids
+        return ids[0], int(group) if group.isdecimal() else self._look_up("/etc/group", group, (2, 2))[0]
+
+    def _look_up(self, path: str, name: str, columns: tuple[int, int]) -> tuple[int, int]:
+        for line in self._file(path).decode("utf-8", "replace").splitlines():
+            fields = line.split(":")
+            if fields[0] == name and len(fields) > max(columns):
+                return int(fields[columns[0]]), int(fields[columns[1]])
+        raise ModelFailed(
+            f"the image runs as {name}, which its {path} does not know",
+            hint="give the user as a number: docker_server.run_as_user_id",
+        )
+
+    def _file(self, path: str) -> bytes:
+        """A small file of the container's; empty when there is none."""
+        import io
+        import tarfile
+
+        import docker.errors
+
+        try:
+            parts, _ = self._api.get_archive(self.id, path)
+        except docker.errors.APIError:
+            return b""
+        with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as archive:
+            member = next((each for each in archive if each.isfile()), None)
+            file = archive.extractfile(member) if member else None
+            return file.read() if file else b""
+
+    @contextmanager
+    def attached(self, out: int, err: int) -> Iterator[None]:
+        """Carry all that the container prints to these descriptors, from its first byte; before `start`."""
+        stream = self._api.attach(self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True)
+
+        def carry() -> None:
+            with suppress(Exception):  # the engine has gone; so has the container
+                for pair in stream:
+                    for target, data in zip((out, err), pair, strict=True):
+                        if data:
+                            _write_all(target, data)
+
+        thread = threading.Thread(target=carry, name="gusset-attach", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(5.0)
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            ModelFailed: its command cannot be run.
+        """
+        import docker.errors
+
+        try:
+            self._api.start(self.id)
+        except docker.errors.APIError as error:
+            raise ModelFailed(f"the container does not start: {_reason(error)}") from None
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended; -1 when that cannot be known."""
+        try:
+            return int(self._api.wait(self.id, timeout=None)["StatusCode"])
+        except Exception:  # removed, or the engine has gone
+            return -1
+
+    def pid(self) -> int:
+        """The process id of its first process, as this machine has it; 0 when it does not run."""
+        return int(self._api.inspect_container(self.id)["State"]["Pid"])
+
+    def published(self, port: int) -> int:
+        """Where on 127.0.0.1 a published port of it is."""
+        ports = self._api.inspect_container(self.id)["NetworkSettings"]["Ports"]
+        return int(ports[f"{port}/tcp"][0]["HostPort"])
+
+    def stop(self, seconds: int) -> None:
+        """SIGTERM, and SIGKILL when it has not ended after so many seconds."""
+        with suppress(Exception):  # it has ended by itself
+            self._api.stop(self.id, timeout=seconds)
+
+    def remove(self) -> None:
+        """Kill it if it runs, and remove it."""
+        with suppress(Exception):  # it has gone already
+            self._api.remove_container(self.id, force=True, v=True)
+
+
+def our_name() -> str:
+    """What stands for this process in labels and folders: its number, and when it began."""
+    return f"{os.getpid()}-{_began(os.getpid())}"
+
+
+def is_alive(name: str) -> bool:
+    """Whether the process of that `our_name` is there."""
+    pid, _, began = name.partition("-")
+    return pid.isdecimal() and _began(int(pid)) == began
+
+
+def end_service(pid: int, address: str) -> None:
+    """End a Podman service that was started for us, and remove its socket's folder."""
+    socket = address.removeprefix("unix://")
+    with suppress(OSError):
+        if socket.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, 15)
+    shutil.rmtree(Path(socket).parent, ignore_errors=True)
+
+
+def container_of(address: str, id_: str) -> Container:
+    """A container of the engine there, for whoever cleans up."""
+    return Container(_client(address).api, id_)
+
+
+def _began(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _client(address: str) -> Any:
+    try:
+        import docker
+    except ModuleNotFoundError:
+        raise UsageError(
+            "custom images need the library docker", hint="pip install 'gusset[containers]'"
+        ) from None
+    client = docker.DockerClient(base_url=address, version="auto", timeout=_API_SECONDS)
+    client.ping()
+    return client
+
+
+def _sockets() -> list[str]:
+    """Where engines listen, as far as there is something."""
+    places = [Path("/var/run/docker.sock"), Path("/run/podman/podman.sock")]
+    places.append(Path(f"/run/user/{os.getuid()}/podman/podman.sock"))
+    return [f"unix://{place}" for place in places if place.exists()]
+
+
+def _tagged(name: str) -> tuple[str, str | None]:
+    """A repository and the tag to pull; a digest stands in the repository."""
+    if "@" in name:
+        return name, None
+    repository, colon, tag = name.rpartition(":")
+    if colon and "/" not in tag:
+        return repository, tag
+    return name, "latest"
+
+
+def _pull_hint(auth: Mapping[str, str] | None) -> str:
+    if auth is None:
+        return (
+            "is the name right? A private registry needs base_image.docker_auth, or a login of the engine's"
+        )
+    return "is the name right, and may the account of base_image.docker_auth pull it?"
+
+
+def _reason(error: Exception) -> str:
+    explanation = getattr(error, "explanation", None) or getattr(error, "strerror", None)
+    return str(explanation or error).strip().splitlines()[0][:400] if str(error) else type(error).__name__
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,213 @@
+"""A real engine, a base image without a registry, and `gusset serve` of images made from it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.conftest import clean_environ
+from tests.serving.conftest import eventually
+
+REPO = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("GUSSET_TEST_CACHE") or REPO / ".cache")
+BASE = "localhost/python:3.11-slim"
+INSIDE = Path(__file__).parent / "inside.py"
+NEEDED = ("podman", "runc", "debootstrap", "zstd")
+SERVER = "python3 /app/inside.py 8000"
+
+IMAGES = {
+    "root": "",
+    "user": "RUN useradd --uid 4321 server\nUSER server",
+    "number": "USER 4321:4321",
+    "stranger": "USER nobody-knows-me",
+    "shell-less": "RUN rm -f /bin/sh /bin/bash /bin/dash\nUSER 4321",
+    "passwd-less": "RUN rm -f /etc/passwd",
+    "own-secrets": "RUN mkdir /secrets && echo of the image > /secrets/its_own",
+}
+
+
+def podman(*arguments: str, input: bytes | None = None) -> str:
+    done = subprocess.run(["podman", *arguments], input=input, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def why_not() -> str | None:
+    """Why no container can be run here."""
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        return f"{', '.join(missing)} lacks: `make system-deps` installs it (as root, on Debian or Ubuntu)"
+    if os.getuid() != 0:
+        return "these tests make images, as root"
+    return None
+
+
+@pytest.fixture(scope="session")
+def images() -> dict[str, str]:
+    """The tests' images by what is special in them; made once on a machine, the base image cached."""
+    if why := why_not():
+        if os.environ.get("CI") == "1":
+            pytest.fail(why)
+        pytest.skip(why)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if subprocess.run(["podman", "image", "exists", BASE], check=False).returncode:
+            _import_base()
+        made = {}
+        for name, lines in IMAGES.items():
+            made[name] = f"localhost/gusset-test:{name}"
+            recipe = f"FROM {BASE}\nCOPY inside.py /app/inside.py\n{lines}\n"
+            podman("build", "-q", "-t", made[name], "-f", "-", str(INSIDE.parent), input=recipe.encode())
+        return made
+
+
+def _import_base() -> None:
+    cached = CACHE / "python-3.11-slim.tar.zst"
+    if not cached.exists():
+        tree, beside = CACHE / "rootfs", cached.with_suffix(".new")
+        shutil.rmtree(tree, ignore_errors=True)
+        include = "python3,python3-venv,python3-pip,ca-certificates"
+        subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={include}", "bookworm", str(tree)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        packed = f"tar -C '{tree}' -c . | zstd -q -T0 -o '{beside}'"
+        subprocess.run(["sh", "-c", packed], check=True)
+        beside.rename(cached)
+        shutil.rmtree(tree)
+    subprocess.run(
+        ["sh", "-c", f"zstd -q -d -c '{cached}' | podman import - {BASE}"], check=True, capture_output=True
+    )
+
+
+class Ship:
+    """One custom image, served by the real command."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.folder = tmp_path / "ship"
+        self.folder.mkdir()
+        self.secrets = tmp_path / "secrets"
+        self.secrets.mkdir()
+        self.tmp = tmp_path
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def secret(self, name: str, value: bytes) -> None:
+        beside = self.tmp / ".next"
+        beside.write_bytes(value)
+        beside.rename(self.secrets / name)
+
+    def configure(self, image: str, command: str | None = SERVER, **more: object) -> None:
+        config: dict[str, object] = {
+            "base_image": {"image": image},
+            "secrets": dict.fromkeys(sorted(os.listdir(self.secrets))),
+            "docker_server": {
+                "start_command": command,
+                "server_port": 8000,
+                "predict_endpoint": "/ask",
+                "readiness_endpoint": "/ready",
+                "liveness_endpoint": "/health",
+            },
+        }
+        for key, value in more.items():
+            known = config.get(key)
+            config[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def start(self, *options: str, **environ: str) -> Ship:
+        command = [sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
+        with (self.tmp / "out").open("wb") as out, (self.tmp / "err").open("wb") as err:
+            self.process = subprocess.Popen(
+                [*command, "--secrets-dir", str(self.secrets), *options],
+                stdout=out,
+                stderr=err,
+                env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | environ,
+            )
+        return self
+
+    def ready(self) -> Ship:
+        eventually(lambda: "ready at" in self.output or self.running.poll() is not None, "ready")
+        assert self.running.poll() is None, self.output
+        return self
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.process
+        return self.process
+
+    @property
+    def output(self) -> str:
+        return (self.tmp / "out").read_text("utf-8", "replace") + (self.tmp / "err").read_text(
+            "utf-8", "replace"
+        )
+
+    @property
+    def address(self) -> str:
+        found = re.search(r"ready at (\S+)", self.output)
+        assert found, self.output
+        return found[1]
+
+    @property
+    def container(self) -> str:
+        """The id of the container that runs."""
+        return podman("ps", "-q", "--filter", f"label=gusset.owner={self.owner}")
+
+    @property
+    def owner(self) -> str:
+        began = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{self.running.pid}-{began}"
+
+    def ask(self, do: str, **more: object) -> object:
+        body = json.dumps({"do": do, **more})
+        answer = httpx.post(f"{self.address}/v1/models/model:predict", content=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def fails(self, status: int, *texts: str) -> str:
+        """It ends by itself, with this status and these texts."""
+        assert self.running.wait(60) == status, self.output
+        for text in texts:
+            assert text in self.output
+        return self.output
+
+    def stop(self) -> int:
+        self.running.send_signal(signal.SIGTERM)
+        return self.running.wait(60)
+
+
+def left_behind() -> list[str]:
+    """Containers of gusset's and folders of secrets that are there."""
+    folders = [name for name in os.listdir("/dev/shm") if name.startswith("gusset-")]
+    return folders + podman("ps", "-aq", "--filter", "label=gusset.owner").split()
+
+
+@pytest.fixture
+def ship(tmp_path: Path, images: dict[str, str]) -> Iterator[Ship]:
+    made = Ship(tmp_path)
+    yield made
+    if made.process and made.process.poll() is None:
+        made.stop()
+
+
+@pytest.fixture
+def launch(ship: Ship, images: dict[str, str]) -> Callable[..., Ship]:
+    """Configure and start in one go, until it is ready."""
+
+    def launch(image: str = "root", command: str | None = SERVER, *options: str, **more: object) -> Ship:
+        ship.configure(images[image], command, **more)
+        return ship.start(*options).ready()
+
+    return launch

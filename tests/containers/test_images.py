@@ -1,0 +1,321 @@
+"""Custom images on a real engine: their secrets, seen from inside, and what is left of them outside."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import forms_of, leaks_in
+from tests.containers.conftest import SERVER, Ship, left_behind, podman
+from tests.serving.conftest import eventually
+
+pytestmark = pytest.mark.xdist_group("containers")
+
+TOKEN = b"hf_cHVibGljIHRva2Vu-4711"
+FORMS = {
+    "substituted": 'sh -c "HF_TOKEN=$(cat /secrets/hf_access_token) exec python3 /app/inside.py 8000"',
+    "read by the application": "python3 /app/inside.py 8000 from-file",
+    "over several lines": "python3\n  /app/inside.py\n  8000 from-file",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_forms_that_people_use(ship: Ship, launch: Callable[..., Ship], form: str) -> None:
+    """The server has its token, is called through the proxy, and its output is masked."""
+    ship.secret("hf_access_token", TOKEN)
+    launch("root", FORMS[form])
+    assert ship.ask("token") == TOKEN.decode()
+    assert f"started with a token of {len(TOKEN)} characters: ***" in ship.output
+    assert not leaks_in(ship.output.encode(), TOKEN)
+    assert httpx.get(ship.address).json() == {"path": "/health"}
+    assert httpx.get(f"{ship.address}/v1/models/model").json() == {"path": "/ready"}
+    assert httpx.get(f"{ship.address}/other?q=1").status_code == 404
+    assert ship.stop() == 0
+    assert not left_behind()
+
+
+@pytest.mark.parametrize(
+    ("image", "more", "user"),
+    [
+        ("root", {}, 0),
+        ("user", {}, 4321),
+        ("number", {}, 4321),
+        ("root", {"docker_server": {"run_as_user_id": 5678}}, 5678),
+        ("user", {"docker_server": {"run_as_user_id": 5678}}, 5678),
+        ("shell-less", {}, 4321),
+        ("passwd-less", {}, 0),
+        ("own-secrets", {}, 0),
+    ],
+    ids=["root", "user", "number", "run-as", "run-as-other", "no-shell", "no-passwd", "own-secrets"],
+)
+def test_what_is_seen_from_inside(
+    ship: Ship, launch: Callable[..., Ship], image: str, more: dict[str, object], user: int
+) -> None:
+    """A regular file 0400 of the server's user, in memory, read-only, with the exact bytes; nothing else."""
+    value = os.urandom(64 * 1024)
+    ship.secret("hf_access_token", TOKEN)
+    ship.secret("binary", value)
+    launch(image, **more)
+    seen = ship.ask("see", name="binary")
+    assert isinstance(seen, dict)
+    assert base64.b64decode(seen["value"]) == value
+    assert seen["mode"] == "0o100400"
+    assert seen["owner"] == seen["me"] == user
+    assert seen["type"] == "tmpfs"
+    assert "ro" in seen["options"].split(",")
+    assert seen["names"] == ["binary", "hf_access_token"]
+
+
+def test_nobody_else_inside_can_read_it(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Nor can the server write to it."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    assert ship.ask("refused", name="hf_access_token") == ["Read-only file system", 77]
+
+
+def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """10,000 reads during 200 rotations see one value or another, never a part."""
+    values = [bytes([65 + n % 26]) * 5000 + b"%03d" % n for n in range(200)]
+    ship.secret("rotated", values[0])
+    launch()
+    found: list[str] = []
+    body = {"do": "reads", "name": "rotated", "count": 10_000}
+    with httpx.Client(timeout=60) as client:
+        import threading
+
+        def read() -> None:
+            found.extend(client.post(f"{ship.address}/predict", json=body).json())
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        for value in values:
+            ship.secret("rotated", value)
+            time.sleep(0.01)
+        thread.join()
+    assert {base64.b64decode(each) for each in found} <= set(values)
+
+    def sees_the_last() -> bool:
+        seen = ship.ask("see", name="rotated")
+        return isinstance(seen, dict) and base64.b64decode(seen["value"]) == values[-1]
+
+    eventually(sees_the_last, "the last one is seen")
+    assert ship.ask("print", name="rotated") == "printed"
+    time.sleep(0.5)
+    assert not leaks_in(ship.output.encode(), values[-1])
+
+
+def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Not in what the engine tells or keeps, the image, processes, logs or /tmp; and nothing is left."""
+    ship.secret("hf_access_token", TOKEN)
+    launch("root", FORMS["read by the application"], environment_variables={"PLAIN": "yes"})
+    container = ship.container
+    assert container
+    told = podman("inspect", container) + podman("history", "--no-trunc", "localhost/gusset-test:root")
+    told += podman("image", "inspect", "localhost/gusset-test:root")
+    assert not leaks_in(told.encode(), TOKEN)
+    environment = ship.ask("environment")
+    assert isinstance(environment, dict)
+    assert environment["PLAIN"] == "yes"
+    assert TOKEN.decode() not in environment.values()
+    assert ship.stop() == 0
+    assert not left_behind()
+    assert not leaks_in(ship.output.encode(), TOKEN)
+    for place in ("/var/lib/containers", "/run/containers", "/run/libpod", "/tmp"):
+        for form in forms_of(TOKEN):
+            found = subprocess.run(
+                ["grep", "-rlaF", "--exclude-dir=secrets", "--exclude-dir=pytest-of-root", "-e", form, place],
+                capture_output=True,
+                check=False,
+            ).stdout
+            assert not found, (place, form)
+
+
+def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """`kill -9` of gusset: container, folder, and a Podman service of its own go."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    assert left_behind()
+    ship.running.kill()
+    ship.running.wait()
+    eventually(lambda: not left_behind(), "all is gone")
+    eventually(lambda: not _services(), "the engine's service, too")
+
+
+def _services() -> list[str]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"system\0service" in line and b"gusset-podman-" in line:
+            found.append(folder.name)
+    return found
+
+
+def test_a_container_that_ends_is_started_again(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Its end is told, with its last lines; its secrets are there again."""
+    ship.secret("hf_access_token", TOKEN)
+    launch("root", FORMS["read by the application"])
+    first = ship.container
+    with pytest.raises((httpx.HTTPError, AssertionError)):
+        ship.ask("exit", status=3)
+    eventually(lambda: "The container is ready again." in ship.output, "ready again")
+    assert "the container ended, with exit status 3" in ship.output
+    assert ship.ask("token") == TOKEN.decode()
+    assert ship.container != first
+    assert ship.stop() == 0
+    assert not left_behind()
+
+
+def test_an_engine_by_its_address(ship: Ship, images: dict[str, str]) -> None:
+    """DOCKER_HOST names it, whatever it is."""
+    socket = f"unix://{ship.tmp}/engine.sock"
+    service = subprocess.Popen(["podman", "system", "service", "--time=0", socket])
+    try:
+        eventually((ship.tmp / "engine.sock").exists, "the engine answers")
+        ship.secret("hf_access_token", TOKEN)
+        ship.configure(images["root"], FORMS["read by the application"])
+        ship.start(DOCKER_HOST=socket).ready()
+        assert ship.ask("token") == TOKEN.decode()
+        assert ship.stop() == 0
+        assert service.poll() is None
+        assert not left_behind()
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def test_a_stubborn_server_is_killed(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """One that ignores SIGTERM."""
+    launch("root", f"{SERVER} stubborn")
+    assert ship.stop() == 0
+    assert not left_behind()
+
+
+def test_resources_are_limits(ship: Ship, launch: Callable[..., Ship]) -> None:
+    launch(resources={"cpu": "500m", "memory": "256Mi"})
+    about = podman("inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", ship.container)
+    assert about == f"{256 * 2**20} 500000000"
+
+
+# What can be wrong.
+
+
+def test_a_secret_that_the_command_reads(ship: Ship, images: dict[str, str]) -> None:
+    """Undeclared or without a value: it does not start, whatever is allowed to be missing."""
+    ship.secret("hf_access_token", TOKEN)
+    ship.configure(images["root"], "sh -c 'X=$(cat /secrets/undeclared) Y=$(cat /secrets/absent) server'")
+    text = (ship.folder / "config.yaml").read_text().replace("secrets:\n", "secrets:\n  absent: null\n")
+    (ship.folder / "config.yaml").write_text(text)
+    ship.start("--allow-missing", "all")
+    ship.fails(5, "/secrets/undeclared: config.yaml does not declare it", "/secrets/absent: it has no value")
+
+
+def test_a_missing_secret(ship: Ship, images: dict[str, str]) -> None:
+    ship.configure(images["root"], secrets={"absent": None})
+    ship.start()
+    ship.fails(5, "absent", "gusset secret set absent")
+
+
+@pytest.mark.parametrize(
+    ("image", "command", "texts"),
+    [
+        (
+            "root",
+            "sh -c 'cat /secrets/hf_access_token; echo; exit 4'",
+            ("before it was ready, with exit status 4", "***"),
+        ),
+        ("root", "no-such-command", ("no-such-command",)),
+        ("root", f"{SERVER} never-ready", ("was not ready after 3 s", "thinking about it", "server_port")),
+        ("stranger", SERVER, ("nobody-knows-me",)),
+        ("shell-less", "sh -c 'true'", ("sh",)),
+    ],
+    ids=["ends-at-once", "no-such-command", "never-ready", "no-such-user", "no-shell"],
+)
+def test_a_container_that_does_not_become_ready(
+    ship: Ship, images: dict[str, str], image: str, command: str, texts: tuple[str, ...]
+) -> None:
+    """Ends `serve`, with what happened and the last lines, masked; nothing is left."""
+    ship.secret("hf_access_token", TOKEN)
+    health = {"health_checks": {"startup_threshold_seconds": 3}}
+    ship.configure(images[image], command, runtime=health)
+    ship.start()
+    ship.fails(9, *texts)
+    assert not leaks_in(ship.output.encode(), TOKEN)
+    assert "Traceback" not in ship.output
+    assert not left_behind()
+
+
+def test_no_such_image(ship: Ship) -> None:
+    ship.configure("localhost/gusset-test:nowhere")
+    ship.start()
+    ship.fails(11, "the image localhost/gusset-test:nowhere", "cannot be pulled")
+
+
+def test_another_machines_image(ship: Ship, images: dict[str, str]) -> None:
+    podman(
+        "build",
+        "-q",
+        "--arch",
+        "s390x",
+        "-t",
+        "localhost/gusset-test:foreign",
+        "-f",
+        "-",
+        input=b"FROM scratch\nENV A=b\n",
+    )
+    ship.configure("localhost/gusset-test:foreign")
+    ship.start()
+    ship.fails(11, "is for s390x")
+
+
+def test_no_engine(ship: Ship, images: dict[str, str]) -> None:
+    ship.configure(images["root"])
+    ship.start(DOCKER_HOST="unix:///nowhere/docker.sock")
+    ship.fails(11, "no container engine answers", "unix:///nowhere/docker.sock")
+
+
+def test_a_used_port(ship: Ship, launch: Callable[..., Ship], images: dict[str, str]) -> None:
+    """Of ours; and with the host's network, of the container's."""
+    launch()
+    port = ship.address.rpartition(":")[2]
+    done = subprocess.run(["python3", "-c", "pass"], check=False)
+    assert done.returncode == 0
+    again = Ship.__new__(Ship)
+    again.__dict__.update(ship.__dict__, tmp=ship.tmp / "again", process=None)
+    again.tmp.mkdir()
+    again.start("--port", port).fails(11, f"port {port}")
+
+
+def test_the_hosts_network(ship: Ship, images: dict[str, str]) -> None:
+    """Only when asked, and never on 8080."""
+    ship.configure(images["root"], "python3 /app/inside.py 8080", docker_server={"server_port": 8080})
+    ship.start("--network", "host").fails(11, "8080 clashes")
+    ship.configure(images["root"], "python3 /app/inside.py 18765", docker_server={"server_port": 18765})
+    ship.start("--network", "host").ready()
+    assert httpx.get("http://127.0.0.1:18765/health").status_code == 200
+    assert ship.stop() == 0
+
+
+def test_every_missing_key_at_once(ship: Ship) -> None:
+    (ship.folder / "config.yaml").write_text("base_image: {image: x}\ndocker_server: {start_command: y}\n")
+    ship.start()
+    ship.fails(3, "server_port", "predict_endpoint", "readiness_endpoint", "liveness_endpoint")
+
+
+def test_kill_of_the_container_from_outside(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """As an out-of-memory kill would: told and restarted."""
+    launch()
+    pid = int(podman("inspect", "--format", "{{.State.Pid}}", ship.container))
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: "ready again" in ship.output, "ready again")
+    assert "exit status 137" in ship.output
