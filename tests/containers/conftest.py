@@ -163,12 +163,14 @@ class Ship:
     @property
     def container(self) -> str:
         """The id of the container that runs."""
-        return podman("ps", "-q", "--filter", f"label=gusset.owner={self.owner}")
+        there = json.loads(podman("ps", "--format", "json"))
+        owned = [each["Id"] for each in there if self.owns((each["Labels"] or {}).get("gusset.owner", ""))]
+        return str(owned[0]) if owned else ""
 
-    @property
-    def owner(self) -> str:
+    def owns(self, owner: str) -> bool:
+        """Whether a label names our process: its number, and when it began."""
         began = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{self.running.pid}-{began}"
+        return owner.startswith(f"{self.running.pid}-{began}-")
 
     def ask(self, do: str, **more: object) -> object:
         body = json.dumps({"do": do, **more})

@@ -6,8 +6,10 @@ it keeps never holds a secret's value.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,11 @@ class Engine:
             UsageError: the library is not installed.
             HostError: none answers; with what was tried.
         """
+        if docker_host and not docker_host.startswith("unix://"):
+            raise HostError(
+                "DOCKER_HOST names an engine on another machine, whose memory gusset cannot put secrets into",
+                hint="run `gusset serve` on that machine; here only unix:// addresses are used",
+            )
         tried = []
         for address in [docker_host] if docker_host else _sockets():
             try:
@@ -177,9 +185,10 @@ class Engine:
             ModelFailed: the engine refuses it.
         """
         import docker.errors
-        from docker.types import DeviceRequest, Mount
+        from docker.types import DeviceRequest, LogConfig, Mount
 
         options: dict[str, Any] = {
+            "log_config": LogConfig(type="none"),  # an engine writes to disk what is printed, unmasked
             "mounts": [Mount("/secrets", str(spec.secrets_folder), type="bind", read_only=True)],
             "network_mode": "host" if spec.host_network else None,
         }
@@ -218,7 +227,7 @@ class Engine:
         with suppress(Exception):  # it may be somebody else's engine by now; never a reason not to serve
             for found in self._api.containers(all=True, filters={"label": [OWNER]}):
                 owner = found["Labels"].get(OWNER, "")
-                if not is_alive(owner):
+                if is_gone(owner):
                     Container(self._api, found["Id"]).remove()
 
 
@@ -312,6 +321,14 @@ class Container:
         """The process id of its first process, as this machine has it; 0 when it does not run."""
         return int(self._api.inspect_container(self.id)["State"]["Pid"])
 
+    def leave_no_core(self) -> None:
+        """Have it write no core file, which would have the values in it; best as soon as it has started.
+
+        Not by a limit of the container's: giving one drops those that the engine is configured with.
+        """
+        with suppress(Exception):  # it has ended, or is not ours to limit
+            resource.prlimit(self.pid(), resource.RLIMIT_CORE, (0, 0))
+
     def published(self, port: int) -> int:
         """Where on 127.0.0.1 a published port of it is."""
         ports = self._api.inspect_container(self.id)["NetworkSettings"]["Ports"]
@@ -329,14 +346,26 @@ class Container:
 
 
 def our_name() -> str:
-    """What stands for this process in labels and folders: its number, and when it began."""
-    return f"{os.getpid()}-{_began(os.getpid())}"
+    """What stands for this process in labels and folders: its number, when it began, and where."""
+    return f"{os.getpid()}-{_began(os.getpid())}-{_where()}"
 
 
-def is_alive(name: str) -> bool:
-    """Whether the process of that `our_name` is there."""
-    pid, _, began = name.partition("-")
-    return pid.isdecimal() and _began(int(pid)) == began
+def is_gone(name: str) -> bool:
+    """Whether the process of that `our_name` has surely ended; of another machine's that is not known."""
+    pid, _, rest = name.partition("-")
+    began, _, where = rest.partition("-")
+    return pid.isdecimal() and where == _where() and _began(int(pid)) != began
+
+
+@cache
+def _where() -> str:
+    """A name for this machine and for what its process numbers mean: in a container they mean other ones."""
+    try:
+        machine = Path("/etc/machine-id").read_text("utf-8", "replace").strip()
+    except OSError:
+        machine = ""
+    processes = Path("/proc/self/ns/pid").stat().st_ino
+    return hashlib.sha256(f"{machine or os.uname().nodename} {processes}".encode()).hexdigest()[:16]
 
 
 def end_service(pid: int, address: str) -> None:

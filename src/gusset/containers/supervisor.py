@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from gusset.containers import mount
-from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_alive, our_name
+from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_gone, our_name
 from gusset.containers.image import ImageDeployment
 from gusset.containers.mount import ContainerFolder
 from gusset.containers.network import Inside, Outside, may_enter
@@ -96,10 +96,10 @@ def serve_image(
         reaper = Reaper(engine.address, engine.service.pid if engine.service else 0)
         stack.callback(reaper.close)
         engine.remove_orphans()
-        mount.remove_orphans(is_alive)
+        mount.remove_orphans(is_gone)
         image = engine.image(deployment.image, None, log.info)
         keeper = Keeper(deployment, engine, image, reaper, output_fd)
-        keeper.options = {"host_network": host_network, "gpus": gpus}
+        keeper.options = {"host_network": host_network, "gpus": gpus, "debuggable": debuggable}
         keeper.take(values)
         rotation = Rotation(deployment.declared, source, values, keeper.take)
         stack.callback(rotation.stop)
@@ -225,6 +225,8 @@ class Keeper:
             container, outputs = await asyncio.to_thread(self._make, stack)
             stack.callback(self._forget, container)
             await asyncio.to_thread(container.start)
+            if not self.options["debuggable"]:
+                await asyncio.to_thread(container.leave_no_core)
             self._network = await asyncio.to_thread(self._reach, container)
             stack.callback(self._network.close)
             ended = asyncio.ensure_future(asyncio.to_thread(container.wait))
