@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from tests.conftest import leaks_in
+from tests.conftest import Cli, leaks_in
 from tests.containers.conftest import SERVER, Ship, left_behind, podman
 from tests.serving.conftest import eventually
 
@@ -344,3 +346,30 @@ def test_kill_of_the_container_from_outside(ship: Ship, launch: Callable[..., Sh
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: "ready again" in ship.output, "ready again")
     assert "exit status 137" in ship.output
+
+
+def test_other_folders_called_secrets_are_not_ours(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """A command may read /run/secrets/x or ./secrets/x: only /secrets is checked."""
+    launch("root", f"sh -c 'cat /run/secrets/x ./secrets/y; exec {SERVER}'")
+
+
+def test_the_key_may_be_written_otherwise(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """YAML has more than one way to write a key, and JSON is YAML."""
+    ship.configure("localhost/gusset-test:root")
+    file = ship.folder / "config.yaml"
+    file.write_text(json.dumps(yaml.safe_load(file.read_text())))
+    ship.start().ready()
+    assert ship.ask("environment")
+
+
+def test_options_that_do_not_go_with_an_image(ship: Ship) -> None:
+    """They are refused rather than without effect."""
+    ship.configure("localhost/gusset-test:root")
+    ship.start("--workers", "2").fails(2, "--workers and --reload are for Python models")
+
+
+def test_check_sees_what_the_command_reads(ship: Ship, gusset: Cli) -> None:
+    """Before anything is served."""
+    ship.configure("localhost/gusset-test:root", "sh -c 'X=$(cat /secrets/undeclared) server'")
+    done = gusset("check", str(ship.folder), status=4)
+    assert b"it reads /secrets/undeclared, which is not declared" in done.stdout + done.stderr

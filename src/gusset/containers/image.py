@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gusset.errors import ConfigInvalid, Problem, SecretsMissing
+from gusset.package.code import secrets_read
 from gusset.serving.deployment import DeclaredSecret
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
     from gusset.package.problems import Reporter
 
-_READ = re.compile(r"/secrets/([A-Za-z0-9_.-]+)")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 
@@ -118,8 +118,7 @@ class ImageDeployment:
         Raises:
             SecretsMissing: it would start with an empty text in place of one.
         """
-        read = dict.fromkeys(name for part in self.command or () for name in _READ.findall(part))
-        missing = [name for name in read if name not in held]
+        missing = [name for name in secrets_read("\n".join(self.command or ())) if name not in held]
         if missing:
             lines = [
                 f"  /secrets/{name}: "

@@ -339,7 +339,7 @@ class Keeper:
         """
         deployment, health = self._deployment, self._deployment.health
         began = time.monotonic()
-        while (seen := await self._ask(deployment.readiness)) != "200":
+        while not _is_well(seen := await self._ask(deployment.readiness)):
             if time.monotonic() - began > health.startup:
                 raise ModelFailed(
                     f"the container was not ready after {health.startup:g} s: GET {deployment.readiness} "
@@ -357,9 +357,9 @@ class Keeper:
             await asyncio.sleep(min(_PULSE, health.restart, health.stop_traffic))
             now = time.monotonic()
             answers = {path: await self._ask(path) for path in {deployment.readiness, deployment.liveness}}
-            if answers[deployment.readiness] == "200":
+            if _is_well(answers[deployment.readiness]):
                 ready = now
-            if answers[deployment.liveness] == "200" or now - started < health.restart_delay:
+            if _is_well(answers[deployment.liveness]) or now - started < health.restart_delay:
                 alive = now
             self._unready = None if now - ready < health.stop_traffic else "It says that it is not ready."
             if now - alive >= health.restart:
@@ -381,6 +381,11 @@ class Keeper:
         if not lines:
             return "; it printed nothing"
         return "; its last lines:\n" + "\n".join(f"  {line.decode('utf-8', 'replace')}" for line in lines)
+
+
+def _is_well(seen: str) -> bool:
+    """Whether the answer to a probe is a good one: any status that is no error."""
+    return seen.isdecimal() and 200 <= int(seen) < 400
 
 
 class _Remembering:
