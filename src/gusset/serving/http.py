@@ -63,6 +63,7 @@ class Exchange:
 
     __slots__ = (
         "_connection",
+        "_fields",
         "began",
         "body",
         "counted_as",
@@ -86,9 +87,11 @@ class Exchange:
         path: bytes,
         query: bytes,
         headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
         keep_alive: bool,
     ) -> None:
         self._connection = connection
+        self._fields = fields
         self.method = method
         self.path = path
         self.query = query
@@ -106,10 +109,7 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name, given in lower case."""
-        for key, value in self.headers:
-            if len(key) == len(name) and key.lower() == name:
-                return value
-        return None
+        return self._fields.get(name)
 
     def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
         """Answer, once. Nothing happens when the client has gone."""
@@ -297,13 +297,14 @@ class Connection(asyncio.Protocol):
         self._in_message = False
         self._is_new = True  # nothing has been asked yet
         self._head_arrived = 0
+        self._just_read = 0
         self._beyond = b""  # what came after a request for another protocol
         self._begin()
 
     def _begin(self) -> None:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_size = 0
+        self._fields: dict[bytes, bytes] = {}
         self._incoming: Exchange | None = None
         self._parts: list[bytes] = []
         self._body_size = 0
@@ -332,8 +333,9 @@ class Connection(asyncio.Protocol):
             return
         if not self._in_message:
             self._deadline = self._loop.time() + self._server.limits.head_seconds
+        self._just_read = len(data)
         if self._incoming is None:
-            self._head_arrived += len(data)
+            self._head_arrived += self._just_read
         self._feed(data)
         if self._in_message:
             self._look_at_unfinished()
@@ -369,17 +371,24 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
-        self._count_head(len(name) + len(value))
+        self._fields.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         parser = self._parser
+        limit = self._server.limits.head
+        if self._head_arrived > limit or self._just_read > limit:  # else the head cannot be as large
+            size = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
+            if size > limit:
+                self._refuse_head()
         path, _, query = self._url.partition(b"?")
-        exchange = Exchange(self, parser.get_method(), path, query, self._headers, parser.should_keep_alive())
-        exchange.is_old = parser.get_http_version() == "1.0"
+        keep = parser.should_keep_alive()
+        exchange = Exchange(self, parser.get_method(), path, query, self._headers, self._fields, keep)
+        # HTTP/1.0 keeps a connection only when it says so.
+        if not keep or b"connection" in self._fields:
+            exchange.is_old = parser.get_http_version() == "1.0"
         exchange.upgrade = parser.should_upgrade()
         self._incoming = exchange
         self._body_began = self._loop.time()
@@ -555,11 +564,6 @@ class Connection(asyncio.Protocol):
         if self._incoming is not None:
             self._deadline = self._body_began + limits.body_seconds + self._body_size / limits.body_rate
         elif self._head_arrived > limits.head:
-            self._refuse_head()
-
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self._server.limits.head:
             self._refuse_head()
 
     def _expect(self, expected: bytes, exchange: Exchange) -> None:
