@@ -34,6 +34,7 @@ IMAGES = {
     "stranger": "USER nobody-knows-me",
     "shell-less": "RUN rm -f /bin/sh /bin/bash /bin/dash\nUSER 4321",
     "passwd-less": "RUN rm -f /etc/passwd",
+    "starts-itself": 'ENTRYPOINT ["python3", "/app/inside.py", "8000"]',
     "own-secrets": "RUN mkdir /secrets && echo of the image > /secrets/its_own",
 }
 

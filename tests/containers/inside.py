@@ -87,6 +87,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(reads(asked["name"], asked["count"]))
         elif do == "environment":
             self.answer(dict(os.environ))
+        elif do == "file":
+            self.answer(open(asked["path"]).read())
         elif do == "core":
             import resource
 

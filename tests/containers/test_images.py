@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -373,3 +374,78 @@ def test_check_sees_what_the_command_reads(ship: Ship, gusset: Cli) -> None:
     ship.configure("localhost/gusset-test:root", "sh -c 'X=$(cat /secrets/undeclared) server'")
     done = gusset("check", str(ship.folder), status=4)
     assert b"it reads /secrets/undeclared, which is not declared" in done.stdout + done.stderr
+
+
+# What is built into an image first.
+
+
+def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]) -> None:
+    """Files of `data` and `packages`, commands of several lines; the user of the base image stays."""
+    ship.secret("hf_access_token", TOKEN)
+    (ship.folder / "data").mkdir()
+    (ship.folder / "data" / "weights.txt").write_text("heavy")
+    (ship.folder / "packages").mkdir()
+    (ship.folder / "packages" / "ours.py").write_text("NAME = 'ours'")
+    commands = [
+        "cat > /srv/made <<'END'\nit's \"made\"\nEND",
+        "python3 -c 'import ours' && id -u >> /srv/made",
+    ]
+    ship.configure(images["user"], build_commands=commands)
+    ship.start().ready()
+    assert ship.ask("file", path="/app/data/weights.txt") == "heavy"
+    assert ship.ask("file", path="/packages/ours.py") == "NAME = 'ours'"
+    assert ship.ask("file", path="/srv/made") == 'it\'s "made"\n0\n'
+    seen = ship.ask("see", name="hf_access_token")
+    assert isinstance(seen, dict)
+    assert seen["me"] == 4321
+    assert ship.stop() == 0
+    built = podman("images", "-q", "localhost/gusset-ship")
+    for tell in ("inspect", "history"):
+        assert not leaks_in(podman("image", tell, built).encode(), TOKEN)
+    podman("rmi", "-f", built)
+
+
+def test_no_build_runs_the_image_as_it_is(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Whatever else the config asks for; without a command the image's own is run."""
+    launch("starts-itself", None, docker_server={"no_build": True}, build_commands=["false"])
+    assert ship.ask("environment")
+
+
+def test_requirements_are_installed(ship: Ship, images: dict[str, str], tmp_path: Path) -> None:
+    """By the image's own Python; here from a folder of the model's, so that no registry is needed."""
+    package = ship.folder / "packages" / "wheels"
+    package.mkdir(parents=True)
+    _wheel(package, "tiny_thing", "1.2")
+    requirements = ["--no-index", "--find-links=/packages/wheels", "tiny-thing==1.2"]
+    ship.configure(
+        images["root"],
+        f"sh -c 'python3 -c \"import tiny_thing\" && exec {SERVER}'",
+        requirements=requirements,
+    )
+    ship.start().ready()
+    podman("rmi", "-f", podman("images", "-q", "localhost/gusset-ship"), "--ignore")
+
+
+def test_a_build_that_fails(ship: Ship, images: dict[str, str]) -> None:
+    """Ends `serve` with the last lines."""
+    ship.configure(images["root"], build_commands=["echo about to fail; exit 3"])
+    ship.start().fails(9, "the image cannot be built", "about to fail", "build_commands")
+    assert "Traceback" not in ship.output
+
+
+def test_secrets_of_builds_are_refused(ship: Ship, images: dict[str, str]) -> None:
+    ship.configure(images["root"], build={"secret_to_path_mapping": {"hf_access_token": "/token"}})
+    ship.start().fails(3, "secret_to_path_mapping", "builds are not given secrets yet")
+
+
+def _wheel(folder: Path, name: str, version: str) -> None:
+    """A wheel with one empty module."""
+    about = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{about}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        wheel.writestr(f"{about}/RECORD", "")

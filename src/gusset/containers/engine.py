@@ -30,6 +30,7 @@ OWNER = "gusset.owner"  # the label that names the process which a container bel
 
 _API_SECONDS = 60
 _SERVICE_SECONDS = 20.0
+_PULL_HINT = "is the name right? To a private registry log in with `podman login` or `docker login`"
 _PROGRESS_SECONDS = 2.0
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm"}
 
@@ -129,7 +130,7 @@ class Engine:
             end_service(self.service.pid, self.address)
             self.service.wait()
 
-    def image(self, name: str, auth: Mapping[str, str] | None, tell: Callable[[str], object]) -> Image:
+    def image(self, name: str, tell: Callable[[str], object]) -> Image:
         """The image of that name, pulled when it is not there; `tell` hears how far that is.
 
         Raises:
@@ -140,7 +141,7 @@ class Engine:
         try:
             found = self._client.images.get(name)
         except docker.errors.ImageNotFound:
-            self._pull(name, auth, tell)
+            self._pull(name, tell)
             found = self._client.images.get(name)
         config = found.attrs.get("Config") or {}
         image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
@@ -152,7 +153,7 @@ class Engine:
             )
         return image
 
-    def _pull(self, name: str, auth: Mapping[str, str] | None, tell: Callable[[str], object]) -> None:
+    def _pull(self, name: str, tell: Callable[[str], object]) -> None:
         import docker.errors
 
         layers: dict[str, tuple[int, int]] = {}
@@ -160,12 +161,10 @@ class Engine:
         tell(f"pulling {name}")
         try:
             repository, tag = _tagged(name)
-            lines = self._api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth)
+            lines = self._api.pull(repository, tag=tag, stream=True, decode=True)
             for line in lines:
                 if line.get("error"):
-                    raise HostError(
-                        f"the image {name} cannot be pulled: {line['error']}", hint=_pull_hint(auth)
-                    )
+                    raise HostError(f"the image {name} cannot be pulled: {line['error']}", hint=_PULL_HINT)
                 detail = line.get("progressDetail") or {}
                 if line.get("id") and detail.get("total"):
                     layers[line["id"]] = (detail.get("current", 0), detail["total"])
@@ -175,7 +174,7 @@ class Engine:
                     tell(f"pulling {name}: {done:.0f} of {total:.0f} MB")
         except docker.errors.APIError as error:
             raise HostError(
-                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=_pull_hint(auth)
+                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=_PULL_HINT
             ) from None
 
     def create(self, spec: ContainerSpec) -> Container:
@@ -416,14 +415,6 @@ def _tagged(name: str) -> tuple[str, str | None]:
     if colon and "/" not in tag:
         return repository, tag
     return name, "latest"
-
-
-def _pull_hint(auth: Mapping[str, str] | None) -> str:
-    if auth is None:
-        return (
-            "is the name right? A private registry needs base_image.docker_auth, or a login of the engine's"
-        )
-    return "is the name right, and may the account of base_image.docker_auth pull it?"
 
 
 def _reason(error: Exception) -> str:

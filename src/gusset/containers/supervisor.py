@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from gusset.containers import mount
+from gusset.containers.build import build
 from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_gone, our_name
 from gusset.containers.image import ImageDeployment
 from gusset.containers.mount import ContainerFolder
@@ -97,7 +98,16 @@ def serve_image(
         stack.callback(reaper.close)
         engine.remove_orphans()
         mount.remove_orphans(is_gone)
-        image = engine.image(deployment.image, None, log.info)
+        image = engine.image(deployment.image, log.info)
+        if not deployment.recipe.is_empty:
+            image = build(
+                engine,
+                deployment.recipe,
+                base=deployment.image,
+                user=image.user,
+                name=deployment.name,
+                mask=Masker(held.value for held in values.values()).mask_text,
+            )
         keeper = Keeper(deployment, engine, image, reaper, output_fd)
         keeper.options = {"host_network": host_network, "gpus": gpus, "debuggable": debuggable}
         keeper.take(values)
@@ -259,7 +269,7 @@ class Keeper:
         inside = may_enter()
         host_network = bool(self.options["host_network"])
         spec = ContainerSpec(
-            image=deployment.image,
+            image=self._image.id,
             command=deployment.command,
             environment=deployment.environment_variables,
             user=user,
