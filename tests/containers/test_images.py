@@ -416,7 +416,7 @@ def test_requirements_are_installed(ship: Ship, images: dict[str, str], tmp_path
     package = ship.folder / "packages" / "wheels"
     package.mkdir(parents=True)
     _wheel(package, "tiny_thing", "1.2")
-    requirements = ["--no-index", "--find-links=/packages/wheels", "tiny-thing==1.2"]
+    requirements = ["/packages/wheels/tiny_thing-1.2-py3-none-any.whl"]
     ship.configure(
         images["root"],
         f"sh -c 'python3 -c \"import tiny_thing\" && exec {SERVER}'",
