@@ -24,8 +24,7 @@ examples: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
 
-# What Debian's packages give (the browser of the page's tests among them): needs root. Later
-# the container engine will come through this, too.
+# What Debian's packages give (a browser and a container engine for tests among them): needs root.
 system-deps:
 	@./scripts/system-deps
 

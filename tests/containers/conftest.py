@@ -34,6 +34,7 @@ IMAGES = {
     "stranger": "USER nobody-knows-me",
     "shell-less": "RUN rm -f /bin/sh /bin/bash /bin/dash\nUSER 4321",
     "passwd-less": "RUN rm -f /etc/passwd",
+    "starts-itself": 'ENTRYPOINT ["python3", "/app/inside.py", "8000"]',
     "own-secrets": "RUN mkdir /secrets && echo of the image > /secrets/its_own",
 }
 
@@ -163,12 +164,14 @@ class Ship:
     @property
     def container(self) -> str:
         """The id of the container that runs."""
-        return podman("ps", "-q", "--filter", f"label=gusset.owner={self.owner}")
+        there = json.loads(podman("ps", "--format", "json"))
+        owned = [each["Id"] for each in there if self.owns((each["Labels"] or {}).get("gusset.owner", ""))]
+        return str(owned[0]) if owned else ""
 
-    @property
-    def owner(self) -> str:
+    def owns(self, owner: str) -> bool:
+        """Whether a label names our process: its number, and when it began."""
         began = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{self.running.pid}-{began}"
+        return owner.startswith(f"{self.running.pid}-{began}-")
 
     def ask(self, do: str, **more: object) -> object:
         body = json.dumps({"do": do, **more})

@@ -87,6 +87,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(reads(asked["name"], asked["count"]))
         elif do == "environment":
             self.answer(dict(os.environ))
+        elif do == "file":
+            self.answer(open(asked["path"]).read())
+        elif do == "core":
+            import resource
+
+            self.answer(resource.getrlimit(resource.RLIMIT_CORE))
         elif do == "print":
             print(open("/secrets/" + asked["name"]).read(), flush=True)
             self.answer("printed")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from tests.conftest import forms_of, leaks_in
+from tests.conftest import Cli, leaks_in
 from tests.containers.conftest import SERVER, Ship, left_behind, podman
 from tests.serving.conftest import eventually
 
@@ -125,17 +129,41 @@ def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None
     assert isinstance(environment, dict)
     assert environment["PLAIN"] == "yes"
     assert TOKEN.decode() not in environment.values()
+    assert ship.ask("core") == [0, 0]
+    assert ship.ask("print", name="hf_access_token") == "printed"
+    _assert_nowhere_on_disk(ship)
     assert ship.stop() == 0
     assert not left_behind()
     assert not leaks_in(ship.output.encode(), TOKEN)
-    for place in ("/var/lib/containers", "/run/containers", "/run/libpod", "/tmp"):
-        for form in forms_of(TOKEN):
-            found = subprocess.run(
-                ["grep", "-rlaF", "--exclude-dir=secrets", "--exclude-dir=pytest-of-root", "-e", form, place],
-                capture_output=True,
-                check=False,
-            ).stdout
-            assert not found, (place, form)
+    _assert_nowhere_on_disk(ship)
+
+
+def _assert_nowhere_on_disk(ship: Ship) -> None:
+    """The engine keeps no log either, while the container runs or after it. What is older is not read."""
+    ours = Path(os.path.commonpath([ship.secrets, ship.tmp])).parents[
+        1
+    ]  # pytest's own, with the source in it
+    for place in ("/var/lib/containers", "/run/containers", "/run/libpod", "/tmp", "/var/tmp"):
+        found = subprocess.run(
+            [
+                "find",
+                place,
+                "-path",
+                str(ours),
+                "-prune",
+                "-o",
+                "-type",
+                "f",
+                "-newer",
+                ship.folder,
+                "-print0",
+            ],
+            capture_output=True,
+            check=False,
+        ).stdout
+        for name in filter(None, found.split(b"\0")):
+            with contextlib.suppress(OSError):
+                assert not leaks_in(Path(os.fsdecode(name)).read_bytes(), TOKEN), name
 
 
 def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -319,3 +347,105 @@ def test_kill_of_the_container_from_outside(ship: Ship, launch: Callable[..., Sh
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: "ready again" in ship.output, "ready again")
     assert "exit status 137" in ship.output
+
+
+def test_other_folders_called_secrets_are_not_ours(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """A command may read /run/secrets/x or ./secrets/x: only /secrets is checked."""
+    launch("root", f"sh -c 'cat /run/secrets/x ./secrets/y; exec {SERVER}'")
+
+
+def test_the_key_may_be_written_otherwise(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """YAML has more than one way to write a key, and JSON is YAML."""
+    ship.configure("localhost/gusset-test:root")
+    file = ship.folder / "config.yaml"
+    file.write_text(json.dumps(yaml.safe_load(file.read_text())))
+    ship.start().ready()
+    assert ship.ask("environment")
+
+
+def test_options_that_do_not_go_with_an_image(ship: Ship) -> None:
+    """They are refused rather than without effect."""
+    ship.configure("localhost/gusset-test:root")
+    ship.start("--workers", "2").fails(2, "--workers and --reload are for Python models")
+
+
+def test_check_sees_what_the_command_reads(ship: Ship, gusset: Cli) -> None:
+    """Before anything is served."""
+    ship.configure("localhost/gusset-test:root", "sh -c 'X=$(cat /secrets/undeclared) server'")
+    done = gusset("check", str(ship.folder), status=4)
+    assert b"it reads /secrets/undeclared, which is not declared" in done.stdout + done.stderr
+
+
+# What is built into an image first.
+
+
+def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]) -> None:
+    """Files of `data` and `packages`, commands of several lines; the user of the base image stays."""
+    ship.secret("hf_access_token", TOKEN)
+    (ship.folder / "data").mkdir()
+    (ship.folder / "data" / "weights.txt").write_text("heavy")
+    (ship.folder / "packages").mkdir()
+    (ship.folder / "packages" / "ours.py").write_text("NAME = 'ours'")
+    commands = [
+        "cat > /srv/made <<'END'\nit's \"made\"\nEND",
+        "python3 -c 'import ours' && id -u >> /srv/made",
+    ]
+    ship.configure(images["user"], build_commands=commands)
+    ship.start().ready()
+    assert ship.ask("file", path="/app/data/weights.txt") == "heavy"
+    assert ship.ask("file", path="/packages/ours.py") == "NAME = 'ours'"
+    assert ship.ask("file", path="/srv/made") == 'it\'s "made"\n0\n'
+    seen = ship.ask("see", name="hf_access_token")
+    assert isinstance(seen, dict)
+    assert seen["me"] == 4321
+    assert ship.stop() == 0
+    built = podman("images", "-q", "localhost/gusset-ship")
+    for tell in ("inspect", "history"):
+        assert not leaks_in(podman("image", tell, built).encode(), TOKEN)
+    podman("rmi", "-f", built)
+
+
+def test_no_build_runs_the_image_as_it_is(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Whatever else the config asks for; without a command the image's own is run."""
+    launch("starts-itself", None, docker_server={"no_build": True}, build_commands=["false"])
+    assert ship.ask("environment")
+
+
+def test_requirements_are_installed(ship: Ship, images: dict[str, str], tmp_path: Path) -> None:
+    """By the image's own Python; here from a folder of the model's, so that no registry is needed."""
+    package = ship.folder / "packages" / "wheels"
+    package.mkdir(parents=True)
+    _wheel(package, "tiny_thing", "1.2")
+    requirements = ["/packages/wheels/tiny_thing-1.2-py3-none-any.whl"]
+    ship.configure(
+        images["root"],
+        f"sh -c 'python3 -c \"import tiny_thing\" && exec {SERVER}'",
+        requirements=requirements,
+    )
+    ship.start().ready()
+    podman("rmi", "-f", podman("images", "-q", "localhost/gusset-ship"), "--ignore")
+
+
+def test_a_build_that_fails(ship: Ship, images: dict[str, str]) -> None:
+    """Ends `serve` with the last lines."""
+    ship.configure(images["root"], build_commands=["echo about to fail; exit 3"])
+    ship.start().fails(9, "the image cannot be built", "about to fail", "build_commands")
+    assert "Traceback" not in ship.output
+
+
+def test_secrets_of_builds_are_refused(ship: Ship, images: dict[str, str]) -> None:
+    ship.configure(images["root"], build={"secret_to_path_mapping": {"hf_access_token": "/token"}})
+    ship.start().fails(3, "secret_to_path_mapping", "builds are not given secrets yet")
+
+
+def _wheel(folder: Path, name: str, version: str) -> None:
+    """A wheel with one empty module."""
+    about = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{about}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        wheel.writestr(f"{about}/RECORD", "")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gusset.errors import ConfigInvalid, Problem
 from gusset.package.config import json_schema, load_package, unsupported_for_serving
 from gusset.package.tree import MAX_NODES
-from tests.package.corpus import ACCEPTED, DOCKER, REFUSED
+from tests.package.corpus import ACCEPTED, REFUSED
 
 SENTINEL = "Zq7sentinelXv"
 
@@ -271,7 +271,6 @@ def test_any_data_loads_or_is_refused(tmp_path: Path, data: dict[str, Any]) -> N
         ("external_data: [{url: u, local_data_path: p}]", "external_data"),
         ("trt_llm: {build: {checkpoint_repository: {source: HF, repo: a/b}}}", "trt_llm"),
         ("bis_llm: {}", "bis_llm"),
-        (f"docker_server: {{{DOCKER}, start_command: x}}", "docker_server"),
         ("runtime: {transport: {kind: grpc}}", "runtime.transport.kind"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
@@ -23,8 +22,12 @@ from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
     from gusset.errors import Problem
+    from gusset.package.config import Package
     from gusset.secrets.source import SecretSource
     from gusset.serving.deployment import Deployment
+    from gusset.serving.rotation import Declaring
+
+CONFIG_FILE = "config.yaml"
 
 
 @click.command(cls=Command)
@@ -87,19 +90,23 @@ def serve(
         check_name(name)
     if manager is not None and secrets_dir is not None:
         raise UsageError("secrets come from a manager or from a folder, not from both")
-    if _is_image(folder):
+    if package := _image(folder):
+        if workers > 1 or reload:
+            raise UsageError("--workers and --reload are for Python models, this is a custom image")
         return _serve_image(
             app,
-            folder,
-            source={"secrets_dir": secrets_dir, "manager": manager},
-            docker_host=app.settings.docker_host,
+            package,
+            secrets_dir=secrets_dir,
+            manager=manager,
+            allow_missing=allow_missing,
             host=host,
             port=port,
-            allow_missing=frozenset(allow_missing),
             host_network=network == "host",
             gpus=gpus,
             debuggable=debuggable,
         )
+    if network != "bridge" or gpus is not None:
+        raise UsageError("--network and --gpus are for custom images, this is a Python model")
     preparation = Aside(partial(_prepared, folder))  # beside the imports below and the vault's
     from gusset.serving.supervisor import serve
 
@@ -134,35 +141,56 @@ def serve(
     )
 
 
-def _is_image(folder: Path) -> bool:
-    """Whether the folder's config has a `docker_server`; a glance, the config is checked later."""
-    for name in ("config.yaml", "config.yml"):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            return "\ndocker_server" in "\n" + (folder / name).read_text("utf-8")
-    return False
-
-
-def _serve_image(app: App, folder: Path, *, source: dict[str, Any], **options: Any) -> int:
-    """Serve a custom image; `source` says where its secrets come from, for the rest see `serve_image`."""
-    from gusset.containers.image import ImageDeployment
-    from gusset.containers.supervisor import serve_image
-    from gusset.package.config import load_package, unsupported_for_serving
+def _image(folder: Path) -> Package | None:
+    """The folder of a custom image, read and checked; None when it has a Python model."""
+    try:
+        if b"docker_server" not in (folder / CONFIG_FILE).read_bytes():
+            return None  # as most, told at a glance: whoever serves a model reads it in another process
+    except OSError:
+        return None
+    from gusset.package.config import load_package
 
     package = load_package(folder)
+    return package if package.is_image else None
+
+
+def _serve_image(
+    app: App,
+    package: Package,
+    *,
+    secrets_dir: Path | None,
+    manager: str | None,
+    allow_missing: Sequence[str],
+    **options: Any,
+) -> int:
+    """Serve a custom image; for the options see `serve_image`."""
+    from gusset.containers.image import ImageDeployment
+    from gusset.containers.supervisor import serve_image
+    from gusset.package.config import unsupported_for_serving
+
     if refused := unsupported_for_serving(package):
-        raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
+        raise ConfigInvalid(f"{package.folder} cannot be served", problems=[*package.warnings, *refused])
     deployment = ImageDeployment.from_package(package)
     app.output.problems(package.warnings)
 
     @contextmanager
     def prepare() -> Iterator[tuple[ImageDeployment, SecretSource]]:
-        needed = bool(deployment.declared)
-        with open_source(app, **source, reader=deployment.name, needed=needed) as opened:
-            yield deployment, opened
+        with open_source(
+            app,
+            secrets_dir=secrets_dir,
+            manager=manager,
+            reader=deployment.name,
+            needed=bool(deployment.declared),
+        ) as source:
+            if secrets_dir is None and manager is None and not app.output.json:
+                _offer_to_ask(app, deployment, source, allow_missing)
+            yield deployment, source
 
     return serve_image(
         prepare,
-        announce=lambda address: _announce(app, address, name=deployment.name, example="{}"),
+        docker_host=app.settings.docker_host,
+        allow_missing=frozenset(allow_missing),
+        announce=lambda address: _announce(app, address, name=deployment.name, example=_example(package)),
         output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
         **options,
     )
@@ -182,8 +210,12 @@ def _prepared(folder: Path) -> tuple[Deployment, tuple[Problem, ...], str]:
     refused = unsupported_for_serving(package) or [p for p in code_problems(package) if not p.warning]
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
-    example = json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
-    return Deployment.from_package(package), (*package.warnings, *code_warnings(package)), example
+    warnings = (*package.warnings, *code_warnings(package))
+    return Deployment.from_package(package), warnings, _example(package)
+
+
+def _example(package: Package) -> str:
+    return json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
 
 
 def _announce(app: App, address: str, *, name: str, example: str) -> None:
@@ -197,7 +229,7 @@ def _announce(app: App, address: str, *, name: str, example: str) -> None:
 
 
 def _offer_to_ask(
-    app: App, deployment: Deployment, source: SecretSource, allow_missing: Sequence[str]
+    app: App, deployment: Declaring, source: SecretSource, allow_missing: Sequence[str]
 ) -> None:
     """At a terminal, ask for the declared secrets that nobody has yet, and store what is typed."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:

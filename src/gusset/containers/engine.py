@@ -6,8 +6,10 @@ it keeps never holds a secret's value.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ OWNER = "gusset.owner"  # the label that names the process which a container bel
 
 _API_SECONDS = 60
 _SERVICE_SECONDS = 20.0
+_PULL_HINT = "is the name right? To a private registry log in with `podman login` or `docker login`"
 _PROGRESS_SECONDS = 2.0
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm"}
 
@@ -78,6 +82,11 @@ class Engine:
             UsageError: the library is not installed.
             HostError: none answers; with what was tried.
         """
+        if docker_host and not docker_host.startswith("unix://"):
+            raise HostError(
+                "DOCKER_HOST names an engine on another machine, whose memory gusset cannot put secrets into",
+                hint="run `gusset serve` on that machine; here only unix:// addresses are used",
+            )
         tried = []
         for address in [docker_host] if docker_host else _sockets():
             try:
@@ -121,7 +130,7 @@ class Engine:
             end_service(self.service.pid, self.address)
             self.service.wait()
 
-    def image(self, name: str, auth: Mapping[str, str] | None, tell: Callable[[str], object]) -> Image:
+    def image(self, name: str, tell: Callable[[str], object]) -> Image:
         """The image of that name, pulled when it is not there; `tell` hears how far that is.
 
         Raises:
@@ -132,7 +141,7 @@ class Engine:
         try:
             found = self._client.images.get(name)
         except docker.errors.ImageNotFound:
-            self._pull(name, auth, tell)
+            self._pull(name, tell)
             found = self._client.images.get(name)
         config = found.attrs.get("Config") or {}
         image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
@@ -144,7 +153,7 @@ class Engine:
             )
         return image
 
-    def _pull(self, name: str, auth: Mapping[str, str] | None, tell: Callable[[str], object]) -> None:
+    def _pull(self, name: str, tell: Callable[[str], object]) -> None:
         import docker.errors
 
         layers: dict[str, tuple[int, int]] = {}
@@ -152,12 +161,10 @@ class Engine:
         tell(f"pulling {name}")
         try:
             repository, tag = _tagged(name)
-            lines = self._api.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth)
+            lines = self._api.pull(repository, tag=tag, stream=True, decode=True)
             for line in lines:
                 if line.get("error"):
-                    raise HostError(
-                        f"the image {name} cannot be pulled: {line['error']}", hint=_pull_hint(auth)
-                    )
+                    raise HostError(f"the image {name} cannot be pulled: {line['error']}", hint=_PULL_HINT)
                 detail = line.get("progressDetail") or {}
                 if line.get("id") and detail.get("total"):
                     layers[line["id"]] = (detail.get("current", 0), detail["total"])
@@ -167,7 +174,7 @@ class Engine:
                     tell(f"pulling {name}: {done:.0f} of {total:.0f} MB")
         except docker.errors.APIError as error:
             raise HostError(
-                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=_pull_hint(auth)
+                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=_PULL_HINT
             ) from None
 
     def create(self, spec: ContainerSpec) -> Container:
@@ -177,9 +184,10 @@ class Engine:
             ModelFailed: the engine refuses it.
         """
         import docker.errors
-        from docker.types import DeviceRequest, Mount
+        from docker.types import DeviceRequest, LogConfig, Mount
 
         options: dict[str, Any] = {
+            "log_config": LogConfig(type="none"),  # an engine writes to disk what is printed, unmasked
             "mounts": [Mount("/secrets", str(spec.secrets_folder), type="bind", read_only=True)],
             "network_mode": "host" if spec.host_network else None,
         }
@@ -218,7 +226,7 @@ class Engine:
         with suppress(Exception):  # it may be somebody else's engine by now; never a reason not to serve
             for found in self._api.containers(all=True, filters={"label": [OWNER]}):
                 owner = found["Labels"].get(OWNER, "")
-                if not is_alive(owner):
+                if is_gone(owner):
                     Container(self._api, found["Id"]).remove()
 
 
@@ -312,6 +320,14 @@ class Container:
         """The process id of its first process, as this machine has it; 0 when it does not run."""
         return int(self._api.inspect_container(self.id)["State"]["Pid"])
 
+    def leave_no_core(self) -> None:
+        """Have it write no core file, which would have the values in it; best as soon as it has started.
+
+        Not by a limit of the container's: giving one drops those that the engine is configured with.
+        """
+        with suppress(Exception):  # it has ended, or is not ours to limit
+            resource.prlimit(self.pid(), resource.RLIMIT_CORE, (0, 0))
+
     def published(self, port: int) -> int:
         """Where on 127.0.0.1 a published port of it is."""
         ports = self._api.inspect_container(self.id)["NetworkSettings"]["Ports"]
@@ -329,14 +345,26 @@ class Container:
 
 
 def our_name() -> str:
-    """What stands for this process in labels and folders: its number, and when it began."""
-    return f"{os.getpid()}-{_began(os.getpid())}"
+    """What stands for this process in labels and folders: its number, when it began, and where."""
+    return f"{os.getpid()}-{_began(os.getpid())}-{_where()}"
 
 
-def is_alive(name: str) -> bool:
-    """Whether the process of that `our_name` is there."""
-    pid, _, began = name.partition("-")
-    return pid.isdecimal() and _began(int(pid)) == began
+def is_gone(name: str) -> bool:
+    """Whether the process of that `our_name` has surely ended; of another machine's that is not known."""
+    pid, _, rest = name.partition("-")
+    began, _, where = rest.partition("-")
+    return pid.isdecimal() and where == _where() and _began(int(pid)) != began
+
+
+@cache
+def _where() -> str:
+    """A name for this machine and for what its process numbers mean: in a container they mean other ones."""
+    try:
+        machine = Path("/etc/machine-id").read_text("utf-8", "replace").strip()
+    except OSError:
+        machine = ""
+    processes = Path("/proc/self/ns/pid").stat().st_ino
+    return hashlib.sha256(f"{machine or os.uname().nodename} {processes}".encode()).hexdigest()[:16]
 
 
 def end_service(pid: int, address: str) -> None:
@@ -387,14 +415,6 @@ def _tagged(name: str) -> tuple[str, str | None]:
     if colon and "/" not in tag:
         return repository, tag
     return name, "latest"
-
-
-def _pull_hint(auth: Mapping[str, str] | None) -> str:
-    if auth is None:
-        return (
-            "is the name right? A private registry needs base_image.docker_auth, or a login of the engine's"
-        )
-    return "is the name right, and may the account of base_image.docker_auth pull it?"
 
 
 def _reason(error: Exception) -> str:

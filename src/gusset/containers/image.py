@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gusset.containers.build import Recipe
 from gusset.errors import ConfigInvalid, Problem, SecretsMissing
+from gusset.package.code import secrets_read
 from gusset.serving.deployment import DeclaredSecret
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
     from gusset.package.problems import Reporter
 
-_READ = re.compile(r"/secrets/([A-Za-z0-9_.-]+)")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 
@@ -59,6 +60,7 @@ class ImageDeployment:
     cpus: float | None = None
     memory: int | None = None
     health: Health = field(default_factory=Health)
+    recipe: Recipe = field(default_factory=Recipe)
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -70,8 +72,8 @@ class ImageDeployment:
         """The deployment that a checked folder with `docker_server` describes.
 
         Raises:
-            ConfigInvalid: it names no image, a port that there is not, or a command that is none; or its
-                image would have to be built.
+            ConfigInvalid: it names no image, a port that there is not, a command that is none, or asks for
+                what cannot be built.
         """
         config = package.config
         server, base, health = config.docker_server, config.base_image, config.runtime.health_checks
@@ -83,6 +85,7 @@ class ImageDeployment:
         if not 0 < server.server_port < 65536:
             report.add(("docker_server", "server_port"), "there is no such port", "from 1 to 65535")
         command = _split(server.start_command, report)
+        recipe = Recipe() if server.no_build else Recipe.of_package(package, report)
         problems: list[Problem] = report.sorted()
         if problems or base is None:
             raise ConfigInvalid(f"{package.folder} cannot be served", problems=problems)
@@ -110,6 +113,7 @@ class ImageDeployment:
                 restart=_or(health.restart_threshold_seconds, RESTART),
                 stop_traffic=_or(health.stop_traffic_threshold_seconds, STOP_TRAFFIC),
             ),
+            recipe=recipe,
         )
 
     def check_command(self, held: Collection[str]) -> None:
@@ -118,8 +122,7 @@ class ImageDeployment:
         Raises:
             SecretsMissing: it would start with an empty text in place of one.
         """
-        read = dict.fromkeys(name for part in self.command or () for name in _READ.findall(part))
-        missing = [name for name in read if name not in held]
+        missing = [name for name in secrets_read("\n".join(self.command or ())) if name not in held]
         if missing:
             lines = [
                 f"  /secrets/{name}: "

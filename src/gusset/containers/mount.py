@@ -115,11 +115,11 @@ class ContainerFolder:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def remove_orphans(is_alive: Callable[[str], bool]) -> None:
-    """Remove the folders of containers whose gusset is not alive any more: the second net."""
-    for folder in _memory().glob(f"{_MARK}*-*-*"):
+def remove_orphans(is_gone: Callable[[str], bool]) -> None:
+    """Remove the folders of containers whose gusset is not there any more: the second net."""
+    for folder in _memory().glob(f"{_MARK}*-*-*-*"):
         owner = folder.name.removeprefix(_MARK).rpartition("-")[0]
-        if not is_alive(owner) and folder.stat().st_uid == os.getuid():
+        if is_gone(owner) and folder.stat().st_uid == os.getuid():
             shutil.rmtree(folder, ignore_errors=True)
 
 

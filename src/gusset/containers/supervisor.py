@@ -21,7 +21,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from gusset.containers import mount
-from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_alive, our_name
+from gusset.containers.build import build
+from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_gone, our_name
 from gusset.containers.image import ImageDeployment
 from gusset.containers.mount import ContainerFolder
 from gusset.containers.network import Inside, Outside, may_enter
@@ -96,10 +97,19 @@ def serve_image(
         reaper = Reaper(engine.address, engine.service.pid if engine.service else 0)
         stack.callback(reaper.close)
         engine.remove_orphans()
-        mount.remove_orphans(is_alive)
-        image = engine.image(deployment.image, None, log.info)
+        mount.remove_orphans(is_gone)
+        image = engine.image(deployment.image, log.info)
+        if not deployment.recipe.is_empty:
+            image = build(
+                engine,
+                deployment.recipe,
+                base=deployment.image,
+                user=image.user,
+                name=deployment.name,
+                mask=Masker(held.value for held in values.values()).mask_text,
+            )
         keeper = Keeper(deployment, engine, image, reaper, output_fd)
-        keeper.options = {"host_network": host_network, "gpus": gpus}
+        keeper.options = {"host_network": host_network, "gpus": gpus, "debuggable": debuggable}
         keeper.take(values)
         rotation = Rotation(deployment.declared, source, values, keeper.take)
         stack.callback(rotation.stop)
@@ -225,6 +235,8 @@ class Keeper:
             container, outputs = await asyncio.to_thread(self._make, stack)
             stack.callback(self._forget, container)
             await asyncio.to_thread(container.start)
+            if not self.options["debuggable"]:
+                await asyncio.to_thread(container.leave_no_core)
             self._network = await asyncio.to_thread(self._reach, container)
             stack.callback(self._network.close)
             ended = asyncio.ensure_future(asyncio.to_thread(container.wait))
@@ -257,7 +269,7 @@ class Keeper:
         inside = may_enter()
         host_network = bool(self.options["host_network"])
         spec = ContainerSpec(
-            image=deployment.image,
+            image=self._image.id,
             command=deployment.command,
             environment=deployment.environment_variables,
             user=user,
@@ -337,7 +349,7 @@ class Keeper:
         """
         deployment, health = self._deployment, self._deployment.health
         began = time.monotonic()
-        while (seen := await self._ask(deployment.readiness)) != "200":
+        while not _is_well(seen := await self._ask(deployment.readiness)):
             if time.monotonic() - began > health.startup:
                 raise ModelFailed(
                     f"the container was not ready after {health.startup:g} s: GET {deployment.readiness} "
@@ -355,9 +367,9 @@ class Keeper:
             await asyncio.sleep(min(_PULSE, health.restart, health.stop_traffic))
             now = time.monotonic()
             answers = {path: await self._ask(path) for path in {deployment.readiness, deployment.liveness}}
-            if answers[deployment.readiness] == "200":
+            if _is_well(answers[deployment.readiness]):
                 ready = now
-            if answers[deployment.liveness] == "200" or now - started < health.restart_delay:
+            if _is_well(answers[deployment.liveness]) or now - started < health.restart_delay:
                 alive = now
             self._unready = None if now - ready < health.stop_traffic else "It says that it is not ready."
             if now - alive >= health.restart:
@@ -379,6 +391,11 @@ class Keeper:
         if not lines:
             return "; it printed nothing"
         return "; its last lines:\n" + "\n".join(f"  {line.decode('utf-8', 'replace')}" for line in lines)
+
+
+def _is_well(seen: str) -> bool:
+    """Whether the answer to a probe is a good one: any status that is no error."""
+    return seen.isdecimal() and 200 <= int(seen) < 400
 
 
 class _Remembering:

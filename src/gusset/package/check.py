@@ -8,7 +8,14 @@ from pathlib import Path
 
 from gusset.errors import Problem
 from gusset.package import keys
-from gusset.package.code import Code, keyword_uses, read_code, secrets_used, surely_without_entry
+from gusset.package.code import (
+    Code,
+    keyword_uses,
+    read_code,
+    secrets_read,
+    secrets_used,
+    surely_without_entry,
+)
 from gusset.package.config import Package, unsupported_for_serving
 from gusset.package.tree import is_showable
 from gusset.secrets.name import fold_name
@@ -26,6 +33,7 @@ def check_package(
     if available is not None:
         found += _missing(package, available)
     found += _absent_folders(package)
+    found += _start_command(package)
     found += code_problems(package)
     found += code_warnings(package)
     if strict:
@@ -62,6 +70,21 @@ def _absent_folders(package: Package) -> list[Problem]:
         if not (package.folder / name).is_dir():
             path = ("external_package_dirs", position)
             report.add(path, "no such folder", "name one, from the model folder", code="no_folder")
+    return report.sorted()
+
+
+def _start_command(package: Package) -> list[Problem]:
+    """A custom image's command would get an empty text where it reads what is not declared."""
+    server = package.config.docker_server
+    report = package.reporter()
+    for name in secrets_read(server.start_command or "") if server else ():
+        if name not in package.secrets:
+            report.add(
+                ("docker_server", "start_command"),
+                f"it reads /secrets/{name}, which is not declared",
+                f"add `{name}: null` under `secrets:`",
+                code="secret_not_declared",
+            )
     return report.sorted()
 
 

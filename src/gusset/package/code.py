@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -122,6 +123,14 @@ class Use:
     name: str
     line: int
     column: int
+
+
+_FILE = re.compile(r"(?<![\w.}/-])/secrets/([A-Za-z0-9_.-]+)")
+
+
+def secrets_read(command: str) -> list[str]:
+    """The names of the files in /secrets that a command names, each once."""
+    return list(dict.fromkeys(_FILE.findall(command)))
 
 
 def secrets_used(tree: ast.Module) -> list[Use]:

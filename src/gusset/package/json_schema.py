@@ -11,6 +11,7 @@ from gusset.package.trt_llm import EngineV1, EngineV2
 _SAYS = {
     "acted": "",
     "ignored": "Without effect in gusset: ",
+    "images": "Of custom images alone: ",
     "refused": "`gusset serve` does not start with it: ",
 }
 

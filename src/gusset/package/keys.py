@@ -1,10 +1,11 @@
 """What gusset does with each key of `config.yaml`, in one table.
 
 `acted`: gusset does what the key says. `ignored`: accepted and checked, given
-to the model as part of its `config`, without effect here. `refused`: accepted
-and checked, but `gusset serve` does not start with it, because the model would
-miss something. docs/config.md shows this table; a test compares both, and the
-table with the schema.
+to the model as part of its `config`, without effect here. `images`: acted on
+for a custom image, ignored for a Python model. `refused`: accepted and checked,
+but `gusset serve` does not start with it, because the model would miss
+something. docs/config.md shows this table; a test compares both, and the table
+with the schema.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from gusset.package.problems import Reporter, show_key, show_path
 from gusset.package.schema import TrussConfig
 
-Status = Literal["acted", "ignored", "refused"]
+Status = Literal["acted", "ignored", "images", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,14 @@ def _ignored(path: str, about: str) -> Key:
     return Key(path, "ignored", about)
 
 
+def _of_images(path: str, about: str) -> Key:
+    return Key(path, "images", about)
+
+
 _PLATFORM = "for the hosted platform; the machine that gusset runs on is given"
-_BUILD = "read when an image is built; install it yourself where `gusset serve` runs"
+_BUILD = "built into the image; for a Python model install it yourself where `gusset serve` runs"
+_LOGIN = "an image is pulled with the login that the engine has: `podman login` or `docker login`"
+_LIMIT = "a limit of the container; a Python model is given the whole machine"
 _DOWNLOAD = "needs a download before the start"
 _LOAD_IT = "download in the model's `load` instead, with a token from the secrets"
 _TRT = "engines are built and run by the hosted platform alone"
@@ -103,21 +110,24 @@ KEYS: tuple[Key, ...] = (
     *_group("refused", "external_data[]", _DOWNLOAD, "url local_data_path backend name"),
     _acted("external_package_dirs", "their contents are importable"),
     _ignored("python_version", "the Python that runs gusset runs the model"),
-    _ignored("base_image", _BUILD),
-    *_group("ignored", "base_image", _BUILD, "image python_executable_path docker_auth"),
+    _of_images("base_image", "what is run, or built on"),
+    _of_images("base_image.image", "the image; pulled when the engine has it not"),
+    _of_images("base_image.python_executable_path", "installs requirements; python3 when not given"),
+    _ignored("base_image.docker_auth", _LOGIN),
     *_group(
         "ignored",
         "base_image.docker_auth",
-        "used when the image is pulled, not by `gusset serve` of a Python model",
+        _LOGIN,
         "auth_method registry secret_name aws_access_key_id_secret_name aws_secret_access_key_secret_name "
         "aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
         "aws_assume_role_arn aws_assume_role_region",
     ),
-    *_group("ignored", "", _BUILD, "requirements_file requirements system_packages"),
+    *_group("images", "", _BUILD, "requirements_file requirements system_packages"),
     _acted("environment_variables", "set before the model's code is imported; every value becomes a text"),
     _acted("secrets", "the names that the model may read; a text beside one is never its value"),
-    _ignored("resources", _PLATFORM),
-    *_group("ignored", "resources", _PLATFORM, "cpu memory accelerator instance_type node_count fabric"),
+    _of_images("resources", _LIMIT),
+    *_group("images", "resources", _LIMIT, "cpu memory"),
+    *_group("ignored", "resources", _PLATFORM, "accelerator instance_type node_count fabric"),
     _ignored("resources.use_gpu", "computed: true where an accelerator is named; what is written is dropped"),
     *_group("ignored", "resources.fabric", _PLATFORM, "use_rdma preferences"),
     _acted("runtime", "how the model is served"),
@@ -131,14 +141,13 @@ KEYS: tuple[Key, ...] = (
     _acted("runtime.transport.ping_timeout_seconds", "of websockets; 20 when not given"),
     _acted("runtime.is_websocket_endpoint", "an old way to write `transport: {kind: websocket}`"),
     _ignored("runtime.num_workers", "an old key that may only be 1; there is one worker"),
-    _ignored("runtime.health_checks", "thresholds of the platform that restarts replicas"),
-    *_group(
-        "ignored",
-        "runtime.health_checks",
-        "a threshold of the platform that restarts replicas",
-        "restart_check_delay_seconds restart_threshold_seconds stop_traffic_threshold_seconds "
-        "startup_threshold_seconds",
+    _of_images("runtime.health_checks", "for how long a container may be unwell"),
+    _of_images("runtime.health_checks.restart_check_delay_seconds", "before its liveness is looked at; 0"),
+    _of_images("runtime.health_checks.restart_threshold_seconds", "not alive, it is restarted; 1800"),
+    _of_images(
+        "runtime.health_checks.stop_traffic_threshold_seconds", "not ready, it gets no requests; 1800"
     ),
+    _of_images("runtime.health_checks.startup_threshold_seconds", "until it has to be ready; 1800"),
     _ignored("runtime.oidc", _PLATFORM),
     _ignored("runtime.oidc.enabled", _PLATFORM),
     _ignored("runtime.remote_ssh", "log in to the machine itself"),
@@ -151,17 +160,21 @@ KEYS: tuple[Key, ...] = (
         "ip_allow_list fqdn_allow_list",
     ),
     _ignored("runtime.truss_server_version_override", "gusset has a server of its own"),
-    _ignored("build", _BUILD),
-    *_group("ignored", "build", _BUILD, "model_server arguments secret_to_path_mapping no_cache"),
-    _ignored("build_commands", _BUILD),
+    _of_images("build", "how the image is built"),
+    *_group("ignored", "build", "internal to Truss", "model_server arguments"),
+    _of_images(
+        "build.secret_to_path_mapping", "builds are not given secrets yet: such an image is not served"
+    ),
+    _of_images("build.no_cache", "build all of it anew"),
+    _of_images("build_commands", _BUILD),
     _acted("docker_server", "the image is run instead of a Python model"),
     _acted("docker_server.start_command", "run in the container, split as a shell would, without one"),
     _acted("docker_server.server_port", "where the server in the container listens"),
     _acted("docker_server.predict_endpoint", "what predictions and websockets are sent to"),
-    _acted("docker_server.readiness_endpoint", "200 lets requests pass"),
-    _acted("docker_server.liveness_endpoint", "other than 200 for too long restarts the container"),
+    _acted("docker_server.readiness_endpoint", "a status from 200 to 399 lets requests pass"),
+    _acted("docker_server.liveness_endpoint", "an error, or no answer, for too long restarts the container"),
     _acted("docker_server.run_as_user_id", "the user in the container, who owns the files of secrets"),
-    _acted("docker_server.no_build", "images are run as they are"),
+    _acted("docker_server.no_build", "the image is run as it is, and nothing built into it"),
     Key("model_cache", "refused", _DOWNLOAD, _LOAD_IT),
     Key("hf_cache", "refused", f"the old name of model_cache; {_DOWNLOAD}", _LOAD_IT),
     *(
@@ -335,4 +348,5 @@ def without_effect(data: dict[Any, Any]) -> list[str]:
     names += (
         [f"runtime.{name}" for name in runtime if isinstance(name, str)] if isinstance(runtime, dict) else []
     )
-    return [name for name in names if name in table and table[name].status == "ignored"]
+    idle = {"ignored"} if data.get("docker_server") else {"ignored", "images"}
+    return [name for name in names if name in table and table[name].status in idle]
