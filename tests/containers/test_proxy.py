@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gusset.containers.proxy import Routes
+from gusset.containers.proxy import Routes, probe
+from gusset.serving.http import Limits
 from tests.containers.wire import OK, PATIENCE, Proxied, Wire, answering, eventually, get, post, proxied
 
 
@@ -441,3 +442,301 @@ def test_either_side_may_end_a_websocket(proxy: Proxied) -> None:
         assert client.head() == SWITCHING
         client.send(b"b")
         assert client.rest() == b""
+
+
+# What is refused.
+
+HOST = "Host: a"
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1", CHUNKED], 400),
+        (["POST /x HTTP/1.1", HOST, CHUNKED, "Content-Length: 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1", "Content-Length: 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1, 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: +1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: -1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 0x1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1_0"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: \xb2"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length:"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: " + "1" * 400], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length : 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content_Length: 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer_Encoding: chunked"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding : chunked"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding:\x0bchunked"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: chunked, identity"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: gzip, chunked"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: identity"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: xchunked"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding:"], 501),
+        (["POST /x HTTP/1.1", HOST, CHUNKED, CHUNKED], 400),
+        (["POST /x HTTP/1.0", HOST, CHUNKED], 400),
+        (["GET /x HTTP/1.1", HOST, "A: 1", " folded"], 400),
+        (["GET /x HTTP/1.1", HOST, "A: 1\rB: 2"], 400),
+        (["GET /x HTTP/1.1", HOST, "A: 1\nB: 2"], 400),
+        (["GET /x HTTP/1.1", HOST, "A: \0"], 400),
+        (["GET /x HTTP/1.1", HOST, "A"], 400),
+        (["GET /x HTTP/1.1", HOST, ": a"], 400),
+        (["GET /x HTTP/1.1", " A: 1", HOST], 400),
+        (["GET /x HTTP/1.1", HOST, "Host: b"], 400),
+        (["GET /x HTTP/1.1"], 400),
+        (["GET /x"], 400),
+        (["GET  /x HTTP/1.1", HOST], 400),
+        (["GET /x y HTTP/1.1", HOST], 400),
+        (["GET\t/x HTTP/1.1", HOST], 400),
+        (["GET /x HTTP/1.1 ", HOST], 400),
+        (["GET /x HTTP/1.2", HOST], 400),
+        (["PRI * HTTP/2.0"], 400),
+        (["G(T /x HTTP/1.1", HOST], 400),
+        (["GET x HTTP/1.1", HOST], 400),
+        (["GET * HTTP/1.1", HOST], 400),
+        (["GET http://b/x HTTP/1.1", HOST], 400),
+        (["GET ftp://a/x HTTP/1.1", HOST], 400),
+        (["CONNECT a:1 HTTP/1.1", HOST], 405),
+        (
+            [
+                "POST /v1/websocket HTTP/1.1",
+                HOST,
+                "Connection: Upgrade",
+                "Upgrade: websocket",
+                "Content-Length: 1",
+            ],
+            400,
+        ),
+        (["GET /v1/websocket HTTP/1.1", HOST, "Connection: Upgrade", "Upgrade: websocket", CHUNKED], 400),
+        (["GET /x HTTP/1.1", HOST, "A: " + "a" * 70_000], 431),
+        (["GET /" + "a" * 70_000], 431),
+        (["\x16\x03\x01\x02\x00\x01\n"], 400),
+    ],
+)
+def test_requests_that_two_readers_might_read_differently(
+    proxy: Proxied, lines: list[str], status: int
+) -> None:
+    """They are refused, and nothing of them reaches the application."""
+    arrived = heads_that_arrive(proxy)
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    answer = proxy.talk(head, b"1\r\na\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"connection: close\r\n" in answer and b"x-baseten-error-code: 700\r\n" in answer
+    assert b'{"error":"' in answer and answer.count(b"HTTP/1.1") == 1
+    assert arrived == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"g\r\n",
+        b"-1\r\na",
+        b"0x1\r\na\r\n",
+        b"1 \r\na\r\n",
+        b" 1\r\na\r\n",
+        b"\r\n",
+        b"1\na\r\n",
+        b"1\ra\r\n",
+        b"1;a\nb\r\na\r\n",
+        b"1;a\rb\r\na\r\n",
+        b"1;a\0\r\na\r\n",
+        b"1\r\na\n",
+        b"1\r\nab\r\n",
+        b"1\r\na\r\r\n",
+        b"f" * 16 + b"\r\n",
+        b"0" * 2000,
+        b"1;" + b"a" * 2000,
+        b"1;" + b"a" * 2000 + b"\r\n",
+        b"0\r\nContent-Length: 5\r\n\r\n",
+        b"0\r\nTransfer_Encoding: chunked\r\n\r\n",
+        b"0\r\nA : 1\r\n\r\n",
+        b"0\r\nA: 1\n\r\n",
+        b"0\r\n folded\r\n",
+        b"0\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_chunks_that_two_readers_might_read_differently(proxy: Proxied, body: bytes, together: bool) -> None:
+    """400; the application sees a request that breaks off before the place in question."""
+    seen: list[bytes] = []
+    proxy.handle(lambda wire: seen.append(wire.rest()))
+    head = get("/x", CHUNKED, method="POST") + b"2\r\nok\r\n"
+    smuggled = b"\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+    answer = (
+        proxy.talk(head + body + smuggled)
+        if together
+        else proxy.talk(head, *pieces(body, [*range(60)]), smuggled)
+    )
+    assert answer.startswith(b"HTTP/1.1 4") and answer.count(b"HTTP/1.1") == 1
+    proxy.handle(answering(OK))
+    proxy.talk(get("/x", "Connection: close"))  # whatever went before has reached the application by now
+    assert all((head + body).startswith(part) for part in seen)
+    assert not any(part.endswith(b"\n0\r\n\r\n") for part in seen)
+
+
+def test_bodies_over_the_limit(proxy: Proxied) -> None:
+    """413, before anything is sent if the length is known, else in the midst."""
+    arrived = heads_that_arrive(proxy)
+    answer = proxy.talk(get("/x", f"Content-Length: {100 * 1024 * 1024 + 1}", method="POST"))
+    assert answer.startswith(b"HTTP/1.1 413 ") and arrived == []
+    with proxied(lambda wire: void(wire.rest()), Limits(body=1000)) as small:
+        answer = small.talk(
+            get("/x", CHUNKED, method="POST"), b"3e8\r\n" + b"x" * 1000 + b"\r\n", b"1\r\nx\r\n"
+        )
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        answer = small.talk(get("/x", CHUNKED, method="POST") + b"3e9\r\n" + b"x" * 1001 + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+# What the application does wrong.
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"hello\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"HTTP/2 200 OK\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 099 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\rSet-Cookie: c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: \0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000,
+        b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+    ],
+)
+def test_answers_that_are_not_http(proxy: Proxied, answer: bytes) -> None:
+    """502, without a byte of it; the client's connection lives on."""
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(answer)
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        for _ in range(2):
+            client.send(post(b"abc"))
+            status, head, body = client.response()
+            assert (status, body.startswith(b'{"error":"The application did not answer. It')) == (502, True)
+            assert b"x-baseten-error-code: 600\r\n" in head
+
+
+def test_more_than_was_asked_for(proxy: Proxied) -> None:
+    """A second response to one request reaches nobody: not this client, not the next."""
+    forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+    sent = threading.Semaphore(0)
+
+    def at_once(wire: Wire) -> None:
+        wire.head()
+        wire.send(OK + forged)
+        wire.rest()
+
+    def later(wire: Wire) -> None:
+        wire.head()
+        wire.send(OK)
+        go.wait(PATIENCE)
+        wire.send(forged)
+        wire.rest()
+        sent.release()
+
+    for handle in (at_once, later):
+        go = threading.Event()
+        proxy.handle(handle)
+        with proxy.connect() as client, proxy.connect() as other:
+            client.send(get())
+            assert client.exactly(len(OK)) == OK
+            if handle is later:
+                go.set()
+                assert sent.acquire(timeout=PATIENCE)  # its connection was ended
+            proxy.application.handle = answering(OK)
+            for wire in (client, other):
+                wire.send(get())
+                assert wire.exactly(len(OK)) == OK
+
+
+def test_an_application_that_is_not_there(proxy: Proxied) -> None:
+    """502, with what the machine says; a look at it by `probe` is an OSError."""
+    with proxied() as running:
+        running.application.close()
+        with running.connect() as client:
+            for _ in range(2):
+                client.send(post(b"abc"))
+                status, _, body = client.response()
+                assert (status, b"Connection refused" in body) == (502, True)
+            client.send(get(method="HEAD"))
+            assert client.head().startswith(b"HTTP/1.1 502 ")
+            client.send(get())
+            assert client.response()[0] == 502
+        with pytest.raises(ConnectionRefusedError):
+            running.call(probe(running.connect_to_application, "/"))
+
+
+def test_an_application_that_is_silent() -> None:
+    """504 before the response has begun; a response that has begun is cut."""
+
+    def handle(wire: Wire) -> None:
+        if b"begin" in wire.head():
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+        wire.rest()
+
+    with proxied(handle, read_seconds=0.2) as proxy:
+        with proxy.connect() as client:
+            client.send(post(b"abc"))
+            status, head, _ = client.response()
+            assert (status, b"x-baseten-error-code: 600\r\n" in head) == (504, True)
+        assert proxy.talk(get("/begin")).endswith(b"\r\n\r\nab")
+
+
+def test_a_connection_that_was_closed_meanwhile(proxy: Proxied) -> None:
+    """A request that may be sent twice is; any other one is not, since nobody knows whether it was carried out."""
+    arrived: list[bytes] = []
+
+    def handle(wire: Wire) -> None:
+        arrived.append(wire.head())
+        if first:
+            first.clear()
+            wire.send(OK)
+            arrived.append(wire.head())  # and closes, as if it had been too late
+        else:
+            wire.send(OK)
+
+    for request, status in [
+        (get(), 200),
+        (post(b"a"), 502),
+        (get(method="POST"), 502),
+        (get(method="DELETE"), 200),
+    ]:
+        first = [True]
+        arrived.clear()
+        proxy.handle(handle)
+        with proxy.connect() as client:
+            client.send(get("/first"))
+            assert client.response()[0] == 200
+            client.send(request)
+            assert client.response()[0] == status
+        assert len(arrived) == (3 if status == 200 else 2)
+
+
+def test_a_request_is_not_sent_for_ever(proxy: Proxied) -> None:
+    """An application that always closes is asked once on a new connection."""
+    proxy.handle(lambda wire: void(wire.head()))
+    before = proxy.application.connections
+    assert proxy.talk(get("/x", "Connection: close")).startswith(b"HTTP/1.1 502 ")
+    assert proxy.application.connections == before + 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -384,8 +385,7 @@ class Client(asyncio.Protocol):
         self._first = b"%b %b HTTP/1.1%b" % (request.method, target, request.fields)
         self._heard = self._proxy.loop.time()
         if self._input and not request.body.done:
-            part, self._input = request.body.feed(self._input)
-            self._first += part
+            self._first += self._take_body(request)
         if (upstream := self._proxy.pool.take()) is not None:
             self._ask(upstream)
         else:
@@ -400,7 +400,8 @@ class Client(asyncio.Protocol):
         except TimeoutError:
             self._fail(504, "It does not accept connections.")
         except OSError as error:
-            self._fail(502, f"It cannot be reached: {error.strerror or type(error).__name__}.")
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            self._fail(502, f"It cannot be reached: {reason}.")
         else:
             self._ask(upstream)
             self._carry_on()
@@ -429,15 +430,24 @@ class Client(asyncio.Protocol):
         body, upstream = self.request.body, self._upstream
         if body.done or (upstream is None and not self._whole):
             return False
-        self._heard = self._proxy.loop.time()
-        part, self._input = body.feed(self._input)
-        if body.size > self._proxy.limits.body:
-            raise self._too_large()
+        part = self._take_body(self.request)
         if upstream is not None and part:
             upstream.write(part)
         if body.done and self._whole:
             self._turn()
         return True
+
+    def _take_body(self, request: Request) -> bytes:
+        """What has come of the body.
+
+        Raises:
+            Invalid: it is not as it should be, or too large.
+        """
+        self._heard = self._proxy.loop.time()
+        part, self._input = request.body.feed(self._input)
+        if request.body.size > self._proxy.limits.body:
+            raise self._too_large()
+        return part
 
     def _turn(self) -> None:
         """Request and response are whole."""
