@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import struct
@@ -740,3 +741,281 @@ def test_a_request_is_not_sent_for_ever(proxy: Proxied) -> None:
     before = proxy.application.connections
     assert proxy.talk(get("/x", "Connection: close")).startswith(b"HTTP/1.1 502 ")
     assert proxy.application.connections == before + 1
+
+
+# Not ready, slow, gone.
+
+
+def test_nothing_passes_while_the_application_is_not_ready(proxy: Proxied) -> None:
+    """503 with the reason and the headers of a model that is not ready; the proxy itself is alive."""
+    arrived = heads_that_arrive(proxy)
+    proxy.not_ready = "Its container is starting."
+    try:
+        with proxy.connect() as client:
+            for path in ("/predict", "/v1/models/model", "/other"):
+                client.send(post(b"abc", path=path))
+                status, head, body = client.response()
+                text = b'{"error":"Model with name model is not ready. Its container is starting."}'
+                assert (status, body) == (503, text)
+                assert b"x-baseten-error-code: 600\r\n" in head and b"retry-after: 1\r\n" in head
+            client.send(get("/"))
+            assert client.response()[::2] == (200, b"true")
+            client.send(get("/other", method="HEAD"))
+            assert client.head().startswith(b"HTTP/1.1 503 ")
+            client.send(get("/other", "Content-Length: 5", "Expect: 100-continue", method="POST"))
+            assert client.rest().startswith(b"HTTP/1.1 503 ")  # then it ends: the body may or may not come
+        assert arrived == []
+    finally:
+        proxy.not_ready = None
+    with proxy.connect() as client:
+        client.send(get())
+        assert client.response()[0] == 200
+
+
+QUICK = Limits(head_seconds=0.3, body_seconds=0.3, idle_seconds=0.3, stall_seconds=0.3)
+
+
+def test_clients_that_keep_others_waiting() -> None:
+    """408 for a head or a body that does not come, an end for a connection that asks nothing."""
+    late = b"HTTP/1.1 408 "
+    with proxied(lambda wire: void(wire.rest()), QUICK) as proxy:
+        assert proxy.talk(b"") == b""
+        assert proxy.talk(b"GET /x HTT").startswith(late)
+        assert proxy.talk(b"\r\n\r\n") == b""
+        assert proxy.talk(get("/x", "Content-Length: 2", method="POST") + b"a").startswith(late)
+        assert proxy.talk(get("/x", CHUNKED, method="POST") + b"1\r").startswith(late)
+        proxy.handle(answering(OK))
+        assert proxy.talk(get()) == OK
+
+
+def test_a_head_that_trickles_in() -> None:
+    """The time for a head does not begin anew with each byte of it, nor with empty lines before it."""
+    with proxied(limits=Limits(head_seconds=0.5)) as proxy:
+        for drop in (b"a", b"\r\n"):
+            with proxy.connect() as client, pytest.raises(OSError):
+                client.send(b"GET /" if drop == b"a" else drop)
+                client.sock.settimeout(0.02)
+                for _ in range(int(PATIENCE * 50)):
+                    client.send(drop)
+                    try:
+                        if not client.sock.recv(1000):
+                            break
+                    except TimeoutError:
+                        continue
+                raise OSError("it ended, one way or the other")
+
+
+def much(kilobytes: int) -> Iterator[bytes]:
+    """So many kilobytes, each different from the one before."""
+    return (b"%1024x" % n for n in range(kilobytes))
+
+
+def taken(wire: Wire, data: Iterator[bytes]) -> int:
+    """How many kilobytes go out until nobody has taken any for a second."""
+    wire.sock.settimeout(1)
+    count = 0
+    with contextlib.suppress(TimeoutError):
+        for part in data:
+            wire.sock.sendall(part)
+            count += 1
+    wire.sock.settimeout(PATIENCE)
+    return count
+
+
+def test_a_slow_client_slows_the_application_down(proxy: Proxied) -> None:
+    """What is not read waits where it came from, not in the proxy's memory."""
+    counts: list[int] = []
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        counts.append(taken(wire, much(200_000)))
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(get())
+        client.head()
+        eventually(lambda: counts, "the application was held up")
+        # As much as the kernel's buffers take, on both sides of the proxy; they grow up to some megabytes each.
+        assert counts[0] < 20_000
+        assert held_by(proxy) < 1_000_000
+        assert len(client.rest()) >= counts[0] * 1024
+
+
+def held_by(proxy: Proxied) -> int:
+    """Bytes that the proxy holds for clients and application."""
+
+    async def count() -> int:
+        clients = proxy.proxy.clients
+        return sum(
+            len(c._input)
+            + c.transport.get_write_buffer_size()
+            + (c._upstream.transport.get_write_buffer_size() if c._upstream else 0)
+            for c in clients
+        )
+
+    return int(proxy.call(count()))
+
+
+@pytest.mark.parametrize("in_tunnel", [False, True])
+def test_a_slow_application_slows_its_client_down(proxy: Proxied, in_tunnel: bool) -> None:
+    """Uploads and websockets, too; everything arrives when it reads on."""
+    go = threading.Event()
+    size = 90_000
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        if in_tunnel:
+            wire.send(SWITCHING)
+        go.wait(PATIENCE)
+        whole = wire.exactly(size * 1024) == b"".join(much(size))
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n%b" % str(whole).encode().ljust(5))
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        if in_tunnel:
+            client.send(OPENING)
+            assert client.head() == SWITCHING
+        else:
+            client.send(get("/x", f"Content-Length: {size * 1024}", method="POST"))
+        data = b"".join(much(size))
+        client.sock.settimeout(1)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < len(data):
+                sent += client.sock.send(data[sent : sent + 65_536])
+        client.sock.settimeout(PATIENCE)
+        assert sent < 20_000 * 1024
+        assert held_by(proxy) < 1_000_000
+        go.set()
+        client.send(data[sent:])
+        assert client.response() == (200, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"True ")
+
+
+def test_pipelined_requests_are_not_hoarded(proxy: Proxied) -> None:
+    """A client that asks and asks is read no further until answers are there."""
+    go = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        while wire.head():
+            go.wait(PATIENCE)
+            wire.send(OK)
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        count = taken(client, (get("/" + "a" * 1000) for _ in range(100_000)))
+        assert count < 20_000
+        assert held_by(proxy) < 1_000_000
+        go.set()
+        client.send(b"x" * 1024 + b"\r\n\r\n")  # ends the one that was cut, if one was
+        client.end()
+
+
+def test_a_client_that_takes_nothing_is_cut() -> None:
+    """Its connection ends, and the application hears of it."""
+    gone = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        try:
+            wire.send(b"HTTP/1.1 200 OK\r\n\r\n", *much(100_000))
+        finally:
+            gone.set()
+
+    with proxied(handle, QUICK) as proxy, proxy.connect() as client:
+        client.send(get())
+        assert gone.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n\r\nab"])
+@pytest.mark.parametrize("request_", [get(), get("/x", "Content-Length: 9", method="POST")])
+def test_a_client_that_leaves(proxy: Proxied, begun: bytes, request_: bytes) -> None:
+    """The application hears of it, whatever it is doing."""
+    gone = threading.Event()
+    there = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(begun)
+        there.set()
+        with contextlib.suppress(OSError):
+            wire.rest()
+        gone.set()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(request_)
+        assert there.wait(PATIENCE)
+    assert gone.wait(PATIENCE)
+
+
+def test_draining() -> None:
+    """Requests under way are answered, idle connections end, what takes too long is cut."""
+    go, there = threading.Event(), threading.Semaphore(0)
+
+    def handle(wire: Wire) -> None:
+        while head := wire.head():
+            if b"slow" in head:
+                there.release()
+                go.wait(PATIENCE)
+            if b"for-ever" in head:
+                there.release()
+                wire.rest()
+            wire.send(OK)
+
+    with (
+        proxied(handle) as proxy,
+        proxy.connect() as idle,
+        proxy.connect() as slow,
+        proxy.connect() as stuck,
+        proxy.connect() as half,
+    ):
+        idle.send(get())
+        assert idle.exactly(len(OK)) == OK
+        slow.send(get("/slow"))
+        stuck.send(get("/for-ever"))
+        half.send(get("/half")[:-2])
+        assert there.acquire(timeout=PATIENCE) and there.acquire(timeout=PATIENCE)
+        draining = threading.Thread(target=proxy.call, args=(proxy.proxy.drain(3),))
+        draining.start()
+        assert idle.rest() == b""
+        with pytest.raises(ConnectionRefusedError):
+            eventually(lambda: proxy.connect().sock.close(), "it accepts no more")
+        go.set()
+        half.send(b"\r\n")
+        for wire in (slow, half):
+            head, _, body = wire.rest().partition(b"\r\n\r\n")
+            assert (head.endswith(b"\r\nConnection: close"), body) == (True, b"ok")
+        with contextlib.suppress(ConnectionResetError):
+            assert stuck.rest() == b""
+        draining.join(PATIENCE)
+        assert not draining.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (OK, 200),
+        (b"HTTP/1.1 503 No\r\n\r\n", 503),
+        (b"HTTP/1.0 404 Not Found\r\nContent-Length: 100000000\r\n\r\n", 404),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, 200),
+    ],
+)
+def test_a_probe_sees_the_status(proxy: Proxied, answer: bytes, status: int) -> None:
+    """Of the final response, without waiting for its body."""
+    arrived = heads_that_arrive(proxy, *pieces(answer, [10, 20, 30]))
+    assert proxy.call(probe(proxy.connect_to_application, "/healthy?a")) == status
+    assert arrived == [b"GET /healthy?a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"hello\r\n\r\n", b"x" * 200_000])
+def test_a_probe_wants_http(proxy: Proxied, answer: bytes) -> None:
+    """Anything else is an OSError."""
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(answer)
+
+    proxy.handle(handle)
+    with pytest.raises(ConnectionError):
+        proxy.call(probe(proxy.connect_to_application, "/"))

@@ -373,6 +373,8 @@ class Client(asyncio.Protocol):
         """
         if (request.length or 0) > self._proxy.limits.body:
             raise self._too_large()
+        self._heard = self._proxy.loop.time()
+        part = self._take_body(request) if self._input and not request.body.done else b""
         path, mark, query = request.target.partition(b"?")
         if (reason := self._proxy.ready()) is not None:
             self._stand_in(path, reason)
@@ -382,10 +384,7 @@ class Client(asyncio.Protocol):
             target = request.target
         elif mark:
             target += (b"&" if b"?" in target else b"?") + query
-        self._first = b"%b %b HTTP/1.1%b" % (request.method, target, request.fields)
-        self._heard = self._proxy.loop.time()
-        if self._input and not request.body.done:
-            self._first += self._take_body(request)
+        self._first = b"%b %b HTTP/1.1%b%b" % (request.method, target, request.fields, part)
         if (upstream := self._proxy.pool.take()) is not None:
             self._ask(upstream)
         else:
