@@ -170,12 +170,7 @@ class Proxied:
 
     def handle(self, handle: Handle) -> None:
         """From now on, the application does this, on new connections alone."""
-
-        async def forget() -> None:
-            self.proxy.pool.close()
-
         self.application.handle = handle
-        self.call(forget())
 
     def connect(self) -> Wire:
         return Wire(socket.create_connection(("127.0.0.1", self.port)))
