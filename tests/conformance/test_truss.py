@@ -1,6 +1,6 @@
 """The same folders on Truss's own server: where gusset promises the same, it is the same; where not, it differs.
 
-Runs where that server is installed, as `python bench/peers.py --only truss` does; not in CI.
+Left out unless asked for: `pytest -m truss`, after `python bench/peers.py --only truss` has installed that server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOT_ASKED = {"imports-bundled-packages", "imports-external-packages", "files-env
 PATIENCE = 20.0
 
 pytestmark = [
-    pytest.mark.skipif(os.environ.get("CI") == "1", reason="Truss's own server is not part of CI"),
+    pytest.mark.truss,
     pytest.mark.skipif(
         not list(CACHE.glob("venvs/truss-*/.done")),
         reason="Truss's own server is not installed: `python bench/peers.py --only truss` does that",
