@@ -9,9 +9,18 @@ import struct
 import threading
 from collections.abc import Iterator
 
+import httpx
 import pytest
+import uvicorn
+import websockets.sync.client as ws
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+from websockets.exceptions import InvalidStatus
 
 from gusset.containers.proxy import Routes, probe
 from gusset.serving.http import Limits
@@ -240,6 +249,23 @@ def test_a_connection_serves_many_requests_of_one_client(proxy: Proxied) -> None
         many = [get("/a")] * 10 + [get("/b", "Connection: close")]
         assert proxy.talk(*many).count(b"200 OK") == 11
     assert proxy.application.connections == before + 3
+
+
+def test_a_connection_that_waits_is_given_up(proxy: Proxied) -> None:
+    """Before the application would: it may close it just when a request is on its way. The client's own stays."""
+    given_up = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        answering(OK)(wire)
+        given_up.set()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(post(b"") + get())
+        assert client.exactly(2 * len(OK)) == 2 * OK
+        assert given_up.wait(PATIENCE)
+        client.send(get())
+        assert client.exactly(len(OK)) == OK
 
 
 def test_an_application_that_takes_a_body_for_requests(proxy: Proxied) -> None:
@@ -1046,3 +1072,51 @@ def test_a_probe_wants_http(proxy: Proxied, answer: bytes) -> None:
     proxy.handle(handle)
     with pytest.raises(ConnectionError):
         proxy.call(probe(proxy.connect_to_application, "/"))
+
+
+# Servers and clients as people use them.
+
+
+async def infer(request: Request) -> StreamingResponse:
+    """The body, in parts of another size."""
+    body = await request.body()
+    return StreamingResponse((body[n : n + 999] for n in range(0, len(body), 999)), headers={"x-seen": "é"})
+
+
+async def converse(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text * 2)
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_uvicorn_behind_and_usual_clients_before(http: str) -> None:
+    """Streams, uploads and websockets of real libraries."""
+    app = Starlette(
+        routes=[Route("/infer", infer, methods=["POST"]), WebSocketRoute("/infer", converse)],
+    )
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=http, ws="websockets-sansio", log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    try:
+        with proxied() as proxy:
+            proxy.application.close()
+            proxy.application.port = sock.getsockname()[1]
+            address = f"127.0.0.1:{proxy.port}"
+            with httpx.Client(base_url=f"http://{address}", trust_env=False) as client:
+                for body in (b"", b"abc", b"x" * 3_000_000):
+                    for content in (body, iter([body[:10], body[10:]])):
+                        response = client.post("/v1/models/model:predict", content=content)
+                        assert (response.status_code, response.content) == (200, body)
+                assert client.get("/predict").status_code == 405
+            with ws.connect(f"ws://{address}/v1/websocket", proxy=None) as websocket:
+                for text in ("a", "é" * 70_000):
+                    websocket.send(text)
+                    assert websocket.recv(PATIENCE) == text * 2
+            with pytest.raises(InvalidStatus):
+                ws.connect(f"ws://{address}/nothing", proxy=None)
+    finally:
+        server.should_exit = True
+        thread.join()
+        sock.close()

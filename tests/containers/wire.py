@@ -145,6 +145,8 @@ class Proxied:
         self.not_ready: str | None = None
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
+        self.errors: list[str] = []  # what asyncio would only log
+        self._loop.set_exception_handler(lambda _, context: self.errors.append(repr(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         listener = socket.create_server(("127.0.0.1", 0))
@@ -187,6 +189,7 @@ class Proxied:
         self._thread.join()
         self._runner.close()
         self.application.close()
+        assert self.errors == []
 
 
 @contextmanager

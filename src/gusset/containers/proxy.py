@@ -231,8 +231,7 @@ class Client(asyncio.Protocol):
     def half_close(self) -> None:
         """The application says no more in a tunnel."""
         if self._upstream is not None:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
+            self._write_eof()
             if not self._stay_half_closed(self._upstream):
                 self.transport.close()
 
@@ -537,13 +536,20 @@ class Client(asyncio.Protocol):
         if not self._reading:
             self._reading = True
             self.transport.resume_reading()
-        self.transport.write_eof()
+        self._write_eof()
+
+    def _write_eof(self) -> None:
+        """Send no more; what the client says is still heard, unless it has just gone."""
+        if not self.transport.is_closing():
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
 
     def _break_off(self) -> None:
         """End in a way by which the client sees that the response is not whole."""
         if self._is_tunnel or self._response_ends_with_connection:
             sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):  # it has just gone by itself
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.cut()
         else:
             self._end()

@@ -9,6 +9,7 @@ same reason, whatever comes that was not asked for ends a connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -80,9 +81,10 @@ class Upstream(asyncio.Protocol):
         self.transport.write(data)
 
     def write_eof(self) -> None:
-        """Send no more; what the application says is still heard."""
-        if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
+        """Send no more; what the application says is still heard, unless it has just gone."""
+        if not self.transport.is_closing():
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
 
     def read(self, wanted: bool) -> None:
         """Read on, or no further for now."""
