@@ -57,6 +57,7 @@ AS_PROXY = """
   upstream application {{ server 127.0.0.1:{to}; keepalive 64; keepalive_requests 100000000; }}
   server {{ listen 127.0.0.1:{port};
     proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_request_buffering off;
+    proxy_buffer_size 64k; proxy_buffers 8 64k;
     location = /predict {{ proxy_pass http://application/infer; }}
     location / {{ proxy_pass http://application; }} }}
 """

@@ -6,7 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ["startup.py", "serving.py", "lookup.py", "vault.py", "masking.py", "manager.py", "rotation.py"]
+PARTS = [
+    "startup.py",
+    "serving.py",
+    "lookup.py",
+    "vault.py",
+    "masking.py",
+    "manager.py",
+    "rotation.py",
+    "proxy.py",
+]
 
 if __name__ == "__main__":
     for part in PARTS:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 
+import httpx
 import pytest
+import uvicorn
+import websockets.sync.client as ws
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+from websockets.exceptions import InvalidStatus
 
-from gusset.containers.proxy import Routes
+from gusset.containers.proxy import Routes, probe
+from gusset.serving.http import Limits
 from tests.containers.wire import OK, PATIENCE, Proxied, Wire, answering, eventually, get, post, proxied
 
 
@@ -230,13 +241,57 @@ def test_what_an_application_says_to_this_hop(proxy: Proxied) -> None:
     assert proxy.application.connections == before + 2
 
 
-def test_a_connection_serves_many(proxy: Proxied) -> None:
-    """The application sees one connection where clients use many, one after the other."""
+def test_a_connection_serves_many_requests_of_one_client(proxy: Proxied) -> None:
+    """For each connection of a client the application sees one, not one for each request."""
     proxy.handle(answering(OK))
     before = proxy.application.connections
-    for _ in range(5):
-        assert proxy.talk(get("/a"), get("/b", "Connection: close")).count(b"200 OK") == 2
-    assert proxy.application.connections == before + 1
+    for _ in range(3):
+        many = [get("/a")] * 10 + [get("/b", "Connection: close")]
+        assert proxy.talk(*many).count(b"200 OK") == 11
+    assert proxy.application.connections == before + 3
+
+
+def test_a_connection_that_waits_is_given_up(proxy: Proxied) -> None:
+    """Before the application would: it may close it just when a request is on its way. The client's own stays."""
+    given_up = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        answering(OK)(wire)
+        given_up.set()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(post(b"") + get())
+        assert client.exactly(2 * len(OK)) == 2 * OK
+        assert given_up.wait(PATIENCE)
+        client.send(get())
+        assert client.exactly(len(OK)) == OK
+
+
+def test_an_application_that_takes_a_body_for_requests(proxy: Proxied) -> None:
+    """The answers to what one client smuggled so never reach another client."""
+    smuggled = threading.Semaphore(0)
+
+    def handle(wire: Wire) -> None:  # does not read bodies, as some servers do not where they answer 404
+        while head := wire.head():
+            name = head.split(b" ")[1]
+            if name == b"/smuggled":
+                smuggled.release()
+                go.wait(PATIENCE)
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(name), name))
+
+    go = threading.Event()
+    proxy.handle(handle)
+    with proxy.connect() as attacker:
+        attacker.send(post(get("/smuggled"), path="/unknown"))
+        assert attacker.response()[2] == b"/unknown"
+        assert smuggled.acquire(timeout=PATIENCE)
+        with proxy.connect() as other:
+            other.send(get("/mine"))
+            assert other.response()[2] == b"/mine"
+            go.set()
+            other.send(get("/again"))
+            assert other.response()[2] == b"/again"
 
 
 def test_pipelined_requests_are_answered_in_order(proxy: Proxied) -> None:
@@ -441,3 +496,627 @@ def test_either_side_may_end_a_websocket(proxy: Proxied) -> None:
         assert client.head() == SWITCHING
         client.send(b"b")
         assert client.rest() == b""
+
+
+# What is refused.
+
+HOST = "Host: a"
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1", CHUNKED], 400),
+        (["POST /x HTTP/1.1", HOST, CHUNKED, "Content-Length: 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1", "Content-Length: 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1, 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: +1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: -1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 0x1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: 1_0"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: \xb2"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length:"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length: " + "1" * 400], 400),
+        (["POST /x HTTP/1.1", HOST, "Content-Length : 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Content_Length: 1"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer_Encoding: chunked"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding : chunked"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding:\x0bchunked"], 400),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: chunked, identity"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: gzip, chunked"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: identity"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding: xchunked"], 501),
+        (["POST /x HTTP/1.1", HOST, "Transfer-Encoding:"], 501),
+        (["POST /x HTTP/1.1", HOST, CHUNKED, CHUNKED], 400),
+        (["POST /x HTTP/1.0", HOST, CHUNKED], 400),
+        (["GET /x HTTP/1.1", HOST, "A: 1", " folded"], 400),
+        (["GET /x HTTP/1.1", HOST, "A: 1\rB: 2"], 400),
+        (["GET /x HTTP/1.1", HOST, "A: 1\nB: 2"], 400),
+        (["GET /x HTTP/1.1", HOST, "A: \0"], 400),
+        (["GET /x HTTP/1.1", HOST, "A"], 400),
+        (["GET /x HTTP/1.1", HOST, ": a"], 400),
+        (["GET /x HTTP/1.1", " A: 1", HOST], 400),
+        (["GET /x HTTP/1.1", HOST, "Host: b"], 400),
+        (["GET /x HTTP/1.1"], 400),
+        (["GET /x"], 400),
+        (["GET  /x HTTP/1.1", HOST], 400),
+        (["GET /x y HTTP/1.1", HOST], 400),
+        (["GET\t/x HTTP/1.1", HOST], 400),
+        (["GET /x HTTP/1.1 ", HOST], 400),
+        (["GET /x HTTP/1.2", HOST], 400),
+        (["PRI * HTTP/2.0"], 400),
+        (["G(T /x HTTP/1.1", HOST], 400),
+        (["GET x HTTP/1.1", HOST], 400),
+        (["GET * HTTP/1.1", HOST], 400),
+        (["GET http://b/x HTTP/1.1", HOST], 400),
+        (["GET ftp://a/x HTTP/1.1", HOST], 400),
+        (["CONNECT a:1 HTTP/1.1", HOST], 405),
+        (
+            [
+                "POST /v1/websocket HTTP/1.1",
+                HOST,
+                "Connection: Upgrade",
+                "Upgrade: websocket",
+                "Content-Length: 1",
+            ],
+            400,
+        ),
+        (["GET /v1/websocket HTTP/1.1", HOST, "Connection: Upgrade", "Upgrade: websocket", CHUNKED], 400),
+        (["GET /x HTTP/1.1", HOST, "A: " + "a" * 70_000], 431),
+        (["GET /" + "a" * 70_000], 431),
+        (["\x16\x03\x01\x02\x00\x01\n"], 400),
+    ],
+)
+def test_requests_that_two_readers_might_read_differently(
+    proxy: Proxied, lines: list[str], status: int
+) -> None:
+    """They are refused, and nothing of them reaches the application."""
+    arrived = heads_that_arrive(proxy)
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    answer = proxy.talk(head, b"1\r\na\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"connection: close\r\n" in answer and b"x-baseten-error-code: 700\r\n" in answer
+    assert b'{"error":"' in answer and answer.count(b"HTTP/1.1") == 1
+    assert arrived == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"g\r\n",
+        b"-1\r\na",
+        b"0x1\r\na\r\n",
+        b"1 \r\na\r\n",
+        b" 1\r\na\r\n",
+        b"\r\n",
+        b"1\na\r\n",
+        b"1\ra\r\n",
+        b"1;a\nb\r\na\r\n",
+        b"1;a\rb\r\na\r\n",
+        b"1;a\0\r\na\r\n",
+        b"1\r\na\n",
+        b"1\r\nab\r\n",
+        b"1\r\na\r\r\n",
+        b"f" * 16 + b"\r\n",
+        b"0" * 2000,
+        b"1;" + b"a" * 2000,
+        b"1;" + b"a" * 2000 + b"\r\n",
+        b"0\r\nContent-Length: 5\r\n\r\n",
+        b"0\r\nTransfer_Encoding: chunked\r\n\r\n",
+        b"0\r\nA : 1\r\n\r\n",
+        b"0\r\nA: 1\n\r\n",
+        b"0\r\n folded\r\n",
+        b"0\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_chunks_that_two_readers_might_read_differently(proxy: Proxied, body: bytes, together: bool) -> None:
+    """400; the application sees a request that breaks off before the place in question."""
+    seen: list[bytes] = []
+    proxy.handle(lambda wire: seen.append(wire.rest()))
+    head = get("/x", CHUNKED, method="POST") + b"2\r\nok\r\n"
+    smuggled = b"\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+    answer = (
+        proxy.talk(head + body + smuggled)
+        if together
+        else proxy.talk(head, *pieces(body, [*range(60)]), smuggled)
+    )
+    assert answer.startswith(b"HTTP/1.1 4") and answer.count(b"HTTP/1.1") == 1
+    proxy.handle(answering(OK))
+    proxy.talk(get("/x", "Connection: close"))  # whatever went before has reached the application by now
+    assert all((head + body).startswith(part) for part in seen)
+    assert not any(part.endswith(b"\n0\r\n\r\n") for part in seen)
+
+
+def test_bodies_over_the_limit(proxy: Proxied) -> None:
+    """413, before anything is sent if the length is known, else in the midst."""
+    arrived = heads_that_arrive(proxy)
+    answer = proxy.talk(get("/x", f"Content-Length: {100 * 1024 * 1024 + 1}", method="POST"))
+    assert answer.startswith(b"HTTP/1.1 413 ") and arrived == []
+    with proxied(lambda wire: void(wire.rest()), Limits(body=1000)) as small:
+        answer = small.talk(
+            get("/x", CHUNKED, method="POST"), b"3e8\r\n" + b"x" * 1000 + b"\r\n", b"1\r\nx\r\n"
+        )
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        answer = small.talk(get("/x", CHUNKED, method="POST") + b"3e9\r\n" + b"x" * 1001 + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+# What the application does wrong.
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"hello\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"HTTP/2 200 OK\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 099 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\rSet-Cookie: c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: \0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000,
+        b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+    ],
+)
+def test_answers_that_are_not_http(proxy: Proxied, answer: bytes) -> None:
+    """502, without a byte of it; the client's connection lives on."""
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(answer)
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        for _ in range(2):
+            client.send(post(b"abc"))
+            status, head, body = client.response()
+            assert (status, body.startswith(b'{"error":"The application did not answer. It')) == (502, True)
+            assert b"x-baseten-error-code: 600\r\n" in head
+
+
+def test_more_than_was_asked_for(proxy: Proxied) -> None:
+    """A second response to one request reaches nobody: not this client, not the next."""
+    forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+    sent = threading.Semaphore(0)
+
+    def at_once(wire: Wire) -> None:
+        wire.head()
+        wire.send(OK + forged)
+        wire.rest()
+
+    def later(wire: Wire) -> None:
+        wire.head()
+        wire.send(OK)
+        go.wait(PATIENCE)
+        wire.send(forged)
+        wire.rest()
+        sent.release()
+
+    for handle in (at_once, later):
+        go = threading.Event()
+        proxy.handle(handle)
+        with proxy.connect() as client, proxy.connect() as other:
+            client.send(get())
+            assert client.exactly(len(OK)) == OK
+            if handle is later:
+                go.set()
+                assert sent.acquire(timeout=PATIENCE)  # its connection was ended
+            proxy.application.handle = answering(OK)
+            for wire in (client, other):
+                wire.send(get())
+                assert wire.exactly(len(OK)) == OK
+
+
+def test_an_application_that_is_not_there(proxy: Proxied) -> None:
+    """502, with what the machine says; a look at it by `probe` is an OSError."""
+    with proxied() as running:
+        running.application.close()
+        with running.connect() as client:
+            for _ in range(2):
+                client.send(post(b"abc"))
+                status, _, body = client.response()
+                assert (status, b"Connection refused" in body) == (502, True)
+            client.send(get(method="HEAD"))
+            assert client.head().startswith(b"HTTP/1.1 502 ")
+            client.send(get())
+            assert client.response()[0] == 502
+        with pytest.raises(ConnectionRefusedError):
+            running.call(probe(running.connect_to_application, "/"))
+
+
+def test_an_application_that_is_silent() -> None:
+    """504 before the response has begun; a response that has begun is cut."""
+
+    def handle(wire: Wire) -> None:
+        if b"begin" in wire.head():
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+        wire.rest()
+
+    with proxied(handle, read_seconds=0.2) as proxy:
+        with proxy.connect() as client:
+            client.send(post(b"abc"))
+            status, head, _ = client.response()
+            assert (status, b"x-baseten-error-code: 600\r\n" in head) == (504, True)
+        assert proxy.talk(get("/begin")).endswith(b"\r\n\r\nab")
+
+
+def test_a_connection_that_was_closed_meanwhile(proxy: Proxied) -> None:
+    """A request that may be sent twice is; any other one is not, since nobody knows whether it was carried out."""
+    arrived: list[bytes] = []
+
+    def handle(wire: Wire) -> None:
+        arrived.append(wire.head())
+        if first:
+            first.clear()
+            wire.send(OK)
+            arrived.append(wire.head())  # and closes, as if it had been too late
+        else:
+            wire.send(OK)
+
+    for request, status in [
+        (get(), 200),
+        (post(b"a"), 502),
+        (get(method="POST"), 502),
+        (get(method="DELETE"), 200),
+    ]:
+        first = [True]
+        arrived.clear()
+        proxy.handle(handle)
+        with proxy.connect() as client:
+            client.send(get("/first"))
+            assert client.response()[0] == 200
+            client.send(request)
+            assert client.response()[0] == status
+        assert len(arrived) == (3 if status == 200 else 2)
+
+
+def test_a_request_is_not_sent_for_ever(proxy: Proxied) -> None:
+    """An application that always closes is asked once on a new connection."""
+    proxy.handle(lambda wire: void(wire.head()))
+    before = proxy.application.connections
+    assert proxy.talk(get("/x", "Connection: close")).startswith(b"HTTP/1.1 502 ")
+    assert proxy.application.connections == before + 1
+
+
+# Not ready, slow, gone.
+
+
+def test_nothing_passes_while_the_application_is_not_ready(proxy: Proxied) -> None:
+    """503 with the reason and the headers of a model that is not ready; the proxy itself is alive."""
+    arrived = heads_that_arrive(proxy)
+    proxy.not_ready = "Its container is starting."
+    try:
+        with proxy.connect() as client:
+            for path in ("/predict", "/v1/models/model", "/other"):
+                client.send(post(b"abc", path=path))
+                status, head, body = client.response()
+                text = b'{"error":"Model with name model is not ready. Its container is starting."}'
+                assert (status, body) == (503, text)
+                assert b"x-baseten-error-code: 600\r\n" in head and b"retry-after: 1\r\n" in head
+            client.send(get("/"))
+            assert client.response()[::2] == (200, b"true")
+            client.send(get("/other", method="HEAD"))
+            assert client.head().startswith(b"HTTP/1.1 503 ")
+            client.send(get("/other", "Content-Length: 5", "Expect: 100-continue", method="POST"))
+            assert client.rest().startswith(b"HTTP/1.1 503 ")  # then it ends: the body may or may not come
+        assert arrived == []
+    finally:
+        proxy.not_ready = None
+    with proxy.connect() as client:
+        client.send(get())
+        assert client.response()[0] == 200
+
+
+QUICK = Limits(head_seconds=0.3, body_seconds=0.3, idle_seconds=0.3, stall_seconds=0.3)
+
+
+def test_clients_that_keep_others_waiting() -> None:
+    """408 for a head or a body that does not come, an end for a connection that asks nothing."""
+    late = b"HTTP/1.1 408 "
+    with proxied(lambda wire: void(wire.rest()), QUICK) as proxy:
+        assert proxy.talk(b"") == b""
+        assert proxy.talk(b"GET /x HTT").startswith(late)
+        assert proxy.talk(b"\r\n\r\n") == b""
+        assert proxy.talk(get("/x", "Content-Length: 2", method="POST") + b"a").startswith(late)
+        assert proxy.talk(get("/x", CHUNKED, method="POST") + b"1\r").startswith(late)
+        proxy.handle(answering(OK))
+        assert proxy.talk(get()) == OK
+
+
+def test_a_head_that_trickles_in() -> None:
+    """The time for a head does not begin anew with each byte of it, nor with empty lines before it."""
+    with proxied(limits=Limits(head_seconds=0.5)) as proxy:
+        for drop in (b"a", b"\r\n"):
+            with proxy.connect() as client, pytest.raises(OSError):
+                client.send(b"GET /" if drop == b"a" else drop)
+                client.sock.settimeout(0.02)
+                for _ in range(int(PATIENCE * 50)):
+                    client.send(drop)
+                    try:
+                        if not client.sock.recv(1000):
+                            break
+                    except TimeoutError:
+                        continue
+                raise OSError("it ended, one way or the other")
+
+
+def much(kilobytes: int) -> Iterator[bytes]:
+    """So many kilobytes, each different from the one before."""
+    return (b"%1024x" % n for n in range(kilobytes))
+
+
+def taken(wire: Wire, data: Iterator[bytes]) -> int:
+    """How many kilobytes go out until nobody has taken any for a second."""
+    wire.sock.settimeout(1)
+    count = 0
+    with contextlib.suppress(TimeoutError):
+        for part in data:
+            wire.sock.sendall(part)
+            count += 1
+    wire.sock.settimeout(PATIENCE)
+    return count
+
+
+def test_a_slow_client_slows_the_application_down(proxy: Proxied) -> None:
+    """What is not read waits where it came from, not in the proxy's memory."""
+    counts: list[int] = []
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        counts.append(taken(wire, much(200_000)))
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(get())
+        client.head()
+        eventually(lambda: counts, "the application was held up")
+        # As much as the kernel's buffers take, on both sides of the proxy; they grow up to some megabytes each.
+        assert counts[0] < 20_000
+        assert held_by(proxy) < 1_000_000
+        assert len(client.rest()) >= counts[0] * 1024
+
+
+def held_by(proxy: Proxied) -> int:
+    """Bytes that the proxy holds for clients and application."""
+
+    async def count() -> int:
+        clients = proxy.proxy.clients
+        return sum(
+            len(c._input)
+            + c.transport.get_write_buffer_size()
+            + (c._upstream.transport.get_write_buffer_size() if c._upstream else 0)
+            for c in clients
+        )
+
+    return int(proxy.call(count()))
+
+
+@pytest.mark.parametrize("in_tunnel", [False, True])
+def test_a_slow_application_slows_its_client_down(proxy: Proxied, in_tunnel: bool) -> None:
+    """Uploads and websockets, too; everything arrives when it reads on."""
+    go = threading.Event()
+    size = 90_000
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        if in_tunnel:
+            wire.send(SWITCHING)
+        go.wait(PATIENCE)
+        whole = wire.exactly(size * 1024) == b"".join(much(size))
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n%b" % str(whole).encode().ljust(5))
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        if in_tunnel:
+            client.send(OPENING)
+            assert client.head() == SWITCHING
+        else:
+            client.send(get("/x", f"Content-Length: {size * 1024}", method="POST"))
+        data = b"".join(much(size))
+        client.sock.settimeout(1)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < len(data):
+                sent += client.sock.send(data[sent : sent + 65_536])
+        client.sock.settimeout(PATIENCE)
+        assert sent < 20_000 * 1024
+        assert held_by(proxy) < 1_000_000
+        go.set()
+        client.send(data[sent:])
+        assert client.response() == (200, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"True ")
+
+
+def test_pipelined_requests_are_not_hoarded(proxy: Proxied) -> None:
+    """A client that asks and asks is read no further until answers are there."""
+    go = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        while wire.head():
+            go.wait(PATIENCE)
+            wire.send(OK)
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        count = taken(client, (get("/" + "a" * 1000) for _ in range(100_000)))
+        assert count < 20_000
+        assert held_by(proxy) < 1_000_000
+        go.set()
+        client.send(b"x" * 1024 + b"\r\n\r\n")  # ends the one that was cut, if one was
+        client.end()
+
+
+def test_a_client_that_takes_nothing_is_cut() -> None:
+    """Its connection ends, and the application hears of it."""
+    gone = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        try:
+            wire.send(b"HTTP/1.1 200 OK\r\n\r\n", *much(100_000))
+        finally:
+            gone.set()
+
+    with proxied(handle, QUICK) as proxy, proxy.connect() as client:
+        client.send(get())
+        assert gone.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n\r\nab"])
+@pytest.mark.parametrize("request_", [get(), get("/x", "Content-Length: 9", method="POST")])
+def test_a_client_that_leaves(proxy: Proxied, begun: bytes, request_: bytes) -> None:
+    """The application hears of it, whatever it is doing."""
+    gone = threading.Event()
+    there = threading.Event()
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(begun)
+        there.set()
+        with contextlib.suppress(OSError):
+            wire.rest()
+        gone.set()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(request_)
+        assert there.wait(PATIENCE)
+    assert gone.wait(PATIENCE)
+
+
+def test_draining() -> None:
+    """Requests under way are answered, idle connections end, what takes too long is cut."""
+    go, there = threading.Event(), threading.Semaphore(0)
+
+    def handle(wire: Wire) -> None:
+        while head := wire.head():
+            if b"slow" in head:
+                there.release()
+                go.wait(PATIENCE)
+            if b"for-ever" in head:
+                there.release()
+                wire.rest()
+            wire.send(OK)
+
+    with (
+        proxied(handle) as proxy,
+        proxy.connect() as idle,
+        proxy.connect() as slow,
+        proxy.connect() as stuck,
+        proxy.connect() as half,
+    ):
+        idle.send(get())
+        assert idle.exactly(len(OK)) == OK
+        slow.send(get("/slow"))
+        stuck.send(get("/for-ever"))
+        half.send(get("/half")[:-2])
+        assert there.acquire(timeout=PATIENCE) and there.acquire(timeout=PATIENCE)
+        draining = threading.Thread(target=proxy.call, args=(proxy.proxy.drain(3),))
+        draining.start()
+        assert idle.rest() == b""
+        with pytest.raises(ConnectionRefusedError):
+            eventually(lambda: proxy.connect().sock.close(), "it accepts no more")
+        go.set()
+        half.send(b"\r\n")
+        for wire in (slow, half):
+            head, _, body = wire.rest().partition(b"\r\n\r\n")
+            assert (head.endswith(b"\r\nConnection: close"), body) == (True, b"ok")
+        with contextlib.suppress(ConnectionResetError):
+            assert stuck.rest() == b""
+        draining.join(PATIENCE)
+        assert not draining.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (OK, 200),
+        (b"HTTP/1.1 503 No\r\n\r\n", 503),
+        (b"HTTP/1.0 404 Not Found\r\nContent-Length: 100000000\r\n\r\n", 404),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, 200),
+    ],
+)
+def test_a_probe_sees_the_status(proxy: Proxied, answer: bytes, status: int) -> None:
+    """Of the final response, without waiting for its body."""
+    arrived = heads_that_arrive(proxy, *pieces(answer, [10, 20, 30]))
+    assert proxy.call(probe(proxy.connect_to_application, "/healthy?a")) == status
+    assert arrived == [b"GET /healthy?a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"hello\r\n\r\n", b"x" * 200_000])
+def test_a_probe_wants_http(proxy: Proxied, answer: bytes) -> None:
+    """Anything else is an OSError."""
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(answer)
+
+    proxy.handle(handle)
+    with pytest.raises(ConnectionError):
+        proxy.call(probe(proxy.connect_to_application, "/"))
+
+
+# Servers and clients as people use them.
+
+
+async def infer(request: Request) -> StreamingResponse:
+    """The body, in parts of another size."""
+    body = await request.body()
+    return StreamingResponse((body[n : n + 999] for n in range(0, len(body), 999)), headers={"x-seen": "é"})
+
+
+async def converse(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text * 2)
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_uvicorn_behind_and_usual_clients_before(http: str) -> None:
+    """Streams, uploads and websockets of real libraries."""
+    app = Starlette(
+        routes=[Route("/infer", infer, methods=["POST"]), WebSocketRoute("/infer", converse)],
+    )
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http=http, ws="websockets-sansio", log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    try:
+        with proxied() as proxy:
+            proxy.application.close()
+            proxy.application.port = sock.getsockname()[1]
+            address = f"127.0.0.1:{proxy.port}"
+            with httpx.Client(base_url=f"http://{address}", trust_env=False) as client:
+                for body in (b"", b"abc", b"x" * 3_000_000):
+                    for content in (body, iter([body[:10], body[10:]])):
+                        response = client.post("/v1/models/model:predict", content=content)
+                        assert (response.status_code, response.content) == (200, body)
+                assert client.get("/predict").status_code == 405
+            with ws.connect(f"ws://{address}/v1/websocket", proxy=None) as websocket:
+                for text in ("a", "é" * 70_000):
+                    websocket.send(text)
+                    assert websocket.recv(PATIENCE) == text * 2
+            with pytest.raises(InvalidStatus):
+                ws.connect(f"ws://{address}/nothing", proxy=None)
+    finally:
+        server.should_exit = True
+        thread.join()
+        sock.close()

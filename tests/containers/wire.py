@@ -36,7 +36,7 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(PATIENCE)
         self.sock = sock
-        self._unread = b""
+        self._unread = bytearray()
 
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -46,15 +46,14 @@ class Wire:
         """So many bytes, or what there was before the end."""
         while len(self._unread) < size and self._more():
             pass
-        data, self._unread = self._unread[:size], self._unread[size:]
-        return data
+        return self._take(size)
 
     def until(self, end: bytes) -> bytes:
         """All up to `end` and with it, or what there was before the end."""
         while end not in self._unread and self._more():
             pass
-        before, mark, self._unread = self._unread.partition(end)
-        return before + mark
+        found = self._unread.find(end)
+        return self._take(len(self._unread) if found < 0 else found + len(end))
 
     def head(self) -> bytes:
         return self.until(b"\r\n\r\n")
@@ -69,12 +68,16 @@ class Wire:
         """All that comes until the other side ends."""
         while self._more():
             pass
-        data, self._unread = self._unread, b""
-        return data
+        return self._take(len(self._unread))
 
     def end(self) -> None:
         """Send no more."""
         self.sock.shutdown(socket.SHUT_WR)
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
+        return data
 
     def _more(self) -> bytes:
         data = self.sock.recv(65_536)
@@ -142,6 +145,8 @@ class Proxied:
         self.not_ready: str | None = None
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
+        self.errors: list[str] = []  # what asyncio would only log
+        self._loop.set_exception_handler(lambda _, context: self.errors.append(repr(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         listener = socket.create_server(("127.0.0.1", 0))
@@ -167,12 +172,7 @@ class Proxied:
 
     def handle(self, handle: Handle) -> None:
         """From now on, the application does this, on new connections alone."""
-
-        async def forget() -> None:
-            self.proxy.pool.close()
-
         self.application.handle = handle
-        self.call(forget())
 
     def connect(self) -> Wire:
         return Wire(socket.create_connection(("127.0.0.1", self.port)))
@@ -189,6 +189,7 @@ class Proxied:
         self._thread.join()
         self._runner.close()
         self.application.close()
+        assert self.errors == []
 
 
 @contextmanager

@@ -283,6 +283,7 @@ def read_response(head: bytes, request: Request) -> Response:
     if is_chunked and request.is_old:
         passed_on = _CODING.sub(b"", passed_on)
     body: Body
+    close = b"close" in listed or (is_old and b"keep-alive" not in listed)
     if request.method == b"HEAD" or status < 200 or status in (204, 304):
         body = Counted(0)
     elif is_chunked:
@@ -291,7 +292,7 @@ def read_response(head: bytes, request: Request) -> Response:
         body = Counted(length)
     else:
         body = Unbounded()
-    close = b"close" in listed or (is_old and b"keep-alive" not in listed) or isinstance(body, Unbounded)
+        close = True
     return Response(status, b"HTTP/1.1 %d%b" % (status, passed_on), close, body)
 
 

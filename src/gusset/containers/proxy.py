@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gusset.containers.messages import Invalid, Request, Response, end_of_head, read_request
-from gusset.containers.upstream import Pool, Upstream, probe
+from gusset.containers.upstream import Connect, Upstream, open_upstream, probe
 from gusset.serving.answers import ERROR_OF_MODEL, Answer, caller_error, not_ready
 from gusset.serving.http import Limits, error_body, status_line
 
@@ -47,7 +48,7 @@ class Proxy:
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[socket.socket]],
+        connect: Connect,
         routes: Routes,
         *,
         ready: Callable[[], str | None],
@@ -60,7 +61,7 @@ class Proxy:
         `read_seconds` is how long the application may be silent.
         """
         predict, readiness = routes.predict.encode(), routes.readiness.encode()
-        self._connect = connect
+        self.connect = connect
         self.paths = {
             b"/": routes.liveness.encode(),
             b"/v1/models/model": readiness,
@@ -83,7 +84,6 @@ class Proxy:
     async def start(self, listener: socket.socket) -> None:
         """Accept on `listener`, which the proxy owns from now on."""
         self.loop = asyncio.get_running_loop()
-        self.pool = Pool(self._connect, self.loop)
         self._sweep()
         self._listener = await self.loop.create_server(lambda: Client(self), sock=listener)
 
@@ -101,7 +101,6 @@ class Proxy:
         for client in tuple(self.clients):
             client.cut()
         await self._until_empty()
-        self.pool.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
 
@@ -118,7 +117,6 @@ class Proxy:
 
     def _sweep(self) -> None:
         now = self.loop.time()
-        self.pool.expire(now)
         for client in tuple(self.clients):
             client.expire(now)
         self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
@@ -134,7 +132,8 @@ class Client(asyncio.Protocol):
         self.request: Request  # the latest one
         self._busy = False  # it is under way
         self._first = b""  # its head, and what came of its body at once
-        self._upstream: Upstream | None = None
+        self._upstream: Upstream | None = None  # what carries it,
+        self._kept: Upstream | None = None  # and may carry the next one
         self._opening: asyncio.Task[None] | None = None
         self._begun = False  # its response has begun,
         self._response_ends_with_connection = False
@@ -232,8 +231,7 @@ class Client(asyncio.Protocol):
     def half_close(self) -> None:
         """The application says no more in a tunnel."""
         if self._upstream is not None:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
+            self._write_eof()
             if not self._stay_half_closed(self._upstream):
                 self.transport.close()
 
@@ -286,6 +284,9 @@ class Client(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """End the connection, or the request, when somebody has kept the other waiting for too long."""
         limits = self._proxy.limits
+        if self._kept is not None and not self._kept.is_fit(now):
+            self._kept.close()
+            self._kept = None
         if (untaken := self.transport.get_write_buffer_size()) != self._untaken:
             self._untaken = untaken
             self._stalled = now + limits.stall_seconds
@@ -372,6 +373,8 @@ class Client(asyncio.Protocol):
         """
         if (request.length or 0) > self._proxy.limits.body:
             raise self._too_large()
+        self._heard = self._proxy.loop.time()
+        part = self._take_body(request) if self._input and not request.body.done else b""
         path, mark, query = request.target.partition(b"?")
         if (reason := self._proxy.ready()) is not None:
             self._stand_in(path, reason)
@@ -381,14 +384,13 @@ class Client(asyncio.Protocol):
             target = request.target
         elif mark:
             target += (b"&" if b"?" in target else b"?") + query
-        self._first = b"%b %b HTTP/1.1%b" % (request.method, target, request.fields)
-        self._heard = self._proxy.loop.time()
-        if self._input and not request.body.done:
-            part, self._input = request.body.feed(self._input)
-            self._first += part
-        if (upstream := self._proxy.pool.take()) is not None:
-            self._ask(upstream)
+        self._first = b"%b %b HTTP/1.1%b%b" % (request.method, target, request.fields, part)
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.is_fit(self._heard):
+            self._ask(kept)
         else:
+            if kept is not None:
+                kept.close()
             self._open()
 
     def _open(self) -> None:
@@ -396,11 +398,13 @@ class Client(asyncio.Protocol):
 
     async def _ask_anew(self) -> None:
         try:
-            upstream = await self._proxy.pool.open()
+            upstream = await open_upstream(self._proxy.connect)
         except TimeoutError:
             self._fail(504, "It does not accept connections.")
-        except OSError as error:
-            self._fail(502, f"It cannot be reached: {error.strerror or type(error).__name__}.")
+        except Exception as error:  # whatever `connect` meets, its client must hear of it
+            errno = error.errno if isinstance(error, OSError) else None
+            reason = os.strerror(errno) if errno else type(error).__name__
+            self._fail(502, f"It cannot be reached: {reason}.")
         else:
             self._ask(upstream)
             self._carry_on()
@@ -429,22 +433,31 @@ class Client(asyncio.Protocol):
         body, upstream = self.request.body, self._upstream
         if body.done or (upstream is None and not self._whole):
             return False
-        self._heard = self._proxy.loop.time()
-        part, self._input = body.feed(self._input)
-        if body.size > self._proxy.limits.body:
-            raise self._too_large()
+        part = self._take_body(self.request)
         if upstream is not None and part:
             upstream.write(part)
         if body.done and self._whole:
             self._turn()
         return True
 
+    def _take_body(self, request: Request) -> bytes:
+        """What has come of the body.
+
+        Raises:
+            Invalid: it is not as it should be, or too large.
+        """
+        self._heard = self._proxy.loop.time()
+        part, self._input = request.body.feed(self._input)
+        if request.body.size > self._proxy.limits.body:
+            raise self._too_large()
+        return part
+
     def _turn(self) -> None:
         """Request and response are whole."""
         upstream, self._upstream = self._upstream, None
         self._busy = False
-        if upstream is not None:
-            upstream.release()
+        if upstream is not None and upstream.release():
+            self._kept = upstream
         if self.request.close or self._proxy.closing:
             self._end()
         else:
@@ -523,13 +536,20 @@ class Client(asyncio.Protocol):
         if not self._reading:
             self._reading = True
             self.transport.resume_reading()
-        self.transport.write_eof()
+        self._write_eof()
+
+    def _write_eof(self) -> None:
+        """Send no more; what the client says is still heard, unless it has just gone."""
+        if not self.transport.is_closing():
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
 
     def _break_off(self) -> None:
         """End in a way by which the client sees that the response is not whole."""
         if self._is_tunnel or self._response_ends_with_connection:
             sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):  # it has just gone by itself
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.cut()
         else:
             self._end()
@@ -542,8 +562,9 @@ class Client(asyncio.Protocol):
 
     def _let_go(self) -> None:
         """Have nothing more to do with the application."""
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        for upstream in (self._upstream, self._kept):
+            if upstream is not None:
+                upstream.abort()
+        self._upstream = self._kept = None
         if self._opening is not None:
             self._opening.cancel()

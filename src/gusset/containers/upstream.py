@@ -1,12 +1,15 @@
-"""Connections to the application behind the proxy: opened, kept for the next request, read strictly.
+"""Connections to the application behind the proxy: opened, used again, read strictly.
 
-A connection carries one request at a time. Whatever comes that no request asked
-for ends it: it could be taken for the answer to another client's request.
+A connection carries one request at a time, and those of one client alone.
+Not every server reads a body that it has no use for, and one that does not takes
+it for further requests: their answers must not reach anybody else. For the
+same reason, whatever comes that was not asked for ends a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -51,9 +54,8 @@ class Asker(Protocol):
 class Upstream(asyncio.Protocol):
     """One connection to the application."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._loop = pool.loop
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._asker: Asker | None = None
         self._response: Response | None = None
         self._held = b""  # of a head that is not whole yet
@@ -79,9 +81,10 @@ class Upstream(asyncio.Protocol):
         self.transport.write(data)
 
     def write_eof(self) -> None:
-        """Send no more; what the application says is still heard."""
-        if self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
+        """Send no more; what the application says is still heard, unless it has just gone."""
+        if not self.transport.is_closing():
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
 
     def read(self, wanted: bool) -> None:
         """Read on, or no further for now."""
@@ -93,15 +96,19 @@ class Upstream(asyncio.Protocol):
             else:
                 self.transport.pause_reading()
 
-    def release(self) -> None:
-        """The exchange is over: the next request may use this connection, if it is fit for that."""
+    def release(self) -> bool:
+        """The exchange is over; whether the next request may use this connection. It is closed otherwise."""
         response, self._asker = self._response, None
         if response is None or response.close or self.is_full or self.transport.is_closing():
             self.close()
-            return
+            return False
         self.read(True)
         self.is_reused = True
-        self._pool.put(self)
+        return True
+
+    def is_fit(self, now: float) -> bool:
+        """Whether a connection that waits for the next request is still there, and will be for a while."""
+        return not self.transport.is_closing() and now < self.touched + _IDLE_SECONDS
 
     def abort(self) -> None:
         """End at once; nobody is told."""
@@ -144,7 +151,6 @@ class Upstream(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._pool.forget(self)
         self._end("It reset the connection." if error else None)
 
     def pause_writing(self) -> None:
@@ -219,55 +225,20 @@ class Upstream(asyncio.Protocol):
             asker.lost(fault)
 
 
-class Pool:
-    """Opens connections, and keeps those that wait for the next request, the newest first."""
+async def open_upstream(connect: Connect) -> Upstream:
+    """A new connection.
 
-    def __init__(self, connect: Connect, loop: asyncio.AbstractEventLoop) -> None:
-        self._connect = connect
-        self._idle: list[Upstream] = []
-        self.loop = loop
-
-    def take(self) -> Upstream | None:
-        """A connection that waits, if there is one."""
-        while self._idle:
-            upstream = self._idle.pop()
-            if not upstream.transport.is_closing():
-                return upstream
-        return None
-
-    async def open(self) -> Upstream:
-        """A new connection.
-
-        Raises:
-            OSError: the application cannot be reached; `TimeoutError` when it does not say so.
-        """
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            sock = await self._connect()
-            try:
-                _, upstream = await self.loop.create_connection(lambda: Upstream(self), sock=sock)
-            except BaseException:
-                sock.close()
-                raise
-        return upstream
-
-    def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose exchange is over."""
-        upstream.touched = self.loop.time()
-        self._idle.append(upstream)
-
-    def forget(self, upstream: Upstream) -> None:
-        """A connection has ended."""
-        if upstream in self._idle:
-            self._idle.remove(upstream)
-
-    def expire(self, now: float) -> None:
-        """Close what has waited for too long."""
-        while self._idle and self._idle[0].touched + _IDLE_SECONDS <= now:
-            self._idle.pop(0).close()
-
-    def close(self) -> None:
-        """Close all that wait."""
-        self.expire(float("inf"))
+    Raises:
+        OSError: the application cannot be reached; `TimeoutError` when it does not say so.
+    """
+    async with asyncio.timeout(_CONNECT_SECONDS):
+        sock = await connect()
+        try:
+            _, upstream = await asyncio.get_running_loop().create_connection(Upstream, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+    return upstream
 
 
 async def probe(connect: Connect, path: str) -> int:

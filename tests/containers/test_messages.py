@@ -1,0 +1,166 @@
+"""The proxy's reading of HTTP beside that of others: no message may end elsewhere for them."""
+
+from __future__ import annotations
+
+import contextlib
+
+import h11
+import httptools
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gusset.containers.messages import Chunked, Counted, Invalid, end_of_head, read_request, read_response
+
+NAMES = [
+    "Content-Length",
+    "Transfer-Encoding",
+    "Host",
+    "Connection",
+    "Upgrade",
+    "TE",
+    "A",
+    "content_length",
+    "",
+]
+VALUES = [
+    "0",
+    "3",
+    "+3",
+    "3, 3",
+    "chunked",
+    "Chunked",
+    "chunked, chunked",
+    "identity",
+    "a",
+    "close",
+    "upgrade",
+    "websocket",
+    "",
+]
+ODD = [
+    "",
+    "",
+    "",
+    "",
+    " ",
+    "\t",
+    "\r",
+    "\n",
+    "\0",
+    "\x0b",
+    "\x0c",
+    "\x85",
+    "\xa0",
+    "\r\n",
+    "\r\n ",
+    ";",
+    ":",
+    ",",
+]
+FIELD = st.tuples(
+    *map(
+        st.sampled_from,
+        (ODD, NAMES, ODD, [":", ":", ": "], ODD, VALUES, ODD, ["\r\n", "\r\n", "\r\n", "\n", "\r"]),
+    )
+).map("".join)
+LINE = st.sampled_from(
+    ["POST /x HTTP/1.1", "GET /x HTTP/1.1", "GET /x HTTP/1.0", "GET  /x HTTP/1.1", "GET /x\tHTTP/1.1"]
+)
+BODY = st.lists(
+    st.sampled_from(
+        [b"0", b"3", b"a", b"abc", b"\r\n", b"\r\n", b"\n", b"\r", b";", b"=", b'"', b" ", b"A:b", b"\0"]
+    ),
+    max_size=14,
+).map(b"".join)
+
+
+def read(data: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """What the proxy passes on of a request's head, and of its body, and what it leaves; None if it refuses."""
+    try:
+        end = end_of_head(data)
+        if end < 0:
+            return None
+        request = read_request(data[:end])
+        body, rest = request.body.feed(data[end:])
+    except Invalid:
+        return None
+    head = b"%b %b HTTP/1.1%b" % (request.method, request.target, request.fields)
+    return (head, body, rest) if request.body.done else None
+
+
+class Heard:
+    """What httptools makes of a request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.body = b""
+        self.count = 0
+        parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(httptools.HttpParserUpgrade):
+            parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.count += 1
+
+
+def content(data: bytes) -> bytes:
+    """The body of the one request, as h11 reads it."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1_000_000)
+    connection.receive_data(data)
+    assert isinstance(connection.next_event(), h11.Request)
+    body = b""
+    while isinstance(event := connection.next_event(), h11.Data):
+        body += bytes(event.data)
+    assert isinstance(event, h11.EndOfMessage)
+    assert connection.trailing_data[0] == b""
+    return body
+
+
+@settings(deadline=None, max_examples=1_500)
+@given(LINE, st.lists(FIELD, max_size=4), BODY)
+@example(
+    "POST /x HTTP/1.1",
+    ["Host: a\r\n", "Transfer-Encoding: chunked\r\n"],
+    b"3;a\r\nabc\r\n0\r\nA:b\r\n\r\nrest",
+)
+@example("POST /x HTTP/1.1", ["Host: a\r\n", "Content-Length: 3\r\n"], b"abcrest")
+def test_a_request_that_passes_is_one_request_to_others(line: str, fields: list[str], body: bytes) -> None:
+    """h11 and llhttp find one request in it, with the same body, and nothing after it."""
+    sent = "".join([line, "\r\n", *fields, "\r\n"]).encode("latin-1") + body
+    passed = read(sent)
+    if passed is None:
+        return
+    head, raw, rest = passed
+    assert sent.endswith(raw + rest)
+    assert head.lower().count(b"\r\nhost:") == 1
+    heard = Heard(head + raw)
+    assert heard.count == 1
+    assert heard.body == content(head + raw)
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_chunks_may_be_cut_anywhere(cut: int) -> None:
+    """What is passed on never ends within a line of framing."""
+    raw = b"3;a=b\r\nabc\r\n00a\r\n0123456789\r\n0;x\r\nA: b\r\n\r\n"
+    body = Chunked()
+    passed, rest = body.feed(raw[:cut])
+    assert raw.startswith(passed) and not rest
+    assert len(passed) in {0, 7, 8, 9, 10, 12, *range(17, 28), 29, 34, 40, 42}
+    assert passed + body.feed(raw[cut:] + b"next")[0] == raw
+    assert body.done and body.size == 13
+
+
+def test_a_body_without_bytes_is_over_at_once() -> None:
+    """Nothing is waited for."""
+    assert Counted(0).done
+
+
+@pytest.mark.parametrize("status", [100, 101, 103, 199, 204, 304])
+def test_statuses_without_a_body(status: int) -> None:
+    """Whatever their fields say."""
+    request = read_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    head = b"HTTP/1.1 %d x\r\nContent-Length: 5\r\n\r\n" % status
+    assert read_response(head, request).body.done
