@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -128,8 +128,9 @@ class Ship:
             config[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
 
-    def start(self, *options: str, **environ: str) -> Ship:
-        command = [sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
+    def start(self, *options: str, before: Sequence[str] = (), **environ: str) -> Ship:
+        """`before` are the words of a command that runs it."""
+        command = [*before, sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
         with (self.tmp / "out").open("wb") as out, (self.tmp / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 [*command, "--secrets-dir", str(self.secrets), *options],

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import zipfile
@@ -17,7 +18,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import Cli, leaks_in
+from tests.conftest import Cli, as_ordinary_process, leaks_in
 from tests.containers.conftest import SERVER, Ship, left_behind, podman
 from tests.serving.conftest import eventually
 
@@ -262,10 +263,10 @@ def test_a_missing_secret(ship: Ship, images: dict[str, str]) -> None:
             "sh -c 'cat /secrets/hf_access_token; echo; exit 4'",
             ("before it was ready, with exit status 4", "***"),
         ),
-        ("root", "no-such-command", ("no-such-command",)),
+        ("root", "no-such-command", ("no-such-command", "start_command")),
         ("root", f"{SERVER} never-ready", ("was not ready after 3 s", "thinking about it", "server_port")),
         ("stranger", SERVER, ("nobody-knows-me",)),
-        ("shell-less", "sh -c 'true'", ("sh",)),
+        ("shell-less", "sh -c 'true'", ("sh", "There may be no shell in it")),
     ],
     ids=["ends-at-once", "no-such-command", "never-ready", "no-such-user", "no-shell"],
 )
@@ -312,6 +313,25 @@ def test_no_engine(ship: Ship, images: dict[str, str]) -> None:
     ship.fails(11, "no container engine answers", "unix:///nowhere/docker.sock")
 
 
+def test_an_engine_that_one_may_not_use(ship: Ship, images: dict[str, str]) -> None:
+    """Root without its privileges is an account like any other."""
+    address = ship.tmp / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as closed:
+        closed.bind(str(address))
+        closed.listen()
+        os.chown(address, 4711, 4711)
+        os.chmod(address, 0o600)
+        ship.configure(images["root"])
+        ship.start(before=as_ordinary_process(), DOCKER_HOST=f"unix://{address}")
+        ship.fails(11, "no container engine answers", "Permission denied", "group docker")
+
+
+def test_an_engine_elsewhere(ship: Ship) -> None:
+    """Its memory is not ours to put secrets into."""
+    ship.configure("localhost/gusset-test:root")
+    ship.start(DOCKER_HOST="tcp://192.0.2.1:2375").fails(11, "an engine on another machine")
+
+
 def test_a_used_port(ship: Ship, launch: Callable[..., Ship], images: dict[str, str]) -> None:
     """Of ours; and with the host's network, of the container's."""
     launch()
@@ -332,6 +352,10 @@ def test_the_hosts_network(ship: Ship, images: dict[str, str]) -> None:
     ship.start("--network", "host").ready()
     assert httpx.get("http://127.0.0.1:18765/health").status_code == 200
     assert ship.stop() == 0
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 18765))
+        other.listen()
+        ship.start("--network", "host").fails(11, "18765 clashes")
 
 
 def test_every_missing_key_at_once(ship: Ship) -> None:

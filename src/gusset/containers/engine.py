@@ -31,6 +31,10 @@ OWNER = "gusset.owner"  # the label that names the process which a container bel
 _API_SECONDS = 60
 _SERVICE_SECONDS = 20.0
 _PULL_HINT = "is the name right? To a private registry log in with `podman login` or `docker login`"
+_START_HINT = (
+    "is the first word of docker_server.start_command a program of the image's? "
+    "There may be no shell in it: then name the server itself"
+)
 _PROGRESS_SECONDS = 2.0
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm"}
 
@@ -55,7 +59,6 @@ class ContainerSpec:
     secrets_folder: Path
     owner: str
     host_network: bool = False
-    publish: int | None = None
     cpus: float | None = None
     memory: int | None = None
     gpus: int | None = None
@@ -200,12 +203,9 @@ class Engine:
             options["mem_limit"] = spec.memory
         if spec.gpus is not None:
             options["device_requests"] = [DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])]
+        host_config = self._api.create_host_config(**options)
         if spec.user_namespace is not None:
-            options["userns_mode"] = spec.user_namespace
-        ports = None
-        if spec.publish is not None:
-            options["port_bindings"] = {spec.publish: ("127.0.0.1", None)}
-            ports = [spec.publish]
+            host_config["UsernsMode"] = spec.user_namespace  # the library knows only Docker's
         try:
             made = self._api.create_container(
                 spec.image,
@@ -213,13 +213,30 @@ class Engine:
                 command=[] if spec.command is not None else None,
                 environment=dict(spec.environment),
                 user=spec.user,
-                ports=ports,
                 labels={**spec.labels, OWNER: spec.owner},
-                host_config=self._api.create_host_config(**options),
+                host_config=host_config,
             )
         except docker.errors.APIError as error:
             raise ModelFailed(f"the container cannot be made: {_reason(error)}") from None
         return Container(self._api, made["Id"])
+
+    def files(self, image: Image, *paths: str) -> list[bytes]:
+        """Small files of an image's, from a container that never runs; empty for one that it has not.
+
+        Raises:
+            ModelFailed: the engine refuses to make the container.
+        """
+        import docker.errors
+
+        try:
+            made = self._api.create_container(image.id, entrypoint=["/"], labels={OWNER: our_name()})
+        except docker.errors.APIError as error:
+            raise ModelFailed(f"the image cannot be looked into: {_reason(error)}") from None
+        container = Container(self._api, made["Id"])
+        try:
+            return [container.file(path) for path in paths]
+        finally:
+            container.remove()
 
     def remove_orphans(self) -> None:
         """Remove containers whose gusset has gone without doing so: the second net."""
@@ -237,31 +254,7 @@ class Container:
         self._api = api
         self.id = id_
 
-    def user_id(self, user: str) -> tuple[int, int]:
-        """The numbers that a user of the image has: `name`, `name:group` or numbers; `""` is root.
-
-        Raises:
-            ModelFailed: the image knows no such name.
-        """
-        name, _, group = user.partition(":")
-        if not name:
-            return 0, 0
-        ids = (int(name), 0) if name.isdecimal() else self._look_up("/etc/passwd", name, (2, 3))
-        if not group:
-            return ids
-        return ids[0], int(group) if group.isdecimal() else self._look_up("/etc/group", group, (2, 2))[0]
-
-    def _look_up(self, path: str, name: str, columns: tuple[int, int]) -> tuple[int, int]:
-        for line in self._file(path).decode("utf-8", "replace").splitlines():
-            fields = line.split(":")
-            if fields[0] == name and len(fields) > max(columns):
-                return int(fields[columns[0]]), int(fields[columns[1]])
-        raise ModelFailed(
-            f"the image runs as {name}, which its {path} does not know",
-            hint="give the user as a number: docker_server.run_as_user_id",
-        )
-
-    def _file(self, path: str) -> bytes:
+    def file(self, path: str) -> bytes:
         """A small file of the container's; empty when there is none."""
         import io
         import tarfile
@@ -279,8 +272,17 @@ class Container:
 
     @contextmanager
     def attached(self, out: int, err: int) -> Iterator[None]:
-        """Carry all that the container prints to these descriptors, from its first byte; before `start`."""
-        stream = self._api.attach(self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True)
+        """Carry all that the container prints to these descriptors, from its first byte; before `start`.
+
+        Raises:
+            ModelFailed: its command or its user cannot be had; Podman looks for them now, Docker in `start`.
+        """
+        import docker.errors
+
+        try:
+            stream = self._api.attach(self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True)
+        except docker.errors.APIError as error:
+            raise ModelFailed(f"the container does not start: {_reason(error)}", hint=_START_HINT) from None
 
         def carry() -> None:
             with suppress(Exception):  # the engine has gone; so has the container
@@ -307,7 +309,7 @@ class Container:
         try:
             self._api.start(self.id)
         except docker.errors.APIError as error:
-            raise ModelFailed(f"the container does not start: {_reason(error)}") from None
+            raise ModelFailed(f"the container does not start: {_reason(error)}", hint=_START_HINT) from None
 
     def wait(self) -> int:
         """Its exit status, once it has ended; -1 when that cannot be known."""
@@ -327,11 +329,6 @@ class Container:
         """
         with suppress(Exception):  # it has ended, or is not ours to limit
             resource.prlimit(self.pid(), resource.RLIMIT_CORE, (0, 0))
-
-    def published(self, port: int) -> int:
-        """Where on 127.0.0.1 a published port of it is."""
-        ports = self._api.inspect_container(self.id)["NetworkSettings"]["Ports"]
-        return int(ports[f"{port}/tcp"][0]["HostPort"])
 
     def stop(self, seconds: int) -> None:
         """SIGTERM, and SIGKILL when it has not ended after so many seconds."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gusset.containers.build import Recipe
-from gusset.errors import ConfigInvalid, Problem, SecretsMissing
+from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.code import secrets_read
 from gusset.serving.deployment import DeclaredSecret
 
@@ -134,6 +134,38 @@ class ImageDeployment:
                 names=missing,
                 hint="declare it under secrets, and add its value: gusset secret set NAME",
             )
+
+
+def user_ids(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
+    """The numbers of an image's user: `name`, `name:group`, or numbers; "" is root.
+
+    `passwd` and `group` are the image's files of these names.
+
+    Raises:
+        ModelFailed: they have no such name.
+    """
+    name, _, of_group = user.partition(":")
+    if not name:
+        return 0, 0
+    rows = [line.split(":") for line in passwd.decode("utf-8", "replace").splitlines()]
+    row = next((row for row in rows if len(row) > 3 and name in (row[0], row[2])), None)
+    if row is None and not name.isdecimal():
+        raise _no_such("user", name, "/etc/passwd")
+    uid, gid = (int(row[2]), int(row[3])) if row else (int(name), 0)
+    if not of_group:
+        return uid, gid
+    groups = {row[0]: row[2] for row in (line.split(":") for line in group.decode().splitlines()) if row[2:]}
+    number = of_group if of_group.isdecimal() else groups.get(of_group)
+    if number is None:
+        raise _no_such("group", of_group, "/etc/group")
+    return uid, int(number)
+
+
+def _no_such(kind: str, name: str, file: str) -> ModelFailed:
+    return ModelFailed(
+        f"the image runs as the {kind} {name}, which its {file} does not know",
+        hint="give the user as a number: docker_server.run_as_user_id",
+    )
 
 
 def cpus(text: str) -> float:

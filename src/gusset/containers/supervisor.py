@@ -23,9 +23,9 @@ from typing import Any
 from gusset.containers import mount
 from gusset.containers.build import build
 from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_gone, our_name
-from gusset.containers.image import ImageDeployment
+from gusset.containers.image import ImageDeployment, user_ids
 from gusset.containers.mount import ContainerFolder
-from gusset.containers.network import Inside, Outside, may_enter
+from gusset.containers.network import Beside, Inside, Network, Outside, may_enter
 from gusset.containers.proxy import Proxy, Routes, probe
 from gusset.containers.reaper import Reaper
 from gusset.errors import HostError, ModelFailed
@@ -86,11 +86,11 @@ def serve_image(
         values = read_secrets(deployment, source, allow_missing)
         deployment.check_command(values)
         taken = {8080, listener.getsockname()[1]}
-        if host_network and deployment.port in taken:
+        if host_network and (deployment.port in taken or _is_used(deployment.port)):
             raise HostError(
                 f"with --network host the container's port {deployment.port} clashes with this machine's",
-                hint="give docker_server.server_port another number (not 8080, nor gusset's own), "
-                "or leave --network out",
+                hint="give docker_server.server_port another number (not 8080, nor gusset's own, nor one "
+                "that something listens on), or leave --network out",
             )
         engine = Engine.find(docker_host)
         stack.callback(engine.close)
@@ -108,12 +108,22 @@ def serve_image(
                 name=deployment.name,
                 mask=Masker(held.value for held in values.values()).mask_text,
             )
-        keeper = Keeper(deployment, engine, image, reaper, output_fd)
+        user = _user(deployment, engine, image)
+        keeper = Keeper(deployment, engine, image, user, reaper, output_fd)
         keeper.options = {"host_network": host_network, "gpus": gpus, "debuggable": debuggable}
         keeper.take(values)
         rotation = Rotation(deployment.declared, source, values, keeper.take)
         stack.callback(rotation.stop)
         return asyncio.run(keeper.live(listener, announce, drain_seconds))
+
+
+def _user(deployment: ImageDeployment, engine: Engine, image: Image) -> tuple[int, int]:
+    """Who the container runs as, by number: the owner of its files."""
+    passwd, group = engine.files(image, "/etc/passwd", "/etc/group")
+    asked = deployment.user_id
+    if asked is not None and passwd and f":{asked}:" not in passwd.decode("utf-8", "replace"):
+        log.warning("The image's /etc/passwd has no user %d: it runs without a name and a home.", asked)
+    return user_ids(image.user if asked is None else str(asked), passwd, group)
 
 
 class Keeper:
@@ -122,18 +132,25 @@ class Keeper:
     options: dict[str, Any]
 
     def __init__(
-        self, deployment: ImageDeployment, engine: Engine, image: Image, reaper: Reaper, output_fd: int
+        self,
+        deployment: ImageDeployment,
+        engine: Engine,
+        image: Image,
+        user: tuple[int, int],
+        reaper: Reaper,
+        output_fd: int,
     ) -> None:
         self._deployment = deployment
         self._engine = engine
         self._image = image
+        self._user = user
         self._reaper = reaper
         self._outputs = (output_fd, sys.stderr.fileno())
         self._masker = Masker()
         self._values: Values = {}
         self._filling = threading.Lock()  # a rotation is whole before a new container is filled, or after
         self._folder: ContainerFolder | None = None
-        self._network: Inside | Outside | None = None
+        self._network: Network | None = None
         self._unready: str | None = "It is starting."
         self._last = collections.deque[bytes](maxlen=_LAST_LINES)
 
@@ -238,7 +255,8 @@ class Keeper:
             if not self.options["debuggable"]:
                 await asyncio.to_thread(container.leave_no_core)
             self._network = await asyncio.to_thread(self._reach, container)
-            stack.callback(self._network.close)
+            if self._network is not None:
+                stack.callback(self._network.close)
             ended = asyncio.ensure_future(asyncio.to_thread(container.wait))
             watching = asyncio.ensure_future(self._watch(on_ready))
             try:
@@ -265,30 +283,28 @@ class Keeper:
         stack.callback(folder.close)
         self._reaper.tell("folder", str(folder.home))
         root = os.geteuid() == 0
-        user = str(deployment.user_id) if deployment.user_id is not None else None
-        inside = may_enter()
         host_network = bool(self.options["host_network"])
         spec = ContainerSpec(
             image=self._image.id,
             command=deployment.command,
             environment=deployment.environment_variables,
-            user=user,
+            user=None if deployment.user_id is None else str(deployment.user_id),
             secrets_folder=folder.path,
             owner=our_name(),
             host_network=host_network,
-            publish=None if inside or host_network else deployment.port,
             cpus=deployment.cpus,
             memory=deployment.memory,
             gpus=self.options["gpus"],
-            user_namespace=None if root else self._mapping(user or self._image.user),
+            user_namespace=None if root else self._mapping(),
             labels={"gusset.name": deployment.name},
         )
         container = self._engine.create(spec)
         stack.callback(self._remove, container)
         self._reaper.tell("container", container.id)
-        owner = container.user_id(user or self._image.user) if root else None
         with self._filling:
-            folder.fill({name: held.value for name, held in self._values.items()}, owner)
+            folder.fill(
+                {name: held.value for name, held in self._values.items()}, self._user if root else None
+            )
             self._folder = folder
         self._last.clear()
         self._was_ready = False
@@ -302,34 +318,25 @@ class Keeper:
         stack.enter_context(container.attached(*ends))
         return container, pumps
 
-    def _mapping(self, user: str) -> str:
+    def _mapping(self) -> str:
         """Without root: who we are is who the container runs as, so that our files are its own."""
         if not self._engine.is_podman:
             raise HostError(
                 "without root gusset can give files of secrets to Podman's containers, not to Docker's",
                 hint="run gusset as root, or with rootless Podman",
             )
-        name, _, group = user.partition(":")
-        if not name or name == "0":
-            return "host"
-        if not name.isdecimal():
-            raise HostError(
-                f"without root the user of the image has to be a number, not {name}",
-                hint="docker_server.run_as_user_id",
-            )
-        return f"keep-id:uid={name},gid={group if group.isdecimal() else name}"
+        uid, gid = self._user
+        return f"keep-id:uid={uid},gid={gid or uid}" if uid else "host"
 
-    def _reach(self, container: Container) -> Inside | Outside:
+    def _reach(self, container: Container) -> Network | None:
+        """The way to its server; None when it has ended already: `wait` says how."""
         port = self._deployment.port
         if self.options["host_network"]:
             return Outside(port)
-        if may_enter():
-            pid = container.pid()
-            if pid:
-                with contextlib.suppress(OSError):  # it has ended already: `wait` says how
-                    return Inside(pid, port)
-            return Outside(0)
-        return Outside(container.published(port))
+        if pid := container.pid():
+            with contextlib.suppress(OSError):
+                return Inside(pid, port) if may_enter() else Beside(pid, port)
+        return None
 
     def _remove(self, container: Container) -> None:
         container.remove()
@@ -391,6 +398,12 @@ class Keeper:
         if not lines:
             return "; it printed nothing"
         return "; its last lines:\n" + "\n".join(f"  {line.decode('utf-8', 'replace')}" for line in lines)
+
+
+def _is_used(port: int) -> bool:
+    """Whether something listens there on this machine: it would get the container's requests."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _is_well(seen: str) -> bool:
