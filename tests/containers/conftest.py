@@ -191,11 +191,13 @@ class Ship:
         self.running.send_signal(signal.SIGTERM)
         return self.running.wait(60)
 
-
-def left_behind() -> list[str]:
-    """Containers of gusset's and folders of secrets that are there."""
-    folders = [name for name in os.listdir("/dev/shm") if name.startswith("gusset-")]
-    return folders + podman("ps", "-aq", "--filter", "label=gusset.owner").split()
+    def left_behind(self) -> list[str]:
+        """Containers and folders of secrets that are there of the run that was started last."""
+        mark = f"{self.running.pid}-"
+        folders = [name for name in os.listdir("/dev/shm") if name.startswith(f"gusset-{mark}")]
+        there = json.loads(podman("ps", "-a", "--format", "json"))
+        owners = [(each["Labels"] or {}).get("gusset.owner", "") for each in there]
+        return folders + [owner for owner in owners if owner.startswith(mark)]
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, Ship, left_behind, podman
-from tests.serving.conftest import eventually
+from tests.containers.conftest import SERVER, Ship, podman
+from tests.serving.conftest import children, eventually, is_running
 
 pytestmark = pytest.mark.xdist_group("containers")
 
@@ -44,7 +44,7 @@ def test_the_forms_that_people_use(ship: Ship, launch: Callable[..., Ship], form
     assert httpx.get(f"{ship.address}/v1/models/model").json() == {"path": "/ready"}
     assert httpx.get(f"{ship.address}/other?q=1").status_code == 404
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None
     assert ship.ask("print", name="hf_access_token") == "printed"
     _assert_nowhere_on_disk(ship)
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
     assert not leaks_in(ship.output.encode(), TOKEN)
     _assert_nowhere_on_disk(ship)
 
@@ -171,23 +171,12 @@ def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -
     """`kill -9` of gusset: container, folder, and a Podman service of its own go."""
     ship.secret("hf_access_token", TOKEN)
     launch()
-    assert left_behind()
+    assert ship.left_behind()
+    helpers = children(ship.running.pid)
     ship.running.kill()
     ship.running.wait()
-    eventually(lambda: not left_behind(), "all is gone")
-    eventually(lambda: not _services(), "the engine's service, too")
-
-
-def _services() -> list[str]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            line = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"system\0service" in line and b"gusset-podman-" in line:
-            found.append(folder.name)
-    return found
+    eventually(lambda: not ship.left_behind(), "all is gone")
+    eventually(lambda: not any(map(is_running, helpers)), "the engine's service and the reaper, too")
 
 
 def test_a_container_that_ends_is_started_again(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -202,7 +191,7 @@ def test_a_container_that_ends_is_started_again(ship: Ship, launch: Callable[...
     assert ship.ask("token") == TOKEN.decode()
     assert ship.container != first
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_an_engine_by_its_address(ship: Ship, images: dict[str, str]) -> None:
@@ -217,7 +206,7 @@ def test_an_engine_by_its_address(ship: Ship, images: dict[str, str]) -> None:
         assert ship.ask("token") == TOKEN.decode()
         assert ship.stop() == 0
         assert service.poll() is None
-        assert not left_behind()
+        assert not ship.left_behind()
     finally:
         service.terminate()
         service.wait()
@@ -227,7 +216,7 @@ def test_a_stubborn_server_is_killed(ship: Ship, launch: Callable[..., Ship]) ->
     """One that ignores SIGTERM."""
     launch("root", f"{SERVER} stubborn")
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_resources_are_limits(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -281,7 +270,7 @@ def test_a_container_that_does_not_become_ready(
     ship.fails(9, *texts)
     assert not leaks_in(ship.output.encode(), TOKEN)
     assert "Traceback" not in ship.output
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_no_such_image(ship: Ship) -> None:
