@@ -858,6 +858,44 @@ def test_a_head_that_trickles_in() -> None:
                 raise OSError("it ended, one way or the other")
 
 
+def test_a_body_that_trickles_in() -> None:
+    """Each byte of it buys a little time only."""
+    with (
+        proxied(lambda wire: void(wire.rest()), Limits(body_seconds=0.5)) as proxy,
+        proxy.connect() as client,
+        pytest.raises(OSError),
+    ):
+        client.send(get("/x", "Content-Length: 100000", method="POST"))
+        client.sock.settimeout(0.02)
+        for _ in range(int(PATIENCE * 50)):
+            client.send(b"a")
+            try:
+                if not client.sock.recv(1000):
+                    break
+            except TimeoutError:
+                continue
+        raise OSError("it ended, one way or the other")
+
+
+def test_an_application_that_says_something_else_and_waits(proxy: Proxied) -> None:
+    """Nobody waits for the end of its line."""
+
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(b"hello")
+        wire.rest()
+
+    proxy.handle(handle)
+    with proxy.connect() as client:
+        client.send(get())
+        assert client.response()[0] == 502
+
+
+def test_a_client_that_speaks_tls(proxy: Proxied) -> None:
+    """It is told at once, and not waited for."""
+    assert proxy.talk(b"\x16\x03\x01\x02\x00\x01").startswith(b"HTTP/1.1 400 ")
+
+
 def much(kilobytes: int) -> Iterator[bytes]:
     """So many kilobytes, each different from the one before."""
     return (b"%1024x" % n for n in range(kilobytes))

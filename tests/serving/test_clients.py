@@ -476,6 +476,36 @@ def test_a_model_that_prints_much(serve: Kitchen) -> None:
     assert served.predict(1).json() == "done"
 
 
+def test_more_clients_than_files_can_be_opened(serve: Kitchen) -> None:
+    """Those that are too many are turned away; the model can still open its files, and the others are served."""
+    served = serve(
+        """
+        class Model:
+            def predict(self, model_input):
+                return open("/proc/self/stat").read()[:1] != ""
+        """,
+        prefix=("prlimit", "--nofile=400:400"),
+    ).ready()
+    first = served.connect()
+    idle = [served.connect() for _ in range(600)]
+    with first:
+        eventually(lambda: sum(_is_closed(sock) for sock in idle) >= 350, "the last ones are turned away")
+        first.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+        assert read_until(first, b"true").endswith(b"true")
+    for sock in idle:
+        sock.close()
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return not sock.recv(1)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
 def test_a_thousand_idle_connections(serve: Kitchen) -> None:
     served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
     idle = [served.connect() for _ in range(1000)]

@@ -21,7 +21,7 @@ from typing import Any
 from gusset.containers.messages import Invalid, Request, Response, end_of_head, read_request
 from gusset.containers.upstream import Connect, Upstream, open_upstream, probe
 from gusset.serving.answers import ERROR_OF_MODEL, Answer, caller_error, not_ready
-from gusset.serving.http import Limits, error_body, status_line
+from gusset.serving.http import Limits, error_body, most_connections, status_line
 
 __all__ = ["Proxy", "Routes", "probe"]
 
@@ -30,6 +30,7 @@ log = logging.getLogger("gusset.containers")
 _HELD = 64 * 1024  # bytes that a client may send ahead of their turn
 _JOINABLE = 64 * 1024  # bytes; a larger part is not copied to stand beside its head
 _LINGER = 2.0  # seconds in which a refused client may still finish sending
+_BODY_RATE = 100  # bytes a second that a body must come with, after its first minute
 _SWEEP = 0.5  # seconds between two looks at what takes too long
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
@@ -76,6 +77,7 @@ class Proxy:
         self.read_seconds = read_seconds
         self.limits = limits or Limits()
         self.closing = False
+        self.most = most_connections() // 2  # each may have one to the application
         self.clients: set[Client] = set()
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -148,12 +150,16 @@ class Client(asyncio.Protocol):
         self._untaken = 0  # bytes that waited for the client when last looked at,
         self._stalled = 0.0  # and when it must have taken some of them
         self._deadline = proxy.loop.time() + proxy.limits.head_seconds
-        self._heard = 0.0  # when part of a body last came
+        self._patience = 0.0  # until when more of a body must have come
 
     # What asyncio calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        if len(self._proxy.clients) >= self._proxy.most:
+            self._ended = True
+            transport.abort()
+            return
         self._proxy.clients.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -312,7 +318,9 @@ class Client(asyncio.Protocol):
                 self._break_off()
             else:
                 self._fail(504, "It took too long to answer.")
-        elif not self.request.body.done and self._reading and now >= self._heard + limits.body_seconds:
+        elif not self._reading:  # it is the application who takes its time
+            self._patience = now + limits.body_seconds
+        elif not self.request.body.done and now >= self._patience:
             self._refuse(Invalid("The request took too long to arrive.", 408))
 
     # From here on, in the order in which a request goes through.
@@ -353,6 +361,8 @@ class Client(asyncio.Protocol):
         if end > limits.head or (end < 0 and len(data) > limits.head):
             raise Invalid(f"The request's head is larger than {limits.head} bytes.", 431)
         if end < 0:
+            if data and not data[:1].isalpha():  # another protocol, which would wait for us in turn
+                raise Invalid("Invalid HTTP request received.")
             if not self._seen:
                 self._deadline = self._proxy.loop.time() + limits.head_seconds
             self._input, self._seen = data, len(data)
@@ -361,6 +371,7 @@ class Client(asyncio.Protocol):
         self._begun = self._whole = False
         self.request = request = read_request(data[:end])
         self._busy = True
+        self._patience = self._proxy.loop.time() + limits.body_seconds
         self._input = data[end:]
         self._start(request)
         return True
@@ -446,8 +457,10 @@ class Client(asyncio.Protocol):
         Raises:
             Invalid: it is not as it should be, or too large.
         """
-        self._heard = self._proxy.loop.time()
         part, self._input = request.body.feed(self._input)
+        # Each byte buys a little time: a body that comes drop by drop has an end.
+        most = self._proxy.loop.time() + self._proxy.limits.body_seconds
+        self._patience = min(self._patience + len(part) / _BODY_RATE, most)
         if request.body.size > self._proxy.limits.body:
             raise self._too_large()
         return part

@@ -19,6 +19,7 @@ from gusset.containers.messages import Invalid, Request, Response, end_of_head, 
 Connect = Callable[[], Awaitable[socket.socket]]
 
 HEAD = 64 * 1024  # bytes of a response's head
+_BEGINS = b"HTTP/1."  # every answer
 _IDLE_SECONDS = 1.0  # below what common servers allow, so that few requests meet a connection just closed
 _CONNECT_SECONDS = 10.0
 _FLUSH_SECONDS = 60.0  # in which the application must have taken the last of what it was sent
@@ -173,6 +174,8 @@ class Upstream(asyncio.Protocol):
             if not (end := end_of_head(data, self._seen)) > 0 or end > HEAD:
                 if len(data) > HEAD:
                     raise Invalid("its head is too large")
+                if not (data.startswith(_BEGINS) or _BEGINS.startswith(data)):
+                    raise Invalid("it does not begin as an answer does")
                 self._held, self._seen = data, len(data)
                 return
             self._seen = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import time
 from collections import deque
@@ -188,6 +189,7 @@ class HttpServer:
         self.limits = limits or Limits()
         self.closing = one_request_each
         self.connections: set[Connection] = set()
+        self.most = most_connections()
         self.date = b""
         self._close_listener: Callable[[], object] | None = None
         self._opening: set[asyncio.Task[Any]] = set()
@@ -312,8 +314,12 @@ class Connection(asyncio.Protocol):
 
     # What asyncio calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        if len(self._server.connections) >= self._server.most:
+            self._ended = True
+            self.transport.abort()
+            return
         self._server.connections.add(self)
         self._deadline = self._loop.time() + self._server.limits.head_seconds
 
@@ -624,6 +630,12 @@ class Connection(asyncio.Protocol):
         for name, value in headers:
             head += b"%b: %b\r\n" % (name, value)
         return head + (b"\r\n" if keep else b"connection: close\r\n\r\n")
+
+
+def most_connections() -> int:
+    """How many clients may be connected at a time, so that the process itself can still open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1_000_000 if soft == resource.RLIM_INFINITY else max(soft - 200, 50)
 
 
 def status_line(status: int) -> bytes:
