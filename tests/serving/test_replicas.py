@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -204,6 +205,60 @@ def test_reload_reads_a_newly_declared_secret(site: Site) -> None:
     becomes(site, lambda answer: answer["secrets"] == {"first": 8, "second": 10})
     site.secret("second", "12345678901234")
     becomes(site, lambda answer: answer["secrets"] == {"first": 8, "second": 14})
+
+
+def test_reload_takes_up_a_good_edit_while_a_bad_one_hangs(site: Site) -> None:
+    """What never gets ready does not keep the next change waiting."""
+    site.serve("--reload")
+    site.write(
+        "model/model.py", WHO + f"open({str(site.folder.parent / 'reached')!r}, 'w')\nwhile True: pass\n"
+    )
+    eventually((site.folder.parent / "reached").exists, "the bad one is being tried")
+    site.write("model/model.py", WHO.replace('"code": 1', '"code": 4'))
+    becomes(site, lambda answer: answer["code"] == 4)
+    assert site.process
+    supervisor = site.process.pid
+    eventually(lambda: len(children(supervisor)) == 1, "the bad one has ended")
+
+
+def test_a_rotation_while_a_reload_loads_is_not_lost(site: Site) -> None:
+    """Neither for a secret that was declared before, nor for one that is new."""
+    site.secret("second", "1234567890")
+    site.serve("--reload")
+    reached, go = site.folder.parent / "reached", site.folder.parent / "go"
+    wait = f"""
+import pathlib, time
+class Model(Model):
+    def load(self):
+        pathlib.Path({str(reached)!r}).touch()
+        while not pathlib.Path({str(go)!r}).exists():
+            time.sleep(0.01)
+"""
+    site.write("model/model.py", WHO + wait)
+    site.write("config.yaml", "secrets: {first: null, second: null}\n")
+    eventually(reached.exists, "the new one loads")
+    site.secret("first", "123456789")
+    site.secret("second", "12345678901")
+    eventually(lambda: site.predict()["secrets"] == {"first": 9}, "the old one has the new value")
+    go.touch()
+    becomes(site, lambda answer: answer["secrets"] == {"first": 9, "second": 11})
+
+
+def test_reload_passes_over_what_tools_leave_behind(site: Site) -> None:
+    """Byte code, hidden files and editors' backups are no change."""
+    site.serve("--reload")
+    old = site.predict()["pid"]
+    for path in (
+        "model/__pycache__/x.pyc",
+        ".git/HEAD",
+        "model/.model.py.swp",
+        "model/model.py~",
+        "model/#x#",
+    ):
+        site.write(path, "noise")
+    time.sleep(1)  # long enough for a change to have been taken up
+    assert site.predict()["pid"] == old
+    assert "ready again" not in site.output
 
 
 def test_reload_leaves_nothing_behind(site: Site) -> None:

@@ -140,7 +140,7 @@ KEYS: tuple[Key, ...] = (
     _acted("runtime.transport.ping_interval_seconds", "of websockets; 20 when not given"),
     _acted("runtime.transport.ping_timeout_seconds", "of websockets; 20 when not given"),
     _acted("runtime.is_websocket_endpoint", "an old way to write `transport: {kind: websocket}`"),
-    _ignored("runtime.num_workers", "an old key that may only be 1; there is one worker"),
+    _ignored("runtime.num_workers", "an old key that may only be 1; see `gusset serve --workers`"),
     _of_images("runtime.health_checks", "for how long a container may be unwell"),
     _of_images("runtime.health_checks.restart_check_delay_seconds", "before its liveness is looked at; 0"),
     _of_images("runtime.health_checks.restart_threshold_seconds", "not alive, it is restarted; 1800"),
@@ -239,7 +239,7 @@ KEYS: tuple[Key, ...] = (
         "internal to Truss",
         "repo_id revision allow_patterns ignore_patterns volume_folder use_volume kind runtime_secret_name",
     ),
-    _ignored("live_reload", "restart `gusset serve` after a change"),
+    _ignored("live_reload", "an option of the command: `gusset serve --reload`"),
     _ignored("apply_library_patches", "gusset changes no library"),
     _ignored("spec_version", "one version is known"),
 )

@@ -32,6 +32,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINABLE = 64 * 1024  # bytes; a larger body is not copied to stand beside its head
 _PIPELINED = 16  # requests that may wait on one connection before it is read no further
 _STAND_BACK = 0.001  # seconds in which others may accept, after one connection on a shared socket
+_NO_ROOM = 1.0  # seconds until the next try, when no descriptor was free for a connection
 _FIRST_REQUEST = 0.5  # seconds in which a client that has just come may still ask a server that drains
 _LINGER = 2.0  # seconds in which a refused client may still finish sending
 
@@ -219,19 +220,20 @@ class HttpServer:
             self._close_listener = None
 
     def _accept(self, listener: socket.socket) -> None:
+        loop, pause = asyncio.get_running_loop(), _STAND_BACK
         try:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionError):  # another one has it, or it has gone
             return
         except OSError as error:  # no descriptor is free: whoever waits is taken up when one is
             log.error("A connection cannot be accepted: %s", error.strerror)  # noqa: TRY400
-            return
-        loop = asyncio.get_running_loop()
+            pause = _NO_ROOM
+        else:
+            task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), sock))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
         loop.remove_reader(listener)
-        loop.call_later(_STAND_BACK, self._accept_again, listener)
-        task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), sock))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        loop.call_later(pause, self._accept_again, listener)
 
     def _accept_again(self, listener: socket.socket) -> None:
         if self._accepting:

@@ -51,7 +51,6 @@ class Replica:
         output: int,
         errors: int,
     ) -> None:
-        self.state = ReplicaState.STARTING
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
         lifeline, self._lifeline = os.pipe()

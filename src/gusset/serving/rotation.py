@@ -81,61 +81,85 @@ class Rotation:
         held: Values,
         on_values: Callable[[Values], object],
     ) -> None:
-        self._names = names
         self._source = source
-        self._held = held
         self._on_values = on_values
-        self._stop = threading.Event()
+        self._guard = threading.RLock()  # of the four below, and of who may hand values on
+        self._names = names
+        self._held = held
+        self._again = False  # they are to be read before they are watched
+        self._over = threading.Event()  # set when other names are followed, or none any more
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="gusset-rotation", daemon=True)
         if names:
             self._thread.start()
 
+    def follow(self, names: Collection[str], held: Values) -> None:
+        """Follow these from now on. They are read at once, since what is `held` was read a while ago."""
+        with self._guard:
+            self._names, self._held, self._again = names, held, True
+            self._over.set()
+            self._over = threading.Event()
+        if names and self._thread.ident is None:
+            self._thread.start()
+
     def stop(self) -> None:
         """Return when the source is no longer used, or after two seconds."""
-        self._stop.set()
+        with self._guard:
+            self._stopped = True
+            self._over.set()
         if self._thread.is_alive():
             self._thread.join(2.0)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stopped:
+            with self._guard:
+                names, over, again, self._again = self._names, self._over, self._again, False
+            if again:
+                self._read(names, over)
+            self._watch(names, over)
+
+    def _watch(self, names: Collection[str], over: threading.Event) -> None:
+        while not over.is_set():
             try:
-                for _ in self._source.watch(self._names, self._stop):
-                    if self._stop.is_set():
+                for _ in self._source.watch(names, over):
+                    if over.is_set():
                         return
-                    self._follow()
+                    self._read(names, over)
             except Exception as error:  # a source must not, but without us the model would never hear again
                 # Its type only: what a library says may hold a value.
                 log.error("Watching secrets failed, and goes on: %s", type(error).__name__)  # noqa: TRY400
-            self._stop.wait(_FIRST_RETRY)
+            over.wait(_FIRST_RETRY)
 
-    def _follow(self) -> None:
+    def _read(self, names: Collection[str], over: threading.Event) -> None:
         pause = _FIRST_RETRY
         troubled = False
-        while not self._stop.is_set():
+        while not over.is_set():
             try:
-                values = self._source.read(self._names)
+                values = self._source.read(names)
             except Exception as error:
                 if not troubled:
                     log.warning(
                         "Secrets could not be read again, the model keeps what it has: %s", _why(error)
                     )
                 troubled = True
-                self._stop.wait(pause)
+                over.wait(pause)
                 pause = min(pause * 2, _LAST_RETRY)
             else:
                 if troubled:
                     log.info("Secrets can be read again.")
-                self._take(values)
+                self._take(names, values, over)
                 return
 
-    def _take(self, values: Values) -> None:
-        changed = [name for name in self._names if values.get(name) != self._held.get(name)]
-        if not changed:
-            return
-        self._held = values
-        gone = [name for name in changed if name not in values]
-        log.info("Secrets changed: %s", ", ".join(f"{n} (removed)" if n in gone else n for n in changed))
-        self._on_values(values)
+    def _take(self, names: Collection[str], values: Values, over: threading.Event) -> None:
+        with self._guard:
+            changed = [name for name in names if values.get(name) != self._held.get(name)]
+            if over.is_set() or not changed:
+                return
+            self._held = values
+            gone = [name for name in changed if name not in values]
+            said = ", ".join(f"{name} (removed)" if name in gone else name for name in changed)
+            log.info("Secrets changed: %s", said)
+            self._on_values(values)
 
 
 def _why(error: Exception) -> str:

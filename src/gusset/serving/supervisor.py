@@ -28,6 +28,7 @@ from gusset.serving import logs
 from gusset.serving.answers import stand_in
 from gusset.serving.deployment import Deployment
 from gusset.serving.http import Exchange, HttpServer
+from gusset.serving.place import Life, Place
 from gusset.serving.process import harden
 from gusset.serving.replica import Replica, ReplicaState, describe_end
 from gusset.serving.rotation import Rotation, Values, read_secrets
@@ -156,8 +157,10 @@ class Supervisor:
         self._masker = Masker()
         self._values: Values = {}
         self._sending = threading.Lock()  # orders of secrets reach a replica in the order of the values
-        self._replicas: list[Replica] = []  # those that have their plan, until they are replaced
-        self._places: list[_Place] = []
+        self._coming: Values = {}  # of secrets that only a reload under way declares
+        self._exposed: set[str] = set()  # variables that were warned of
+        self._replicas: dict[Replica, Deployment] = {}  # those that have their plan, until they are replaced
+        self._places: list[Place] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stand_in: HttpServer | None = None
@@ -169,19 +172,17 @@ class Supervisor:
         """Serve until stopped; see `serve`."""
         self._allow_missing = allow_missing
         with contextlib.ExitStack() as stack:
-            first = [
-                self._spawn() for _ in range(self._workers)
-            ]  # they get going while we find out what to do
+            # They get going while we find out what to do.
+            first = [self._spawn() for _ in range(self._workers)]
             try:
                 self._deployment, self._source = stack.enter_context(prepare())
                 self._values = read_secrets(self._deployment, self._source, allow_missing)
                 self._learn(self._values)
-                self._warn_of_environment()
             except BaseException:
                 for replica in first:
                     replica.abandon()
                 raise
-            self._rotation = self._follow_secrets()
+            self._rotation = Rotation(self._deployment.declared, self._source, self._values, self._rotate)
             try:
                 return asyncio.run(self._live(first, drain_seconds))
             finally:
@@ -191,9 +192,6 @@ class Supervisor:
                 for replica in self._replicas:
                     replica.join()
 
-    def _follow_secrets(self) -> Rotation:
-        return Rotation(self._deployment.declared, self._source, self._values, self._rotate)
-
     async def _live(self, first: list[Replica], drain_seconds: float) -> int:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -201,16 +199,16 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
         await self._stand_in_for_replicas()
-        for index, replica in enumerate(first, 1):
-            place = _Place("the model" if self._workers == 1 else f"replica {index} of {self._workers}")
-            self._places.append(place)
-            place.take(replica, self._start(place, replica, self._plan(self._deployment, self._values)))
-        going_on: list[asyncio.Task[None]] = [
-            self._loop.create_task(self._keep(place)) for place in self._places
-        ]
-        going_on.append(self._loop.create_task(self._tell_trouble()))
+        going_on: list[asyncio.Task[None]] = []
         if self._reread is not None:
             going_on.append(self._loop.create_task(self._reload_on_change(self._reread)))
+            await asyncio.sleep(0)  # it watches from its first step on, so that no later change is missed
+        for index, replica in enumerate(first, 1):
+            place = Place("the model" if self._workers == 1 else f"replica {index} of {self._workers}")
+            self._places.append(place)
+            place.take(replica, self._start(place, replica, self._deployment))
+        going_on += [self._loop.create_task(self._keep(place)) for place in self._places]
+        going_on.append(self._loop.create_task(self._tell_trouble()))
         stopped = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((stopped, *going_on), return_when=asyncio.FIRST_COMPLETED)
         failed = [task for task in going_on if task.done()]
@@ -234,7 +232,7 @@ class Supervisor:
             for replica in self._replicas:
                 replica.order(order)
 
-    async def _keep(self, place: _Place) -> None:
+    async def _keep(self, place: Place) -> None:
         """See to it that a place has a replica, with growing pauses between those that end."""
         pause = _FIRST_PAUSE
         life = place.life
@@ -249,12 +247,12 @@ class Supervisor:
             if place.life is life:  # else a reload has filled it meanwhile
                 self._forget(place.replica)
                 replica = self._spawn()
-                place.take(replica, self._start(place, replica, self._plan(self._deployment, self._values)))
+                place.take(replica, self._start(place, replica, self._deployment))
             life = place.life
 
-    def _start(self, place: _Place, replica: Replica, plan: dict[str, Any]) -> _Life:
+    def _start(self, place: Place, replica: Replica, deployment: Deployment) -> Life:
         """Give a replica its plan, and follow its life from now on."""
-        life = _Life()
+        life = Life()
 
         def on_report(report: dict[str, Any]) -> None:
             self._soon(partial(self._on_report, place, life, report))
@@ -262,23 +260,22 @@ class Supervisor:
         def on_end(status: int) -> None:
             self._soon(partial(life.end, status))
 
-        with self._sending:
-            replica.start(plan, on_report, on_end)
-            self._replicas.append(replica)
+        with self._sending:  # what is newer than its plan is sent to it, too
+            replica.start(self._plan(deployment, {**self._coming, **self._values}), on_report, on_end)
+            self._replicas[replica] = deployment
             if self._trouble is not None:
                 replica.order({"order": "trouble", "trouble": self._trouble})
         return life
 
     def _forget(self, replica: Replica) -> None:
         with self._sending:
-            if replica in self._replicas:
-                self._replicas.remove(replica)
+            self._replicas.pop(replica, None)
 
     def _soon(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(call)
 
-    def _on_report(self, place: _Place, life: _Life, report: dict[str, Any]) -> None:
+    def _on_report(self, place: Place, life: Life, report: dict[str, Any]) -> None:
         event = report.get("event")
         if event == "loading":
             life.state = ReplicaState.LOADING
@@ -292,7 +289,7 @@ class Supervisor:
             if place.life is life:
                 self._on_ready(place)
 
-    def _on_ready(self, place: _Place) -> None:
+    def _on_ready(self, place: Place) -> None:
         """A place has a replica that is ready."""
         if self._stand_in is not None:
             self._stand_in.stop_accepting()
@@ -314,7 +311,7 @@ class Supervisor:
         host, port = self._listener.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def _take_over(self, place: _Place, life: _Life, status: int) -> None:
+    async def _take_over(self, place: Place, life: Life, status: int) -> None:
         """A worker has ended by itself: answer in its place, if it was the last; or give up, at the start."""
         life.state = ReplicaState.FAILED
         if self._announce is not None:
@@ -327,7 +324,7 @@ class Supervisor:
             name = place.name.capitalize()
             log.error("%s did not start again: %s", name, self._failed(life, status).message)
 
-    def _failed(self, life: _Life, status: int) -> ModelFailed:
+    def _failed(self, life: Life, status: int) -> ModelFailed:
         if life.failure is None:
             return ModelFailed(
                 f"the model's process ended while the model was starting ({describe_end(status)})",
@@ -345,15 +342,27 @@ class Supervisor:
     # A changed folder.
 
     async def _reload_on_change(self, reread: Callable[[], Deployment]) -> None:
-        """Whenever the folder changes, put what it has become in place of what is served."""
-        from watchfiles import awatch
+        """Whenever the folder changes, put what it has become in place of what is served.
 
-        async for _ in awatch(self._deployment.folder, debounce=200, rust_timeout=500):
-            try:
-                await self._reload(reread)
-            except GussetError as error:
-                said = self._masker.mask_text(_told(error))
-                log.error("The change is not served, the model from before goes on: %s", said)  # noqa: TRY400
+        A change while the one before is still being taken up begins anew: that
+        one may be what keeps the model from ever getting ready.
+        """
+        from gusset.serving.folder import changes  # and the library beneath: for --reload alone
+
+        reloading: asyncio.Task[None] | None = None
+        try:
+            async for _ in changes(self._deployment.folder):
+                await _cancelled(reloading)
+                reloading = self._loop.create_task(self._try_reload(reread))
+        finally:
+            await _cancelled(reloading)
+
+    async def _try_reload(self, reread: Callable[[], Deployment]) -> None:
+        try:
+            await self._reload(reread)
+        except GussetError as error:
+            said = self._masker.mask_text(_told(error))
+            log.error("The change is not served, the model from before goes on: %s", said)  # noqa: TRY400
 
     async def _reload(self, reread: Callable[[], Deployment]) -> None:
         """Start a new replica for each place; the old one serves until the new one is ready.
@@ -362,34 +371,49 @@ class Supervisor:
             GussetError: the folder has become something that cannot be served; all goes on as before.
         """
         deployment = await asyncio.to_thread(reread)
-        values = self._values
         if deployment.declared != self._deployment.declared:
             values = await asyncio.to_thread(read_secrets, deployment, self._source, self._allow_missing)
             self._learn(values)
-        for place in self._places:
-            replica = self._spawn()
-            life = self._start(place, replica, self._plan(deployment, values))
-            await self._first_of(None, life.ready.wait(), life.wait())
-            if not life.was_ready:
-                self._forget(replica)
-                raise self._failed(life, await life.wait())
-            if deployment is not self._deployment:
-                self._adopt(deployment, values)
-            old_replica, old_life = place.replica, place.life
-            place.take(replica, life)
-            self._on_ready(place)
-            retiring = self._loop.create_task(self._retire(old_replica, old_life, DRAIN_SECONDS))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
+            self._coming = {
+                name: held for name, held in values.items() if name not in self._deployment.declared
+            }
+        try:
+            for place in self._places:
+                await self._replace(place, deployment)
+        finally:
+            self._coming = {}
 
-    def _adopt(self, deployment: Deployment, values: Values) -> None:
+    async def _replace(self, place: Place, deployment: Deployment) -> None:
+        """Put a new replica in a place once it is ready; if it never is, end it."""
+        replica = self._spawn()
+        life = self._start(place, replica, deployment)
+        try:
+            await self._first_of(None, life.ready.wait(), life.wait())
+        except BaseException:  # a newer change has come, or the end
+            replica.kill()
+            self._retire_soon(replica, life)
+            raise
+        if not life.was_ready:
+            self._forget(replica)
+            raise self._failed(life, await life.wait())
+        self._adopt(deployment)
+        self._retire_soon(place.replica, place.life)
+        place.take(replica, life)
+        self._on_ready(place)
+
+    def _adopt(self, deployment: Deployment) -> None:
         """From now on this is what is served, and its secrets are followed."""
         changed = deployment.declared != self._deployment.declared
         self._deployment = deployment
         if changed:
-            self._rotation.stop()
-            self._values = values
-            self._rotation = self._follow_secrets()
+            self._rotation.follow(deployment.declared, {**self._coming, **self._values})
+            with self._sending:
+                self._values, self._coming = {**self._coming, **self._values}, {}
+
+    def _retire_soon(self, replica: Replica, life: Life) -> None:
+        retiring = self._loop.create_task(self._retire(replica, life, DRAIN_SECONDS))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
 
     # The end.
 
@@ -406,7 +430,7 @@ class Supervisor:
             *self._retiring,
         )
 
-    async def _retire(self, replica: Replica, life: _Life, drain_seconds: float) -> None:
+    async def _retire(self, replica: Replica, life: Life, drain_seconds: float) -> None:
         """Let a replica finish its requests, then end it."""
         if life.was_ready:
             replica.order({"order": "drain"})
@@ -454,6 +478,8 @@ class Supervisor:
             name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
         }
         environment["PYTHONUNBUFFERED"] = "1"  # what the model prints is seen when it prints it
+        if self._reread is not None:
+            environment["PYTHONDONTWRITEBYTECODE"] = "1"  # it is told from a changed source by whole seconds
         return Replica(
             self._listener,
             self._masker,
@@ -468,27 +494,21 @@ class Supervisor:
         with self._sending:
             self._learn(values)
             self._values = values
-            for replica in self._replicas:
-                replica.order({"order": "secrets", **_delivery(values)})
+            for replica, deployment in self._replicas.items():
+                replica.order({"order": "secrets", **_delivery(deployment, {**self._coming, **values})})
 
     def _learn(self, values: Values) -> None:
         self._masker.learn(delivered.value for delivered in values.values())
         short = [name for name, delivered in values.items() if not maskable(delivered.value)]
         if short:
             log.warning("Too short to be masked in output (under 8 bytes): %s", ", ".join(short))
-        exposed = [held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)]
-        if exposed:
-            log.warning("From the environment, where other processes may see them: %s", ", ".join(exposed))
-
-    def _warn_of_environment(self) -> None:
-        origins = [
-            held.origin for held in self._values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)
-        ]
-        if origins:
+        origins = {held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)}
+        if exposed := sorted(origins - self._exposed):
+            self._exposed.update(exposed)
             log.warning(
                 "Values came from the environment, where other processes may see them: %s. "
                 "Better keep them with: gusset secret set NAME",
-                ", ".join(origins),
+                ", ".join(exposed),
             )
 
     def _plan(self, deployment: Deployment, values: Values) -> dict[str, Any]:
@@ -508,7 +528,7 @@ class Supervisor:
             "debug_logs": deployment.debug_logs,
             "readable_logs": sys.stderr.isatty(),
             "shares_port": self._workers > 1,
-            **_delivery(values),
+            **_delivery(deployment, values),
         }
 
 
@@ -519,48 +539,17 @@ def _told(error: GussetError) -> str:
     return "\n".join((error.message, *lines))
 
 
-def _delivery(values: Values) -> dict[str, Any]:
+def _delivery(deployment: Deployment, values: Values) -> dict[str, Any]:
+    """What a replica is given: what it declares, nothing else."""
+    held = {name: values[name] for name in deployment.declared if name in values}
     return {
-        "secrets": {name: held.value.reveal() for name, held in values.items()},
-        "versions": {name: held.version for name, held in values.items()},
+        "secrets": {name: each.value.reveal() for name, each in held.items()},
+        "versions": {name: each.version for name, each in held.items()},
     }
 
 
-class _Place:
-    """Where a replica belongs: the one that is there, and its life."""
-
-    replica: Replica
-    life: _Life
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def take(self, replica: Replica, life: _Life) -> None:
-        self.replica, self.life = replica, life
-
-
-class _Life:
-    """What one worker has let us know, from its start to its end."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.state = ReplicaState.STARTING
-        self.ready = asyncio.Event()
-        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.drained = asyncio.Event()
-        self.failure: tuple[str, str] | None = None
-
-    @property
-    def was_ready(self) -> bool:
-        return self.ready.is_set()
-
-    @property
-    def is_up(self) -> bool:
-        return self.was_ready and not self.ended.done()
-
-    def end(self, status: int) -> None:
-        if not self.ended.done():
-            self.ended.set_result(status)
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self.ended)
+async def _cancelled(task: asyncio.Task[None] | None) -> None:
+    """Return when a task has come to its end, which it is told to do now."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
