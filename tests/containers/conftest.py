@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from tests.conftest import clean_environ
+from tests.manager.conftest import manager, set_up  # noqa: F401  # fixtures
 from tests.serving.conftest import eventually
 
 REPO = Path(__file__).resolve().parents[2]
@@ -128,16 +130,21 @@ class Ship:
             config[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
 
-    def start(self, *options: str, before: Sequence[str] = (), **environ: str) -> Ship:
-        """`before` are the words of a command that runs it."""
+    def start(
+        self, *options: str, before: Sequence[str] = (), from_folder: bool = True, **environ: str
+    ) -> Ship:
+        """`before` are the words of a command that runs it; secrets are `from_folder`, or from the vault."""
+        if from_folder:
+            options = ("--secrets-dir", str(self.secrets), *options)
         command = [*before, sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
         with (self.tmp / "out").open("wb") as out, (self.tmp / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                [*command, "--secrets-dir", str(self.secrets), *options],
+                [*command, *options],
                 stdout=out,
                 stderr=err,
                 env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | environ,
             )
+        STARTED.add(str(self.process.pid))
         return self
 
     def ready(self) -> Ship:
@@ -174,11 +181,23 @@ class Ship:
         began = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]
         return owner.startswith(f"{self.running.pid}-{began}-")
 
+    def helpers(self, words: bytes) -> list[int]:
+        """The processes that gusset has started itself, with these words in their command."""
+        pid = self.running.pid
+        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(each) for each in started if words in Path(f"/proc/{each}/cmdline").read_bytes()]
+
     def ask(self, do: str, **more: object) -> object:
         body = json.dumps({"do": do, **more})
         answer = httpx.post(f"{self.address}/v1/models/model:predict", content=body, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def content(self, name: str) -> bytes:
+        """What the container reads in the file of that secret."""
+        seen = self.ask("see", name=name)
+        assert isinstance(seen, dict)
+        return base64.b64decode(seen["value"])
 
     def fails(self, status: int, *texts: str) -> str:
         """It ends by itself, with this status and these texts."""
@@ -192,10 +211,15 @@ class Ship:
         return self.running.wait(60)
 
 
+STARTED: set[str] = set()  # process ids of each gusset that these tests have started
+
+
 def left_behind() -> list[str]:
-    """Containers of gusset's and folders of secrets that are there."""
-    folders = [name for name in os.listdir("/dev/shm") if name.startswith("gusset-")]
-    return folders + podman("ps", "-aq", "--filter", "label=gusset.owner").split()
+    """Containers and folders of secrets that are there, of a gusset that these tests have started."""
+    containers = json.loads(podman("ps", "-a", "--format", "json", "--filter", "label=gusset.owner"))
+    owned = [(each["Id"], each["Labels"]["gusset.owner"]) for each in containers]
+    owned += [(name, name.removeprefix("gusset-")) for name in os.listdir("/dev/shm") if name.count("-") > 3]
+    return [name for name, owner in owned if owner.partition("-")[0] in STARTED]
 
 
 @pytest.fixture
