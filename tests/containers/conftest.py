@@ -144,7 +144,6 @@ class Ship:
                 stderr=err,
                 env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | environ,
             )
-        STARTED.add(str(self.process.pid))
         return self
 
     def ready(self) -> Ship:
@@ -181,12 +180,6 @@ class Ship:
         began = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]
         return owner.startswith(f"{self.running.pid}-{began}-")
 
-    def helpers(self, words: bytes) -> list[int]:
-        """The processes that gusset has started itself, with these words in their command."""
-        pid = self.running.pid
-        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(each) for each in started if words in Path(f"/proc/{each}/cmdline").read_bytes()]
-
     def ask(self, do: str, **more: object) -> object:
         body = json.dumps({"do": do, **more})
         answer = httpx.post(f"{self.address}/v1/models/model:predict", content=body, timeout=60)
@@ -210,16 +203,13 @@ class Ship:
         self.running.send_signal(signal.SIGTERM)
         return self.running.wait(60)
 
-
-STARTED: set[str] = set()  # process ids of each gusset that these tests have started
-
-
-def left_behind() -> list[str]:
-    """Containers and folders of secrets that are there, of a gusset that these tests have started."""
-    containers = json.loads(podman("ps", "-a", "--format", "json", "--filter", "label=gusset.owner"))
-    owned = [(each["Id"], each["Labels"]["gusset.owner"]) for each in containers]
-    owned += [(name, name.removeprefix("gusset-")) for name in os.listdir("/dev/shm") if name.count("-") > 3]
-    return [name for name, owner in owned if owner.partition("-")[0] in STARTED]
+    def left_behind(self, pid: int | None = None) -> list[str]:
+        """Containers and folders of secrets that are there of a run; of the one that was started last."""
+        mark = f"{pid or self.running.pid}-"
+        folders = [name for name in os.listdir("/dev/shm") if name.startswith(f"gusset-{mark}")]
+        there = json.loads(podman("ps", "-a", "--format", "json"))
+        owners = [(each["Labels"] or {}).get("gusset.owner", "") for each in there]
+        return folders + [owner for owner in owners if owner.startswith(mark)]
 
 
 @pytest.fixture

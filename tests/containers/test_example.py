@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import leaks_in
-from tests.containers.conftest import BASE, Ship, left_behind, podman
+from tests.containers.conftest import BASE, Ship, podman
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("containers")
@@ -42,4 +42,4 @@ def test_the_example(ship: Ship, way: str) -> None:
         eventually(lambda: sign() == signature(NEXT), "the new key")
     assert ship.stop() == 0
     assert not leaks_in(ship.output.encode(), KEY, NEXT)
-    assert not left_behind()
+    assert not ship.left_behind()

@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, Ship, left_behind, podman
+from tests.containers.conftest import SERVER, Ship, podman
 from tests.manager.conftest import Manager
-from tests.serving.conftest import eventually, is_running
+from tests.serving.conftest import children, eventually, is_running
 
 pytestmark = pytest.mark.xdist_group("containers")
 
@@ -45,7 +45,7 @@ def test_the_forms_that_people_use(ship: Ship, launch: Callable[..., Ship], form
     assert httpx.get(f"{ship.address}/v1/models/model").json() == {"path": "/ready"}
     assert httpx.get(f"{ship.address}/other?q=1").status_code == 404
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_secret_of_the_vault_is_followed(ship: Ship, images: dict[str, str], g
     gusset("secret", "delete", "hf_access_token", "--force")
     eventually(lambda: ship.ask("names") == [], "it is gone")
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_a_managers_secret_is_followed(ship: Ship, images: dict[str, str], manager: Manager) -> None:
@@ -163,7 +163,7 @@ def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None
     assert ship.ask("print", name="hf_access_token") == "printed"
     _assert_nowhere_on_disk(ship)
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
     assert not leaks_in(ship.output.encode(), TOKEN)
     _assert_nowhere_on_disk(ship)
 
@@ -200,12 +200,12 @@ def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -
     """`kill -9` of gusset: container, folder, and a Podman service of its own go."""
     ship.secret("hf_access_token", TOKEN)
     launch()
-    assert left_behind()
-    (service,) = ship.helpers(b"system\0service")
+    assert ship.left_behind()
+    helpers = children(ship.running.pid)
     ship.running.kill()
     ship.running.wait()
-    eventually(lambda: not left_behind(), "all is gone")
-    eventually(lambda: not is_running(service), "the engine's service, too")
+    eventually(lambda: not ship.left_behind(), "all is gone")
+    eventually(lambda: not any(map(is_running, helpers)), "the engine's service and the reaper, too")
 
 
 def test_a_container_that_ends_is_started_again(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -220,7 +220,7 @@ def test_a_container_that_ends_is_started_again(ship: Ship, launch: Callable[...
     assert ship.ask("token") == TOKEN.decode()
     assert ship.container != first
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_a_container_that_is_not_alive_is_started_again(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -232,7 +232,7 @@ def test_a_container_that_is_not_alive_is_started_again(ship: Ship, launch: Call
     assert "the container was not alive for 1 s" in ship.output
     assert ship.container != first
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_a_container_that_is_not_ready_gets_no_requests(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -259,7 +259,7 @@ def test_the_end_while_it_starts(ship: Ship, images: dict[str, str]) -> None:
     ship.start()
     eventually(lambda: "thinking about it" in ship.output, "it runs")
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_a_second_signal_kills(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -269,30 +269,22 @@ def test_a_second_signal_kills(ship: Ship, launch: Callable[..., Ship]) -> None:
     eventually(lambda: "A second signal stops at once" in ship.output, "it has heard")
     ship.running.send_signal(signal.SIGTERM)
     assert ship.running.wait(60) == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_the_next_start_is_the_second_net(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Where the process that cleans up was killed as well."""
+    """Where all that cleans up was killed as well."""
     ship.secret("hf_access_token", TOKEN)
     launch()
-    _kill_with_reaper(ship)
-    old = left_behind()
-    assert old
-    ship.start().ready()
-    assert not set(old) & set(left_behind())
-    assert ship.stop() == 0
-    assert not left_behind()
-
-
-def _kill_with_reaper(ship: Ship) -> None:
-    service = ship.helpers(b"system\0service")
-    for pid in ship.helpers(b"gusset.containers.reaper"):
+    first = ship.running.pid
+    for pid in [*children(first), first]:
         os.kill(pid, signal.SIGKILL)
-    ship.running.kill()
     ship.running.wait()
-    for pid in service:
-        os.kill(pid, signal.SIGTERM)
+    assert len(ship.left_behind()) == 2
+    ship.start().ready()
+    assert not ship.left_behind(first)
+    assert ship.stop() == 0
+    assert not ship.left_behind()
 
 
 def test_an_engine_that_is_started_anew(ship: Ship, images: dict[str, str]) -> None:
@@ -312,9 +304,9 @@ def test_an_engine_that_is_started_anew(ship: Ship, images: dict[str, str]) -> N
         service = subprocess.Popen(start)
         eventually(lambda: "ready again" in ship.output, "ready again")
         assert ship.ask("token") == TOKEN.decode()
-        assert len([name for name in left_behind() if not name.startswith("gusset-")]) == 1
+        assert len(ship.left_behind()) == 2  # one container, one folder
         assert ship.stop() == 0
-        assert not left_behind()
+        assert not ship.left_behind()
     finally:
         service.terminate()
         service.wait()
@@ -332,7 +324,7 @@ def test_an_engine_by_its_address(ship: Ship, images: dict[str, str]) -> None:
         assert ship.ask("token") == TOKEN.decode()
         assert ship.stop() == 0
         assert service.poll() is None
-        assert not left_behind()
+        assert not ship.left_behind()
     finally:
         service.terminate()
         service.wait()
@@ -342,7 +334,7 @@ def test_a_stubborn_server_is_killed(ship: Ship, launch: Callable[..., Ship]) ->
     """One that ignores SIGTERM."""
     launch("root", f"{SERVER} stubborn")
     assert ship.stop() == 0
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_resources_are_limits(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -396,7 +388,7 @@ def test_a_container_that_does_not_become_ready(
     ship.fails(9, *texts)
     assert not leaks_in(ship.output.encode(), TOKEN)
     assert "Traceback" not in ship.output
-    assert not left_behind()
+    assert not ship.left_behind()
 
 
 def test_no_such_image(ship: Ship) -> None:

@@ -889,7 +889,7 @@ def test_a_slow_client_slows_the_application_down(proxy: Proxied) -> None:
         client.send(get())
         client.head()
         eventually(lambda: counts, "the application was held up")
-        # As much as the kernel's buffers take, on both sides of the proxy; they grow up to some megabytes each.
+        # As much as the kernel's buffers take, on both sides of the proxy; those for sending grow to 4 MB each.
         assert counts[0] < 20_000
         assert held_by(proxy) < 1_000_000
         assert len(client.rest()) >= counts[0] * 1024

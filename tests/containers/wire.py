@@ -30,6 +30,12 @@ def eventually(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def narrow(sock: socket.socket) -> socket.socket:
+    """Let the kernel hold little of what nobody reads (as much as 64 MB else), here and on what is accepted here."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
+    return sock
+
+
 class Wire:
     """One connection, read by what is expected of it."""
 
@@ -112,7 +118,7 @@ class Application:
     connections: int = 0
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = narrow(socket.create_server(("127.0.0.1", 0)))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -149,7 +155,7 @@ class Proxied:
         self._loop.set_exception_handler(lambda _, context: self.errors.append(repr(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = narrow(socket.create_server(("127.0.0.1", 0)))
         self.port: int = listener.getsockname()[1]
         options.setdefault("connect", self.connect_to_application)
         options.setdefault("routes", ROUTES)
@@ -157,7 +163,7 @@ class Proxied:
         self.call(self.proxy.start(listener))
 
     async def connect_to_application(self) -> socket.socket:
-        sock = socket.socket()
+        sock = narrow(socket.socket())
         sock.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.application.port))
@@ -175,7 +181,7 @@ class Proxied:
         self.application.handle = handle
 
     def connect(self) -> Wire:
-        return Wire(socket.create_connection(("127.0.0.1", self.port)))
+        return Wire(narrow(socket.create_connection(("127.0.0.1", self.port))))
 
     def talk(self, *pieces: bytes) -> bytes:
         """Send, and read until the proxy closes."""

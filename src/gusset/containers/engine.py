@@ -108,13 +108,14 @@ class Engine:
     def _of_our_own(cls, podman: str) -> Engine:
         folder = Path(tempfile.mkdtemp(prefix="gusset-podman-"))
         address = f"unix://{folder}/podman.sock"
-        service = subprocess.Popen(
-            [podman, "system", "service", "--time=0", address],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # it has to live on for whoever cleans up after us
-        )
+        with (folder / "log").open("wb") as said:  # not a pipe: it would die of it, once we are killed
+            service = subprocess.Popen(
+                [podman, "system", "service", "--time=0", address],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,  # it has to live on for whoever cleans up after us
+            )
         deadline = time.monotonic() + _SERVICE_SECONDS
         while service.poll() is None and time.monotonic() < deadline:
             if (folder / "podman.sock").exists():
@@ -122,9 +123,10 @@ class Engine:
                     return cls(_client(address), address, service)
             time.sleep(0.05)
         service.kill()
-        said = service.communicate()[1].decode("utf-8", "replace").strip()
+        service.wait()
+        why = (folder / "log").read_text("utf-8", "replace").strip()
         shutil.rmtree(folder, ignore_errors=True)
-        raise HostError("Podman's service does not start", hint=said[-500:] or None)
+        raise HostError("Podman's service does not start", hint=why[-500:] or None)
 
     def close(self) -> None:
         """Let go of the engine; one of our own ends."""
