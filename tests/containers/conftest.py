@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from tests.conftest import clean_environ
+from tests.manager.conftest import manager, set_up  # noqa: F401  # fixtures
 from tests.serving.conftest import eventually
 
 REPO = Path(__file__).resolve().parents[2]
@@ -128,12 +130,16 @@ class Ship:
             config[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
 
-    def start(self, *options: str, before: Sequence[str] = (), **environ: str) -> Ship:
-        """`before` are the words of a command that runs it."""
+    def start(
+        self, *options: str, before: Sequence[str] = (), from_folder: bool = True, **environ: str
+    ) -> Ship:
+        """`before` are the words of a command that runs it; secrets are `from_folder`, or from the vault."""
+        if from_folder:
+            options = ("--secrets-dir", str(self.secrets), *options)
         command = [*before, sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
         with (self.tmp / "out").open("wb") as out, (self.tmp / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                [*command, "--secrets-dir", str(self.secrets), *options],
+                [*command, *options],
                 stdout=out,
                 stderr=err,
                 env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | environ,
@@ -180,6 +186,12 @@ class Ship:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def content(self, name: str) -> bytes:
+        """What the container reads in the file of that secret."""
+        seen = self.ask("see", name=name)
+        assert isinstance(seen, dict)
+        return base64.b64decode(seen["value"])
+
     def fails(self, status: int, *texts: str) -> str:
         """It ends by itself, with this status and these texts."""
         assert self.running.wait(60) == status, self.output
@@ -191,9 +203,9 @@ class Ship:
         self.running.send_signal(signal.SIGTERM)
         return self.running.wait(60)
 
-    def left_behind(self) -> list[str]:
-        """Containers and folders of secrets that are there of the run that was started last."""
-        mark = f"{self.running.pid}-"
+    def left_behind(self, pid: int | None = None) -> list[str]:
+        """Containers and folders of secrets that are there of a run; of the one that was started last."""
+        mark = f"{pid or self.running.pid}-"
         folders = [name for name in os.listdir("/dev/shm") if name.startswith(f"gusset-{mark}")]
         there = json.loads(podman("ps", "-a", "--format", "json"))
         owners = [(each["Labels"] or {}).get("gusset.owner", "") for each in there]

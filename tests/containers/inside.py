@@ -58,6 +58,9 @@ def reads(name, count):
     return sorted(base64.b64encode(each).decode() for each in found)
 
 
+STATUS = {"/health": 200, "/ready": 200}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -72,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        self.answer({"path": self.path}, 200 if self.path in ("/health", "/ready") else 404)
+        self.answer({"path": self.path}, STATUS.get(self.path, 404))
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -96,6 +99,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif do == "print":
             print(open("/secrets/" + asked["name"]).read(), flush=True)
             self.answer("printed")
+        elif do == "names":
+            self.answer(sorted(os.listdir("/secrets")))
+        elif do == "status":
+            STATUS[asked["path"]] = asked["status"]
+            self.answer("so be it")
         elif do == "exit":
             os._exit(asked["status"])
 

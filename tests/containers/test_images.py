@@ -20,6 +20,7 @@ import yaml
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
 from tests.containers.conftest import SERVER, Ship, podman
+from tests.manager.conftest import Manager
 from tests.serving.conftest import children, eventually, is_running
 
 pytestmark = pytest.mark.xdist_group("containers")
@@ -117,6 +118,34 @@ def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> No
     assert not leaks_in(ship.output.encode(), values[-1])
 
 
+def test_a_secret_of_the_vault_is_followed(ship: Ship, images: dict[str, str], gusset: Cli) -> None:
+    """Set, rotated, removed by force: the file follows within moments."""
+    gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN)
+    ship.configure(images["root"], secrets={"hf_access_token": None})
+    ship.start(from_folder=False).ready()
+    assert ship.content("hf_access_token") == TOKEN
+    gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN + b"-next")
+    eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
+    gusset("secret", "delete", "hf_access_token", "--force")
+    eventually(lambda: ship.ask("names") == [], "it is gone")
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+def test_a_managers_secret_is_followed(ship: Ship, images: dict[str, str], manager: Manager) -> None:
+    """The same from a manager, which one is logged in to."""
+    gusset = manager.gusset
+    gusset("login", manager.address, input=manager.key.encode())
+    gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN)
+    ship.configure(images["root"], secrets={"hf_access_token": None})
+    ship.start(from_folder=False).ready()
+    assert ship.content("hf_access_token") == TOKEN
+    gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN + b"-next")
+    eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
+    assert ship.stop() == 0
+    assert not leaks_in(ship.output.encode(), TOKEN)
+
+
 def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
     """Not in what the engine tells or keeps, the image, processes, logs or /tmp; and nothing is left."""
     ship.secret("hf_access_token", TOKEN)
@@ -192,6 +221,95 @@ def test_a_container_that_ends_is_started_again(ship: Ship, launch: Callable[...
     assert ship.container != first
     assert ship.stop() == 0
     assert not ship.left_behind()
+
+
+def test_a_container_that_is_not_alive_is_started_again(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """After the threshold, and it is told."""
+    launch(runtime={"health_checks": {"restart_threshold_seconds": 1}})
+    first = ship.container
+    ship.ask("status", path="/health", status=500)
+    eventually(lambda: "The container is ready again." in ship.output, "ready again")
+    assert "the container was not alive for 1 s" in ship.output
+    assert ship.container != first
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+def test_a_container_that_is_not_ready_gets_no_requests(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """It lives on, and gets them again when it says so; any status up to 399 is a yes."""
+    launch(runtime={"health_checks": {"stop_traffic_threshold_seconds": 1}})
+    ship.ask("status", path="/ready", status=503)
+    eventually(lambda: httpx.get(f"{ship.address}/other").status_code == 503, "none passes")
+    assert httpx.get(f"{ship.address}/other").json()["error"].endswith("It says that it is not ready.")
+    podman("exec", ship.container, "python3", "-c", SAY_READY)
+    eventually(lambda: httpx.get(f"{ship.address}/other").status_code == 404, "they pass again")
+
+
+SAY_READY = """
+import json, urllib.request
+body = json.dumps(dict(do="status", path="/ready", status=302)).encode()
+urllib.request.urlopen("http://127.0.0.1:8000/ask", body)
+"""
+
+
+def test_the_end_while_it_starts(ship: Ship, images: dict[str, str]) -> None:
+    """SIGTERM before it is ready: it is stopped and removed as well."""
+    ship.secret("hf_access_token", TOKEN)
+    ship.configure(images["root"], f"{SERVER} never-ready")
+    ship.start()
+    eventually(lambda: "thinking about it" in ship.output, "it runs")
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+def test_a_second_signal_kills(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Whoever is in a hurry does not wait for a server that ignores SIGTERM."""
+    launch("root", f"{SERVER} stubborn")
+    ship.running.send_signal(signal.SIGTERM)
+    eventually(lambda: "A second signal stops at once" in ship.output, "it has heard")
+    ship.running.send_signal(signal.SIGTERM)
+    assert ship.running.wait(60) == 0
+    assert not ship.left_behind()
+
+
+def test_the_next_start_is_the_second_net(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Where all that cleans up was killed as well."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    first = ship.running.pid
+    for pid in [*children(first), first]:
+        os.kill(pid, signal.SIGKILL)
+    ship.running.wait()
+    assert len(ship.left_behind()) == 2
+    ship.start().ready()
+    assert not ship.left_behind(first)
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+def test_an_engine_that_is_started_anew(ship: Ship, images: dict[str, str]) -> None:
+    """While it is away it is asked again; then there is one container, the old one is removed."""
+    address = f"unix://{ship.tmp}/engine.sock"
+    start = ["podman", "system", "service", "--time=0", address]
+    service = subprocess.Popen(start)
+    try:
+        eventually((ship.tmp / "engine.sock").exists, "the engine answers")
+        ship.secret("hf_access_token", TOKEN)
+        ship.configure(images["root"], FORMS["read by the application"])
+        ship.start(DOCKER_HOST=address).ready()
+        service.kill()
+        service.wait()
+        eventually(lambda: "does not answer any more" in ship.output, "it is told")
+        (ship.tmp / "engine.sock").unlink(missing_ok=True)
+        service = subprocess.Popen(start)
+        eventually(lambda: "ready again" in ship.output, "ready again")
+        assert ship.ask("token") == TOKEN.decode()
+        assert len(ship.left_behind()) == 2  # one container, one folder
+        assert ship.stop() == 0
+        assert not ship.left_behind()
+    finally:
+        service.terminate()
+        service.wait()
 
 
 def test_an_engine_by_its_address(ship: Ship, images: dict[str, str]) -> None:

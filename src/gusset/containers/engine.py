@@ -15,12 +15,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gusset.errors import HostError, ModelFailed, UsageError
 
@@ -187,8 +187,8 @@ class Engine:
 
         Raises:
             ModelFailed: the engine refuses it.
+            HostError: the engine has gone.
         """
-        import docker.errors
         from docker.types import DeviceRequest, LogConfig, Mount
 
         options: dict[str, Any] = {
@@ -208,7 +208,7 @@ class Engine:
         host_config = self._api.create_host_config(**options)
         if spec.user_namespace is not None:
             host_config["UsernsMode"] = spec.user_namespace  # the library knows only Docker's
-        try:
+        with _telling("the container cannot be made"):
             made = self._api.create_container(
                 spec.image,
                 entrypoint=list(spec.command) if spec.command is not None else None,
@@ -218,8 +218,6 @@ class Engine:
                 labels={**spec.labels, OWNER: spec.owner},
                 host_config=host_config,
             )
-        except docker.errors.APIError as error:
-            raise ModelFailed(f"the container cannot be made: {_reason(error)}") from None
         return Container(self._api, made["Id"])
 
     def files(self, image: Image, *paths: str) -> list[bytes]:
@@ -228,12 +226,8 @@ class Engine:
         Raises:
             ModelFailed: the engine refuses to make the container.
         """
-        import docker.errors
-
-        try:
+        with _telling("the image cannot be looked into"):
             made = self._api.create_container(image.id, entrypoint=["/"], labels={OWNER: our_name()})
-        except docker.errors.APIError as error:
-            raise ModelFailed(f"the image cannot be looked into: {_reason(error)}") from None
         container = Container(self._api, made["Id"])
         try:
             return [container.file(path) for path in paths]
@@ -272,33 +266,25 @@ class Container:
             file = archive.extractfile(member) if member else None
             return file.read() if file else b""
 
-    @contextmanager
-    def attached(self, out: int, err: int) -> Iterator[None]:
+    def attach(self, out: int, err: int) -> None:
         """Carry all that the container prints to these descriptors, from its first byte; before `start`.
+
+        They are ours from now on, and closed when it prints no more.
 
         Raises:
             ModelFailed: its command or its user cannot be had; Podman looks for them now, Docker in `start`.
+            HostError: the engine has gone.
         """
-        import docker.errors
-
+        targets = [os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)]
         try:
-            stream = self._api.attach(self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True)
-        except docker.errors.APIError as error:
-            raise ModelFailed(f"the container does not start: {_reason(error)}", hint=_START_HINT) from None
-
-        def carry() -> None:
-            with suppress(Exception):  # the engine has gone; so has the container
-                for pair in stream:
-                    for target, data in zip((out, err), pair, strict=True):
-                        if data:
-                            _write_all(target, data)
-
-        thread = threading.Thread(target=carry, name="gusset-attach", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join(5.0)
+            with _telling("the container does not start", _START_HINT):
+                stream = self._api.attach(
+                    self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True
+                )
+        except BaseException:
+            _carry((), targets)
+            raise
+        threading.Thread(target=_carry, args=(stream, targets), name="gusset-attach", daemon=True).start()
 
     def start(self) -> None:
         """Start it.
@@ -306,41 +292,66 @@ class Container:
         Raises:
             ModelFailed: its command cannot be run.
         """
-        import docker.errors
-
-        try:
+        with _telling("the container does not start", _START_HINT):
             self._api.start(self.id)
-        except docker.errors.APIError as error:
-            raise ModelFailed(f"the container does not start: {_reason(error)}", hint=_START_HINT) from None
 
-    def wait(self) -> int:
-        """Its exit status, once it has ended; -1 when that cannot be known."""
+    def wait(self) -> int | None:
+        """Its exit status, once it has ended; None when that cannot be known."""
         try:
             return int(self._api.wait(self.id, timeout=None)["StatusCode"])
         except Exception:  # removed, or the engine has gone
-            return -1
+            return None
 
     def pid(self) -> int:
         """The process id of its first process, as this machine has it; 0 when it does not run."""
-        return int(self._api.inspect_container(self.id)["State"]["Pid"])
+        try:
+            return int(self._api.inspect_container(self.id)["State"]["Pid"])
+        except Exception:  # removed, or the engine has gone
+            return 0
 
     def leave_no_core(self) -> None:
         """Have it write no core file, which would have the values in it; best as soon as it has started.
 
         Not by a limit of the container's: giving one drops those that the engine is configured with.
         """
-        with suppress(Exception):  # it has ended, or is not ours to limit
-            resource.prlimit(self.pid(), resource.RLIMIT_CORE, (0, 0))
+        if pid := self.pid():
+            with suppress(OSError):  # it has ended, or is not ours to limit
+                resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
     def stop(self, seconds: int) -> None:
         """SIGTERM, and SIGKILL when it has not ended after so many seconds."""
         with suppress(Exception):  # it has ended by itself
             self._api.stop(self.id, timeout=seconds)
 
-    def remove(self) -> None:
-        """Kill it if it runs, and remove it."""
-        with suppress(Exception):  # it has gone already
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(Exception):  # it has ended by itself
+            self._api.kill(self.id)
+
+    def remove(self) -> bool:
+        """Kill it if it runs, and remove it; whether it is gone now."""
+        import docker.errors
+
+        try:
             self._api.remove_container(self.id, force=True, v=True)
+        except docker.errors.NotFound:
+            return True
+        except (docker.errors.DockerException, OSError):
+            return False
+        return True
+
+
+@contextmanager
+def _telling(what: str, hint: str | None = None) -> Iterator[None]:
+    """Say in our words what the engine refused, or that it is not there any more."""
+    import docker.errors
+
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise ModelFailed(f"{what}: {_reason(error)}", hint=hint) from None
+    except (docker.errors.DockerException, OSError) as error:
+        raise HostError(f"the container engine does not answer any more: {_reason(error)}") from None
 
 
 def our_name() -> str:
@@ -421,7 +432,14 @@ def _reason(error: Exception) -> str:
     return str(explanation or error).strip().splitlines()[0][:400] if str(error) else type(error).__name__
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _carry(stream: Iterable[Sequence[bytes | None]], targets: Sequence[BinaryIO]) -> None:
+    """Write what comes in pairs each to its target; then close them."""
+    with ExitStack() as stack:
+        for target in targets:
+            stack.enter_context(target)
+        with suppress(Exception):  # the engine has gone; so has the container
+            for pair in stream:
+                for target, data in zip(targets, pair, strict=True):
+                    view = memoryview(data or b"")
+                    while view:
+                        view = view[target.write(view) :]

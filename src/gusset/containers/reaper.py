@@ -7,11 +7,14 @@ been. When nothing more comes, it removes what is left.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+log = logging.getLogger("gusset.containers")
 
 _HEADROOM = 3  # times that the engine is asked; it may be busy with the same end
 
@@ -58,9 +61,14 @@ class Reaper:
 
     def tell(self, kind: str, what: str) -> None:
         """See `main` for what may be said."""
-        if self._process.stdin is not None:
-            self._process.stdin.write(f"{kind} {what}\n")
-            self._process.stdin.flush()
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.write(f"{kind} {what}\n")
+                self._process.stdin.flush()
+        except OSError:  # the next start is the second net
+            log.warning(
+                "The process that cleans up after gusset has ended; if gusset is killed, its secrets stay."
+            )
 
     def close(self) -> None:
         """Nothing is left to clean up, or it is to be done now; wait for that."""

@@ -7,7 +7,6 @@ passes requests on once it is ready, and starts it again when it ends.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import os
@@ -18,22 +17,23 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from gusset.containers import mount
 from gusset.containers.build import build
 from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_gone, our_name
 from gusset.containers.image import ImageDeployment, user_ids
+from gusset.containers.life import Life
 from gusset.containers.mount import ContainerFolder
-from gusset.containers.network import Beside, Inside, Network, Outside, may_enter
 from gusset.containers.proxy import Proxy, Routes, probe
 from gusset.containers.reaper import Reaper
 from gusset.errors import HostError, ModelFailed
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
+from gusset.secrets.value import SecretValue
 from gusset.serving import logs
 from gusset.serving.process import harden
-from gusset.serving.pump import Pump
 from gusset.serving.rotation import Rotation, Values, read_secrets
 from gusset.serving.supervisor import DRAIN_SECONDS, listen
 
@@ -47,7 +47,6 @@ _PROBE_SECONDS = 10.0
 _FIRST_PAUSE = 0.2  # seconds before a restart, doubled up to
 _LAST_PAUSE = 30.0
 _STEADY = 60.0  # a container that was ready and lived for so long starts the pauses anew
-_LAST_LINES = 20
 
 Prepared = AbstractContextManager[tuple[ImageDeployment, SecretSource]]
 
@@ -109,8 +108,8 @@ def serve_image(
                 mask=Masker(held.value for held in values.values()).mask_text,
             )
         user = _user(deployment, engine, image)
-        keeper = Keeper(deployment, engine, image, user, reaper, output_fd)
-        keeper.options = {"host_network": host_network, "gpus": gpus, "debuggable": debuggable}
+        options = Options(host_network=host_network, gpus=gpus, debuggable=debuggable)
+        keeper = Keeper(deployment, engine, image, user, options, reaper, output_fd)
         keeper.take(values)
         rotation = Rotation(deployment.declared, source, values, keeper.take)
         stack.callback(rotation.stop)
@@ -126,10 +125,17 @@ def _user(deployment: ImageDeployment, engine: Engine, image: Image) -> tuple[in
     return user_ids(image.user if asked is None else str(asked), passwd, group)
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a person wants the container to be run; see `serve_image`."""
+
+    host_network: bool
+    gpus: int | None
+    debuggable: bool
+
+
 class Keeper:
     """The life of one image on one listening socket."""
-
-    options: dict[str, Any]
 
     def __init__(
         self,
@@ -137,6 +143,7 @@ class Keeper:
         engine: Engine,
         image: Image,
         user: tuple[int, int],
+        options: Options,
         reaper: Reaper,
         output_fd: int,
     ) -> None:
@@ -144,15 +151,15 @@ class Keeper:
         self._engine = engine
         self._image = image
         self._user = user
+        self._options = options
         self._reaper = reaper
         self._outputs = (output_fd, sys.stderr.fileno())
         self._masker = Masker()
         self._values: Values = {}
         self._filling = threading.Lock()  # a rotation is whole before a new container is filled, or after
-        self._folder: ContainerFolder | None = None
-        self._network: Network | None = None
+        self._life: Life | None = None
+        self._left: list[Container] = []  # that an engine which did not answer has still to remove
         self._unready: str | None = "It is starting."
-        self._last = collections.deque[bytes](maxlen=_LAST_LINES)
 
     def take(self, values: Values) -> None:
         """New values: first the masker knows them, then the container. From any thread."""
@@ -165,8 +172,8 @@ class Keeper:
             log.warning("From the environment, where other processes may see them: %s", ", ".join(exposed))
         with self._filling:
             self._values = values
-            if self._folder is not None:
-                self._folder.replace({name: held.value for name, held in values.items()})
+            if self._life is not None:
+                self._life.folder.replace(self._plain_values())
 
     async def live(
         self, listener: socket.socket, announce: Callable[[str], object], drain_seconds: float
@@ -196,27 +203,30 @@ class Keeper:
         await asyncio.wait((keeping, stopped), return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             drained = loop.create_task(proxy.drain(drain_seconds))
-            hurried = asyncio.ensure_future(again.wait())
-            await asyncio.wait((drained, hurried, keeping), return_when=asyncio.FIRST_COMPLETED)
+            at_once = asyncio.ensure_future(again.wait())
+            await asyncio.wait((drained, at_once, keeping), return_when=asyncio.FIRST_COMPLETED)
         else:
             await proxy.drain(0)
-        keeping.cancel()
-        try:
-            await keeping  # it removes its container on the way
-        except asyncio.CancelledError:
-            return 0
+        keeping.cancel()  # it stops and removes its container on the way
+        hurried = asyncio.ensure_future(again.wait())
+        await asyncio.wait((keeping, hurried), return_when=asyncio.FIRST_COMPLETED)
+        if not keeping.done() and self._life is not None:
+            await asyncio.to_thread(self._life.container.kill)
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
         return 0
 
     async def _connect(self) -> socket.socket:
-        if self._network is None:
+        network = self._life.network if self._life else None
+        if network is None:
             raise ConnectionRefusedError
-        return await self._network.connect()
+        return await network.connect()
 
     async def _keep(self, announce: Callable[[], object]) -> None:
         """One container after the other, with growing pauses between them.
 
         Raises:
-            ModelFailed: the first one did not become ready.
+            ModelFailed, HostError: the first one did not become ready.
         """
         pause, announced = _FIRST_PAUSE, False
 
@@ -224,18 +234,21 @@ class Keeper:
             nonlocal announced
             if announced:
                 log.info("The container is ready again.")
-            else:
-                announced = True
+                return
+            announced = True
+            try:
                 announce()
+            except OSError as error:  # nobody reads what we say any more; it is served all the same
+                log.warning("The address could not be announced: %s", error.strerror)
 
         while True:
             began = time.monotonic()
             try:
                 await self._one(on_ready)
-            except ModelFailed as error:
+            except (ModelFailed, HostError) as error:
                 if not announced:
                     raise
-                log.error("%s", error.message)  # noqa: TRY400
+                log.error("It is started again: %s", error.message)  # noqa: TRY400
             if time.monotonic() - began > _STEADY:
                 pause = _FIRST_PAUSE
             await asyncio.sleep(pause)
@@ -248,75 +261,81 @@ class Keeper:
             ModelFailed: how it ended.
         """
         self._unready = "It is starting."
-        async with contextlib.AsyncExitStack() as stack:
-            container, outputs = await asyncio.to_thread(self._make, stack)
-            stack.callback(self._forget, container)
-            await asyncio.to_thread(container.start)
-            if not self.options["debuggable"]:
-                await asyncio.to_thread(container.leave_no_core)
-            self._network = await asyncio.to_thread(self._reach, container)
-            if self._network is not None:
-                stack.callback(self._network.close)
-            ended = asyncio.ensure_future(asyncio.to_thread(container.wait))
-            watching = asyncio.ensure_future(self._watch(on_ready))
-            try:
-                await asyncio.wait((ended, watching), return_when=asyncio.FIRST_COMPLETED)
-                if watching.done():
-                    watching.result()
-                status = await ended
-            except BaseException:
-                watching.cancel()
-                self._unready = "It is stopping."
-                await asyncio.shield(asyncio.to_thread(container.stop, STOP_SECONDS))
-                raise
-            finally:
-                watching.cancel()
-                for pump in outputs:
-                    await asyncio.to_thread(pump.join, 2.0)
-            what = "ended" if self._was_ready else "ended before it was ready"
-            raise ModelFailed(f"the container {what}, with exit status {status}{self._last_lines()}")
-
-    def _make(self, stack: contextlib.AsyncExitStack) -> tuple[Container, list[Pump]]:
-        """A container with its folder and its outputs connected, about to be started."""
-        deployment = self._deployment
-        folder = ContainerFolder(our_name())
-        stack.callback(folder.close)
-        self._reaper.tell("folder", str(folder.home))
-        root = os.geteuid() == 0
-        host_network = bool(self.options["host_network"])
-        spec = ContainerSpec(
-            image=self._image.id,
-            command=deployment.command,
-            environment=deployment.environment_variables,
-            user=None if deployment.user_id is None else str(deployment.user_id),
-            secrets_folder=folder.path,
-            owner=our_name(),
-            host_network=host_network,
-            cpus=deployment.cpus,
-            memory=deployment.memory,
-            gpus=self.options["gpus"],
-            user_namespace=None if root else self._mapping(),
-            labels={"gusset.name": deployment.name},
-        )
-        container = self._engine.create(spec)
-        stack.callback(self._remove, container)
-        self._reaper.tell("container", container.id)
-        with self._filling:
-            folder.fill(
-                {name: held.value for name, held in self._values.items()}, self._user if root else None
-            )
-            self._folder = folder
-        self._last.clear()
         self._was_ready = False
-        pumps, ends = [], []
-        for sink in self._outputs:
-            source, end = os.pipe()
-            ends.append(end)
-            pumps.append(Pump(source, sink, _Remembering(self._masker.stream(), self._last)))
-        for end in ends:
-            stack.callback(os.close, end)
-        stack.enter_context(container.attached(*ends))
-        return container, pumps
+        life = await self._begin()
+        ended = asyncio.ensure_future(asyncio.to_thread(life.wait))
+        watching = asyncio.ensure_future(self._watch(life, on_ready))
+        try:
+            await asyncio.wait((ended, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+            what = "ended" if self._was_ready else "ended before it was ready"
+            raise ModelFailed(f"the container {what}, with {await ended}{life.last_lines()}")
+        finally:
+            watching.cancel()
+            self._unready = "It is stopping."
+            if not ended.done():
+                await asyncio.shield(asyncio.to_thread(life.container.stop, STOP_SECONDS))
+                await asyncio.wait((ended,), timeout=_PROBE_SECONDS)
+            with self._filling:
+                self._life = None
+            self._unready = "It ended and will be started again."
+            await asyncio.shield(asyncio.to_thread(life.close))
+            if not life.is_removed:
+                self._left.append(life.container)
+
+    async def _begin(self) -> Life:
+        """A container that has been started. When this is cancelled meanwhile, none is left."""
+        making = asyncio.ensure_future(asyncio.to_thread(self._make))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            life = await making
+            await asyncio.to_thread(life.close)
+            raise
+
+    def _make(self) -> Life:
+        self._left = [container for container in self._left if not container.remove()]
+        life = Life(
+            self._create,
+            self._fill,
+            port=self._deployment.port,
+            host_network=self._options.host_network,
+            may_leave_core=self._options.debuggable,
+            masker=self._masker,
+            outputs=self._outputs,
+            reaper=self._reaper,
+        )
+        with self._filling:
+            self._life = life
+            life.folder.replace(self._plain_values())  # a rotation may have come since it was filled
+        return life
+
+    def _create(self, folder: Path) -> Container:
+        deployment = self._deployment
+        return self._engine.create(
+            ContainerSpec(
+                image=self._image.id,
+                command=deployment.command,
+                environment=deployment.environment_variables,
+                user=None if deployment.user_id is None else str(deployment.user_id),
+                secrets_folder=folder,
+                owner=our_name(),
+                host_network=self._options.host_network,
+                cpus=deployment.cpus,
+                memory=deployment.memory,
+                gpus=self._options.gpus,
+                user_namespace=None if os.geteuid() == 0 else self._mapping(),
+                labels={"gusset.name": deployment.name},
+            )
+        )
+
+    def _fill(self, folder: ContainerFolder) -> None:
+        with self._filling:
+            folder.fill(self._plain_values(), self._user if os.geteuid() == 0 else None)
+
+    def _plain_values(self) -> dict[str, SecretValue]:
+        return {name: held.value for name, held in self._values.items()}
 
     def _mapping(self) -> str:
         """Without root: who we are is who the container runs as, so that our files are its own."""
@@ -328,27 +347,7 @@ class Keeper:
         uid, gid = self._user
         return f"keep-id:uid={uid},gid={gid or uid}" if uid else "host"
 
-    def _reach(self, container: Container) -> Network | None:
-        """The way to its server; None when it has ended already: `wait` says how."""
-        port = self._deployment.port
-        if self.options["host_network"]:
-            return Outside(port)
-        if pid := container.pid():
-            with contextlib.suppress(OSError):
-                return Inside(pid, port) if may_enter() else Beside(pid, port)
-        return None
-
-    def _remove(self, container: Container) -> None:
-        container.remove()
-        self._reaper.tell("gone", container.id)
-
-    def _forget(self, container: Container) -> None:
-        with self._filling:
-            self._folder = None
-        self._network = None
-        self._unready = "It ended and will be started again."
-
-    async def _watch(self, on_ready: Callable[[], object]) -> None:
+    async def _watch(self, life: Life, on_ready: Callable[[], object]) -> None:
         """Follow a container's readiness and liveness.
 
         Raises:
@@ -360,7 +359,7 @@ class Keeper:
             if time.monotonic() - began > health.startup:
                 raise ModelFailed(
                     f"the container was not ready after {health.startup:g} s: GET {deployment.readiness} "
-                    f"on its port {deployment.port} gave {seen}{self._last_lines()}",
+                    f"on its port {deployment.port} gave {seen}{life.last_lines()}",
                     hint="see docker_server.server_port and readiness_endpoint, and "
                     "runtime.health_checks.startup_threshold_seconds",
                 )
@@ -371,7 +370,7 @@ class Keeper:
         ready = alive = time.monotonic()
         started = time.monotonic()
         while True:
-            await asyncio.sleep(min(_PULSE, health.restart, health.stop_traffic))
+            await asyncio.sleep(max(_POLL, min(_PULSE, health.restart, health.stop_traffic)))
             now = time.monotonic()
             answers = {path: await self._ask(path) for path in {deployment.readiness, deployment.liveness}}
             if _is_well(answers[deployment.readiness]):
@@ -380,9 +379,7 @@ class Keeper:
                 alive = now
             self._unready = None if now - ready < health.stop_traffic else "It says that it is not ready."
             if now - alive >= health.restart:
-                raise ModelFailed(
-                    f"the container was not alive for {health.restart:g} s; it is started again"
-                )
+                raise ModelFailed(f"the container was not alive for {health.restart:g} s")
 
     async def _ask(self, path: str) -> str:
         try:
@@ -392,12 +389,6 @@ class Keeper:
             return "no answer"
         except OSError as error:
             return error.strerror or str(error) or type(error).__name__
-
-    def _last_lines(self) -> str:
-        lines = b"".join(self._last).splitlines()[-_LAST_LINES:]
-        if not lines:
-            return "; it printed nothing"
-        return "; its last lines:\n" + "\n".join(f"  {line.decode('utf-8', 'replace')}" for line in lines)
 
 
 def _is_used(port: int) -> bool:
@@ -409,26 +400,3 @@ def _is_used(port: int) -> bool:
 def _is_well(seen: str) -> bool:
     """Whether the answer to a probe is a good one: any status that is no error."""
     return seen.isdecimal() and 200 <= int(seen) < 400
-
-
-class _Remembering:
-    """A masking stream, whose last output is kept for messages."""
-
-    def __init__(self, stream: Any, last: collections.deque[bytes]) -> None:
-        self._stream = stream
-        self._last = last
-
-    def feed(self, data: bytes) -> bytes:
-        return self._kept(self._stream.feed(data))
-
-    def flush(self) -> bytes:
-        return self._kept(self._stream.flush())
-
-    @property
-    def holding(self) -> bool:
-        held: bool = self._stream.holding
-        return held
-
-    def _kept(self, data: bytes) -> bytes:
-        self._last.extend(data[-8192:].splitlines(keepends=True)[-_LAST_LINES:])
-        return data
