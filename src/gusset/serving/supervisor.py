@@ -27,6 +27,7 @@ from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
 from gusset.serving import logs
 from gusset.serving.answers import stand_in
 from gusset.serving.deployment import Deployment
+from gusset.serving.environment import environment_for_others
 from gusset.serving.http import Exchange, HttpServer
 from gusset.serving.place import Life, Place
 from gusset.serving.process import harden
@@ -474,9 +475,7 @@ class Supervisor:
         stand_in(exchange, reason or "It was not a moment ago; try again.")
 
     def _spawn(self) -> Replica:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
-        }
+        environment = environment_for_others()
         environment["PYTHONUNBUFFERED"] = "1"  # what the model prints is seen when it prints it
         if self._reread is not None:
             environment["PYTHONDONTWRITEBYTECODE"] = "1"  # it is told from a changed source by whole seconds
