@@ -132,22 +132,24 @@ class Rotation:
 
     def _read(self, names: Collection[str], over: threading.Event) -> None:
         pause = _FIRST_RETRY
-        troubled = False
+        troubled = ""
         while not over.is_set():
+            doing = "read again"
             try:
                 values = self._source.read(names)
+                doing = "handed on"  # there may be no room for them
+                self._take(names, values, over)
             except Exception as error:
-                if not troubled:
+                if troubled != doing:
                     log.warning(
-                        "Secrets could not be read again, the model keeps what it has: %s", _why(error)
+                        "Secrets could not be %s, the model keeps what it has: %s", doing, _why(error)
                     )
-                troubled = True
+                troubled = doing
                 over.wait(pause)
                 pause = min(pause * 2, _LAST_RETRY)
             else:
                 if troubled:
-                    log.info("Secrets can be read again.")
-                self._take(names, values, over)
+                    log.info("Secrets can be %s.", troubled)
                 return
 
     def _take(self, names: Collection[str], values: Values, over: threading.Event) -> None:
@@ -155,11 +157,11 @@ class Rotation:
             changed = [name for name in names if values.get(name) != self._held.get(name)]
             if over.is_set() or not changed:
                 return
+            self._on_values(values)
             self._held = values
             gone = [name for name in changed if name not in values]
             said = ", ".join(f"{name} (removed)" if name in gone else name for name in changed)
             log.info("Secrets changed: %s", said)
-            self._on_values(values)
 
 
 def _why(error: Exception) -> str:
