@@ -158,7 +158,8 @@ class Rotation:
             if over.is_set() or not changed:
                 return
             self._on_values(values)
-            self._held = values
+            if not over.is_set():  # else `follow` was called from there, and knows better
+                self._held = values
             gone = [name for name in changed if name not in values]
             said = ", ".join(f"{name} (removed)" if name in gone else name for name in changed)
             log.info("Secrets changed: %s", said)
