@@ -47,6 +47,11 @@ def podman(*arguments: str, input: bytes | None = None) -> str:
     return done.stdout.decode().strip()
 
 
+def forget(image: str) -> None:
+    """Remove an image; one that Podman still finds a container of, which is being removed, may stay."""
+    subprocess.run(["podman", "rmi", "-f", image], capture_output=True, check=False)
+
+
 def why_not() -> str | None:
     """Why no container can be run here."""
     missing = [name for name in NEEDED if shutil.which(name) is None]

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, Ship, podman
+from tests.containers.conftest import SERVER, Ship, forget, podman
 from tests.manager.conftest import Manager
 from tests.serving.conftest import children, eventually, is_running
 
@@ -472,6 +472,7 @@ def test_the_hosts_network(ship: Ship, images: dict[str, str]) -> None:
     assert httpx.get("http://127.0.0.1:18765/health").status_code == 200
     assert ship.stop() == 0
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", 18765))
         other.listen()
         ship.start("--network", "host").fails(11, "18765 clashes")
@@ -545,7 +546,7 @@ def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]
     built = podman("images", "-q", "localhost/gusset-ship")
     for tell in ("inspect", "history"):
         assert not leaks_in(podman("image", tell, built).encode(), TOKEN)
-    podman("rmi", "-f", built)
+    forget(built)
 
 
 def test_no_build_runs_the_image_as_it_is(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -566,7 +567,7 @@ def test_requirements_are_installed(ship: Ship, images: dict[str, str], tmp_path
         requirements=requirements,
     )
     ship.start().ready()
-    podman("rmi", "-f", podman("images", "-q", "localhost/gusset-ship"), "--ignore")
+    forget(podman("images", "-q", "localhost/gusset-ship"))
 
 
 def test_a_build_that_fails(ship: Ship, images: dict[str, str]) -> None:
