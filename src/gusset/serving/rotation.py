@@ -110,32 +110,34 @@ class Rotation:
 
     def _follow(self) -> None:
         pause = _FIRST_RETRY
-        troubled = False
+        troubled = ""
         while not self._stop.is_set():
+            doing = "read again"
             try:
                 values = self._source.read(self._names)
+                doing = "handed on"  # there may be no room for them
+                self._take(values)
             except Exception as error:
-                if not troubled:
+                if troubled != doing:
                     log.warning(
-                        "Secrets could not be read again, the model keeps what it has: %s", _why(error)
+                        "Secrets could not be %s, the model keeps what it has: %s", doing, _why(error)
                     )
-                troubled = True
+                troubled = doing
                 self._stop.wait(pause)
                 pause = min(pause * 2, _LAST_RETRY)
             else:
                 if troubled:
-                    log.info("Secrets can be read again.")
-                self._take(values)
+                    log.info("Secrets can be %s.", troubled)
                 return
 
     def _take(self, values: Values) -> None:
         changed = [name for name in self._names if values.get(name) != self._held.get(name)]
         if not changed:
             return
+        self._on_values(values)
         self._held = values
         gone = [name for name in changed if name not in values]
         log.info("Secrets changed: %s", ", ".join(f"{n} (removed)" if n in gone else n for n in changed))
-        self._on_values(values)
 
 
 def _why(error: Exception) -> str:
