@@ -146,6 +146,18 @@ def test_a_managers_secret_is_followed(ship: Ship, images: dict[str, str], manag
     assert not leaks_in(ship.output.encode(), TOKEN)
 
 
+def test_a_value_from_the_environment_goes_no_further(ship: Ship, images: dict[str, str]) -> None:
+    """Neither to the engine's service, nor to what cleans up, nor into the container's environment."""
+    ship.configure(images["root"], secrets={"hf_access_token": None})
+    ship.start(TRUSS_SECRET_hf_access_token=TOKEN.decode()).ready()
+    assert ship.content("hf_access_token") == TOKEN
+    assert not leaks_in(json.dumps(ship.ask("environment")).encode(), TOKEN)
+    helpers = children(ship.running.pid)
+    assert len(helpers) == 2
+    for pid in helpers:
+        assert TOKEN not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
     """Not in what the engine tells or keeps, the image, processes, logs or /tmp; and nothing is left."""
     ship.secret("hf_access_token", TOKEN)

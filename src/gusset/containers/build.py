@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from gusset.containers.engine import Engine, Image
 from gusset.errors import HostError, ModelFailed
+from gusset.serving.environment import environment_for_others
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -137,6 +138,7 @@ def build(
         log.info("Building the image of %s.", name)
         with subprocess.Popen(
             _command(engine, context, tag, no_cache=recipe.no_cache),
+            env=environment_for_others(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gusset.errors import HostError, ModelFailed, UsageError
+from gusset.serving.environment import environment_for_others
 
 log = logging.getLogger("gusset.containers")
 
@@ -111,6 +112,7 @@ class Engine:
         with (folder / "log").open("wb") as said:  # not a pipe: it would die of it, once we are killed
             service = subprocess.Popen(
                 [podman, "system", "service", "--time=0", address],
+                env=environment_for_others(),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,

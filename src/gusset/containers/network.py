@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gusset.containers.doorway import ADDRESSES, CLONE_NEWNET, enter, sockets
+from gusset.serving.environment import environment_for_others
 
 
 class Network(Protocol):
@@ -71,6 +72,7 @@ class Beside:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "gusset.containers.doorway", str(pid), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
+            env=environment_for_others(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gusset.serving.environment import environment_for_others
+
 log = logging.getLogger("gusset.containers")
 
 _HEADROOM = 3  # times that the engine is asked; it may be busy with the same end
@@ -52,6 +54,7 @@ class Reaper:
     def __init__(self, address: str, service: int) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "gusset.containers.reaper", address, str(service)],
+            env=environment_for_others(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
 from gusset.serving import logs
 from gusset.serving.answers import stand_in
 from gusset.serving.deployment import Deployment
+from gusset.serving.environment import environment_for_others
 from gusset.serving.http import Exchange, HttpServer
 from gusset.serving.process import harden
 from gusset.serving.replica import Replica, ReplicaState, describe_end
@@ -450,9 +451,7 @@ class Supervisor:
         stand_in(exchange, reason or "It was not a moment ago; try again.")
 
     def _spawn(self) -> Replica:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
-        }
+        environment = environment_for_others()
         environment["PYTHONUNBUFFERED"] = "1"  # what the model prints is seen when it prints it
         return Replica(
             self._listener,
