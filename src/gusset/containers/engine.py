@@ -11,8 +11,6 @@ import logging
 import os
 import resource
 import shutil
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,15 +20,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gusset.containers.service import Service
 from gusset.errors import HostError, ModelFailed, UsageError
-from gusset.serving.environment import environment_for_others
 
 log = logging.getLogger("gusset.containers")
 
 OWNER = "gusset.owner"  # the label that names the process which a container belongs to
 
 _API_SECONDS = 60
-_SERVICE_SECONDS = 20.0
 _PULL_HINT = "is the name right? To a private registry log in with `podman login` or `docker login`"
 _START_HINT = (
     "is the first word of docker_server.start_command a program of the image's? "
@@ -70,17 +67,19 @@ class ContainerSpec:
 class Engine:
     """A connection to an engine that answers. Close it."""
 
-    def __init__(self, client: Any, address: str, service: subprocess.Popen[bytes] | None = None) -> None:
-        self._client = client
+    def __init__(self, address: str, service: Service | None = None) -> None:
+        self._client = client = _client(address)
         self._api = client.api
         self.address = address
-        self.service = service  # a Podman that we have started ourselves
+        self._service = service  # a Podman that we have started ourselves
         version = client.version()
         self.is_podman = any("Podman" in part.get("Name", "") for part in version.get("Components", ()))
 
     @classmethod
-    def find(cls, docker_host: str | None) -> Engine:
+    def find(cls, docker_host: str | None, tell: Callable[[str, str], object]) -> Engine:
         """The engine that `docker_host` names, else the first that answers, else a Podman of our own.
+
+        `tell` hears its address as an "engine", or, before it is started, as a "service".
 
         Raises:
             UsageError: the library is not installed.
@@ -91,51 +90,40 @@ class Engine:
                 "DOCKER_HOST names an engine on another machine, whose memory gusset cannot put secrets into",
                 hint="run `gusset serve` on that machine; here only unix:// addresses are used",
             )
+        _check_library()
         tried = []
         for address in [docker_host] if docker_host else _sockets():
             try:
-                return cls(_client(address), address)
+                engine = cls(address)
             except Exception as error:  # whatever the library or the socket says
                 tried.append(f"  {address}: {_reason(error)}")
+            else:
+                tell("engine", address)
+                return engine
         if docker_host is None and (podman := shutil.which("podman")):
-            return cls._of_our_own(podman)
+            service = Service(podman)
+            tell("service", service.address)
+            service.start()
+            with _telling("Podman's service does not answer"):
+                return cls(service.address, service)
         raise HostError(
             "no container engine answers" + "".join(f"\n{line}" for line in tried),
             hint="install Docker or Podman, start it, and see that you may use it "
             "(group docker, or be root); DOCKER_HOST names another one",
         )
 
-    @classmethod
-    def _of_our_own(cls, podman: str) -> Engine:
-        folder = Path(tempfile.mkdtemp(prefix="gusset-podman-"))
-        address = f"unix://{folder}/podman.sock"
-        with (folder / "log").open("wb") as said:  # not a pipe: it would die of it, once we are killed
-            service = subprocess.Popen(
-                [podman, "system", "service", "--time=0", address],
-                env=environment_for_others(),
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,  # it has to live on for whoever cleans up after us
-            )
-        deadline = time.monotonic() + _SERVICE_SECONDS
-        while service.poll() is None and time.monotonic() < deadline:
-            if (folder / "podman.sock").exists():
-                with suppress(Exception):
-                    return cls(_client(address), address, service)
-            time.sleep(0.05)
-        service.kill()
-        service.wait()
-        why = (folder / "log").read_text("utf-8", "replace").strip()
-        shutil.rmtree(folder, ignore_errors=True)
-        raise HostError("Podman's service does not start", hint=why[-500:] or None)
+    def keep_up(self) -> None:
+        """Start an engine of our own again, if it has ended.
+
+        Raises:
+            HostError: it does not start.
+        """
+        if self._service is not None and self._service.start():
+            log.warning("Podman's service had ended; it was started again.")
 
     def close(self) -> None:
-        """Let go of the engine; one of our own ends."""
+        """Let go of it. One of our own runs on until the reaper has no more use for it."""
         self._client.close()
-        if self.service is not None:
-            end_service(self.service.pid, self.address)
-            self.service.wait()
 
     def image(self, name: str, tell: Callable[[str], object]) -> Image:
         """The image of that name, pulled when it is not there; `tell` hears how far that is.
@@ -379,15 +367,6 @@ def _where() -> str:
     return hashlib.sha256(f"{machine or os.uname().nodename} {processes}".encode()).hexdigest()[:16]
 
 
-def end_service(pid: int, address: str) -> None:
-    """End a Podman service that was started for us, and remove its socket's folder."""
-    socket = address.removeprefix("unix://")
-    with suppress(OSError):
-        if socket.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, 15)
-    shutil.rmtree(Path(socket).parent, ignore_errors=True)
-
-
 def container_of(address: str, id_: str) -> Container:
     """A container of the engine there, for whoever cleans up."""
     return Container(_client(address).api, id_)
@@ -400,13 +379,18 @@ def _began(pid: int) -> str:
         return ""
 
 
-def _client(address: str) -> Any:
+def _check_library() -> None:
     try:
-        import docker
+        import docker  # noqa: F401  # asked for its presence
     except ModuleNotFoundError:
         raise UsageError(
             "custom images need the library docker", hint="pip install 'gusset[containers]'"
         ) from None
+
+
+def _client(address: str) -> Any:
+    import docker
+
     client = docker.DockerClient(base_url=address, version="auto", timeout=_API_SECONDS)
     client.ping()
     return client

@@ -1,8 +1,10 @@
-"""Cleans up after a gusset that was killed: `python -P -m gusset.containers.reaper ADDRESS SERVICE`.
+"""Cleans up after gusset, also when that was killed: `python -P -m gusset.containers.reaper`.
 
 Reads lines from standard input, which only gusset's own process holds open:
 `container ID` and `folder PATH` are to be removed at its end, `gone ID` has
-been. When nothing more comes, it removes what is left.
+been; `engine ADDRESS` is whose containers they are, or `service ADDRESS`, which
+is a Podman that was started for gusset and ends with it. When nothing more
+comes, it removes what is left.
 """
 
 from __future__ import annotations
@@ -12,19 +14,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from gusset.containers.service import end_service
 from gusset.serving.environment import environment_for_others
 
 log = logging.getLogger("gusset.containers")
 
-_HEADROOM = 3  # times that the engine is asked; it may be busy with the same end
+_TRIES = 10  # the engine may be busy with the same end, or be started anew itself
+_PAUSE = 1.0  # seconds between them
 
 
-def main(address: str, service: int) -> None:
-    """`service` is the process id of a Podman that was started for gusset, 0 when there is none."""
+def main() -> None:
+    """Listen, and clean up when nobody speaks any more."""
     containers: list[str] = []
     folders: list[Path] = []
+    address, is_ours = "", False
     for line in sys.stdin:
         kind, _, what = line.rstrip("\n").partition(" ")
         if kind == "container":
@@ -33,27 +39,35 @@ def main(address: str, service: int) -> None:
             folders.append(Path(what))
         elif kind == "gone" and what in containers:
             containers.remove(what)
-    from gusset.containers.engine import container_of, end_service  # only now: we stay small
-
+        elif kind in ("engine", "service"):
+            address, is_ours = what, kind == "service"
     for folder in folders:  # first what matters most; inside the container the files are gone, too
         shutil.rmtree(folder, ignore_errors=True)
+    if containers:
+        _remove(containers, address)
+    if is_ours:
+        end_service(address)
+
+
+def _remove(containers: list[str], address: str) -> None:
+    from gusset.containers.engine import container_of  # only now: we stay small
+
     for container in containers:
-        for _ in range(_HEADROOM):
+        for _ in range(_TRIES):
             try:
-                container_of(address, container).remove()
-                break
-            except Exception:  # noqa: S112  # nobody is left to be told
-                continue
-    if service:
-        end_service(service, address)
+                if container_of(address, container).remove():
+                    break
+            except Exception:  # noqa: S110  # nobody is left to be told
+                pass
+            time.sleep(_PAUSE)
 
 
 class Reaper:
     """The reaper's process, as gusset sees it."""
 
-    def __init__(self, address: str, service: int) -> None:
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gusset.containers.reaper", address, str(service)],
+            [sys.executable, "-P", "-m", "gusset.containers.reaper"],
             env=environment_for_others(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -81,4 +95,4 @@ class Reaper:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    main(sys.argv[1], int(sys.argv[2]))
+    main()

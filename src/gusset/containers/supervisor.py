@@ -91,10 +91,10 @@ def serve_image(
                 hint="give docker_server.server_port another number (not 8080, nor gusset's own, nor one "
                 "that something listens on), or leave --network out",
             )
-        engine = Engine.find(docker_host)
-        stack.callback(engine.close)
-        reaper = Reaper(engine.address, engine.service.pid if engine.service else 0)
+        reaper = Reaper()
         stack.callback(reaper.close)
+        engine = Engine.find(docker_host, reaper.tell)
+        stack.callback(engine.close)
         engine.remove_orphans()
         mount.remove_orphans(is_gone)
         image = engine.image(deployment.image, log.info)
@@ -295,6 +295,7 @@ class Keeper:
             raise
 
     def _make(self) -> Life:
+        self._engine.keep_up()
         self._left = [container for container in self._left if not container.remove()]
         life = Life(
             self._create,
