@@ -180,6 +180,11 @@ class Ship:
         owned = [each["Id"] for each in there if self.owns((each["Labels"] or {}).get("gusset.owner", ""))]
         return str(owned[0]) if owned else ""
 
+    @property
+    def image(self) -> str:
+        """The id of the image that it runs."""
+        return podman("inspect", "--format", "{{.Image}}", self.container)
+
     def owns(self, owner: str) -> bool:
         """Whether a label names our process: its number, and when it began."""
         began = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]

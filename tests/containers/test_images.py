@@ -542,11 +542,31 @@ def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]
     seen = ship.ask("see", name="hf_access_token")
     assert isinstance(seen, dict)
     assert seen["me"] == 4321
+    built = ship.image
     assert ship.stop() == 0
-    built = podman("images", "-q", "localhost/gusset-ship")
     for tell in ("inspect", "history"):
         assert not leaks_in(podman("image", tell, built).encode(), TOKEN)
     forget(built)
+
+
+def test_models_of_the_same_name_have_images_of_their_own(tmp_path: Path, images: dict[str, str]) -> None:
+    """Built at the same time, too."""
+    ships = []
+    try:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            ships.append(Ship(tmp_path / name))
+            ships[-1].configure(images["root"], build_commands=[f"echo {name} > /srv/made"])
+            ships[-1].start()
+        assert [ship.ready().ask("file", path="/srv/made") for ship in ships] == ["one\n", "other\n"]
+        assert all(
+            podman("image", "inspect", "--format", "{{len .RepoTags}}", ship.image) == "1" for ship in ships
+        )
+    finally:
+        for ship in ships:
+            built = ship.image
+            assert ship.stop() == 0
+            forget(built)
 
 
 def test_no_build_runs_the_image_as_it_is(ship: Ship, launch: Callable[..., Ship]) -> None:
@@ -566,8 +586,9 @@ def test_requirements_are_installed(ship: Ship, images: dict[str, str], tmp_path
         f"sh -c 'python3 -c \"import tiny_thing\" && exec {SERVER}'",
         requirements=requirements,
     )
-    ship.start().ready()
-    forget(podman("images", "-q", "localhost/gusset-ship"))
+    built = ship.start().ready().image
+    assert ship.stop() == 0
+    forget(built)
 
 
 def test_a_build_that_fails(ship: Ship, images: dict[str, str]) -> None:

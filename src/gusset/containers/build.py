@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -119,9 +120,9 @@ class Recipe:
 
 
 def build(
-    engine: Engine, recipe: Recipe, *, base: str, user: str, name: str, mask: Callable[[str], str]
+    engine: Engine, recipe: Recipe, *, base: str, user: str, model: Path, mask: Callable[[str], str]
 ) -> Image:
-    """What the recipe makes of the image `base`, for the deployment of that name.
+    """What the recipe makes of the image `base`, for the model in that folder.
 
     Quick when nothing has changed since it was last built. What the build
     prints is logged, as `mask` gives it.
@@ -130,14 +131,14 @@ def build(
         HostError: the engine's command is not installed.
         ModelFailed: the build fails; with its last lines.
     """
-    tag = f"localhost/gusset-{_plain(name)}:latest"
     last = collections.deque[str](maxlen=_LAST_LINES)
     with tempfile.TemporaryDirectory(prefix="gusset-build-") as folder:
-        context = Path(folder)
+        context, result = Path(folder) / "context", Path(folder) / "id"
+        context.mkdir()
         recipe.fill(context, recipe.text(base, user))
-        log.info("Building the image of %s.", name)
+        log.info("Building the image of %s.", model)
         with subprocess.Popen(
-            _command(engine, context, tag, no_cache=recipe.no_cache),
+            _command(engine, context, tag=_tag(model), result=result, no_cache=recipe.no_cache),
             env=environment_for_others(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -148,16 +149,17 @@ def build(
             for line in process.stdout or ():
                 last.append(mask(line.rstrip()))
                 log.info("build: %s", last[-1])
-    if process.returncode:
-        lines = "\n".join(f"  {line}" for line in last)
-        raise ModelFailed(
-            f"the image cannot be built; the last lines:\n{lines}",
-            hint="see system_packages, requirements and build_commands in config.yaml",
-        )
-    return engine.image(tag, log.info)
+        if process.returncode:
+            lines = "\n".join(f"  {line}" for line in last)
+            raise ModelFailed(
+                f"the image cannot be built; the last lines:\n{lines}",
+                hint="see system_packages, requirements and build_commands in config.yaml",
+            )
+        return engine.image(result.read_text().strip(), log.info)
 
 
-def _command(engine: Engine, context: Path, tag: str, *, no_cache: bool) -> list[str]:
+def _command(engine: Engine, context: Path, *, tag: str, result: Path, no_cache: bool) -> list[str]:
+    """`result` is the file that gets the image's id: the tag may be another build's by then."""
     tool, option = ("podman", "--url") if engine.is_podman else ("docker", "--host")
     program = shutil.which(tool)
     if program is None:
@@ -165,7 +167,8 @@ def _command(engine: Engine, context: Path, tag: str, *, no_cache: bool) -> list
             f"to build the image the command {tool} is needed",
             hint="install it, or build the image yourself and set docker_server.no_build",
         )
-    command = [program, option, engine.address, "build", "--tag", tag, "--file", f"{context}/Containerfile"]
+    command = [program, option, engine.address, "build", "--tag", tag, "--iidfile", str(result)]
+    command += ["--file", f"{context}/Containerfile"]
     return [*command, *(["--no-cache"] if no_cache else []), str(context)]
 
 
@@ -209,6 +212,8 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True, copy_function=link, dirs_exist_ok=True)
 
 
-def _plain(name: str) -> str:
-    """As part of an image's name."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-") or "model"
+def _tag(model: Path) -> str:
+    """The image's name, which keeps it from being pruned; each folder has its own, whatever it is called."""
+    path = model.resolve()
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.name.lower()).strip("-")
+    return f"localhost/gusset-{plain or 'model'}-{hashlib.sha256(bytes(path)).hexdigest()[:12]}:latest"

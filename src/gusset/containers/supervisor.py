@@ -104,7 +104,7 @@ def serve_image(
                 deployment.recipe,
                 base=deployment.image,
                 user=image.user,
-                name=deployment.name,
+                model=deployment.folder,
                 mask=Masker(held.value for held in values.values()).mask_text,
             )
         user = _user(deployment, engine, image)
