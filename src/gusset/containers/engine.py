@@ -67,7 +67,7 @@ class ContainerSpec:
     memory: int | None = None
     gpus: int | None = None
     user_namespace: str | None = None
-    core_limit: int | None = None
+    may_leave_core: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,7 +104,7 @@ class Engine:
         if docker_host and not docker_host.startswith("unix://"):
             raise HostError(
                 f"DOCKER_HOST is neither a unix:// nor an ssh:// address: {docker_host}",
-                hint="reach an engine on another machine with ssh://user@machine, which encrypts what goes there",
+                hint="an engine on another machine is reached with ssh://user@machine, which encrypts",
             )
         tried = []
         for address in [docker_host] if docker_host else _sockets():
@@ -151,9 +151,11 @@ class Engine:
         return self._shares_users and may_enter()
 
     @property
-    def is_far(self) -> bool:
-        """Whether it runs on another machine."""
-        return isinstance(self._service, Tunnel)
+    def has_our_network(self) -> bool:
+        """Whether the network of its host is ours."""
+        return self.takes_our_files or not (
+            self.is_rootless or self._is_in_a_machine or isinstance(self._service, Tunnel)
+        )
 
     def close(self) -> None:
         """Let go of it. One of our own runs on until the reaper has no more use for it."""
@@ -224,8 +226,8 @@ class Engine:
             options["binds"] = [f"{spec.secrets}:/secrets:ro,Z"]
         else:
             options["mounts"] = [Mount("/secrets", str(spec.secrets), type="bind", read_only=True)]
-        if spec.core_limit is not None:
-            options["ulimits"] = [Ulimit(name="core", soft=spec.core_limit, hard=spec.core_limit)]
+        if not spec.may_leave_core:  # Podman then leaves out the limits that it is configured with
+            options["ulimits"] = [Ulimit(name="core", soft=0, hard=0)]
         if spec.cpus is not None:
             options["nano_cpus"] = int(spec.cpus * 1e9)
         if spec.memory is not None:
@@ -275,6 +277,7 @@ class Engine:
         host_config = self._api.create_host_config(
             log_config=LogConfig(type="none"),
             binds=[f"{volume}:/secrets:rw" + (",z" if self._has_selinux else "")],
+            network_mode="none" if port is None else None,
             cap_drop=["ALL"],
             cap_add=["CHOWN"],
             security_opt=["no-new-privileges"],
@@ -328,6 +331,16 @@ class Engine:
             return [container.file(path) for path in paths]
         finally:
             container.remove()
+
+    def remove_ours(self) -> bool:
+        """Remove what this process still has there; whether there was anything.
+
+        Raises:
+            ModelFailed: the engine refuses it.
+            HostError: the engine has gone.
+        """
+        with _telling("what gusset has left at the engine cannot be removed"):
+            return _remove_all(self._api, lambda name: name == our_name())
 
     def remove_orphans(self) -> None:
         """Remove what a gusset has left that has gone without doing so: the second net."""
@@ -453,7 +466,7 @@ class Pipe:
         self._attached = attached  # holds the connection open
         self._socket: socket.socket = getattr(attached, "_sock", attached)
         self._socket.settimeout(_API_SECONDS)
-        self._frames = frames_iter(attached, tty=False)
+        self._frames = frames_iter(attached, tty=False)  # type: ignore[no-untyped-call]
 
     def ask(self, data: bytes) -> bytes:
         """Write that, and give what is printed next; empty when nothing can be any more."""

@@ -45,7 +45,8 @@ class Service:
         """
         if self._process is not None and self._process.poll() is None:
             return False
-        self._socket.unlink(missing_ok=True)
+        for stale in self._folder.glob("*.sock"):
+            stale.unlink()
         with (self._folder / "log").open("wb") as said:  # not a pipe: it would die of it, once we are killed
             self._process = subprocess.Popen(
                 self._command,
@@ -95,7 +96,8 @@ class Tunnel(Service):
             raise HostError(f"DOCKER_HOST is no address: {url}", hint="as in ssh://user@machine")
         if (ssh := shutil.which("ssh")) is None:
             raise HostError(
-                f"to reach {url} the command ssh is needed", hint="install it, as in apt install openssh-client"
+                f"to reach {url} the command ssh is needed",
+                hint="install it, as in apt install openssh-client",
             )
         self._ssh = ssh
         self._target = [*(["-l", user] if user else []), *(["-p", str(port)] if port else []), host]
@@ -122,7 +124,8 @@ class Tunnel(Service):
             HostError: it cannot be made.
         """
         path = self._folder / f"{port}.sock"
-        path.unlink(missing_ok=True)
+        if path.exists():  # made before, for another container
+            return path
         done = subprocess.run(
             [
                 *(self._ssh, "-S", self._control, "-O", "forward"),

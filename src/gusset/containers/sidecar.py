@@ -1,4 +1,4 @@
-"""Secrets for a container whose engine does not share our memory: another machine's, Docker's without root.
+"""Secrets for a container whose engine does not take our files: another machine's, or Docker's without root.
 
 A sidecar, one for each container, holds a volume in the engine's memory and
 writes into it what it is told over its standard input. When that ends, also
@@ -9,7 +9,6 @@ network, in which it leads connections to the server's port.
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -19,8 +18,6 @@ from gusset.containers.network import Network, Outside, Published
 from gusset.errors import HostError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
-
-log = logging.getLogger("gusset.containers")
 
 IMAGE = "busybox:stable"
 
@@ -34,7 +31,8 @@ _SCRIPT = r"""
 read -r word port owner
 export word port
 [ "$port" = - ] || nc -BACKLOG -p DOOR -e sh -c '
-  read -r said && [ "$said" = "$word" ] && { nc 127.0.0.1 "$port" || nc ::1 "$port"; }' 2>/dev/null &
+  read -r -t 10 said && [ "$said" = "$word" ] && { nc 127.0.0.1 "$port" || nc ::1 "$port"; }' 2>/dev/null &
+echo done
 while read -r what name size; do
   case $what in
   put)
@@ -50,12 +48,18 @@ rm -rf /secrets/* /secrets/.next
 
 
 class Sidecar:
-    """See `life.Site`. Everything here blocks."""
+    """See `site.Site`."""
 
     def __init__(
-        self, engine: Engine, user: tuple[int, int], port: int | None, tell: Callable[[str], object]
+        self,
+        engine: Engine,
+        user: tuple[int, int],
+        port: int,
+        tell: Callable[[str], object],
+        *,
+        host_network: bool,
     ) -> None:
-        """`user` owns the files; `port` is the server's, None on the host's network.
+        """`user` owns the files; `port` is the server's. `tell` hears how far the pull of its image is.
 
         Raises:
             HostError: there is no image for it, or the engine has gone.
@@ -66,50 +70,48 @@ class Sidecar:
         self._word = secrets.token_hex(16)
         self._names: set[str] = set()
         image = engine.image(IMAGE, tell)
+        door = None if host_network else _DOOR
         with contextlib.ExitStack() as stack:
             self.source = engine.create_volume(our_name())
             stack.callback(engine.remove_volume, self.source)
             self._container = engine.create_sidecar(
-                image,
-                _SCRIPT,
-                volume=self.source,
-                owner=our_name(),
-                port=None if port is None else _DOOR,
+                image, _SCRIPT, volume=self.source, owner=our_name(), port=door
             )
             stack.callback(self._container.remove)
+            self.network = f"container:{self._container.id}" if door else "host"
             self._pipe = self._container.pipe()
             stack.callback(self._pipe.close)
             self._container.start()
-            owner = ":".join(map(str, user))
-            self._pipe.send(f"{self._word} {port or '-'} {owner}\n".encode())
+            self._ask(b"%s %s %d:%d\n" % (self._word.encode(), b"%d" % port if door else b"-", *user))
             self._held = stack.pop_all()
 
-    @property
-    def network(self) -> str:
-        """As the engine's API has it."""
-        return "host" if self._port is None else f"container:{self._container.id}"
-
     def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """See `mount.ContainerFolder.replace`."""
+        """See `Site.replace`."""
         for name, value in values.items():
             check_name(name)
             data = value.reveal()
             self._ask(b"put %s %d\n%s" % (name.encode(), len(data), data))
+            self._names.add(name)
         for name in self._names - set(values):
             self._ask(b"drop %s\n" % name.encode())
-        self._names = set(values)
+            self._names.remove(name)
 
     def _ask(self, command: bytes) -> None:
         if self._pipe.ask(command) != b"done\n":
             raise HostError("the container that holds the secrets has ended")
 
     def started(self, container: Container) -> Network:
-        """See `life.Site.started`."""
+        """See `Site.started`."""
         threading.Thread(target=self._end_with, args=(container,), name="gusset-sidecar", daemon=True).start()
-        if self._port is None:
-            raise NotImplementedError
+        if self.network == "host":
+            return Outside(self._port)
         return Published(self._engine.published(self._container, _DOOR), self._word)
 
+    def _end_with(self, container: Container) -> None:
+        """Without its secrets and its network the container is to be started anew."""
+        self._container.wait()
+        container.kill()
+
     def close(self) -> None:
-        """Remove it, and with it the volume."""
+        """See `Site.close`; the volume goes with the sidecar."""
         self._held.close()
