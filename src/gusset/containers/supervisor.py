@@ -98,7 +98,7 @@ def serve_image(
         stack.callback(_finish, engine, reaper)
         if host_network and not engine.has_our_network:
             raise HostError(
-                "with --network host the container would be on the network of its engine, not on this machine's",
+                "with --network host the container would be on its engine's network, not on this machine's",
                 hint="leave --network out",
             )
         engine.remove_orphans()
