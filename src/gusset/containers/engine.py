@@ -36,7 +36,7 @@ _START_HINT = (
     "There may be no shell in it: then name the server itself"
 )
 _PROGRESS_SECONDS = 2.0
-_VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec,size=64m"}
+_VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,8 @@ class Engine:
             options["binds"] = [f"{spec.secrets}:/secrets:ro,Z"]
         else:
             options["mounts"] = [Mount("/secrets", str(spec.secrets), type="bind", read_only=True)]
-        if not spec.may_leave_core:  # Podman then leaves out the limits that it is configured with
+        # Podman, given one limit, drops those that it is configured with.
+        if not (spec.may_leave_core or self.is_podman):
             options["ulimits"] = [Ulimit(name="core", soft=0, hard=0)]
         if spec.cpus is not None:
             options["nano_cpus"] = int(spec.cpus * 1e9)
