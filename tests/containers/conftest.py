@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -41,10 +42,33 @@ IMAGES = {
 }
 
 
-def podman(*arguments: str, input: bytes | None = None) -> str:
-    done = subprocess.run(["podman", *arguments], input=input, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode().strip()
+@dataclass(frozen=True)
+class Way:
+    """To an engine: the command that asks it, what `serve` is started with, and from what."""
+
+    command: Sequence[str] = ("podman",)
+    before: Sequence[str] = ()
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: str, input: bytes | None = None) -> str:
+        done = subprocess.run([*self.command, *arguments], input=input, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().strip()
+
+    def labelled(self, *command: str, id: str = "ID") -> list[tuple[str, str, str]]:
+        """What the engine lists: the id, its owner, and the deployment's name, if it has one."""
+        label = "index .Labels" if self.command[0] == "podman" else ".Label"
+        line = f'{{{{.{id}}}}}/{{{{{label} "gusset.owner"}}}}/{{{{{label} "gusset.name"}}}}'
+        rows = self(*command, "--filter", "label=gusset.owner", "--format", line).splitlines()
+        return [(each[0], each[1], each[2]) for each in (row.split("/") for row in rows)]
+
+    def owned(self, beginning: str) -> list[str]:
+        """Containers and volumes that are there of an owner whose name begins so."""
+        there = self.labelled("ps", "-a", "--no-trunc") + self.labelled("volume", "ls", id="Name")
+        return [id_ for id_, owner, _ in there if owner.startswith(beginning)]
+
+
+podman = Way()
 
 
 def forget(image: str) -> None:
@@ -105,7 +129,8 @@ def _import_base() -> None:
 class Ship:
     """One custom image, served by the real command."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, way: Way = podman) -> None:
+        self.way = way
         self.folder = tmp_path / "ship"
         self.folder.mkdir()
         self.secrets = tmp_path / "secrets"
@@ -141,13 +166,23 @@ class Ship:
         """`before` are the words of a command that runs it; secrets are `from_folder`, or from the vault."""
         if from_folder:
             options = ("--secrets-dir", str(self.secrets), *options)
-        command = [*before, sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
+        command = [
+            *self.way.before,
+            *before,
+            sys.executable,
+            "-m",
+            "gusset",
+            "serve",
+            str(self.folder),
+            "--port",
+            "0",
+        ]
         with (self.tmp / "out").open("wb") as out, (self.tmp / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 [*command, *options],
                 stdout=out,
                 stderr=err,
-                env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | environ,
+                env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | self.way.environ | environ,
             )
         return self
 
@@ -176,14 +211,13 @@ class Ship:
     @property
     def container(self) -> str:
         """The id of the container that runs."""
-        there = json.loads(podman("ps", "--format", "json"))
-        owned = [each["Id"] for each in there if self.owns((each["Labels"] or {}).get("gusset.owner", ""))]
-        return str(owned[0]) if owned else ""
+        there = self.way.labelled("ps", "--no-trunc")
+        return next((id_ for id_, owner, name in there if name and self.owns(owner)), "")
 
     @property
     def image(self) -> str:
         """The id of the image that it runs."""
-        return podman("inspect", "--format", "{{.Image}}", self.container)
+        return self.way("inspect", "--format", "{{.Image}}", self.container)
 
     def owns(self, owner: str) -> bool:
         """Whether a label names our process: its number, and when it began."""
@@ -214,12 +248,10 @@ class Ship:
         return self.running.wait(60)
 
     def left_behind(self, pid: int | None = None) -> list[str]:
-        """Containers and folders of secrets that are there of a run; of the one that was started last."""
+        """Containers, volumes and folders of secrets that are there of a run; of the one that was started last."""
         mark = f"{pid or self.running.pid}-"
         folders = [name for name in os.listdir("/dev/shm") if name.startswith(f"gusset-{mark}")]
-        there = json.loads(podman("ps", "-a", "--format", "json"))
-        owners = [(each["Labels"] or {}).get("gusset.owner", "") for each in there]
-        return folders + [owner for owner in owners if owner.startswith(mark)]
+        return folders + self.way.owned(mark)
 
 
 @pytest.fixture
