@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,9 @@ def why_not() -> str | None:
         return f"{', '.join(missing)} lacks: `make system-deps` installs it (as root, on Debian or Ubuntu)"
     if os.getuid() != 0:
         return "these tests make images, as root"
+    with socket.socket(socket.AF_UNIX) as docker:
+        if docker.connect_ex("/var/run/docker.sock") == 0:
+            return "Docker listens on /var/run/docker.sock and would be found before Podman: stop it"
     return None
 
 

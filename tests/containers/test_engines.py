@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
@@ -77,7 +78,7 @@ def docker(images: dict[str, str], busybox: str, worker_id: str) -> Iterator[Pat
         )
     try:
         way = Way(("docker", "--host", f"unix://{found}"))
-        eventually(lambda: _answers(way) or daemon.poll() is not None, "Docker answers", 60)
+        eventually(lambda: _answers(way) or daemon.poll() is not None, "Docker answers")
         assert daemon.poll() is None, (place / "log").read_text()
         names = [busybox, *(images[name] for name in USED)]
         with subprocess.Popen(
@@ -157,12 +158,13 @@ def ship(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ship]:
     """An image that is served by one of the ways to an engine."""
     name = request.param
     before = as_ordinary_process() if name.endswith("unprivileged") else []
+    environ = {"MARK": str(tmp_path)}  # our processes and those they start are known by it
     if name.startswith("podman"):
-        way = Way(before=before, environ={"DOCKER_HOST": request.getfixturevalue("rootful")})
+        way = Way(before=before, environ=environ | {"DOCKER_HOST": request.getfixturevalue("rootful")})
     else:
         address = f"unix://{request.getfixturevalue('docker')}"
-        environ = request.getfixturevalue("far") if name == "docker-by-ssh" else {"DOCKER_HOST": address}
-        way = Way(("docker", "--host", address), before, environ)
+        to = request.getfixturevalue("far") if name == "docker-by-ssh" else {"DOCKER_HOST": address}
+        way = Way(("docker", "--host", address), before, environ | to)
     made = Ship(tmp_path, way)
     yield made
     if made.process and made.process.poll() is None:
@@ -261,7 +263,10 @@ def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None
 def _assert_not_on_disk(ship: Ship) -> None:
     places = [place for place in Path("/tmp").glob("gusset-*") if place.is_dir()]
     for place in (*places, Path("/var/lib/containers"), Path("/run/containers")):
-        for top, _, names in os.walk(place):
+        for top, folders, names in os.walk(place):
+            folders[:] = [
+                name for name in folders if not os.path.ismount(Path(top, name))
+            ]  # the volume's memory
             for file in (Path(top, name) for name in names):
                 with contextlib.suppress(OSError):
                     if file.is_file() and file.stat().st_mtime >= ship.folder.stat().st_mtime:
@@ -274,17 +279,19 @@ def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -
     ship.secret("hf_access_token", TOKEN)
     launch()
     assert ship.left_behind()
+    assert len(list(_processes(ship))) > 1
     ship.running.kill()
     ship.running.wait()
     eventually(lambda: not ship.left_behind(), "all is gone")
-    mark = bytes(ship.tmp)
-    eventually(lambda: not any(mark in each for each in _environments()), "no process is left, either")
+    eventually(lambda: not list(_processes(ship)), "no process is left, either")
 
 
-def _environments() -> Iterator[bytes]:
+def _processes(ship: Ship) -> Iterator[tuple[int, bytes]]:
+    """Of this machine, that were started by it: their numbers and command lines."""
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            yield (folder / "environ").read_bytes()
+            if b"MARK=" + bytes(ship.tmp) in (folder / "environ").read_bytes():
+                yield int(folder.name), (folder / "cmdline").read_bytes()
 
 
 @by_sidecar
@@ -351,19 +358,38 @@ def test_a_machine_that_cannot_be_reached(ship: Ship, images: dict[str, str]) ->
         ship.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is no address")
 
 
+def _break(ship: Ship) -> None:
+    (tunnel,) = [pid for pid, command in _processes(ship) if b"StreamLocalBindMask" in command]
+    os.kill(tunnel, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
+def test_the_end_while_its_engine_is_away(ship: Ship, images: dict[str, str]) -> None:
+    """Stopped while it tries to reach it again, it ends."""
+    ours = ship.tmp / "ssh"
+    ours.symlink_to(shutil.which("ssh", path=ship.way.environ["PATH"]) or "")
+    ship.configure(images["root"])
+    ship.start(PATH=f"{ship.tmp}:{ship.way.environ['PATH']}").ready()
+    left = ship.left_behind()
+    ours.unlink()
+    ours.write_text("#!/bin/sh\nsleep 5\necho no such machine >&2\nexit 255\n")
+    ours.chmod(0o755)
+    _break(ship)
+    eventually(lambda: any(b"sleep" in command for _, command in _processes(ship)), "it is tried")
+    assert ship.stop() == 0
+    assert "Traceback" not in ship.output
+    for id_ in left:  # nobody could come to it
+        for kind in ("container", "volume"):
+            subprocess.run([*ship.way.command, kind, "rm", "-f", id_], capture_output=True, check=False)
+
+
 @pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
 def test_a_way_that_breaks_is_made_again(ship: Ship, launch: Callable[..., Ship]) -> None:
     """Of the old container nothing stays."""
     ship.secret("hf_access_token", TOKEN)
     launch()
     first = ship.container
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if (
-                b"StreamLocalBindMask" in (process / "cmdline").read_bytes()
-                and bytes(ship.tmp) in (process / "environ").read_bytes()
-            ):
-                os.kill(int(process.name), 9)
+    _break(ship)
     eventually(lambda: "The container is ready again." in ship.output, "ready again")
     assert "it was started again" in ship.output
     assert ship.container != first

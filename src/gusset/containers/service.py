@@ -45,7 +45,7 @@ class Service:
         """
         if self._process is not None and self._process.poll() is None:
             return False
-        for stale in self._folder.glob("*.sock"):
+        for stale in self._folder.iterdir():
             stale.unlink()
         with (self._folder / "log").open("wb") as said:  # not a pipe: it would die of it, once we are killed
             self._process = subprocess.Popen(

@@ -298,8 +298,9 @@ class Keeper:
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            life = await making
-            await asyncio.to_thread(life.close)
+            with contextlib.suppress(ModelFailed, HostError):  # we end, whatever became of it
+                life = await making
+                await asyncio.to_thread(life.close)
             raise
 
     def _make(self) -> Life:
