@@ -50,6 +50,7 @@ class Way:
     command: Sequence[str] = ("podman",)
     before: Sequence[str] = ()
     environ: dict[str, str] = field(default_factory=dict)
+    python: str = sys.executable
 
     def __call__(self, *arguments: str, input: bytes | None = None) -> str:
         done = subprocess.run([*self.command, *arguments], input=input, capture_output=True, check=False)
@@ -58,7 +59,7 @@ class Way:
 
     def labelled(self, *command: str, id: str = "ID") -> list[tuple[str, str, str]]:
         """What the engine lists: the id, its owner, and the deployment's name, if it has one."""
-        label = "index .Labels" if self.command[0] == "podman" else ".Label"
+        label = "index .Labels" if "podman" in self.command else ".Label"
         line = f'{{{{.{id}}}}}/{{{{{label} "gusset.owner"}}}}/{{{{{label} "gusset.name"}}}}'
         rows = self(*command, "--filter", "label=gusset.owner", "--format", line).splitlines()
         return [(each[0], each[1], each[2]) for each in (row.split("/") for row in rows)]
@@ -77,26 +78,38 @@ def forget(image: str) -> None:
     subprocess.run(["podman", "rmi", "-f", image], capture_output=True, check=False)
 
 
+def unless(reason: str | None) -> None:
+    """Skip the test for that reason; in CI nothing may lack."""
+    if reason and os.environ.get("CI") == "1":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+def lacks(*programs: str) -> str | None:
+    """Which of these are not there, and what to do."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    return (
+        f"{', '.join(missing)} lacks: `make system-deps` installs it, on Debian or Ubuntu"
+        if missing
+        else None
+    )
+
+
 def why_not() -> str | None:
     """Why no container can be run here."""
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    if missing:
-        return f"{', '.join(missing)} lacks: `make system-deps` installs it (as root, on Debian or Ubuntu)"
     if os.getuid() != 0:
         return "these tests make images, as root"
     with socket.socket(socket.AF_UNIX) as docker:
         if docker.connect_ex("/var/run/docker.sock") == 0:
             return "Docker listens on /var/run/docker.sock and would be found before Podman: stop it"
-    return None
+    return lacks(*NEEDED)
 
 
 @pytest.fixture(scope="session")
 def images() -> dict[str, str]:
     """The tests' images by what is special in them; made once on a machine, the base image cached."""
-    if why := why_not():
-        if os.environ.get("CI") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
+    unless(why_not())
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -173,7 +186,7 @@ class Ship:
         command = [
             *self.way.before,
             *before,
-            sys.executable,
+            self.way.python,
             "-m",
             "gusset",
             "serve",
@@ -254,7 +267,8 @@ class Ship:
     def left_behind(self, pid: int | None = None) -> list[str]:
         """Containers, volumes and folders of secrets that are there of a run; of the one that was started last."""
         mark = f"{pid or self.running.pid}-"
-        folders = [name for name in os.listdir("/dev/shm") if name.startswith(f"gusset-{mark}")]
+        places = [Path("/dev/shm"), *Path("/run/user").glob("*")]
+        folders = [folder.name for place in places for folder in place.glob(f"gusset-{mark}*")]
         return folders + self.way.owned(mark)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -15,12 +16,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, Ship, Way, podman
+from tests.containers.between import engine_with
+from tests.containers.conftest import SERVER, Ship, Way, lacks, podman, unless
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -34,11 +37,7 @@ NEEDED = ("dockerd", "docker", "ip", "busybox", "sshd", "ssh")
 @pytest.fixture(scope="session")
 def busybox(images: dict[str, str]) -> str:
     """The image of the sidecars, from this machine's busybox, where Podman has it."""
-    if missing := [name for name in NEEDED if shutil.which(name) is None]:
-        why = f"{', '.join(missing)} lacks: `make system-deps` installs it"
-        if os.environ.get("CI") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
+    unless(lacks(*NEEDED))
     program = shutil.which("busybox") or ""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -406,7 +405,7 @@ def test_without_the_sidecars_image(ship: Ship, images: dict[str, str]) -> None:
     ship.way("tag", "busybox:stable", "kept")
     ship.way("rmi", "busybox:stable")
     try:
-        ship.start().fails(11, "busybox:stable", "cannot be pulled")
+        ship.start().fails(11, "busybox:stable", "cannot be pulled", "holds the secrets")
     finally:
         ship.way("tag", "kept", "busybox:stable")
     assert not ship.left_behind()
@@ -421,3 +420,36 @@ def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]
     ship.start().ready()
     assert ship.ask("file", path="/app/data/weights.txt") == "heavy"
     assert ship.ask("file", path="/srv/made") == "0\n"
+
+
+@pytest.mark.parametrize("ship", ["docker", "docker-unprivileged", "podman-unprivileged"], indirect=True)
+def test_a_read_only_root(ship: Ship, images: dict[str, str]) -> None:
+    """Where the engine makes the file system of each container so: /secrets is there all the same."""
+    ship.secret("hf_access_token", TOKEN)
+    ship.configure(images["root"])
+
+    def read_only(asked: dict[str, Any]) -> None:
+        asked.setdefault("HostConfig", {})["ReadonlyRootfs"] = True
+
+    with engine_with(ship.way.environ["DOCKER_HOST"], read_only) as address:
+        ship.start(DOCKER_HOST=address).ready()
+        assert ship.ask("names") == ["hf_access_token"]
+        assert ship.content("hf_access_token") == TOKEN
+        assert json.loads(ship.way("inspect", ship.container))[0]["HostConfig"]["ReadonlyRootfs"] is True
+        ship.secret("hf_access_token", TOKEN + b"-next")
+        eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
+        assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+@pytest.mark.parametrize("ship", ["docker"], indirect=True)
+@pytest.mark.parametrize(("option", "count"), [("-1", -1), ("2", 2)])
+def test_gpus_are_asked_for(ship: Ship, images: dict[str, str], option: str, count: int) -> None:
+    """Of the engine, which says so when it has none."""
+    ship.configure(images["root"])
+    asked: list[dict[str, Any]] = []
+    with engine_with(ship.way.environ["DOCKER_HOST"], asked.append) as address:
+        ship.start("--gpus", option, DOCKER_HOST=address).fails(9, "the container does not start", "gpu")
+    hosts = [each["HostConfig"] for each in asked if each.get("HostConfig")]
+    assert [(gpu["Count"], gpu["Capabilities"]) for gpu in hosts[0]["DeviceRequests"]] == [(count, [["gpu"]])]
+    assert not ship.left_behind()

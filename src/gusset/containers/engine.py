@@ -83,9 +83,10 @@ class Engine:
         self.is_podman = any("Podman" in part.get("Name", "") for part in version.get("Components", ()))
         self._machine = version.get("Arch", "")
         options = {option.partition(",")[0] for option in about.get("SecurityOptions") or ()}
-        self.is_rootless = "name=rootless" in options
-        self._has_selinux = "name=selinux" in options
-        self._shares_users = not options & {"name=rootless", "name=userns"}
+        self.is_rootless = "name=rootless" in options or bool(
+            about.get("Rootless")
+        )  # Docker's way, and Podman's
+        self._shares_users = not self.is_rootless and "name=userns" not in options
         self._is_in_a_machine = "Docker Desktop" in about.get("OperatingSystem", "")
 
     @classmethod
@@ -221,7 +222,7 @@ class Engine:
             "network_mode": spec.network,
         }
         if isinstance(spec.secrets, str):
-            options["binds"] = [f"{spec.secrets}:/secrets:ro,nocopy" + (",z" if self._has_selinux else "")]
+            options["binds"] = [f"{spec.secrets}:/secrets:ro,nocopy,z"]
         elif Path("/sys/fs/selinux/enforce").exists():
             options["binds"] = [f"{spec.secrets}:/secrets:ro,Z"]
         else:
@@ -277,7 +278,7 @@ class Engine:
 
         host_config = self._api.create_host_config(
             log_config=LogConfig(type="none"),
-            binds=[f"{volume}:/secrets:rw" + (",z" if self._has_selinux else "")],
+            binds=[f"{volume}:/secrets:rw,z"],
             network_mode="none" if port is None else None,
             cap_drop=["ALL"],
             cap_add=["CHOWN"],

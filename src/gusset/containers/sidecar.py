@@ -69,7 +69,14 @@ class Sidecar:
         self._port = port
         self._word = secrets.token_hex(16)
         self._names: set[str] = set()
-        image = engine.image(IMAGE, tell)
+        try:
+            image = engine.image(IMAGE, tell)
+        except HostError as error:
+            raise HostError(
+                error.message,
+                hint="a container of it holds the secrets, since this engine takes no files of gusset's: "
+                "load it into the engine under that name (docs/images.md)",
+            ) from None
         door = None if host_network else _DOOR
         with contextlib.ExitStack() as stack:
             self.source = engine.create_volume(our_name())
