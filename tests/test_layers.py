@@ -89,6 +89,7 @@ REVEALERS = {
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
     "cli/manager.py",  # a key, shown once
     "containers/mount.py",  # into files in memory
+    "containers/sidecar.py",  # into files in the memory of an engine elsewhere
     "manager/api.py",  # to the doctor; a key or a link, shown once
     "manager/pages.py",  # a new session's token, into its cookie
     "manager/secret_pages.py",  # to the doctor

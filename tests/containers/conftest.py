@@ -9,9 +9,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -41,10 +43,34 @@ IMAGES = {
 }
 
 
-def podman(*arguments: str, input: bytes | None = None) -> str:
-    done = subprocess.run(["podman", *arguments], input=input, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode().strip()
+@dataclass(frozen=True)
+class Way:
+    """To an engine: the command that asks it, what `serve` is started with, and from what."""
+
+    command: Sequence[str] = ("podman",)
+    before: Sequence[str] = ()
+    environ: dict[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+
+    def __call__(self, *arguments: str, input: bytes | None = None) -> str:
+        done = subprocess.run([*self.command, *arguments], input=input, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().strip()
+
+    def labelled(self, *command: str, id: str = "ID") -> list[tuple[str, str, str]]:
+        """What the engine lists: the id, its owner, and the deployment's name, if it has one."""
+        label = "index .Labels" if "podman" in self.command else ".Label"
+        line = f'{{{{.{id}}}}}/{{{{{label} "gusset.owner"}}}}/{{{{{label} "gusset.name"}}}}'
+        rows = self(*command, "--filter", "label=gusset.owner", "--format", line).splitlines()
+        return [(each[0], each[1], each[2]) for each in (row.split("/") for row in rows)]
+
+    def owned(self, beginning: str) -> list[str]:
+        """Containers and volumes that are there of an owner whose name begins so."""
+        there = self.labelled("ps", "-a", "--no-trunc") + self.labelled("volume", "ls", id="Name")
+        return [id_ for id_, owner, _ in there if owner.startswith(beginning)]
+
+
+podman = Way()
 
 
 def forget(image: str) -> None:
@@ -52,23 +78,38 @@ def forget(image: str) -> None:
     subprocess.run(["podman", "rmi", "-f", image], capture_output=True, check=False)
 
 
+def unless(reason: str | None) -> None:
+    """Skip the test for that reason; in CI nothing may lack."""
+    if reason and os.environ.get("CI") == "1":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+def lacks(*programs: str) -> str | None:
+    """Which of these are not there, and what to do."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    return (
+        f"{', '.join(missing)} lacks: `make system-deps` installs it, on Debian or Ubuntu"
+        if missing
+        else None
+    )
+
+
 def why_not() -> str | None:
     """Why no container can be run here."""
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    if missing:
-        return f"{', '.join(missing)} lacks: `make system-deps` installs it (as root, on Debian or Ubuntu)"
     if os.getuid() != 0:
         return "these tests make images, as root"
-    return None
+    with socket.socket(socket.AF_UNIX) as docker:
+        if docker.connect_ex("/var/run/docker.sock") == 0:
+            return "Docker listens on /var/run/docker.sock and would be found before Podman: stop it"
+    return lacks(*NEEDED)
 
 
 @pytest.fixture(scope="session")
 def images() -> dict[str, str]:
     """The tests' images by what is special in them; made once on a machine, the base image cached."""
-    if why := why_not():
-        if os.environ.get("CI") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
+    unless(why_not())
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,7 +146,8 @@ def _import_base() -> None:
 class Ship:
     """One custom image, served by the real command."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, way: Way = podman) -> None:
+        self.way = way
         self.folder = tmp_path / "ship"
         self.folder.mkdir()
         self.secrets = tmp_path / "secrets"
@@ -141,13 +183,23 @@ class Ship:
         """`before` are the words of a command that runs it; secrets are `from_folder`, or from the vault."""
         if from_folder:
             options = ("--secrets-dir", str(self.secrets), *options)
-        command = [*before, sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
+        command = [
+            *self.way.before,
+            *before,
+            self.way.python,
+            "-m",
+            "gusset",
+            "serve",
+            str(self.folder),
+            "--port",
+            "0",
+        ]
         with (self.tmp / "out").open("wb") as out, (self.tmp / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 [*command, *options],
                 stdout=out,
                 stderr=err,
-                env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | environ,
+                env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | self.way.environ | environ,
             )
         return self
 
@@ -176,14 +228,13 @@ class Ship:
     @property
     def container(self) -> str:
         """The id of the container that runs."""
-        there = json.loads(podman("ps", "--format", "json"))
-        owned = [each["Id"] for each in there if self.owns((each["Labels"] or {}).get("gusset.owner", ""))]
-        return str(owned[0]) if owned else ""
+        there = self.way.labelled("ps", "--no-trunc")
+        return next((id_ for id_, owner, name in there if name and self.owns(owner)), "")
 
     @property
     def image(self) -> str:
         """The id of the image that it runs."""
-        return podman("inspect", "--format", "{{.Image}}", self.container)
+        return self.way("inspect", "--format", "{{.Image}}", self.container)
 
     def owns(self, owner: str) -> bool:
         """Whether a label names our process: its number, and when it began."""
@@ -214,12 +265,11 @@ class Ship:
         return self.running.wait(60)
 
     def left_behind(self, pid: int | None = None) -> list[str]:
-        """Containers and folders of secrets that are there of a run; of the one that was started last."""
+        """Containers, volumes and folders of secrets that are there of a run; of the one that was started last."""
         mark = f"{pid or self.running.pid}-"
-        folders = [name for name in os.listdir("/dev/shm") if name.startswith(f"gusset-{mark}")]
-        there = json.loads(podman("ps", "-a", "--format", "json"))
-        owners = [(each["Labels"] or {}).get("gusset.owner", "") for each in there]
-        return folders + [owner for owner in owners if owner.startswith(mark)]
+        places = [Path("/dev/shm"), *Path("/run/user").glob("*")]
+        folders = [folder.name for place in places for folder in place.glob(f"gusset-{mark}*")]
+        return folders + self.way.owned(mark)
 
 
 @pytest.fixture

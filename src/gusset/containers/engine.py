@@ -11,8 +11,7 @@ import logging
 import os
 import resource
 import shutil
-import subprocess
-import tempfile
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,22 +21,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gusset.containers.network import may_enter
+from gusset.containers.service import Service, Tunnel, podman
 from gusset.errors import HostError, ModelFailed, UsageError
-from gusset.serving.environment import environment_for_others
 
 log = logging.getLogger("gusset.containers")
 
 OWNER = "gusset.owner"  # the label that names the process which a container belongs to
 
 _API_SECONDS = 60
-_SERVICE_SECONDS = 20.0
 _PULL_HINT = "is the name right? To a private registry log in with `podman login` or `docker login`"
 _START_HINT = (
     "is the first word of docker_server.start_command a program of the image's? "
     "There may be no shell in it: then name the server itself"
 )
 _PROGRESS_SECONDS = 2.0
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm"}
+_VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,54 +50,74 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """A container to be made. `command` None runs what the image itself runs."""
+    """A container to be made. `command` None runs what the image itself runs.
+
+    `secrets`, a folder of this machine's or a volume by its name, is what it
+    gets as /secrets; `network` is as the engine's API has it.
+    """
 
     image: str
     command: Sequence[str] | None
     environment: Mapping[str, str]
     user: str | None
-    secrets_folder: Path
+    secrets: Path | str
     owner: str
-    host_network: bool = False
+    network: str | None = None
     cpus: float | None = None
     memory: int | None = None
     gpus: int | None = None
     user_namespace: str | None = None
+    may_leave_core: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Engine:
     """A connection to an engine that answers. Close it."""
 
-    def __init__(self, client: Any, address: str, service: subprocess.Popen[bytes] | None = None) -> None:
-        self._client = client
+    def __init__(self, address: str, service: Service | None = None) -> None:
+        self._client = client = _client(address)
         self._api = client.api
         self.address = address
-        self.service = service  # a Podman that we have started ourselves
-        version = client.version()
+        self._service = service  # that we have started ourselves
+        version, about = client.version(), client.info()
         self.is_podman = any("Podman" in part.get("Name", "") for part in version.get("Components", ()))
+        self._machine = version.get("Arch", "")
+        options = {option.partition(",")[0] for option in about.get("SecurityOptions") or ()}
+        self.is_rootless = "name=rootless" in options or bool(
+            about.get("Rootless")
+        )  # Docker's way, and Podman's
+        self._shares_users = not self.is_rootless and "name=userns" not in options
+        self._is_in_a_machine = "Docker Desktop" in about.get("OperatingSystem", "")
 
     @classmethod
-    def find(cls, docker_host: str | None) -> Engine:
+    def find(cls, docker_host: str | None, tell: Callable[[str, str], object]) -> Engine:
         """The engine that `docker_host` names, else the first that answers, else a Podman of our own.
+
+        `tell` hears its address as an "engine", or, before it is started, as a "service".
 
         Raises:
             UsageError: the library is not installed.
             HostError: none answers; with what was tried.
         """
+        _check_library()
+        if docker_host and docker_host.startswith("ssh://"):
+            return cls._of_ours(Tunnel(docker_host), tell)
         if docker_host and not docker_host.startswith("unix://"):
             raise HostError(
-                "DOCKER_HOST names an engine on another machine, whose memory gusset cannot put secrets into",
-                hint="run `gusset serve` on that machine; here only unix:// addresses are used",
+                f"DOCKER_HOST is neither a unix:// nor an ssh:// address: {docker_host}",
+                hint="an engine on another machine is reached with ssh://user@machine, which encrypts",
             )
         tried = []
         for address in [docker_host] if docker_host else _sockets():
             try:
-                return cls(_client(address), address)
+                engine = cls(address)
             except Exception as error:  # whatever the library or the socket says
                 tried.append(f"  {address}: {_reason(error)}")
-        if docker_host is None and (podman := shutil.which("podman")):
-            return cls._of_our_own(podman)
+            else:
+                tell("engine", address)
+                return engine
+        if docker_host is None and (program := shutil.which("podman")):
+            return cls._of_ours(podman(program), tell)
         raise HostError(
             "no container engine answers" + "".join(f"\n{line}" for line in tried),
             hint="install Docker or Podman, start it, and see that you may use it "
@@ -106,36 +125,42 @@ class Engine:
         )
 
     @classmethod
-    def _of_our_own(cls, podman: str) -> Engine:
-        folder = Path(tempfile.mkdtemp(prefix="gusset-podman-"))
-        address = f"unix://{folder}/podman.sock"
-        with (folder / "log").open("wb") as said:  # not a pipe: it would die of it, once we are killed
-            service = subprocess.Popen(
-                [podman, "system", "service", "--time=0", address],
-                env=environment_for_others(),
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,  # it has to live on for whoever cleans up after us
-            )
-        deadline = time.monotonic() + _SERVICE_SECONDS
-        while service.poll() is None and time.monotonic() < deadline:
-            if (folder / "podman.sock").exists():
-                with suppress(Exception):
-                    return cls(_client(address), address, service)
-            time.sleep(0.05)
-        service.kill()
-        service.wait()
-        why = (folder / "log").read_text("utf-8", "replace").strip()
-        shutil.rmtree(folder, ignore_errors=True)
-        raise HostError("Podman's service does not start", hint=why[-500:] or None)
+    def _of_ours(cls, service: Service, tell: Callable[[str, str], object]) -> Engine:
+        tell("service", service.address)
+        service.start()
+        try:
+            return cls(service.address, service)
+        except Exception as error:  # whatever the library or the socket says
+            raise HostError(f"{service.what} does not answer: {_reason(error)}", hint=service.hint) from None
+
+    def keep_up(self) -> None:
+        """Start a service of our own again, if it has ended.
+
+        Raises:
+            HostError: it does not start.
+        """
+        if self._service is not None and self._service.start():
+            log.warning("The way to the engine had ended (%s); it was started again.", self._service.what)
+
+    @property
+    def takes_our_files(self) -> bool:
+        """Whether files of ours can be given to its containers' users: it shares our memory and users."""
+        if isinstance(self._service, Tunnel) or self._is_in_a_machine:
+            return False
+        if self.is_rootless:
+            return self.is_podman and os.geteuid() != 0
+        return self._shares_users and may_enter()
+
+    @property
+    def has_our_network(self) -> bool:
+        """Whether the network of its host is ours."""
+        return self.takes_our_files or not (
+            self.is_rootless or self._is_in_a_machine or isinstance(self._service, Tunnel)
+        )
 
     def close(self) -> None:
-        """Let go of the engine; one of our own ends."""
+        """Let go of it. One of our own runs on until the reaper has no more use for it."""
         self._client.close()
-        if self.service is not None:
-            end_service(self.service.pid, self.address)
-            self.service.wait()
 
     def image(self, name: str, tell: Callable[[str], object]) -> Image:
         """The image of that name, pulled when it is not there; `tell` hears how far that is.
@@ -152,10 +177,9 @@ class Engine:
             found = self._client.images.get(name)
         config = found.attrs.get("Config") or {}
         image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
-        ours = _MACHINES.get(os.uname().machine, os.uname().machine)
-        if image.architecture and image.architecture != ours:
+        if image.architecture and self._machine and image.architecture != self._machine:
             raise HostError(
-                f"the image {name} is for {image.architecture}, this machine is {ours}",
+                f"the image {name} is for {image.architecture}, this machine is {self._machine}",
                 hint="use an image that was built for this kind of machine",
             )
         return image
@@ -191,16 +215,21 @@ class Engine:
             ModelFailed: the engine refuses it.
             HostError: the engine has gone.
         """
-        from docker.types import DeviceRequest, LogConfig, Mount
+        from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
         options: dict[str, Any] = {
             "log_config": LogConfig(type="none"),  # an engine writes to disk what is printed, unmasked
-            "mounts": [Mount("/secrets", str(spec.secrets_folder), type="bind", read_only=True)],
-            "network_mode": "host" if spec.host_network else None,
+            "network_mode": spec.network,
         }
-        if Path("/sys/fs/selinux/enforce").exists():
-            options["mounts"] = []
-            options["binds"] = [f"{spec.secrets_folder}:/secrets:ro,Z"]
+        if isinstance(spec.secrets, str):
+            options["binds"] = [f"{spec.secrets}:/secrets:ro,nocopy,z"]
+        elif Path("/sys/fs/selinux/enforce").exists():
+            options["binds"] = [f"{spec.secrets}:/secrets:ro,Z"]
+        else:
+            options["mounts"] = [Mount("/secrets", str(spec.secrets), type="bind", read_only=True)]
+        # Podman, given one limit, drops those that it is configured with.
+        if not (spec.may_leave_core or self.is_podman):
+            options["ulimits"] = [Ulimit(name="core", soft=0, hard=0)]
         if spec.cpus is not None:
             options["nano_cpus"] = int(spec.cpus * 1e9)
         if spec.memory is not None:
@@ -222,6 +251,75 @@ class Engine:
             )
         return Container(self._api, made["Id"])
 
+    def create_volume(self, owner: str) -> str:
+        """A volume in the engine's memory, by its name; it is there while a container has it.
+
+        Raises:
+            ModelFailed: the engine refuses it.
+            HostError: the engine has gone.
+        """
+        with _telling("a volume for secrets cannot be made"):
+            made = self._api.create_volume(driver="local", driver_opts=_VOLUME, labels={OWNER: owner})
+        return str(made["Name"])
+
+    def create_sidecar(
+        self, image: Image, script: str, *, volume: str, owner: str, port: int | None
+    ) -> Container:
+        """A container that runs a shell's script as root, with few rights; it can write to that volume only.
+
+        Its standard input closes with the connection that `Container.pipe`
+        makes. `port` can be reached on this machine, on a number of its own.
+
+        Raises:
+            ModelFailed: the engine refuses it.
+            HostError: the engine has gone.
+        """
+        from docker.types import LogConfig
+
+        host_config = self._api.create_host_config(
+            log_config=LogConfig(type="none"),
+            binds=[f"{volume}:/secrets:rw,z"],
+            network_mode="none" if port is None else None,
+            cap_drop=["ALL"],
+            cap_add=["CHOWN"],
+            security_opt=["no-new-privileges"],
+            read_only=True,
+            port_bindings=None if port is None else {port: ("127.0.0.1", None)},
+        )
+        with _telling("the sidecar of the container cannot be made"):
+            made = self._api.create_container(
+                image.id,
+                entrypoint=["sh", "-c", script],
+                command=[],
+                user="0:0",
+                stdin_open=True,
+                ports=None if port is None else [port],
+                labels={OWNER: owner},
+                host_config=host_config,
+            )
+        return Container(self._api, made["Id"])
+
+    def published(self, container: Container, port: int) -> tuple[str, int] | str:
+        """Where a port that a sidecar publishes is reached from here, as for `socket.connect`.
+
+        Raises:
+            ModelFailed: it is not published.
+            HostError: the engine has gone.
+        """
+        with _telling("the sidecar of the container is not there"):
+            ports = self._api.inspect_container(container.id)["NetworkSettings"]["Ports"]
+        bound = ports.get(f"{port}/tcp")
+        if not bound:
+            raise ModelFailed("the sidecar of the container has ended")
+        number = int(bound[0]["HostPort"])
+        if isinstance(self._service, Tunnel):
+            return str(self._service.forward(number))
+        return "127.0.0.1", number
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume; one that a container still has stays."""
+        _remove_volume(self._api, name)
+
     def files(self, image: Image, *paths: str) -> list[bytes]:
         """Small files of an image's, from a container that never runs; empty for one that it has not.
 
@@ -236,13 +334,20 @@ class Engine:
         finally:
             container.remove()
 
+    def remove_ours(self) -> bool:
+        """Remove what this process still has there; whether there was anything.
+
+        Raises:
+            ModelFailed: the engine refuses it.
+            HostError: the engine has gone.
+        """
+        with _telling("what gusset has left at the engine cannot be removed"):
+            return _remove_all(self._api, lambda name: name == our_name())
+
     def remove_orphans(self) -> None:
-        """Remove containers whose gusset has gone without doing so: the second net."""
+        """Remove what a gusset has left that has gone without doing so: the second net."""
         with suppress(Exception):  # it may be somebody else's engine by now; never a reason not to serve
-            for found in self._api.containers(all=True, filters={"label": [OWNER]}):
-                owner = found["Labels"].get(OWNER, "")
-                if is_gone(owner):
-                    Container(self._api, found["Id"]).remove()
+            _remove_all(self._api, is_gone)
 
 
 class Container:
@@ -267,6 +372,17 @@ class Container:
             member = next((each for each in archive if each.isfile()), None)
             file = archive.extractfile(member) if member else None
             return file.read() if file else b""
+
+    def pipe(self) -> Pipe:
+        """Its standard input and output; before `start`, of a container that was made with them.
+
+        Raises:
+            HostError: the engine has gone.
+        """
+        with _telling("the sidecar of the container does not start"):
+            return Pipe(
+                self._api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 0, "stream": 1})
+            )
 
     def attach(self, out: int, err: int) -> None:
         """Carry all that the container prints to these descriptors, from its first byte; before `start`.
@@ -343,6 +459,32 @@ class Container:
         return True
 
 
+class Pipe:
+    """Standard input and output of a container. For one thread at a time."""
+
+    def __init__(self, attached: Any) -> None:
+        from docker.utils.socket import frames_iter
+
+        self._attached = attached  # holds the connection open
+        self._socket: socket.socket = getattr(attached, "_sock", attached)
+        self._socket.settimeout(_API_SECONDS)
+        self._frames = frames_iter(attached, tty=False)  # type: ignore[no-untyped-call]
+
+    def ask(self, data: bytes) -> bytes:
+        """Write that, and give what is printed next; empty when nothing can be any more."""
+        try:
+            self._socket.sendall(data)
+            return bytes(next(self._frames)[1])
+        except (OSError, StopIteration, ValueError):  # it has ended, or its engine has
+            return b""
+
+    def close(self) -> None:
+        """Its standard input ends."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._attached.close()
+
+
 @contextmanager
 def _telling(what: str, hint: str | None = None) -> Iterator[None]:
     """Say in our words what the engine refused, or that it is not there any more."""
@@ -379,18 +521,32 @@ def _where() -> str:
     return hashlib.sha256(f"{machine or os.uname().nodename} {processes}".encode()).hexdigest()[:16]
 
 
-def end_service(pid: int, address: str) -> None:
-    """End a Podman service that was started for us, and remove its socket's folder."""
-    socket = address.removeprefix("unix://")
-    with suppress(OSError):
-        if socket.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, 15)
-    shutil.rmtree(Path(socket).parent, ignore_errors=True)
+def remove_all_of(address: str, owner: str) -> bool:
+    """Remove the containers and volumes of that owner's at the engine there; whether there were any.
+
+    Raises whatever the library does, when the engine does not answer.
+    """
+    return _remove_all(_client(address).api, lambda name: name == owner)
 
 
-def container_of(address: str, id_: str) -> Container:
-    """A container of the engine there, for whoever cleans up."""
-    return Container(_client(address).api, id_)
+def _remove_all(api: Any, is_meant: Callable[[str], bool]) -> bool:
+    there = False
+    containers = api.containers(all=True, filters={"label": [OWNER]})
+    containers.sort(key=lambda found: -found["Created"])  # a sidecar goes after the one that has its network
+    for found in containers:
+        if is_meant(found["Labels"].get(OWNER, "")):
+            there = True
+            Container(api, found["Id"]).remove()
+    for found in api.volumes(filters={"label": [OWNER]})["Volumes"] or ():
+        if is_meant((found["Labels"] or {}).get(OWNER, "")):
+            there = True
+            _remove_volume(api, found["Name"])
+    return there
+
+
+def _remove_volume(api: Any, name: str) -> None:
+    with suppress(Exception):  # a container has it, or the engine has gone
+        api.remove_volume(name)
 
 
 def _began(pid: int) -> str:
@@ -400,13 +556,18 @@ def _began(pid: int) -> str:
         return ""
 
 
-def _client(address: str) -> Any:
+def _check_library() -> None:
     try:
-        import docker
+        import docker  # noqa: F401  # asked for its presence
     except ModuleNotFoundError:
         raise UsageError(
             "custom images need the library docker", hint="pip install 'gusset[containers]'"
         ) from None
+
+
+def _client(address: str) -> Any:
+    import docker
+
     client = docker.DockerClient(base_url=address, version="auto", timeout=_API_SECONDS)
     client.ping()
     return client
@@ -415,7 +576,9 @@ def _client(address: str) -> Any:
 def _sockets() -> list[str]:
     """Where engines listen, as far as there is something."""
     places = [Path("/var/run/docker.sock"), Path("/run/podman/podman.sock")]
-    places.append(Path(f"/run/user/{os.getuid()}/podman/podman.sock"))
+    session = Path(f"/run/user/{os.getuid()}")
+    places += [session / "docker.sock", session / "podman/podman.sock"]
+    places += [Path.home() / ".docker/run/docker.sock", Path.home() / ".docker/desktop/docker.sock"]
     return [f"unix://{place}" for place in places if place.exists()]
 
 

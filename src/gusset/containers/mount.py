@@ -76,18 +76,16 @@ class ContainerFolder:
         HostError: this machine has no memory-backed place that we may write to.
     """
 
-    def __init__(self, owner: str) -> None:
-        """`owner` goes into the folder's name, for `remove_orphans`."""
+    def __init__(self, owner: str, user: tuple[int, int] | None) -> None:
+        """`owner` goes into the folder's name, for `remove_all`.
+
+        `user` owns the files inside the container; None when that is who we are.
+        """
         self.home = Path(tempfile.mkdtemp(prefix=f"{_MARK}{owner}-", dir=_memory()))
         self.path = self.home / "secrets"
         self.path.mkdir()
         self.path.chmod(0o755)  # whoever the container runs as has to come to its files
-        self._user: tuple[int, int] | None = None
-
-    def fill(self, values: Mapping[str, SecretValue], user: tuple[int, int] | None) -> None:
-        """The first values. `user` owns them inside the container; None when that is who we are."""
         self._user = user
-        self.replace(values)
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
         """Have exactly these values, each file replaced at once."""
@@ -115,11 +113,11 @@ class ContainerFolder:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def remove_orphans(is_gone: Callable[[str], bool]) -> None:
-    """Remove the folders of containers whose gusset is not there any more: the second net."""
+def remove_all(is_meant: Callable[[str], bool]) -> None:
+    """Remove the folders of containers whose owner is meant."""
     for folder in _memory().glob(f"{_MARK}*-*-*-*"):
         owner = folder.name.removeprefix(_MARK).rpartition("-")[0]
-        if is_gone(owner) and folder.stat().st_uid == os.getuid():
+        if is_meant(owner) and folder.stat().st_uid == os.getuid():
             shutil.rmtree(folder, ignore_errors=True)
 
 

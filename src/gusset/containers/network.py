@@ -117,6 +117,33 @@ class Outside:
         """Nothing is held."""
 
 
+class Published:
+    """Connects to the door of a `sidecar`, which asks for a word first."""
+
+    def __init__(self, address: tuple[str, int] | str, word: str) -> None:
+        """`address` is a host and a port, or a socket's path."""
+        self._address = address
+        self._word = f"{word}\n".encode()
+
+    async def connect(self) -> socket.socket:
+        """See `Network.connect`; that nobody listens behind the door shows as an end at once."""
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, self._address)
+            if sock.family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.sock_sendall(sock, self._word)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def may_enter() -> bool:
     """Whether this process may enter the networks of all containers: root may, with its capabilities."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -1,59 +1,66 @@
-"""Cleans up after a gusset that was killed: `python -P -m gusset.containers.reaper ADDRESS SERVICE`.
+"""Cleans up after gusset, also when that was killed: `python -P -m gusset.containers.reaper OWNER`.
 
 Reads lines from standard input, which only gusset's own process holds open:
-`container ID` and `folder PATH` are to be removed at its end, `gone ID` has
-been. When nothing more comes, it removes what is left.
+`engine ADDRESS` is where the containers of that `our_name` are; `service
+ADDRESS` too, and its process was started for gusset and ends with it. `done`
+says that nothing of them is left. When nothing more comes without that, it
+removes what there is.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
+from contextlib import suppress
 
+from gusset.containers.service import end_service
 from gusset.serving.environment import environment_for_others
 
 log = logging.getLogger("gusset.containers")
 
-_HEADROOM = 3  # times that the engine is asked; it may be busy with the same end
+_TRIES = 10  # the engine may be busy with the same end, or be started anew itself
+_PAUSE = 1.0  # seconds between them
 
 
-def main(address: str, service: int) -> None:
-    """`service` is the process id of a Podman that was started for gusset, 0 when there is none."""
-    containers: list[str] = []
-    folders: list[Path] = []
+def main(owner: str) -> None:
+    """Listen, and clean up when nobody speaks any more."""
+    address, is_ours, is_done = "", False, False
     for line in sys.stdin:
         kind, _, what = line.rstrip("\n").partition(" ")
-        if kind == "container":
-            containers.append(what)
-        elif kind == "folder":
-            folders.append(Path(what))
-        elif kind == "gone" and what in containers:
-            containers.remove(what)
-    from gusset.containers.engine import container_of, end_service  # only now: we stay small
+        if kind in ("engine", "service"):
+            address, is_ours = what, kind == "service"
+        elif kind == "done":
+            is_done = True
+    if not is_done:
+        _remove(address, owner)
+    if is_ours:
+        end_service(address)
 
-    for folder in folders:  # first what matters most; inside the container the files are gone, too
-        shutil.rmtree(folder, ignore_errors=True)
-    for container in containers:
-        for _ in range(_HEADROOM):
-            try:
-                container_of(address, container).remove()
-                break
-            except Exception:  # noqa: S112  # nobody is left to be told
-                continue
-    if service:
-        end_service(service, address)
+
+def _remove(address: str, owner: str) -> None:
+    from gusset.containers import engine, mount  # only now: we stay small
+
+    mount.remove_all(lambda name: name == owner)  # first what matters most; in a container they are gone, too
+    clear = 0
+    for _ in range(_TRIES if address else 0):
+        with suppress(Exception):  # nobody is left to be told
+            # Twice: what was asked for last may only just be made.
+            clear = clear + 1 if not engine.remove_all_of(address, owner) else 0
+        if clear == 2:
+            break
+        time.sleep(_PAUSE)
 
 
 class Reaper:
     """The reaper's process, as gusset sees it."""
 
-    def __init__(self, address: str, service: int) -> None:
+    def __init__(self, owner: str) -> None:
+        """`owner` is what folders, containers and volumes carry that are to go when we do."""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gusset.containers.reaper", address, str(service)],
+            [sys.executable, "-P", "-m", "gusset.containers.reaper", owner],
             env=environment_for_others(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -62,8 +69,8 @@ class Reaper:
             text=True,
         )
 
-    def tell(self, kind: str, what: str) -> None:
-        """See `main` for what may be said."""
+    def tell(self, kind: str, what: str = "") -> None:
+        """See the module for what may be said."""
         try:
             if self._process.stdin is not None:
                 self._process.stdin.write(f"{kind} {what}\n")
@@ -74,11 +81,11 @@ class Reaper:
             )
 
     def close(self) -> None:
-        """Nothing is left to clean up, or it is to be done now; wait for that."""
+        """We are going; wait for what it still has to do."""
         self._process.communicate()
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

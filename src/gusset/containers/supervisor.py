@@ -1,6 +1,6 @@
 """`serve` of a custom image: keeps its container up behind one port until it is told to stop.
 
-Holds the values, puts them into the container's folder, masks what it prints,
+Holds the values, puts them where the container has them, masks what it prints,
 passes requests on once it is ready, and starts it again when it ends.
 """
 
@@ -18,16 +18,16 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from gusset.containers import mount
 from gusset.containers.build import build
 from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_gone, our_name
 from gusset.containers.image import ImageDeployment, user_ids
 from gusset.containers.life import Life
-from gusset.containers.mount import ContainerFolder
 from gusset.containers.proxy import Proxy, Routes, probe
 from gusset.containers.reaper import Reaper
+from gusset.containers.sidecar import Sidecar
+from gusset.containers.site import Local, Site
 from gusset.errors import HostError, ModelFailed
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.source import ENVIRONMENT_PREFIX, SecretSource
@@ -91,12 +91,18 @@ def serve_image(
                 hint="give docker_server.server_port another number (not 8080, nor gusset's own, nor one "
                 "that something listens on), or leave --network out",
             )
-        engine = Engine.find(docker_host)
-        stack.callback(engine.close)
-        reaper = Reaper(engine.address, engine.service.pid if engine.service else 0)
+        reaper = Reaper(our_name())
         stack.callback(reaper.close)
+        engine = Engine.find(docker_host, reaper.tell)
+        stack.callback(engine.close)
+        stack.callback(_finish, engine, reaper)
+        if host_network and not engine.has_our_network:
+            raise HostError(
+                "with --network host the container would be on its engine's network, not on this machine's",
+                hint="leave --network out",
+            )
         engine.remove_orphans()
-        mount.remove_orphans(is_gone)
+        mount.remove_all(is_gone)
         image = engine.image(deployment.image, log.info)
         if not deployment.recipe.is_empty:
             image = build(
@@ -109,11 +115,18 @@ def serve_image(
             )
         user = _user(deployment, engine, image)
         options = Options(host_network=host_network, gpus=gpus, debuggable=debuggable)
-        keeper = Keeper(deployment, engine, image, user, options, reaper, output_fd)
+        keeper = Keeper(deployment, engine, image, user, options, output_fd)
         keeper.take(values)
         rotation = Rotation(deployment.declared, source, values, keeper.take)
         stack.callback(rotation.stop)
         return asyncio.run(keeper.live(listener, announce, drain_seconds))
+
+
+def _finish(engine: Engine, reaper: Reaper) -> None:
+    """Spare the reaper its work when nothing is left to do."""
+    with contextlib.suppress(ModelFailed, HostError):
+        if not engine.remove_ours():
+            reaper.tell("done")
 
 
 def _user(deployment: ImageDeployment, engine: Engine, image: Image) -> tuple[int, int]:
@@ -144,7 +157,6 @@ class Keeper:
         image: Image,
         user: tuple[int, int],
         options: Options,
-        reaper: Reaper,
         output_fd: int,
     ) -> None:
         self._deployment = deployment
@@ -152,13 +164,11 @@ class Keeper:
         self._image = image
         self._user = user
         self._options = options
-        self._reaper = reaper
         self._outputs = (output_fd, sys.stderr.fileno())
         self._masker = Masker()
         self._values: Values = {}
         self._filling = threading.Lock()  # a rotation is whole before a new container is filled, or after
         self._life: Life | None = None
-        self._left: list[Container] = []  # that an engine which did not answer has still to remove
         self._unready: str | None = "It is starting."
 
     def take(self, values: Values) -> None:
@@ -173,7 +183,7 @@ class Keeper:
         with self._filling:
             self._values = values
             if self._life is not None:
-                self._life.folder.replace(self._plain_values())
+                self._life.site.replace(self._plain_values())
 
     async def live(
         self, listener: socket.socket, announce: Callable[[str], object], drain_seconds: float
@@ -281,8 +291,6 @@ class Keeper:
                 self._life = None
             self._unready = "It ended and will be started again."
             await asyncio.shield(asyncio.to_thread(life.close))
-            if not life.is_removed:
-                self._left.append(life.container)
 
     async def _begin(self) -> Life:
         """A container that has been started. When this is cancelled meanwhile, none is left."""
@@ -290,60 +298,63 @@ class Keeper:
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            life = await making
-            await asyncio.to_thread(life.close)
+            with contextlib.suppress(ModelFailed, HostError):  # we end, whatever became of it
+                life = await making
+                await asyncio.to_thread(life.close)
             raise
 
     def _make(self) -> Life:
-        self._left = [container for container in self._left if not container.remove()]
-        life = Life(
-            self._create,
-            self._fill,
-            port=self._deployment.port,
-            host_network=self._options.host_network,
-            may_leave_core=self._options.debuggable,
-            masker=self._masker,
-            outputs=self._outputs,
-            reaper=self._reaper,
-        )
-        with self._filling:
-            self._life = life
-            life.folder.replace(self._plain_values())  # a rotation may have come since it was filled
+        self._engine.keep_up()
+        self._engine.remove_ours()  # what an engine that did not answer has kept
+        life = Life(self._site(), self._create, self._fill, self._masker, self._outputs)
+        with contextlib.ExitStack() as stack:
+            stack.callback(life.close)
+            with self._filling:
+                life.site.replace(self._plain_values())  # a rotation may have come since it was filled
+                self._life = life
+            stack.pop_all()
         return life
 
-    def _create(self, folder: Path) -> Container:
-        deployment = self._deployment
+    def _site(self) -> Site:
+        port, options = self._deployment.port, self._options
+        if not self._engine.takes_our_files:
+            return Sidecar(self._engine, self._user, port, log.info, host_network=options.host_network)
+        return Local(
+            self._user if os.geteuid() == 0 else None,
+            port,
+            host_network=options.host_network,
+            may_leave_core=options.debuggable,
+        )
+
+    def _create(self, site: Site) -> Container:
+        deployment, is_local = self._deployment, self._engine.takes_our_files
         return self._engine.create(
             ContainerSpec(
                 image=self._image.id,
                 command=deployment.command,
                 environment=deployment.environment_variables,
                 user=None if deployment.user_id is None else str(deployment.user_id),
-                secrets_folder=folder,
+                secrets=site.source,
+                network=site.network,
                 owner=our_name(),
-                host_network=self._options.host_network,
                 cpus=deployment.cpus,
                 memory=deployment.memory,
                 gpus=self._options.gpus,
-                user_namespace=None if os.geteuid() == 0 else self._mapping(),
+                user_namespace=self._mapping() if is_local and os.geteuid() != 0 else None,
+                may_leave_core=is_local or self._options.debuggable,
                 labels={"gusset.name": deployment.name},
             )
         )
 
-    def _fill(self, folder: ContainerFolder) -> None:
+    def _fill(self, site: Site) -> None:
         with self._filling:
-            folder.fill(self._plain_values(), self._user if os.geteuid() == 0 else None)
+            site.replace(self._plain_values())
 
     def _plain_values(self) -> dict[str, SecretValue]:
         return {name: held.value for name, held in self._values.items()}
 
     def _mapping(self) -> str:
         """Without root: who we are is who the container runs as, so that our files are its own."""
-        if not self._engine.is_podman:
-            raise HostError(
-                "without root gusset can give files of secrets to Podman's containers, not to Docker's",
-                hint="run gusset as root, or with rootless Podman",
-            )
         uid, gid = self._user
         return f"keep-id:uid={uid},gid={gid or uid}" if uid else "host"
 

@@ -1,0 +1,455 @@
+"""Other ways to an engine than root's to Podman: Docker, engines that take no file of ours, and far ones."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import as_ordinary_process, leaks_in
+from tests.containers.between import engine_with
+from tests.containers.conftest import SERVER, Ship, Way, lacks, podman, unless
+from tests.serving.conftest import eventually
+
+pytestmark = pytest.mark.xdist_group("engines")
+
+TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
+BUSYBOX = "docker.io/library/busybox:stable"
+USED = ("root", "user", "own-secrets", "shell-less")  # of the images
+NEEDED = ("dockerd", "docker", "ip", "busybox", "sshd", "ssh")
+
+
+@pytest.fixture(scope="session")
+def busybox(images: dict[str, str]) -> str:
+    """The image of the sidecars, from this machine's busybox, where Podman has it."""
+    unless(lacks(*NEEDED))
+    program = shutil.which("busybox") or ""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(program, "bin/busybox")
+        for name in subprocess.check_output([program, "--list"], text=True).split():
+            if name != "busybox":
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                archive.addfile(link)
+    podman("import", "-", BUSYBOX, input=packed.getvalue())
+    return BUSYBOX
+
+
+@pytest.fixture(scope="session")
+def docker(images: dict[str, str], busybox: str, worker_id: str) -> Iterator[Path]:
+    """The socket of a Docker of the tests' own, with a bridge of its own, and some of the images."""
+    place = Path(tempfile.mkdtemp(prefix="gusset-docker-"))
+    number = worker_id.removeprefix("gw") if worker_id.startswith("gw") else "99"
+    bridge, address = f"gusset-{number}", f"10.213.{number}.1/24"
+    subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)  # of an earlier run
+    for words in (
+        ["link", "add", bridge, "type", "bridge"],
+        ["addr", "add", address, "dev", bridge],
+        ["link", "set", bridge, "up"],
+    ):
+        subprocess.run(["ip", *words], check=True)
+    found = place / "docker.sock"
+    with (place / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            [
+                *("dockerd", "--host", f"unix://{found}", "--data-root", place / "data"),
+                *("--exec-root", place / "exec", "--pidfile", place / "pid", "--bridge", bridge),
+                *("--iptables=false", "--ip6tables=false"),  # they are Podman's, too
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        way = Way(("docker", "--host", f"unix://{found}"))
+        eventually(lambda: _answers(way) or daemon.poll() is not None, "Docker answers")
+        assert daemon.poll() is None, (place / "log").read_text()
+        names = [busybox, *(images[name] for name in USED)]
+        with subprocess.Popen(
+            ["podman", "save", "--multi-image-archive", *names],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as saved:
+            subprocess.run([*way.command, "load", "-q"], stdin=saved.stdout, check=True)
+        yield found
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+        subprocess.run(["ip", "link", "del", bridge], check=False)
+        subprocess.run(["umount", place / "data"], capture_output=True, check=False)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _answers(way: Way) -> bool:
+    return subprocess.run([*way.command, "version"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def far(docker: Path) -> Iterator[dict[str, str]]:
+    """The environment in which that Docker is reached by ssh, on a real server of it with keys of its own."""
+    place = Path(tempfile.mkdtemp(prefix="gusset-ssh-"))
+    for name in ("host", "ours"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    kind, key, *_ = (place / "host.pub").read_text().split()
+    (place / "known").write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
+    (place / "server").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {place}/host\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {place}/ours.pub\nStrictModes no\nPermitRootLogin prohibit-password\n"
+    )
+    (place / "client").write_text(f"IdentityFile {place}/ours\nUserKnownHostsFile {place}/known\n")
+    ssh = place / "ssh"  # reads our configuration in place of the account's
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {place}/client "$@"\n')
+    ssh.chmod(0o755)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    server = subprocess.Popen(
+        [shutil.which("sshd") or "sshd", "-D", "-e", "-f", place / "server"], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield {
+            "DOCKER_HOST": f"ssh://root@127.0.0.1:{port}{docker}",
+            "PATH": f"{place}:{os.environ['PATH']}",
+        }
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(place)
+
+
+@pytest.fixture
+def rootful(busybox: str, tmp_path: Path) -> Iterator[str]:
+    """The address of a Podman that runs as root's service."""
+    place = Path(tempfile.mkdtemp(prefix="gusset-p-"))
+    address = f"unix://{place}/podman.sock"
+    service = subprocess.Popen(["podman", "system", "service", "--time=0", address])
+    try:
+        eventually(lambda: (place / "podman.sock").exists(), "it listens")
+        yield address
+    finally:
+        service.terminate()
+        service.wait()
+        shutil.rmtree(place)
+
+
+WAYS = ("docker", "docker-unprivileged", "docker-by-ssh", "podman-unprivileged")
+BY_SIDECAR = WAYS[1:]
+
+
+@pytest.fixture
+def ship(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ship]:
+    """An image that is served by one of the ways to an engine."""
+    name = request.param
+    before = as_ordinary_process() if name.endswith("unprivileged") else []
+    environ = {"MARK": str(tmp_path)}  # our processes and those they start are known by it
+    if name.startswith("podman"):
+        way = Way(before=before, environ=environ | {"DOCKER_HOST": request.getfixturevalue("rootful")})
+    else:
+        address = f"unix://{request.getfixturevalue('docker')}"
+        to = request.getfixturevalue("far") if name == "docker-by-ssh" else {"DOCKER_HOST": address}
+        way = Way(("docker", "--host", address), before, environ | to)
+    made = Ship(tmp_path, way)
+    yield made
+    if made.process and made.process.poll() is None:
+        made.stop()
+
+
+every_way = pytest.mark.parametrize("ship", WAYS, indirect=True)
+by_sidecar = pytest.mark.parametrize("ship", BY_SIDECAR, indirect=True)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("image", "more", "user"),
+    [
+        ("root", {}, 0),
+        ("user", {}, 4321),
+        ("shell-less", {"docker_server": {"run_as_user_id": 5678}}, 5678),
+        ("own-secrets", {}, 0),
+    ],
+    ids=["root", "user", "run-as", "own-secrets"],
+)
+def test_what_is_seen_from_inside(
+    ship: Ship, launch: Callable[..., Ship], image: str, more: dict[str, object], user: int
+) -> None:
+    """As with Podman and root: exact bytes, 0400, of the server's user, in memory, read-only; nothing else."""
+    value = os.urandom(64 * 1024)
+    ship.secret("hf_access_token", TOKEN)
+    ship.secret("binary", value)
+    launch(image, **more)
+    seen = ship.ask("see", name="binary")
+    assert isinstance(seen, dict)
+    assert base64.b64decode(seen["value"]) == value
+    assert seen["mode"] == "0o100400"
+    assert seen["owner"] == seen["me"] == user
+    assert seen["type"] == "tmpfs"
+    assert "ro" in seen["options"].split(",")
+    assert seen["names"] == ["binary", "hf_access_token"]
+    assert ship.content("hf_access_token") == TOKEN
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+@every_way
+def test_nobody_else_inside_can_read_it(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Nor can the server write to it."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    assert ship.ask("refused", name="hf_access_token") == ["Read-only file system", 77]
+
+
+@by_sidecar
+def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """One value or another, never a part; a secret that is gone is gone there, too."""
+    values = [bytes([65 + n % 26]) * 5000 + b"%03d" % n for n in range(60)]
+    ship.secret("rotated", values[0])
+    ship.secret("other", TOKEN)
+    launch(secrets={"other": None, "rotated": None})
+    found: list[str] = []
+
+    def read() -> None:
+        body = {"do": "reads", "name": "rotated", "count": 10_000}
+        found.extend(httpx.post(f"{ship.address}/predict", json=body, timeout=60).json())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for value in values:
+        ship.secret("rotated", value)
+        thread.join(0.02)
+    thread.join()
+    assert {base64.b64decode(each) for each in found} <= set(values)
+    eventually(lambda: ship.content("rotated") == values[-1], "the last one is seen")
+    (ship.secrets / "other").unlink()
+    eventually(lambda: ship.ask("names") == ["rotated"], "it is gone")
+    assert ship.ask("print", name="rotated") == "printed"
+    assert ship.stop() == 0
+    assert not leaks_in(ship.output.encode(), values[-1])
+
+
+@by_sidecar
+def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Neither in what the engine tells of both containers and the volume, nor in processes, nor on its disk."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    for id_ in ship.left_behind():
+        assert not leaks_in(ship.way("inspect", id_).encode(), TOKEN)
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            about = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            assert not leaks_in(about, TOKEN), folder
+    _assert_not_on_disk(ship)
+    assert ship.stop() == 0
+    _assert_not_on_disk(ship)
+    assert not leaks_in(ship.output.encode(), TOKEN)
+
+
+def _assert_not_on_disk(ship: Ship) -> None:
+    places = [place for place in Path("/tmp").glob("gusset-*") if place.is_dir()]
+    for place in (*places, Path("/var/lib/containers"), Path("/run/containers")):
+        for top, folders, names in os.walk(place):
+            folders[:] = [
+                name for name in folders if not os.path.ismount(Path(top, name))
+            ]  # the volume's memory
+            for file in (Path(top, name) for name in names):
+                with contextlib.suppress(OSError):
+                    if file.is_file() and file.stat().st_mtime >= ship.folder.stat().st_mtime:
+                        assert not leaks_in(file.read_bytes(), TOKEN), file
+
+
+@every_way
+def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """`kill -9` of gusset: both containers, the volume, and the way to the engine go."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    assert ship.left_behind()
+    assert len(list(_processes(ship))) > 1
+    ship.running.kill()
+    ship.running.wait()
+    eventually(lambda: not ship.left_behind(), "all is gone")
+    eventually(lambda: not list(_processes(ship)), "no process is left, either")
+
+
+def _processes(ship: Ship) -> Iterator[tuple[int, bytes]]:
+    """Of this machine, that were started by it: their numbers and command lines."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if b"MARK=" + bytes(ship.tmp) in (folder / "environ").read_bytes():
+                yield int(folder.name), (folder / "cmdline").read_bytes()
+
+
+@by_sidecar
+def test_a_sidecar_that_dies_is_made_anew(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """With the container, which is of no use without its secrets and its network."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    first = ship.container
+    ship.way("kill", _sidecar(ship))
+    eventually(lambda: "The container is ready again." in ship.output, "ready again")
+    assert ship.container != first
+    assert ship.content("hf_access_token") == TOKEN
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+def _sidecar(ship: Ship) -> str:
+    there = ship.way.labelled("ps", "--no-trunc")
+    return next(id_ for id_, owner, name in there if not name and ship.owns(owner))
+
+
+@pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
+def test_the_door_asks_for_a_word(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """The port that leads to the server is on this machine's loopback, where other accounts may come."""
+    launch()
+    host, _, port = ship.way("port", _sidecar(ship)).rpartition("-> ")[2].rpartition(":")
+    assert host == "127.0.0.1"
+    for said in (b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"\n", b"$word\n", b"x" * 100_000):
+        with socket.create_connection((host, int(port))) as sock, contextlib.suppress(ConnectionError):
+            sock.sendall(said)
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
+    assert httpx.get(ship.address).json() == {"path": "/health"}
+
+
+@pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
+def test_the_hosts_network(ship: Ship, images: dict[str, str]) -> None:
+    """It is ours, where Docker is on this machine; then no door is needed."""
+    ship.secret("hf_access_token", TOKEN)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = SERVER.replace("8000", str(port))
+    ship.configure(images["root"], command, docker_server={"server_port": port})
+    ship.start("--network", "host").ready()
+    assert ship.content("hf_access_token") == TOKEN
+    assert httpx.get(f"http://127.0.0.1:{port}/health").json() == {"path": "/health"}
+
+
+@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
+def test_the_hosts_network_far_away(ship: Ship, images: dict[str, str]) -> None:
+    """It is another machine's: refused."""
+    ship.configure(images["root"])
+    ship.start("--network", "host").fails(11, "its engine's network, not on this machine's")
+
+
+@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
+def test_a_machine_that_cannot_be_reached(ship: Ship, images: dict[str, str]) -> None:
+    """By ssh: what it says, and what to try."""
+    ship.configure(images["root"])
+    elsewhere = ship.way.environ["DOCKER_HOST"].replace("root@", "nobody-known@")
+    ship.start(DOCKER_HOST=elsewhere).fails(11, "Permission denied", "log in without asking for a password")
+    for url in ("ssh://", "ssh://-oProxyCommand=x", "ssh://host:port"):
+        ship.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is no address")
+
+
+def _break(ship: Ship) -> None:
+    (tunnel,) = [pid for pid, command in _processes(ship) if b"StreamLocalBindMask" in command]
+    os.kill(tunnel, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
+def test_the_end_while_its_engine_is_away(ship: Ship, images: dict[str, str]) -> None:
+    """Stopped while it tries to reach it again, it ends."""
+    ours = ship.tmp / "ssh"
+    ours.symlink_to(shutil.which("ssh", path=ship.way.environ["PATH"]) or "")
+    ship.configure(images["root"])
+    ship.start(PATH=f"{ship.tmp}:{ship.way.environ['PATH']}").ready()
+    left = ship.left_behind()
+    ours.unlink()
+    ours.write_text("#!/bin/sh\nsleep 5\necho no such machine >&2\nexit 255\n")
+    ours.chmod(0o755)
+    _break(ship)
+    eventually(lambda: any(b"sleep" in command for _, command in _processes(ship)), "it is tried")
+    assert ship.stop() == 0
+    assert "Traceback" not in ship.output
+    for id_ in left:  # nobody could come to it
+        for kind in ("container", "volume"):
+            subprocess.run([*ship.way.command, kind, "rm", "-f", id_], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
+def test_a_way_that_breaks_is_made_again(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Of the old container nothing stays."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    first = ship.container
+    _break(ship)
+    eventually(lambda: "The container is ready again." in ship.output, "ready again")
+    assert "it was started again" in ship.output
+    assert ship.container != first
+    assert ship.content("hf_access_token") == TOKEN
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+@pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
+def test_without_the_sidecars_image(ship: Ship, images: dict[str, str]) -> None:
+    """It is pulled; where that cannot be, it is said which image is meant and why it is needed."""
+    ship.secret("hf_access_token", TOKEN)
+    ship.configure(images["root"])
+    ship.way("tag", "busybox:stable", "kept")
+    ship.way("rmi", "busybox:stable")
+    try:
+        ship.start().fails(11, "busybox:stable", "cannot be pulled", "holds the secrets")
+    finally:
+        ship.way("tag", "kept", "busybox:stable")
+    assert not ship.left_behind()
+
+
+@pytest.mark.parametrize("ship", ["docker", "docker-by-ssh"], indirect=True)
+def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]) -> None:
+    """By Docker's own command."""
+    (ship.folder / "data").mkdir()
+    (ship.folder / "data" / "weights.txt").write_text("heavy")
+    ship.configure(images["user"], build_commands=["id -u > /srv/made"])
+    ship.start().ready()
+    assert ship.ask("file", path="/app/data/weights.txt") == "heavy"
+    assert ship.ask("file", path="/srv/made") == "0\n"
+
+
+@pytest.mark.parametrize("ship", ["docker", "docker-unprivileged", "podman-unprivileged"], indirect=True)
+def test_a_read_only_root(ship: Ship, images: dict[str, str]) -> None:
+    """Where the engine makes the file system of each container so: /secrets is there all the same."""
+    ship.secret("hf_access_token", TOKEN)
+    ship.configure(images["root"])
+
+    def read_only(asked: dict[str, Any]) -> None:
+        asked.setdefault("HostConfig", {})["ReadonlyRootfs"] = True
+
+    with engine_with(ship.way.environ["DOCKER_HOST"], read_only) as address:
+        ship.start(DOCKER_HOST=address).ready()
+        assert ship.ask("names") == ["hf_access_token"]
+        assert ship.content("hf_access_token") == TOKEN
+        assert json.loads(ship.way("inspect", ship.container))[0]["HostConfig"]["ReadonlyRootfs"] is True
+        ship.secret("hf_access_token", TOKEN + b"-next")
+        eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
+        assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+@pytest.mark.parametrize("ship", ["docker"], indirect=True)
+@pytest.mark.parametrize(("option", "count"), [("-1", -1), ("2", 2)])
+def test_gpus_are_asked_for(ship: Ship, images: dict[str, str], option: str, count: int) -> None:
+    """Of the engine, which says so when it has none."""
+    ship.configure(images["root"])
+    asked: list[dict[str, Any]] = []
+    with engine_with(ship.way.environ["DOCKER_HOST"], asked.append) as address:
+        ship.start("--gpus", option, DOCKER_HOST=address).fails(9, "the container does not start", "gpu")
+    hosts = [each["HostConfig"] for each in asked if each.get("HostConfig")]
+    assert [(gpu["Count"], gpu["Capabilities"]) for gpu in hosts[0]["DeviceRequests"]] == [(count, [["gpu"]])]
+    assert not ship.left_behind()
