@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from tests.serving.conftest import eventually
 
 REPO = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("GUSSET_TEST_CACHE") or REPO / ".cache")
+BUSYBOX = "docker.io/library/busybox:stable"
 BASE = "localhost/python:3.11-slim"
 INSIDE = Path(__file__).parent / "inside.py"
 NEEDED = ("podman", "runc", "debootstrap", "zstd")
@@ -56,6 +59,9 @@ class Way:
         done = subprocess.run([*self.command, *arguments], input=input, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
+
+    def answers(self) -> bool:
+        return subprocess.run([*self.command, "version"], capture_output=True, check=False).returncode == 0
 
     def labelled(self, *command: str, id: str = "ID") -> list[tuple[str, str, str]]:
         """What the engine lists: the id, its owner, and the deployment's name, if it has one."""
@@ -121,6 +127,26 @@ def images() -> dict[str, str]:
             recipe = f"FROM {BASE}\nCOPY inside.py /app/inside.py\n{lines}\n"
             podman("build", "-q", "-t", made[name], "-f", "-", str(INSIDE.parent), input=recipe.encode())
         return made
+
+
+@pytest.fixture(scope="session")
+def busybox(images: dict[str, str]) -> str:
+    """The image of the sidecars, from this machine's busybox, where Podman has it."""
+    unless(lacks("busybox"))
+    program = shutil.which("busybox") or ""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        folder = tarfile.TarInfo("bin")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(folder)
+        archive.add(program, "bin/busybox")
+        for name in subprocess.check_output([program, "--list"], text=True).split():
+            if name != "busybox":
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                archive.addfile(link)
+    podman("import", "-", BUSYBOX, input=packed.getvalue())
+    return BUSYBOX
 
 
 def _import_base() -> None:

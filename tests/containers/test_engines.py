@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,37 +21,20 @@ import pytest
 
 from tests.conftest import as_ordinary_process, leaks_in
 from tests.containers.between import engine_with
-from tests.containers.conftest import SERVER, Ship, Way, lacks, podman, unless
+from tests.containers.conftest import SERVER, Ship, Way, lacks, unless
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("engines")
 
 TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
-BUSYBOX = "docker.io/library/busybox:stable"
 USED = ("root", "user", "own-secrets", "shell-less")  # of the images
-NEEDED = ("dockerd", "docker", "ip", "busybox", "sshd", "ssh")
-
-
-@pytest.fixture(scope="session")
-def busybox(images: dict[str, str]) -> str:
-    """The image of the sidecars, from this machine's busybox, where Podman has it."""
-    unless(lacks(*NEEDED))
-    program = shutil.which("busybox") or ""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        archive.add(program, "bin/busybox")
-        for name in subprocess.check_output([program, "--list"], text=True).split():
-            if name != "busybox":
-                link = tarfile.TarInfo(f"bin/{name}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                archive.addfile(link)
-    podman("import", "-", BUSYBOX, input=packed.getvalue())
-    return BUSYBOX
+NEEDED = ("dockerd", "docker", "ip", "sshd", "ssh")
 
 
 @pytest.fixture(scope="session")
 def docker(images: dict[str, str], busybox: str, worker_id: str) -> Iterator[Path]:
     """The socket of a Docker of the tests' own, with a bridge of its own, and some of the images."""
+    unless(lacks(*NEEDED))
     place = Path(tempfile.mkdtemp(prefix="gusset-docker-"))
     number = worker_id.removeprefix("gw") if worker_id.startswith("gw") else "99"
     bridge, address = f"gusset-{number}", f"10.213.{number}.1/24"
@@ -77,7 +58,7 @@ def docker(images: dict[str, str], busybox: str, worker_id: str) -> Iterator[Pat
         )
     try:
         way = Way(("docker", "--host", f"unix://{found}"))
-        eventually(lambda: _answers(way) or daemon.poll() is not None, "Docker answers")
+        eventually(lambda: way.answers() or daemon.poll() is not None, "Docker answers")
         assert daemon.poll() is None, (place / "log").read_text()
         names = [busybox, *(images[name] for name in USED)]
         with subprocess.Popen(
@@ -93,10 +74,6 @@ def docker(images: dict[str, str], busybox: str, worker_id: str) -> Iterator[Pat
         subprocess.run(["ip", "link", "del", bridge], check=False)
         subprocess.run(["umount", place / "data"], capture_output=True, check=False)
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _answers(way: Way) -> bool:
-    return subprocess.run([*way.command, "version"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(scope="session")

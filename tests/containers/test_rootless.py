@@ -1,8 +1,9 @@
-"""Custom images without root: in the rootless Podman of an ordinary account."""
+"""Custom images without root: in the rootless Podman, and the rootless Docker, of an ordinary account."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import pwd
 import shutil
@@ -19,7 +20,8 @@ from tests.serving.conftest import eventually
 pytestmark = pytest.mark.xdist_group("rootless")
 
 TOKEN = b"hf_cHVibGljIHRva2Vu-1717"
-NEEDED = ("newuidmap", "slirp4netns", "setpriv")
+DOCKER = "/usr/share/docker.io/contrib/dockerd-rootless.sh"  # as Debian has it
+NEEDED = ("newuidmap", "slirp4netns", "setpriv", "docker", "rootlesskit")
 # The tests' own Python may lie where that account cannot read.
 PYTHON = f"/usr/bin/python3.{sys.version_info.minor}"
 
@@ -27,7 +29,7 @@ PYTHON = f"/usr/bin/python3.{sys.version_info.minor}"
 @pytest.fixture(scope="module")
 def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
     """The account that GUSSET_TEST_ACCOUNT names; in CI one that is made, and removed again."""
-    unless(lacks(*NEEDED, PYTHON))
+    unless(lacks(*NEEDED, PYTHON, DOCKER))
     if name := os.environ.get("GUSSET_TEST_ACCOUNT"):
         yield pwd.getpwnam(name)
         return
@@ -49,8 +51,8 @@ def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
 
 
 @pytest.fixture(scope="module")
-def way(account: pwd.struct_passwd, images: dict[str, str]) -> Iterator[Way]:
-    """To its Podman, which has some of the images."""
+def prefix(account: pwd.struct_passwd) -> Iterator[list[str]]:
+    """What makes a command that account's."""
     runtime = Path(f"/run/user/{account.pw_uid}")
     is_new = not runtime.exists()
     if is_new:
@@ -59,22 +61,54 @@ def way(account: pwd.struct_passwd, images: dict[str, str]) -> Iterator[Way]:
     python_path = os.pathsep.join(
         [str(REPO / "src"), *(path for path in sys.path if "site-packages" in path)]
     )
-    prefix = [
+    yield [
         *("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups"),
-        *("env", "-C", "/", f"HOME={account.pw_dir}", f"XDG_RUNTIME_DIR={runtime}", "PATH=/usr/bin:/bin"),
-        f"PYTHONPATH={python_path}",
+        *("env", "-C", "/", f"HOME={account.pw_dir}", f"XDG_RUNTIME_DIR={runtime}"),
+        *("PATH=/usr/bin:/bin:/usr/sbin:/sbin", f"PYTHONPATH={python_path}"),
     ]
-    made = Way([*prefix, "podman"], prefix, python=PYTHON)
-    names = [images[each] for each in ("root", "user", "number")]
-    with subprocess.Popen(
-        ["podman", "save", "--multi-image-archive", *names], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as saved:
-        subprocess.run([*made.command, "load", "-q"], stdin=saved.stdout, capture_output=True, check=True)
-    yield made
-    made("rmi", "--force", *names)
     if is_new:
         subprocess.run(["umount", "-R", runtime], capture_output=True, check=False)  # Podman's own network
         shutil.rmtree(runtime, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", params=["podman", "docker"])
+def way(
+    request: pytest.FixtureRequest, prefix: list[str], images: dict[str, str], busybox: str
+) -> Iterator[Way]:
+    """To an engine of its own, which is found by itself and has some of the images."""
+    made = Way([*prefix, request.param], prefix, python=PYTHON)
+    names = [images[each] for each in ("root", "user", "number")]
+    with contextlib.ExitStack() as stack:
+        if request.param == "docker":
+            names.append(busybox)
+            made = stack.enter_context(_rootless_docker(prefix))
+        with subprocess.Popen(
+            ["podman", "save", "--multi-image-archive", *names],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as saved:
+            subprocess.run([*made.command, "load", "-q"], stdin=saved.stdout, capture_output=True, check=True)
+        yield made
+        made("rmi", "--force", *names)
+
+
+@contextlib.contextmanager
+def _rootless_docker(prefix: list[str]) -> Iterator[Way]:
+    address = next(
+        f"unix://{word[16:]}/docker.sock" for word in prefix if word.startswith("XDG_RUNTIME_DIR=")
+    )
+    way = Way([*prefix, "docker", "--host", address], prefix, python=PYTHON)
+    daemon = subprocess.Popen(
+        [*prefix, "sh", DOCKER, "--iptables=false", "--ip6tables=false"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(way.answers, "Docker answers")
+        yield way
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
 
 
 @pytest.fixture
@@ -109,10 +143,10 @@ def test_what_is_seen_from_inside(ship: Ship, launch: Callable[..., Ship], image
 
 
 def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """`kill -9` of gusset: container, folder and Podman's service go."""
+    """`kill -9` of gusset: containers, folder or volume, and Podman's service go."""
     ship.secret("hf_access_token", TOKEN)
     launch("user")
-    assert len(ship.left_behind()) == 2
+    assert ship.left_behind()
     ship.running.kill()
     ship.running.wait()
     eventually(lambda: not ship.left_behind(), "all is gone")
