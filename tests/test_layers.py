@@ -90,6 +90,7 @@ REVEALERS = {
     "cli/manager.py",  # a key, shown once
     "containers/mount.py",  # into files in memory
     "containers/sidecar.py",  # into files in the memory of an engine elsewhere
+    "containers/registry.py",  # into the request to pull an image, for its registry
     "manager/api.py",  # to the doctor; a key or a link, shown once
     "manager/pages.py",  # a new session's token, into its cookie
     "manager/secret_pages.py",  # to the doctor

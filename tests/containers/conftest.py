@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ BUSYBOX = "docker.io/library/busybox:stable"
 BASE = "localhost/python:3.11-slim"
 INSIDE = Path(__file__).parent / "inside.py"
 NEEDED = ("podman", "runc", "debootstrap", "zstd")
+IN_DOCKER = ("root", "user", "own-secrets", "shell-less")  # of the images
 SERVER = "python3 /app/inside.py 8000"
 
 IMAGES = {
@@ -147,6 +149,49 @@ def busybox(images: dict[str, str]) -> str:
                 archive.addfile(link)
     podman("import", "-", BUSYBOX, input=packed.getvalue())
     return BUSYBOX
+
+
+@pytest.fixture(scope="session")
+def docker(images: dict[str, str], busybox: str) -> Iterator[Path]:
+    """The socket of a Docker of the tests' own, with a bridge of its own, and some of the images."""
+    unless(lacks("dockerd", "docker", "ip"))
+    place = Path(tempfile.mkdtemp(prefix="gusset-docker-"))
+    bridge, address = f"gusset{os.getpid()}", f"10.213.{os.getpid() % 255}.1/24"  # other tests may run
+    for words in (
+        ["link", "add", bridge, "type", "bridge"],
+        ["addr", "add", address, "dev", bridge],
+        ["link", "set", bridge, "up"],
+    ):
+        subprocess.run(["ip", *words], check=True)
+    found = place / "docker.sock"
+    with (place / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            [
+                *("dockerd", "--host", f"unix://{found}", "--data-root", place / "data"),
+                *("--exec-root", place / "exec", "--pidfile", place / "pid", "--bridge", bridge),
+                *("--iptables=false", "--ip6tables=false"),  # they are Podman's, too
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        way = Way(("docker", "--host", f"unix://{found}"))
+        eventually(lambda: way.answers() or daemon.poll() is not None, "Docker answers")
+        assert daemon.poll() is None, (place / "log").read_text()
+        names = [busybox, *(images[name] for name in IN_DOCKER)]
+        with subprocess.Popen(
+            ["podman", "save", "--multi-image-archive", *names],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as saved:
+            subprocess.run([*way.command, "load", "-q"], stdin=saved.stdout, check=True)
+        yield found
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+        subprocess.run(["ip", "link", "del", bridge], check=False)
+        subprocess.run(["umount", place / "data"], capture_output=True, check=False)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _import_base() -> None:

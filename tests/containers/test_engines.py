@@ -27,58 +27,12 @@ from tests.serving.conftest import eventually
 pytestmark = pytest.mark.xdist_group("engines")
 
 TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
-USED = ("root", "user", "own-secrets", "shell-less")  # of the images
-NEEDED = ("dockerd", "docker", "ip", "sshd", "ssh")
-
-
-@pytest.fixture(scope="session")
-def docker(images: dict[str, str], busybox: str, worker_id: str) -> Iterator[Path]:
-    """The socket of a Docker of the tests' own, with a bridge of its own, and some of the images."""
-    unless(lacks(*NEEDED))
-    place = Path(tempfile.mkdtemp(prefix="gusset-docker-"))
-    number = worker_id.removeprefix("gw") if worker_id.startswith("gw") else "99"
-    bridge, address = f"gusset-{number}", f"10.213.{number}.1/24"
-    subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)  # of an earlier run
-    for words in (
-        ["link", "add", bridge, "type", "bridge"],
-        ["addr", "add", address, "dev", bridge],
-        ["link", "set", bridge, "up"],
-    ):
-        subprocess.run(["ip", *words], check=True)
-    found = place / "docker.sock"
-    with (place / "log").open("wb") as log:
-        daemon = subprocess.Popen(
-            [
-                *("dockerd", "--host", f"unix://{found}", "--data-root", place / "data"),
-                *("--exec-root", place / "exec", "--pidfile", place / "pid", "--bridge", bridge),
-                *("--iptables=false", "--ip6tables=false"),  # they are Podman's, too
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        way = Way(("docker", "--host", f"unix://{found}"))
-        eventually(lambda: way.answers() or daemon.poll() is not None, "Docker answers")
-        assert daemon.poll() is None, (place / "log").read_text()
-        names = [busybox, *(images[name] for name in USED)]
-        with subprocess.Popen(
-            ["podman", "save", "--multi-image-archive", *names],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as saved:
-            subprocess.run([*way.command, "load", "-q"], stdin=saved.stdout, check=True)
-        yield found
-    finally:
-        daemon.terminate()
-        daemon.wait(60)
-        subprocess.run(["ip", "link", "del", bridge], check=False)
-        subprocess.run(["umount", place / "data"], capture_output=True, check=False)
-        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def far(docker: Path) -> Iterator[dict[str, str]]:
     """The environment in which that Docker is reached by ssh, on a real server of it with keys of its own."""
+    unless(lacks("sshd", "ssh"))
     place = Path(tempfile.mkdtemp(prefix="gusset-ssh-"))
     for name in ("host", "ours"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name], check=True)

@@ -180,7 +180,7 @@ def _serve_image(
             secrets_dir=secrets_dir,
             manager=manager,
             reader=deployment.name,
-            needed=bool(deployment.declared),
+            needed=bool(deployment.declared or deployment.login),
         ) as source:
             if secrets_dir is None and manager is None and not app.output.json:
                 _offer_to_ask(app, deployment, source, allow_missing)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gusset.containers.network import may_enter
+from gusset.containers.registry import Credentials
 from gusset.containers.service import Service, Tunnel, podman
 from gusset.errors import HostError, ModelFailed, UsageError
 
@@ -30,7 +31,9 @@ log = logging.getLogger("gusset.containers")
 OWNER = "gusset.owner"  # the label that names the process which a container belongs to
 
 _API_SECONDS = 60
-_PULL_HINT = "is the name right? To a private registry log in with `podman login` or `docker login`"
+_PULL_HINT = (
+    "is the name right? A private registry wants a login: base_image.docker_auth, or the engine's own"
+)
 _START_HINT = (
     "is the first word of docker_server.start_command a program of the image's? "
     "There may be no shell in it: then name the server itself"
@@ -162,8 +165,12 @@ class Engine:
         """Let go of it. One of our own runs on until the reaper has no more use for it."""
         self._client.close()
 
-    def image(self, name: str, tell: Callable[[str], object]) -> Image:
+    def image(
+        self, name: str, tell: Callable[[str], object], credentials: Credentials | None = None
+    ) -> Image:
         """The image of that name, pulled when it is not there; `tell` hears how far that is.
+
+        `credentials` are for its registry; without them the engine uses those that it has.
 
         Raises:
             HostError: there is none, or it is for another kind of machine.
@@ -173,7 +180,7 @@ class Engine:
         try:
             found = self._client.images.get(name)
         except docker.errors.ImageNotFound:
-            self._pull(name, tell)
+            self._pull(name, tell, credentials)
             found = self._client.images.get(name)
         config = found.attrs.get("Config") or {}
         image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
@@ -184,18 +191,22 @@ class Engine:
             )
         return image
 
-    def _pull(self, name: str, tell: Callable[[str], object]) -> None:
+    def _pull(self, name: str, tell: Callable[[str], object], credentials: Credentials | None) -> None:
         import docker.errors
 
+        hint = _PULL_HINT
+        if credentials is not None:
+            hint = f"is the name right? And the login, which is the secret {credentials.secret}?"
         layers: dict[str, tuple[int, int]] = {}
         told = 0.0
         tell(f"pulling {name}")
         try:
             repository, tag = _tagged(name)
-            lines = self._api.pull(repository, tag=tag, stream=True, decode=True)
+            login = credentials.auth_config() if credentials else None
+            lines = self._api.pull(repository, tag=tag, stream=True, decode=True, auth_config=login)
             for line in lines:
                 if line.get("error"):
-                    raise HostError(f"the image {name} cannot be pulled: {line['error']}", hint=_PULL_HINT)
+                    raise HostError(f"the image {name} cannot be pulled: {line['error']}", hint=hint)
                 detail = line.get("progressDetail") or {}
                 if line.get("id") and detail.get("total"):
                     layers[line["id"]] = (detail.get("current", 0), detail["total"])
@@ -205,7 +216,7 @@ class Engine:
                     tell(f"pulling {name}: {done:.0f} of {total:.0f} MB")
         except docker.errors.APIError as error:
             raise HostError(
-                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=_PULL_HINT
+                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=hint
             ) from None
 
     def create(self, spec: ContainerSpec) -> Container:

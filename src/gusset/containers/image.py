@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gusset.containers.build import Recipe
+from gusset.containers.registry import Login
 from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.code import secrets_read
 from gusset.serving.deployment import DeclaredSecret
@@ -61,6 +62,7 @@ class ImageDeployment:
     memory: int | None = None
     health: Health = field(default_factory=Health)
     recipe: Recipe = field(default_factory=Recipe)
+    login: Login | None = None
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -85,6 +87,7 @@ class ImageDeployment:
         if not 0 < server.server_port < 65536:
             report.add(("docker_server", "server_port"), "there is no such port", "from 1 to 65535")
         command = _split(server.start_command, report)
+        login = Login.of_package(package, report)
         recipe = Recipe() if server.no_build else Recipe.of_package(package, report)
         problems: list[Problem] = report.sorted()
         if problems or base is None:
@@ -114,6 +117,7 @@ class ImageDeployment:
                 stop_traffic=_or(health.stop_traffic_threshold_seconds, STOP_TRAFFIC),
             ),
             recipe=recipe,
+            login=login,
         )
 
     def check_command(self, held: Collection[str]) -> None:

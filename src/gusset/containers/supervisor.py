@@ -26,6 +26,7 @@ from gusset.containers.image import ImageDeployment, user_ids
 from gusset.containers.life import Life
 from gusset.containers.proxy import Proxy, Routes, probe
 from gusset.containers.reaper import Reaper
+from gusset.containers.registry import Credentials
 from gusset.containers.sidecar import Sidecar
 from gusset.containers.site import Local, Site
 from gusset.errors import HostError, ModelFailed
@@ -73,7 +74,8 @@ def serve_image(
 
     Raises:
         HostError: no engine, no such image, no memory-backed folder, or the address cannot be used.
-        SecretsMissing, Denied, Unreachable: see `read_secrets`; or the start_command reads what is missing.
+        SecretsMissing, Denied, Unreachable: see `read_secrets`; or the start_command reads what is missing;
+            or the login to the image's registry is.
         ModelFailed: the container did not become ready; with its last lines.
     """
     if not debuggable:
@@ -84,6 +86,7 @@ def serve_image(
         deployment, source = stack.enter_context(prepare())
         values = read_secrets(deployment, source, allow_missing)
         deployment.check_command(values)
+        credentials = deployment.login.read(source, allow_missing) if deployment.login else None
         taken = {8080, listener.getsockname()[1]}
         if host_network and (deployment.port in taken or _is_used(deployment.port)):
             raise HostError(
@@ -103,7 +106,8 @@ def serve_image(
             )
         engine.remove_orphans()
         mount.remove_all(is_gone)
-        image = engine.image(deployment.image, log.info)
+        masker = Masker(held.value for held in values.values())
+        image = _image(engine, deployment.image, credentials, masker)
         if not deployment.recipe.is_empty:
             image = build(
                 engine,
@@ -111,7 +115,7 @@ def serve_image(
                 base=deployment.image,
                 user=image.user,
                 model=deployment.folder,
-                mask=Masker(held.value for held in values.values()).mask_text,
+                mask=masker.mask_text,
             )
         user = _user(deployment, engine, image)
         options = Options(host_network=host_network, gpus=gpus, debuggable=debuggable)
@@ -127,6 +131,15 @@ def _finish(engine: Engine, reaper: Reaper) -> None:
     with contextlib.suppress(ModelFailed, HostError):
         if not engine.remove_ours():
             reaper.tell("done")
+
+
+def _image(engine: Engine, name: str, credentials: Credentials | None, masker: Masker) -> Image:
+    """The image of that name. What its registry says of a login may repeat that."""
+    masker.learn(credentials.parts if credentials else ())
+    try:
+        return engine.image(name, log.info, credentials)
+    except HostError as error:
+        raise HostError(masker.mask_text(error.message), hint=error.hint) from None
 
 
 def _user(deployment: ImageDeployment, engine: Engine, image: Image) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def _of_images(path: str, about: str) -> Key:
 
 _PLATFORM = "for the hosted platform; the machine that gusset runs on is given"
 _BUILD = "built into the image; for a Python model install it yourself where `gusset serve` runs"
-_LOGIN = "an image is pulled with the login that the engine has: `podman login` or `docker login`"
+_IDENTITY = "of methods that are refused"
 _LIMIT = "a limit of the container; a Python model is given the whole machine"
 _DOWNLOAD = "needs a download before the start"
 _LOAD_IT = "download in the model's `load` instead, with a token from the secrets"
@@ -113,14 +113,20 @@ KEYS: tuple[Key, ...] = (
     _of_images("base_image", "what is run, or built on"),
     _of_images("base_image.image", "the image; pulled when the engine has it not"),
     _of_images("base_image.python_executable_path", "installs requirements; python3 when not given"),
-    _ignored("base_image.docker_auth", _LOGIN),
+    _of_images("base_image.docker_auth", "the login for the pull; else the one that the engine has"),
+    _of_images(
+        "base_image.docker_auth.auth_method", "REGISTRY_SECRET, GCP_SERVICE_ACCOUNT_JSON; others are refused"
+    ),
+    _of_images("base_image.docker_auth.registry", "the image's own; for another one no login is sent"),
+    _of_images(
+        "base_image.docker_auth.secret_name", "the login; DOCKER_REGISTRY_ and the host when not given"
+    ),
     *_group(
         "ignored",
         "base_image.docker_auth",
-        _LOGIN,
-        "auth_method registry secret_name aws_access_key_id_secret_name aws_secret_access_key_secret_name "
-        "aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
-        "aws_assume_role_arn aws_assume_role_region",
+        _IDENTITY,
+        "aws_access_key_id_secret_name aws_secret_access_key_secret_name aws_oidc_role_arn aws_oidc_region "
+        "gcp_oidc_service_account gcp_oidc_workload_id_provider aws_assume_role_arn aws_assume_role_region",
     ),
     *_group("images", "", _BUILD, "requirements_file requirements system_packages"),
     _acted("environment_variables", "set before the model's code is imported; every value becomes a text"),
