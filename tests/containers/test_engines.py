@@ -326,6 +326,49 @@ def test_the_door_asks_for_a_word(ship: Ship, launch: Callable[..., Ship]) -> No
     assert httpx.get(ship.address).json() == {"path": "/health"}
 
 
+BUSY = """
+import socket
+server = socket.create_server(("::", 8000), family=socket.AF_INET6, dualstack_ipv6=True)
+seen = set()
+while True:
+    conn, _ = server.accept()
+    with conn:
+        first = conn.recv(200).decode("ascii", "replace")
+        seen.add(first.partition("/")[0])
+        said = repr(sorted(seen)).encode()
+        conn.sendall(b"HTTP/1.1 200 OK\\r\\nconnection: close\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(said) + said)
+"""
+
+
+@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)  # its containers have ::1
+def test_a_server_that_answers_early(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """And lets go: what it has not read of the request's body does not become a request of its own."""
+    launch(command=f"python3 -c '{BUSY}'")
+    sidecar = _sidecar(ship)
+    address = ship.way("port", sidecar).rpartition("-> ")[2].split(":")
+    body = b"PUT /other HTTP/1.1\r\nhost: x\r\n\r\n" * 5_000
+    head = _word(ship, sidecar) + b"\nPOST /predict HTTP/1.1\r\nhost: x\r\n\r\n"
+    for _ in range(100):
+        with socket.create_connection((address[0], int(address[1]))) as sock:
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(head + body)
+                while sock.recv(1000):
+                    pass
+    assert httpx.get(ship.address).text == "['GET ', 'POST ']"
+
+
+def _word(ship: Ship, sidecar: str) -> bytes:
+    """What its door asks for, as only root can see it."""
+    first = ship.way("inspect", "--format", "{{.State.Pid}}", sidecar)
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(folder / "ns/pid") == os.readlink(f"/proc/{first}/ns/pid"):
+                environ = (folder / "environ").read_bytes().split(b"\0")
+                if found := [each for each in environ if each.startswith(b"word=")]:
+                    return found[0].removeprefix(b"word=")
+    raise AssertionError("no process has it")
+
+
 @pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
 def test_the_hosts_network(ship: Ship, images: dict[str, str]) -> None:
     """It is ours, where Docker is on this machine; then no door is needed."""

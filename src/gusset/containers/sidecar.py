@@ -26,12 +26,16 @@ _DOOR = 61234  # in the container's network; above what systems give out by them
 # Reads a line with the word, the port and the owner, then commands. A shell
 # takes its lines byte by byte, and so does dd its part: nothing is read ahead.
 # Whoever connects to the door has to know the word first: neighbours of the
-# container's and other accounts of this machine's may come to it.
+# container's and other accounts of this machine's may come to it. The second
+# address is for a server that is not at the first: after a connection that broke
+# it would get the rest of a request as a new one.
 _SCRIPT = r"""
 read -r word port owner
 export word port
 [ "$port" = - ] || nc -BACKLOG -p DOOR -e sh -c '
-  read -r -t 10 said && [ "$said" = "$word" ] && { nc 127.0.0.1 "$port" || nc ::1 "$port"; }' 2>/dev/null &
+  read -r -t 10 said && [ "$said" = "$word" ] || exit
+  exec 3>&1
+  case $(nc 127.0.0.1 "$port" 2>&1 >&3) in *refused*) exec nc ::1 "$port" ;; esac' 2>/dev/null &
 echo done
 while read -r what name size; do
   case $what in
