@@ -242,6 +242,27 @@ def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> No
     assert not leaks_in(ship.output.encode(), values[-1])
 
 
+@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)
+def test_names_with_a_dot(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Any name that is allowed is one like others; when gusset has gone, their files go, too."""
+    values = {".env": TOKEN + b"-env", ".next": TOKEN + b"-next", "other": TOKEN}
+    for name, value in values.items():
+        ship.secret(name, value)
+    launch()
+    assert {name: ship.content(name) for name in values} == values
+    ship.secret("other", TOKEN + b"-other")
+    eventually(lambda: ship.content("other") == TOKEN + b"-other", "the new value")
+    assert ship.ask("names") == [".env", ".next", "other"]
+    pid = ship.way("inspect", "--format", "{{.State.Pid}}", ship.container)
+    for reaper in [each for each, command in _processes(ship) if b"gusset.containers.reaper" in command]:
+        os.kill(reaper, signal.SIGKILL)  # nobody but the sidecar is left for them
+    ship.running.kill()
+    ship.running.wait()
+    eventually(lambda: not os.listdir(f"/proc/{pid}/root/secrets"), "no file is left")
+    for id_ in reversed(ship.left_behind()):
+        subprocess.run(["podman", "rm", "-f", id_], capture_output=True, check=False)
+
+
 @by_sidecar
 def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
     """Neither in what the engine tells of both containers and the volume, nor in processes, nor on its disk."""
@@ -348,12 +369,12 @@ def test_a_server_that_answers_early(ship: Ship, launch: Callable[..., Ship]) ->
     address = ship.way("port", sidecar).rpartition("-> ")[2].split(":")
     body = b"PUT /other HTTP/1.1\r\nhost: x\r\n\r\n" * 5_000
     head = _word(ship, sidecar) + b"\nPOST /predict HTTP/1.1\r\nhost: x\r\n\r\n"
+    suppressed = contextlib.suppress(ConnectionError)
     for _ in range(100):
-        with socket.create_connection((address[0], int(address[1]))) as sock:
-            with contextlib.suppress(ConnectionError):
-                sock.sendall(head + body)
-                while sock.recv(1000):
-                    pass
+        with socket.create_connection((address[0], int(address[1]))) as sock, suppressed:
+            sock.sendall(head + body)
+            while sock.recv(1000):
+                pass
     assert httpx.get(ship.address).text == "['GET ', 'POST ']"
 
 

@@ -28,7 +28,8 @@ _DOOR = 61234  # in the container's network; above what systems give out by them
 # Whoever connects to the door has to know the word first: neighbours of the
 # container's and other accounts of this machine's may come to it. The second
 # address is for a server that is not at the first: after a connection that broke
-# it would get the rest of a request as a new one.
+# it would get the rest of a request as a new one. No secret's name starts as
+# that of the file does which is not yet whole.
 _SCRIPT = r"""
 read -r word port owner
 export word port
@@ -40,14 +41,14 @@ echo done
 while read -r what name size; do
   case $what in
   put)
-    rm -f /secrets/.next
-    (umask 377; exec dd bs=1 count="$size" of=/secrets/.next 2>/dev/null) &&
-      chown "$owner" /secrets/.next && mv -f /secrets/.next "/secrets/$name" || exit 1 ;;
+    rm -f /secrets/..next
+    (umask 377; exec dd bs=1 count="$size" of=/secrets/..next 2>/dev/null) &&
+      chown "$owner" /secrets/..next && mv -f /secrets/..next "/secrets/$name" || exit 1 ;;
   drop) rm -f "/secrets/$name" ;;
   esac
   echo done
 done
-rm -rf /secrets/* /secrets/.next
+rm -rf /secrets/* /secrets/.[!.]* /secrets/..next
 """.replace("DOOR", str(_DOOR)).replace("BACKLOG", "l" * 128)  # nc counts: so many may wait
 
 
