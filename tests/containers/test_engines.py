@@ -24,7 +24,7 @@ import pytest
 from tests.conftest import as_ordinary_process, leaks_in
 from tests.containers.between import engine_with
 from tests.containers.conftest import SERVER, Ship, Way, lacks, podman, unless
-from tests.serving.conftest import eventually
+from tests.serving.conftest import PATIENCE, eventually
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -324,6 +324,23 @@ def test_a_sidecar_that_dies_is_made_anew(ship: Ship, launch: Callable[..., Ship
     eventually(lambda: "The container is ready again." in ship.output, "ready again")
     assert ship.container != first
     assert ship.content("hf_access_token") == TOKEN
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
+@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)
+def test_a_sidecar_that_does_not_answer_is_made_anew(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Nor does the container see a part of the value that was on its way to it."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    sidecar = int(ship.way("inspect", "--format", "{{.State.Pid}}", _sidecar(ship)))
+    os.kill(sidecar, signal.SIGSTOP)
+    ship.secret("hf_access_token", TOKEN + b"-next")
+    eventually(lambda: "could not be handed on" in ship.output, "it is given up", 4 * PATIENCE)
+    assert ship.content("hf_access_token") == TOKEN
+    os.kill(sidecar, signal.SIGCONT)
+    eventually(lambda: "The container is ready again." in ship.output, "ready again")
+    assert ship.content("hf_access_token") == TOKEN + b"-next"
     assert ship.stop() == 0
     assert not ship.left_behind()
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import resource
+import select
 import shutil
 import socket
 import threading
@@ -474,6 +475,10 @@ class Pipe:
         """Write that, and give what is printed next; empty when nothing can be any more."""
         try:
             self._socket.sendall(data)
+            answer = select.poll()  # the library waits without end for one
+            answer.register(self._socket, select.POLLIN)
+            if not answer.poll(_API_SECONDS * 1000):
+                return b""
             return bytes(next(self._frames)[1])
         except (OSError, StopIteration, ValueError):  # it has ended, or its engine has
             return b""

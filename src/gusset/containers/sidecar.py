@@ -43,6 +43,7 @@ while read -r what name size; do
   put)
     rm -f /secrets/..next
     (umask 377; exec dd bs=1 count="$size" of=/secrets/..next 2>/dev/null) &&
+      [ "$(stat -c %s /secrets/..next)" = "$size" ] &&
       chown "$owner" /secrets/..next && mv -f /secrets/..next "/secrets/$name" || exit 1 ;;
   drop) rm -f "/secrets/$name" ;;
   esac
@@ -110,6 +111,7 @@ class Sidecar:
 
     def _ask(self, command: bytes) -> None:
         if self._pipe.ask(command) != b"done\n":
+            self._pipe.close()  # whatever was half said: it ends of that, and all is made anew
             raise HostError("the container that holds the secrets has ended")
 
     def started(self, container: Container) -> Network:
