@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import as_ordinary_process, leaks_in
 from tests.containers.between import engine_with
 from tests.containers.conftest import SERVER, Ship, Way, lacks, unless
-from tests.serving.conftest import eventually
+from tests.serving.conftest import PATIENCE, eventually
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -173,6 +173,27 @@ def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> No
     assert not leaks_in(ship.output.encode(), values[-1])
 
 
+@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)
+def test_names_with_a_dot(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Any name that is allowed is one like others; when gusset has gone, their files go, too."""
+    values = {".env": TOKEN + b"-env", ".next": TOKEN + b"-next", "other": TOKEN}
+    for name, value in values.items():
+        ship.secret(name, value)
+    launch()
+    assert {name: ship.content(name) for name in values} == values
+    ship.secret("other", TOKEN + b"-other")
+    eventually(lambda: ship.content("other") == TOKEN + b"-other", "the new value")
+    assert ship.ask("names") == [".env", ".next", "other"]
+    pid = ship.way("inspect", "--format", "{{.State.Pid}}", ship.container)
+    for reaper in [each for each, command in _processes(ship) if b"gusset.containers.reaper" in command]:
+        os.kill(reaper, signal.SIGKILL)  # nobody but the sidecar is left for them
+    ship.running.kill()
+    ship.running.wait()
+    eventually(lambda: not os.listdir(f"/proc/{pid}/root/secrets"), "no file is left")
+    for id_ in reversed(ship.left_behind()):
+        subprocess.run(["podman", "rm", "-f", id_], capture_output=True, check=False)
+
+
 @by_sidecar
 def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
     """Neither in what the engine tells of both containers and the volume, nor in processes, nor on its disk."""
@@ -238,6 +259,23 @@ def test_a_sidecar_that_dies_is_made_anew(ship: Ship, launch: Callable[..., Ship
     assert not ship.left_behind()
 
 
+@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)
+def test_a_sidecar_that_does_not_answer_is_made_anew(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """Nor does the container see a part of the value that was on its way to it."""
+    ship.secret("hf_access_token", TOKEN)
+    launch()
+    sidecar = int(ship.way("inspect", "--format", "{{.State.Pid}}", _sidecar(ship)))
+    os.kill(sidecar, signal.SIGSTOP)
+    ship.secret("hf_access_token", TOKEN + b"-next")
+    eventually(lambda: "could not be handed on" in ship.output, "it is given up", 4 * PATIENCE)
+    assert ship.content("hf_access_token") == TOKEN
+    os.kill(sidecar, signal.SIGCONT)
+    eventually(lambda: "The container is ready again." in ship.output, "ready again")
+    assert ship.content("hf_access_token") == TOKEN + b"-next"
+    assert ship.stop() == 0
+    assert not ship.left_behind()
+
+
 def _sidecar(ship: Ship) -> str:
     there = ship.way.labelled("ps", "--no-trunc")
     return next(id_ for id_, owner, name in there if not name and ship.owns(owner))
@@ -255,6 +293,49 @@ def test_the_door_asks_for_a_word(ship: Ship, launch: Callable[..., Ship]) -> No
             sock.shutdown(socket.SHUT_WR)
             assert sock.recv(1) == b""
     assert httpx.get(ship.address).json() == {"path": "/health"}
+
+
+BUSY = """
+import socket
+server = socket.create_server(("::", 8000), family=socket.AF_INET6, dualstack_ipv6=True)
+seen = set()
+while True:
+    conn, _ = server.accept()
+    with conn:
+        first = conn.recv(200).decode("ascii", "replace")
+        seen.add(first.partition("/")[0])
+        said = repr(sorted(seen)).encode()
+        conn.sendall(b"HTTP/1.1 200 OK\\r\\nconnection: close\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(said) + said)
+"""
+
+
+@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)  # its containers have ::1
+def test_a_server_that_answers_early(ship: Ship, launch: Callable[..., Ship]) -> None:
+    """And lets go: what it has not read of the request's body does not become a request of its own."""
+    launch(command=f"python3 -c '{BUSY}'")
+    sidecar = _sidecar(ship)
+    address = ship.way("port", sidecar).rpartition("-> ")[2].split(":")
+    body = b"PUT /other HTTP/1.1\r\nhost: x\r\n\r\n" * 5_000
+    head = _word(ship, sidecar) + b"\nPOST /predict HTTP/1.1\r\nhost: x\r\n\r\n"
+    suppressed = contextlib.suppress(ConnectionError)
+    for _ in range(100):
+        with socket.create_connection((address[0], int(address[1]))) as sock, suppressed:
+            sock.sendall(head + body)
+            while sock.recv(1000):
+                pass
+    assert httpx.get(ship.address).text == "['GET ', 'POST ']"
+
+
+def _word(ship: Ship, sidecar: str) -> bytes:
+    """What its door asks for, as only root can see it."""
+    first = ship.way("inspect", "--format", "{{.State.Pid}}", sidecar)
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(folder / "ns/pid") == os.readlink(f"/proc/{first}/ns/pid"):
+                environ = (folder / "environ").read_bytes().split(b"\0")
+                if found := [each for each in environ if each.startswith(b"word=")]:
+                    return found[0].removeprefix(b"word=")
+    raise AssertionError("no process has it")
 
 
 @pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
@@ -284,8 +365,8 @@ def test_a_machine_that_cannot_be_reached(ship: Ship, images: dict[str, str]) ->
     ship.configure(images["root"])
     elsewhere = ship.way.environ["DOCKER_HOST"].replace("root@", "nobody-known@")
     ship.start(DOCKER_HOST=elsewhere).fails(11, "Permission denied", "log in without asking for a password")
-    for url in ("ssh://", "ssh://-oProxyCommand=x", "ssh://host:port"):
-        ship.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is no address")
+    for url in ("ssh://", "ssh://-oProxyCommand=x", "ssh://host:port", "ssh://user:pass-4711@host"):
+        assert "4711" not in ship.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is no ssh:// address")
 
 
 def _break(ship: Ship) -> None:

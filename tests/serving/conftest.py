@@ -20,9 +20,9 @@ import pytest
 PATIENCE = 30.0  # seconds until a test gives up hope; no test passes by waiting for so long
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
+def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait until `condition` is true."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.02)

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import resource
+import select
 import shutil
 import socket
 import threading
@@ -31,6 +32,7 @@ log = logging.getLogger("gusset.containers")
 OWNER = "gusset.owner"  # the label that names the process which a container belongs to
 
 _API_SECONDS = 60
+_ANSWER_SECONDS = 20  # of a program that has little to do
 _PULL_HINT = (
     "is the name right? A private registry wants a login: base_image.docker_auth, or the engine's own"
 )
@@ -485,6 +487,10 @@ class Pipe:
         """Write that, and give what is printed next; empty when nothing can be any more."""
         try:
             self._socket.sendall(data)
+            answer = select.poll()  # the library waits without end for one
+            answer.register(self._socket, select.POLLIN)
+            if not answer.poll(_ANSWER_SECONDS * 1000):
+                return b""
             return bytes(next(self._frames)[1])
         except (OSError, StopIteration, ValueError):  # it has ended, or its engine has
             return b""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gusset.errors import HostError
 from gusset.serving.environment import environment_for_others
@@ -89,18 +89,19 @@ class Tunnel(Service):
         """
         try:
             parts = urlsplit(url)
-            host, user, port = parts.hostname, parts.username, parts.port
+            host, user, port = _spelt(parts), parts.username, parts.port
         except ValueError:
-            host = user = port = None
-        if not host or host.startswith("-") or (user or "").startswith("-"):
-            raise HostError(f"DOCKER_HOST is no address: {url}", hint="as in ssh://user@machine")
+            raise _no_address() from None
+        if not host or host.startswith("-") or (user or "").startswith("-") or parts.password is not None:
+            raise _no_address()
         if (ssh := shutil.which("ssh")) is None:
             raise HostError(
-                f"to reach {url} the command ssh is needed",
+                f"to reach {host} the command ssh is needed",
                 hint="install it, as in apt install openssh-client",
             )
         self._ssh = ssh
         self._target = [*(["-l", user] if user else []), *(["-p", str(port)] if port else []), host]
+        self._forwarding = ""
         remote = parts.path.rstrip("/") or _REMOTE_SOCKET
         super().__init__(
             f"the engine of {host}",
@@ -118,30 +119,45 @@ class Tunnel(Service):
         return self._folder / "control"
 
     def forward(self, port: int) -> Path:
-        """A socket of ours that leads to that port of 127.0.0.1 there.
+        """A socket of ours that leads to that port of 127.0.0.1 there; one for another port ends.
 
         Raises:
             HostError: it cannot be made.
         """
-        path = self._folder / f"{port}.sock"
-        if path.exists():  # made before, for another container
-            return path
-        done = subprocess.run(
-            [
-                *(self._ssh, "-S", self._control, "-O", "forward"),
-                *("-L", f"{path}:127.0.0.1:{port}", *self._target),
-            ],
-            env=environment_for_others(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            raise HostError(
-                f"{self.what} cannot be reached: {done.stderr.decode('utf-8', 'replace').strip()}"
-            )
+        if self._forwarding:
+            self._ask("cancel")
+        path = self._folder / "server.sock"
+        path.unlink(missing_ok=True)
+        self._forwarding = f"{path}:127.0.0.1:{port}"
+        if fault := self._ask("forward"):
+            raise HostError(f"{self.what} cannot be reached: {fault}")
         return path
+
+    def _ask(self, what: str) -> str:
+        """Ask the process that holds the connection; give its complaint."""
+        try:
+            done = subprocess.run(
+                [*(self._ssh, "-S", self._control, "-O", what, "-L", self._forwarding), *self._target],
+                env=environment_for_others(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "the connection does not answer"
+        return done.stderr.decode("utf-8", "replace").strip() if done.returncode else ""
+
+
+def _spelt(parts: SplitResult) -> str:
+    """The host as it was written: ssh may have it in its configuration; the library makes it lower case."""
+    host = parts.netloc.rpartition("@")[2]
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def _no_address() -> HostError:
+    """Without repeating it: there may be a password in it."""
+    return HostError("DOCKER_HOST is no ssh:// address", hint="as in ssh://user@machine, without a password")
 
 
 def end_service(address: str) -> None:

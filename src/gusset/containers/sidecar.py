@@ -21,30 +21,36 @@ from gusset.secrets.value import SecretValue
 
 IMAGE = "busybox:stable"
 
-_DOOR = 61234  # in the container's network; above what systems give out by themselves
+_DOORS = (61234, 61235)  # ports in the container's network; above what systems give out by themselves
 
-# Reads a line with the word, the port and the owner, then commands. A shell
+# Reads a line with the word, both ports and the owner, then commands. A shell
 # takes its lines byte by byte, and so does dd its part: nothing is read ahead.
 # Whoever connects to the door has to know the word first: neighbours of the
-# container's and other accounts of this machine's may come to it.
+# container's and other accounts of this machine's may come to it. The second
+# address is for a server that is not at the first: after a connection that broke
+# it would get the rest of a request as a new one. No secret's name starts as
+# that of the file does which is not yet whole.
 _SCRIPT = r"""
-read -r word port owner
+read -r word door port owner
 export word port
-[ "$port" = - ] || nc -BACKLOG -p DOOR -e sh -c '
-  read -r -t 10 said && [ "$said" = "$word" ] && { nc 127.0.0.1 "$port" || nc ::1 "$port"; }' 2>/dev/null &
+[ "$door" = - ] || nc -BACKLOG -p "$door" -e sh -c '
+  read -r -t 10 -n 33 said && [ "$said" = "$word" ] || exit
+  exec 3>&1
+  case $(nc 127.0.0.1 "$port" 2>&1 >&3) in *refused*) exec nc ::1 "$port" ;; esac' 2>/dev/null &
 echo done
 while read -r what name size; do
   case $what in
   put)
-    rm -f /secrets/.next
-    (umask 377; exec dd bs=1 count="$size" of=/secrets/.next 2>/dev/null) &&
-      chown "$owner" /secrets/.next && mv -f /secrets/.next "/secrets/$name" || exit 1 ;;
+    rm -f /secrets/..next
+    (umask 377; exec dd bs=1 count="$size" of=/secrets/..next 2>/dev/null) &&
+      [ "$(stat -c %s /secrets/..next)" = "$size" ] &&
+      chown "$owner" /secrets/..next && mv -f /secrets/..next "/secrets/$name" || exit 1 ;;
   drop) rm -f "/secrets/$name" ;;
   esac
   echo done
 done
-rm -rf /secrets/* /secrets/.next
-""".replace("DOOR", str(_DOOR)).replace("BACKLOG", "l" * 128)  # nc counts: so many may wait
+rm -rf /secrets/* /secrets/.[!.]* /secrets/..next
+""".replace("BACKLOG", "l" * 128)  # nc counts: so many may wait
 
 
 class Sidecar:
@@ -77,7 +83,7 @@ class Sidecar:
                 hint="a container of it holds the secrets, since this engine takes no files of gusset's: "
                 "load it into the engine under that name (docs/images.md)",
             ) from None
-        door = None if host_network else _DOOR
+        self._door = door = None if host_network else next(each for each in _DOORS if each != port)
         with contextlib.ExitStack() as stack:
             self.source = engine.create_volume(our_name())
             stack.callback(engine.remove_volume, self.source)
@@ -89,7 +95,7 @@ class Sidecar:
             self._pipe = self._container.pipe()
             stack.callback(self._pipe.close)
             self._container.start()
-            self._ask(b"%s %s %d:%d\n" % (self._word.encode(), b"%d" % port if door else b"-", *user))
+            self._ask(f"{self._word} {door or '-'} {port} {user[0]}:{user[1]}\n".encode())
             self._held = stack.pop_all()
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
@@ -105,14 +111,15 @@ class Sidecar:
 
     def _ask(self, command: bytes) -> None:
         if self._pipe.ask(command) != b"done\n":
+            self._pipe.close()  # whatever was half said: it ends of that, and all is made anew
             raise HostError("the container that holds the secrets has ended")
 
     def started(self, container: Container) -> Network:
         """See `Site.started`."""
         threading.Thread(target=self._end_with, args=(container,), name="gusset-sidecar", daemon=True).start()
-        if self.network == "host":
+        if self._door is None:
             return Outside(self._port)
-        return Published(self._engine.published(self._container, _DOOR), self._word)
+        return Published(self._engine.published(self._container, self._door), self._word)
 
     def _end_with(self, container: Container) -> None:
         """Without its secrets and its network the container is to be started anew."""

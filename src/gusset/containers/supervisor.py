@@ -300,8 +300,7 @@ class Keeper:
             if not ended.done():
                 await asyncio.shield(asyncio.to_thread(life.container.stop, STOP_SECONDS))
                 await asyncio.wait((ended,), timeout=_PROBE_SECONDS)
-            with self._filling:
-                self._life = None
+            await asyncio.shield(asyncio.to_thread(self._forget))
             self._unready = "It ended and will be started again."
             await asyncio.shield(asyncio.to_thread(life.close))
 
@@ -358,6 +357,10 @@ class Keeper:
                 labels={"gusset.name": deployment.name},
             )
         )
+
+    def _forget(self) -> None:
+        with self._filling:  # a rotation that is under way may take long
+            self._life = None
 
     def _fill(self, site: Site) -> None:
         with self._filling:
