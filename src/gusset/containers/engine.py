@@ -1,44 +1,32 @@
 """A container engine, Docker or Podman, over the API that both speak.
 
-The one place that knows the library and its errors. What it is told and what
-it keeps never holds a secret's value.
+This and `container` are the places that know the library and its errors. What
+an engine is told and what it keeps never holds a secret's value.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import resource
-import select
 import shutil
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from gusset.containers.container import API_SECONDS, Container, reason, telling
 from gusset.containers.network import may_enter
+from gusset.containers.owner import OWNER, is_gone, our_name
 from gusset.containers.registry import Credentials
 from gusset.containers.service import Service, Tunnel, podman
 from gusset.errors import HostError, ModelFailed, UsageError
 
 log = logging.getLogger("gusset.containers")
 
-OWNER = "gusset.owner"  # the label that names the process which a container belongs to
-
-_API_SECONDS = 60
-_ANSWER_SECONDS = 20  # of a program that has little to do
 _PULL_HINT = (
     "is the name right? A private registry wants a login: base_image.docker_auth, or the engine's own"
-)
-_START_HINT = (
-    "is the first word of docker_server.start_command a program of the image's? "
-    "There may be no shell in it: then name the server itself"
 )
 _PROGRESS_SECONDS = 2.0
 _VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec"}
@@ -117,7 +105,7 @@ class Engine:
             try:
                 engine = cls(address)
             except Exception as error:  # whatever the library or the socket says
-                tried.append(f"  {address}: {_reason(error)}")
+                tried.append(f"  {address}: {reason(error)}")
             else:
                 tell("engine", address)
                 return engine
@@ -136,7 +124,7 @@ class Engine:
         try:
             return cls(service.address, service)
         except Exception as error:  # whatever the library or the socket says
-            raise HostError(f"{service.what} does not answer: {_reason(error)}", hint=service.hint) from None
+            raise HostError(f"{service.what} does not answer: {reason(error)}", hint=service.hint) from None
 
     def keep_up(self) -> None:
         """Start a service of our own again, if it has ended.
@@ -218,7 +206,7 @@ class Engine:
                     tell(f"pulling {name}: {done:.0f} of {total:.0f} MB")
         except docker.errors.APIError as error:
             raise HostError(
-                f"the image {name} is not here and cannot be pulled: {_reason(error)}", hint=hint
+                f"the image {name} is not here and cannot be pulled: {reason(error)}", hint=hint
             ) from None
 
     def create(self, spec: ContainerSpec) -> Container:
@@ -252,7 +240,7 @@ class Engine:
         host_config = self._api.create_host_config(**options)
         if spec.user_namespace is not None:
             host_config["UsernsMode"] = spec.user_namespace  # the library knows only Docker's
-        with _telling("the container cannot be made"):
+        with telling("the container cannot be made"):
             made = self._api.create_container(
                 spec.image,
                 entrypoint=list(spec.command) if spec.command is not None else None,
@@ -271,7 +259,7 @@ class Engine:
             ModelFailed: the engine refuses it.
             HostError: the engine has gone.
         """
-        with _telling("a volume for secrets cannot be made"):
+        with telling("a volume for secrets cannot be made"):
             made = self._api.create_volume(driver="local", driver_opts=_VOLUME, labels={OWNER: owner})
         return str(made["Name"])
 
@@ -299,7 +287,7 @@ class Engine:
             read_only=True,
             port_bindings=None if port is None else {port: ("127.0.0.1", None)},
         )
-        with _telling("the sidecar of the container cannot be made"):
+        with telling("the sidecar of the container cannot be made"):
             made = self._api.create_container(
                 image.id,
                 entrypoint=["sh", "-c", script],
@@ -319,7 +307,7 @@ class Engine:
             ModelFailed: it is not published.
             HostError: the engine has gone.
         """
-        with _telling("the sidecar of the container is not there"):
+        with telling("the sidecar of the container is not there"):
             ports = self._api.inspect_container(container.id)["NetworkSettings"]["Ports"]
         bound = ports.get(f"{port}/tcp")
         if not bound:
@@ -339,7 +327,7 @@ class Engine:
         Raises:
             ModelFailed: the engine refuses to make the container.
         """
-        with _telling("the image cannot be looked into"):
+        with telling("the image cannot be looked into"):
             made = self._api.create_container(image.id, entrypoint=["/"], labels={OWNER: our_name()})
         container = Container(self._api, made["Id"])
         try:
@@ -354,188 +342,13 @@ class Engine:
             ModelFailed: the engine refuses it.
             HostError: the engine has gone.
         """
-        with _telling("what gusset has left at the engine cannot be removed"):
+        with telling("what gusset has left at the engine cannot be removed"):
             return _remove_all(self._api, lambda name: name == our_name())
 
     def remove_orphans(self) -> None:
         """Remove what a gusset has left that has gone without doing so: the second net."""
         with suppress(Exception):  # it may be somebody else's engine by now; never a reason not to serve
             _remove_all(self._api, is_gone)
-
-
-class Container:
-    """One container of an engine's."""
-
-    def __init__(self, api: Any, id_: str) -> None:
-        self._api = api
-        self.id = id_
-
-    def file(self, path: str) -> bytes:
-        """A small file of the container's; empty when there is none."""
-        import io
-        import tarfile
-
-        import docker.errors
-
-        try:
-            parts, _ = self._api.get_archive(self.id, path)
-        except docker.errors.APIError:
-            return b""
-        with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as archive:
-            member = next((each for each in archive if each.isfile()), None)
-            file = archive.extractfile(member) if member else None
-            return file.read() if file else b""
-
-    def pipe(self) -> Pipe:
-        """Its standard input and output; before `start`, of a container that was made with them.
-
-        Raises:
-            HostError: the engine has gone.
-        """
-        with _telling("the sidecar of the container does not start"):
-            return Pipe(
-                self._api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 0, "stream": 1})
-            )
-
-    def attach(self, out: int, err: int) -> None:
-        """Carry all that the container prints to these descriptors, from its first byte; before `start`.
-
-        They are ours from now on, and closed when it prints no more.
-
-        Raises:
-            ModelFailed: its command or its user cannot be had; Podman looks for them now, Docker in `start`.
-            HostError: the engine has gone.
-        """
-        targets = [os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)]
-        try:
-            with _telling("the container does not start", _START_HINT):
-                stream = self._api.attach(
-                    self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True
-                )
-        except BaseException:
-            _carry((), targets)
-            raise
-        threading.Thread(target=_carry, args=(stream, targets), name="gusset-attach", daemon=True).start()
-
-    def start(self) -> None:
-        """Start it.
-
-        Raises:
-            ModelFailed: its command cannot be run.
-        """
-        with _telling("the container does not start", _START_HINT):
-            self._api.start(self.id)
-
-    def wait(self) -> int | None:
-        """Its exit status, once it has ended; None when that cannot be known."""
-        try:
-            return int(self._api.wait(self.id, timeout=None)["StatusCode"])
-        except Exception:  # removed, or the engine has gone
-            return None
-
-    def pid(self) -> int:
-        """The process id of its first process, as this machine has it; 0 when it does not run."""
-        try:
-            return int(self._api.inspect_container(self.id)["State"]["Pid"])
-        except Exception:  # removed, or the engine has gone
-            return 0
-
-    def leave_no_core(self) -> None:
-        """Have it write no core file, which would have the values in it; best as soon as it has started.
-
-        Not by a limit of the container's: giving one drops those that the engine is configured with.
-        """
-        if pid := self.pid():
-            with suppress(OSError):  # it has ended, or is not ours to limit
-                resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-
-    def stop(self, seconds: int) -> None:
-        """SIGTERM, and SIGKILL when it has not ended after so many seconds."""
-        with suppress(Exception):  # it has ended by itself
-            self._api.stop(self.id, timeout=seconds)
-
-    def kill(self) -> None:
-        """End it at once."""
-        with suppress(Exception):  # it has ended by itself
-            self._api.kill(self.id)
-
-    def remove(self) -> bool:
-        """Kill it if it runs, and remove it; whether it is gone now."""
-        import docker.errors
-
-        try:
-            self._api.remove_container(self.id, force=True, v=True)
-        except docker.errors.NotFound:
-            return True
-        except (docker.errors.DockerException, OSError):
-            return False
-        return True
-
-
-class Pipe:
-    """Standard input and output of a container. For one thread at a time."""
-
-    def __init__(self, attached: Any) -> None:
-        from docker.utils.socket import frames_iter
-
-        self._attached = attached  # holds the connection open
-        self._socket: socket.socket = getattr(attached, "_sock", attached)
-        self._socket.settimeout(_API_SECONDS)
-        self._frames = frames_iter(attached, tty=False)  # type: ignore[no-untyped-call]
-
-    def ask(self, data: bytes) -> bytes:
-        """Write that, and give what is printed next; empty when nothing can be any more."""
-        try:
-            self._socket.sendall(data)
-            answer = select.poll()  # the library waits without end for one
-            answer.register(self._socket, select.POLLIN)
-            if not answer.poll(_ANSWER_SECONDS * 1000):
-                return b""
-            return bytes(next(self._frames)[1])
-        except (OSError, StopIteration, ValueError):  # it has ended, or its engine has
-            return b""
-
-    def close(self) -> None:
-        """Its standard input ends."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._attached.close()
-
-
-@contextmanager
-def _telling(what: str, hint: str | None = None) -> Iterator[None]:
-    """Say in our words what the engine refused, or that it is not there any more."""
-    import docker.errors
-
-    try:
-        yield
-    except docker.errors.APIError as error:
-        raise ModelFailed(f"{what}: {_reason(error)}", hint=hint) from None
-    except (docker.errors.DockerException, OSError) as error:
-        raise HostError(f"the container engine does not answer any more: {_reason(error)}") from None
-
-
-def our_name() -> str:
-    """What stands for this process in labels and folders: its number, when it began, and where."""
-    return f"{os.getpid()}-{_began(os.getpid())}-{_where()}"
-
-
-def is_gone(name: str) -> bool:
-    """Whether the process of that `our_name` has surely ended; of another machine's that is not known."""
-    pid, _, rest = name.partition("-")
-    began, _, where = rest.partition("-")
-    return pid.isdecimal() and where == _where() and _began(int(pid)) != began
-
-
-@cache
-def _where() -> str:
-    """A name for this machine and for what its process numbers mean: in a container they mean other ones."""
-    try:
-        machine = Path("/etc/machine-id").read_text("utf-8", "replace").strip()
-    except OSError:
-        machine = ""
-    processes = Path("/proc/self/ns/pid").stat().st_ino
-    return hashlib.sha256(f"{machine or os.uname().nodename} {processes}".encode()).hexdigest()[:16]
 
 
 def remove_all_of(address: str, owner: str) -> bool:
@@ -566,13 +379,6 @@ def _remove_volume(api: Any, name: str) -> None:
         api.remove_volume(name)
 
 
-def _began(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
 def _check_library() -> None:
     try:
         import docker  # noqa: F401  # asked for its presence
@@ -585,7 +391,7 @@ def _check_library() -> None:
 def _client(address: str) -> Any:
     import docker
 
-    client = docker.DockerClient(base_url=address, version="auto", timeout=_API_SECONDS)
+    client = docker.DockerClient(base_url=address, version="auto", timeout=API_SECONDS)
     client.ping()
     return client
 
@@ -607,21 +413,3 @@ def _tagged(name: str) -> tuple[str, str | None]:
     if colon and "/" not in tag:
         return repository, tag
     return name, "latest"
-
-
-def _reason(error: Exception) -> str:
-    explanation = getattr(error, "explanation", None) or getattr(error, "strerror", None)
-    return str(explanation or error).strip().splitlines()[0][:400] if str(error) else type(error).__name__
-
-
-def _carry(stream: Iterable[Sequence[bytes | None]], targets: Sequence[BinaryIO]) -> None:
-    """Write what comes in pairs each to its target; then close them."""
-    with ExitStack() as stack:
-        for target in targets:
-            stack.enter_context(target)
-        with suppress(Exception):  # the engine has gone; so has the container
-            for pair in stream:
-                for target, data in zip(targets, pair, strict=True):
-                    view = memoryview(data or b"")
-                    while view:
-                        view = view[target.write(view) :]

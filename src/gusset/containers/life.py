@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
-from gusset.containers.engine import Container
+from gusset.containers.container import Container
 from gusset.containers.network import Network
 from gusset.containers.site import Site
 from gusset.secrets.masking import Masker

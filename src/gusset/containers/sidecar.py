@@ -13,8 +13,10 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 
-from gusset.containers.engine import Container, Engine, our_name
+from gusset.containers.container import Container
+from gusset.containers.engine import Engine
 from gusset.containers.network import Network, Outside, Published
+from gusset.containers.owner import our_name
 from gusset.errors import HostError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from gusset.containers.engine import Container, our_name
+from gusset.containers.container import Container
 from gusset.containers.mount import ContainerFolder
 from gusset.containers.network import Beside, Inside, Network, Outside, may_enter
+from gusset.containers.owner import our_name
 from gusset.secrets.value import SecretValue
 
 

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 
 from gusset.containers import mount
 from gusset.containers.build import build
-from gusset.containers.engine import Container, ContainerSpec, Engine, Image, is_gone, our_name
+from gusset.containers.container import Container
+from gusset.containers.engine import ContainerSpec, Engine, Image
 from gusset.containers.image import ImageDeployment, user_ids
 from gusset.containers.life import Life
+from gusset.containers.owner import is_gone, our_name
 from gusset.containers.proxy import Proxy, Routes, probe
 from gusset.containers.reaper import Reaper
 from gusset.containers.registry import Credentials
@@ -286,7 +288,7 @@ class Keeper:
         self._unready = "It is starting."
         self._was_ready = False
         life = await self._begin()
-        ended = asyncio.ensure_future(asyncio.to_thread(life.wait))
+        ended = _awaited(life)
         watching = asyncio.ensure_future(self._watch(life, on_ready))
         try:
             await asyncio.wait((ended, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -416,6 +418,24 @@ class Keeper:
             return "no answer"
         except OSError as error:
             return error.strerror or str(error) or type(error).__name__
+
+
+def _awaited(life: Life) -> asyncio.Future[str]:
+    """Its end, heard in a thread that nobody waits for: an engine that hangs never tells."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[str] = loop.create_future()
+
+    def tell(how: str) -> None:
+        if not ended.done():
+            ended.set_result(how)
+
+    def wait() -> None:
+        how = life.wait()
+        with contextlib.suppress(RuntimeError):  # we have ended before it
+            loop.call_soon_threadsafe(tell, how)
+
+    threading.Thread(target=wait, name="gusset-wait", daemon=True).start()
+    return ended
 
 
 def _is_used(port: int) -> bool:
