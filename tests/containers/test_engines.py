@@ -189,7 +189,7 @@ def test_names_with_a_dot(ship: Ship, launch: Callable[..., Ship]) -> None:
         os.kill(reaper, signal.SIGKILL)  # nobody but the sidecar is left for them
     ship.running.kill()
     ship.running.wait()
-    eventually(lambda: not os.listdir(f"/proc/{pid}/root/secrets"), "no file is left")
+    eventually(lambda: not os.listdir(Path("/proc", pid, "root", "secrets")), "no file is left")
     for id_ in reversed(ship.left_behind()):
         subprocess.run(["podman", "rm", "-f", id_], capture_output=True, check=False)
 
