@@ -23,6 +23,7 @@ log = logging.getLogger("gusset.containers")
 
 _TRIES = 10  # the engine may be busy with the same end, or be started anew itself
 _PAUSE = 1.0  # seconds between them
+_PATIENCE = 20.0  # seconds
 
 
 def main(owner: str) -> None:
@@ -81,8 +82,11 @@ class Reaper:
             )
 
     def close(self) -> None:
-        """We are going; wait for what it still has to do."""
-        self._process.communicate()
+        """We are going; wait for what it still has to do, while there is hope."""
+        try:
+            self._process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            log.warning("The engine does not answer; a process goes on trying to remove what is left there.")
 
 
 if __name__ == "__main__":
