@@ -190,8 +190,10 @@ def docker(images: dict[str, str], busybox: str) -> Iterator[Path]:
         daemon.terminate()
         daemon.wait(60)
         subprocess.run(["ip", "link", "del", bridge], check=False)
-        subprocess.run(["umount", place / "data"], capture_output=True, check=False)
-        shutil.rmtree(place, ignore_errors=True)
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for point in reversed([each for each in mounted if each.startswith(f"{place}/")]):
+            subprocess.run(["umount", point], check=False)
+        shutil.rmtree(place)
 
 
 def _import_base() -> None:

@@ -296,7 +296,8 @@ def test_the_door_asks_for_a_word(ship: Ship, launch: Callable[..., Ship]) -> No
 
 
 BUSY = """
-import socket
+import os, signal, socket
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 server = socket.create_server(("::", 8000), family=socket.AF_INET6, dualstack_ipv6=True)
 seen = set()
 while True:
@@ -383,7 +384,7 @@ def test_the_end_while_its_engine_is_away(ship: Ship, images: dict[str, str]) ->
     ship.start(PATH=f"{ship.tmp}:{ship.way.environ['PATH']}").ready()
     left = ship.left_behind()
     ours.unlink()
-    ours.write_text("#!/bin/sh\nsleep 5\necho no such machine >&2\nexit 255\n")
+    ours.write_text("#!/bin/sh\nsleep 2\necho no such machine >&2\nexit 255\n")
     ours.chmod(0o755)
     _break(ship)
     eventually(lambda: any(b"sleep" in command for _, command in _processes(ship)), "it is tried")

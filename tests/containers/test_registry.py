@@ -101,7 +101,7 @@ def _configure(ship: Ship, image: str, auth: dict[str, object] | None, *declared
     """For busybox's own server."""
     base = {"image": image} | ({"docker_auth": auth} if auth else {})
     server = {"readiness_endpoint": "/", "liveness_endpoint": "/", "predict_endpoint": "/"}
-    ship.configure(image, "httpd -f -p 8000 -h /www", docker_server=server)
+    ship.configure(image, "sh -c 'httpd -f -p 8000 -h /www & trap exit TERM; wait'", docker_server=server)
     file = ship.folder / "config.yaml"
     config = yaml.safe_load(file.read_text()) | {"base_image": base, "secrets": dict.fromkeys(declared)}
     file.write_text(yaml.safe_dump(config))

@@ -46,8 +46,14 @@ def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
         subprocess.run(["chown", "-R", f"{name}:", made.pw_dir], check=True)
         yield made
     finally:
-        subprocess.run(["pkill", "-KILL", "-u", name], check=False)
-        subprocess.run(["userdel", "--remove", name], capture_output=True, check=False)
+        eventually(lambda: _removed(name), "the account has gone")
+
+
+def _removed(name: str) -> bool:
+    """With all that it still runs, as Podman's own process that holds its namespaces."""
+    subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+    subprocess.run(["userdel", "--remove", name], capture_output=True, check=False)
+    return name not in [each.pw_name for each in pwd.getpwall()]
 
 
 @pytest.fixture(scope="module")
