@@ -22,7 +22,7 @@ from pathlib import Path
 import uvloop
 from measure import table
 
-from gusset.containers.proxy import Proxy, Routes
+from gusset.containers.proxy.proxy import Proxy, Routes
 
 ROUNDS = 5
 LUA = str(Path(__file__).parent / "load.lua")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,17 @@ MAY_IMPORT = {
     "secrets": {"errors"},
     "package": {"errors", "secrets"},
     "vault": {"errors", "secrets", "settings"},
-    "serving": {"errors", "secrets", "package"},
-    "containers": {"errors", "secrets", "package", "serving"},
+    "runtime": {"errors", "secrets"},
+    "serving": {"errors", "secrets", "package", "runtime"},
+    "containers": {"errors", "secrets", "package", "runtime"},
     "client": {"errors", "secrets"},
-    "manager": {"errors", "secrets", "vault"},
+    "manager": {"errors", "secrets", "vault", "runtime"},
     "cli": {
         "errors",
         "secrets",
         "settings",
         "package",
+        "runtime",
         "vault",
         "serving",
         "containers",
@@ -65,16 +68,55 @@ def test_imports_point_down_only(module: Path) -> None:
     assert imported_layers(module) <= MAY_IMPORT[layer] | {layer}
 
 
+def folder_of(parts: tuple[str, ...]) -> str:
+    """The folder, or the module at its layer's root, that a module belongs to: `vault/audit`, `vault/wiring`."""
+    return "/".join(parts[:2]).removesuffix(".py")
+
+
+def imported_folders(module: Path) -> set[str]:
+    """The folders that a module imports from, inside functions too, but not for typing alone."""
+    tree = ast.parse(module.read_text())
+    typing_only = {
+        id(each)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for each in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typing_only:
+            path = node.module.split(".")
+            for name in node.names:
+                whole = ROOT.joinpath(*path[1:], name.name)
+                is_module = whole.with_suffix(".py").exists() or whole.is_dir()
+                found.add((*path[1:], name.name) if is_module else tuple(path[1:]))
+    return {folder_of(parts) for parts in found if parts and (ROOT / parts[0]).exists()}
+
+
+def test_no_import_circle_between_folders() -> None:
+    """The folders of all layers can be put in one order in which each imports only those before it."""
+    graph: dict[str, set[str]] = {}
+    for module in MODULES:
+        own = folder_of(module.relative_to(ROOT).parts)
+        graph.setdefault(own, set()).update(imported_folders(module) - {own})
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
 def test_only_settings_and_processes_read_the_environment() -> None:
     """gusset's own settings come from one place; only what makes processes touches `os.environ`."""
     readers = {layer_of(m) for m in MODULES if "os.environ" in m.read_text() or "os.getenv" in m.read_text()}
-    assert readers <= {"settings", "cli", "serving"}
+    assert readers <= {"settings", "cli", "runtime", "serving"}
 
 
 def test_only_the_envelope_and_the_keyring_touch_ciphers() -> None:
     """Cryptography can be reviewed by reading few files."""
     users = {str(m.relative_to(ROOT)) for m in MODULES if "cryptography" in m.read_text()}
-    assert users <= {"vault/envelope.py", "vault/keyring.py", "vault/rootkey.py", "vault/audit.py"}
+    assert users <= {
+        "vault/crypto/envelope.py",
+        "vault/crypto/keyring.py",
+        "vault/crypto/root_key.py",
+        "vault/audit/audit_log.py",
+    }
 
 
 def test_values_leave_in_few_places() -> None:
@@ -88,19 +130,19 @@ REVEALERS = {
     "cli/exec.py",  # into the environment of the command, where a person asked for it by name
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
     "cli/manager.py",  # a key, shown once
-    "containers/mount.py",  # into files in memory
-    "containers/sidecar.py",  # into files in the memory of an engine elsewhere
-    "containers/registry.py",  # into the request to pull an image, for its registry
-    "manager/api.py",  # to the doctor; a key or a link, shown once
-    "manager/pages.py",  # a new session's token, into its cookie
-    "manager/secret_pages.py",  # to the doctor
-    "manager/team_pages.py",  # a key or a link, shown once
-    "manager/watch.py",  # to a deployment
+    "containers/secrets/memory_folder.py",  # into files in memory
+    "containers/secrets/sidecar.py",  # into files in the memory of an engine elsewhere
+    "containers/engine/registry.py",  # into the request to pull an image, for its registry
+    "manager/api/handlers.py",  # to the doctor; a key or a link, shown once
+    "manager/pages/pages.py",  # a new session's token, into its cookie
+    "manager/pages/secret_pages.py",  # to the doctor
+    "manager/pages/team_pages.py",  # a key or a link, shown once
+    "manager/live/delivery.py",  # to a deployment
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed
-    "serving/supervisor.py",  # to the worker, over an inherited socket
+    "serving/supervisor/supervisor.py",  # to the worker, over an inherited socket
     "settings.py",  # an API key, into the settings file of its owner
-    "vault/access.py",  # a key, to be compared by its hash
-    "vault/passwords.py",  # a password, to be hashed
-    "vault/secrets.py",  # to be sealed
+    "vault/services/access_keys.py",  # a key, to be compared by its hash
+    "vault/crypto/passwords.py",  # a password, to be hashed
+    "vault/services/secret_store.py",  # to be sealed
 }

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 from gusset import errors
 from gusset.errors import GussetError, NotSignedIn, Unreachable, UsageError
 from gusset.secrets.info import SecretInfo, VersionInfo
-from gusset.secrets.source import Delivered
+from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:

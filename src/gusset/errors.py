@@ -42,7 +42,7 @@ from typing import ClassVar
 class GussetError(Exception):
     """Something that went wrong in a way that gusset foresaw.
 
-    Shown to people as `message`, then `hint`, without a traceback.
+    Page to people as `message`, then `hint`, without a traceback.
     """
 
     code: ClassVar[str] = "error"

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import yaml
 
-from gusset.serving.packing import pack, unpack
+from gusset.serving.inference.msgpack_codec import pack, unpack
 
 MODELS = Path(__file__).parent / "models"
 

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gusset.containers.messages import Chunked, Counted, Invalid, end_of_head, read_request, read_response
+from gusset.containers.proxy.http_messages import (
+    Chunked,
+    Counted,
+    Invalid,
+    end_of_head,
+    read_request,
+    read_response,
+)
 
 NAMES = [
     "Content-Length",

@@ -22,8 +22,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 
-from gusset.containers.proxy import Routes, probe
-from gusset.serving.http import Limits
+from gusset.containers.proxy.proxy import Routes, probe
+from gusset.runtime.http_server import Limits
 from tests.containers.wire import OK, PATIENCE, Proxied, Wire, answering, eventually, get, post, proxied
 
 

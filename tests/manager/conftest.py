@@ -84,7 +84,7 @@ import os
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import open_vault
-from gusset.vault.access import SCOPES
+from gusset.vault.services.access_keys import SCOPES
 with open_vault(Settings.load(os.environ)) as vault:
     person = vault.people.accept(SecretValue({link!r}.encode()), SecretValue({password!r}))
     scopes = [scope for scope in SCOPES if scope != "admin"]

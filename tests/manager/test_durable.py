@@ -106,7 +106,7 @@ def test_a_full_disk_refuses_and_loses_nothing(manager: Manager, admin: httpx.Cl
     manager.stop()
     # max_page_count holds for a connection: the manager gets it through a start of ours.
     code = (
-        "import sys, gusset.vault.database as d; d._PRAGMAS = (*d._PRAGMAS, 'PRAGMA max_page_count=90');"
+        "import sys, gusset.vault.storage.database as d; d._PRAGMAS = (*d._PRAGMAS, 'PRAGMA max_page_count=90');"
         "from gusset.cli.main import main; main(['manager', '--port', sys.argv[1]])"
     )
     with manager.log.open("ab") as log:

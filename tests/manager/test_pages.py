@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from gusset.manager.entrance import Entrance
-from gusset.manager.pages import places
+from gusset.manager.pages.auth_pages import AuthPages
+from gusset.manager.pages.pages import places
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
 
-PLACES = places(Entrance(None))
+PLACES = places(AuthPages(None))
 
 
 class Visitor:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from jinja2 import UndefinedError
 
-from gusset.manager.render import ago, count_of, day, environment, exact, past, yaml_key
+from gusset.manager.pages.rendering import ago, count_of, day, environment, exact, past, yaml_key
 
 NOW = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
 

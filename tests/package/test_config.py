@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gusset.errors import ConfigInvalid, Problem
 from gusset.package.config import json_schema, load_package, unsupported_for_serving
-from gusset.package.tree import MAX_NODES
+from gusset.package.yaml_tree import MAX_NODES
 from tests.package.corpus import ACCEPTED, REFUSED
 
 SENTINEL = "Zq7sentinelXv"

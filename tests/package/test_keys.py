@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from gusset.package.base_model import Section
 from gusset.package.config import json_schema
 from gusset.package.keys import KEYS
 from gusset.package.schema import TrussConfig
-from gusset.package.section import Section
 from gusset.package.storage import CachedRepo
 from gusset.package.trt_llm import EngineV1, EngineV2
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gusset.secrets.doctor import examine
+from gusset.secrets.value_doctor import examine
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HF = "hf_" + "aB3dE5gH7j" * 3 + "kLmN"

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from gusset.errors import Denied, InvalidName, InvalidValue, Unreachable
-from gusset.secrets.source import ChainSource, Delivered, EnvironmentSource, FolderSource
+from gusset.secrets.sources.source import ChainSource, Delivered, EnvironmentSource, FolderSource
 from gusset.secrets.value import MAX_BYTES, SecretValue
 from tests.conftest import as_ordinary_process
 
@@ -72,7 +72,9 @@ def test_a_missing_file_is_absent_from_the_answer(tmp_path):
 
 def test_a_file_that_is_away_for_a_moment_is_found(tmp_path, monkeypatch):
     """A file that is written anew by other than rename is looked for a second time."""
-    monkeypatch.setattr("gusset.secrets.source.time.sleep", lambda _: (tmp_path / "late").write_bytes(b"1"))
+    monkeypatch.setattr(
+        "gusset.secrets.sources.source.time.sleep", lambda _: (tmp_path / "late").write_bytes(b"1")
+    )
     assert revealed(FolderSource(tmp_path).read(["late"])) == {"late": b"1"}
 
 
@@ -126,7 +128,7 @@ def test_a_file_of_mode_0_is_denied(tmp_path):
     (tmp_path / "mine").chmod(0)
     script = (
         "import sys; from pathlib import Path; from gusset.errors import Denied;"
-        "from gusset.secrets.source import FolderSource\n"
+        "from gusset.secrets.sources.source import FolderSource\n"
         "try: FolderSource(Path(sys.argv[1])).read(['mine'])\n"
         "except Denied as error: print(error)"
     )
@@ -180,7 +182,7 @@ def test_a_folder_is_watched(tmp_path):
 
 def test_a_folder_without_inotify_is_watched(tmp_path, monkeypatch):
     """Where no handle is to be had, polling notices too."""
-    monkeypatch.setattr("gusset.secrets.source._Inotify.open", lambda: None)
+    monkeypatch.setattr("gusset.secrets.sources.source._Inotify.open", lambda: None)
     source = FolderSource(tmp_path)
     with watching(source, ["a"]) as seen:
         (tmp_path / "a").write_bytes(b"one")

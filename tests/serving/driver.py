@@ -11,9 +11,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from gusset.errors import GussetError, outcome_of
-from gusset.secrets.source import ChainSource, EnvironmentSource, FolderSource
-from gusset.serving.deployment import DeclaredSecret, Deployment
-from gusset.serving.supervisor import serve
+from gusset.runtime.declared_secrets import DeclaredSecret
+from gusset.secrets.sources.source import ChainSource, EnvironmentSource, FolderSource
+from gusset.serving.deployment import Deployment
+from gusset.serving.supervisor.supervisor import serve
 
 
 def main(given: dict[str, object], environ: dict[str, str]) -> int:

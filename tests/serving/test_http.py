@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gusset.serving.http import Exchange, HttpServer, Limits
+from gusset.runtime.http_server import Exchange, HttpServer, Limits
 from tests.serving.conftest import Kitchen, Served, eventually
 
 ECHO = """

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gusset.vault.envelope import CannotOpen, context_of, kek_number, open_sealed, rewrap, seal
+from gusset.vault.crypto.envelope import CannotOpen, context_of, kek_number, open_sealed, rewrap, seal
 
 KEKS = {1: AESGCM(bytes(range(32))), 2: AESGCM(bytes(range(32, 64)))}
 CONTEXT = context_of("team", "secret", "1")

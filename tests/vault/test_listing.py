@@ -10,7 +10,7 @@ from pathlib import Path
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import open_vault
-from gusset.vault.listing import list_secrets
+from gusset.vault.services.fast_list import list_secrets
 
 
 def settings_in(home: Path) -> Settings:
@@ -49,6 +49,6 @@ def test_it_leaves_the_rest_to_the_vault(tmp_path: Path) -> None:
 
 def test_it_needs_none_of_the_large_libraries() -> None:
     """What makes it quick: neither SQLAlchemy nor ciphers are imported."""
-    script = "import sys, gusset.vault.listing as _; print([m for m in ('sqlalchemy', 'cryptography') if m in sys.modules])"
+    script = "import sys, gusset.vault.services.fast_list as _; print([m for m in ('sqlalchemy', 'cryptography') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

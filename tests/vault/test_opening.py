@@ -16,7 +16,7 @@ from gusset.errors import IntegrityError, RootKeyError, VaultError, VaultTooNew
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
-from gusset.vault.listing import list_secrets
+from gusset.vault.services.fast_list import list_secrets
 from tests.vault.conftest import settings_in
 
 

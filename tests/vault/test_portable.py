@@ -14,13 +14,15 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql import Executable
 
 import gusset.vault
-from gusset.vault import agreement, audit, keys, statements
-from gusset.vault.prepared import Prepared
-from gusset.vault.tables import metadata
+from gusset.vault.audit import audit_log, consistency
+from gusset.vault.services import key_rotation
+from gusset.vault.storage import secret_statements
+from gusset.vault.storage.compiled_sql import Prepared
+from gusset.vault.storage.tables import metadata
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": statement
-    for module in (agreement, audit, keys, statements)
+    for module in (consistency, audit_log, key_rotation, secret_statements)
     for name, statement in vars(module).items()
     if isinstance(statement, Executable | Prepared)
 }
@@ -42,7 +44,9 @@ def test_the_migrations_are_sql_for_postgresql() -> None:
     written = StringIO()
     options = {"as_sql": True, "output_buffer": written}
     with Operations.context(MigrationContext.configure(dialect_name="postgresql", opts=options)):
-        for revision in sorted((Path(gusset.vault.__file__).parent / "migrations" / "versions").glob("*.py")):
+        for revision in sorted(
+            (Path(gusset.vault.__file__).parent / "storage" / "migrations" / "versions").glob("*.py")
+        ):
             runpy.run_path(str(revision))["upgrade"]()
 
     assert written.getvalue().count("CREATE TABLE") == len(metadata.tables)
@@ -50,10 +54,10 @@ def test_the_migrations_are_sql_for_postgresql() -> None:
 
 
 def test_what_is_sqlites_own_stands_in_one_file() -> None:
-    """PRAGMAs, its catalogue and its locking are in database.py; listing.py is for SQLite alone."""
+    """PRAGMAs, its catalogue and its locking are in database.py; fast_list.py is for SQLite alone."""
     folder = Path(gusset.vault.__file__).parent
     own = re.compile(r"PRAGMA|sqlite_master|IMMEDIATE|import sqlite3")
-    assert {path.name for path in folder.glob("*.py") if own.search(path.read_text())} == {
+    assert {path.name for path in folder.rglob("*.py") if own.search(path.read_text())} == {
         "database.py",
-        "listing.py",
+        "fast_list.py",
     }

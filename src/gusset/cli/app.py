@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gusset.client import ManagerClient, RemoteSecrets
     from gusset.settings import Settings
     from gusset.vault import Vault
-    from gusset.vault.secrets import SecretStore
+    from gusset.vault.services.secret_store import SecretStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ class App:
 
     def hold_values(self) -> None:
         """To be called before this process gets hold of a value: nobody may read it from our memory."""
-        from gusset.serving.process import harden
+        from gusset.runtime.process import harden
 
         harden()
 

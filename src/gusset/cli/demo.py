@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 
 from gusset.cli.app import App, Command, pass_app
-from gusset.cli.child import serving
 from gusset.cli.predict import call
+from gusset.cli.served_process import serving
 from gusset.errors import ModelFailed
 
 MODEL = Path(__file__).parent / "demo_model"

@@ -13,7 +13,7 @@ import click
 from gusset.cli.app import App, Command, pass_app
 from gusset.errors import CheckFailed, GussetError, Problem
 from gusset.settings import Settings
-from gusset.vault.ownership import faults
+from gusset.vault.file_permissions import faults
 
 
 @click.command(cls=Command)
@@ -62,7 +62,7 @@ def _files(settings: Settings) -> Iterator[Problem]:
 
 
 def _database(settings: Settings) -> Path | None:
-    from gusset.vault.database import connect, file_of
+    from gusset.vault.storage.database import connect, file_of
 
     return file_of(connect(settings.database))
 

@@ -99,7 +99,7 @@ def _read(app: App, names: set[str], secrets_dir: Path | None) -> dict[str, Secr
 def _run(
     command: Sequence[str], files: Mapping[str, SecretValue], variables: Mapping[str, SecretValue], app: App
 ) -> int:
-    from gusset.containers.mount import SecretsFolder
+    from gusset.containers.secrets.memory_folder import SecretsFolder
     from gusset.secrets.masking import Masker
 
     masker = Masker([*files.values(), *variables.values()])
@@ -132,12 +132,12 @@ def _start(command: Sequence[str], environment: Mapping[bytes, bytes]) -> subpro
 
 def _carry(process: subprocess.Popen[bytes], masker: Masker) -> int:
     """Carry output until the command ends; pass on the signals that are meant for it."""
-    from gusset.serving.pump import Pump
+    from gusset.runtime.output_pump import OutputPump
 
     assert process.stdout and process.stderr  # noqa: S101  # both are pipes, see _start
     pumps = [
-        Pump(os.dup(process.stdout.fileno()), sys.stdout.fileno(), masker.stream()),
-        Pump(os.dup(process.stderr.fileno()), sys.stderr.fileno(), masker.stream()),
+        OutputPump(os.dup(process.stdout.fileno()), sys.stdout.fileno(), masker.stream()),
+        OutputPump(os.dup(process.stderr.fileno()), sys.stderr.fileno(), masker.stream()),
     ]
     process.stdout.close()
     process.stderr.close()

@@ -47,17 +47,17 @@ def manager(
     app = ctx.ensure_object(App)
     app.hold_values()
     from gusset.manager.app import make_manager
-    from gusset.manager.callers import FirstLink
+    from gusset.manager.auth.authenticator import BootstrapLink
     from gusset.manager.server import Listening, run
-    from gusset.serving.logs import log_to_stderr
+    from gusset.runtime.logs import log_to_stderr
 
     listening = Listening(host, port, certificate, key, trusted_proxy, insecure_http)
     listening.check()
     log_to_stderr(readable=sys.stderr.isatty())
-    from gusset.vault.lane import LoopWriter
+    from gusset.vault.commit.loop_writer import LoopWriter
 
     with app.vault(writer=LoopWriter) as vault:
-        first = None if vault.people.anybody() else FirstLink()
+        first = None if vault.people.anybody() else BootstrapLink()
         run(make_manager(vault, first), listening, announce=lambda address: _announce(app, address, first))
 
 
@@ -83,7 +83,7 @@ def init(app: App, email: str) -> None:
     password, without one final newline.
     """
     app.hold_values()
-    from gusset.vault.people import checked_email
+    from gusset.vault.services.people import checked_email
 
     checked_email(email)
     password = _password()

@@ -32,7 +32,7 @@ def predict(app: App, target: str, data: str | None, secrets_dir: Path | None) -
     if target.startswith(("http://", "https://")):
         answer = call(target, body)
     else:
-        from gusset.cli.child import serving
+        from gusset.cli.served_process import serving
 
         with serving(Path(target), secrets_dir=secrets_dir, home=app.settings.home) as address:
             answer = call(address, body)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
-from gusset.cli.when import WHEN, WHEN_OR_NEVER
+from gusset.cli.dates import WHEN, WHEN_OR_NEVER
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
 from gusset.secrets.info import expiry_warning
 from gusset.secrets.name import check_name
@@ -137,7 +137,7 @@ def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
 
 
 def _warn_of_faults(app: App, name: str, value: SecretValue) -> None:
-    from gusset.secrets.doctor import examine
+    from gusset.secrets.value_doctor import examine
 
     for finding in examine(value.reveal(), name=name, now=datetime.now(UTC)):
         app.output.warn(f"{name}: {finding.message}")
@@ -150,7 +150,7 @@ def _warn_of_faults(app: App, name: str, value: SecretValue) -> None:
 @pass_app
 def list_(app: App, deleted: bool) -> None:
     """List secrets: names and dates, never values."""
-    from gusset.vault.listing import list_secrets
+    from gusset.vault.services.fast_list import list_secrets
 
     found = None
     if app.settings.manager is None:

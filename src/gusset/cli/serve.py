@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gusset.cli.app import App, Command, pass_app
-from gusset.cli.aside import Aside
+from gusset.cli.forked import ForkedTask
 from gusset.cli.sources import open_source
 from gusset.errors import ConfigInvalid, UsageError
 from gusset.secrets.name import check_name
@@ -23,9 +23,9 @@ from gusset.secrets.value import SecretValue
 if TYPE_CHECKING:
     from gusset.errors import Problem
     from gusset.package.config import Package
-    from gusset.secrets.source import SecretSource
+    from gusset.runtime.declared_secrets import Declaring
+    from gusset.secrets.sources.source import SecretSource
     from gusset.serving.deployment import Deployment
-    from gusset.serving.rotation import Declaring
 
 CONFIG_FILE = "config.yaml"
 
@@ -107,8 +107,8 @@ def serve(
         )
     if network != "bridge" or gpus is not None:
         raise UsageError("--network and --gpus are for custom images, this is a Python model")
-    preparation = Aside(partial(_prepared, folder))  # beside the imports below and the vault's
-    from gusset.serving.supervisor import serve
+    preparation = ForkedTask(partial(_prepared, folder))  # beside the imports below and the vault's
+    from gusset.serving.supervisor.supervisor import serve
 
     ready: dict[str, Any] = {}
 
@@ -164,8 +164,8 @@ def _serve_image(
     **options: Any,
 ) -> int:
     """Serve a custom image; for the options see `serve_image`."""
-    from gusset.containers.image import ImageDeployment
-    from gusset.containers.supervisor import serve_image
+    from gusset.containers.image_deployment import ImageDeployment
+    from gusset.containers.image_supervisor import serve_image
     from gusset.package.config import unsupported_for_serving
 
     if refused := unsupported_for_serving(package):

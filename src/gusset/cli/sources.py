@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gusset.cli.app import App
-from gusset.secrets.source import ChainSource, EnvironmentSource, FolderSource, SecretSource
+from gusset.secrets.sources.source import ChainSource, EnvironmentSource, FolderSource, SecretSource
 
 MOUNTED = Path("/secrets")
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
-from gusset.cli.when import WHEN
+from gusset.cli.dates import WHEN
 from gusset.errors import UsageError
 from gusset.secrets.name import check_name
 

@@ -16,8 +16,8 @@ import sys
 import time
 from contextlib import suppress
 
-from gusset.containers.service import end_service
-from gusset.serving.environment import environment_for_others
+from gusset.containers.engine.engine_socket import end_service
+from gusset.runtime.environment import child_environment
 
 log = logging.getLogger("gusset.containers")
 
@@ -42,9 +42,12 @@ def main(owner: str) -> None:
 
 
 def _remove(address: str, owner: str) -> None:
-    from gusset.containers import engine, mount  # only now: we stay small
+    from gusset.containers.engine import engine  # only now: we stay small
+    from gusset.containers.secrets import memory_folder
 
-    mount.remove_all(lambda name: name == owner)  # first what matters most; in a container they are gone, too
+    memory_folder.remove_all(
+        lambda name: name == owner
+    )  # first what matters most; in a container they are gone, too
     clear = 0
     for _ in range(_TRIES if address else 0):
         with suppress(Exception):  # nobody is left to be told
@@ -62,7 +65,7 @@ class Reaper:
         """`owner` is what folders, containers and volumes carry that are to go when we do."""
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "gusset.containers.reaper", owner],
-            env=environment_for_others(),
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

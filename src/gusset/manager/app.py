@@ -16,16 +16,16 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from gusset.errors import GussetError
-from gusset.manager.api import OPERATIONS
-from gusset.manager.callers import Doorkeeper, FirstLink
-from gusset.manager.dispatch import Api
-from gusset.manager.document import openapi
-from gusset.manager.operations import Workers
-from gusset.manager.pages import Pages
-from gusset.manager.shown import audit_lines
-from gusset.manager.surroundings import Metrics, Surroundings, on_error, on_http_error
-from gusset.manager.watch import Changes, Delivery
-from gusset.vault.opening import Vault
+from gusset.manager.api.handlers import OPERATIONS
+from gusset.manager.api.openapi import openapi
+from gusset.manager.api.operations import Workers
+from gusset.manager.api.router import Api
+from gusset.manager.api.serializers import audit_lines
+from gusset.manager.auth.authenticator import Authenticator, BootstrapLink
+from gusset.manager.live.delivery import Changes, Delivery
+from gusset.manager.middleware import Metrics, Middleware, on_error, on_http_error
+from gusset.manager.pages.pages import Pages
+from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
 
@@ -38,9 +38,9 @@ class Manager:
     changes: Changes
 
 
-def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
+def make_manager(vault: Vault, first: BootstrapLink | None = None) -> Manager:
     """Join the parts over an open vault; `first` is the link of one that nobody has set up."""
-    workers, metrics, door = Workers(), Metrics(), Doorkeeper(vault)
+    workers, metrics, door = Workers(), Metrics(), Authenticator(vault)
     changes = Changes(vault.looker)
     metrics.streams.set_function(lambda: changes.streams)
     delivery = Delivery(vault, door, workers, changes)
@@ -89,4 +89,4 @@ def make_manager(vault: Vault, first: FirstLink | None = None) -> Manager:
     api = Api(vault, door, workers, changes.wrote, app)
     for operation in operations:
         api.add(operation)
-    return Manager(Surroundings(api, metrics), changes)
+    return Manager(Middleware(api, metrics), changes)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gusset.errors import Problem
 from gusset.package import keys
-from gusset.package.code import (
+from gusset.package.config import Package, unsupported_for_serving
+from gusset.package.model_code import (
     Code,
     keyword_uses,
     read_code,
@@ -16,8 +17,7 @@ from gusset.package.code import (
     secrets_used,
     surely_without_entry,
 )
-from gusset.package.config import Package, unsupported_for_serving
-from gusset.package.tree import is_showable
+from gusset.package.yaml_tree import is_showable
 from gusset.secrets.name import fold_name
 
 

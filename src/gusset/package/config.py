@@ -15,7 +15,7 @@ from gusset.package import keys, rules
 from gusset.package.problems import Reporter, kind_of
 from gusset.package.rules import SecretSlot
 from gusset.package.schema import TrussConfig
-from gusset.package.tree import Tree, read_tree
+from gusset.package.yaml_tree import Tree, read_tree
 
 CONFIG_FILE = "config.yaml"
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gusset.errors import Problem
-from gusset.package.tree import Path, Place, Tree, show_key, show_path
+from gusset.package.yaml_tree import Path, Place, Tree, show_key, show_path
 
 
 class Reporter:

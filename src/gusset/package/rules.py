@@ -12,7 +12,7 @@ from typing import Any
 
 from gusset.errors import CredentialAsName, InvalidName
 from gusset.package.problems import Reporter, kind_of
-from gusset.package.tree import Path, Place
+from gusset.package.yaml_tree import Path, Place
 from gusset.secrets.credentials import find_credentials, looks_like_credential
 from gusset.secrets.name import check_name, spelling_clashes
 

@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from gusset.errors import InvalidName
-from gusset.package.section import Auth, Section, broken, upper
+from gusset.package.base_model import Auth, Section, broken, upper
 from gusset.package.storage import (
     Bdn,
     BisLlm,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from gusset.package.section import Auth, NonEmpty, Section, broken, upper
+from gusset.package.base_model import Auth, NonEmpty, Section, broken, upper
 
 
 class ExternalData(Section):

@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from gusset.package.base_model import Section, broken
 from gusset.package.problems import Reporter
 from gusset.package.schema import Accelerator, parse_accelerator
-from gusset.package.section import Section, broken
 
 AtLeastOne = Annotated[StrictInt, Field(ge=1)]
 SeqLen = Annotated[StrictInt, Field(ge=1, le=1_048_576)]

@@ -11,18 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gusset.errors import ConfigInvalid
+from gusset.runtime.declared_secrets import DeclaredSecret
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
-
-
-@dataclass(frozen=True, slots=True)
-class DeclaredSecret:
-    """A name under `secrets:`; `line` is where it stands in the config, None when unknown."""
-
-    name: str
-    line: int | None = None
-    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

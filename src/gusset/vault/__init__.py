@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gusset.secrets.info import SecretInfo, VersionInfo
 
 if TYPE_CHECKING:
-    from gusset.vault.opening import Vault, open_vault
+    from gusset.vault.wiring import Vault, open_vault
 
 __all__ = ["SecretInfo", "Vault", "VersionInfo", "open_vault"]
 
@@ -20,6 +20,6 @@ __all__ = ["SecretInfo", "Vault", "VersionInfo", "open_vault"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from gusset.vault import opening
+    from gusset.vault import wiring
 
-    return getattr(opening, name)
+    return getattr(wiring, name)

@@ -1,0 +1,1 @@
+"""Docker or Podman: images, containers, sockets, registries."""

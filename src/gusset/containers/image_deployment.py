@@ -1,0 +1,207 @@
+"""What running an image needs to know of a model folder, as plain data."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gusset.containers.engine.image_build import Recipe
+from gusset.containers.engine.registry import Login
+from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
+from gusset.package.model_code import secrets_read
+from gusset.runtime.declared_secrets import DeclaredSecret
+
+if TYPE_CHECKING:
+    from gusset.package.config import Package
+    from gusset.package.problems import Reporter
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
+
+# In seconds, where `runtime.health_checks` says nothing.
+STARTUP = 1800
+RESTART = 1800
+STOP_TRAFFIC = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """For how long a container may take to start, and how long it may be unwell, in seconds.
+
+    `restart_delay` passes before liveness is looked at; unwell for `restart`
+    restarts it, not ready for `stop_traffic` keeps requests from it.
+    """
+
+    startup: float = STARTUP
+    restart_delay: float = 0
+    restart: float = RESTART
+    stop_traffic: float = STOP_TRAFFIC
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDeployment:
+    """A custom image as it is served. `command` None runs what the image itself runs; `memory` in bytes."""
+
+    name: str
+    folder: Path
+    image: str
+    command: tuple[str, ...] | None
+    port: int
+    predict: str
+    readiness: str
+    liveness: str
+    config_file: str = "config.yaml"
+    user_id: int | None = None
+    secrets: tuple[DeclaredSecret, ...] = ()
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+    cpus: float | None = None
+    memory: int | None = None
+    health: Health = field(default_factory=Health)
+    recipe: Recipe = field(default_factory=Recipe)
+    login: Login | None = None
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The names of all declared secrets, in the config's order."""
+        return tuple(secret.name for secret in self.secrets)
+
+    @classmethod
+    def from_package(cls, package: Package) -> ImageDeployment:
+        """The deployment that a checked folder with `docker_server` describes.
+
+        Raises:
+            ConfigInvalid: it names no image, a port that there is not, a command that is none, or asks for
+                what cannot be built.
+        """
+        config = package.config
+        server, base, health = config.docker_server, config.base_image, config.runtime.health_checks
+        report = package.reporter()
+        if server is None:
+            raise ConfigInvalid(f"{package.folder} is not a custom image")
+        if base is None or not base.image:
+            report.add(("base_image",), "a custom image needs base_image.image", "name the image that is run")
+        if not 0 < server.server_port < 65536:
+            report.add(("docker_server", "server_port"), "there is no such port", "from 1 to 65535")
+        command = _split(server.start_command, report)
+        login = Login.of_package(package, report)
+        recipe = Recipe() if server.no_build else Recipe.of_package(package, report)
+        problems: list[Problem] = report.sorted()
+        if problems or base is None:
+            raise ConfigInvalid(f"{package.folder} cannot be served", problems=problems)
+        asked = config.resources.model_fields_set
+        return cls(
+            name=config.model_name or package.folder.resolve().name,
+            folder=package.folder.resolve(),
+            image=base.image,
+            command=command,
+            port=server.server_port,
+            predict=_path(server.predict_endpoint),
+            readiness=_path(server.readiness_endpoint),
+            liveness=_path(server.liveness_endpoint),
+            config_file=str(package.config_file),
+            user_id=server.run_as_user_id,
+            secrets=tuple(
+                DeclaredSecret(slot.name, slot.line, slot.optional) for slot in package.secrets.values()
+            ),
+            environment_variables=package.environment_variables,
+            cpus=cpus(config.resources.cpu) if "cpu" in asked else None,
+            memory=memory(config.resources.memory) if "memory" in asked else None,
+            health=Health(
+                startup=_or(health.startup_threshold_seconds, STARTUP),
+                restart_delay=_or(health.restart_check_delay_seconds, 0),
+                restart=_or(health.restart_threshold_seconds, RESTART),
+                stop_traffic=_or(health.stop_traffic_threshold_seconds, STOP_TRAFFIC),
+            ),
+            recipe=recipe,
+            login=login,
+        )
+
+    def check_command(self, held: Collection[str]) -> None:
+        """See that every secret which the command reads is there; `held` are the names with a value.
+
+        Raises:
+            SecretsMissing: it would start with an empty text in place of one.
+        """
+        missing = [name for name in secrets_read("\n".join(self.command or ())) if name not in held]
+        if missing:
+            lines = [
+                f"  /secrets/{name}: "
+                + ("it has no value" if name in self.declared else "config.yaml does not declare it")
+                for name in missing
+            ]
+            raise SecretsMissing(
+                f"the start_command of {self.name} reads what will not be there:\n" + "\n".join(lines),
+                names=missing,
+                hint="declare it under secrets, and add its value: gusset secret set NAME",
+            )
+
+
+def user_ids(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
+    """The numbers of an image's user: `name`, `name:group`, or numbers; "" is root.
+
+    `passwd` and `group` are the image's files of these names.
+
+    Raises:
+        ModelFailed: they have no such name.
+    """
+    name, _, of_group = user.partition(":")
+    if not name:
+        return 0, 0
+    rows = [line.split(":") for line in passwd.decode("utf-8", "replace").splitlines()]
+    row = next((row for row in rows if len(row) > 3 and name in (row[0], row[2])), None)
+    if row is None and not name.isdecimal():
+        raise _no_such("user", name, "/etc/passwd")
+    uid, gid = (int(row[2]), int(row[3])) if row else (int(name), 0)
+    if not of_group:
+        return uid, gid
+    groups = {row[0]: row[2] for row in (line.split(":") for line in group.decode().splitlines()) if row[2:]}
+    number = of_group if of_group.isdecimal() else groups.get(of_group)
+    if number is None:
+        raise _no_such("group", of_group, "/etc/group")
+    return uid, int(number)
+
+
+def _no_such(kind: str, name: str, file: str) -> ModelFailed:
+    return ModelFailed(
+        f"the image runs as the {kind} {name}, which its {file} does not know",
+        hint="give the user as a number: docker_server.run_as_user_id",
+    )
+
+
+def cpus(text: str) -> float:
+    """`500m` or `1.5`, in cores."""
+    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+
+
+def memory(text: str) -> int:
+    """`2Gi`, in bytes."""
+    found = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", text)
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(text)
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _split(command: str | None, report: Reporter) -> tuple[str, ...] | None:
+    if not command or not command.strip():
+        return None
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        report.add(
+            ("docker_server", "start_command"),
+            f"it cannot be split as a shell would: {error}",
+            "mind the quotes",
+        )
+        return None
+
+
+def _path(endpoint: str) -> str:
+    return endpoint if endpoint.startswith("/") else f"/{endpoint}"
+
+
+def _or(seconds: int | None, otherwise: float) -> float:
+    return otherwise if seconds is None else seconds

@@ -1,0 +1,1 @@
+"""Connections into a container's network."""

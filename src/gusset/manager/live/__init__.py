@@ -1,0 +1,1 @@
+"""Delivery of values to deployments, and the stream of changes."""

@@ -1,0 +1,69 @@
+"""The secrets that a deployment declares, and their values at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gusset.errors import SecretsMissing
+from gusset.secrets.sources.source import Delivered, SecretSource
+
+Values = Mapping[str, Delivered]
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredSecret:
+    """A name under `secrets:`; `line` is where it stands in the config, None when unknown."""
+
+    name: str
+    line: int | None = None
+    optional: bool = False
+
+
+class Declaring(Protocol):
+    """Something that is served and declares secrets: a model, or an image."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def config_file(self) -> str: ...
+    @property
+    def secrets(self) -> Sequence[DeclaredSecret]: ...
+    @property
+    def declared(self) -> tuple[str, ...]: ...
+
+
+def read_secrets(deployment: Declaring, source: SecretSource, allow_missing: Collection[str] = ()) -> Values:
+    """The declared secrets that `source` has.
+
+    `allow_missing` names those that may lack, beside the optional ones; "all" allows it of all.
+
+    Raises:
+        SecretsMissing: naming every other one that lacks, where it is declared and how to add it.
+        Denied, Unreachable: as the source says; that is never taken for missing.
+    """
+    if not deployment.secrets:
+        return {}
+    held = source.read(deployment.declared)
+    missing = [
+        secret
+        for secret in deployment.secrets
+        if secret.name not in held and not secret.optional and secret.name not in allow_missing
+    ]
+    if missing and "all" not in allow_missing:
+        raise _missing(deployment, missing)
+    return held
+
+
+def _missing(deployment: Declaring, missing: list[DeclaredSecret]) -> SecretsMissing:
+    lines = []
+    for secret in missing:
+        place = deployment.config_file if secret.line is None else f"{deployment.config_file}:{secret.line}"
+        lines.append(f"  {secret.name} ({place}): gusset secret set {secret.name}")
+    what = "a secret that has" if len(missing) == 1 else f"{len(missing)} secrets that have"
+    return SecretsMissing(
+        f"{deployment.name} declares {what} no value:\n" + "\n".join(lines),
+        names=[secret.name for secret in missing],
+        hint="add them, or start without: --allow-missing NAME",
+    )

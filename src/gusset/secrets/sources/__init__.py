@@ -1,0 +1,1 @@
+"""Where a runtime reads secrets from."""

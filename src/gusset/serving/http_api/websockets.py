@@ -1,0 +1,85 @@
+"""Websockets of a model, spoken by uvicorn's protocol over a connection that was handed over.
+
+Imported only for a model that has a `websocket` method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+
+from gusset.runtime.http_server import Exchange
+from gusset.runtime.logs import model_traceback
+from gusset.serving.inference.methods import Method
+from gusset.serving.inference.responses import MODEL_ERROR
+
+log = logging.getLogger("gusset.serving")
+
+_LARGEST = 100 * 1024 * 1024  # bytes of one message
+_PING_SECONDS = 20.0
+
+
+class Websockets:
+    """Opens websockets for the model's method, and closes them when serving ends."""
+
+    def __init__(
+        self, method: Method, loop: asyncio.AbstractEventLoop, *, folder: Path, transport: Mapping[str, Any]
+    ) -> None:
+        """`transport` is the config's, with the seconds between pings."""
+        self._method = method
+        self._loop = loop
+        self._folder = folder
+        self._state = ServerState()
+        self._config = Config(
+            self._serve,
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            ws_max_size=_LARGEST,
+            ws_ping_interval=transport.get("ping_interval_seconds") or _PING_SECONDS,
+            ws_ping_timeout=transport.get("ping_timeout_seconds") or _PING_SECONDS,
+        )
+        self._config.loaded_app = self._serve
+        self._config.loaded = True
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+    def open(self, exchange: Exchange) -> None:
+        """Take a connection over, whose client asks for a websocket."""
+        exchange.hand_over(WebSocketsSansIOProtocol(self._config, self._state, {}, self._loop))
+
+    async def drain(self) -> None:
+        """Tell all clients that the server goes away, and wait for the model's method to return."""
+        for connection in tuple(self._state.connections):
+            connection.shutdown()
+        while self._state.tasks:
+            await asyncio.wait(self._state.tasks)
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        """Accept, and have the model talk; what it raises closes with 1011."""
+        websocket = WebSocket(scope, receive, send)
+        await websocket.accept()
+        try:
+            await self._method.function(websocket)
+        except WebSocketDisconnect as error:
+            log.info("Client terminated websocket connection: %s", error.code)
+            return
+        except Exception as error:
+            log.error("%s\n%s", MODEL_ERROR, model_traceback(error, self._folder))  # noqa: TRY400
+            await _close(websocket, 1011, MODEL_ERROR)
+            return
+        await _close(websocket, 1000, "")
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    """Close, unless one side has done so already."""
+    connected = WebSocketState.CONNECTED
+    if websocket.client_state is connected and websocket.application_state is connected:
+        await websocket.close(code, reason)

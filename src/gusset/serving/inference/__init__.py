@@ -1,0 +1,1 @@
+"""One request through a model's methods: threads, streams, codecs."""

@@ -1,0 +1,406 @@
+"""One request through the model's methods, and its outcome to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gusset.runtime import logs
+from gusset.runtime.http_server import Exchange
+from gusset.runtime.responses import Answer, caller_error
+from gusset.serving.inference.json_codec import InvalidJson, parse
+from gusset.serving.inference.methods import Kind, Method, Methods, Takes
+from gusset.serving.inference.model_threads import ModelThreads
+from gusset.serving.inference.responses import MSGPACK, failure, success
+from gusset.serving.inference.streams import Stream, collect, collect_async, is_async_generator, is_generator
+
+if TYPE_CHECKING:
+    from gusset.serving.inference.asgi import Presence
+
+REQUEST_ID = b"x-baseten-request-id"
+
+# Threads for whatever takes no slot: preprocess, postprocess, OpenAI-style methods. A synchronous
+# stream keeps one as long as it lasts.
+_BESIDE = 256
+_ORDINARY = frozenset((dict, list, str, int, float, bool, type(None), tuple, bytes))
+
+
+class Call:
+    """One request on its way through the model; `leave` is called when its client has gone."""
+
+    __slots__ = ("_presence", "_request", "body", "exchange", "id", "packed", "stream", "task")
+
+    def __init__(self, exchange: Exchange, request_id: bytes) -> None:
+        self.exchange = exchange
+        self.id = request_id
+        self.body = exchange.body
+        self.packed = False
+        self.task: asyncio.Task[None] | None = None
+        self.stream: Any = None  # what to wake when the client has gone
+        self._presence: Presence | None = None
+        self._request: Any = None
+        exchange.on_gone = self.leave
+
+    def leave(self) -> None:
+        if self._presence is not None:
+            self._presence.leave()
+        if self.stream is not None:
+            self.stream.leave()
+        if self.task is not None:
+            self.task.cancel()
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return ((REQUEST_ID, self.id),)
+
+    @property
+    def presence(self) -> Presence:
+        if self._presence is None:
+            from gusset.serving.inference.asgi import Presence
+
+            self._presence = Presence(self.exchange)
+        return self._presence
+
+    @property
+    def request(self) -> Any:
+        """The request as Starlette has it; the same object for all methods."""
+        if self._request is None:
+            from gusset.serving.inference.asgi import request_of
+
+            self._request = request_of(self.exchange, self.body, self.presence)
+        return self._request
+
+    @property
+    def wants_collected(self) -> bool:
+        """Whether a stream is to be answered in one piece, as JSON."""
+        if self.exchange.header(b"accept") != b"application/json":
+            return False
+        return b"openai" not in (self.exchange.header(b"user-agent") or b"").lower()
+
+    def send(self, answer: Answer) -> None:
+        self.exchange.respond(
+            answer.status, answer.body, answer.content_type, (*answer.headers, (REQUEST_ID, self.id))
+        )
+
+
+class Inference:
+    """Runs the methods of a ready model, `concurrency` predictions at a time."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        concurrency: int,
+        silence: float,
+        folder: Path,
+    ) -> None:
+        """`silence`: for how many seconds a stream may give nothing."""
+        self._methods = methods
+        self._loop = loop
+        self._slots = asyncio.Semaphore(concurrency)
+        self._queued = 0  # tasks that wait for a slot
+        self._threads = ModelThreads(loop, concurrency, "model")
+        self._beside = ModelThreads(loop, _BESIDE, "model-beside")
+        self._silence = silence
+        self._folder = folder
+        self._tasks: set[asyncio.Task[None]] = set()
+        predict = methods.predict
+        self._direct = (
+            predict is not None
+            and methods.stages == (predict,)
+            and predict.kind in (Kind.SYNC, Kind.GENERATOR)
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many predictions wait for their turn."""
+        return self._threads.waiting + self._queued
+
+    def predict(self, exchange: Exchange, request_id: bytes) -> None:
+        """Answer with what preprocess, predict and postprocess make of the request."""
+        call = Call(exchange, request_id)
+        predict = self._methods.predict
+        if predict is None:
+            call.send(caller_error(404, "`predict` must only be called if model has it."))
+            return
+        inputs = self._inputs(call, self._methods.preprocess or predict)
+        if isinstance(inputs, Answer):
+            call.send(inputs)
+        elif self._direct:
+            self._predict_directly(call, predict, inputs)
+        else:
+            self._begin(call, self._stages(call, predict, inputs))
+
+    def call(self, exchange: Exchange, request_id: bytes, name: str) -> None:
+        """Answer with what an OpenAI-style method gives: no other stage, no slot."""
+        call = Call(exchange, request_id)
+        method = next((each for each in self._methods.openai_style if each.name == name), None)
+        inputs = self._inputs(call, method)
+        if isinstance(inputs, Answer):
+            call.send(inputs)
+        elif method is None:
+            call.send(caller_error(404, f"`{name}` must only be called if model has it."))
+        else:
+            self._begin(call, self._alone(call, method, inputs))
+
+    # What goes in.
+
+    def _inputs(self, call: Call, method: Method | None) -> Any:
+        """What the method is given, or the answer to a body that cannot be."""
+        exchange = call.exchange
+        content_type = exchange.header(b"content-type")
+        if content_type is not None and content_type[:24].lower() == MSGPACK:
+            call.packed = content_type[24:].strip()[:1] in (b"", b";")
+        if method is not None and method.takes is Takes.REQUEST:
+            return None
+        input_type = method.input_type if method is not None else None
+        try:
+            if call.packed:
+                from gusset.serving.inference.msgpack_codec import InvalidMsgpack, unpack
+
+                try:
+                    value = unpack(exchange.body)
+                except InvalidMsgpack as error:
+                    return caller_error(400, str(error))
+            else:
+                value = parse(exchange.body)
+        except InvalidJson as error:
+            if input_type is not None:
+                return caller_error(400, f"Input Parsing Error:\n  `__root__`: Invalid JSON: {error}.")
+            return caller_error(400, f"Invalid JSON payload: {error}")
+        exchange.body = b""  # parsed: the model may need the memory
+        if method is None or not method.wants_request:
+            call.body = b""
+        return value if input_type is None else _validated(input_type, value)
+
+    # The direct way, for a model that has a synchronous `predict` and no other stage: one hand-over
+    # to a model thread, one back. The thread is the slot.
+
+    def _predict_directly(self, call: Call, method: Method, inputs: Any) -> None:
+        exchange, function, request_id = call.exchange, method.function, call.id.decode("ascii")
+        arguments = method.arguments(inputs, call.request if method.wants_request else None)
+        del inputs
+
+        def run() -> Callable[[], object]:
+            if exchange.gone:
+                return _nothing
+            logs.request_id.set(request_id)
+            try:
+                result = function(*arguments)
+                if type(result) not in _ORDINARY and _is_special(result):
+                    return self._stream_directly(call, result)
+                answer = success(result, packed=call.packed)
+            except BaseException as error:  # SystemExit too: a model's error like any other
+                answer = failure(error, self._folder)
+            return partial(call.send, answer)
+
+        self._threads.put(run)
+
+    def _stream_directly(self, call: Call, result: Any) -> Callable[[], object]:
+        """A result that is not sent in one piece: this thread stays with it until it is."""
+        if not is_generator(result) or call.wants_collected:
+            return self._leave_to_loop(call, result)
+        stream = call.stream = self._stream(call)
+        error = stream.step_through(result)
+        return partial(self._end_stream, call, stream, error)
+
+    def _leave_to_loop(self, call: Call, result: Any) -> Callable[[], object]:
+        """Have the loop answer with what only it can run, and keep the slot meanwhile."""
+
+        async def answer() -> None:
+            call.task = asyncio.current_task()
+            await self._answered(call, self._settle(call, result))
+
+        future = asyncio.run_coroutine_threadsafe(answer(), self._loop)
+        try:
+            future.result()
+        except BaseException:  # cancelled, since its client has gone
+            return _nothing
+        return _nothing
+
+    async def _settle(self, call: Call, result: Any) -> None:
+        if inspect.isawaitable(result):
+            result = await result
+        await self._answer(call, result, self._beside)
+
+    # The general way: a task, which ends with its client.
+
+    def _begin(self, call: Call, work: Any) -> None:
+        task = call.task = self._loop.create_task(self._answered(call, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answered(self, call: Call, work: Any) -> None:
+        """Do the work, and answer with its error if there is one."""
+        logs.request_id.set(call.id.decode("ascii"))
+        try:
+            await work
+        except asyncio.CancelledError as error:
+            if not call.exchange.gone:
+                call.send(failure(error, self._folder))
+        except BaseException as error:
+            if not call.exchange.gone:
+                call.send(failure(error, self._folder))
+
+    async def _stages(self, call: Call, predict: Method, value: Any) -> None:
+        preprocess, postprocess = self._methods.preprocess, self._methods.postprocess
+        if preprocess is not None:
+            value = await self._invoke(preprocess, value, call, self._beside)
+        self._queued += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._queued -= 1
+        try:
+            result = await self._invoke(predict, value, call, self._threads)
+            if postprocess is None:
+                await self._answer(call, result, self._threads)
+                return
+        finally:
+            self._slots.release()
+        if _is_special(result):
+            raise TypeError(
+                "with a `postprocess` method, `predict` cannot give a generator or a response: "
+                f"it gave {type(result).__name__}"
+            )
+        result = await self._invoke(postprocess, result, call, self._beside)
+        await self._answer(call, result, self._beside, may_collect=False)
+
+    async def _alone(self, call: Call, method: Method, inputs: Any) -> None:
+        await self._answer(call, await self._invoke(method, inputs, call, self._beside), self._beside)
+
+    async def _invoke(self, method: Method, value: Any, call: Call, threads: ModelThreads) -> Any:
+        arguments = method.arguments(value, call.request if method.wants_request else None)
+        del value
+        if method.kind is Kind.COROUTINE:
+            return await method.function(*arguments)
+        if method.kind is not Kind.SYNC:
+            return method.function(*arguments)
+        result = await threads.run(partial(method.function, *arguments))
+        return await result if inspect.isawaitable(result) else result
+
+    # What goes out.
+
+    async def _answer(
+        self, call: Call, result: Any, threads: ModelThreads, *, may_collect: bool = True
+    ) -> None:
+        if type(result) in _ORDINARY:
+            call.send(success(result, packed=call.packed))
+        elif is_generator(result):
+            if may_collect and call.wants_collected:
+                text = await threads.run(partial(collect, result, lambda: call.exchange.gone))
+                call.send(success(text, packed=call.packed))
+            else:
+                stream = call.stream = self._stream(call)
+                error = await threads.run(partial(stream.step_through, result))
+                self._end_stream(call, stream, error)
+        elif is_async_generator(result):
+            if may_collect and call.wants_collected:
+                call.send(success(await collect_async(result), packed=call.packed))
+            else:
+                stream = call.stream = self._stream(call)
+                self._end_stream(call, stream, await stream.follow(result))
+        elif _is_response(result):
+            await self._send_response(call, result)
+        else:
+            call.send(success(result, packed=call.packed))
+
+    def _stream(self, call: Call) -> Stream:
+        call.exchange.limit_silence(self._silence)
+        return Stream(call.exchange, call.headers, self._loop)
+
+    def _end_stream(self, call: Call, stream: Stream, error: BaseException | None) -> None:
+        if call.exchange.gone:
+            return
+        if error is None:
+            stream.finish()
+            return
+        answer = failure(error, self._folder)
+        if stream.is_empty:
+            call.send(answer)
+        else:
+            stream.break_off()
+
+    async def _send_response(self, call: Call, response: Any) -> None:
+        """Have a response of Starlette's send itself; what it does after its last byte holds up nobody."""
+        from gusset.serving.inference.asgi import Sending, scope_of
+
+        headers = list(call.headers)
+        if response.status_code >= 300:
+            headers += [(b"x-baseten-error-source", b"04"), (b"x-baseten-error-code", b"700")]
+        sent = asyncio.Event()
+        sending = call.stream = Sending(call.exchange, headers, sent.set)
+
+        async def respond() -> None:
+            try:
+                await response(scope_of(call.exchange), call.presence.receive, sending)
+                if not sending.is_complete:
+                    raise RuntimeError("the response did not complete")  # noqa: TRY301
+            except BaseException as error:
+                if call.exchange.gone:
+                    return
+                answer = failure(error, self._folder)
+                if not sending.has_begun:
+                    call.send(answer)
+                elif not sending.is_complete:
+                    call.exchange.cut()
+            finally:
+                sent.set()
+
+        # A task of its own: a client that leaves must not cancel what the model does afterwards.
+        task = self._loop.create_task(respond())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(sent.wait())
+
+
+def _is_special(result: Any) -> bool:
+    """Whether a result is more than a value to be written down."""
+    return (
+        is_generator(result)
+        or is_async_generator(result)
+        or inspect.isawaitable(result)
+        or _is_response(result)
+    )
+
+
+def _is_response(result: Any) -> bool:
+    starlette = sys.modules.get("starlette.responses")
+    return starlette is not None and isinstance(result, starlette.Response)
+
+
+def _validated(input_type: Any, value: Any) -> Any:
+    """`value` as an object of a pydantic class, or the answer that says what is wrong with it."""
+    import pydantic
+
+    try:
+        return input_type.model_validate(value)
+    except pydantic.ValidationError as error:
+        faults = [f"  `{_place(fault)}`: {fault['msg']}." for fault in _faults(error)]
+        title = "Input Parsing Errors:" if len(faults) > 1 else "Input Parsing Error:"
+        return caller_error(400, "\n".join((title, *faults)))
+
+
+def _faults(error: Any) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = error.errors(
+        include_url=False, include_context=False, include_input=False
+    )
+    return found
+
+
+def _place(fault: Mapping[str, Any]) -> str:
+    """`rows[0].n`."""
+    place = ""
+    for part in fault["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    return place
+
+
+def _nothing() -> None:
+    """What is left to do for a client that has gone."""

@@ -1,0 +1,140 @@
+"""msgpack in and out of a model, with numpy, dates and the like, as Truss's clients write and read them.
+
+What msgpack has no type for is a map whose keys are bytes. Nothing is ever
+pickled or unpickled: an array of objects is refused both ways.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]  # it has no types
+
+from gusset.serving.inference.json_codec import Unserialisable
+
+
+class InvalidMsgpack(Exception):
+    """The body is not msgpack, or holds what cannot be taken in; the text says why."""
+
+
+def unpack(body: bytes) -> Any:
+    """What `body` holds.
+
+    Raises:
+        InvalidMsgpack: it is broken, or holds an array of objects.
+    """
+    try:
+        return msgpack.unpackb(body, object_hook=_decoded, strict_map_key=True)
+    except InvalidMsgpack:
+        raise
+    except RecursionError:
+        raise InvalidMsgpack("nested too deeply") from None
+    except Exception as error:  # whatever a hostile map makes numpy, decimal or datetime say
+        raise InvalidMsgpack(str(error) or type(error).__name__) from None
+
+
+def pack(result: Any) -> bytes:
+    """`result` as msgpack; bytes are sent as they are.
+
+    Raises:
+        Unserialisable: some part of it has no form there.
+    """
+    if isinstance(result, bytes):
+        return result
+    try:
+        packed: bytes = msgpack.packb(result, default=_encoded)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, Unserialisable):
+            raise
+        raise Unserialisable(
+            f"Object of type {type(result).__name__} cannot be written as msgpack ({type(error).__name__})"
+        ) from None
+    return packed
+
+
+def _encoded(value: Any) -> Any:
+    if type(value).__module__ == "numpy" or _is_array(value):
+        return _encoded_numpy(value)
+    if hasattr(value, "model_dump"):  # pydantic
+        return value.model_dump()
+    if isinstance(value, complex):
+        return {b"complex": True, b"data": repr(value)}
+    if isinstance(value, datetime.datetime):
+        return {b"__dt_datetime_iso__": True, b"data": value.isoformat().replace("+00:00", "Z")}
+    if isinstance(value, datetime.date):
+        return {b"__dt_date_iso__": True, b"data": value.isoformat()}
+    if isinstance(value, datetime.time):
+        return {b"__dt_time_iso__": True, b"data": value.isoformat()}
+    if isinstance(value, datetime.timedelta):
+        return {b"__dt_timedelta__": True, b"data": [value.days, value.seconds, value.microseconds]}
+    if isinstance(value, decimal.Decimal):
+        return {b"__decimal__": True, b"data": str(value)}
+    if isinstance(value, uuid.UUID):
+        return {b"__uuid__": True, b"data": str(value)}
+    raise Unserialisable(f"Object of type {type(value).__name__} cannot be written as msgpack")
+
+
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _encoded_numpy(value: Any) -> Any:
+    if value.dtype.hasobject:
+        raise Unserialisable("An array of objects cannot be written as msgpack; it would have to be pickled")
+    if not _is_array(value):  # a scalar
+        return {b"nd": False, b"type": value.dtype.str, b"data": value.tobytes()}
+    structured = value.dtype.kind == "V"
+    return {
+        b"nd": True,
+        b"type": value.dtype.descr if structured else value.dtype.str,
+        b"kind": b"V" if structured else b"",
+        b"shape": value.shape,
+        b"data": value.tobytes(),
+    }
+
+
+def _decoded(found: dict[Any, Any]) -> Any:
+    """What a map stands for; the map itself when it is one."""
+    if b"nd" in found:
+        return _decoded_numpy(found)
+    if b"complex" in found:
+        return complex(found[b"data"])
+    for mark, made in _MADE.items():
+        if mark in found:
+            return made(found[b"data"])
+    return found
+
+
+def _decoded_numpy(found: dict[Any, Any]) -> Any:
+    import numpy
+
+    kind = found.get(b"kind", b"")
+    if kind == b"O":
+        raise InvalidMsgpack("unsupported payload")
+    described = found[b"type"]
+    dtype = numpy.dtype(_fields(described) if kind == b"V" else described)
+    if dtype.hasobject:
+        raise InvalidMsgpack("unsupported payload")
+    array = numpy.frombuffer(found[b"data"], dtype)
+    # A copy, since the model may write to what it is given.
+    return array.reshape(found[b"shape"]).copy() if found[b"nd"] else array[0]
+
+
+def _fields(described: Any) -> list[tuple[Any, ...]]:
+    return [tuple(tuple(part) if isinstance(part, list) else part for part in each) for each in described]
+
+
+_MADE: dict[bytes, Callable[[Any], Any]] = {
+    b"__dt_datetime_iso__": lambda data: datetime.datetime.fromisoformat(data.replace("Z", "+00:00")),
+    b"__dt_date_iso__": datetime.date.fromisoformat,
+    b"__dt_time_iso__": datetime.time.fromisoformat,
+    b"__dt_timedelta__": lambda data: datetime.timedelta(data[0], data[1], data[2]),
+    b"__decimal__": decimal.Decimal,
+    b"__uuid__": uuid.UUID,
+}

@@ -1,0 +1,62 @@
+"""The JSON schemas of what a typed model takes and gives."""
+
+from __future__ import annotations
+
+import collections.abc
+import types
+import typing
+from typing import Any
+
+from gusset.serving.inference.methods import Methods, pydantic_class
+
+_STREAMS = (
+    collections.abc.Generator,
+    collections.abc.AsyncGenerator,
+    collections.abc.Iterator,
+    collections.abc.AsyncIterator,
+)
+
+
+def schema_of(methods: Methods) -> dict[str, Any] | None:
+    """Input and output schema and whether it streams, each null where unknown; None for an untyped model."""
+    if methods.predict is None:
+        return None
+    first, last = methods.preprocess or methods.predict, methods.postprocess or methods.predict
+    output, streams = _output(last.returns)
+    if first.input_type is None and output is None and streams is None:
+        return None
+    return {
+        "input_schema": _schema(first.input_type),
+        "output_schema": _schema(output),
+        "supports_streaming": streams,
+    }
+
+
+def _schema(cls: Any) -> Any:
+    return cls.model_json_schema() if cls is not None else None
+
+
+def _output(returns: Any) -> tuple[Any, bool | None]:
+    """The pydantic class that a return annotation names, and whether it names a stream."""
+    if typing.get_origin(returns) in (typing.Union, types.UnionType):
+        arms = typing.get_args(returns)
+        if len(arms) != 2:
+            return None, None
+        classes = [cls for cls in map(_class, arms) if cls is not None]
+        if len(classes) == 1 and any(map(_is_stream, arms)):
+            return classes[0], True
+        return None, None
+    if _is_stream(returns):
+        return None, True
+    cls = _class(returns)
+    return cls, None if cls is None else False
+
+
+def _class(annotation: Any) -> Any:
+    if typing.get_origin(annotation) is collections.abc.Awaitable:
+        annotation = typing.get_args(annotation)[0]
+    return pydantic_class(annotation)
+
+
+def _is_stream(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in _STREAMS

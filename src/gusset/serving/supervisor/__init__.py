@@ -1,0 +1,1 @@
+"""The process that keeps workers running. No user code runs in it."""

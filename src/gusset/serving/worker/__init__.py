@@ -1,0 +1,1 @@
+"""The process that runs a model's code, and the shim above it."""

@@ -1,0 +1,1 @@
+"""Group commit: concurrent writes share one durable transaction."""

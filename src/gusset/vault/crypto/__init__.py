@@ -1,0 +1,1 @@
+"""Sealing, keys and passwords. No other package uses a cipher."""

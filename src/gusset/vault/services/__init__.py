@@ -1,0 +1,1 @@
+"""What callers use: secrets, people, access keys, deployments, key rotation."""
