@@ -15,15 +15,16 @@ ROOT = Path(gusset.__file__).parent
 # Layer -> what it may import, besides itself. Nothing may import `cli`.
 MAY_IMPORT = {
     "errors": set(),
+    "addresses": set(),
     "settings": {"errors", "secrets"},
     "secrets": {"errors"},
     "package": {"errors", "secrets"},
     "vault": {"errors", "secrets", "settings"},
-    "runtime": {"errors", "secrets"},
+    "runtime": {"errors", "addresses", "secrets"},
     "serving": {"errors", "secrets", "package", "runtime"},
     "containers": {"errors", "secrets", "package", "runtime"},
-    "client": {"errors", "secrets"},
-    "manager": {"errors", "secrets", "vault", "runtime"},
+    "client": {"errors", "addresses", "secrets"},
+    "manager": {"errors", "addresses", "secrets", "vault", "runtime"},
     "cli": {
         "errors",
         "secrets",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ipaddress
 import json
 import logging
 import random
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from gusset import errors
+from gusset.addresses import is_loopback
 from gusset.errors import GussetError, NotSignedIn, Unreachable, UsageError
 from gusset.secrets.info import SecretInfo, VersionInfo
 from gusset.secrets.sources.source import Delivered
@@ -154,15 +154,6 @@ def checked_url(url: str, *, insecure_http: bool = False) -> str:
     return url.rstrip("/")
 
 
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class RemoteSecrets:
     """A team's secrets on a manager: the verbs of the vault's `SecretStore`.
 
@@ -280,12 +271,12 @@ class ManagerSource:
         self._revision: str | None = None
         self._held: dict[str, int] = {}
         self._watching = False
-        self._trouble: str | None = None
+        self._last_error: str | None = None
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """Since when the manager has been away; None while it answers."""
-        return self._trouble
+        return self._last_error
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Those of `names` that the manager has.
@@ -386,13 +377,13 @@ class ManagerSource:
             self._token.call("PUT", f"/v1/deployment/replicas/{self._replica}", body)
 
     def _lost(self, why: str) -> None:
-        if self._trouble is None:
-            self._trouble = f"{why}; not heard of since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        if self._last_error is None:
+            self._last_error = f"{why}; not heard of since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             log.warning("Secrets are not watched for the moment, what is held stays: %s", why)
 
     def _back(self) -> None:
-        if self._trouble is not None:
-            self._trouble = None
+        if self._last_error is not None:
+            self._last_error = None
             log.info("The manager at %s answers again.", self._client.host)
 
     def close(self) -> None:

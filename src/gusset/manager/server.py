@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
-import ipaddress
 import logging
 import signal
 import socket
@@ -17,8 +15,10 @@ from pathlib import Path
 
 import uvicorn
 
-from gusset.errors import HostError, UsageError
+from gusset.addresses import http_url, is_loopback
+from gusset.errors import UsageError
 from gusset.manager.app import Manager
+from gusset.runtime.listener import listen
 
 DRAIN = 10  # seconds for requests under way
 IDLE = 75  # seconds that a connection may say nothing
@@ -50,15 +50,6 @@ class Listening:
     @property
     def scheme(self) -> str:
         return "https" if self.certificate else "http"
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Server(uvicorn.Server):
@@ -103,9 +94,8 @@ def run(manager: Manager, listening: Listening, *, announce: Callable[[str], Non
         HostError: the port is taken or may not be used.
     """
     listening.check()
-    with _bound(listening.host, listening.port) as listener:
-        host = f"[{listening.host}]" if ":" in listening.host else listening.host
-        address = f"{listening.scheme}://{host}:{listener.getsockname()[1]}"
+    with listen(listening.host, listening.port) as listener:
+        address = http_url(listening.host, listener.getsockname()[1], scheme=listening.scheme)
         try:
             config = uvicorn.Config(
                 manager.app,
@@ -131,17 +121,3 @@ def run(manager: Manager, listening: Listening, *, announce: Callable[[str], Non
         server = _Server(config, manager, lambda: announce(address))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(server.serve(sockets=[listener]))
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise HostError(f"port {port} of {host} is in use", hint="choose another with --port") from None
-        raise HostError(f"cannot listen on {host} port {port}: {error.strerror}") from None
-    return listener

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -11,10 +12,10 @@ DRAIN_SECONDS = 30.0  # that a stopping server waits for requests under way
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket.
+    """A listening TCP socket, non-blocking. Port 0 takes a free port.
 
     Raises:
-        HostError: the port is in use, may not be used, or there is no such address.
+        HostError: the port is in use or not permitted, or this machine has no such address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -22,7 +23,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise HostError(f"{host} cannot be listened on: {error.strerror}", hint="see --host") from None
+        raise HostError(f"cannot listen on {host}: {error.strerror}", hint="see --host") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -30,8 +31,10 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = os.strerror(error.errno or 0).lower()
+        is_host = error.errno == errno.EADDRNOTAVAIL
         raise HostError(
-            f"port {port} on {host} cannot be used: {reason}", hint="choose another one with --port"
+            f"cannot listen on {host} port {port}: {reason}",
+            hint="choose an address of this machine with --host" if is_host else "choose another with --port",
         ) from None
     listener.setblocking(False)
     return listener

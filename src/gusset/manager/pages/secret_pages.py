@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from gusset.errors import Conflict, GussetError, InvalidName, NotFound, UsageError, outcome_of
 from gusset.manager.api.serializers import secret_data
 from gusset.manager.pages.page_types import Form, Notice, Page, PageRequest, Redirect, told
 from gusset.secrets.credentials import KNOWN_PREFIXES
-from gusset.secrets.info import SecretInfo
+from gusset.secrets.info import WARN_BEFORE, SecretInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretValue
 from gusset.secrets.value_doctor import examine
@@ -20,7 +20,6 @@ from gusset.vault.services.secret_store import SecretStore
 
 ROWS = 25
 VERSIONS = 100  # of a secret, the newest
-SOON = timedelta(days=14)  # before an expiry: then the pages warn
 
 
 def list_page(visit: PageRequest) -> Page:
@@ -198,7 +197,7 @@ def _store(visit: PageRequest, team: TeamInfo) -> SecretStore:
 
 
 def _row(info: SecretInfo, used: Iterable[str], now: datetime) -> dict[str, Any]:
-    expiring = info.expires_at is not None and datetime.fromisoformat(info.expires_at) <= now + SOON
+    expiring = info.expires_at is not None and datetime.fromisoformat(info.expires_at) <= now + WARN_BEFORE
     return {**secret_data(info, used), "expiring": expiring}
 
 

@@ -49,8 +49,8 @@ class SecretSource(Protocol):
     """What serving and containers know of secrets' whereabouts."""
 
     @property
-    def trouble(self) -> str | None:
-        """What keeps the source from hearing of changes just now; None when nothing does."""
+    def last_error(self) -> str | None:
+        """Why the source cannot follow changes at the moment, or None."""
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Those of `names` that the source has, keyed by the spelling asked for.
@@ -76,7 +76,7 @@ class FolderSource:
     means that it has no secrets.
     """
 
-    trouble: str | None = None
+    last_error: str | None = None
 
     def __init__(self, path: Path, *, named: bool = True) -> None:
         self._path = path
@@ -157,7 +157,7 @@ class EnvironmentSource:
     variable's name.
     """
 
-    trouble: str | None = None
+    last_error: str | None = None
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values = {
@@ -197,9 +197,9 @@ class ChainSource:
         self._sources = tuple(sources)
 
     @property
-    def trouble(self) -> str | None:
-        """That of the first source that has any."""
-        return next((source.trouble for source in self._sources if source.trouble), None)
+    def last_error(self) -> str | None:
+        """The first error that any of the sources has."""
+        return next((source.last_error for source in self._sources if source.last_error), None)
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Each of `names` from the first source that has it.

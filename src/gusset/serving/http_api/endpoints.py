@@ -50,16 +50,16 @@ class Endpoints:
         *,
         metrics: Metrics,
         folder: Path,
-        trouble: Callable[[], str | None],
+        last_error: Callable[[], str | None],
         websockets: Websockets | None,
     ) -> None:
-        """`trouble` is that with the secrets' source; the model goes on with what it has."""
+        """`last_error` returns the last error of the secrets' source, or None."""
         self._methods = methods
         self._inference = inference
         self._loop = loop
         self._metrics = metrics
         self._folder = folder
-        self._trouble = trouble
+        self._last_error = last_error
         self._websockets = websockets
         self._probes = ModelThreads(loop, _PROBES, "health")
         self._probing: set[asyncio.Task[None]] = set()
@@ -175,8 +175,8 @@ class Endpoints:
 
     def _say_ready(self, exchange: Exchange) -> None:
         """Ready; and what is wrong all the same."""
-        trouble = self._trouble()
-        exchange.respond(200, orjson.dumps({"secrets": {"trouble": trouble}}) if trouble else b"{}")
+        error = self._last_error()
+        exchange.respond(200, orjson.dumps({"secrets": {"trouble": error}}) if error else b"{}")
 
     def _schema(self, exchange: Exchange) -> None:
         from gusset.serving.inference.signatures import schema_of
@@ -188,7 +188,9 @@ class Endpoints:
             exchange.respond(200, orjson.dumps(schema))
 
     def _expose(self, exchange: Exchange) -> None:
-        body = self._metrics.exposition(waiting=self._inference.waiting, source_is_up=self._trouble() is None)
+        body = self._metrics.exposition(
+            waiting=self._inference.waiting, source_is_up=self._last_error() is None
+        )
         exchange.respond(200, body, b"text/plain; version=0.0.4; charset=utf-8")
 
 

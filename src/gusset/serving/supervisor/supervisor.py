@@ -137,7 +137,7 @@ class Supervisor:
         self._retiring: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stand_in: HttpServer | None = None
-        self._trouble: str | None = None
+        self._last_error: str | None = None
 
     def run(
         self, prepare: Callable[[], Prepared], allow_missing: Collection[str], drain_seconds: float
@@ -197,9 +197,9 @@ class Supervisor:
     async def _tell_trouble(self) -> None:
         """Let the replicas know how their secrets' source stands: they are asked for their readiness."""
         while True:
-            if self._source.trouble != self._trouble:
-                self._trouble = self._source.trouble
-                self._order({"order": "trouble", "trouble": self._trouble})
+            if self._source.last_error != self._last_error:
+                self._last_error = self._source.last_error
+                self._order({"order": "trouble", "trouble": self._last_error})
             await asyncio.sleep(_TROUBLE_POLL)
 
     def _order(self, order: dict[str, Any]) -> None:
@@ -238,8 +238,8 @@ class Supervisor:
         with self._sending:  # what is newer than its plan is sent to it, too
             replica.start(self._plan(deployment, {**self._coming, **self._values}), on_report, on_end)
             self._replicas[replica] = deployment
-            if self._trouble is not None:
-                replica.order({"order": "trouble", "trouble": self._trouble})
+            if self._last_error is not None:
+                replica.order({"order": "trouble", "trouble": self._last_error})
         return life
 
     def _forget(self, replica: Replica) -> None:

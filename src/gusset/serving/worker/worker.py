@@ -45,7 +45,7 @@ class Worker:
         self._listener = listener
         self._loop = uvloop.new_event_loop()
         self._drain = asyncio.Event()
-        self._trouble: str | None = None
+        self._last_error: str | None = None
         self._versions: dict[str, int | None] = {}
         self._secrets = Secrets(plan["declared"], _values(plan["secrets"]), config_file=plan["config_file"])
 
@@ -92,7 +92,7 @@ class Worker:
             self._loop,
             metrics=metrics,
             folder=folder,
-            trouble=lambda: self._trouble,
+            last_error=lambda: self._last_error,
             websockets=websockets,
         )
         server = HttpServer(endpoints, takes_over=endpoints.takes_over, observe=metrics.observe)
@@ -116,7 +116,7 @@ class Worker:
                     self._secrets.replace(_values(order["secrets"]))
                     self._report_versions(order["versions"])
                 elif order["order"] == "trouble":
-                    self._trouble = order["trouble"]
+                    self._last_error = order["trouble"]
         os.killpg(0, 9)  # the supervisor has gone; so do we, with all that the model has started
 
     def _report_versions(self, versions: dict[str, int | None]) -> None:

@@ -21,7 +21,7 @@ POLL = 0.05  # seconds between two looks at SQLite's change counter
 class VaultSource:
     """Reads a deployment's secrets; `actor` and `deployment` stand in the audit records."""
 
-    trouble: str | None = None
+    last_error: str | None = None
 
     def __init__(self, engine: Engine, store: SecretStore, *, actor: str, deployment: str) -> None:
         self._engine = engine
