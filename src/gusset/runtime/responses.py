@@ -12,8 +12,8 @@ ERROR_OF_MODEL = error_headers(600)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A finished outcome, on its way to the client."""
+class Response:
+    """A complete response."""
 
     status: int
     body: bytes
@@ -21,15 +21,15 @@ class Answer:
     headers: Headers = ()
 
 
-def caller_error(status: int, text: str, *headers: tuple[bytes, bytes]) -> Answer:
+def caller_error(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
     """The caller's own fault."""
-    return Answer(status, error_body(text), headers=(*ERROR_OF_CALLER, *headers))
+    return Response(status, error_body(text), headers=(*ERROR_OF_CALLER, *headers))
 
 
-def not_ready(reason: str) -> Answer:
+def not_ready(reason: str) -> Response:
     """There is no model that could answer, or it says that it is not well."""
     body = error_body(f"{NOT_READY} {reason}")
-    return Answer(503, body, headers=(*ERROR_OF_MODEL, (b"retry-after", b"1")))
+    return Response(503, body, headers=(*ERROR_OF_MODEL, (b"retry-after", b"1")))
 
 
 def stand_in(exchange: Exchange, reason: str) -> None:
@@ -37,5 +37,5 @@ def stand_in(exchange: Exchange, reason: str) -> None:
     if exchange.path == b"/" and exchange.method in (b"GET", b"HEAD"):
         exchange.respond(200, b"true")
     else:
-        answer = not_ready(reason)
-        exchange.respond(answer.status, answer.body, answer.content_type, answer.headers)
+        response = not_ready(reason)
+        exchange.respond(response.status, response.body, response.content_type, response.headers)

@@ -21,7 +21,7 @@ from typing import Any
 from gusset.containers.proxy.http_messages import Invalid, Request, Response, end_of_head, read_request
 from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream, probe
 from gusset.runtime.http_server import Limits, error_body, most_connections, status_line
-from gusset.runtime.responses import ERROR_OF_MODEL, Answer, caller_error, not_ready
+from gusset.runtime.responses import ERROR_OF_MODEL, Response, caller_error, not_ready
 
 __all__ = ["Proxy", "Routes", "probe"]
 
@@ -500,7 +500,7 @@ class Client(asyncio.Protocol):
     def _stand_in(self, path: bytes, reason: str) -> None:
         """Answer in place of an application that is not ready: alive, since this process is."""
         if path == b"/" and self.request.method in (b"GET", b"HEAD"):
-            self._respond(Answer(200, b"true"))
+            self._respond(Response(200, b"true"))
         else:
             self._respond(not_ready(reason))
 
@@ -511,7 +511,7 @@ class Client(asyncio.Protocol):
         """The application is at fault."""
         log.warning("The application did not answer a request. %s", reason)
         text = f"The application did not answer. {reason}"
-        self._respond(Answer(status, error_body(text), headers=ERROR_OF_MODEL))
+        self._respond(Response(status, error_body(text), headers=ERROR_OF_MODEL))
 
     def _refuse(self, error: Invalid) -> None:
         """The client is at fault: what follows cannot be told from what it should be."""
@@ -521,15 +521,15 @@ class Client(asyncio.Protocol):
         else:
             self._respond(caller_error(error.status, error.text), close=True)
 
-    def _respond(self, answer: Answer, *, close: bool = False) -> None:
+    def _respond(self, response: Response, *, close: bool = False) -> None:
         """Answer in place of the application."""
         is_known = self._busy  # else the request's own head was at fault
         heard = is_known and self.request.body.done
         close = close or not heard or self.request.close or self._proxy.closing
-        body = b"" if is_known and self.request.method == b"HEAD" else answer.body
-        lines = [status_line(answer.status), b"content-type: %b\r\n" % answer.content_type]
-        lines.append(b"content-length: %d\r\n" % len(answer.body))
-        lines += [b"%b: %b\r\n" % header for header in answer.headers]
+        body = b"" if is_known and self.request.method == b"HEAD" else response.body
+        lines = [status_line(response.status), b"content-type: %b\r\n" % response.content_type]
+        lines.append(b"content-length: %d\r\n" % len(response.body))
+        lines += [b"%b: %b\r\n" % header for header in response.headers]
         lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
         self.transport.write(b"".join(lines) + body)
         self._busy = False

@@ -17,7 +17,7 @@ import orjson
 
 from gusset.runtime.http_server import Exchange
 from gusset.runtime.logs import model_traceback
-from gusset.runtime.responses import Answer, caller_error, not_ready
+from gusset.runtime.responses import Response, caller_error, not_ready
 from gusset.serving.http_api.metrics import Metrics
 from gusset.serving.inference.inference import REQUEST_ID, Inference
 from gusset.serving.inference.methods import OPENAI_STYLE, Kind, Methods
@@ -194,5 +194,5 @@ class Endpoints:
         exchange.respond(200, body, b"text/plain; version=0.0.4; charset=utf-8")
 
 
-def _send(exchange: Exchange, answer: Answer) -> None:
-    exchange.respond(answer.status, answer.body, answer.content_type, answer.headers)
+def _send(exchange: Exchange, response: Response) -> None:
+    exchange.respond(response.status, response.body, response.content_type, response.headers)

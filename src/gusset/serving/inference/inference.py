@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gusset.runtime import logs
 from gusset.runtime.http_server import Exchange
-from gusset.runtime.responses import Answer, caller_error
+from gusset.runtime.responses import Response, caller_error
 from gusset.serving.inference.json_codec import InvalidJson, parse
 from gusset.serving.inference.methods import Kind, Method, Methods, Takes
 from gusset.serving.inference.model_threads import ModelThreads
@@ -82,9 +82,9 @@ class Call:
             return False
         return b"openai" not in (self.exchange.header(b"user-agent") or b"").lower()
 
-    def send(self, answer: Answer) -> None:
+    def send(self, response: Response) -> None:
         self.exchange.respond(
-            answer.status, answer.body, answer.content_type, (*answer.headers, (REQUEST_ID, self.id))
+            response.status, response.body, response.content_type, (*response.headers, (REQUEST_ID, self.id))
         )
 
 
@@ -130,7 +130,7 @@ class Inference:
             call.send(caller_error(404, "`predict` must only be called if model has it."))
             return
         inputs = self._inputs(call, self._methods.preprocess or predict)
-        if isinstance(inputs, Answer):
+        if isinstance(inputs, Response):
             call.send(inputs)
         elif self._direct:
             self._predict_directly(call, predict, inputs)
@@ -142,7 +142,7 @@ class Inference:
         call = Call(exchange, request_id)
         method = next((each for each in self._methods.openai_style if each.name == name), None)
         inputs = self._inputs(call, method)
-        if isinstance(inputs, Answer):
+        if isinstance(inputs, Response):
             call.send(inputs)
         elif method is None:
             call.send(caller_error(404, f"`{name}` must only be called if model has it."))

@@ -10,7 +10,7 @@ from typing import Any
 
 from gusset.runtime.http_server import error_body, error_headers
 from gusset.runtime.logs import model_traceback
-from gusset.runtime.responses import ERROR_OF_MODEL, Answer
+from gusset.runtime.responses import ERROR_OF_MODEL, Response
 from gusset.serving.inference.json_codec import Unserialisable, render
 from gusset.serving.inference.model_threads import Raised
 
@@ -22,21 +22,21 @@ MSGPACK = b"application/octet-stream"
 ERROR_OF_SERVER = error_headers(500)
 
 
-def success(result: Any, *, packed: bool) -> Answer:
+def success(result: Any, *, packed: bool) -> Response:
     """A model's result, as JSON or as msgpack."""
     try:
         if packed:
             from gusset.serving.inference.msgpack_codec import pack
 
-            return Answer(200, pack(result), MSGPACK)
-        return Answer(200, render(result))
+            return Response(200, pack(result), MSGPACK)
+        return Response(200, render(result))
     except Unserialisable as error:
         log.error("The model's result cannot be sent: %s", error)  # noqa: TRY400  # no traceback: ours
         text = f"Unhandled exception: TypeError: {error}"
-        return Answer(500, error_body(text), headers=ERROR_OF_SERVER)
+        return Response(500, error_body(text), headers=ERROR_OF_SERVER)
 
 
-def failure(error: BaseException, folder: Path) -> Answer:
+def failure(error: BaseException, folder: Path) -> Response:
     """A model's error: the client hears that it failed, the log hears why.
 
     An `HTTPException` of Starlette or FastAPI is what the model wants to say to the client.
@@ -54,10 +54,10 @@ def failure(error: BaseException, folder: Path) -> Answer:
     if meant:
         with contextlib.suppress(Exception):  # a detail or a header that cannot be sent
             return _meant(error)
-    return Answer(500, error_body(MODEL_ERROR), headers=ERROR_OF_MODEL)
+    return Response(500, error_body(MODEL_ERROR), headers=ERROR_OF_MODEL)
 
 
-def _meant(error: Any) -> Answer:
+def _meant(error: Any) -> Response:
     headers = tuple(
         (name.lower().encode("latin-1"), str(value).encode("latin-1"))
         for name, value in (error.headers or {}).items()
@@ -66,4 +66,4 @@ def _meant(error: Any) -> Answer:
         raise ValueError("a header cannot have line breaks")
     if not 100 < error.status_code < 1000:
         raise ValueError("HTTP has no such status")
-    return Answer(error.status_code, render({"error": error.detail}), headers=(*ERROR_OF_MODEL, *headers))
+    return Response(error.status_code, render({"error": error.detail}), headers=(*ERROR_OF_MODEL, *headers))
