@@ -199,7 +199,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Response:
+class ResponseHead:
     """The head of a response, likewise."""
 
     status: int
@@ -262,7 +262,7 @@ def read_request(head: bytes) -> Request:
     return Request(method, target, fields, is_old, is_old or b"close" in listed, upgrade, length, body)
 
 
-def read_response(head: bytes, request: Request) -> Response:
+def read_response(head: bytes, request: Request) -> ResponseHead:
     """Take in the head of a response to `request`, whole, interim ones too.
 
     Raises:
@@ -293,7 +293,7 @@ def read_response(head: bytes, request: Request) -> Response:
     else:
         body = Unbounded()
         close = True
-    return Response(status, b"HTTP/1.1 %d%b" % (status, passed_on), close, body)
+    return ResponseHead(status, b"HTTP/1.1 %d%b" % (status, passed_on), close, body)
 
 
 def _look(head: bytes, start: int) -> tuple[bytes | None, int | None, bool, Collection[bytes], bytes, bool]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.containers.proxy.http_messages import Invalid, Request, Response, end_of_head, read_request
+from gusset.containers.proxy.http_messages import Invalid, Request, ResponseHead, end_of_head, read_request
 from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream, probe
 from gusset.runtime.http_server import Limits, error_body, most_connections, status_line
 from gusset.runtime.responses import ERROR_OF_MODEL, Response, caller_error, not_ready
@@ -203,7 +203,7 @@ class Client(asyncio.Protocol):
         if not self.request.is_old:
             self.transport.write(head + b"\r\n")
 
-    def begin(self, response: Response, first: bytes) -> None:
+    def begin(self, response: ResponseHead, first: bytes) -> None:
         """Pass the head of a response on, with the first part of its body."""
         self._begun = True
         self._response_ends_with_connection = response.ends_with_connection
@@ -476,7 +476,7 @@ class Client(asyncio.Protocol):
         else:
             self._deadline = self._proxy.loop.time() + self._proxy.limits.idle_seconds
 
-    def _tunnel(self, response: Response, first: bytes) -> None:
+    def _tunnel(self, response: ResponseHead, first: bytes) -> None:
         """From here on, both sides speak what they have agreed on."""
         self._is_tunnel = True
         self.transport.write(response.head + b"\r\n" + first)

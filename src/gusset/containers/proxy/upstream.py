@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from gusset.containers.proxy.http_messages import (
     Invalid,
     Request,
-    Response,
+    ResponseHead,
     end_of_head,
     read_request,
     read_response,
@@ -40,7 +40,7 @@ class ResponseHandler(Protocol):
     def interim(self, head: bytes) -> None:
         """A 1xx response has come: all of it."""
 
-    def begin(self, response: Response, first: bytes) -> None:
+    def begin(self, response: ResponseHead, first: bytes) -> None:
         """The response has begun, with the first part of its body."""
 
     def write(self, data: bytes) -> None:
@@ -65,7 +65,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._asker: ResponseHandler | None = None
-        self._response: Response | None = None
+        self._response: ResponseHead | None = None
         self._held = b""  # of a head that is not whole yet
         self._seen = 0  # bytes of it that were looked at
         self._paused = False
@@ -208,13 +208,13 @@ class Upstream(asyncio.Protocol):
             asker.write(part)
         self._look_at_end(asker, response, rest)
 
-    def _look_at_end(self, asker: ResponseHandler, response: Response, rest: bytes) -> None:
+    def _look_at_end(self, asker: ResponseHandler, response: ResponseHead, rest: bytes) -> None:
         if response.body.done and self._asker is asker:
             if rest:
                 response.close = True
             asker.complete()
 
-    def _switch(self, asker: ResponseHandler, response: Response, rest: bytes) -> None:
+    def _switch(self, asker: ResponseHandler, response: ResponseHead, rest: bytes) -> None:
         if not asker.request.upgrade:
             raise Invalid("it switches protocols unasked")
         self.is_tunnel = True
