@@ -20,7 +20,7 @@ from gusset.runtime.logs import model_traceback
 from gusset.runtime.responses import Response, caller_error, not_ready
 from gusset.serving.http_api.metrics import Metrics
 from gusset.serving.inference.inference import REQUEST_ID, Inference
-from gusset.serving.inference.methods import OPENAI_STYLE, Kind, Methods
+from gusset.serving.inference.methods import OPENAI_STYLE, MethodKind, Methods
 from gusset.serving.inference.model_threads import ModelThreads
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _GET = b"GET, HEAD"
 _POST = b"POST"
 
 
-class Endpoints:
+class ModelApi:
     """Answers every request of a ready model; made for `HttpServer` as its handler."""
 
     def __init__(
@@ -146,7 +146,7 @@ class Endpoints:
         if method is None:
             self._say_ready(exchange)
             return
-        is_async = method.kind is Kind.COROUTINE
+        is_async = method.kind is MethodKind.COROUTINE
         asked = method.function() if is_async else self._probes.run(method.function)
         task = self._loop.create_task(self._ask_health(exchange, asked))
         self._probing.add(task)

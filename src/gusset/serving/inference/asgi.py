@@ -22,7 +22,7 @@ Message = MutableMapping[str, Any]
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
-class Presence:
+class DisconnectWatcher:
     """Whether a client is still there; asked by `is_disconnected` and by `watch_disconnect`."""
 
     def __init__(self, exchange: Exchange) -> None:
@@ -30,7 +30,7 @@ class Presence:
         self._left: asyncio.Event | None = None
         self._watchers: set[threading.Event] = set()
 
-    def leave(self) -> None:
+    def on_disconnect(self) -> None:
         """The client has gone. Called on the loop."""
         if self._left is not None:
             self._left.set()
@@ -79,16 +79,16 @@ def scope_of(exchange: Exchange) -> dict[str, Any]:
     }
 
 
-def request_of(exchange: Exchange, body: bytes, presence: Presence) -> Request:
+def request_of(exchange: Exchange, body: bytes, disconnect_watcher: DisconnectWatcher) -> Request:
     """The request as a model's method gets it. Its body has been read already."""
     scope = scope_of(exchange)
-    scope["state"]["watch_disconnect"] = presence.watch
-    request = Request(scope, presence.receive)
+    scope["state"]["watch_disconnect"] = disconnect_watcher.watch
+    request = Request(scope, disconnect_watcher.receive)
     request._body = body  # as Starlette keeps it once it has been read
     return request
 
 
-class Sending:
+class AsgiSender:
     """ASGI's `send`, for one response."""
 
     def __init__(self, exchange: Exchange, headers: Headers, on_complete: Callable[[], object]) -> None:
@@ -103,7 +103,7 @@ class Sending:
         self.is_complete = False
         exchange.on_writable = self._drained.set
 
-    def leave(self) -> None:
+    def on_disconnect(self) -> None:
         """The client has gone."""
         self._drained.set()
 

@@ -16,7 +16,7 @@ class InvalidJson(Exception):
     """The body is not JSON; the text says where it stops being so."""
 
 
-class Unserialisable(TypeError):
+class NotSerializable(TypeError):
     """A result holds something that JSON has no form for; the text names its type only."""
 
 
@@ -42,21 +42,21 @@ def render(result: Any) -> bytes:
     """`result` as JSON: numpy, pydantic, dates and the like in their usual forms, NaN as null.
 
     Raises:
-        Unserialisable: some part of it has no JSON form.
+        NotSerializable: some part of it has no JSON form.
     """
     try:
         return orjson.dumps(result, _plain, _OPTIONS)
     except TypeError as error:
-        if isinstance(error.__cause__, Unserialisable):
+        if isinstance(error.__cause__, NotSerializable):
             raise error.__cause__ from None
     try:  # integers over 64 bits, lone surrogates, numpy's numbers as keys
         rendered = json.dumps(_with_plain_keys(result), default=_plain)
         # What is not a number becomes null here, as above.
         return json.dumps(json.loads(rendered, parse_constant=lambda _: None), separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, Unserialisable):
+        if isinstance(error, NotSerializable):
             raise
-        raise Unserialisable(f"Object of type {type(result).__name__} is not JSON serializable") from None
+        raise NotSerializable(f"Object of type {type(result).__name__} is not JSON serializable") from None
 
 
 def _with_plain_keys(value: Any) -> Any:
@@ -79,4 +79,4 @@ def _plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    raise Unserialisable(f"Object of type {type(value).__name__} is not JSON serializable")
+    raise NotSerializable(f"Object of type {type(value).__name__} is not JSON serializable")

@@ -33,17 +33,17 @@ class ModelDefinitionError(TypeError):
     """The class is not what a model has to be; the text says what to change."""
 
 
-class Takes(enum.Enum):
-    """What a method is called with."""
+class Parameters(enum.Enum):
+    """Which parameters a method has beside `self`."""
 
-    NOTHING = "nothing"
+    NONE = "none"
     INPUTS = "inputs"
     REQUEST = "request"
-    BOTH = "both"
+    INPUTS_AND_REQUEST = "inputs and request"
 
 
-class Kind(enum.Enum):
-    """How a method runs."""
+class MethodKind(enum.Enum):
+    """How a method's body runs."""
 
     SYNC = "sync"
     COROUTINE = "coroutine"
@@ -57,26 +57,26 @@ class Method:
 
     name: str
     function: Callable[..., Any]
-    takes: Takes
-    kind: Kind
+    parameters: Parameters
+    kind: MethodKind
     input_type: Any = None
     returns: Any = None
 
     @property
     def wants_request(self) -> bool:
-        return self.takes in (Takes.REQUEST, Takes.BOTH)
+        return self.parameters in (Parameters.REQUEST, Parameters.INPUTS_AND_REQUEST)
 
     @property
     def wants_inputs(self) -> bool:
-        return self.takes in (Takes.INPUTS, Takes.BOTH)
+        return self.parameters in (Parameters.INPUTS, Parameters.INPUTS_AND_REQUEST)
 
     def arguments(self, inputs: Any, request: Any) -> tuple[Any, ...]:
         """What to call it with."""
-        if self.takes is Takes.INPUTS:
+        if self.parameters is Parameters.INPUTS:
             return (inputs,)
-        if self.takes is Takes.BOTH:
+        if self.parameters is Parameters.INPUTS_AND_REQUEST:
             return (inputs, request)
-        return (request,) if self.takes is Takes.REQUEST else ()
+        return (request,) if self.parameters is Parameters.REQUEST else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,12 @@ def _check(methods: Methods, described: str) -> None:
             f"{described} has neither; add:\n\n"
             "    def predict(self, model_input):\n        return model_input"
         )
-    if methods.preprocess is not None and methods.predict.takes is Takes.REQUEST:
+    if methods.preprocess is not None and methods.predict.parameters is Parameters.REQUEST:
         raise ModelDefinitionError(
             "When using `preprocess`, the predict method cannot only have the request argument "
             "(because the result of `preprocess` would be discarded)."
         )
-    if methods.postprocess is not None and methods.postprocess.takes is Takes.REQUEST:
+    if methods.postprocess is not None and methods.postprocess.parameters is Parameters.REQUEST:
         raise ModelDefinitionError(
             "The `postprocess` method cannot only have the request argument "
             "(because the result of `predict` would be discarded)."
@@ -144,9 +144,9 @@ def _check_websocket(methods: Methods) -> None:
             "Truss model cannot have both `websocket` and any of `predict`, `preprocess`, "
             "or `postprocess` methods."
         )
-    if methods.websocket and methods.websocket.kind is not Kind.COROUTINE:
+    if methods.websocket and methods.websocket.kind is not MethodKind.COROUTINE:
         raise ModelDefinitionError("`websocket` endpoints must be async function definitions.")
-    if methods.websocket and methods.websocket.takes is not Takes.INPUTS:
+    if methods.websocket and methods.websocket.parameters is not Parameters.INPUTS:
         raise ModelDefinitionError("`websocket` must have only one argument: `websocket`.")
 
 
@@ -157,21 +157,21 @@ def _health(instance: Any) -> Method | None:
     parameters = _signature("is_healthy", method).parameters
     if parameters:
         raise ModelDefinitionError("`is_healthy` must have only one argument: `self`.")
-    return Method("is_healthy", method, Takes.NOTHING, _kind(method))
+    return Method("is_healthy", method, Parameters.NONE, _kind(method))
 
 
 def _method(name: str, function: Any) -> Method:
     signature = _signature(name, function)
     parameters = list(signature.parameters.values())
-    takes = _takes(name, function, parameters)
+    taken = _parameters(name, function, parameters)
     input_type = None
-    if takes in (Takes.INPUTS, Takes.BOTH):
+    if taken in (Parameters.INPUTS, Parameters.INPUTS_AND_REQUEST):
         input_type = pydantic_class(_resolved(function, parameters[0].annotation))
     returns = _resolved(function, signature.return_annotation)
-    return Method(name, function, takes, _kind(function), input_type, returns)
+    return Method(name, function, taken, _kind(function), input_type, returns)
 
 
-def _takes(name: str, function: Any, parameters: list[_Parameter]) -> Takes:
+def _parameters(name: str, function: Any, parameters: list[_Parameter]) -> Parameters:
     got = f"Got: ({', '.join(map(str, parameters))})"
     if len(parameters) > 2:
         raise ModelDefinitionError(f"`{name}` method cannot have more than two arguments. {got}")
@@ -190,10 +190,10 @@ def _takes(name: str, function: Any, parameters: list[_Parameter]) -> Takes:
     if any(p.kind in (_Parameter.KEYWORD_ONLY, _Parameter.VAR_KEYWORD) for p in parameters):
         raise ModelDefinitionError(f"`{name}` method must take what it is called with by position. {got}")
     if not parameters:
-        return Takes.NOTHING
+        return Parameters.NONE
     if len(parameters) == 2:
-        return Takes.BOTH
-    return Takes.REQUEST if are_requests[0] else Takes.INPUTS
+        return Parameters.INPUTS_AND_REQUEST
+    return Parameters.REQUEST if are_requests[0] else Parameters.INPUTS
 
 
 def _signature(name: str, function: Any) -> inspect.Signature:
@@ -211,13 +211,13 @@ def _plain(function: Any) -> Any:
     return function
 
 
-def _kind(function: Any) -> Kind:
+def _kind(function: Any) -> MethodKind:
     plain = _plain(function)
     if inspect.iscoroutinefunction(plain):
-        return Kind.COROUTINE
+        return MethodKind.COROUTINE
     if inspect.isasyncgenfunction(plain):
-        return Kind.ASYNC_GENERATOR
-    return Kind.GENERATOR if inspect.isgeneratorfunction(plain) else Kind.SYNC
+        return MethodKind.ASYNC_GENERATOR
+    return MethodKind.GENERATOR if inspect.isgeneratorfunction(plain) else MethodKind.SYNC
 
 
 def _resolved(function: Any, annotation: Any) -> Any:

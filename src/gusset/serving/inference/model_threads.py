@@ -53,11 +53,11 @@ class ModelThreads:
 
         def call() -> Callable[[], object]:
             if future.cancelled():
-                return _nothing
+                return _do_nothing
             try:
                 result = context.run(function)
             except BaseException as error:  # SystemExit too: the thread belongs to the server
-                return partial(_settle, future, error=_passable(error))
+                return partial(_settle, future, error=_future_exception(error))
             return partial(_settle, future, result)
 
         self.put(call)
@@ -83,7 +83,7 @@ class ModelThreads:
             ready.popleft()()
 
 
-class Raised(Exception):
+class WrappedError(Exception):
     """Carries what a future cannot: StopIteration, SystemExit, KeyboardInterrupt."""
 
     def __init__(self, error: BaseException) -> None:
@@ -91,10 +91,10 @@ class Raised(Exception):
         self.__cause__ = error
 
 
-def _passable(error: BaseException) -> BaseException:
+def _future_exception(error: BaseException) -> BaseException:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return Raised(error)
+    return WrappedError(error)
 
 
 def _settle(future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None) -> None:
@@ -106,5 +106,5 @@ def _settle(future: asyncio.Future[Any], result: Any = None, error: BaseExceptio
         future.set_result(result)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """The result of a call that nobody waits for."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # it has no types
 
-from gusset.serving.inference.json_codec import Unserialisable
+from gusset.serving.inference.json_codec import NotSerializable
 
 
 class InvalidMsgpack(Exception):
@@ -42,16 +42,16 @@ def pack(result: Any) -> bytes:
     """`result` as msgpack; bytes are sent as they are.
 
     Raises:
-        Unserialisable: some part of it has no form there.
+        NotSerializable: some part of it has no form there.
     """
     if isinstance(result, bytes):
         return result
     try:
         packed: bytes = msgpack.packb(result, default=_encoded)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, Unserialisable):
+        if isinstance(error, NotSerializable):
             raise
-        raise Unserialisable(
+        raise NotSerializable(
             f"Object of type {type(result).__name__} cannot be written as msgpack ({type(error).__name__})"
         ) from None
     return packed
@@ -76,7 +76,7 @@ def _encoded(value: Any) -> Any:
         return {b"__decimal__": True, b"data": str(value)}
     if isinstance(value, uuid.UUID):
         return {b"__uuid__": True, b"data": str(value)}
-    raise Unserialisable(f"Object of type {type(value).__name__} cannot be written as msgpack")
+    raise NotSerializable(f"Object of type {type(value).__name__} cannot be written as msgpack")
 
 
 def _is_array(value: Any) -> bool:
@@ -86,7 +86,7 @@ def _is_array(value: Any) -> bool:
 
 def _encoded_numpy(value: Any) -> Any:
     if value.dtype.hasobject:
-        raise Unserialisable("An array of objects cannot be written as msgpack; it would have to be pickled")
+        raise NotSerializable("An array of objects cannot be written as msgpack; it would have to be pickled")
     if not _is_array(value):  # a scalar
         return {b"nd": False, b"type": value.dtype.str, b"data": value.tobytes()}
     structured = value.dtype.kind == "V"

@@ -11,8 +11,8 @@ from typing import Any
 from gusset.runtime.http_server import error_body, error_headers
 from gusset.runtime.logs import model_traceback
 from gusset.runtime.responses import ERROR_OF_MODEL, Response
-from gusset.serving.inference.json_codec import Unserialisable, render
-from gusset.serving.inference.model_threads import Raised
+from gusset.serving.inference.json_codec import NotSerializable, render
+from gusset.serving.inference.model_threads import WrappedError
 
 log = logging.getLogger("gusset.serving")
 
@@ -22,26 +22,26 @@ MSGPACK = b"application/octet-stream"
 ERROR_OF_SERVER = error_headers(500)
 
 
-def success(result: Any, *, packed: bool) -> Response:
+def success_response(result: Any, *, uses_msgpack: bool) -> Response:
     """A model's result, as JSON or as msgpack."""
     try:
-        if packed:
+        if uses_msgpack:
             from gusset.serving.inference.msgpack_codec import pack
 
             return Response(200, pack(result), MSGPACK)
         return Response(200, render(result))
-    except Unserialisable as error:
+    except NotSerializable as error:
         log.error("The model's result cannot be sent: %s", error)  # noqa: TRY400  # no traceback: ours
         text = f"Unhandled exception: TypeError: {error}"
         return Response(500, error_body(text), headers=ERROR_OF_SERVER)
 
 
-def failure(error: BaseException, folder: Path) -> Response:
+def error_response(error: BaseException, folder: Path) -> Response:
     """A model's error: the client hears that it failed, the log hears why.
 
     An `HTTPException` of Starlette or FastAPI is what the model wants to say to the client.
     """
-    if isinstance(error, Raised) and error.__cause__ is not None:
+    if isinstance(error, WrappedError) and error.__cause__ is not None:
         error = error.__cause__
     starlette = sys.modules.get("starlette.exceptions")
     meant = starlette is not None and isinstance(error, starlette.HTTPException)
@@ -53,11 +53,11 @@ def failure(error: BaseException, folder: Path) -> Response:
             log.error("%s (%s)", what, type(error).__name__)  # noqa: TRY400
     if meant:
         with contextlib.suppress(Exception):  # a detail or a header that cannot be sent
-            return _meant(error)
+            return _http_exception_response(error)
     return Response(500, error_body(MODEL_ERROR), headers=ERROR_OF_MODEL)
 
 
-def _meant(error: Any) -> Response:
+def _http_exception_response(error: Any) -> Response:
     headers = tuple(
         (name.lower().encode("latin-1"), str(value).encode("latin-1"))
         for name, value in (error.headers or {}).items()

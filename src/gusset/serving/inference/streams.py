@@ -20,7 +20,7 @@ _TOGETHER = 64  # chunks that an async generator may give without letting others
 STREAMED = (b"content-type", b"application/octet-stream")
 
 
-class Stream:
+class ResponseStream:
     """Between one generator and one client."""
 
     def __init__(self, exchange: Exchange, headers: Headers, loop: asyncio.AbstractEventLoop) -> None:
@@ -36,7 +36,7 @@ class Stream:
         self.has_begun = False
         exchange.on_writable = self._make_room
 
-    def step_through(self, generator: Generator[Any, None, None]) -> BaseException | None:
+    def send_all(self, generator: Generator[Any, None, None]) -> BaseException | None:
         """Put all that a generator gives, on a thread other than the loop's; what it raised, if it did."""
         exchange, ready = self._exchange, self._ready
         try:
@@ -59,7 +59,7 @@ class Stream:
             return error
         return None
 
-    async def follow(self, generator: AsyncGenerator[Any, None]) -> BaseException | None:
+    async def send_all_async(self, generator: AsyncGenerator[Any, None]) -> BaseException | None:
         """Put all that an async generator gives; what it raised, if it did."""
         together = 0
         try:
@@ -99,7 +99,7 @@ class Stream:
             self._begin(data)
             self._exchange.end(last)
 
-    def break_off(self) -> None:
+    def abort(self) -> None:
         """The generator has failed after its first chunk: the client gets what there is, and sees it end."""
         self._flush()
         self._exchange.cut()
@@ -109,7 +109,7 @@ class Stream:
         """Whether nothing has been put yet: then the answer may still become another one."""
         return not (self.has_begun or self._ready)
 
-    def leave(self) -> None:
+    def on_disconnect(self) -> None:
         """The client has gone: nobody waits for room any more."""
         self._make_room()
 

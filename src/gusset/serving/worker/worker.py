@@ -24,7 +24,7 @@ from gusset.runtime.process import die_with_pipe, harden, keep_from_forks
 from gusset.secrets.mapping import Secrets
 from gusset.secrets.value import SecretValue
 from gusset.serving.channel import Channel, Closed, Orders, Reports
-from gusset.serving.http_api.endpoints import Endpoints
+from gusset.serving.http_api.endpoints import ModelApi
 from gusset.serving.http_api.metrics import Metrics
 from gusset.serving.inference.inference import Inference
 from gusset.serving.inference.methods import Methods, ModelDefinitionError
@@ -86,7 +86,7 @@ class Worker:
             from gusset.serving.http_api.websockets import Websockets
 
             websockets = Websockets(methods.websocket, self._loop, folder=folder, transport=plan["transport"])
-        endpoints = Endpoints(
+        api = ModelApi(
             methods,
             inference,
             self._loop,
@@ -95,7 +95,7 @@ class Worker:
             last_error=lambda: self._last_error,
             websockets=websockets,
         )
-        server = HttpServer(endpoints, takes_over=endpoints.takes_over, observe=metrics.observe)
+        server = HttpServer(api, takes_over=api.takes_over, observe=metrics.observe)
         os.register_at_fork(after_in_child=server.let_go)
         watch_loop(self._loop, folder)
         await server.start(self._listener, shared=plan["shares_port"])
