@@ -13,13 +13,13 @@ from pathlib import Path
 from gusset.errors import GussetError, outcome_of
 from gusset.runtime.declared_secrets import DeclaredSecret
 from gusset.secrets.sources.source import ChainSource, EnvironmentSource, FolderSource
-from gusset.serving.deployment import Deployment
+from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.supervisor import serve
 
 
 def main(given: dict[str, object], environ: dict[str, str]) -> int:
     folder = Path(str(given["folder"]))
-    deployment = Deployment(
+    deployment = ModelDeployment(
         name="tiny",
         folder=folder,
         model_file=folder / str(given["model_file"]),

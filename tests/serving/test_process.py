@@ -371,9 +371,10 @@ TELLING = """
 @pytest.mark.parametrize(
     "report",
     [
-        '{"event":"holding","versions":[1]}',
-        '{"event":"holding","versions":{"token":"new"}}',
-        '{"event":"failed","step":["load"],"trace":1}',
+        '{"event":"failed"}',
+        '{"event":"failed","step":["load"],"trace":"no"}',
+        '{"event":"failed","step":"load","trace":1}',
+        '{"event":"failed","step":"none of ours","trace":"no"}',
         '{"event":"none of ours"}',
         '{"event":{}}',
         "[1]",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gusset.package.config import Package
     from gusset.runtime.declared_secrets import Declaring
     from gusset.secrets.sources.source import SecretSource
-    from gusset.serving.deployment import Deployment
+    from gusset.serving.deployment import ModelDeployment
 
 CONFIG_FILE = "config.yaml"
 
@@ -113,7 +113,7 @@ def serve(
     ready: dict[str, Any] = {}
 
     @contextmanager
-    def prepare() -> Iterator[tuple[Deployment, SecretSource]]:
+    def prepare() -> Iterator[tuple[ModelDeployment, SecretSource]]:
         deployment, warnings, ready["example"] = preparation.result()
         ready["name"] = deployment.name
         app.output.problems(warnings)
@@ -196,7 +196,7 @@ def _serve_image(
     )
 
 
-def _prepared(folder: Path) -> tuple[Deployment, tuple[Problem, ...], str]:
+def _prepared(folder: Path) -> tuple[ModelDeployment, tuple[Problem, ...], str]:
     """The deployment at `folder`, its warnings, and an input to try it with.
 
     Raises:
@@ -204,14 +204,14 @@ def _prepared(folder: Path) -> tuple[Deployment, tuple[Problem, ...], str]:
     """
     from gusset.package.check import code_problems, code_warnings
     from gusset.package.config import load_package, unsupported_for_serving
-    from gusset.serving.deployment import Deployment
+    from gusset.serving.deployment import ModelDeployment
 
     package = load_package(folder)
     refused = unsupported_for_serving(package) or [p for p in code_problems(package) if not p.warning]
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
     warnings = (*package.warnings, *code_warnings(package))
-    return Deployment.from_package(package), warnings, _example(package)
+    return ModelDeployment.from_package(package), warnings, _example(package)
 
 
 def _example(package: Package) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from gusset.errors import SecretsMissing
-from gusset.secrets.sources.source import Delivered, SecretSource
 
-Values = Mapping[str, Delivered]
+if TYPE_CHECKING:  # not at run time: workers import this module, and read no source
+    from gusset.secrets.sources.source import Delivered, SecretSource
+
+Values: TypeAlias = "Mapping[str, Delivered]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from gusset.package.config import Package
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDeployment:
     """A model folder as it is served. All paths are absolute.
 
     `model_file` holds the class `model_class`. `config` is what the model gets
@@ -48,7 +48,7 @@ class Deployment:
         return tuple(secret.name for secret in self.secrets)
 
     @classmethod
-    def from_package(cls, package: Package) -> Deployment:
+    def from_package(cls, package: Package) -> ModelDeployment:
         """The deployment that a checked model folder describes.
 
         Raises:

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO
 
 from gusset.runtime.output_pump import OutputPump
 from gusset.secrets.masking import Masker
-from gusset.serving.channel import Channel, Closed, Malformed, Orders, Reports
+from gusset.serving.channel import Channel, Closed, Malformed
+from gusset.serving.protocol import MAX_REPORT_BYTES, Order, Report, WorkerPlan, decode_report, encode_order
 
 log = logging.getLogger("gusset.serving")
 
@@ -80,8 +81,8 @@ class Replica:
 
     def start(
         self,
-        plan: dict[str, Any],
-        on_report: Callable[[dict[str, Any]], object],
+        plan: WorkerPlan,
+        on_report: Callable[[Report], object],
         on_end: Callable[[int], object],
     ) -> None:
         """Give the worker its plan, and begin to listen to it."""
@@ -93,10 +94,10 @@ class Replica:
         for thread in self._threads:
             thread.start()
 
-    def order(self, order: dict[str, Any]) -> None:
+    def order(self, order: Order) -> None:
         """Send an order; one that has no receiver any more is dropped."""
         with contextlib.suppress(Closed):
-            Orders.send(self._channel, order)
+            self._channel.send(encode_order(order))
 
     def terminate(self) -> None:
         """Ask the worker and its process group to end, by SIGTERM."""
@@ -123,12 +124,12 @@ class Replica:
         self.kill()
         self._reap()
 
-    def _listen(self, on_report: Callable[[dict[str, Any]], object]) -> None:
+    def _listen(self, on_report: Callable[[Report], object]) -> None:
         warned = False  # once is enough: whoever sends one may send many
         with contextlib.suppress(Closed):
             while True:
                 try:
-                    on_report(Reports.receive(self._channel))
+                    on_report(decode_report(self._channel.receive(MAX_REPORT_BYTES)))
                 except Malformed as error:
                     if not warned:
                         log.warning("A report of the model's process is ignored, as all such are: %s", error)
@@ -154,9 +155,10 @@ class Replica:
         self._channel.close()
 
 
-def _taken(pipe: Any) -> int:
+def _taken(pipe: IO[bytes] | None) -> int:
     """The descriptor of a pipe, for a pump that will close it."""
-    descriptor: int = os.dup(pipe.fileno())
+    assert pipe  # noqa: S101  # PIPE was asked for
+    descriptor = os.dup(pipe.fileno())
     pipe.close()
     return descriptor
 

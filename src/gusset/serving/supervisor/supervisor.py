@@ -31,7 +31,20 @@ from gusset.runtime.responses import stand_in
 from gusset.runtime.secret_watcher import SecretWatcher
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.sources.source import ENVIRONMENT_PREFIX, SecretSource
-from gusset.serving.deployment import Deployment
+from gusset.serving.deployment import ModelDeployment
+from gusset.serving.protocol import (
+    Drain,
+    Drained,
+    Failed,
+    Loading,
+    Order,
+    Ready,
+    Report,
+    SetSecrets,
+    SetSourceError,
+    StartStep,
+    WorkerPlan,
+)
 from gusset.serving.supervisor.replica import Replica, ReplicaState, describe_end
 from gusset.serving.supervisor.worker_slot import Life, Place
 
@@ -50,9 +63,15 @@ _REASONS = {
     ReplicaState.STOPPING: "It is stopping.",
 }
 
+_FAILED_STEPS = {
+    StartStep.IMPORT: "the model's code could not be imported",
+    StartStep.INIT: "the model's __init__ failed",
+    StartStep.CHECK: "the model's class cannot be served",
+    StartStep.LOAD: "the model's load failed, twice",
+}
 
 # What is to be served, and where its secrets come from; closed when serving ends.
-Prepared = AbstractContextManager[tuple[Deployment, SecretSource]]
+Prepared = AbstractContextManager[tuple[ModelDeployment, SecretSource]]
 
 
 def serve(
@@ -66,7 +85,7 @@ def serve(
     output_fd: int = 1,
     drain_seconds: float = DRAIN_SECONDS,
     workers: int = 1,
-    reread: Callable[[], Deployment] | None = None,
+    reread: Callable[[], ModelDeployment] | None = None,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; return 0 then.
 
@@ -107,7 +126,7 @@ def serve(
 class Supervisor:
     """The life of one deployment on one listening socket: as many replicas as asked for."""
 
-    _deployment: Deployment  # known once `run` has prepared it
+    _deployment: ModelDeployment  # known once `run` has prepared it
     _source: SecretSource
     _rotation: SecretWatcher
 
@@ -116,7 +135,7 @@ class Supervisor:
         listener: socket.socket,
         *,
         workers: int,
-        reread: Callable[[], Deployment] | None,
+        reread: Callable[[], ModelDeployment] | None,
         debuggable: bool,
         announce: Callable[[str], object],
         output_fd: int,
@@ -132,7 +151,9 @@ class Supervisor:
         self._sending = threading.Lock()  # orders of secrets reach a replica in the order of the values
         self._coming: Values = {}  # of secrets that only a reload under way declares
         self._exposed: set[str] = set()  # variables that were warned of
-        self._replicas: dict[Replica, Deployment] = {}  # those that have their plan, until they are replaced
+        self._replicas: dict[
+            Replica, ModelDeployment
+        ] = {}  # those that have their plan, until they are replaced
         self._places: list[Place] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -199,10 +220,10 @@ class Supervisor:
         while True:
             if self._source.last_error != self._last_error:
                 self._last_error = self._source.last_error
-                self._order({"order": "trouble", "trouble": self._last_error})
+                self._order(SetSourceError(self._last_error))
             await asyncio.sleep(_TROUBLE_POLL)
 
-    def _order(self, order: dict[str, Any]) -> None:
+    def _order(self, order: Order) -> None:
         with self._sending:
             for replica in self._replicas:
                 replica.order(order)
@@ -225,11 +246,11 @@ class Supervisor:
                 place.take(replica, self._start(place, replica, self._deployment))
             life = place.life
 
-    def _start(self, place: Place, replica: Replica, deployment: Deployment) -> Life:
+    def _start(self, place: Place, replica: Replica, deployment: ModelDeployment) -> Life:
         """Give a replica its plan, and follow its life from now on."""
         life = Life()
 
-        def on_report(report: dict[str, Any]) -> None:
+        def on_report(report: Report) -> None:
             self._soon(partial(self._on_report, place, life, report))
 
         def on_end(status: int) -> None:
@@ -239,7 +260,7 @@ class Supervisor:
             replica.start(self._plan(deployment, {**self._coming, **self._values}), on_report, on_end)
             self._replicas[replica] = deployment
             if self._last_error is not None:
-                replica.order({"order": "trouble", "trouble": self._last_error})
+                replica.order(SetSourceError(self._last_error))
         return life
 
     def _forget(self, replica: Replica) -> None:
@@ -250,19 +271,19 @@ class Supervisor:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(call)
 
-    def _on_report(self, place: Place, life: Life, report: dict[str, Any]) -> None:
-        event = report.get("event")
-        if event == "loading":
-            life.state = ReplicaState.LOADING
-        elif event == "failed":
-            life.failure = (report["step"], report["trace"])
-        elif event == "drained":
-            life.drained.set()
-        elif event == "ready" and not (life.was_ready or life.ended.done() or self._stopping):
-            life.state = ReplicaState.READY
-            life.ready.set()
-            if place.life is life:
-                self._on_ready(place)
+    def _on_report(self, place: Place, life: Life, report: Report) -> None:
+        match report:
+            case Loading():
+                life.state = ReplicaState.LOADING
+            case Failed():
+                life.failure = report
+            case Drained():
+                life.drained.set()
+            case Ready() if not (life.was_ready or life.ended.done() or self._stopping):
+                life.state = ReplicaState.READY
+                life.ready.set()
+                if place.life is life:
+                    self._on_ready(place)
 
     def _on_ready(self, place: Place) -> None:
         """A place has a replica that is ready."""
@@ -305,18 +326,12 @@ class Supervisor:
                 f"the model's process ended while the model was starting ({describe_end(status)})",
                 hint="see what it printed above",
             )
-        step, trace = life.failure
-        what = {
-            "import": "the model's code could not be imported",
-            "__init__": "the model's __init__ failed",
-            "check": "the model's class cannot be served",
-            "load": "the model's load failed, twice",
-        }.get(step, "the model failed")
-        return ModelFailed(f"{what}\n{self._masker.mask_text(trace)}")
+        what = _FAILED_STEPS[life.failure.step]
+        return ModelFailed(f"{what}\n{self._masker.mask_text(life.failure.trace)}")
 
     # A changed folder.
 
-    async def _reload_on_change(self, reread: Callable[[], Deployment]) -> None:
+    async def _reload_on_change(self, reread: Callable[[], ModelDeployment]) -> None:
         """Whenever the folder changes, put what it has become in place of what is served.
 
         A change while the one before is still being taken up begins anew: that
@@ -334,14 +349,14 @@ class Supervisor:
         finally:
             await _cancelled(reloading)
 
-    async def _try_reload(self, reread: Callable[[], Deployment]) -> None:
+    async def _try_reload(self, reread: Callable[[], ModelDeployment]) -> None:
         try:
             await self._reload(reread)
         except GussetError as error:
             said = self._masker.mask_text(_told(error))
             log.error("The change is not served, the model from before goes on: %s", said)  # noqa: TRY400
 
-    async def _reload(self, reread: Callable[[], Deployment]) -> None:
+    async def _reload(self, reread: Callable[[], ModelDeployment]) -> None:
         """Start a new replica for each place; the old one serves until the new one is ready.
 
         Raises:
@@ -360,7 +375,7 @@ class Supervisor:
         finally:
             self._coming = {}
 
-    async def _replace(self, place: Place, deployment: Deployment) -> None:
+    async def _replace(self, place: Place, deployment: ModelDeployment) -> None:
         """Put a new replica in a place once it is ready; if it never is, end it."""
         replica = self._spawn()
         life = self._start(place, replica, deployment)
@@ -378,7 +393,7 @@ class Supervisor:
         place.take(replica, life)
         self._on_ready(place)
 
-    def _adopt(self, deployment: Deployment) -> None:
+    def _adopt(self, deployment: ModelDeployment) -> None:
         """From now on this is what is served, and its secrets are followed."""
         changed = deployment.declared != self._deployment.declared
         self._deployment = deployment
@@ -410,7 +425,7 @@ class Supervisor:
     async def _retire(self, replica: Replica, life: Life, drain_seconds: float) -> None:
         """Let a replica finish its requests, then end it."""
         if life.was_ready:
-            replica.order({"order": "drain"})
+            replica.order(Drain())
             if not await self._first_of(drain_seconds, life.drained.wait(), life.wait(), self._again.wait()):
                 log.warning("Requests were still under way after %g s; they are cut.", drain_seconds)
             elif life.drained.is_set():
@@ -470,7 +485,7 @@ class Supervisor:
             self._learn(values)
             self._values = values
             for replica, deployment in self._replicas.items():
-                replica.order({"order": "secrets", **_delivery(deployment, {**self._coming, **values})})
+                replica.order(_delivery(deployment, {**self._coming, **values}))
 
     def _learn(self, values: Values) -> None:
         self._masker.learn(delivered.value for delivered in values.values())
@@ -486,25 +501,13 @@ class Supervisor:
                 ", ".join(exposed),
             )
 
-    def _plan(self, deployment: Deployment, values: Values) -> dict[str, Any]:
-        return {
-            "folder": str(deployment.folder),
-            "model_file": str(deployment.model_file),
-            "model_class": deployment.model_class,
-            "config_file": deployment.config_file,
-            "config": dict(deployment.config),
-            "declared": deployment.declared,
-            "data_dir": str(deployment.data_dir or deployment.folder / "data"),
-            "package_dirs": [str(path) for path in deployment.package_dirs],
-            "environment_variables": dict(deployment.environment_variables),
-            "predict_concurrency": deployment.predict_concurrency,
-            "streaming_read_timeout": deployment.streaming_read_timeout,
-            "transport": dict(deployment.transport),
-            "debug_logs": deployment.debug_logs,
-            "readable_logs": sys.stderr.isatty(),
-            "shares_port": self._workers > 1,
-            **_delivery(deployment, values),
-        }
+    def _plan(self, deployment: ModelDeployment, values: Values) -> WorkerPlan:
+        return WorkerPlan(
+            deployment=deployment,
+            secrets=_delivery(deployment, values),
+            readable_logs=sys.stderr.isatty(),
+            shares_port=self._workers > 1,
+        )
 
 
 def _told(error: GussetError) -> str:
@@ -514,13 +517,13 @@ def _told(error: GussetError) -> str:
     return "\n".join((error.message, *lines))
 
 
-def _delivery(deployment: Deployment, values: Values) -> dict[str, Any]:
+def _delivery(deployment: ModelDeployment, values: Values) -> SetSecrets:
     """What a replica is given: what it declares, nothing else."""
     held = {name: values[name] for name in deployment.declared if name in values}
-    return {
-        "secrets": {name: each.value.reveal() for name, each in held.items()},
-        "versions": {name: each.version for name, each in held.items()},
-    }
+    return SetSecrets(
+        values={name: each.value.reveal() for name, each in held.items()},
+        versions={name: each.version for name, each in held.items()},
+    )
 
 
 async def _cancelled(task: asyncio.Task[None] | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from gusset.serving.protocol import Failed
 from gusset.serving.supervisor.replica import Replica, ReplicaState
 
 
@@ -17,7 +18,7 @@ class Life:
         self.ready = asyncio.Event()
         self.drained = asyncio.Event()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.failure: tuple[str, str] | None = None  # the step that failed, and its traceback
+        self.failure: Failed | None = None
 
     @property
     def was_ready(self) -> bool:

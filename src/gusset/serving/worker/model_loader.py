@@ -1,4 +1,4 @@
-"""Finds the model's class in its folder, makes the object, checks its methods, loads it.
+"""Imports the model's class from its folder, constructs it, checks its methods and loads it.
 
 Runs user code, in the worker. Knows nothing of HTTP.
 """
@@ -12,101 +12,105 @@ import logging
 import sys
 import time
 import types
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from gusset.secrets.mapping import Secrets
+from gusset.serving.deployment import ModelDeployment
 from gusset.serving.inference.methods import Methods, ModelDefinitionError, find_methods
+from gusset.serving.protocol import StartStep
 
-log = logging.getLogger("gusset.serving")
+log = logging.getLogger("gusset")
 
 Await = Callable[[Awaitable[Any]], Any]
 
-_LOAD_TRIES = 2
-_LOAD_PAUSE = 1.0  # seconds
+_LOAD_ATTEMPTS = 2
+_LOAD_RETRY_DELAY = 1.0  # seconds
 
 
 class StartFailed(Exception):
-    """A step of the model's start failed, by the error that is the cause of this one."""
+    """A step of the model's start failed; `__cause__` is the error that it raised."""
 
-    def __init__(self, step: str) -> None:
+    def __init__(self, step: StartStep) -> None:
         super().__init__(step)
         self.step = step
 
 
 class LazyDataResolver:
-    """What models that wait for downloaded weights call; here nothing has to be waited for."""
+    """Truss's interface for models that wait for downloaded weights. Here there is nothing to wait for."""
 
     def block_until_download_complete(self, log_stats: bool = True, issue_collect: bool = True) -> str:
         """Return at once."""
         return ""
 
     def raise_if_not_collected(self) -> None:
-        """Nothing was to be collected."""
+        """Return at once: there is nothing to collect."""
 
 
 def start_model(
-    plan: Mapping[str, Any],
+    deployment: ModelDeployment,
     secrets: Secrets,
     wait: Await,
     *,
     on_instance: Callable[[], object] = lambda: None,
 ) -> Methods:
-    """Import the code, make the object, check and load it. `wait` runs a coroutine to its end.
+    """Import the model's class, construct, check and load it.
+
+    `wait` runs a coroutine to its end. `on_instance` is called before `load`.
 
     Raises:
         StartFailed: the import, `__init__`, a signature check or `load` failed.
     """
-    cls = _step("import", lambda: import_class(plan))
-    instance = _step("__init__", lambda: construct(cls, plan, secrets))
-    described = f"The class {plan['model_class']} in {Path(plan['model_file']).relative_to(plan['folder'])}"
-    methods: Methods = _step("check", lambda: find_methods(instance, described))
+    cls = _step(StartStep.IMPORT, lambda: import_class(deployment))
+    instance = _step(StartStep.INIT, lambda: construct(cls, deployment, secrets))
+    file = deployment.model_file.relative_to(deployment.folder)
+    description = f"The class {deployment.model_class} in {file}"
+    methods: Methods = _step(StartStep.CHECK, lambda: find_methods(instance, description))
     on_instance()
     _load(instance, wait)
     return methods
 
 
-def _step(name: str, action: Callable[[], Any]) -> Any:
+def _step(step: StartStep, action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except BaseException as error:  # SystemExit is a failed start, not a way out
-        raise StartFailed(name) from error
+    except BaseException as error:  # SystemExit, too, is a failed start
+        raise StartFailed(step) from error
 
 
 def _load(instance: Any, wait: Await) -> None:
     load = getattr(instance, "load", None)
     if load is None:
         return
-    for attempt in range(1, _LOAD_TRIES + 1):
+    for attempt in range(1, _LOAD_ATTEMPTS + 1):
         try:
             result = load()
             if inspect.isawaitable(result):
                 wait(result)
         except BaseException as error:
-            if attempt == _LOAD_TRIES:
-                raise StartFailed("load") from error
+            if attempt == _LOAD_ATTEMPTS:
+                raise StartFailed(StartStep.LOAD) from error
             log.warning("Failed to load model. Retrying in a second: %s", type(error).__name__)
-            time.sleep(_LOAD_PAUSE)
+            time.sleep(_LOAD_RETRY_DELAY)
         else:
             return
 
 
-def import_class(plan: Mapping[str, Any]) -> Callable[..., Any]:
-    """The class (or factory) that the config names, from a module that can use relative imports."""
-    folder, file = Path(plan["folder"]), Path(plan["model_file"])
+def import_class(deployment: ModelDeployment) -> Callable[..., Any]:
+    """The class (or factory) that the config names. Its module can use relative imports."""
+    folder, file = deployment.folder, deployment.model_file
     sys.path.insert(0, str(folder))
-    sys.path.extend(plan["package_dirs"])
+    sys.path.extend(map(str, deployment.package_dirs))
     module = _import_file(file, file.relative_to(folder).with_suffix("").parts)
-    cls = getattr(module, plan["model_class"], None)
+    cls: Callable[..., Any] | None = getattr(module, deployment.model_class, None)
     if not callable(cls):
-        raise ModelDefinitionError(f"{file.relative_to(folder)} has no class {plan['model_class']}")
-    found: Callable[..., Any] = cls
-    return found
+        raise ModelDefinitionError(f"{file.relative_to(folder)} has no class {deployment.model_class}")
+    return cls
 
 
 def _import_file(file: Path, parts: tuple[str, ...]) -> types.ModuleType:
-    """The module at `file`, under the name that its place in the folder gives it."""
+    """The module at `file`, named by its path in the folder, as in `model.model`."""
     for depth in range(1, len(parts)):
         _import_package(".".join(parts[:depth]), file.parents[len(parts) - 1 - depth])
     name = ".".join(parts)
@@ -120,7 +124,7 @@ def _import_file(file: Path, parts: tuple[str, ...]) -> types.ModuleType:
 
 
 def _import_package(name: str, directory: Path) -> None:
-    """Make the folder a package of this name, also where an installed one has the name."""
+    """Import the folder as a package of this name, even if an installed package has the same name."""
     if (directory / "__init__.py").is_file():
         importlib.import_module(name)
         return
@@ -129,16 +133,16 @@ def _import_package(name: str, directory: Path) -> None:
     sys.modules[name] = package
 
 
-def construct(cls: Callable[..., Any], plan: Mapping[str, Any], secrets: Secrets) -> Any:
-    """The model's object, made with those keyword arguments that its signature has."""
-    offered: dict[str, Any] = {
-        "config": plan["config"],
-        "data_dir": Path(plan["data_dir"]),
+def construct(cls: Callable[..., Any], deployment: ModelDeployment, secrets: Secrets) -> Any:
+    """The model's object, constructed with those keyword arguments that its signature accepts."""
+    available: dict[str, Any] = {
+        "config": dict(deployment.config),
+        "data_dir": deployment.data_dir or deployment.folder / "data",
         "secrets": secrets,
         "environment": None,
         "lazy_data_resolver": LazyDataResolver(),
     }
     parameters = inspect.signature(cls).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        offered = {name: value for name, value in offered.items() if name in parameters}
-    return cls(**offered)
+        available = {name: value for name, value in available.items() if name in parameters}
+    return cls(**available)

@@ -1,0 +1,141 @@
+"""The messages between supervisor and worker.
+
+The supervisor sends orders. They are pickled: a config holds whatever types
+YAML has. The worker sends reports. They are JSON and are checked field by
+field: the worker shares its process with the model's code, and unpickling
+bytes from there could run anything in the supervisor.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from gusset.serving.channel import Malformed
+from gusset.serving.deployment import ModelDeployment
+
+MAX_REPORT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SetSecrets:
+    """The values of all secrets that the model has from now on, and their versions."""
+
+    values: Mapping[str, bytes] = field(repr=False)
+    versions: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """The first order: what to serve, with which secrets.
+
+    `shares_port` says that other workers accept connections on the same socket.
+    """
+
+    deployment: ModelDeployment
+    secrets: SetSecrets
+    readable_logs: bool
+    shares_port: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetSourceError:
+    """The last error of the secrets' source, None once it works again. Readiness and metrics show it."""
+
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Accept no more connections, finish the requests in flight, then exit."""
+
+
+Order = WorkerPlan | SetSecrets | SetSourceError | Drain
+
+
+class StartStep(enum.StrEnum):
+    """A step of the model's start."""
+
+    IMPORT = "import"
+    INIT = "__init__"
+    CHECK = "check"
+    LOAD = "load"
+
+
+_STEPS = frozenset(StartStep)
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The model's object exists; `load` is next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker accepts connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step of the start failed; `trace` is its traceback, not masked."""
+
+    step: StartStep
+    trace: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """No request is in flight any more."""
+
+
+Report = Loading | Ready | Failed | Drained
+
+
+def encode_order(order: Order) -> bytes:
+    return pickle.dumps(order, protocol=5)
+
+
+def decode_order(message: bytes) -> Order:
+    """The order in a message from the supervisor, which is trusted."""
+    order: Order = pickle.loads(message)  # noqa: S301  # from our own parent
+    return order
+
+
+def encode_report(report: Report) -> bytes:
+    match report:
+        case Loading():
+            return b'{"event":"loading"}'
+        case Ready():
+            return b'{"event":"ready"}'
+        case Failed(step, trace):
+            return orjson.dumps({"event": "failed", "step": step, "trace": trace})
+        case Drained():
+            return b'{"event":"drained"}'
+
+
+def decode_report(message: bytes) -> Report:
+    """The report in a message from a worker, which is not trusted.
+
+    Raises:
+        Malformed: it is not a report. The reason quotes nothing of it: it may hold a value.
+    """
+    try:
+        fields = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        raise Malformed("it is not JSON") from None
+    match fields:
+        case {"event": "loading"}:
+            return Loading()
+        case {"event": "ready"}:
+            return Ready()
+        case {"event": "failed", "step": str(step), "trace": str(trace)} if step in _STEPS:
+            return Failed(StartStep(step), trace)
+        case {"event": "failed"}:
+            raise Malformed("its step or trace is of the wrong type")
+        case {"event": "drained"}:
+            return Drained()
+    raise Malformed("its event is unknown")
