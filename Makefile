@@ -1,38 +1,58 @@
-# What a fresh machine needs: Python 3.11 and make. Everything else is made here.
+# What a fresh machine needs: Python 3.11 and make. Everything else is installed into .venv.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
 
-.PHONY: demo test check lock system-deps examples bench clean
+.PHONY: help demo test quick check unit engines browser examples-test examples bench dist lock system-deps clean
 
-demo: $(STAMP)
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## serve and call a model with a secret, in a temporary vault
 	@$(BIN)/gusset demo $(if $(DEMO_ONCE),--once)
 
-test: $(STAMP) check examples
-	$(BIN)/pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+test: $(STAMP) check examples ## lint, types and every test
+	$(PYTEST)
 
-check: $(STAMP)
+quick: $(STAMP) check ## lint, types and the tests that start no server, browser, engine or torch
+	$(PYTEST) -m "not (slow or server or engine or browser or torch or truss)"
+
+check: $(STAMP) ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Real transformers and torch, in environments of their own, for examples/.
-examples: $(STAMP)
+unit: $(STAMP) ## every test but those of engines, browser and torch
+	$(PYTEST) -m "not (engine or browser or torch or truss)"
+
+engines: $(STAMP) ## the tests that use a container engine
+	$(PYTEST) -m "engine and not truss"
+
+browser: $(STAMP) ## the tests that use Chromium
+	$(PYTEST) -m "browser and not truss"
+
+examples-test: $(STAMP) examples ## the tests that use torch and transformers
+	$(PYTEST) -m "torch and not truss"
+
+examples: $(STAMP) ## make the environments of the examples (torch, transformers: 2 GB)
 	$(BIN)/python -m tests.examples.environments
 
-bench: $(STAMP)
+bench: $(STAMP) ## run every benchmark
 	$(BIN)/python bench/run.py
 
-# What Debian's packages give (a browser and a container engine for tests among them): needs root.
-system-deps:
-	@./scripts/system-deps
+dist: $(STAMP) ## build wheel and sdist, install them into an empty environment and try them
+	$(BIN)/python scripts/dist
 
-lock:
+lock: ## pin the dependencies anew, with hashes
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  pyproject.toml -o requirements/core.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  pyproject.toml --group dev -o requirements/dev.txt
+
+system-deps: ## install the Debian packages that tests use: a browser, container engines (needs root)
+	@./scripts/system-deps
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	@echo "making $(VENV) (once; takes a minute)"
@@ -41,5 +61,5 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $(STAMP)
 
-clean:
-	rm -rf $(VENV) .venv-examples .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove everything that these targets made
+	rm -rf $(VENV) .venv-examples .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

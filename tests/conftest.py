@@ -17,6 +17,26 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("gusset", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gusset")
 
+# What a test needs, told by the fixtures that it uses: `make quick` and CI's jobs select by these marks.
+MARK_OF_FIXTURE = {
+    "images": "engine",
+    "variant": "torch",
+    "browser": "browser",
+    "manager": "server",
+    "serve": "server",
+}
+STARTS_SERVERS = ("cli/test_serve.py", "cli/test_exec.py", "manager/", "serving/", "conformance/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        marks = {mark for fixture, mark in MARK_OF_FIXTURE.items() if fixture in fixtures}
+        if item.nodeid.removeprefix("tests/").startswith(STARTS_SERVERS):
+            marks.add("server")
+        for mark in sorted(marks):
+            item.add_marker(mark)
+
 
 @dataclass
 class Cli:

@@ -21,7 +21,7 @@ from tests.examples.environments import CURRENT
 from tests.examples.hub import Hub
 
 # One at a time: each loads torch, and the machine may have few cores.
-pytestmark = [pytest.mark.examples, pytest.mark.xdist_group("examples")]
+pytestmark = [pytest.mark.xdist_group("examples")]
 
 SENTENCE = "The capital of France is [MASK]."
 SetToken = Callable[[bytes], Any]
