@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 
 from gusset.containers.proxy.proxy import Routes, probe
-from gusset.runtime.http_server import Limits
+from gusset.runtime.connections import Limits
 from tests.containers.wire import OK, PATIENCE, Proxied, Wire, answering, eventually, get, post, proxied
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import uvloop
 
 from gusset.containers.proxy.proxy import Proxy, Routes
-from gusset.runtime.http_server import Limits
+from gusset.runtime.connections import Limits
 
 PATIENCE = 30.0  # seconds until a test gives up hope; no test passes by waiting for so long
 ROUTES = Routes(predict="/infer", readiness="/is/ready", liveness="/is/alive")

@@ -13,7 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gusset.runtime.http_server import Exchange, HttpServer, Limits
+from gusset.runtime.connections import Limits
+from gusset.runtime.exchange import Exchange
+from gusset.runtime.http_server import HttpServer
 from tests.serving.conftest import Kitchen, Served, eventually
 
 ECHO = """

@@ -1,19 +1,22 @@
-"""Complete HTTP responses, and the errors that models and containers share, in Truss's words and headers."""
+"""HTTP responses: their bytes, and the errors of models and containers, in Truss's words and headers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
-from gusset.runtime.http_server import ERROR_OF_CALLER, JSON, Exchange, Headers, error_body, error_headers
+import orjson
+
+from gusset.runtime.exchange import JSON, Exchange, Headers
 
 NOT_READY = "Model with name model is not ready."
 
-ERROR_OF_MODEL = error_headers(600)
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A complete response."""
+    """A whole response."""
 
     status: int
     body: bytes
@@ -21,19 +24,38 @@ class Response:
     headers: Headers = ()
 
 
+def status_line(status: int) -> bytes:
+    """The first line of a response; also for a status that has no name."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def error_body(text: str) -> bytes:
+    """The body of every error response of a model or a container."""
+    return orjson.dumps({"error": text})
+
+
+def error_headers(code: int) -> Headers:
+    """The headers that tell clients who caused the error: 500 the server, 600 the model, 700 the caller."""
+    return ((b"x-baseten-error-source", b"04"), (b"x-baseten-error-code", b"%d" % code))
+
+
+ERROR_OF_CALLER = error_headers(700)
+ERROR_OF_MODEL = error_headers(600)
+
+
 def caller_error(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
-    """The caller's own fault."""
+    """An error that the caller made."""
     return Response(status, error_body(text), headers=(*ERROR_OF_CALLER, *headers))
 
 
 def not_ready(reason: str) -> Response:
-    """There is no model that could answer, or it says that it is not well."""
+    """The model cannot take requests: it is not running, or its health check fails."""
     body = error_body(f"{NOT_READY} {reason}")
     return Response(503, body, headers=(*ERROR_OF_MODEL, (b"retry-after", b"1")))
 
 
-def stand_in(exchange: Exchange, reason: str) -> None:
-    """Answer in place of a model that cannot: alive, but not ready."""
+def respond_not_ready(exchange: Exchange, reason: str) -> None:
+    """Respond for a model that cannot: alive, but not ready."""
     if exchange.path == b"/" and exchange.method in (b"GET", b"HEAD"):
         exchange.respond(200, b"true")
     else:

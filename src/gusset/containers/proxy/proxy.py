@@ -20,8 +20,15 @@ from typing import Any
 
 from gusset.containers.proxy.http_messages import Invalid, Request, ResponseHead, end_of_head, read_request
 from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream, probe
-from gusset.runtime.http_server import Limits, error_body, most_connections, status_line
-from gusset.runtime.responses import ERROR_OF_MODEL, Response, caller_error, not_ready
+from gusset.runtime.connections import Limits, most_connections
+from gusset.runtime.responses import (
+    ERROR_OF_MODEL,
+    Response,
+    caller_error,
+    error_body,
+    not_ready,
+    status_line,
+)
 
 __all__ = ["Proxy", "Routes", "probe"]
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from gusset.runtime.http_server import Exchange
+from gusset.runtime.exchange import Exchange
 from gusset.runtime.logs import model_traceback
 from gusset.runtime.responses import Response, caller_error, not_ready
 from gusset.serving.http_api.metrics import Metrics

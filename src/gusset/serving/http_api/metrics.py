@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from gusset.runtime.http_server import Exchange
+from gusset.runtime.exchange import Exchange
 
 _BOUNDS = (
     0.001,

@@ -16,7 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from gusset.runtime.http_server import Exchange
+from gusset.runtime.exchange import Exchange
 from gusset.runtime.logs import model_traceback
 from gusset.serving.inference.methods import Method
 from gusset.serving.inference.responses import MODEL_ERROR

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from starlette.requests import Request
 
-from gusset.runtime.http_server import LAST_CHUNK, Exchange, Headers, chunk
+from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
 
 Message = MutableMapping[str, Any]
 

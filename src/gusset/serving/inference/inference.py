@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gusset.runtime import logs
-from gusset.runtime.http_server import Exchange
+from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response, caller_error
 from gusset.serving.inference.json_codec import InvalidJson, parse
 from gusset.serving.inference.methods import Method, MethodKind, Methods, Parameters

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gusset.runtime.http_server import error_body, error_headers
 from gusset.runtime.logs import model_traceback
-from gusset.runtime.responses import ERROR_OF_MODEL, Response
+from gusset.runtime.responses import ERROR_OF_MODEL, Response, error_body, error_headers
 from gusset.serving.inference.json_codec import NotSerializable, render
 from gusset.serving.inference.model_threads import WrappedError
 

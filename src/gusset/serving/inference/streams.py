@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeGuard
 
-from gusset.runtime.http_server import LAST_CHUNK, Exchange, Headers, chunk
+from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
 
 _AHEAD = 256 * 1024  # bytes that a generator may be ahead of what has been written
 _TOGETHER = 64  # chunks that an async generator may give without letting others go on

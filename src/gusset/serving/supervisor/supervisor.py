@@ -24,10 +24,11 @@ from gusset.errors import ConfigInvalid, GussetError, ModelFailed
 from gusset.runtime import logs
 from gusset.runtime.declared_secrets import Values, read_secrets
 from gusset.runtime.environment import child_environment
-from gusset.runtime.http_server import Exchange, HttpServer
+from gusset.runtime.exchange import Exchange
+from gusset.runtime.http_server import HttpServer
 from gusset.runtime.listener import DRAIN_SECONDS, listen
 from gusset.runtime.process import harden
-from gusset.runtime.responses import stand_in
+from gusset.runtime.responses import respond_not_ready
 from gusset.runtime.secret_watcher import SecretWatcher
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.sources.source import ENVIRONMENT_PREFIX, SecretSource
@@ -463,7 +464,7 @@ class Supervisor:
     def _answer_not_ready(self, exchange: Exchange) -> None:
         states = {place.life.state for place in self._places}
         reason = next((text for state, text in _REASONS.items() if state in states), None)
-        stand_in(exchange, reason or "It was not a moment ago; try again.")
+        respond_not_ready(exchange, reason or "It was not a moment ago; try again.")
 
     def _spawn(self) -> Replica:
         environment = child_environment()

@@ -113,7 +113,7 @@ class Worker:
             websockets=websockets,
         )
         server = HttpServer(api, takes_over=api.takes_over, observe=metrics.observe)
-        os.register_at_fork(after_in_child=server.let_go)
+        os.register_at_fork(after_in_child=server.release_in_child)
         watch_loop(self._loop, folder)
         await server.start(self._listener, shared=self._shares_port)
         self._report(Ready())

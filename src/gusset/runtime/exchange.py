@@ -1,0 +1,134 @@
+"""One HTTP request and its response, as request handlers see them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gusset.runtime.http_server import HttpConnection
+
+JSON = b"application/json"
+LAST_CHUNK = b"0\r\n\r\n"
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a body whose length is not known in advance."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Exchange:
+    """One request and its response, sent whole by `respond` or in parts from `start` to `end`.
+
+    `gone` becomes true when the client disconnects before the response is
+    complete; `on_gone` is then called, if set. `writable` is false while too
+    much is buffered for the client; `on_writable` is called when that ends.
+    All of this belongs to the event loop's thread, but other threads may read
+    `gone` and `writable`.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_fields",
+        "began",
+        "body",
+        "counted_as",
+        "gone",
+        "headers",
+        "is_old",
+        "keep_alive",
+        "method",
+        "on_gone",
+        "on_writable",
+        "path",
+        "query",
+        "upgrade",
+        "writable",
+    )
+
+    def __init__(
+        self,
+        connection: HttpConnection,
+        method: bytes,
+        headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
+    ) -> None:
+        """`headers` are as the client sent them, `fields` the first of each name in lower case."""
+        self._connection = connection
+        self._fields = fields
+        self.method = method
+        self.headers = headers
+        self.path = b""
+        self.query = b""
+        self.keep_alive = False
+        self.is_old = False  # HTTP/1.0, which has no chunks
+        self.upgrade = False  # the client wants another protocol
+        self.body = b""
+        self.counted_as: str | None = None  # the route, for metrics
+        self.began = 0.0  # when the request was complete, by time.perf_counter()
+        self.gone = False
+        self.writable = True
+        self.on_gone: Callable[[], object] | None = None
+        self.on_writable: Callable[[], object] | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that name, given in lower case."""
+        return self._fields.get(name)
+
+    def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
+        """Send the whole response. Does nothing when the client has disconnected.
+
+        Raises:
+            RuntimeError: a response was sent or started already.
+        """
+        if not self.gone:
+            self._connection.respond(self, status, body, content_type, headers)
+
+    def start(self, status: int, headers: Headers, first: bytes = b"") -> None:
+        """Start a response in parts; `headers` include its content type, and its length when that is known.
+
+        `first` is sent together with the head.
+
+        Raises:
+            RuntimeError: a response was sent or started already.
+        """
+        if not self.gone:
+            self._connection.start(self, status, headers, first)
+
+    def write(self, data: bytes) -> None:
+        """Send the next part: made by `chunk`, unless the length is known or `is_old`."""
+        if not self.gone:
+            self._connection.write(data)
+
+    def end(self, last: bytes = b"") -> None:
+        """Complete a response in parts, with `last`."""
+        if not self.gone:
+            self._connection.end(self, last)
+
+    def cut(self) -> None:
+        """Break off a response in parts, so that the client sees that it is incomplete."""
+        if not self.gone:
+            self._connection.cut()
+
+    def limit_silence(self, seconds: float) -> None:
+        """Abort the response when nothing is written to it for so long."""
+        if not self.gone:
+            self._connection.limit_silence(seconds)
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Give the connection to the protocol that the client asked for; it gets the request's bytes."""
+        if not self.gone:
+            self._connection.hand_over(self, protocol)
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection's transport."""
+        return self._connection.transport
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """The address and port of the other end, as they were when it connected."""
+        return self._connection.peer
