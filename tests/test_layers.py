@@ -134,7 +134,8 @@ REVEALERS = {
     "containers/secrets/memory_folder.py",  # into files in memory
     "containers/secrets/sidecar.py",  # into files in the memory of an engine elsewhere
     "containers/engine/registry.py",  # into the request to pull an image, for its registry
-    "manager/api/handlers.py",  # to the doctor; a key or a link, shown once
+    "manager/api/handlers.py",  # a key or a link, shown once
+    "manager/api/secret_handlers.py",  # to the value doctor
     "manager/pages/pages.py",  # a new session's token, into its cookie
     "manager/pages/secret_pages.py",  # to the doctor
     "manager/pages/team_pages.py",  # a key or a link, shown once

@@ -47,7 +47,7 @@ def manager(
     app = ctx.ensure_object(App)
     app.hold_values()
     from gusset.manager.app import make_manager
-    from gusset.manager.auth.authenticator import BootstrapLink
+    from gusset.manager.auth.bootstrap_link import BootstrapLink
     from gusset.manager.server import Listening, run
     from gusset.runtime.logs import log_to_stderr
 

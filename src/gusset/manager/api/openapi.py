@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the table of operations and the shapes."""
+"""The OpenAPI document, made from the table of operations and their models."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
 from gusset import __version__
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import Operation
 
 _ERRORS = {
-    "400": "The request is wrong.",
-    "401": "No key, or not a good one.",
+    "400": "The request is invalid.",
+    "401": "The key is missing or invalid.",
     "403": "The key does not allow this.",
-    "404": "There is no such thing, for this caller.",
-    "409": "Somebody else was first, or the name is taken.",
-    "412": "The version has moved on.",
+    "404": "Not found, or not visible to the caller.",
+    "409": "The request conflicts with the current state, such as a name that is taken.",
+    "412": "The current version is another one than `If-Match` or `If-None-Match` requires.",
     "413": "The body is too large.",
-    "429": "Too many bad keys.",
+    "429": "Too many requests with invalid keys.",
 }
 
 
 def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
-    """OpenAPI 3.1."""
-    shapes = {shape for each in operations for shape in (each.answer, each.body) if shape} | {schemas.Error}
-    modes = [(shape, "validation") for shape in sorted(shapes, key=lambda shape: shape.__name__)]
-    _, definitions = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    """The document, as OpenAPI 3.1."""
     paths: dict[str, Any] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
@@ -38,9 +36,26 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "gusset manager", "version": __version__, "description": _ABOUT},
         "paths": paths,
-        "components": {"schemas": definitions["$defs"], "securitySchemes": _KEYS},
+        "components": {"schemas": _schemas(operations), "securitySchemes": _KEYS},
         "security": [{"bearer": []}, {"apiKey": []}],
     }
+
+
+def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The JSON schemas of all bodies and response models, by name."""
+    bodies = {each.body for each in operations if each.body}
+    responses = {each.response for each in operations} | {schemas.Error}
+    models: list[tuple[type, JsonSchemaMode, TypeAdapter[Any]]] = [
+        *((model, "validation", TypeAdapter(model)) for model in sorted(bodies, key=_name)),
+        *((model, "serialization", TypeAdapter(model)) for model in sorted(responses, key=_name)),
+    ]
+    _, document = TypeAdapter.json_schemas(models, ref_template="#/components/schemas/{model}")
+    definitions: dict[str, Any] = document["$defs"]
+    return definitions
+
+
+def _name(model: type) -> str:
+    return model.__name__
 
 
 def _operation(each: Operation) -> dict[str, Any]:
@@ -59,7 +74,7 @@ def _operation(each: Operation) -> dict[str, Any]:
         "summary": each.summary,
         "tags": [each.path.split("/")[2].split(":")[0]],
         "parameters": parameters,
-        "responses": {"200": _json("The answer.", each.answer.__name__)} | _errors(),
+        "responses": {"200": _json("Success.", each.response.__name__)} | _errors(),
         "x-scope": each.scope or "a deployment's token",
     }
     if each.body:
@@ -77,15 +92,15 @@ def _errors() -> dict[str, Any]:
     return {status: _json(text, "Error") for status, text in _ERRORS.items()}
 
 
-def _json(description: str, shape: str) -> dict[str, Any]:
-    return {"description": description, **_content(shape)}
+def _json(description: str, model: str) -> dict[str, Any]:
+    return {"description": description, **_content(model)}
 
 
-def _content(shape: str) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}}
+def _content(model: str) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}}
 
 
-_ABOUT = "Secrets for models. No operation for people ever returns a secret's value."
+_ABOUT = "Secrets for models. Only operations for deployments return the values of secrets."
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
     "apiKey": {
@@ -99,31 +114,34 @@ _CONDITIONS = [
     {
         "name": "If-Match",
         "in": "header",
-        "description": "Only when this version is the current one.",
+        "description": "Set the secret only if this is its current version.",
         "schema": {"type": "string", "pattern": '^"[0-9]{1,9}"$'},
     },
     {
         "name": "If-None-Match",
         "in": "header",
-        "description": "Only when there is no such secret yet.",
+        "description": "Set the secret only if it does not exist.",
         "schema": {"type": "string", "enum": ["*"]},
     },
 ]
 _LINES = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
 _CHANGES = {
     "operationId": "get_deployment_changes",
-    "summary": "One long-lived answer of JSON lines: `hello`, `changed`, and `beat` in silence.",
+    "summary": "Stream changes as JSON Lines: `hello` first, `changed` on changes, `beat` to keep alive",
     "tags": ["deployment"],
     "parameters": [
         {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-        for name, text in (("since", "The revision of the last read."), ("replica", "The replica's id."))
+        for name, text in (
+            ("since", "The revision of the last read."),
+            ("replica", "The replica's id; marks it as alive."),
+        )
     ],
     "responses": {"200": {"description": "Events.", **_LINES}} | _errors(),
     "x-scope": "a deployment's token",
 }
 _EXPORT = {
     "operationId": "get_audit_export",
-    "summary": "Every record of the audit log as JSON Lines, oldest first.",
+    "summary": "Export the whole audit log as JSON Lines, oldest record first",
     "tags": ["audit"],
     "parameters": [],
     "responses": {"200": {"description": "Records.", **_LINES}} | _errors(),

@@ -1,145 +1,147 @@
-"""How an operation of the API is written down and carried out: one table serves routing and the document.
+"""Operations of the API: one table serves both the router and the OpenAPI document.
 
-A handler is a plain function of a `Call`; it runs on a thread, since it asks
-the vault. What it returns is the JSON of a 200; what it raises is an error's.
+A handler is a plain function from an `ApiRequest` to a response model. Its
+annotations are the only place that names the types of its body and response.
+Handlers run in a greenlet on the event loop's thread, which can wait for a commit
+without blocking other requests; slow ones run in a thread pool (see `Executors`).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
 from gusset.errors import UsageError
-from gusset.manager.auth.authenticator import Caller, DeploymentCaller
-from gusset.vault.commit.greenlets import spawn
+from gusset.manager.auth.callers import DeploymentCaller, PersonCaller
 from gusset.vault.services.access_keys import Scope
 from gusset.vault.wiring import Vault
 
-T = TypeVar("T")
+CallerT = TypeVar("CallerT", PersonCaller, DeploymentCaller)
+BodyT = TypeVar("BodyT")
+ModelT = TypeVar("ModelT")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, as handlers see it. `body` is None where the operation takes none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiRequest(Generic[CallerT, BodyT]):
+    """An authorized request. `body` is the validated body, None where the operation takes none."""
 
     vault: Vault
-    caller: Any
+    caller: CallerT
+    body: BodyT
     path: Mapping[str, str]
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    body: Any
-    declaring: Callable[[str], Mapping[str, Sequence[str]]]  # a team's id -> folded name -> deployments
-
-    @property
-    def person(self) -> Caller:
-        """The caller of an operation for people."""
-        return cast(Caller, self.caller)
-
-    @property
-    def deployment(self) -> DeploymentCaller:
-        """The caller of an operation for deployments."""
-        return cast(DeploymentCaller, self.caller)
+    declaring: Callable[[str], Mapping[str, Sequence[str]]]  # team id -> folded secret name -> deployments
 
     def flag(self, name: str) -> bool:
-        """A query parameter that is `true` or `false`. Raises UsageError for anything else."""
+        """A boolean query parameter. Raises UsageError for anything but true and false."""
         text = self.query.get(name, "false").lower()
         if text not in ("true", "false", "1", "0", ""):
-            raise UsageError(f"{name} is true or false")
+            raise UsageError(f"{name} must be true or false")
         return text in ("true", "1")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """JSON, and headers beside it."""
+PersonRequest = ApiRequest[PersonCaller, BodyT]
+DeploymentRequest = ApiRequest[DeploymentCaller, BodyT]
 
-    data: Any
+
+@dataclass(frozen=True, slots=True)
+class ApiResponse(Generic[ModelT]):
+    """A response model with additional headers."""
+
+    data: ModelT
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Call], Any]
-Shape = type[BaseModel]
+ApiHandler = Callable[[ApiRequest[Any, Any]], object]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One row of the API's table. `scope` is None for a deployment's own operations."""
+    """One row of the table, made by `operation`. `scope` is None if a deployment's token is needed.
+
+    `body` and `response` are the models of the request and the response. `writes`
+    says that secrets may change, `slow` that the handler needs a thread.
+    """
 
     method: Method
     path: str
-    handler: Handler
+    handler: ApiHandler
     scope: Scope | None
-    answer: Shape
-    body: Shape | None = None
-    query: Mapping[str, str] = field(default_factory=dict)
-    writes: bool = False
-    slow: bool = False
+    body: type[BaseModel] | None
+    response: type
+    query: Mapping[str, str]  # parameter -> description
+    writes: bool
+    slow: bool
 
     @property
     def summary(self) -> str:
-        return (self.handler.__doc__ or "").strip().split("\n")[0]
+        """One line for the document."""
+        return (self.handler.__doc__ or "").strip().split("\n")[0].rstrip(".")
 
 
-class Workers:
-    """Where the vault is asked: on the loop's thread, or, for what takes long, on threads of their own."""
+def operation(
+    method: Method,
+    path: str,
+    handler: ApiHandler,
+    scope: Scope | None,
+    *,
+    query: Mapping[str, str] | None = None,
+    writes: bool = False,
+    slow: bool = False,
+) -> Operation:
+    """An `Operation`, with the models that the handler's annotations name."""
+    hints = get_type_hints(handler)
+    response = hints.pop("return")
+    [request] = hints.values()
+    _, body = get_args(request)
+    return Operation(
+        method=method,
+        path=path,
+        handler=handler,
+        scope=scope,
+        body=None if body is type(None) else body,
+        response=get_args(response)[0] if get_origin(response) is ApiResponse else response,
+        query=query or {},
+        writes=writes,
+        slow=slow,
+    )
 
-    def __init__(self) -> None:
-        self._slow = ThreadPoolExecutor(4, "gusset-slow")
-        self._pages = ThreadPoolExecutor(8, "gusset-pages")
 
-    def run(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
-        """Carry out what takes less than a millisecond; it may wait for a commit."""
-        return spawn(act, *args, **kwargs)
-
-    def run_slow(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
-        """Carry out what takes longer: a password's hash, a list of everything."""
-        return asyncio.get_running_loop().run_in_executor(self._slow, partial(act, *args, **kwargs))
-
-    def run_page(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> Awaitable[T]:
-        """Carry out what takes some milliseconds: a page."""
-        return asyncio.get_running_loop().run_in_executor(self._pages, partial(act, *args, **kwargs))
-
-    def close(self) -> None:
-        self._slow.shutdown()
-        self._pages.shutdown()
-
-
-def parse(model: Shape, raw: bytes) -> BaseModel:
-    """A body as `model`.
+def parse(model: type[BaseModel], raw: bytes) -> BaseModel:
+    """Validate a request's body.
 
     Raises:
-        UsageError: it is not JSON, or not of that shape. Nothing of it is repeated.
+        UsageError: it is not JSON, or does not fit the model. The message repeats none of the body.
     """
     try:
         data = orjson.loads(raw or b"{}")
     except orjson.JSONDecodeError:
         raise UsageError(
-            "the body is not JSON", hint="a text holds whole Unicode characters; bytes go as base64"
+            "the body is not valid JSON",
+            hint="strings must be valid Unicode; send other bytes as base64 with `encoding`",
         ) from None
     if not isinstance(data, dict):
         raise UsageError("the body is not a JSON object")
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise UsageError(
-            "; ".join(map(_told, error.errors(include_url=False, include_input=False)))
-        ) from None
+        problems = error.errors(include_url=False, include_input=False)
+        raise UsageError("; ".join(map(_describe, problems))) from None
 
 
-def _told(problem: Any) -> str:
-    place = ".".join(part if _plain(part) else "?" for part in map(str, problem["loc"]))
-    return f"{place}: {problem['msg']}" if problem["type"] != "missing" else f"{place} is missing"
+def _describe(problem: Any) -> str:
+    field_path = ".".join(part if _is_safe(part) else "?" for part in map(str, problem["loc"]))
+    return f"{field_path} is missing" if problem["type"] == "missing" else f"{field_path}: {problem['msg']}"
 
 
-def _plain(part: str) -> bool:
-    """Whether a place may be named: a key of ours or a number, not what somebody typed as a key."""
+def _is_safe(part: str) -> bool:
+    """Whether part of a field's path may be shown: one of our keys or an index, not a key of the client's."""
     return (
         part.isascii()
         and len(part) <= 32

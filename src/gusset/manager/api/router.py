@@ -11,10 +11,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
-from gusset.errors import Denied, GussetError, outcome_of
-from gusset.manager.api.operations import Answer, Call, Operation, Workers, parse
-from gusset.manager.auth.authenticator import Authenticator, Caller, DeploymentCaller
-from gusset.vault.services.access_keys import Scope
+from gusset.errors import GussetError, outcome_of
+from gusset.manager.api.operations import ApiRequest, ApiResponse, Operation, parse
+from gusset.manager.auth.access_cache import AccessCache
+from gusset.manager.auth.authenticator import Authenticator, AuthRequest
+from gusset.manager.auth.authorization import authorize
+from gusset.manager.auth.callers import Caller
+from gusset.manager.executors import Executors
 from gusset.vault.wiring import Vault
 
 Words = Mapping[str, str]
@@ -27,11 +30,19 @@ class Api:
     """
 
     def __init__(
-        self, vault: Vault, door: Authenticator, workers: Workers, wrote: Callable[[], None], beside: ASGIApp
+        self,
+        vault: Vault,
+        authenticator: Authenticator,
+        cache: AccessCache,
+        *,
+        executors: Executors,
+        wrote: Callable[[], None],
+        beside: ASGIApp,
     ) -> None:
         self._vault = vault
-        self._door = door
-        self._workers = workers
+        self._authenticator = authenticator
+        self._cache = cache
+        self._executors = executors
         self._wrote = wrote
         self._beside = beside
         self._routes = _Branch()
@@ -62,24 +73,25 @@ class Api:
             raw = await request.body()
             path = dict(zip(names, words, strict=True))
             if operation.slow:
-                caller = await self._workers.run(self.let_in, operation.path, operation.scope, request)
+                caller = await self._executors.run(self._authorize, operation, request)
                 declaring = self._vault.deployments.declaring
-                answer = await self._workers.run_slow(
+                answer = await self._executors.run_slow(
                     self._carry_out, operation, request, path, raw, caller, declaring
                 )
             else:
-                answer = await self._workers.run(self._fast, operation, request, path, raw)
+                answer = await self._executors.run(self._fast, operation, request, path, raw)
         except GussetError as error:
             answer = error_response(error)
         except HTTPException as error:
             answer = http_error_response(error)
         await answer(scope, receive, send)
 
-    def _fast(
-        self, operation: Operation, request: Request, path: Mapping[str, str], raw: bytes
-    ) -> JsonAnswer:
-        caller = self.let_in(operation.path, operation.scope, request)
-        return self._carry_out(operation, request, path, raw, caller, self._door.declaring)
+    def _fast(self, operation: Operation, request: Request, path: Words, raw: bytes) -> JsonAnswer:
+        caller = self._authorize(operation, request)
+        return self._carry_out(operation, request, path, raw, caller, self._cache.declaring)
+
+    def _authorize(self, operation: Operation, request: Request) -> Caller:
+        return authorize(self._authenticator, AuthRequest.from_starlette(request), operation.scope)
 
     def _carry_out(
         self,
@@ -87,37 +99,29 @@ class Api:
         request: Request,
         path: Words,
         raw: bytes,
-        caller: Any,
-        declaring: Any,
+        caller: Caller,
+        declaring: Callable[[str], Mapping[str, Sequence[str]]],
     ) -> JsonAnswer:
         body = parse(operation.body, raw) if operation.body else None
         query = request.query_params if request.scope["query_string"] else {}
         try:
             found = operation.handler(
-                Call(self._vault, caller, path, query, request.headers, body, declaring)
+                ApiRequest(
+                    vault=self._vault,
+                    caller=caller,
+                    body=body,
+                    path=path,
+                    query=query,
+                    headers=request.headers,
+                    declaring=declaring,
+                )
             )
         finally:
             if operation.writes:
                 self._wrote()
-        answer = found if isinstance(found, Answer) else Answer(found)
-        return JsonAnswer(answer.data, headers=answer.headers)
-
-    def let_in(self, path: str, scope: Scope | None, request: Request) -> Caller | DeploymentCaller:
-        """Who calls `path`, when they may: a person whose key has `scope`, for None a deployment.
-
-        Raises:
-            NotSignedIn, Denied, TooManyAttempts: see `Authenticator`.
-        """
-        request.scope["route_path"] = path
-        if scope is None:
-            return self._door.deployment(request)
-        caller = self._door.person(request)
-        try:
-            caller.need(scope)
-        except Denied as error:
-            self._door.refused(request, caller, error)
-            raise
-        return caller
+        if isinstance(found, ApiResponse):
+            return JsonAnswer(found.data, headers=found.headers)
+        return JsonAnswer(found)
 
 
 class _Branch:

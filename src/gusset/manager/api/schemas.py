@@ -1,23 +1,39 @@
-"""The shapes of requests and answers, as the OpenAPI document gives them. No rule lives here."""
+"""The types of the API: request bodies, and the models that handlers return.
+
+Bodies are validated by pydantic. Response models are frozen dataclasses, which
+orjson writes as they are; without `__slots__`, since it reads those four times
+faster. The OpenAPI document is made from the same types. Fields that hold a
+secret are left out of `repr`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from gusset.secrets.info import State
+from gusset.vault.services.access_keys import Scope
+from gusset.vault.services.people import Role
+
 Name = Annotated[str, Field(description="1 to 253 of A-Z a-z 0-9 - _ .", examples=["hf_access_token"])]
 ShortText = Annotated[str, StringConstraints(max_length=253)]
+VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+# --- request bodies
 
 
 class Body(BaseModel):
-    """What a request may say; keys that are not known are passed over, and no input is ever repeated."""
+    """A request's body. Unknown keys are ignored; errors never repeat the input."""
 
     model_config = ConfigDict(hide_input_in_errors=True, extra="ignore", strict=False)
 
 
 class NewSecret(Body):
-    """A secret's name and value. `encoding` says that the value is base64 of the exact bytes."""
+    """A secret's name and value. With `encoding`, the value is base64 of the exact bytes."""
 
     name: Name
     value: str = Field(json_schema_extra={"writeOnly": True})
@@ -25,173 +41,73 @@ class NewSecret(Body):
 
 
 class SetSecret(NewSecret):
-    """With what is said beside it."""
+    """A secret's name and value, with an optional note and expiry date."""
 
     note: str | None = None
     expires_at: AwareDatetime | None = None
 
 
 class SecretBatch(Body):
-    """Several secrets, all or none."""
+    """Several secrets, to be set all together or not at all."""
 
     secrets: list[NewSecret] = Field(max_length=1000)
 
 
-class Annotation(Body):
-    """What is said beside a secret; null clears it, what is left out stays."""
+class SecretUpdate(Body):
+    """A secret's note and expiry date. null clears a field; an omitted field keeps its value."""
 
     note: str | None = None
     expires_at: AwareDatetime | None = None
 
 
 class Rollback(Body):
+    """The version whose value becomes current again."""
+
     version: int = Field(ge=1, le=2**31 - 1)
 
 
 class Destroy(Body):
-    """The versions to destroy; null, or nothing: all."""
+    """The versions to destroy; all of them if null or omitted."""
 
-    versions: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] | None = Field(None, max_length=10_000)
-
-
-class ValueWarning(BaseModel):
-    message: str
-    hint: str | None
-
-
-class Secret(BaseModel):
-    """A secret as everybody sees it: without its value."""
-
-    id: str
-    name: str
-    team_name: str
-    created_at: str
-    updated_at: str
-    version: int | None
-    deleted_at: str | None
-    note: str | None
-    expires_at: str | None
-    last_read_at: str | None
-    used_by: list[str]
-    warnings: list[ValueWarning]
-
-
-class SecretList(BaseModel):
-    secrets: list[Secret]
-
-
-class Deleted(BaseModel):
-    name: str
-
-
-class Version(BaseModel):
-    version: int
-    created_at: str
-    created_by: str
-    state: Literal["current", "older", "destroyed"]
-
-
-class VersionList(BaseModel):
-    versions: list[Version]
-
-
-class Team(BaseModel):
-    id: str
-    name: str
-    default: bool
-    created_at: str
-
-
-class TeamList(BaseModel):
-    teams: list[Team]
+    versions: list[VersionNumber] | None = Field(None, max_length=10_000)
 
 
 class NewTeam(Body):
+    """A team's name."""
+
     name: ShortText
 
 
-class Me(BaseModel):
-    user_id: str
-    email: str
-    name: str
-    workspace_name: str
-
-
-class PersonOut(BaseModel):
-    id: str
-    email: str
-    name: str
-    role: Literal["admin", "member"]
-    teams: list[Team]
-    created_at: str
-    disabled_at: str | None
-    invited: bool
-
-
-class PersonList(BaseModel):
-    people: list[PersonOut]
-
-
 class NewPerson(Body):
+    """A person to invite."""
+
     email: ShortText
     name: ShortText | None = None
-    role: Literal["admin", "member"] = "member"
+    role: Role = "member"
     team_ids: list[ShortText] = Field(default_factory=list, max_length=1000)
 
 
-class Invited(BaseModel):
-    """A new person, and the link by which they choose a password, once. It is not shown again."""
+class PersonUpdate(Body):
+    """A person's role, and whether their account is disabled. An omitted field keeps its value."""
 
-    person: PersonOut
-    link: str
-
-
-class Link(BaseModel):
-    link: str
-
-
-class PersonChange(Body):
-    role: Literal["admin", "member"] | None = None
+    role: Role | None = None
     disabled: bool | None = None
 
 
-class NewKey(Body):
-    """`type` is what other systems' clients send; it is passed over. A `team_id` is refused, not passed over:
-    the key would open more than was asked for."""
+class NewApiKey(Body):
+    """An API key to create. `scopes` defaults to all scopes of the key that makes the request.
+
+    A `team_id` is refused rather than ignored: the key would allow more than was requested.
+    """
 
     name: ShortText = "key"
     team_id: ShortText | None = None
-    scopes: list[Literal["secrets:read", "secrets:write", "deployments", "admin"]] | None = None
+    scopes: list[Scope] | None = None
     expires_at: AwareDatetime | None = None
 
 
-class Key(BaseModel):
-    prefix: str
-    name: str
-    scopes: list[str]
-    created_at: str
-    expires_at: str | None
-    last_used_at: str | None
-    revoked_at: str | None
-
-
-class KeyList(BaseModel):
-    api_keys: list[Key]
-
-
-class FreshKey(BaseModel):
-    """A new key, shown this once."""
-
-    api_key: str
-    prefix: str
-
-
-class Prefix(BaseModel):
-    prefix: str
-
-
 class NewDeployment(Body):
-    """What a deployment declares; its token reads just these names."""
+    """A deployment and the secrets it declares; its token reads only these."""
 
     name: ShortText
     secrets: list[Name] = Field(max_length=1000)
@@ -199,124 +115,332 @@ class NewDeployment(Body):
     expires_at: AwareDatetime | None = None
 
 
-class Replica(BaseModel):
-    id: str
-    host: str
-    versions: dict[str, int]
-    started_at: str
-    seen_at: str
-    live: bool
+class ReadSecrets(Body):
+    """The secrets to read; all that the token allows if null or omitted."""
+
+    names: list[Name] | None = Field(None, max_length=1000)
 
 
-class Deployment(BaseModel):
+class ReplicaReport(Body):
+    """The versions that a replica holds. `stopped` removes the replica."""
+
+    host: ShortText = ""
+    versions: dict[Name, VersionNumber] = Field(default_factory=dict, max_length=1000)
+    stopped: bool = False
+
+
+# --- responses: secrets
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretWarning:
+    """A likely mistake in a secret, such as a trailing newline or an expiry date that is near."""
+
+    message: str
+    hint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    """A secret without its value. `version` is null once every version is destroyed."""
+
     id: str
+    created_at: str
     name: str
-    team_id: str
     team_name: str
-    secrets: list[str]
+    version: int | None
+    updated_at: str
+    deleted_at: str | None
+    note: str | None
+    expires_at: str | None
+    last_read_at: str | None
+    used_by: Sequence[str]
+    warnings: Sequence[SecretWarning]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretList:
+    """Secrets without their values."""
+
+    secrets: Sequence[Secret]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deleted:
+    """The name of what was deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of a secret, without its value."""
+
+    version: int
     created_at: str
     created_by: str
-    updated_at: str
-    seen_at: str | None
-    replicas: list[Replica]
+    state: State
 
 
-class DeploymentList(BaseModel):
-    deployments: list[Deployment]
+@dataclass(frozen=True, kw_only=True)
+class VersionList:
+    """A secret's versions, oldest first."""
+
+    versions: Sequence[Version]
 
 
-class Registered(BaseModel):
-    """A deployment and a token of it, shown this once."""
-
-    deployment: Deployment
-    token: str
-    prefix: str
+# --- responses: teams and people
 
 
-class Token(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Team:
+    """A team, which owns secrets and deployments."""
+
+    id: str
+    name: str
+    default: bool
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamList:
+    """Teams, the default one first."""
+
+    teams: Sequence[Team]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentUser:
+    """The person whose API key made the request."""
+
+    user_id: str
+    email: str
+    name: str
+    workspace_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """A person. `invited` means that they have not chosen a password yet."""
+
+    id: str
+    email: str
+    name: str
+    role: Role
+    teams: Sequence[Team]
+    created_at: str
+    disabled_at: str | None
+    invited: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonList:
+    """People, sorted by email address."""
+
+    people: Sequence[Person]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invitation:
+    """An invited person, and the one-time link for choosing a password. The link is returned only once."""
+
+    person: Person
+    link: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetupLink:
+    """A one-time link for choosing a password. It is returned only once."""
+
+    link: str = field(repr=False)
+
+
+# --- responses: API keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKey:
+    """An API key's metadata; the key itself is never returned again."""
+
     prefix: str
     name: str
-    secrets: list[str]
+    scopes: Sequence[str]
     created_at: str
-    created_by: str
     expires_at: str | None
     last_used_at: str | None
     revoked_at: str | None
 
 
-class TokenList(BaseModel):
-    tokens: list[Token]
+@dataclass(frozen=True, kw_only=True)
+class ApiKeyList:
+    """The caller's API keys, newest first."""
+
+    api_keys: Sequence[ApiKey]
 
 
-class Self(BaseModel):
-    """What a token is for."""
+@dataclass(frozen=True, kw_only=True)
+class CreatedApiKey:
+    """A new API key. It is returned only once."""
+
+    api_key: str = field(repr=False)
+    prefix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revoked:
+    """The prefix of the revoked key or token."""
+
+    prefix: str
+
+
+# --- responses: deployments, for people
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """A running process or container, and the versions that it holds by secret name."""
+
+    id: str
+    host: str
+    versions: Mapping[str, int]
+    started_at: str
+    seen_at: str
+    live: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A deployment, the secrets it declares, and its replicas."""
+
+    id: str
+    name: str
+    team_id: str
+    team_name: str
+    secrets: Sequence[str]
+    created_at: str
+    created_by: str
+    updated_at: str
+    seen_at: str | None
+    replicas: Sequence[Replica]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentList:
+    """Deployments of the caller's teams."""
+
+    deployments: Sequence[Deployment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredDeployment:
+    """A deployment and its new token. The token is returned only once."""
+
+    deployment: Deployment
+    token: str = field(repr=False)
+    prefix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A token's metadata; the token itself is never returned again. `secrets` is what it may read."""
+
+    prefix: str
+    name: str
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+    secrets: Sequence[str]
+    created_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenList:
+    """A deployment's tokens, newest first."""
+
+    tokens: Sequence[Token]
+
+
+# --- responses: for deployments
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentDeployment:
+    """The deployment whose token made the request, and the secrets it may read."""
 
     name: str
     team_name: str
-    secrets: list[str]
+    secrets: Sequence[str]
 
 
-class Fetch(Body):
-    """The names that are wanted; null, or nothing: all that the token allows."""
+@dataclass(frozen=True, kw_only=True)
+class DeliveredSecret:
+    """A secret's value."""
 
-    names: list[Name] | None = Field(None, max_length=1000)
-
-
-class Value(BaseModel):
-    value: str = Field(description="base64 of the exact bytes")
+    value: Annotated[str, Field(description="base64 of the exact bytes")] = field(repr=False)
     version: int
 
 
-class Values(BaseModel):
-    secrets: dict[str, Value]
-    missing: list[str]
+@dataclass(frozen=True, kw_only=True)
+class DeliveredSecrets:
+    """Values by name, the names that have no value, and the revision to watch for changes from."""
+
+    secrets: Mapping[str, DeliveredSecret]
+    missing: Sequence[str]
     revision: str
 
 
-class Report(Body):
-    """What a replica holds."""
-
-    host: ShortText = ""
-    versions: dict[Name, Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field(
-        default_factory=dict, max_length=1000
-    )
-    stopped: bool = False
+@dataclass(frozen=True, kw_only=True)
+class Empty:
+    """An empty object."""
 
 
-class Empty(BaseModel):
-    pass
+# --- responses: the audit log and the keyring
 
 
-class AuditRecord(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord:
+    """One record of the audit log. `hash` chains it to the record before; `mac` authenticates it."""
+
     seq: int
     at: str
     actor: str
     action: str
     target: str
     outcome: str
-    details: dict[str, object]
+    details: Mapping[str, object]
     hash: str
     mac: str
 
 
-class AuditRecords(BaseModel):
-    records: list[AuditRecord]
+@dataclass(frozen=True, kw_only=True)
+class AuditRecordList:
+    """Audit records, newest first."""
+
+    records: Sequence[AuditRecord]
 
 
-class Verified(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class AuditVerification:
+    """The result of verifying the audit log. `problems` is empty if the log is intact."""
+
     records: int
     checkpoints: int
     head: str
-    problems: list[str]
+    problems: Sequence[str]
 
 
-class Rotated(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class KeyRotation:
+    """The number of the new key-encryption key, and how many versions were rewrapped with it."""
+
     kek: int
     rewrapped: int
 
 
-class Error(BaseModel):
-    """Every error."""
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """The body of every error response."""
 
     message: str
     code: str

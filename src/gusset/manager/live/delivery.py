@@ -21,8 +21,10 @@ from starlette.responses import Response, StreamingResponse
 
 from gusset.errors import Denied, GussetError, UsageError
 from gusset.manager.api import schemas
-from gusset.manager.api.operations import Call, Operation, Workers
-from gusset.manager.auth.authenticator import Authenticator, DeploymentCaller
+from gusset.manager.api.operations import DeploymentRequest, Operation, operation
+from gusset.manager.auth.authenticator import Authenticator, AuthRequest
+from gusset.manager.auth.callers import DeploymentCaller
+from gusset.manager.executors import Executors
 from gusset.secrets.name import check_name, fold_name
 from gusset.vault.services.change_poller import ChangePoller, Revisions
 from gusset.vault.services.deployments import Grant
@@ -177,47 +179,52 @@ def keys_of(grant: Grant) -> Keys:
     return frozenset((grant.team_id, fold_name(name)) for name in grant.names)
 
 
-def about(call: Call) -> Any:
-    """What the token is for: the deployment, and the names that it may read."""
-    grant = call.deployment.grant
-    return {"name": grant.deployment, "team_name": grant.team, "secrets": list(grant.names)}
+def get_current_deployment(request: DeploymentRequest[None]) -> schemas.CurrentDeployment:
+    """Get the deployment that the token belongs to, and the secrets it may read."""
+    grant = request.caller.grant
+    return schemas.CurrentDeployment(name=grant.deployment, team_name=grant.team, secrets=grant.names)
 
 
-def report(call: Call) -> Any:
-    """A replica says which versions it holds, or that it has stopped."""
-    body: schemas.Report = call.body
-    replica = replica_id(call.path["id"])
-    allowed = {fold_name(name) for name in call.deployment.grant.names}
+def report_replica(request: DeploymentRequest[schemas.ReplicaReport]) -> schemas.Empty:
+    """Report which versions a replica holds, or that it has stopped."""
+    body, grant = request.body, request.caller.grant
+    replica = replica_id(request.path["id"])
+    allowed = {fold_name(name) for name in grant.names}
     versions = {name: number for name, number in body.versions.items() if fold_name(name) in allowed}
-    call.vault.deployments.report(
-        call.deployment.grant, replica, host=body.host, versions=versions, stopped=body.stopped
-    )
-    return {}
+    request.vault.deployments.report(grant, replica, host=body.host, versions=versions, stopped=body.stopped)
+    return schemas.Empty()
 
 
 class Delivery:
     """Gives values to deployments, and tells them of changes."""
 
-    def __init__(self, vault: Vault, door: Authenticator, workers: Workers, changes: Changes) -> None:
+    def __init__(
+        self, vault: Vault, authenticator: Authenticator, executors: Executors, changes: Changes
+    ) -> None:
         self._vault = vault
-        self._door = door
-        self._workers = workers
+        self._authenticator = authenticator
+        self._executors = executors
         self._changes = changes
 
-    def fetch(self, call: Call) -> Any:
-        """The values that the token allows, in one call. The record of it is on disk before they leave."""
-        body: schemas.Fetch = call.body
-        caller = call.deployment
-        grant, names = caller.grant, self._wanted(caller, body.names)
+    def read_secrets(self, request: DeploymentRequest[schemas.ReadSecrets]) -> schemas.DeliveredSecrets:
+        """Read the values of secrets in one request; the audit record is on disk before they are sent."""
+        caller = request.caller
+        grant, names = caller.grant, self._wanted(caller, request.body.names)
         store = self._vault.team(grant.team_id, grant.team)
         given = store.deliver(names, actor=caller.actor, deployment=grant.deployment)
         revisions = {(grant.team_id, folded): at for folded, at in given.revisions.items()}
         values = {
-            name: {"value": base64.b64encode(each.value.reveal()).decode(), "version": each.version}
+            name: schemas.DeliveredSecret(
+                value=base64.b64encode(each.value.reveal()).decode(),
+                version=each.version or 0,  # the vault numbers every version
+            )
             for name, each in given.values.items()
         }
-        missing = [name for name in names if name not in values]
-        return {"secrets": values, "missing": missing, "revision": digest(keys_of(grant), revisions)}
+        return schemas.DeliveredSecrets(
+            secrets=values,
+            missing=[name for name in names if name not in values],
+            revision=digest(keys_of(grant), revisions),
+        )
 
     def _wanted(self, caller: DeploymentCaller, names: list[str] | None) -> list[str]:
         if names is None:
@@ -235,16 +242,18 @@ class Delivery:
     async def stream(self, request: Request) -> Response:
         """One long-lived answer of JSON lines: `hello`, `changed`, and `beat` in silence."""
         request.scope["route_path"] = "/v1/deployment/changes"
-        caller = await self._workers.run(self._door.deployment, request)
+        authenticate = self._authenticator.authenticate_deployment
+        auth_request = AuthRequest.from_starlette(request)
+        caller = await self._executors.run(authenticate, auth_request)
         replica = request.query_params.get("replica")
         replica = replica_id(replica) if replica else None
 
         async def still() -> bool:
             """Whether the token is still good; and that the replica is still there."""
             try:
-                await self._workers.run(self._door.deployment, request)
+                await self._executors.run(authenticate, auth_request)
                 if replica:
-                    await self._workers.run(self._vault.deployments.seen, caller.grant, replica)
+                    await self._executors.run(self._vault.deployments.seen, caller.grant, replica)
             except GussetError:
                 return False
             return True
@@ -260,9 +269,9 @@ class Delivery:
     def operations(self) -> list[Operation]:
         base = "/v1/deployment"
         return [
-            Operation("GET", base, about, None, schemas.Self),
-            Operation("POST", base + "/secrets", self.fetch, None, schemas.Values, schemas.Fetch),
-            Operation("PUT", base + "/replicas/{id}", report, None, schemas.Empty, schemas.Report),
+            operation("GET", base, get_current_deployment, None),
+            operation("POST", base + "/secrets", self.read_secrets, None),
+            operation("PUT", base + "/replicas/{id}", report_replica, None),
         ]
 
 

@@ -11,7 +11,8 @@ from gusset.errors import (
     UsageError,
     outcome_of,
 )
-from gusset.manager.auth.authenticator import BootstrapLink, RateLimiter
+from gusset.manager.auth.bootstrap_link import BootstrapLink
+from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, local, told
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.audit_log import Actor
@@ -24,7 +25,7 @@ class AuthPages:
 
     def __init__(self, first: BootstrapLink | None) -> None:
         self._first = first
-        self._failures = RateLimiter(most=10, seconds=300.0)
+        self._failures = RateLimiter(limit=10, seconds=300.0)
 
     # --- sign in
 
@@ -48,7 +49,7 @@ class AuthPages:
                 for key in keys:
                     self._failures.count(key)
             return _sign_in(visit, next_=next_, email=email, fault=error)
-        self._failures.forget(keys[1])
+        self._failures.reset(keys[1])
         return Redirect(local(next_), session=session)
 
     def _check(self, *keys: str) -> None:
@@ -98,7 +99,7 @@ class AuthPages:
         return Page("setup.html", title, context, _fault(fault), outcome_of(fault).http if fault else 200)
 
     def _is_first(self, visit: PageRequest, link: str) -> bool:
-        return self._first is not None and self._first.fits(link) and not visit.vault.people.anybody()
+        return self._first is not None and self._first.matches(link) and not visit.vault.people.anybody()
 
     # --- one's own account
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from gusset.errors import GussetError, InvalidValue, NotSignedIn, UsageError
-from gusset.manager.auth.authenticator import Caller
+from gusset.manager.auth.callers import PersonCaller
 from gusset.secrets.value import SecretValue
 from gusset.vault.services.people import TeamInfo
 from gusset.vault.wiring import Vault
@@ -120,7 +120,7 @@ class PageRequest:
     """One request for a page. Of a page that needs nobody signed in, `somebody` may be None."""
 
     vault: Vault
-    somebody: Caller | None
+    somebody: PersonCaller | None
     session: str = field(repr=False)
     address: str | None
     path: Mapping[str, str]
@@ -130,7 +130,7 @@ class PageRequest:
     now: datetime
 
     @property
-    def caller(self) -> Caller:
+    def caller(self) -> PersonCaller:
         """Raises NotSignedIn."""
         if self.somebody is None:
             raise NotSignedIn("nobody is signed in")

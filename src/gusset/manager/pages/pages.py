@@ -21,8 +21,11 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from gusset.errors import Denied, GussetError, NotFound, outcome_of
-from gusset.manager.api.operations import Workers
-from gusset.manager.auth.authenticator import Authenticator, BootstrapLink, Caller, RateLimiter, address_of
+from gusset.manager.auth.authenticator import Authenticator, AuthRequest
+from gusset.manager.auth.bootstrap_link import BootstrapLink
+from gusset.manager.auth.callers import PersonCaller
+from gusset.manager.auth.rate_limiter import RateLimiter
+from gusset.manager.executors import Executors
 from gusset.manager.middleware import frames_of
 from gusset.manager.pages import deployment_pages, secret_pages, team_pages
 from gusset.manager.pages.assets import static
@@ -147,18 +150,19 @@ class Pages:
     def __init__(
         self,
         vault: Vault,
-        door: Authenticator,
-        workers: Workers,
+        authenticator: Authenticator,
+        executors: Executors,
+        *,
         wrote: Callable[[], None],
-        first: BootstrapLink | None,
+        bootstrap_link: BootstrapLink | None,
     ) -> None:
         self._vault = vault
-        self._door = door
-        self._workers = workers
+        self._authenticator = authenticator
+        self._executors = executors
         self._wrote = wrote
         self._templates = environment()
         self._failures = RateLimiter()
-        self._places = places(AuthPages(first))
+        self._places = places(AuthPages(bootstrap_link))
 
     def routes(self) -> list[BaseRoute]:
         async def home(_: Request) -> Response:
@@ -168,7 +172,7 @@ class Pages:
         return [Route("/", home), Route("/settings", home), Route("/static/{name}", static), *made]
 
     def _route(self, place: Place) -> Route:
-        run = self._workers.run_slow if place.slow else self._workers.run_page
+        run = self._executors.run_slow if place.slow else self._executors.run_page
 
         async def endpoint(request: Request) -> Response:
             request.scope["route_path"] = place.path.replace(":int", "").replace(":path", "")
@@ -192,9 +196,11 @@ class Pages:
         """On a thread: who comes, may they, is the form theirs; then the handler."""
         secure = request.url.scheme == "https"
         session = request.cookies.get(cookie("gusset_session", secure), "")
-        caller: Caller | None = None
+        caller: PersonCaller | None = None
         try:
-            caller = self._door.session(request, session) if session else None
+            if session:
+                address = request.client.host if request.client else None
+                caller = self._authenticator.authenticate_session(session, address=address)
             desk = PageResponder(request, caller, session)
             if caller is None and place.who != "anybody":
                 return desk.to_sign_in()
@@ -223,12 +229,12 @@ class Pages:
         if place.method == "POST":
             desk.check(form)
         if place.who == "admin" and desk.caller is not None:
-            desk.caller.need("admin")
+            desk.caller.require_scope("admin")
         return PageRequest(
             self._vault,
             desk.caller,
             desk.session,
-            address_of(request),
+            request.client.host if request.client else None,
             request.path_params,
             request.query_params,
             form,
@@ -236,7 +242,9 @@ class Pages:
             datetime.now(UTC),
         )
 
-    def _failed(self, request: Request, caller: Caller | None, session: str, error: GussetError) -> Response:
+    def _failed(
+        self, request: Request, caller: PersonCaller | None, session: str, error: GussetError
+    ) -> Response:
         status = outcome_of(error).http
         page = _error_page(status, told(GussetError(error.message)) or "", error.hint)
         answer = PageResponder(request, caller, session).page(
@@ -246,12 +254,12 @@ class Pages:
             answer.headers["retry-after"] = "60"
         return answer
 
-    def _record(self, request: Request, caller: Caller | None, error: Denied) -> None:
+    def _record(self, request: Request, caller: PersonCaller | None, error: Denied) -> None:
         """Every refusal is written down; of many from one address who is nobody's, only the first."""
         if caller is not None:
-            self._door.refused(request, caller, error)
+            self._authenticator.record_refusal(AuthRequest.from_starlette(request), caller, error)
             return
-        address = address_of(request)
+        address = request.client.host if request.client else None
         if self._failures.count(address or "?"):
             what = f"{request.method} {request.scope['route_path']}"
             self._vault.access.refused(Actor("somebody", address), what, error)
@@ -260,7 +268,7 @@ class Pages:
 class PageResponder:
     """Where one request is answered: it knows the browser's cookies, and puts new ones into answers."""
 
-    def __init__(self, request: Request, caller: Caller | None, session: str) -> None:
+    def __init__(self, request: Request, caller: PersonCaller | None, session: str) -> None:
         self.request = request
         self.caller = caller
         self.session = session if caller else ""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from gusset.errors import Conflict, GussetError, InvalidName, NotFound, UsageError, outcome_of
-from gusset.manager.api.serializers import secret_data
+from gusset.manager.api.serializers import secret_model
 from gusset.manager.pages.page_types import Form, Notice, Page, PageRequest, Redirect, told
 from gusset.secrets.credentials import KNOWN_PREFIXES
 from gusset.secrets.info import WARN_BEFORE, SecretInfo
@@ -198,7 +198,7 @@ def _store(visit: PageRequest, team: TeamInfo) -> SecretStore:
 
 def _row(info: SecretInfo, used: Iterable[str], now: datetime) -> dict[str, Any]:
     expiring = info.expires_at is not None and datetime.fromisoformat(info.expires_at) <= now + WARN_BEFORE
-    return {**secret_data(info, used), "expiring": expiring}
+    return {**vars(secret_model(info, used)), "expiring": expiring}
 
 
 def _usage(deployment: DeploymentInfo, name: str) -> dict[str, Any]:

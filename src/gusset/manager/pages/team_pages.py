@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gusset.errors import Conflict, GussetError, UsageError, outcome_of
-from gusset.manager.api.serializers import key_data
+from gusset.manager.api.serializers import api_key_model
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, told
 from gusset.vault.services.access_keys import SCOPES, KeyInfo, Scope
 from gusset.vault.services.people import Person, Role
@@ -23,7 +23,7 @@ def keys_page(visit: PageRequest) -> Page:
 
 def _keys(visit: PageRequest, *, fresh: str | None = None, fault: GussetError | None = None) -> Page:
     context = {
-        "keys": [key_data(key) for key in visit.vault.access.of_user(visit.caller.person.id)],
+        "keys": [api_key_model(key) for key in visit.vault.access.of_user(visit.caller.person.id)],
         "fresh_key": fresh,
         "form": {"name": visit.form.text("name") if fault else "", "error": told(fault)},
     }
@@ -35,7 +35,7 @@ def make_key(visit: PageRequest) -> Page:
     try:
         scopes: list[Scope] = [scope for scope in SCOPES if scope in visit.form.all("scope")]
         for scope in scopes:
-            visit.caller.need(scope)
+            visit.caller.require_scope(scope)
         _, key = visit.vault.access.create(
             visit.caller.person.id,
             _key_name(visit.form.text("name")),

@@ -1,0 +1,71 @@
+"""Remembers authenticated keys between requests, until an access change in the vault."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gusset.vault.services.access_keys import KeyInfo
+from gusset.vault.services.deployments import Grant
+from gusset.vault.services.people import Person, TeamInfo
+from gusset.vault.wiring import Vault
+
+POLL = 0.05  # seconds until a change by another process is noticed
+MAX_KEYS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownKey:
+    """A valid key with its owner: a person with their teams, or a deployment's grant."""
+
+    info: KeyInfo
+    scopes: frozenset[str] = frozenset()
+    person: Person | None = None
+    teams: Sequence[TeamInfo] = ()
+    grant: Grant | None = None
+
+
+class AccessCache:
+    """Known keys by hash, and the deployments that declare each secret.
+
+    Any change to a key, person, team or deployment empties it. Not thread-safe:
+    for the event loop's thread, in a greenlet.
+    """
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._poller = vault.looker()
+        self._generation = ""
+        self._commits, self._next_poll = -1, 0.0
+        self._keys: dict[bytes, KnownKey] = {}
+        self._declared: dict[str, Mapping[str, Sequence[str]]] = {}
+
+    def refresh(self) -> None:
+        """Empty the cache if access changed. Checks after each commit here, else every `POLL` seconds."""
+        now, commits = time.monotonic(), self._vault.commits()
+        if commits == self._commits and now < self._next_poll:
+            return
+        self._commits, self._next_poll = commits, now + POLL
+        generation = self._poller.generation()
+        if generation != self._generation or len(self._keys) > MAX_KEYS:
+            self._generation = generation
+            self._keys.clear()
+            self._declared.clear()
+
+    def get(self, hashed: bytes) -> KnownKey | None:
+        """The key with this hash, unless it has expired since."""
+        known = self._keys.get(hashed)
+        return known if known is not None and known.info.good(self._vault.now()) else None
+
+    def add(self, hashed: bytes, known: KnownKey) -> None:
+        self._keys[hashed] = known
+
+    def declaring(self, team_id: str) -> Mapping[str, Sequence[str]]:
+        """Folded secret name -> the deployments of the team that declare it, as of the last `refresh`."""
+        if team_id not in self._declared:
+            self._declared[team_id] = self._vault.deployments.declaring(team_id)
+        return self._declared[team_id]
+
+    def close(self) -> None:
+        self._poller.close()

@@ -1,0 +1,56 @@
+"""Callers: the authenticated party behind a request, and what it may do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gusset.errors import Denied, NotFound
+from gusset.vault.audit.audit_log import Actor
+from gusset.vault.services.access_keys import Scope
+from gusset.vault.services.deployments import Grant
+from gusset.vault.services.people import Person, TeamInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PersonCaller:
+    """A person, with the scopes of the API key or session that they use.
+
+    `teams` are those that they see: all of them for an administrator whose key has the scope `admin`.
+    """
+
+    person: Person
+    actor: Actor
+    scopes: frozenset[str]
+    teams: Sequence[TeamInfo]
+
+    def require_scope(self, scope: Scope) -> None:
+        """Raises Denied if the key lacks the scope, or the person the role that it needs."""
+        if scope not in self.scopes:
+            raise Denied(f"this API key lacks the scope {scope}", hint="create a key that has it")
+        if scope == "admin" and not self.person.admin:
+            raise Denied("only an administrator may do this")
+
+    def team(self, team_id: str | None) -> TeamInfo:
+        """The team with this id; None gives the caller's first team, which is `default` if they are in it.
+
+        Raises:
+            NotFound: no such team, or the caller does not see it.
+        """
+        for team in self.teams:
+            if team_id is None or team.id == team_id:
+                return team
+        if team_id is None:
+            raise NotFound("you are not in any team", hint="ask an administrator to add you to one")
+        raise NotFound("there is no such team")
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentCaller:
+    """A deployment, and what its token allows it to read."""
+
+    grant: Grant
+    actor: Actor
+
+
+Caller = PersonCaller | DeploymentCaller
