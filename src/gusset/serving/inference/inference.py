@@ -346,7 +346,7 @@ class Inference:
 
     async def _send_response(self, call: ModelCall, response: Any) -> None:
         """Have a response of Starlette's send itself; what it does after its last byte holds up nobody."""
-        from gusset.serving.inference.asgi import AsgiSender, scope_of
+        from gusset.runtime.asgi import AsgiSender, make_scope
 
         headers = list(call.headers)
         if response.status_code >= 300:
@@ -356,7 +356,7 @@ class Inference:
 
         async def respond() -> None:
             try:
-                await response(scope_of(call.exchange), call.disconnect_watcher.receive, sending)
+                await response(make_scope(call.exchange), call.disconnect_watcher.receive, sending)
                 if not sending.is_complete:
                     raise RuntimeError("the response did not complete")  # noqa: TRY301
             except BaseException as error:
