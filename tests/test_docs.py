@@ -17,7 +17,7 @@ from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -40,6 +40,43 @@ def test_the_readmes_model_is_served_as_it_stands(gusset: Cli, tmp_path: Path) -
         answer = httpx.post(address + body[2], content=body[1])
 
     assert answer.json() == {"authorized": True, "text": "hello"}
+
+
+def test_the_quickstart_works_as_it_stands(gusset: Cli, tmp_path: Path) -> None:
+    """Its commands after the installation, in order, with the edit that it asks for: each does what the text says."""
+    text = (ROOT / "docs" / "quickstart.md").read_text()
+    commands = [line for block in blocks(text, "sh")[1:] for line in block.splitlines()]
+    body, path = re.search(r"curl -d '([^']*)' http://127.0.0.1:8080(\S*)", text).groups()  # type: ignore[union-attr]
+    careless_line = next(block for block in blocks(text, "python") if "print" in block)
+    values = iter(["the-first-of-the-values", "the-second-of-the-values"])
+
+    def run(command: str) -> subprocess.CompletedProcess[bytes]:
+        words = command.removeprefix("gusset ").replace("my-model", str(tmp_path / "my-model")).split()
+        return gusset(*words, input=next(values).encode() if words[:2] == ["secret", "set"] else b"")
+
+    def run_until(command: str) -> None:
+        while (next_command := commands.pop(0)) != command:
+            if not next_command.startswith("curl"):
+                run(next_command)
+
+    run_until("gusset serve my-model --port 8080")
+    model = tmp_path / "my-model" / "model" / "model.py"
+    lines = model.read_text().splitlines(keepends=True)
+    looked_up = next(index for index, line in enumerate(lines) if 'self._secrets["api_key"]' in line)
+    model.write_text("".join([*lines[: looked_up + 1], careless_line, *lines[looked_up + 1 :]]))
+    printed = tmp_path / "errors"
+    with served(gusset, str(tmp_path / "my-model"), errors=printed) as (address, _):
+        response = httpx.post(address + path, content=body)
+        run_until("gusset secret set api_key")
+        run("gusset secret set api_key")
+        assert httpx.post(address + path, content=body).json() == response.json()
+    assert response.json() == json.loads(blocks(text, "json")[0])
+    assert commands == ["gusset audit show", "gusset audit verify"]
+    shown = run(commands[0]).stdout.decode()
+    run(commands[1])
+    assert "api_key" in shown
+    assert "the key is ***" in printed.read_text()
+    assert not any(value in printed.read_text() + shown for value in ("the-first-", "the-second-"))
 
 
 def test_the_reference_of_secrets_is_true(gusset: Cli, tmp_path: Path) -> None:
