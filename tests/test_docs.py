@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import httpx
 import pytest
 
@@ -110,27 +111,33 @@ def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_that_are_shown_exist(document: Path) -> None:
-    """Every `gusset ...` in a code block or in backticks is a command with such options."""
+    """Every `gusset ...` in a code block or in backticks is a command, and has the options that are shown."""
     text = document.read_text()
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     shown = "\n".join([*blocks(text, "sh"), *blocks(text, "console"), *re.findall(r"`([^`\n]+)`", prose)])
     shown = re.sub(r"#.*", "", shown)  # comments are prose
-    calls = {
-        match.split() and tuple(match.split())
-        for match in re.findall(r"\bgusset ([a-z]+(?: [a-z]+)?)", shown)
-    }
-    unknown = [call for call in sorted(calls) if not _is_command(call)]
-    assert unknown == []
+    calls = re.findall(r"\bgusset ((?:[a-z]+|--\S+)[^\n|;&)]*)", shown)
+    assert [call for call in calls if fault_of(call.split(" -- ")[0].split())] == []
 
 
-def _is_command(words: tuple[str, ...]) -> bool:
-    from gusset.cli.main import COMMANDS, gusset
+def fault_of(words: list[str]) -> str | None:
+    """The first word of a call that no command or option of gusset has."""
+    from gusset.cli.main import gusset
 
-    if words[0] not in COMMANDS:
-        return words == ("manager",)  # named as what is to come
-    command = gusset.get_command(None, words[0])  # type: ignore[arg-type]  # it looks at the name alone
-    subcommands = getattr(command, "commands", None)
-    return subcommands is None or len(words) == 1 or words[1] in subcommands
+    command: click.Command = gusset
+    context = click.Context(gusset)
+    for word in words:
+        word = word.strip("[],.'\"")
+        if word.startswith("--"):
+            options = {option for parameter in command.params for option in parameter.opts}
+            if word.partition("=")[0] not in {*options, "--help", "--version"}:
+                return word
+        elif isinstance(command, click.Group) and word.isalpha() and word.islower():
+            found = command.get_command(context, word)
+            if found is None and not command.invoke_without_command:
+                return word
+            command = found or command
+    return None
 
 
 def test_exit_statuses_are_documented() -> None:
