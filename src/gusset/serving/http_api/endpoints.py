@@ -19,8 +19,9 @@ from gusset.runtime.exchange import Exchange
 from gusset.runtime.logs import model_traceback
 from gusset.runtime.responses import Response, caller_error, not_ready
 from gusset.serving.http_api.metrics import Metrics
-from gusset.serving.inference.inference import REQUEST_ID, Inference
+from gusset.serving.inference.inference import Inference
 from gusset.serving.inference.methods import OPENAI_STYLE, MethodKind, Methods
+from gusset.serving.inference.model_call import REQUEST_ID
 from gusset.serving.inference.model_threads import ModelThreads
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class ModelApi:
     def _openai_style(self, name: str) -> Callable[[Exchange], None]:
         def handle(exchange: Exchange) -> None:
             exchange.counted_as = name
-            self._inference.call(exchange, self._id_of(exchange), name)
+            self._inference.call_openai_method(exchange, self._id_of(exchange), name)
 
         return handle
 

@@ -53,7 +53,7 @@ class ModelThreads:
 
         def call() -> Callable[[], object]:
             if future.cancelled():
-                return _do_nothing
+                return do_nothing
             try:
                 result = context.run(function)
             except BaseException as error:  # SystemExit too: the thread belongs to the server
@@ -106,5 +106,5 @@ def _settle(future: asyncio.Future[Any], result: Any = None, error: BaseExceptio
         future.set_result(result)
 
 
-def _do_nothing() -> None:
+def do_nothing() -> None:
     """The result of a call that nobody waits for."""

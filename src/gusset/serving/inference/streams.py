@@ -1,8 +1,8 @@
-"""A generator's chunks on their way to a client.
+"""Sends the chunks of a model's generator to a client.
 
-What is ready is written at once, and whatever becomes ready meanwhile is
-written together: a slow generator's chunks leave one by one, a quick one's in
-few writes. A client that does not read makes the generator wait.
+Chunks that are ready at the same time are written together, so those of a slow
+generator leave one by one and those of a fast one in few writes. A generator
+waits while its client does not read.
 """
 
 from __future__ import annotations
@@ -15,44 +15,47 @@ from typing import Any, TypeGuard
 
 from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
 
-_AHEAD = 256 * 1024  # bytes that a generator may be ahead of what has been written
-_TOGETHER = 64  # chunks that an async generator may give without letting others go on
-STREAMED = (b"content-type", b"application/octet-stream")
+_MAX_BUFFERED = 256 * 1024  # bytes that a generator may have produced and that are not written yet
+_MAX_CHUNKS_PER_TURN = 64  # of an async generator, before other tasks of the loop get their turn
+CONTENT_TYPE = (b"content-type", b"application/octet-stream")
 
 
 class ResponseStream:
-    """Between one generator and one client."""
+    """The response that one generator produces for one client.
+
+    `send_all` runs on a model thread; everything else on the loop's thread.
+    """
 
     def __init__(self, exchange: Exchange, headers: Headers, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange = exchange
-        self._headers = (STREAMED, *headers)
+        self._headers = (CONTENT_TYPE, *headers)
         self._loop = loop
         self._ready: list[bytes] = []
-        self._waking = False
-        self._made = 0  # bytes put,
-        self._taken = 0  # and bytes of them that have been written
-        self._room = threading.Event()
+        self._flush_scheduled = False
+        self._produced = 0  # bytes from the generator,
+        self._written = 0  # and bytes of them that have been written
+        self._may_continue = threading.Event()
         self._drained: asyncio.Event | None = None
         self.has_begun = False
-        exchange.on_writable = self._make_room
+        exchange.on_writable = self._wake_generator
 
     def send_all(self, generator: Generator[Any, None, None]) -> BaseException | None:
-        """Put all that a generator gives, on a thread other than the loop's; what it raised, if it did."""
+        """Send all chunks of a generator, on a thread other than the loop's. Returns what it raised."""
         exchange, ready = self._exchange, self._ready
         try:
             try:
                 for part in generator:
-                    data = part if type(part) is bytes else encoded(part)
+                    data = part if type(part) is bytes else encode(part)
                     if exchange.gone:
                         break
                     if data:
                         ready.append(data)
-                        self._made += len(data)
-                        if not self._waking:
-                            self._waking = True
+                        self._produced += len(data)
+                        if not self._flush_scheduled:
+                            self._flush_scheduled = True
                             self._loop.call_soon_threadsafe(self._flush)
-                        if self._made - self._taken > _AHEAD or not exchange.writable:
-                            self._wait_for_room()
+                        if self._produced - self._written > _MAX_BUFFERED or not exchange.writable:
+                            self._wait_until_written()
             finally:
                 generator.close()
         except BaseException as error:  # SystemExit too: a model's error like any other
@@ -60,21 +63,21 @@ class ResponseStream:
         return None
 
     async def send_all_async(self, generator: AsyncGenerator[Any, None]) -> BaseException | None:
-        """Put all that an async generator gives; what it raised, if it did."""
-        together = 0
+        """Send all chunks of an async generator. Returns what it raised."""
+        chunks = 0
         try:
             try:
                 async for part in generator:
-                    data = part if type(part) is bytes else encoded(part)
+                    data = part if type(part) is bytes else encode(part)
                     if data:
                         self._ready.append(data)
-                        self._made += len(data)
-                        if not self._waking:
-                            self._waking = True
+                        self._produced += len(data)
+                        if not self._flush_scheduled:
+                            self._flush_scheduled = True
                             self._loop.call_soon(self._flush)
-                    together += 1
-                    if together == _TOGETHER:
-                        together = 0
+                    chunks += 1
+                    if chunks == _MAX_CHUNKS_PER_TURN:
+                        chunks = 0
                         await asyncio.sleep(0)
                     if not self._exchange.writable:
                         self._drained = asyncio.Event()
@@ -90,8 +93,8 @@ class ResponseStream:
         return None
 
     def finish(self) -> None:
-        """The generator has ended as it should: so does the answer."""
-        data = self._framed()
+        """Complete the response after the generator's last chunk."""
+        data = self._take_ready()
         last = b"" if self._exchange.is_old else LAST_CHUNK
         if self.has_begun:
             self._exchange.end(data + last)
@@ -100,93 +103,96 @@ class ResponseStream:
             self._exchange.end(last)
 
     def abort(self) -> None:
-        """The generator has failed after its first chunk: the client gets what there is, and sees it end."""
+        """Send what is ready, then close the connection, so that the client sees an incomplete response."""
         self._flush()
         self._exchange.cut()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has been put yet: then the answer may still become another one."""
+        """Whether there was no chunk yet, so that an error response may still be sent instead."""
         return not (self.has_begun or self._ready)
 
     def on_disconnect(self) -> None:
-        """The client has gone: nobody waits for room any more."""
-        self._make_room()
+        self._wake_generator()
 
     def _flush(self) -> None:
-        self._waking = False
-        data = self._framed()
+        self._flush_scheduled = False
+        data = self._take_ready()
         if data:
             if self.has_begun:
                 self._exchange.write(data)
             else:
                 self._begin(data)
-        self._room.set()
+        self._may_continue.set()
 
     def _begin(self, data: bytes) -> None:
         self.has_begun = True
         self._exchange.start(200, self._headers, data)
 
-    def _framed(self) -> bytes:
+    def _take_ready(self) -> bytes:
+        """The chunks that are ready, as they are to be written."""
         ready = self._ready
         parts = ready[:]
-        del ready[: len(parts)]  # another thread may have appended meanwhile
-        self._taken += sum(map(len, parts))
+        del ready[: len(parts)]  # the model thread may have appended more meanwhile
+        self._written += sum(map(len, parts))
         if self._exchange.is_old:
             return b"".join(parts)
         return b"".join([chunk(part) for part in parts])
 
-    def _wait_for_room(self) -> None:
+    def _wait_until_written(self) -> None:
         exchange = self._exchange
-        while not exchange.gone and (self._made - self._taken > _AHEAD or not exchange.writable):
-            self._room.clear()
-            if not exchange.gone and (self._made - self._taken > _AHEAD or not exchange.writable):
-                self._room.wait()
+        while not exchange.gone and (self._produced - self._written > _MAX_BUFFERED or not exchange.writable):
+            self._may_continue.clear()
+            # Checked again, since the event may have been set just before it was cleared.
+            if not exchange.gone and (
+                self._produced - self._written > _MAX_BUFFERED or not exchange.writable
+            ):
+                self._may_continue.wait()
 
-    def _make_room(self) -> None:
-        self._room.set()
+    def _wake_generator(self) -> None:
+        self._may_continue.set()
         if self._drained is not None:
             self._drained.set()
 
 
-def encoded(part: Any) -> bytes:
-    """One chunk that a generator gave, as bytes.
+def encode(part: Any) -> bytes:
+    """The bytes of one chunk.
 
     Raises:
-        TypeError: it is neither text nor bytes.
+        TypeError: it is neither str nor bytes.
     """
     if isinstance(part, str):
         return part.encode()
     if isinstance(part, bytes | bytearray | memoryview):
         return bytes(part)
-    raise TypeError(f"a stream is made of str and bytes, this one gave {type(part).__name__}")
+    raise TypeError(f"the chunks of a stream must be str or bytes, not {type(part).__name__}")
 
 
-def collect(generator: Generator[Any, None, None], has_gone: Callable[[], bool]) -> str:
-    """All that a generator gives, as one text, for a client that asks for JSON."""
+def collect(generator: Generator[Any, None, None], is_disconnected: Callable[[], bool]) -> str:
+    """All chunks of a generator, joined."""
     parts = []
     try:
         for part in generator:
-            if has_gone():
+            if is_disconnected():
                 break
-            parts.append(_collected(part))
+            parts.append(_encode_any(part))
     finally:
         generator.close()
     return b"".join(parts).decode()
 
 
 async def collect_async(generator: AsyncGenerator[Any, None]) -> str:
-    """All that an async generator gives, as one text."""
+    """All chunks of an async generator, joined."""
     parts = []
     try:
         async for part in generator:
-            parts.append(_collected(part))  # a comprehension could not be closed
+            parts.append(_encode_any(part))  # a comprehension would not close the generator
     finally:
         await generator.aclose()
     return b"".join(parts).decode()
 
 
-def _collected(part: Any) -> bytes:
+def _encode_any(part: Any) -> bytes:
     return part if isinstance(part, bytes) else str(part).encode()
 
 

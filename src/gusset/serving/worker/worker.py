@@ -93,7 +93,7 @@ class Worker:
             methods,
             self._loop,
             concurrency=deployment.predict_concurrency,
-            silence=deployment.streaming_read_timeout,
+            streaming_read_timeout=deployment.streaming_read_timeout,
             folder=folder,
         )
         websockets = None

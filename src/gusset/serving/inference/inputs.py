@@ -1,0 +1,76 @@
+"""What a model's method is called with, parsed from a request's body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gusset.serving.inference.json_codec import InvalidJson, parse
+from gusset.serving.inference.methods import Method, Parameters
+from gusset.serving.inference.model_call import ModelCall
+from gusset.serving.inference.responses import MSGPACK
+
+
+class InvalidInputs(Exception):
+    """The body cannot be parsed or validated; the text is for the caller, in Truss's words."""
+
+
+def parse_inputs(call: ModelCall, method: Method | None) -> Any:
+    """The inputs of `method`: parsed from JSON or msgpack, and validated where it names a pydantic class.
+
+    None for a method that takes the request alone, and reads its body itself.
+
+    Raises:
+        InvalidInputs: the body is not what the method takes.
+    """
+    exchange = call.exchange
+    content_type = exchange.header(b"content-type")
+    if content_type is not None and content_type[:24].lower() == MSGPACK:
+        call.uses_msgpack = content_type[24:].strip()[:1] in (b"", b";")
+    if method is not None and method.parameters is Parameters.REQUEST:
+        return None
+    input_type = method.input_type if method is not None else None
+    value = _unpack(exchange.body) if call.uses_msgpack else _parse(exchange.body, input_type)
+    exchange.body = b""  # the model may need the memory
+    if method is None or not method.wants_request:
+        call.body = b""
+    return value if input_type is None else _validate(input_type, value)
+
+
+def _parse(body: bytes, input_type: Any) -> Any:
+    try:
+        return parse(body)
+    except InvalidJson as error:
+        if input_type is not None:
+            raise InvalidInputs(f"Input Parsing Error:\n  `__root__`: Invalid JSON: {error}.") from None
+        raise InvalidInputs(f"Invalid JSON payload: {error}") from None
+
+
+def _unpack(body: bytes) -> Any:
+    from gusset.serving.inference.msgpack_codec import InvalidMsgpack, unpack
+
+    try:
+        return unpack(body)
+    except InvalidMsgpack as error:
+        raise InvalidInputs(str(error)) from None
+
+
+def _validate(input_type: Any, value: Any) -> Any:
+    """`value` as an object of a pydantic class."""
+    import pydantic
+
+    try:
+        return input_type.model_validate(value)
+    except pydantic.ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        lines = [f"  `{_location(each)}`: {each['msg']}." for each in found]
+    title = "Input Parsing Errors:" if len(lines) > 1 else "Input Parsing Error:"
+    raise InvalidInputs("\n".join((title, *lines)))
+
+
+def _location(error: Mapping[str, Any]) -> str:
+    """Where in the inputs pydantic found an error, as in `rows[0].n`."""
+    location = ""
+    for part in error["loc"]:
+        location += f"[{part}]" if isinstance(part, int) else f".{part}" if location else str(part)
+    return location

@@ -1,0 +1,91 @@
+"""One request on its way through a model's methods."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from gusset.runtime.exchange import Exchange
+from gusset.runtime.responses import Response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from gusset.runtime.asgi import AsgiSender
+    from gusset.serving.inference.asgi import DisconnectWatcher
+    from gusset.serving.inference.streams import ResponseStream
+
+REQUEST_ID = b"x-baseten-request-id"
+
+
+class ModelCall:
+    """A request with what its processing needs; `on_disconnect` is called when its client disconnects."""
+
+    __slots__ = (
+        "_disconnect_watcher",
+        "_request",
+        "body",
+        "exchange",
+        "output",
+        "request_id",
+        "task",
+        "uses_msgpack",
+    )
+
+    def __init__(self, exchange: Exchange, request_id: bytes) -> None:
+        self.exchange = exchange
+        self.request_id = request_id
+        self.body = exchange.body  # kept for a method that takes the request
+        self.uses_msgpack = False
+        self.task: asyncio.Task[None] | None = None  # cancelled when the client disconnects
+        self.output: ResponseStream | AsgiSender | None = None  # likewise notified
+        self._disconnect_watcher: DisconnectWatcher | None = None
+        self._request: Request | None = None
+        exchange.on_gone = self.on_disconnect
+
+    def on_disconnect(self) -> None:
+        if self._disconnect_watcher is not None:
+            self._disconnect_watcher.on_disconnect()
+        if self.output is not None:
+            self.output.on_disconnect()
+        if self.task is not None:
+            self.task.cancel()
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers of every response to this request."""
+        return ((REQUEST_ID, self.request_id),)
+
+    # Starlette is imported only for a model that uses it.
+
+    @property
+    def disconnect_watcher(self) -> DisconnectWatcher:
+        if self._disconnect_watcher is None:
+            from gusset.serving.inference.asgi import DisconnectWatcher
+
+            self._disconnect_watcher = DisconnectWatcher(self.exchange)
+        return self._disconnect_watcher
+
+    @property
+    def request(self) -> Request:
+        """The request as a Starlette object; all methods get the same one."""
+        if self._request is None:
+            from gusset.serving.inference.asgi import make_request
+
+            self._request = make_request(self.exchange, self.body, self.disconnect_watcher)
+        return self._request
+
+    @property
+    def wants_whole_stream(self) -> bool:
+        """Whether the client wants the chunks of a stream joined to one JSON string."""
+        if self.exchange.header(b"accept") != b"application/json":
+            return False
+        return b"openai" not in (self.exchange.header(b"user-agent") or b"").lower()
+
+    def send(self, response: Response) -> None:
+        self.exchange.respond(
+            response.status,
+            response.body,
+            response.content_type,
+            (*response.headers, (REQUEST_ID, self.request_id)),
+        )
