@@ -16,14 +16,15 @@ ROOT = Path(gusset.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "addresses": set(),
+    "backoff": set(),
     "settings": {"errors", "secrets"},
     "secrets": {"errors"},
     "package": {"errors", "secrets"},
     "vault": {"errors", "secrets", "settings"},
-    "runtime": {"errors", "addresses", "secrets"},
+    "runtime": {"errors", "addresses", "backoff", "secrets"},
     "serving": {"errors", "secrets", "package", "runtime"},
     "containers": {"errors", "secrets", "package", "runtime"},
-    "client": {"errors", "addresses", "secrets"},
+    "client": {"errors", "addresses", "backoff", "secrets"},
     "manager": {"errors", "addresses", "secrets", "vault", "runtime"},
     "cli": {
         "errors",
@@ -142,7 +143,7 @@ REVEALERS = {
     "manager/live/delivery.py",  # to a deployment
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed
-    "serving/supervisor/supervisor.py",  # to the worker, over an inherited socket
+    "serving/supervisor/secret_distributor.py",  # to the worker, over an inherited socket
     "settings.py",  # an API key, into the settings file of its owner
     "vault/services/access_keys.py",  # a key, to be compared by its hash
     "vault/crypto/passwords.py",  # a password, to be hashed

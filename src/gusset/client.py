@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from gusset import errors
 from gusset.addresses import is_loopback
+from gusset.backoff import Backoff
 from gusset.errors import GussetError, NotSignedIn, Unreachable, UsageError
 from gusset.secrets.info import SecretInfo, VersionInfo
 from gusset.secrets.sources.source import Delivered
@@ -29,7 +30,7 @@ log = logging.getLogger("gusset.client")
 
 TIMEOUT = 10.0  # seconds for an answer
 SILENCE = 25.0  # seconds without a heart-beat, and a stream is given up
-FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0  # seconds between attempts, doubled each time
+FIRST_RETRY = 0.5  # seconds
 TOKEN_LASTS = timedelta(days=7)  # then a running deployment registers again
 
 
@@ -321,13 +322,13 @@ class ManagerSource:
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when one of `names` may have changed; one long-lived request, begun again when it breaks."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_RETRY)
         with _Closer(stop) as closer:
             while not stop.is_set():
                 try:
                     for event in self._events(sorted(names), closer):
                         self._back()
-                        pause = FIRST_PAUSE
+                        backoff.reset()
                         if event["event"] == "changed":
                             yield
                 except NotSignedIn as error:
@@ -336,9 +337,8 @@ class ManagerSource:
                         self._token = None
                 except GussetError as error:
                     self._lost(error.message)
-                if stop.wait(random.uniform(0, pause)):  # noqa: S311  # spreads replicas, hides nothing
+                if stop.wait(random.uniform(0, backoff.next_delay())):  # noqa: S311  # spreads replicas, hides nothing
                     return
-                pause = min(pause * 2, LAST_PAUSE)
 
     def _events(self, names: Sequence[str], closer: _Closer) -> Iterator[dict[str, Any]]:
         """The events of one stream, until it ends."""

@@ -26,7 +26,7 @@ def test_a_rotation_without_room_is_made_up_for(ship: Ship, launch: Callable[...
     (home,) = Path("/dev/shm").glob(f"gusset-{ship.running.pid}-*")
     (home / "next").mkdir()  # where each file is written first
     ship.secret("hf_access_token", TOKEN + b"-next")
-    eventually(lambda: "Secrets could not be handed on" in ship.output, "it is told")
+    eventually(lambda: "Secrets could not be delivered" in ship.output, "it is told")
     assert ship.content("hf_access_token") == TOKEN
     (home / "next").rmdir()
     eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")

@@ -252,7 +252,7 @@ def test_a_container_that_is_not_ready_gets_no_requests(ship: Ship, launch: Call
     launch(runtime={"health_checks": {"stop_traffic_threshold_seconds": 1}})
     ship.ask("status", path="/ready", status=503)
     eventually(lambda: httpx.get(f"{ship.address}/other").status_code == 503, "none passes")
-    assert httpx.get(f"{ship.address}/other").json()["error"].endswith("It says that it is not ready.")
+    assert httpx.get(f"{ship.address}/other").json()["error"].endswith("Its readiness probe fails.")
     podman("exec", ship.container, "python3", "-c", SAY_READY)
     eventually(lambda: httpx.get(f"{ship.address}/other").status_code == 404, "they pass again")
 

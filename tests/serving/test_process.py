@@ -319,7 +319,7 @@ def test_a_stop_has_an_end(serve: Kitchen) -> None:
     thread = _predict_in_thread(served, folder, [])
     eventually((folder / "started").exists, "the request")
     assert served.stop() == 0
-    assert "they are cut" in served.stderr
+    assert "are cut off" in served.stderr
     thread.join()
 
 
@@ -393,7 +393,7 @@ def test_a_malformed_report_is_ignored(serve: Kitchen, report: str) -> None:
     assert served.stop() == 0
     events = [json.loads(line) for line in served.stderr.splitlines()]
     assert [event["levelname"] for event in events] == ["WARNING", "INFO"]
-    assert "were still under way" not in served.stderr
+    assert "were still in flight" not in served.stderr
 
 
 def test_ready_is_believed_once(serve: Kitchen) -> None:

@@ -83,12 +83,12 @@ def test_trouble_keeps_what_is_held(serve: Kitchen) -> None:
     serve.secret("token", VALUE)
     served = serve(TOLD).ready()
     away = serve.secrets_dir.rename(serve.secrets_dir.parent / "away")
-    eventually(lambda: "the model keeps what it has" in served.stderr, "the warning")
+    eventually(lambda: "the current values stay in use" in served.stderr, "the warning")
     assert served.predict().json() == VALUE.decode()
     (away / "token").write_bytes(b"a-later-value")
     away.rename(serve.secrets_dir)
     eventually(lambda: served.predict().json() == "a-later-value", "the later value")
-    assert served.stderr.count("the model keeps what it has") == 1
+    assert served.stderr.count("the current values stay in use") == 1
 
 
 def test_a_restarted_worker_gets_the_newest_values(serve: Kitchen) -> None:
@@ -176,6 +176,18 @@ def test_a_short_value_is_named_at_the_start(serve: Kitchen) -> None:
     serve.secret("token", b"short")
     served = serve(TOLD).ready()
     assert "Too short to be masked in output (under 8 bytes): token" in served.stderr
+
+
+def test_warnings_about_values_are_given_once_per_name(serve: Kitchen) -> None:
+    """A rotation does not repeat what was said about a short value or one from the environment."""
+    serve.secret("token", b"short")
+    environ = {"TRUSS_SECRET_other": "a-value-of-the-environment"}
+    served = serve(TOLD, declared=("token", "other"), environ=environ).ready()
+    serve.secret("token", b"tiny")
+    eventually(lambda: served.predict().json() == "tiny", "the new value")
+    assert served.stop() == 0
+    assert served.stderr.count("Too short to be masked") == 1
+    assert served.stderr.count("TRUSS_SECRET_other") == 1
 
 
 def test_no_value_in_environment_or_arguments(serve: Kitchen) -> None:

@@ -136,8 +136,8 @@ def _carry(process: subprocess.Popen[bytes], masker: Masker) -> int:
 
     assert process.stdout and process.stderr  # noqa: S101  # both are pipes, see _start
     pumps = [
-        OutputPump(os.dup(process.stdout.fileno()), sys.stdout.fileno(), masker.stream()),
-        OutputPump(os.dup(process.stderr.fileno()), sys.stderr.fileno(), masker.stream()),
+        OutputPump.start(os.dup(process.stdout.fileno()), sys.stdout.fileno(), masker.stream()),
+        OutputPump.start(os.dup(process.stderr.fileno()), sys.stderr.fileno(), masker.stream()),
     ]
     process.stdout.close()
     process.stderr.close()

@@ -23,7 +23,7 @@ from gusset.secrets.value import SecretValue
 if TYPE_CHECKING:
     from gusset.errors import Problem
     from gusset.package.config import Package
-    from gusset.runtime.declared_secrets import Declaring
+    from gusset.runtime.declared_secrets import DeclaringDeployment
     from gusset.secrets.sources.source import SecretSource
     from gusset.serving.deployment import ModelDeployment
 
@@ -229,7 +229,7 @@ def _announce(app: App, address: str, *, name: str, example: str) -> None:
 
 
 def _offer_to_ask(
-    app: App, deployment: Declaring, source: SecretSource, allow_missing: Sequence[str]
+    app: App, deployment: DeclaringDeployment, source: SecretSource, allow_missing: Sequence[str]
 ) -> None:
     """At a terminal, ask for the declared secrets that nobody has yet, and store what is typed."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:

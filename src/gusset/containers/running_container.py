@@ -78,7 +78,7 @@ class Life:
         for sink in outputs:
             source, end = os.pipe()
             ends.append(end)
-            self._pumps.append(OutputPump(source, sink, _Remembering(masker.stream(), self._last)))
+            self._pumps.append(OutputPump.start(source, sink, _Remembering(masker.stream(), self._last)))
         self.container.attach(*ends)
 
 

@@ -1,4 +1,4 @@
-"""The secrets that a deployment declares, and their values at the start."""
+"""The secrets that a deployment declares, and reading their values."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Values: TypeAlias = "Mapping[str, Delivered]"
 
 @dataclass(frozen=True, slots=True)
 class DeclaredSecret:
-    """A name under `secrets:`; `line` is where it stands in the config, None when unknown."""
+    """A name under `secrets:` in the config; `line` counts from 1, None if unknown."""
 
     name: str
     line: int | None = None
     optional: bool = False
 
 
-class Declaring(Protocol):
-    """Something that is served and declares secrets: a model, or an image."""
+class DeclaringDeployment(Protocol):
+    """A deployment that declares secrets: of a model or of an image."""
 
     @property
     def name(self) -> str: ...
@@ -36,14 +36,17 @@ class Declaring(Protocol):
     def declared(self) -> tuple[str, ...]: ...
 
 
-def read_secrets(deployment: Declaring, source: SecretSource, allow_missing: Collection[str] = ()) -> Values:
-    """The declared secrets that `source` has.
+def read_secrets(
+    deployment: DeclaringDeployment, source: SecretSource, allow_missing: Collection[str] = ()
+) -> Values:
+    """The values of those declared secrets that `source` has.
 
-    `allow_missing` names those that may lack, beside the optional ones; "all" allows it of all.
+    `allow_missing` names secrets that may be missing, besides the optional
+    ones; "all" stands for every secret.
 
     Raises:
-        SecretsMissing: naming every other one that lacks, where it is declared and how to add it.
-        Denied, Unreachable: as the source says; that is never taken for missing.
+        SecretsMissing: it names all others that are missing, where each is declared and how to add it.
+        Denied, Unreachable: as raised by the source; neither counts as missing.
     """
     if not deployment.secrets:
         return {}
@@ -58,11 +61,13 @@ def read_secrets(deployment: Declaring, source: SecretSource, allow_missing: Col
     return held
 
 
-def _missing(deployment: Declaring, missing: list[DeclaredSecret]) -> SecretsMissing:
+def _missing(deployment: DeclaringDeployment, missing: list[DeclaredSecret]) -> SecretsMissing:
     lines = []
     for secret in missing:
-        place = deployment.config_file if secret.line is None else f"{deployment.config_file}:{secret.line}"
-        lines.append(f"  {secret.name} ({place}): gusset secret set {secret.name}")
+        location = (
+            deployment.config_file if secret.line is None else f"{deployment.config_file}:{secret.line}"
+        )
+        lines.append(f"  {secret.name} ({location}): gusset secret set {secret.name}")
     what = "a secret that has" if len(missing) == 1 else f"{len(missing)} secrets that have"
     return SecretsMissing(
         f"{deployment.name} declares {what} no value:\n" + "\n".join(lines),

@@ -1,4 +1,4 @@
-"""What of our environment goes on to processes that we start."""
+"""The environment of child processes."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from gusset.secrets.sources.source import ENVIRONMENT_PREFIX
 
 
 def child_environment() -> dict[str, str]:
-    """All but the secrets that came to us in it."""
+    """This process's environment without the secrets in it."""
     return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}

@@ -6,9 +6,8 @@ import errno
 import os
 import socket
 
+from gusset.addresses import http_url
 from gusset.errors import HostError
-
-DRAIN_SECONDS = 30.0  # that a stopping server waits for requests under way
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,3 +37,9 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
     listener.setblocking(False)
     return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL of what is served on a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return http_url(host, port)

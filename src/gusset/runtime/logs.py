@@ -1,4 +1,4 @@
-"""Log records of supervisor and worker: readable on a terminal, one JSON object a line elsewhere."""
+"""Logging of supervisor and worker: readable on a terminal, else one JSON object a line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import TracebackType
 
 import orjson
 
-# The id of the request that this thread or task works for: stands in its log records.
+# The id of the request that this thread or task handles; log records include it.
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 
 def log_to_stderr(logger: str = "gusset", *, readable: bool, level: int = logging.INFO) -> None:
-    """Let the logger of that name ("": all) write records from `level` on to standard error."""
+    """Have this logger ("": the root logger) write records of `level` and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ReadableFormatter() if readable else JsonFormatter())
     target = logging.getLogger(logger)
@@ -33,7 +33,7 @@ class ReadableFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line, with the keys `asctime`, `levelname`, `message` and, after an error, `exc_info`."""
+    """One JSON object a line: `asctime`, `levelname`, `message`, perhaps `request_id` and `exc_info`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -49,12 +49,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def model_traceback(error: BaseException, folder: Path) -> str:
-    """The traceback of `error` from its first frame in `folder` on; no frames when none is there."""
-    shown = traceback.TracebackException(type(error), error, _from_model(error.__traceback__, folder))
-    return _encodable("".join(shown.format()).rstrip())
+    """The traceback of `error`, from the first frame in `folder` on; without frames if there is none."""
+    trace = traceback.TracebackException(type(error), error, _from_folder(error.__traceback__, folder))
+    return _encodable("".join(trace.format()).rstrip())
 
 
-def _from_model(trace: TracebackType | None, folder: Path) -> TracebackType | None:
+def _from_folder(trace: TracebackType | None, folder: Path) -> TracebackType | None:
     first = trace
     while first is not None:
         if first.tb_frame.f_code.co_filename.startswith(f"{folder}/"):

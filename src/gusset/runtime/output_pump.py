@@ -1,8 +1,9 @@
-"""Carries a process's output onward with secret values masked.
+"""Forwards a process's output with secret values masked.
 
-One thread per pipe, so that a busy event loop or a slow terminal never stops
-the other stream. Complete lines leave at once; what a `MaskingStream` holds
-back, because it could be the start of a value, is let go after `SILENCE`.
+One thread per pipe, so that neither a busy event loop nor a slow terminal
+blocks the other stream. Complete lines are forwarded at once. What a
+`MaskingStream` holds back, because it could be the start of a value, is
+forwarded after `SILENCE`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _CHUNK = 65_536
 
 
 class Stream(Protocol):
-    """What a pump needs of `gusset.secrets.masking.MaskingStream`."""
+    """The part of `gusset.secrets.masking.MaskingStream` that a pump uses."""
 
     def feed(self, data: bytes) -> bytes: ...
     def flush(self) -> bytes: ...
@@ -26,22 +27,28 @@ class Stream(Protocol):
 
 
 class OutputPump:
-    """Reads `source` until its end, writes what `stream` makes of it to `sink`.
+    """Reads `source` to its end, and writes what `stream` returns for it to `sink`.
 
-    Both are file descriptors; `source` is closed at the end, `sink` is not.
-    When nobody reads `sink` any more the output is dropped, so that the
-    process on the other side never blocks or dies of it.
+    Both are file descriptors. `source` is closed at the end, `sink` is not.
+    When `sink` has no reader any more, output is dropped: the process that
+    writes it neither blocks nor fails.
     """
 
     def __init__(self, source: int, sink: int, stream: Stream) -> None:
         self._source = source
         self._sink = sink
         self._stream = stream
-        self._thread = threading.Thread(target=self._run, name=f"pump-{sink}", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._run, name=f"gusset-pump-{sink}", daemon=True)
+
+    @classmethod
+    def start(cls, source: int, sink: int, stream: Stream) -> OutputPump:
+        """A pump whose thread runs."""
+        pump = cls(source, sink, stream)
+        pump._thread.start()
+        return pump
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until everything has been carried over, at most `timeout` seconds."""
+        """Wait until everything has been forwarded, at most `timeout` seconds."""
         self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -65,7 +72,7 @@ class OutputPump:
         while view:
             try:
                 view = view[os.write(self._sink, view) :]
-            except BlockingIOError:  # a terminal or pipe that somebody set non-blocking
+            except BlockingIOError:  # a terminal or pipe that another process has set non-blocking
                 select.select([], [self._sink], [])
-            except OSError:  # nobody listens any more
+            except OSError:  # `sink` has no reader any more
                 return

@@ -1,4 +1,4 @@
-"""What serving's processes do to themselves: stay unreadable, leave no core, end together."""
+"""How a process protects itself, and how it ends together with the processes that it has started."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def harden() -> None:
     """Make this process non-dumpable and without core files.
 
     Other processes of the same account can then neither attach to it nor read
-    its memory or environment under /proc. To be called after exec, which
-    resets the flag. Does nothing where the kernel is not Linux.
+    its memory or environment under /proc. Call it after exec, which resets the
+    flag. Without Linux it only disables core files.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0)
@@ -31,9 +31,8 @@ def die_with_pipe(lifeline: int) -> None:
     """Have the kernel kill this whole process group when the other end of the pipe `lifeline` closes.
 
     Nothing may ever be written to the pipe. Unlike a parent-death signal this
-    ends what we have started, too, as long as it stays in the group (the
-    warden ends the rest); and it needs no thread of ours that native code
-    could hold up.
+    also ends child processes, as long as they stay in the group (the shim ends
+    the rest). And it needs no thread, which native code could block.
     """
     os.set_inheritable(lifeline, False)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
@@ -41,23 +40,23 @@ def die_with_pipe(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
     poll.register(lifeline, 0)
-    if poll.poll(0):  # it had closed before we asked for the signal
+    if poll.poll(0):  # it was closed before the signal was requested
         os._exit(1)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever is orphaned below this process, in place of process 1."""
+    """Become the parent of all descendants that are orphaned, in place of process 1."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def children() -> list[int]:
-    """The process ids of this process's children, ended ones too; it must have one thread only."""
+    """The process ids of this process's children, zombies too. The process must have a single thread."""
     own = os.getpid()
     try:
         return [int(text) for text in Path(f"/proc/self/task/{own}/children").read_text().split()]
-    except OSError:  # a kernel that was built without it
-        there = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
-        return [pid for pid in there if _parent(pid) == own]
+    except OSError:  # the kernel was built without this file
+        pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+        return [pid for pid in pids if _parent(pid) == own]
 
 
 def _parent(pid: int) -> int | None:
@@ -70,20 +69,22 @@ def _parent(pid: int) -> int | None:
 def keep_from_forks(*descriptors: int) -> None:
     """Have these sockets closed in every process that is forked from this one.
 
-    There the numbers then stand for /dev/null: objects that were forked, too,
-    may still close them.
+    In the child the numbers then refer to /dev/null, so that copied socket
+    objects can still close them.
     """
     for descriptor in descriptors:
-        about = os.fstat(descriptor)
-        os.register_at_fork(after_in_child=partial(_let_go, descriptor, (about.st_dev, about.st_ino)))
+        status = os.fstat(descriptor)
+        os.register_at_fork(
+            after_in_child=partial(_replace_by_null, descriptor, (status.st_dev, status.st_ino))
+        )
 
 
-def _let_go(descriptor: int, known: tuple[int, int]) -> None:
+def _replace_by_null(descriptor: int, identity: tuple[int, int]) -> None:
     try:
-        about = os.fstat(descriptor)
+        status = os.fstat(descriptor)
     except OSError:
         return
-    if (about.st_dev, about.st_ino) == known:  # else it was closed before, and its number serves another
+    if (status.st_dev, status.st_ino) == identity:  # else it was closed, and its number is in use again
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, descriptor, inheritable=False)
         os.close(null)

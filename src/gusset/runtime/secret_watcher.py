@@ -1,4 +1,4 @@
-"""Follows a source of secrets and hands on each new set of values."""
+"""Follows a source of secrets and delivers each new set of values."""
 
 from __future__ import annotations
 
@@ -6,116 +6,116 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 
+from gusset.backoff import Backoff
 from gusset.errors import Denied, GussetError, Unreachable
 from gusset.runtime.declared_secrets import Values
 from gusset.secrets.sources.source import SecretSource
 
-log = logging.getLogger("gusset.serving")
+log = logging.getLogger("gusset")
 
-_FIRST_RETRY = 0.5  # seconds, doubled up to
-_LAST_RETRY = 30.0
+_FIRST_RETRY = 0.5  # seconds
 
 
 class SecretWatcher:
-    """A thread that follows a source and hands each new set of values to `on_values`.
+    """A thread that follows a source and calls `on_values` with each new set of values.
 
-    While the source refuses or does not answer, what is held stays: that is
-    said once, and tried again with growing pauses until it succeeds.
+    While the source refuses or cannot be reached, the current values stay in
+    use: it warns once, and retries with backoff until it succeeds.
     """
 
-    def __init__(
-        self,
-        names: Collection[str],
-        source: SecretSource,
-        held: Values,
-        on_values: Callable[[Values], object],
-    ) -> None:
+    def __init__(self, source: SecretSource, on_values: Callable[[Values], object]) -> None:
+        """`on_values` is called on the watcher's thread; if it raises, that is retried, too."""
         self._source = source
         self._on_values = on_values
-        self._guard = threading.RLock()  # of the four below, and of who may hand values on
-        self._names = names
-        self._held = held
-        self._again = False  # they are to be read before they are watched
-        self._over = threading.Event()  # set when other names are followed, or none any more
+        self._lock = threading.RLock()  # guards the fields below, and is held while `on_values` runs
+        self._names: Collection[str] = ()
+        self._held: Values = {}
+        self._read_first = False  # read the values before watching: they may have changed meanwhile
+        self._superseded = threading.Event()  # set when other names are followed, or none any more
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="gusset-rotation", daemon=True)
-        if names:
-            self._thread.start()
+        self._thread = threading.Thread(target=self._run, name="gusset-secret-watcher", daemon=True)
+
+    def start(self, names: Collection[str], held: Values) -> None:
+        """Follow these names; `held` are the values just read."""
+        self._follow(names, held, read_first=False)
 
     def follow(self, names: Collection[str], held: Values) -> None:
-        """Follow these from now on. They are read at once, since what is `held` was read a while ago."""
-        with self._guard:
-            self._names, self._held, self._again = names, held, True
-            self._over.set()
-            self._over = threading.Event()
+        """Follow these names from now on. They are read at once: `held` may be out of date."""
+        self._follow(names, held, read_first=True)
+
+    def _follow(self, names: Collection[str], held: Values, *, read_first: bool) -> None:
+        with self._lock:
+            self._names, self._held, self._read_first = names, held, read_first
+            self._superseded.set()
+            self._superseded = threading.Event()
         if names and self._thread.ident is None:
             self._thread.start()
 
     def stop(self) -> None:
         """Return when the source is no longer used, or after two seconds."""
-        with self._guard:
+        with self._lock:
             self._stopped = True
-            self._over.set()
+            self._superseded.set()
         if self._thread.is_alive():
             self._thread.join(2.0)
 
     def _run(self) -> None:
         while not self._stopped:
-            with self._guard:
-                names, over, again, self._again = self._names, self._over, self._again, False
-            if again:
-                self._read(names, over)
-            self._watch(names, over)
+            with self._lock:
+                names, superseded = self._names, self._superseded
+                read_first, self._read_first = self._read_first, False
+            if read_first:
+                self._read(names, superseded)
+            self._watch(names, superseded)
 
-    def _watch(self, names: Collection[str], over: threading.Event) -> None:
-        while not over.is_set():
+    def _watch(self, names: Collection[str], superseded: threading.Event) -> None:
+        while not superseded.is_set():
             try:
-                for _ in self._source.watch(names, over):
-                    if over.is_set():
+                for _ in self._source.watch(names, superseded):
+                    if superseded.is_set():
                         return
-                    self._read(names, over)
-            except Exception as error:  # a source must not, but without us the model would never hear again
-                # Its type only: what a library says may hold a value.
-                log.error("Watching secrets failed, and goes on: %s", type(error).__name__)  # noqa: TRY400
-            over.wait(_FIRST_RETRY)
+                    self._read(names, superseded)
+            except Exception as error:  # a source must not raise; if it does, later values must still arrive
+                # The type only: a library's message may quote a value.
+                log.error("Watching secrets failed and is retried: %s", type(error).__name__)  # noqa: TRY400
+            superseded.wait(_FIRST_RETRY)
 
-    def _read(self, names: Collection[str], over: threading.Event) -> None:
-        pause = _FIRST_RETRY
-        troubled = ""
-        while not over.is_set():
-            doing = "read again"
+    def _read(self, names: Collection[str], superseded: threading.Event) -> None:
+        """Read and deliver the values; retry until both succeed."""
+        backoff = Backoff(_FIRST_RETRY)
+        failed_step = ""
+        while not superseded.is_set():
+            step = "read"
             try:
                 values = self._source.read(names)
-                doing = "handed on"  # there may be no room for them
-                self._take(names, values, over)
+                step = "delivered"
+                self._deliver(names, values, superseded)
             except Exception as error:
-                if troubled != doing:
+                if failed_step != step:
                     log.warning(
-                        "Secrets could not be %s, the model keeps what it has: %s", doing, _why(error)
+                        "Secrets could not be %s; the current values stay in use: %s", step, _reason(error)
                     )
-                troubled = doing
-                over.wait(pause)
-                pause = min(pause * 2, _LAST_RETRY)
+                failed_step = step
+                superseded.wait(backoff.next_delay())
             else:
-                if troubled:
-                    log.info("Secrets can be %s.", troubled)
+                if failed_step:
+                    log.info("Secrets can be %s again.", failed_step)
                 return
 
-    def _take(self, names: Collection[str], values: Values, over: threading.Event) -> None:
-        with self._guard:
+    def _deliver(self, names: Collection[str], values: Values, superseded: threading.Event) -> None:
+        with self._lock:
             changed = [name for name in names if values.get(name) != self._held.get(name)]
-            if over.is_set() or not changed:
+            if superseded.is_set() or not changed:
                 return
             self._on_values(values)
-            if not over.is_set():  # else `follow` was called from there, and knows better
+            if not superseded.is_set():  # else `on_values` called `follow`, which has set `_held`
                 self._held = values
-            gone = [name for name in changed if name not in values]
-            said = ", ".join(f"{name} (removed)" if name in gone else name for name in changed)
-            log.info("Secrets changed: %s", said)
+            listed = [name if name in values else f"{name} (removed)" for name in changed]
+            log.info("Secrets changed: %s", ", ".join(listed))
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if not isinstance(error, GussetError):
-        return type(error).__name__  # what a library says may hold a value
+        return type(error).__name__  # a library's message may quote a value
     kind = {Denied: "denied", Unreachable: "unreachable"}.get(type(error), "failed")
     return f"{kind}: {error.message}"

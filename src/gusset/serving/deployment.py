@@ -1,7 +1,4 @@
-"""What serving needs to know of a model folder, as plain data.
-
-Knows where things are and what they are called; reads and runs nothing.
-"""
+"""A model folder as plain data for serving: paths, names and limits. Reads and runs nothing."""
 
 from __future__ import annotations
 
@@ -21,10 +18,11 @@ if TYPE_CHECKING:
 class ModelDeployment:
     """A model folder as it is served. All paths are absolute.
 
-    `model_file` holds the class `model_class`. `config` is what the model gets
-    as `kwargs["config"]`. `package_dirs` go last on the import path.
-    `predict_concurrency` is how many calls of `predict` may run at a time,
-    `streaming_read_timeout` for how many seconds a stream may give nothing.
+    `model_file` defines the class `model_class`. `config` is the model's
+    `kwargs["config"]`. `package_dirs` come last on the import path.
+    `predict_concurrency` limits how many calls of `predict` run at a time.
+    `streaming_read_timeout` is how many seconds may pass between two chunks of
+    a stream. `data_dir` None means the folder `data`.
     """
 
     name: str
@@ -49,10 +47,10 @@ class ModelDeployment:
 
     @classmethod
     def from_package(cls, package: Package) -> ModelDeployment:
-        """The deployment that a checked model folder describes.
+        """The deployment of a checked model folder.
 
         Raises:
-            ConfigInvalid: it is a custom image, or the file with the model's class is not there.
+            ConfigInvalid: it is a custom image, or the file with the model's class does not exist.
         """
         file = package.model_file
         if file is None:

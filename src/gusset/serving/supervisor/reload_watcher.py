@@ -1,4 +1,4 @@
-"""Tells when a model folder has changed, for `--reload`."""
+"""Notices changes of a model folder, for `--reload`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from watchfiles import Change, awatch
 
 from gusset.errors import HostError
 
-_QUIET = 200  # milliseconds without a change: a save of several files is one change
-_LOOK = 500  # milliseconds in which the watch notices that it is no longer wanted
+_QUIET = 200  # milliseconds without a change: saving several files counts as one change
+_CANCEL_POLL = 500  # milliseconds until the watch notices that it was cancelled
 
 
 async def changes(folder: Path) -> AsyncIterator[None]:
-    """Yield after each change of what a person writes, when the folder has come to rest.
+    """Yield after each change of a source file, once no more changes follow.
 
-    What changes between two steps of the iteration is one change.
+    All changes between two steps of the iteration count as one.
 
     Raises:
-        HostError: it cannot be watched.
+        HostError: the folder cannot be watched.
     """
 
-    def matters(_: Change, path: str) -> bool:
+    def is_relevant(_: Change, path: str) -> bool:
         return is_source(PurePath(path).relative_to(folder))
 
-    options: dict[str, Any] = {"step": _QUIET, "rust_timeout": _LOOK, "ignore_permission_denied": True}
-    watch = awatch(folder, watch_filter=matters, **options)
+    options: dict[str, Any] = {"step": _QUIET, "rust_timeout": _CANCEL_POLL, "ignore_permission_denied": True}
+    watch = awatch(folder, watch_filter=is_relevant, **options)
     while True:
         try:
             await anext(watch)
         except StopAsyncIteration:
             return
-        except (OSError, RuntimeError) as error:  # RuntimeError: a fault of the library's native part
+        except (OSError, RuntimeError) as error:  # RuntimeError: an error of the library's native part
             raise HostError(
                 f"{folder} cannot be watched for changes: {error}", hint="start without --reload"
             ) from None
@@ -41,9 +41,9 @@ async def changes(folder: Path) -> AsyncIterator[None]:
 
 
 def is_source(path: PurePath) -> bool:
-    """Whether a path within the folder is more than what Python or an editor leaves there."""
+    """Whether a path within the folder is a file that people write, not left by Python or an editor."""
     if any(part.startswith(".") or part in ("__pycache__", "node_modules") for part in path.parts):
         return False
     name = path.name
-    # Emacs: name~ and #name#; vim: name~, and 4913 to see whether it may write; byte code.
+    # Emacs: name~ and #name#. vim: name~, and 4913 to test whether it can write. Python: byte code.
     return not (name.endswith(("~", ".pyc", ".pyo", ".bak")) or name.startswith("#") or name == "4913")

@@ -1,175 +1,142 @@
-"""One worker process, with its warden, as the supervisor sees it: started, told things, ended."""
+"""One replica of a model, and what its worker has reported. For one event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import enum
-import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Mapping
-from typing import IO
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from gusset.runtime.output_pump import OutputPump
+from gusset.errors import ModelFailed
 from gusset.secrets.masking import Masker
-from gusset.serving.channel import Channel, Closed, Malformed
-from gusset.serving.protocol import MAX_REPORT_BYTES, Order, Report, WorkerPlan, decode_report, encode_order
+from gusset.serving.deployment import ModelDeployment
+from gusset.serving.protocol import Drain, Drained, Failed, Loading, Ready, Report, SetSecrets, StartStep
+from gusset.serving.supervisor.worker_process import WorkerProcess, describe_exit
 
-log = logging.getLogger("gusset.serving")
+_EXIT_SECONDS = 3.0  # for a worker to exit by itself after its drain, or on SIGTERM
 
-_LAST_OUTPUT = 2.0  # seconds to carry over what a dead worker has printed and reported
+_FAILED_STEPS = {
+    StartStep.IMPORT: "the model's code could not be imported",
+    StartStep.INIT: "the model's __init__ failed",
+    StartStep.CHECK: "the model's class cannot be served",
+    StartStep.LOAD: "the model's load failed, twice",
+}
 
 
 class ReplicaState(enum.Enum):
-    """Where a replica is in its life; only a ready one is given requests."""
+    """Only a ready replica receives requests."""
 
     STARTING = "starting"
     LOADING = "loading"
     READY = "ready"
     STOPPING = "stopping"
     FAILED = "failed"
-    STOPPED = "stopped"
 
 
 class Replica:
-    """A worker, with its output masked on the way to `output` and `errors` (file descriptors).
-
-    `on_report` gets each message of the worker, `on_end` its exit status (negative:
-    the signal that ended it), both on threads of the replica's own.
-    """
+    """A worker process that runs one deployment, from its plan to its end."""
 
     def __init__(
-        self,
-        listener: socket.socket,
-        masker: Masker,
-        *,
-        debuggable: bool,
-        environment: Mapping[str, str],
-        output: int,
-        errors: int,
+        self, process: WorkerProcess, deployment: ModelDeployment, on_ready: Callable[[Replica], object]
     ) -> None:
-        ours, theirs = socket.socketpair()
-        self._channel = Channel(ours)
-        lifeline, self._lifeline = os.pipe()
-        descriptors = (theirs.fileno(), listener.fileno(), lifeline)
-        command = [sys.executable, "-P", "-m", "gusset.serving.worker.shim"]
-        command += [str(number) for number in (*descriptors, int(debuggable))]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            pass_fds=descriptors,
-            process_group=0,  # no Ctrl-C reaches it: when to end is ours to say
+        """`on_ready` is called once, on the event loop, when the replica accepts connections."""
+        self.process = process
+        self.deployment = deployment
+        self.state = ReplicaState.STARTING
+        self.started_at = time.monotonic()
+        self.ready = asyncio.Event()
+        self._on_ready = on_ready
+        self._drained = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[int] = self._loop.create_future()
+        self._failure: Failed | None = None
+
+    def begin(self, secrets: SetSecrets) -> None:
+        """Send the worker its plan, and follow it from now on."""
+        self.process.begin(
+            self.deployment,
+            secrets,
+            on_report=lambda report: self._call_soon(partial(self._on_report, report)),
+            on_end=lambda status: self._call_soon(partial(self._on_end, status)),
         )
-        theirs.close()
-        os.close(lifeline)
-        self._pid = self._process.pid
-        self._threads: list[threading.Thread] = []
-        self._reaping = threading.Lock()
-        self._killed = False  # its lifeline is closed
-        self._reaped = False  # from then on its id may name another process
-        self._pumps = [
-            OutputPump(_taken(self._process.stdout), output, masker.stream()),
-            OutputPump(_taken(self._process.stderr), errors, masker.stream()),
-        ]
 
-    def start(
-        self,
-        plan: WorkerPlan,
-        on_report: Callable[[Report], object],
-        on_end: Callable[[int], object],
-    ) -> None:
-        """Give the worker its plan, and begin to listen to it."""
-        self.order(plan)
-        self._threads = [
-            threading.Thread(target=self._listen, args=(on_report,), name="gusset-reports", daemon=True),
-            threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+    @property
+    def was_ready(self) -> bool:
+        return self.ready.is_set()
 
-    def order(self, order: Order) -> None:
-        """Send an order; one that has no receiver any more is dropped."""
-        with contextlib.suppress(Closed):
-            self._channel.send(encode_order(order))
+    @property
+    def is_up(self) -> bool:
+        """Whether it accepts connections."""
+        return self.was_ready and not self._exit.done()
 
-    def terminate(self) -> None:
-        """Ask the worker and its process group to end, by SIGTERM."""
-        with self._reaping:
-            if not self._reaped:
-                os.kill(self._pid, signal.SIGTERM)
+    async def wait(self) -> int:
+        """The exit status, once the worker has ended."""
+        return await asyncio.shield(self._exit)
 
-    def kill(self) -> None:
-        """Have the worker killed, and everything that it has started; `join` waits for it."""
-        with self._reaping:
-            if not self._killed:
-                with contextlib.suppress(BrokenPipeError):  # it has ended by itself
-                    os.write(self._lifeline, b".")  # not closed alone: some fork of ours may hold a copy
-                os.close(self._lifeline)
-            self._killed = True
+    async def wait_ready(self) -> bool:
+        """Return when the replica is ready (True) or has ended before (False)."""
+        await _first_of(self.ready.wait(), self.wait())
+        return self.was_ready
 
-    def join(self) -> None:
-        """Return when a worker that was started has ended, and nothing of it is left."""
-        for thread in self._threads:
-            thread.join()
+    def start_error(self, status: int, masker: Masker) -> ModelFailed:
+        """Why the replica ended before it was ready."""
+        if self._failure is None:
+            return ModelFailed(
+                f"the model's process ended while the model was starting ({describe_exit(status)})",
+                hint="see what it printed above",
+            )
+        step = _FAILED_STEPS[self._failure.step]
+        return ModelFailed(f"{step}\n{masker.mask_text(self._failure.trace)}")
 
-    def abandon(self) -> None:
-        """End a worker that was never started, and wait for its end."""
-        self.kill()
-        self._reap()
+    async def drain(self, seconds: float, stop_now: asyncio.Event) -> bool:
+        """Let the replica finish its requests, then end it; whether it finished them in time."""
+        finished = True
+        if self.was_ready:
+            self.process.send(Drain())
+            finished = await _first_of(self._drained.wait(), self.wait(), stop_now.wait(), seconds=seconds)
+            if self._drained.is_set():
+                await _first_of(self.wait(), stop_now.wait(), seconds=_EXIT_SECONDS)
+        elif not self._exit.done():
+            self.process.terminate()
+            await _first_of(self.wait(), stop_now.wait(), seconds=_EXIT_SECONDS)
+        self.process.kill()
+        await self.wait()
+        return finished
 
-    def _listen(self, on_report: Callable[[Report], object]) -> None:
-        warned = False  # once is enough: whoever sends one may send many
-        with contextlib.suppress(Closed):
-            while True:
-                try:
-                    on_report(decode_report(self._channel.receive(MAX_REPORT_BYTES)))
-                except Malformed as error:
-                    if not warned:
-                        log.warning("A report of the model's process is ignored, as all such are: %s", error)
-                    warned = True
+    def _call_soon(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(call)
 
-    def _await_end(self, on_end: Callable[[int], object]) -> None:
-        on_end(self._reap())
+    def _on_report(self, report: Report) -> None:
+        is_starting = self.state in (ReplicaState.STARTING, ReplicaState.LOADING)
+        match report:
+            case Loading() if is_starting:
+                self.state = ReplicaState.LOADING
+            case Ready() if is_starting:
+                self.state = ReplicaState.READY
+                self.ready.set()
+                self._on_ready(self)
+            case Failed():
+                self._failure = report
+            case Drained():
+                self._drained.set()
 
-    def _reap(self) -> int:
-        os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        with self._reaping:
-            self._reaped = True
-            status = self._process.wait()
-        self._release()
-        return status
-
-    def _release(self) -> None:
-        for pump in self._pumps:
-            pump.join(_LAST_OUTPUT)
-        if self._threads:
-            self._threads[0].join(_LAST_OUTPUT)  # its last reports, too, come before its end
-        self.kill()
-        self._channel.close()
+    def _on_end(self, status: int) -> None:
+        if not self._exit.done():
+            if self.state is not ReplicaState.STOPPING:
+                self.state = ReplicaState.FAILED
+            self._exit.set_result(status)
 
 
-def _taken(pipe: IO[bytes] | None) -> int:
-    """The descriptor of a pipe, for a pump that will close it."""
-    assert pipe  # noqa: S101  # PIPE was asked for
-    descriptor = os.dup(pipe.fileno())
-    pipe.close()
-    return descriptor
-
-
-def describe_end(status: int) -> str:
-    """`exit status 3` or `signal SIGKILL (killed)`, for people."""
-    if status >= 0:
-        return f"exit status {status}"
+async def _first_of(*waits: Any, seconds: float | None = None) -> bool:
+    """Whether one of `waits` finished in time."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = str(-status)
-    hint = "; was it out of memory?" if -status == signal.SIGKILL else ""
-    return f"signal {name}{hint}"
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    return bool(done)

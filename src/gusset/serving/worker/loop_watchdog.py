@@ -1,4 +1,4 @@
-"""Says so when the model's code keeps the event loop, and with it every other request, waiting."""
+"""Warns when the model's code blocks the event loop, and with it every other request."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ import time
 import traceback
 from pathlib import Path
 
-log = logging.getLogger("gusset.serving")
+log = logging.getLogger("gusset")
 
 PATIENCE = 5.0  # seconds
-_LOOK = 1.0  # seconds
+_INTERVAL = 1.0  # seconds between checks
 
 
 def watch_loop(loop: asyncio.AbstractEventLoop, folder: Path) -> None:
-    """Look from a thread whether `loop`, which runs on this one, still turns; name the line that holds it."""
-    watched = threading.get_ident()
-    turned = time.monotonic()
+    """Start a thread that warns when `loop`, which runs on the current thread, is blocked.
 
-    def turn() -> None:
-        nonlocal turned
-        turned = time.monotonic()
+    The warning names the line of the model's code that blocks it.
+    """
+    loop_thread = threading.get_ident()
+    last_run = time.monotonic()  # when the loop last ran a callback
 
-    def look() -> None:
-        told = 0.0
+    def heartbeat() -> None:
+        nonlocal last_run
+        last_run = time.monotonic()
+
+    def watch() -> None:
+        warned_at = 0.0
         while True:
             try:
-                loop.call_soon_threadsafe(turn)
-            except RuntimeError:  # it has ended
+                loop.call_soon_threadsafe(heartbeat)
+            except RuntimeError:  # the loop is closed
                 return
-            time.sleep(_LOOK)
-            if time.monotonic() - turned > PATIENCE and turned != told:
-                told = turned  # once is enough for each time
+            time.sleep(_INTERVAL)
+            if time.monotonic() - last_run > PATIENCE and last_run != warned_at:
+                warned_at = last_run  # one warning for each time that it is blocked
                 log.warning(
-                    "The event loop has been held up for over %g s, no other request is answered meanwhile. "
-                    "An async method must not block: use a sync one, or asyncio.to_thread.%s",
+                    "The event loop has been blocked for over %g s; all other requests wait. "
+                    "An async method must not block: use a sync method or asyncio.to_thread.%s",
                     PATIENCE,
-                    _place(watched, folder),
+                    _location(loop_thread, folder),
                 )
 
-    threading.Thread(target=look, name="gusset-watchdog", daemon=True).start()
+    threading.Thread(target=watch, name="gusset-watchdog", daemon=True).start()
 
 
-def _place(thread: int, folder: Path) -> str:
-    """Where in the model's code a thread is."""
+def _location(thread: int, folder: Path) -> str:
+    """Which line of the model's code a thread executes, as a sentence."""
     frame = sys._current_frames().get(thread)
     for summary in reversed(traceback.extract_stack(frame) if frame else []):
         if summary.filename.startswith(f"{folder}/"):

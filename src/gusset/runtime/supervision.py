@@ -1,0 +1,124 @@
+"""What the supervisors of models and of images have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from gusset.backoff import Backoff
+from gusset.runtime import logs
+from gusset.runtime.declared_secrets import Values
+from gusset.runtime.process import harden
+from gusset.secrets.masking import Masker, maskable
+from gusset.secrets.sources.source import ENVIRONMENT_PREFIX
+
+log = logging.getLogger("gusset")
+
+DRAIN_SECONDS = 30.0  # that a stopping server waits for requests in flight
+
+_FIRST_RESTART = 0.2  # seconds
+_STABLE = 60.0  # seconds; a replica that was ready and ran this long is restarted without a longer delay
+
+
+def prepare_process(*, debuggable: bool) -> None:
+    """Harden this process, unless debuggers may attach, and log to standard error.
+
+    A caller that has given the logger "gusset" handlers keeps them.
+    """
+    if not debuggable:
+        harden()
+    if not log.handlers:
+        logs.log_to_stderr(readable=sys.stderr.isatty())
+    if debuggable:
+        log.warning("Debuggers may attach to this server and read the values of secrets.")
+
+
+class StopSignals:
+    """SIGTERM and SIGINT: the first sets `drain`, the second `stop_now`."""
+
+    def __init__(self) -> None:
+        self.drain = asyncio.Event()
+        self.stop_now = asyncio.Event()
+
+    def install(self) -> None:
+        """Handle the signals on the running event loop, which must be the main thread's."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self.drain.is_set():
+            self.stop_now.set()
+        else:
+            log.info("Stopping when the requests in flight have finished. A second signal stops at once.")
+            self.drain.set()
+
+
+class RestartBackoff:
+    """How long to wait before replacing a replica that has ended."""
+
+    def __init__(self) -> None:
+        self._backoff = Backoff(_FIRST_RESTART)
+
+    def next_delay(self, *, started_at: float, was_ready: bool) -> float:
+        """The delay in seconds, after a replica that was started at that `time.monotonic()`."""
+        if was_ready and time.monotonic() - started_at > _STABLE:
+            self._backoff.reset()
+        return self._backoff.next_delay()
+
+
+class Announcer:
+    """Announces the address once, when the deployment is ready for the first time."""
+
+    def __init__(self, address: str, announce: Callable[[str], object]) -> None:
+        self._address = address
+        self._announce = announce
+        self.is_done = False
+
+    def announce(self) -> None:
+        """Call `announce` with the address, unless that was done before."""
+        if self.is_done:
+            return
+        self.is_done = True
+        try:
+            self._announce(self._address)
+        except OSError as error:  # standard output was closed; the deployment is served all the same
+            log.warning("The address %s could not be announced: %s", self._address, error.strerror)
+
+
+class SecretIntake:
+    """Every new value passes here first: the masker learns it before anything else gets it.
+
+    Warns, once per name, of values that cannot be masked or that came from the
+    environment. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self.masker = Masker()
+        self._lock = threading.Lock()
+        self._warned_short: set[str] = set()
+        self._warned_environment: set[str] = set()
+
+    def accept(self, values: Values) -> None:
+        """Have the masker learn these values, and warn where needed."""
+        self.masker.learn(delivered.value for delivered in values.values())
+        short = {name for name, delivered in values.items() if not maskable(delivered.value)}
+        exposed = {held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)}
+        with self._lock:
+            short -= self._warned_short
+            exposed -= self._warned_environment
+            self._warned_short |= short
+            self._warned_environment |= exposed
+        if short:
+            log.warning("Too short to be masked in output (under 8 bytes): %s", ", ".join(sorted(short)))
+        if exposed:
+            log.warning(
+                "These values come from the environment, where other processes may read them: %s. "
+                "Store them with: gusset secret set NAME",
+                ", ".join(sorted(exposed)),
+            )

@@ -1,0 +1,45 @@
+"""Responds on the deployment's port while no replica does."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection
+
+from gusset.runtime.exchange import Exchange
+from gusset.runtime.http_server import HttpServer
+from gusset.runtime.responses import respond_not_ready
+from gusset.serving.supervisor.replica import ReplicaState
+
+_REASONS = {
+    ReplicaState.STARTING: "It is starting.",
+    ReplicaState.LOADING: "It is loading.",
+    ReplicaState.FAILED: "It has failed and will be restarted.",
+    ReplicaState.STOPPING: "It is stopping.",
+}
+
+
+class NotReadyServer:
+    """Liveness is 200; everything else is 503 with the reason why no replica is ready."""
+
+    def __init__(self, listener: socket.socket, states: Callable[[], Collection[ReplicaState]]) -> None:
+        """`states` returns those of all replicas."""
+        self._listener = listener
+        self._states = states
+        self._server: HttpServer | None = None
+
+    async def start(self) -> None:
+        """Accept connections, unless it does so already."""
+        if self._server is None:
+            self._server = HttpServer(self._respond, one_request_each=True)
+            await self._server.start(self._listener.dup())
+
+    def stop(self) -> None:
+        """Accept no more connections; requests in flight finish."""
+        if self._server is not None:
+            self._server.stop_accepting()
+            self._server = None
+
+    def _respond(self, exchange: Exchange) -> None:
+        states = self._states()
+        reason = next((text for state, text in _REASONS.items() if state in states), None)
+        respond_not_ready(exchange, reason or "It was not a moment ago; try again.")

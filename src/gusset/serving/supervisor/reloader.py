@@ -1,0 +1,83 @@
+"""Serves the folder anew whenever it changes, for `--reload`. For one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gusset.errors import ConfigInvalid, GussetError
+from gusset.serving.deployment import ModelDeployment
+from gusset.serving.supervisor.secret_distributor import SecretDistributor
+from gusset.serving.supervisor.worker_slot import WorkerSlots
+
+log = logging.getLogger("gusset")
+
+
+class Reloader:
+    """Replaces the replicas when the model's folder changes.
+
+    A change during a reload cancels that one and begins anew: what the earlier
+    change brought may never become ready.
+    """
+
+    def __init__(
+        self, slots: WorkerSlots, secrets: SecretDistributor, read_deployment: Callable[[], ModelDeployment]
+    ) -> None:
+        """`read_deployment` reads the folder; it blocks."""
+        self._slots = slots
+        self._secrets = secrets
+        self._read_deployment = read_deployment
+
+    async def run(self) -> None:
+        """Watch the folder, until cancelled.
+
+        Raises:
+            HostError: it cannot be watched.
+        """
+        # Imported here: only --reload needs the library that it uses.
+        from gusset.serving.supervisor.reload_watcher import changes
+
+        reload: asyncio.Task[None] | None = None
+        try:
+            async for _ in changes(self._slots.deployment.folder):
+                await _cancel(reload)
+                reload = asyncio.create_task(self._try_reload())
+        finally:
+            await _cancel(reload)
+
+    async def _try_reload(self) -> None:
+        try:
+            await self._reload()
+        except GussetError as error:
+            text = self._slots.masker.mask_text(_with_problems(error))
+            log.error("The change is not served; the model from before stays in use: %s", text)  # noqa: TRY400
+
+    async def _reload(self) -> None:
+        """Replace the replicas one by one, each when its successor is ready.
+
+        Raises:
+            GussetError: the folder cannot be served as it is now; the replicas stay.
+        """
+        deployment = await asyncio.to_thread(self._read_deployment)
+        if deployment.declared != self._slots.deployment.declared:
+            self._secrets.begin_reload(await asyncio.to_thread(self._secrets.read, deployment))
+        try:
+            for slot in self._slots.slots:
+                await self._slots.replace(slot, deployment)
+        finally:
+            self._secrets.end_reload()
+
+
+def _with_problems(error: GussetError) -> str:
+    """The error's message, and a line for each problem of the folder."""
+    problems = error.problems if isinstance(error, ConfigInvalid) else ()
+    lines = [f"  {problem.place()}: {problem.message}" for problem in problems if not problem.warning]
+    return "\n".join((error.message, *lines))
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task, and return when it has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])

@@ -1,0 +1,127 @@
+"""Reads the declared secrets and keeps every replica's values up to date."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+
+from gusset.runtime.declared_secrets import Values, read_secrets
+from gusset.runtime.secret_watcher import SecretWatcher
+from gusset.runtime.supervision import SecretIntake
+from gusset.secrets.sources.source import SecretSource
+from gusset.serving.deployment import ModelDeployment
+from gusset.serving.protocol import SetSecrets, SetSourceError
+from gusset.serving.supervisor.replica import Replica
+
+
+class SecretDistributor:
+    """The current values, and the replicas that have them. Thread-safe.
+
+    Each replica gets what its own deployment declares, nothing else.
+    """
+
+    def __init__(
+        self,
+        deployment: ModelDeployment,
+        source: SecretSource,
+        intake: SecretIntake,
+        *,
+        values: Values,
+        allow_missing: Collection[str],
+    ) -> None:
+        self._declared = deployment.declared
+        self._source = source
+        self._intake = intake
+        self._allow_missing = allow_missing
+        self._lock = threading.Lock()  # orders reach a replica in the order in which the values were read
+        self._values = values
+        self._pending: Values = {}  # of secrets that only the deployment being loaded declares
+        self._source_error: str | None = None
+        self._replicas: set[Replica] = set()
+        self._watcher = SecretWatcher(source, self._deliver)
+
+    @classmethod
+    def start(
+        cls,
+        deployment: ModelDeployment,
+        source: SecretSource,
+        intake: SecretIntake,
+        *,
+        allow_missing: Collection[str],
+    ) -> SecretDistributor:
+        """Read what the deployment declares, and follow it until `stop`.
+
+        Raises:
+            SecretsMissing, Denied, Unreachable: see `read_secrets`.
+        """
+        values = read_secrets(deployment, source, allow_missing)
+        intake.accept(values)
+        distributor = cls(deployment, source, intake, values=values, allow_missing=allow_missing)
+        distributor._watcher.start(deployment.declared, values)
+        return distributor
+
+    def stop(self) -> None:
+        """Follow the source no longer."""
+        self._watcher.stop()
+
+    def add(self, replica: Replica) -> None:
+        """Have the replica begin with the current values; later ones are sent to it."""
+        with self._lock:
+            replica.begin(self._select(replica.deployment))
+            self._replicas.add(replica)
+            if self._source_error is not None:
+                replica.process.send(SetSourceError(self._source_error))
+
+    def remove(self, replica: Replica) -> None:
+        """Send the replica nothing more."""
+        with self._lock:
+            self._replicas.discard(replica)
+
+    def check_source(self) -> None:
+        """Let the replicas know when the source's last error has changed: their readiness shows it."""
+        error = self._source.last_error
+        if error != self._source_error:
+            with self._lock:
+                self._source_error = error
+                for replica in self._replicas:
+                    replica.process.send(SetSourceError(error))
+
+    def read(self, deployment: ModelDeployment) -> Values:
+        """What the deployment declares; blocks. See `read_secrets` for the errors."""
+        return read_secrets(deployment, self._source, self._allow_missing)
+
+    def begin_reload(self, values: Values) -> None:
+        """Also hold these values, for the replicas of a deployment that declares other secrets."""
+        self._intake.accept(values)
+        with self._lock:
+            self._pending = {name: held for name, held in values.items() if name not in self._declared}
+
+    def adopt(self, deployment: ModelDeployment) -> None:
+        """From now on follow what this deployment declares, the one being loaded."""
+        if deployment.declared == self._declared:
+            return
+        self._declared = deployment.declared
+        self._watcher.follow(deployment.declared, {**self._pending, **self._values})
+        with self._lock:
+            self._values, self._pending = {**self._pending, **self._values}, {}
+
+    def end_reload(self) -> None:
+        """Drop what `begin_reload` holds and nobody has adopted."""
+        with self._lock:
+            self._pending = {}
+
+    def _deliver(self, values: Values) -> None:
+        """New values: first the masker learns them, then the replicas. Called on the watcher's thread."""
+        with self._lock:
+            self._intake.accept(values)
+            self._values = values
+            for replica in self._replicas:
+                replica.process.send(self._select(replica.deployment))
+
+    def _select(self, deployment: ModelDeployment) -> SetSecrets:
+        values = {**self._pending, **self._values}
+        held = {name: values[name] for name in deployment.declared if name in values}
+        return SetSecrets(
+            values={name: each.value.reveal() for name, each in held.items()},
+            versions={name: each.version for name, each in held.items()},
+        )

@@ -1,0 +1,212 @@
+"""One worker process with its shim, as the supervisor sees it: started, sent orders, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from gusset.runtime.output_pump import OutputPump
+from gusset.secrets.masking import Masker
+from gusset.serving.channel import Channel, Closed, Malformed
+from gusset.serving.deployment import ModelDeployment
+from gusset.serving.protocol import (
+    MAX_REPORT_BYTES,
+    Order,
+    Report,
+    SetSecrets,
+    WorkerPlan,
+    decode_report,
+    encode_order,
+)
+
+log = logging.getLogger("gusset")
+
+_LAST_OUTPUT = 2.0  # seconds to forward what a dead worker has printed and reported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What all workers of a deployment have in common.
+
+    They accept connections on `listener`, which `shares_port` says that several
+    do. Their output is masked on the way to `output` and `errors` (file descriptors).
+    """
+
+    listener: socket.socket
+    masker: Masker
+    environment: Mapping[str, str]
+    output: int
+    errors: int
+    debuggable: bool
+    readable_logs: bool
+    shares_port: bool
+
+
+class WorkerProcess:
+    """A worker, which imports what it needs until it gets its plan."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        channel: Channel,
+        lifeline: int,
+        options: WorkerOptions,
+        *,
+        pumps: Sequence[OutputPump],
+    ) -> None:
+        self._process = process
+        self._channel = channel
+        self._lifeline = lifeline
+        self._options = options
+        self._pumps = pumps
+        self._pid = process.pid
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()  # guards the next two
+        self._killed = False  # the lifeline is closed
+        self._reaped = False  # from then on the process id may belong to another process
+
+    @classmethod
+    def start(cls, options: WorkerOptions) -> WorkerProcess:
+        """Start a worker. It ends when this process does, however it ends."""
+        ours, theirs = socket.socketpair()
+        lifeline_r, lifeline_w = os.pipe()
+        descriptors = (theirs.fileno(), options.listener.fileno(), lifeline_r)
+        command = [sys.executable, "-P", "-m", "gusset.serving.worker.shim"]
+        command += [str(number) for number in (*descriptors, int(options.debuggable))]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(options.environment),
+            pass_fds=descriptors,
+            process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
+        )
+        theirs.close()
+        os.close(lifeline_r)
+        pumps = [
+            OutputPump.start(_detach(process.stdout), options.output, options.masker.stream()),
+            OutputPump.start(_detach(process.stderr), options.errors, options.masker.stream()),
+        ]
+        return cls(process, Channel(ours), lifeline_w, options, pumps=pumps)
+
+    def begin(
+        self,
+        deployment: ModelDeployment,
+        secrets: SetSecrets,
+        *,
+        on_report: Callable[[Report], object],
+        on_end: Callable[[int], object],
+    ) -> None:
+        """Send the worker its plan.
+
+        `on_report` gets each of its reports, `on_end` its exit status (negative:
+        the signal that ended it), both on threads of their own.
+        """
+        self.send(
+            WorkerPlan(
+                deployment=deployment,
+                secrets=secrets,
+                readable_logs=self._options.readable_logs,
+                shares_port=self._options.shares_port,
+            )
+        )
+        self._threads = [
+            threading.Thread(target=self._receive, args=(on_report,), name="gusset-reports", daemon=True),
+            threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, order: Order) -> None:
+        """Send an order. It is dropped if the worker has ended."""
+        with contextlib.suppress(Closed):
+            self._channel.send(encode_order(order))
+
+    def terminate(self) -> None:
+        """Ask the worker and its process group to end, by SIGTERM."""
+        with self._lock:
+            if not self._reaped:
+                os.kill(self._pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Have the shim kill the worker and everything that it has started; `join` waits for that."""
+        with self._lock:
+            if not self._killed:
+                with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+                    # Closing is not enough: a fork of this process may hold a copy of the descriptor.
+                    os.write(self._lifeline, b".")
+                os.close(self._lifeline)
+            self._killed = True
+
+    def join(self) -> None:
+        """Return when the worker has ended and nothing is left of it."""
+        for thread in self._threads:
+            thread.join()
+
+    def abandon(self) -> None:
+        """End a worker that has no plan yet, and wait for its end."""
+        self.kill()
+        self._reap()
+
+    def _receive(self, on_report: Callable[[Report], object]) -> None:
+        warned = False  # once: whoever sends one malformed report may send many
+        with contextlib.suppress(Closed):
+            while True:
+                try:
+                    on_report(decode_report(self._channel.receive(MAX_REPORT_BYTES)))
+                except Malformed as error:
+                    if not warned:
+                        log.warning(
+                            "A malformed report of the model's process is ignored, and so are later ones: %s",
+                            error,
+                        )
+                    warned = True
+
+    def _await_end(self, on_end: Callable[[int], object]) -> None:
+        on_end(self._reap())
+
+    def _reap(self) -> int:
+        os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._reaped = True
+            status = self._process.wait()
+        self._release()
+        return status
+
+    def _release(self) -> None:
+        for pump in self._pumps:
+            pump.join(_LAST_OUTPUT)
+        if self._threads:
+            self._threads[0].join(_LAST_OUTPUT)  # so that its last reports come before its end
+        self.kill()
+        self._channel.close()
+
+
+def _detach(pipe: IO[bytes] | None) -> int:
+    """The descriptor of a pipe, for a pump that will close it."""
+    assert pipe  # noqa: S101  # it was started with PIPE
+    descriptor = os.dup(pipe.fileno())
+    pipe.close()
+    return descriptor
+
+
+def describe_exit(status: int) -> str:
+    """`exit status 3` or `signal SIGKILL; was it out of memory?`, for people."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = str(-status)
+    hint = "; was it out of memory?" if -status == signal.SIGKILL else ""
+    return f"signal {name}{hint}"
