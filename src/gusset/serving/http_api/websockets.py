@@ -1,4 +1,4 @@
-"""Websockets of a model, spoken by uvicorn's protocol over a connection that was handed over.
+"""A model's websockets: uvicorn's protocol on connections handed over by the HTTP server.
 
 Imported only for a model that has a `websocket` method.
 """
@@ -23,17 +23,17 @@ from gusset.serving.inference.responses import MODEL_ERROR
 
 log = logging.getLogger("gusset.serving")
 
-_LARGEST = 100 * 1024 * 1024  # bytes of one message
+_MAX_MESSAGE = 100 * 1024 * 1024  # bytes
 _PING_SECONDS = 20.0
 
 
 class Websockets:
-    """Opens websockets for the model's method, and closes them when serving ends."""
+    """Opens websockets for the model's method, and closes them at shutdown."""
 
     def __init__(
         self, method: Method, loop: asyncio.AbstractEventLoop, *, folder: Path, transport: Mapping[str, Any]
     ) -> None:
-        """`transport` is the config's, with the seconds between pings."""
+        """`transport` is that section of the config; it may set the seconds between pings."""
         self._method = method
         self._loop = loop
         self._folder = folder
@@ -43,7 +43,7 @@ class Websockets:
             interface="asgi3",
             lifespan="off",
             log_config=None,
-            ws_max_size=_LARGEST,
+            ws_max_size=_MAX_MESSAGE,
             ws_ping_interval=transport.get("ping_interval_seconds") or _PING_SECONDS,
             ws_ping_timeout=transport.get("ping_timeout_seconds") or _PING_SECONDS,
         )
@@ -52,18 +52,18 @@ class Websockets:
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
     def open(self, exchange: Exchange) -> None:
-        """Take a connection over, whose client asks for a websocket."""
+        """Take over the connection of a client that requests a websocket."""
         exchange.hand_over(WebSocketsSansIOProtocol(self._config, self._state, {}, self._loop))
 
     async def drain(self) -> None:
-        """Tell all clients that the server goes away, and wait for the model's method to return."""
+        """Close all websockets with 1012, and wait for the model's method to return."""
         for connection in tuple(self._state.connections):
             connection.shutdown()
         while self._state.tasks:
             await asyncio.wait(self._state.tasks)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        """Accept, and have the model talk; what it raises closes with 1011."""
+        """Accept the websocket and run the model's method. An error that it raises closes with 1011."""
         websocket = WebSocket(scope, receive, send)
         await websocket.accept()
         try:
@@ -79,7 +79,7 @@ class Websockets:
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Close, unless one side has done so already."""
+    """Close, unless either side has done so already."""
     connected = WebSocketState.CONNECTED
     if websocket.client_state is connected and websocket.application_state is connected:
         await websocket.close(code, reason)

@@ -112,7 +112,7 @@ class Worker:
             last_error=lambda: self._source_error,
             websockets=websockets,
         )
-        server = HttpServer(api, takes_over=api.takes_over, observe=metrics.observe)
+        server = HttpServer(api.router, takes_over=api.takes_over, observe=metrics.observe)
         os.register_at_fork(after_in_child=server.release_in_child)
         watch_loop(self._loop, folder)
         await server.start(self._listener, shared=self._shares_port)

@@ -1,0 +1,79 @@
+"""Whether the model is ready, as its `is_healthy` says."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from gusset.runtime.exchange import Exchange
+from gusset.runtime.logs import model_traceback
+from gusset.runtime.responses import not_ready
+from gusset.serving.http_api.router import send
+from gusset.serving.inference.methods import Method, MethodKind
+from gusset.serving.inference.model_threads import ModelThreads
+from gusset.serving.inference.task_set import TaskSet
+
+log = logging.getLogger("gusset.serving")
+
+_THREADS = 4  # for a synchronous `is_healthy`
+_TIMEOUT = 10.0  # seconds
+
+
+class ReadinessProbe:
+    """Responds to readiness probes of a model that has loaded."""
+
+    def __init__(
+        self,
+        is_healthy: Method | None,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        folder: Path,
+        on_ready: Callable[[Exchange], None],
+    ) -> None:
+        """`on_ready` responds when the model is ready; a model without `is_healthy` always is.
+
+        `folder`: the model's, where tracebacks in the log begin.
+        """
+        self._is_healthy = is_healthy
+        self._on_ready = on_ready
+        self._folder = folder
+        self._threads = ModelThreads(loop, _THREADS, "health")
+        self._checks = TaskSet(loop)
+
+    def respond(self, exchange: Exchange) -> None:
+        method = self._is_healthy
+        if method is None:
+            self._on_ready(exchange)
+            return
+        is_async = method.kind is MethodKind.COROUTINE
+        check = method.function() if is_async else self._threads.run(method.function)
+        self._checks.start(self._respond(exchange, check))
+
+    async def _respond(self, exchange: Exchange, check: Awaitable[Any]) -> None:
+        reason = await self._reason_not_ready(check)
+        if reason is None:
+            self._on_ready(exchange)
+        else:
+            log.warning("Health check failed. %s", reason)
+            send(exchange, not_ready(reason))
+
+    async def _reason_not_ready(self, check: Awaitable[Any]) -> str | None:
+        """None if `is_healthy` returns None or something true in time."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                healthy = await check
+                if inspect.isawaitable(healthy):
+                    healthy = await healthy
+            if healthy is None or bool(healthy):
+                return None
+        except TimeoutError:
+            return f"Its is_healthy took longer than {_TIMEOUT:g} s."
+        except BaseException as error:
+            trace = model_traceback(error, self._folder)
+            log.error("Exception while checking if model is healthy:\n%s", trace)  # noqa: TRY400
+            return "Its is_healthy raised an error."
+        return "Its is_healthy returned a false value."
