@@ -39,8 +39,8 @@ ACCEPTED = [
     # python_version
     "python_version: py39", "python_version: py314",
     # resources
-    *[f"resources: {{cpu: '{cpu}'}}" for cpu in ("0", "-1", "inf", "1e3", "m", "..m", "500m", " 1 ")],
-    *[f"resources: {{memory: '{memory}'}}" for memory in ("1024", "Gi", "1.5.5Gi", "inf", "2Ei", "1k", "-1")],
+    *[f"resources: {{cpu: '{cpu}'}}" for cpu in ("0", "1e3", "500m", " 1 ")],
+    *[f"resources: {{memory: '{memory}'}}" for memory in ("1024", "1e3", "2Ei", "1k")],
     *[f"resources: {{accelerator: '{name}'}}" for name in (" L4:2 ", "L4", "L4:02", "L4:2:3", "GB300:8", "L4:x:y")],
     "resources: {accelerator: {accelerator: L4, count: 0}}", "resources: {accelerator: {}}",
     "resources: {accelerator: {accelerator: null}}", "resources: {use_gpu: banana}", "resources: {use_gpu: [1]}",
@@ -274,6 +274,9 @@ STRICTER = [
     'environment_variables: {A: "x\\0y"}',
     "model_module_dir: ../..", "model_module_dir: /model", "model_module_dir: a/../..", "model_class_filename: ../../model.py",
     "model_class_filename: /model.py", "data_dir: ../x", "data_dir: /data", 'data_dir: "a\\0b"', "bundled_packages_dir: ..",
+    # amounts that Truss takes as texts, and that mean none
+    *[f"resources: {{cpu: '{cpu}'}}" for cpu in ("-1", "inf", "nan", "m", "..m", "1e10")],
+    *[f"resources: {{memory: '{memory}'}}" for memory in ("Gi", "1.5.5Gi", "inf", "-1", "8Ei", "1e30")],
     "data_dir: !!binary Li4veA==", "environment_variables: {? !!binary QT1C : x}",
 ]  # fmt: skip
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.output import problem_data
-from gusset.errors import CheckFailed, Unreachable, VaultError
+from gusset.errors import CheckFailed, ConfigInvalid, Problem, Unreachable, VaultError
+
+if TYPE_CHECKING:
+    from gusset.package.config import Package
 
 _folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
@@ -42,6 +47,8 @@ def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
     package = load_package(folder)
     available = None if no_secrets or not package.secrets else _available(app)
     problems = check_package(package, strict=strict, available=available)
+    if package.is_image:
+        problems += _image_problems(package)
     errors = [problem for problem in problems if not problem.warning]
     if errors:
         raise CheckFailed(f"{folder}: {_count(len(errors), 'error')}", problems=problems)
@@ -50,6 +57,17 @@ def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
         {"problems": [problem_data(problem) for problem in problems]},
         f"{folder}: ready to be served" + (f" ({_count(len(problems), 'warning')})" if problems else ""),
     )
+
+
+def _image_problems(package: Package) -> Sequence[Problem]:
+    """What keeps a custom image from being served, found by the code that serves it."""
+    from gusset.containers.image_deployment import ImageDeployment
+
+    try:
+        ImageDeployment.from_package(package)
+    except ConfigInvalid as error:
+        return error.problems
+    return ()
 
 
 def _available(app: App) -> list[str] | None:

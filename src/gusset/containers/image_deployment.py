@@ -13,14 +13,16 @@ from gusset.containers.engine.image_build import Recipe
 from gusset.containers.engine.registry import Login
 from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.model_code import secrets_read
+from gusset.package.quantity import parse_cpu, parse_memory
 from gusset.runtime.declared_secrets import DeclaredSecret
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
     from gusset.package.problems import Reporter
 
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
-_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
+_MAX_USER_ID = 2**32 - 2  # the next one means "unchanged" to chown
+_MAX_SECONDS = 10**9
+_PATH = re.compile(r"[^\x00-\x20\x7f]*")
 
 # In seconds, where `runtime.health_checks` says nothing.
 STARTUP = 1800
@@ -85,7 +87,18 @@ class ImageDeployment:
         if base is None or not base.image:
             report.add(("base_image",), "a custom image needs base_image.image", "name the image that is run")
         if not 0 < server.server_port < 65536:
-            report.add(("docker_server", "server_port"), "there is no such port", "from 1 to 65535")
+            report.add(("docker_server", "server_port"), "not a port", "write a number from 1 to 65535")
+        if server.run_as_user_id is not None and not 0 < server.run_as_user_id <= _MAX_USER_ID:
+            path = ("docker_server", "run_as_user_id")
+            report.add(path, "not a user id", f"write a number from 1 to {_MAX_USER_ID}")
+        for key in ("predict_endpoint", "readiness_endpoint", "liveness_endpoint"):
+            if not _PATH.fullmatch(getattr(server, key)):
+                hint = "write it without spaces and control characters, as in /predict"
+                report.add(("docker_server", key), "not the path of a URL", hint)
+        for key in type(health).model_fields:
+            if not 0 <= (getattr(health, key) or 0) <= _MAX_SECONDS:
+                hint = f"write a number of seconds from 0 to {_MAX_SECONDS}"
+                report.add(("runtime", "health_checks", key), "not a duration", hint)
         command = _split(server.start_command, report)
         login = Login.of_package(package, report)
         recipe = Recipe() if server.no_build else Recipe.of_package(package, report)
@@ -108,8 +121,8 @@ class ImageDeployment:
                 DeclaredSecret(slot.name, slot.line, slot.optional) for slot in package.secrets.values()
             ),
             environment_variables=package.environment_variables,
-            cpus=cpus(config.resources.cpu) if "cpu" in asked else None,
-            memory=memory(config.resources.memory) if "memory" in asked else None,
+            cpus=parse_cpu(config.resources.cpu) if "cpu" in asked else None,
+            memory=parse_memory(config.resources.memory) if "memory" in asked else None,
             health=Health(
                 startup=_or(health.startup_threshold_seconds, STARTUP),
                 restart_delay=_or(health.restart_check_delay_seconds, 0),
@@ -172,31 +185,19 @@ def _no_such(kind: str, name: str, file: str) -> ModelFailed:
     )
 
 
-def cpus(text: str) -> float:
-    """`500m` or `1.5`, in cores."""
-    return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
-
-
-def memory(text: str) -> int:
-    """`2Gi`, in bytes."""
-    found = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", text)
-    if found is None or found[2] not in _UNITS:
-        raise ValueError(text)
-    return int(float(found[1]) * _UNITS[found[2]])
-
-
 def _split(command: str | None, report: Reporter) -> tuple[str, ...] | None:
+    path = ("docker_server", "start_command")
     if not command or not command.strip():
         return None
     try:
-        return tuple(shlex.split(command))
+        words = tuple(shlex.split(command))
     except ValueError as error:
-        report.add(
-            ("docker_server", "start_command"),
-            f"it cannot be split as a shell would: {error}",
-            "mind the quotes",
-        )
+        message = f"the command cannot be split into words as a shell does: {str(error).lower()}"
+        report.add(path, message, "check its quotes and backslashes")
         return None
+    if "\0" in command:
+        report.add(path, "a command cannot contain NUL", "remove it")
+    return words
 
 
 def _path(endpoint: str) -> str:

@@ -209,7 +209,29 @@ def unsupported_for_serving(package: Package) -> list[Problem]:
             code="unsupported",
             at_key=True,
         )
+    for path, smallest, largest in _RANGES:
+        number = _at(package.config, path)
+        if number is not None and not smallest <= number <= largest:
+            hint = f"write a number from {smallest} to {largest}"
+            report.add(path, "out of the range that can be served", hint, code="unsupported")
     return report.sorted()
+
+
+_MAX_SECONDS = 10**9  # longer than any process lives, and small enough for every clock
+_RANGES = (
+    (("runtime", "predict_concurrency"), 1, 10**6),
+    (("runtime", "streaming_read_timeout"), 0, _MAX_SECONDS),
+    (("runtime", "transport", "ping_interval_seconds"), 0, _MAX_SECONDS),
+    (("runtime", "transport", "ping_timeout_seconds"), 0, _MAX_SECONDS),
+)
+"""Numbers that Truss takes without bounds, with the smallest and the largest that a server can use."""
+
+
+def _at(config: TrussConfig, path: tuple[str, ...]) -> float | None:
+    found: Any = config
+    for name in path:
+        found = getattr(found, name, None)
+    return cast("float | None", found)
 
 
 def json_schema() -> dict[str, Any]:

@@ -30,6 +30,7 @@ from pydantic import (
 
 from gusset.errors import InvalidName
 from gusset.package.base_model import Auth, Section, broken, upper
+from gusset.package.quantity import MEMORY_UNITS, parse_cpu, parse_memory
 from gusset.package.storage import (
     Bdn,
     BisLlm,
@@ -47,26 +48,24 @@ from gusset.secrets.name import check_name
 ACCELERATORS = (
     "B10 T4 L4 A10G V100 A100 A100_40GB H100 H200 H100_40GB B200 L40S RTX_PRO_6000 B300 GB300".split()  # noqa: SIM905
 )
-_UNITS = "k M G T P E Ki Mi Gi Ti Pi Ei"
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _cpu(text: str) -> str:
-    if not _is_float(text) and not re.fullmatch(r"[0-9.]*m", text):
-        raise broken("not an amount of CPU", 'write a number of cores or milli-cores, as "2" or "500m"')
+    try:
+        parse_cpu(text)
+    except ValueError:
+        raise broken(
+            "not an amount of CPU", 'write a number of cores or milli-cores, as "2" or "500m"'
+        ) from None
     return text
 
 
 def _memory(text: str) -> str:
-    if not _is_float(text) and not re.fullmatch(rf"[0-9.]*({_UNITS.replace(' ', '|')})", text):
-        raise broken("not an amount of memory", f'write a number and one of {_UNITS}, as "2Gi"')
+    try:
+        parse_memory(text)
+    except ValueError:
+        units = " ".join(MEMORY_UNITS)
+        raise broken("not an amount of memory", f'write a number and one of {units}, as "2Gi"') from None
     return text
 
 

@@ -184,7 +184,7 @@ def _requirements(package: Package, report: Reporter) -> str:
         return ""
     try:
         return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         report.add(("requirements_file",), "there is no such text file", "name one, from the model folder")
         return ""
 
