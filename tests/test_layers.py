@@ -137,9 +137,10 @@ REVEALERS = {
     "containers/engine/registry.py",  # into the request to pull an image, for its registry
     "manager/api/handlers.py",  # a key or a link, shown once
     "manager/api/secret_handlers.py",  # to the value doctor
-    "manager/pages/pages.py",  # a new session's token, into its cookie
+    "manager/pages/responder.py",  # a new session's token, into its cookie
     "manager/pages/secret_pages.py",  # to the doctor
-    "manager/pages/team_pages.py",  # a key or a link, shown once
+    "manager/pages/api_key_pages.py",  # a key, shown once
+    "manager/pages/people_pages.py",  # a link, shown once
     "manager/live/delivery.py",  # to a deployment
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed

@@ -95,7 +95,7 @@ class Site:
     def sign_in(self, email: str = ADMIN, password: bytes = PASSWORD) -> Page:
         """As a person does it; the page of secrets comes next."""
         self.page.goto("/settings/secrets")
-        self.page.get_by_label("E-mail").fill(email)
+        self.page.get_by_label("Email").fill(email)
         self.page.get_by_label("Password").fill(password.decode())
         self.page.get_by_role("button", name="Sign in").click()
         self.page.get_by_role("heading", name="Secrets", exact=True).wait_for()
@@ -106,7 +106,7 @@ class Site:
         self.page.get_by_label("Name").fill(name)
         self.page.get_by_label("Value").fill(value)
         self.page.get_by_role("button", name="Add secret").click()
-        self.page.get_by_role("status").filter(has_text=f"{name} is").wait_for()
+        self.page.get_by_role("status").filter(has_text=f"{name} was").wait_for()
 
     def row(self, text: str) -> Locator:
         """The row of a table that has `text` in it."""

@@ -52,14 +52,14 @@ def test_the_first_hour(open_site: Callable[..., Site], manager: Unmade, browser
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     page.goto(manager.setup)
     assert faults(page) == []
-    page.get_by_label("E-mail").fill(ADMIN)
-    page.get_by_label("Password").fill("too short")
-    page.get_by_label("The same again").fill("too short")
-    page.get_by_role("button", name="Create the administrator").click()
-    assert page.get_by_label("Password").evaluate("field => field.validity.tooShort")
-    page.get_by_label("Password").fill(PASSWORD.decode())
-    page.get_by_label("The same again").fill(PASSWORD.decode())
-    page.get_by_role("button", name="Create the administrator").click()
+    page.get_by_label("Email").fill(ADMIN)
+    page.locator("#password").fill("too short")
+    page.get_by_label("Repeat password").fill("too short")
+    page.get_by_role("button", name="Create administrator").click()
+    assert page.locator("#password").evaluate("field => field.validity.tooShort")
+    page.locator("#password").fill(PASSWORD.decode())
+    page.get_by_label("Repeat password").fill(PASSWORD.decode())
+    page.get_by_role("button", name="Create administrator").click()
 
     expect(page.get_by_role("heading", name="No secrets yet")).to_be_visible()
     assert faults(page) == []
@@ -71,11 +71,11 @@ def test_the_first_hour(open_site: Callable[..., Site], manager: Unmade, browser
     expect(page.get_by_role("button", name="Copied config.yaml")).to_be_visible()
 
     page.get_by_role("link", name="API keys").click()
-    expect(page.get_by_role("heading", name="No keys yet")).to_be_visible()  # none that nobody was shown
+    expect(page.get_by_role("heading", name="No API keys yet")).to_be_visible()  # none that nobody was shown
     page.get_by_label("Name").fill("laptop")
     page.get_by_label("Administer").check()
-    page.get_by_role("button", name="Make key").click()
-    manager.key = page.locator("#fresh-key").inner_text()
+    page.get_by_role("button", name="Create key").click()
+    manager.key = page.locator("#new-key").inner_text()
     furnish(site)
     page.goto("/settings/secrets")
     expect(site.row("openai-api-key")).to_contain_text("expires in 6 days")
@@ -86,7 +86,7 @@ def test_the_first_hour(open_site: Callable[..., Site], manager: Unmade, browser
     phone.picture("secrets-phone")
     again = open_site()
     again.page.goto(manager.setup)
-    expect(again.page.get_by_role("heading", name="That does not let you in")).to_be_visible()
+    expect(again.page.get_by_role("heading", name="Access denied")).to_be_visible()
 
 
 PHONE = {"viewport": {"width": 360, "height": 780}, "device_scale_factor": 1.5}

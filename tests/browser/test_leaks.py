@@ -38,7 +38,7 @@ def used(site: Site) -> Site:
         files=[{"name": "both.txt", "mimeType": "text/plain", "buffer": VALUE.encode()}]
     )
     page.get_by_role("button", name="Replace").click()
-    expect(page.get_by_role("alert")).to_contain_text("give one of them")
+    expect(page.get_by_role("alert")).to_contain_text("use only one")
     for path in ("secrets", "audit", "deployments", "secrets?deleted=1", "account", "api-keys", "people"):
         page.goto(f"/settings/{path}")
     page.goto("/settings/secrets")

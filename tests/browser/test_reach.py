@@ -27,10 +27,10 @@ def test_the_core_works_without_javascript(open_site: Callable[..., Site]) -> No
     site.row("plain_two").get_by_role("link", name="Replace").click()
     page.get_by_label("New value").fill("another value")
     page.get_by_role("button", name="Replace").click()
-    expect(page.get_by_role("status")).to_contain_text("version 2 is current now")
+    expect(page.get_by_role("status")).to_contain_text("Version 2 is current now")
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Undo").click()
-    expect(page.get_by_role("status").filter(has_text="plain_two is back")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="plain_two was restored")).to_be_visible()
     assert site.stored("plain_two") == b"another value"
     for useless in page.locator("[data-copy], [data-show]").all():
         expect(useless).to_be_hidden()
@@ -79,7 +79,7 @@ def test_a_filter_answers_while_one_types(site: Site) -> None:
         assert admin.post("/v1/secrets:batch", json={"secrets": many}).status_code == 200
     page = site.page
     page.reload()
-    pages = page.get_by_role("navigation", name="Pages of the list")
+    pages = page.get_by_role("navigation", name="List pages")
     expect(pages).to_contain_text("Page 1 of")
     page.evaluate("window.sameDocument = true")
     page.get_by_label("Filter", exact=True).press_sequentially("many_05")

@@ -30,7 +30,7 @@ def test_a_person_adds_a_secret(site: Site) -> None:
 def test_what_seems_wrong_with_a_value_is_said_and_it_is_kept_exactly(site: Site) -> None:
     """The value doctor warns on the page; it alters nothing."""
     site.add("hf_with_space", f"{VALUE} ")
-    said = site.page.get_by_role("status").filter(has_text="hf_with_space is stored")
+    said = site.page.get_by_role("status").filter(has_text="hf_with_space was stored")
     expect(said).to_contain_text("ends in white space")
     assert site.stored("hf_with_space") == f"{VALUE} ".encode()
 
@@ -43,7 +43,7 @@ def test_an_empty_value_is_stored_only_when_it_is_meant(site: Site) -> None:
     expect(page.get_by_role("alert")).to_contain_text("The value is empty")
     expect(page.get_by_label("Name")).to_have_value("perhaps_empty")
     assert faults(page) == []
-    page.get_by_label("Store it even if it is empty").check()
+    page.get_by_label("Allow an empty value").check()
     page.get_by_role("button", name="Add secret").click()
     expect(site.row("perhaps_empty")).to_contain_text("v1")
     assert site.stored("perhaps_empty") == b""
@@ -81,7 +81,7 @@ def test_a_file_is_kept_to_the_byte(site: Site, data: bytes) -> None:
     """Bytes, line ends of any kind and a byte order mark come out as they went in."""
     page, name = site.page, f"file_{data.hex()}"
     page.get_by_label("Name").fill(name)
-    page.get_by_text("A file, a note, an expiry").click()
+    page.get_by_text("File, note, expiry date").click()
     page.get_by_label("or a file").set_input_files(
         files=[{"name": "value.bin", "mimeType": "application/octet-stream", "buffer": data}]
     )
@@ -94,7 +94,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(site: Site) -> No
     """65,536 bytes are the most; one more and the browser says so, next to the field."""
     page = site.page
     page.get_by_label("Name").fill("too_large")
-    page.get_by_text("A file, a note, an expiry").click()
+    page.get_by_text("File, note, expiry date").click()
     field = page.get_by_label("or a file")
     field.set_input_files(files=[{"name": "x", "mimeType": "text/plain", "buffer": b"x" * 65_537}])
     page.get_by_role("button", name="Add secret").click()
@@ -155,7 +155,7 @@ def test_markup_in_a_note_stays_text(site: Site) -> None:
     note = "<img src=x onerror=alert(1)>\"'&amp; \u202eevil"
     page.get_by_label("Name").fill("noted")
     page.get_by_label("Value").fill("a value")
-    page.get_by_text("A file, a note, an expiry").click()
+    page.get_by_text("File, note, expiry date").click()
     page.get_by_label("Note").fill(note)
     page.get_by_role("button", name="Add secret").click()
     expect(site.row("noted")).to_contain_text(note)

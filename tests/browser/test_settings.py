@@ -16,15 +16,15 @@ def test_a_key_is_shown_once_and_works_until_it_is_revoked(site: Site) -> None:
     page = site.page
     page.get_by_role("link", name="API keys").click()
     page.get_by_label("Name").fill("laptop")
-    page.get_by_role("button", name="Make key").click()
-    key = page.locator("#fresh-key").inner_text()
+    page.get_by_role("button", name="Create key").click()
+    key = page.locator("#new-key").inner_text()
     assert faults(page) == []
     assert can_list(site, key) == 200
     page.reload()
-    expect(page.locator("#fresh-key")).to_have_count(0)
+    expect(page.locator("#new-key")).to_have_count(0)
     expect(site.row("laptop")).to_have_count(1)
     site.row("laptop").locator("summary").click()
-    site.row("laptop").get_by_role("button", name="Revoke it").click()
+    site.row("laptop").get_by_role("button", name="Revoke key").click()
     expect(site.row("laptop")).to_contain_text("revoked")
     assert can_list(site, key) == 401
     assert key not in page.content()
@@ -40,17 +40,17 @@ def test_a_key_has_the_scopes_that_were_ticked(site: Site) -> None:
     page = site.page
     page.goto("/settings/api-keys")
     page.get_by_label("Name").fill("reader")
-    for scope in ("Change secrets", "Run deployments"):
+    for scope in ("Change secrets", "Manage deployments"):
         page.get_by_label(scope).uncheck()
-    page.get_by_role("button", name="Make key").click()
-    key = page.locator("#fresh-key").inner_text()
+    page.get_by_role("button", name="Create key").click()
+    key = page.locator("#new-key").inner_text()
     with site.manager.client(key) as client:
         refused = client.post("/v1/secrets", json={"name": "x", "value": "y"})
     assert (can_list(site, key), refused.status_code) == (200, 403)
-    for scope in ("See secrets", "Change secrets", "Run deployments"):
+    for scope in ("View secrets", "Change secrets", "Manage deployments"):
         page.get_by_label(scope).uncheck()
     page.get_by_label("Name").fill("nothing")
-    page.get_by_role("button", name="Make key").click()
+    page.get_by_role("button", name="Create key").click()
     expect(page.get_by_role("alert")).to_contain_text("A key without a scope could do nothing")
 
 
@@ -58,9 +58,9 @@ def test_somebody_is_invited_and_comes_in(site: Site, open_site: Callable[..., S
     """A link, shown once; by it they choose a password, are signed in, and see what members see."""
     page = site.page
     page.get_by_role("link", name="People").click()
-    page.get_by_label("E-mail").fill("bob@example.com")
-    page.get_by_role("button", name="Make link").click()
-    link = page.locator("#fresh-link").inner_text()
+    page.get_by_label("Email").fill("bob@example.com")
+    page.get_by_role("button", name="Create invitation").click()
+    link = page.locator("#new-link").inner_text()
     expect(site.row("bob@example.com")).to_contain_text("invited")
     assert faults(page) == []
 
@@ -68,17 +68,17 @@ def test_somebody_is_invited_and_comes_in(site: Site, open_site: Callable[..., S
     guest.page.goto(link)
     expect(guest.page.get_by_text("bob@example.com")).to_be_visible()
     assert faults(guest.page) == []
-    guest.page.get_by_label("Password").fill("a password of bob's")
-    guest.page.get_by_label("The same again").fill("another password")
+    guest.page.locator("#password").fill("a password of bob's")
+    guest.page.get_by_label("Repeat password").fill("another password")
     guest.page.get_by_role("button", name="Save and sign in").click()
     expect(guest.page.get_by_role("alert")).to_contain_text("not the same")
-    guest.page.get_by_label("Password").fill("a password of bob's")
-    guest.page.get_by_label("The same again").fill("a password of bob's")
+    guest.page.locator("#password").fill("a password of bob's")
+    guest.page.get_by_label("Repeat password").fill("a password of bob's")
     guest.page.get_by_role("button", name="Save and sign in").click()
     expect(guest.page.get_by_role("heading", name="Secrets", exact=True)).to_be_visible()
     expect(guest.page.get_by_role("link", name="People")).to_have_count(0)
     guest.page.goto("/settings/people")
-    expect(guest.page.get_by_role("heading", name="You may not do that")).to_be_visible()
+    expect(guest.page.get_by_role("heading", name="Not allowed")).to_be_visible()
 
     page.reload()
     site.row("bob@example.com").get_by_role("button", name="Make admin").click()
@@ -88,7 +88,7 @@ def test_somebody_is_invited_and_comes_in(site: Site, open_site: Callable[..., S
     guest.page.goto("/settings/secrets")
     expect(guest.page.get_by_role("heading", name="Sign in")).to_be_visible()
     guest.page.goto(link)
-    expect(guest.page.get_by_role("heading", name="That does not let you in")).to_be_visible()
+    expect(guest.page.get_by_role("heading", name="Access denied")).to_be_visible()
 
 
 def test_a_team_has_secrets_of_its_own(site: Site) -> None:
@@ -97,9 +97,9 @@ def test_a_team_has_secrets_of_its_own(site: Site) -> None:
     page.goto("/settings/people")
     page.get_by_label("New team").fill("research")
     page.get_by_role("button", name="Create team").click()
-    page.get_by_label("Put into research").select_option(label=ADMIN)
-    page.locator(".team").filter(has_text="research").get_by_role("button", name="Put in").click()
-    expect(page.get_by_role("button", name=f"Take out {ADMIN} of research")).to_be_visible()
+    page.get_by_label("Add to research").select_option(label=ADMIN)
+    page.locator(".team").filter(has_text="research").get_by_role("button", name="Add").click()
+    expect(page.get_by_role("button", name=f"Remove {ADMIN} from research")).to_be_visible()
     assert faults(page) == []
     page.goto("/settings/secrets")
     site.add("of_default", "a value")
@@ -117,18 +117,18 @@ def test_a_lost_link_is_made_anew(site: Site, open_site: Callable[..., Site]) ->
     """The new one works, the old one no longer; a reload makes no third."""
     page = site.page
     page.goto("/settings/people")
-    page.get_by_label("E-mail").fill("carol@example.com")
-    page.get_by_role("button", name="Make link").click()
-    old = page.locator("#fresh-link").inner_text()
+    page.get_by_label("Email").fill("carol@example.com")
+    page.get_by_role("button", name="Create invitation").click()
+    old = page.locator("#new-link").inner_text()
     site.row("carol@example.com").get_by_role("button", name="New link").click()
-    expect(page.locator("#fresh-link")).not_to_have_text(old)
-    new = page.locator("#fresh-link").inner_text()
+    expect(page.locator("#new-link")).not_to_have_text(old)
+    new = page.locator("#new-link").inner_text()
     page.reload()
     expect(page.get_by_role("heading", name="People", exact=True)).to_be_visible()
-    expect(page.locator("#fresh-link")).to_have_count(0)
+    expect(page.locator("#new-link")).to_have_count(0)
     guest = open_site()
     guest.page.goto(old)
-    expect(guest.page.get_by_role("heading", name="That does not let you in")).to_be_visible()
+    expect(guest.page.get_by_role("heading", name="Access denied")).to_be_visible()
     guest.page.goto(new)
     expect(guest.page.get_by_text("carol@example.com")).to_be_visible()
 
@@ -144,7 +144,7 @@ def test_a_deployment_shows_what_its_replicas_hold_as_it_changes(site: Site) -> 
     """Without a reload: a replica that holds an older version is marked, and then is not."""
     page = site.page
     page.get_by_role("link", name="Deployments").click()
-    expect(page.get_by_role("heading", name="Nothing is served yet")).to_be_visible()
+    expect(page.get_by_role("heading", name="No deployments yet")).to_be_visible()
     assert faults(page) == []
     site.page.goto("/settings/secrets")
     site.add("watched", "one")
@@ -159,8 +159,8 @@ def test_a_deployment_shows_what_its_replicas_hold_as_it_changes(site: Site) -> 
     replica(site, "watched", deployment="live", version=2)
     expect(page.locator("#live .pill.on")).to_have_text("watched v2")
     page.locator(".head summary").click()
-    page.get_by_role("button", name="Remove it").click()
-    expect(page.get_by_role("status")).to_contain_text("live is removed")
+    page.get_by_role("button", name="Remove deployment").click()
+    expect(page.get_by_role("status")).to_contain_text("live was removed")
 
 
 def test_the_audit_log_is_filtered_verified_and_exported(site: Site) -> None:
@@ -173,12 +173,12 @@ def test_the_audit_log_is_filtered_verified_and_exported(site: Site) -> None:
     expect(newest).to_contain_text(ADMIN)
     expect(newest).to_contain_text("127.0.0.1")
     assert faults(page) == []
-    page.get_by_label("What", exact=True).press_sequentially("SESSION.")
+    page.get_by_label("Action", exact=True).press_sequentially("SESSION.")
     expect(page.locator("tbody tr").filter(has_text="secret.create")).to_have_count(0)
     expect(page.locator("tbody tr").first).to_contain_text("session.create")
     assert page.url.endswith("action=SESSION.&target=&outcome=")
     page.get_by_role("button", name="Verify").click()
-    expect(page.get_by_role("status").filter(has_text="The log holds")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="The audit log is intact")).to_be_visible()
     page.goto(page.url)
     expect(page.get_by_role("heading", name="Audit log")).to_be_visible()
     with page.expect_download() as download:
@@ -194,8 +194,8 @@ def test_a_password_is_changed(open_site: Callable[..., Site], site: Site) -> No
         made = admin.post("/v1/people", json={"email": "eve@example.com", "team_ids": [team]})
     one = open_site()
     one.page.goto(made.json()["link"])
-    one.page.get_by_label("Password").fill(PASSWORD.decode())
-    one.page.get_by_label("The same again").fill(PASSWORD.decode())
+    one.page.locator("#password").fill(PASSWORD.decode())
+    one.page.get_by_label("Repeat password").fill(PASSWORD.decode())
     one.page.get_by_role("button", name="Save and sign in").click()
     other = open_site()
     other.sign_in("eve@example.com")
@@ -203,20 +203,20 @@ def test_a_password_is_changed(open_site: Callable[..., Site], site: Site) -> No
     page.get_by_role("link", name="Account").click()
     assert faults(page) == []
     for now, new in (("not the old one", "a new long password"), (PASSWORD.decode(), "a new long password")):
-        page.get_by_label("Password now").fill(now)
-        page.get_by_label("New password").fill(new)
-        page.get_by_label("The same again").fill(new)
-        page.get_by_role("button", name="Change it").click()
+        page.get_by_label("Current password").fill(now)
+        page.locator("#new").fill(new)
+        page.get_by_label("Repeat new password").fill(new)
+        page.get_by_role("button", name="Change password").click()
         if now != PASSWORD.decode():
             expect(page.get_by_role("alert")).to_contain_text("That is not the password you have now")
-    expect(page.get_by_role("status")).to_contain_text("The password is changed")
+    expect(page.get_by_role("status")).to_contain_text("Your password was changed")
     other.page.reload()
     expect(other.page.get_by_role("heading", name="Sign in")).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
-    one.page.get_by_label("E-mail").fill("eve@example.com")
-    one.page.get_by_label("Password").fill(PASSWORD.decode())
+    one.page.get_by_label("Email").fill("eve@example.com")
+    one.page.locator("#password").fill(PASSWORD.decode())
     one.page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("do not belong together")
-    one.page.get_by_label("Password").fill("a new long password")
+    one.page.locator("#password").fill("a new long password")
     one.page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Secrets", exact=True)).to_be_visible()

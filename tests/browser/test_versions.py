@@ -18,7 +18,7 @@ def test_replacing_a_value_makes_the_next_version(site: Site) -> None:
     expect(page.get_by_label("New value")).to_have_value("")
     page.get_by_label("New value").fill("the second")
     page.get_by_role("button", name="Replace").click()
-    expect(page.get_by_role("status")).to_contain_text("replaced is replaced: version 2 is current now")
+    expect(page.get_by_role("status")).to_contain_text("replaced was replaced. Version 2 is current now")
     expect(site.row("v2")).to_contain_text("current")
     expect(page.get_by_label("New value")).to_have_value("")
     assert site.stored("replaced") == b"the second"
@@ -59,7 +59,7 @@ def test_rolling_back_and_destroying(site: Site) -> None:
     assert site.stored("turned") == b"one"
     site.row("v2").locator("summary").click()
     site.row("v2").get_by_role("button", name="Destroy v2").click()
-    expect(page.get_by_role("status")).to_contain_text("Version 2 is destroyed")
+    expect(page.get_by_role("status")).to_contain_text("Version 2 was destroyed")
     expect(site.row("v2")).to_contain_text("destroyed")
     assert site.row("v2").get_by_role("button").count() == 0
     assert faults(page) == []
@@ -72,8 +72,8 @@ def test_the_last_version_may_be_destroyed_and_the_page_says_so(site: Site) -> N
     site.open("emptied")
     site.row("v1").locator("summary").click()
     site.row("v1").get_by_role("button", name="Destroy v1").click()
-    expect(page.get_by_role("status")).to_contain_text("the last of emptied")
-    expect(page.get_by_text("every version is destroyed")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("emptied has no version left")
+    expect(page.get_by_text("all versions are destroyed")).to_be_visible()
     page.get_by_label("New value").fill("anew")
     page.get_by_role("button", name="Replace").click()
     expect(site.row("v2")).to_contain_text("current")
@@ -84,10 +84,10 @@ def test_deleting_has_an_undo(site: Site) -> None:
     page = site.page
     site.add("deleted_once", "a value")
     site.row("deleted_once").get_by_role("button", name="Delete").click()
-    expect(page.get_by_role("status").filter(has_text="deleted_once is deleted")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="deleted_once was deleted")).to_be_visible()
     expect(site.row("deleted_once")).to_have_count(0)
     page.get_by_role("button", name="Undo").click()
-    expect(page.get_by_role("status").filter(has_text="deleted_once is back")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="deleted_once was restored")).to_be_visible()
     expect(site.row("deleted_once")).to_contain_text("v1")
     assert site.stored("deleted_once") == b"a value"
 
@@ -116,7 +116,7 @@ def test_a_secret_in_use_is_deleted_only_when_that_is_meant(site: Site) -> None:
     expect(page.get_by_role("status").filter(has_text="in use by fill-mask")).to_be_visible()
     expect(site.row("in_use")).to_have_count(1)
     page.get_by_role("button", name="Delete anyway").click()
-    expect(page.get_by_role("status").filter(has_text="in_use is deleted")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="in_use was deleted")).to_be_visible()
     expect(site.row("in_use")).to_have_count(0)
 
 
@@ -144,7 +144,7 @@ def test_note_and_expiry_are_changed_and_warned_of(site: Site) -> None:
     page.get_by_label("Note").fill("ask the ml-bot team")
     page.get_by_label("Expires").fill("2020-01-31")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("It expired")).to_be_visible()
+    expect(page.get_by_text("This secret expired")).to_be_visible()
     assert faults(page) == []
     page.goto("/settings/secrets")
     expect(site.row("renewed")).to_contain_text("ask the ml-bot team")
@@ -153,8 +153,8 @@ def test_note_and_expiry_are_changed_and_warned_of(site: Site) -> None:
     page.get_by_label("Note").fill("")
     page.get_by_label("Expires").fill("")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_role("status")).to_contain_text("Saved")
-    expect(page.get_by_text("It expired")).to_have_count(0)
+    expect(page.get_by_role("status")).to_contain_text("expiry date were saved")
+    expect(page.get_by_text("This secret expired")).to_have_count(0)
 
 
 def replica(site: Site, *names: str, deployment: str, version: int = 1) -> None:

@@ -42,15 +42,15 @@ def test_from_the_set_up_link_to_a_rotated_model(browser: Browser, machine: Cli,
     page = site.page
     assert manager.link
     page.goto(manager.link)
-    page.get_by_label("E-mail").fill("ada@example.com")
+    page.get_by_label("Email").fill("ada@example.com")
     page.locator("#password").fill(PASSWORD.decode())
-    page.get_by_label("The same again").fill(PASSWORD.decode())
-    page.get_by_role("button", name="Create the administrator").click()
+    page.get_by_label("Repeat password").fill(PASSWORD.decode())
+    page.get_by_role("button", name="Create administrator").click()
     page.get_by_role("heading", name="Secrets", exact=True).wait_for()
     site.picture("first")
 
     page.goto(manager.link)
-    expect(page.get_by_label("The same again")).to_have_count(0)  # the link is spent
+    expect(page.get_by_label("Repeat password")).to_have_count(0)  # the link is spent
 
     page.goto("/settings/secrets")
     site.add("hf_access_token", VALUE)
@@ -61,8 +61,8 @@ def test_from_the_set_up_link_to_a_rotated_model(browser: Browser, machine: Cli,
 
     page.goto("/settings/api-keys")
     page.get_by_label("Name").fill("laptop")
-    page.get_by_role("button", name="Make key").click()
-    key = page.locator("#fresh-key").inner_text()
+    page.get_by_role("button", name="Create key").click()
+    key = page.locator("#new-key").inner_text()
     environ = machine.environ | {
         "GUSSET_HOME": str(tmp_path / "laptop"),
         "GUSSET_SETTINGS": str(tmp_path / "laptop.toml"),

@@ -1,4 +1,4 @@
-"""The pages over HTTP: who gets in, forms that cannot be forged, what each answer forbids. Browsers: tests/browser."""
+"""The pages over HTTP: who gets in, forms that cannot be forged, what each response forbids. Browsers: tests/browser."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from gusset.manager.pages.auth_pages import AuthPages
-from gusset.manager.pages.pages import places
+from gusset.manager.pages.routes import page_routes
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
 
-PLACES = places(AuthPages(None))
+ROUTES = page_routes(AuthPages(None))
 
 
 class Visitor:
@@ -57,7 +57,7 @@ def ada(stranger: Visitor) -> Visitor:
 
 
 def path_of(path: str) -> str:
-    """A place's address with something in it for each of its names."""
+    """A route's address with something in it for each of its names."""
     return re.sub(r"\{[^}]+\}", "7", path)
 
 
@@ -66,16 +66,16 @@ def path_of(path: str) -> str:
 
 def test_a_stranger_is_sent_to_sign_in(stranger: Visitor) -> None:
     """No page and no form answers anybody who is not signed in."""
-    for place in (p for p in PLACES if p.who != "anybody"):
-        answer = stranger.http.request(place.method, path_of(place.path))
-        assert answer.status_code == 303, place
-        assert answer.headers["location"].startswith("/signin")
+    for route in (r for r in ROUTES if r.audience != "anybody"):
+        response = stranger.http.request(route.method, path_of(route.path))
+        assert response.status_code == 303, route
+        assert response.headers["location"].startswith("/signin")
 
 
 def test_a_session_is_a_cookie_that_scripts_and_other_sites_do_not_get(stranger: Visitor) -> None:
     """HttpOnly and SameSite; over HTTPS also Secure, and bound to the host by its name."""
-    answer = stranger.sign_in()
-    cookie = next(c for c in answer.headers.get_list("set-cookie") if c.startswith("gusset_session="))
+    response = stranger.sign_in()
+    cookie = next(c for c in response.headers.get_list("set-cookie") if c.startswith("gusset_session="))
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and "Path=/" in cookie
 
 
@@ -91,9 +91,9 @@ def test_over_https_cookies_are_bound_to_the_host(manager: Manager) -> None:
         token = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
         assert token
         form = {"email": ADMIN, "password": PASSWORD.decode(), "csrf": token[1]}
-        answer = client.post("/signin", data=form, headers={"cookie": given.partition(";")[0]})
-        assert answer.headers["set-cookie"].startswith("__Host-gusset_session=")
-        assert "Secure" in answer.headers["set-cookie"]
+        response = client.post("/signin", data=form, headers={"cookie": given.partition(";")[0]})
+        assert response.headers["set-cookie"].startswith("__Host-gusset_session=")
+        assert "Secure" in response.headers["set-cookie"]
     with manager.client() as admin:
         [record] = admin.get("/v1/audit", params={"action": "session.create"}).json()["records"]
     assert record["details"]["from"] == "192.0.2.7"
@@ -139,19 +139,19 @@ def test_guessing_passwords_ends_after_some(stranger: Visitor) -> None:
     }
     assert said == {401}
     refused = stranger.sign_in()
-    assert (refused.status_code, "too often" in refused.text) == (429, True)
+    assert (refused.status_code, "Too many failed attempts" in refused.text) == (429, True)
 
 
 def test_a_member_sees_no_page_of_administrators(manager: Manager, stranger: Visitor) -> None:
-    """People and audit log answer 403 to a member, forms too; the refusals are in the log."""
+    """People and audit log response 403 to a member, forms too; the refusals are in the log."""
     manager.member("mem@example.com")
     assert stranger.sign_in("mem@example.com").status_code == 303
-    for place in (p for p in PLACES if p.who == "admin"):
-        if place.method == "GET":
-            answer = stranger.http.get(path_of(place.path))
+    for route in (r for r in ROUTES if r.audience == "admin"):
+        if route.method == "GET":
+            response = stranger.http.get(path_of(route.path))
         else:
-            answer = stranger.send(path_of(place.path))
-        assert answer.status_code == 403, place
+            response = stranger.send(path_of(route.path))
+        assert response.status_code == 403, route
     with manager.client() as admin:
         records = admin.get("/v1/audit", params={"action": "request.refuse"}).json()["records"]
     assert {"mem@example.com"} == {record["actor"] for record in records}
@@ -173,8 +173,8 @@ def test_a_member_of_another_team_sees_nothing_of_it(manager: Manager, stranger:
     forms = ("value", "note", "delete", "restore", "versions/1/rollback", "versions/1/destroy")
     for path in (*(f"{secret}/{form}" for form in forms), f"/settings/deployments/{deployment}/remove"):
         assert stranger.send(path, value="x").status_code == 404, path
-    answer = stranger.send("/settings/secrets", team=default, name="mine", value="x")
-    assert answer.status_code == 404
+    response = stranger.send("/settings/secrets", team=default, name="mine", value="x")
+    assert response.status_code == 404
     with manager.client() as admin:
         assert admin.get("/v1/secrets/theirs").json()["version"] == 1
 
@@ -190,7 +190,7 @@ def test_a_form_of_another_site_or_session_is_refused(ada: Visitor) -> None:
         {"sec-fetch-site": "same-site"},
         {"origin": "https://x.example"},
     )
-    for path in (path_of(place.path) for place in PLACES if place.method == "POST"):
+    for path in (path_of(route.path) for route in ROUTES if route.method == "POST"):
         assert ada.http.post(path, data={}).status_code == 403, path
         assert ada.http.post(path, data={"csrf": "0" * 64}).status_code == 403, path
         for headers in from_elsewhere:
@@ -208,42 +208,42 @@ def test_signing_in_cannot_be_forged_either(stranger: Visitor) -> None:
 def test_a_notice_is_shown_once_and_only_ours(ada: Visitor) -> None:
     """What a page says comes from this manager and this session; a cookie that somebody made up says nothing."""
     ada.add("noticed", b"a value")
-    assert "noticed is stored" in ada.http.get("/settings/secrets").text
-    assert "noticed is stored" not in ada.http.get("/settings/secrets").text
+    assert "noticed was stored" in ada.http.get("/settings/secrets").text
+    assert "noticed was stored" not in ada.http.get("/settings/secrets").text
     ada.http.cookies.set("gusset_notice", "eyJraW5kIjoib2sifQ", domain="127.0.0.1", path="/settings")
     assert 'class="notice' not in ada.http.get("/settings/secrets").text
 
 
-# --- what an answer forbids
+# --- what an response forbids
 
 
 def test_every_answer_is_kept_by_nobody_and_loads_nothing_foreign(ada: Visitor) -> None:
     """no-store, and a policy that names this site alone; errors and redirects are no exception."""
     for path in ["/signin", "/settings/secrets", "/settings/nothing", "/setup/none", "/settings"]:
-        answer = ada.http.get(path)
-        assert answer.headers["cache-control"] == "no-store"
-        policy = answer.headers["content-security-policy"]
+        response = ada.http.get(path)
+        assert response.headers["cache-control"] == "no-store"
+        policy = response.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy and "http" not in policy
-        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
 
 def test_pages_have_neither_inline_scripts_nor_inline_styles(ada: Visitor) -> None:
-    """What the policy would stop is not there in the first place."""
+    """What the policy would stop is not there in the first route."""
     ada.add("one", b"a value")
-    for place in (p for p in PLACES if p.method == "GET"):
-        text = ada.http.get(path_of(place.path)).text
-        assert not re.search(r"<script(?![^>]*\bsrc=)|\son[a-z]+=|\sstyle=|<style", text), place.path
+    for route in (r for r in ROUTES if r.method == "GET"):
+        text = ada.http.get(path_of(route.path)).text
+        assert not re.search(r"<script(?![^>]*\bsrc=)|\son[a-z]+=|\sstyle=|<style", text), route.path
 
 
 def test_static_files_are_kept_for_ever_by_their_fingerprint(stranger: Visitor) -> None:
     """A new release has new addresses; without the fingerprint a browser asks again; nothing else is served."""
     page = stranger.http.get("/signin").text
     for url in map(html.unescape, re.findall(r'(?:src|href)="(/static/[^"]+)"', page)):
-        answer = stranger.http.get(url)
-        assert answer.status_code == 200
-        assert "immutable" in answer.headers["cache-control"]
-        bare = stranger.http.get(url.partition("?")[0], headers={"if-none-match": answer.headers["etag"]})
+        response = stranger.http.get(url)
+        assert response.status_code == 200
+        assert "immutable" in response.headers["cache-control"]
+        bare = stranger.http.get(url.partition("?")[0], headers={"if-none-match": response.headers["etag"]})
         assert (bare.status_code, bare.headers["cache-control"]) == (304, "no-cache")
     for name in ("../render.py", "%2e%2e/render.py", "nothing.js", ""):
         assert stranger.http.get(f"/static/{name}").status_code == 404
@@ -270,11 +270,11 @@ def test_what_is_no_name_is_refused_and_not_repeated(ada: Visitor) -> None:
         "x" * 254,
         "'; drop table x",
     ]:
-        answer = ada.add(name, b"a value")
-        assert answer.status_code == 400
-        field = re.search(r'id="name" name="name" value="([^"]*)"', answer.text)
+        response = ada.add(name, b"a value")
+        assert response.status_code == 400
+        field = re.search(r'id="name" name="name" value="([^"]*)"', response.text)
         assert field and field[1] == ""
-        assert "No secrets yet" in answer.text
+        assert "No secrets yet" in response.text
 
 
 def test_any_text_is_a_value(ada: Visitor) -> None:
@@ -283,7 +283,7 @@ def test_any_text_is_a_value(ada: Visitor) -> None:
     for number, value in enumerate(odd):
         assert ada.add(f"odd{number}", value.encode()).status_code == 303
         page = ada.http.get("/settings/secrets").text
-        assert f"odd{number} is stored" in page
+        assert f"odd{number} was stored" in page
         assert value not in page and html.escape(value) not in page
 
 
@@ -311,8 +311,8 @@ def test_a_body_that_is_too_large_is_refused(ada: Visitor) -> None:
         status = 413
     assert status == 413
     ada.http = httpx.Client(base_url=ada.http.base_url, cookies=ada.http.cookies, trust_env=False)
-    answer = ada.add("large", b"x" * 65_537)
-    assert (answer.status_code, "65536" in answer.text.replace(",", "")) == (400, True)
+    response = ada.add("large", b"x" * 65_537)
+    assert (response.status_code, "65536" in response.text.replace(",", "")) == (400, True)
 
 
 def test_odd_addresses_show_a_page_all_the_same(ada: Visitor) -> None:
@@ -329,8 +329,8 @@ def test_a_part_of_a_page_is_sent_where_a_part_is_asked_for(ada: Visitor) -> Non
     assert "rowed" in part and "<html" not in part and 'id="rows"' in part
     ada.http.cookies.clear()
     here = str(ada.http.base_url.join("/settings/secrets?q=row"))
-    answer = ada.http.get("/settings/secrets?q=row", headers={"hx-request": "true", "hx-current-url": here})
-    assert (answer.status_code, answer.headers["hx-redirect"]) == (
+    response = ada.http.get("/settings/secrets?q=row", headers={"hx-request": "true", "hx-current-url": here})
+    assert (response.status_code, response.headers["hx-redirect"]) == (
         401,
         "/signin?next=/settings/secrets%3Fq%3Drow",
     )

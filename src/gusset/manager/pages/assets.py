@@ -1,4 +1,4 @@
-"""Serves the few files that pages load: style, script, icon. They hold nothing of anybody's."""
+"""Serves the static files of the pages: style sheet, scripts, icon."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file, as it is and compressed."""
+    """A file's content, plain and compressed with gzip."""
 
     plain: bytes
-    zipped: bytes
+    gzipped: bytes
 
 
 @cache
@@ -36,15 +36,15 @@ def asset(name: str) -> Asset:
 
 
 async def static(request: Request) -> Response:
-    """One of the files; kept for ever where the address has its fingerprint."""
+    """Serve one file. A URL with the file's fingerprint may be cached forever."""
     request.scope["route_path"] = "/static"
     name = request.path_params["name"]
     if name not in _TYPES:
         raise HTTPException(404)
     found, tag = asset(name), f'"{fingerprint(name)}"'
-    lasting = request.query_params.get("v") == fingerprint(name)
+    immutable = request.query_params.get("v") == fingerprint(name)
     headers = {
-        "cache-control": "public, max-age=31536000, immutable" if lasting else "no-cache",
+        "cache-control": "public, max-age=31536000, immutable" if immutable else "no-cache",
         "etag": tag,
         "vary": "accept-encoding",
         "content-type": _TYPES[name],
@@ -53,5 +53,5 @@ async def static(request: Request) -> Response:
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(found.zipped, headers={**headers, "content-encoding": "gzip"})
+        return Response(found.gzipped, headers={**headers, "content-encoding": "gzip"})
     return Response(found.plain, headers=headers)

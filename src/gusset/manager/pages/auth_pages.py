@@ -1,4 +1,4 @@
-"""Coming in and going out: sign in, set up, choose a password. Hashing is slow on purpose."""
+"""Pages for signing in and out, setup, and one's own password. Password hashing makes these handlers slow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gusset.errors import (
 )
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.auth.rate_limiter import RateLimiter
-from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, local, told
+from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text, local_url
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.audit_log import Actor
 
@@ -21,130 +21,145 @@ HOME = "/settings/secrets"
 
 
 class AuthPages:
-    """The pages for those who are not signed in, and what concerns one's own password."""
+    """Sign-in, setup and account pages, which share a rate limit on failed passwords."""
 
-    def __init__(self, first: BootstrapLink | None) -> None:
-        self._first = first
+    def __init__(self, bootstrap_link: BootstrapLink | None) -> None:
+        self._bootstrap_link = bootstrap_link
         self._failures = RateLimiter(limit=10, seconds=300.0)
 
-    # --- sign in
+    # --- signing in and out
 
-    def sign_in_page(self, visit: PageRequest) -> Page | Redirect:
-        """Asks for e-mail address and password."""
-        if visit.somebody is not None:
-            return Redirect(local(visit.query.get("next", "")))
-        return _sign_in(visit, next_=visit.query.get("next", ""))
+    def sign_in_page(self, request: PageRequest) -> Page | Redirect:
+        """The sign-in form; whoever is signed in goes straight to the next page."""
+        next_url = request.query.get("next", "")
+        if request.signed_in is not None:
+            return Redirect(local_url(next_url))
+        return _sign_in_form(next_url=next_url)
 
-    def sign_in(self, visit: PageRequest) -> Page | Redirect:
-        """A new session. After many failures, from one address or for one person, none for a while."""
-        email, next_ = visit.form.text("email"), visit.form.raw("next")
-        keys = (f"address {visit.address}", f"person {email.lower()[:254]}")
+    def sign_in(self, request: PageRequest) -> Page | Redirect:
+        """Start a session. Failures are limited per address and per person."""
+        email, next_url = request.form.text("email"), request.form.raw("next")
+        by_address, by_person = f"address {request.address}", f"person {email.lower()[:254]}"
         try:
-            self._check(*keys)
-            _, session = visit.vault.people.sign_in(
-                email, visit.form.password("password"), address=visit.address
+            self._check_rate(by_address, by_person)
+            _, session = request.vault.people.sign_in(
+                email, request.form.password("password"), address=request.address
             )
-        except (NotSignedIn, TooManyAttempts) as error:
-            if isinstance(error, NotSignedIn):
-                for key in keys:
-                    self._failures.count(key)
-            return _sign_in(visit, next_=next_, email=email, fault=error)
-        self._failures.reset(keys[1])
-        return Redirect(local(next_), session=session)
+        except NotSignedIn as error:
+            self._failures.count(by_address)
+            self._failures.count(by_person)
+            return _sign_in_form(next_url=next_url, email=email, error=error)
+        except TooManyAttempts as error:
+            return _sign_in_form(next_url=next_url, email=email, error=error)
+        self._failures.reset(by_person)
+        return Redirect(local_url(next_url), session=session)
 
-    def _check(self, *keys: str) -> None:
-        if any(self._failures.blocked(key) for key in keys):
-            raise TooManyAttempts("that failed too often of late", hint="wait five minutes, then try again")
+    def _check_rate(self, *clients: str) -> None:
+        if any(self._failures.blocked(client) for client in clients):
+            raise TooManyAttempts("too many failed attempts", hint="Wait five minutes, then try again.")
 
-    def sign_out(self, visit: PageRequest) -> Redirect:
-        """The session ends."""
-        if visit.somebody is not None:
-            visit.vault.people.sign_out(visit.session, actor=visit.somebody.actor)
+    def sign_out(self, request: PageRequest) -> Redirect:
+        """End the session."""
+        if request.signed_in is not None:
+            request.vault.people.sign_out(request.session, actor=request.signed_in.actor)
         return Redirect("/signin", session="")
 
-    # --- set up
+    # --- setup
 
-    def setup_page(self, visit: PageRequest) -> Page:
-        """Asks for the password of who has the link; of who sets the manager up, for their address too."""
-        return self._setup(visit, visit.path["link"])
+    def setup_page(self, request: PageRequest) -> Page:
+        """The form behind a setup link: a password, and for the first administrator an email address too."""
+        return self._setup_form(request, request.path["link"])
 
-    def setup(self, visit: PageRequest) -> Page | Redirect:
-        """The first administrator, or the password of an invited person; then they are signed in."""
-        link, password = visit.form.raw("link"), visit.form.password("password")
-        email = visit.form.text("email")
+    def setup(self, request: PageRequest) -> Page | Redirect:
+        """Create the first administrator or set an invited person's password, then sign them in."""
+        link, password = request.form.raw("link"), request.form.password("password")
+        email = request.form.text("email")
         try:
-            _same(visit.form.raw("password"), visit.form.raw("again"))
-            if self._is_first(visit, link):
-                email = self._create_first(visit, email, password)
+            _check_same(request.form.raw("password"), request.form.raw("again"))
+            if self._is_bootstrap(request, link):
+                actor = Actor("setup link", request.address)
+                email = request.vault.people.set_up(email, password, actor=actor).email
             else:
-                email = visit.vault.people.accept(_link(link), password, address=visit.address).email
+                email = request.vault.people.accept(_link(link), password, address=request.address).email
         except UsageError as error:
-            return self._setup(visit, link, email=email, fault=error)
-        _, session = visit.vault.people.sign_in(email, password, address=visit.address)
+            return self._setup_form(request, link, email=email, error=error)
+        _, session = request.vault.people.sign_in(email, password, address=request.address)
         return Redirect(HOME, Notice("ok", "You are signed in."), session=session)
 
-    def _create_first(self, visit: PageRequest, email: str, password: SecretValue) -> str:
-        actor = Actor("setup link", visit.address)
-        return visit.vault.people.set_up(email, password, actor=actor).email
-
-    def _setup(
-        self, visit: PageRequest, link: str, *, email: str = "", fault: GussetError | None = None
+    def _setup_form(
+        self, request: PageRequest, link: str, *, email: str = "", error: GussetError | None = None
     ) -> Page:
-        first = self._is_first(visit, link)
+        first = self._is_bootstrap(request, link)
         if not first:
-            info = visit.vault.people.link_of(_link(link))
-            email = visit.vault.people.get(info.user_id or "").email
-        title = "Set up this manager" if first else "Choose a password"
-        context = {"first": first, "link": link, "form": {"email": email}}
-        return Page("setup.html", title, context, _fault(fault), outcome_of(fault).http if fault else 200)
+            info = request.vault.people.link_of(_link(link))
+            email = request.vault.people.get(info.user_id or "").email
+        return Page(
+            template="setup.html",
+            title="Set up this manager" if first else "Choose a password",
+            context={"first": first, "link": link, "form": {"email": email}},
+            notice=_error_notice(error),
+            status=_status(error),
+        )
 
-    def _is_first(self, visit: PageRequest, link: str) -> bool:
-        return self._first is not None and self._first.matches(link) and not visit.vault.people.anybody()
+    def _is_bootstrap(self, request: PageRequest, link: str) -> bool:
+        bootstrap_link = self._bootstrap_link
+        return (
+            bootstrap_link is not None and bootstrap_link.matches(link) and not request.vault.people.anybody()
+        )
 
-    # --- one's own account
+    # --- the account
 
-    def account_page(self, visit: PageRequest) -> Page:
-        """Who one is."""
-        return _account(visit)
+    def account_page(self, request: PageRequest) -> Page:
+        """The caller's profile, and a form to change the password."""
+        return _account_page()
 
-    def change_password(self, visit: PageRequest) -> Page | Redirect:
-        """A new password, for who knows the old one."""
-        caller, form = visit.caller, visit.form
-        key = f"person {caller.person.email}"
+    def change_password(self, request: PageRequest) -> Page | Redirect:
+        """Change the caller's password; the current one is needed."""
+        caller, form = request.caller, request.form
+        by_person = f"person {caller.person.email}"
         try:
-            self._check(key)
-            _same(form.raw("new"), form.raw("again"))
-            visit.vault.people.change_password(
+            self._check_rate(by_person)
+            _check_same(form.raw("new"), form.raw("again"))
+            request.vault.people.change_password(
                 caller.person,
                 form.password("current"),
                 form.password("new"),
-                keep=visit.session,
+                keep=request.session,
                 actor=caller.actor,
             )
-        except (Denied, UsageError, TooManyAttempts) as error:
-            if isinstance(error, Denied):
-                self._failures.count(key)
-            return _account(visit, fault=error)
-        return Redirect("/settings/account", Notice("ok", "The password is changed."))
+        except Denied as error:
+            self._failures.count(by_person)
+            return _account_page(error=error)
+        except (UsageError, TooManyAttempts) as error:
+            return _account_page(error=error)
+        return Redirect("/settings/account", Notice("ok", "Your password was changed."))
 
 
-def _sign_in(visit: PageRequest, *, next_: str, email: str = "", fault: GussetError | None = None) -> Page:
-    context = {"next": local(next_), "form": {"email": email}}
-    status = outcome_of(fault).http if fault else 200
-    return Page("signin.html", "Sign in", context, _fault(fault), status)
+def _sign_in_form(*, next_url: str, email: str = "", error: GussetError | None = None) -> Page:
+    return Page(
+        template="signin.html",
+        title="Sign in",
+        context={"next": local_url(next_url), "form": {"email": email}},
+        notice=_error_notice(error),
+        status=_status(error),
+    )
 
 
-def _account(visit: PageRequest, *, fault: GussetError | None = None) -> Page:
-    context = {"form": {"error": told(fault)}}
-    return Page("account.html", "Account", context, status=outcome_of(fault).http if fault else 200)
+def _account_page(*, error: GussetError | None = None) -> Page:
+    context = {"form": {"error": error_text(error) if error else None}}
+    return Page(template="account.html", title="Account", context=context, status=_status(error))
 
 
-def _fault(error: GussetError | None) -> Notice | None:
-    return Notice("error", told(error) or "") if error else None
+def _error_notice(error: GussetError | None) -> Notice | None:
+    return Notice("error", error_text(error)) if error else None
 
 
-def _same(one: str, other: str) -> None:
-    if one != other:
+def _status(error: GussetError | None) -> int:
+    return outcome_of(error).http if error else 200
+
+
+def _check_same(password: str, again: str) -> None:
+    if password != again:
         raise InvalidValue("the two passwords are not the same")
 
 

@@ -1,4 +1,4 @@
-"""Reads what a browser's form sends, exactly or not at all; in memory alone, for a value may be in it."""
+"""Parses submitted forms: strictly, and only in memory, since a form may hold a secret's value."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from starlette.requests import Request
 from gusset.manager.middleware import MOST_BYTES
 from gusset.manager.pages.page_types import Form
 
-_FIELDS = 100
+_MAX_FIELDS = 100
 
 
 class _Parser(MultiPartParser):
-    """Keeps parts in memory (the body is limited before it comes here), and text that is UTF-8 alone."""
+    """Keeps all parts in memory, whose size is already limited, and refuses text that is not UTF-8."""
 
     spool_max_size = 2 * MOST_BYTES
 
@@ -30,22 +30,22 @@ class _Parser(MultiPartParser):
 
 
 async def read_form(request: Request) -> Form:
-    """The fields and the file of a form. Raises HTTPException for what is none."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """The fields and the file of a form. Raises HTTPException for anything that is not a form."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        if kind == "multipart/form-data":
+        if content_type == "multipart/form-data":
             return await _multipart(request)
-        if kind in ("application/x-www-form-urlencoded", ""):
-            return Form(_encoded(await request.body()))
+        if content_type in ("application/x-www-form-urlencoded", ""):
+            return Form(_url_encoded(await request.body()))
     except (MultiPartException, ValueError):
-        raise HTTPException(400, "the form did not come whole, or is not in UTF-8") from None
-    raise HTTPException(415, "that is not a form")
+        raise HTTPException(400, "the form is incomplete, or is not valid UTF-8") from None
+    raise HTTPException(415, "the request is not a form")
 
 
-def _encoded(body: bytes) -> dict[str, list[str]]:
+def _url_encoded(body: bytes) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for name, text in parse_qsl(
-        body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELDS
+        body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
     ):
         fields.setdefault(name, []).append(text)
     return fields
@@ -53,7 +53,7 @@ def _encoded(body: bytes) -> dict[str, list[str]]:
 
 async def _multipart(request: Request) -> Form:
     parser = _Parser(
-        request.headers, request.stream(), max_files=1, max_fields=_FIELDS, max_part_size=MOST_BYTES
+        request.headers, request.stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=MOST_BYTES
     )
     data = await parser.parse()
     fields: dict[str, list[str]] = {}
@@ -61,14 +61,14 @@ async def _multipart(request: Request) -> Form:
     for name, part in data.multi_items():
         if isinstance(part, str):
             fields.setdefault(name, []).append(part)
-        elif name == "file" and (part.filename or part.size):  # neither: none was chosen
+        elif name == "file" and (part.filename or part.size):  # otherwise no file was chosen
             file = await part.read()
     await data.close()
     return Form(fields, file)
 
 
-def from_elsewhere(request: Request) -> bool:
-    """Whether a browser says that a page of another site sent this."""
+def is_cross_site(request: Request) -> bool:
+    """Whether the browser's headers say that another site's page sent this request."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site not in ("same-origin", "none")

@@ -1,4 +1,4 @@
-"""Makes HTML of templates: the environment they run in, and how times read. Knows nothing of requests."""
+"""The Jinja environment of the templates, and its filters. Knows nothing of requests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 _UNITS = ((365 * DAY, "year"), (30 * DAY, "month"), (DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"))
 
 
-def moment(text: str) -> datetime:
-    """A time as the vault writes it: RFC 3339 in UTC."""
+def parse_time(text: str) -> datetime:
+    """Parse a time as the vault stores it: RFC 3339 in UTC."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """How a time reads beside `now`: "just now", "3 minutes ago", "in 6 days"; "never" for none."""
+    """A time relative to `now`: "just now", "3 minutes ago", "in 6 days"; "never" for None."""
     if text is None:
         return "never"
-    seconds = (now - moment(text)).total_seconds()
+    seconds = (now - parse_time(text)).total_seconds()
     size = abs(seconds)
     if size < MINUTE:
         return "just now" if seconds >= 0 else "in a moment"
@@ -36,24 +36,24 @@ def ago(text: str | None, now: datetime) -> str:
     count = int(size // length)
     if (count, unit) == (1, "day"):
         return "yesterday" if seconds > 0 else "tomorrow"
-    spoken = f"{count} {unit}{'' if count == 1 else 's'}"
-    return f"{spoken} ago" if seconds > 0 else f"in {spoken}"
+    relative = f"{count} {unit}{'' if count == 1 else 's'}"
+    return f"{relative} ago" if seconds > 0 else f"in {relative}"
 
 
 def exact(text: str) -> str:
-    """A time to the second, as it is shown on hover: "23 November 2026, 14:00:05 UTC"."""
-    at = moment(text)
+    """A time to the second, for tooltips: "23 November 2026, 14:00:05 UTC"."""
+    at = parse_time(text)
     return f"{at.day} {at:%B %Y, %H:%M:%S} UTC"
 
 
 def day(text: str | None) -> str:
-    """The day of a time, as a date field takes it; empty for none."""
-    return f"{moment(text):%Y-%m-%d}" if text else ""
+    """The date of a time, as a date input takes it; empty for None."""
+    return f"{parse_time(text):%Y-%m-%d}" if text else ""
 
 
 def past(text: str | None, now: datetime) -> bool:
-    """Whether a time is over. One that is not set never is."""
-    return text is not None and moment(text) <= now
+    """Whether a time has passed; False for None."""
+    return text is not None and parse_time(text) <= now
 
 
 def count_of(number: int, noun: str) -> str:
@@ -62,25 +62,25 @@ def count_of(number: int, noun: str) -> str:
 
 
 def yaml_key(name: str) -> str:
-    """The name of a secret as a key of YAML: quoted where YAML would read something else."""
+    """A secret's name as a YAML key, quoted if YAML would not read it as that string."""
     plain = _PLAIN_KEY.fullmatch(name) and name.lower() not in _YAML_WORDS
     return name if plain else f'"{name}"'
 
 
 @cache
 def fingerprint(name: str) -> str:
-    """Changes with the bytes of a static file, so that browsers may keep the file for ever."""
+    """A short hash of a static file: its URL changes with its content, so browsers may cache it forever."""
     return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
 
 
 def static_url(name: str) -> str:
-    """The address of a file under `static/`."""
+    """The URL of a file in `static/`, with its fingerprint."""
     return f"/static/{name}?v={fingerprint(name)}"
 
 
 def environment() -> Environment:
-    """What the pages' templates run in: everything is escaped, and a name that is not given is an error."""
-    made = Environment(
+    """The environment for the templates: everything is escaped, and an undefined name is an error."""
+    templates = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -89,6 +89,6 @@ def environment() -> Environment:
         auto_reload=False,
     )
     filters: tuple[Callable[..., object], ...] = (ago, exact, day, past, count_of, yaml_key)
-    made.filters.update({each.__name__: each for each in filters})
-    made.globals["static"] = static_url
-    return made
+    templates.filters.update({each.__name__: each for each in filters})
+    templates.globals["static"] = static_url
+    return templates

@@ -1,4 +1,4 @@
-"""The pages of secrets. A value comes in by a form and never goes out: no handler here can read one."""
+"""Pages of secrets. Forms submit values, but no page shows one: no handler here can read a value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from gusset.errors import Conflict, GussetError, InvalidName, NotFound, UsageError, outcome_of
 from gusset.manager.api.serializers import secret_model
-from gusset.manager.pages.page_types import Form, Notice, Page, PageRequest, Redirect, told
+from gusset.manager.pages.page_types import Form, Notice, Page, PageRequest, Redirect, error_text
 from gusset.secrets.credentials import KNOWN_PREFIXES
 from gusset.secrets.info import WARN_BEFORE, SecretInfo
 from gusset.secrets.name import check_name, fold_name
@@ -18,198 +18,219 @@ from gusset.vault.services.deployments import DeploymentInfo
 from gusset.vault.services.people import TeamInfo
 from gusset.vault.services.secret_store import SecretStore
 
-ROWS = 25
-VERSIONS = 100  # of a secret, the newest
+ROWS = 25  # per page
+MAX_VERSIONS = 100  # shown, the newest
 
 
-def list_page(visit: PageRequest) -> Page:
-    """The secrets of a team: filtered, page by page; or those that were deleted."""
-    return _listed(visit, visit.caller.team(visit.query.get("team")))
+def list_page(request: PageRequest) -> Page:
+    """A team's secrets, filtered and paginated; or its deleted secrets."""
+    return _list(request, request.caller.team(request.query.get("team")))
 
 
-def _listed(visit: PageRequest, team: TeamInfo, *, name: str = "", fault: GussetError | None = None) -> Page:
-    store, query = _store(visit, team), "" if fault else visit.query.get("q", "").strip()
-    deleted, page = visit.query.get("deleted") == "1" and not fault, _page_number(visit)
+def _list(request: PageRequest, team: TeamInfo, *, name: str = "", error: GussetError | None = None) -> Page:
+    store, query = _store(request, team), "" if error else request.query.get("q", "").strip()
+    deleted, page = request.query.get("deleted") == "1" and not error, _page_number(request)
     found, total = store.page(containing=query, limit=ROWS, offset=(page - 1) * ROWS, deleted=deleted)
-    used = visit.vault.deployments.declaring(team.id)
+    used_by = request.vault.deployments.declaring(team.id)
     context = {
         "team": team,
-        "secrets": [_row(info, used.get(fold_name(info.name), ()), visit.now) for info in found],
+        "secrets": [_row(info, used_by.get(fold_name(info.name), ()), request.now) for info in found],
         "q": query,
         "page": page,
         "pages": max(1, -(-total // ROWS)),
         "total": total,
         "deleted": deleted,
-        "form": {"name": name, "error": told(fault)},
+        "form": {"name": name, "error": error_text(error) if error else None},
     }
-    status = outcome_of(fault).http if fault else 200
-    return Page("secrets.html", "Secrets", context, status=status, part="_secrets_list.html")
+    return Page(
+        template="secrets.html",
+        title="Secrets",
+        context=context,
+        status=_status(error),
+        part="_secrets_list.html",
+    )
 
 
-def add(visit: PageRequest) -> Page | Redirect:
-    """A new secret, or a new version of one that there is."""
-    team, name = visit.caller.team(visit.form.text("team") or None), visit.form.raw("name")
+def add(request: PageRequest) -> Page | Redirect:
+    """Create a secret, or add a new version to an existing one."""
+    form = request.form
+    team, name = request.caller.team(form.text("team") or None), form.raw("name")
     try:
-        value = visit.form.value()
-        info = _store(visit, team).set(
-            _meant(name),
+        value = form.value()
+        info = _store(request, team).set(
+            _checked_name(name),
             value,
-            actor=visit.caller.actor,
-            note=visit.form.text("note") or None,
-            expires_at=visit.form.date("expires"),
+            actor=request.caller.actor,
+            note=form.text("note") or None,
+            expires_at=form.date("expires"),
         )
     except (UsageError, Conflict) as error:
-        # What stands where a name should be is now and then a value: only a name is shown again.
-        again = "" if isinstance(error, InvalidName) else name
-        return _listed(visit, team, name=again, fault=error)
-    return Redirect(f"/settings/secrets?team={team.id}", _stored(info, value, visit.now))
+        # An invalid name may be a value in the wrong field: do not repeat it.
+        repeated = "" if isinstance(error, InvalidName) else name
+        return _list(request, team, name=repeated, error=error)
+    return Redirect(f"/settings/secrets?team={team.id}", _stored_notice(info, value, request.now))
 
 
-def _meant(name: str) -> str:
-    """`name`, when it is one. Raises InvalidName, also for a name that must be a value in the wrong field."""
+def _checked_name(name: str) -> str:
+    """`name` if it is valid. Raises InvalidName, also for what looks like a value in the wrong field."""
     kind = next((token.kind for token in KNOWN_PREFIXES if token.fits(name)), None)
     if kind:
-        raise InvalidName(f"what stands under Name looks like {kind}: is it the value? Nothing was stored")
+        raise InvalidName(
+            f"the name looks like {kind}; did you enter the value as the name? Nothing was stored"
+        )
     return check_name(name)
 
 
-def one_page(visit: PageRequest) -> Page:
-    """All that is known of one secret."""
-    return _one(visit, *_find(visit))
+def detail_page(request: PageRequest) -> Page:
+    """One secret: its metadata, versions, and the deployments that use it."""
+    return _detail(request, *_find(request))
 
 
-def _one(
-    visit: PageRequest, store: SecretStore, info: SecretInfo, *, fault: GussetError | None = None
+def _detail(
+    request: PageRequest, store: SecretStore, info: SecretInfo, *, error: GussetError | None = None
 ) -> Page:
-    team = next(team for team in visit.teams() if team.id == info.team_id)
-    users = [
+    team = next(team for team in request.teams() if team.id == info.team_id)
+    used_by = [
         each
-        for each in visit.vault.deployments.of_teams([team.id])
+        for each in request.vault.deployments.of_teams([team.id])
         if fold_name(info.name) in map(fold_name, each.secrets)
     ]
     versions = list(store.history(info.name))[::-1]
     context = {
         "team": team,
-        "secret": _row(info, [each.name for each in users], visit.now),
-        "versions": versions[:VERSIONS],
-        "more_versions": max(0, len(versions) - VERSIONS),
-        "usage": [_usage(each, info.name) for each in users],
-        "form": {"error": told(fault)},
+        "secret": _row(info, [each.name for each in used_by], request.now),
+        "versions": versions[:MAX_VERSIONS],
+        "more_versions": max(0, len(versions) - MAX_VERSIONS),
+        "usage": [_usage(each, info.name) for each in used_by],
+        "form": {"error": error_text(error) if error else None},
     }
-    return Page("secret.html", info.name, context, status=outcome_of(fault).http if fault else 200)
+    return Page(template="secret.html", title=info.name, context=context, status=_status(error))
 
 
-def replace(visit: PageRequest) -> Page | Redirect:
-    """A new version, if nobody else made one since the page was loaded."""
-    store, info = _find(visit)
+def replace(request: PageRequest) -> Page | Redirect:
+    """Add a new version, unless somebody else added one since the page was loaded."""
+    store, info = _find(request)
     try:
-        value = visit.form.value()
-        seen = _number(visit.form, "version")
-        made = store.set(info.name, value, actor=visit.caller.actor, expect_version=seen)
+        value = request.form.value()
+        expected = _number(request.form, "version")
+        stored = store.set(info.name, value, actor=request.caller.actor, expect_version=expected)
     except (UsageError, Conflict) as error:
-        return _one(visit, store, store.by_id(info.id) or info, fault=error)
-    return Redirect(_url(info), _stored(made, value, visit.now))
+        return _detail(request, store, store.by_id(info.id) or info, error=error)
+    return Redirect(_url(info), _stored_notice(stored, value, request.now))
 
 
-def annotate(visit: PageRequest) -> Redirect:
-    """Note and expiry."""
-    store, info = _find(visit)
-    note = visit.form.text("note").replace("\r\n", "\n")
+def annotate(request: PageRequest) -> Redirect:
+    """Change the note and the expiry date."""
+    store, info = _find(request)
+    note = request.form.text("note").replace("\r\n", "\n")
     store.annotate(
-        info.name, actor=visit.caller.actor, note=note, expires_at=visit.form.date("expires") or "never"
+        info.name, actor=request.caller.actor, note=note, expires_at=request.form.date("expires") or "never"
     )
-    return Redirect(_url(info), Notice("ok", "Saved."))
+    return Redirect(_url(info), Notice("ok", "The note and expiry date were saved."))
 
 
-def roll_back(visit: PageRequest) -> Redirect:
-    """An older version's value, as a new version."""
-    store, info = _find(visit)
-    wanted = int(visit.path["number"])
-    made = store.rollback(info.name, wanted, actor=visit.caller.actor)
-    text = f"Version {wanted} is current again, as version {made.version}."
+def roll_back(request: PageRequest) -> Redirect:
+    """Make an older version's value current again, as a new version."""
+    store, info = _find(request)
+    number = int(request.path["number"])
+    stored = store.rollback(info.name, number, actor=request.caller.actor)
+    text = f"Version {number} is current again, as version {stored.version}."
     return Redirect(_url(info), Notice("ok", text))
 
 
-def destroy(visit: PageRequest) -> Redirect:
-    """The stored bytes of one version, for good."""
-    store, info = _find(visit)
-    wanted = int(visit.path["number"])
-    left = store.destroy(info.name, [wanted], actor=visit.caller.actor)
-    if left.version is None:
-        notice = Notice("warning", f"Version {wanted} is destroyed, and with it the last of {info.name}.")
-    elif info.version == wanted:
-        notice = Notice("warning", f"Version {wanted} is destroyed; version {left.version} is current now.")
+def destroy(request: PageRequest) -> Redirect:
+    """Permanently destroy the stored bytes of one version."""
+    store, info = _find(request)
+    number = int(request.path["number"])
+    remaining = store.destroy(info.name, [number], actor=request.caller.actor)
+    if remaining.version is None:
+        notice = Notice("warning", f"Version {number} was destroyed. {info.name} has no version left.")
+    elif info.version == number:
+        notice = Notice(
+            "warning", f"Version {number} was destroyed. Version {remaining.version} is current now."
+        )
     else:
-        notice = Notice("ok", f"Version {wanted} is destroyed.")
+        notice = Notice("ok", f"Version {number} was destroyed.")
     return Redirect(_url(info), notice)
 
 
-def delete(visit: PageRequest) -> Redirect:
-    """Take it away, with an undo; one that is in use only when that is said to be meant."""
-    store, info = _find(visit)
-    force = visit.form.raw("force") == "yes"
+def delete(request: PageRequest) -> Redirect:
+    """Delete a secret, with an undo. One that is in use needs a confirmation."""
+    store, info = _find(request)
+    force = request.form.raw("force") == "yes"
     try:
-        store.delete(info.name, actor=visit.caller.actor, force=force)
+        store.delete(info.name, actor=request.caller.actor, force=force)
     except Conflict as error:
-        text = f"{error.message[:1].upper()}{error.message[1:]}: it would lose the value at once."
+        text = f"{error.message[:1].upper()}{error.message[1:]}, which would lose the value at once."
         return Redirect(_list_url(info), Notice("warning", text, force_url=_url(info) + "/delete"))
     return Redirect(
-        _list_url(info), Notice("ok", f"{info.name} is deleted.", undo_url=_url(info) + "/restore")
+        _list_url(info), Notice("ok", f"{info.name} was deleted.", undo_url=_url(info) + "/restore")
     )
 
 
-def restore(visit: PageRequest) -> Redirect:
+def restore(request: PageRequest) -> Redirect:
     """Undo a deletion."""
-    store, info = _find(visit, deleted=True)
+    store, info = _find(request, deleted=True)
     try:
-        store.restore(info.id, actor=visit.caller.actor)
+        store.restore(info.id, actor=request.caller.actor)
     except Conflict as error:
-        return Redirect(_list_url(info), Notice("error", told(error) or ""))
-    return Redirect(_list_url(info), Notice("ok", f"{info.name} is back."))
+        return Redirect(_list_url(info), Notice("error", error_text(error)))
+    return Redirect(_list_url(info), Notice("ok", f"{info.name} was restored."))
 
 
 # --- what handlers share
 
 
-def _stored(info: SecretInfo, value: SecretValue, now: datetime) -> Notice:
+def _status(error: GussetError | None) -> int:
+    return outcome_of(error).http if error else 200
+
+
+def _stored_notice(info: SecretInfo, value: SecretValue, now: datetime) -> Notice:
+    """A confirmation, with what the value doctor found."""
     findings = examine(value.reveal(), name=info.name, now=now)
-    what = "is stored" if info.version == 1 else f"is replaced: version {info.version} is current now"
     details = tuple(f"{finding.message}: {finding.hint}" for finding in findings)
-    ending = " It was kept exactly as it came; but have a look:" if details else ""
-    return Notice("warning" if details else "ok", f"{info.name} {what}.{ending}", details=details)
+    text = (
+        f"{info.name} was stored."
+        if info.version == 1
+        else f"{info.name} was replaced. Version {info.version} is current now."
+    )
+    if details:
+        text += " The value was stored unchanged, but please check it:"
+    return Notice("warning" if details else "ok", text, details=details)
 
 
-def _find(visit: PageRequest, *, deleted: bool = False) -> tuple[SecretStore, SecretInfo]:
-    """The secret that the address names, where the caller's teams have it. Raises NotFound."""
-    for team in visit.teams():
-        store = _store(visit, team)
-        info = store.by_id(visit.path["id"])
+def _find(request: PageRequest, *, deleted: bool = False) -> tuple[SecretStore, SecretInfo]:
+    """The secret with the id in the path, if it belongs to one of the caller's teams. Raises NotFound."""
+    for team in request.teams():
+        store = _store(request, team)
+        info = store.by_id(request.path["id"])
         if info is not None and (info.deleted_at is not None) == deleted:
             return store, info
     raise NotFound(
-        "there is no such secret" if not deleted else "no such secret is deleted",
-        hint="It may have been deleted, or brought back, meanwhile.",
+        "there is no such deleted secret" if deleted else "there is no such secret",
+        hint="It may have been deleted or restored in the meantime.",
     )
 
 
-def _store(visit: PageRequest, team: TeamInfo) -> SecretStore:
-    return visit.vault.team(team.id, team.name)
+def _store(request: PageRequest, team: TeamInfo) -> SecretStore:
+    return request.vault.team(team.id, team.name)
 
 
-def _row(info: SecretInfo, used: Iterable[str], now: datetime) -> dict[str, Any]:
+def _row(info: SecretInfo, used_by: Iterable[str], now: datetime) -> dict[str, Any]:
     expiring = info.expires_at is not None and datetime.fromisoformat(info.expires_at) <= now + WARN_BEFORE
-    return {**vars(secret_model(info, used)), "expiring": expiring}
+    return {**vars(secret_model(info, used_by)), "expiring": expiring}
 
 
 def _usage(deployment: DeploymentInfo, name: str) -> dict[str, Any]:
+    """How many replicas of a deployment are running, and which versions of the secret they hold."""
     live = [replica for replica in deployment.replicas if replica.live]
     folded = fold_name(name)
     held = {version for r in live for key, version in r.versions.items() if fold_name(key) == folded}
     return {"id": deployment.id, "name": deployment.name, "live": len(live), "versions": sorted(held)}
 
 
-def _page_number(visit: PageRequest) -> int:
-    text = visit.query.get("page", "1")
+def _page_number(request: PageRequest) -> int:
+    text = request.query.get("page", "1")
     return min(max(int(text), 1), 1_000_000) if text.isascii() and text.isdigit() and len(text) < 9 else 1
 
 

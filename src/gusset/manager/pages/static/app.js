@@ -1,12 +1,12 @@
-// What the pages do beyond what a browser does by itself. All of them work without this file.
+// Enhancements for the pages. All pages work without JavaScript.
 "use strict";
 (() => {
   const MOST_BYTES = 65536;
   const IDLE = 15 * 60 * 1000;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-  // --- what needs a script appears, what stands in for it goes
-  function begin(within) {
+  // --- show the controls that need JavaScript, hide their replacements
+  function enhance(within) {
     all("[data-copy], [data-show]", within).forEach((button) => { button.hidden = false; });
     all("[data-without-script]", within).forEach((part) => { part.hidden = true; });
   }
@@ -18,14 +18,14 @@
     try {
       await navigator.clipboard.writeText(source.textContent);
       label.textContent = "Copied";
-    } catch { // off HTTPS there is no clipboard for pages: select it, and the person's own keys copy it
+    } catch { // no clipboard API without HTTPS: fall back to selecting the text
       getSelection().selectAllChildren(source);
       label.textContent = document.execCommand("copy") ? "Copied" : "Selected";
     }
     setTimeout(() => { label.textContent = "Copy"; }, 1800);
   }
 
-  // --- the field for a value
+  // --- the input for a value
   function show(button) {
     const field = document.getElementById(button.dataset.show);
     const visible = button.getAttribute("aria-pressed") !== "true";
@@ -35,7 +35,7 @@
     else field.type = visible ? "text" : "password";
   }
 
-  // A one-line field drops line ends on paste, so text with line ends gets a field with lines.
+  // A one-line input drops line ends on paste: replace it by a textarea for text with several lines.
   function widen(event) {
     const field = event.target;
     const text = event.clipboardData?.getData("text/plain") ?? "";
@@ -51,15 +51,15 @@
     lines.focus();
   }
 
-  // A page that is left keeps no value: not for the way back, not in a copy of the tab.
-  function forget() {
+  // Clear values when leaving a page, so that neither Back nor a duplicated tab shows them.
+  function clearValues() {
     all("[data-value-form]").forEach((form) => {
       all("[name=value], [name=file]", form).forEach((field) => { field.value = ""; });
     });
-    all("[data-fresh]").forEach((part) => part.remove());
+    all("[data-show-once]").forEach((part) => part.remove());
   }
 
-  // --- times go on while a page stays open
+  // --- update relative times while a page stays open
   const UNITS = [[31536000, "year"], [2592000, "month"], [86400, "day"], [3600, "hour"], [60, "minute"]];
   function ago(time) {
     const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
@@ -68,8 +68,8 @@
     const [length, unit] = UNITS.find(([least]) => size >= least);
     const count = Math.floor(size / length);
     if (count === 1 && unit === "day") return seconds > 0 ? "yesterday" : "tomorrow";
-    const spoken = `${count} ${unit}${count === 1 ? "" : "s"}`;
-    return seconds > 0 ? `${spoken} ago` : `in ${spoken}`;
+    const text = `${count} ${unit}${count === 1 ? "" : "s"}`;
+    return seconds > 0 ? `${text} ago` : `in ${text}`;
   }
 
   document.addEventListener("click", (event) => {
@@ -80,30 +80,30 @@
   document.addEventListener("change", (event) => {
     if (event.target.type === "file") {
       const large = event.target.files[0]?.size > MOST_BYTES;
-      event.target.setCustomValidity(large ? "A secret has at most 65,536 bytes; this file has more." : "");
+      event.target.setCustomValidity(large ? "A secret can have at most 65,536 bytes; this file is larger." : "");
     }
     event.target.closest("form[data-autosubmit]")?.requestSubmit();
   });
   document.addEventListener("paste", widen);
-  addEventListener("pagehide", forget);
-  // What is asked for over and over waits while nobody looks or moves, or while something in it is in use.
-  let moved = Date.now();
-  for (const sign of ["pointermove", "keydown", "scroll", "focus"]) {
-    addEventListener(sign, () => { moved = Date.now(); }, { passive: true });
+  addEventListener("pagehide", clearValues);
+  // Pause polling while the tab is hidden, the person is idle, or an element in the polled part has the focus.
+  let lastActive = Date.now();
+  for (const type of ["pointermove", "keydown", "scroll", "focus"]) {
+    addEventListener(type, () => { lastActive = Date.now(); }, { passive: true });
   }
   document.addEventListener("htmx:beforeRequest", (event) => {
     const part = event.detail.elt;
     const repeats = part.getAttribute("hx-trigger")?.startsWith("every");
-    const idle = document.hidden || Date.now() - moved > IDLE; // so that a session can end by itself
+    const idle = document.hidden || Date.now() - lastActive > IDLE; // lets an unattended session expire
     if (repeats && (idle || part.contains(document.activeElement))) event.preventDefault();
   });
-  document.addEventListener("htmx:load", (event) => begin(event.detail.elt));
+  document.addEventListener("htmx:load", (event) => enhance(event.detail.elt));
   document.addEventListener("DOMContentLoaded", () => {
-    begin(document);
-    // What is shown once came as the answer to a form: to reload is to look again, not to send it again.
-    if (document.querySelector("[data-fresh]")) history.replaceState(null, "", location.href);
-    const here = document.querySelector(".nav [aria-current]"); // on a phone the row of places scrolls
-    here?.closest(".nav").scrollTo({ left: here.offsetLeft - 80 });
+    enhance(document);
+    // A page that shows something once is the response to a form: a reload must not submit the form again.
+    if (document.querySelector("[data-show-once]")) history.replaceState(null, "", location.href);
+    const current = document.querySelector(".nav [aria-current]"); // on a phone the navigation scrolls sideways
+    current?.closest(".nav").scrollTo({ left: current.offsetLeft - 80 });
   });
   setInterval(() => all("time[datetime]").forEach((time) => { time.textContent = ago(time); }), 30000);
 })();
