@@ -116,9 +116,9 @@ class ModelApi:
         exchange.respond(200, orjson.dumps({"secrets": {"trouble": error}}) if error else b"{}")
 
     def _schema(self, exchange: Exchange) -> None:
-        from gusset.serving.inference.signatures import schema_of
+        from gusset.serving.inference.signatures import model_schema
 
-        schema = schema_of(self._methods)
+        schema = model_schema(self._methods)
         if schema is None:
             send(exchange, caller_error(404, "No schema found"))
         else:

@@ -30,20 +30,16 @@ def parse_inputs(call: ModelCall, method: Method | None) -> Any:
     if method is not None and method.parameters is Parameters.REQUEST:
         return None
     input_type = method.input_type if method is not None else None
-    value = _unpack(exchange.body) if call.uses_msgpack else _parse(exchange.body, input_type)
-    exchange.body = b""  # the model may need the memory
-    if method is None or not method.wants_request:
-        call.body = b""
-    return value if input_type is None else _validate(input_type, value)
-
-
-def _parse(body: bytes, input_type: Any) -> Any:
     try:
-        return parse(body)
+        value = _unpack(exchange.body) if call.uses_msgpack else parse(exchange.body)
     except InvalidJson as error:
         if input_type is not None:
             raise InvalidInputs(f"Input Parsing Error:\n  `__root__`: Invalid JSON: {error}.") from None
         raise InvalidInputs(f"Invalid JSON payload: {error}") from None
+    exchange.body = b""  # the model may need the memory
+    if method is None or not method.wants_request:
+        call.body = b""
+    return value if input_type is None else _validate(input_type, value)
 
 
 def _unpack(body: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""JSON in and out of a model: strict where clients are, generous where Python is."""
+"""The JSON of requests and responses. Reads a little more than standard JSON, writes only that."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 class InvalidJson(Exception):
-    """The body is not JSON; the text says where it stops being so."""
+    """The body is not JSON; the text gives the position of the fault."""
 
 
 class NotSerializable(TypeError):
-    """A result holds something that JSON has no form for; the text names its type only."""
+    """A result holds a value that the format cannot express; the text names only its type."""
 
 
 def parse(body: bytes) -> Any:
-    """What `body` says in JSON. NaN, UTF-16, UTF-32 and a byte-order mark are taken, too.
+    """The value of a JSON body. NaN, UTF-16, UTF-32 and a byte-order mark are accepted, too.
 
     Raises:
-        InvalidJson: with the position of the fault.
+        InvalidJson: the body is not JSON.
     """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(body)  # takes a little more, and has the texts that clients know
+        return json.loads(body)  # accepts a little more, and has the error texts that clients know
     except RecursionError:
         raise InvalidJson("nested too deeply") from None
     except ValueError as error:
@@ -39,19 +39,19 @@ def parse(body: bytes) -> Any:
 
 
 def render(result: Any) -> bytes:
-    """`result` as JSON: numpy, pydantic, dates and the like in their usual forms, NaN as null.
+    """A result as JSON: numpy, pydantic, dates and the like in their usual forms, NaN as null.
 
     Raises:
-        NotSerializable: some part of it has no JSON form.
+        NotSerializable: a part of it has no JSON form.
     """
     try:
         return orjson.dumps(result, _plain, _OPTIONS)
     except TypeError as error:
         if isinstance(error.__cause__, NotSerializable):
             raise error.__cause__ from None
-    try:  # integers over 64 bits, lone surrogates, numpy's numbers as keys
+    try:  # orjson refuses integers over 64 bits, lone surrogates and numpy's numbers as keys
         rendered = json.dumps(_with_plain_keys(result), default=_plain)
-        # What is not a number becomes null here, as above.
+        # NaN becomes null, as with orjson.
         return json.dumps(json.loads(rendered, parse_constant=lambda _: None), separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, NotSerializable):
@@ -70,7 +70,7 @@ def _key(key: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A part of a result in types that JSON knows."""
+    """A value that JSON has no type for, in types that it has."""
     if hasattr(value, "model_dump"):  # pydantic
         return value.model_dump(mode="json")
     if hasattr(value, "tolist"):  # numpy arrays that are not contiguous, torch tensors

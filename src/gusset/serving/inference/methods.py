@@ -1,7 +1,7 @@
-"""What a model's methods take and give, read from their signatures.
+"""The methods of a model, and how each is to be called, read from their signatures.
 
-Nothing here calls them. Starlette and pydantic are looked at only where the
-model has imported them.
+Nothing here calls them. Starlette and pydantic are used only if the model has
+imported them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 STAGES = ("preprocess", "predict", "postprocess")
-# The methods that OpenAI-style routes call, by the last part of the path.
+# The paths of OpenAI-style routes after /v1/, and the methods that they call.
 OPENAI_STYLE = {
     "chat/completions": "chat_completions",
     "completions": "completions",
@@ -30,7 +30,7 @@ _Parameter = inspect.Parameter
 
 
 class ModelDefinitionError(TypeError):
-    """The class is not what a model has to be; the text says what to change."""
+    """The class cannot be served as a model; the text says what to change."""
 
 
 class Parameters(enum.Enum):
@@ -51,9 +51,9 @@ class MethodKind(enum.Enum):
     ASYNC_GENERATOR = "async generator"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One method of a model, as it is to be called. `input_type` is the pydantic class of its inputs."""
+    """One method of a model. `input_type` is the pydantic class of its inputs, `returns` its annotation."""
 
     name: str
     function: Callable[..., Any]
@@ -71,7 +71,7 @@ class Method:
         return self.parameters in (Parameters.INPUTS, Parameters.INPUTS_AND_REQUEST)
 
     def arguments(self, inputs: Any, request: Any) -> tuple[Any, ...]:
-        """What to call it with."""
+        """The positional arguments of a call."""
         if self.parameters is Parameters.INPUTS:
             return (inputs,)
         if self.parameters is Parameters.INPUTS_AND_REQUEST:
@@ -79,9 +79,9 @@ class Method:
         return (request,) if self.parameters is Parameters.REQUEST else ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Methods:
-    """Everything that a model's object can be asked for."""
+    """The methods of a model's object that gusset calls to serve it."""
 
     preprocess: Method | None = None
     predict: Method | None = None
@@ -92,38 +92,38 @@ class Methods:
 
     @property
     def stages(self) -> tuple[Method, ...]:
-        """Those that a prediction passes through, in order."""
+        """The methods that a prediction passes through, in order."""
         return tuple(stage for stage in (self.preprocess, self.predict, self.postprocess) if stage)
 
 
-def find_methods(instance: Any, described: str) -> Methods:
-    """The methods of a model's object; `described` names its class in messages.
+def find_methods(instance: Any, description: str) -> Methods:
+    """The methods of a model's object; `description` names its class in messages.
 
     Raises:
-        ModelDefinitionError: a method lacks, or two exclude each other, or parameters are not allowed.
+        ModelDefinitionError: a method is missing, two exclude each other, or a signature is not allowed.
     """
     found = {
-        name: _method(name, getattr(instance, name))
+        name: _read_method(name, getattr(instance, name))
         for name in (*STAGES, "websocket", *OPENAI_STYLE.values())
         if hasattr(instance, name)
     }
     methods = Methods(
         **{name: found.get(name) for name in (*STAGES, "websocket")},
-        is_healthy=_health(instance),
+        is_healthy=_health_method(instance),
         openai_style=tuple(found[name] for name in OPENAI_STYLE.values() if name in found),
     )
-    _check(methods, described)
+    _check(methods, description)
     return methods
 
 
-def _check(methods: Methods, described: str) -> None:
+def _check(methods: Methods, description: str) -> None:
     if methods.websocket is not None:
         _check_websocket(methods)
         return
     if methods.predict is None:
         raise ModelDefinitionError(
             "Truss model must have a `predict` or `websocket` method. "
-            f"{described} has neither; add:\n\n"
+            f"{description} has neither; add:\n\n"
             "    def predict(self, model_input):\n        return model_input"
         )
     if methods.preprocess is not None and methods.predict.parameters is Parameters.REQUEST:
@@ -150,32 +150,38 @@ def _check_websocket(methods: Methods) -> None:
         raise ModelDefinitionError("`websocket` must have only one argument: `websocket`.")
 
 
-def _health(instance: Any) -> Method | None:
+def _health_method(instance: Any) -> Method | None:
     if not hasattr(instance, "is_healthy"):
         return None
     method = instance.is_healthy
     parameters = _signature("is_healthy", method).parameters
     if parameters:
         raise ModelDefinitionError("`is_healthy` must have only one argument: `self`.")
-    return Method("is_healthy", method, Parameters.NONE, _kind(method))
+    return Method(name="is_healthy", function=method, parameters=Parameters.NONE, kind=_kind(method))
 
 
-def _method(name: str, function: Any) -> Method:
+def _read_method(name: str, function: Any) -> Method:
     signature = _signature(name, function)
     parameters = list(signature.parameters.values())
-    taken = _parameters(name, function, parameters)
+    takes = _parameters(name, function, parameters)
     input_type = None
-    if taken in (Parameters.INPUTS, Parameters.INPUTS_AND_REQUEST):
-        input_type = pydantic_class(_resolved(function, parameters[0].annotation))
-    returns = _resolved(function, signature.return_annotation)
-    return Method(name, function, taken, _kind(function), input_type, returns)
+    if takes in (Parameters.INPUTS, Parameters.INPUTS_AND_REQUEST):
+        input_type = pydantic_class(_evaluated(function, parameters[0].annotation))
+    return Method(
+        name=name,
+        function=function,
+        parameters=takes,
+        kind=_kind(function),
+        input_type=input_type,
+        returns=_evaluated(function, signature.return_annotation),
+    )
 
 
 def _parameters(name: str, function: Any, parameters: list[_Parameter]) -> Parameters:
     got = f"Got: ({', '.join(map(str, parameters))})"
     if len(parameters) > 2:
         raise ModelDefinitionError(f"`{name}` method cannot have more than two arguments. {got}")
-    are_requests = [_is_request(_resolved(function, p.annotation)) for p in parameters]
+    are_requests = [_is_request(_evaluated(function, p.annotation)) for p in parameters]
     if len(parameters) == 2:
         if are_requests[0]:
             raise ModelDefinitionError(
@@ -188,7 +194,7 @@ def _parameters(name: str, function: Any, parameters: list[_Parameter]) -> Param
                 f"(type annotated). {got}"
             )
     if any(p.kind in (_Parameter.KEYWORD_ONLY, _Parameter.VAR_KEYWORD) for p in parameters):
-        raise ModelDefinitionError(f"`{name}` method must take what it is called with by position. {got}")
+        raise ModelDefinitionError(f"`{name}` method must take its arguments by position. {got}")
     if not parameters:
         return Parameters.NONE
     if len(parameters) == 2:
@@ -198,21 +204,21 @@ def _parameters(name: str, function: Any, parameters: list[_Parameter]) -> Param
 
 def _signature(name: str, function: Any) -> inspect.Signature:
     if not callable(function):
-        raise ModelDefinitionError(f"{function!r} is not a callable object: `{name}` must be a method")
+        raise ModelDefinitionError(f"`{name}` must be a method; {function!r} is not callable")
     return inspect.signature(function)
 
 
-def _plain(function: Any) -> Any:
-    """The function itself, without partials, decorators and callable objects around it."""
+def _unwrapped(function: Any) -> Any:
+    """The function inside partials and callable objects."""
     while isinstance(function, functools.partial | functools.partialmethod):
         function = function.func
     if not (inspect.isfunction(function) or inspect.ismethod(function) or inspect.isclass(function)):
-        function = getattr(function, "__call__", function)  # noqa: B004  # not whether: which
+        function = getattr(function, "__call__", function)  # noqa: B004  # gets it, does not test for it
     return function
 
 
 def _kind(function: Any) -> MethodKind:
-    plain = _plain(function)
+    plain = _unwrapped(function)
     if inspect.iscoroutinefunction(plain):
         return MethodKind.COROUTINE
     if inspect.isasyncgenfunction(plain):
@@ -220,24 +226,24 @@ def _kind(function: Any) -> MethodKind:
     return MethodKind.GENERATOR if inspect.isgeneratorfunction(plain) else MethodKind.SYNC
 
 
-def _resolved(function: Any, annotation: Any) -> Any:
-    """An annotation that is text, as `from __future__ import annotations` makes it, as what it names."""
+def _evaluated(function: Any, annotation: Any) -> Any:
+    """An annotation, evaluated if it is a string as with `from __future__ import annotations`."""
     if not isinstance(annotation, str):
         return annotation
-    plain = inspect.unwrap(_plain(function))
+    plain = inspect.unwrap(_unwrapped(function))
     names = getattr(plain, "__globals__", {})
     try:
-        return eval(annotation, names)  # noqa: S307  # the model's own code, as Python itself would
-    except Exception:  # a name that exists for type checkers only
+        return eval(annotation, names)  # noqa: S307  # the model's own code
+    except Exception:  # a name that is imported for type checkers only
         return annotation
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The arms of a union, without None; else the annotation alone. `Annotated` is looked through."""
+    """The members of a union without None, else the annotation alone; `Annotated` is unwrapped."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _alternatives(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return tuple(arm for arm in typing.get_args(annotation) if arm is not type(None))
+        return tuple(each for each in typing.get_args(annotation) if each is not type(None))
     return (annotation,)
 
 
@@ -245,15 +251,17 @@ def _is_request(annotation: Any) -> bool:
     starlette = sys.modules.get("starlette.requests")
     if starlette is None:
         return False
-    arms = _alternatives(annotation)
-    return len(arms) == 1 and isinstance(arms[0], type) and issubclass(arms[0], starlette.Request)
+    members = _alternatives(annotation)
+    return len(members) == 1 and isinstance(members[0], type) and issubclass(members[0], starlette.Request)
 
 
 def pydantic_class(annotation: Any) -> Any:
-    """The pydantic class that an annotation names, None for any other."""
+    """The pydantic class that an annotation names; None if it names anything else."""
     pydantic = sys.modules.get("pydantic")
     if pydantic is None or typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return None
-    (arm,) = _alternatives(annotation) or (None,)
-    is_one = isinstance(arm, type) and typing.get_origin(arm) is None and issubclass(arm, pydantic.BaseModel)
-    return arm if is_one else None
+    (cls,) = _alternatives(annotation) or (None,)
+    is_model = (
+        isinstance(cls, type) and typing.get_origin(cls) is None and issubclass(cls, pydantic.BaseModel)
+    )
+    return cls if is_model else None

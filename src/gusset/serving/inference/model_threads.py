@@ -1,8 +1,8 @@
 """The threads that a model's synchronous methods run on.
 
-Work is handed over through one queue and comes back in batches: the loop is
-woken once for however many results are ready, which costs a fraction of a
-wake-up for each.
+Calls are handed over through one queue. Results come back in batches: the loop
+is woken once for all results that are ready, since a wake-up for each would
+cost several times as much.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ T = TypeVar("T")
 
 
 class ModelThreads:
-    """At most `count` threads, started as they are needed; calls start in the order in which they came."""
+    """At most `count` threads, started as needed; calls start in the order in which they are put."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, count: int, name: str) -> None:
         self._loop = loop
         self._count = count
         self._name = name
         self._started = 0
-        self._under_way = 0  # calls put and not yet delivered
+        self._outstanding = 0  # calls put whose results are not delivered yet
         self._calls: queue.SimpleQueue[Callable[[], Callable[[], object]]] = queue.SimpleQueue()
         self._ready: deque[Callable[[], object]] = deque()
-        self._waking = False
+        self._wake_scheduled = False
 
     def put(self, call: Callable[[], Callable[[], object]]) -> None:
-        """Run `call`, which must not raise, on a thread, and what it returns on the loop. For the loop."""
-        self._under_way += 1
-        if self._under_way > self._started and self._started < self._count:
+        """Run `call` on a thread, then the function that it returns on the loop.
+
+        Neither may raise. Called on the loop.
+        """
+        self._outstanding += 1
+        if self._outstanding > self._started and self._started < self._count:
             name = f"{self._name}-{self._started}"
             threading.Thread(target=self._run, name=name, daemon=True).start()
             self._started += 1
@@ -43,11 +46,14 @@ class ModelThreads:
 
     @property
     def waiting(self) -> int:
-        """How many calls no thread has taken up yet."""
+        """How many calls no thread has started yet."""
         return self._calls.qsize()
 
     async def run(self, function: Callable[[], T]) -> T:
-        """The result of `function`, run on a thread in our own context; whatever it raises is raised here."""
+        """The result of `function`, run on a thread in the caller's context.
+
+        Raises what `function` raises; a `WrappedError` around what a future cannot hold.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         context = contextvars.copy_context()
 
@@ -57,8 +63,8 @@ class ModelThreads:
             try:
                 result = context.run(function)
             except BaseException as error:  # SystemExit too: the thread belongs to the server
-                return partial(_settle, future, error=_future_exception(error))
-            return partial(_settle, future, result)
+                return partial(_resolve, future, error=_for_future(error))
+            return partial(_resolve, future, result)
 
         self.put(call)
         return await future
@@ -67,38 +73,38 @@ class ModelThreads:
         while True:
             deliver = self._calls.get()()
             self._ready.append(deliver)
-            if not self._waking:
-                self._waking = True
+            if not self._wake_scheduled:
+                self._wake_scheduled = True
                 try:
                     self._loop.call_soon_threadsafe(self._deliver)
-                except RuntimeError:  # the loop has ended: nobody waits for results
+                except RuntimeError:  # the loop is closed: no caller is waiting any more
                     return
 
     def _deliver(self) -> None:
-        # First the flag, then the results: one that is added meanwhile wakes the loop again.
-        self._waking = False
+        # The flag first: a result that is added after the last `popleft` has to wake the loop again.
+        self._wake_scheduled = False
         ready = self._ready
         while ready:
-            self._under_way -= 1
+            self._outstanding -= 1
             ready.popleft()()
 
 
 class WrappedError(Exception):
-    """Carries what a future cannot: StopIteration, SystemExit, KeyboardInterrupt."""
+    """Carries an error that a future cannot: StopIteration, SystemExit, KeyboardInterrupt."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
         self.__cause__ = error
 
 
-def _future_exception(error: BaseException) -> BaseException:
+def _for_future(error: BaseException) -> BaseException:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return WrappedError(error)
 
 
-def _settle(future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None) -> None:
-    if future.done():  # cancelled meanwhile
+def _resolve(future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    if future.done():  # it has been cancelled
         return
     if error is not None:
         future.set_exception(error)
@@ -107,4 +113,4 @@ def _settle(future: asyncio.Future[Any], result: Any = None, error: BaseExceptio
 
 
 def do_nothing() -> None:
-    """The result of a call that nobody waits for."""
+    """Returned by a call whose caller is not waiting any more."""

@@ -1,7 +1,7 @@
-"""msgpack in and out of a model, with numpy, dates and the like, as Truss's clients write and read them.
+"""The msgpack of requests and responses, with numpy, dates and the like as Truss's clients encode them.
 
-What msgpack has no type for is a map whose keys are bytes. Nothing is ever
-pickled or unpickled: an array of objects is refused both ways.
+A value that msgpack has no type for is encoded as a map whose keys are bytes.
+Nothing is ever pickled or unpickled: an array of objects is refused both ways.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from gusset.serving.inference.json_codec import NotSerializable
 
 
 class InvalidMsgpack(Exception):
-    """The body is not msgpack, or holds what cannot be taken in; the text says why."""
+    """The body is not msgpack, or holds a value that is refused; the text says why."""
 
 
 def unpack(body: bytes) -> Any:
-    """What `body` holds.
+    """The value of a msgpack body.
 
     Raises:
-        InvalidMsgpack: it is broken, or holds an array of objects.
+        InvalidMsgpack: the body is not msgpack, or holds an array of objects.
     """
     try:
-        return msgpack.unpackb(body, object_hook=_decoded, strict_map_key=True)
+        return msgpack.unpackb(body, object_hook=_decode, strict_map_key=True)
     except InvalidMsgpack:
         raise
     except RecursionError:
         raise InvalidMsgpack("nested too deeply") from None
-    except Exception as error:  # whatever a hostile map makes numpy, decimal or datetime say
+    except Exception as error:  # a hostile map can make numpy, decimal and datetime raise anything
         raise InvalidMsgpack(str(error) or type(error).__name__) from None
 
 
 def pack(result: Any) -> bytes:
-    """`result` as msgpack; bytes are sent as they are.
+    """A result as msgpack; bytes are sent as they are.
 
     Raises:
-        NotSerializable: some part of it has no form there.
+        NotSerializable: a part of it has no msgpack form.
     """
     if isinstance(result, bytes):
         return result
     try:
-        packed: bytes = msgpack.packb(result, default=_encoded)
+        packed: bytes = msgpack.packb(result, default=_encode)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, NotSerializable):
             raise
@@ -57,9 +57,9 @@ def pack(result: Any) -> bytes:
     return packed
 
 
-def _encoded(value: Any) -> Any:
+def _encode(value: Any) -> Any:
     if type(value).__module__ == "numpy" or _is_array(value):
-        return _encoded_numpy(value)
+        return _encode_numpy(value)
     if hasattr(value, "model_dump"):  # pydantic
         return value.model_dump()
     if isinstance(value, complex):
@@ -84,7 +84,7 @@ def _is_array(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def _encoded_numpy(value: Any) -> Any:
+def _encode_numpy(value: Any) -> Any:
     if value.dtype.hasobject:
         raise NotSerializable("An array of objects cannot be written as msgpack; it would have to be pickled")
     if not _is_array(value):  # a scalar
@@ -99,38 +99,38 @@ def _encoded_numpy(value: Any) -> Any:
     }
 
 
-def _decoded(found: dict[Any, Any]) -> Any:
-    """What a map stands for; the map itself when it is one."""
-    if b"nd" in found:
-        return _decoded_numpy(found)
-    if b"complex" in found:
-        return complex(found[b"data"])
-    for mark, made in _MADE.items():
-        if mark in found:
-            return made(found[b"data"])
-    return found
+def _decode(encoded: dict[Any, Any]) -> Any:
+    """The value that a map encodes, or the map itself."""
+    if b"nd" in encoded:
+        return _decode_numpy(encoded)
+    if b"complex" in encoded:
+        return complex(encoded[b"data"])
+    for key, decode in _DECODERS.items():
+        if key in encoded:
+            return decode(encoded[b"data"])
+    return encoded
 
 
-def _decoded_numpy(found: dict[Any, Any]) -> Any:
+def _decode_numpy(encoded: dict[Any, Any]) -> Any:
     import numpy
 
-    kind = found.get(b"kind", b"")
+    kind = encoded.get(b"kind", b"")
     if kind == b"O":
         raise InvalidMsgpack("unsupported payload")
-    described = found[b"type"]
-    dtype = numpy.dtype(_fields(described) if kind == b"V" else described)
+    dtype_spec = encoded[b"type"]
+    dtype = numpy.dtype(_fields(dtype_spec) if kind == b"V" else dtype_spec)
     if dtype.hasobject:
         raise InvalidMsgpack("unsupported payload")
-    array = numpy.frombuffer(found[b"data"], dtype)
-    # A copy, since the model may write to what it is given.
-    return array.reshape(found[b"shape"]).copy() if found[b"nd"] else array[0]
+    array = numpy.frombuffer(encoded[b"data"], dtype)
+    # A copy, since `frombuffer` makes a read-only array and the model may write to it.
+    return array.reshape(encoded[b"shape"]).copy() if encoded[b"nd"] else array[0]
 
 
-def _fields(described: Any) -> list[tuple[Any, ...]]:
-    return [tuple(tuple(part) if isinstance(part, list) else part for part in each) for each in described]
+def _fields(dtype_spec: Any) -> list[tuple[Any, ...]]:
+    return [tuple(tuple(part) if isinstance(part, list) else part for part in each) for each in dtype_spec]
 
 
-_MADE: dict[bytes, Callable[[Any], Any]] = {
+_DECODERS: dict[bytes, Callable[[Any], Any]] = {
     b"__dt_datetime_iso__": lambda data: datetime.datetime.fromisoformat(data.replace("Z", "+00:00")),
     b"__dt_date_iso__": datetime.date.fromisoformat,
     b"__dt_time_iso__": datetime.time.fromisoformat,

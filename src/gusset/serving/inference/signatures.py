@@ -1,4 +1,4 @@
-"""The JSON schemas of what a typed model takes and gives."""
+"""The JSON schemas of a typed model's inputs and results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ _STREAMS = (
 )
 
 
-def schema_of(methods: Methods) -> dict[str, Any] | None:
-    """Input and output schema and whether it streams, each null where unknown; None for an untyped model."""
+def model_schema(methods: Methods) -> dict[str, Any] | None:
+    """The response of the schema route: both schemas and whether the model streams, None where unknown.
+
+    None for an untyped model.
+    """
     if methods.predict is None:
         return None
     first, last = methods.preprocess or methods.predict, methods.postprocess or methods.predict
-    output, streams = _output(last.returns)
+    output, streams = _output_type(last.returns)
     if first.input_type is None and output is None and streams is None:
         return None
     return {
@@ -36,14 +39,14 @@ def _schema(cls: Any) -> Any:
     return cls.model_json_schema() if cls is not None else None
 
 
-def _output(returns: Any) -> tuple[Any, bool | None]:
+def _output_type(returns: Any) -> tuple[Any, bool | None]:
     """The pydantic class that a return annotation names, and whether it names a stream."""
     if typing.get_origin(returns) in (typing.Union, types.UnionType):
-        arms = typing.get_args(returns)
-        if len(arms) != 2:
+        members = typing.get_args(returns)
+        if len(members) != 2:
             return None, None
-        classes = [cls for cls in map(_class, arms) if cls is not None]
-        if len(classes) == 1 and any(map(_is_stream, arms)):
+        classes = [cls for cls in map(_class, members) if cls is not None]
+        if len(classes) == 1 and any(map(_is_stream, members)):
             return classes[0], True
         return None, None
     if _is_stream(returns):
