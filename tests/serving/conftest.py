@@ -1,4 +1,4 @@
-"""A served model: real processes, a real port, secrets in a folder that a test may change."""
+"""A served model: real processes, a real port, secrets in a folder that a test can change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-PATIENCE = 30.0  # seconds until a test gives up hope; no test passes by waiting for so long
+PATIENCE = 30.0  # seconds until a test fails; no test passes by waiting this long
 
 
 def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
@@ -29,7 +29,7 @@ def eventually(condition: Callable[[], object], what: str, patience: float = PAT
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and more than a zombie."""
+    """Whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -42,7 +42,7 @@ def children(pid: int) -> list[int]:
 
 
 class Served:
-    """One run of the server; its output goes to files, so that it can be looked at any time."""
+    """One run of the server. Its output goes to files, so that a test can read it at any time."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
         self.process = process
@@ -72,12 +72,12 @@ class Served:
 
     @property
     def worker(self) -> int:
-        """The process id of the worker, once its warden has started it."""
-        eventually(lambda: children(self.warden), "the worker")
-        return children(self.warden)[0]
+        """The process id of the worker, once the shim has started it."""
+        eventually(lambda: children(self.shim), "the worker")
+        return children(self.shim)[0]
 
     @property
-    def warden(self) -> int:
+    def shim(self) -> int:
         """The process id of the process between supervisor and worker."""
         return children(self.process.pid)[0]
 
@@ -108,7 +108,7 @@ class Served:
 
 
 class Kitchen:
-    """Makes model folders and secrets, and serves them."""
+    """Writes model folders and secrets, and serves them."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.folder = tmp_path / "tiny"
@@ -118,15 +118,15 @@ class Kitchen:
         self.started: list[Served] = []
 
     def secret(self, name: str, value: bytes) -> None:
-        """Write and rename, as every careful writer does."""
-        beside = self.secrets_dir.parent / f".{name}"
-        beside.write_bytes(value)
-        beside.rename(self.secrets_dir / name)
+        """Write to another file and rename it, so that the server never reads half a value."""
+        temporary = self.secrets_dir.parent / f".{name}"
+        temporary.write_bytes(value)
+        temporary.rename(self.secrets_dir / name)
 
     def file(self, path: str, text: str) -> None:
-        place = self.folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(textwrap.dedent(text))
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text))
 
     def __call__(
         self,
@@ -141,7 +141,7 @@ class Kitchen:
         environ: dict[str, str] | None = None,
         prefix: tuple[str, ...] = (),
     ) -> Served:
-        """Serve a model with this code; secrets that a test did not set may be missing."""
+        """Serve a model with this code. Secrets that the test did not set may be missing."""
         if code:
             self.file(model_file, code)
         given = {

@@ -1,4 +1,4 @@
-"""Serves one model folder from a folder of secrets, in a process of its own, without the command line.
+"""Serves one model folder with secrets from a folder, as a process, without the command line.
 
 `python -m tests.serving.driver '{"folder": ..., "secrets_dir": ..., "declared": [...], ...}'`
 """

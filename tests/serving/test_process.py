@@ -1,4 +1,4 @@
-"""The life of the server's processes: start, crash, stop, kill."""
+"""The server's processes: start, crash, stop, kill."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SLOW = """
 
 
 def test_missing_secrets_are_named_all_at_once(serve: Kitchen) -> None:
-    """Before any code runs, one message has each with its line and command; the exit status is 5."""
+    """Before any code runs, one message lists each with its line and command; the exit status is 5."""
     served = serve("print('imported')", declared=("one", "two", "three"), allow_missing=("two",))
     assert served.ended() == 5
     for line in (
@@ -39,8 +39,8 @@ def test_missing_secrets_are_named_all_at_once(serve: Kitchen) -> None:
     assert "imported" not in served.stdout
 
 
-def test_a_port_in_use(serve: Kitchen) -> None:
-    """The message names the port and the way out; the exit status is 11."""
+def test_a_port_in_use_ends_the_start(serve: Kitchen) -> None:
+    """The message names the port and the option to change; the exit status is 11."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         served = serve(ECHO, port=port)
@@ -49,8 +49,8 @@ def test_a_port_in_use(serve: Kitchen) -> None:
     assert "--port" in served.stderr
 
 
-def test_answers_while_loading(serve: Kitchen) -> None:
-    """Liveness is 200 and everything else 503 with the reason, while `load` takes its time."""
+def test_only_liveness_is_200_while_the_model_loads(serve: Kitchen) -> None:
+    """Everything else is 503 with the reason until `load` returns."""
     go = serve.folder.parent / "go"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -85,8 +85,8 @@ def test_answers_while_loading(serve: Kitchen) -> None:
     eventually(lambda: (r := readiness()) is not None and r.status_code == 200, "ready")
 
 
-def test_stop_while_loading(serve: Kitchen) -> None:
-    """SIGTERM does not wait for `load`."""
+def test_a_stop_does_not_wait_for_load(serve: Kitchen) -> None:
+    """SIGTERM ends a worker that still imports or loads."""
     served = serve("import time\nprint('importing')\ntime.sleep(600)\n")
     eventually(lambda: "importing" in served.stdout, "the import")
     worker = served.worker
@@ -95,17 +95,17 @@ def test_stop_while_loading(serve: Kitchen) -> None:
 
 
 def test_a_killed_worker_is_replaced(serve: Kitchen) -> None:
-    """The port stays, the end is named in a line, and the next worker answers."""
+    """The port stays open, the log names the signal, and the next worker responds."""
     served = serve("import os\nclass Model:\n    def predict(self, x):\n        return os.getpid()\n").ready()
     first = served.predict().json()
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: _answers(served), "ready again")
+    eventually(lambda: _is_ready(served), "ready again")
     assert served.predict().json() != first
     assert "SIGKILL" in served.stderr
     assert served.stdout.count("ready at") == 1
 
 
-def _answers(served: Served) -> bool:
+def _is_ready(served: Served) -> bool:
     try:
         return served.get("/v1/models/model/loaded").status_code == 200
     except httpx.TransportError:  # a connection that the dead worker had not accepted yet
@@ -124,15 +124,15 @@ FRAGILE = """
     """
 
 
-def test_a_restart_that_fails_is_tried_again(serve: Kitchen) -> None:
-    """Meanwhile liveness is 200, and readiness and predictions 503 with the reason; the log has the traceback."""
+def test_a_restart_that_fails_is_retried(serve: Kitchen) -> None:
+    """Meanwhile liveness is 200, readiness and predictions are 503 with the reason; the log has the traceback."""
     broken = serve.folder.parent / "broken"
     served = serve(FRAGILE.format(broken=broken)).ready()
     broken.touch()
     os.kill(served.worker, signal.SIGKILL)
     eventually(lambda: "did not start again" in served.stderr, "a failed start")
     eventually(
-        lambda: "It has failed and will be restarted." in served.get("/v1/models/model").text, "a pause"
+        lambda: "It has failed and will be restarted." in served.get("/v1/models/model").text, "the backoff"
     )
     assert served.get("/v1/models/model").status_code == 503
     assert served.predict().status_code == 503
@@ -140,24 +140,24 @@ def test_a_restart_that_fails_is_tried_again(serve: Kitchen) -> None:
     assert "ValueError: no weights here" in served.stderr
     assert "no weights here" not in served.get("/v1/models/model").text
     broken.unlink()
-    eventually(lambda: _answers(served), "ready again")
+    eventually(lambda: _is_ready(served), "ready again")
     assert served.predict().json() == served.worker
 
 
-def test_stop_between_two_starts(serve: Kitchen) -> None:
-    """SIGTERM does not wait for the next try, and prevents it."""
+def test_a_stop_during_the_backoff_prevents_the_restart(serve: Kitchen) -> None:
+    """SIGTERM waits neither for the backoff nor for another attempt."""
     broken = serve.folder.parent / "broken"
     served = serve(FRAGILE.format(broken=broken)).ready()
     broken.touch()
     os.kill(served.worker, signal.SIGKILL)
-    eventually(lambda: served.stderr.count("did not start again") == 3, "a pause of more than a second")
+    eventually(lambda: served.stderr.count("did not start again") == 3, "a backoff of more than a second")
     assert served.stop() == 0
     assert served.stdout.count("importing") == 4
     assert not _connects(served)
 
 
 def test_events_are_logged_as_json_lines(serve: Kitchen) -> None:
-    """Away from a terminal each event is one JSON object on a line of its own."""
+    """Unless standard error is a terminal, each event is one JSON object on a line of its own."""
     served = serve(ECHO).ready()
     assert served.stop() == 0
     events = [json.loads(line) for line in served.stderr.splitlines()]
@@ -165,8 +165,8 @@ def test_events_are_logged_as_json_lines(serve: Kitchen) -> None:
     assert events[0]["message"].startswith("Stopping")
 
 
-def test_a_killed_supervisor_takes_all_with_it(serve: Kitchen) -> None:
-    """Worker and its children end at once, and the port is free."""
+def test_killing_the_supervisor_ends_all_processes(serve: Kitchen) -> None:
+    """The worker and its children end at once, and the port is free."""
     served = serve(
         """
         import os, subprocess
@@ -187,16 +187,19 @@ def test_a_killed_supervisor_takes_all_with_it(serve: Kitchen) -> None:
 LEAVING = """
     import os, subprocess, time
 
-    def fork():
+    def fork():  # leaves an orphan in a session without a leader, and returns when it has printed its id
+        reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.setsid()
             if os.fork():
-                os._exit(0)  # what is left has another parent, and is in a session that has no leader
+                os._exit(0)
             print("orphan", os.getpid(), flush=True)
+            os.write(writer, b".")
             time.sleep(600)
             os._exit(0)
         os.waitpid(pid, 0)
+        os.read(reader, 1)
 
     class Model:
         def predict(self, x):
@@ -207,15 +210,15 @@ LEAVING = """
 
 
 def _leave(served: Served) -> list[int]:
-    """The process ids of worker, a child in a session of its own, and a fork whose parent has ended."""
+    """The process ids of the worker, of a child in a session of its own, and of an orphan."""
     pids = served.predict().json()
     eventually(lambda: "orphan" in served.stdout, "the orphan")
     return [*pids, int(served.stdout.split("orphan")[-1].split()[0])]
 
 
 @pytest.mark.parametrize("way", ["stop", "kill"])
-def test_children_that_left_the_group_end_too(serve: Kitchen, way: str) -> None:
-    """Daemons of the model are gone with the server, stopped or killed, and its port is free."""
+def test_children_outside_the_process_group_end_too(serve: Kitchen, way: str) -> None:
+    """Daemons of the model end with the server, whether that is stopped or killed, and its port is free."""
     served = serve(LEAVING).ready()
     port, pids = served.port, _leave(served)
     assert all(map(is_running, pids))
@@ -230,49 +233,49 @@ def test_children_that_left_the_group_end_too(serve: Kitchen, way: str) -> None:
 
 
 def test_children_of_a_crashed_worker_end_too(serve: Kitchen) -> None:
-    """Before another worker starts, nothing is left of the first; its end is named as it was."""
+    """Nothing is left of a worker when the next one starts; the log names the signal that ended it."""
     served = serve(LEAVING).ready()
     pids = _leave(served)
     os.kill(pids[0], signal.SIGSEGV)
-    eventually(lambda: _answers(served), "ready again")
+    eventually(lambda: _is_ready(served), "ready again")
     assert not any(map(is_running, pids))
     assert "SIGSEGV" in served.stderr
 
 
 def test_children_of_a_failed_start_end_too(serve: Kitchen) -> None:
-    """A model that could not be loaded leaves nothing behind either."""
-    served = serve(LEAVING + "\n    fork()\n    time.sleep(0.3)\n    raise ValueError('no')\n")
+    """A model that fails to start leaves no process behind."""
+    served = serve(LEAVING + "\n    fork()\n    raise ValueError('no')\n")
     assert served.ended() == 9
     assert "ValueError: no" in served.stderr
     assert not is_running(int(served.stdout.split("orphan")[-1].split()[0]))
 
 
-def test_a_killed_warden_is_replaced(serve: Kitchen) -> None:
-    """Who kills the process that watches over the worker gets a new one of both."""
+def test_a_killed_shim_is_replaced_with_its_worker(serve: Kitchen) -> None:
+    """The worker ends with its shim, and new ones of both start."""
     served = serve(ECHO).ready()
     worker = served.worker
-    os.kill(served.warden, signal.SIGKILL)
+    os.kill(served.shim, signal.SIGKILL)
     eventually(lambda: "ready again" in served.stderr, "ready again")
     assert not is_running(worker)
     assert served.predict(1).json() == 1
 
 
 def test_orphans_are_reaped(serve: Kitchen) -> None:
-    """A daemon of the model that has ended does not stay as a zombie."""
+    """A daemon of the model that has ended does not stay a zombie."""
     served = serve(LEAVING).ready()
     *_, orphan = _leave(served)
     os.kill(orphan, signal.SIGKILL)
     eventually(lambda: not os.path.exists(f"/proc/{orphan}"), "the end of the zombie")
 
 
-def test_a_fork_does_not_hold_the_port(serve: Kitchen) -> None:
-    """While requests under way finish, new connections are refused, whatever the model has forked."""
+def test_a_fork_does_not_keep_the_port_open(serve: Kitchen) -> None:
+    """New connections are refused while requests in flight finish, whatever the model has forked."""
     served = serve(
         LEAVING + SLOW + "    def preprocess(self, x):\n            fork()\n            return x\n"
     ).ready()
     folder = serve.folder.parent
-    answers: list[object] = []
-    thread = _predict_in_thread(served, folder, answers)
+    results: list[object] = []
+    thread = _predict_in_thread(served, folder, results)
     eventually((folder / "started").exists, "the request")
     eventually(lambda: "orphan" in served.stdout, "the orphan")
     served.process.send_signal(signal.SIGTERM)
@@ -280,28 +283,28 @@ def test_a_fork_does_not_hold_the_port(serve: Kitchen) -> None:
     assert is_running(int(served.stdout.split("orphan")[-1].split()[0]))
     (folder / "go").touch()
     thread.join()
-    assert answers == ["finished"]
+    assert results == ["finished"]
     assert served.ended() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_requests_finish(serve: Kitchen, number: signal.Signals) -> None:
-    """A request under way is answered, new connections are refused, and the exit status is 0."""
+    """A request in flight gets its response, new connections are refused, and the exit status is 0."""
     served = serve(SLOW).ready()
     folder = serve.folder.parent
-    answers = []
-    thread = _predict_in_thread(served, folder, answers)
+    results = []
+    thread = _predict_in_thread(served, folder, results)
     eventually((folder / "started").exists, "the request")
     served.process.send_signal(number)
     eventually(lambda: not _connects(served), "the end of accepting")
     (folder / "go").touch()
     thread.join()
-    assert answers == ["finished"]
+    assert results == ["finished"]
     assert served.ended() == 0
 
 
 def test_a_second_signal_stops_at_once(serve: Kitchen) -> None:
-    """Who signals twice does not wait for requests."""
+    """The second signal does not wait for requests in flight."""
     served = serve(SLOW).ready()
     folder = serve.folder.parent
     thread = _predict_in_thread(served, folder, [])
@@ -312,8 +315,8 @@ def test_a_second_signal_stops_at_once(serve: Kitchen) -> None:
     thread.join()
 
 
-def test_a_stop_has_an_end(serve: Kitchen) -> None:
-    """A request that never ends is cut after the time for draining."""
+def test_a_drain_ends_after_its_timeout(serve: Kitchen) -> None:
+    """A request that never finishes is cut off after `drain_seconds`."""
     served = serve(SLOW, drain_seconds=0.2).ready()
     folder = serve.folder.parent
     thread = _predict_in_thread(served, folder, [])
@@ -323,12 +326,12 @@ def test_a_stop_has_an_end(serve: Kitchen) -> None:
     thread.join()
 
 
-def _predict_in_thread(served: Served, folder: os.PathLike[str], answers: list[object]) -> threading.Thread:
+def _predict_in_thread(served: Served, folder: os.PathLike[str], results: list[object]) -> threading.Thread:
     def call() -> None:
         try:
-            answers.append(served.predict({"started": f"{folder}/started", "go": f"{folder}/go"}).json())
+            results.append(served.predict({"started": f"{folder}/started", "go": f"{folder}/go"}).json())
         except httpx.TransportError:
-            answers.append(None)
+            results.append(None)
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -344,7 +347,7 @@ def _connects(served: Served) -> bool:
 
 
 def test_a_model_may_set_signal_handlers(serve: Kitchen) -> None:
-    """`load` runs on the main thread, where Python allows that."""
+    """`load` runs on the main thread: Python allows that nowhere else."""
     served = serve(
         """
         import signal
@@ -358,13 +361,13 @@ def test_a_model_may_set_signal_handlers(serve: Kitchen) -> None:
     assert served.predict(1).json() == 1
 
 
-TELLING = """
+REPORTING = """
     import os, struct, sys
     class Model:
         def predict(self, reports):
             for report in reports:
                 os.write(int(sys.argv[1]), struct.pack("!Q", len(report)) + report.encode())
-            return "told"
+            return "sent"
     """
 
 
@@ -385,21 +388,21 @@ TELLING = """
     ids=lambda report: report[:40],
 )
 def test_a_malformed_report_is_ignored(serve: Kitchen, report: str) -> None:
-    """The model's code may write to the supervisor: nonsense is named once, quoted nowhere, and harms nothing."""
-    served = serve(TELLING).ready()
-    assert served.predict([report, report]).json() == "told"
+    """A model can write to the supervisor: a malformed report is logged once, without its text, and harms nothing."""
+    served = serve(REPORTING).ready()
+    assert served.predict([report, report]).json() == "sent"
     eventually(lambda: "is ignored" in served.stderr, "the warning")
-    assert served.predict(['{"event":"loading"}']).json() == "told"
+    assert served.predict(['{"event":"loading"}']).json() == "sent"
     assert served.stop() == 0
     events = [json.loads(line) for line in served.stderr.splitlines()]
     assert [event["levelname"] for event in events] == ["WARNING", "INFO"]
     assert "were still in flight" not in served.stderr
 
 
-def test_ready_is_believed_once(serve: Kitchen) -> None:
-    """A model that reports its start again is announced no second time."""
-    served = serve(TELLING).ready()
-    assert served.predict(['{"event":"ready"}', '{"event":"ready"}', "nonsense"]).json() == "told"
+def test_a_second_report_of_ready_is_ignored(serve: Kitchen) -> None:
+    """A model that sends the report itself is not announced again."""
+    served = serve(REPORTING).ready()
+    assert served.predict(['{"event":"ready"}', '{"event":"ready"}', "nonsense"]).json() == "sent"
     eventually(lambda: "is ignored" in served.stderr, "the warning")
     assert served.stop() == 0
     assert "ready again" not in served.stderr

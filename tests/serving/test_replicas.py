@@ -1,7 +1,8 @@
-"""`gusset serve --workers N` and `--reload`: several processes behind one port, and new ones for new code."""
+"""`gusset serve --workers N` and `--reload`: several workers on one port, and new ones for new code."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -10,15 +11,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import httpx
 import pytest
+from watchfiles import awatch
 
+from gusset.serving.supervisor.reload_watcher import changes, is_source
 from tests.conftest import clean_environ
-from tests.serving.conftest import children, eventually
+from tests.serving.conftest import PATIENCE, children, eventually
 
 WHO = """\
 import os
@@ -32,11 +34,11 @@ class Model:
 """
 
 
-class Site:
-    """One `gusset serve` of a folder that a test may change."""
+class Project:
+    """A model folder that a test can change, and one `gusset serve` of it."""
 
     def __init__(self, tmp_path: Path) -> None:
-        self.folder = tmp_path / "site"
+        self.folder = tmp_path / "project"
         self.secrets = tmp_path / "secrets"
         self.secrets.mkdir()
         self._tmp = tmp_path
@@ -46,18 +48,18 @@ class Site:
         self.secret("first", "12345678")
 
     def write(self, path: str, text: str) -> None:
-        place = self.folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{place.name}.new")
-        beside.write_text(textwrap.dedent(text))
-        beside.rename(place)
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.new")
+        temporary.write_text(textwrap.dedent(text))
+        temporary.rename(file)
 
     def secret(self, name: str, value: str) -> None:
-        beside = self._tmp / f".{name}"
-        beside.write_text(value)
-        beside.rename(self.secrets / name)
+        temporary = self._tmp / f".{name}"
+        temporary.write_text(value)
+        temporary.rename(self.secrets / name)
 
-    def serve(self, *options: str) -> Site:
+    def serve(self, *options: str) -> Project:
         command = [sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
         with (self._tmp / "out").open("wb") as out, (self._tmp / "err").open("wb") as err:
             self.process = subprocess.Popen(
@@ -80,13 +82,13 @@ class Site:
         return int(found[1])
 
     def predict(self, value: object = None) -> dict[str, object]:
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/predict", content=json.dumps(value), timeout=30)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, object] = answer.json()
-        return found
+        response = httpx.post(f"http://127.0.0.1:{self.port}/predict", content=json.dumps(value), timeout=30)
+        assert response.status_code == 200, response.text
+        result: dict[str, object] = response.json()
+        return result
 
     def pids(self, connections: int) -> list[int]:
-        """Who answers on each of so many connections that are open at the same time."""
+        """The worker that responds on each of so many simultaneous connections."""
         found = []
         opened = [http.client.HTTPConnection("127.0.0.1", self.port, timeout=30) for _ in range(connections)]
         for connection in opened:
@@ -105,76 +107,76 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
+def project(tmp_path: Path) -> Iterator[Project]:
+    made = Project(tmp_path)
     yield made
     if made.process and made.process.poll() is None:
         made.process.kill()
         made.process.wait()
 
 
-def becomes(site: Site, wanted: Callable[[dict[str, object]], bool]) -> None:
-    """Predictions go on being answered, each of them, until one is as wanted."""
-    eventually(lambda: wanted(site.predict()), "the new model answers")
+def becomes(project: Project, condition: Callable[[dict[str, object]], bool]) -> None:
+    """Wait for a prediction that meets the condition; none may fail meanwhile."""
+    eventually(lambda: condition(project.predict()), "a prediction of the new model")
 
 
-def test_workers_share_the_connections(site: Site) -> None:
-    """Each of four replicas gets some of 32."""
-    site.serve("--workers", "4")
-    assert len(set(site.pids(32))) == 4
-    assert site.stop() == 0
+def test_connections_are_spread_over_all_workers(project: Project) -> None:
+    """Each of four workers gets some of 32 connections."""
+    project.serve("--workers", "4")
+    assert len(set(project.pids(32))) == 4
+    assert project.stop() == 0
 
 
-def test_a_dead_worker_is_replaced_while_others_serve(site: Site) -> None:
-    """The port never goes down, and the log says which one ended."""
-    site.serve("--workers", "2")
-    before = set(site.pids(16))
+def test_a_dead_worker_is_replaced_while_others_serve(project: Project) -> None:
+    """The port stays open, and the log names the worker that ended."""
+    project.serve("--workers", "2")
+    before = set(project.pids(16))
     with pytest.raises(httpx.RemoteProtocolError):
-        site.predict("die")
+        project.predict("die")
     for _ in range(20):
-        site.predict()
-    eventually(lambda: "is ready again." in site.output, "replaced")
-    assert re.search(r"The process of replica \d of 2 ended \(exit status 3\)", site.output)
-    assert len(set(site.pids(16)) - before) == 1
+        project.predict()
+    eventually(lambda: "is ready again." in project.output, "replaced")
+    assert re.search(r"The process of replica \d of 2 ended \(exit status 3\)", project.output)
+    assert len(set(project.pids(16)) - before) == 1
 
 
-def test_a_rotation_reaches_all_workers(site: Site) -> None:
-    site.serve("--workers", "3")
-    site.secret("first", "123456789012")
+def test_a_rotation_reaches_all_workers(project: Project) -> None:
+    project.serve("--workers", "3")
+    project.secret("first", "123456789012")
 
     def all_have_it() -> bool:
-        connections = [site.predict() for _ in range(12)]
-        return all(answer["secrets"] == {"first": 12} for answer in connections)
+        results = [project.predict() for _ in range(12)]
+        return all(result["secrets"] == {"first": 12} for result in results)
 
-    eventually(all_have_it, "all have the new value")
+    eventually(all_have_it, "all workers have the new value")
 
 
-def test_a_start_that_fails_fails_for_all(site: Site) -> None:
-    """No process of any replica is left."""
-    site.write("model/model.py", "class Model:\n    pass\n")
+def test_a_model_that_cannot_start_ends_all_workers(project: Project) -> None:
+    """The command fails with the reason; no worker is left."""
+    project.write("model/model.py", "class Model:\n    pass\n")
     done = subprocess.run(
-        [sys.executable, "-m", "gusset", "serve", str(site.folder), "--port", "0", "--workers", "3"],
+        [sys.executable, "-m", "gusset", "serve", str(project.folder), "--port", "0", "--workers", "3"],
         capture_output=True,
-        env=clean_environ(site.folder.parent / "home", site.folder.parent / "settings.toml"),
+        env=clean_environ(project.folder.parent / "home", project.folder.parent / "settings.toml"),
         timeout=60,
     )
     assert done.returncode != 0
     assert b"predict" in done.stderr
 
 
-def test_reload_takes_up_new_code(site: Site) -> None:
-    """Without one request that fails; the old process ends."""
-    site.serve("--reload")
-    old = site.predict()["pid"]
-    site.write("model/model.py", WHO.replace('"code": 1', '"code": 2'))
-    becomes(site, lambda answer: answer["code"] == 2)
-    assert site.predict()["pid"] != old
+def test_reload_serves_new_code_without_a_failed_request(project: Project) -> None:
+    """The old process ends afterwards."""
+    project.serve("--reload")
+    old = project.predict()["pid"]
+    project.write("model/model.py", WHO.replace('"code": 1', '"code": 2'))
+    becomes(project, lambda result: result["code"] == 2)
+    assert project.predict()["pid"] != old
     eventually(lambda: not Path(f"/proc/{old}").exists(), "the old one has ended")
-    assert site.stop() == 0
+    assert project.stop() == 0
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "said"),
+    ("path", "text", "reason"),
     [
         ("model/model.py", "class Model:\n    def predict(self\n", "it is not valid Python"),
         ("model/model.py", WHO + "raise OSError('at import')\n", "OSError: at import"),
@@ -183,49 +185,53 @@ def test_reload_takes_up_new_code(site: Site) -> None:
     ],
     ids=["syntax", "import", "config", "secret"],
 )
-def test_reload_keeps_the_old_one_after_a_broken_edit(site: Site, path: str, text: str, said: str) -> None:
-    """The log says what is wrong; the next good edit goes live."""
-    site.serve("--reload")
-    old = site.predict()["pid"]
-    good = (site.folder / path).read_text()
-    site.write(path, text)
-    eventually(lambda: "The change is not served" in site.output and said in site.output, "the log says why")
-    assert site.predict()["pid"] == old
-    site.write("model/model.py", WHO.replace('"code": 1', '"code": 3'))
-    if path == "config.yaml":
-        site.write(path, good)
-    becomes(site, lambda answer: answer["code"] == 3)
-
-
-def test_reload_reads_a_newly_declared_secret(site: Site) -> None:
-    """And follows its rotations from then on."""
-    site.secret("second", "1234567890")
-    site.serve("--reload", "--workers", "2")
-    site.write("config.yaml", "secrets: {first: null, second: null}\n")
-    becomes(site, lambda answer: answer["secrets"] == {"first": 8, "second": 10})
-    site.secret("second", "12345678901234")
-    becomes(site, lambda answer: answer["secrets"] == {"first": 8, "second": 14})
-
-
-def test_reload_takes_up_a_good_edit_while_a_bad_one_hangs(site: Site) -> None:
-    """What never gets ready does not keep the next change waiting."""
-    site.serve("--reload")
-    site.write(
-        "model/model.py", WHO + f"open({str(site.folder.parent / 'reached')!r}, 'w')\nwhile True: pass\n"
+def test_reload_keeps_the_old_model_after_a_broken_edit(
+    project: Project, path: str, text: str, reason: str
+) -> None:
+    """The log has the reason; the next good edit is served."""
+    project.serve("--reload")
+    old = project.predict()["pid"]
+    good = (project.folder / path).read_text()
+    project.write(path, text)
+    eventually(
+        lambda: "The change is not served" in project.output and reason in project.output, "the log says why"
     )
-    eventually((site.folder.parent / "reached").exists, "the bad one is being tried")
-    site.write("model/model.py", WHO.replace('"code": 1', '"code": 4'))
-    becomes(site, lambda answer: answer["code"] == 4)
-    assert site.process
-    supervisor = site.process.pid
+    assert project.predict()["pid"] == old
+    project.write("model/model.py", WHO.replace('"code": 1', '"code": 3'))
+    if path == "config.yaml":
+        project.write(path, good)
+    becomes(project, lambda result: result["code"] == 3)
+
+
+def test_reload_reads_a_newly_declared_secret(project: Project) -> None:
+    """Its rotations are followed from then on."""
+    project.secret("second", "1234567890")
+    project.serve("--reload", "--workers", "2")
+    project.write("config.yaml", "secrets: {first: null, second: null}\n")
+    becomes(project, lambda result: result["secrets"] == {"first": 8, "second": 10})
+    project.secret("second", "12345678901234")
+    becomes(project, lambda result: result["secrets"] == {"first": 8, "second": 14})
+
+
+def test_reload_serves_a_good_edit_while_a_bad_one_hangs(project: Project) -> None:
+    """A model that never becomes ready does not delay the next change."""
+    project.serve("--reload")
+    project.write(
+        "model/model.py", WHO + f"open({str(project.folder.parent / 'reached')!r}, 'w')\nwhile True: pass\n"
+    )
+    eventually((project.folder.parent / "reached").exists, "the bad one starts")
+    project.write("model/model.py", WHO.replace('"code": 1', '"code": 4'))
+    becomes(project, lambda result: result["code"] == 4)
+    assert project.process
+    supervisor = project.process.pid
     eventually(lambda: len(children(supervisor)) == 1, "the bad one has ended")
 
 
-def test_a_rotation_while_a_reload_loads_is_not_lost(site: Site) -> None:
-    """Neither for a secret that was declared before, nor for one that is new."""
-    site.secret("second", "1234567890")
-    site.serve("--reload")
-    reached, go = site.folder.parent / "reached", site.folder.parent / "go"
+def test_a_rotation_while_a_reload_loads_is_not_lost(project: Project) -> None:
+    """This holds for a secret that was declared before and for a new one."""
+    project.secret("second", "1234567890")
+    project.serve("--reload")
+    reached, go = project.folder.parent / "reached", project.folder.parent / "go"
     wait = f"""
 import pathlib, time
 class Model(Model):
@@ -234,39 +240,59 @@ class Model(Model):
         while not pathlib.Path({str(go)!r}).exists():
             time.sleep(0.01)
 """
-    site.write("model/model.py", WHO + wait)
-    site.write("config.yaml", "secrets: {first: null, second: null}\n")
+    project.write("model/model.py", WHO + wait)
+    project.write("config.yaml", "secrets: {first: null, second: null}\n")
     eventually(reached.exists, "the new one loads")
-    site.secret("first", "123456789")
-    site.secret("second", "12345678901")
-    eventually(lambda: site.predict()["secrets"] == {"first": 9}, "the old one has the new value")
+    project.secret("first", "123456789")
+    project.secret("second", "12345678901")
+    eventually(lambda: project.predict()["secrets"] == {"first": 9}, "the old one has the new value")
     go.touch()
-    becomes(site, lambda answer: answer["secrets"] == {"first": 9, "second": 11})
+    becomes(project, lambda result: result["secrets"] == {"first": 9, "second": 11})
 
 
-def test_reload_passes_over_what_tools_leave_behind(site: Site) -> None:
-    """Byte code, hidden files and editors' backups are no change."""
-    site.serve("--reload")
-    old = site.predict()["pid"]
-    for path in (
-        "model/__pycache__/x.pyc",
-        ".git/HEAD",
-        "model/.model.py.swp",
-        "model/model.py~",
-        "model/#x#",
-    ):
-        site.write(path, "noise")
-    time.sleep(1)  # long enough for a change to have been taken up
-    assert site.predict()["pid"] == old
-    assert "ready again" not in site.output
+def test_reload_ignores_files_that_tools_write(tmp_path: Path) -> None:
+    """Byte code, hidden files and editors' backups are no change of the folder."""
+    (tmp_path / "model").mkdir()
+
+    async def watch() -> None:
+        change = asyncio.ensure_future(anext(changes(tmp_path)))
+        everything = asyncio.ensure_future(anext(awatch(tmp_path, watch_filter=None)))
+        await asyncio.sleep(0)  # both watch from their first step on
+        for path in ("x.pyc", ".model.py.swp", "model.py~", "#x#", "4913"):
+            (tmp_path / "model" / path).write_text("noise")
+        await everything
+        assert not change.done()
+        (tmp_path / "model" / "model.py").write_text("code")
+        await asyncio.wait_for(change, PATIENCE)
+
+    asyncio.run(watch())
 
 
-def test_reload_leaves_nothing_behind(site: Site) -> None:
-    """A stop in the middle of a reload ends the new replica, too."""
-    site.serve("--reload")
-    assert site.process
-    site.write("model/model.py", WHO + "import time\ntime.sleep(60)\n")
-    eventually(lambda: len(children(site.process.pid)) > 1 if site.process else False, "the new one starts")
-    started = children(site.process.pid)
-    assert site.stop() == 0
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("model/__pycache__/x.pyc", False),
+        (".git/HEAD", False),
+        ("model/.model.py.swp", False),
+        ("model/model.py~", False),
+        ("model/#x#", False),
+        ("model/4913", False),
+        ("config.yaml", True),
+        ("data/weights.bin", True),
+    ],
+)
+def test_only_files_that_people_write_are_sources(path: str, expected: bool) -> None:
+    assert is_source(PurePath(path)) is expected
+
+
+def test_a_stop_during_a_reload_ends_the_new_worker_too(project: Project) -> None:
+    """No process is left."""
+    project.serve("--reload")
+    assert project.process
+    project.write("model/model.py", WHO + "import time\ntime.sleep(60)\n")
+    eventually(
+        lambda: len(children(project.process.pid)) > 1 if project.process else False, "the new one starts"
+    )
+    started = children(project.process.pid)
+    assert project.stop() == 0
     eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in started), "all have ended")

@@ -1,4 +1,4 @@
-"""Secrets on their way into a model, while it runs, and on ways where they must not be."""
+"""How secrets reach a running model, and where they must not appear."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import leaks_in
 from tests.serving.conftest import Kitchen, eventually
 
 VALUE = b"s3cr3t-v4lue-0123456789"
-TOLD = """
+LOOKUP = """
     class Model:
         def __init__(self, secrets):
             self.secrets = secrets
@@ -22,8 +22,8 @@ TOLD = """
     """
 
 
-def test_exact_bytes_arrive(serve: Kitchen) -> None:
-    """Any bytes arrive as they are, a full 64 KiB of them too."""
+def test_the_model_gets_the_exact_bytes(serve: Kitchen) -> None:
+    """Any bytes are possible, up to 64 KiB."""
     value = bytes(range(256)) * 256
     serve.secret("token", value)
     served = serve(
@@ -42,9 +42,9 @@ def test_exact_bytes_arrive(serve: Kitchen) -> None:
 
 
 def test_rotation_reaches_the_running_model(serve: Kitchen) -> None:
-    """A new value is looked up without a restart, a removed one is gone, and it may come back."""
+    """Without a restart, a new value is looked up, a removed one is missing, and a re-added one is there."""
     serve.secret("token", b"first-value")
-    served = serve(TOLD).ready()
+    served = serve(LOOKUP).ready()
     worker = served.worker
     assert served.predict().json() == "first-value"
     serve.secret("token", b"second-value")
@@ -56,8 +56,8 @@ def test_rotation_reaches_the_running_model(serve: Kitchen) -> None:
     assert served.worker == worker
 
 
-def test_on_change(serve: Kitchen) -> None:
-    """A callback is called with the new value; one that fails is logged, masked, and stops nothing."""
+def test_on_change_callbacks_get_the_new_value(serve: Kitchen) -> None:
+    """One that fails is logged, masked, and does not prevent the others."""
     serve.secret("token", b"first-value")
     served = serve(
         """
@@ -78,10 +78,10 @@ def test_on_change(serve: Kitchen) -> None:
     assert not leaks_in(served.output.encode(), VALUE)
 
 
-def test_trouble_keeps_what_is_held(serve: Kitchen) -> None:
-    """When the source does not answer any more the model keeps its values, and it is said once."""
+def test_the_model_keeps_its_values_while_the_source_is_unreachable(serve: Kitchen) -> None:
+    """One warning is logged; values that were set meanwhile arrive afterwards."""
     serve.secret("token", VALUE)
-    served = serve(TOLD).ready()
+    served = serve(LOOKUP).ready()
     away = serve.secrets_dir.rename(serve.secrets_dir.parent / "away")
     eventually(lambda: "the current values stay in use" in served.stderr, "the warning")
     assert served.predict().json() == VALUE.decode()
@@ -92,9 +92,9 @@ def test_trouble_keeps_what_is_held(serve: Kitchen) -> None:
 
 
 def test_a_restarted_worker_gets_the_newest_values(serve: Kitchen) -> None:
-    """What was rotated before a crash is there after it."""
+    """A value that was rotated before a crash is there after it."""
     serve.secret("token", b"first-value")
-    served = serve(TOLD).ready()
+    served = serve(LOOKUP).ready()
     serve.secret("token", b"second-value")
     eventually(lambda: served.predict().json() == "second-value", "the second value")
     os.kill(served.worker, 9)
@@ -117,7 +117,7 @@ PRINTING = {
 
 @pytest.mark.parametrize("way", PRINTING)
 def test_output_is_masked(serve: Kitchen, way: str) -> None:
-    """Whatever way a value goes out of the worker's processes, `***` arrives."""
+    """However a value is printed by the worker's processes, `***` is shown instead."""
     serve.secret("token", VALUE)
     served = serve(
         f"""
@@ -135,8 +135,8 @@ def test_output_is_masked(serve: Kitchen, way: str) -> None:
     assert not leaks_in(served.output.encode(), VALUE)
 
 
-def test_a_new_value_is_masked_too(serve: Kitchen) -> None:
-    """The masker knows a value before the model does, and still knows the old one."""
+def test_new_and_old_values_are_masked_after_a_rotation(serve: Kitchen) -> None:
+    """The masker learns a value before the model gets it, and does not forget the old one."""
     serve.secret("token", b"first-secret-value")
     served = serve(
         """
@@ -157,7 +157,7 @@ def test_a_new_value_is_masked_too(serve: Kitchen) -> None:
 
 
 def test_interactive_output_is_not_held_back(serve: Kitchen) -> None:
-    """A prompt without a line's end appears, even when it begins as the value does."""
+    """Output without a newline is shown, even if its end could be the start of a value."""
     serve.secret("token", VALUE)
     served = serve(
         """
@@ -171,18 +171,18 @@ def test_interactive_output_is_not_held_back(serve: Kitchen) -> None:
     eventually(lambda: served.stdout.endswith("progress: s3cr3t-v"), "the unfinished line")
 
 
-def test_a_short_value_is_named_at_the_start(serve: Kitchen) -> None:
-    """A value under eight bytes cannot be masked without masking the innocent: that is said."""
+def test_a_value_too_short_to_be_masked_is_reported_at_the_start(serve: Kitchen) -> None:
+    """Masking a value under eight bytes would also mask innocent text."""
     serve.secret("token", b"short")
-    served = serve(TOLD).ready()
+    served = serve(LOOKUP).ready()
     assert "Too short to be masked in output (under 8 bytes): token" in served.stderr
 
 
 def test_warnings_about_values_are_given_once_per_name(serve: Kitchen) -> None:
-    """A rotation does not repeat what was said about a short value or one from the environment."""
+    """A rotation repeats no warning about a short value or one from the environment."""
     serve.secret("token", b"short")
     environ = {"TRUSS_SECRET_other": "a-value-of-the-environment"}
-    served = serve(TOLD, declared=("token", "other"), environ=environ).ready()
+    served = serve(LOOKUP, declared=("token", "other"), environ=environ).ready()
     serve.secret("token", b"tiny")
     eventually(lambda: served.predict().json() == "tiny", "the new value")
     assert served.stop() == 0
@@ -193,15 +193,15 @@ def test_warnings_about_values_are_given_once_per_name(serve: Kitchen) -> None:
 def test_no_value_in_environment_or_arguments(serve: Kitchen) -> None:
     """No process has a value in its arguments or its environment."""
     serve.secret("token", VALUE)
-    served = serve(TOLD).ready()
+    served = serve(LOOKUP).ready()
     assert served.predict().json() == VALUE.decode()
-    for pid in (served.process.pid, served.warden, served.worker):
+    for pid in (served.process.pid, served.shim, served.worker):
         for file in ("cmdline", "environ"):
             assert not leaks_in(Path(f"/proc/{pid}/{file}").read_bytes(), VALUE)
 
 
-def test_variables_of_truss_do_not_reach_the_model(serve: Kitchen) -> None:
-    """A value that came by TRUSS_SECRET_x is in `secrets`, and no longer in the environment."""
+def test_secret_variables_are_removed_from_the_models_environment(serve: Kitchen) -> None:
+    """A value from TRUSS_SECRET_x is in `secrets`, and not in the environment."""
     served = serve(
         """
         import os
@@ -221,34 +221,34 @@ def test_variables_of_truss_do_not_reach_the_model(serve: Kitchen) -> None:
 ORDINARY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
 
 
-def _may_look_into(pid: int) -> bool:
-    """Whether a process of the same account may read the process's environment and memory maps."""
-    look = ["sh", "-c", f"cat /proc/{pid}/environ /proc/{pid}/maps"]
-    return subprocess.run([*ORDINARY, *look], capture_output=True).returncode == 0
+def _can_read(pid: int) -> bool:
+    """Whether a process of the same account can read this process's environment and memory maps."""
+    command = ["sh", "-c", f"cat /proc/{pid}/environ /proc/{pid}/maps"]
+    return subprocess.run([*ORDINARY, *command], capture_output=True).returncode == 0
 
 
-def test_a_neighbour_cannot_look_into_the_processes(serve: Kitchen) -> None:
-    """A process of the same account may look into others, but not into those that hold values."""
+def test_other_processes_of_the_account_cannot_read_the_processes_memory(serve: Kitchen) -> None:
+    """A process of the same account can read others' environment and maps, but not those of processes with values."""
     serve.secret("token", VALUE)
-    served = serve(TOLD, prefix=ORDINARY).ready()
+    served = serve(LOOKUP, prefix=ORDINARY).ready()
     with subprocess.Popen([*ORDINARY, "sleep", "600"]) as other:
-        eventually(lambda: _may_look_into(other.pid), "a look into a process that holds no values")
+        eventually(lambda: _can_read(other.pid), "reading a process without values")
         other.kill()
-    assert not _may_look_into(served.process.pid)
-    assert not _may_look_into(served.warden)
-    assert not _may_look_into(served.worker)
+    assert not _can_read(served.process.pid)
+    assert not _can_read(served.shim)
+    assert not _can_read(served.worker)
 
 
-def test_no_core_files(serve: Kitchen) -> None:
-    """No process may leave its memory on disk when it crashes."""
-    served = serve(TOLD).ready()
-    for pid in (served.process.pid, served.warden, served.worker):
+def test_no_process_can_leave_a_core_file(serve: Kitchen) -> None:
+    """A crash writes no memory to disk."""
+    served = serve(LOOKUP).ready()
+    for pid in (served.process.pid, served.shim, served.worker):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         assert [line.split()[-3:-1] for line in limits if "core file" in line] == [["0", "0"]]
 
 
-def test_secrets_in_results_are_the_models_choice(serve: Kitchen) -> None:
-    """A model that returns a value sends it exactly; responses are not rewritten unasked."""
+def test_a_value_in_a_prediction_is_not_masked(serve: Kitchen) -> None:
+    """A model that returns a value sends it exactly: responses are not rewritten."""
     serve.secret("token", VALUE)
-    served = serve(TOLD).ready()
+    served = serve(LOOKUP).ready()
     assert base64.b64encode(served.predict().content) == base64.b64encode(b'"' + VALUE + b'"')

@@ -1,0 +1,79 @@
+"""The messages between supervisor and worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gusset.serving.channel import Malformed
+from gusset.serving.deployment import ModelDeployment
+from gusset.serving.protocol import (
+    Drain,
+    Drained,
+    Failed,
+    Loading,
+    Order,
+    Ready,
+    Report,
+    SetSecrets,
+    SetSourceError,
+    StartStep,
+    WorkerPlan,
+    decode_order,
+    decode_report,
+    encode_order,
+    encode_report,
+)
+
+SECRETS = SetSecrets({"token": b"s3cr3t-v4lue"}, {"token": 3})
+PLAN = WorkerPlan(
+    deployment=ModelDeployment(
+        name="tiny", folder=Path("/tiny"), model_file=Path("/tiny/model.py"), config={"a": {1: None}}
+    ),
+    secrets=SECRETS,
+    readable_logs=False,
+    shares_port=True,
+)
+
+
+@pytest.mark.parametrize("order", [PLAN, SECRETS, SetSourceError("away"), SetSourceError(None), Drain()])
+def test_orders_arrive_as_they_were_sent(order: Order) -> None:
+    assert decode_order(encode_order(order)) == order
+
+
+@pytest.mark.parametrize(
+    "report", [Loading(), Ready(), Drained(), *(Failed(step, "é") for step in StartStep)]
+)
+def test_reports_arrive_as_they_were_sent(report: Report) -> None:
+    assert decode_report(encode_report(report)) == report
+
+
+@pytest.mark.parametrize("message", [PLAN, SECRETS, Failed(StartStep.LOAD, "s3cr3t-v4lue")])
+def test_no_repr_of_a_message_shows_a_value(message: Order | Report) -> None:
+    """A traceback may contain a value, too."""
+    assert "s3cr3t-v4lue" not in repr(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"s3cr3t-v4lue",
+        b"null",
+        b"[]",
+        b'"ready"',
+        b'{"event":"s3cr3t-v4lue"}',
+        b'{"event":["ready"]}',
+        b'{"event":"failed","step":"load"}',
+        b'{"event":"failed","step":"s3cr3t-v4lue","trace":""}',
+        b'{"event":"failed","step":"load","trace":{"s3cr3t-v4lue":1}}',
+        encode_order(Drain()),
+    ],
+)
+def test_anything_but_a_report_is_refused_without_quoting_it(message: bytes) -> None:
+    """The worker runs the model's code, which can write to the supervisor, and knows values."""
+    with pytest.raises(Malformed) as error:
+        decode_report(message)
+    assert "s3cr3t" not in str(error.value)
+    assert error.value.__cause__ is None

@@ -1,0 +1,78 @@
+"""What the supervisors of models and of images have in common."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from gusset.backoff import Backoff
+from gusset.runtime.supervision import Announcer, RestartBackoff, SecretIntake
+from gusset.secrets.sources.source import Delivered
+from gusset.secrets.value import SecretValue
+
+
+@pytest.fixture(autouse=True)
+def _propagated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `caplog` see the records, also after a test that has configured the logger."""
+    monkeypatch.setattr(logging.getLogger("gusset"), "propagate", True)
+
+
+def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
+    backoff = Backoff(0.5, longest=3)
+    assert [backoff.next_delay() for _ in range(5)] == [0.5, 1, 2, 3, 3]
+    backoff.reset()
+    assert backoff.next_delay() == 0.5
+
+
+def test_only_a_replica_that_was_ready_for_long_resets_the_restart_backoff() -> None:
+    """One that fails after a slow start, or soon after it was ready, waits longer each time."""
+    backoff, now = RestartBackoff(), time.monotonic()
+    first = backoff.next_delay(started_at=now, was_ready=True)
+    assert backoff.next_delay(started_at=now - 3600, was_ready=False) == 2 * first
+    assert backoff.next_delay(started_at=now, was_ready=True) == 4 * first
+    assert backoff.next_delay(started_at=now - 3600, was_ready=True) == first
+
+
+def test_the_address_is_announced_once_even_if_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """Standard output may be closed: the deployment is served all the same."""
+    announced = []
+
+    def announce(address: str) -> None:
+        announced.append(address)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    announcer = Announcer("http://127.0.0.1:8080", announce)
+    assert not announcer.is_done
+    announcer.announce()
+    announcer.announce()
+    assert announcer.is_done
+    assert announced == ["http://127.0.0.1:8080"]
+    assert "Broken pipe" in caplog.text
+
+
+def test_the_masker_knows_each_accepted_value() -> None:
+    intake = SecretIntake()
+    intake.accept(_values(token=b"the-first-value"))
+    intake.accept(_values(token=b"the-second-value"))
+    assert intake.masker.mask(b"the-first-value the-second-value") == b"*** ***"
+
+
+def test_each_warning_about_a_value_is_given_once_per_name(caplog: pytest.LogCaptureFixture) -> None:
+    """A rotation of one secret repeats nothing about the others, and a new name is warned of."""
+    intake = SecretIntake()
+    for values in ({"a": b"tiny"}, {"a": b"wee"}, {"a": b"wee", "b": b"short"}):
+        with caplog.at_level(logging.WARNING):
+            intake.accept(_values(**values))
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [text.rpartition(": ")[2] for text in warnings if "Too short" in text] == ["a", "b"]
+    exposed = [text for text in warnings if "environment" in text]
+    assert ["TRUSS_SECRET_a" in text for text in exposed] == [True, False]
+    assert ["TRUSS_SECRET_b" in text for text in exposed] == [False, True]
+
+
+def _values(**values: bytes) -> dict[str, Delivered]:
+    return {
+        name: Delivered(SecretValue(value), None, f"TRUSS_SECRET_{name}") for name, value in values.items()
+    }
