@@ -43,7 +43,7 @@ def test_an_empty_value_is_stored_only_when_it_is_meant(site: Site) -> None:
     expect(page.get_by_role("alert")).to_contain_text("The value is empty")
     expect(page.get_by_label("Name")).to_have_value("perhaps_empty")
     assert faults(page) == []
-    page.get_by_label("Allow an empty value").check()
+    page.get_by_label("Store even if empty").check()
     page.get_by_role("button", name="Add secret").click()
     expect(site.row("perhaps_empty")).to_contain_text("v1")
     assert site.stored("perhaps_empty") == b""

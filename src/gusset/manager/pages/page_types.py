@@ -54,7 +54,7 @@ class Form:
         value = typed if self.file is None else self.file
         if not value and self.raw("empty") != "yes":
             raise InvalidValue(
-                "the value is empty: type it, choose a file, or tick the box for an empty value"
+                "the value is empty: type it, choose a file, or tick 'Store even if empty'"
             )
         return SecretValue(value)
 
