@@ -18,7 +18,8 @@ from pathlib import Path
 
 import httpx
 
-from gusset.client import ManagerClient, ManagerSource
+from gusset.client.manager_client import ManagerClient
+from gusset.client.manager_source import ManagerSource
 from gusset.secrets.mapping import Secrets
 from gusset.secrets.value import SecretValue
 from manager import manager

@@ -120,7 +120,7 @@ def test_a_manager_that_is_away_is_unreachable(logged_in: Cli, manager: Manager)
     """Exit 8, never "missing"."""
     manager.stop()
     for words in (["secret", "list"], ["secret", "delete", "x"], ["exec", "--secret", "x", "--", "true"]):
-        assert b"does not answer" in logged_in(*words, status=8).stderr
+        assert b"does not respond" in logged_in(*words, status=8).stderr
 
 
 def test_plain_http_to_another_machine_is_refused(gusset: Cli) -> None:

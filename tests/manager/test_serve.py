@@ -85,7 +85,7 @@ def test_the_model_goes_on_while_the_manager_is_away(
             assert ready.status_code == 200
             return str(ready.json().get("secrets", {}).get("trouble", ""))
 
-        until(lambda: "does not answer" in trouble())
+        until(lambda: "does not respond" in trouble())
         assert "\ngusset_secrets_source_up 0\n" in httpx.get(f"{address}/metrics").text
         assert predict(address).json() == {"sha": sha(VALUE)}
         manager.gusset("secret", "set", "hf_access_token", input=NEW)
@@ -94,7 +94,7 @@ def test_the_model_goes_on_while_the_manager_is_away(
         until(lambda: trouble() == "")
         assert "\ngusset_secrets_source_up 1\n" in httpx.get(f"{address}/metrics").text
     log = (tmp_path / "err").read_text()
-    assert log.count("what is held stays") == 1 and log.count("answers again") == 1
+    assert log.count("are not followed") == 1 and log.count("responds again") == 1
 
 
 def test_a_revoked_registration_is_made_again(
@@ -115,7 +115,7 @@ def test_a_start_without_the_manager_is_unreachable_never_missing(
 ) -> None:
     manager.stop()
     done = elsewhere("serve", str(folder), "--port", "0", "--allow-missing", "all", status=8)
-    assert b"does not answer" in done.stderr and b"no value" not in done.stderr
+    assert b"does not respond" in done.stderr and b"no value" not in done.stderr
 
 
 def test_what_is_missing_on_the_manager_is_missing(elsewhere: Cli, folder: Path) -> None:

@@ -66,7 +66,8 @@ def test_tls(manager: Manager, certificate: tuple[Path, Path], tmp_path: Path) -
     environ = manager.gusset.environ | {"GUSSET_SETTINGS": str(tmp_path / "there.toml")}
     elsewhere = Cli(tmp_path / "there", environ)
     assert (
-        b"does not answer" in elsewhere("login", manager.address, input=manager.key.encode(), status=8).stderr
+        b"does not respond"
+        in elsewhere("login", manager.address, input=manager.key.encode(), status=8).stderr
     )
     elsewhere("login", manager.address, input=manager.key.encode(), SSL_CERT_FILE=str(chain))
 

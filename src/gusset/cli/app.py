@@ -15,7 +15,8 @@ from gusset.errors import UsageError
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
-    from gusset.client import ManagerClient, RemoteSecrets
+    from gusset.client.manager_client import ManagerClient
+    from gusset.client.remote_secrets import RemoteSecrets
     from gusset.settings import Settings
     from gusset.vault import Vault
     from gusset.vault.services.secret_store import SecretStore
@@ -67,7 +68,7 @@ class App:
     @contextmanager
     def manager(self, url: str | None = None) -> Iterator[ManagerClient]:
         """A client of the manager at `url`, or of the one that one is logged in to."""
-        from gusset.client import ManagerClient
+        from gusset.client.manager_client import ManagerClient
 
         url = url or self.settings.manager
         if url is None:
@@ -88,7 +89,7 @@ class App:
             with self.vault() as vault:
                 yield vault.secrets
             return
-        from gusset.client import RemoteSecrets
+        from gusset.client.remote_secrets import RemoteSecrets
 
         with self.manager() as client:
             yield RemoteSecrets(client)

@@ -22,7 +22,7 @@ def login(app: App, url: str, insecure_http: bool) -> None:
     The key is asked for on a terminal; otherwise standard input is the key. It
     is kept in the settings file, which nobody else may read.
     """
-    from gusset.client import ManagerClient, checked_url
+    from gusset.client.manager_client import ManagerClient, checked_url
     from gusset.settings import save_login, settings_file
 
     url = checked_url(url, insecure_http=insecure_http)
@@ -31,7 +31,7 @@ def login(app: App, url: str, insecure_http: bool) -> None:
     app.held.append(key)
     client = ManagerClient(url, key, insecure_http=insecure_http)
     try:
-        me = client.call("GET", "/v1/users/me")
+        me = client.request("GET", "/v1/users/me")
     finally:
         client.close()
     path = settings_file(os.environ)

@@ -41,7 +41,7 @@ def open_source(
 
 @contextmanager
 def _from_manager(app: App, url: str, reader: str) -> Iterator[SecretSource]:
-    from gusset.client import ManagerSource
+    from gusset.client.manager_source import ManagerSource
 
     with app.manager(url) as client:
         source = ManagerSource(client, deployment=reader, key=app.settings.key_for(url))

@@ -38,7 +38,7 @@ def create(app: App, deployment: str, secrets: str, expires: datetime | None) ->
     if expires is not None:
         body["expires_at"] = expires.isoformat()
     with app.manager() as client:
-        made = client.call("POST", "/v1/deployments", body)
+        made = client.request("POST", "/v1/deployments", body)
     app.output.note(f"a token of {deployment} that reads {', '.join(names)}; it is shown only now:")
     app.output.result(
         {"token": made["token"], "prefix": made["prefix"], "deployment": deployment}, made["token"]
@@ -51,7 +51,7 @@ def create(app: App, deployment: str, secrets: str, expires: datetime | None) ->
 def list_(app: App, deployment: str) -> None:
     """List a deployment's tokens, by their prefixes."""
     with app.manager() as client:
-        found = client.call("GET", f"{_path(deployment)}/tokens")["tokens"]
+        found = client.request("GET", f"{_path(deployment)}/tokens")["tokens"]
     rows = [{**each, "reads": ",".join(each["secrets"])} for each in found]
     columns = {"prefix": "PREFIX", "reads": "READS", "created_at": "CREATED", "last_used_at": "USED"}
     columns |= {"revoked_at": "REVOKED"}
@@ -64,7 +64,7 @@ def list_(app: App, deployment: str) -> None:
 def revoke(app: App, prefix: str) -> None:
     """Revoke a token, for good."""
     with app.manager() as client:
-        client.call("DELETE", f"/v1/tokens/{quote(prefix, safe='')}")
+        client.request("DELETE", f"/v1/tokens/{quote(prefix, safe='')}")
     app.output.result({"prefix": prefix}, "revoked; who holds it reads nothing more")
 
 
@@ -78,7 +78,7 @@ def deployment() -> None:
 def list_deployments(app: App) -> None:
     """List deployments."""
     with app.manager() as client:
-        found = client.call("GET", "/v1/deployments")["deployments"]
+        found = client.request("GET", "/v1/deployments")["deployments"]
     rows = [
         {**each, "reads": ",".join(each["secrets"]), "live": sum(r["live"] for r in each["replicas"])}
         for each in found
@@ -93,7 +93,7 @@ def list_deployments(app: App) -> None:
 def show(app: App, name: str) -> None:
     """Show a deployment's replicas, and the version of each secret that each holds."""
     with app.manager() as client:
-        found = client.call("GET", _path(name))
+        found = client.request("GET", _path(name))
     if app.output.json:
         app.output.result(found)
         return
@@ -111,7 +111,7 @@ def show(app: App, name: str) -> None:
 def remove(app: App, name: str) -> None:
     """Forget a deployment and revoke its tokens: its replicas get no new values."""
     with app.manager() as client:
-        client.call("DELETE", _path(name))
+        client.request("DELETE", _path(name))
     app.output.result({"name": name}, f"removed {name}; its tokens are revoked")
 
 

@@ -1,0 +1,262 @@
+"""A deployment's source of secrets over HTTP: reads them from a manager and follows their changes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import random
+import socket
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from gusset.backoff import Backoff
+from gusset.client.manager_client import TIMEOUT, ManagerClient
+from gusset.errors import GussetError, NotSignedIn
+from gusset.secrets.sources.source import Delivered
+from gusset.secrets.value import SecretValue
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("gusset.client")
+
+TOKEN_PREFIX = b"gusset_tok_"
+TOKEN_LIFETIME = timedelta(days=7)  # afterwards a running deployment registers again
+STREAM_TIMEOUT = (
+    25.0  # seconds without an event, after which a stream is opened again; heartbeats are more frequent
+)
+FIRST_RETRY = 0.5  # seconds
+
+
+class ManagerSource:
+    """A deployment's secrets, read from a manager: a `SecretSource`.
+
+    With a person's API key it registers the deployment with the names that it
+    reads, and uses the token that it gets for just these. With a deployment's
+    token it uses that one.
+    """
+
+    def __init__(self, client: ManagerClient, *, deployment: str, key: SecretValue) -> None:
+        """`key` is the one that `client` sends."""
+        self._client = client
+        self._access = _GivenToken(client) if _is_token(key) else _RegisteredToken(client, deployment)
+        self._replica = token_hex(8)
+        self._revision: str | None = None
+        self._versions: dict[str, int] = {}
+        self._watching = False
+        self._last_error: str | None = None
+
+    @property
+    def last_error(self) -> str | None:
+        """Why changes are not being followed at the moment, and since when; None while they are."""
+        return self._last_error
+
+    def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
+        """Those of `names` that the manager has.
+
+        Raises:
+            Denied: the token does not allow all of them.
+            NotSignedIn: the key or the token is not valid.
+            Unreachable: the manager does not respond.
+        """
+        try:
+            response = self._fetch(names)
+        except NotSignedIn:
+            if not self._access.discard():
+                raise
+            response = self._fetch(names)
+        secrets, origin = response["secrets"], f"the manager at {self._client.host}"
+        self._revision = response["revision"]
+        self._versions = {name: secret["version"] for name, secret in secrets.items()}
+        if self._watching:  # on a thread: the caller need not wait for it
+            threading.Thread(target=self._acknowledge, name="gusset-acknowledge", daemon=True).start()
+        return {
+            name: Delivered(SecretValue(base64.b64decode(secret["value"])), secret["version"], origin)
+            for name, secret in secrets.items()
+        }
+
+    def _fetch(self, names: Collection[str]) -> dict[str, Any]:
+        wanted = sorted(names)
+        client = self._access.client_for(wanted)
+        return client.request("POST", "/v1/deployment/secrets", {"names": wanted})
+
+    def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
+        """Yield when one of `names` may have changed. Holds one request open, and retries when it breaks."""
+        backoff = Backoff(FIRST_RETRY)
+        with _StreamCloser(stop) as closer:
+            while not stop.is_set():
+                try:
+                    for event in self._events(sorted(names), closer):
+                        self._clear_error()
+                        backoff.reset()
+                        if event["event"] == "changed":
+                            yield
+                except NotSignedIn as error:
+                    self._record_error(error.message)
+                    self._access.discard()
+                except GussetError as error:
+                    self._record_error(error.message)
+                # The jitter keeps replicas from returning all at once.
+                if stop.wait(random.uniform(0, backoff.next_delay())):  # noqa: S311  # nothing depends on its secrecy
+                    return
+
+    def _events(self, names: Sequence[str], closer: _StreamCloser) -> Iterator[dict[str, Any]]:
+        """The events of one stream, until it ends."""
+        import httpx
+
+        client = self._access.client_for(names)
+        query = {"replica": self._replica} | ({"since": self._revision} if self._revision else {})
+        timeout = httpx.Timeout(TIMEOUT, read=STREAM_TIMEOUT)
+        try:
+            with client.http.stream(
+                "GET", "/v1/deployment/changes", params=query, headers=client.auth_headers(), timeout=timeout
+            ) as response:
+                if response.status_code != 200:
+                    client.parse_response(response.status_code, response.read())
+                closer.follow(response)
+                self._acknowledge()
+                self._watching = True
+                for line in response.iter_lines():
+                    yield json.loads(line)
+        except (httpx.HTTPError, httpx.StreamError, ValueError, KeyError) as error:
+            if not closer.stopped:
+                raise client.unreachable(error) from None
+        finally:
+            closer.follow(None)
+
+    def _acknowledge(self, *, stopped: bool = False) -> None:
+        """Report the versions that this replica holds. Only people read them, so a failure is ignored."""
+        client = self._access.current
+        if client is None:
+            return
+        body = {"host": socket.gethostname()[:253], "versions": self._versions, "stopped": stopped}
+        with contextlib.suppress(GussetError):
+            client.request("PUT", f"/v1/deployment/replicas/{self._replica}", body)
+
+    def _record_error(self, message: str) -> None:
+        if self._last_error is None:
+            self._last_error = f"{message}; since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            log.warning(
+                "Changes of secrets are not followed, the values read before stay in use: %s", message
+            )
+
+    def _clear_error(self) -> None:
+        if self._last_error is not None:
+            self._last_error = None
+            log.info("The manager at %s responds again.", self._client.host)
+
+    def close(self) -> None:
+        """Report that the replica has stopped, revoke its token and close the connections."""
+        self._watching = False
+        self._acknowledge(stopped=True)
+        self._access.close()
+        self._client.close()
+
+
+def _is_token(key: SecretValue) -> bool:
+    return key.reveal().startswith(TOKEN_PREFIX)
+
+
+class _GivenToken:
+    """A deployment's token that the user has given: never renewed, never revoked."""
+
+    def __init__(self, client: ManagerClient) -> None:
+        self.current: ManagerClient | None = client
+
+    def client_for(self, names: Sequence[str]) -> ManagerClient:
+        assert self.current is not None  # noqa: S101  # set once, above
+        return self.current
+
+    def discard(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+class _RegisteredToken:
+    """A token that a person's key gets by registering the deployment, renewed when it is refused."""
+
+    def __init__(self, client: ManagerClient, deployment: str) -> None:
+        self._client = client
+        self._deployment = deployment
+        self._names: set[str] = set()
+        self._prefix: str | None = None
+        self.current: ManagerClient | None = None
+        """A client with the token; None before the deployment is registered."""
+
+    def client_for(self, names: Sequence[str]) -> ManagerClient:
+        """A client with a token that covers `names`; registers the deployment when there is none."""
+        if self.current is None or not self._names.issuperset(names):
+            self._names.update(names)
+            self.current = self._register()
+        return self.current
+
+    def _register(self) -> ManagerClient:
+        expires_at = (datetime.now(UTC) + TOKEN_LIFETIME).isoformat()
+        body = {"name": self._deployment, "secrets": sorted(self._names), "expires_at": expires_at}
+        response = self._client.request("POST", "/v1/deployments", body)
+        self._prefix = response["prefix"]
+        token = SecretValue(response["token"].encode())
+        insecure_http = not self._client.url.startswith("https")
+        return ManagerClient(self._client.url, token, insecure_http=insecure_http)
+
+    def discard(self) -> bool:
+        """Forget a token that the manager refuses; whether another one can be had."""
+        self.current = None
+        return True
+
+    def close(self) -> None:
+        """Revoke the token."""
+        if self._prefix is not None:
+            with contextlib.suppress(GussetError):
+                self._client.request("DELETE", f"/v1/tokens/{self._prefix}")
+        if self.current is not None:
+            self.current.close()
+
+
+class _StreamCloser:
+    """Closes a stream that is waiting for its next line, once `stop` is set."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._socket: Any = None
+        self._exited = False
+        self._thread = threading.Thread(target=self._run, name="gusset-watch-closer", daemon=True)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def follow(self, response: httpx.Response | None) -> None:
+        """Set the stream to close; None for none."""
+        with self._lock:
+            self._socket = (
+                response.extensions["network_stream"].get_extra_info("socket") if response else None
+            )
+        if self._stop.is_set():
+            self._close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(1.0):
+            if self._exited:
+                return
+        self._close()
+
+    def _close(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if self._socket is not None:
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # wakes the thread that is receiving
+
+    def __enter__(self) -> _StreamCloser:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exited = True
