@@ -41,7 +41,7 @@ def children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-class Served:
+class RunningServer:
     """One run of the server. Its output goes to files, so that a test can read it at any time."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
@@ -81,7 +81,7 @@ class Served:
         """The process id of the process between supervisor and worker."""
         return children(self.process.pid)[0]
 
-    def ready(self) -> Served:
+    def ready(self) -> RunningServer:
         """Wait until the model is ready for the first time."""
         eventually(lambda: "ready at " in self.stdout or self.process.poll() is not None, "ready")
         assert self.process.poll() is None, self.output
@@ -107,7 +107,7 @@ class Served:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
 
-class Kitchen:
+class ModelProject:
     """Writes model folders and secrets, and serves them."""
 
     def __init__(self, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ class Kitchen:
         self.secrets_dir = tmp_path / "secrets"
         self.secrets_dir.mkdir()
         self._logs = tmp_path
-        self.started: list[Served] = []
+        self.started: list[RunningServer] = []
 
     def secret(self, name: str, value: bytes) -> None:
         """Write to another file and rename it, so that the server never reads half a value."""
@@ -140,7 +140,7 @@ class Kitchen:
         drain_seconds: float = PATIENCE,
         environ: dict[str, str] | None = None,
         prefix: tuple[str, ...] = (),
-    ) -> Served:
+    ) -> RunningServer:
         """Serve a model with this code. Secrets that the test did not set may be missing."""
         if code:
             self.file(model_file, code)
@@ -165,15 +165,15 @@ class Kitchen:
                 cwd=Path(__file__).parents[2],
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environ or {})},
             )
-        self.started.append(Served(process, out, err))
+        self.started.append(RunningServer(process, out, err))
         return self.started[-1]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Kitchen]:
-    kitchen = Kitchen(tmp_path)
-    yield kitchen
-    for served in kitchen.started:
+def serve(tmp_path: Path) -> Iterator[ModelProject]:
+    project = ModelProject(tmp_path)
+    yield project
+    for served in project.started:
         if served.process.poll() is None:
             served.process.kill()
         served.process.wait()

@@ -14,10 +14,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.serving.conftest import PATIENCE, Kitchen, Served, eventually
+from tests.serving.conftest import PATIENCE, ModelProject, RunningServer, eventually
 
 
-def ask(served: Served, body: object, *headers: str, path: str = "/v1/models/model:predict") -> socket.socket:
+def ask(
+    served: RunningServer, body: object, *headers: str, path: str = "/v1/models/model:predict"
+) -> socket.socket:
     """Send a request and leave its answer unread."""
     data = json.dumps(body).encode()
     head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(data)}", *headers]
@@ -46,24 +48,24 @@ NOTES = """
 """
 
 
-def notes_of(serve: Kitchen) -> Path:
+def notes_of(serve: ModelProject) -> Path:
     notes = serve.folder.parent / "notes"
     notes.touch()
     return notes
 
 
-def with_notes(serve: Kitchen, code: str) -> str:
+def with_notes(serve: ModelProject, code: str) -> str:
     return NOTES.format(notes=str(notes_of(serve))) + code
 
 
-def has(serve: Kitchen, text: str) -> bool:
+def has(serve: ModelProject, text: str) -> bool:
     return text in notes_of(serve).read_text().split("\n")
 
 
 # Waiting for a turn.
 
 
-def test_predictions_take_turns(serve: Kitchen) -> None:
+def test_predictions_take_turns(serve: ModelProject) -> None:
     """In the order of their arrival, while liveness and readiness answer at once."""
     served = serve(
         with_notes(
@@ -94,7 +96,7 @@ def test_predictions_take_turns(serve: Kitchen) -> None:
     assert notes_of(serve).read_text().split()[1::2] == ["1", "2", "3", "4", "5"]
 
 
-def test_as_many_at_a_time_as_the_config_says(serve: Kitchen) -> None:
+def test_as_many_at_a_time_as_the_config_says(serve: ModelProject) -> None:
     """Each waits for the others: with fewer threads none would ever end."""
     served = serve(
         """
@@ -114,7 +116,7 @@ def test_as_many_at_a_time_as_the_config_says(serve: Kitchen) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_client_that_leaves_leaves_the_line(serve: Kitchen, kind: str) -> None:
+def test_a_client_that_leaves_leaves_the_line(serve: ModelProject, kind: str) -> None:
     """Its prediction is never begun."""
     wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
     served = serve(
@@ -145,7 +147,7 @@ def test_a_client_that_leaves_leaves_the_line(serve: Kitchen, kind: str) -> None
 # Leaving in the middle.
 
 
-def test_a_coroutine_is_cancelled(serve: Kitchen) -> None:
+def test_a_coroutine_is_cancelled(serve: ModelProject) -> None:
     served = serve(
         with_notes(
             serve,
@@ -168,7 +170,7 @@ def test_a_coroutine_is_cancelled(serve: Kitchen) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_generator_is_closed(serve: Kitchen, kind: str) -> None:
+def test_a_generator_is_closed(serve: ModelProject, kind: str) -> None:
     """And its slot is free for the next."""
     wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
     served = serve(
@@ -194,7 +196,7 @@ def test_a_generator_is_closed(serve: Kitchen, kind: str) -> None:
     assert served.predict(0).text == "next"
 
 
-def test_synchronous_code_may_ask(serve: Kitchen) -> None:
+def test_synchronous_code_may_ask(serve: ModelProject) -> None:
     """By `watch_disconnect`, as with Truss."""
     served = serve(
         with_notes(
@@ -214,7 +216,7 @@ def test_synchronous_code_may_ask(serve: Kitchen) -> None:
     eventually(lambda: has(serve, "told"), "told")
 
 
-def test_is_disconnected(serve: Kitchen) -> None:
+def test_is_disconnected(serve: ModelProject) -> None:
     """In a task that the model shields from being cancelled."""
     served = serve(
         with_notes(
@@ -239,7 +241,7 @@ def test_is_disconnected(serve: Kitchen) -> None:
     eventually(lambda: has(serve, "gone"), "gone")
 
 
-def test_an_abandoned_response_frees_its_slot(serve: Kitchen) -> None:
+def test_an_abandoned_response_frees_its_slot(serve: ModelProject) -> None:
     """A `StreamingResponse` whose client has left."""
     served = serve(
         """
@@ -264,7 +266,7 @@ def test_an_abandoned_response_frees_its_slot(serve: Kitchen) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_chunk_leaves_when_it_is_made(serve: Kitchen, kind: str) -> None:
+def test_a_chunk_leaves_when_it_is_made(serve: ModelProject, kind: str) -> None:
     """The first is there while the model has not made the second."""
     wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
     served = serve(
@@ -286,7 +288,7 @@ def test_a_chunk_leaves_when_it_is_made(serve: Kitchen, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_slow_reader_holds_up_the_generator(serve: Kitchen, kind: str) -> None:
+def test_a_slow_reader_holds_up_the_generator(serve: ModelProject, kind: str) -> None:
     """Not the server's memory: of 2 GB no more is made than what buffers hold."""
     served = serve(
         with_notes(
@@ -320,7 +322,7 @@ def test_a_slow_reader_holds_up_the_generator(serve: Kitchen, kind: str) -> None
     sock.close()
 
 
-def test_http_1_0_has_no_chunks(serve: Kitchen) -> None:
+def test_http_1_0_has_no_chunks(serve: ModelProject) -> None:
     """An old client reads until the connection closes, even one that would keep it."""
     served = serve(
         """
@@ -364,7 +366,7 @@ ECHO = """
 """
 
 
-def talk(served: Served, *messages: str | bytes) -> tuple[list[str | bytes], int | None, str | None]:
+def talk(served: RunningServer, *messages: str | bytes) -> tuple[list[str | bytes], int | None, str | None]:
     """Send messages, and give their answers and how the server closed, if it did."""
 
     async def run() -> tuple[list[str | bytes], int | None, str | None]:
@@ -383,7 +385,7 @@ def talk(served: Served, *messages: str | bytes) -> tuple[list[str | bytes], int
     return asyncio.run(run())
 
 
-def test_websockets_talk(serve: Kitchen) -> None:
+def test_websockets_talk(serve: ModelProject) -> None:
     """Text and bytes, of any size up to 100 MiB, both ways; and the many ways of an end."""
     served = serve(with_notes(serve, ECHO)).ready()
     large = bytes(5_000_000)
@@ -396,7 +398,7 @@ def test_websockets_talk(serve: Kitchen) -> None:
     assert served.get("/v1/models/model").json() == {}
 
 
-def test_websockets_end_with_the_server(serve: Kitchen) -> None:
+def test_websockets_end_with_the_server(serve: ModelProject) -> None:
     """With 1012, and the model hears of it."""
     served = serve(with_notes(serve, ECHO)).ready()
 
@@ -415,7 +417,7 @@ def test_websockets_end_with_the_server(serve: Kitchen) -> None:
     assert has(serve, "left 1012")
 
 
-def test_no_websocket_where_there_is_none(serve: Kitchen) -> None:
+def test_no_websocket_where_there_is_none(serve: ModelProject) -> None:
     """The handshake is refused, in HTTP."""
     served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
     with pytest.raises(InvalidStatus, match="404"):
@@ -425,7 +427,7 @@ def test_no_websocket_where_there_is_none(serve: Kitchen) -> None:
 # What a model may do to its server.
 
 
-def test_a_model_that_holds_up_the_loop_is_named(serve: Kitchen) -> None:
+def test_a_model_that_holds_up_the_loop_is_named(serve: ModelProject) -> None:
     served = serve(
         """
         import time
@@ -444,7 +446,7 @@ def test_a_model_that_holds_up_the_loop_is_named(serve: Kitchen) -> None:
     assert answer == ["after all"]
 
 
-def test_a_model_that_forks_keeps_no_connection_open(serve: Kitchen) -> None:
+def test_a_model_that_forks_keeps_no_connection_open(serve: ModelProject) -> None:
     """The client sees the end of its connection although a child of the model lives on."""
     served = serve(
         """
@@ -461,7 +463,7 @@ def test_a_model_that_forks_keeps_no_connection_open(serve: Kitchen) -> None:
         assert read_until(sock, b"never").endswith(b'"parent"')
 
 
-def test_a_model_that_prints_much(serve: Kitchen) -> None:
+def test_a_model_that_prints_much(serve: ModelProject) -> None:
     """100 MB pass the masker, and the answer comes."""
     served = serve(
         """
@@ -476,7 +478,7 @@ def test_a_model_that_prints_much(serve: Kitchen) -> None:
     assert served.predict(1).json() == "done"
 
 
-def test_more_clients_than_files_can_be_opened(serve: Kitchen) -> None:
+def test_more_clients_than_files_can_be_opened(serve: ModelProject) -> None:
     """Those that are too many are turned away; the model can still open its files, and the others are served."""
     served = serve(
         """
@@ -506,7 +508,7 @@ def _is_closed(sock: socket.socket) -> bool:
         return True
 
 
-def test_a_thousand_idle_connections(serve: Kitchen) -> None:
+def test_a_thousand_idle_connections(serve: ModelProject) -> None:
     served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
     idle = [served.connect() for _ in range(1000)]
     assert served.predict({"still": "served"}).json() == {"still": "served"}

@@ -16,7 +16,7 @@ import pytest
 from gusset.runtime.connections import Limits
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
-from tests.serving.conftest import Kitchen, Served, eventually
+from tests.serving.conftest import ModelProject, RunningServer, eventually
 
 ECHO = """
     class Model:
@@ -28,15 +28,15 @@ ECHO = """
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One echoing server for the tests that leave it as it was."""
-    kitchen = Kitchen(tmp_path_factory.mktemp("echo"))
-    served = kitchen(ECHO).ready()
+    project = ModelProject(tmp_path_factory.mktemp("echo"))
+    served = project(ECHO).ready()
     yield served
     assert served.stop() == 0
 
 
-def talk(served: Served, *pieces: bytes) -> bytes:
+def talk(served: RunningServer, *pieces: bytes) -> bytes:
     """Send raw bytes, end the sending, and read until the server closes."""
     with served.connect() as connection:
         for piece in pieces:
@@ -55,7 +55,7 @@ def request(body: bytes = b"1", *headers: str, last: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/model:predict", "/v1/models/other:predict"])
-def test_predict_routes(echo: Served, path: str) -> None:
+def test_predict_routes(echo: RunningServer, path: str) -> None:
     """The alias, and any name in the path, are the model."""
     response = httpx.post(echo.address + path + "?q=1", json={"a": [1, None, "é"]})
     assert (response.status_code, response.json()) == (200, {"a": [1, None, "é"]})
@@ -64,21 +64,21 @@ def test_predict_routes(echo: Served, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "body"), [("/", True), ("/v1/models/model", {}), ("/v1/models/model/loaded", {})]
 )
-def test_probes(echo: Served, path: str, body: object) -> None:
+def test_probes(echo: RunningServer, path: str, body: object) -> None:
     """Liveness says true, readiness an empty object; HEAD gets the head alone."""
     response = echo.get(path)
     assert (response.status_code, response.json()) == (200, body)
     assert httpx.head(echo.address + path).content == b""
 
 
-def test_an_unknown_path(echo: Served) -> None:
+def test_an_unknown_path(echo: RunningServer) -> None:
     """404 has the body and the headers of every error."""
     response = echo.get("/nothing")
     assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
     assert response.headers["x-baseten-error-code"] == "700"
 
 
-def test_a_wrong_method(echo: Served) -> None:
+def test_a_wrong_method(echo: RunningServer) -> None:
     """405 says which would be right."""
     response = echo.get("/predict")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
@@ -93,7 +93,7 @@ def test_a_wrong_method(echo: Served) -> None:
         (b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_invalid_json(echo: Served, body: bytes, text: str) -> None:
+def test_invalid_json(echo: RunningServer, body: bytes, text: str) -> None:
     """400 with the place of the fault."""
     response = httpx.post(f"{echo.address}/predict", content=body)
     assert response.status_code == 400
@@ -101,7 +101,7 @@ def test_invalid_json(echo: Served, body: bytes, text: str) -> None:
     assert response.headers["x-baseten-error-code"] == "700"
 
 
-def test_request_ids(echo: Served) -> None:
+def test_request_ids(echo: RunningServer) -> None:
     """The client's id comes back; without one there is a new one each time."""
     given = httpx.post(f"{echo.address}/predict", json=1, headers={"X-Baseten-Request-Id": "mine"})
     assert given.headers["x-baseten-request-id"] == "mine"
@@ -109,7 +109,7 @@ def test_request_ids(echo: Served) -> None:
     assert len(made) == 3
 
 
-def test_keep_alive(echo: Served) -> None:
+def test_keep_alive(echo: RunningServer) -> None:
     """One connection serves many requests, failed ones among them."""
     with httpx.Client(base_url=echo.address) as client:
         for n in range(20):
@@ -118,7 +118,7 @@ def test_keep_alive(echo: Served) -> None:
             assert client.post("/predict", json="fail").status_code == 500
 
 
-def test_pipelined_requests_are_answered_in_order(echo: Served) -> None:
+def test_pipelined_requests_are_answered_in_order(echo: RunningServer) -> None:
     """Many requests in one write come back one after the other."""
     many = b"".join(request(str(n).encode()) for n in range(200)) + request(b'"end"', last=True)
     answers = talk(echo, many).split(b"HTTP/1.1 ")[1:]
@@ -126,20 +126,20 @@ def test_pipelined_requests_are_answered_in_order(echo: Served) -> None:
     assert bodies == [str(n).encode() for n in range(200)] + [b'"end"']
 
 
-def test_a_request_in_small_pieces(echo: Served) -> None:
+def test_a_request_in_small_pieces(echo: RunningServer) -> None:
     """It does not matter where the network cuts."""
     whole = request(b'{"a": "b"}', last=True)
     answer = talk(echo, *(whole[n : n + 1] for n in range(len(whole))))
     assert answer.endswith(b'{"a":"b"}')
 
 
-def test_a_chunked_body(echo: Served) -> None:
+def test_a_chunked_body(echo: RunningServer) -> None:
     """A body of unknown length arrives whole."""
     response = httpx.post(f"{echo.address}/predict", content=iter([b"[1,", b"2,", b"3]"]))
     assert response.json() == [1, 2, 3]
 
 
-def test_expect_continue(echo: Served) -> None:
+def test_expect_continue(echo: RunningServer) -> None:
     """A client that asks first is told to go on."""
     with echo.connect() as connection:
         head, _, body = request(b"[1]", "expect: 100-continue", last=True).partition(b"\r\n\r\n")
@@ -150,19 +150,19 @@ def test_expect_continue(echo: Served) -> None:
 
 
 @pytest.mark.parametrize("empty", ["expect:", "expect:  "])
-def test_expect_nothing(echo: Served, empty: str) -> None:
+def test_expect_nothing(echo: RunningServer, empty: str) -> None:
     """An empty header expects nothing, as if it were not there; anything unknown is refused."""
     assert talk(echo, request(b"[1]", empty, last=True)).startswith(b"HTTP/1.1 200 OK\r\n")
     assert talk(echo, request(b"[1]", "expect: tea", last=True)).startswith(b"HTTP/1.1 417 ")
 
 
-def test_a_large_body(echo: Served) -> None:
+def test_a_large_body(echo: RunningServer) -> None:
     """A megabyte goes both ways."""
     value = ["x" * 1000] * 1000
     assert echo.predict(value).json() == value
 
 
-def test_many_at_once(echo: Served) -> None:
+def test_many_at_once(echo: RunningServer) -> None:
     """A hundred clients at once each get their own answer."""
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(lambda n: echo.predict(n).json(), range(100)))
@@ -172,27 +172,27 @@ def test_many_at_once(echo: Served) -> None:
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"GET /\r\n bad\r\n\r\n", b"\0" * 10_000]
 )
-def test_garbage(echo: Served, garbage: bytes) -> None:
+def test_garbage(echo: RunningServer, garbage: bytes) -> None:
     """What is not HTTP gets 400, and the connection ends."""
     answer = talk(echo, garbage)
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert echo.get("/").status_code == 200
 
 
-def test_two_lengths_are_refused(echo: Served) -> None:
+def test_two_lengths_are_refused(echo: RunningServer) -> None:
     """A request that two servers could read differently is not guessed at."""
     twice = b"POST /predict HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n1"
     assert talk(echo, twice).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_huge_head(echo: Served, whole: bool) -> None:
+def test_a_huge_head(echo: RunningServer, whole: bool) -> None:
     """431, whether the head comes to an end or not."""
     head = b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + (b"\r\n\r\n" if whole else b"")
     assert talk(echo, head).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_huge_body_is_refused_by_its_length(echo: Served) -> None:
+def test_a_huge_body_is_refused_by_its_length(echo: RunningServer) -> None:
     """413 before the body is sent."""
     head = b"POST /predict HTTP/1.1\r\ncontent-length: 200000000\r\n\r\n"
     answer = talk(echo, head)
@@ -200,7 +200,7 @@ def test_a_huge_body_is_refused_by_its_length(echo: Served) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].endswith("larger than 104857600 bytes.")
 
 
-def test_a_client_that_leaves_the_queue(serve: Kitchen) -> None:
+def test_a_client_that_leaves_the_queue(serve: ModelProject) -> None:
     """Whoever has gone before their turn is not computed for."""
     served = serve(
         """
@@ -229,7 +229,7 @@ def test_a_client_that_leaves_the_queue(serve: Kitchen) -> None:
     assert served.predict(2).json() == [str(go), 2]
 
 
-def test_a_client_that_leaves_ends_its_coroutine(serve: Kitchen) -> None:
+def test_a_client_that_leaves_ends_its_coroutine(serve: ModelProject) -> None:
     """A coroutine that nobody waits for any more is cancelled, and its slot is free."""
     served = serve(
         """
@@ -309,7 +309,7 @@ def test_a_chunked_body_that_grows_too_large() -> None:
     assert exchange_with(Limits(body=15), head, chunk, chunk).startswith(b"HTTP/1.1 413 ")
 
 
-def test_idle_connections_do_not_delay_others(echo: Served) -> None:
+def test_idle_connections_do_not_delay_others(echo: RunningServer) -> None:
     """Two hundred connections that say nothing cost the others nothing."""
     idle = [echo.connect() for _ in range(200)]
     try:
@@ -319,13 +319,13 @@ def test_idle_connections_do_not_delay_others(echo: Served) -> None:
             connection.close()
 
 
-def test_models_folder_serves(echo: Served, serve: Kitchen) -> None:
+def test_models_folder_serves(echo: RunningServer, serve: ModelProject) -> None:
     """The folders under tests/models are served as they are."""
     serve.folder = Path(__file__).parents[1] / "models" / "echo"
     assert serve().ready().predict({"a": 1}).json() == {"a": 1}
 
 
-def test_a_body_is_never_taken_for_a_request(serve: Kitchen) -> None:
+def test_a_body_is_never_taken_for_a_request(serve: ModelProject) -> None:
     """A request with a body that asks for another protocol is refused, and what follows is not looked at."""
     inner = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: %d\r\n\r\n"
@@ -338,7 +338,7 @@ def test_a_body_is_never_taken_for_a_request(serve: Kitchen) -> None:
     assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 400")
 
 
-def test_an_error_that_cannot_be_logged_is_still_answered(serve: Kitchen) -> None:
+def test_an_error_that_cannot_be_logged_is_still_answered(serve: ModelProject) -> None:
     """A model that closes its standard error and fails does not take the model's thread with it."""
     served = serve(
         "import sys\nclass Model:\n    def predict(self, x):\n        sys.stderr.close()\n"

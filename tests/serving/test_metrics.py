@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving.conftest import Kitchen
+from tests.serving.conftest import ModelProject
 
 MODEL = "class Model:\n    def predict(self, model_input):\n        return 1 / model_input\n"
 
 
-def test_prometheus_reads_names_types_and_labels(serve: Kitchen) -> None:
+def test_prometheus_reads_names_types_and_labels(serve: ModelProject) -> None:
     """Dashboards and alerts rely on them: they stay as they are."""
     served = serve(MODEL).ready()
     assert [served.predict(number).status_code for number in (1, 2, 0)] == [200, 200, 500]
@@ -39,7 +39,7 @@ def test_prometheus_reads_names_types_and_labels(serve: Kitchen) -> None:
     assert samples["gusset_secrets_source_up",] == 1
 
 
-def test_a_histogram_counts_each_request_in_all_larger_buckets(serve: Kitchen) -> None:
+def test_a_histogram_counts_each_request_in_all_larger_buckets(serve: ModelProject) -> None:
     served = serve(MODEL).ready()
     for _ in range(3):
         served.predict(1)

@@ -11,7 +11,7 @@ import threading
 import httpx
 import pytest
 
-from tests.serving.conftest import Kitchen, Served, eventually, is_running
+from tests.serving.conftest import ModelProject, RunningServer, eventually, is_running
 
 ECHO = "class Model:\n    def predict(self, x):\n        return x\n"
 
@@ -26,7 +26,7 @@ SLOW = """
     """
 
 
-def test_missing_secrets_are_named_all_at_once(serve: Kitchen) -> None:
+def test_missing_secrets_are_named_all_at_once(serve: ModelProject) -> None:
     """Before any code runs, one message lists each with its line and command; the exit status is 5."""
     served = serve("print('imported')", declared=("one", "two", "three"), allow_missing=("two",))
     assert served.ended() == 5
@@ -39,7 +39,7 @@ def test_missing_secrets_are_named_all_at_once(serve: Kitchen) -> None:
     assert "imported" not in served.stdout
 
 
-def test_a_port_in_use_ends_the_start(serve: Kitchen) -> None:
+def test_a_port_in_use_ends_the_start(serve: ModelProject) -> None:
     """The message names the port and the option to change; the exit status is 11."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -49,7 +49,7 @@ def test_a_port_in_use_ends_the_start(serve: Kitchen) -> None:
     assert "--port" in served.stderr
 
 
-def test_only_liveness_is_200_while_the_model_loads(serve: Kitchen) -> None:
+def test_only_liveness_is_200_while_the_model_loads(serve: ModelProject) -> None:
     """Everything else is 503 with the reason until `load` returns."""
     go = serve.folder.parent / "go"
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -85,7 +85,7 @@ def test_only_liveness_is_200_while_the_model_loads(serve: Kitchen) -> None:
     eventually(lambda: (r := readiness()) is not None and r.status_code == 200, "ready")
 
 
-def test_a_stop_does_not_wait_for_load(serve: Kitchen) -> None:
+def test_a_stop_does_not_wait_for_load(serve: ModelProject) -> None:
     """SIGTERM ends a worker that still imports or loads."""
     served = serve("import time\nprint('importing')\ntime.sleep(600)\n")
     eventually(lambda: "importing" in served.stdout, "the import")
@@ -94,7 +94,7 @@ def test_a_stop_does_not_wait_for_load(serve: Kitchen) -> None:
     assert not is_running(worker)
 
 
-def test_a_killed_worker_is_replaced(serve: Kitchen) -> None:
+def test_a_killed_worker_is_replaced(serve: ModelProject) -> None:
     """The port stays open, the log names the signal, and the next worker responds."""
     served = serve("import os\nclass Model:\n    def predict(self, x):\n        return os.getpid()\n").ready()
     first = served.predict().json()
@@ -105,7 +105,7 @@ def test_a_killed_worker_is_replaced(serve: Kitchen) -> None:
     assert served.stdout.count("ready at") == 1
 
 
-def _is_ready(served: Served) -> bool:
+def _is_ready(served: RunningServer) -> bool:
     try:
         return served.get("/v1/models/model/loaded").status_code == 200
     except httpx.TransportError:  # a connection that the dead worker had not accepted yet
@@ -124,7 +124,7 @@ FRAGILE = """
     """
 
 
-def test_a_restart_that_fails_is_retried(serve: Kitchen) -> None:
+def test_a_restart_that_fails_is_retried(serve: ModelProject) -> None:
     """Meanwhile liveness is 200, readiness and predictions are 503 with the reason; the log has the traceback."""
     broken = serve.folder.parent / "broken"
     served = serve(FRAGILE.format(broken=broken)).ready()
@@ -144,7 +144,7 @@ def test_a_restart_that_fails_is_retried(serve: Kitchen) -> None:
     assert served.predict().json() == served.worker
 
 
-def test_a_stop_during_the_backoff_prevents_the_restart(serve: Kitchen) -> None:
+def test_a_stop_during_the_backoff_prevents_the_restart(serve: ModelProject) -> None:
     """SIGTERM waits neither for the backoff nor for another attempt."""
     broken = serve.folder.parent / "broken"
     served = serve(FRAGILE.format(broken=broken)).ready()
@@ -156,7 +156,7 @@ def test_a_stop_during_the_backoff_prevents_the_restart(serve: Kitchen) -> None:
     assert not _connects(served)
 
 
-def test_events_are_logged_as_json_lines(serve: Kitchen) -> None:
+def test_events_are_logged_as_json_lines(serve: ModelProject) -> None:
     """Unless standard error is a terminal, each event is one JSON object on a line of its own."""
     served = serve(ECHO).ready()
     assert served.stop() == 0
@@ -165,7 +165,7 @@ def test_events_are_logged_as_json_lines(serve: Kitchen) -> None:
     assert events[0]["message"].startswith("Stopping")
 
 
-def test_killing_the_supervisor_ends_all_processes(serve: Kitchen) -> None:
+def test_killing_the_supervisor_ends_all_processes(serve: ModelProject) -> None:
     """The worker and its children end at once, and the port is free."""
     served = serve(
         """
@@ -209,7 +209,7 @@ LEAVING = """
     """
 
 
-def _leave(served: Served) -> list[int]:
+def _leave(served: RunningServer) -> list[int]:
     """The process ids of the worker, of a child in a session of its own, and of an orphan."""
     pids = served.predict().json()
     eventually(lambda: "orphan" in served.stdout, "the orphan")
@@ -217,7 +217,7 @@ def _leave(served: Served) -> list[int]:
 
 
 @pytest.mark.parametrize("way", ["stop", "kill"])
-def test_children_outside_the_process_group_end_too(serve: Kitchen, way: str) -> None:
+def test_children_outside_the_process_group_end_too(serve: ModelProject, way: str) -> None:
     """Daemons of the model end with the server, whether that is stopped or killed, and its port is free."""
     served = serve(LEAVING).ready()
     port, pids = served.port, _leave(served)
@@ -232,7 +232,7 @@ def test_children_outside_the_process_group_end_too(serve: Kitchen, way: str) ->
     assert again.predict(1).json() == 1
 
 
-def test_children_of_a_crashed_worker_end_too(serve: Kitchen) -> None:
+def test_children_of_a_crashed_worker_end_too(serve: ModelProject) -> None:
     """Nothing is left of a worker when the next one starts; the log names the signal that ended it."""
     served = serve(LEAVING).ready()
     pids = _leave(served)
@@ -242,7 +242,7 @@ def test_children_of_a_crashed_worker_end_too(serve: Kitchen) -> None:
     assert "SIGSEGV" in served.stderr
 
 
-def test_children_of_a_failed_start_end_too(serve: Kitchen) -> None:
+def test_children_of_a_failed_start_end_too(serve: ModelProject) -> None:
     """A model that fails to start leaves no process behind."""
     served = serve(LEAVING + "\n    fork()\n    raise ValueError('no')\n")
     assert served.ended() == 9
@@ -250,7 +250,7 @@ def test_children_of_a_failed_start_end_too(serve: Kitchen) -> None:
     assert not is_running(int(served.stdout.split("orphan")[-1].split()[0]))
 
 
-def test_a_killed_shim_is_replaced_with_its_worker(serve: Kitchen) -> None:
+def test_a_killed_shim_is_replaced_with_its_worker(serve: ModelProject) -> None:
     """The worker ends with its shim, and new ones of both start."""
     served = serve(ECHO).ready()
     worker = served.worker
@@ -260,7 +260,7 @@ def test_a_killed_shim_is_replaced_with_its_worker(serve: Kitchen) -> None:
     assert served.predict(1).json() == 1
 
 
-def test_orphans_are_reaped(serve: Kitchen) -> None:
+def test_orphans_are_reaped(serve: ModelProject) -> None:
     """A daemon of the model that has ended does not stay a zombie."""
     served = serve(LEAVING).ready()
     *_, orphan = _leave(served)
@@ -268,7 +268,7 @@ def test_orphans_are_reaped(serve: Kitchen) -> None:
     eventually(lambda: not os.path.exists(f"/proc/{orphan}"), "the end of the zombie")
 
 
-def test_a_fork_does_not_keep_the_port_open(serve: Kitchen) -> None:
+def test_a_fork_does_not_keep_the_port_open(serve: ModelProject) -> None:
     """New connections are refused while requests in flight finish, whatever the model has forked."""
     served = serve(
         LEAVING + SLOW + "    def preprocess(self, x):\n            fork()\n            return x\n"
@@ -288,7 +288,7 @@ def test_a_fork_does_not_keep_the_port_open(serve: Kitchen) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_lets_requests_finish(serve: Kitchen, number: signal.Signals) -> None:
+def test_a_stop_lets_requests_finish(serve: ModelProject, number: signal.Signals) -> None:
     """A request in flight gets its response, new connections are refused, and the exit status is 0."""
     served = serve(SLOW).ready()
     folder = serve.folder.parent
@@ -303,7 +303,7 @@ def test_a_stop_lets_requests_finish(serve: Kitchen, number: signal.Signals) -> 
     assert served.ended() == 0
 
 
-def test_a_second_signal_stops_at_once(serve: Kitchen) -> None:
+def test_a_second_signal_stops_at_once(serve: ModelProject) -> None:
     """The second signal does not wait for requests in flight."""
     served = serve(SLOW).ready()
     folder = serve.folder.parent
@@ -315,7 +315,7 @@ def test_a_second_signal_stops_at_once(serve: Kitchen) -> None:
     thread.join()
 
 
-def test_a_drain_ends_after_its_timeout(serve: Kitchen) -> None:
+def test_a_drain_ends_after_its_timeout(serve: ModelProject) -> None:
     """A request that never finishes is cut off after `drain_seconds`."""
     served = serve(SLOW, drain_seconds=0.2).ready()
     folder = serve.folder.parent
@@ -326,7 +326,9 @@ def test_a_drain_ends_after_its_timeout(serve: Kitchen) -> None:
     thread.join()
 
 
-def _predict_in_thread(served: Served, folder: os.PathLike[str], results: list[object]) -> threading.Thread:
+def _predict_in_thread(
+    served: RunningServer, folder: os.PathLike[str], results: list[object]
+) -> threading.Thread:
     def call() -> None:
         try:
             results.append(served.predict({"started": f"{folder}/started", "go": f"{folder}/go"}).json())
@@ -338,7 +340,7 @@ def _predict_in_thread(served: Served, folder: os.PathLike[str], results: list[o
     return thread
 
 
-def _connects(served: Served) -> bool:
+def _connects(served: RunningServer) -> bool:
     try:
         served.connect().close()
     except OSError:
@@ -346,7 +348,7 @@ def _connects(served: Served) -> bool:
     return True
 
 
-def test_a_model_may_set_signal_handlers(serve: Kitchen) -> None:
+def test_a_model_may_set_signal_handlers(serve: ModelProject) -> None:
     """`load` runs on the main thread: Python allows that nowhere else."""
     served = serve(
         """
@@ -387,7 +389,7 @@ REPORTING = """
     ],
     ids=lambda report: report[:40],
 )
-def test_a_malformed_report_is_ignored(serve: Kitchen, report: str) -> None:
+def test_a_malformed_report_is_ignored(serve: ModelProject, report: str) -> None:
     """A model can write to the supervisor: a malformed report is logged once, without its text, and harms nothing."""
     served = serve(REPORTING).ready()
     assert served.predict([report, report]).json() == "sent"
@@ -399,7 +401,7 @@ def test_a_malformed_report_is_ignored(serve: Kitchen, report: str) -> None:
     assert "were still in flight" not in served.stderr
 
 
-def test_a_second_report_of_ready_is_ignored(serve: Kitchen) -> None:
+def test_a_second_report_of_ready_is_ignored(serve: ModelProject) -> None:
     """A model that sends the report itself is not announced again."""
     served = serve(REPORTING).ready()
     assert served.predict(['{"event":"ready"}', '{"event":"ready"}', "nonsense"]).json() == "sent"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import leaks_in
-from tests.serving.conftest import Kitchen, eventually
+from tests.serving.conftest import ModelProject, eventually
 
 VALUE = b"s3cr3t-v4lue-0123456789"
 LOOKUP = """
@@ -22,7 +22,7 @@ LOOKUP = """
     """
 
 
-def test_the_model_gets_the_exact_bytes(serve: Kitchen) -> None:
+def test_the_model_gets_the_exact_bytes(serve: ModelProject) -> None:
     """Any bytes are possible, up to 64 KiB."""
     value = bytes(range(256)) * 256
     serve.secret("token", value)
@@ -41,7 +41,7 @@ def test_the_model_gets_the_exact_bytes(serve: Kitchen) -> None:
     assert served.predict().json() == hashlib.sha256(value).hexdigest()
 
 
-def test_rotation_reaches_the_running_model(serve: Kitchen) -> None:
+def test_rotation_reaches_the_running_model(serve: ModelProject) -> None:
     """Without a restart, a new value is looked up, a removed one is missing, and a re-added one is there."""
     serve.secret("token", b"first-value")
     served = serve(LOOKUP).ready()
@@ -56,7 +56,7 @@ def test_rotation_reaches_the_running_model(serve: Kitchen) -> None:
     assert served.worker == worker
 
 
-def test_on_change_callbacks_get_the_new_value(serve: Kitchen) -> None:
+def test_on_change_callbacks_get_the_new_value(serve: ModelProject) -> None:
     """One that fails is logged, masked, and does not prevent the others."""
     serve.secret("token", b"first-value")
     served = serve(
@@ -78,7 +78,7 @@ def test_on_change_callbacks_get_the_new_value(serve: Kitchen) -> None:
     assert not leaks_in(served.output.encode(), VALUE)
 
 
-def test_the_model_keeps_its_values_while_the_source_is_unreachable(serve: Kitchen) -> None:
+def test_the_model_keeps_its_values_while_the_source_is_unreachable(serve: ModelProject) -> None:
     """One warning is logged; values that were set meanwhile arrive afterwards."""
     serve.secret("token", VALUE)
     served = serve(LOOKUP).ready()
@@ -91,7 +91,7 @@ def test_the_model_keeps_its_values_while_the_source_is_unreachable(serve: Kitch
     assert served.stderr.count("the current values stay in use") == 1
 
 
-def test_a_restarted_worker_gets_the_newest_values(serve: Kitchen) -> None:
+def test_a_restarted_worker_gets_the_newest_values(serve: ModelProject) -> None:
     """A value that was rotated before a crash is there after it."""
     serve.secret("token", b"first-value")
     served = serve(LOOKUP).ready()
@@ -116,7 +116,7 @@ PRINTING = {
 
 
 @pytest.mark.parametrize("way", PRINTING)
-def test_output_is_masked(serve: Kitchen, way: str) -> None:
+def test_output_is_masked(serve: ModelProject, way: str) -> None:
     """However a value is printed by the worker's processes, `***` is shown instead."""
     serve.secret("token", VALUE)
     served = serve(
@@ -135,7 +135,7 @@ def test_output_is_masked(serve: Kitchen, way: str) -> None:
     assert not leaks_in(served.output.encode(), VALUE)
 
 
-def test_new_and_old_values_are_masked_after_a_rotation(serve: Kitchen) -> None:
+def test_new_and_old_values_are_masked_after_a_rotation(serve: ModelProject) -> None:
     """The masker learns a value before the model gets it, and does not forget the old one."""
     serve.secret("token", b"first-secret-value")
     served = serve(
@@ -156,7 +156,7 @@ def test_new_and_old_values_are_masked_after_a_rotation(serve: Kitchen) -> None:
     assert not leaks_in(served.output.encode(), VALUE, b"first-secret-value")
 
 
-def test_interactive_output_is_not_held_back(serve: Kitchen) -> None:
+def test_interactive_output_is_not_held_back(serve: ModelProject) -> None:
     """Output without a newline is shown, even if its end could be the start of a value."""
     serve.secret("token", VALUE)
     served = serve(
@@ -171,14 +171,14 @@ def test_interactive_output_is_not_held_back(serve: Kitchen) -> None:
     eventually(lambda: served.stdout.endswith("progress: s3cr3t-v"), "the unfinished line")
 
 
-def test_a_value_too_short_to_be_masked_is_reported_at_the_start(serve: Kitchen) -> None:
+def test_a_value_too_short_to_be_masked_is_reported_at_the_start(serve: ModelProject) -> None:
     """Masking a value under eight bytes would also mask innocent text."""
     serve.secret("token", b"short")
     served = serve(LOOKUP).ready()
     assert "Too short to be masked in output (under 8 bytes): token" in served.stderr
 
 
-def test_warnings_about_values_are_given_once_per_name(serve: Kitchen) -> None:
+def test_warnings_about_values_are_given_once_per_name(serve: ModelProject) -> None:
     """A rotation repeats no warning about a short value or one from the environment."""
     serve.secret("token", b"short")
     environ = {"TRUSS_SECRET_other": "a-value-of-the-environment"}
@@ -190,7 +190,7 @@ def test_warnings_about_values_are_given_once_per_name(serve: Kitchen) -> None:
     assert served.stderr.count("TRUSS_SECRET_other") == 1
 
 
-def test_no_value_in_environment_or_arguments(serve: Kitchen) -> None:
+def test_no_value_in_environment_or_arguments(serve: ModelProject) -> None:
     """No process has a value in its arguments or its environment."""
     serve.secret("token", VALUE)
     served = serve(LOOKUP).ready()
@@ -200,7 +200,7 @@ def test_no_value_in_environment_or_arguments(serve: Kitchen) -> None:
             assert not leaks_in(Path(f"/proc/{pid}/{file}").read_bytes(), VALUE)
 
 
-def test_secret_variables_are_removed_from_the_models_environment(serve: Kitchen) -> None:
+def test_secret_variables_are_removed_from_the_models_environment(serve: ModelProject) -> None:
     """A value from TRUSS_SECRET_x is in `secrets`, and not in the environment."""
     served = serve(
         """
@@ -227,7 +227,7 @@ def _can_read(pid: int) -> bool:
     return subprocess.run([*ORDINARY, *command], capture_output=True).returncode == 0
 
 
-def test_other_processes_of_the_account_cannot_read_the_processes_memory(serve: Kitchen) -> None:
+def test_other_processes_of_the_account_cannot_read_the_processes_memory(serve: ModelProject) -> None:
     """A process of the same account can read others' environment and maps, but not those of processes with values."""
     serve.secret("token", VALUE)
     served = serve(LOOKUP, prefix=ORDINARY).ready()
@@ -239,7 +239,7 @@ def test_other_processes_of_the_account_cannot_read_the_processes_memory(serve: 
     assert not _can_read(served.worker)
 
 
-def test_no_process_can_leave_a_core_file(serve: Kitchen) -> None:
+def test_no_process_can_leave_a_core_file(serve: ModelProject) -> None:
     """A crash writes no memory to disk."""
     served = serve(LOOKUP).ready()
     for pid in (served.process.pid, served.shim, served.worker):
@@ -247,7 +247,7 @@ def test_no_process_can_leave_a_core_file(serve: Kitchen) -> None:
         assert [line.split()[-3:-1] for line in limits if "core file" in line] == [["0", "0"]]
 
 
-def test_a_value_in_a_prediction_is_not_masked(serve: Kitchen) -> None:
+def test_a_value_in_a_prediction_is_not_masked(serve: ModelProject) -> None:
     """A model that returns a value sends it exactly: responses are not rewritten."""
     serve.secret("token", VALUE)
     served = serve(LOOKUP).ready()

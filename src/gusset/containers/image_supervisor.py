@@ -83,13 +83,8 @@ def serve_image(
         values = read_secrets(deployment, source, allow_missing)
         deployment.check_command(values)
         credentials = deployment.login.read(source, allow_missing) if deployment.login else None
-        reserved = {8080, listener.getsockname()[1]}
-        if host_network and (deployment.port in reserved or _is_used(deployment.port)):
-            raise HostError(
-                f"with --network host the container's port {deployment.port} clashes with this machine's",
-                hint="give docker_server.server_port another number (not 8080, nor gusset's own, nor one "
-                "that something listens on), or leave --network out",
-            )
+        if host_network:
+            _check_port_is_free(deployment.port, own_port=listener.getsockname()[1])
         reaper = Reaper(our_name())
         stack.callback(reaper.close)
         engine = Engine.find(docker_host, reaper.tell)
@@ -104,16 +99,7 @@ def serve_image(
         memory_folder.remove_all(is_gone)
         intake = SecretIntake()
         intake.accept(values)
-        image = _find_image(engine, deployment.image, credentials, intake.masker)
-        if not deployment.recipe.is_empty:
-            image = build(
-                engine,
-                deployment.recipe,
-                base=deployment.image,
-                user=image.user,
-                model=deployment.folder,
-                mask=intake.masker.mask_text,
-            )
+        image = _prepare_image(engine, deployment, credentials, intake.masker)
         options = ContainerOptions(
             user=_find_user(deployment, engine, image),
             outputs=(output_fd, sys.stderr.fileno()),
@@ -139,13 +125,37 @@ def _finish(engine: Engine, reaper: Reaper) -> None:
             reaper.tell("done")
 
 
-def _find_image(engine: Engine, name: str, credentials: Credentials | None, masker: Masker) -> Image:
-    """The image of that name. A registry's error message may quote the credentials: it is masked."""
+def _check_port_is_free(port: int, *, own_port: int) -> None:
+    """Raise HostError if the container cannot listen on this port of this machine."""
+    with socket.socket() as sock:
+        is_used = sock.connect_ex(("127.0.0.1", port)) == 0  # what listens there would get the requests
+    if is_used or port in (8080, own_port):
+        raise HostError(
+            f"with --network host the container's port {port} clashes with this machine's",
+            hint="give docker_server.server_port another number (not 8080, nor gusset's own, nor one "
+            "that something listens on), or leave --network out",
+        )
+
+
+def _prepare_image(
+    engine: Engine, deployment: ImageDeployment, credentials: Credentials | None, masker: Masker
+) -> Image:
+    """The deployment's image, with what its config adds to it."""
     masker.learn(credentials.parts if credentials else ())
     try:
-        return engine.image(name, log.info, credentials)
-    except HostError as error:
+        image = engine.image(deployment.image, log.info, credentials)
+    except HostError as error:  # a registry's error message may quote the credentials
         raise HostError(masker.mask_text(error.message), hint=error.hint) from None
+    if deployment.recipe.is_empty:
+        return image
+    return build(
+        engine,
+        deployment.recipe,
+        base=deployment.image,
+        user=image.user,
+        model=deployment.folder,
+        mask=masker.mask_text,
+    )
 
 
 def _find_user(deployment: ImageDeployment, engine: Engine, image: Image) -> tuple[int, int]:
@@ -295,9 +305,3 @@ def _watch_end(running: Life) -> asyncio.Future[str]:
 
     threading.Thread(target=wait, name="gusset-wait", daemon=True).start()
     return ended
-
-
-def _is_used(port: int) -> bool:
-    """Whether something on this machine listens on the port: it would receive the container's requests."""
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0

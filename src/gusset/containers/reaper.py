@@ -19,7 +19,7 @@ from contextlib import suppress
 from gusset.containers.engine.engine_socket import end_service
 from gusset.runtime.environment import child_environment
 
-log = logging.getLogger("gusset.containers")
+log = logging.getLogger("gusset")
 
 _TRIES = 10  # the engine may be busy with the same end, or be started anew itself
 _PAUSE = 1.0  # seconds between them

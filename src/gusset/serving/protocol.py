@@ -101,7 +101,7 @@ def encode_order(order: Order) -> bytes:
 
 def decode_order(message: bytes) -> Order:
     """The order in a message from the supervisor, which is trusted."""
-    order: Order = pickle.loads(message)  # noqa: S301  # from our own parent
+    order: Order = pickle.loads(message)  # noqa: S301  # from the parent process
     return order
 
 

@@ -23,7 +23,7 @@ from gusset.containers.engine.run_id import OWNER, is_gone, our_name
 from gusset.containers.network.network import may_enter
 from gusset.errors import HostError, ModelFailed, UsageError
 
-log = logging.getLogger("gusset.containers")
+log = logging.getLogger("gusset")
 
 _PULL_HINT = (
     "is the name right? A private registry wants a login: base_image.docker_auth, or the engine's own"

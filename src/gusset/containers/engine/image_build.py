@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gusset.package.config import Package
     from gusset.package.problems import Reporter
 
-log = logging.getLogger("gusset.containers")
+log = logging.getLogger("gusset")
 
 DATA = "/app/data"  # where Truss puts them
 PACKAGES = "/packages"

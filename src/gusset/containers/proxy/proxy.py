@@ -32,7 +32,7 @@ from gusset.runtime.responses import (
 
 __all__ = ["Proxy", "Routes", "probe"]
 
-log = logging.getLogger("gusset.containers")
+log = logging.getLogger("gusset")
 
 _HELD = 64 * 1024  # bytes that a client may send ahead of their turn
 _JOINABLE = 64 * 1024  # bytes; a larger part is not copied to stand beside its head

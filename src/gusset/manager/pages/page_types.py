@@ -53,9 +53,7 @@ class Form:
             raise InvalidValue("both a value and a file were given: use only one")
         value = typed if self.file is None else self.file
         if not value and self.raw("empty") != "yes":
-            raise InvalidValue(
-                "the value is empty: type it, choose a file, or tick 'Store even if empty'"
-            )
+            raise InvalidValue("the value is empty: type it, choose a file, or tick 'Store even if empty'")
         return SecretValue(value)
 
     def date(self, name: str) -> datetime | None:

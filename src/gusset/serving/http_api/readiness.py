@@ -17,7 +17,7 @@ from gusset.serving.inference.methods import Method, MethodKind
 from gusset.serving.inference.model_threads import ModelThreads
 from gusset.serving.inference.task_set import TaskSet
 
-log = logging.getLogger("gusset.serving")
+log = logging.getLogger("gusset")
 
 _THREADS = 4  # for a synchronous `is_healthy`
 _TIMEOUT = 10.0  # seconds

@@ -21,7 +21,7 @@ from gusset.runtime.logs import model_traceback
 from gusset.serving.inference.methods import Method
 from gusset.serving.inference.responses import MODEL_ERROR
 
-log = logging.getLogger("gusset.serving")
+log = logging.getLogger("gusset")
 
 _MAX_MESSAGE = 100 * 1024 * 1024  # bytes
 _PING_SECONDS = 20.0

@@ -16,7 +16,7 @@ from gusset.serving.inference.model_threads import WrappedError
 if TYPE_CHECKING:
     import starlette.exceptions
 
-log = logging.getLogger("gusset.serving")
+log = logging.getLogger("gusset")
 
 MODEL_ERROR = "Internal Server Error (in model/chainlet)."
 MSGPACK = b"application/octet-stream"

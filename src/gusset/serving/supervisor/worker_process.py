@@ -77,9 +77,9 @@ class WorkerProcess:
     @classmethod
     def start(cls, options: WorkerOptions) -> WorkerProcess:
         """Start a worker. It ends when this process does, however it ends."""
-        ours, theirs = socket.socketpair()
+        own_end, worker_end = socket.socketpair()
         lifeline_r, lifeline_w = os.pipe()
-        descriptors = (theirs.fileno(), options.listener.fileno(), lifeline_r)
+        descriptors = (worker_end.fileno(), options.listener.fileno(), lifeline_r)
         command = [sys.executable, "-P", "-m", "gusset.serving.worker.shim"]
         command += [str(number) for number in (*descriptors, int(options.debuggable))]
         process = subprocess.Popen(
@@ -91,13 +91,13 @@ class WorkerProcess:
             pass_fds=descriptors,
             process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
         )
-        theirs.close()
+        worker_end.close()
         os.close(lifeline_r)
         pumps = [
             OutputPump.start(_detach(process.stdout), options.output, options.masker.stream()),
             OutputPump.start(_detach(process.stderr), options.errors, options.masker.stream()),
         ]
-        return cls(process, Channel(ours), lifeline_w, options, pumps=pumps)
+        return cls(process, Channel(own_end), lifeline_w, options, pumps=pumps)
 
     def begin(
         self,
