@@ -1,4 +1,4 @@
-"""What the page's tests share: one real Chromium, and pages in it that may talk to the manager alone."""
+"""Fixtures for tests in a real browser: one Chromium, whose pages may only request the manager."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.manager.conftest import ADMIN, PASSWORD, Manager
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 DEBIANS = Path("/usr/bin/chromium")
-# Beside the first two, which a container without a GPU needs: nothing that speaks up by itself.
+# The first two are needed in a container without a GPU; the others prevent background requests.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -34,20 +34,20 @@ ARGUMENTS = [
 
 
 def chromium() -> str | None:
-    """Where Chromium is: Debian's, else whichever is on PATH."""
+    """The path of Chromium: Debian's, else the one on PATH."""
     return str(DEBIANS) if DEBIANS.is_file() else shutil.which("chromium")
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium, started once for these tests. Without one tests are skipped, in CI they fail.
+    """Chromium, started once for these tests. Without it they are skipped; in CI they fail.
 
-    Not for the whole session: as long as Playwright runs, its thread has a running event loop, in which
-    no other test could start its own.
+    It does not have the scope of the session: while Playwright runs, its thread has a running event loop,
+    and other tests could not start theirs.
     """
     where = chromium()
     if where is None:
-        why = "there is no Chromium here: `make system-deps` installs it (as root, on Debian or Ubuntu)"
+        why = "Chromium is not installed: run `make system-deps` as root, on Debian or Ubuntu"
         if os.environ.get("CI") == "1":
             pytest.fail(why)
         pytest.skip(why)
@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    """One manager for the tests of a file: each uses names of its own."""
+    """One manager for the tests of a file, each of which uses its own names."""
     folder = tmp_path_factory.mktemp("manager")
     gusset = Cli(folder / "home", clean_environ(folder / "home", folder / "settings.toml"))
     made = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
@@ -70,7 +70,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
 
 
 class Site:
-    """The manager's pages in one browser context of their own; what they ask for and say is kept."""
+    """The manager's pages in their own browser context; records requests, responses and console messages."""
 
     def __init__(self, browser: Browser, manager: Manager, **options: Any) -> None:
         self.manager = manager
@@ -78,22 +78,23 @@ class Site:
         self.context.set_default_timeout(10_000)
         self.requested: list[str] = []
         self.kept: list[tuple[str, bytes, bytes]] = []
-        self.said: list[str] = []
-        self.answers: list[Response] = []
+        self.messages: list[str] = []
+        self.responses: list[Response] = []
         self.context.on("request", lambda request: self.requested.append(request.url))
-        self.context.on("response", lambda answer: self.answers.append(answer))
-        # That a page answered 400 or 409 is what some tests are about; Chromium mentions it.
+        self.context.on("response", lambda response: self.responses.append(response))
+        # Chromium logs responses with 400 or 409, which some tests provoke.
         self.context.on(
             "console",
             lambda message: (
-                "the server responded with a status of 4" in message.text or self.said.append(message.text)
+                "the server responded with a status of 4" in message.text
+                or self.messages.append(message.text)
             ),
         )
-        self.context.on("weberror", lambda error: self.said.append(str(error.error)))
+        self.context.on("weberror", lambda error: self.messages.append(str(error.error)))
         self.page = self.context.new_page()
 
     def sign_in(self, email: str = ADMIN, password: bytes = PASSWORD) -> Page:
-        """As a person does it; the page of secrets comes next."""
+        """Sign in by the form, and wait for the page of secrets."""
         self.page.goto("/settings/secrets")
         self.page.get_by_label("Email").fill(email)
         self.page.get_by_label("Password").fill(password.decode())
@@ -102,24 +103,24 @@ class Site:
         return self.page
 
     def add(self, name: str, value: str) -> None:
-        """A secret, by the form on the page of secrets."""
+        """Add a secret by the form."""
         self.page.get_by_label("Name").fill(name)
         self.page.get_by_label("Value").fill(value)
         self.page.get_by_role("button", name="Add secret").click()
         self.page.get_by_role("status").filter(has_text=f"{name} was").wait_for()
 
     def row(self, text: str) -> Locator:
-        """The row of a table that has `text` in it."""
+        """The table row that contains `text`."""
         return self.page.locator("tbody tr").filter(has_text=text)
 
     def open(self, name: str) -> None:
-        """The page of one secret."""
+        """Open the page of one secret."""
         self.page.goto("/settings/secrets")
         self.page.get_by_role("link", name=name, exact=True).click()
         self.page.get_by_role("heading", name=name).wait_for()
 
     def stored(self, name: str) -> bytes:
-        """What the vault has under that name, byte for byte."""
+        """The exact bytes in the vault under this name."""
         code = (
             "import os, sys\n"
             "from gusset.settings import Settings\n"
@@ -133,19 +134,19 @@ class Site:
             [sys.executable, "-c", code], env=environ, capture_output=True, check=True
         ).stdout
 
-    def keep_answers(self) -> None:
-        """From now on `kept` has every answer: its address, headers and body."""
+    def keep_responses(self) -> None:
+        """From now on record every response in `kept`: its URL, headers and body."""
 
         def keep(route: Route) -> None:
-            answer = route.fetch(max_redirects=0)
-            headers = json.dumps(answer.headers_array).encode()
-            self.kept.append((route.request.url, headers, answer.body()))
-            route.fulfill(response=answer)
+            response = route.fetch(max_redirects=0)
+            headers = json.dumps(response.headers_array).encode()
+            self.kept.append((route.request.url, headers, response.body()))
+            route.fulfill(response=response)
 
         self.context.route("**/*", keep)
 
-    def picture(self, name: str) -> None:
-        """A screenshot for the documents, when those are being made."""
+    def screenshot(self, name: str) -> None:
+        """Take a screenshot for the documents, if GUSSET_SCREENSHOTS=1."""
         if os.environ.get("GUSSET_SCREENSHOTS") == "1":
             IMAGES.mkdir(exist_ok=True)
             self.page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
@@ -157,7 +158,7 @@ class Site:
 
 @pytest.fixture
 def open_site(browser: Browser, manager: Manager) -> Iterator[Callable[..., Site]]:
-    """Opens the manager's pages in a context of the given options; afterwards none may have complained."""
+    """Opens the pages in a new context; fails if they requested other hosts or logged errors."""
     sites: list[Site] = []
 
     def open_(**options: Any) -> Site:
@@ -168,13 +169,13 @@ def open_site(browser: Browser, manager: Manager) -> Iterator[Callable[..., Site
     for site in sites:
         site.close()
         elsewhere = [url for url in site.requested if not url.startswith((manager.address, "data:"))]
-        assert not elsewhere, f"a page asked another host: {elsewhere}"
-        assert not site.said, f"the browser complained: {site.said}"
+        assert not elsewhere, f"a page requested another host: {elsewhere}"
+        assert not site.messages, f"the browser logged: {site.messages}"
 
 
 @pytest.fixture(scope="module")
 def signed_in(browser: Browser, manager: Manager) -> Any:
-    """The cookies of a session of the administrator's."""
+    """The cookies of an administrator's session."""
     site = Site(browser, manager)
     site.sign_in()
     cookies = site.context.storage_state()
@@ -184,13 +185,13 @@ def signed_in(browser: Browser, manager: Manager) -> Any:
 
 @pytest.fixture
 def site(open_site: Callable[..., Site], signed_in: Any) -> Site:
-    """The pages, with the administrator signed in."""
+    """The page of secrets, with an administrator signed in."""
     opened = open_site(storage_state=signed_in)
     opened.page.goto("/settings/secrets")
     return opened
 
 
-def faults(page: Page) -> list[str]:
-    """What axe finds wrong with a page, for those who see, hear or move otherwise."""
+def accessibility_problems(page: Page) -> list[str]:
+    """The accessibility problems that axe finds in a page."""
     found = Axe().run(page).response["violations"]
     return [f"{each['id']}: {[node['target'] for node in each['nodes']]}" for each in found]

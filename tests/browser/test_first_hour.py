@@ -1,4 +1,4 @@
-"""The first hour with the manager, in a real browser: set it up, add a secret, copy what a model needs."""
+"""The first hour with a manager: set it up, add a secret, copy the lines for a model. Takes screenshots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import Site, faults
+from tests.browser.conftest import Site, accessibility_problems
 from tests.browser.test_versions import replica
 from tests.conftest import Cli, clean_environ
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
@@ -21,8 +21,8 @@ VALUE = "hf_" + "aB3dE6gH" * 5
 WIDE = {"viewport": {"width": 1280, "height": 800}}
 
 
-class Unmade(Manager):
-    """A manager that nobody has set up: it prints a link."""
+class NewManager(Manager):
+    """A manager without accounts, which prints a setup link."""
 
     def __init__(self, gusset: Cli, folder: object) -> None:
         self.gusset, self.port, self.key = gusset, 0, ""
@@ -31,27 +31,31 @@ class Unmade(Manager):
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=gusset.environ, stdout=subprocess.PIPE, stderr=log)
         assert self.process.stdout is not None
-        told = json.loads(self.process.stdout.readline())
-        self.address, self.setup = told["address"], told["setup"]
+        started = json.loads(self.process.stdout.readline())
+        self.address, self.setup = started["address"], started["setup"]
 
 
 @pytest.fixture
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    folder = tmp_path_factory.mktemp("unmade")
-    running = Unmade(Cli(folder / "home", clean_environ(folder / "home", folder / "settings.toml")), folder)
+    folder = tmp_path_factory.mktemp("new")
+    running = NewManager(
+        Cli(folder / "home", clean_environ(folder / "home", folder / "settings.toml")), folder
+    )
     yield running
     assert running.stop() == 0
     assert b"A bug in gusset" not in running.log.read_bytes(), running.log.read_text()
 
 
-def test_the_first_hour(open_site: Callable[..., Site], manager: Unmade, browser: Browser) -> None:
-    """From the link that the manager prints to a secret that a model declares; on the way, the pictures."""
+def test_the_setup_link_leads_to_the_first_declared_secret(
+    open_site: Callable[..., Site], manager: NewManager, browser: Browser
+) -> None:
+    """Set up the manager, add a secret, copy config.yaml, create a key; the link then no longer works."""
     site = open_site(**WIDE, permissions=["clipboard-read", "clipboard-write"])
     page = site.page
     page.goto("/settings/secrets")
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     page.goto(manager.setup)
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     page.get_by_label("Email").fill(ADMIN)
     page.locator("#password").fill("too short")
     page.get_by_label("Repeat password").fill("too short")
@@ -62,7 +66,7 @@ def test_the_first_hour(open_site: Callable[..., Site], manager: Unmade, browser
     page.get_by_role("button", name="Create administrator").click()
 
     expect(page.get_by_role("heading", name="No secrets yet")).to_be_visible()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     site.add("hf_access_token", VALUE)
     site.row("hf_access_token").get_by_role("link", name="hf_access_token", exact=True).click()
     page.get_by_role("button", name="Copy config.yaml").first.click()
@@ -71,19 +75,19 @@ def test_the_first_hour(open_site: Callable[..., Site], manager: Unmade, browser
     expect(page.get_by_role("button", name="Copied config.yaml")).to_be_visible()
 
     page.get_by_role("link", name="API keys").click()
-    expect(page.get_by_role("heading", name="No API keys yet")).to_be_visible()  # none that nobody was shown
+    expect(page.get_by_role("heading", name="No API keys yet")).to_be_visible()  # setup creates no hidden key
     page.get_by_label("Name").fill("laptop")
     page.get_by_label("Administer").check()
     page.get_by_role("button", name="Create key").click()
     manager.key = page.locator("#new-key").inner_text()
-    furnish(site)
+    add_samples(site)
     page.goto("/settings/secrets")
     expect(site.row("openai-api-key")).to_contain_text("expires in 6 days")
     site.open("hf_access_token")
-    site.picture("secret")
+    site.screenshot("secret")
     phone = open_site(storage_state=site.context.storage_state(), **PHONE)
     phone.page.goto("/settings/secrets")
-    phone.picture("secrets-phone")
+    phone.screenshot("secrets-phone")
     again = open_site()
     again.page.goto(manager.setup)
     expect(again.page.get_by_role("heading", name="Access denied")).to_be_visible()
@@ -92,8 +96,8 @@ def test_the_first_hour(open_site: Callable[..., Site], manager: Unmade, browser
 PHONE = {"viewport": {"width": 360, "height": 780}, "device_scale_factor": 1.5}
 
 
-def furnish(site: Site) -> None:
-    """Some more secrets and a deployment, as a team has them after a while."""
+def add_samples(site: Site) -> None:
+    """Add more secrets and two deployments, for the screenshots."""
     soon = (datetime.now(UTC) + timedelta(days=6, hours=1)).isoformat()
     with site.manager.client() as admin:
         for name, note in (
@@ -103,8 +107,8 @@ def furnish(site: Site) -> None:
         ):
             body = {"name": name, "value": f"a value of {name}", "note": note}
             assert admin.post("/v1/secrets", json=body).status_code == 200
-        told = admin.patch("/v1/secrets/openai-api-key", json={"expires_at": soon})
-        assert told.status_code == 200, told.text
+        updated = admin.patch("/v1/secrets/openai-api-key", json={"expires_at": soon})
+        assert updated.status_code == 200, updated.text
     site.page.goto("/settings/secrets")
     site.add("hf_access_token", VALUE)
     replica(site, "hf_access_token", "registry_password", deployment="fill-mask", version=1)

@@ -1,4 +1,4 @@
-"""A stored value is nowhere in a browser: no answer, no document, no history, no form that fills itself in again."""
+"""A stored value never appears in a browser: in no response, document, storage, history or restored form."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def used(site: Site) -> Site:
-    """A secret that went through every form there is."""
+    """The pages after a secret went through every form."""
     page = site.page
-    site.keep_answers()
+    site.keep_responses()
     name = f"leaky_{next(NUMBERS)}"
     site.add(name, VALUE)
     site.open(name)
@@ -48,8 +48,8 @@ def used(site: Site) -> Site:
     return site
 
 
-def everything_in(site: Site) -> bytes:
-    """All that the page can tell: markup, fields, storage, history, caches."""
+def state_of(site: Site) -> bytes:
+    """Everything a script could read: markup, fields, storage, history state, cache names, cookies."""
     seen = site.page.evaluate(
         """async () => ({
           markup: document.documentElement.outerHTML,
@@ -62,8 +62,8 @@ def everything_in(site: Site) -> bytes:
     return json.dumps(seen).encode()
 
 
-def test_no_answer_holds_a_value(used: Site) -> None:
-    """Of all that the manager sent, headers too, nothing holds either value in any form."""
+def test_no_response_contains_a_value(used: Site) -> None:
+    """Nor any response header or requested URL, in any encoding."""
     assert len(used.kept) > 20
     for url, headers, body in used.kept:
         assert not leaks_in(headers, VALUE.encode(), LATER.encode()), url
@@ -71,21 +71,21 @@ def test_no_answer_holds_a_value(used: Site) -> None:
     assert not [url for url in used.requested if leaks_in(url.encode(), VALUE.encode(), LATER.encode())]
 
 
-def test_no_document_storage_or_cookie_holds_a_value(used: Site) -> None:
-    """Nor does anything that a script, an extension or a copy of the tab could read."""
-    assert not leaks_in(everything_in(used), VALUE.encode(), LATER.encode())
+def test_no_document_storage_or_cookie_contains_a_value(used: Site) -> None:
+    """Nor anything else that a script, an extension or a duplicated tab could read."""
+    assert not leaks_in(state_of(used), VALUE.encode(), LATER.encode())
     assert not leaks_in(json.dumps(used.context.storage_state()).encode(), VALUE.encode(), LATER.encode())
 
 
-def test_going_back_finds_an_empty_field(site: Site) -> None:
-    """What was typed and sent, or typed and left, is not in the field when one comes back to it."""
+def test_the_value_field_is_empty_after_going_back(site: Site) -> None:
+    """Whether the value was submitted or only typed, and after a reload."""
     page = site.page
     page.get_by_label("Name").fill("went_back")
     page.get_by_label("Value").fill(VALUE)
     page.get_by_role("button", name="Add secret").click()
     expect(site.row("went_back")).to_contain_text("v1")
     page.go_back()
-    assert not leaks_in(everything_in(site), VALUE.encode())
+    assert not leaks_in(state_of(site), VALUE.encode())
     page.goto("/settings/secrets")
     page.get_by_label("Value").fill(LATER)
     page.get_by_role("link", name="Account").click()
@@ -94,12 +94,12 @@ def test_going_back_finds_an_empty_field(site: Site) -> None:
     page.get_by_label("Value").fill(LATER)
     page.reload()
     expect(page.get_by_label("Value")).to_have_value("")
-    assert not leaks_in(everything_in(site), LATER.encode())
+    assert not leaks_in(state_of(site), LATER.encode())
 
 
-def test_nothing_is_kept_by_the_browser(used: Site) -> None:
-    """Every page says no-store, so nothing of it is in a cache or in the page that Back shows after a sign-out."""
-    pages = [a for a in used.answers if "/static/" not in a.url]
+def test_pages_are_not_cached_by_the_browser(used: Site) -> None:
+    """They are no-store, so that Back after signing out shows the sign-in page."""
+    pages = [a for a in used.responses if "/static/" not in a.url]
     kept = {a.url for a in pages if a.all_headers().get("cache-control") != "no-store"}
     assert pages
     assert not kept
@@ -110,8 +110,8 @@ def test_nothing_is_kept_by_the_browser(used: Site) -> None:
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_the_policy_for_content_stops_what_does_not_belong(site: Site) -> None:
-    """A script or a style that somebody got into the page does not run, and nothing is fetched from elsewhere."""
+def test_the_content_security_policy_blocks_injected_scripts_and_images(site: Site) -> None:
+    """An inline script does not run, and an image from another host is not loaded."""
     page = site.page
     done: Any = page.evaluate(
         """() => {
@@ -127,6 +127,6 @@ def test_the_policy_for_content_stops_what_does_not_belong(site: Site) -> None:
         }"""
     )
     assert done == {"ran": False, "image": "refused"}
-    assert len(site.said) == 2 and all("Content Security Policy" in line for line in site.said)
-    site.said.clear()
+    assert len(site.messages) == 2 and all("Content Security Policy" in line for line in site.messages)
+    site.messages.clear()
     site.requested[:] = [url for url in site.requested if "example.invalid" not in url]

@@ -1,4 +1,4 @@
-"""Everybody can use the pages: without JavaScript, by keyboard, on a phone, in the dark, with a screen reader."""
+"""The pages work without JavaScript, by keyboard, on a phone, in dark mode and with a screen reader."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Site, faults
+from tests.browser.conftest import Site, accessibility_problems
 from tests.browser.test_versions import replica
 
 PAGES = ("secrets", "secrets?deleted=1", "deployments", "api-keys", "people", "audit", "account")
 
 
-def test_the_core_works_without_javascript(open_site: Callable[..., Site]) -> None:
-    """Sign in, add, filter, replace, delete and undo are forms and links, and nothing else."""
+def test_secrets_can_be_managed_without_javascript(open_site: Callable[..., Site]) -> None:
+    """Signing in, adding, filtering, replacing, deleting and undoing use plain forms and links."""
     site = open_site(java_script_enabled=False)
     page = site.sign_in()
     for name in ("plain_one", "plain_two"):
@@ -36,8 +36,8 @@ def test_the_core_works_without_javascript(open_site: Callable[..., Site]) -> No
         expect(useless).to_be_hidden()
 
 
-def test_the_core_works_by_keyboard(site: Site) -> None:
-    """From the top of the page: skip to the content, type a name and a value, Enter; then delete and undo."""
+def test_secrets_can_be_managed_by_keyboard(site: Site) -> None:
+    """Skip to the content, add a secret, delete it, undo; the focus is always visible."""
     page = site.page
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
@@ -60,20 +60,20 @@ def test_the_core_works_by_keyboard(site: Site) -> None:
 
 
 def tab_to(page: Page, text: str) -> None:
-    """Press Tab until what has the focus says `text`; each stop on the way must show where it is."""
+    """Press Tab until the focused element has this text; each focused element must have an outline."""
     for _ in range(60):
         page.keyboard.press("Tab")
-        said, outline = page.evaluate(
+        label, outline = page.evaluate(
             "[document.activeElement.innerText, getComputedStyle(document.activeElement).outlineStyle]"
         )
-        assert outline != "none", f"no focus to be seen on {said!r}"
-        if said.split() == text.split():
+        assert outline != "none", f"no visible focus on {label!r}"
+        if label.split() == text.split():
             return
-    raise AssertionError(f"Tab never came to {text}")
+    raise AssertionError(f"Tab never reached {text}")
 
 
-def test_a_filter_answers_while_one_types(site: Site) -> None:
-    """What is typed narrows the list at once, with no reload, and the address keeps it; more than a page is paged."""
+def test_the_filter_narrows_the_list_while_typing(site: Site) -> None:
+    """Without a reload; the URL keeps the filter; long lists are paginated."""
     with site.manager.client() as admin:
         many = [{"name": f"many_{number:03}", "value": "a value"} for number in range(60)]
         assert admin.post("/v1/secrets:batch", json={"secrets": many}).status_code == 200
@@ -94,15 +94,15 @@ def test_a_filter_answers_while_one_types(site: Site) -> None:
     expect(site.row("many_025")).to_have_count(1)
     page.get_by_label("Filter", exact=True).fill("nothing is so called")
     expect(page.get_by_text("No secret of team default has")).to_be_visible()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_every_page_fits_and_can_be_read(
+def test_every_page_fits_its_screen_and_is_accessible(
     open_site: Callable[..., Site], signed_in: Any, scheme: str, width: int
 ) -> None:
-    """No page scrolls sideways on a phone, and axe finds nothing, in light and dark."""
+    """No page scrolls sideways, and axe finds no problem, in light and dark mode."""
     options: dict[str, Any] = {"color_scheme": scheme, "viewport": {"width": width, "height": 760}}
     site = open_site(storage_state=signed_in, **options)
     longest = "a-long-name." * 21
@@ -120,12 +120,12 @@ def test_every_page_fits_and_can_be_read(
 def check(site: Site, path: str, width: int) -> None:
     site.page.goto(path)
     wide = site.page.evaluate("document.documentElement.scrollWidth")
-    assert wide <= width, f"{path} is {wide} wide"
-    assert faults(site.page) == [], path
+    assert wide <= width, f"{path} is {wide} pixels wide"
+    assert accessibility_problems(site.page) == [], path
 
 
-def test_an_open_page_moves_its_times_on(site: Site) -> None:
-    """Relative times stay true while a page is looked at for long, in the words that the server uses."""
+def test_an_open_page_updates_its_relative_times(site: Site) -> None:
+    """In the same words as the server."""
     page = site.page
     site.add("aging", "a value")
     time = site.row("aging").locator("time").first

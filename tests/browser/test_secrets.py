@@ -1,4 +1,4 @@
-"""The page of secrets in a real browser: what a person does there, from the first secret on."""
+"""The page of secrets in a real browser: adding secrets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Site, faults
+from tests.browser.conftest import Site, accessibility_problems
 
 VALUE = "hf_" + "aB3dE6gH" * 5
 ANY_UTC = re.compile(r" UTC$")
 
 
-def test_a_person_adds_a_secret(site: Site) -> None:
-    """Name, Value, Add secret: it is listed, stored exactly, and its value is in no page."""
+def test_an_added_secret_is_listed_and_stored_exactly(site: Site) -> None:
+    """Its value is not in the page."""
     page = site.page
     site.add("hf_access_token", VALUE)
     row = site.row("hf_access_token")
@@ -24,25 +24,25 @@ def test_a_person_adds_a_secret(site: Site) -> None:
     expect(page.get_by_label("Value")).to_have_value("")
     assert site.stored("hf_access_token") == VALUE.encode()
     assert VALUE not in page.content()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
 
 
-def test_what_seems_wrong_with_a_value_is_said_and_it_is_kept_exactly(site: Site) -> None:
-    """The value doctor warns on the page; it alters nothing."""
+def test_a_suspicious_value_is_stored_unchanged_with_a_warning(site: Site) -> None:
+    """The value doctor's findings are in the notice."""
     site.add("hf_with_space", f"{VALUE} ")
-    said = site.page.get_by_role("status").filter(has_text="hf_with_space was stored")
-    expect(said).to_contain_text("ends in white space")
+    notice = site.page.get_by_role("status").filter(has_text="hf_with_space was stored")
+    expect(notice).to_contain_text("ends in white space")
     assert site.stored("hf_with_space") == f"{VALUE} ".encode()
 
 
-def test_an_empty_value_is_stored_only_when_it_is_meant(site: Site) -> None:
-    """Enter pressed too early stores nothing; the box says that it is meant."""
+def test_an_empty_value_is_stored_only_if_confirmed(site: Site) -> None:
+    """Pressing Enter too early stores nothing; a checkbox confirms."""
     page = site.page
     page.get_by_label("Name").fill("perhaps_empty")
     page.get_by_role("button", name="Add secret").click()
     expect(page.get_by_role("alert")).to_contain_text("The value is empty")
     expect(page.get_by_label("Name")).to_have_value("perhaps_empty")
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     page.get_by_label("Store even if empty").check()
     page.get_by_role("button", name="Add secret").click()
     expect(site.row("perhaps_empty")).to_contain_text("v1")
@@ -52,8 +52,8 @@ def test_an_empty_value_is_stored_only_when_it_is_meant(site: Site) -> None:
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIBVQIBADANBgkqhkiG9w0BAQ==\n-----END PRIVATE KEY-----\n"
 
 
-def test_pasted_lines_stay_lines(site: Site) -> None:
-    """A one-line field would run a pasted PEM key together; the page gives it a field with lines, still masked."""
+def test_pasted_text_keeps_its_line_ends(site: Site) -> None:
+    """The one-line input becomes a masked textarea, since it would drop the line ends of a PEM key."""
     page = site.page
     page.get_by_label("Name").fill("pasted_key")
     page.get_by_label("Value").focus()
@@ -77,8 +77,8 @@ def test_pasted_lines_stay_lines(site: Site) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x00\xff\r\n\n\r", b"a line\r\nanother\r\n", b"\xef\xbb\xbfbom"])
-def test_a_file_is_kept_to_the_byte(site: Site, data: bytes) -> None:
-    """Bytes, line ends of any kind and a byte order mark come out as they went in."""
+def test_a_file_is_stored_byte_for_byte(site: Site, data: bytes) -> None:
+    """Binary data, all kinds of line ends, and a byte order mark."""
     page, name = site.page, f"file_{data.hex()}"
     page.get_by_label("Name").fill(name)
     page.get_by_text("File, note, expiry date").click()
@@ -90,8 +90,8 @@ def test_a_file_is_kept_to_the_byte(site: Site, data: bytes) -> None:
     assert site.stored(name) == data
 
 
-def test_a_file_that_is_too_large_is_refused_before_it_is_sent(site: Site) -> None:
-    """65,536 bytes are the most; one more and the browser says so, next to the field."""
+def test_a_file_that_is_too_large_is_refused_before_the_upload(site: Site) -> None:
+    """The limit is 65,536 bytes; the browser reports more at the field."""
     page = site.page
     page.get_by_label("Name").fill("too_large")
     page.get_by_text("File, note, expiry date").click()
@@ -104,8 +104,8 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(site: Site) -> No
     expect(site.row("too_large")).to_contain_text("v1")
 
 
-def test_a_value_in_the_field_for_the_name_is_not_stored_as_a_name(site: Site) -> None:
-    """A token that was pasted into the wrong field is named for what it is, and not shown again."""
+def test_a_value_entered_as_the_name_is_not_stored(site: Site) -> None:
+    """The message tells which kind of token it is, and the page does not repeat it."""
     page = site.page
     page.get_by_label("Name").fill(VALUE)
     page.get_by_label("Value").fill("hf_access_token")
@@ -115,8 +115,8 @@ def test_a_value_in_the_field_for_the_name_is_not_stored_as_a_name(site: Site) -
     expect(page.get_by_label("Name")).to_have_value("")
 
 
-def test_a_name_is_checked_as_it_is_typed(site: Site) -> None:
-    """A space in a name: the browser says so before anything is sent."""
+def test_an_invalid_name_is_refused_by_the_browser(site: Site) -> None:
+    """Nothing is sent for a name with a space."""
     page = site.page
     page.get_by_label("Name").fill("hf token")
     page.get_by_label("Value").fill(VALUE)
@@ -126,8 +126,8 @@ def test_a_name_is_checked_as_it_is_typed(site: Site) -> None:
     assert len(site.requested) == before
 
 
-def test_another_spelling_is_a_conflict_that_names_the_first(site: Site) -> None:
-    """`a-b` after `a_b` is told, not silently made one with it."""
+def test_another_spelling_of_a_name_is_a_conflict(site: Site) -> None:
+    """`a-b` after `a_b` is refused, and the message names the existing secret."""
     page = site.page
     site.add("one_spelling", "first")
     page.get_by_label("Name").fill("one-spelling")
@@ -137,8 +137,8 @@ def test_another_spelling_is_a_conflict_that_names_the_first(site: Site) -> None
     assert site.stored("one_spelling") == b"first"
 
 
-def test_show_and_hide(site: Site) -> None:
-    """The value is masked until the person asks to see what they type."""
+def test_a_typed_value_is_masked_until_shown(site: Site) -> None:
+    """A button shows and hides it."""
     page = site.page
     field = page.get_by_label("Value")
     expect(field).to_have_attribute("type", "password")
@@ -149,8 +149,8 @@ def test_show_and_hide(site: Site) -> None:
     expect(field).to_have_attribute("type", "password")
 
 
-def test_markup_in_a_note_stays_text(site: Site) -> None:
-    """HTML, quotes and right-to-left marks in a note are shown as text."""
+def test_markup_in_a_note_is_shown_as_text(site: Site) -> None:
+    """HTML, quotes and direction marks."""
     page = site.page
     note = "<img src=x onerror=alert(1)>\"'&amp; \u202eevil"
     page.get_by_label("Name").fill("noted")

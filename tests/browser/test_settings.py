@@ -1,4 +1,4 @@
-"""The other pages in a real browser: keys, people and teams, deployments, the audit log, one's account."""
+"""The other pages in a real browser: API keys, people and teams, deployments, audit log, account."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Site, faults
+from tests.browser.conftest import Site, accessibility_problems
 from tests.browser.test_versions import replica
 from tests.manager.conftest import ADMIN, PASSWORD
 
 
-def test_a_key_is_shown_once_and_works_until_it_is_revoked(site: Site) -> None:
-    """The page shows the key when it is made; a reload does not, and makes no second one."""
+def test_an_api_key_is_shown_once_and_works_until_revoked(site: Site) -> None:
+    """A reload neither shows it again nor creates a second one."""
     page = site.page
     page.get_by_role("link", name="API keys").click()
     page.get_by_label("Name").fill("laptop")
     page.get_by_role("button", name="Create key").click()
     key = page.locator("#new-key").inner_text()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     assert can_list(site, key) == 200
     page.reload()
     expect(page.locator("#new-key")).to_have_count(0)
@@ -35,8 +35,8 @@ def can_list(site: Site, key: str) -> int:
         return client.get("/v1/secrets").status_code
 
 
-def test_a_key_has_the_scopes_that_were_ticked(site: Site) -> None:
-    """Fewer ticks, fewer rights; none at all is refused."""
+def test_an_api_key_has_the_selected_scopes(site: Site) -> None:
+    """A key without any scope is refused."""
     page = site.page
     page.goto("/settings/api-keys")
     page.get_by_label("Name").fill("reader")
@@ -54,20 +54,22 @@ def test_a_key_has_the_scopes_that_were_ticked(site: Site) -> None:
     expect(page.get_by_role("alert")).to_contain_text("A key without a scope could do nothing")
 
 
-def test_somebody_is_invited_and_comes_in(site: Site, open_site: Callable[..., Site]) -> None:
-    """A link, shown once; by it they choose a password, are signed in, and see what members see."""
+def test_an_invited_person_chooses_a_password_and_sees_what_members_see(
+    site: Site, open_site: Callable[..., Site]
+) -> None:
+    """The link is shown once. Disabling the person ends their session."""
     page = site.page
     page.get_by_role("link", name="People").click()
     page.get_by_label("Email").fill("bob@example.com")
     page.get_by_role("button", name="Create invitation").click()
     link = page.locator("#new-link").inner_text()
     expect(site.row("bob@example.com")).to_contain_text("invited")
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
 
     guest = open_site()
     guest.page.goto(link)
     expect(guest.page.get_by_text("bob@example.com")).to_be_visible()
-    assert faults(guest.page) == []
+    assert accessibility_problems(guest.page) == []
     guest.page.locator("#password").fill("a password of bob's")
     guest.page.get_by_label("Repeat password").fill("another password")
     guest.page.get_by_role("button", name="Save and sign in").click()
@@ -91,8 +93,8 @@ def test_somebody_is_invited_and_comes_in(site: Site, open_site: Callable[..., S
     expect(guest.page.get_by_role("heading", name="Access denied")).to_be_visible()
 
 
-def test_a_team_has_secrets_of_its_own(site: Site) -> None:
-    """A new team, somebody in it, and a switch between the teams' secrets."""
+def test_each_team_has_its_own_secrets(site: Site) -> None:
+    """A person in two teams switches between their secrets."""
     page = site.page
     page.goto("/settings/people")
     page.get_by_label("New team").fill("research")
@@ -100,12 +102,12 @@ def test_a_team_has_secrets_of_its_own(site: Site) -> None:
     page.get_by_label("Add to research").select_option(label=ADMIN)
     page.locator(".team").filter(has_text="research").get_by_role("button", name="Add").click()
     expect(page.get_by_role("button", name=f"Remove {ADMIN} from research")).to_be_visible()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     page.goto("/settings/secrets")
     site.add("of_default", "a value")
     page.get_by_label("Team").select_option(label="research")
     expect(page.get_by_role("heading", name="No secrets yet")).to_be_visible()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     site.add("of_research", "another value")
     expect(site.row("of_default")).to_have_count(0)
     page.get_by_label("Team").select_option(label="default")
@@ -113,8 +115,8 @@ def test_a_team_has_secrets_of_its_own(site: Site) -> None:
     expect(site.row("of_research")).to_have_count(0)
 
 
-def test_a_lost_link_is_made_anew(site: Site, open_site: Callable[..., Site]) -> None:
-    """The new one works, the old one no longer; a reload makes no third."""
+def test_a_new_setup_link_replaces_the_old_one(site: Site, open_site: Callable[..., Site]) -> None:
+    """A reload does not create another one."""
     page = site.page
     page.goto("/settings/people")
     page.get_by_label("Email").fill("carol@example.com")
@@ -133,29 +135,29 @@ def test_a_lost_link_is_made_anew(site: Site, open_site: Callable[..., Site]) ->
     expect(guest.page.get_by_text("carol@example.com")).to_be_visible()
 
 
-def test_nobody_can_take_the_last_administrator_away(site: Site, open_site: Callable[..., Site]) -> None:
-    """The page offers nothing of the kind for oneself, and says why it will not."""
+def test_administrators_cannot_change_their_own_account(site: Site, open_site: Callable[..., Site]) -> None:
+    """The page has no buttons for it, so at least one administrator remains."""
     page = site.page
     page.goto("/settings/people")
     expect(site.row(ADMIN).get_by_role("button")).to_have_count(0)
 
 
-def test_a_deployment_shows_what_its_replicas_hold_as_it_changes(site: Site) -> None:
-    """Without a reload: a replica that holds an older version is marked, and then is not."""
+def test_a_deployments_page_updates_the_versions_that_replicas_hold(site: Site) -> None:
+    """Without a reload; an outdated version is marked."""
     page = site.page
     page.get_by_role("link", name="Deployments").click()
     expect(page.get_by_role("heading", name="No deployments yet")).to_be_visible()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     site.page.goto("/settings/secrets")
     site.add("watched", "one")
     site.add("watched", "two")
     replica(site, "watched", deployment="live", version=1)
     page.goto("/settings/deployments")
     expect(site.row("live")).to_contain_text("1 running")
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     page.get_by_role("link", name="live", exact=True).click()
     expect(page.locator("#live .warning")).to_have_text("watched v1")
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     replica(site, "watched", deployment="live", version=2)
     expect(page.locator("#live .pill.on")).to_have_text("watched v2")
     page.locator(".head summary").click()
@@ -163,8 +165,8 @@ def test_a_deployment_shows_what_its_replicas_hold_as_it_changes(site: Site) -> 
     expect(page.get_by_role("status")).to_contain_text("live was removed")
 
 
-def test_the_audit_log_is_filtered_verified_and_exported(site: Site) -> None:
-    """Who did what, from where; live filters; a check of the whole; every record as JSON Lines."""
+def test_the_audit_log_can_be_filtered_verified_and_exported(site: Site) -> None:
+    """Filters apply while typing; the export has every record as JSON Lines."""
     page = site.page
     site.add("audited", "a value")
     page.get_by_role("link", name="Audit log").click()
@@ -172,7 +174,7 @@ def test_the_audit_log_is_filtered_verified_and_exported(site: Site) -> None:
     expect(newest).to_contain_text("secret.create")
     expect(newest).to_contain_text(ADMIN)
     expect(newest).to_contain_text("127.0.0.1")
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     page.get_by_label("Action", exact=True).press_sequentially("SESSION.")
     expect(page.locator("tbody tr").filter(has_text="secret.create")).to_have_count(0)
     expect(page.locator("tbody tr").first).to_contain_text("session.create")
@@ -187,8 +189,10 @@ def test_the_audit_log_is_filtered_verified_and_exported(site: Site) -> None:
     assert any('"secret.create"' in line and '"audited"' in line for line in lines)
 
 
-def test_a_password_is_changed(open_site: Callable[..., Site], site: Site) -> None:
-    """With the old one known: then the old one opens nothing, and other sessions end."""
+def test_changing_the_password_needs_the_current_one_and_ends_other_sessions(
+    open_site: Callable[..., Site], site: Site
+) -> None:
+    """Afterwards the old password no longer works."""
     with site.manager.client() as admin:
         team = admin.get("/v1/teams").json()["teams"][0]["id"]
         made = admin.post("/v1/people", json={"email": "eve@example.com", "team_ids": [team]})
@@ -201,7 +205,7 @@ def test_a_password_is_changed(open_site: Callable[..., Site], site: Site) -> No
     other.sign_in("eve@example.com")
     page = one.page
     page.get_by_role("link", name="Account").click()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     for now, new in (("not the old one", "a new long password"), (PASSWORD.decode(), "a new long password")):
         page.get_by_label("Current password").fill(now)
         page.locator("#new").fill(new)

@@ -1,4 +1,4 @@
-"""One secret after another version: replace, roll back, destroy, delete and undo, and who uses it."""
+"""The page of one secret in a real browser: versions, deletion, usage, note and expiry date."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Site, faults
+from tests.browser.conftest import Site, accessibility_problems
 
 
-def test_replacing_a_value_makes_the_next_version(site: Site) -> None:
-    """From the row's link to the new version; the field is empty before and after."""
+def test_replacing_a_value_adds_a_version(site: Site) -> None:
+    """The field for the value is empty before and after."""
     site.add("replaced", "the first")
     site.row("replaced").get_by_role("link", name="Replace replaced").click()
     page = site.page
@@ -23,13 +23,13 @@ def test_replacing_a_value_makes_the_next_version(site: Site) -> None:
     expect(page.get_by_label("New value")).to_have_value("")
     assert site.stored("replaced") == b"the second"
     assert "the first" not in page.content() and "the second" not in page.content()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
 
 
-def test_two_people_who_replace_at_once_do_not_overwrite_each_other(
+def test_a_concurrent_replacement_is_not_overwritten(
     site: Site, open_site: Callable[..., Site], signed_in: Any
 ) -> None:
-    """Who loaded the page before the other's version is told, and may then decide."""
+    """Whoever loaded the page before the other's version gets an error, and may submit again."""
     site.add("contested", "start")
     site.open("contested")
     other = open_site(storage_state=signed_in)
@@ -48,8 +48,8 @@ def test_two_people_who_replace_at_once_do_not_overwrite_each_other(
     assert site.stored("contested") == b"mine"
 
 
-def test_rolling_back_and_destroying(site: Site) -> None:
-    """An older value is current again as a new version; a destroyed one is gone, its row stays."""
+def test_versions_can_be_rolled_back_to_and_destroyed(site: Site) -> None:
+    """Rolling back adds a version; a destroyed version stays in the list without actions."""
     page = site.page
     site.add("turned", "one")
     site.add("turned", "two")
@@ -62,11 +62,11 @@ def test_rolling_back_and_destroying(site: Site) -> None:
     expect(page.get_by_role("status")).to_contain_text("Version 2 was destroyed")
     expect(site.row("v2")).to_contain_text("destroyed")
     assert site.row("v2").get_by_role("button").count() == 0
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
 
 
-def test_the_last_version_may_be_destroyed_and_the_page_says_so(site: Site) -> None:
-    """A secret without a version is still there; a new value brings it back to life."""
+def test_destroying_the_last_version_warns(site: Site) -> None:
+    """The secret stays, and a new value makes it usable again."""
     page = site.page
     site.add("emptied", "only one")
     site.open("emptied")
@@ -79,8 +79,8 @@ def test_the_last_version_may_be_destroyed_and_the_page_says_so(site: Site) -> N
     expect(site.row("v2")).to_contain_text("current")
 
 
-def test_deleting_has_an_undo(site: Site) -> None:
-    """One press takes it away, one brings it back, with its versions."""
+def test_a_deletion_can_be_undone(site: Site) -> None:
+    """The secret is restored with its versions."""
     page = site.page
     site.add("deleted_once", "a value")
     site.row("deleted_once").get_by_role("button", name="Delete").click()
@@ -92,21 +92,21 @@ def test_deleting_has_an_undo(site: Site) -> None:
     assert site.stored("deleted_once") == b"a value"
 
 
-def test_what_was_deleted_long_ago_is_listed_and_comes_back(site: Site) -> None:
-    """Without the notice, too: deleted secrets have a list of their own."""
+def test_deleted_secrets_are_listed_and_can_be_restored(site: Site) -> None:
+    """After the notice with the undo button is gone."""
     page = site.page
     site.add("deleted_before", "a value")
     site.row("deleted_before").get_by_role("button", name="Delete").click()
     page.goto("/settings/secrets")
     page.get_by_role("link", name="Deleted secrets").click()
     expect(site.row("deleted_before")).to_contain_text("just now")
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     site.row("deleted_before").get_by_role("button", name="Restore").click()
     expect(site.row("deleted_before")).to_contain_text("v1")
 
 
-def test_a_secret_in_use_is_deleted_only_when_that_is_meant(site: Site) -> None:
-    """A running deployment would lose the value: the page names it, and asks once more."""
+def test_deleting_a_secret_in_use_needs_a_confirmation(site: Site) -> None:
+    """The page names the running deployment that would lose the value."""
     page = site.page
     site.add("in_use", "a value")
     replica(site, "in_use", deployment="fill-mask")
@@ -120,8 +120,8 @@ def test_a_secret_in_use_is_deleted_only_when_that_is_meant(site: Site) -> None:
     expect(site.row("in_use")).to_have_count(0)
 
 
-def test_a_secret_says_who_uses_it_and_what_they_hold(site: Site) -> None:
-    """Deployments that declare it, their running replicas, and the versions these hold."""
+def test_a_secrets_page_lists_the_deployments_that_use_it(site: Site) -> None:
+    """With their running replicas and the versions these hold, and the lines to copy."""
     page = site.page
     site.add("held", "one")
     replica(site, "held", deployment="holder", version=1)
@@ -136,8 +136,8 @@ def test_a_secret_says_who_uses_it_and_what_they_hold(site: Site) -> None:
     assert '"TOKEN=$(cat /secrets/held) my-server"' in page.locator("#image-config").inner_text()
 
 
-def test_note_and_expiry_are_changed_and_warned_of(site: Site) -> None:
-    """Both are kept, shown in the list, and cleared again."""
+def test_a_note_and_an_expiry_date_can_be_set_and_cleared(site: Site) -> None:
+    """Both appear in the list; an expired secret has a warning."""
     page = site.page
     site.add("renewed", "a value")
     site.open("renewed")
@@ -145,7 +145,7 @@ def test_note_and_expiry_are_changed_and_warned_of(site: Site) -> None:
     page.get_by_label("Expires").fill("2020-01-31")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("This secret expired")).to_be_visible()
-    assert faults(page) == []
+    assert accessibility_problems(page) == []
     page.goto("/settings/secrets")
     expect(site.row("renewed")).to_contain_text("ask the ml-bot team")
     expect(site.row("renewed")).to_contain_text("expired")
@@ -158,13 +158,13 @@ def test_note_and_expiry_are_changed_and_warned_of(site: Site) -> None:
 
 
 def replica(site: Site, *names: str, deployment: str, version: int = 1) -> None:
-    """A deployment that declares `names`, with one running replica that holds them."""
+    """Register a deployment that declares `names`, with one running replica that holds them."""
     with site.manager.client() as admin:
         made = admin.post("/v1/deployments", json={"name": deployment, "secrets": list(names)})
         assert made.status_code == 200, made.text
     with site.manager.client(made.json()["token"]) as client:
-        told = client.put(
+        reported = client.put(
             "/v1/deployment/replicas/replica-1",
             json={"host": "gpu-1", "versions": dict.fromkeys(names, version)},
         )
-        assert told.status_code == 200, told.text
+        assert reported.status_code == 200, reported.text

@@ -1,4 +1,4 @@
-"""A new user's walk: from an empty machine to a model that holds the second version of its secret."""
+"""A new user's path from an empty machine to a model with a rotated secret. Takes screenshots."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def machine(tmp_path: Path) -> Cli:
     return Cli(tmp_path / "home", clean_environ(tmp_path / "home", tmp_path / "settings.toml"))
 
 
-def test_from_the_set_up_link_to_a_rotated_model(browser: Browser, machine: Cli, tmp_path: Path) -> None:
-    """Set up, sign in, add a secret, copy the snippet, serve with the manager, predict, replace, look."""
+def test_a_model_served_with_the_manager_receives_a_rotated_secret(
+    browser: Browser, machine: Cli, tmp_path: Path
+) -> None:
+    """Set up, add a secret, copy the snippets, serve, predict, replace the value; all in the browser."""
     manager = Manager(machine, "", tmp_path)
     site = Site(browser, manager)
     site.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -47,10 +49,10 @@ def test_from_the_set_up_link_to_a_rotated_model(browser: Browser, machine: Cli,
     page.get_by_label("Repeat password").fill(PASSWORD.decode())
     page.get_by_role("button", name="Create administrator").click()
     page.get_by_role("heading", name="Secrets", exact=True).wait_for()
-    site.picture("first")
+    site.screenshot("first")
 
     page.goto(manager.link)
-    expect(page.get_by_label("Repeat password")).to_have_count(0)  # the link is spent
+    expect(page.get_by_label("Repeat password")).to_have_count(0)  # the link no longer works
 
     page.goto("/settings/secrets")
     site.add("hf_access_token", VALUE)
@@ -79,14 +81,14 @@ def test_from_the_set_up_link_to_a_rotated_model(browser: Browser, machine: Cli,
         page.goto("/settings/deployments")
         page.get_by_role("link", name="my-model").click()
         expect(site.row("running")).to_contain_text("hf_access_token v2")
-        site.picture("deployment")
+        site.screenshot("deployment")
         page.goto("/settings/secrets")
         expect(site.row("hf_access_token")).to_contain_text("my-model")
-        site.picture("secrets")
+        site.screenshot("secrets")
         page.emulate_media(color_scheme="dark")
-        site.picture("secrets-dark")
+        site.screenshot("secrets-dark")
         page.goto("/settings/audit")
-        site.picture("audit")
+        site.screenshot("audit")
         assert not leaks_in(page.content().encode(), VALUE.encode(), NEW.encode())
     site.close()
     assert manager.stop() == 0
@@ -96,14 +98,14 @@ def test_from_the_set_up_link_to_a_rotated_model(browser: Browser, machine: Cli,
 
 
 def copied(site: Site, title: str) -> str:
-    """What the copy button beside a snippet puts on the clipboard."""
+    """The clipboard's text after clicking a snippet's copy button."""
     box = site.page.locator(".code").filter(has_text=title).first
     box.get_by_role("button", name="Copy").click()
     text: str = site.page.evaluate("navigator.clipboard.readText()")
     return text
 
 
-def test_the_same_walk_by_commands(machine: Cli, tmp_path: Path) -> None:
+def test_the_same_works_with_commands_only(machine: Cli, tmp_path: Path) -> None:
     """init, login, secret set, serve, predict, secret set again, deployment show."""
     made = machine("manager", "init", "--email", "ada@example.com", "--output", "json", input=PASSWORD)
     manager = Manager(machine, json.loads(made.stdout)["api_key"], tmp_path)

@@ -1,16 +1,18 @@
-"""Who may do what: keys good and bad, other teams, deployments' tokens on every route, odd input."""
+"""Authentication, authorization and input validation of the API, against a running manager."""
 
 from __future__ import annotations
 
+import base64
 import json
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
+from tests.cli.test_serve import until
 from tests.conftest import leaks_in
 from tests.manager.conftest import Manager
 
@@ -23,7 +25,7 @@ def records(admin: httpx.Client, **query: str) -> list[dict[str, Any]]:
 
 
 def operations(admin: httpx.Client) -> list[tuple[str, str, dict[str, Any]]]:
-    """Every (method, path, operation) of the document."""
+    """Every (method, path, operation) in the document."""
     paths = admin.get("/v1/spec").json()["paths"]
     return [(m.upper(), path, op) for path, methods in paths.items() for m, op in methods.items()]
 
@@ -47,57 +49,58 @@ def concrete(path: str) -> str:
     ],
     ids=["none", "nonsense", "unknown key", "unknown token", "link", "long", "not ascii"],
 )
-def test_a_bad_key_opens_nothing(manager: Manager, admin: httpx.Client, key: str) -> None:
-    """401 on every route, always with the same shape; the key is not repeated; the refusal is recorded."""
+def test_an_invalid_key_is_refused_on_every_route(manager: Manager, admin: httpx.Client, key: str) -> None:
+    """401 with the same body everywhere, which does not repeat the key; the refusal is recorded."""
     with manager.client("") as client:
         headers = {"authorization": f"Bearer {key}".encode()} if key else {}
         for method, path, _ in operations(admin)[:15]:
-            answer = client.request(method, concrete(path), headers=headers)
-            assert answer.status_code == 401, (method, path, answer.text)
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.json()["code"] == "not_signed_in"
-            assert not key or key not in answer.text
+            response = client.request(method, concrete(path), headers=headers)
+            assert response.status_code == 401, (method, path, response.text)
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.json()["code"] == "not_signed_in"
+            assert not key or key not in response.text
     refused = records(admin, action="request.refuse")
     assert len(refused) == 15 and {r["outcome"] for r in refused} == {"not_signed_in"}
     assert {r["details"]["from"] for r in refused} == {"127.0.0.1"}
 
 
-def test_a_flood_of_bad_keys_is_answered_429_and_fills_no_log(manager: Manager, admin: httpx.Client) -> None:
-    """Good keys from the same address still work."""
+def test_many_invalid_keys_get_429_and_do_not_fill_the_audit_log(
+    manager: Manager, admin: httpx.Client
+) -> None:
+    """Valid keys from the same address still work."""
     with manager.client("gusset_key_aaaaaaaa_" + "A" * 43) as client:
-        answers = [client.get("/v1/secrets") for _ in range(40)]
-    assert [a.status_code for a in answers] == [401] * 20 + [429] * 20
-    assert answers[-1].headers["retry-after"] == "60"
+        responses = [client.get("/v1/secrets") for _ in range(40)]
+    assert [a.status_code for a in responses] == [401] * 20 + [429] * 20
+    assert responses[-1].headers["retry-after"] == "60"
     assert len(records(admin, action="request.refuse")) == 20
     assert admin.get("/v1/secrets").status_code == 200
 
 
-def test_an_expired_key_opens_nothing(manager: Manager, admin: httpx.Client) -> None:
+def test_a_key_cannot_be_created_expired(manager: Manager, admin: httpx.Client) -> None:
     past = admin.post("/v1/api_keys", json={"name": "x", "expires_at": "2001-01-01T00:00:00Z"})
     assert (past.status_code, past.json()["code"]) == (400, "usage")
 
 
-def test_a_key_opens_nothing_once_it_has_expired(manager: Manager, admin: httpx.Client) -> None:
-    """Also one that was just in use, and is remembered."""
+def test_a_key_is_refused_once_it_has_expired(manager: Manager, admin: httpx.Client) -> None:
+    """Even if it is cached from an earlier request."""
     soon = datetime.now(UTC) + timedelta(seconds=2)
     made = admin.post("/v1/api_keys", json={"name": "x", "expires_at": soon.isoformat()}).json()
     with manager.client(made["api_key"]) as client:
         assert client.get("/v1/secrets").status_code == 200
-        while datetime.now(UTC) <= soon:
-            time.sleep(0.1)
-        answer = client.get("/v1/secrets")
-    assert answer.status_code == 401 and "expired" in answer.json()["message"]
+        until(lambda: client.get("/v1/secrets").status_code == 401)
+        response = client.get("/v1/secrets")
+    assert response.status_code == 401 and "expired" in response.json()["message"]
 
 
-def test_a_key_is_not_confined_to_a_team_in_silence(admin: httpx.Client) -> None:
-    """What other systems offer and this one does not is refused: the key would open more than was asked for."""
+def test_a_key_for_one_team_is_refused_rather_than_created_wider(admin: httpx.Client) -> None:
+    """Other systems have such keys; here the key would allow more than was requested."""
     assert admin.post("/v1/api_keys", json={"name": "x", "team_id": "t"}).status_code == 400
 
 
-def test_a_deployments_token_opens_its_own_routes_and_no_other(
+def test_a_token_works_only_on_the_routes_for_deployments(
     admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """Tried on every route for people: 403 and a record. So it cannot widen itself either."""
+    """Every route for people gives 403 and is recorded, so a token cannot extend itself either."""
     admin.post("/v1/secrets", json={"name": "mine", "value": VALUE})
     admin.post("/v1/secrets", json={"name": "other", "value": VALUE + "2"})
     tried = 0
@@ -106,8 +109,8 @@ def test_a_deployments_token_opens_its_own_routes_and_no_other(
             if operation["x-scope"] == "a deployment's token":
                 continue
             body = {"name": "d", "secrets": ["mine", "other"], "value": "v", "version": 1, "email": "x@y.z"}
-            answer = client.request(method, concrete(path), json=body)
-            assert (answer.status_code, answer.json()["code"]) == (403, "denied"), (method, path)
+            response = client.request(method, concrete(path), json=body)
+            assert (response.status_code, response.json()["code"]) == (403, "denied"), (method, path)
             tried += 1
         assert client.get("/v1/deployment").json()["secrets"] == ["mine"]
         got = client.post("/v1/deployment/secrets").json()
@@ -120,13 +123,15 @@ def test_a_deployments_token_opens_its_own_routes_and_no_other(
     assert len(refused) == tried + 1 and {r["actor"] for r in refused} == {"deployment d"}
 
 
-def test_a_persons_key_fetches_no_values(admin: httpx.Client) -> None:
+def test_a_persons_key_cannot_read_values(admin: httpx.Client) -> None:
     assert admin.post("/v1/deployment/secrets").status_code == 403
     assert admin.get("/v1/deployment/changes").status_code == 403
 
 
-def test_a_revoked_token_and_a_removed_deployment(manager: Manager, admin: httpx.Client) -> None:
-    """Both end at once what the token could do."""
+def test_a_token_is_refused_once_it_is_revoked_or_its_deployment_removed(
+    manager: Manager, admin: httpx.Client
+) -> None:
+    """On the next request."""
     for undo in ("token", "deployment"):
         made = admin.post("/v1/deployments", json={"name": "d", "secrets": ["x"]}).json()
         with manager.client(made["token"]) as client:
@@ -136,8 +141,8 @@ def test_a_revoked_token_and_a_removed_deployment(manager: Manager, admin: httpx
             assert client.post("/v1/deployment/secrets").status_code == 401
 
 
-def test_a_member_of_another_team_cannot_tell_what_there_is(manager: Manager, admin: httpx.Client) -> None:
-    """Guessed ids of a team, a secret, a deployment, a key: 404, as for what does not exist."""
+def test_other_teams_things_look_like_unknown_ones(manager: Manager, admin: httpx.Client) -> None:
+    """Guessed ids of a team, secret, deployment or key give the same 404 as unknown ids."""
     other = admin.post("/v1/teams", json={"name": "other"}).json()["id"]
     made = admin.post(f"/v1/teams/{other}/secrets", json={"name": "x", "value": VALUE}).json()
     token = admin.post("/v1/deployments", json={"name": "d", "secrets": ["x"], "team_id": other}).json()
@@ -160,15 +165,15 @@ def test_a_member_of_another_team_cannot_tell_what_there_is(manager: Manager, ad
             ("DELETE", f"/v1/api_keys/{manager.key.split('_')[2]}", None),
         ]
         for method, path, body in attempts:
-            answer = member.request(method, path, json=body)
+            response = member.request(method, path, json=body)
             nothing = member.request(method, path.replace(other, "aaaabbbbccccdddd"), json=body)
-            assert answer.status_code == 404, (method, path, answer.text)
-            assert answer.json() == nothing.json()
+            assert response.status_code == 404, (method, path, response.text)
+            assert response.json() == nothing.json()
         for method, path in [("GET", "/v1/audit"), ("GET", "/v1/people"), ("POST", "/v1/keyring/rotate")]:
             assert member.request(method, path).status_code == 403
 
 
-def test_a_person_who_is_disabled_can_do_nothing_more(manager: Manager, admin: httpx.Client) -> None:
+def test_the_key_of_a_disabled_person_is_refused(manager: Manager, admin: httpx.Client) -> None:
     key = manager.member()
     person = next(p for p in admin.get("/v1/people").json()["people"] if p["email"] == "mem@example.com")
     with manager.client(key) as member:
@@ -177,14 +182,14 @@ def test_a_person_who_is_disabled_can_do_nothing_more(manager: Manager, admin: h
         assert member.get("/v1/secrets").status_code == 401
 
 
-def test_somebody_must_be_left_to_administer(admin: httpx.Client) -> None:
+def test_the_last_administrator_cannot_be_demoted_or_disabled(admin: httpx.Client) -> None:
     me = admin.get("/v1/users/me").json()["user_id"]
     for change in ({"role": "member"}, {"disabled": True}):
-        answer = admin.patch(f"/v1/people/{me}", json=change)
-        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        response = admin.patch(f"/v1/people/{me}", json=change)
+        assert (response.status_code, response.json()["code"]) == (409, "conflict")
 
 
-def test_a_key_makes_no_stronger_key(manager: Manager, admin: httpx.Client) -> None:
+def test_a_key_cannot_create_a_key_with_more_scopes(manager: Manager, admin: httpx.Client) -> None:
     weak = admin.post("/v1/api_keys", json={"name": "w", "scopes": ["secrets:read", "secrets:write"]}).json()
     with manager.client(weak["api_key"]) as client:
         stronger = client.post("/v1/api_keys", json={"name": "s", "scopes": ["admin"]})
@@ -211,14 +216,12 @@ ODD_NAMES = {
 
 
 @pytest.mark.parametrize("name", ODD_NAMES.values(), ids=ODD_NAMES.keys())
-def test_what_is_no_name_is_refused_everywhere(admin: httpx.Client, name: str) -> None:
-    """In a body and in a path; nothing is stored, and nothing breaks."""
-    answer = admin.post("/v1/secrets", json={"name": name, "value": VALUE})
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_name")
-    assert not leaks_in(answer.content, VALUE.encode())
+def test_an_invalid_name_is_refused_everywhere(admin: httpx.Client, name: str) -> None:
+    """In a body and in a path; nothing is stored."""
+    response = admin.post("/v1/secrets", json={"name": name, "value": VALUE})
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_name")
+    assert not leaks_in(response.content, VALUE.encode())
     if name:
-        from urllib.parse import quote
-
         gone = admin.delete(f"/v1/secrets/{quote(name, safe='')}")
         assert gone.status_code in (400, 404), gone.text
     assert admin.get("/v1/secrets?deleted=true").json() == {"secrets": []}
@@ -244,22 +247,18 @@ BODIES: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize(("body", "status"), BODIES.values(), ids=BODIES.keys())
-def test_a_wrong_body_is_refused_without_being_repeated(
-    admin: httpx.Client, body: bytes, status: int
-) -> None:
-    answer = admin.post("/v1/secrets", content=body)
-    assert answer.status_code == status, answer.text
-    assert set(answer.json()) == {"message", "code", "hint"}
-    assert len(answer.content) < 500
+def test_an_invalid_body_is_refused_and_not_repeated(admin: httpx.Client, body: bytes, status: int) -> None:
+    response = admin.post("/v1/secrets", content=body)
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"message", "code", "hint"}
+    assert len(response.content) < 500
     assert admin.get("/v1/secrets").json() == {"secrets": []}
 
 
 @pytest.mark.parametrize("value", ["", "\0", "\u202evalue", "x" * 65_536, "line\nline\n"])
-def test_odd_values_are_kept_as_they_are(
+def test_unusual_values_are_delivered_unchanged(
     admin: httpx.Client, deployment: Callable[..., httpx.Client], value: str
 ) -> None:
-    import base64
-
     assert admin.post("/v1/secrets", json={"name": "x", "value": value}).status_code == 200
     with deployment("d", "x") as client:
         got = client.post("/v1/deployment/secrets").json()["secrets"]["x"]["value"]

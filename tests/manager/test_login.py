@@ -1,4 +1,4 @@
-"""Logged in to a manager, every `gusset secret` command works as it does embedded."""
+"""`gusset login`: with a manager, every `gusset secret` command works as it does without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALUE = b"hf_" + b"aB3dE6gH" * 5
 
 @pytest.fixture
 def logged_in(manager: Manager, tmp_path: Path) -> Cli:
-    """Another machine's command: a home and settings of its own, logged in."""
+    """The command as on another machine, with its own home and settings, logged in."""
     environ = manager.gusset.environ | {
         "GUSSET_HOME": str(tmp_path / "elsewhere"),
         "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
@@ -32,8 +32,10 @@ def settings(cli: Cli) -> Path:
     return Path(cli.environ["GUSSET_SETTINGS"])
 
 
-def test_the_key_is_kept_for_its_owner_only(logged_in: Cli, manager: Manager) -> None:
-    """In the settings file, 0600; other lines of it stay; `logout` takes it out."""
+def test_the_key_is_stored_in_the_settings_readable_by_its_owner_only(
+    logged_in: Cli, manager: Manager
+) -> None:
+    """Mode 0600; other lines of the file stay; `logout` removes the key."""
     path = settings(logged_in)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and manager.key in path.read_text()
     with path.open("a") as file:
@@ -50,8 +52,8 @@ def test_a_key_that_others_can_read_is_refused(logged_in: Cli) -> None:
     assert b"chmod 600" in logged_in("secret", "list", status=2).stderr
 
 
-def test_the_key_goes_to_its_own_manager_only(logged_in: Cli, manager: Manager) -> None:
-    """A manager that a variable names gets no key that was kept for another."""
+def test_the_key_is_sent_only_to_its_own_manager(logged_in: Cli, manager: Manager) -> None:
+    """A manager named by GUSSET_MANAGER does not get the key stored for another one."""
     done = logged_in("secret", "list", status=7, GUSSET_MANAGER="http://127.0.0.1:1")
     assert b"gusset login http://127.0.0.1:1" in done.stderr
     file = Path(logged_in.environ["GUSSET_SETTINGS"]).with_name("key")
@@ -64,8 +66,8 @@ def test_the_key_goes_to_its_own_manager_only(logged_in: Cli, manager: Manager) 
     assert b"chmod 600" in logged_in("secret", "list", status=2, **there).stderr
 
 
-# A walk through the commands: what each prints and how it ends must be the same in both worlds.
-WALK: list[tuple[list[str], bytes, int]] = [
+# Commands whose output and exit status must be the same with and without a manager.
+COMMANDS: list[tuple[list[str], bytes, int]] = [
     (["secret", "list"], b"", 0),
     (["secret", "set", "hf_access_token"], VALUE + b"\n", 0),
     (["secret", "set", "hf_access_token", "--note", "a note", "--expires", "2031-05-06"], b"second value", 0),
@@ -87,37 +89,37 @@ WALK: list[tuple[list[str], bytes, int]] = [
     (["secret", "list"], b"", 0),
     (["secret", "reveal", "A"], b"", 7),
 ]
-UNLIKE = ("id", "created_at", "updated_at", "created_by", "deleted_at", "last_read_at")
+VARYING = ("id", "created_at", "updated_at", "created_by", "deleted_at", "last_read_at")
 
 
-def plain(output: bytes) -> object:
-    """JSON without what differs by its nature: ids, times, who."""
+def comparable(output: bytes) -> object:
+    """JSON without ids, times and actors, which always differ."""
 
     def strip(data: object) -> object:
         if isinstance(data, dict):
-            return {key: strip(value) for key, value in data.items() if key not in UNLIKE}
+            return {key: strip(value) for key, value in data.items() if key not in VARYING}
         return [strip(each) for each in data] if isinstance(data, list) else data
 
     return strip(json.loads(output)) if output else None
 
 
-def test_every_command_works_alike_embedded_and_with_a_manager(logged_in: Cli, tmp_path: Path) -> None:
-    """Same output, same exit status, for what is right and what is wrong."""
+def test_every_command_behaves_the_same_with_and_without_a_manager(logged_in: Cli, tmp_path: Path) -> None:
+    """The same output and exit status, on success and on failure."""
     home = tmp_path / "embedded"
     embedded = Cli(
         home, logged_in.environ | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(home / "none")}
     )
-    for words, given, status in WALK:
+    for words, given, status in COMMANDS:
         one = embedded(*words, "--output", "json", input=given, status=status)
         other = logged_in(*words, "--output", "json", input=given, status=status)
-        assert plain(other.stdout) == plain(one.stdout), words
+        assert comparable(other.stdout) == comparable(one.stdout), words
         assert other.stderr == one.stderr, words
         assert not leaks_in(other.stdout + other.stderr, VALUE)
     assert not (Path(logged_in.environ["GUSSET_HOME"]) / "vault.db").exists()
 
 
-def test_a_manager_that_is_away_is_unreachable(logged_in: Cli, manager: Manager) -> None:
-    """Exit 8, never "missing"."""
+def test_a_stopped_manager_is_reported_as_unreachable(logged_in: Cli, manager: Manager) -> None:
+    """Exit status 8, never "missing"."""
     manager.stop()
     for words in (["secret", "list"], ["secret", "delete", "x"], ["exec", "--secret", "x", "--", "true"]):
         assert b"does not respond" in logged_in(*words, status=8).stderr
@@ -131,12 +133,12 @@ def test_plain_http_to_another_machine_is_refused(gusset: Cli) -> None:
 @pytest.mark.parametrize(
     "url", ["nonsense", "ftp://x", "https://user:pw@host", "https://host/?k=v", "https://"]
 )
-def test_what_is_no_address_is_refused(gusset: Cli, url: str) -> None:
+def test_an_invalid_address_is_refused(gusset: Cli, url: str) -> None:
     gusset("login", url, input=b"key", status=2)
 
 
-def test_tokens_and_deployments(logged_in: Cli, manager: Manager) -> None:
-    """Made, listed, revoked; shown once."""
+def test_a_token_is_created_listed_and_revoked_by_commands(logged_in: Cli, manager: Manager) -> None:
+    """The token is shown only once; removing its deployment works too."""
     made = json.loads(
         logged_in("token", "create", "--deployment", "d", "--secrets", "a,b", "--output", "json").stdout
     )

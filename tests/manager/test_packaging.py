@@ -1,4 +1,4 @@
-"""The unit and the image's recipe keep what they promise; what runs them is not on every machine."""
+"""The systemd unit and the Containerfile, checked as text: not every machine can run them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.conftest import Cli
 FOLDER = Path(__file__).parents[2] / "packaging"
 
 
-def test_the_unit_runs_as_nobody_special(gusset: Cli) -> None:
-    """Not root, no privileges to gain, no core files; its command line is one that gusset takes."""
+def test_the_unit_runs_without_privileges(gusset: Cli) -> None:
+    """Not as root, without new privileges or core files; its command line is valid."""
     unit = ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(FOLDER / "gusset-manager.service")
@@ -24,7 +24,7 @@ def test_the_unit_runs_as_nobody_special(gusset: Cli) -> None:
     gusset(*words, "--help")
 
 
-def test_the_image_is_not_root_and_pins_what_it_installs(gusset: Cli) -> None:
+def test_the_image_does_not_run_as_root_and_pins_its_dependencies(gusset: Cli) -> None:
     lines = (FOLDER / "Containerfile").read_text().splitlines()
     [user] = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert int(user.partition(":")[0]) > 0

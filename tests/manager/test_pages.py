@@ -1,4 +1,4 @@
-"""The pages over HTTP: who gets in, forms that cannot be forged, what each response forbids. Browsers: tests/browser."""
+"""The pages over HTTP: access, CSRF, headers and invalid input. What needs a browser is in tests/browser."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROUTES = page_routes(AuthPages(None))
 
 
 class Visitor:
-    """What a browser does of cookies and forms, by hand."""
+    """A client that handles cookies and forms as a browser does."""
 
     def __init__(self, manager: Manager) -> None:
         self.http = httpx.Client(base_url=manager.address, timeout=20, trust_env=False)
 
     def csrf(self, path: str = "/settings/account") -> str:
-        """The token that the forms of a page carry."""
+        """The CSRF token in a page's forms."""
         page = self.http.get(path)
         found = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
         assert found, page.text
@@ -34,7 +34,7 @@ class Visitor:
         return self.http.post("/signin", data=form)
 
     def send(self, path: str, page: str = "/settings/account", **fields: str) -> httpx.Response:
-        """A form, as a page of this session gives it."""
+        """Submit a form with this session's CSRF token."""
         return self.http.post(path, data={**fields, "csrf": self.csrf(page)})
 
     def add(self, name: str, value: bytes, **fields: str) -> httpx.Response:
@@ -57,30 +57,30 @@ def ada(stranger: Visitor) -> Visitor:
 
 
 def path_of(path: str) -> str:
-    """A route's address with something in it for each of its names."""
+    """A route's path with a value for each parameter."""
     return re.sub(r"\{[^}]+\}", "7", path)
 
 
-# --- who gets in
+# --- access
 
 
-def test_a_stranger_is_sent_to_sign_in(stranger: Visitor) -> None:
-    """No page and no form answers anybody who is not signed in."""
+def test_pages_redirect_to_sign_in_without_a_session(stranger: Visitor) -> None:
+    """Every page and form for people does."""
     for route in (r for r in ROUTES if r.audience != "anybody"):
         response = stranger.http.request(route.method, path_of(route.path))
         assert response.status_code == 303, route
         assert response.headers["location"].startswith("/signin")
 
 
-def test_a_session_is_a_cookie_that_scripts_and_other_sites_do_not_get(stranger: Visitor) -> None:
-    """HttpOnly and SameSite; over HTTPS also Secure, and bound to the host by its name."""
+def test_the_session_cookie_is_not_available_to_scripts_or_other_sites(stranger: Visitor) -> None:
+    """It is HttpOnly and SameSite."""
     response = stranger.sign_in()
     cookie = next(c for c in response.headers.get_list("set-cookie") if c.startswith("gusset_session="))
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and "Path=/" in cookie
 
 
 def test_over_https_cookies_are_bound_to_the_host(manager: Manager) -> None:
-    """Behind a proxy that ends TLS: Secure, and a name that no other host can set."""
+    """Behind a reverse proxy with TLS they are Secure, with the prefix __Host-."""
     assert manager.stop() == 0
     manager.start("--trusted-proxy", "127.0.0.1")
     https = {"x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.7"}
@@ -99,8 +99,8 @@ def test_over_https_cookies_are_bound_to_the_host(manager: Manager) -> None:
     assert record["details"]["from"] == "192.0.2.7"
 
 
-def test_signing_out_ends_the_session_itself(ada: Visitor) -> None:
-    """Not only the cookie goes: who kept a copy of it has nothing."""
+def test_signing_out_ends_the_session_on_the_server(ada: Visitor) -> None:
+    """A copy of the cookie is worthless afterwards."""
     token = ada.http.cookies["gusset_session"]
     assert ada.send("/signout").status_code == 303
     copied = httpx.get(
@@ -109,8 +109,8 @@ def test_signing_out_ends_the_session_itself(ada: Visitor) -> None:
     assert (copied.status_code, copied.headers["location"]) == (303, "/signin")
 
 
-def test_signing_in_leads_nowhere_else(stranger: Visitor) -> None:
-    """A link to sign in cannot send people to another site afterwards."""
+def test_signing_in_never_redirects_to_another_site(stranger: Visitor) -> None:
+    """The parameter `next` accepts only pages of the settings."""
     for wanted in [
         "https://evil.example/",
         "//evil.example/",
@@ -123,8 +123,8 @@ def test_signing_in_leads_nowhere_else(stranger: Visitor) -> None:
         stranger.http.cookies.delete("gusset_session")
 
 
-def test_signing_in_leads_back_to_where_one_was_going(stranger: Visitor) -> None:
-    """The page that was asked for comes after the password."""
+def test_signing_in_redirects_to_the_requested_page(stranger: Visitor) -> None:
+    """With its query."""
     asked = stranger.http.get("/settings/audit?actor=ada")
     assert asked.headers["location"] == "/signin?next=/settings/audit%3Factor%3Dada"
     assert (
@@ -132,18 +132,18 @@ def test_signing_in_leads_back_to_where_one_was_going(stranger: Visitor) -> None
     )
 
 
-def test_guessing_passwords_ends_after_some(stranger: Visitor) -> None:
-    """Ten failures, then 429 for a while, also for the right password; nobody else's sign-in is told apart."""
-    said = {
+def test_failed_sign_ins_are_rate_limited(stranger: Visitor) -> None:
+    """After ten failures even the right password gets 429; unknown people get the same response as known ones."""
+    statuses = {
         stranger.sign_in(email, b"wrong").status_code for email in (ADMIN, "no@example.com") for _ in range(5)
     }
-    assert said == {401}
+    assert statuses == {401}
     refused = stranger.sign_in()
     assert (refused.status_code, "Too many failed attempts" in refused.text) == (429, True)
 
 
-def test_a_member_sees_no_page_of_administrators(manager: Manager, stranger: Visitor) -> None:
-    """People and audit log response 403 to a member, forms too; the refusals are in the log."""
+def test_members_cannot_open_pages_for_administrators(manager: Manager, stranger: Visitor) -> None:
+    """Pages and forms give 403, and the refusals are recorded."""
     manager.member("mem@example.com")
     assert stranger.sign_in("mem@example.com").status_code == 303
     for route in (r for r in ROUTES if r.audience == "admin"):
@@ -157,8 +157,8 @@ def test_a_member_sees_no_page_of_administrators(manager: Manager, stranger: Vis
     assert {"mem@example.com"} == {record["actor"] for record in records}
 
 
-def test_a_member_of_another_team_sees_nothing_of_it(manager: Manager, stranger: Visitor) -> None:
-    """Ids that are guessed or were seen once: 404, for the page and for every form of it."""
+def test_other_teams_secrets_and_deployments_give_404(manager: Manager, stranger: Visitor) -> None:
+    """Their pages and all their forms, with known ids."""
     with manager.client() as admin:
         made = admin.post("/v1/secrets", json={"name": "theirs", "value": "a value"}).json()
         admin.post("/v1/deployments", json={"name": "theirs", "secrets": ["theirs"]})
@@ -179,11 +179,11 @@ def test_a_member_of_another_team_sees_nothing_of_it(manager: Manager, stranger:
         assert admin.get("/v1/secrets/theirs").json()["version"] == 1
 
 
-# --- forms that cannot be forged
+# --- CSRF
 
 
-def test_a_form_of_another_site_or_session_is_refused(ada: Visitor) -> None:
-    """Without the session's token, with another's, or sent by another site: 403, and nothing is done."""
+def test_a_form_from_another_site_or_session_is_refused(ada: Visitor) -> None:
+    """403 without the session's CSRF token, with another one, or if the browser says that another site sent it."""
     good = ada.csrf()
     from_elsewhere = (
         {"sec-fetch-site": "cross-site"},
@@ -197,16 +197,16 @@ def test_a_form_of_another_site_or_session_is_refused(ada: Visitor) -> None:
             assert ada.http.post(path, data={"csrf": good}, headers=headers).status_code == 403, path
 
 
-def test_signing_in_cannot_be_forged_either(stranger: Visitor) -> None:
-    """Nobody is signed in as somebody else by a form of another site."""
+def test_the_sign_in_form_is_protected_from_csrf_too(stranger: Visitor) -> None:
+    """Another site cannot sign a person in to someone else's account."""
     form = {"email": ADMIN, "password": PASSWORD.decode()}
     assert stranger.http.post("/signin", data=form).status_code == 403
     good = stranger.csrf("/signin")
     assert stranger.http.post("/signin", data={**form, "csrf": good[::-1]}).status_code == 403
 
 
-def test_a_notice_is_shown_once_and_only_ours(ada: Visitor) -> None:
-    """What a page says comes from this manager and this session; a cookie that somebody made up says nothing."""
+def test_a_notice_is_shown_once_and_only_if_signed_for_the_session(ada: Visitor) -> None:
+    """A forged cookie shows nothing."""
     ada.add("noticed", b"a value")
     assert "noticed was stored" in ada.http.get("/settings/secrets").text
     assert "noticed was stored" not in ada.http.get("/settings/secrets").text
@@ -214,11 +214,11 @@ def test_a_notice_is_shown_once_and_only_ours(ada: Visitor) -> None:
     assert 'class="notice' not in ada.http.get("/settings/secrets").text
 
 
-# --- what an response forbids
+# --- response headers
 
 
-def test_every_answer_is_kept_by_nobody_and_loads_nothing_foreign(ada: Visitor) -> None:
-    """no-store, and a policy that names this site alone; errors and redirects are no exception."""
+def test_no_response_is_cached_or_may_load_from_other_sites(ada: Visitor) -> None:
+    """no-store and a content security policy for this site only, also for errors and redirects."""
     for path in ["/signin", "/settings/secrets", "/settings/nothing", "/setup/none", "/settings"]:
         response = ada.http.get(path)
         assert response.headers["cache-control"] == "no-store"
@@ -229,15 +229,15 @@ def test_every_answer_is_kept_by_nobody_and_loads_nothing_foreign(ada: Visitor) 
 
 
 def test_pages_have_neither_inline_scripts_nor_inline_styles(ada: Visitor) -> None:
-    """What the policy would stop is not there in the first route."""
+    """The content security policy would block them."""
     ada.add("one", b"a value")
     for route in (r for r in ROUTES if r.method == "GET"):
         text = ada.http.get(path_of(route.path)).text
         assert not re.search(r"<script(?![^>]*\bsrc=)|\son[a-z]+=|\sstyle=|<style", text), route.path
 
 
-def test_static_files_are_kept_for_ever_by_their_fingerprint(stranger: Visitor) -> None:
-    """A new release has new addresses; without the fingerprint a browser asks again; nothing else is served."""
+def test_static_files_with_a_fingerprint_are_cached_forever(stranger: Visitor) -> None:
+    """Without the fingerprint the browser revalidates; no other file is served."""
     page = stranger.http.get("/signin").text
     for url in map(html.unescape, re.findall(r'(?:src|href)="(/static/[^"]+)"', page)):
         response = stranger.http.get(url)
@@ -249,11 +249,11 @@ def test_static_files_are_kept_for_ever_by_their_fingerprint(stranger: Visitor) 
         assert stranger.http.get(f"/static/{name}").status_code == 404
 
 
-# --- bad input
+# --- invalid input
 
 
-def test_what_is_no_name_is_refused_and_not_repeated(ada: Visitor) -> None:
-    """The page says what a name is; the field is empty again, since a value may have stood in it."""
+def test_an_invalid_name_is_refused_and_not_repeated(ada: Visitor) -> None:
+    """The field is empty afterwards, since it may have held a value."""
     for name in [
         "",
         " ",
@@ -277,8 +277,8 @@ def test_what_is_no_name_is_refused_and_not_repeated(ada: Visitor) -> None:
         assert "No secrets yet" in response.text
 
 
-def test_any_text_is_a_value(ada: Visitor) -> None:
-    """NUL, marks, markup, SQL, any letters: stored exactly, shown nowhere."""
+def test_any_text_can_be_a_value(ada: Visitor) -> None:
+    """NUL, direction marks, markup, SQL and emoji are accepted, and shown nowhere."""
     odd = ("a\0b", "\u202e right to left", "<script>alert(1)</script>", "' or 1=1 --", "café \U0001f9f5")
     for number, value in enumerate(odd):
         assert ada.add(f"odd{number}", value.encode()).status_code == 303
@@ -288,8 +288,8 @@ def test_any_text_is_a_value(ada: Visitor) -> None:
 
 
 @pytest.mark.parametrize("path", ["/settings/secrets", "/settings/account/password"])
-def test_bytes_that_are_no_text_are_not_made_into_some(ada: Visitor, path: str) -> None:
-    """A field that is not UTF-8, a form that is cut off, or none at all: refused, not guessed at."""
+def test_a_malformed_form_is_refused(ada: Visitor, path: str) -> None:
+    """Fields that are not UTF-8, truncated forms, and bodies that are not forms."""
     good = ada.csrf()
     kind = {"content-type": "multipart/form-data; boundary=x"}
     part = b'--x\r\ncontent-disposition: form-data; name="%s"\r\n\r\n%s\r\n'
@@ -303,8 +303,8 @@ def test_bytes_that_are_no_text_are_not_made_into_some(ada: Visitor, path: str) 
     assert "No secrets yet" in ada.http.get("/settings/secrets").text
 
 
-def test_a_body_that_is_too_large_is_refused(ada: Visitor) -> None:
-    """A page is no way to fill the memory; a value just over its limit is told so by name."""
+def test_a_body_or_value_that_is_too_large_is_refused(ada: Visitor) -> None:
+    """A large body gets 413; for a value just over the limit, the message has the limit."""
     try:
         status = ada.add("large", b"x" * 2_000_000).status_code
     except httpx.TransportError:  # the manager closed the connection while the rest was still being sent
@@ -315,15 +315,15 @@ def test_a_body_that_is_too_large_is_refused(ada: Visitor) -> None:
     assert (response.status_code, "65536" in response.text.replace(",", "")) == (400, True)
 
 
-def test_odd_addresses_show_a_page_all_the_same(ada: Visitor) -> None:
-    """What stands in an address is not an error of the person who looks at it."""
+def test_invalid_query_parameters_are_ignored(ada: Visitor) -> None:
+    """A page with unusual parameters is shown instead of an error."""
     for query in ["page=x", "page=0", "page=-1", "page=999999999999", "before=x", "before=1e9", "q=%00%ff"]:
         assert ada.http.get(f"/settings/secrets?{query}").status_code == 200
         assert ada.http.get(f"/settings/audit?{query}").status_code == 200
 
 
-def test_a_part_of_a_page_is_sent_where_a_part_is_asked_for(ada: Visitor) -> None:
-    """The live filter gets its rows alone; one whose session has ended is sent to sign in as a whole."""
+def test_an_htmx_request_gets_only_part_of_the_page(ada: Visitor) -> None:
+    """The live filter gets the rows; after the session has ended, the whole page is redirected to sign in."""
     ada.add("rowed", b"a value")
     part = ada.http.get("/settings/secrets?q=row", headers={"hx-request": "true"}).text
     assert "rowed" in part and "<html" not in part and 'id="rows"' in part

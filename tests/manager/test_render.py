@@ -1,4 +1,4 @@
-"""How times and counts read on the pages."""
+"""The filters and the environment of the templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOW = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         (None, "never"),
         ("2026-11-23T14:00:00.000Z", "just now"),
@@ -31,39 +31,39 @@ NOW = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
         ("2026-11-29T14:00:00.000Z", "in 6 days"),
     ],
 )
-def test_a_time_reads_as_a_person_would_say_it(text: str | None, says: str) -> None:
-    """Each unit from its first second on, and both directions."""
-    assert ago(text, NOW) == says
+def test_a_time_is_shown_relative_to_now(text: str | None, expected: str) -> None:
+    """In the largest unit that fits, for the past and the future."""
+    assert ago(text, NOW) == expected
 
 
-def test_an_exact_time_keeps_its_seconds() -> None:
-    """What is shown on hover, and what a date field is given."""
+def test_exact_times_have_seconds_and_days_have_none() -> None:
+    """For tooltips and date inputs."""
     assert exact("2026-01-03T04:05:06.789Z") == "3 January 2026, 04:05:06 UTC"
     assert (day("2026-01-03T04:05:06.789Z"), day(None)) == ("2026-01-03", "")
 
 
-def test_what_has_no_end_is_never_past() -> None:
-    """An expiry is past from its own moment on."""
+def test_no_expiry_is_never_past() -> None:
+    """An expiry date is past from its exact moment."""
     assert past("2026-11-23T14:00:00.000Z", NOW)
     assert not past("2026-11-23T14:00:00.001Z", NOW)
     assert not past(None, NOW)
 
 
-def test_a_count_has_its_noun() -> None:
-    """One of a thing is told apart from many."""
+def test_a_count_has_a_noun_in_singular_or_plural() -> None:
+    """With separators between thousands."""
     assert [count_of(n, "secret") for n in (0, 1, 2104)] == ["0 secrets", "1 secret", "2,104 secrets"]
 
 
 @pytest.mark.parametrize(
     "name", ["hf_access_token", "a.b-c", "null", "Yes", "1e3", "007", "-x", ".inf", "2026-11-23"]
 )
-def test_a_name_is_a_key_of_yaml(name: str) -> None:
-    """The lines to copy declare just the name that they show, also where YAML has other ideas of it."""
+def test_a_name_is_quoted_where_yaml_needs_it(name: str) -> None:
+    """The lines to copy declare exactly the name that they show, such as `null` or `1e3`."""
     assert yaml.safe_load(f"secrets:\n  {yaml_key(name)}: null") == {"secrets": {name: None}}
 
 
-def test_templates_escape_and_want_every_name() -> None:
-    """Markup in a name stays text, and a name that the page forgot to give is an error, not a blank."""
+def test_templates_escape_markup_and_refuse_undefined_names() -> None:
+    """Markup stays text; a variable missing from the context is an error, not an empty string."""
     made = environment()
     assert made.from_string("{{ x }}").render(x="<b>&'\"") == "&lt;b&gt;&amp;&#39;&#34;"
     with pytest.raises(UndefinedError):

@@ -1,4 +1,4 @@
-"""A client that others wrote for this API, Truss's own, works with only the address replaced."""
+"""Truss's own API client works with a manager if only its address is replaced."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def python() -> Path:
     return TRUSS.python
 
 
-def test_trusss_own_client_drives_the_api(manager: Manager, python: Path) -> None:
-    """Create, replace, list, per team, delete, a key; a bad key and a bad name are refused as it expects."""
+def test_truss_own_client_works_with_the_manager(manager: Manager, python: Path) -> None:
+    """It creates, replaces, lists and deletes secrets and creates a key; refusals are as it expects."""
     done = subprocess.run(
         [str(python), str(SCRIPT), manager.address],
         input=manager.key.encode(),
@@ -37,18 +37,18 @@ def test_trusss_own_client_drives_the_api(manager: Manager, python: Path) -> Non
         timeout=120,
     )
     assert done.returncode == 0, done.stderr.decode()
-    said: dict[str, Any] = json.loads(done.stdout.partition(b"RESULT ")[2])
-    assert said["base"] == manager.address
-    assert {"id", "created_at", "name", "team_name"} <= said["made"].keys()
-    assert (said["again"]["id"], said["again"]["created_at"]) == (
-        said["made"]["id"],
-        said["made"]["created_at"],
+    results: dict[str, Any] = json.loads(done.stdout.partition(b"RESULT ")[2])
+    assert results["base"] == manager.address
+    assert {"id", "created_at", "name", "team_name"} <= results["made"].keys()
+    assert (results["again"]["id"], results["again"]["created_at"]) == (
+        results["made"]["id"],
+        results["made"]["created_at"],
     )
-    assert [s["name"] for s in said["listed"]["secrets"]] == ["hf_access_token"]
-    assert said["team"]["team_name"] == "default"
-    assert [s["name"] for s in said["team_listed"]["secrets"]] == ["db_password", "hf_access_token"]
-    assert said["deleted"] == {"name": "db_password"}
-    assert "api_key" in said["key"]
-    assert [s["name"] for s in said["with_it"]["secrets"]] == ["hf_access_token"]
-    assert (said["bad_key"], said["bad_name"]) == (401, 400)
+    assert [s["name"] for s in results["listed"]["secrets"]] == ["hf_access_token"]
+    assert results["team"]["team_name"] == "default"
+    assert [s["name"] for s in results["team_listed"]["secrets"]] == ["db_password", "hf_access_token"]
+    assert results["deleted"] == {"name": "db_password"}
+    assert "api_key" in results["key"]
+    assert [s["name"] for s in results["with_it"]["secrets"]] == ["hf_access_token"]
+    assert (results["bad_key"], results["bad_name"]) == (401, 400)
     assert not leaks_in(done.stdout, b"first value of the token", b"second value of the token")

@@ -1,7 +1,7 @@
-"""Run in an environment with `truss`: drives a manager with the API client class that ships there.
+"""Uses a manager through the API client of `truss`, in an environment that has it.
 
-Arguments: the manager's address. Standard input: the key. Prints JSON. Only
-the base of the REST API is replaced, as that client has it in a table of hosts.
+The argument is the manager's address; the key comes on standard input. Prints
+JSON. Only the base URL is replaced, which that client has in a table of hosts.
 """
 
 import json
@@ -20,25 +20,25 @@ def client_for(key):
 
 
 client = client_for(key)
-said = {"base": client.rest_api_url}
-said["made"] = client.upsert_secret("hf_access_token", "first value of the token")
-said["again"] = client.upsert_secret("hf_access_token", "second value of the token")
-said["listed"] = client.get_all_secrets()
+results = {"base": client.rest_api_url}
+results["made"] = client.upsert_secret("hf_access_token", "first value of the token")
+results["again"] = client.upsert_secret("hf_access_token", "second value of the token")
+results["listed"] = client.get_all_secrets()
 team = requests.get(
     f"{client.rest_api_url}/v1/teams", headers={"Authorization": f"Api-Key {key}"}, timeout=30
 ).json()["teams"][0]["id"]
-said["team"] = client.upsert_team_secret(team, "db_password", "value of the password")
-said["team_listed"] = client.get_team_secrets(team)
-said["deleted"] = client._rest_api_client.delete("v1/secrets/db_password")
+results["team"] = client.upsert_team_secret(team, "db_password", "value of the password")
+results["team_listed"] = client.get_team_secrets(team)
+results["deleted"] = client._rest_api_client.delete("v1/secrets/db_password")
 made = client.create_api_key(baseten.APIKeyCategory.PERSONAL, "from truss")
-said["key"] = sorted(made)
-said["with_it"] = client_for(made["api_key"]).get_all_secrets()
+results["key"] = sorted(made)
+results["with_it"] = client_for(made["api_key"]).get_all_secrets()
 try:
     client_for("nonsense").get_all_secrets()
 except requests.HTTPError as error:
-    said["bad_key"] = error.response.status_code
+    results["bad_key"] = error.response.status_code
 try:
     client.upsert_secret("not a name", "value")
 except requests.HTTPError as error:
-    said["bad_name"] = error.response.status_code
-print("RESULT " + json.dumps(said))
+    results["bad_name"] = error.response.status_code
+print("RESULT " + json.dumps(results))
