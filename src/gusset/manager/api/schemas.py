@@ -1,16 +1,16 @@
 """The types of the API: request bodies, and the models that handlers return.
 
-Bodies are validated by pydantic. Response models are frozen dataclasses, which
-orjson writes as they are; without `__slots__`, since it reads those four times
-faster. The OpenAPI document is made from the same types. Fields that hold a
-secret are left out of `repr`.
+Bodies are validated by pydantic. Response models are dataclasses, which orjson
+writes as they are; without `__slots__`, since it reads those four times faster.
+The OpenAPI document is made from the same types. Fields that hold a secret are
+left out of `repr`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, dataclass_transform
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -21,6 +21,13 @@ from gusset.vault.services.people import Role
 Name = Annotated[str, Field(description="1 to 253 of A-Z a-z 0-9 - _ .", examples=["hf_access_token"])]
 ShortText = Annotated[str, StringConstraints(max_length=253)]
 VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def response_model(cls: type[T]) -> type[T]:
+    """A dataclass built by keyword. Only type checkers see it as frozen: at run time that costs double."""
+    return dataclass(kw_only=True)(cls)
 
 
 # --- request bodies
@@ -132,7 +139,7 @@ class ReplicaReport(Body):
 # --- responses: secrets
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class SecretWarning:
     """A likely mistake in a secret, such as a trailing newline or an expiry date that is near."""
 
@@ -140,7 +147,7 @@ class SecretWarning:
     hint: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Secret:
     """A secret without its value. `version` is null once every version is destroyed."""
 
@@ -158,21 +165,21 @@ class Secret:
     warnings: Sequence[SecretWarning]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class SecretList:
     """Secrets without their values."""
 
     secrets: Sequence[Secret]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Deleted:
     """The name of what was deleted."""
 
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Version:
     """One version of a secret, without its value."""
 
@@ -182,7 +189,7 @@ class Version:
     state: State
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class VersionList:
     """A secret's versions, oldest first."""
 
@@ -192,7 +199,7 @@ class VersionList:
 # --- responses: teams and people
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Team:
     """A team, which owns secrets and deployments."""
 
@@ -202,14 +209,14 @@ class Team:
     created_at: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class TeamList:
     """Teams, the default one first."""
 
     teams: Sequence[Team]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class CurrentUser:
     """The person whose API key made the request."""
 
@@ -219,7 +226,7 @@ class CurrentUser:
     workspace_name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Person:
     """A person. `invited` means that they have not chosen a password yet."""
 
@@ -233,14 +240,14 @@ class Person:
     invited: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class PersonList:
     """People, sorted by email address."""
 
     people: Sequence[Person]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Invitation:
     """An invited person, and the one-time link for choosing a password. The link is returned only once."""
 
@@ -248,7 +255,7 @@ class Invitation:
     link: str = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class SetupLink:
     """A one-time link for choosing a password. It is returned only once."""
 
@@ -258,7 +265,7 @@ class SetupLink:
 # --- responses: API keys
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class ApiKey:
     """An API key's metadata; the key itself is never returned again."""
 
@@ -271,14 +278,14 @@ class ApiKey:
     revoked_at: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class ApiKeyList:
     """The caller's API keys, newest first."""
 
     api_keys: Sequence[ApiKey]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class CreatedApiKey:
     """A new API key. It is returned only once."""
 
@@ -286,7 +293,7 @@ class CreatedApiKey:
     prefix: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Revoked:
     """The prefix of the revoked key or token."""
 
@@ -296,7 +303,7 @@ class Revoked:
 # --- responses: deployments, for people
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Replica:
     """A running process or container, and the versions that it holds by secret name."""
 
@@ -308,7 +315,7 @@ class Replica:
     live: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Deployment:
     """A deployment, the secrets it declares, and its replicas."""
 
@@ -324,14 +331,14 @@ class Deployment:
     replicas: Sequence[Replica]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class DeploymentList:
     """Deployments of the caller's teams."""
 
     deployments: Sequence[Deployment]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class RegisteredDeployment:
     """A deployment and its new token. The token is returned only once."""
 
@@ -340,7 +347,7 @@ class RegisteredDeployment:
     prefix: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Token:
     """A token's metadata; the token itself is never returned again. `secrets` is what it may read."""
 
@@ -354,7 +361,7 @@ class Token:
     created_by: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class TokenList:
     """A deployment's tokens, newest first."""
 
@@ -364,7 +371,7 @@ class TokenList:
 # --- responses: for deployments
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class CurrentDeployment:
     """The deployment whose token made the request, and the secrets it may read."""
 
@@ -373,7 +380,7 @@ class CurrentDeployment:
     secrets: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class DeliveredSecret:
     """A secret's value."""
 
@@ -381,7 +388,7 @@ class DeliveredSecret:
     version: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class DeliveredSecrets:
     """Values by name, the names that have no value, and the revision to watch for changes from."""
 
@@ -390,7 +397,7 @@ class DeliveredSecrets:
     revision: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Empty:
     """An empty object."""
 
@@ -398,7 +405,7 @@ class Empty:
 # --- responses: the audit log and the keyring
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class AuditRecord:
     """One record of the audit log. `hash` chains it to the record before; `mac` authenticates it."""
 
@@ -413,14 +420,14 @@ class AuditRecord:
     mac: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class AuditRecordList:
     """Audit records, newest first."""
 
     records: Sequence[AuditRecord]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class AuditVerification:
     """The result of verifying the audit log. `problems` is empty if the log is intact."""
 
@@ -430,7 +437,7 @@ class AuditVerification:
     problems: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class KeyRotation:
     """The number of the new key-encryption key, and how many versions were rewrapped with it."""
 
@@ -438,7 +445,7 @@ class KeyRotation:
     rewrapped: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@response_model
 class Error:
     """The body of every error response."""
 
