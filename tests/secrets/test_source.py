@@ -13,7 +13,10 @@ import threading
 import pytest
 
 from gusset.errors import Denied, InvalidName, InvalidValue, Unreachable
-from gusset.secrets.sources.source import ChainSource, Delivered, EnvironmentSource, FolderSource
+from gusset.secrets.sources.chain import ChainSource
+from gusset.secrets.sources.environment import EnvironmentSource
+from gusset.secrets.sources.folder import FolderSource
+from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import MAX_BYTES, SecretValue
 from tests.conftest import as_ordinary_process
 
@@ -73,7 +76,7 @@ def test_a_missing_file_is_absent_from_the_answer(tmp_path):
 def test_a_file_that_is_away_for_a_moment_is_found(tmp_path, monkeypatch):
     """A file that is written anew by other than rename is looked for a second time."""
     monkeypatch.setattr(
-        "gusset.secrets.sources.source.time.sleep", lambda _: (tmp_path / "late").write_bytes(b"1")
+        "gusset.secrets.sources.folder.time.sleep", lambda _: (tmp_path / "late").write_bytes(b"1")
     )
     assert revealed(FolderSource(tmp_path).read(["late"])) == {"late": b"1"}
 
@@ -81,8 +84,8 @@ def test_a_file_that_is_away_for_a_moment_is_found(tmp_path, monkeypatch):
 def test_a_named_folder_that_is_absent_is_an_error(tmp_path):
     """A typing mistake in --secrets-dir must not look like a folder without secrets."""
     with pytest.raises(Unreachable, match="there is no folder"):
-        FolderSource(tmp_path / "nowhere", named=True).read(["a"])
-    assert FolderSource(tmp_path / "nowhere", named=False).read(["a"]) == {}
+        FolderSource(tmp_path / "nowhere").read(["a"])
+    assert FolderSource(tmp_path / "nowhere", must_exist=False).read(["a"]) == {}
 
 
 def test_names_are_checked_before_any_path_is_made(tmp_path):
@@ -115,11 +118,11 @@ def test_what_is_no_file(tmp_path):
 
 
 def test_a_folder_that_is_a_file(tmp_path):
-    """It is not taken for an empty folder, named or not."""
+    """It is not taken for an empty folder, whether or not the folder must exist."""
     (tmp_path / "file").write_bytes(b"")
-    for named in (True, False):
+    for must_exist in (True, False):
         with pytest.raises(Unreachable, match="not a directory"):
-            FolderSource(tmp_path / "file", named=named).read(["a"])
+            FolderSource(tmp_path / "file", must_exist=must_exist).read(["a"])
 
 
 def test_a_file_of_mode_0_is_denied(tmp_path):
@@ -128,7 +131,7 @@ def test_a_file_of_mode_0_is_denied(tmp_path):
     (tmp_path / "mine").chmod(0)
     script = (
         "import sys; from pathlib import Path; from gusset.errors import Denied;"
-        "from gusset.secrets.sources.source import FolderSource\n"
+        "from gusset.secrets.sources.folder import FolderSource\n"
         "try: FolderSource(Path(sys.argv[1])).read(['mine'])\n"
         "except Denied as error: print(error)"
     )
@@ -182,7 +185,7 @@ def test_a_folder_is_watched(tmp_path):
 
 def test_a_folder_without_inotify_is_watched(tmp_path, monkeypatch):
     """Where no handle is to be had, polling notices too."""
-    monkeypatch.setattr("gusset.secrets.sources.source._Inotify.open", lambda: None)
+    monkeypatch.setattr("gusset.secrets.sources.inotify.Inotify.open", lambda: None)
     source = FolderSource(tmp_path)
     with watching(source, ["a"]) as seen:
         (tmp_path / "a").write_bytes(b"one")
@@ -209,7 +212,7 @@ def test_a_mounted_kubernetes_secret(tmp_path):
 
 def test_a_folder_that_appears_later_is_watched(tmp_path):
     """The default folder may be mounted after the start."""
-    source = FolderSource(tmp_path / "later", named=False)
+    source = FolderSource(tmp_path / "later", must_exist=False)
     with watching(source, ["a"]) as seen:
         assert source.read(["a"]) == {}
         (tmp_path / "later").mkdir()

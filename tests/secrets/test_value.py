@@ -124,9 +124,9 @@ def test_logging_arguments_are_masked(caplog):
     assert "s3cret" not in caplog.text
 
 
-def test_the_length_limit():
-    """The longest value passes; one byte more is refused without being shown."""
+def test_a_value_longer_than_the_limit_is_refused_without_being_shown():
+    """The longest value passes; one byte more does not."""
     assert check_length(b"x" * MAX_BYTES) == b"x" * MAX_BYTES
-    with pytest.raises(InvalidValue, match=r"65,537 bytes") as caught:
+    with pytest.raises(InvalidValue, match=r"more than 65,536 bytes") as caught:
         check_length(b"x" * (MAX_BYTES + 1))
     assert "xx" not in str(caught.value)

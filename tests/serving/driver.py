@@ -12,7 +12,9 @@ from pathlib import Path
 
 from gusset.errors import GussetError, outcome_of
 from gusset.runtime.declared_secrets import DeclaredSecret
-from gusset.secrets.sources.source import ChainSource, EnvironmentSource, FolderSource
+from gusset.secrets.sources.chain import ChainSource
+from gusset.secrets.sources.environment import EnvironmentSource
+from gusset.secrets.sources.folder import FolderSource
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.supervisor import serve
 

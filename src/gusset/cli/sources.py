@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gusset.cli.app import App
-from gusset.secrets.sources.source import ChainSource, EnvironmentSource, FolderSource, SecretSource
+from gusset.secrets.sources.chain import ChainSource
+from gusset.secrets.sources.environment import EnvironmentSource
+from gusset.secrets.sources.folder import FolderSource
+from gusset.secrets.sources.source import SecretSource
 
 MOUNTED = Path("/secrets")
 
@@ -27,9 +30,9 @@ def open_source(
     if not needed:
         yield ChainSource([])
         return
-    after: list[SecretSource] = [FolderSource(MOUNTED, named=False), EnvironmentSource(os.environ)]
+    after: list[SecretSource] = [FolderSource(MOUNTED, must_exist=False), EnvironmentSource(os.environ)]
     if secrets_dir is not None:
-        yield ChainSource([FolderSource(secrets_dir, named=True), *after])
+        yield ChainSource([FolderSource(secrets_dir), *after])
         return
     if url := manager or app.settings.manager:
         with _from_manager(app, url, reader) as source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gusset.secrets.sources.source import ENVIRONMENT_PREFIX
+from gusset.secrets.sources.environment import ENVIRONMENT_PREFIX
 
 
 def child_environment() -> dict[str, str]:

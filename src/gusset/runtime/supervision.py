@@ -15,7 +15,7 @@ from gusset.runtime import logs
 from gusset.runtime.declared_secrets import Values
 from gusset.runtime.process import harden
 from gusset.secrets.masking import Masker, maskable
-from gusset.secrets.sources.source import ENVIRONMENT_PREFIX
+from gusset.secrets.sources.environment import ENVIRONMENT_PREFIX
 
 log = logging.getLogger("gusset")
 

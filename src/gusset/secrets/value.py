@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from gusset.errors import InvalidValue
 
@@ -74,11 +74,14 @@ class SecretText(str):
         return str.__str__(self)
 
 
-def check_length(value: bytes) -> bytes:
-    """Return `value` when the vault can hold it; raise `InvalidValue` when it is too long."""
+_Value = TypeVar("_Value", bytes, SecretValue)
+
+
+def check_length(value: _Value, what: object = "the value") -> _Value:
+    """Return `value`; raise `InvalidValue`, about `what`, when it is too long for a secret."""
     if len(value) > MAX_BYTES:
         raise InvalidValue(
-            f"the value has {len(value):,} bytes; a secret holds at most {MAX_BYTES:,}",
-            hint="keep large files elsewhere and store the key that opens them",
+            f"{what} has more than {MAX_BYTES:,} bytes, the most that a secret can hold",
+            hint="keep large files elsewhere, and store the key that opens them as the secret",
         )
     return value
