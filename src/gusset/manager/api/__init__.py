@@ -1,1 +1,1 @@
-"""The REST API for people."""
+"""The REST API: operations, handlers, models, and the OpenAPI document."""

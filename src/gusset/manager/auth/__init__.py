@@ -1,1 +1,1 @@
-"""Authentication of people and deployments."""
+"""Authentication and authorization of people and deployments."""

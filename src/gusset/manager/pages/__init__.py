@@ -1,1 +1,1 @@
-"""The pages, rendered on the server."""
+"""The web pages, rendered on the server."""

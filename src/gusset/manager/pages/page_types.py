@@ -6,7 +6,7 @@ A handler is a plain function. It runs in a thread, since it reads the vault and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -73,6 +73,7 @@ class Notice:
 
     kind: Literal["ok", "warning", "error"]
     text: str
+    _: KW_ONLY
     undo_url: str | None = None
     force_url: str | None = None
     details: tuple[str, ...] = ()

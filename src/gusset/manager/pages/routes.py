@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from gusset.errors import NotFound
@@ -29,6 +29,7 @@ class PageRoute:
     path: str
     handler: PageHandler
     audience: Audience = "person"
+    _: KW_ONLY
     slow: bool = False
     writes: bool = False
 

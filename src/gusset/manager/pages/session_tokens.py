@@ -29,7 +29,7 @@ def sign_notice(notice: Notice, session: str) -> str:
 def load_notice(signed: str, session: str) -> Notice | None:
     """The notice in a cookie, None if it was not signed for this session or is too old."""
     try:
-        data = _serializer(session).loads(signed, max_age=NOTICE_SECONDS)
+        data = _serializer(session).loads(signed.encode("utf-8", "surrogateescape"), max_age=NOTICE_SECONDS)
     except BadData:
         return None
     return Notice(**{**data, "details": tuple(data["details"])})
