@@ -80,12 +80,12 @@ class Pages:
             try:
                 form = await read_form(request) if route.method == "POST" else Form()
             except HTTPException as error:
-                return self._unreadable(request, error)
+                return self.refuse_form(request, error)
             return await run(self._respond, route, request, form)
 
         return Route(route.path, endpoint, methods=[route.method])
 
-    def _unreadable(self, request: Request, error: HTTPException) -> Response:
+    def refuse_form(self, request: Request, error: HTTPException) -> Response:
         """The response to a body that is too large, too slow, or not a form."""
         response = self._responder(request).page(_error_page(error.status_code, error.detail))
         response.headers["connection"] = "close"
