@@ -1,4 +1,4 @@
-"""A running manager: the real process, an administrator, and clients with keys."""
+"""Fixtures: a running manager process, with an administrator and clients with API keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PASSWORD = b"correct horse battery staple"
 
 
 class Manager:
-    """`gusset manager`, set up, with the first administrator's key; its log is in a file."""
+    """A `gusset manager` process with its first administrator's key; it logs to a file."""
 
     def __init__(self, gusset: Cli, key: str, folder: Path, port: int = 0) -> None:
         self.gusset = gusset
@@ -39,13 +39,13 @@ class Manager:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the manager did not start:\n{self.log.read_text()}"
-        said = json.loads(line)
-        self.address: str = said["address"]
-        self.link: str | None = said["setup"]  # when nobody has set it up
+        started = json.loads(line)
+        self.address: str = started["address"]
+        self.link: str | None = started["setup"]  # if there are no accounts yet
         self.port = int(self.address.rpartition(":")[2])
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill the process, as a power failure would."""
         self.process.kill()
         self.process.wait()
         self._close()
@@ -61,13 +61,13 @@ class Manager:
         self.process.stdout.close()
 
     def client(self, key: str | None = None, **headers: str) -> httpx.Client:
-        """A client with a key; the administrator's unless another is given, none for ""."""
+        """A client with a key: the administrator's by default, none for ""."""
         key = self.key if key is None else key
         bearer = {"authorization": f"Bearer {key}"} if key else {}
         return httpx.Client(base_url=self.address, headers=bearer | headers, timeout=20, trust_env=False)
 
     def member(self, email: str = "mem@example.com", *, teams: list[str] | None = None) -> str:
-        """The key of a new member, made as people make one: invited, a password chosen, a key on the page's API."""
+        """The API key of a new member, who was invited and chose a password."""
         with self.client() as admin:
             team_ids = teams if teams is not None else [admin.get("/v1/teams").json()["teams"][0]["id"]]
             invited = admin.post("/v1/people", json={"email": email, "team_ids": team_ids})
@@ -95,13 +95,13 @@ print(key.reveal().decode(), end="")
 
 @pytest.fixture(scope="session")
 def set_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A home that `manager init` made, to be copied, and the key that it printed."""
+    """A home made by `manager init`, for copying, and the key that it printed."""
     folder = tmp_path_factory.mktemp("set-up")
     gusset = Cli(
         folder / "home", os.environ | {"GUSSET_HOME": str(folder / "home"), "GUSSET_SETTINGS": "/nowhere"}
     )
-    made = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
-    return folder / "home", json.loads(made.stdout)["api_key"]
+    initialized = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
+    return folder / "home", json.loads(initialized.stdout)["api_key"]
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def admin(manager: Manager) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def deployment(manager: Manager, admin: httpx.Client) -> Callable[..., httpx.Client]:
-    """Registers a deployment; gives a client with its token."""
+    """Registers a deployment and returns a client with its token."""
 
     def register(name: str, *secrets: str) -> httpx.Client:
         made = admin.post("/v1/deployments", json={"name": name, "secrets": list(secrets)})

@@ -36,7 +36,7 @@ log = logging.getLogger("gusset.manager")
 _TITLES = {
     401: "Access denied",
     403: "Not allowed",
-    404: "Page not found",
+    404: "Not found",
     409: "Conflict",
     413: "Too large",
     429: "Too many attempts",
@@ -174,6 +174,13 @@ def _address(request: Request) -> str | None:
 
 def _error_page(status: int, message: str, hint: str | None = None) -> Page:
     title = _TITLES.get(status, "Something went wrong")
-    message = f"{message[:1].upper()}{message[1:]}".rstrip(".") + "."
-    context = {"title": title, "message": message, "hint": hint}
+    context = {
+        "title": title,
+        "message": _sentence(message),
+        "hint": _sentence(hint) if hint else None,
+    }
     return Page(template="error.html", title=title, context=context, status=status)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
