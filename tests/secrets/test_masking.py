@@ -14,8 +14,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gusset.secrets.forms import forms
 from gusset.secrets.masking import Masker, maskable
+from gusset.secrets.patterns import patterns_of
 from gusset.secrets.value import SecretValue
 
 TOKEN = b"hf_Zm9vYmFyQmF6cXV4'\"/+ 1"
@@ -227,21 +227,21 @@ def test_no_form_gets_out_of_a_stream(secrets, data):
 
     Except that of a value whose first line is shorter than 8 bytes: see docs/masking.md.
     """
-    assume(not any(b"\n" in form[:8] for secret in secrets for form in forms(secret)))
+    assume(not any(b"\n" in form[:8] for secret in secrets for form in patterns_of(secret)))
     encoders = st.sampled_from(list(ENCODERS.values()))
     embedded = st.builds(lambda encode, v: encode(v), encoders, st.sampled_from(secrets))
     whole = b"".join(data.draw(st.lists(st.one_of(st.binary(max_size=12), embedded), max_size=8)))
     masking = masker(*secrets)
     out = streamed(masking, cut(whole, data.draw(st.lists(st.integers(0, 10_000), max_size=8))))
     pieces = out.split(b"***")
-    assert not any(form in piece for secret in secrets for form in forms(secret) for piece in pieces)
+    assert not any(form in piece for secret in secrets for form in patterns_of(secret) for piece in pieces)
 
 
 def masked_slowly(data: bytes, secrets: list[bytes]) -> bytes:
     """What masking promises, said plainly: all places of all forms, merged where they overlap."""
     found = sorted(
         (place, place + len(form))
-        for form in set().union(*map(forms, secrets))
+        for form in set().union(*map(patterns_of, secrets))
         for place in range(len(data))
         if data.startswith(form, place)
     )
@@ -260,7 +260,7 @@ few_letters = st.text("ab-'", min_size=8, max_size=12).map(str.encode)
 @given(st.lists(few_letters, min_size=1, max_size=3), st.data())
 def test_cuts_do_not_matter(secrets, data):
     """Whole or in pieces, all places of all forms are masked and nothing else, however they overlap."""
-    some_form = st.sampled_from(sorted(set().union(*map(forms, secrets))))
+    some_form = st.sampled_from(sorted(set().union(*map(patterns_of, secrets))))
     begun = st.builds(lambda form, size: form[:size], some_form, st.integers(1, 12))
     ended = st.builds(lambda form, size: form[size:], some_form, st.integers(1, 6))
     whole = b"".join(data.draw(st.lists(st.one_of(some_form, begun, ended, st.just(b"\n")), max_size=8)))
@@ -274,7 +274,7 @@ def test_cuts_do_not_matter(secrets, data):
 @given(st.lists(few_letters, min_size=1, max_size=3), st.data())
 def test_letting_go_loses_nothing_and_repeats_nothing(secrets, data):
     """Wherever a stream falls silent, what leaves unmasked is in the order of what came, each byte once."""
-    some_form = st.sampled_from(sorted(set().union(*map(forms, secrets))))
+    some_form = st.sampled_from(sorted(set().union(*map(patterns_of, secrets))))
     whole = b"".join(
         data.draw(st.lists(st.one_of(some_form, st.sampled_from([b"a", b"\n", b"b-"])), max_size=8))
     )

@@ -1,8 +1,8 @@
-"""What credentials look like: the documented prefixes and shapes of those that people paste.
+"""Recognizes credentials by the prefixes and shapes that their issuers document.
 
-A short table of shapes that their issuers document, so that a hit is almost
-never false. Used to find credentials where they do not belong, and to say that
-a value starts like one but cannot be a whole one. Nothing here returns text.
+The table is short and exact, so false positives are rare. It is used to find
+credentials where they do not belong, and values that start like a credential but
+are incomplete. Nothing here returns the text of a credential.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 
 @dataclass(frozen=True, slots=True)
 class TokenShape:
-    """A kind of token: what it is called, how it starts, and the pattern of all of it after the prefix."""
+    """A kind of token: its name in messages, its prefix, and a regular expression for the rest."""
 
     kind: str
     prefix: str
@@ -24,7 +24,7 @@ class TokenShape:
 
     def fits(self, text: str) -> bool:
         """Whether `text` is a whole token of this kind."""
-        if not text.startswith(self.prefix):  # what nearly every text says no to
+        if not text.startswith(self.prefix):  # the cheap test, which nearly every text fails
             return False
         return re.fullmatch(self.rest, text[len(self.prefix) :]) is not None
 
@@ -62,7 +62,7 @@ KNOWN_PREFIXES = (
     TokenShape("a gusset deployment token", "gusset_tok_", r"[a-z2-7]{8}_[A-Za-z0-9_-]{43}"),
     TokenShape("a SendGrid key", "SG.", r"[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"),
 )
-"""The longest prefix of several that fit stands first."""
+"""Of several prefixes that match, the longest comes first."""
 
 _OTHER = (
     ("a JWT", r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
@@ -73,7 +73,7 @@ _OTHER = (
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A credential found in a text: what kind, and where. Never the text itself."""
+    """A credential found in a text: its kind and its position, but never its text."""
 
     kind: str
     start: int
@@ -81,16 +81,16 @@ class Match:
 
 
 def find_credentials(text: str) -> list[Match]:
-    """Where `text` holds what is surely a credential, by its issuer's documented shape."""
+    """The credentials in `text` that have the shape which their issuer documents."""
     pattern, kinds = _scanner()
     return [Match(kinds[hit.lastgroup or ""], *hit.span()) for hit in pattern.finditer(text)]
 
 
 def looks_like_credential(text: str) -> str | None:
-    """What `text` seems to be, as in "a Hugging Face token", when it stands where only a name should.
+    """The kind of credential that `text` contains, as in "a Hugging Face token"; None for no credential.
 
-    Beyond the documented shapes, one long word as random as only keys are is
-    taken for one; so ask it of places where no such text belongs.
+    Besides the documented shapes, one long random word counts as a key. Use it
+    only where no such text belongs.
     """
     if matches := find_credentials(text):
         return matches[0].kind
@@ -98,10 +98,10 @@ def looks_like_credential(text: str) -> str | None:
 
 
 def credential_as_name(text: str) -> str | None:
-    """What `text` surely is, as in "a Hugging Face token", when it was written as a secret's name.
+    """The kind of credential that was given as a secret's name; None when `text` may be a name.
 
-    Stricter than `looks_like_credential`, since names that people make up are long and have
-    digits too: plain words and numbers, as in `sk-ant-key-of-the-research-team-2`, are a name.
+    Less eager than `looks_like_credential`, since names may be long and contain
+    digits: words and numbers, as in `sk-ant-key-of-the-research-team-2`, are a name.
     """
     if len(text) < _SHORTEST:
         return None
@@ -115,14 +115,14 @@ def credential_as_name(text: str) -> str | None:
     return None
 
 
-_SHORTEST = 20  # no documented shape is shorter that has only the characters of names
+_SHORTEST = 20  # all documented shapes that could be names are at least this long
 _WORDS = re.compile(r"[a-z]{0,16}[0-9]{0,4}(?:[._-][a-z]{0,16}[0-9]{0,4})*")
 _UNBROKEN = re.compile(r"[A-Za-z0-9]{24,}")
-_NUMBERS = 4  # so many apart from each other are not within one word that a person made up
+_NUMBERS = 4  # a word that a person chose does not contain this many separate numbers
 
 
 def misshapen_token(text: str) -> TokenShape | None:
-    """The kind of token that `text` starts like but cannot be a whole one of; None when all is well."""
+    """The kind of token whose prefix `text` has without the rest of its shape; None for other texts."""
     for token in KNOWN_PREFIXES:
         if text.startswith(token.prefix):
             return None if token.fits(text) else token
@@ -131,11 +131,11 @@ def misshapen_token(text: str) -> TokenShape | None:
 
 _WORD = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}")
 _HEX = re.compile(r"[0-9a-fA-F]{32,}")
-_BITS_PER_CHARACTER = 3.7  # English words joined by dashes stay under it
+_BITS_PER_CHARACTER = 3.7  # English words joined by dashes have fewer
 
 
 def is_random(text: str) -> bool:
-    """Whether `text` is one long word that no person made up: hex, or letters and digits at high entropy."""
+    """Whether `text` is one long random word: hex digits, or letters and digits of high entropy."""
     if _HEX.fullmatch(text):
         return len(set(text)) > 6
     if not _WORD.fullmatch(text) or not re.search("[0-9]", text) or not re.search("[A-Za-z]", text):
@@ -144,7 +144,7 @@ def is_random(text: str) -> bool:
 
 
 def _entropy(text: str) -> float:
-    """Shannon's, in bits per character."""
+    """The Shannon entropy in bits per character."""
     return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
 
 

@@ -1,9 +1,9 @@
-"""Reads `.env` files, byte for byte.
+"""A parser of `.env` files that keeps the exact bytes of values.
 
-`NAME=value`, one per line, with or without `export`. Values are bare (white
-space around them and a ` # comment` are not part of them), 'single-quoted'
-(everything literal) or "double-quoted" (backslash escapes); quoted ones may
-span lines. Nothing is interpolated: `$` is a character like any other.
+`NAME=value`, one per line, with or without `export`. Values are bare (without
+surrounding white space and a trailing ` # comment`), 'single-quoted' (everything
+is literal) or "double-quoted" (with backslash escapes). Quoted values may span
+lines. Nothing is interpolated: `$` is an ordinary character.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ _ESCAPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One `NAME=value` of a file; `line` is where it begins, from 1."""
+class DotenvEntry:
+    """One `NAME=value` of a file; `line` is its first line, counted from 1."""
 
     name: str
     value: SecretValue
     line: int
 
 
-def parse_dotenv(data: bytes, *, file: str = ".env") -> list[Entry]:
+def parse_dotenv(data: bytes, *, file: str = ".env") -> list[DotenvEntry]:
     """The entries of a file in their order.
 
     Raises:
-        UsageError: the file cannot be read so, or gives a name twice. The message begins
-            with `file` and the line, and holds nothing else of the file but a doubled name.
-        InvalidName, InvalidValue: in the same way, for a wrong name or a value that is too long.
+        UsageError: a line cannot be parsed, or sets a name again. The message starts with
+            `file` and the line, and contains nothing of the file except a repeated name.
+        InvalidName, InvalidValue: likewise, for an invalid name or a value that is too long.
     """
     first: dict[str, int] = {}
     entries = []
@@ -65,24 +65,24 @@ def parse_dotenv(data: bytes, *, file: str = ".env") -> list[Entry]:
     return entries
 
 
-def _entries(data: bytes, file: str) -> Iterator[Entry]:
-    place, counted, line = 0, 0, 1
-    while place < len(data):
-        line += data.count(b"\n", counted, place)
-        counted = place
-        if blank := _BLANK.match(data, place):
-            place = blank.end()
+def _entries(data: bytes, file: str) -> Iterator[DotenvEntry]:
+    offset, counted, line = 0, 0, 1
+    while offset < len(data):
+        line += data.count(b"\n", counted, offset)
+        counted = offset
+        if blank := _BLANK.match(data, offset):
+            offset = blank.end()
             continue
         where = f"{file}:{line}"
-        key = _KEY.match(data, place)
+        key = _KEY.match(data, offset)
         if key is None:
             raise UsageError(
                 f"{where}: this line is not NAME=value",
-                hint="put a value of several lines in quotes, and '#' before a comment",
+                hint="quote a value of several lines, and start a comment with '#'",
             )
         name = _name(key[1], where)
-        value, place = _value(data, key.end(), where)
-        yield Entry(name, SecretValue(value), line)
+        value, offset = _value(data, key.end(), where)
+        yield DotenvEntry(name, SecretValue(value), line)
 
 
 def _name(raw: bytes, where: str) -> str:
@@ -90,20 +90,20 @@ def _name(raw: bytes, where: str) -> str:
         return check_name(raw.decode("ascii", "replace"))
     except CredentialAsName as wrong:
         raise CredentialAsName(f"{where}: {wrong.message}", hint=wrong.hint) from None
-    except InvalidName as wrong:  # its message shows characters, which here can be those of a value
+    except InvalidName as wrong:  # its message shows characters, which may be part of a value here
         raise InvalidName(
-            f"{where}: what stands before '=' is not a secret's name", hint=wrong.hint
+            f"{where}: the text before '=' is not a valid name for a secret", hint=wrong.hint
         ) from None
 
 
 def _value(data: bytes, start: int, where: str) -> tuple[bytes, int]:
-    """The value that begins at `start`, and where the next line does."""
+    """The value that starts at `start`, and the offset of the next line."""
     if quoted := _SINGLE.match(data, start):
         value = quoted[1]
     elif quoted := _DOUBLE.match(data, start):
         value = _ESCAPE.sub(lambda match: _ESCAPES.get(match[1], match[0]), quoted[1])
     elif _OPEN_QUOTE.match(data, start):
-        raise UsageError(f"{where}: the quote that opens here is never closed")
+        raise UsageError(f"{where}: the quote that starts here is not closed")
     else:
         newline = data.find(b"\n", start)
         stop = len(data) if newline < 0 else newline
@@ -111,7 +111,7 @@ def _value(data: bytes, start: int, where: str) -> tuple[bytes, int]:
     end = _BLANK.match(data, quoted.end())
     if end is None:
         raise UsageError(
-            f"{where}: something follows the closing quote",
+            f"{where}: there is more text after the closing quote",
             hint="""write a ' within "double quotes", and a " within them as \\\"""",
         )
     return _checked(value, where), end.end()

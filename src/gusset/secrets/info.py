@@ -1,4 +1,4 @@
-"""What may be said of a secret and of its versions: everything but values."""
+"""The metadata of secrets and their versions: everything except values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_TEAM = "default"
 
 @dataclass(frozen=True, slots=True)
 class SecretInfo:
-    """What may be said of a secret. `version` is None when all of them are destroyed."""
+    """The metadata of a secret. `version` is None when all versions are destroyed. Times are in ISO 8601."""
 
     id: str
     name: str
@@ -32,15 +32,15 @@ WARN_BEFORE = timedelta(days=14)
 
 
 def expiry_warning(expires_at: str | None, now: datetime) -> str | None:
-    """What to warn of a secret that expires soon, or has: nothing expires by itself."""
+    """A warning for a secret that expires soon or has expired; gusset itself never stops delivering it."""
     if expires_at is None:
         return None
     left = datetime.fromisoformat(expires_at) - now
     if left > WARN_BEFORE:
         return None
     if left <= timedelta():
-        return f"has expired on {expires_at[:10]}: replace it"
-    return f"expires on {expires_at[:10]}: replace it before"
+        return f"expired on {expires_at[:10]}: replace it"
+    return f"expires on {expires_at[:10]}: replace it before then"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`Secrets`: what a model's code gets as `kwargs["secrets"]`.
 
-Look-ups are answered from a dict that is never changed, only replaced as a
-whole, so they need no lock and always see one consistent set of values.
+Look-ups read a dict that is never changed, only replaced as a whole. So they
+need no lock, and always see one consistent set of values.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from gusset.secrets.masking import Masker
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretText, SecretValue
 
-Given = Mapping[str, SecretValue | bytes]
-Changed = SecretText | bytes | None
-Callback = Callable[[Changed], object]
+Values = Mapping[str, SecretValue | bytes]
+NewValue = SecretText | bytes | None
+Callback = Callable[[NewValue], object]
 
 _log = logging.getLogger("gusset.secrets")
 
@@ -29,66 +29,67 @@ class Secrets(Mapping[str, SecretText]):
     """The declared secrets of a model, by the spelling in its config.yaml.
 
     Length, iteration, `in`, `keys`, `items` and `dict(...)` cover the declared
-    names that have a value. A miss is a `KeyError` that says what to do. Values
-    follow rotation: look them up where they are used, or ask for `on_change`.
+    names that have a value. A name without one raises a `KeyError` whose message
+    says what to do. Values follow rotation: look them up where they are used, or
+    register a callback with `on_change`.
 
-    A value that is not UTF-8 is among the names, and `bytes` gives it; every
-    access that would give its text (`s[name]`, `get`, `items`, `values`,
+    The names include secrets whose value is not UTF-8. `bytes` returns such a
+    value; all that would return its text (`s[name]`, `get`, `items`, `values`,
     `dict(s)`) raises `SecretNotText`.
     """
 
-    __slots__ = ("_calls", "_declared", "_file", "_masker", "_raw", "_texts", "_writing")
+    __slots__ = ("_callbacks", "_config_file", "_declared", "_masker", "_raw", "_texts", "_write_lock")
 
     def __init__(
         self,
         declared: Iterable[str],
-        values: Given,
+        values: Values,
         *,
         config_file: str = "config.yaml",
         masker: Masker | None = None,
     ) -> None:
-        """Only `values` whose names are in `declared` are kept.
+        """Keep those of `values` that are `declared`.
 
-        `masker` masks the tracebacks of failing callbacks; `config_file` is the
-        name that errors advise to edit.
+        `masker` masks the tracebacks of failing callbacks. `config_file` is the
+        file that error messages name.
         """
         self._declared = tuple(dict.fromkeys(declared))
-        self._file = config_file
+        self._config_file = config_file
         self._masker = masker
-        self._writing = threading.Lock()
-        self._calls: _Calls | None = None
-        self._raw = self._own(values)
+        self._write_lock = threading.Lock()
+        self._callbacks: _Callbacks | None = None
+        self._raw = self._only_declared(values)
         self._texts = _texts_of(self._raw)
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """All declared names, with a value or without, in the order of the config."""
+        """All declared names in the config's order, with and without a value."""
         return self._declared
 
     @property
     def _base_secrets(self) -> dict[str, None]:
-        """The `secrets:` map of the config; published models read its keys."""
+        """The `secrets:` map of the config. Some published models read its keys."""
         return dict.fromkeys(self._declared)
 
     def __getitem__(self, name: str) -> SecretText:
-        """The newest value that has reached this process.
+        """The latest value that this process has received.
 
         Raises:
             SecretNotDeclared: `name` is not under `secrets:` in the config.
-            SecretNotSet: it is declared, but no source has a value.
+            SecretNotSet: it is declared, but has no value.
             SecretNotText: the value is not UTF-8; use `bytes`.
         """
         try:
             return self._texts[name]
         except KeyError:
-            raise self._miss(name) from None
+            raise self._lookup_error(name) from None
 
     def bytes(self, name: str) -> bytes:
-        """The exact bytes of a secret, whatever they are; misses raise as in `s[name]`."""
+        """The exact bytes of a secret, UTF-8 or not. Raises as `s[name]` does for a missing one."""
         try:
             return self._raw[name].reveal()
         except KeyError:
-            raise self._miss(name) from None
+            raise self._lookup_error(name) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._raw
@@ -100,48 +101,48 @@ class Secrets(Mapping[str, SecretText]):
         return len(self._raw)
 
     def items(self) -> ItemsView[str, SecretText]:
-        """Pairs of name and value as they are now; a rotation meanwhile does not show."""
+        """Pairs of name and value as they are now; later rotations do not change them."""
         return ItemsView(self._snapshot())
 
     def values(self) -> ValuesView[SecretText]:
-        """The values as they are now; a rotation meanwhile does not show."""
+        """The values as they are now; later rotations do not change them."""
         return ValuesView(self._snapshot())
 
     def on_change(self, name: str, callback: Callback) -> None:
-        """Call `callback(value)` after each change of `name` that reaches this process.
+        """Call `callback(value)` after each change of `name` that this process receives.
 
-        `value` is the new text; `bytes` when it is not UTF-8; None when the
-        secret is gone. Calls come one at a time, in the order of the changes,
-        on one thread of their own, when look-ups already answer with the new
-        value. What a callback raises is logged and stops nothing.
+        `value` is the new text, `bytes` if it is not UTF-8, or None if the
+        secret has no value any more. Callbacks run on a thread of their own, one
+        at a time and in the order of the changes; look-ups already return the new
+        value then. An exception of a callback is logged and has no other effect.
 
         Raises:
-            SecretNotDeclared: such a name never changes.
+            SecretNotDeclared: the name is not declared, so it never changes.
         """
         if name not in self._declared:
-            raise self._miss(name)
+            raise self._lookup_error(name)
         if not callable(callback):
             raise TypeError("on_change needs a callable that takes the new value")
-        with self._writing:
-            if self._calls is None:
-                self._calls = _Calls(self._masker or Masker(self._raw.values()))
-            self._calls.add(name, callback)
+        with self._write_lock:
+            if self._callbacks is None:
+                self._callbacks = _Callbacks(self._masker or Masker(self._raw.values()))
+            self._callbacks.add(name, callback)
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """Let look-ups answer from `values` from now on, then queue the callbacks of what changed.
+        """Replace all values, then queue the callbacks of those that changed.
 
-        For the code that keeps a replica up to date; `values` is the whole set,
-        and a declared name that it lacks has no value any more.
+        For the code that keeps a replica up to date. A declared name that is not
+        in `values` has no value afterwards.
         """
-        new = self._own(values)
+        new = self._only_declared(values)
         texts = _texts_of(new)
-        with self._writing:
+        with self._write_lock:
             old, self._raw, self._texts = self._raw, new, texts
-            if self._calls is None:
+            if self._callbacks is None:
                 return
             for name in self._declared:
                 if old.get(name) != new.get(name):
-                    self._calls.queue(name, _changed(name, new, texts))
+                    self._callbacks.queue(name, _new_value(name, new, texts))
 
     def __repr__(self) -> str:
         raw = self._raw
@@ -150,40 +151,41 @@ class Secrets(Mapping[str, SecretText]):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
-            "Secrets cannot be pickled or copied; pass on the values that are needed, as in secrets['name']"
+            "Secrets cannot be pickled or copied; pass the values that are needed, as in secrets['name']"
         )
 
-    def _own(self, values: Given) -> dict[str, SecretValue]:
+    def _only_declared(self, values: Values) -> dict[str, SecretValue]:
         present = ((name, values[name]) for name in self._declared if name in values)
         return {name: v if isinstance(v, SecretValue) else SecretValue(v) for name, v in present}
 
     def _snapshot(self) -> Secrets:
-        return Secrets(self._declared, self._raw, config_file=self._file)
+        return Secrets(self._declared, self._raw, config_file=self._config_file)
 
-    def _miss(self, name: object) -> SecretLookupError | SecretNotText:
+    def _lookup_error(self, name: object) -> SecretLookupError | SecretNotText:
         if name in self._raw:
             return SecretNotText(
                 f"the secret {name!r} is not UTF-8 text; secrets.bytes({name!r}) gives its exact bytes"
             )
         if name in self._declared:
             return SecretNotSet(
-                f"the secret {name!r} is declared in {self._file}, but has no value; "
+                f"the secret {name!r} is declared in {self._config_file}, but has no value; "
                 f"add it with: gusset secret set {name}"
             )
-        return self._undeclared(name)
+        return self._not_declared(name)
 
-    def _undeclared(self, name: object) -> SecretNotDeclared:
+    def _not_declared(self, name: object) -> SecretNotDeclared:
         try:
-            asked = check_name(name)  # type: ignore[arg-type]
-        except InvalidName as wrong:
-            return SecretNotDeclared(f"no such secret: {wrong.message}")
+            checked = check_name(name)  # type: ignore[arg-type]
+        except InvalidName as error:
+            return SecretNotDeclared(f"no such secret: {error.message}")
         for known in self._declared:
-            if fold_name(known) == fold_name(asked):
+            if fold_name(known) == fold_name(checked):
                 return SecretNotDeclared(
-                    f"the secret {asked!r} is not declared; {self._file} spells it {known!r}"
+                    f"the secret {checked!r} is not declared; {self._config_file} spells it {known!r}"
                 )
         return SecretNotDeclared(
-            f'the secret {asked!r} is not declared; add "{asked}: null" under "secrets:" in {self._file}'
+            f"the secret {checked!r} is not declared; "
+            f'add "{checked}: null" under "secrets:" in {self._config_file}'
         )
 
 
@@ -193,30 +195,30 @@ def _texts_of(raw: Mapping[str, SecretValue]) -> dict[str, SecretText]:
         try:
             texts[name] = SecretText(value.reveal(), "utf-8")
         except UnicodeDecodeError:
-            continue  # in `raw` only: asking for its text is an error
+            continue  # only in `raw`: a look-up of its text is an error
     return texts
 
 
-def _changed(name: str, raw: Mapping[str, SecretValue], texts: Mapping[str, SecretText]) -> Changed:
+def _new_value(name: str, raw: Mapping[str, SecretValue], texts: Mapping[str, SecretText]) -> NewValue:
     if name in texts:
         return texts[name]
     return raw[name].reveal() if name in raw else None
 
 
-class _Calls:
-    """The callbacks of one `Secrets`, and the thread that calls them."""
+class _Callbacks:
+    """The callbacks of one `Secrets`, and the thread that runs them."""
 
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
-        self._callbacks: dict[str, list[Callback]] = {}
-        self._queue: queue.SimpleQueue[tuple[str, Callback, Changed]] = queue.SimpleQueue()
+        self._by_name: dict[str, list[Callback]] = {}
+        self._queue: queue.SimpleQueue[tuple[str, Callback, NewValue]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="gusset-on-change", daemon=True).start()
 
     def add(self, name: str, callback: Callback) -> None:
-        self._callbacks.setdefault(name, []).append(callback)
+        self._by_name.setdefault(name, []).append(callback)
 
-    def queue(self, name: str, value: Changed) -> None:
-        for callback in self._callbacks.get(name, ()):
+    def queue(self, name: str, value: NewValue) -> None:
+        for callback in self._by_name.get(name, ()):
             self._queue.put((name, callback, value))
 
     def _run(self) -> None:
@@ -228,7 +230,7 @@ class _Calls:
                 self._report(name, value, error)
             del callback, value
 
-    def _report(self, name: str, value: Changed, error: BaseException) -> None:
+    def _report(self, name: str, value: NewValue, error: BaseException) -> None:
         if value is not None:
             self._masker.learn([SecretValue(value if isinstance(value, bytes) else value.encode())])
         trace = self._masker.mask_text("".join(traceback.format_exception(error)))

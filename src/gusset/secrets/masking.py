@@ -1,9 +1,9 @@
-"""Finds secrets' values, in every form that they commonly take, and puts `***` in their place.
+"""Finds secrets' values in output, in their common encodings, and replaces them by `***`.
 
-An Aho-Corasick automaton looks for the first eight bytes of all forms at once,
-which keeps it small and its speed nearly independent of the number of secrets.
-Where eight bytes fit, the sorted list of forms tells which is there, or begins
-there and may go on in the next piece of a stream.
+An Aho-Corasick automaton searches for the first eight bytes of all patterns at
+once, which keeps it small and its speed nearly independent of the number of
+secrets. At each match, a binary search in the sorted patterns finds the longest
+one there, or whether one may continue in the next chunk of a stream.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from collections.abc import Iterable, Sequence
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
-from gusset.secrets import forms
-from gusset.secrets.forms import MIN_BYTES
+from gusset.secrets import patterns
+from gusset.secrets.patterns import MIN_BYTES
 from gusset.secrets.value import MASK, SecretValue
 
 _MASK = MASK.encode()
-_DFA_HEADS = 5_000  # up to here the faster automaton costs some ten megabytes at most
+_DFA_PREFIXES = 5_000  # up to this number the faster automaton takes about ten megabytes at most
 
 Span = tuple[int, int]
 
 
 def maskable(value: SecretValue) -> bool:
-    """Whether `value` is masked: it has at least 8 bytes, not all white space. Callers report the others."""
-    return forms.maskable(value.reveal())
+    """Whether `value` is masked: at least 8 bytes, and not only white space. Callers report the others."""
+    return patterns.maskable(value.reveal())
 
 
 class Masker:
-    """Masks the values that it was told of, old ones too. Safe to use from many threads."""
+    """Masks all values that it has learned, including replaced ones. Safe to use from many threads."""
 
     def __init__(self, values: Iterable[SecretValue] = ()) -> None:
         self._learning = threading.Lock()
@@ -39,86 +39,84 @@ class Masker:
         self.learn(values)
 
     def learn(self, values: Iterable[SecretValue]) -> None:
-        """Mask these values too, from the next call on; values known before stay masked.
-
-        Values that are not `maskable` are passed over.
-        """
+        """Mask these values too, from the next call on. Values that are not `maskable` are ignored."""
         with self._learning:
             new = {value for value in values if maskable(value)} - self._known
             if new:
                 self._known |= new
-                self._index = _Index(self._index.forms.union(*(forms.forms(value.reveal()) for value in new)))
+                added = (patterns.patterns_of(value.reveal()) for value in new)
+                self._index = _Index(self._index.patterns.union(*added))
 
     def mask(self, data: bytes) -> bytes:
-        """`data` with `***` for each form of a value; `data` itself when there is none."""
+        """`data` with `***` in place of each pattern of a value; the same object when there is none."""
         index = self._index
         spans = index.spans(data)
         return _masked(data, spans, 0, len(data)) if spans else data
 
     def mask_text(self, text: str) -> str:
-        """The same for text, as of tracebacks and error bodies."""
+        """The same for text, such as tracebacks and error messages."""
         try:
             data, errors = text.encode("utf-8", "surrogateescape"), "surrogateescape"
-        except UnicodeEncodeError:  # lone surrogates, as JSON can bring them
+        except UnicodeEncodeError:  # lone surrogates, which JSON can contain
             data, errors = text.encode("utf-8", "surrogatepass"), "replace"
         masked = self.mask(data)
         return text if masked is data else masked.decode("utf-8", errors)
 
     def stream(self) -> MaskingStream:
-        """A new `MaskingStream` that masks what this masker knows, now and later."""
+        """A new `MaskingStream`, which also masks values that this masker learns later."""
         return MaskingStream(self)
 
 
 class MaskingStream:
-    """Masks a stream of bytes that arrives in pieces of any size; for one thread.
+    """Masks a stream of bytes that arrives in chunks of any size. For one thread.
 
-    What leaves does not depend on where the pieces were cut: bytes that may
-    begin a form of a value are held back until the next ones tell. A complete
-    line leaves at once, unless its last eight bytes or more are the beginning
-    of a form of several lines. The caller lets go, by `flush`, of what is still
-    `holding` after a while of silence.
+    The output does not depend on where the chunks were cut: bytes that may be
+    the start of a pattern are held back until the next chunk decides. A complete
+    line is returned at once, unless it ends in eight or more bytes that are the
+    start of a pattern of several lines. While `holding` is true and no chunk
+    arrives, the caller calls `flush` after a short time.
     """
 
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._buffer = b""
-        self._left = 0  # how much of the buffer has left already: let go, or as part of a mask
-        self._open = False  # whether it left as part of a mask, which then stands for more of the value too
+        self._emitted = 0  # how many bytes of the buffer were returned already, by a flush or within a mask
+        self._ends_in_mask = False  # whether the last returned mask also covers the bytes that follow
 
     @property
     def holding(self) -> bool:
-        """Whether some bytes are held back, since they may begin a value."""
-        return len(self._buffer) > self._left
+        """Whether some bytes are held back, since they may be the start of a value."""
+        return len(self._buffer) > self._emitted
 
     def feed(self, data: bytes) -> bytes:
-        """What can leave now, masked; `data` itself when all of it can and nothing is masked."""
+        """The bytes that can be returned now, masked; `data` itself when that is all of it, unmasked."""
         whole = self._buffer + data if self._buffer else data
         spans, cut = self._masker._index.spans_and_cut(whole)
         if not spans and cut == len(whole) and whole is data:
             return data
         covered = next((last for first, last in spans if first < cut < last), cut)
-        out = self._leave(whole, spans, covered)
-        self._buffer, self._left = whole[cut:], max(0, self._left - cut)
+        out = self._emit(whole, spans, covered)
+        self._buffer, self._emitted = whole[cut:], max(0, self._emitted - cut)
         return out
 
     def flush(self) -> bytes:
-        """What was held back, masked: for the end of the stream, or after 200 ms of silence.
+        """The bytes that were held back, masked: at the end of the stream, or after 200 ms without a chunk.
 
-        The stream may go on after it. When what was let go turns out to have
-        been the beginning of a value, the rest of the value is still masked.
+        The stream may continue afterwards. When the returned bytes turn out to
+        have been the start of a value, the rest of the value is still masked.
         """
         spans = self._masker._index.spans(self._buffer)
-        return self._leave(self._buffer, spans, len(self._buffer))
+        return self._emit(self._buffer, spans, len(self._buffer))
 
-    def _leave(self, data: bytes, spans: Sequence[Span], end: int) -> bytes:
-        """What of `data` has not left yet up to `end`, masked."""
-        start = self._left
+    def _emit(self, data: bytes, spans: Sequence[Span], end: int) -> bytes:
+        """The bytes of `data` up to `end` that were not returned yet, masked."""
+        start = self._emitted
         if end <= start:
             return b""
         out = _masked(data, spans, start, end)
-        if self._open and any(first < start < last for first, last in spans):
-            out = out.removeprefix(_MASK)  # the mask that left before stands for this too
-        self._left, self._open = end, any(first < end <= last for first, last in spans)
+        if self._ends_in_mask and any(first < start < last for first, last in spans):
+            out = out.removeprefix(_MASK)  # the mask that was returned before covers this too
+        self._emitted, self._ends_in_mask = end, any(first < end <= last for first, last in spans)
         return out
 
 
@@ -136,48 +134,48 @@ def _masked(data: bytes, spans: Iterable[Span], start: int, end: int) -> bytes:
 
 
 class _Index:
-    """Where forms are in a piece of data. Never changes."""
+    """Finds patterns in data. Immutable."""
 
-    def __init__(self, all_forms: frozenset[bytes]) -> None:
-        self.forms = all_forms
-        self._sorted = sorted(all_forms)
+    def __init__(self, patterns: frozenset[bytes]) -> None:
+        self.patterns = patterns
+        self._sorted = sorted(patterns)
         self._shorter = _longest_proper_prefixes(self._sorted)
-        self._heads = _heads(self._sorted)
+        self._prefixes = _prefixes(self._sorted)
         self._search = BytesAhoCorasick(
-            self._heads,
+            self._prefixes,
             MatchKind.LeftmostLongest,
-            Implementation.DFA if len(self._heads) <= _DFA_HEADS else Implementation.ContiguousNFA,
+            Implementation.DFA if len(self._prefixes) <= _DFA_PREFIXES else Implementation.ContiguousNFA,
         )
 
     def spans(self, data: bytes) -> list[Span]:
-        """The parts of `data` to mask, in order, merged where forms overlap."""
+        """The parts of `data` to mask, in order, merged where patterns overlap."""
         return self._merged(data, self._candidates(data))
 
     def spans_and_cut(self, data: bytes) -> tuple[list[Span], int]:
-        """The same, and from where on `data` must be kept, since a form may begin there and go on."""
+        """The same, and the offset from which to keep `data`: a pattern may start there and continue."""
         candidates = self._candidates(data)
         spans = self._merged(data, candidates) if candidates else []
-        cut = next((start for start in candidates if self._may_go_on(data, start)), None)
+        cut = next((start for start in candidates if self._may_continue(data, start)), None)
         return spans, self._short_tail(data) if cut is None else cut
 
     def _candidates(self, data: bytes) -> list[int]:
-        """All places where the first bytes of a form are."""
-        found = self._search.find_matches_as_indexes(data) if self._heads else ()
+        """All offsets at which the first bytes of a pattern are."""
+        found = self._search.find_matches_as_indexes(data) if self._prefixes else ()
         if not found:
             return []
-        heads = self._heads
-        # The search skips places that overlap the one before: look at those one by one.
+        prefixes = self._prefixes
+        # The search skips matches that overlap the one before, so check every offset within a match.
         return [
-            place
+            offset
             for _, start, end in found
-            for place in range(start, end)
-            if data[place : place + MIN_BYTES] in heads
+            for offset in range(start, end)
+            if data[offset : offset + MIN_BYTES] in prefixes
         ]
 
     def _merged(self, data: bytes, candidates: Iterable[int]) -> list[Span]:
         spans: list[Span] = []
         for start in candidates:
-            end = start + self._form_length(data, start)
+            end = start + self._match_length(data, start)
             if end == start:
                 continue
             if spans and start < spans[-1][1]:
@@ -186,52 +184,55 @@ class _Index:
                 spans.append((start, end))
         return spans
 
-    def _form_length(self, data: bytes, start: int) -> int:
-        """The length of the longest form that is in `data` at `start`, 0 for none."""
-        low, high, longest = self._heads[data[start : start + MIN_BYTES]]
-        place = bisect_right(self._sorted, data[start : start + longest], low, high) - 1
-        while place >= low:
-            form = self._sorted[place]
-            if data.startswith(form, start):
-                return len(form)
-            place = self._shorter[place]
+    def _match_length(self, data: bytes, start: int) -> int:
+        """The length of the longest pattern in `data` at `start`; 0 for none."""
+        low, high, longest = self._prefixes[data[start : start + MIN_BYTES]]
+        number = bisect_right(self._sorted, data[start : start + longest], low, high) - 1
+        while number >= low:
+            pattern = self._sorted[number]
+            if data.startswith(pattern, start):
+                return len(pattern)
+            number = self._shorter[number]
         return 0
 
-    def _may_go_on(self, data: bytes, start: int) -> bool:
-        """Whether all of `data` from `start` on is the beginning of a longer form."""
-        low, high, longest = self._heads[data[start : start + MIN_BYTES]]
-        return len(data) - start < longest and self._begins(data[start:], low, high)
+    def _may_continue(self, data: bytes, start: int) -> bool:
+        """Whether all of `data` from `start` on is the start of a longer pattern."""
+        low, high, longest = self._prefixes[data[start : start + MIN_BYTES]]
+        return len(data) - start < longest and self._is_start(data[start:], low, high)
 
     def _short_tail(self, data: bytes) -> int:
-        """Where the longest suffix of the last line begins that is too short for a head but begins a form."""
+        """The offset of the end of the last line that starts a pattern but has fewer than `MIN_BYTES` bytes.
+
+        The length of `data` when there is none.
+        """
         size = len(data)
         earliest = max(size - MIN_BYTES + 1, data.rfind(b"\n", max(size - MIN_BYTES, 0)) + 1, 0)
         for start in range(earliest, size):
-            if self._begins(data[start:], 0, len(self._sorted)):
+            if self._is_start(data[start:], 0, len(self._sorted)):
                 return start
         return size
 
-    def _begins(self, tail: bytes, low: int, high: int) -> bool:
-        place = bisect_right(self._sorted, tail, low, high)
-        return place < high and self._sorted[place].startswith(tail)
+    def _is_start(self, tail: bytes, low: int, high: int) -> bool:
+        number = bisect_right(self._sorted, tail, low, high)
+        return number < high and self._sorted[number].startswith(tail)
 
 
 def _longest_proper_prefixes(ordered: list[bytes]) -> list[int]:
-    """For each form the place of the longest other form that it starts with, -1 for none."""
-    places: list[int] = []
-    open_forms: list[int] = []
-    for place, form in enumerate(ordered):
-        while open_forms and not form.startswith(ordered[open_forms[-1]]):
-            open_forms.pop()
-        places.append(open_forms[-1] if open_forms else -1)
-        open_forms.append(place)
-    return places
+    """For each pattern the index of the longest other pattern that it starts with; -1 for none."""
+    prefixes: list[int] = []
+    stack: list[int] = []
+    for number, pattern in enumerate(ordered):
+        while stack and not pattern.startswith(ordered[stack[-1]]):
+            stack.pop()
+        prefixes.append(stack[-1] if stack else -1)
+        stack.append(number)
+    return prefixes
 
 
-def _heads(ordered: list[bytes]) -> dict[bytes, tuple[int, int, int]]:
-    """For the first bytes of forms: the slice of `ordered` that has them, and the longest's length."""
-    heads: dict[bytes, tuple[int, int, int]] = {}
-    for place, form in enumerate(ordered):
-        low, _, longest = heads.get(form[:MIN_BYTES], (place, place, 0))
-        heads[form[:MIN_BYTES]] = (low, place + 1, max(longest, len(form)))
-    return heads
+def _prefixes(ordered: list[bytes]) -> dict[bytes, tuple[int, int, int]]:
+    """For each prefix of patterns: where its patterns begin and end in `ordered`, and the longest length."""
+    prefixes: dict[bytes, tuple[int, int, int]] = {}
+    for number, pattern in enumerate(ordered):
+        low, _, longest = prefixes.get(pattern[:MIN_BYTES], (number, number, 0))
+        prefixes[pattern[:MIN_BYTES]] = (low, number + 1, max(longest, len(pattern)))
+    return prefixes

@@ -1,7 +1,7 @@
-"""The rule for secrets' names, and how spellings of one name fold together.
+"""The rule for secrets' names, and which spellings are the same secret.
 
-The rule is that of the hosted secrets API whose clients people have; it holds in
-config.yaml, on the command line, over HTTP and for files.
+The rule is the one of the hosted secrets API that Truss uses. It applies in
+config.yaml, on the command line, over HTTP and to files.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _FOLD = str.maketrans("-.", "__")
 
 
 def check_name(name: str) -> str:
-    """Return `name` when it is a secret's name; raise `InvalidName` when not.
+    """Return `name` if it is valid as a secret's name; raise `InvalidName` if not.
 
-    A name never leaves its folder: `.`, `..` and anything that starts with
-    `..` are refused, and `/` is not among the characters allowed. The message
-    never shows a wrong name, since what stands where a name should be is now
-    and then a value; what is surely a credential is a `CredentialAsName`.
+    A valid name is safe as the name of a file: `.`, anything that starts with
+    `..`, and `/` are refused. The message does not repeat an invalid name, which
+    may be a value by mistake. A name that is a credential raises
+    `CredentialAsName`.
     """
     if not isinstance(name, str):
         raise InvalidName(f"a secret's name is a text, not {type(name).__name__}")
     if not name:
         raise InvalidName("a secret's name cannot be empty", hint=_RULE)
     if credential_as_name(name):
-        raise CredentialAsName("that looks like a credential, not a name", hint=_TYPED)
+        raise CredentialAsName("that looks like a credential, not a name", hint=_EXPOSED)
     if len(name) > MAX_LENGTH:
         raise InvalidName(
-            f"a secret's name has at most {MAX_LENGTH} characters, this one {len(name)}", hint=_RULE
+            f"a secret's name has at most {MAX_LENGTH} characters; this one has {len(name)}", hint=_RULE
         )
     if not _ALLOWED.fullmatch(name):
         wrong = sorted({_describe(c) for c in name if not _ALLOWED.fullmatch(c)})
@@ -47,10 +47,10 @@ def check_name(name: str) -> str:
 _RULE = "use 1 to 253 of: letters A-Z a-z, digits, '-', '_' and '.', as in hf_access_token"
 
 
-_TYPED = (
-    "it is not repeated here, but where it was typed has it now: the shell's history, or a file.\n"
-    "Remove it there (for bash: `history -d`), replace it by a new one where it was issued, and give values\n"
-    "by the prompt, by standard input (`gusset secret set NAME < file`) or by --from-file"
+_EXPOSED = (
+    "it is not repeated here, but it is now in the shell's history or in a file.\n"
+    "Remove it there (in bash: `history -d`), have its issuer replace it, and give values at the\n"
+    "prompt, on standard input (`gusset secret set NAME < file`) or with --from-file"
 )
 
 
@@ -63,16 +63,16 @@ def _describe(character: str) -> str:
 
 
 def fold_name(name: str) -> str:
-    """The form under which spellings are one secret: `-`, `_` and `.` become `_`, one for one."""
+    """The same text for all spellings of one secret: each `-` and `.` becomes `_`."""
     return name.translate(_FOLD)
 
 
 def spelling_clashes(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of different spellings of one secret, in the order given."""
+    """Pairs of different spellings of one secret, in the order of `names`."""
     first: dict[str, str] = {}
     clashes = []
     for name in names:
-        known = first.setdefault(fold_name(name), name)
-        if known != name:
-            clashes.append((known, name))
+        other = first.setdefault(fold_name(name), name)
+        if other != name:
+            clashes.append((other, name))
     return clashes

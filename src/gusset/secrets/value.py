@@ -1,4 +1,4 @@
-"""A secret's value: `SecretValue` inside gusset, `SecretText` in a model's hands."""
+"""A secret's value: `SecretValue` inside gusset, `SecretText` for models."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MASK = "***"
 
 
 class SecretValue:
-    """The bytes of a secret, kept from being seen by accident.
+    """The bytes of a secret, protected from being shown by accident.
 
-    Printing, formatting or logging shows a mask; pickling and copying are
-    refused. `reveal` is the one way out: searching the code for that word
-    finds every place where bytes leave.
+    Printing, formatting or logging shows a mask, and pickling is refused. Only
+    `reveal` returns the bytes: searching the code for that word finds every
+    place that uses them.
     """
 
     __slots__ = ("_value",)
@@ -55,11 +55,11 @@ class SecretValue:
 
 
 class SecretText(str):
-    """A secret as a model sees it: an exact `str` whose `repr` is masked.
+    """A secret as a model gets it: a `str` with the exact text and a masked `repr`.
 
-    Everything else is `str`'s own, so headers, f-strings, JSON and clients
-    work unchanged; whatever is made from it (`.strip()`, slices, `+`) is plain
-    `str`. It pickles, because model libraries spawn processes of their own.
+    All else is inherited from `str`, so headers, f-strings, JSON and clients
+    work unchanged. Results of its methods (`.strip()`, slices, `+`) are plain
+    `str`. It can be pickled, because model libraries start processes of their own.
     """
 
     __slots__ = ()

@@ -1,7 +1,7 @@
-"""Looks at a value that is about to be stored and says what seems wrong with it.
+"""Warnings about a value that is about to be stored: common mistakes such as a newline at its end.
 
-It warns and never alters: a value may be odd on purpose. No message or hint
-holds any part of the value.
+The value is never changed: it may be unusual on purpose. No message or hint
+contains any part of it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gusset.secrets.credentials import KNOWN_PREFIXES, misshapen_token
-from gusset.secrets.forms import MIN_BYTES
 from gusset.secrets.name import fold_name
+from gusset.secrets.patterns import MIN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that seems wrong: a stable `code`, what it is, and what to do about it."""
+    """A possible mistake: a stable `code`, what it is, and what to do about it."""
 
     code: str
     message: str
@@ -28,15 +28,16 @@ class Finding:
 
 
 def examine(value: bytes, *, name: str | None = None, now: datetime) -> list[Finding]:
-    """What seems wrong with `value`; `name` is the secret's, where it is known.
+    """The possible mistakes in `value`.
 
-    `now` needs a time zone; expiry times are compared with it.
+    `name` is the secret's name, if it is known. `now`, with a time zone, is
+    compared with the expiry time of a JWT.
     """
     text = value.decode("utf-8", "replace").removeprefix("\ufeff")
-    findings = [*_encoding(value), *_surroundings(text)]
+    findings = [*_encoding(value), *_edges_and_characters(text)]
     bare = text.strip()
-    for look in (_placeholder, _pasted, _pem, _json):
-        findings += look(bare)
+    for check in (_placeholder, _pasted, _pem, _json):
+        findings += check(bare)
     findings += _token(bare, name or "")
     findings += _jwt(bare, now)
     findings += _short(value)
@@ -53,46 +54,46 @@ def _encoding(value: bytes) -> Iterator[Finding]:
     elif value.startswith((b"\xff\xfe", b"\xfe\xff")):
         yield Finding(
             "utf16",
-            "the value seems to be UTF-16",
+            "the value looks like UTF-16 text",
             "save the file as UTF-8 (PowerShell: -Encoding utf8NoBOM)",
         )
 
 
 _SMART_QUOTES = re.compile("[\u2018-\u201f\u2032\u2033\u00ab\u00bb]")
 _INVISIBLE = re.compile("[\u00a0\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-_ENDS_IN_NEWLINE = ("-----BEGIN", "{", "[")  # PEM and JSON files do, and their readers mind nothing
+_ENDS_IN_NEWLINE = ("-----BEGIN", "{", "[")  # as PEM and JSON files do; their readers accept it
 _WRAPPED = re.compile(r"""(['"`]).*\1""", re.DOTALL)
 
 
-def _surroundings(text: str) -> Iterator[Finding]:
+def _edges_and_characters(text: str) -> Iterator[Finding]:
     bare = text.strip()
     if text != text.rstrip() and bare and not bare.startswith(_ENDS_IN_NEWLINE):
         yield Finding(
             "trailing_whitespace",
             "the value ends in white space" + (" (a newline)" if text.endswith("\n") else ""),
-            "set it again without, unless it belongs to the value",
+            "set it again without it, unless it is part of the value",
         )
     if text != text.lstrip() and bare:
         yield Finding(
             "leading_whitespace",
             "the value starts with white space",
-            "set it again without, unless it belongs to it",
+            "set it again without it, unless it is part of the value",
         )
     if len(bare) > 1 and _WRAPPED.fullmatch(bare):
         yield Finding(
-            "quotes", "the value is in quotes, which are part of it", "set it again without the quotes around"
+            "quotes", "the value is in quotes, which are stored with it", "set it again without the quotes"
         )
     if _SMART_QUOTES.search(text):
         yield Finding(
             "smart_quotes",
-            "the value has typographic quotes in it",
-            "copy it from where it was made, not from a document",
+            "the value contains typographic quotes",
+            "copy it from where it was issued, not from a document",
         )
     if _INVISIBLE.search(text):
         yield Finding(
             "invisible_character",
-            "the value has an invisible character or a non-breaking space in it",
-            "copy it from where it was made, not from a page or a chat",
+            "the value contains an invisible character or a non-breaking space",
+            "copy it from where it was issued, not from a page or a chat",
         )
 
 
@@ -111,18 +112,18 @@ _REFERENCE = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?|\$\(.*\)|%[A-Za-z_][A-Z
 
 def _placeholder(text: str) -> Iterator[Finding]:
     if not text:
-        yield Finding("blank", "the value is empty or only white space", "set it again if that is not meant")
+        yield Finding("blank", "the value is empty or only white space", "set it again if this is a mistake")
     elif _is_placeholder(text.strip("'\"")):
         yield Finding(
             "placeholder",
             "the value looks like a placeholder, not a credential",
-            "set the real value in its place",
+            "set the real value instead",
         )
     elif _REFERENCE.fullmatch(text):
         yield Finding(
             "reference",
-            "the value looks like the name of a variable that was not filled in",
-            "quote it so that the shell fills it in, or give the value itself",
+            "the value looks like a reference to a variable that was not expanded",
+            "use double quotes, so that the shell expands it, or give the value itself",
         )
 
 
@@ -141,17 +142,17 @@ def _pasted(text: str) -> Iterator[Finding]:
     assignment = _ASSIGNMENT.fullmatch(text)
     if assignment and _ASSIGNED.search(assignment[1]):
         yield Finding(
-            "assignment", "the value looks like a whole NAME=value", "set only what stands after the name"
+            "assignment", "the value looks like a whole line NAME=value", "set only the part after the ="
         )
     elif _HEADER.fullmatch(text):
         yield Finding(
             "header",
             "the value looks like a whole HTTP header",
-            "set only the credential; clients add the rest",
+            "set only the credential; clients add the rest of the header",
         )
 
 
-_PRODUCTS = {
+_ISSUERS = {
     "anthropic": "Anthropic",
     "aws": "AWS",
     "gh": "GitHub",
@@ -170,7 +171,7 @@ _PRODUCTS = {
     "sendgrid": "SendGrid",
     "slack": "Slack",
     "stripe": "Stripe",
-}  # words in secrets' names, and how the kinds of tokens call the same issuer
+}  # words in secrets' names, and the issuer that `TokenShape.kind` names
 _ANY_ISSUER = "an API key"
 
 
@@ -178,17 +179,17 @@ def _token(text: str, name: str) -> Iterator[Finding]:
     if wrong := misshapen_token(text):
         yield Finding(
             "token_shape",
-            f"the value starts like {wrong.kind} but cannot be a whole one",
-            "copy the whole token, and nothing beside it",
+            f"the value starts like {wrong.kind}, but is not a complete one",
+            "copy the whole token and nothing else",
         )
         return
     kind = next((token.kind for token in KNOWN_PREFIXES if token.fits(text)), _ANY_ISSUER)
-    meant = {_PRODUCTS[word] for word in fold_name(name).lower().split("_") if word in _PRODUCTS}
-    if meant and kind != _ANY_ISSUER and not any(issuer in kind for issuer in meant):
+    expected = {_ISSUERS[word] for word in fold_name(name).lower().split("_") if word in _ISSUERS}
+    if expected and kind != _ANY_ISSUER and not any(issuer in kind for issuer in expected):
         yield Finding(
             "other_kind",
-            f"the value looks like {kind}, the name like one for {' or '.join(sorted(meant))}",
-            "see that the value belongs under this name",
+            f"the value looks like {kind}, but the name suggests {' or '.join(sorted(expected))}",
+            "check that the value belongs to this name",
         )
 
 
@@ -199,20 +200,20 @@ def _pem(text: str) -> Iterator[Finding]:
     begin = _PEM_BEGIN.search(text)
     if begin is None:
         if "-----END " in text or "-----BEGIN " in text:
-            yield Finding("pem_truncated", "the PEM text lacks a whole BEGIN line", _WHOLE_FILE)
+            yield Finding("pem_truncated", "the PEM text has no complete BEGIN line", _WHOLE_FILE)
         return
     end = text.find(f"-----END {begin[1]}-----", begin.end())
     if end < 0:
-        yield Finding("pem_truncated", "the PEM text ends before its END line", _WHOLE_FILE)
+        yield Finding("pem_truncated", "the PEM text has no END line", _WHOLE_FILE)
         return
     body = text[begin.end() : end]
     if "\n" not in body.strip(" "):
         yield Finding("pem_one_line", "the PEM text has lost its line breaks", _WHOLE_FILE)
     elif not _is_base64(_without_headers(body)):
-        yield Finding("pem_damaged", "the PEM text between BEGIN and END is not whole", _WHOLE_FILE)
+        yield Finding("pem_damaged", "the PEM text between BEGIN and END is damaged", _WHOLE_FILE)
 
 
-_WHOLE_FILE = "set it from the file itself, with --from-file"
+_WHOLE_FILE = "set it from the file, with --from-file"
 
 
 def _without_headers(body: str) -> str:
@@ -236,11 +237,11 @@ def _json(text: str) -> Iterator[Finding]:
     except json.JSONDecodeError as error:
         yield Finding(
             "json",
-            f"the value starts like JSON but does not parse, at line {error.lineno} column {error.colno}",
+            f"the value starts like JSON but is not valid, at line {error.lineno} column {error.colno}",
             _WHOLE_FILE,
         )
     except (ValueError, RecursionError):
-        yield Finding("json", "the value starts like JSON but does not parse", _WHOLE_FILE)
+        yield Finding("json", "the value starts like JSON but is not valid", _WHOLE_FILE)
 
 
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]*\.(eyJ[A-Za-z0-9_-]*)\.[A-Za-z0-9_-]*")
@@ -252,9 +253,7 @@ def _jwt(text: str, now: datetime) -> Iterator[Finding]:
         return
     expires = _expiry(token[1])
     if expires is not None and expires <= now.timestamp():
-        yield Finding(
-            "jwt_expired", "the value is a JWT that has expired", "get a new one from whoever issued it"
-        )
+        yield Finding("jwt_expired", "the value is a JWT that has expired", "get a new one from its issuer")
 
 
 def _expiry(payload: str) -> float | None:
@@ -270,5 +269,5 @@ def _short(value: bytes) -> Iterator[Finding]:
         yield Finding(
             "short",
             f"the value has fewer than {MIN_BYTES} bytes and will not be masked in output",
-            "use a longer one where it can be chosen",
+            "use a longer value if you can choose it",
         )

@@ -1,8 +1,8 @@
-"""The forms in which a secret's value shows up in output: as it is, encoded, escaped, quoted, in parts.
+"""The patterns by which a secret's value is found in output: as it is, encoded, escaped, quoted, in parts.
 
-Parts are what programs take values apart into: the value without surrounding
-white space, its lines, and the strings in a value that is JSON. A form shorter
-than `MIN_BYTES` is left out, since it would match innocent text.
+Parts are what programs split values into: the value without surrounding white
+space, its lines, the passwords in URLs, and the strings in a value that is JSON.
+A pattern shorter than `MIN_BYTES` is left out, since it would match other text.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from urllib.parse import unquote_to_bytes
 
 MIN_BYTES = 8
 
-_ARMOUR = re.compile(rb"\s*-{4,5}(BEGIN|END)[ A-Z0-9]*-{4,5}\s*")
-_TELLING = re.compile(rb"[A-Za-z0-9\x80-\xff]")
+_PEM_LINE = re.compile(rb"\s*-{4,5}(BEGIN|END)[ A-Z0-9]*-{4,5}\s*")
+_LETTER_OR_DIGIT = re.compile(rb"[A-Za-z0-9\x80-\xff]")
 _URL_ALWAYS_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
 _URL_SAFE = ("", "/", "!'()*", "/:;,?@&=+$!*'()#")  # quote(), its default, encodeURIComponent, encodeURI
 _URLSAFE_ALPHABET = bytes.maketrans(b"+/", b"-_")
 _PASSWORD = re.compile(rb"[a-z]://[^\s:/@]{0,256}:([^\s/@]+)@")
-_DOUBLE_QUOTED = re.compile(rb'(["\\$`])')
-_BACKSLASHED = re.compile(rb"([^A-Za-z0-9_@%+=:,./-])")
+_NEEDS_BACKSLASH_IN_QUOTES = re.compile(rb'(["\\$`])')
+_NEEDS_BACKSLASH = re.compile(rb"([^A-Za-z0-9_@%+=:,./-])")
 
 
 def maskable(value: bytes) -> bool:
-    """Whether `value` is long enough, and more than white space, so that masking it spares innocent text."""
+    """Whether masking `value` leaves other text alone: it is long enough, and not only white space."""
     return len(value) >= MIN_BYTES and not value.isspace()
 
 
-def forms(value: bytes) -> set[bytes]:
-    """All forms of `value` that have at least `MIN_BYTES` bytes; none when it is not `maskable` itself."""
+def patterns_of(value: bytes) -> set[bytes]:
+    """All patterns of `value`, each at least `MIN_BYTES` long; none when the value is not `maskable`."""
     if not maskable(value):
         return set()
     found: set[bytes] = set()
     for part in filter(maskable, {value, value.strip(), *_passwords(value), *_json_strings(value)}):
         found.update(_base64(part), _hex(part), _url(part), _escaped(part), _quoted(part))
         found.update(_lines(part))
-    return {form for form in found if maskable(form) and not _ARMOUR.fullmatch(form)}
+    return {pattern for pattern in found if maskable(pattern) and not _PEM_LINE.fullmatch(pattern)}
 
 
 def _base64(value: bytes) -> Iterator[bytes]:
-    """Whole, padded and not, and the middle that is the same wherever in a longer text it stands."""
+    """The whole value, with and without padding, and the part that stays the same within a longer text."""
     whole = b64encode(value)
     found = [whole, whole.rstrip(b"=")]
     for shift in range(3):
-        first = -(-shift * 8 // 6)  # the characters before it hold bits of the neighbour
+        first = -(-shift * 8 // 6)  # the characters before it also encode bits of the byte before
         last = (shift + len(value)) * 8 // 6
         found.append(b64encode(bytes(shift) + value)[first:last])
-    for form in found:
-        yield form
-        yield form.translate(_URLSAFE_ALPHABET)
+    for pattern in found:
+        yield pattern
+        yield pattern.translate(_URLSAFE_ALPHABET)
 
 
 def _hex(value: bytes) -> Iterator[bytes]:
@@ -64,23 +64,23 @@ def _hex(value: bytes) -> Iterator[bytes]:
 def _url(value: bytes) -> Iterator[bytes]:
     for safe in _URL_SAFE:
         for digits in ("%%%02X", "%%%02x"):
-            quoted = b"".join(map(_quoting(safe, digits).__getitem__, value))
+            quoted = b"".join(map(_url_table(safe, digits).__getitem__, value))
             yield quoted
             yield quoted.replace(b"%20", b"+")
 
 
 @cache
-def _quoting(safe: str, digits: str) -> tuple[bytes, ...]:
-    """What stands for each byte in a URL."""
+def _url_table(safe: str, digits: str) -> tuple[bytes, ...]:
+    """The encoding of each byte in a URL."""
     bare = frozenset((_URL_ALWAYS_SAFE + safe).encode())
     return tuple(bytes([byte]) if byte in bare else (digits % byte).encode() for byte in range(256))
 
 
 def _escaped(value: bytes) -> Iterator[bytes]:
-    """As in JSON and as in Python's `repr`, without the quotes around."""
-    yield repr(b'"' + value)[3:-1].encode()  # the " makes repr quote with ' and escape every '
+    """As JSON and Python's `repr` escape it, without the surrounding quotes."""
+    yield repr(b'"' + value)[3:-1].encode()  # the " makes repr use ' as its quote, and escape every '
     if b'"' not in value:
-        yield repr(b"'" + value)[3:-1].encode()  # the ' makes it quote with ", so that each ' stays bare
+        yield repr(b"'" + value)[3:-1].encode()  # the ' makes it use ", so that every ' stays as it is
     try:
         text = value.decode()
     except UnicodeDecodeError:
@@ -96,30 +96,30 @@ def _escaped(value: bytes) -> Iterator[bytes]:
 
 
 def _quoted(value: bytes) -> Iterator[bytes]:
-    """As in a shell: within single quotes (two ways), within double quotes, with backslashes."""
+    """As quoted for a shell: in single quotes (two ways), in double quotes, or by backslashes."""
     yield value
     yield value.replace(b"'", b"'\"'\"'")
     yield value.replace(b"'", rb"'\''")
-    yield _DOUBLE_QUOTED.sub(rb"\\\1", value)
-    yield _BACKSLASHED.sub(rb"\\\1", value)
+    yield _NEEDS_BACKSLASH_IN_QUOTES.sub(rb"\\\1", value)
+    yield _NEEDS_BACKSLASH.sub(rb"\\\1", value)
 
 
 def _lines(value: bytes) -> Iterator[bytes]:
     for line in re.split(rb"[\r\n]+", value):
-        if _TELLING.search(line):  # else a mere rule or blank line, as in any text
+        if _LETTER_OR_DIGIT.search(line):  # otherwise a blank line or a row of dashes, as in any text
             yield line
             yield line.strip()
 
 
 def _passwords(value: bytes) -> Iterator[bytes]:
-    """The passwords in URLs, as in a database's address: clients take them out and decode them."""
+    """The passwords in URLs, such as a database's address: clients extract and decode them."""
     for match in _PASSWORD.finditer(value):
         yield match[1]
         yield unquote_to_bytes(match[1])
 
 
 def _json_strings(value: bytes) -> Iterator[bytes]:
-    """The strings in a JSON object or array; never its keys."""
+    """The strings in a JSON object or array, without its keys."""
     if not value.lstrip().startswith((b"{", b"[")):
         return
     try:
