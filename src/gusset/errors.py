@@ -6,43 +6,43 @@
     │   │   └── CredentialAsName    a credential where a name belongs
     │   └── InvalidValue            a value that is too long, or empty by accident
     ├── ConfigInvalid               config.yaml or the model folder cannot be used
-    ├── CheckFailed                 `gusset check` found something
-    ├── NotFound                    there is no such thing, for this caller
-    │   └── SecretNotFound          the store has no such secret, or no such version
+    ├── CheckFailed                 `gusset check` found errors
+    ├── NotFound                    it does not exist, or this caller may not know of it
+    │   └── SecretNotFound          the store has no such secret, or no such version of it
     ├── SecretsMissing              a deployment declares secrets that no source has
-    ├── Conflict                    the name is taken, or spelled otherwise
-    │   └── VersionConflict         somebody else was first: the version has moved on
-    ├── Denied                      it exists, perhaps, but not for this caller
-    │   └── NotSignedIn             no key, or not a good one
-    ├── Unreachable                 the source did not answer: nothing is known
-    │   └── TooManyAttempts         it will not answer for a while
+    ├── Conflict                    the name is in use, or in another spelling
+    │   └── VersionConflict         the secret has a newer version than the caller expected
+    ├── Denied                      this caller may not do it
+    │   └── NotSignedIn             no API key or password, or an invalid one
+    ├── Unreachable                 a source or a server did not respond
+    │   └── TooManyAttempts         no more attempts are accepted for a while
     ├── ModelFailed                 the model's or container's own code failed
     ├── VaultError                  the vault cannot be opened or trusted
     │   ├── RootKeyError            the root key is lost, wrong or unsafe
     │   ├── VaultTooNew             written by a newer gusset
-    │   └── IntegrityError          stored bytes or records are not what was written, or others may write them
-    ├── HostError                   the machine refused: port, disk, engine
+    │   └── IntegrityError          stored bytes or records were changed, or others may change them
+    ├── HostError                   a failure of the machine: port, disk, engine
     ├── SecretNotText               a model asked for the text of a value that is not UTF-8 (a ValueError)
     └── SecretLookupError           a model asked for a secret that it does not have (a KeyError)
         ├── SecretNotDeclared
         └── SecretNotSet
 
-An error carries a stable `code`, a message (what failed, on what) and a hint
-(what to do next). `OUTCOMES` gives each class its exit status and its HTTP
-status. No message, hint or `repr` here may hold a secret's value.
+An error has a stable `code`, a message (what failed, on what) and a hint (what
+to do next). `OUTCOMES` maps each class to an exit status and an HTTP status. No
+message, hint or `repr` may contain a secret's value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 
 class GussetError(Exception):
-    """Something that went wrong in a way that gusset foresaw.
+    """The base class of all expected errors.
 
-    Page to people as `message`, then `hint`, without a traceback.
+    They are shown to people as `message` and `hint`, without a traceback.
     """
 
     code: ClassVar[str] = "error"
@@ -57,7 +57,7 @@ class GussetError(Exception):
 
 
 class UsageError(GussetError):
-    """The command or call was put together wrongly."""
+    """The command or call is wrong."""
 
     code = "usage"
 
@@ -69,27 +69,28 @@ class InvalidName(UsageError):
 
 
 class CredentialAsName(InvalidName):
-    """What stands as a name is surely a credential. Neither shown nor recorded."""
+    """A credential was given as a name. It is neither shown nor recorded."""
 
     code = "credential_as_name"
 
 
 class InvalidValue(UsageError):
-    """A value that cannot be stored, or that is surely not what was meant."""
+    """A value that cannot be stored, or that is certainly a mistake."""
 
     code = "invalid_value"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault of a model folder: where it is, what it is, what would be right.
+    """An error or a warning about a model folder, with its location.
 
-    `line` and `column` count from 1; both are None where a fault has no place
-    in a file. `key` is the path of the key, as in `resources.cpu`.
+    `line` and `column` count from 1; they are None for a problem that has no
+    location in a file. `key` is the path of the key, as in `resources.cpu`.
     """
 
     message: str
     hint: str | None = None
+    _: KW_ONLY
     file: str | None = None
     line: int | None = None
     column: int | None = None
@@ -97,14 +98,14 @@ class Problem:
     code: str = "invalid"
     warning: bool = False
 
-    def place(self) -> str:
-        """`config.yaml:3:8`, or as much of it as is known."""
+    def location(self) -> str:
+        """`config.yaml:3:8`, or the known parts of it."""
         parts = [self.file, self.line, self.column]
         return ":".join(str(part) for part in parts if part is not None)
 
 
 class ConfigInvalid(GussetError):
-    """The model folder cannot be used; `problems` holds everything wrong with it."""
+    """The model folder cannot be used; `problems` are all errors and warnings."""
 
     code = "config_invalid"
 
@@ -114,7 +115,7 @@ class ConfigInvalid(GussetError):
 
 
 class CheckFailed(GussetError):
-    """`gusset check` has findings; they have been printed."""
+    """`gusset check` found errors; `problems` are all errors and warnings."""
 
     code = "check_failed"
 
@@ -124,19 +125,19 @@ class CheckFailed(GussetError):
 
 
 class NotFound(GussetError):
-    """There is no such thing, or none that this caller may know of."""
+    """It does not exist, or this caller may not know of it."""
 
     code = "not_found"
 
 
 class SecretNotFound(NotFound):
-    """The store has no live secret of that name, or no such version of it."""
+    """The store has no secret of that name that is not deleted, or no such version of it."""
 
     code = "secret_not_found"
 
 
 class SecretsMissing(GussetError):
-    """Declared secrets that no source has; `names` lists them all."""
+    """Declared secrets that no source has; `names` are all of them."""
 
     code = "secrets_missing"
 
@@ -146,37 +147,37 @@ class SecretsMissing(GussetError):
 
 
 class Conflict(GussetError):
-    """The name is taken or is spelled otherwise, or the act would break something that is in use."""
+    """The name is in use or has another spelling, or the action would break something in use."""
 
     code = "conflict"
 
 
 class VersionConflict(Conflict):
-    """The secret is not at the version that the caller has seen."""
+    """The secret's current version is not the one that the caller expected."""
 
     code = "version_conflict"
 
 
 class Denied(GussetError):
-    """The caller may not do this, or a source refuses to be read."""
+    """The caller may not do this, or a source refuses the read."""
 
     code = "denied"
 
 
 class NotSignedIn(Denied):
-    """No key or password came, or not a good one."""
+    """The request has no API key or password, or an invalid one."""
 
     code = "not_signed_in"
 
 
 class Unreachable(GussetError):
-    """A source or server did not answer. Never to be taken for "missing"."""
+    """A source or server did not respond. This never means that something is missing."""
 
     code = "unreachable"
 
 
 class TooManyAttempts(Unreachable):
-    """So many attempts failed that no more are taken for a while."""
+    """After too many failures, no more attempts are accepted for a while."""
 
     code = "too_many_attempts"
 
@@ -194,25 +195,25 @@ class VaultError(GussetError):
 
 
 class RootKeyError(VaultError):
-    """The root key is lost, is another vault's, or is readable by others."""
+    """The root key is lost, belongs to another vault, or is readable by others."""
 
     code = "root_key"
 
 
 class VaultTooNew(VaultError):
-    """The vault was written by a newer gusset; this one would damage it."""
+    """The vault was written by a newer gusset, and this one would damage it."""
 
     code = "vault_too_new"
 
 
 class IntegrityError(VaultError):
-    """Sealed bytes do not open, the audit chain does not hold, or others may write to the vault's files."""
+    """A value cannot be opened, the audit chain is broken, or others may write to the vault's files."""
 
     code = "integrity"
 
 
 class HostError(GussetError):
-    """The machine refused: a port in use, a full disk, no engine."""
+    """A failure of the machine: a port in use, a full disk, no engine."""
 
     code = "host"
 
@@ -241,7 +242,7 @@ class SecretNotSet(SecretLookupError):
 class SecretNotText(GussetError, ValueError):
     """A model asked for the text of a secret whose value is not UTF-8.
 
-    Not a `KeyError`: the secret is there, and `.get` with a default must not hide it.
+    Not a `KeyError`: the secret exists, and `.get` with a default must not hide it.
     """
 
     code = "secret_not_text"
@@ -249,7 +250,7 @@ class SecretNotText(GussetError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a class of errors looks from outside: a process's exit status, an HTTP status."""
+    """The exit status of the process and the HTTP status for a class of errors."""
 
     exit: int
     http: int
@@ -278,7 +279,7 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """The outcome of the nearest class in `OUTCOMES`; anything else is a bug in gusset."""
+    """The outcome of the nearest base class in `OUTCOMES`. Other exceptions are bugs in gusset."""
     for cls in type(error).__mro__:
         if cls in OUTCOMES:
             return OUTCOMES[cls]

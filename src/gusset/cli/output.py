@@ -62,7 +62,7 @@ class Output:
         """Findings of a check, one after the other, each with its place and its remedy."""
         for problem in problems:
             kind = "warning" if problem.warning else "error"
-            place = f"{problem.place()}: " if problem.place() else ""
+            place = f"{problem.location()}: " if problem.location() else ""
             key = f"{problem.key}: " if problem.key else ""
             colour = "yellow" if problem.warning else "red"
             click.echo(f"{place}{click.style(kind, fg=colour)}: {key}{problem.message}", err=True)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from gusset.containers.engine.image_build import Recipe
 from gusset.containers.engine.registry import Login
 from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
-from gusset.package.model_code import secrets_read
+from gusset.package.model_code import secret_files_in_command
 from gusset.package.quantity import parse_cpu, parse_memory
 from gusset.runtime.declared_secrets import DeclaredSecret
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
-    from gusset.package.problems import Reporter
+    from gusset.package.problems import ProblemCollector
 
 _MAX_USER_ID = 2**32 - 2  # the next one means "unchanged" to chown
 _MAX_SECONDS = 10**9
@@ -81,7 +81,7 @@ class ImageDeployment:
         """
         config = package.config
         server, base, health = config.docker_server, config.base_image, config.runtime.health_checks
-        report = package.reporter()
+        report = package.problem_collector()
         if server is None:
             raise ConfigInvalid(f"{package.folder} is not a custom image")
         if base is None or not base.image:
@@ -139,7 +139,9 @@ class ImageDeployment:
         Raises:
             SecretsMissing: it would start with an empty text in place of one.
         """
-        missing = [name for name in secrets_read("\n".join(self.command or ())) if name not in held]
+        missing = [
+            name for name in secret_files_in_command("\n".join(self.command or ())) if name not in held
+        ]
         if missing:
             lines = [
                 f"  /secrets/{name}: "
@@ -185,7 +187,7 @@ def _no_such(kind: str, name: str, file: str) -> ModelFailed:
     )
 
 
-def _split(command: str | None, report: Reporter) -> tuple[str, ...] | None:
+def _split(command: str | None, report: ProblemCollector) -> tuple[str, ...] | None:
     path = ("docker_server", "start_command")
     if not command or not command.strip():
         return None

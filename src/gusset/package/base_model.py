@@ -1,4 +1,4 @@
-"""What all sections of `config.yaml` share: how they keep unknown keys, and how a broken rule is raised."""
+"""The base class of the sections of `config.yaml`, and the error for a broken rule."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 
-def broken(message: str, hint: str | None = None, *, at: tuple[Any, ...] = ()) -> PydanticCustomError:
-    """A broken rule; `at` is the key that it is about, from where it is raised."""
+def rule_error(message: str, hint: str | None = None, *, at: tuple[Any, ...] = ()) -> PydanticCustomError:
+    """An error for pydantic to collect; `at` is the path of its key within the validated section."""
     return PydanticCustomError("rule", "{message}", {"message": message, "hint": hint, "at": at})
 
 
 class Section(BaseModel):
-    """A map of the file. Unknown keys stay; no error holds its input."""
+    """A map of the file. Unknown keys are kept. No error contains its input."""
 
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True, protected_namespaces=())
 
@@ -54,7 +54,7 @@ def upper(value: Any) -> Any:
 
 
 class Auth(Section):
-    """What both places of credentials share: a method, and the keys that it needs and refuses."""
+    """Credentials for a registry or for weights: a method, and the keys that it needs or excludes."""
 
     secret_key: ClassVar[str]
     secret_method: ClassVar[str]
@@ -68,21 +68,21 @@ class Auth(Section):
 
     @model_validator(mode="after")
     def _keys_fit_method(self) -> Auth:
-        method = getattr(self, "auth_method")  # noqa: B009 - each place has its own methods
+        method = getattr(self, "auth_method")  # noqa: B009 - defined by subclasses, each with its own methods
         groups = [key for keys in _OIDC_GROUPS.values() for key in keys]
         if method == self.secret_method:
             self._require(method, required=[self.secret_key], refused=groups)
-        elif own := _OIDC_GROUPS.get(method):
-            others = [key for key in groups if key not in own]
-            self._require(method, required=list(own), refused=[self.secret_key, *others])
+        elif required := _OIDC_GROUPS.get(method):
+            others = [key for key in groups if key not in required]
+            self._require(method, required=list(required), refused=[self.secret_key, *others])
         return self
 
     def _require(self, method: str, *, required: Iterable[str], refused: Iterable[str]) -> None:
         missing = [key for key in required if not getattr(self, key)]
-        beside = [key for key in refused if getattr(self, key)]
+        excluded = [key for key in refused if getattr(self, key)]
         if missing:
-            raise broken(f"{method} needs {', '.join(missing)}", f"add {' and '.join(missing)}")
-        if beside:
-            raise broken(
-                f"{method} does not go with {', '.join(beside)}", "remove what the method does not use"
+            raise rule_error(f"{method} needs {', '.join(missing)}", f"add {' and '.join(missing)}")
+        if excluded:
+            raise rule_error(
+                f"{method} excludes {', '.join(excluded)}", "remove the keys that the method does not use"
             )

@@ -1,4 +1,4 @@
-"""Reads a model folder: its `config.yaml`, checked in full, and where its code lies. Runs nothing of it."""
+"""Reads and checks a model folder: its `config.yaml` and the paths of its code, which is never run."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pydantic_core import PydanticSerializationError
 
 from gusset.errors import ConfigInvalid, Problem
 from gusset.package import keys, rules
-from gusset.package.problems import Reporter, kind_of
-from gusset.package.rules import SecretSlot
+from gusset.package.problems import ProblemCollector, type_name
+from gusset.package.rules import SecretDeclaration
 from gusset.package.schema import TrussConfig
 from gusset.package.yaml_tree import Tree, read_tree
 
 CONFIG_FILE = "config.yaml"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Package:
-    """A model folder whose configuration is sound. All paths are absolute."""
+    """A model folder with a valid configuration. All paths are absolute."""
 
     folder: Path
     config_file: Path
     config: TrussConfig = field(repr=False)
-    secrets: Mapping[str, SecretSlot]
+    secrets: Mapping[str, SecretDeclaration]
     """The declared secrets, in the order of the file."""
     warnings: tuple[Problem, ...]
     _dumped: dict[str, Any] = field(repr=False)
     _tree: Tree = field(repr=False)
-    shown_file: str = CONFIG_FILE
-    """The config file as the caller named it, as problems show it."""
+    display_file: str = CONFIG_FILE
+    """The config file as the caller wrote it, for messages."""
 
     @property
     def is_image(self) -> bool:
-        """Whether it is a custom image with a server of its own, rather than a Python model."""
+        """Whether this is a custom image with its own server, and not a Python model."""
         return self.config.docker_server is not None
 
     @property
@@ -50,10 +50,10 @@ class Package:
 
     @property
     def model_file(self) -> Path | None:
-        """The file with the model's class; None for an image. It may be absent: see `check_package`.
+        """The file with the model's class; None for an image. It may not exist: see `check_package`.
 
-        A folder without the file that config.yaml names may have a `main.py`
-        instead, in `model_module_dir` or at its root.
+        When the file that config.yaml names does not exist, a `main.py` in
+        `model_module_dir` or in the folder itself is used.
         """
         if self.is_image:
             return None
@@ -67,7 +67,7 @@ class Package:
 
     @property
     def packages_dirs(self) -> tuple[Path, ...]:
-        """Folders whose contents are importable: the bundled one, then the external ones."""
+        """The folders on the import path: the bundled one, then the external ones."""
         names = (self.config.bundled_packages_dir, *self.config.external_package_dirs)
         return tuple(self.folder / name for name in names)
 
@@ -75,22 +75,17 @@ class Package:
     def environment_variables(self) -> dict[str, str]:
         return dict(self.config.environment_variables)
 
-    def source_of(self, *path: Any) -> tuple[int | None, int | None]:
-        """Line and column of what stands at a path of keys, or of its nearest parent."""
-        place = self._tree.place(path)
-        return (place.line, place.column) if place else (None, None)
-
     def dump(self) -> dict[str, Any]:
-        """What the model gets as `config`: all keys with their defaults, unknown ones kept; plain JSON types.
+        """The `config` for the model: all keys with their defaults, and unknown keys, as JSON types.
 
-        Under `secrets` there are names with None, whatever the file says.
+        `secrets` maps each name to None, whatever the file contains.
         """
         return cast(dict[str, Any], _copy(self._dumped))
 
-    def reporter(self) -> Reporter:
-        """For more problems of this file, found by checks."""
+    def problem_collector(self) -> ProblemCollector:
+        """A new collector for problems that later checks find in this file."""
         tree = self._tree
-        return Reporter(Tree(tree.data, tree.keys, tree.values, text=tree.text), self.shown_file)
+        return ProblemCollector(Tree(tree.data, tree.keys, tree.values, text=tree.text), self.display_file)
 
 
 def _copy(data: Any) -> Any:
@@ -100,95 +95,101 @@ def _copy(data: Any) -> Any:
 
 
 def load_package(folder: Path, config_file: Path | None = None) -> Package:
-    """Read and check the model folder; `config_file` is another file than its `config.yaml`.
+    """Read and check a model folder; `config_file` replaces its `config.yaml`.
 
     Raises:
-        ConfigInvalid: something is wrong; `problems` holds everything, each with its place and what would
-            be right, and nothing of any value.
+        ConfigInvalid: there are errors. Its `problems` are all of them, each with a location
+            and a hint, and without the text of any value.
     """
     folder = Path(folder)
     config_file = folder / CONFIG_FILE if config_file is None else Path(config_file)
     data = _read(folder, config_file)
     tree = read_tree(data, str(config_file))
-    report = Reporter(tree, str(config_file))
-    plain = _top(tree, report)
-    config, slots = _validate(plain, report) if plain is not None else (None, {})
-    dumped = _dump(config, report) if config else {}
-    rules.credentials_in(report)
-    problems = report.sorted()
-    if config is None or not all(problem.warning for problem in problems):
-        raise ConfigInvalid(_summary(config_file, problems), problems=problems)
+    problems = ProblemCollector(tree, str(config_file))
+    plain = _top_level_map(tree, problems)
+    config, declarations = _validate(plain, problems) if plain is not None else (None, {})
+    dumped = _dump(config, problems) if config else {}
+    rules.report_credentials(problems)
+    found = problems.sorted()
+    if config is None or not all(problem.warning for problem in found):
+        raise ConfigInvalid(_summary(config_file, found), problems=found)
     return Package(
         folder=folder.absolute(),
         config_file=config_file.absolute(),
         config=config,
-        secrets=slots,
-        warnings=tuple(problems),
+        secrets=declarations,
+        warnings=tuple(found),
         _dumped=dumped,
         _tree=tree,
-        shown_file=str(config_file),
+        display_file=str(config_file),
     )
 
 
 def _read(folder: Path, config_file: Path) -> bytes:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise _unreadable(folder, f"{folder} {what}", "name the folder that holds config.yaml")
+        raise _unreadable(folder, f"{folder} {what}", "name a folder that contains config.yaml")
     if not config_file.is_file():
-        beside = config_file.with_suffix(".yml")
+        similar = config_file.with_suffix(".yml")
         hint = (
-            f"rename {beside} to {config_file.name}"
-            if beside.is_file()
-            else f"make one with `gusset init {folder}`"
+            f"rename {similar} to {config_file.name}"
+            if similar.is_file()
+            else f"create one with `gusset init {folder}`"
         )
         raise _unreadable(config_file, f"there is no {config_file}", hint)
     try:
         return config_file.read_bytes()
     except OSError as error:
         reason = (error.strerror or "an error").lower()
-        raise _unreadable(config_file, f"{config_file} cannot be read: {reason}", "see to its mode") from None
+        raise _unreadable(
+            config_file, f"{config_file} cannot be read: {reason}", "check its permissions"
+        ) from None
 
 
 def _unreadable(file: Path, message: str, hint: str) -> ConfigInvalid:
-    return ConfigInvalid(message, hint=hint, problems=[Problem(message, hint, str(file), code="not_found")])
+    return ConfigInvalid(
+        message, hint=hint, problems=[Problem(message, hint, file=str(file), code="not_found")]
+    )
 
 
-def _top(tree: Tree, report: Reporter) -> dict[Any, Any] | None:
-    """The top-level map; an empty file is one without keys. None when there is nothing to check."""
+def _top_level_map(tree: Tree, problems: ProblemCollector) -> dict[Any, Any] | None:
+    """The top-level map, empty for an empty file; None when there is nothing to check."""
     if not tree.data:
         return None if tree.problems else {}
     if not isinstance(tree.data, dict):
-        report.add(
+        problems.add(
             (),
-            f"{kind_of(tree.data)} where the map of keys belongs",
-            "begin with a key, as in `model_name: ...`",
+            f"expected a map of keys, found {type_name(tree.data)}",
+            "start with a key, as in `model_name: ...`",
         )
         return None
     return tree.data
 
 
-def _validate(plain: dict[Any, Any], report: Reporter) -> tuple[TrussConfig | None, dict[str, SecretSlot]]:
-    keys.report_unknown(plain, report)
-    data, slots = rules.prepare(plain, report)
+def _validate(
+    plain: dict[Any, Any], problems: ProblemCollector
+) -> tuple[TrussConfig | None, dict[str, SecretDeclaration]]:
+    keys.report_unknown(plain, problems)
+    data, declarations = rules.prepare(plain, problems)
     if isinstance(data.get("trt_llm"), dict):
         from gusset.package.trt_llm import check_trt_llm
 
-        data["trt_llm"] = check_trt_llm(data, report)
+        data["trt_llm"] = check_trt_llm(data, problems)
     try:
-        return TrussConfig.model_validate(data), slots
+        return TrussConfig.model_validate(data), declarations
     except ValidationError as error:
-        report.add_validation(error)
-    return None, slots
+        problems.add_validation(error)
+    return None, declarations
 
 
-def _dump(config: TrussConfig, report: Reporter) -> dict[str, Any]:
+def _dump(config: TrussConfig, problems: ProblemCollector) -> dict[str, Any]:
     try:
         return config.model_dump(mode="json")
     except (PydanticSerializationError, ValueError, RecursionError):
-        report.add(
+        problems.add(
             (),
-            "the file holds something that cannot be given to a model",
-            "write texts, numbers, lists, maps",
+            "the file contains something that cannot be passed to a model",
+            "write texts, numbers, lists and maps",
         )
         return {}
 
@@ -199,12 +200,12 @@ def _summary(file: Path, problems: list[Problem]) -> str:
 
 
 def unsupported_for_serving(package: Package) -> list[Problem]:
-    """What this configuration asks for that `gusset serve` does not do; each names its key."""
-    report = package.reporter()
-    for path, key in keys.refused(package.config):
-        report.add(
+    """The keys of this configuration that keep `gusset serve` from starting."""
+    problems = package.problem_collector()
+    for path, key in keys.refused_keys(package.config):
+        problems.add(
             path,
-            f"{key.path} is not served by gusset: {key.about}",
+            f"gusset cannot serve {key.path}: {key.about}",
             key.instead,
             code="unsupported",
             at_key=True,
@@ -213,8 +214,8 @@ def unsupported_for_serving(package: Package) -> list[Problem]:
         number = _at(package.config, path)
         if number is not None and not smallest <= number <= largest:
             hint = f"write a number from {smallest} to {largest}"
-            report.add(path, "out of the range that can be served", hint, code="unsupported")
-    return report.sorted()
+            problems.add(path, "outside the range that can be served", hint, code="unsupported")
+    return problems.sorted()
 
 
 _MAX_SECONDS = 10**9  # longer than any process lives, and small enough for every clock
@@ -224,7 +225,7 @@ _RANGES = (
     (("runtime", "transport", "ping_interval_seconds"), 0, _MAX_SECONDS),
     (("runtime", "transport", "ping_timeout_seconds"), 0, _MAX_SECONDS),
 )
-"""Numbers that Truss takes without bounds, with the smallest and the largest that a server can use."""
+"""Numbers that Truss does not limit, with the smallest and the largest that a server can use."""
 
 
 def _at(config: TrussConfig, path: tuple[str, ...]) -> float | None:

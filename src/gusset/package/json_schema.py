@@ -1,4 +1,4 @@
-"""The JSON Schema of `config.yaml`, for editors: the models' own, with what gusset does with each key."""
+"""The JSON Schema of `config.yaml`, for editors, with what gusset does with each key."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from gusset.package import keys
 from gusset.package.schema import ACCELERATORS, TrussConfig
 from gusset.package.trt_llm import EngineV1, EngineV2
 
-_SAYS = {
-    "acted": "",
-    "ignored": "Without effect in gusset: ",
-    "images": "Of custom images alone: ",
-    "refused": "`gusset serve` does not start with it: ",
+_PREFIXES = {
+    "supported": "",
+    "ignored": "No effect in gusset: ",
+    "images": "Only for custom images: ",
+    "refused": "`gusset serve` refuses it: ",
 }
 
 
 def make() -> dict[str, Any]:
-    """A draft 2020-12 schema; it is looser than the loader, which also knows rules between keys."""
+    """A draft 2020-12 schema. It accepts more than the loader, which also checks rules between keys."""
     schema = TrussConfig.model_json_schema(ref_template="#/$defs/{model}")
     defs = schema.setdefault("$defs", {})
     engines = []
@@ -31,7 +31,7 @@ def make() -> dict[str, Any]:
         "anyOf": [{"type": "object", "additionalProperties": {"type": "null"}}, {"type": "null"}],
         "default": {},
     }
-    properties["environment_variables"]["additionalProperties"] = True  # every value becomes a text
+    properties["environment_variables"]["additionalProperties"] = True  # every value is converted to a text
     defs["Resources"]["properties"]["accelerator"] = {
         "anyOf": [
             {"type": "string", "pattern": rf"^\s*({'|'.join(ACCELERATORS)})(:[0-9:]+)?\s*$"},
@@ -46,13 +46,13 @@ def make() -> dict[str, Any]:
 
 
 def _describe(schema: dict[str, Any], key: keys.Key) -> None:
-    """Put what the table says on the property; a model used in several places keeps what came first."""
+    """Set the description of a property. A model that is used more than once keeps the first one."""
     section: Any = schema
     *parents, name = key.path.split(".")
     for parent in parents:
         section = _section(schema, section, parent.removesuffix("[]"))
     if section is not None and name in section.get("properties", {}):
-        text = _SAYS[key.status] + key.about
+        text = _PREFIXES[key.status] + key.about
         section["properties"][name].setdefault("description", text[0].upper() + text[1:] + ".")
 
 

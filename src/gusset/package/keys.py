@@ -1,11 +1,10 @@
 """What gusset does with each key of `config.yaml`, in one table.
 
-`acted`: gusset does what the key says. `ignored`: accepted and checked, given
-to the model as part of its `config`, without effect here. `images`: acted on
-for a custom image, ignored for a Python model. `refused`: accepted and checked,
-but `gusset serve` does not start with it, because the model would miss
-something. docs/config.md shows this table; a test compares both, and the table
-with the schema.
+`supported`: gusset does what the key says. `ignored`: checked and passed to the
+model in its `config`, without any other effect. `images`: supported for a custom
+image, ignored for a Python model. `refused`: checked, but `gusset serve` does not
+start with it, because the model would not work. docs/config.md shows this table.
+A test compares the two, and the table with the schema.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from gusset.package.problems import Reporter, show_key, show_path
+from gusset.package.problems import ProblemCollector, format_path, quoted_key
 from gusset.package.schema import TrussConfig
 
-Status = Literal["acted", "ignored", "images", "refused"]
+Status = Literal["supported", "ignored", "images", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +32,33 @@ class Key:
 
 
 def _group(status: Status, parent: str, about: str, names: str) -> list[Key]:
-    """Keys below `parent` that share one reason."""
+    """Keys below `parent` with the same status and explanation."""
     return [Key(f"{parent}.{name}" if parent else name, status, about) for name in names.split()]
 
 
-def _acted(path: str, about: str) -> Key:
-    return Key(path, "acted", about)
+def _supported(path: str, about: str) -> Key:
+    return Key(path, "supported", about)
 
 
 def _ignored(path: str, about: str) -> Key:
     return Key(path, "ignored", about)
 
 
-def _of_images(path: str, about: str) -> Key:
+def _for_images(path: str, about: str) -> Key:
     return Key(path, "images", about)
 
 
-_PLATFORM = "for the hosted platform; the machine that gusset runs on is given"
-_BUILD = "built into the image; for a Python model install it yourself where `gusset serve` runs"
-_IDENTITY = "of methods that are refused"
-_LIMIT = "a limit of the container; a Python model is given the whole machine"
-_DOWNLOAD = "needs a download before the start"
-_LOAD_IT = "download in the model's `load` instead, with a token from the secrets"
-_TRT = "engines are built and run by the hosted platform alone"
+_PLATFORM = "only for the hosted platform: gusset runs on the machine as it is"
+_BUILD = "added to the image; for a Python model, install it where `gusset serve` runs"
+_IDENTITY = "only for methods that gusset refuses"
+_LIMIT = "the container's limit; a Python model has no limit"
+_DOWNLOAD = "gusset downloads nothing before the start"
+_LOAD_IT = "download it in the model's `load` instead, with a token from the secrets"
+_TRT = "only the hosted platform builds and runs such engines"
 
 
 def _trt_llm() -> list[Key]:
-    """The keys of both inference stacks together."""
+    """The keys of both inference stacks."""
     repository = "source repo revision runtime_secret_name"
     sections = {
         "trt_llm": "inference_stack build runtime version_overrides",
@@ -99,27 +98,31 @@ def _trt_llm() -> list[Key]:
 
 
 KEYS: tuple[Key, ...] = (
-    _acted("model_name", "the name of the deployment; else the folder's name"),
-    _acted(
-        "model_metadata", "given to the model; `gusset.optional_secrets` lists secrets that may be missing"
+    _supported("model_name", "the deployment's name; the folder's name by default"),
+    _supported(
+        "model_metadata", "passed to the model; `gusset.optional_secrets` lists secrets that may be missing"
     ),
-    _ignored("description", "for people"),
-    _ignored("examples_filename", "a list of example requests for people"),
-    _acted("data_dir", "the model's `data_dir`"),
+    _ignored("description", "for human readers"),
+    _ignored("examples_filename", "example requests for human readers"),
+    _supported("data_dir", "passed to the model as `data_dir`"),
     Key("external_data", "refused", _DOWNLOAD, _LOAD_IT),
     *_group("refused", "external_data[]", _DOWNLOAD, "url local_data_path backend name"),
-    _acted("external_package_dirs", "their contents are importable"),
-    _ignored("python_version", "the Python that runs gusset runs the model"),
-    _of_images("base_image", "what is run, or built on"),
-    _of_images("base_image.image", "the image; pulled when the engine has it not"),
-    _of_images("base_image.python_executable_path", "installs requirements; python3 when not given"),
-    _of_images("base_image.docker_auth", "the login for the pull; else the one that the engine has"),
-    _of_images(
-        "base_image.docker_auth.auth_method", "REGISTRY_SECRET, GCP_SERVICE_ACCOUNT_JSON; others are refused"
+    _supported("external_package_dirs", "the model can import what they contain"),
+    _ignored("python_version", "the model runs on the same Python as gusset"),
+    _for_images("base_image", "the image to run or to build on"),
+    _for_images("base_image.image", "the image's name; pulled if the engine does not have it"),
+    _for_images(
+        "base_image.python_executable_path", "the Python that installs requirements; `python3` by default"
     ),
-    _of_images("base_image.docker_auth.registry", "the image's own; for another one no login is sent"),
-    _of_images(
-        "base_image.docker_auth.secret_name", "the login; DOCKER_REGISTRY_ and the host when not given"
+    _for_images("base_image.docker_auth", "the login for the pull; by default the engine's own"),
+    _for_images(
+        "base_image.docker_auth.auth_method",
+        "REGISTRY_SECRET and GCP_SERVICE_ACCOUNT_JSON; `gusset serve` refuses others",
+    ),
+    _for_images("base_image.docker_auth.registry", "must be the registry in the image's name"),
+    _for_images(
+        "base_image.docker_auth.secret_name",
+        "the secret with the login; by default DOCKER_REGISTRY_ and the host",
     ),
     *_group(
         "ignored",
@@ -129,58 +132,82 @@ KEYS: tuple[Key, ...] = (
         "gcp_oidc_service_account gcp_oidc_workload_id_provider aws_assume_role_arn aws_assume_role_region",
     ),
     *_group("images", "", _BUILD, "requirements_file requirements system_packages"),
-    _acted("environment_variables", "set before the model's code is imported; every value becomes a text"),
-    _acted("secrets", "the names that the model may read; a text beside one is never its value"),
-    _of_images("resources", _LIMIT),
+    _supported(
+        "environment_variables", "set before the model's code is imported; every value is converted to a text"
+    ),
+    _supported("secrets", "the names that the model may read; a text beside a name is never its value"),
+    _for_images("resources", _LIMIT),
     *_group("images", "resources", _LIMIT, "cpu memory"),
     *_group("ignored", "resources", _PLATFORM, "accelerator instance_type node_count fabric"),
-    _ignored("resources.use_gpu", "computed: true where an accelerator is named; what is written is dropped"),
-    *_group("ignored", "resources.fabric", _PLATFORM, "use_rdma preferences"),
-    _acted("runtime", "how the model is served"),
-    _acted("runtime.predict_concurrency", "how many predictions run at a time"),
-    _acted("runtime.streaming_read_timeout", "for how many seconds a stream may be silent before it is cut"),
-    _ignored("runtime.enable_tracing_data", "gusset records no traces"),
-    _acted("runtime.enable_debug_logs", "the model's process logs from DEBUG on"),
-    _acted("runtime.transport", "http and websockets"),
-    Key("runtime.transport.kind", "acted", "http or websocket; with grpc `serve` does not start"),
-    _acted("runtime.transport.ping_interval_seconds", "of websockets; 20 when not given"),
-    _acted("runtime.transport.ping_timeout_seconds", "of websockets; 20 when not given"),
-    _acted("runtime.is_websocket_endpoint", "an old way to write `transport: {kind: websocket}`"),
-    _ignored("runtime.num_workers", "an old key that may only be 1; see `gusset serve --workers`"),
-    _of_images("runtime.health_checks", "for how long a container may be unwell"),
-    _of_images("runtime.health_checks.restart_check_delay_seconds", "before its liveness is looked at; 0"),
-    _of_images("runtime.health_checks.restart_threshold_seconds", "not alive, it is restarted; 1800"),
-    _of_images(
-        "runtime.health_checks.stop_traffic_threshold_seconds", "not ready, it gets no requests; 1800"
+    _ignored(
+        "resources.use_gpu", "computed: true if an accelerator is named; the value in the file is dropped"
     ),
-    _of_images("runtime.health_checks.startup_threshold_seconds", "until it has to be ready; 1800"),
+    *_group("ignored", "resources.fabric", _PLATFORM, "use_rdma preferences"),
+    _supported("runtime", "how the model is served"),
+    _supported("runtime.predict_concurrency", "how many predictions run at the same time; 1 or more"),
+    _supported("runtime.streaming_read_timeout", "seconds after which a stream without output is aborted"),
+    _ignored("runtime.enable_tracing_data", "gusset records no traces"),
+    _supported("runtime.enable_debug_logs", "the worker logs at level DEBUG"),
+    _supported("runtime.transport", "http or websocket"),
+    Key("runtime.transport.kind", "supported", "http or websocket; `gusset serve` refuses grpc"),
+    _supported("runtime.transport.ping_interval_seconds", "for websockets; 20 by default"),
+    _supported("runtime.transport.ping_timeout_seconds", "for websockets; 20 by default"),
+    _supported("runtime.is_websocket_endpoint", "the old form of `transport: {kind: websocket}`"),
+    _ignored("runtime.num_workers", "an old key that can only be 1; use `gusset serve --workers`"),
+    _for_images("runtime.health_checks", "how long a container may be unhealthy"),
+    _for_images(
+        "runtime.health_checks.restart_check_delay_seconds",
+        "seconds before the first liveness probe; 0 by default",
+    ),
+    _for_images(
+        "runtime.health_checks.restart_threshold_seconds",
+        "seconds without liveness until a restart; 1800 by default",
+    ),
+    _for_images(
+        "runtime.health_checks.stop_traffic_threshold_seconds",
+        "seconds without readiness until it gets no requests; 1800 by default",
+    ),
+    _for_images(
+        "runtime.health_checks.startup_threshold_seconds", "seconds until it must be ready; 1800 by default"
+    ),
     _ignored("runtime.oidc", _PLATFORM),
     _ignored("runtime.oidc.enabled", _PLATFORM),
-    _ignored("runtime.remote_ssh", "log in to the machine itself"),
-    _ignored("runtime.remote_ssh.enabled", "log in to the machine itself"),
-    _ignored("runtime.egress_restrictions", "the network is the machine's; use its firewall"),
+    _ignored("runtime.remote_ssh", "log in to the machine that gusset runs on"),
+    _ignored("runtime.remote_ssh.enabled", "log in to the machine that gusset runs on"),
+    _ignored("runtime.egress_restrictions", "the model uses the machine's network; use its firewall"),
     *_group(
         "ignored",
         "runtime.egress_restrictions",
-        "the network is the machine's; use its firewall",
+        "the model uses the machine's network; use its firewall",
         "ip_allow_list fqdn_allow_list",
     ),
-    _ignored("runtime.truss_server_version_override", "gusset has a server of its own"),
-    _of_images("build", "how the image is built"),
+    _ignored("runtime.truss_server_version_override", "gusset has its own server"),
+    _for_images("build", "how the image is built"),
     *_group("ignored", "build", "internal to Truss", "model_server arguments"),
-    _of_images(
-        "build.secret_to_path_mapping", "builds are not given secrets yet: such an image is not served"
+    _for_images(
+        "build.secret_to_path_mapping", "builds get no secrets yet; `gusset serve` refuses such an image"
     ),
-    _of_images("build.no_cache", "build all of it anew"),
-    _of_images("build_commands", _BUILD),
-    _acted("docker_server", "the image is run instead of a Python model"),
-    _acted("docker_server.start_command", "run in the container, split as a shell would, without one"),
-    _acted("docker_server.server_port", "where the server in the container listens"),
-    _acted("docker_server.predict_endpoint", "what predictions and websockets are sent to"),
-    _acted("docker_server.readiness_endpoint", "a status from 200 to 399 lets requests pass"),
-    _acted("docker_server.liveness_endpoint", "an error, or no answer, for too long restarts the container"),
-    _acted("docker_server.run_as_user_id", "the user in the container, who owns the files of secrets"),
-    _acted("docker_server.no_build", "the image is run as it is, and nothing built into it"),
+    _for_images("build.no_cache", "build every layer again"),
+    _for_images("build_commands", _BUILD),
+    _supported("docker_server", "run the image instead of a Python model"),
+    _supported(
+        "docker_server.start_command",
+        "the container's command, split into words as in a shell but run without one",
+    ),
+    _supported("docker_server.server_port", "the port on which the container's server listens"),
+    _supported("docker_server.predict_endpoint", "the path for predictions and websockets"),
+    _supported(
+        "docker_server.readiness_endpoint",
+        "the path of the readiness probe: a status from 200 to 399 means ready",
+    ),
+    _supported(
+        "docker_server.liveness_endpoint",
+        "the path of the liveness probe: errors for too long restart the container",
+    ),
+    _supported(
+        "docker_server.run_as_user_id", "the user in the container, who also owns the files of secrets"
+    ),
+    _supported("docker_server.no_build", "run the image without adding anything to it"),
     Key("model_cache", "refused", _DOWNLOAD, _LOAD_IT),
     Key("hf_cache", "refused", f"the old name of model_cache; {_DOWNLOAD}", _LOAD_IT),
     *(
@@ -204,20 +231,23 @@ KEYS: tuple[Key, ...] = (
     *_group(
         "refused",
         "weights[].auth",
-        "used for the download",
+        "credentials for the download",
         "auth_method auth_secret_name aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account "
         "gcp_oidc_workload_id_provider "
         "aws_assume_role_arn aws_assume_role_region",
     ),
-    _ignored("bdn", "the hosted platform's network of volumes"),
-    Key("bdn.mounts", "refused", "mounts of the hosted platform's volumes", _LOAD_IT),
+    _ignored("bdn", "volumes of the hosted platform"),
+    Key("bdn.mounts", "refused", "gusset cannot mount the hosted platform's volumes", _LOAD_IT),
     *_group(
-        "refused", "bdn.mounts[]", "mounts of the hosted platform's volumes", "source path include exclude"
+        "refused",
+        "bdn.mounts[]",
+        "gusset cannot mount the hosted platform's volumes",
+        "source path include exclude",
     ),
-    _ignored("bdn.access", "rights on the hosted platform's volumes"),
-    *_group("ignored", "bdn.access[]", "rights on the hosted platform's volumes", "namespace grants"),
-    _ignored("bdn.hotload", "of the hosted platform's volumes"),
-    _ignored("bdn.hotload.enabled", "of the hosted platform's volumes"),
+    _ignored("bdn.access", "rights to the hosted platform's volumes"),
+    *_group("ignored", "bdn.access[]", "rights to the hosted platform's volumes", "namespace grants"),
+    _ignored("bdn.hotload", "volumes of the hosted platform"),
+    _ignored("bdn.hotload.enabled", "volumes of the hosted platform"),
     Key("trt_llm", "refused", _TRT),
     *_trt_llm(),
     Key("training_checkpoints", "refused", _DOWNLOAD, _LOAD_IT),
@@ -232,11 +262,11 @@ KEYS: tuple[Key, ...] = (
     *_group("refused", "bis_llm", _TRT, "config version additional_autoscaling_config"),
     *_group("refused", "bis_llm.additional_autoscaling_config", _TRT, "metrics"),
     *_group("refused", "bis_llm.additional_autoscaling_config.metrics[]", _TRT, "name target"),
-    *_group("ignored", "", "Truss itself does nothing with it", "input_type model_framework model_type"),
-    _acted("model_module_dir", "the folder of the model's code"),
-    _acted("model_class_filename", "the file with the class"),
-    _acted("model_class_name", "the class"),
-    _acted("bundled_packages_dir", "its contents are importable"),
+    *_group("ignored", "", "Truss does not use it either", "input_type model_framework model_type"),
+    _supported("model_module_dir", "the folder with the model's code"),
+    _supported("model_class_filename", "the file with the model's class"),
+    _supported("model_class_name", "the name of the model's class"),
+    _supported("bundled_packages_dir", "the model can import what it contains"),
     _ignored("use_local_src", "internal to Truss"),
     _ignored("cache_internal", "internal to Truss"),
     *_group(
@@ -245,9 +275,9 @@ KEYS: tuple[Key, ...] = (
         "internal to Truss",
         "repo_id revision allow_patterns ignore_patterns volume_folder use_volume kind runtime_secret_name",
     ),
-    _ignored("live_reload", "an option of the command: `gusset serve --reload`"),
-    _ignored("apply_library_patches", "gusset changes no library"),
-    _ignored("spec_version", "one version is known"),
+    _ignored("live_reload", "use `gusset serve --reload`"),
+    _ignored("apply_library_patches", "gusset patches no libraries"),
+    _ignored("spec_version", "there is only one version"),
 )
 
 _OPEN = frozenset(
@@ -260,18 +290,18 @@ _OPEN = frozenset(
         "bis_llm.config",
     }
 )
-"""Maps whose keys are the author's."""
+"""Maps with any keys."""
 
 
 @cache
-def by_path() -> dict[str, Key]:
-    """The table, by path."""
+def keys_by_path() -> dict[str, Key]:
+    """The table by path."""
     return {key.path: key for key in KEYS}
 
 
 @cache
 def _children() -> dict[str, list[str]]:
-    """Names of the keys in each section; the top is the empty path."""
+    """The names of the keys in each section; the top level has the empty path."""
     found: dict[str, list[str]] = {}
     for key in KEYS:
         parent, _, name = key.path.rpartition(".")
@@ -279,12 +309,12 @@ def _children() -> dict[str, list[str]]:
     return found
 
 
-def report_unknown(data: dict[Any, Any], report: Reporter) -> None:
-    """Warn about each key that Truss does not know, with the nearest that it does."""
-    _unknown_in(data, "", (), report)
+def report_unknown(data: dict[Any, Any], problems: ProblemCollector) -> None:
+    """Warn about each key that Truss does not have, and suggest the most similar one."""
+    _unknown_in(data, "", (), problems)
 
 
-def _unknown_in(data: Any, section: str, path: tuple[Any, ...], report: Reporter) -> None:
+def _unknown_in(data: Any, section: str, path: tuple[Any, ...], problems: ProblemCollector) -> None:
     known = _children().get(section)
     if section in _OPEN or known is None:
         return
@@ -293,34 +323,35 @@ def _unknown_in(data: Any, section: str, path: tuple[Any, ...], report: Reporter
     for name, value in data.items() if isinstance(data, dict) else ():
         here = f"{section}.{name}" if section else str(name)
         if name not in known:
-            _unknown_key((*path, name), known, report)
+            _unknown_key((*path, name), known, problems)
         elif isinstance(value, list):
             for position, item in enumerate(value):
-                _unknown_in(item, f"{here}[]", (*path, name, position), report)
+                _unknown_in(item, f"{here}[]", (*path, name, position), problems)
         else:
-            _unknown_in(value, here, (*path, name), report)
+            _unknown_in(value, here, (*path, name), problems)
 
 
-def _unknown_key(path: tuple[Any, ...], known: list[str], report: Reporter) -> None:
-    """Warn about the key at `path`, which is none of `known`."""
-    near = (
-        difflib.get_close_matches(str(path[-1]), known, n=1) if show_path(path[-1:]) != "(not shown)" else []
+def _unknown_key(path: tuple[Any, ...], known: list[str], problems: ProblemCollector) -> None:
+    """Warn about the key at `path`, which is not one of `known`."""
+    similar = (
+        difflib.get_close_matches(str(path[-1]), known, n=1)
+        if format_path(path[-1:]) != "(not shown)"
+        else []
     )
-    hint = f"did you mean '{near[0]}'?" if near else "it reaches the model's config and has no other effect"
-    report.add(path, f"unknown key {show_key(path)}", hint, code="unknown_key", warning=True, at_key=True)
+    passed_on = "it is passed to the model in its config and has no other effect"
+    hint = f"did you mean '{similar[0]}'?" if similar else passed_on
+    problems.add(path, f"unknown key {quoted_key(path)}", hint, code="unknown_key", warning=True, at_key=True)
 
 
-def refused(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
-    """Keys of this configuration with which `gusset serve` does not start."""
-    table = by_path()
-    wanted = [path for path, asks in _ASKS.items() if asks(config)]
+def refused_keys(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
+    """The keys of this configuration that `gusset serve` refuses, with their paths."""
+    table = keys_by_path()
+    wanted = [path for path, is_set in _REFUSED_WHEN.items() if is_set(config)]
     found = [(path, table[".".join(path)]) for path in wanted]
     return [
         (
             path,
-            Key(
-                "runtime.transport.kind", "refused", "only http and websockets are served", "write kind: http"
-            ),
+            Key("runtime.transport.kind", "refused", "gusset serves http and websockets", "write kind: http"),
         )
         if path == _KIND
         else (path, key)
@@ -329,7 +360,7 @@ def refused(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
 
 
 _KIND = ("runtime", "transport", "kind")
-_ASKS: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
+_REFUSED_WHEN: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
     ("external_data",): lambda config: bool(config.external_data),
     ("model_cache",): lambda config: bool(config.model_cache),
     ("weights",): lambda config: bool(config.weights),
@@ -346,13 +377,13 @@ def _has_checkpoints(config: TrussConfig) -> bool:
     return wanted is not None and bool(wanted.artifact_references or wanted.loops_checkpoint_ids)
 
 
-def without_effect(data: dict[Any, Any]) -> list[str]:
-    """Top-level keys, and those in `runtime`, that a file has and gusset ignores; in the file's order."""
-    table = by_path()
+def ignored_keys(data: dict[Any, Any]) -> list[str]:
+    """The keys at the top level and in `runtime` of a file that gusset ignores, in the file's order."""
+    table = keys_by_path()
     names = [name for name in data if isinstance(name, str)]
     runtime = data.get("runtime")
     names += (
         [f"runtime.{name}" for name in runtime if isinstance(name, str)] if isinstance(runtime, dict) else []
     )
-    idle = {"ignored"} if data.get("docker_server") else {"ignored", "images"}
-    return [name for name in names if name in table and table[name].status in idle]
+    statuses = {"ignored"} if data.get("docker_server") else {"ignored", "images"}
+    return [name for name in names if name in table and table[name].status in statuses]

@@ -1,4 +1,4 @@
-"""What can be seen in a model's code without running it."""
+"""Static analysis of a model's code, which is parsed but never run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 ENTRY_METHODS = frozenset(
     {"predict", "websocket", "chat_completions", "completions", "embeddings", "messages", "responses"}
 )
-"""A class with any of these answers requests."""
+"""A class with any of these methods can handle requests."""
 
 _MAKES_METHODS = frozenset({"setattr", "__getattr__", "__getattribute__", "exec", "type"})
 
 
 @dataclass
-class Code:
-    """One Python file: whether it parses, and what it holds."""
+class ModelCode:
+    """One parsed Python file, or the reason why it cannot be parsed, in `fault`."""
 
     file: Path
     tree: ast.Module | None = None
@@ -29,32 +29,32 @@ class Code:
     names: frozenset[str] = field(default_factory=frozenset)
 
     def find_class(self, name: str) -> ast.ClassDef | None:
-        """The class as the file's top level defines it; None when it does not, or only by an import."""
+        """The class that the file defines at its top level; None if it defines none or imports it."""
         nodes = _top_level(self.tree.body) if self.tree else ()
         return next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name), None)
 
     def may_have(self, name: str) -> bool:
-        """Whether the name could come about otherwise: imported, assigned, by `*`."""
+        """Whether the file may bind the name in another way: by an import, an assignment or `import *`."""
         return name in self.names or "*" in self.names
 
 
-def read_code(file: Path) -> Code:
-    """Parse a Python file; what keeps it from being parsed is in `fault`."""
+def read_code(file: Path) -> ModelCode:
+    """Parse a Python file. Never raises: see `fault`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the model's own text, such as an invalid escape
+            warnings.simplefilter("ignore")  # about the model's code, such as an invalid escape
             tree = ast.parse(file.read_bytes())
     except SyntaxError as error:
-        return Code(file, fault="it is not valid Python", line=error.lineno, column=error.offset)
+        return ModelCode(file, fault="it is not valid Python", line=error.lineno, column=error.offset)
     except (ValueError, RecursionError, MemoryError):
-        return Code(file, fault="it cannot be parsed")
+        return ModelCode(file, fault="it cannot be parsed")
     except OSError as error:
-        return Code(file, fault=f"it cannot be read: {(error.strerror or 'an error').lower()}")
-    return Code(file, tree, names=frozenset(_bound_names(tree)))
+        return ModelCode(file, fault=f"it cannot be read: {(error.strerror or 'an error').lower()}")
+    return ModelCode(file, tree, names=frozenset(_bound_names(tree)))
 
 
-def surely_without_entry(cls: ast.ClassDef, code: Code) -> bool:
-    """Whether the class has no method that answers requests, and no way to come by one."""
+def lacks_entry_method(cls: ast.ClassDef, code: ModelCode) -> bool:
+    """Whether the class surely has no method for requests: none defined, inherited or set later."""
     if cls.bases or cls.keywords or cls.decorator_list or code.tree is None:
         return False
     if any(
@@ -67,7 +67,7 @@ def surely_without_entry(cls: ast.ClassDef, code: Code) -> bool:
 
 
 def _assigned_on(name: str, tree: ast.Module) -> set[str]:
-    """Attributes set on the class, or on `self`, anywhere in the file."""
+    """Attributes that are set on the class or on `self` anywhere in the file."""
     return {
         node.attr
         for node in ast.walk(tree)
@@ -78,7 +78,7 @@ def _assigned_on(name: str, tree: ast.Module) -> set[str]:
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run on import, also those within `if` and `try`."""
+    """Statements that run on import, including those within `if` and `try`."""
     for node in body:
         yield node
         for part in ("body", "orelse", "finalbody", "handlers"):
@@ -102,7 +102,7 @@ def _bound_names(tree: ast.Module | ast.ClassDef) -> Iterator[str]:
 
 
 def _name(node: ast.AST) -> str | None:
-    """The last name of `a`, `a.b` or of a text key, `a["b"]`."""
+    """The last name of `a`, `a.b` or `a["b"]`."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -117,8 +117,8 @@ def _name(node: ast.AST) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """A place in the code, from 1, that names something."""
+class Reference:
+    """A name in the code, with its line and column counted from 1."""
 
     name: str
     line: int
@@ -128,24 +128,24 @@ class Use:
 _FILE = re.compile(r"(?<![\w.}/-])/secrets/([A-Za-z0-9_.-]+)")
 
 
-def secrets_read(command: str) -> list[str]:
-    """The names of the files in /secrets that a command names, each once."""
+def secret_files_in_command(command: str) -> list[str]:
+    """The names of the files in /secrets that a command reads, without repetitions."""
     return list(dict.fromkeys(_FILE.findall(command)))
 
 
-def secrets_used(tree: ast.Module) -> list[Use]:
-    """Look-ups by a text in what is called `secrets` or `_secrets`, also in `kwargs["secrets"]`."""
+def secrets_used(tree: ast.Module) -> list[Reference]:
+    """Look-ups by a literal key in `secrets`, `_secrets` or `kwargs["secrets"]`."""
     uses = []
     for node in ast.walk(tree):
-        holder, key = _look_up(node)
-        named = holder is not None and _name(holder) in ("secrets", "_secrets")
-        if named and isinstance(key, ast.Constant) and isinstance(key.value, str):
-            uses.append(Use(key.value, key.lineno, key.col_offset + 1))
+        mapping, key = _look_up(node)
+        is_secrets = mapping is not None and _name(mapping) in ("secrets", "_secrets")
+        if is_secrets and isinstance(key, ast.Constant) and isinstance(key.value, str):
+            uses.append(Reference(key.value, key.lineno, key.col_offset + 1))
     return uses
 
 
 def _look_up(node: ast.AST) -> tuple[ast.expr | None, ast.expr | None]:
-    """Holder and key of `holder[key]` or `holder.get(key)`; of nothing else."""
+    """Mapping and key of `mapping[key]` or `mapping.get(key)`; None for other nodes."""
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         return node.value, node.slice
     if (
@@ -158,8 +158,8 @@ def _look_up(node: ast.AST) -> tuple[ast.expr | None, ast.expr | None]:
     return None, None
 
 
-def keyword_uses(tree: ast.Module, keyword: str) -> list[Use]:
-    """Calls that pass `keyword=`."""
+def keyword_uses(tree: ast.Module, keyword: str) -> list[Reference]:
+    """Arguments `keyword=` of calls."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     found = (word for call in calls for word in call.keywords if word.arg == keyword)
-    return [Use(keyword, word.lineno, word.col_offset + 1) for word in found]
+    return [Reference(keyword, word.lineno, word.col_offset + 1) for word in found]

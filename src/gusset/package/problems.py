@@ -1,4 +1,4 @@
-"""What pydantic finds, said in gusset's words and with its place in the file."""
+"""Problems of a configuration file with their locations, and plain messages for pydantic's errors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from gusset.errors import Problem
-from gusset.package.yaml_tree import Path, Place, Tree, show_key, show_path
+from gusset.package.yaml_tree import Location, Path, Tree, format_path, quoted_key
 
 
-class Reporter:
-    """Makes problems of one file and collects them, in any order; `sorted` gives them as the file runs."""
+class ProblemCollector:
+    """Collects the problems of one file, in any order."""
 
     def __init__(self, tree: Tree, file: str) -> None:
         self.tree = tree
@@ -30,22 +30,36 @@ class Reporter:
         warning: bool = False,
         at_key: bool = False,
         key: str | None = None,
-        place: Place | None = None,
+        location: Location | None = None,
     ) -> None:
-        """Report something about what stands at `path`; `at_key`: about the key, not its value."""
-        place = place or (self.tree.keys.get(path) if at_key else None) or self.tree.place(path)
-        line, column = (place.line, place.column) if place else (None, None)
-        key = key or show_path(path) or None
-        self.found.append(Problem(message, hint, self.file, line, column, key, code, warning))
+        """Add a problem with the value at `path`, or with its key if `at_key`.
+
+        `key` and `location` replace those of `path`.
+        """
+        location = location or (self.tree.keys.get(path) if at_key else None) or self.tree.location(path)
+        line, column = (location.line, location.column) if location else (None, None)
+        key = key or format_path(path) or None
+        self.found.append(
+            Problem(
+                message,
+                hint,
+                file=self.file,
+                line=line,
+                column=column,
+                key=key,
+                code=code,
+                warning=warning,
+            )
+        )
 
     def add_validation(self, error: ValidationError, prefix: Path = ()) -> None:
-        """Report all that pydantic found; `prefix` is where the part that it saw begins."""
+        """Add everything that pydantic found; `prefix` is the path of the part that it validated."""
         for fault in error.errors(include_url=False, include_input=True):
             if not self._is_missing_of_docker_server(fault):
                 self._add_fault(fault, prefix)
 
     def _is_missing_of_docker_server(self, fault: Any) -> bool:
-        """Those are reported together, by `gusset.package.rules`."""
+        """Whether a key of `docker_server` is missing: `gusset.package.rules` reports those together."""
         return bool(
             fault["type"] == "missing" and fault["loc"][:1] == ("docker_server",) and len(fault["loc"]) == 2
         )
@@ -55,16 +69,16 @@ class Reporter:
         path = self._path((*prefix, *fault["loc"], *context.get("at", ())))
         if fault["type"] == "missing":
             name = fault["loc"][-1]
-            inside = f"{show_path(path)}.{name}" if path else str(name)
+            inside = f"{format_path(path)}.{name}" if path else str(name)
             self.add(path, f"{name} is missing", f"add `{name}:` here", code="missing", key=inside)
             return
-        message, hint = explain(fault["type"], fault.get("input"), context)
+        message, hint = describe(fault["type"], fault.get("input"), context)
         if fault["type"] == "invalid_key" or "[key]" in fault["loc"]:
             message, hint = "a key that is not a text", "quote it, or remove it"
         self.add(path, message, hint)
 
     def _path(self, loc: Iterable[Any]) -> Path:
-        """The part of pydantic's location that is in the file: without its own marks."""
+        """Pydantic's location without the parts that are not in the file, such as the names of types."""
         path: Path = ()
         for part in loc:
             if (*path, part) in self.tree.keys or (*path, part) in self.tree.values:
@@ -72,12 +86,12 @@ class Reporter:
         return path
 
     def sorted(self) -> list[Problem]:
-        """All problems in the order of the file, each once."""
+        """All problems in the order of the file, without repetitions."""
         once = dict.fromkeys(self.found)
         return sorted(once, key=lambda problem: (problem.line or 0, problem.column or 0))
 
 
-_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+_TYPE_NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),
     ((int, float), "a number"),
     (str, "a text"),
@@ -87,59 +101,59 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 
 
-def kind_of(value: object) -> str:
-    """What `value` is, in words that show nothing of it."""
+def type_name(value: object) -> str:
+    """The type of `value` in words, as in "a list", which show nothing of the value."""
     if value is None:
         return "nothing"
-    return next((words for types, words in _KINDS if isinstance(value, types)), "something else")
+    return next((words for types, words in _TYPE_NAMES if isinstance(value, types)), "something else")
 
 
-def explain(kind: str, value: object, context: dict[str, Any]) -> tuple[str, str | None]:
-    """Message and hint for one of pydantic's kinds of error."""
+def describe(kind: str, value: object, context: dict[str, Any]) -> tuple[str, str | None]:
+    """The message and the hint for one of pydantic's error types."""
     if kind == "rule":
         return context["message"], context["hint"]
-    for starts, wanted, hint in _WANTED:
+    for starts, expected, hint in _EXPECTED_TYPES:
         if kind.startswith(starts):
-            return f"{kind_of(value)} where {wanted} belongs", _how(value, hint)
-    if explained := _LIMITS.get(kind):
-        return explained(context)
-    return "not what belongs here", "see docs/config.md for what this key takes"
+            return f"expected {expected}, found {type_name(value)}", _hint_for(value, hint)
+    if describe_limit := _LIMIT_MESSAGES.get(kind):
+        return describe_limit(context)
+    return "not a valid value for this key", "see the key in docs/config.md"
 
 
-def _how(value: object, hint: str) -> str:
+def _hint_for(value: object, hint: str) -> str:
     return f"{hint}, or remove the key" if value is None else hint
 
 
-_WANTED = (
-    ("string_unicode", "a text of whole characters", "write it as UTF-8"),
+_EXPECTED_TYPES = (
+    ("string_unicode", "a text of valid characters", "write it as UTF-8"),
     ("string_type", "a text", 'put it in quotes: "..."'),
-    ("int_", "a whole number", "write a number without a point or quotes"),
+    ("int_", "a whole number", "write a number without a decimal point or quotes"),
     ("float_", "a number", "write a number"),
     ("finite", "a finite number", "write a number"),
     ("bool_", "true or false", "write true or false"),
-    ("list_type", "a list", "write one `- item` a line below the key, or []"),
+    ("list_type", "a list", "write one `- item` per line below the key, or []"),
     ("dict_type", "a map", "write `key: value` lines below the key, or {}"),
     ("model_type", "a map", "write `key: value` lines below the key, or {}"),
     ("model_attributes_type", "a map", "write `key: value` lines below the key, or {}"),
     ("is_instance_of", "a map", "write `key: value` lines below the key, or {}"),
 )
 
-_Explain = Callable[[dict[str, Any]], tuple[str, str | None]]
-_LIMITS: dict[str, _Explain] = {
-    "literal_error": lambda c: ("not one of the words that this key takes", f"write {c['expected']}"),
-    "enum": lambda c: ("not one of the words that this key takes", f"write {c['expected']}"),
+_Describe = Callable[[dict[str, Any]], tuple[str, str | None]]
+_LIMIT_MESSAGES: dict[str, _Describe] = {
+    "literal_error": lambda c: ("not one of the values of this key", f"write {c['expected']}"),
+    "enum": lambda c: ("not one of the values of this key", f"write {c['expected']}"),
     "union_tag_not_found": lambda _: ("kind is missing", "add kind: http, websocket or grpc"),
     "union_tag_invalid": lambda c: (
-        "not one of the words that this key takes",
+        "not one of the values of this key",
         f"write {c['expected_tags']}",
     ),
     "greater_than_equal": lambda c: ("too small a number", f"write {c['ge']} or more"),
     "greater_than": lambda c: ("too small a number", f"write more than {c['gt']}"),
     "less_than_equal": lambda c: ("too large a number", f"write {c['le']} or less"),
-    "multiple_of": lambda c: ("not such a multiple", f"write a multiple of {c['multiple_of']}"),
-    "string_too_short": lambda _: ("an empty text", "write one"),
-    "string_pattern_mismatch": lambda _: ("not a text of the form that belongs here", None),
+    "multiple_of": lambda c: ("not a valid multiple", f"write a multiple of {c['multiple_of']}"),
+    "string_too_short": lambda _: ("an empty text", "write a text"),
+    "string_pattern_mismatch": lambda _: ("not a text of the form that this key requires", None),
     "too_short": lambda c: ("too few entries", f"write {c['min_length']} or more"),
 }
 
-__all__ = ["Reporter", "explain", "kind_of", "show_key", "show_path"]
+__all__ = ["ProblemCollector", "describe", "type_name", "quoted_key", "format_path"]

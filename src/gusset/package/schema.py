@@ -1,9 +1,9 @@
 """The keys of Truss's `config.yaml`: types, defaults and rules.
 
-Pure data: nothing here opens a file. Unknown keys are kept. A broken rule is
-raised as `broken(...)`, whose text never holds the value; pydantic's own texts
-are replaced in `gusset.package.problems`. Rules between sections are in
-`gusset.package.rules`, so that they are reported together with all else.
+Nothing here opens a file. Unknown keys are kept. A broken rule raises
+`rule_error(...)`, whose text never contains the value; `gusset.package.problems`
+replaces pydantic's own messages. Rules between sections are in
+`gusset.package.rules`, so that they are reported together with the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from gusset.errors import InvalidName
-from gusset.package.base_model import Auth, Section, broken, upper
+from gusset.package.base_model import Auth, Section, rule_error, upper
 from gusset.package.quantity import MEMORY_UNITS, parse_cpu, parse_memory
 from gusset.package.storage import (
     Bdn,
@@ -54,7 +54,7 @@ def _cpu(text: str) -> str:
     try:
         parse_cpu(text)
     except ValueError:
-        raise broken(
+        raise rule_error(
             "not an amount of CPU", 'write a number of cores or milli-cores, as "2" or "500m"'
         ) from None
     return text
@@ -65,12 +65,12 @@ def _memory(text: str) -> str:
         parse_memory(text)
     except ValueError:
         units = " ".join(MEMORY_UNITS)
-        raise broken("not an amount of memory", f'write a number and one of {units}, as "2Gi"') from None
+        raise rule_error("not an amount of memory", f'write a number and one of {units}, as "2Gi"') from None
     return text
 
 
 class Accelerator(Section):
-    """What `L4:2` says: a kind of GPU, and how many."""
+    """A kind of GPU and how many, as in `L4:2`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -92,14 +92,14 @@ def parse_accelerator(value: Any) -> Any:
     if value is None or isinstance(value, dict | Accelerator):
         return value
     if not isinstance(value, str):
-        raise broken("neither a text nor a map", _ACCELERATOR_HINT)
+        raise rule_error("expected a text or a map", _ACCELERATOR_HINT)
     name, *counts = value.strip().split(":")
     if name not in ACCELERATORS:
-        raise broken("not a known accelerator", _ACCELERATOR_HINT)
+        raise rule_error("not a known accelerator", _ACCELERATOR_HINT)
     if len(counts) != 1:  # Truss ignores the count where there is more than one colon
         return {"accelerator": name}
     if not counts[0].isdecimal() or int(counts[0]) == 0:
-        raise broken("the count of accelerators is not a number above 0", _ACCELERATOR_HINT)
+        raise rule_error("the number of accelerators must be 1 or more", _ACCELERATOR_HINT)
     return {"accelerator": name, "count": int(counts[0])}
 
 
@@ -128,7 +128,7 @@ class Resources(Section):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def use_gpu(self) -> bool:
-        """Always computed; what the file says is ignored, as Truss does."""
+        """Computed; the value in the file is ignored, as in Truss."""
         return self.accelerator is not None and self.accelerator.accelerator is not None
 
     @field_validator("instance_type")
@@ -145,7 +145,7 @@ def _without(data: Any, *names: str) -> Any:
 
 
 class Transport(Section):
-    """Truss drops unknown keys here, and the pings of what is no websocket."""
+    """Unlike elsewhere, Truss drops unknown keys here, and the ping keys without a websocket."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -196,7 +196,7 @@ def _ip_range(text: str) -> str:
     try:
         IPv4Network(text, strict=False)
     except ValueError:
-        raise broken(
+        raise rule_error(
             "not an IPv4 address or range", "write 10.0.0.1, 10.0.0.0/8 or 10.0.0.0/255.0.0.0"
         ) from None
     return text
@@ -207,8 +207,8 @@ _FQDN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 
 def _fqdn(text: str) -> str:
-    if not _FQDN.fullmatch(text.removesuffix("\n")):  # which a block scalar leaves, and Truss takes
-        raise broken("not a host name", "write only the name, as in huggingface.co or *.example.com")
+    if not _FQDN.fullmatch(text.removesuffix("\n")):  # a block scalar ends in one, and Truss accepts it
+        raise rule_error("not a host name", "write only the name, as in huggingface.co or *.example.com")
     return text
 
 
@@ -217,7 +217,7 @@ class EgressRestrictions(Section):
     fqdn_allow_list: list[Annotated[str, AfterValidator(_fqdn)]] | None = None
 
 
-# PEP 440, appendix B, in short.
+# A short form of the expression in PEP 440, appendix B.
 _VERSION = re.compile(
     r"\s*v?([0-9]+!)?[0-9]+(\.[0-9]+)*([-_.]?(alpha|beta|preview|pre|a|b|c|rc)[-_.]?[0-9]*)?"
     r"(-[0-9]+|[-_.]?(post|rev|r)[-_.]?[0-9]*)?([-_.]?dev[-_.]?[0-9]*)?(\+[a-z0-9]+([-_.][a-z0-9]+)*)?\s*",
@@ -227,7 +227,7 @@ _VERSION = re.compile(
 
 def _version(text: str) -> str:
     if not _VERSION.fullmatch(text):
-        raise broken("not a version", 'write one, as "0.9.0"')
+        raise rule_error("not a version", 'write a version, as "0.9.0"')
     return text
 
 
@@ -252,14 +252,14 @@ class Runtime(Section):
         if "num_workers" in data and not (
             isinstance(data["num_workers"], int | float) and data["num_workers"] == 1
         ):
-            raise broken("only 1 is possible", "remove it", at=("num_workers",))
+            raise rule_error("the only possible value is 1", "remove the key", at=("num_workers",))
         if data.get("transport") is None and data.get("is_websocket_endpoint"):
             return data | {"transport": {"kind": "websocket"}}
         return data | {"transport": {"kind": "http"}} if data.get("transport", 0) == {} else data
 
     @model_validator(mode="after")
     def _one_transport(self) -> Runtime:
-        """`is_websocket_endpoint: true` wins over `transport`; false never does."""
+        """`is_websocket_endpoint: true` overrides `transport`; false never does."""
         if self.is_websocket_endpoint and self.transport.kind != "websocket":
             self.transport = WebsocketTransport()
         self.is_websocket_endpoint = self.transport.kind == "websocket"
@@ -292,7 +292,7 @@ class DockerAuth(Auth):
 
 def _absolute_or_empty(text: str) -> str:
     if text and not PurePosixPath(text).is_absolute():
-        raise broken("not an absolute path", "write the path from the root, as in /usr/bin/python3")
+        raise rule_error("not an absolute path", "start the path with /, as in /usr/bin/python3")
     return text
 
 
@@ -304,8 +304,8 @@ class BaseImage(Section):
 
 def _user_id(number: int) -> int:
     if number in (0, 60000):
-        raise broken(
-            "root and the platform's own user (0 and 60000) are refused", "name another user, as 1000"
+        raise rule_error(
+            "the users 0 (root) and 60000 (the platform's) are refused", "choose another user, as 1000"
         )
     return number
 
@@ -345,7 +345,7 @@ class Build(Section):
                 try:
                     check_name(name)
                 except InvalidName as error:
-                    raise broken("a key that is not a secret's name", error.hint) from None
+                    raise rule_error("a key that is not a valid name for a secret", error.hint) from None
         return mapping
 
 
@@ -355,7 +355,7 @@ PythonVersion = Literal["py39", "py310", "py311", "py312", "py313", "py314"]
 
 
 class TrussConfig(Section):
-    """A sound `config.yaml`. `secrets` holds names alone: what stood beside them is gone."""
+    """A valid `config.yaml`. `secrets` has only names: any text beside them was dropped."""
 
     model_config = ConfigDict(title="config.yaml")
 
@@ -382,7 +382,7 @@ class TrussConfig(Section):
     weights: Annotated[list[Weights], AfterValidator(unique_mounts)] = Field(default_factory=list)
     bdn: Bdn = Field(default_factory=Bdn)
     trt_llm: dict[str, Any] | None = None
-    # trt_llm is checked apart, by `gusset.package.trt_llm`, since few files have it.
+    # `gusset.package.trt_llm` checks trt_llm; it is imported only for the few files that have the section.
     training_checkpoints: TrainingCheckpoints | None = None
     bis_llm: BisLlm | None = None
     input_type: str = "Any"

@@ -1,4 +1,4 @@
-"""The sections of `config.yaml` that say where weights and data come from."""
+"""The sections of `config.yaml` about where weights and data come from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from gusset.package.base_model import Auth, NonEmpty, Section, broken, upper
+from gusset.package.base_model import Auth, NonEmpty, Section, rule_error, upper
 
 
 class ExternalData(Section):
@@ -20,12 +20,12 @@ class ExternalData(Section):
 
 def _revision(text: str) -> str:
     if len(text) == 1:
-        raise broken("one character is not a revision", "write a branch, a tag or a commit")
+        raise rule_error("a revision has more than one character", "write a branch, a tag or a commit")
     return text
 
 
 class CachedRepo(Section):
-    """An entry of `cache_internal`, and the base of one of `model_cache`."""
+    """An entry of `cache_internal`; the base class of an entry of `model_cache`."""
 
     repo_id: NonEmpty
     revision: Annotated[str, AfterValidator(_revision)] = ""
@@ -39,13 +39,13 @@ class CachedRepo(Section):
     @model_validator(mode="before")
     @classmethod
     def _volume(cls, data: Any) -> Any:
-        """With a volume, a folder is needed, and a revision for the hub; judged unconverted, as by Truss."""
+        """A volume needs a folder, and for the hub a revision. Like Truss, this checks the raw values."""
         if not isinstance(data, dict) or not data.get("use_volume"):
             return data
         if data.get("kind", "hf") == "hf" and not data.get("revision"):
-            raise broken("use_volume needs a revision", "add revision: a branch, a tag or a commit")
+            raise rule_error("use_volume needs a revision", "add revision: a branch, a tag or a commit")
         if not data.get("volume_folder"):
-            raise broken("use_volume needs a volume_folder", "add volume_folder: a name for the folder")
+            raise rule_error("use_volume needs a volume_folder", "add volume_folder: a name for the folder")
         return data
 
 
@@ -69,15 +69,17 @@ _SCHEMES = "hf:// s3:// gs:// azure:// r2:// cw:// https://"
 def _source(text: str) -> str:
     found = re.match(r"(hf|s3|gs|azure|r2|cw|https)://[^/]", text)
     if not found:
-        raise broken("not the address of weights", f"begin with one of {_SCHEMES}, then a name")
+        raise rule_error("not the address of weights", f"start with one of {_SCHEMES} and a name")
     if found[1] not in ("hf", "https") and "@" in text:
-        raise broken("`@` in the address of a bucket", "write the address without credentials or revision")
+        raise rule_error(
+            "`@` in the address of a bucket", "write the address without credentials or revision"
+        )
     return text
 
 
 def _rooted(text: str) -> str:
     if not text.startswith("/"):
-        raise broken("not an absolute path", "begin with /")
+        raise rule_error("not an absolute path", "start with /")
     return text
 
 
@@ -92,8 +94,8 @@ class Weights(Section):
     @model_validator(mode="after")
     def _one_secret(self) -> Weights:
         if self.auth_secret_name and self.auth and self.auth.auth_secret_name:
-            raise broken(
-                "auth_secret_name stands here and in auth", "keep one of them", at=("auth_secret_name",)
+            raise rule_error(
+                "auth_secret_name is set here and in auth", "keep one of them", at=("auth_secret_name",)
             )
         return self
 
@@ -107,7 +109,8 @@ def _unique(texts: list[str], key: str) -> None:
     for position, text in enumerate(texts):
         if text in texts[:position]:
             first = texts.index(text)
-            raise broken(f"the same {key} as entry {first}", "give each its own", at=(position, key))
+            message = f"the same {key} as entry {first}"
+            raise rule_error(message, "give each entry its own", at=(position, key))
 
 
 _PART = r"(?!\.\.)(?:(?!\.\.)[^/:@]){1,256}"
@@ -116,8 +119,8 @@ _BDN_SOURCE = re.compile(rf"bdn:{_PART}/{_PART}(:{_PART}|@b3:[0-9a-fA-F]{{12,64}
 
 def _bdn_source(text: str) -> str:
     if not _BDN_SOURCE.fullmatch(text):
-        raise broken(
-            "not a volume's address", "write bdn:NAMESPACE/VOLUME, with :TAG or @b3:DIGEST if wanted"
+        raise rule_error(
+            "not a volume's address", "write bdn:NAMESPACE/VOLUME, optionally with :TAG or @b3:DIGEST"
         )
     return text
 
@@ -125,14 +128,16 @@ def _bdn_source(text: str) -> str:
 def _bdn_path(text: str) -> str:
     path = str(PurePosixPath(text))
     if not text.startswith("/") or path == "/" or ".." in text.split("/") or "\0" in text:
-        raise broken("not a folder's absolute path", "begin with /, name a folder, leave out `..`")
+        raise rule_error(
+            "not the absolute path of a folder", "start with /, name a folder, and do not use `..`"
+        )
     return path
 
 
 def _glob(text: str) -> str:
     parts = text.removesuffix("/").split("/")
     if text != text.strip() or {"", ".", ".."} & set(parts) or "\\" in text or "\0" in text:
-        raise broken("not a relative glob", "write a pattern below the mount, as in *.safetensors")
+        raise rule_error("not a relative glob", "write a pattern below the mount, as in *.safetensors")
     return text
 
 
@@ -145,7 +150,7 @@ class BdnMount(Section):
 
 def _namespace(text: str) -> str:
     if not 1 <= len(text) <= 256 or "/" in text or ".." in text:
-        raise broken("not a namespace", "write 1 to 256 characters without / and ..")
+        raise rule_error("not a namespace", "write 1 to 256 characters without / and ..")
     return text
 
 
@@ -157,7 +162,7 @@ class BdnAccess(Section):
     @classmethod
     def _no_repeats(cls, grants: list[str]) -> list[str]:
         if len(set(grants)) < len(grants):
-            raise broken("a grant is named twice", "name each once")
+            raise rule_error("a grant is repeated", "write each once")
         return grants
 
 
@@ -196,8 +201,8 @@ class TrainingCheckpoints(Section):
     @model_validator(mode="after")
     def _one_kind(self) -> TrainingCheckpoints:
         if self.artifact_references and self.loops_checkpoint_ids:
-            raise broken(
-                "artifact_references and loops_checkpoint_ids do not go together", "keep one of them"
+            raise rule_error(
+                "artifact_references and loops_checkpoint_ids exclude each other", "keep one of them"
             )
         return self
 

@@ -1,7 +1,7 @@
 """The `trt_llm` section: types, bounds and the combinations that Truss refuses.
 
-Loaded only for files that have the section. gusset does not run such engines;
-it checks the section so that a file is sound here exactly when it is there.
+Imported only for files that have the section. gusset does not run such engines. It
+checks the section so that it accepts the same files as Truss.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from gusset.package.base_model import Section, broken
-from gusset.package.problems import Reporter
+from gusset.package.base_model import Section, rule_error
+from gusset.package.problems import ProblemCollector
 from gusset.package.schema import Accelerator, parse_accelerator
 
 AtLeastOne = Annotated[StrictInt, Field(ge=1)]
@@ -31,7 +31,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 def _digit_first(text: str) -> str:
     if not text[:1].isdigit():
-        raise broken("not a version", "begin with a digit")
+        raise rule_error("not a version", "start with a digit")
     return text
 
 
@@ -59,14 +59,14 @@ class CheckpointRepository(Section):
     @model_validator(mode="after")
     def _repo_of_the_hub(self) -> CheckpointRepository:
         repo = self.repo
-        sound = (
+        valid = (
             _REPO_ID.fullmatch(repo)
             and len(repo) <= 96
             and repo[-1] not in ".-"
             and not repo.endswith(".git")
         )
-        if self.source == "HF" and not sound:
-            raise broken("not a repository of the Hugging Face Hub", "write OWNER/NAME", at=("repo",))
+        if self.source == "HF" and not valid:
+            raise rule_error("not a repository of the Hugging Face Hub", "write OWNER/NAME", at=("repo",))
         return self
 
 
@@ -100,9 +100,9 @@ class PluginConfiguration(Section):
     @model_validator(mode="after")
     def _fp8_needs_paged(self) -> PluginConfiguration:
         if self.use_fp8_context_fmha and not self.use_paged_context_fmha:
-            raise broken(
+            raise rule_error(
                 "use_fp8_context_fmha needs use_paged_context_fmha",
-                "turn that on",
+                "set it to true",
                 at=("use_fp8_context_fmha",),
             )
         return self
@@ -132,7 +132,7 @@ class Speculator(Section):
     @model_validator(mode="after")
     def _lookahead(self) -> Speculator:
         if self.speculative_decoding_mode == "DRAFT_TOKENS_EXTERNAL":
-            raise broken(
+            raise rule_error(
                 "DRAFT_TOKENS_EXTERNAL is refused",
                 "write LOOKAHEAD_DECODING",
                 at=("speculative_decoding_mode",),
@@ -140,12 +140,12 @@ class Speculator(Section):
         w, n, v = self.lookahead_windows_size, self.lookahead_ngram_size, self.lookahead_verification_set_size
         if w is None or n is None or v is None:
             keys = "lookahead_windows_size, lookahead_ngram_size and lookahead_verification_set_size"
-            raise broken("lookahead decoding needs all its sizes", f"give {keys}")
+            raise rule_error("lookahead decoding needs all its sizes", f"set {keys}")
         least = (0 if n == 1 else n - 2) + (w - 1 + v) * (n - 1)  # what the engine drafts in a step
         drafts = least if self.num_draft_tokens is None else self.num_draft_tokens
         if not max(least, 1) <= drafts <= MAX_DRAFTS:
-            hint = f"the lookahead sizes ask for {max(least, 1)} to {MAX_DRAFTS}"
-            raise broken("not a number of draft tokens that fits", hint, at=("num_draft_tokens",))
+            hint = f"with these lookahead sizes, write {max(least, 1)} to {MAX_DRAFTS}"
+            raise rule_error("not a valid number of draft tokens", hint, at=("num_draft_tokens",))
         self.num_draft_tokens = drafts
         return self
 
@@ -178,7 +178,7 @@ class Build(Section):
     def _caches_are_of_the_runtime(cls, data: Any) -> Any:
         for key in data if isinstance(data, dict) else ():
             if isinstance(key, str) and _LORA_RUNTIME.match(key):
-                raise broken("the lora_cache keys do not belong under build", "move them to trt_llm.runtime")
+                raise rule_error("the lora_cache keys are not keys of build", "move them to trt_llm.runtime")
         return data
 
     @model_validator(mode="after")
@@ -187,8 +187,10 @@ class Build(Section):
             option = self.moe_expert_parallel_option
             if option < -1 or option == 0 or option > self.tensor_parallel_count:
                 hint = "write -1, or 1 up to tensor_parallel_count"
-                raise broken(
-                    "outside what the parallel counts allow", hint, at=("moe_expert_parallel_option",)
+                raise rule_error(
+                    "outside the range that the parallel counts allow",
+                    hint,
+                    at=("moe_expert_parallel_option",),
                 )
         else:
             self.tensor_parallel_count = self.pipeline_parallel_count = self.sequence_parallel_count = 1
@@ -223,13 +225,13 @@ class Runtime(Section):
     def _adapter_sizes(self) -> Runtime:
         most, usual = self.lora_cache_max_adapter_size, self.lora_cache_optimal_adapter_size
         if most is not None and usual is not None and usual > most:
-            message = "more than lora_cache_max_adapter_size"
-            raise broken(message, "write at most that", at=("lora_cache_optimal_adapter_size",))
+            message = "greater than lora_cache_max_adapter_size"
+            raise rule_error(message, "write at most its value", at=("lora_cache_optimal_adapter_size",))
         return self
 
 
 class EngineV1(Section):
-    """What is served by the first inference stack."""
+    """The section for the first inference stack."""
 
     inference_stack: Literal["v1"] = "v1"
     build: Build
@@ -240,11 +242,13 @@ class EngineV1(Section):
     def _sound(self) -> EngineV1:
         build, plugins = self.build, self.build.plugin_configuration
         if build.checkpoint_repository is None:
-            raise broken("checkpoint_repository is missing", "add it with source and repo", at=("build",))
+            raise rule_error("checkpoint_repository is missing", "add it with source and repo", at=("build",))
         paged = plugins.paged_kv_cache and plugins.use_paged_context_fmha
         if build.base_model == "decoder" and self.runtime.enable_chunked_context and not paged:
             message = "enable_chunked_context needs paged_kv_cache and use_paged_context_fmha"
-            raise broken(message, "turn both on, or this off", at=("runtime", "enable_chunked_context"))
+            raise rule_error(
+                message, "set both to true, or this to false", at=("runtime", "enable_chunked_context")
+            )
         return self
 
 
@@ -260,7 +264,7 @@ _BUILD_KEYS_V2 = frozenset(
 
 
 class BuildV2(Build):
-    """The same keys, but most may only have their default."""
+    """The same keys, but most must have their default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -270,7 +274,7 @@ class BuildV2(Build):
             if known is None or key in _BUILD_KEYS_V2:
                 continue
             if data[key] != known.get_default(call_default_factory=True):
-                raise broken("not a key of inference stack v2", "remove it", at=(key,))
+                raise rule_error("not a key of inference stack v2", "remove it", at=(key,))
         return data
 
 
@@ -295,7 +299,7 @@ class RuntimeV2(Section):
 
 
 class EngineV2(Section):
-    """What is served by the second inference stack."""
+    """The section for the second inference stack."""
 
     inference_stack: Literal["v2"]
     build: BuildV2
@@ -305,29 +309,27 @@ class EngineV2(Section):
     @model_validator(mode="after")
     def _sound(self) -> EngineV2:
         if self.build.checkpoint_repository is None and not self.build.skip_build_result:
-            raise broken("checkpoint_repository is missing", "add it with source and repo", at=("build",))
+            raise rule_error("checkpoint_repository is missing", "add it with source and repo", at=("build",))
         return self
 
 
 Speculator.model_rebuild()
 
 
-def check_trt_llm(data: dict[Any, Any], report: Reporter) -> dict[str, Any] | None:
-    """The section with its defaults filled in; None, after reporting why, when it is not sound."""
+def check_trt_llm(data: dict[Any, Any], problems: ProblemCollector) -> dict[str, Any] | None:
+    """The section with its defaults; None when it is invalid, with the reasons in `problems`."""
     section = data["trt_llm"]
     stack = section.get("inference_stack", "v1")
     if stack not in ("v1", "v2"):
-        report.add(
-            ("trt_llm", "inference_stack"), "not one of the words that this key takes", "write v1 or v2"
-        )
+        problems.add(("trt_llm", "inference_stack"), "not one of the values of this key", "write v1 or v2")
         return None
     try:
         engine = (EngineV1 if stack == "v1" else EngineV2).model_validate(section)
     except ValidationError as error:
-        report.add_validation(error, ("trt_llm",))
+        problems.add_validation(error, ("trt_llm",))
         return None
-    _with_accelerator(engine, data, report)
-    _with_tags(engine, data, report)
+    _with_accelerator(engine, data, problems)
+    _with_tags(engine, data, problems)
     return engine.model_dump(mode="json")
 
 
@@ -336,7 +338,7 @@ _NO_FP8 = ("A10G", "A100", "A100_40GB")
 _NO_FP4 = (*_NO_FP8, "H100", "H100_40GB", "H200", "L4", "L40S")
 
 
-def _with_accelerator(engine: EngineV1 | EngineV2, data: dict[Any, Any], report: Reporter) -> None:
+def _with_accelerator(engine: EngineV1 | EngineV2, data: dict[Any, Any], problems: ProblemCollector) -> None:
     """The rules between the section and `resources.accelerator`."""
     gpu = _accelerator_of(data)
     path = ("resources", "accelerator")
@@ -344,26 +346,28 @@ def _with_accelerator(engine: EngineV1 | EngineV2, data: dict[Any, Any], report:
     quantization = engine.build.quantization_type
     if gpu.accelerator in _OLD_GPUS:
         if not bert:
-            report.add(path, "too old a GPU for trt_llm", "only base_model encoder_bert runs on it")
+            problems.add(path, "this GPU is too old for trt_llm", "only base_model: encoder_bert runs on it")
     elif (quantization.startswith("fp8") and gpu.accelerator in _NO_FP8) or (
         quantization.startswith("fp4") and gpu.accelerator in _NO_FP4
     ):
-        report.add(
+        problems.add(
             ("trt_llm", "build", "quantization_type"),
-            "the accelerator lacks this quantization",
+            "the accelerator does not support this quantization",
             "choose another",
         )
     if isinstance(engine, EngineV1) and engine.build.base_model == "decoder":
         build = engine.build
         wanted = build.tensor_parallel_count * build.pipeline_parallel_count * build.sequence_parallel_count
         if wanted != max(gpu.count, 1):
-            report.add(
-                path, "not as many accelerators as the parallel counts of trt_llm.build", "make them equal"
+            problems.add(
+                path,
+                "the number of accelerators differs from the product of the parallel counts in trt_llm.build",
+                "make them equal",
             )
 
 
 def _accelerator_of(data: dict[Any, Any]) -> Accelerator:
-    """As `resources` has it; none where that is not sound, which is reported elsewhere."""
+    """The accelerator in `resources`; none if it is invalid, which is reported elsewhere."""
     resources = data.get("resources")
     try:
         value = parse_accelerator(resources.get("accelerator") if isinstance(resources, dict) else None)
@@ -375,13 +379,13 @@ def _accelerator_of(data: dict[Any, Any]) -> Accelerator:
 _OPENAI, _LEGACY = "openai-compatible", "force-legacy-api-non-openai-compatible"
 
 
-def _with_tags(engine: EngineV1 | EngineV2, data: dict[Any, Any], report: Reporter) -> None:
+def _with_tags(engine: EngineV1 | EngineV2, data: dict[Any, Any], problems: ProblemCollector) -> None:
     metadata = data.get("model_metadata")
     tags = metadata.get("tags", []) if isinstance(metadata, dict) else []
     if not isinstance(engine, EngineV1) or engine.build.base_model != "decoder" or not isinstance(tags, list):
         return
     if _OPENAI in tags and _LEGACY in tags:
-        report.add(
+        problems.add(
             ("model_metadata", "tags"), f"the tags {_OPENAI} and {_LEGACY} exclude each other", "keep one"
         )
 

@@ -1,8 +1,8 @@
-"""YAML text to plain data that remembers where each part stands.
+"""Parses YAML to plain data, and records the location of each key and value.
 
-YAML 1.1 as PyYAML's safe loader has it (`yes` is true, `010` is 8, merge keys
-work), with two differences: a key written twice is a fault, and no fault ever
-quotes the text.
+This is YAML 1.1 as PyYAML's safe loader reads it (`yes` is true, `010` is 8,
+merge keys work), with two differences: a repeated key is an error, and no
+message quotes the text.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from gusset.errors import Problem
 from gusset.secrets.credentials import looks_like_credential
 
 Path = tuple[Any, ...]
-"""Keys and list positions from the top, as in `("weights", 0, "source")`."""
+"""Keys and list indexes from the top, as in `("weights", 0, "source")`."""
 
 MAX_NODES = 200_000
-"""What a file may expand to; more comes only from aliases of aliases."""
+"""How many parts a file may have with all aliases expanded; only aliases of aliases reach it."""
 
 MAX_DEPTH = 500
 
-# In C where there is such a loader, ten times as fast; the other takes a few things more, such as `{a:}`.
+# The loader in C, if there is one, is ten times as fast. The other accepts a little more, such as `{a:}`.
 _LOADERS: tuple[Any, ...] = (*filter(None, [getattr(yaml, "CSafeLoader", None)]), yaml.SafeLoader)
 _MAP, _SEQ, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "merge"))
 _UNPRINTABLE = re.compile("[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place in a text; both count from 1."""
+class Location:
+    """A line and a column of a text, both counted from 1."""
 
     line: int
     column: int
@@ -42,56 +42,58 @@ class Place:
 
 @dataclass
 class Tree:
-    """The data of one YAML document, the places of its keys and values, and its faults."""
+    """The data of one YAML document, the locations of its keys and values, and its problems."""
 
     data: Any = None
-    keys: dict[Path, Place] = field(default_factory=dict)
-    values: dict[Path, Place] = field(default_factory=dict)
+    keys: dict[Path, Location] = field(default_factory=dict)
+    values: dict[Path, Location] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     text: str = field(default="", repr=False)
-    """The file as it is written, comments too."""
+    """The text of the file, with its comments."""
 
-    def place(self, path: Path) -> Place | None:
-        """Where the value at `path` begins, or its key when it is empty; else its parent's."""
+    def location(self, path: Path) -> Location | None:
+        """The location of the value at `path`, else of its key, else of the nearest parent."""
         for end in range(len(path), 0, -1):
             if found := self.values.get(path[:end]) or self.keys.get(path[:end]):
                 return found
         return None
 
     def texts(self) -> Iterator[tuple[Path, str]]:
-        """Every text of the document, with its path; keys stand under their own path."""
+        """Every text of the document with its path. The path of a key is that of its value."""
         yield from _texts(self.data, ())
 
-    def place_at(self, offset: int) -> Place:
-        """Where the character at `offset` of the text stands."""
-        return _place_at(self.text.encode(), len(self.text[:offset].encode()))
+    def location_at(self, offset: int) -> Location:
+        """The location of the character at `offset` of the text."""
+        return _location_at(self.text.encode(), len(self.text[:offset].encode()))
 
 
 def read_tree(data: bytes, file: str) -> Tree:
-    """The tree of a file's bytes; `file` is its name in problems. Never raises for what the bytes hold."""
+    """Parse the bytes of a file; `file` is its name in problems. Never raises, whatever the bytes are."""
     tree = Tree()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        _fault(tree, file, "the file is not UTF-8 text", "save it as UTF-8", _place_at(data, error.start))
+        _add_problem(
+            tree, file, "the file is not UTF-8 text", "save it as UTF-8", _location_at(data, error.start)
+        )
         return tree
     if wrong := _UNPRINTABLE.search(text):
-        place = _place_at(text.encode(), len(text[: wrong.start()].encode()))
-        _fault(tree, file, "a control character, which YAML does not allow", "remove it", place)
+        location = _location_at(text.encode(), len(text[: wrong.start()].encode()))
+        _add_problem(tree, file, "a control character, which YAML does not allow", "remove it", location)
         return tree
     tree.text = text
     try:
         _read(text, file, tree)
     except RecursionError:
         tree.data = None
-        _fault(tree, file, "the file is nested too deeply", "flatten it", None)
+        _add_problem(tree, file, "the file is nested too deeply", "flatten it", None)
     return tree
 
 
 def _is_too_deep(text: str) -> bool:
-    """Whether nodes stand deeper than `MAX_DEPTH`: the C loader would recurse until the process dies.
+    """Whether nodes are nested deeper than `MAX_DEPTH`: the C loader would recurse until the process crashes.
 
-    A level takes a bracket or a column, so most files need no look at their events.
+    Each level needs a bracket or a column, so for most files no events are parsed.
     """
     brackets = text.count("[") + text.count("{")
     if brackets + max(map(len, text.splitlines()), default=0) <= MAX_DEPTH:
@@ -103,7 +105,7 @@ def _is_too_deep(text: str) -> bool:
             if depth > MAX_DEPTH:
                 return True
     except yaml.YAMLError:
-        pass  # it is told when the text is read
+        pass  # reported when the text is parsed
     return False
 
 
@@ -118,7 +120,7 @@ def _read(text: str, file: str, tree: Tree) -> None:
                 tree.data = _Builder(loader, file, tree).build(node, ())
         except yaml.YAMLError as error:
             if loader_class is _LOADERS[-1]:
-                _syntax(tree, file, error)
+                _add_syntax_error(tree, file, error)
         else:
             return
         finally:
@@ -126,7 +128,7 @@ def _read(text: str, file: str, tree: Tree) -> None:
 
 
 class _Builder:
-    """Makes data of nodes. Aliases are copied out, so every path has its own data."""
+    """Converts nodes to data. Aliases are copied, so every path has its own data."""
 
     def __init__(self, loader: Any, file: str, tree: Tree) -> None:
         self._loader = loader
@@ -138,11 +140,15 @@ class _Builder:
     def build(self, node: Node, path: Path) -> Any:
         self._left -= 1
         if self._left == 0:
-            self._fault(node, path, "the file's aliases expand to too much", "write fewer aliases of aliases")
+            self._add_problem(
+                node, path, "the file's aliases expand to too much data", "use fewer aliases of aliases"
+            )
         if self._left <= 0:
             return None
         if id(node) in self._open:
-            self._fault(node, path, "an alias that holds itself", "write the part out")
+            self._add_problem(
+                node, path, "an alias within its own anchor", "write that part without an alias"
+            )
             return None
         if isinstance(node, MappingNode) and node.tag == _MAP:
             return self._inside(node, lambda: self._mapping(node, path))
@@ -174,7 +180,7 @@ class _Builder:
                 continue
             (name,) = key
             if name in own:
-                self._duplicate(key_node, (*path, name))
+                self._add_duplicate(key_node, (*path, name))
             self._tree.keys[(*path, name)] = _start(key_node)
             if not _is_empty(value_node):
                 self._tree.values[(*path, name)] = _start(value_node)
@@ -188,12 +194,12 @@ class _Builder:
         nodes = node.value if isinstance(node, SequenceNode) else [node]
         sources = [source for source in nodes if isinstance(source, MappingNode)]
         if len(sources) < len(nodes):
-            self._fault(node, path, "`<<` merges something other than a map", "merge maps: `<<: *name`")
+            self._add_problem(node, path, "`<<` merges something other than a map", "merge maps: `<<: *name`")
             return []
         return sources
 
     def _merge(self, own: dict[Hashable, Any], source: MappingNode, path: Path) -> None:
-        """Add what `source` has and `own` has not; the places of what is there stay."""
+        """Add the keys of `source` that `own` does not have, and keep the locations of the others."""
         keys, values = dict(self._tree.keys), dict(self._tree.values)
         added = self.build(source, path)
         if isinstance(added, dict):
@@ -202,54 +208,54 @@ class _Builder:
         self._tree.values.update(values)
 
     def _key(self, node: Node, path: Path) -> tuple[Hashable] | None:
-        """The key in a tuple, since None is a key too; None when it is no key at all."""
+        """The key in a tuple, since None can be a key; None when the node cannot be a key."""
         if isinstance(node, ScalarNode):
             key = self._scalar(node, path)
             if isinstance(key, Hashable):
                 return (key,)
-        self._fault(node, path, "a key that is a list or a map", "write a text as key")
+        self._add_problem(node, path, "a key that is a list or a map", "write a text as the key")
         return None
 
-    def _duplicate(self, node: Node, path: Path) -> None:
+    def _add_duplicate(self, node: Node, path: Path) -> None:
         first = self._tree.keys[path]
-        message = f"the key {show_key(path)} is written twice, first in line {first.line}"
-        self._fault(node, path, message, "keep one of them", code="duplicate_key")
+        message = f"the key {quoted_key(path)} is repeated; it is first in line {first.line}"
+        self._add_problem(node, path, message, "keep one of them", code="duplicate_key")
 
     def _scalar(self, node: Node, path: Path) -> Any:
         try:
             value = self._loader.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError, OverflowError, TypeError, KeyError, AttributeError):
-            self._fault(node, path, "a value that YAML cannot read as the type it looks like", "quote it")
+            self._add_problem(node, path, "a value that is invalid for the type it looks like", "quote it")
             return None
         if isinstance(value, bytes) and path[:1] != ("environment_variables",) and not _is_utf8(value):
-            self._fault(node, path, "binary data that is not UTF-8 text", "write a text")
+            self._add_problem(node, path, "binary data that is not UTF-8 text", "write a text")
             return None
         return value
 
-    def _fault(self, node: Node, path: Path, message: str, hint: str, code: str = "yaml") -> None:
-        key = show_path(path) or None
-        _fault(self._tree, self._file, message, hint, _start(node), key=key, code=code)
+    def _add_problem(self, node: Node, path: Path, message: str, hint: str, code: str = "yaml") -> None:
+        key = format_path(path) or None
+        _add_problem(self._tree, self._file, message, hint, _start(node), key=key, code=code)
 
 
-def show_key(path: Path) -> str:
-    """The last key of `path`, quoted, or "(not shown)" when it might be something else than a key."""
+def quoted_key(path: Path) -> str:
+    """The last key of `path` in quotes, or "(not shown)" when it does not look like a key."""
     key = path[-1] if path else ""
-    return f"'{key}'" if is_showable(key) else "(not shown)"
+    return f"'{key}'" if looks_like_key(key) else "(not shown)"
 
 
-def show_path(path: Path) -> str:
-    """`weights[0].source`; a part that does not look like a key is left unsaid."""
-    shown = ""
+def format_path(path: Path) -> str:
+    """`path` as text, as in `weights[0].source`; a part that does not look like a key is not shown."""
+    text = ""
     for part in path:
         if isinstance(part, int) and not isinstance(part, bool):
-            shown += f"[{part}]"
+            text += f"[{part}]"
         else:
-            shown += ("." if shown else "") + (str(part) if is_showable(part) else "(not shown)")
-    return shown
+            text += ("." if text else "") + (str(part) if looks_like_key(part) else "(not shown)")
+    return text
 
 
-def is_showable(key: object) -> bool:
-    """Whether `key` looks like a key: now and then a value stands where a key belongs."""
+def looks_like_key(key: object) -> bool:
+    """Whether `key` may be repeated in a message: a value is sometimes written in place of a key."""
     return isinstance(key, str) and bool(_KEY.fullmatch(key)) and looks_like_credential(key) is None
 
 
@@ -269,12 +275,12 @@ def _texts(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from _texts(value, (*path, position))
 
 
-def _start(node: Node) -> Place:
-    return Place(node.start_mark.line + 1, node.start_mark.column + 1)
+def _start(node: Node) -> Location:
+    return Location(node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _is_empty(node: Node) -> bool:
-    """Nothing is written there: YAML puts the mark of such a value after the next line break."""
+    """Whether no value is written: YAML locates such a value after the next line break."""
     return isinstance(node, ScalarNode) and node.value == "" and node.style is None
 
 
@@ -286,52 +292,56 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _place_at(data: bytes, offset: int) -> Place:
+def _location_at(data: bytes, offset: int) -> Location:
     before = data[:offset]
     line_start = before.rfind(b"\n") + 1
-    return Place(before.count(b"\n") + 1, len(before[line_start:].decode("utf-8", "replace")) + 1)
+    return Location(before.count(b"\n") + 1, len(before[line_start:].decode("utf-8", "replace")) + 1)
 
 
-_EXPLAINED = (
+_SYNTAX_MESSAGES = (
     ("single document", "the file holds more than one YAML document", "keep one; remove the second `---`"),
     ("undefined alias", "an alias without its anchor", "write the anchor (`&name`) before the alias"),
-    ("duplicate anchor", "an anchor that is there already", "give it another name"),
+    ("duplicate anchor", "an anchor that exists already", "give it another name"),
     (
         "mapping values are not allowed",
         "a `:` where YAML allows none",
-        "quote texts that contain `: `, and see that the line above is complete",
+        "quote texts that contain `: `, and check that the line above is complete",
     ),
     (
         "cannot start any token",
         "a character that YAML does not allow here",
-        "indent by spaces, not tabs; quote texts that begin with @, % or `",
+        "indent with spaces, not tabs; quote texts that start with @, % or `",
     ),
-    ("quoted scalar", "a quoted text that does not end", "close the quote"),
+    ("quoted scalar", "a quoted text without its closing quote", "close the quote"),
     ("flow", "a `[` or `{` that is not closed", "close it"),
-    ("indentation", "the indentation does not fit the lines before", "indent one section's keys alike"),
+    (
+        "indentation",
+        "the indentation does not match the lines before",
+        "indent the keys of a section equally",
+    ),
 )
-"""Parts of YAML's own texts, which may quote the file, and what is said instead."""
+"""Parts of PyYAML's messages, which may quote the file, with the message and hint to use instead."""
 
 
-def _syntax(tree: Tree, file: str, error: yaml.YAMLError) -> None:
-    said = f"{getattr(error, 'context', '')} {getattr(error, 'problem', '')}"
+def _add_syntax_error(tree: Tree, file: str, error: yaml.YAMLError) -> None:
+    original = f"{getattr(error, 'context', '')} {getattr(error, 'problem', '')}"
     default = ("the file is not valid YAML here", "check the indentation, colons and quotes of this line")
-    message, hint = next((told for part, *told in _EXPLAINED if part in said), default)
+    message, hint = next((texts for part, *texts in _SYNTAX_MESSAGES if part in original), default)
     mark = getattr(error, "problem_mark", None)
-    place = Place(mark.line + 1, mark.column + 1) if mark else None
+    location = Location(mark.line + 1, mark.column + 1) if mark else None
     tree.data = None
-    _fault(tree, file, message, hint, place)
+    _add_problem(tree, file, message, hint, location)
 
 
-def _fault(
+def _add_problem(
     tree: Tree,
     file: str,
     message: str,
     hint: str,
-    place: Place | None,
+    location: Location | None,
     *,
     key: str | None = None,
     code: str = "yaml",
 ) -> None:
-    line, column = (place.line, place.column) if place else (None, None)
-    tree.problems.append(Problem(message, hint, file, line, column, key, code))
+    line, column = (location.line, location.column) if location else (None, None)
+    tree.problems.append(Problem(message, hint, file=file, line=line, column=column, key=key, code=code))

@@ -27,7 +27,7 @@ from gusset.runtime.environment import child_environment
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
-    from gusset.package.problems import Reporter
+    from gusset.package.problems import ProblemCollector
 
 log = logging.getLogger("gusset")
 
@@ -55,7 +55,7 @@ class Recipe:
         return not (self.system_packages or self.requirements or self.data or self.packages or self.commands)
 
     @classmethod
-    def of_package(cls, package: Package, report: Reporter) -> Recipe:
+    def of_package(cls, package: Package, report: ProblemCollector) -> Recipe:
         """What a checked folder asks for; what cannot be built goes to `report`."""
         config = package.config
         if config.build.secret_to_path_mapping:
@@ -172,7 +172,7 @@ def _command(engine: Engine, context: Path, *, tag: str, result: Path, no_cache:
     return [*command, *(["--no-cache"] if no_cache else []), str(context)]
 
 
-def _requirements(package: Package, report: Reporter) -> str:
+def _requirements(package: Package, report: ProblemCollector) -> str:
     config = package.config
     if config.requirements:
         return "\n".join(config.requirements) + "\n"

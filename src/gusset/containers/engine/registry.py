@@ -21,7 +21,7 @@ from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
-    from gusset.package.problems import Reporter
+    from gusset.package.problems import ProblemCollector
 
 HUB = "docker.io"
 
@@ -65,7 +65,7 @@ class Login:
         return tuple(secret.name for secret in self.secrets)
 
     @classmethod
-    def of_package(cls, package: Package, report: Reporter) -> Login | None:
+    def of_package(cls, package: Package, report: ProblemCollector) -> Login | None:
         """What a checked folder's `docker_auth` says; what cannot be done goes to `report`."""
         base = package.config.base_image
         auth = base.docker_auth if base else None
@@ -89,7 +89,7 @@ class Login:
             )
         path = (*_KEY, "secret_name")
         name = auth.secret_name or "DOCKER_REGISTRY_" + host.replace(":", "_")
-        place = report.tree.place(path if auth.secret_name else _KEY)
+        place = report.tree.location(path if auth.secret_name else _KEY)
         try:
             check_name(name)
         except InvalidName as error:

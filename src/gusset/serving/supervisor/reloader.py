@@ -72,7 +72,7 @@ class Reloader:
 def _with_problems(error: GussetError) -> str:
     """The error's message, and a line for each problem of the folder."""
     problems = error.problems if isinstance(error, ConfigInvalid) else ()
-    lines = [f"  {problem.place()}: {problem.message}" for problem in problems if not problem.warning]
+    lines = [f"  {problem.location()}: {problem.message}" for problem in problems if not problem.warning]
     return "\n".join((error.message, *lines))
 
 
