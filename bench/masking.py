@@ -2,10 +2,10 @@
 
     python bench/masking.py [MEGABYTES]
 
-The data are log lines with addresses, ids and JSON in them; one line in 1,000
-has a secret in one of its forms. Prints a markdown table of MB/s, the best of
-five runs: whole (`mask` of 64 KiB pieces) and as a stream in pieces of 64 and
-4 KiB, then the cost of ten values of 64 KiB.
+The data are log lines with addresses, ids and JSON. One line in 1,000 contains a
+secret, as it is or encoded. Prints a Markdown table of MB/s, the best of five
+runs: `mask` of chunks of 64 KiB, and streams of chunks of 64 and 4 KiB. Then the
+cost of ten values of 64 KiB.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ def make_log(size: int, secrets: Sequence[bytes], rng: random.Random) -> bytes:
     return b"".join(lines)
 
 
-def pieces(data: bytes, size: int) -> list[bytes]:
-    return [data[place : place + size] for place in range(0, len(data), size)]
+def chunks(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def speed(act: Callable[[list[bytes]], object], parts: list[bytes]) -> float:
-    """MB/s, the best of some runs."""
+def speed(mask: Callable[[list[bytes]], object], parts: list[bytes]) -> float:
+    """MB/s, the best of several runs."""
     best = float("inf")
     for _ in range(RUNS):
         begin = time.perf_counter()
-        act(parts)
+        mask(parts)
         best = min(best, time.perf_counter() - begin)
     return sum(map(len, parts)) / best / 1e6
 
@@ -80,13 +80,13 @@ def whole(masker: Masker) -> Callable[[list[bytes]], object]:
 
 
 def streamed(masker: Masker) -> Callable[[list[bytes]], object]:
-    def act(parts: list[bytes]) -> None:
+    def mask(parts: list[bytes]) -> None:
         stream = masker.stream()
         for part in parts:
             stream.feed(part)
         stream.flush()
 
-    return act
+    return mask
 
 
 def main() -> None:
@@ -103,9 +103,9 @@ def main() -> None:
         masker = Masker(map(SecretValue, secrets))
         learned = (time.perf_counter() - begin) * 1e3
         rates = (
-            speed(whole(masker), pieces(data, 65_536)),
-            speed(streamed(masker), pieces(data, 65_536)),
-            speed(streamed(masker), pieces(data, 4_096)),
+            speed(whole(masker), chunks(data, 65_536)),
+            speed(streamed(masker), chunks(data, 65_536)),
+            speed(streamed(masker), chunks(data, 4_096)),
         )
         print(f"| {count:,} | {learned:.1f} | {' | '.join(f'{rate:,.0f}' for rate in rates)} |", flush=True)
     large_values(rng, size)
@@ -119,7 +119,7 @@ def large_values(rng: random.Random, size: int) -> None:
     masker = Masker(values)
     learned = (time.perf_counter() - begin) * 1e3
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    rate = speed(streamed(masker), pieces(data, 65_536))
+    rate = speed(streamed(masker), chunks(data, 65_536))
     print(
         f"\nTen random values of 64 KiB: learned in {learned:.0f} ms, "
         f"peak memory +{grown:.0f} MiB, {rate:,.0f} MB/s"

@@ -1,7 +1,7 @@
-"""From a new value to the replicas that hold it, and pages over many secrets: python bench/rotation.py [rotations]
+"""How long a rotation takes to reach the replicas, and pages with many secrets: python bench/rotation.py [rotations]
 
-One replica: the real source and the real mapping, to the look-up of a model. A hundred: streams and fetches as
-the source makes them, in one process, so that what is measured is the manager.
+One replica uses the real source and the real mapping, up to the look-up of a model. A hundred replicas are
+simulated in one process by the same requests, so that the manager is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def percentiles(seconds: list[float]) -> str:
 
 
 def one_replica(address: str, key: str, rotations: int) -> list[float]:
-    """From the moment that a new value is sent to the moment that a look-up gives it."""
+    """Seconds from sending a new value until a look-up returns it, for each rotation."""
     client = ManagerClient(address, SecretValue(key.encode()))
     source = ManagerSource(client, deployment="bench-1", key=SecretValue(key.encode()))
     names, stop, arrived = ["rotated"], threading.Event(), threading.Event()
@@ -68,18 +68,18 @@ def one_replica(address: str, key: str, rotations: int) -> list[float]:
 
 
 class Replica:
-    """A stream of changes, and a connection to fetch by."""
+    """A stream of changes, and a connection to fetch values."""
 
     def __init__(self, host: str, port: int, token: str) -> None:
-        self._place = (host, port)
+        self._address = (host, port)
         self._head = f"Host: {host}\r\nAuthorization: Bearer {token}\r\n"
         self.value = b""
         self.fetched = asyncio.Event()
 
     async def run(self) -> None:
-        events, out = await asyncio.open_connection(*self._place)
+        events, out = await asyncio.open_connection(*self._address)
         out.write(f"GET /v1/deployment/changes HTTP/1.1\r\n{self._head}\r\n".encode())
-        self._reader, self._writer = await asyncio.open_connection(*self._place)
+        self._reader, self._writer = await asyncio.open_connection(*self._address)
         await events.readuntil(b"\r\n\r\n")
         async for line in events:
             if b'"changed"' in line:
@@ -99,7 +99,7 @@ class Replica:
 async def many_replicas(
     address: str, key: str, token: str, rotations: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds to the first and to the last of them, for each rotation."""
+    """Seconds until the first and until the last replica has the value, for each rotation."""
     host, _, port = address.removeprefix("http://").partition(":")
     replicas = [Replica(host, int(port), token) for _ in range(REPLICAS)]
     tasks = [asyncio.create_task(replica.run()) for replica in replicas]
@@ -124,7 +124,7 @@ async def many_replicas(
 
 
 def pages(address: str, key: str) -> None:
-    """Server time and weight of the page, and of the API, at many secrets."""
+    """Print the size and the time of pages with many secrets."""
     with httpx.Client(
         base_url=address, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=60
     ) as admin:
@@ -147,10 +147,10 @@ def pages(address: str, key: str) -> None:
             times = []
             for _ in range(30):
                 began = time.perf_counter()
-                answer = person.get(path)
+                response = person.get(path)
                 times.append(time.perf_counter() - began)
-            assert answer.status_code == 200, answer.status_code
-            print(f"| {what} | {len(answer.content):,} | {statistics.median(times) * 1000:.1f} |")
+            assert response.status_code == 200, response.status_code
+            print(f"| {what} | {len(response.content):,} | {statistics.median(times) * 1000:.1f} |")
         page = person.get("/settings/secrets").text
         static = {part.partition('"')[0] for part in page.split('="/static/')[1:]}
         sizes = [len(gzip.compress(person.get(f"/static/{name}").content)) for name in static]

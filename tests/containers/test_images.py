@@ -517,7 +517,7 @@ def test_check_sees_what_the_command_reads(ship: Ship, gusset: Cli) -> None:
     """Before anything is served."""
     ship.configure("localhost/gusset-test:root", "sh -c 'X=$(cat /secrets/undeclared) server'")
     done = gusset("check", str(ship.folder), status=4)
-    assert b"it reads /secrets/undeclared, which is not declared" in done.stdout + done.stderr
+    assert b"the command reads /secrets/undeclared, which is not declared" in done.stdout + done.stderr
 
 
 # What is built into an image first.
