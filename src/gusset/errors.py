@@ -22,8 +22,8 @@
     │   ├── VaultTooNew             written by a newer gusset
     │   └── IntegrityError          stored bytes or records were changed, or others may change them
     ├── HostError                   a failure of the machine: port, disk, engine
-    ├── SecretNotText               a model asked for the text of a value that is not UTF-8 (a ValueError)
-    └── SecretLookupError           a model asked for a secret that it does not have (a KeyError)
+    ├── SecretNotText               a model looked up the text of a value that is not UTF-8 (a ValueError)
+    └── SecretLookupError           a model looked up a secret that it does not have (a KeyError)
         ├── SecretNotDeclared
         └── SecretNotSet
 
@@ -219,7 +219,7 @@ class HostError(GussetError):
 
 
 class SecretLookupError(GussetError, KeyError):
-    """A model asked for a secret that it does not have.
+    """A model looked up a secret that it does not have.
 
     A `KeyError`, so that code written for a plain mapping works unchanged.
     """
@@ -240,7 +240,7 @@ class SecretNotSet(SecretLookupError):
 
 
 class SecretNotText(GussetError, ValueError):
-    """A model asked for the text of a secret whose value is not UTF-8.
+    """A model looked up the text of a secret whose value is not UTF-8.
 
     Not a `KeyError`: the secret exists, and `.get` with a default must not hide it.
     """

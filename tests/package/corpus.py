@@ -1,4 +1,4 @@
-"""Configurations that Truss's own loader takes or refuses, as tried on it; gusset's few differences apart."""
+"""Configurations that Truss's own loader was seen to accept or refuse, and gusset's few differences."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ STRICTER = [
     'environment_variables: {A: "x\\0y"}',
     "model_module_dir: ../..", "model_module_dir: /model", "model_module_dir: a/../..", "model_class_filename: ../../model.py",
     "model_class_filename: /model.py", "data_dir: ../x", "data_dir: /data", 'data_dir: "a\\0b"', "bundled_packages_dir: ..",
-    # amounts that Truss takes as texts, and that mean none
+    # amounts that Truss accepts as texts but that are not numbers, or out of range
     *[f"resources: {{cpu: '{cpu}'}}" for cpu in ("-1", "inf", "nan", "m", "..m", "1e10")],
     *[f"resources: {{memory: '{memory}'}}" for memory in ("Gi", "1.5.5Gi", "inf", "-1", "8Ei", "1e30")],
     "data_dir: !!binary Li4veA==", "environment_variables: {? !!binary QT1C : x}",

@@ -29,7 +29,7 @@ def codes(problems: list[Problem]) -> list[str]:
 
 
 def test_a_new_folder_has_no_problem_but_its_missing_secret(tmp_path: Path) -> None:
-    """What `init` writes is sound, and says what to do next, with the line."""
+    """What `init` writes is valid; the only error names the missing secret, its line and the command."""
     create_package(tmp_path / "new", 'new: "one"')
     package = load_package(tmp_path / "new")
 
@@ -39,8 +39,8 @@ def test_a_new_folder_has_no_problem_but_its_missing_secret(tmp_path: Path) -> N
     assert package.config.model_name == 'new: "one"'
 
 
-def test_init_never_overwrites(tmp_path: Path) -> None:
-    """A file that is there stops it before anything is written."""
+def test_init_never_overwrites_a_file(tmp_path: Path) -> None:
+    """A file that exists stops it before anything is written."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.py").write_text("mine")
     with pytest.raises(Conflict, match=r"model\.py"):
@@ -49,8 +49,8 @@ def test_init_never_overwrites(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model/model.py", "model/main.py", "main.py"])
-def test_the_code_is_found(tmp_path: Path, file: str) -> None:
-    """In its own place, or as main.py where there is nothing else."""
+def test_the_code_is_found_in_each_of_its_places(tmp_path: Path, file: str) -> None:
+    """At the configured path, or in a main.py."""
     assert check(tmp_path, file=file) == []
     assert load_package(tmp_path).model_file == tmp_path / file
 
@@ -73,13 +73,15 @@ def test_the_code_is_found(tmp_path: Path, file: str) -> None:
         ("try:\n    class Model:\n        predict = 1\nexcept ImportError:\n    pass\n", []),
     ],
 )
-def test_what_is_surely_wrong_with_the_class(tmp_path: Path, code: str | None, expected: list[str]) -> None:
-    """Only what no run could mend is an error."""
+def test_a_class_that_can_handle_no_request_is_an_error(
+    tmp_path: Path, code: str | None, expected: list[str]
+) -> None:
+    """Only if nothing at run time could change that."""
     assert codes(check(tmp_path, code=code)) == expected
 
 
-def test_code_that_names_an_undeclared_secret_or_an_old_keyword(tmp_path: Path) -> None:
-    """Found at its line, however the mapping is called."""
+def test_undeclared_secrets_and_old_keywords_in_the_code_are_reported(tmp_path: Path) -> None:
+    """With their lines, whatever the name of the mapping."""
     code = (
         MODEL
         + "    def __init__(self, **kwargs):\n"
@@ -100,7 +102,7 @@ def test_code_that_names_an_undeclared_secret_or_an_old_keyword(tmp_path: Path) 
 
 
 def test_a_credential_anywhere_in_the_file_is_an_error(tmp_path: Path) -> None:
-    """Also where the schema takes any text; it is not repeated."""
+    """Also where the schema accepts any text. It is not repeated."""
     token = "sk-proj-" + "aB3x" * 12
     problems = check(
         tmp_path, f"environment_variables:\n  KEY: {token}\nmodel_metadata: {{a: [{{b: 'x {token}'}}]}}\n"
@@ -113,8 +115,8 @@ def test_a_credential_anywhere_in_the_file_is_an_error(tmp_path: Path) -> None:
     assert token not in repr(problems)
 
 
-def test_a_credential_in_a_comment_is_found_too(tmp_path: Path) -> None:
-    """Put out of the way is not gone; where the model is served it is a warning."""
+def test_a_credential_in_a_comment_is_found(tmp_path: Path) -> None:
+    """`gusset check` makes an error of it; for serving it is a warning."""
     token = "hf_" + "aB3x" * 9
     problems = check(tmp_path, f"# token: {token}\nsecrets:\n  a: null  # {token[:-1]}\n")
 
@@ -126,8 +128,8 @@ def test_a_credential_in_a_comment_is_found_too(tmp_path: Path) -> None:
     assert token[:-1] not in repr(problems)
 
 
-def test_keys_without_effect_are_named_once(tmp_path: Path) -> None:
-    """So that nobody waits for what will not happen; `strict` does not make an error of it."""
+def test_keys_without_effect_are_listed_in_one_warning(tmp_path: Path) -> None:
+    """For information only, so `strict` does not make it an error."""
     [problem] = check(
         tmp_path, "requirements: [x]\nresources: {cpu: '1'}\nruntime: {oidc: {}}\n", strict=True
     )
@@ -135,8 +137,8 @@ def test_keys_without_effect_are_named_once(tmp_path: Path) -> None:
     assert "requirements, resources, runtime.oidc" in problem.message
 
 
-def test_optional_secrets_that_are_missing_are_a_warning(tmp_path: Path) -> None:
-    """The model can start without them."""
+def test_a_missing_optional_secret_is_a_warning(tmp_path: Path) -> None:
+    """The model can start without it."""
     config = "secrets: {a: null, b: null}\nmodel_metadata: {gusset: {optional_secrets: [b]}}\n"
     assert [(p.key, p.warning) for p in check(tmp_path, config, available=[])] == [
         ("secrets.a", False),
@@ -144,8 +146,8 @@ def test_optional_secrets_that_are_missing_are_a_warning(tmp_path: Path) -> None
     ]
 
 
-def test_external_packages_have_to_be_there(tmp_path: Path) -> None:
-    """A folder that is named and absent would be an import error later."""
+def test_a_missing_folder_of_external_packages_is_an_error(tmp_path: Path) -> None:
+    """It would be an import error later."""
     (tmp_path / "shared").mkdir()
     [problem] = check(tmp_path, "external_package_dirs:\n- shared\n- nowhere\n")
     assert (problem.code, problem.line, problem.warning) == ("no_folder", 3, False)

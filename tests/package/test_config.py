@@ -1,4 +1,4 @@
-"""Faults of config.yaml: all at once, each at its place, none with the text of a value."""
+"""Problems of config.yaml: reported all at once, with locations, and without the text of a value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENTINEL = "Zq7sentinelXv"
 
 
 def problems_of(folder: Path, text: str | bytes) -> list[Problem]:
-    """Everything that is said about the text, whether or not it loads."""
+    """All problems of the text, whether or not it loads."""
     (folder / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     try:
         package = load_package(folder)
@@ -28,8 +28,8 @@ def problems_of(folder: Path, text: str | bytes) -> list[Problem]:
     return [*package.warnings, *unsupported_for_serving(package)]
 
 
-def test_all_problems_are_found_at_once_with_their_places(tmp_path: Path) -> None:
-    """One run names every fault, also those between sections, in the order of the file."""
+def test_all_problems_are_found_at_once_with_their_locations(tmp_path: Path) -> None:
+    """One run reports every problem in the order of the file, including rules between sections."""
     text = """\
 model_name: 123
 requirements: [a]
@@ -60,8 +60,8 @@ runtime: {predict_concurrency: 1, predict_concurrency: 2}
     ]
 
 
-def test_missing_docker_server_keys_come_as_one_block(tmp_path: Path) -> None:
-    """The block that is offered, pasted in, makes the file sound."""
+def test_missing_docker_server_keys_are_reported_as_one_block(tmp_path: Path) -> None:
+    """The suggested block, pasted in, makes the file valid."""
     [problem] = [
         p for p in problems_of(tmp_path, "docker_server: {server_port: 8000}") if p.code == "missing"
     ]
@@ -72,8 +72,8 @@ def test_missing_docker_server_keys_come_as_one_block(tmp_path: Path) -> None:
     assert load_package(tmp_path).is_image
 
 
-def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
-    """A slip of the finger is seen though the key is accepted."""
+def test_an_unknown_key_is_reported_with_the_most_similar_one(tmp_path: Path) -> None:
+    """A typing mistake is found although the key is accepted."""
     [problem] = problems_of(tmp_path, "requirments: [x]")
 
     assert problem.warning
@@ -81,8 +81,8 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path: Path) -> None:
     assert problem.hint == "did you mean 'requirements'?"
 
 
-def test_a_text_in_a_slot_is_a_warning_and_a_credential_an_error(tmp_path: Path) -> None:
-    """Neither is repeated, and neither is ever the value."""
+def test_a_text_beside_a_name_is_a_warning_and_a_credential_an_error(tmp_path: Path) -> None:
+    """Neither is repeated, and neither is used as the value."""
     token = "hf_" + "aB3x" * 9
     placeholder, credential = problems_of(tmp_path, f"secrets:\n  a: ENTER TOKEN HERE\n  b: {token}\n")
 
@@ -93,7 +93,7 @@ def test_a_text_in_a_slot_is_a_warning_and_a_credential_an_error(tmp_path: Path)
 
 
 def test_a_credential_as_name_is_not_repeated(tmp_path: Path) -> None:
-    """What stands as a name may be the value itself."""
+    """The text in place of a name may be the value itself."""
     token = "ghp_" + "aB3x" * 9
     [problem] = problems_of(tmp_path, f"secrets:\n  {token}: null\n")
     assert token not in str(problem)
@@ -114,26 +114,26 @@ def test_a_credential_as_name_is_not_repeated(tmp_path: Path) -> None:
         ("\nbundled_packages_dir: ../packages\n", 2, "bundled_packages_dir"),
     ],
 )
-def test_what_could_not_be_served_has_a_line_and_a_fix(
+def test_impossible_variables_and_paths_have_a_line_and_a_hint(
     tmp_path: Path, text: str, line: int, key: str
 ) -> None:
-    """Variables that no process can have, and paths out of the model folder; nothing of a variable is shown."""
+    """Variables that no process can have, and paths out of the model folder. Values are not shown."""
     [problem] = problems_of(tmp_path, text)
     assert (problem.line, problem.key, problem.warning) == (line, key, False)
     assert problem.hint
     assert "hunter2" not in str(problem)
 
 
-def test_a_long_name_is_a_name(tmp_path: Path) -> None:
-    """Words and numbers that a person has put together are not taken for a key."""
+def test_a_long_name_of_words_and_numbers_is_valid(tmp_path: Path) -> None:
+    """It is not mistaken for a credential."""
     assert problems_of(tmp_path, "secrets: {db_password_v2_staging_2024q1: null}\n") == []
 
 
-def test_optional_secrets(tmp_path: Path) -> None:
-    """`model_metadata.gusset.optional_secrets` marks declared names, and only those."""
+def test_optional_secrets_must_be_declared(tmp_path: Path) -> None:
+    """`model_metadata.gusset.optional_secrets` marks declared names only."""
     text = "secrets: {a: null, b: null}\nmodel_metadata: {gusset: {optional_secrets: [b]}}\n"
     assert problems_of(tmp_path, text) == []
-    assert [slot.optional for slot in load_package(tmp_path).secrets.values()] == [False, True]
+    assert [declaration.optional for declaration in load_package(tmp_path).secrets.values()] == [False, True]
 
     assert (
         problems_of(tmp_path, text.replace("[b]", "[c]"))[0].key
@@ -142,15 +142,15 @@ def test_optional_secrets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["nowhere", "file"])
-def test_no_such_folder(tmp_path: Path, path: str) -> None:
-    """A folder that is not there is a fault of the package, with its path."""
+def test_a_missing_folder_is_named(tmp_path: Path, path: str) -> None:
+    """The error has its path."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigInvalid, match=path):
         load_package(tmp_path / path)
 
 
-def test_a_yml_file_is_pointed_at(tmp_path: Path) -> None:
-    """Only config.yaml counts; the likely slip is named."""
+def test_a_file_with_the_ending_yml_is_suggested(tmp_path: Path) -> None:
+    """Only config.yaml is read; the hint names the likely mistake."""
     (tmp_path / "config.yml").touch()
     with pytest.raises(ConfigInvalid) as error:
         load_package(tmp_path)
@@ -158,7 +158,7 @@ def test_a_yml_file_is_pointed_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "location"),
     [
         (b"a: 1\nb: \xff\n", (2, 4)),
         (b"a: 1\nb: \x00\n", (2, 4)),
@@ -172,16 +172,18 @@ def test_a_yml_file_is_pointed_at(tmp_path: Path) -> None:
         ("- " * 100_000 + "\n", None),
     ],
 )
-def test_broken_yaml_has_a_place(tmp_path: Path, text: str | bytes, place: tuple[int, int] | None) -> None:
-    """Syntax, encoding and control characters are told from each other, without a snippet."""
+def test_invalid_yaml_has_a_location(
+    tmp_path: Path, text: str | bytes, location: tuple[int, int] | None
+) -> None:
+    """Messages distinguish syntax, encoding and control characters, without quoting the file."""
     problems = [problem for problem in problems_of(tmp_path, text) if not problem.warning]
     assert problems
-    if place:
-        assert (problems[0].line, problems[0].column) == place
+    if location:
+        assert (problems[0].line, problems[0].column) == location
 
 
-def test_aliases_cannot_expand_without_end(tmp_path: Path) -> None:
-    """A few lines of aliases of aliases are refused, quickly."""
+def test_aliases_cannot_exhaust_the_memory(tmp_path: Path) -> None:
+    """A few lines of aliases of aliases are refused quickly."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     assert any("aliases expand" in p.message for p in problems_of(tmp_path, "\n".join(lines)))
@@ -197,20 +199,20 @@ def poisoned(data: Any) -> list[Any]:
     return [SENTINEL, [SENTINEL], {"x": SENTINEL}, f"{SENTINEL} and more"]
 
 
-def test_no_value_is_ever_repeated(tmp_path: Path) -> None:
-    """Text in the place of any value of any configuration shows in no problem."""
+def test_no_message_repeats_a_value(tmp_path: Path) -> None:
+    """A text in place of any value of any configuration appears in no problem."""
     for text in [*ACCEPTED, *REFUSED]:
         try:
             data = yaml.safe_load(text)
         except yaml.YAMLError:
             continue
         for bad in poisoned(data):
-            said = problems_of(tmp_path, yaml.safe_dump(bad))
-            assert SENTINEL not in repr(said), text
+            problems = problems_of(tmp_path, yaml.safe_dump(bad))
+            assert SENTINEL not in repr(problems), text
 
 
 def test_a_package_shows_nothing_of_its_file(tmp_path: Path) -> None:
-    """A package may land in a log; what its file holds may not."""
+    """A package may be logged; the contents of its file may not."""
     (tmp_path / "config.yaml").write_text(
         f"model_name: {SENTINEL}\nenvironment_variables: {{A: {SENTINEL}}}\n"
     )
@@ -224,10 +226,10 @@ def test_a_package_shows_nothing_of_its_file(tmp_path: Path) -> None:
     st.text("'\"{}[]:-&*!|>%@`#, \n\tx1", max_size=4),
 )
 def test_damaged_yaml_is_not_quoted(tmp_path: Path, text: str, at: int, noise: str) -> None:
-    """Whatever breaks the syntax, the line with a value in it is not shown."""
+    """Whatever breaks the syntax, the line with a value is not shown."""
     damaged = f"{text[:at]}{noise}\nname: {SENTINEL}{noise}\n{text[at:]}"
-    said = problems_of(tmp_path, damaged)
-    assert f"{SENTINEL}{noise}" not in repr([p for p in said if p.code == "yaml" or "name" in str(p.key)])
+    problems = problems_of(tmp_path, damaged)
+    assert f"{SENTINEL}{noise}" not in repr([p for p in problems if p.code == "yaml" or "name" in str(p.key)])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -237,7 +239,7 @@ def test_damaged_yaml_is_not_quoted(tmp_path: Path, text: str, at: int, noise: s
     )
 )
 def test_any_bytes_load_or_are_refused(tmp_path: Path, data: bytes) -> None:
-    """No file makes anything but a package or a `ConfigInvalid`."""
+    """No file causes anything but a package or a `ConfigInvalid`."""
     problems_of(tmp_path, data)
 
 
@@ -259,7 +261,7 @@ _KEYS = sorted(json_schema()["properties"])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(_KEYS), _data, max_size=4))
 def test_any_data_loads_or_is_refused(tmp_path: Path, data: dict[str, Any]) -> None:
-    """Nor does any data below the known keys."""
+    """Neither does any data below the known keys."""
     problems_of(tmp_path, yaml.safe_dump(data))
 
 
@@ -274,7 +276,7 @@ def test_any_data_loads_or_is_refused(tmp_path: Path, data: dict[str, Any]) -> N
         ("runtime: {transport: {kind: grpc}}", "runtime.transport.kind"),
     ],
 )
-def test_what_serve_refuses_is_named(tmp_path: Path, text: str, key: str) -> None:
-    """A model that would miss something is not started."""
+def test_keys_that_serve_refuses_are_reported(tmp_path: Path, text: str, key: str) -> None:
+    """A model that would not work is not started."""
     (tmp_path / "config.yaml").write_text(text)
     assert key in [problem.key for problem in unsupported_for_serving(load_package(tmp_path))]

@@ -1,4 +1,4 @@
-"""gusset takes the configurations that Truss takes and refuses those that it refuses."""
+"""gusset accepts the configurations that Truss accepts, and refuses those that it refuses."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def load(folder: Path, text: str) -> Package:
 
 
 @pytest.mark.parametrize("text", [*ACCEPTED, *LOOSER])
-def test_accepts(tmp_path: Path, text: str) -> None:
-    """What Truss takes loads, warns only, and can be given to a model."""
+def test_what_truss_accepts_loads(tmp_path: Path, text: str) -> None:
+    """With warnings at most, and it can be passed to a model."""
     package = load(tmp_path, text)
 
     assert all(problem.warning for problem in package.warnings)
@@ -31,8 +31,8 @@ def test_accepts(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [*REFUSED, *STRICTER])
-def test_refuses(tmp_path: Path, text: str) -> None:
-    """What Truss refuses, or dies of, is refused with a message, a hint and nearly always a place."""
+def test_what_truss_refuses_is_refused(tmp_path: Path, text: str) -> None:
+    """Also what crashes Truss; with a message and a hint."""
     with pytest.raises(ConfigInvalid) as error:
         load(tmp_path, text)
 
@@ -78,8 +78,10 @@ def test_a_minimal_file_has_all_defaults(tmp_path: Path) -> None:
         (LOOKAHEAD, ["trt_llm", "build", "speculator", "runtime", "total_token_limit"], 500000),
     ],
 )  # fmt: skip
-def test_what_the_model_gets(tmp_path: Path, text: str, path: list[str | int], value: object) -> None:
-    """Values are converted as Truss converts them; unknown keys stay where they are."""
+def test_values_are_converted_as_by_truss(
+    tmp_path: Path, text: str, path: list[str | int], value: object
+) -> None:
+    """Unknown keys are kept."""
     found = load(tmp_path, text).dump()
     for part in path:
         found = found[part]

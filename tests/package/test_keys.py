@@ -1,4 +1,4 @@
-"""The table of keys, the schema and docs/config.md say the same."""
+"""The table of keys, the schema and docs/config.md agree."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def schema_paths() -> set[str]:
 
 
 def test_every_key_of_the_schema_is_in_the_table() -> None:
-    """A key that the schema has, gusset says what it does with; and no key is made up."""
+    """The table explains every key of the schema, and no other."""
     table = {key.path for key in KEYS}
 
     assert len(table) == len(KEYS)
@@ -73,13 +73,13 @@ def row_of(path: str, status: str, about: str) -> str:
 
 
 def test_the_document_shows_the_table() -> None:
-    """docs/config.md has a row for each key, with its status and why, and no row besides."""
+    """docs/config.md has exactly one row for each key, with its status and explanation."""
     lines = [line for line in DOCS.read_text().split("## All keys")[1].splitlines() if line.startswith("| `")]
 
     assert lines == [row_of(key.path, key.status, key.about) for key in KEYS]
 
 
 @pytest.mark.parametrize("path", [key.path for key in KEYS if "." not in key.path and key.path != "hf_cache"])
-def test_editors_see_every_key(path: str) -> None:
-    """The JSON Schema has each top-level key, with a description."""
+def test_the_json_schema_describes_every_key(path: str) -> None:
+    """Editors show the description of each top-level key."""
     assert json_schema()["properties"][path]["description"]

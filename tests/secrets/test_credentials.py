@@ -37,19 +37,19 @@ def test_credentials_are_found_within_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_other_texts_are_let_be(text: str) -> None:
-    """Placeholders, paths and names are no credentials."""
+def test_other_texts_are_not_credentials(text: str) -> None:
+    """Names, examples and templates are not reported."""
     assert find_credentials(text) == []
     assert looks_like_credential(text) is None
 
 
-def test_random_words_are_suspicious_only_where_asked() -> None:
+def test_random_words_count_as_credentials_only_in_place_of_a_name() -> None:
     """High entropy counts where only a name belongs, not in every text."""
     assert looks_like_credential("Q7x9ZkfL2mP0vR8tW3yB6nC1")
     assert find_credentials("Q7x9ZkfL2mP0vR8tW3yB6nC1") == []
 
 
-def test_a_token_that_cannot_be_whole() -> None:
+def test_an_incomplete_token_is_recognized() -> None:
     """Cut off, or with something added."""
     assert misshapen_token(REAL[0]) is None
     assert misshapen_token("plain") is None

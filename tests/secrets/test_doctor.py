@@ -50,8 +50,8 @@ def codes(value: str | bytes, name: str | None = None) -> list[str]:
         + "\n-----END RSA PRIVATE KEY-----\n",
     ],
 )
-def test_sound_values_pass(value):
-    """Nothing is said of values as they should be."""
+def test_correct_values_cause_no_warning(value):
+    """Values as they should be have no findings."""
     assert codes(value) == []
 
 
@@ -101,13 +101,13 @@ def test_sound_values_pass(value):
         ("1234567", "short"),
     ],
 )
-def test_faulty_values_are_warned_of(value, code):
-    """Each common fault has a code of its own."""
+def test_each_common_mistake_has_its_own_code(value, code):
+    """The warning can be recognized by its code."""
     assert code in codes(value)
 
 
-def test_a_token_of_another_issuer():
-    """A token that was pasted under the wrong name is pointed out; a fitting or unknown name is not."""
+def test_a_token_of_another_issuer_than_the_name_suggests_is_reported():
+    """A token under the wrong name is reported; a fitting or unknown name is not."""
     assert codes(HF, "openai_api_key") == ["other_kind"]
     assert codes(HF, "hf-access-token") == codes(HF, "my_key") == codes(HF) == []
     assert codes("sk-" + "aB3" * 10, "openai_api_key") == []

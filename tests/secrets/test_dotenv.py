@@ -41,13 +41,13 @@ def parsed(data: bytes) -> dict[str, bytes]:
     ],
 )
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n# end\n"])
-def test_values(line, value, end):
-    """Bare, quoted, escaped, of several lines; nothing is interpolated; any line ending."""
+def test_values_are_parsed_exactly(line, value, end):
+    """Bare, quoted, escaped, of several lines; nothing is interpolated; with any line ending."""
     assert parsed(line + end) == ({"a.b-c_1": b"x"} if value is None else {"A": value})
 
 
-def test_a_whole_file():
-    """Entries come in order with the line where each begins; comments and blank lines do not count."""
+def test_entries_have_the_line_where_they_start():
+    """They come in order; comments and blank lines are skipped."""
     data = b'\xef\xbb\xbf# head\r\n\r\nA=1\n  # more\nB="x\ny"\n\t\nexport C=3'
     assert [(entry.name, entry.value.reveal(), entry.line) for entry in parse_dotenv(data)] == [
         ("A", b"1", 3),
@@ -81,8 +81,8 @@ def test_errors_give_the_line_and_never_the_text(data, error, line):
     assert caught.value.__cause__ is None
 
 
-def test_a_name_given_twice_is_an_error_that_says_where():
-    """Which of the two is meant is for a person to say."""
+def test_a_repeated_name_is_an_error_with_both_lines():
+    """The message names the line, and the hint the first one."""
     with pytest.raises(UsageError, match=r"\.env:3: A is set a second time") as caught:
         parse_dotenv(b"A=1\n\nA=1\n")
     assert "line 1" in caught.value.hint

@@ -24,8 +24,8 @@ def secrets(**values: bytes) -> Secrets:
     return Secrets(declared, {name.replace("_", "-"): SecretValue(v) for name, v in values.items()})
 
 
-def test_looking_up():
-    """A value is its exact text, by index and by get; a default stands in for a miss."""
+def test_a_look_up_returns_the_exact_text():
+    """By index and by get; the default is returned for a name without a value."""
     held = secrets(hf_token=TOKEN, db=b"")
     assert held["hf-token"] == TOKEN.decode()
     assert type(held["hf-token"]) is SecretText
@@ -82,14 +82,14 @@ def test_a_declared_name_without_a_value_says_how_to_set_it():
 
 
 @pytest.mark.parametrize("wrong", ["two words", "", "x\n", 3, None, "s3cr3t/with+text=="])
-def test_what_cannot_be_a_name_is_not_repeated(wrong):
+def test_an_invalid_name_is_not_repeated(wrong):
     """What stands where a name should be is now and then a value."""
     with pytest.raises(SecretNotDeclared) as caught:
         secrets()[wrong]
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_value_that_is_not_text():
+def test_a_value_that_is_not_utf8_is_available_as_bytes():
     """Bytes give it; each access as text is an error that names the secret; its name is among the names."""
     held = secrets(binary=b"\xff\xfe\x00key-material", db=b"x")
     assert held.bytes("binary") == b"\xff\xfe\x00key-material"
@@ -116,7 +116,7 @@ def test_nothing_printed_shows_a_value():
     assert TOKEN.decode() not in shown
 
 
-def test_it_is_read_only_and_stays_in_its_process():
+def test_it_is_read_only_and_cannot_be_pickled():
     """Writing, pickling and copying are refused, the last two with what to do instead."""
     held = secrets(hf_token=TOKEN)
     with pytest.raises(TypeError):
@@ -129,7 +129,7 @@ def test_it_is_read_only_and_stays_in_its_process():
     assert pickle.loads(pickle.dumps(held["hf-token"])) == TOKEN.decode()
 
 
-def test_replacing_gives_the_newest_values():
+def test_look_ups_return_the_latest_values():
     """Look-ups follow a replacement at once; views taken before keep what they had."""
     held = secrets(hf_token=b"old", db=b"same")
     before = held.items()
@@ -157,7 +157,7 @@ def test_on_change_is_called_in_order_on_one_thread():
     assert calls.empty()
 
 
-def test_look_ups_answer_anew_before_the_callback():
+def test_look_ups_return_the_new_value_before_the_callback():
     """A callback that reads the mapping never sees the value before the change."""
     held = secrets(hf_token=b"old")
     seen: queue.Queue = queue.Queue()
@@ -210,7 +210,7 @@ def test_a_forked_child_keeps_what_it_had():
     os.close(writer)
 
 
-def test_errors_of_misses_are_gussets():
+def test_errors_of_look_ups_are_gusset_errors():
     """All three causes are in gusset's error tree, with codes of their own."""
     codes = set()
     for name in ("nowhere", "unset", "binary"):

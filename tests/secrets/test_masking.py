@@ -1,4 +1,4 @@
-"""Masking: no form of a value gets out, whole or in a stream, and nothing else is touched."""
+"""Masking: no pattern of a value gets through, whole or in a stream, and nothing else is changed."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def masker(*secrets: bytes) -> Masker:
     return Masker([SecretValue(secret) for secret in secrets])
 
 
-def streamed(of: Masker, pieces: list[bytes]) -> bytes:
+def streamed(of: Masker, chunks: list[bytes]) -> bytes:
     stream = of.stream()
-    return b"".join([*map(stream.feed, pieces), stream.flush()])
+    return b"".join([*map(stream.feed, chunks), stream.flush()])
 
 
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+def cut(data: bytes, offsets: list[int]) -> list[bytes]:
+    edges = [0, *sorted(offset % (len(data) + 1) for offset in offsets), len(data)]
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @pytest.mark.parametrize(
     "encode", [*ENCODERS.values(), *TEXT_ENCODERS.values()], ids=[*ENCODERS, *TEXT_ENCODERS]
 )
-def test_each_form_is_masked(encode):
-    """Every encoding that output commonly has of a value becomes three stars."""
+def test_every_common_encoding_of_a_value_is_masked(encode):
+    """A value in any encoding that output commonly has becomes `***`."""
     out = masker(TOKEN).mask(b"token=<" + encode(TOKEN) + b">")
     assert out in (b"token=<***>", b"token=<'***'>")
 
@@ -72,7 +72,7 @@ def test_each_form_is_masked(encode):
 @pytest.mark.parametrize("before", [b"", b"u", b"us", b"usr", b"user:"])
 @pytest.mark.parametrize("alphabet", [base64.b64encode, base64.urlsafe_b64encode])
 def test_base64_is_masked_at_all_alignments(before, alphabet):
-    """Basic authentication encodes name and token together; no stable part of the token is left."""
+    """Basic authentication encodes name and token together; no stable part of the token remains."""
     inner = bytes(range(250, 256)) + b"secret-token-1234"
     out = masker(inner).mask(alphabet(before + inner + b"\n tail of it"))
     assert b"***" in out
@@ -80,16 +80,16 @@ def test_base64_is_masked_at_all_alignments(before, alphabet):
         assert base64.b64encode(inner[start : start + 9])[2:-2] not in out
 
 
-def test_lines_of_a_value_are_masked_one_by_one_but_never_armour():
-    """A key printed line by line is masked; the BEGIN line, common to all keys, stays."""
+def test_lines_of_a_value_are_masked_one_by_one_except_pem_headers():
+    """A key printed line by line is masked. The BEGIN line, which all keys share, stays."""
     secret = masker(PEM)
     assert secret.mask(b"| MIIEvQIBADANBgkqhkiG9w0B |") == b"| *** |"
     assert secret.mask(b"-----BEGIN PRIVATE KEY-----\nother") == b"-----BEGIN PRIVATE KEY-----\nother"
     assert secret.mask(b"key:\n" + PEM + b"end") == b"key:\n***end"
 
 
-def test_strings_in_json_are_masked_but_never_keys():
-    """Code takes a JSON credential apart; each string of 8 bytes and more is masked where it shows up."""
+def test_strings_in_a_json_value_are_masked_but_not_its_keys():
+    """Code parses a JSON credential; each string of 8 bytes or more is masked wherever it appears."""
     leaf = 'p\u00e4ss"word\nline'
     secret = masker(
         json.dumps({"private_key_id": leaf, "list": [{"deep": "deep-value"}], "n": 12345678}).encode()
@@ -98,24 +98,24 @@ def test_strings_in_json_are_masked_but_never_keys():
     assert secret.mask(b"private_key_id 12345678") == b"private_key_id 12345678"
 
 
-def test_the_password_in_an_address_is_masked():
-    """A database's client prints the password that it took from the URL, decoded or not."""
+def test_the_password_in_a_url_is_masked():
+    """A database's client prints the password from the URL, decoded or not."""
     secret = masker(b"postgresql://app:pa%24%24word-1@db.internal:5432/main")
     assert secret.mask(b"app pa$$word-1 pa%24%24word-1 db.internal") == b"app *** *** db.internal"
 
 
-def test_a_twice_given_json_key_hides_no_string():
-    """Both strings of a doubled key are masked, although JSON readers keep only the last."""
+def test_both_strings_of_a_repeated_json_key_are_masked():
+    """JSON parsers keep only the last one."""
     assert masker(b'{"a": "first-one", "a": "second-one"}').mask(b"first-one second-one") == b"*** ***"
 
 
-def test_values_without_their_white_space_are_masked():
+def test_a_value_is_masked_without_its_surrounding_white_space():
     """A trailing newline in the stored value does not hide what code prints after .strip()."""
     assert masker(b" token-1234\n").mask(base64.b64encode(b"token-1234")) == b"***"
 
 
-def test_short_values_are_not_masked():
-    """Values under 8 bytes would mask innocent text; callers report them instead."""
+def test_values_under_8_bytes_are_not_masked():
+    """They would mask other text; callers report them instead."""
     assert not maskable(SecretValue(b"1234567"))
     assert masker(b"1234567").mask(b"1234567") == b"1234567"
     assert not maskable(SecretValue(b" " * 20))
@@ -123,35 +123,35 @@ def test_short_values_are_not_masked():
     assert masker(b"1234567\n").mask(b"<1234567\n>") == b"<***>"
 
 
-def test_blank_lines_and_rules_in_a_value_mask_nothing_else():
-    """Indentation and lines of dashes are in any output."""
+def test_blank_lines_and_rows_of_dashes_in_a_value_are_not_masked_elsewhere():
+    """Any output contains indentation and rows of dashes."""
     secret = masker(b"first-line-1\n            \n------------\nlast-line-22\n")
     assert secret.mask(b"            x ------------") == b"            x ------------"
     assert secret.mask(b"last-line-22") == b"***"
 
 
-def test_overlapping_values_leave_no_rest():
-    """Where the end of one value is the beginning of another, both are masked to their ends."""
+def test_overlapping_values_are_masked_completely():
+    """When the end of one value is the start of another, both are masked to their ends."""
     assert masker(b"abcdefgh1234", b"1234zyxwvuts").mask(b"<abcdefgh1234zyxwvuts>") == b"<***>"
 
 
-def test_data_without_a_value_is_the_same_object():
-    """The common case copies nothing."""
+def test_data_without_a_value_is_not_copied():
+    """The common case returns the same object."""
     data = b"nothing of interest\n"
     assert masker(TOKEN).mask(data) is data
     assert masker(TOKEN).stream().feed(data) is data
 
 
-def test_learning_keeps_old_values():
-    """After a rotation the old and the new value are masked, in streams that were open before too."""
+def test_replaced_values_stay_masked():
+    """After a rotation both values are masked, also in streams that were opened before."""
     secret = masker(b"old-value-1")
     stream = secret.stream()
     secret.learn([SecretValue(b"new-value-2")])
     assert stream.feed(b"old-value-1 new-value-2\n") == b"*** ***\n"
 
 
-def test_learning_while_masking():
-    """Threads that mask while another learns never see a half-built state."""
+def test_threads_can_mask_while_another_learns():
+    """They never see an incomplete state."""
     secret = masker(b"first-value-0")
     learner = threading.Thread(
         target=lambda: [secret.learn([SecretValue(b"later-value-%d" % i)]) for i in range(50)]
@@ -163,15 +163,15 @@ def test_learning_while_masking():
     assert secret.mask(b"later-value-49") == b"***"
 
 
-def test_text_is_masked_with_its_odd_characters_kept():
-    """Text with lone surrogates, as tracebacks and JSON can have, is masked like any other."""
+def test_text_with_lone_surrogates_is_masked():
+    """Tracebacks and JSON can contain them; the rest of the text is unchanged."""
     assert masker(b"caf\xc3\xa9-secret").mask_text("x\udcff caf\u00e9-secret") == "x\udcff ***"
     assert masker(b"caf\xc3\xa9-secret").mask_text("\ud800caf\u00e9-secret").endswith("***")
     assert masker(b"\xff\xfe\xfd\xfc1234").mask_text("a \udcff\udcfe\udcfd\udcfc1234") == "a ***"
 
 
-def test_complete_lines_leave_at_once():
-    """Nothing of a complete line waits, and of an unfinished one only what may begin a value."""
+def test_complete_lines_are_passed_on_at_once():
+    """Nothing of a complete line waits, and of an incomplete one only what may start a value."""
     stream = masker(b"hf_abcdefgh").stream()
     assert stream.feed(b"done\n") == b"done\n"
     assert stream.feed(b"ends with hf_\n") == b"ends with hf_\n"
@@ -182,8 +182,8 @@ def test_complete_lines_leave_at_once():
     assert stream.feed(b"cdefgh\n") == b"***\n"
 
 
-def test_letting_go_masks_the_rest_of_a_value():
-    """What was let go after silence cannot be taken back, but what follows of the value is masked."""
+def test_the_rest_of_a_value_is_masked_after_a_flush():
+    """The start cannot be taken back, but the bytes that follow are masked."""
     stream = masker(b"hf_abcdefgh").stream()
     assert stream.feed(b"hf_abc") == b""
     assert stream.flush() == b"hf_abc"
@@ -191,16 +191,16 @@ def test_letting_go_masks_the_rest_of_a_value():
     assert stream.feed(b"defgh, next\n") == b"***, next\n"
 
 
-def test_letting_go_masks_a_value_that_might_have_been_longer():
-    """A value at the end of the data that is also the beginning of another is masked when let go."""
+def test_a_flush_masks_a_value_that_may_be_the_start_of_a_longer_one():
+    """A value at the end of the data that is also the start of another is masked."""
     stream = masker(b"abcdefgh", b"abcdefgh-longer").stream()
     assert stream.feed(b"abcdefgh") == b""
     assert stream.flush() == b"***"
     assert stream.feed(b" and on\n") == b" and on\n"
 
 
-def test_a_run_of_overlapping_values_leaves_as_one_mask():
-    """Nothing piles up in a text of values that overlap, however long, and one mask stands for all of it."""
+def test_a_run_of_overlapping_values_becomes_one_mask():
+    """Nothing accumulates in a text of overlapping values, however long it is."""
     stream = masker(b"=" * 10).stream()
     assert stream.feed(b"<" + b"=" * 50) == b"<***"
     assert not stream.holding
@@ -208,22 +208,22 @@ def test_a_run_of_overlapping_values_leaves_as_one_mask():
     assert stream.feed(b"=>\n") == b">\n"
 
 
-def test_a_value_of_many_lines_is_masked_across_pieces():
-    """The first line of a key at the end of a piece is held until the next piece tells."""
+def test_a_value_of_several_lines_is_masked_across_chunks():
+    """The first line of a key at the end of a chunk is held back until the next chunk."""
     assert streamed(masker(PEM), [b"key:\n" + PEM[:30], PEM[30:60], PEM[60:] + b"\n"]) == b"key:\n***\n"
 
 
-def test_long_values():
-    """The longest values that the vault holds are masked in all forms and any pieces."""
+def test_the_longest_possible_values_are_masked():
+    """In all encodings, and in chunks of any size."""
     big = bytes(range(256)) * 256
     data = b"<" + base64.b64encode(big) + b"><" + big + b">"
-    pieces = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-    assert streamed(masker(big), pieces) == b"<***><***>"
+    chunks = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+    assert streamed(masker(big), chunks) == b"<***><***>"
 
 
 @given(st.lists(values, min_size=1, max_size=3), st.data())
-def test_no_form_gets_out_of_a_stream(secrets, data):
-    """Whatever the values, their forms, the text around and the cuts: no form is in the output.
+def test_no_pattern_gets_through_a_stream(secrets, data):
+    """Whatever the values, their patterns, the text around and the cuts, the output contains no pattern.
 
     Except that of a value whose first line is shorter than 8 bytes: see docs/masking.md.
     """
@@ -233,12 +233,12 @@ def test_no_form_gets_out_of_a_stream(secrets, data):
     whole = b"".join(data.draw(st.lists(st.one_of(st.binary(max_size=12), embedded), max_size=8)))
     masking = masker(*secrets)
     out = streamed(masking, cut(whole, data.draw(st.lists(st.integers(0, 10_000), max_size=8))))
-    pieces = out.split(b"***")
-    assert not any(form in piece for secret in secrets for form in patterns_of(secret) for piece in pieces)
+    chunks = out.split(b"***")
+    assert not any(form in piece for secret in secrets for form in patterns_of(secret) for piece in chunks)
 
 
 def masked_slowly(data: bytes, secrets: list[bytes]) -> bytes:
-    """What masking promises, said plainly: all places of all forms, merged where they overlap."""
+    """A plain implementation of masking: all matches of all patterns, merged where they overlap."""
     found = sorted(
         (place, place + len(form))
         for form in set().union(*map(patterns_of, secrets))
@@ -258,8 +258,8 @@ few_letters = st.text("ab-'", min_size=8, max_size=12).map(str.encode)
 
 @settings(max_examples=300)
 @given(st.lists(few_letters, min_size=1, max_size=3), st.data())
-def test_cuts_do_not_matter(secrets, data):
-    """Whole or in pieces, all places of all forms are masked and nothing else, however they overlap."""
+def test_the_result_does_not_depend_on_where_a_stream_is_cut(secrets, data):
+    """Whole or in chunks, all patterns and nothing else are masked, however they overlap."""
     some_form = st.sampled_from(sorted(set().union(*map(patterns_of, secrets))))
     begun = st.builds(lambda form, size: form[:size], some_form, st.integers(1, 12))
     ended = st.builds(lambda form, size: form[size:], some_form, st.integers(1, 6))
@@ -272,8 +272,8 @@ def test_cuts_do_not_matter(secrets, data):
 
 
 @given(st.lists(few_letters, min_size=1, max_size=3), st.data())
-def test_letting_go_loses_nothing_and_repeats_nothing(secrets, data):
-    """Wherever a stream falls silent, what leaves unmasked is in the order of what came, each byte once."""
+def test_a_flush_loses_and_repeats_no_bytes(secrets, data):
+    """Wherever a stream is flushed, the unmasked output has each byte once and in order."""
     some_form = st.sampled_from(sorted(set().union(*map(patterns_of, secrets))))
     whole = b"".join(
         data.draw(st.lists(st.one_of(some_form, st.sampled_from([b"a", b"\n", b"b-"])), max_size=8))
@@ -290,13 +290,13 @@ def test_letting_go_loses_nothing_and_repeats_nothing(secrets, data):
 
 
 @given(texts, st.sampled_from(list(TEXT_ENCODERS.values())))
-def test_text_forms_are_masked(secret, encode):
+def test_any_text_value_is_masked_in_its_encodings(secret, encode):
     """Every text value is found in JSON, in repr and in shell words."""
     assert encode(secret).strip(b"'") not in masker(secret).mask(b"<" + encode(secret) + b">")
 
 
 @given(st.binary(max_size=200))
 def test_text_without_secrets_is_unchanged(data):
-    """A masker that knows nothing changes nothing."""
+    """A masker without values changes nothing."""
     assert masker().mask(data) is data
     assert streamed(masker(), [data]) == data

@@ -13,7 +13,7 @@ from gusset.secrets.name import check_name, fold_name, spelling_clashes
 @pytest.mark.parametrize(
     "name", ["a", "hf_access_token", "A-Z.0_9", ".hidden", "a..b", "-", "_", "x" * 253, "123"]
 )
-def test_names(name):
+def test_valid_names_pass(name):
     """These are names, and come back unchanged."""
     assert check_name(name) == name
 
@@ -39,20 +39,20 @@ def test_names(name):
         "a:b",
     ],
 )
-def test_what_is_no_name(wrong):
+def test_invalid_names_are_refused(wrong):
     """The rule holds for the whole text: a trailing newline, a path, a letter beyond ASCII."""
     with pytest.raises(InvalidName):
         check_name(wrong)
 
 
 @pytest.mark.parametrize("wrong", [None, 1, b"name", ["name"]])
-def test_a_name_is_a_text(wrong):
+def test_a_name_must_be_a_text(wrong):
     """Anything but a text is refused, by its type."""
     with pytest.raises(InvalidName, match=type(wrong).__name__):
         check_name(wrong)
 
 
-def test_a_wrong_name_is_not_repeated():
+def test_an_invalid_name_is_not_repeated():
     """A value typed in a name's place shows no more than which kinds of characters were wrong."""
     with pytest.raises(InvalidName) as caught:
         check_name("hunter2 is/my password\n")
@@ -76,7 +76,7 @@ def test_a_wrong_name_is_not_repeated():
         "Q7x9ZkfL2mP0vR8tW3yB6nC1",
     ],
 )
-def test_a_credential_is_no_name(typed):
+def test_a_credential_is_refused_as_a_name(typed):
     """It is not repeated, and the hint says where it now lies."""
     with pytest.raises(CredentialAsName, match="looks like a credential, not a name") as caught:
         check_name(typed)
@@ -105,13 +105,13 @@ def test_a_credential_is_no_name(typed):
         "x" * 253,
     ],
 )
-def test_long_names_are_names(name):
-    """What people make up of words and numbers is no credential, however it begins."""
+def test_long_names_of_words_and_numbers_are_valid(name):
+    """They are not mistaken for credentials, whatever they start with."""
     assert check_name(name) == name
 
 
 @given(st.text(min_size=1, max_size=260))
-def test_what_passes_never_leaves_its_folder(text):
+def test_a_valid_name_is_one_component_of_a_path(text):
     """Whatever passes the check is one plain component of a path, in ASCII."""
     try:
         name = check_name(text)
@@ -123,14 +123,14 @@ def test_what_passes_never_leaves_its_folder(text):
     assert name != "."
 
 
-def test_folding_keeps_runs():
-    """`-`, `_` and `.` are one character, one for one."""
+def test_folding_maps_each_character_to_one():
+    """`-`, `_` and `.` are the same character, one for one."""
     assert fold_name("hf-access.token") == fold_name("hf_access_token") == "hf_access_token"
     assert fold_name("a--b") != fold_name("a-b")
     assert fold_name("A") != fold_name("a")
 
 
-def test_spelling_clashes():
+def test_different_spellings_of_one_secret_are_found():
     """Each other spelling is paired with the one seen first."""
     assert spelling_clashes(["a-b", "c", "a_b", "a-b", "a.b"]) == [("a-b", "a_b"), ("a-b", "a.b")]
     assert spelling_clashes(["a", "b"]) == []

@@ -1,4 +1,4 @@
-"""Folders, the environment and chains give the same answers to the same questions."""
+"""Sources of secrets: folders, the environment and chains."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ EXACT = [
 ]
 
 
-def revealed(answer) -> dict[str, bytes]:
-    return {name: delivered.value.reveal() for name, delivered in answer.items()}
+def revealed(found) -> dict[str, bytes]:
+    return {name: delivered.value.reveal() for name, delivered in found.items()}
 
 
 @contextlib.contextmanager
 def watching(source, names):
-    """A queue with one item per yield of the source's watch, which has to end when told."""
+    """A queue with one item per yield of the source's watch, which must end when it is stopped."""
     stop, seen = threading.Event(), queue.Queue()
 
     def follow():
@@ -54,7 +54,7 @@ def watching(source, names):
 
 
 def wait_for(seen, read, expected):
-    """Read after each yield until the answer is the expected one."""
+    """Read after each yield until the result is the expected one."""
     while revealed(read()) != expected:
         seen.get(timeout=10)
 
@@ -63,25 +63,25 @@ def wait_for(seen, read, expected):
 def test_a_folder_gives_exact_bytes(tmp_path, value):
     """A file's content is the value, with nothing cut and nothing converted."""
     (tmp_path / "a.b-c_d").write_bytes(value)
-    answer = FolderSource(tmp_path).read(["a.b-c_d"])
-    assert answer == {"a.b-c_d": Delivered(SecretValue(value), None, str(tmp_path / "a.b-c_d"))}
+    found = FolderSource(tmp_path).read(["a.b-c_d"])
+    assert found == {"a.b-c_d": Delivered(SecretValue(value), None, str(tmp_path / "a.b-c_d"))}
 
 
-def test_a_missing_file_is_absent_from_the_answer(tmp_path):
-    """Missing is no error, and hides nothing of the others."""
+def test_a_missing_file_is_absent_from_the_result(tmp_path):
+    """It is no error, and does not affect the others."""
     (tmp_path / "here").write_bytes(b"1")
     assert revealed(FolderSource(tmp_path).read(["gone", "here"])) == {"here": b"1"}
 
 
-def test_a_file_that_is_away_for_a_moment_is_found(tmp_path, monkeypatch):
-    """A file that is written anew by other than rename is looked for a second time."""
+def test_a_file_that_is_missing_for_a_moment_is_found(tmp_path, monkeypatch):
+    """A file that is replaced, but not by a rename, is looked for a second time."""
     monkeypatch.setattr(
         "gusset.secrets.sources.folder.time.sleep", lambda _: (tmp_path / "late").write_bytes(b"1")
     )
     assert revealed(FolderSource(tmp_path).read(["late"])) == {"late": b"1"}
 
 
-def test_a_named_folder_that_is_absent_is_an_error(tmp_path):
+def test_a_missing_folder_is_an_error_if_it_must_exist(tmp_path):
     """A typing mistake in --secrets-dir must not look like a folder without secrets."""
     with pytest.raises(Unreachable, match="there is no folder"):
         FolderSource(tmp_path / "nowhere").read(["a"])
@@ -89,7 +89,7 @@ def test_a_named_folder_that_is_absent_is_an_error(tmp_path):
 
 
 def test_names_are_checked_before_any_path_is_made(tmp_path):
-    """No name reaches out of the folder, not even to learn whether a file exists."""
+    """No name reaches outside the folder, not even to find out whether a file exists."""
     (tmp_path / "outside").write_bytes(b"no")
     (tmp_path / "folder").mkdir()
     for source in (FolderSource(tmp_path / "folder"), EnvironmentSource({"TRUSS_SECRET_../outside": "no"})):
@@ -100,7 +100,7 @@ def test_names_are_checked_before_any_path_is_made(tmp_path):
         next(FolderSource(tmp_path).watch(["../outside"], threading.Event()))
 
 
-def test_a_file_that_is_too_large(tmp_path):
+def test_a_file_that_is_too_large_is_refused(tmp_path):
     """The error names the file and the limit, and no byte of the file."""
     (tmp_path / "big").write_bytes(b"A" * (MAX_BYTES + 1))
     with pytest.raises(InvalidValue, match=r"big has more than 65,536 bytes") as caught:
@@ -108,8 +108,8 @@ def test_a_file_that_is_too_large(tmp_path):
     assert "AAA" not in str(caught.value)
 
 
-def test_what_is_no_file(tmp_path):
-    """A folder (Docker makes one for a missing bind mount) or a pipe is an error, and never blocks."""
+def test_a_folder_or_pipe_in_place_of_a_file_is_an_error(tmp_path):
+    """Docker creates a folder for a missing bind mount. Reading a pipe must not block."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):
@@ -117,16 +117,16 @@ def test_what_is_no_file(tmp_path):
             FolderSource(tmp_path).read([name])
 
 
-def test_a_folder_that_is_a_file(tmp_path):
-    """It is not taken for an empty folder, whether or not the folder must exist."""
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
+    """It is never treated as an empty folder."""
     (tmp_path / "file").write_bytes(b"")
     for must_exist in (True, False):
         with pytest.raises(Unreachable, match="not a directory"):
             FolderSource(tmp_path / "file", must_exist=must_exist).read(["a"])
 
 
-def test_a_file_of_mode_0_is_denied(tmp_path):
-    """A file that may not be read is denied, which is not missing. As a process without root's privileges."""
+def test_a_file_that_may_not_be_read_is_denied(tmp_path):
+    """That is different from missing. Runs without the privileges of root."""
     (tmp_path / "mine").write_bytes(b"1")
     (tmp_path / "mine").chmod(0)
     script = (
@@ -151,8 +151,8 @@ def test_a_file_of_mode_0_is_denied(tmp_path):
         (errno.ENOTCONN, Unreachable),
     ],
 )
-def test_errors_of_the_file_system(tmp_path, monkeypatch, number, expected):
-    """What a failing disk or network mount answers is never taken for a missing secret."""
+def test_an_error_of_the_file_system_never_means_missing(tmp_path, monkeypatch, number, expected):
+    """A failing disk or network mount is an error."""
     (tmp_path / "a").write_bytes(b"1")
     real = os.open
 
@@ -166,8 +166,8 @@ def test_errors_of_the_file_system(tmp_path, monkeypatch, number, expected):
         FolderSource(tmp_path).read(["a"])
 
 
-def test_a_folder_is_watched(tmp_path):
-    """Replacing by rename, writing in place, adding and deleting are all noticed."""
+def test_every_way_to_change_a_file_is_noticed(tmp_path):
+    """Replacing by rename, writing in place, adding and deleting."""
     source = FolderSource(tmp_path)
     (tmp_path / "a").write_bytes(b"one")
     with watching(source, ["a", "b"]) as seen:
@@ -183,8 +183,8 @@ def test_a_folder_is_watched(tmp_path):
         wait_for(seen, lambda: source.read(["a", "b"]), {"b": b"new"})
 
 
-def test_a_folder_without_inotify_is_watched(tmp_path, monkeypatch):
-    """Where no handle is to be had, polling notices too."""
+def test_a_folder_is_watched_without_inotify(tmp_path, monkeypatch):
+    """Polling notices changes where no inotify handle is available."""
     monkeypatch.setattr("gusset.secrets.sources.inotify.Inotify.open", lambda: None)
     source = FolderSource(tmp_path)
     with watching(source, ["a"]) as seen:
@@ -192,8 +192,8 @@ def test_a_folder_without_inotify_is_watched(tmp_path, monkeypatch):
         wait_for(seen, lambda: source.read(["a"]), {"a": b"one"})
 
 
-def test_a_mounted_kubernetes_secret(tmp_path):
-    """Names are links into a folder behind a link that is swapped; the swap is noticed, both are read."""
+def test_the_swap_of_a_kubernetes_mount_is_noticed(tmp_path):
+    """Names are links into a folder behind a link that is swapped; both values are read."""
 
     def publish(generation, value):
         (tmp_path / generation).mkdir()
@@ -220,8 +220,8 @@ def test_a_folder_that_appears_later_is_watched(tmp_path):
         wait_for(seen, lambda: source.read(["a"]), {"a": b"one"})
 
 
-def test_the_environment():
-    """TRUSS_SECRET_ and the exact name; set but empty is a value; the origin names the variable."""
+def test_a_variable_is_found_by_its_exact_name():
+    """The prefix and the exact name; an empty variable is a value; the origin names the variable."""
     source = EnvironmentSource(
         {"TRUSS_SECRET_a-b": "v\n", "TRUSS_SECRET_e": "", "a-b": "no", "TRUSS_SECRET_A-B": "no"}
     )
@@ -229,54 +229,54 @@ def test_the_environment():
     assert source.read(["e"])["e"].origin == "TRUSS_SECRET_e"
 
 
-def test_the_environment_is_byte_exact():
-    """Bytes that are not UTF-8 arrive as they were set."""
+def test_values_in_the_environment_are_exact_bytes():
+    """Bytes that are not UTF-8 are returned as they were set."""
     text = os.fsdecode(b"\xff\xfe\xc3\xa9")
     assert revealed(EnvironmentSource({"TRUSS_SECRET_x": text}).read(["x"])) == {"x": b"\xff\xfe\xc3\xa9"}
 
 
 def test_the_environment_is_copied():
-    """The variables may be removed from the process once the source is made."""
+    """The variables may be removed from the process once the source exists."""
     environ = {"TRUSS_SECRET_x": "1"}
     source = EnvironmentSource(environ)
     environ.clear()
     assert revealed(source.read(["x"])) == {"x": b"1"}
 
 
-def test_an_environment_value_that_is_too_long():
-    """It is refused without being shown."""
+def test_a_variable_that_is_too_long_is_refused():
+    """Its value is not shown."""
     with pytest.raises(InvalidValue) as caught:
         EnvironmentSource({"TRUSS_SECRET_x": "A" * (MAX_BYTES + 1)}).read(["x"])
     assert "AAA" not in str(caught.value)
 
 
-def test_the_environment_never_changes():
-    """Its watch waits until it is told to stop, and yields nothing."""
+def test_a_watch_of_the_environment_only_waits_for_its_stop():
+    """It yields nothing."""
     with watching(EnvironmentSource({}), ["x"]) as seen:
         pass
     assert seen.empty()
 
 
 def test_sources_print_no_values():
-    """A source in a log line or a traceback's locals shows nothing."""
+    """A source in a log line or in a traceback's locals shows no value."""
     source = EnvironmentSource({"TRUSS_SECRET_x": "s3cret"})
     assert "s3cret" not in f"{source!r} {vars(source)!r} {source.read(['x'])!r}"
 
 
-def test_a_chain_falls_through_for_what_is_missing(tmp_path):
-    """The first source that has a name gives it, an empty value included; the order is the one asked for."""
+def test_a_chain_looks_for_missing_secrets_in_the_next_source(tmp_path):
+    """The first source that has a name wins, also with an empty value. The order is that of the names."""
     (tmp_path / "a").write_bytes(b"folder")
     (tmp_path / "empty").write_bytes(b"")
     environ = EnvironmentSource(
         {"TRUSS_SECRET_a": "env", "TRUSS_SECRET_b": "env", "TRUSS_SECRET_empty": "env"}
     )
-    answer = ChainSource([FolderSource(tmp_path), environ]).read(["c", "b", "empty", "a"])
-    assert list(answer) == ["b", "empty", "a"]
-    assert revealed(answer) == {"b": b"env", "empty": b"", "a": b"folder"}
+    found = ChainSource([FolderSource(tmp_path), environ]).read(["c", "b", "empty", "a"])
+    assert list(found) == ["b", "empty", "a"]
+    assert revealed(found) == {"b": b"env", "empty": b"", "a": b"folder"}
 
 
 def test_a_chain_stops_at_an_error(tmp_path):
-    """What a source cannot tell is never taken from the next one."""
+    """After an error of a source, the next one is not read."""
     environ = EnvironmentSource({"TRUSS_SECRET_a": "env"})
     with pytest.raises(Unreachable):
         ChainSource([FolderSource(tmp_path / "nowhere"), environ]).read(["a"])
@@ -285,8 +285,8 @@ def test_a_chain_stops_at_an_error(tmp_path):
         ChainSource([FolderSource(tmp_path), environ]).read(["a"])
 
 
-def test_a_chain_does_not_ask_further_than_needed(tmp_path):
-    """When all names are found, a later source that is broken does no harm."""
+def test_a_chain_reads_no_more_sources_than_needed(tmp_path):
+    """When all names are found, a later source that is broken has no effect."""
     (tmp_path / "a").write_bytes(b"1")
     chain = ChainSource([FolderSource(tmp_path), FolderSource(tmp_path / "nowhere")])
     assert revealed(chain.read(["a"])) == {"a": b"1"}
@@ -309,7 +309,7 @@ def test_a_chain_watches_all_its_sources(tmp_path):
 
 
 def test_a_chain_watch_that_is_closed_early_ends_its_threads(tmp_path):
-    """Whoever stops iterating leaves no thread and no handle behind."""
+    """Closing the iterator leaves no thread and no handle behind."""
     before = set(threading.enumerate())
     watch = ChainSource([FolderSource(tmp_path)]).watch(["a"], threading.Event())
     next(watch)

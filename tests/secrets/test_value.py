@@ -40,7 +40,7 @@ def test_a_value_never_shows_itself(shown):
     assert "***" in shown
 
 
-def test_a_value_leaves_by_reveal_alone():
+def test_only_reveal_returns_the_bytes():
     """The bytes are exact; serialisers and pickle refuse the rest."""
     assert VALUE.reveal() == WORD.encode()
     assert bytes(SecretValue(b"\x00\xff\n").reveal()) == b"\x00\xff\n"
@@ -73,7 +73,7 @@ def test_copying_a_value_keeps_it():
     assert copy.copy(VALUE) is VALUE
 
 
-def test_text_is_masked_in_repr_alone():
+def test_only_the_repr_of_text_is_masked():
     """Containers, !r and %r show a mask."""
     for shown in (repr(TEXT), f"{TEXT!r}", "%r" % (TEXT,), repr({"a": [TEXT]}), ascii(TEXT)):  # noqa: UP031
         assert "s3cret" not in shown
@@ -92,7 +92,7 @@ def test_text_is_the_exact_text_everywhere_else():
 @pytest.mark.parametrize(
     "made", [TEXT.strip(), TEXT[1:], TEXT[:], TEXT + "", f"{TEXT}", str(TEXT), TEXT.lower()]
 )
-def test_what_is_made_of_text_is_plain(made):
+def test_results_of_text_methods_are_plain_str(made):
     """Derived texts are ordinary ones, with nothing to surprise a library."""
     assert type(made) is str
 

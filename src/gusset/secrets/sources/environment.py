@@ -17,7 +17,7 @@ class EnvironmentSource:
     """The variables `TRUSS_SECRET_{name}` of an environment, copied by the constructor.
 
     A value is the variable's exact bytes, UTF-8 or not. The caller warns that
-    the environment is no good place for secrets; `Delivered.origin` is the
+    environment variables are not safe for secrets; `Delivered.origin` is the
     variable's name.
     """
 
