@@ -85,7 +85,8 @@ class Package:
     def problem_collector(self) -> ProblemCollector:
         """A new collector for problems that later checks find in this file."""
         tree = self._tree
-        return ProblemCollector(Tree(tree.data, tree.keys, tree.values, text=tree.text), self.display_file)
+        without_problems = Tree(data=tree.data, keys=tree.keys, values=tree.values, text=tree.text)
+        return ProblemCollector(without_problems, self.display_file)
 
 
 def _copy(data: Any) -> Any:

@@ -345,20 +345,11 @@ def _unknown_key(path: tuple[Any, ...], known: list[str], problems: ProblemColle
 
 def refused_keys(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
     """The keys of this configuration that `gusset serve` refuses, with their paths."""
-    table = keys_by_path()
-    wanted = [path for path, is_set in _REFUSED_WHEN.items() if is_set(config)]
-    found = [(path, table[".".join(path)]) for path in wanted]
-    return [
-        (
-            path,
-            Key("runtime.transport.kind", "refused", "gusset serves http and websockets", "write kind: http"),
-        )
-        if path == _KIND
-        else (path, key)
-        for path, key in found
-    ]
+    table = keys_by_path() | {_GRPC.path: _GRPC}
+    return [(path, table[".".join(path)]) for path, is_set in _REFUSED_WHEN.items() if is_set(config)]
 
 
+_GRPC = Key("runtime.transport.kind", "refused", "gusset serves http and websockets", "write kind: http")
 _KIND = ("runtime", "transport", "kind")
 _REFUSED_WHEN: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
     ("external_data",): lambda config: bool(config.external_data),

@@ -17,7 +17,7 @@ ENTRY_METHODS = frozenset(
 _MAKES_METHODS = frozenset({"setattr", "__getattr__", "__getattribute__", "exec", "type"})
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelCode:
     """One parsed Python file, or the reason why it cannot be parsed, in `fault`."""
 
@@ -45,12 +45,12 @@ def read_code(file: Path) -> ModelCode:
             warnings.simplefilter("ignore")  # about the model's code, such as an invalid escape
             tree = ast.parse(file.read_bytes())
     except SyntaxError as error:
-        return ModelCode(file, fault="it is not valid Python", line=error.lineno, column=error.offset)
+        return ModelCode(file=file, fault="it is not valid Python", line=error.lineno, column=error.offset)
     except (ValueError, RecursionError, MemoryError):
-        return ModelCode(file, fault="it cannot be parsed")
+        return ModelCode(file=file, fault="it cannot be parsed")
     except OSError as error:
-        return ModelCode(file, fault=f"it cannot be read: {(error.strerror or 'an error').lower()}")
-    return ModelCode(file, tree, names=frozenset(_bound_names(tree)))
+        return ModelCode(file=file, fault=f"it cannot be read: {(error.strerror or 'an error').lower()}")
+    return ModelCode(file=file, tree=tree, names=frozenset(_bound_names(tree)))
 
 
 def lacks_entry_method(cls: ast.ClassDef, code: ModelCode) -> bool:

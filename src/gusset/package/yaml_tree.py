@@ -40,7 +40,7 @@ class Location:
     column: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Tree:
     """The data of one YAML document, the locations of its keys and values, and its problems."""
 
