@@ -13,7 +13,7 @@ from gusset.containers.engine.image_build import Recipe
 from gusset.containers.engine.registry import Login
 from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.model_code import secret_files_in_command
-from gusset.package.quantity import parse_cpu, parse_memory
+from gusset.package.quantity import MAX_SECONDS, parse_cpu, parse_memory
 from gusset.runtime.declared_secrets import DeclaredSecret
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from gusset.package.problems import ProblemCollector
 
 _MAX_USER_ID = 2**32 - 2  # the next one means "unchanged" to chown
-_MAX_SECONDS = 10**9
 _PATH = re.compile(r"[^\x00-\x20\x7f]*")
 
 # In seconds, where `runtime.health_checks` says nothing.
@@ -96,8 +95,8 @@ class ImageDeployment:
                 hint = "write it without spaces and control characters, as in /predict"
                 report.add(("docker_server", key), "not the path of a URL", hint)
         for key in type(health).model_fields:
-            if not 0 <= (getattr(health, key) or 0) <= _MAX_SECONDS:
-                hint = f"write a number of seconds from 0 to {_MAX_SECONDS}"
+            if not 0 <= (getattr(health, key) or 0) <= MAX_SECONDS:
+                hint = f"write a number of seconds from 0 to {MAX_SECONDS}"
                 report.add(("runtime", "health_checks", key), "not a duration", hint)
         command = _split(server.start_command, report)
         login = Login.of_package(package, report)

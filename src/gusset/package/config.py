@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 from gusset.errors import ConfigInvalid, Problem
 from gusset.package import keys, rules
 from gusset.package.problems import ProblemCollector, type_name
+from gusset.package.quantity import MAX_SECONDS
 from gusset.package.rules import SecretDeclaration
 from gusset.package.schema import TrussConfig
 from gusset.package.yaml_tree import Tree, read_tree
@@ -219,12 +220,11 @@ def unsupported_for_serving(package: Package) -> list[Problem]:
     return problems.sorted()
 
 
-_MAX_SECONDS = 10**9  # longer than any process lives, and small enough for every clock
 _RANGES = (
     (("runtime", "predict_concurrency"), 1, 10**6),
-    (("runtime", "streaming_read_timeout"), 0, _MAX_SECONDS),
-    (("runtime", "transport", "ping_interval_seconds"), 0, _MAX_SECONDS),
-    (("runtime", "transport", "ping_timeout_seconds"), 0, _MAX_SECONDS),
+    (("runtime", "streaming_read_timeout"), 0, MAX_SECONDS),
+    (("runtime", "transport", "ping_interval_seconds"), 0, MAX_SECONDS),
+    (("runtime", "transport", "ping_timeout_seconds"), 0, MAX_SECONDS),
 )
 """Numbers that Truss does not limit, with the smallest and the largest that a server can use."""
 

@@ -1,4 +1,4 @@
-"""Amounts of CPU and memory as `config.yaml` writes them.
+"""Amounts of CPU, memory and time as `config.yaml` writes them.
 
 Checking a folder and serving it use the same functions, so that what
 `gusset check` accepts can be served.
@@ -13,6 +13,9 @@ _MEMORY_UNITS = {
     **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
 }
 MEMORY_UNITS = tuple(_MEMORY_UNITS)
+
+MAX_SECONDS = 10**9
+"""The longest duration: longer than any process lives, and short enough for every clock."""
 
 # Container engines take nanoseconds of CPU per second, and bytes, as signed 64-bit integers.
 _MAX = 2**63 - 1
