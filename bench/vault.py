@@ -41,7 +41,7 @@ def sets(vault: Vault, threads: int) -> float:
 
     def work(number: int) -> None:
         for _ in range(each):
-            vault.secrets.set(f"secret-{number}", VALUE, actor="bench")
+            vault.secrets.writer.set(f"secret-{number}", VALUE, actor="bench")
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     began = time.perf_counter()

@@ -117,7 +117,6 @@ def test_only_the_envelope_and_the_keyring_touch_ciphers() -> None:
         "vault/crypto/envelope.py",
         "vault/crypto/keyring.py",
         "vault/crypto/root_key.py",
-        "vault/audit/audit_log.py",
     }
 
 
@@ -150,5 +149,6 @@ REVEALERS = {
     "settings.py",  # an API key, into the settings file of its owner
     "vault/services/access_keys.py",  # a key, to be compared by its hash
     "vault/crypto/passwords.py",  # a password, to be hashed
-    "vault/services/secret_store.py",  # to be sealed
+    "vault/services/secret_rows.py",  # to be sealed
+    "vault/services/secret_writer.py",  # to check the length
 }

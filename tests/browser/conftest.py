@@ -126,7 +126,7 @@ class Site:
             "from gusset.settings import Settings\n"
             "from gusset.vault import open_vault\n"
             "with open_vault(Settings.load(os.environ)) as vault:\n"
-            f"    value = vault.secrets.reveal({name!r}, actor='a test')\n"
+            f"    value = vault.secrets.delivery.reveal({name!r}, actor='a test')\n"
             "sys.stdout.buffer.write(value.reveal())\n"
         )
         environ = self.manager.gusset.environ

@@ -133,7 +133,7 @@ def test_another_spelling_of_a_name_is_a_conflict(site: Site) -> None:
     page.get_by_label("Name").fill("one-spelling")
     page.get_by_label("Value").fill("second")
     page.get_by_role("button", name="Add secret").click()
-    expect(page.get_by_role("alert")).to_contain_text("one_spelling in another spelling")
+    expect(page.get_by_role("alert")).to_contain_text("another spelling of the secret one_spelling")
     assert site.stored("one_spelling") == b"first"
 
 

@@ -22,17 +22,17 @@ def settings(tmp_path: Path) -> Settings:
     )
     with open_vault(settings) as vault:
         for name in ("plain", "replaced", "rolled", "deleted", "restored", "destroyed", "partly"):
-            vault.secrets.set(name, SecretValue(b"first"), actor="alice")
+            vault.secrets.writer.set(name, SecretValue(b"first"), actor="alice")
         for name in ("replaced", "rolled", "partly"):
-            vault.secrets.set(name, SecretValue(b"second"), actor="alice")
-        vault.secrets.rollback("rolled", 1, actor="alice")
-        vault.secrets.delete("deleted", actor="alice")
-        vault.secrets.set("deleted", SecretValue(b"anew"), actor="alice")
-        vault.secrets.delete("restored", actor="alice")
-        vault.secrets.restore("restored", actor="alice")
-        vault.secrets.destroy("destroyed", actor="alice")
-        vault.secrets.destroy("partly", [2], actor="alice")
-        vault.keys.rotate(actor="alice")
+            vault.secrets.writer.set(name, SecretValue(b"second"), actor="alice")
+        vault.secrets.writer.rollback("rolled", 1, actor="alice")
+        vault.secrets.writer.delete("deleted", actor="alice")
+        vault.secrets.writer.set("deleted", SecretValue(b"anew"), actor="alice")
+        vault.secrets.writer.delete("restored", actor="alice")
+        vault.secrets.writer.restore("restored", actor="alice")
+        vault.secrets.writer.destroy("destroyed", actor="alice")
+        vault.secrets.writer.destroy("partly", [2], actor="alice")
+        vault.key_rotation.rotate(actor="alice")
     return settings
 
 
@@ -49,24 +49,30 @@ def test_what_was_done_properly_agrees(settings: Settings) -> None:
 def test_a_secret_may_be_called_as_the_log_calls_things(settings: Settings) -> None:
     """Names in a record of delivery are not taken for what a change led to."""
     with open_vault(settings) as vault:
-        vault.secrets.set("deleted-too", SecretValue(b"value"), actor="alice")
-        vault.secrets.deliver(["deleted", "version", "id"], actor="alice", deployment="model")
+        vault.secrets.writer.set("deleted-too", SecretValue(b"value"), actor="alice")
+        vault.secrets.delivery.deliver(["deleted", "version", "id"], actor="alice", deployment="model")
     assert problems(settings) == ()
 
 
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("UPDATE secrets SET current_version = 1 WHERE name = 'replaced'", "at version 1 in the database"),
+        (
+            "UPDATE secrets SET current_version = 1 WHERE name = 'replaced'",
+            "but in the database it is at version 1",
+        ),
         ("UPDATE secrets SET deleted_at = NULL WHERE name = 'deleted' AND last_version = 1", None),
-        ("UPDATE secrets SET deleted_at = 'x' WHERE name = 'plain'", "deleted in the database"),
+        (
+            "UPDATE secrets SET deleted_at = 'x' WHERE name = 'plain'",
+            "but in the database it is at version 1, deleted",
+        ),
         ("UPDATE secrets SET name = 'plane', folded = 'plane' WHERE name = 'plain'", "named plane"),
         ("UPDATE secrets SET folded = 'plane' WHERE name = 'plain'", "named plain"),
-        ("DELETE FROM secrets WHERE name = 'plain'", "is gone from the database"),
+        ("DELETE FROM secrets WHERE name = 'plain'", "is missing from the database"),
         (
             "INSERT INTO secrets SELECT 'other', team_id, 'forged', 'forged', note, expires_at, created_at,"
             " updated_at, NULL, last_version, current_version, revision, NULL FROM secrets WHERE name = 'plain'",
-            "was never written",
+            "no record says that it was created",
         ),
     ],
     ids=["rolled back", "undeleted", "deleted", "renamed", "refolded", "removed", "added"],
@@ -88,7 +94,7 @@ def test_a_delivery_of_what_was_turned_back_for_a_while_is_found(settings: Setti
     with closing(sqlite3.connect(settings.home / "vault.db")) as database, open_vault(settings) as vault:
         database.execute("UPDATE secrets SET current_version = 1 WHERE name = 'replaced'")
         database.commit()
-        vault.secrets.deliver(["replaced"], actor="alice", deployment="model")
+        vault.secrets.delivery.deliver(["replaced"], actor="alice", deployment="model")
         database.execute("UPDATE secrets SET current_version = 2 WHERE name = 'replaced'")
         database.commit()
         found = vault.audit.verify().problems
@@ -117,7 +123,7 @@ def test_a_delivery_of_what_was_turned_back_for_a_while_is_found(settings: Setti
         ),
         (
             "DELETE FROM secret_versions WHERE secret_id = (SELECT id FROM secrets WHERE name = 'plain')",
-            "the current version 1 of plain is gone",
+            "the current version 1 of plain is missing",
         ),
         (
             "UPDATE secret_versions SET sealed = x'00' WHERE version = 2 AND secret_id ="
@@ -145,7 +151,7 @@ def test_a_renamed_row_does_not_deliver_its_value(settings: Settings) -> None:
         database.execute("UPDATE secrets SET name = 'plain', folded = 'plain' WHERE name = 'rolled'")
         database.commit()
         with pytest.raises(IntegrityError, match="plain"):
-            vault.secrets.deliver(["plain"], actor="alice", deployment="model")
+            vault.secrets.delivery.deliver(["plain"], actor="alice", deployment="model")
 
 
 @pytest.mark.parametrize("kind", ["kek", "audit", "signing"])
@@ -161,12 +167,12 @@ def test_a_keyring_that_lost_a_key_is_said_to_be_altered(settings: Settings, kin
 def test_destroyed_bytes_leave_the_files_while_others_have_the_vault_open(settings: Settings) -> None:
     """SQLite keeps old pages in its write-ahead log until the last process closes: not these."""
     with open_vault(settings) as other, open_vault(settings) as vault:
-        other.secrets.list()
-        vault.secrets.set("gone", SecretValue(b"x" * 4000), actor="alice")
+        other.secrets.reader.list()
+        vault.secrets.writer.set("gone", SecretValue(b"x" * 4000), actor="alice")
         with closing(sqlite3.connect(settings.home / "vault.db")) as database:
             [(sealed,)] = database.execute(
                 "SELECT sealed FROM secret_versions ORDER BY length(sealed) DESC LIMIT 1"
             ).fetchall()
-        vault.secrets.destroy("gone", actor="alice")
+        vault.secrets.writer.destroy("gone", actor="alice")
         for file in settings.home.glob("vault.db*"):
             assert sealed[1000:1100] not in file.read_bytes(), file

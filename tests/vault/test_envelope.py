@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gusset.vault.crypto.envelope import CannotOpen, context_of, kek_number, open_sealed, rewrap, seal
+from gusset.vault.crypto.envelope import CannotOpen, encode_context, kek_number, open_sealed, rewrap, seal
 
 KEKS = {1: AESGCM(bytes(range(32))), 2: AESGCM(bytes(range(32, 64)))}
-CONTEXT = context_of("team", "secret", "1")
+CONTEXT = encode_context("team", "secret", "1")
 VECTORS = sorted((Path(__file__).parent.parent / "vectors").glob("sealed-*.json"))
 
 
@@ -48,14 +48,14 @@ def test_a_sealed_value_that_is_cut_short_is_refused(value: bytes, data: st.Data
 @given(st.lists(st.text(max_size=8), max_size=4), st.lists(st.text(max_size=8), max_size=4))
 def test_different_places_have_different_contexts(one: list[str], other: list[str]) -> None:
     """No two lists of parts give the same context, so a row cannot pass for another."""
-    assert (context_of(*one) == context_of(*other)) == (one == other)
+    assert (encode_context(*one) == encode_context(*other)) == (one == other)
 
 
 def test_a_value_does_not_open_in_another_place() -> None:
     """A value of version 1 that is put where version 2 belongs is refused."""
     sealed = seal(b"value", context=CONTEXT, kek=KEKS[1], number=1)
     with pytest.raises(CannotOpen):
-        opened(sealed, context_of("team", "secret", "2"))
+        opened(sealed, encode_context("team", "secret", "2"))
 
 
 def test_equal_values_look_different_sealed() -> None:
@@ -78,7 +78,7 @@ def test_values_sealed_by_earlier_releases_open(path: Path) -> None:
     keks = {int(number): AESGCM(bytes.fromhex(key)) for number, key in vectors["keks"].items()}
     for vector in vectors["sealed"]:
         value = open_sealed(
-            bytes.fromhex(vector["sealed"]), context=context_of(*vector["context"]), keks=keks.__getitem__
+            bytes.fromhex(vector["sealed"]), context=encode_context(*vector["context"]), keks=keks.__getitem__
         )
         assert value == bytes.fromhex(vector["value"])
 

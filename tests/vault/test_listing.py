@@ -22,16 +22,16 @@ def test_it_says_what_the_vault_says(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "a folder % with ünusual näme")
     with open_vault(settings) as vault:
         for name in ("b", "a", "c", "d"):
-            vault.secrets.set(name, SecretValue(b"value"), actor="alice", note=f"note of {name}")
-        vault.secrets.set("a", SecretValue(b"another"), actor="alice")
-        vault.secrets.delete("b", actor="alice")
-        vault.secrets.set("b", SecretValue(b"anew"), actor="alice")
-        vault.secrets.destroy("c", actor="alice")
-        vault.secrets.delete("d", actor="alice")
+            vault.secrets.writer.set(name, SecretValue(b"value"), actor="alice", note=f"note of {name}")
+        vault.secrets.writer.set("a", SecretValue(b"another"), actor="alice")
+        vault.secrets.writer.delete("b", actor="alice")
+        vault.secrets.writer.set("b", SecretValue(b"anew"), actor="alice")
+        vault.secrets.writer.destroy("c", actor="alice")
+        vault.secrets.writer.delete("d", actor="alice")
 
         for include_deleted in (False, True):
             quick = list_secrets(settings, include_deleted=include_deleted)
-            assert quick == vault.secrets.list(include_deleted=include_deleted)
+            assert quick == vault.secrets.reader.list(include_deleted=include_deleted)
             assert quick
 
 

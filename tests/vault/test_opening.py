@@ -21,11 +21,11 @@ from tests.vault.conftest import settings_in
 
 
 def put(vault: Vault, name: str, value: bytes) -> None:
-    vault.secrets.set(name, SecretValue(value), actor="alice")
+    vault.secrets.writer.set(name, SecretValue(value), actor="alice")
 
 
 def shown(vault: Vault, name: str) -> bytes:
-    return vault.secrets.reveal(name, actor="alice").reveal()
+    return vault.secrets.delivery.reveal(name, actor="alice").reveal()
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_what_others_may_write_to_is_refused(
     """Folder, database, root key and witness; the error names the path and the command that mends it."""
     path = filled.home / place
     path.chmod(path.stat().st_mode | mode)
-    with pytest.raises((IntegrityError, RootKeyError), match=f"may (write to|use) {path} ") as caught:
+    with pytest.raises((IntegrityError, RootKeyError), match=f"can (write to|access) {path} ") as caught:
         opening(filled)
     command = str(caught.value.hint)
     assert command in (f"chmod go-w {path}", f"chmod 600 {path}")
@@ -158,7 +158,7 @@ def test_a_folder_elsewhere_is_looked_at_too(home: Path, tmp_path: Path) -> None
     elsewhere.mkdir()
     elsewhere.chmod(0o1777)
     settings = settings_in(home, database=f"sqlite:///{elsewhere / 'vault.db'}")
-    with pytest.raises(IntegrityError, match=f"may write to {elsewhere} "):
+    with pytest.raises(IntegrityError, match=f"can write to {elsewhere} "):
         opened(settings)
     assert not list(elsewhere.iterdir())
 
@@ -167,7 +167,7 @@ def test_the_lock_is_never_taken_through_a_link(settings: Settings, tmp_path: Pa
     """A link laid where the lock belongs makes no file elsewhere."""
     settings.home.mkdir(mode=0o700)
     (settings.home / "vault.db.lock").symlink_to(tmp_path / "target")
-    with pytest.raises(IntegrityError, match="is a link"):
+    with pytest.raises(IntegrityError, match="is a symbolic link"):
         opened(settings)
     assert not (tmp_path / "target").exists()
 
@@ -197,7 +197,7 @@ def test_rotating_keeps_every_value_and_reaches_other_openings(
     """After a rotation every version names the new KEK; who had the vault open reads and writes on."""
     with open_vault(filled) as other, open_vault(filled) as vault:
         put(vault, "y", b"more")
-        rotated = vault.keys.rotate(actor="alice")
+        rotated = vault.key_rotation.rotate(actor="alice")
         assert (rotated.kek, rotated.rewrapped) == (2, 2)
         assert {row[0] for row in sql("SELECT hex(substr(sealed, 2, 4)) FROM secret_versions")} == {
             "00000002"
@@ -214,10 +214,10 @@ def test_a_rotation_that_stopped_half_way_is_finished_by_the_next(
     """Versions that an interrupted rotation left behind still open, and are taken along later."""
     with open_vault(filled) as vault:
         [(old,)] = sql("SELECT sealed FROM secret_versions")
-        vault.keys.rotate(actor="alice")
+        vault.key_rotation.rotate(actor="alice")
         sql("UPDATE secret_versions SET sealed = ?", old)
         assert shown(vault, "x") == b"kept"
-        assert vault.keys.rotate(actor="alice").rewrapped == 1
+        assert vault.key_rotation.rotate(actor="alice").rewrapped == 1
         assert shown(vault, "x") == b"kept"
 
 
@@ -225,7 +225,7 @@ def test_a_new_root_key_opens_and_the_old_one_does_not(filled: Settings) -> None
     """Values stay; the former key file is of no use any more; an open vault goes on."""
     old = filled.root_key_file.read_bytes()
     with open_vault(filled) as vault:
-        vault.keys.rotate_root(actor="alice")
+        vault.key_rotation.rotate_root(actor="alice")
         assert shown(vault, "x") == b"kept"
     new = filled.root_key_file.read_bytes()
     filled.root_key_file.write_bytes(old)
@@ -241,7 +241,7 @@ def test_rotations_at_the_same_time_leave_a_vault_that_opens(filled: Settings) -
 
     def rotate(number: int) -> None:
         with open_vault(filled) as vault:
-            vault.keys.rotate_root(actor="t") if number % 2 else vault.keys.rotate(actor="t")
+            vault.key_rotation.rotate_root(actor="t") if number % 2 else vault.key_rotation.rotate(actor="t")
 
     threads = [threading.Thread(target=rotate, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -289,6 +289,7 @@ def test_a_watch_wakes_for_each_kind_of_change(
     with open_vault(settings) as other:
         put(other, "x", b"one")
         assert watching()
-        for act in (other.secrets.delete, other.secrets.restore, other.secrets.destroy):
+        writer = other.secrets.writer
+        for act in (writer.delete, writer.restore, writer.destroy):
             act("x", actor="alice")
             assert watching()

@@ -14,17 +14,17 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql import Executable
 
 import gusset.vault
-from gusset.vault.audit import audit_log, consistency
+from gusset.vault.audit import chain, consistency, log
 from gusset.vault.services import key_rotation
 from gusset.vault.storage import secret_statements
-from gusset.vault.storage.compiled_sql import Prepared
+from gusset.vault.storage.compiled_sql import CompiledStatement
 from gusset.vault.storage.tables import metadata
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": statement
-    for module in (consistency, audit_log, key_rotation, secret_statements)
+    for module in (consistency, chain, log, key_rotation, secret_statements)
     for name, statement in vars(module).items()
-    if isinstance(statement, Executable | Prepared)
+    if isinstance(statement, Executable | CompiledStatement)
 }
 
 
@@ -32,8 +32,8 @@ STATEMENTS = {
 def test_every_statement_is_sql_for_postgresql(name: str) -> None:
     """It compiles for that dialect, with parameters by name as its drivers take them."""
     statement = STATEMENTS[name]
-    if isinstance(statement, Prepared):
-        text, names = statement._text(postgresql.dialect())  # type: ignore[no-untyped-call]
+    if isinstance(statement, CompiledStatement):
+        text, names = statement.compiled(postgresql.dialect())  # type: ignore[no-untyped-call]
         assert names is None and ("%(" in text or "max" in text)
     else:
         assert str(statement.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]

@@ -44,7 +44,7 @@ def forked_writer(settings: Settings, start: int, ready: int) -> int:
     try:
         with open_vault(settings) as vault:
             for number in range(start, start + 100_000):
-                info = vault.secrets.set("x", SecretValue(b"value %d" % number), actor="writer")
+                info = vault.secrets.writer.set("x", SecretValue(b"value %d" % number), actor="writer")
                 os.write(ready, b"%d %d\n" % (number, info.version))
     finally:
         os._exit(1)
@@ -77,12 +77,12 @@ def test_nothing_acknowledged_is_lost_by_200_kills(settings: Settings) -> None:
 def check_whole(vault: Vault, known: dict[int, int]) -> None:
     """Each version that is there opens, has its record, and is what was acknowledged."""
     assert vault.audit.verify().problems == ()
-    history = vault.secrets.history("x")
+    history = vault.secrets.reader.history("x")
     assert [found.version for found in history] == list(range(1, len(history) + 1))
     assert len(vault.audit.show(target="x", limit=1_000_000)) == len(history)
     assert known.keys() <= {found.version for found in history}
     for version, number in known.items():
-        value = vault.secrets.reveal("x", version=version, actor="test").reveal()
+        value = vault.secrets.delivery.reveal("x", version=version, actor="test").reveal()
         assert value == b"value %d" % number
 
 
@@ -93,10 +93,10 @@ def test_several_processes_lose_no_version(settings: Settings) -> None:
     acks = [acknowledged(process) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0, 0]
     with open_vault(settings) as vault:
-        assert [len(vault.secrets.history(name)) for name in ("same", "one", "two")] == [60, 30, 30]
+        assert [len(vault.secrets.reader.history(name)) for name in ("same", "one", "two")] == [60, 30, 30]
         for name, known in zip(names, acks, strict=True):
             for version, number in known.items():
-                value = vault.secrets.reveal(name, version=version, actor="test").reveal()
+                value = vault.secrets.delivery.reveal(name, version=version, actor="test").reveal()
                 assert value == b"value %d" % number
         assert vault.audit.verify().problems == ()
 
@@ -106,9 +106,9 @@ def test_threads_share_commits_and_fail_alone(vault: Vault) -> None:
     outcomes: list[str] = []
 
     def work(number: int) -> None:
-        vault.secrets.set(f"own-{number}", SecretValue(b"%d" % number), actor="t")
+        vault.secrets.writer.set(f"own-{number}", SecretValue(b"%d" % number), actor="t")
         try:
-            vault.secrets.set("first", SecretValue(b"%d" % number), actor="t", expect_version=0)
+            vault.secrets.writer.set("first", SecretValue(b"%d" % number), actor="t", expect_version=0)
             outcomes.append("won")
         except Conflict:
             outcomes.append("lost")
@@ -120,7 +120,7 @@ def test_threads_share_commits_and_fail_alone(vault: Vault) -> None:
         thread.join()
     assert sorted(outcomes) == ["lost"] * 15 + ["won"]
     for number in range(16):
-        assert vault.secrets.reveal(f"own-{number}", actor="t").reveal() == b"%d" % number
+        assert vault.secrets.delivery.reveal(f"own-{number}", actor="t").reveal() == b"%d" % number
     assert vault.audit.verify().problems == ()
 
 
@@ -132,16 +132,16 @@ from gusset.secrets.value import SecretValue
 from gusset.vault import open_vault
 from tests.vault.conftest import settings_in
 with open_vault(settings_in(Path(sys.argv[1]))) as vault:
-    vault.secrets.set("x", SecretValue(b"kept"), actor="t")
+    vault.secrets.writer.set("x", SecretValue(b"kept"), actor="t")
     limit = max(p.stat().st_size for p in Path(sys.argv[1]).iterdir()) + 20_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        vault.secrets.set("x", SecretValue(b"s3cret" * 10_000), actor="t")
+        vault.secrets.writer.set("x", SecretValue(b"s3cret" * 10_000), actor="t")
     except HostError as error:
         print(error.message, "s3cret" in str(error))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print(vault.secrets.reveal("x", actor="t").reveal(), vault.secrets.get("x").version)
-    print(vault.secrets.set("x", SecretValue(b"after"), actor="t").version, vault.audit.verify().problems)
+    print(vault.secrets.delivery.reveal("x", actor="t").reveal(), vault.secrets.reader.get("x").version)
+    print(vault.secrets.writer.set("x", SecretValue(b"after"), actor="t").version, vault.audit.verify().problems)
 """
 
 
@@ -159,14 +159,14 @@ def test_a_disk_that_takes_no_more_loses_nothing(settings: Settings) -> None:
 
 def test_a_full_database_says_so(vault: Vault, sql: Callable[..., list[Any]]) -> None:
     """SQLite's own "full" is told as a full disk on which nothing was written."""
-    vault.secrets.set("x", SecretValue(b"kept"), actor="t")
-    engine = vault.secrets._engine
+    vault.secrets.writer.set("x", SecretValue(b"kept"), actor="t")
+    engine = vault.secrets.reader._engine
     with engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     with pytest.raises(HostError, match="disk is full: nothing was written"):
-        vault.secrets.set("x", SecretValue(bytes(60_000)), actor="t")
+        vault.secrets.writer.set("x", SecretValue(bytes(60_000)), actor="t")
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1000000")
-    assert vault.secrets.get("x").version == 1
-    assert vault.secrets.set("x", SecretValue(bytes(60_000)), actor="t").version == 2
+    assert vault.secrets.reader.get("x").version == 1
+    assert vault.secrets.writer.set("x", SecretValue(bytes(60_000)), actor="t").version == 2

@@ -23,11 +23,11 @@ EXAMPLES = 10_000 if os.environ.get("GUSSET_LONG") else 60
 
 
 def put(vault: Vault, name: str, value: bytes, **more: Any) -> Any:
-    return vault.secrets.set(name, SecretValue(value), actor="alice", **more)
+    return vault.secrets.writer.set(name, SecretValue(value), actor="alice", **more)
 
 
 def shown(vault: Vault, name: str, version: int | None = None) -> bytes:
-    return vault.secrets.reveal(name, version=version, actor="alice").reveal()
+    return vault.secrets.delivery.reveal(name, version=version, actor="alice").reveal()
 
 
 @hypothesis_settings(
@@ -55,7 +55,7 @@ def test_a_value_that_is_too_long_is_refused(vault: Vault) -> None:
     """65,537 bytes are one too many, and nothing is stored."""
     with pytest.raises(InvalidValue):
         put(vault, "x", bytes(65_537))
-    assert vault.secrets.list() == []
+    assert vault.secrets.reader.list() == []
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "..x", "a/b", "a\n", "a b", "é", "x" * 254])
@@ -86,7 +86,7 @@ def test_another_spelling_overwrites_when_the_setting_says_so(home: Path) -> Non
     with open_vault(settings_in(home, name_collisions="overwrite")) as vault:
         put(vault, "hf_access_token", b"v")
         assert put(vault, "hf-access-token", b"w").version == 2
-        assert [info.name for info in vault.secrets.list()] == ["hf_access_token"]
+        assert [info.name for info in vault.secrets.reader.list()] == ["hf_access_token"]
 
 
 def test_a_deployment_reads_by_its_own_spelling(vault: Vault) -> None:
@@ -110,7 +110,7 @@ def test_note_and_expiry_stay_until_they_are_changed(vault: Vault) -> None:
     """A later write without them leaves them; they are listed, and the value is not."""
     put(vault, "x", b"one", note="ask Ann", expires_at=datetime(2031, 1, 2, tzinfo=UTC))
     put(vault, "x", b"two")
-    [info] = vault.secrets.list()
+    [info] = vault.secrets.reader.list()
     assert (info.note, info.expires_at, info.version) == ("ask Ann", "2031-01-02T00:00:00.000Z", 2)
 
 
@@ -118,9 +118,9 @@ def test_rolling_back_makes_a_new_version_of_the_old_value(vault: Vault) -> None
     """History only grows: version 1 comes back as version 3."""
     put(vault, "x", b"one")
     put(vault, "x", b"two")
-    assert vault.secrets.rollback("x", 1, actor="alice").version == 3
+    assert vault.secrets.writer.rollback("x", 1, actor="alice").version == 3
     assert shown(vault, "x") == b"one"
-    assert [version.state for version in vault.secrets.history("x")] == ["older", "older", "current"]
+    assert [version.state for version in vault.secrets.reader.history("x")] == ["older", "older", "current"]
 
 
 def test_a_destroyed_version_is_gone_and_the_newest_left_is_current(
@@ -129,7 +129,7 @@ def test_a_destroyed_version_is_gone_and_the_newest_left_is_current(
     """Its sealed bytes are gone from the database while its row stays in the history."""
     put(vault, "x", b"one")
     put(vault, "x", b"two")
-    assert vault.secrets.destroy("x", [2], actor="alice").version == 1
+    assert vault.secrets.writer.destroy("x", [2], actor="alice").version == 1
     assert shown(vault, "x") == b"one"
     with pytest.raises(SecretNotFound):
         shown(vault, "x", 2)
@@ -139,7 +139,7 @@ def test_a_destroyed_version_is_gone_and_the_newest_left_is_current(
 def test_a_secret_with_every_version_destroyed_is_missing(vault: Vault) -> None:
     """Nothing is delivered, and a new value is version 2, never 1 again."""
     put(vault, "x", b"one")
-    assert vault.secrets.destroy("x", actor="alice").version is None
+    assert vault.secrets.writer.destroy("x", actor="alice").version is None
     assert vault.source(actor="serve", deployment="d").read(["x"]) == {}
     assert put(vault, "x", b"two").version == 2
 
@@ -147,26 +147,26 @@ def test_a_secret_with_every_version_destroyed_is_missing(vault: Vault) -> None:
 def test_a_deleted_secret_is_gone_and_comes_back_whole(vault: Vault) -> None:
     """Deletion is soft: restored, the secret has its id, versions and value."""
     before = put(vault, "x", b"one")
-    vault.secrets.delete("x", actor="alice")
+    vault.secrets.writer.delete("x", actor="alice")
     with pytest.raises(SecretNotFound):
         shown(vault, "x")
     assert vault.source(actor="serve", deployment="d").read(["x"]) == {}
-    assert vault.secrets.list() == []
-    assert [info.id for info in vault.secrets.list(include_deleted=True)] == [before.id]
-    assert vault.secrets.restore("x", actor="alice").id == before.id
+    assert vault.secrets.reader.list() == []
+    assert [info.id for info in vault.secrets.reader.list(include_deleted=True)] == [before.id]
+    assert vault.secrets.writer.restore("x", actor="alice").id == before.id
     assert shown(vault, "x") == b"one"
 
 
 def test_a_deleted_name_can_be_made_anew_and_then_not_restored(vault: Vault) -> None:
     """The new secret has its own id and begins at version 1; the old one would collide with it."""
     old = put(vault, "x", b"old")
-    vault.secrets.delete("x", actor="alice")
+    vault.secrets.writer.delete("x", actor="alice")
     new = put(vault, "x", b"new")
     assert (new.id != old.id, new.version) == (True, 1)
     with pytest.raises(Conflict):
-        vault.secrets.restore("x", actor="alice")
-    vault.secrets.delete("x", actor="alice")
-    vault.secrets.restore(old.id, actor="alice")
+        vault.secrets.writer.restore("x", actor="alice")
+    vault.secrets.writer.delete("x", actor="alice")
+    vault.secrets.writer.restore(old.id, actor="alice")
     assert shown(vault, "x") == b"old"
 
 
@@ -183,28 +183,28 @@ def test_several_values_are_written_all_or_none(vault: Vault) -> None:
     put(vault, "a_b", b"v")
     pairs = [("new", SecretValue(b"1")), ("a-b", SecretValue(b"2"))]
     with pytest.raises(Conflict):
-        vault.secrets.set_many(pairs, actor="alice")
-    assert [info.name for info in vault.secrets.list()] == ["a_b"]
+        vault.secrets.writer.set_many(pairs, actor="alice")
+    assert [info.name for info in vault.secrets.reader.list()] == ["a_b"]
 
 
 def test_a_secret_is_found_by_its_id_in_its_own_team_alone(vault: Vault) -> None:
     """Live or deleted; an id that another team's page shows leads to nothing here."""
-    made = vault.secrets.set("a", SecretValue(b"1"), actor="alice")
-    team = vault.people.create_team("other", actor="alice")
-    other = vault.team(team.id, team.name)
-    assert vault.secrets.by_id(made.id) == made
-    assert other.by_id(made.id) is None
-    gone = vault.secrets.delete("a", actor="alice")
-    found = vault.secrets.by_id(made.id)
+    made = vault.secrets.writer.set("a", SecretValue(b"1"), actor="alice")
+    team = vault.teams.create("other", actor="alice")
+    other = vault.secrets_of(team.id, team.name)
+    assert vault.secrets.reader.by_id(made.id) == made
+    assert other.reader.by_id(made.id) is None
+    gone = vault.secrets.writer.delete("a", actor="alice")
+    found = vault.secrets.reader.by_id(made.id)
     assert found and found.deleted_at == gone.deleted_at
 
 
 def test_what_is_known_of_names_is_keyed_as_they_were_asked(vault: Vault) -> None:
     """In any spelling; what is missing or deleted is left out."""
     for name in ("a_b", "c"):
-        vault.secrets.set(name, SecretValue(b"1"), actor="alice")
-    vault.secrets.delete("c", actor="alice")
-    known = vault.secrets.known(["a-b", "a_b", "c", "nothing"])
+        vault.secrets.writer.set(name, SecretValue(b"1"), actor="alice")
+    vault.secrets.writer.delete("c", actor="alice")
+    known = vault.secrets.reader.find_many(["a-b", "a_b", "c", "nothing"])
     assert {asked: info.name for asked, info in known.items()} == {"a-b": "a_b", "a_b": "a_b"}
 
 

@@ -16,7 +16,7 @@ from tests.vault.conftest import settings_in
 def main(home: str, name: str, start: str, count: str) -> None:
     with open_vault(settings_in(Path(home))) as vault:
         for number in range(int(start), int(start) + int(count)):
-            info = vault.secrets.set(name, SecretValue(b"value %d" % number), actor="writer")
+            info = vault.secrets.writer.set(name, SecretValue(b"value %d" % number), actor="writer")
             print(number, info.version, flush=True)
 
 

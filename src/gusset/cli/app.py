@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gusset.client.remote_secrets import RemoteSecrets
     from gusset.settings import Settings
     from gusset.vault import Vault
-    from gusset.vault.services.secret_store import SecretStore
+    from gusset.vault.services.secret_reader import SecretReader
+    from gusset.vault.services.secret_writer import SecretWriter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,12 +84,27 @@ class App:
             client.close()
 
     @contextmanager
-    def secrets(self) -> Iterator[SecretStore | RemoteSecrets]:
-        """The secrets that commands are about: the manager's when one is logged in, else the vault's."""
+    def secret_reader(self) -> Iterator[SecretReader | RemoteSecrets]:
+        """Reads of secrets' metadata, from the manager when logged in to one, else from the vault."""
         if self.settings.manager is None:
             with self.vault() as vault:
-                yield vault.secrets
-            return
+                yield vault.secrets.reader
+        else:
+            with self._remote_secrets() as secrets:
+                yield secrets
+
+    @contextmanager
+    def secret_writer(self) -> Iterator[SecretWriter | RemoteSecrets]:
+        """Changes of secrets, on the manager when logged in to one, else in the vault."""
+        if self.settings.manager is None:
+            with self.vault() as vault:
+                yield vault.secrets.writer
+        else:
+            with self._remote_secrets() as secrets:
+                yield secrets
+
+    @contextmanager
+    def _remote_secrets(self) -> Iterator[RemoteSecrets]:
         from gusset.client.remote_secrets import RemoteSecrets
 
         with self.manager() as client:

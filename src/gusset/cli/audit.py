@@ -51,7 +51,7 @@ def show(app: App, target: str | None, action: str | None, actor: str | None, li
 def verify(app: App, checkpoint: Path | None) -> None:
     """Check the whole log: no record edited, removed, reordered or cut off."""
     with app.vault(create=False) as vault:
-        report = vault.audit.verify(checkpoint=checkpoint)
+        report = vault.audit.verify(checkpoint_file=checkpoint)
     if report.problems:
         raise IntegrityError("the audit log does not hold:\n" + "\n".join(report.problems), hint=_DOUBT)
     if not app.settings.witness_file.exists() and checkpoint is None:

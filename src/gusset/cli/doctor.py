@@ -13,7 +13,7 @@ import click
 from gusset.cli.app import App, Command, pass_app
 from gusset.errors import CheckFailed, GussetError, Problem
 from gusset.settings import Settings
-from gusset.vault.file_permissions import faults
+from gusset.vault.file_permissions import file_problems
 
 
 @click.command(cls=Command)
@@ -37,7 +37,7 @@ def _files(settings: Settings) -> Iterator[Problem]:
     """The vault's files are their owner's alone. Opening refuses what others own or may write to; to be
     readable is refused of the root key only, and told here of the others."""
     try:
-        refused = {fault.path: fault for fault in faults(settings, _database(settings))}
+        refused = {fault.path: fault for fault in file_problems(settings, _database(settings))}
     except OSError:
         refused = {}  # said below
     for fault in refused.values():
@@ -123,7 +123,7 @@ def _vault(app: App) -> Iterator[Problem]:
     """The vault opens, and its audit log holds."""
     database = _database(app.settings)
     try:
-        if database is None or not database.exists() or any(faults(app.settings, database)):
+        if database is None or not database.exists() or any(file_problems(app.settings, database)):
             return  # nothing to open, or said already why it would not
     except OSError:
         return  # said already

@@ -21,13 +21,13 @@ def rotate(app: App, root: bool) -> None:
     """Make a new key-encryption key and wrap every value's key with it. Nothing has to stop."""
     with app.vault(create=False) as vault:
         if root:
-            vault.keys.rotate_root(actor=app.actor)
+            vault.key_rotation.rotate_root(actor=app.actor)
             path = str(app.settings.root_key_file)
             app.output.result(
                 {"root_key_file": path}, f"a new root key is in {path}; the old one opens nothing now"
             )
         else:
-            rotated = vault.keys.rotate(actor=app.actor)
+            rotated = vault.key_rotation.rotate(actor=app.actor)
             app.output.result(
                 {"kek": rotated.kek, "rewrapped": rotated.rewrapped},
                 f"key {rotated.kek} is current; {rotated.rewrapped} versions were wrapped anew",

@@ -57,7 +57,7 @@ def manager(
     from gusset.vault.commit.loop_writer import LoopWriter
 
     with app.vault(writer=LoopWriter) as vault:
-        first = None if vault.people.anybody() else BootstrapLink()
+        first = None if vault.people.has_any() else BootstrapLink()
         run(make_manager(vault, first), listening, announce=lambda address: _announce(app, address, first))
 
 
@@ -83,9 +83,9 @@ def init(app: App, email: str) -> None:
     password, without one final newline.
     """
     app.hold_values()
-    from gusset.vault.services.people import checked_email
+    from gusset.vault.services.person import check_email
 
-    checked_email(email)
+    check_email(email)
     password = _password()
     app.held.append(password)
     with app.vault() as vault:

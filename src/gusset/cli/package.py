@@ -73,8 +73,8 @@ def _image_problems(package: Package) -> Sequence[Problem]:
 def _available(app: App) -> list[str] | None:
     """Names in the vault or on the manager; None, with a note, when they cannot be seen."""
     try:
-        with app.secrets() as store:
-            return [info.name for info in store.list()]
+        with app.secret_reader() as secrets:
+            return [info.name for info in secrets.list()]
     except (VaultError, Unreachable) as error:
         app.output.warn(f"whether the secrets exist could not be seen: {error}")
         return None

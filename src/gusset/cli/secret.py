@@ -79,8 +79,8 @@ def set_(
     app.hold_values()
     value = SecretValue(check_length(_value_of(app, name, exact=exact, from_file=from_file)))
     app.held.append(value)
-    with app.secrets() as store:
-        info = store.set(
+    with app.secret_writer() as secrets:
+        info = secrets.set(
             name, value, actor=app.actor, note=note, expires_at=expires, expect_version=expect_version
         )
     _warn_of_faults(app, name, value)
@@ -156,8 +156,8 @@ def list_(app: App, deleted: bool) -> None:
     if app.settings.manager is None:
         found = list_secrets(app.settings, include_deleted=deleted)
     if found is None:
-        with app.secrets() as store:
-            found = store.list(include_deleted=deleted)
+        with app.secret_reader() as secrets:
+            found = secrets.list(include_deleted=deleted)
     columns = {"name": "NAME", "version": "VERSION", "updated_at": "UPDATED"}
     if any(info.expires_at for info in found):
         columns |= {"expires_at": "EXPIRES"}
@@ -179,8 +179,8 @@ _EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
 @pass_app
 def annotate(app: App, name: str, note: str | None, expires: datetime | Literal["never"] | None) -> None:
     """Change a secret's note or expiry date, without a new value."""
-    with app.secrets() as store:
-        info = store.annotate(name, actor=app.actor, note=note, expires_at=expires)
+    with app.secret_writer() as secrets:
+        info = secrets.annotate(name, actor=app.actor, note=note, expires_at=expires)
     app.output.result(secret_data(info), f"changed what is said of {info.name}")
 
 
@@ -190,8 +190,8 @@ def annotate(app: App, name: str, note: str | None, expires: datetime | Literal[
 @pass_app
 def delete(app: App, name: str, force: bool) -> None:
     """Delete a secret. Running models lose it; `gusset secret restore` brings it back."""
-    with app.secrets() as store:
-        info = store.delete(name, actor=app.actor, force=force)
+    with app.secret_writer() as secrets:
+        info = secrets.delete(name, actor=app.actor, force=force)
     app.output.result(
         secret_data(info), f"deleted {info.name}; `gusset secret restore {info.name}` brings it back"
     )
@@ -202,8 +202,8 @@ def delete(app: App, name: str, force: bool) -> None:
 @pass_app
 def restore(app: App, name: str) -> None:
     """Bring back a deleted secret, by its name (the last one deleted) or its id."""
-    with app.secrets() as store:
-        info = store.restore(name, actor=app.actor)
+    with app.secret_writer() as secrets:
+        info = secrets.restore(name, actor=app.actor)
     app.output.result(secret_data(info), f"restored {info.name} (version {info.version or 'none'})")
 
 
@@ -220,8 +220,8 @@ def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError(f"this would destroy {what} for good", hint="say so with --yes")
         click.confirm(f"Destroy {what} for good?", abort=True, err=True)
-    with app.secrets() as store:
-        info = store.destroy(name, versions or None, actor=app.actor)
+    with app.secret_writer() as secrets:
+        info = secrets.destroy(name, versions or None, actor=app.actor)
     app.output.result(secret_data(info), f"destroyed {what}")
 
 
@@ -230,8 +230,8 @@ def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
 @pass_app
 def history(app: App, name: str) -> None:
     """List a secret's versions."""
-    with app.secrets() as store:
-        found = store.history(name)
+    with app.secret_reader() as secrets:
+        found = secrets.history(name)
     rows = [
         {
             "version": version.version,
@@ -251,8 +251,8 @@ def history(app: App, name: str) -> None:
 @pass_app
 def rollback(app: App, name: str, version: int) -> None:
     """Make an older version's value current again, as a new version."""
-    with app.secrets() as store:
-        info = store.rollback(name, version, actor=app.actor)
+    with app.secret_writer() as secrets:
+        info = secrets.rollback(name, version, actor=app.actor)
     app.output.result(
         secret_data(info), f"{info.name} has the value of version {version} again (version {info.version})"
     )
@@ -274,7 +274,7 @@ def reveal(app: App, name: str, version: int | None) -> None:
         raise Denied("a manager never shows a value again", hint="only the embedded vault does, to its owner")
     app.hold_values()
     with app.vault() as vault:
-        value = vault.secrets.reveal(name, version=version, actor=app.actor)
+        value = vault.secrets.delivery.reveal(name, version=version, actor=app.actor)
     sys.stdout.buffer.write(value.reveal() + b"\n")
     sys.stdout.flush()
 
@@ -294,8 +294,8 @@ def import_(app: App, file: Path) -> None:
         raise ConfigInvalid(
             f"{file} sets nothing", problems=[Problem("no NAME=VALUE line", file=str(file), warning=True)]
         )
-    with app.secrets() as store:
-        infos = store.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
+    with app.secret_writer() as secrets:
+        infos = secrets.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
     for entry in entries:
         _warn_of_faults(app, entry.name, entry.value)
     lines = [

@@ -239,11 +239,11 @@ def _offer_to_ask(
     if not missing:
         return
     app.output.note(f"{deployment.name} declares secrets that do not exist yet (Enter leaves one out)")
-    with app.secrets() as store:
+    with app.secret_writer() as secrets:
         for name in missing:
             text: str = click.prompt(
                 f"Value of {name}", hide_input=True, default="", show_default=False, err=True
             )
             if text:
                 app.held.append(value := SecretValue(text.encode("utf-8", "surrogateescape")))
-                store.set(name, value, actor=app.actor)
+                secrets.set(name, value, actor=app.actor)

@@ -1,4 +1,4 @@
-"""A team's secrets on a manager, with the methods of the vault's `SecretStore`."""
+"""A team's secrets on a manager, with the methods of the vault's `SecretReader` and `SecretWriter`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gusset.secrets.value import SecretValue
 
 
 class RemoteSecrets:
-    """A team's secrets on a manager: the methods of the vault's `SecretStore`, one request each.
+    """A team's secrets on a manager: `SecretReader` and `SecretWriter` in one, one request for each call.
 
     The manager takes the actor from the API key. The parameter `actor` is
     ignored: with it, callers use a vault and a manager alike.

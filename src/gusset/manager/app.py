@@ -45,7 +45,7 @@ def make_manager(vault: Vault, first: BootstrapLink | None = None) -> Manager:
     """Join the parts over an open vault; `first` is the link of one that nobody has set up."""
     executors, metrics, cache = Executors(), Metrics(), AccessCache(vault)
     authenticator = Authenticator(vault, cache)
-    changes = Changes(vault.looker)
+    changes = Changes(vault.change_poller)
     metrics.streams.set_function(lambda: changes.streams)
     delivery = Delivery(vault, authenticator, executors, changes)
     operations = [*OPERATIONS, *delivery.operations()]
@@ -59,7 +59,7 @@ def make_manager(vault: Vault, first: BootstrapLink | None = None) -> Manager:
 
     async def ready(_: Request) -> Response:
         """Whether the vault answers."""
-        await executors.run(vault.people.anybody)
+        await executors.run(vault.people.has_any)
         return JSONResponse({"status": "ok"})
 
     async def measured(_: Request) -> Response:

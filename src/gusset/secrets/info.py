@@ -11,7 +11,7 @@ State = Literal["current", "older", "destroyed"]
 DEFAULT_TEAM = "default"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecretInfo:
     """The metadata of a secret. `version` is None when all versions are destroyed. Times are in ISO 8601."""
 
@@ -43,7 +43,7 @@ def expiry_warning(expires_at: str | None, now: datetime) -> str | None:
     return f"expires on {expires_at[:10]}: replace it before then"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VersionInfo:
     """One version of a secret."""
 

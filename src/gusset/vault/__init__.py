@@ -1,8 +1,8 @@
 """The vault: keeps secrets sealed, versioned and audited.
 
-Nothing here knows of HTTP, of printing, or of who is asking beyond a name.
-`open_vault` is imported when it is first asked for: SQLAlchemy alone takes
-longer than a command that only lists names should.
+Nothing here knows of HTTP or of printing. Of the caller it knows only a name,
+the actor. `open_vault` is imported on first use: importing SQLAlchemy alone
+takes longer than a command that only lists names should.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whose the vault's files are: what another account owns or can write to is not trusted, in ssh's manner.
+"""Ownership and modes of the vault's files: as in ssh, no file is trusted that another account can write to.
 
-Says what is wrong and the command that mends it; changes nothing, reads no file.
-Free of large imports, since the quick list of secrets asks it too.
+Finds what is wrong and the command that fixes it; changes nothing and reads no file.
+It avoids large imports, since the fast list of secrets uses it too.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 from gusset.errors import IntegrityError, RootKeyError
 from gusset.settings import Settings
 
-_WRITABLE = 0o022
-_ANY = 0o077
+_WRITABLE_BY_OTHERS = 0o022
+_ACCESSIBLE_TO_OTHERS = 0o077
 
-_BESIDE = ("", "-wal", "-shm", "-journal")  # SQLite believes these too
+_DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal")  # SQLite trusts these files too
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a file is not trusted, and what mends it."""
+class FileProblem:
+    """Why a file is not trusted, and the command that fixes it."""
 
     path: Path
     message: str
@@ -32,57 +32,56 @@ class Fault:
     code: str
 
 
-def fault_of(path: Path, found: os.stat_result, *, private: bool = False) -> Fault | None:
-    """What is wrong with a file or folder; a `private` one others may not even read."""
+def file_problem(path: Path, found: os.stat_result, *, private: bool = False) -> FileProblem | None:
+    """What is wrong with a file or folder. Other accounts must not write to it, nor read a `private` one."""
     if found.st_uid not in (os.geteuid(), 0):
-        return _owned(path, found.st_uid)
+        return _wrong_owner(path, found.st_uid)
     mode = stat.S_IMODE(found.st_mode)
-    if not mode & (_ANY if private else _WRITABLE):
+    if not mode & (_ACCESSIBLE_TO_OTHERS if private else _WRITABLE_BY_OTHERS):
         return None
-    may, mend = ("use", "600") if private else ("write to", "go-w")
-    return Fault(
+    access, wanted = ("access", "600") if private else ("write to", "go-w")
+    return FileProblem(
         path,
-        f"other accounts may {may} {path} (mode {mode:04o})",
-        f"chmod {mend} {shlex.quote(str(path))}",
+        f"other accounts can {access} {path} (mode {mode:04o})",
+        f"chmod {wanted} {shlex.quote(str(path))}",
         "open_to_others",
     )
 
 
-def faults(settings: Settings, database: Path | None) -> Iterator[Fault]:
-    """What is wrong with the vault's folders and files, as far as they are there."""
+def file_problems(settings: Settings, database: Path | None) -> Iterator[FileProblem]:
+    """What is wrong with the vault's folders and files, as far as they exist."""
     folders = [settings.home]
     files: list[Path] = []
     if database is not None:
         folders.append(database.absolute().parent)
-        files = [database.with_name(database.name + end) for end in _BESIDE]
+        files = [database.with_name(database.name + suffix) for suffix in _DATABASE_SUFFIXES]
     for path in dict.fromkeys([*folders, *files, settings.witness_file, settings.root_key_file]):
         try:
             found = path.stat()
         except FileNotFoundError:
             continue
-        if fault := fault_of(path, found, private=path == settings.root_key_file):
-            yield fault
+        if problem := file_problem(path, found, private=path == settings.root_key_file):
+            yield problem
 
 
 def check_files(settings: Settings, database: Path | None) -> None:
-    """Raise the first of `faults`: RootKeyError for the root key, IntegrityError for all else."""
-    for fault in faults(settings, database):
-        error = RootKeyError if fault.path == settings.root_key_file else IntegrityError
-        raise error(fault.message, hint=fault.hint)
+    """Raise the first of `file_problems`: RootKeyError for the root key, IntegrityError for other files."""
+    for problem in file_problems(settings, database):
+        error = RootKeyError if problem.path == settings.root_key_file else IntegrityError
+        raise error(problem.message, hint=problem.hint)
 
 
-def _owned(path: Path, owner: int) -> Fault:
-    mine = _name_of(os.geteuid())
-    return Fault(
+def _wrong_owner(path: Path, owner: int) -> FileProblem:
+    own_name = _account_name(os.geteuid())
+    return FileProblem(
         path,
-        f"{path} belongs to another account ({_name_of(owner)})",
-        f"use the account that it belongs to or, when its content is to be trusted: "
-        f"chown {mine} {shlex.quote(str(path))}",
+        f"{path} belongs to another account ({_account_name(owner)})",
+        f"run gusset as that account or, if you trust the content: chown {own_name} {shlex.quote(str(path))}",
         "owned_by_another",
     )
 
 
-def _name_of(account: int) -> str:
+def _account_name(account: int) -> str:
     import pwd
 
     try:

@@ -1,4 +1,4 @@
-"""`open_vault` joins the vault's parts, and closes them."""
+"""`open_vault` builds the vault's parts, joins and closes them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,34 @@ from sqlalchemy import Connection, Engine, insert, select
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
-from gusset.vault.audit.audit_log import AuditLog, Chain, Checkpoint, Clock, Entry, Witness, timestamp
+from gusset.vault.audit.chain import Chain
+from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.log import AuditLog
+from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.crypto.root_key import new_root_key, read_root_key, write_root_key
 from gusset.vault.file_permissions import check_files
-from gusset.vault.services.access_keys import ACCESS, AccessKeys
+from gusset.vault.ids import new_id
+from gusset.vault.services.access_keys import ACCESS_GENERATION, AccessKeys
 from gusset.vault.services.change_poller import ChangePoller
 from gusset.vault.services.deployments import Deployments
+from gusset.vault.services.invitations import Invitations
 from gusset.vault.services.key_rotation import KeyringStore, KeyRotation
 from gusset.vault.services.people import People
-from gusset.vault.services.secret_store import SecretStore, new_id
+from gusset.vault.services.secret_delivery import SecretDelivery
+from gusset.vault.services.secret_reader import SecretReader
+from gusset.vault.services.secret_rows import SecretRows, VersionStore
+from gusset.vault.services.secret_writer import SecretWriter
+from gusset.vault.services.sessions import Sessions
+from gusset.vault.services.teams import Teams
 from gusset.vault.services.vault_source import VaultSource
-from gusset.vault.storage.compiled_sql import Reader
+from gusset.vault.storage.compiled_sql import ReadConnections
 from gusset.vault.storage.database import (
-    alone,
     check_revision,
     connect,
+    exclusive_lock,
     file_of,
     make_private,
     migrate,
@@ -36,25 +47,36 @@ from gusset.vault.storage.database import (
     translate_db_errors,
 )
 from gusset.vault.storage.revision import REVISION
-from gusset.vault.storage.tables import keyring as keyring_table
-from gusset.vault.storage.tables import meta, teams
+from gusset.vault.storage.tables import keyring_table, meta, teams
 
 
 @dataclass(frozen=True, slots=True)
-class Vault:
-    """An open vault. `secrets` are the default team's, `team(id, name)` gives another's."""
+class TeamSecrets:
+    """The secrets of one team: reads of metadata, changes, and delivery of values."""
 
-    secrets: SecretStore
-    team: Callable[[str, str], SecretStore]
+    reader: SecretReader
+    writer: SecretWriter
+    delivery: SecretDelivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vault:
+    """An open vault."""
+
+    secrets: TeamSecrets  # the default team's
+    secrets_of: Callable[[str, str], TeamSecrets]  # another team's, by its id and name
     people: People
-    access: AccessKeys
+    invitations: Invitations
+    sessions: Sessions
+    teams: Teams
+    access_keys: AccessKeys
     deployments: Deployments
     audit: AuditLog
-    keys: KeyRotation
+    key_rotation: KeyRotation
     source: Callable[..., VaultSource]
-    looker: Callable[[], ChangePoller]
+    change_poller: Callable[[], ChangePoller]
     now: Callable[[], str]
-    commits: Callable[[], int]  # moves whenever this process has written
+    commits: Callable[[], int]  # how many transactions this process has committed
 
 
 @contextmanager
@@ -63,17 +85,17 @@ def open_vault(
     *,
     create: bool = True,
     clock: Clock = lambda: datetime.now(UTC),
-    writer: Callable[[Engine, Chain, Witness], Writer] = Writer,
+    writer: Callable[[Engine, Chain, WitnessFile], Writer] = Writer,
 ) -> Iterator[Vault]:
-    """Open the vault that `settings` name, made on first use unless `create` is false.
+    """Open the vault that `settings` name. It is created on first use, unless `create` is false.
 
-    `writer` makes the writer that its parts share: a server has its own.
+    `writer` makes the writer that all parts share; a server passes `LoopWriter`.
 
     Raises:
-        VaultError: there is none, and none may be made.
+        VaultError: there is no vault, and `create` is false.
         VaultTooNew: a newer gusset wrote it.
-        RootKeyError: its root key is lost, unsafe or another's.
-        IntegrityError: another account owns its files, or may write to them.
+        RootKeyError: its root key is missing, unsafe or belongs to another vault.
+        IntegrityError: another account owns its files, or can write to them.
         HostError, Unreachable, IntegrityError: see `translate_db_errors`.
     """
     engine = connect(settings.database)
@@ -81,16 +103,16 @@ def open_vault(
         with translate_db_errors(engine):
             check_files(settings, file_of(engine))
             _prepare(engine, settings, create, clock)
-        yield from _joined(engine, settings, clock, writer)
+        yield from _wired(engine, settings, clock, writer)
     finally:
         engine.dispose()
 
 
 def _prepare(engine: Engine, settings: Settings, create: bool, clock: Clock) -> None:
-    """Bring the vault into being, or to the newest schema, where it is not."""
+    """Create the vault or migrate it to the newest schema, where needed."""
     file = file_of(engine)
     if file is None:
-        raise VaultError("a vault in memory would be lost at once", hint="name a file in GUSSET_DATABASE")
+        raise VaultError("a vault in memory would be lost at exit", hint="set GUSSET_DATABASE to a file")
     found = None
     if file.exists() and file.stat().st_size:
         with engine.connect() as connection:
@@ -100,19 +122,22 @@ def _prepare(engine: Engine, settings: Settings, create: bool, clock: Clock) -> 
         if found == REVISION:
             return
     elif not create:
-        raise VaultError(f"there is no vault at {file}", hint="`gusset secret set NAME` makes one")
+        raise VaultError(f"there is no vault at {file}", hint="`gusset secret set NAME` creates one")
     make_private(file)
-    with alone(file), engine.connect() as connection:
+    with exclusive_lock(file), engine.connect() as connection:
         connection = connection.execution_options(writing=True)
         with connection.begin():
             checkpoint = _create_or_migrate(connection, settings, clock)
     if checkpoint:
-        Witness(settings.witness_file).add(checkpoint)
+        WitnessFile(settings.witness_file).add(checkpoint)
 
 
 def _create_or_migrate(connection: Connection, settings: Settings, clock: Clock) -> Checkpoint | None:
-    """In one transaction, so that a vault is there as a whole or not at all. The root key's file comes first:
-    one without a vault is used by the next attempt, a vault without one would be lost."""
+    """Create or migrate in one transaction, so that a vault exists as a whole or not at all.
+
+    The root key's file comes first: the next attempt uses a root key without a
+    vault, but a vault without its root key would be lost.
+    """
     migrate(connection)
     if connection.execute(select(keyring_table.c.kind).limit(1)).one_or_none():
         return None
@@ -121,76 +146,81 @@ def _create_or_migrate(connection: Connection, settings: Settings, clock: Clock)
         write_root_key(settings.root_key_file, new_root_key())
     root = read_root_key(settings.root_key_file)
     connection.execute(insert(meta), {"key": "vault", "value": vault})
-    connection.execute(insert(meta), {"key": ACCESS, "value": "0"})
+    connection.execute(insert(meta), {"key": ACCESS_GENERATION, "value": "0"})
     connection.execute(insert(teams), {"id": new_id(), "name": DEFAULT_TEAM, "created_at": at})
     keyring = Keyring.new()
     KeyringStore(settings.root_key_file, vault).write(connection, keyring.keys(), root, at)
-    # A first record, so that a log without any is one that was emptied.
-    return Chain(vault, lambda: keyring, clock).extend(connection, [Entry("gusset", "vault.create", vault)])
+    # A log is never empty, so an empty one was emptied.
+    created = AuditEvent("gusset", "vault.create", vault)
+    return Chain(vault, lambda: keyring, clock).extend(connection, [created])
 
 
-def _joined(
+def _wired(
     engine: Engine,
     settings: Settings,
     clock: Clock,
-    make_writer: Callable[[Engine, Chain, Witness], Writer],
+    make_writer: Callable[[Engine, Chain, WitnessFile], Writer],
 ) -> Iterator[Vault]:
-    """The one place where the vault's parts meet."""
+    """The only place where the vault's parts are joined."""
     with translate_db_errors(engine), engine.connect() as connection:
         vault = _only(connection.execute(select(meta.c.value).where(meta.c.key == "vault")).scalars().all())
-        team_id = _only(
+        default_team_id = _only(
             connection.execute(select(teams.c.id).where(teams.c.name == DEFAULT_TEAM)).scalars().all()
         )
         keys = KeyringStore(settings.root_key_file, vault)
         _read_keyring(keys, connection)
-    witness = Witness(settings.witness_file)
+    witness = WitnessFile(settings.witness_file)
     chain = Chain(vault, lambda: keys.current, clock)
     writer = make_writer(engine, chain, witness)
-    reader = Reader(engine)
-    deployments = Deployments(engine, writer, clock)
+    connections = ReadConnections(engine)
+    deployments, access_keys = Deployments(engine, writer, clock), AccessKeys(engine, writer, clock)
 
-    def team(team_id: str, name: str) -> SecretStore:
-        return SecretStore(
-            engine,
-            reader,
-            writer,
-            keys,
-            clock,
-            team_id=team_id,
-            team=name,
-            overwrite_spellings=settings.name_collisions == "overwrite",
-            in_use=deployments.using,
+    def secrets_of(team_id: str, name: str) -> TeamSecrets:
+        rows = SecretRows(team_id, name)
+        versions = VersionStore(keys, clock, rows)
+        return TeamSecrets(
+            reader=SecretReader(engine, connections, rows),
+            writer=SecretWriter(
+                engine,
+                writer,
+                clock,
+                rows=rows,
+                versions=versions,
+                in_use=deployments.in_use_by,
+                overwrite_spellings=settings.name_collisions == "overwrite",
+            ),
+            delivery=SecretDelivery(writer, clock, rows, versions),
         )
 
-    store, access = team(team_id, DEFAULT_TEAM), AccessKeys(engine, writer, clock)
-    people = People(engine, writer, access, clock)
-    audit = AuditLog(engine, vault, lambda: keys.current, witness)
-    rotation = KeyRotation(engine, writer, keys, clock, root_key_file=settings.root_key_file)
+    secrets = secrets_of(default_team_id, DEFAULT_TEAM)
 
     def source(*, actor: str, deployment: str) -> VaultSource:
-        return VaultSource(engine, store, actor=actor, deployment=deployment)
+        return VaultSource(engine, secrets.delivery, actor=actor, deployment=deployment)
 
     try:
         yield Vault(
-            store,
-            team,
-            people,
-            access,
-            deployments,
-            audit,
-            rotation,
-            source,
-            lambda: ChangePoller(engine),
-            lambda: timestamp(clock()),
-            lambda: writer.commits,
+            secrets=secrets,
+            secrets_of=secrets_of,
+            people=People(engine, writer, clock),
+            invitations=Invitations(writer, access_keys, clock),
+            sessions=Sessions(engine, writer, clock),
+            teams=Teams(engine, writer, clock),
+            access_keys=access_keys,
+            deployments=deployments,
+            audit=AuditLog(engine, vault, lambda: keys.current, witness),
+            key_rotation=KeyRotation(engine, writer, keys, clock, root_key_file=settings.root_key_file),
+            source=source,
+            change_poller=lambda: ChangePoller(engine.connect()),
+            now=lambda: timestamp(clock()),
+            commits=lambda: writer.commits,
         )
     finally:
-        reader.close()
+        connections.close()
         writer.close()
 
 
 def _read_keyring(keys: KeyringStore, connection: Connection) -> None:
-    """Twice where needed: the root key may be replaced between the snapshot and the look at its file."""
+    """Retries once: the root key may be replaced between the snapshot and the read of its file."""
     try:
         keys.reload(connection)
     except RootKeyError:
@@ -200,5 +230,5 @@ def _read_keyring(keys: KeyringStore, connection: Connection) -> None:
 
 def _only(rows: object) -> str:
     if not isinstance(rows, list) or len(rows) != 1:
-        raise IntegrityError("the vault is incomplete: its own name or its team is missing")
+        raise IntegrityError("the vault is incomplete: its id or its default team is missing")
     return str(rows[0])

@@ -18,7 +18,7 @@ from gusset.manager.api.serializers import (
     token_model,
 )
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.audit_log import Record
+from gusset.vault.audit.events import AuditRecord
 from gusset.vault.services.access_keys import SCOPES, KeyInfo
 from gusset.vault.services.deployments import DeploymentInfo
 from gusset.vault.wiring import Vault
@@ -33,21 +33,21 @@ def list_teams(request: PersonRequest[None]) -> schemas.TeamList:
 
 def create_team(request: PersonRequest[schemas.NewTeam]) -> schemas.Team:
     """Create a team."""
-    return team_model(request.vault.people.create_team(request.body.name, actor=request.caller.actor))
+    return team_model(request.vault.teams.create(request.body.name, actor=request.caller.actor))
 
 
 def add_team_member(request: PersonRequest[None]) -> schemas.Person:
     """Add a person to a team."""
-    people, user_id = request.vault.people, request.path["user_id"]
-    people.add_member(request.path["team_id"], user_id, actor=request.caller.actor)
-    return person_model(people.get(user_id))
+    user_id = request.path["user_id"]
+    request.vault.teams.add_member(request.path["team_id"], user_id, actor=request.caller.actor)
+    return person_model(request.vault.people.get(user_id))
 
 
 def remove_team_member(request: PersonRequest[None]) -> schemas.Person:
     """Remove a person from a team."""
-    people, user_id = request.vault.people, request.path["user_id"]
-    people.remove_member(request.path["team_id"], user_id, actor=request.caller.actor)
-    return person_model(people.get(user_id))
+    user_id = request.path["user_id"]
+    request.vault.teams.remove_member(request.path["team_id"], user_id, actor=request.caller.actor)
+    return person_model(request.vault.people.get(user_id))
 
 
 def get_current_user(request: PersonRequest[None]) -> schemas.CurrentUser:
@@ -60,13 +60,13 @@ def get_current_user(request: PersonRequest[None]) -> schemas.CurrentUser:
 
 def list_people(request: PersonRequest[None]) -> schemas.PersonList:
     """List all people."""
-    return schemas.PersonList(people=[person_model(each) for each in request.vault.people.everybody()])
+    return schemas.PersonList(people=[person_model(each) for each in request.vault.people.all()])
 
 
 def invite_person(request: PersonRequest[schemas.NewPerson]) -> schemas.Invitation:
     """Invite a person; the response has a one-time link for choosing a password."""
     body = request.body
-    person, link = request.vault.people.invite(
+    person, link = request.vault.invitations.invite(
         body.email, name=body.name, role=body.role, team_ids=body.team_ids, actor=request.caller.actor
     )
     return schemas.Invitation(person=person_model(person), link=_setup_path(link))
@@ -74,7 +74,7 @@ def invite_person(request: PersonRequest[schemas.NewPerson]) -> schemas.Invitati
 
 def create_setup_link(request: PersonRequest[None]) -> schemas.SetupLink:
     """Create a new one-time link for a person who lost their link or password."""
-    link = request.vault.people.new_link(request.path["user_id"], actor=request.caller.actor)
+    link = request.vault.invitations.new_link(request.path["user_id"], actor=request.caller.actor)
     return schemas.SetupLink(link=_setup_path(link))
 
 
@@ -98,7 +98,7 @@ def update_person(request: PersonRequest[schemas.PersonUpdate]) -> schemas.Perso
 
 def list_api_keys(request: PersonRequest[None]) -> schemas.ApiKeyList:
     """List the caller's API keys."""
-    keys = request.vault.access.of_user(request.caller.person.id)
+    keys = request.vault.access_keys.of_user(request.caller.person.id)
     return schemas.ApiKeyList(api_keys=[api_key_model(key) for key in keys])
 
 
@@ -113,7 +113,7 @@ def create_api_key(request: PersonRequest[schemas.NewApiKey]) -> schemas.Created
     scopes = own_scopes if body.scopes is None else list(dict.fromkeys(body.scopes))
     for scope in scopes:
         caller.require_scope(scope)
-    info, key = request.vault.access.create(
+    info, key = request.vault.access_keys.create(
         caller.person.id, body.name, scopes=scopes, actor=caller.actor, expires_at=body.expires_at
     )
     return schemas.CreatedApiKey(api_key=key.reveal().decode(), prefix=info.prefix)
@@ -127,7 +127,7 @@ def revoke_api_key(request: PersonRequest[None]) -> schemas.Revoked:
         return info.kind == "key" and (info.user_id == person.id or (person.admin and "admin" in scopes))
 
     prefix = request.path["prefix"]
-    request.vault.access.revoke(prefix, actor=request.caller.actor, allowed=allowed)
+    request.vault.access_keys.revoke(prefix, actor=request.caller.actor, allowed=allowed)
     return schemas.Revoked(prefix=prefix)
 
 
@@ -170,7 +170,7 @@ def remove_deployment(request: PersonRequest[None]) -> schemas.Deleted:
 
 def list_tokens(request: PersonRequest[None]) -> schemas.TokenList:
     """List a deployment's tokens."""
-    keys = request.vault.access.of_deployment(_deployment(request).id)
+    keys = request.vault.access_keys.of_deployment(_deployment(request).id)
     return schemas.TokenList(tokens=[token_model(key) for key in keys])
 
 
@@ -183,7 +183,7 @@ def revoke_token(request: PersonRequest[None]) -> schemas.Revoked:
         return info.kind == "token" and info.deployment_id in visible
 
     prefix = request.path["prefix"]
-    request.vault.access.revoke(prefix, actor=request.caller.actor, allowed=allowed)
+    request.vault.access_keys.revoke(prefix, actor=request.caller.actor, allowed=allowed)
     return schemas.Revoked(prefix=prefix)
 
 
@@ -222,11 +222,11 @@ def verify_audit_log(request: PersonRequest[None]) -> schemas.AuditVerification:
 
 def rotate_keyring(request: PersonRequest[None]) -> schemas.KeyRotation:
     """Create a new key-encryption key, and rewrap every stored version with it."""
-    rotated = request.vault.keys.rotate(actor=request.caller.actor)
+    rotated = request.vault.key_rotation.rotate(actor=request.caller.actor)
     return schemas.KeyRotation(kek=rotated.kek, rewrapped=rotated.rewrapped)
 
 
-def audit_records(vault: Vault, query: Mapping[str, str]) -> Sequence[Record]:
+def audit_records(vault: Vault, query: Mapping[str, str]) -> Sequence[AuditRecord]:
     """The records that match the query parameters, newest first. Raises UsageError."""
     try:
         limit = int(query.get("limit") or 50)

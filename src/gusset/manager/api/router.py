@@ -74,7 +74,7 @@ class Api:
             path = dict(zip(names, words, strict=True))
             if operation.slow:
                 caller = await self._executors.run(self._authorize, operation, request)
-                declaring = self._vault.deployments.declaring
+                declaring = self._vault.deployments.by_declared_secret
                 answer = await self._executors.run_slow(
                     self._carry_out, operation, request, path, raw, caller, declaring
                 )

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from gusset.secrets.info import State
 from gusset.vault.services.access_keys import Scope
-from gusset.vault.services.people import Role
+from gusset.vault.services.person import Role
 
 Name = Annotated[str, Field(description="1 to 253 of A-Z a-z 0-9 - _ .", examples=["hf_access_token"])]
 ShortText = Annotated[str, StringConstraints(max_length=253)]

@@ -16,8 +16,8 @@ from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import fold_name
 from gusset.secrets.value import SecretValue
 from gusset.secrets.value_doctor import examine
-from gusset.vault.services.people import TeamInfo
-from gusset.vault.services.secret_store import SecretStore
+from gusset.vault.services.person import TeamInfo
+from gusset.vault.wiring import TeamSecrets
 
 
 def list_secrets(request: PersonRequest[None]) -> schemas.SecretList:
@@ -34,7 +34,7 @@ def list_team_secrets(request: PersonRequest[None]) -> schemas.SecretList:
 
 def _secrets_of(request: PersonRequest[None], team: TeamInfo) -> list[schemas.Secret]:
     deleted = request.flag("deleted")
-    found = request.vault.team(team.id, team.name).list(include_deleted=deleted)
+    found = request.vault.secrets_of(team.id, team.name).reader.list(include_deleted=deleted)
     used_by = request.declaring(team.id)
     return [secret_model(info, used_by.get(fold_name(info.name), ())) for info in found]
 
@@ -43,7 +43,7 @@ def set_secret(request: PersonRequest[schemas.SetSecret]) -> ApiResponse[schemas
     """Create a secret, or add a new version to an existing one."""
     body = request.body
     value = value_of(body)
-    info = _store(request).set(
+    info = _secrets(request).writer.set(
         body.name,
         value,
         actor=request.caller.actor,
@@ -59,13 +59,13 @@ def set_secret(request: PersonRequest[schemas.SetSecret]) -> ApiResponse[schemas
 def set_secrets(request: PersonRequest[schemas.SecretBatch]) -> schemas.SecretList:
     """Set several secrets in one transaction: all of them or none."""
     values = [(each.name, value_of(each)) for each in request.body.secrets]
-    infos = _store(request).set_many(values, actor=request.caller.actor)
+    infos = _secrets(request).writer.set_many(values, actor=request.caller.actor)
     return schemas.SecretList(secrets=[secret_model(info) for info in infos])
 
 
 def get_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
     """Get a secret's metadata, without its value."""
-    info = _store(request).get(request.path["name"])
+    info = _secrets(request).reader.get(request.path["name"])
     used_by = request.declaring(info.team_id)
     return ApiResponse(secret_model(info, used_by.get(fold_name(info.name), ())), _etag(info))
 
@@ -73,7 +73,7 @@ def get_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
 def update_secret(request: PersonRequest[schemas.SecretUpdate]) -> ApiResponse[schemas.Secret]:
     """Change a secret's note or expiry date."""
     body, given = request.body, request.body.model_fields_set
-    info = _store(request).annotate(
+    info = _secrets(request).writer.annotate(
         request.path["name"],
         actor=request.caller.actor,
         note=(body.note or "") if "note" in given else None,
@@ -84,7 +84,7 @@ def update_secret(request: PersonRequest[schemas.SecretUpdate]) -> ApiResponse[s
 
 def delete_secret(request: PersonRequest[None]) -> schemas.Deleted:
     """Delete a secret; it can be restored. Refused while a running deployment uses it, unless forced."""
-    info = _store(request).delete(
+    info = _secrets(request).writer.delete(
         request.path["name"], actor=request.caller.actor, force=request.flag("force")
     )
     return schemas.Deleted(name=info.name)
@@ -92,34 +92,34 @@ def delete_secret(request: PersonRequest[None]) -> schemas.Deleted:
 
 def list_versions(request: PersonRequest[None]) -> schemas.VersionList:
     """List a secret's versions."""
-    history = _store(request).history(request.path["name"])
+    history = _secrets(request).reader.history(request.path["name"])
     return schemas.VersionList(versions=[version_model(each) for each in history])
 
 
 def roll_back_secret(request: PersonRequest[schemas.Rollback]) -> ApiResponse[schemas.Secret]:
     """Make an older version's value current again, as a new version."""
-    store, name = _store(request), request.path["name"]
-    return _response(store.rollback(name, request.body.version, actor=request.caller.actor))
+    secrets, name = _secrets(request), request.path["name"]
+    return _response(secrets.writer.rollback(name, request.body.version, actor=request.caller.actor))
 
 
 def destroy_versions(request: PersonRequest[schemas.Destroy]) -> ApiResponse[schemas.Secret]:
     """Permanently destroy the stored bytes of versions."""
-    store, name = _store(request), request.path["name"]
-    return _response(store.destroy(name, request.body.versions, actor=request.caller.actor))
+    secrets, name = _secrets(request), request.path["name"]
+    return _response(secrets.writer.destroy(name, request.body.versions, actor=request.caller.actor))
 
 
 def restore_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
     """Restore a deleted secret, by its name (the last one deleted) or its id."""
-    return _response(_store(request).restore(request.path["name"], actor=request.caller.actor))
+    return _response(_secrets(request).writer.restore(request.path["name"], actor=request.caller.actor))
 
 
 def _team(request: PersonRequest[BodyT]) -> TeamInfo:
     return request.caller.team(request.path.get("team_id"))
 
 
-def _store(request: PersonRequest[BodyT]) -> SecretStore:
+def _secrets(request: PersonRequest[BodyT]) -> TeamSecrets:
     team = _team(request)
-    return request.vault.team(team.id, team.name)
+    return request.vault.secrets_of(team.id, team.name)
 
 
 def _response(info: SecretInfo) -> ApiResponse[schemas.Secret]:

@@ -11,10 +11,11 @@ import orjson
 
 from gusset.manager.api import schemas
 from gusset.secrets.info import SecretInfo, VersionInfo, expiry_warning
-from gusset.vault.audit.audit_log import Record, Report
+from gusset.vault.audit.events import AuditRecord
+from gusset.vault.audit.log import VerificationReport
 from gusset.vault.services.access_keys import KeyInfo
 from gusset.vault.services.deployments import DeploymentInfo, ReplicaInfo
-from gusset.vault.services.people import Person, TeamInfo
+from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
 
@@ -120,7 +121,7 @@ def _replica_model(replica: ReplicaInfo) -> schemas.Replica:
     )
 
 
-def audit_record_model(record: Record) -> schemas.AuditRecord:
+def audit_record_model(record: AuditRecord) -> schemas.AuditRecord:
     return schemas.AuditRecord(
         seq=record.seq,
         at=record.at,
@@ -134,7 +135,7 @@ def audit_record_model(record: Record) -> schemas.AuditRecord:
     )
 
 
-def audit_verification_model(report: Report) -> schemas.AuditVerification:
+def audit_verification_model(report: VerificationReport) -> schemas.AuditVerification:
     return schemas.AuditVerification(
         records=report.records,
         checkpoints=report.checkpoints,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gusset.vault.services.access_keys import KeyInfo
 from gusset.vault.services.deployments import Grant
-from gusset.vault.services.people import Person, TeamInfo
+from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
 POLL = 0.05  # seconds until a change by another process is noticed
@@ -35,7 +35,7 @@ class AccessCache:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
-        self._poller = vault.looker()
+        self._poller = vault.change_poller()
         self._generation = ""
         self._commits, self._next_poll = -1, 0.0
         self._keys: dict[bytes, KnownKey] = {}
@@ -56,7 +56,7 @@ class AccessCache:
     def get(self, hashed: bytes) -> KnownKey | None:
         """The key with this hash, unless it has expired since."""
         known = self._keys.get(hashed)
-        return known if known is not None and known.info.good(self._vault.now()) else None
+        return known if known is not None and known.info.is_valid(self._vault.now()) else None
 
     def add(self, hashed: bytes, known: KnownKey) -> None:
         self._keys[hashed] = known
@@ -64,7 +64,7 @@ class AccessCache:
     def declaring(self, team_id: str) -> Mapping[str, Sequence[str]]:
         """Folded secret name -> the deployments of the team that declare it, as of the last `refresh`."""
         if team_id not in self._declared:
-            self._declared[team_id] = self._vault.deployments.declaring(team_id)
+            self._declared[team_id] = self._vault.deployments.by_declared_secret(team_id)
         return self._declared[team_id]
 
     def close(self) -> None:

@@ -18,9 +18,9 @@ from gusset.manager.auth.access_cache import AccessCache, KnownKey
 from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.audit_log import Actor
-from gusset.vault.services.access_keys import SCOPES, KeyInfo, digest
-from gusset.vault.services.people import Person, TeamInfo
+from gusset.vault.audit.events import Actor
+from gusset.vault.services.access_keys import SCOPES, KeyInfo, key_hash
+from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
 _USE_RECORDED_EVERY = 60.0  # seconds
@@ -86,7 +86,7 @@ class Authenticator:
 
     def authenticate_session(self, token: str, *, address: str | None) -> PersonCaller | None:
         """The person whose session this is, None if it has ended."""
-        person = self._vault.people.session(token)
+        person = self._vault.sessions.authenticate(token)
         if person is None:
             return None
         scopes = frozenset[str](SCOPES)
@@ -113,7 +113,7 @@ class Authenticator:
         return known
 
     def _find(self, key: SecretValue) -> KnownKey:
-        hashed = digest(key)
+        hashed = key_hash(key)
         known = self._cache.get(hashed)
         if known is None:
             known = self._look_up(key)
@@ -121,7 +121,7 @@ class Authenticator:
         return known
 
     def _look_up(self, key: SecretValue) -> KnownKey:
-        info = self._vault.access.check(key, kinds=("key", "token"))
+        info = self._vault.access_keys.authenticate(key, kinds=("key", "token"))
         if info.kind == "token":
             return KnownKey(info=info, grant=self._vault.deployments.grant(info))
         person = self._vault.people.get(info.user_id or "")
@@ -131,17 +131,17 @@ class Authenticator:
         return KnownKey(info=info, scopes=scopes, person=person, teams=self._teams(person, scopes))
 
     def _teams(self, person: Person, scopes: frozenset[str]) -> Sequence[TeamInfo]:
-        return self._vault.people.teams() if person.admin and "admin" in scopes else person.teams
+        return self._vault.teams.all() if person.admin and "admin" in scopes else person.teams
 
     def _record_use(self, key: KeyInfo) -> None:
         """Update `last_used_at`, at most once a minute."""
         now = time.monotonic()
         if now - self._use_recorded.get(key.prefix, -_USE_RECORDED_EVERY) >= _USE_RECORDED_EVERY:
             self._use_recorded[key.prefix] = now
-            self._vault.access.used(key)
+            self._vault.access_keys.record_use(key)
 
     def _record(self, request: AuthRequest, actor: Actor, error: Denied) -> None:
-        self._vault.access.refused(actor, f"{request.method} {request.route}", error)
+        self._vault.access_keys.record_refusal(actor, f"{request.method} {request.route}", error)
 
 
 def bearer(authorization: str) -> SecretValue:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gusset.errors import Denied, NotFound
-from gusset.vault.audit.audit_log import Actor
+from gusset.vault.audit.events import Actor
 from gusset.vault.services.access_keys import Scope
 from gusset.vault.services.deployments import Grant
-from gusset.vault.services.people import Person, TeamInfo
+from gusset.vault.services.person import Person, TeamInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,9 @@ def report_replica(request: DeploymentRequest[schemas.ReplicaReport]) -> schemas
     replica = replica_id(request.path["id"])
     allowed = {fold_name(name) for name in grant.names}
     versions = {name: number for name, number in body.versions.items() if fold_name(name) in allowed}
-    request.vault.deployments.report(grant, replica, host=body.host, versions=versions, stopped=body.stopped)
+    request.vault.deployments.report_replica(
+        grant, replica, host=body.host, versions=versions, stopped=body.stopped
+    )
     return schemas.Empty()
 
 
@@ -210,8 +212,8 @@ class Delivery:
         """Read the values of secrets in one request; the audit record is on disk before they are sent."""
         caller = request.caller
         grant, names = caller.grant, self._wanted(caller, request.body.names)
-        store = self._vault.team(grant.team_id, grant.team)
-        given = store.deliver(names, actor=caller.actor, deployment=grant.deployment)
+        secrets = self._vault.secrets_of(grant.team_id, grant.team)
+        given = secrets.delivery.deliver(names, actor=caller.actor, deployment=grant.deployment)
         revisions = {(grant.team_id, folded): at for folded, at in given.revisions.items()}
         values = {
             name: schemas.DeliveredSecret(
@@ -235,7 +237,7 @@ class Delivery:
                 f"the token of {caller.grant.deployment} does not allow {', '.join(denied)}",
                 hint="declare it in config.yaml and register again, or make a token that has it",
             )
-            self._vault.access.refused(caller.actor, f"secrets {', '.join(denied)}", error)
+            self._vault.access_keys.record_refusal(caller.actor, f"secrets {', '.join(denied)}", error)
             raise error
         return list(dict.fromkeys(names))
 
@@ -253,7 +255,9 @@ class Delivery:
             try:
                 await self._executors.run(authenticate, auth_request)
                 if replica:
-                    await self._executors.run(self._vault.deployments.seen, caller.grant, replica)
+                    await self._executors.run(
+                        self._vault.deployments.record_replica_seen, caller.grant, replica
+                    )
             except GussetError:
                 return False
             return True

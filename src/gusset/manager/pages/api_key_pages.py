@@ -21,7 +21,7 @@ def _page(request: PageRequest, *, new_key: str | None = None, error: GussetErro
         "error": error_text(error) if error else None,
     }
     context = {
-        "keys": [api_key_model(key) for key in request.vault.access.of_user(request.caller.person.id)],
+        "keys": [api_key_model(key) for key in request.vault.access_keys.of_user(request.caller.person.id)],
         "new_key": new_key,
         "form": form,
     }
@@ -36,7 +36,7 @@ def create(request: PageRequest) -> Page:
         scopes: list[Scope] = [scope for scope in SCOPES if scope in form.all("scope")]
         for scope in scopes:
             caller.require_scope(scope)
-        _, key = request.vault.access.create(
+        _, key = request.vault.access_keys.create(
             caller.person.id,
             _checked_name(form.text("name")),
             scopes=scopes,
@@ -60,5 +60,7 @@ def revoke(request: PageRequest) -> Redirect:
     def allowed(info: KeyInfo) -> bool:
         return info.kind == "key" and info.user_id == request.caller.person.id
 
-    info = request.vault.access.revoke(request.path["prefix"], actor=request.caller.actor, allowed=allowed)
+    info = request.vault.access_keys.revoke(
+        request.path["prefix"], actor=request.caller.actor, allowed=allowed
+    )
     return Redirect(API_KEYS, Notice("ok", f"API key {info.name} ({info.prefix}) was revoked."))

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 
 from gusset.manager.api.serializers import audit_lines
 from gusset.manager.pages.page_types import Download, Page, PageRequest
-from gusset.vault.audit.audit_log import Record, Report
+from gusset.vault.audit.events import AuditRecord
+from gusset.vault.audit.log import VerificationReport
 
 AUDIT = "/settings/audit"
 ROWS = 50  # per page
@@ -31,7 +32,7 @@ def export(request: PageRequest) -> Download:
     return Download("gusset-audit.jsonl", "application/x-ndjson", audit_lines(request.vault))
 
 
-def _page(request: PageRequest, *, report: Report | None = None) -> Page:
+def _page(request: PageRequest, *, report: VerificationReport | None = None) -> Page:
     filters = {key: request.query.get(key, "").strip() for key in _FILTERS}
     wanted = {key: text for key, text in filters.items() if text}
     before = _before(request)
@@ -42,7 +43,7 @@ def _page(request: PageRequest, *, report: Report | None = None) -> Page:
         outcome=filters["outcome"] or None,
         before=before,
         limit=ROWS + 1,
-        parts=True,
+        substring=True,
     )[::-1]
     records, more = found[:ROWS], len(found) > ROWS
     older_url = AUDIT + "?" + urlencode({**wanted, "before": records[-1].seq}) if more else None
@@ -62,7 +63,7 @@ def _before(request: PageRequest) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: AuditRecord) -> dict[str, Any]:
     details = json.loads(record.details)
     return {
         "seq": record.seq,
@@ -95,7 +96,7 @@ def _detail_text(value: Any) -> str:
     return "yes" if value is True else str(value)
 
 
-def _report(report: Report) -> dict[str, Any]:
+def _report(report: VerificationReport) -> dict[str, Any]:
     intact = not report.problems
     text = (
         f"The audit log is intact: none of its {report.records:,} records was edited, removed or reordered, "

@@ -15,7 +15,7 @@ from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text, local_url
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.audit_log import Actor
+from gusset.vault.audit.events import Actor
 
 HOME = "/settings/secrets"
 
@@ -42,7 +42,7 @@ class AuthPages:
         by_address, by_person = f"address {request.address}", f"person {email.lower()[:254]}"
         try:
             self._check_rate(by_address, by_person)
-            _, session = request.vault.people.sign_in(
+            _, session = request.vault.sessions.sign_in(
                 email, request.form.password("password"), address=request.address
             )
         except NotSignedIn as error:
@@ -61,7 +61,7 @@ class AuthPages:
     def sign_out(self, request: PageRequest) -> Redirect:
         """End the session."""
         if request.signed_in is not None:
-            request.vault.people.sign_out(request.session, actor=request.signed_in.actor)
+            request.vault.sessions.sign_out(request.session, actor=request.signed_in.actor)
         return Redirect("/signin", session="")
 
     # --- setup
@@ -80,10 +80,10 @@ class AuthPages:
                 actor = Actor("setup link", request.address)
                 email = request.vault.people.set_up(email, password, actor=actor).email
             else:
-                email = request.vault.people.accept(_link(link), password, address=request.address).email
+                email = request.vault.invitations.accept(_link(link), password, address=request.address).email
         except UsageError as error:
             return self._setup_form(request, link, email=email, error=error)
-        _, session = request.vault.people.sign_in(email, password, address=request.address)
+        _, session = request.vault.sessions.sign_in(email, password, address=request.address)
         return Redirect(HOME, Notice("ok", "You are signed in."), session=session)
 
     def _setup_form(
@@ -91,7 +91,7 @@ class AuthPages:
     ) -> Page:
         first = self._is_bootstrap(request, link)
         if not first:
-            info = request.vault.people.link_of(_link(link))
+            info = request.vault.invitations.check_link(_link(link))
             email = request.vault.people.get(info.user_id or "").email
         return Page(
             template="setup.html",
@@ -104,7 +104,7 @@ class AuthPages:
     def _is_bootstrap(self, request: PageRequest, link: str) -> bool:
         bootstrap_link = self._bootstrap_link
         return (
-            bootstrap_link is not None and bootstrap_link.matches(link) and not request.vault.people.anybody()
+            bootstrap_link is not None and bootstrap_link.matches(link) and not request.vault.people.has_any()
         )
 
     # --- the account
@@ -120,7 +120,7 @@ class AuthPages:
         try:
             self._check_rate(by_person)
             _check_same(form.raw("new"), form.raw("again"))
-            request.vault.people.change_password(
+            request.vault.sessions.change_password(
                 caller.person,
                 form.password("current"),
                 form.password("new"),

@@ -20,14 +20,14 @@ def list_page(request: PageRequest) -> Page:
 def detail_page(request: PageRequest) -> Page:
     """One deployment: its replicas and the versions they hold, the secrets it declares, its tokens."""
     info = _deployment(request)
-    known = request.vault.team(info.team_id, info.team).known(
+    known = request.vault.secrets_of(info.team_id, info.team).reader.find_many(
         {*info.secrets, *(name for replica in info.replicas for name in replica.versions)}
     )
     context = {
         "deployment": info,
         "current": {name: secret.version for name, secret in known.items()},
         "ids": {name: secret.id for name, secret in known.items()},
-        "tokens": request.vault.access.of_deployment(info.id)[:MAX_TOKENS],
+        "tokens": request.vault.access_keys.of_deployment(info.id)[:MAX_TOKENS],
     }
     return Page(template="deployment.html", title=info.name, context=context)
 
@@ -46,7 +46,9 @@ def revoke_token(request: PageRequest) -> Redirect:
     def allowed(key: KeyInfo) -> bool:
         return key.kind == "token" and key.deployment_id == info.id
 
-    key = request.vault.access.revoke(request.path["prefix"], actor=request.caller.actor, allowed=allowed)
+    key = request.vault.access_keys.revoke(
+        request.path["prefix"], actor=request.caller.actor, allowed=allowed
+    )
     return Redirect(f"{DEPLOYMENTS}/{info.id}", Notice("ok", f"Token {key.prefix} was revoked."))
 
 

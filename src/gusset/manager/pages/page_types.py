@@ -13,7 +13,7 @@ from typing import Any, Literal
 from gusset.errors import GussetError, InvalidValue, NotSignedIn, UsageError
 from gusset.manager.auth.callers import PersonCaller
 from gusset.secrets.value import SecretValue
-from gusset.vault.services.people import TeamInfo
+from gusset.vault.services.person import TeamInfo
 from gusset.vault.wiring import Vault
 
 

@@ -28,7 +28,7 @@ from gusset.manager.pages.page_types import Form, Page, PageRequest, Redirect
 from gusset.manager.pages.rendering import environment
 from gusset.manager.pages.responder import HEADERS, PageResponder, cookie_name
 from gusset.manager.pages.routes import PageRoute, page_routes
-from gusset.vault.audit.audit_log import Actor
+from gusset.vault.audit.events import Actor
 from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
@@ -165,7 +165,7 @@ class Pages:
             self._authenticator.record_refusal(auth_request, caller, error)
         elif self._failures.count(auth_request.address or "?"):
             target = f"{auth_request.method} {auth_request.route}"
-            self._vault.access.refused(Actor("somebody", auth_request.address), target, error)
+            self._vault.access_keys.record_refusal(Actor("somebody", auth_request.address), target, error)
 
 
 def _address(request: Request) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gusset.errors import Conflict, GussetError, UsageError, outcome_of
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text
-from gusset.vault.services.people import Person, Role, TeamInfo
+from gusset.vault.services.person import Person, Role, TeamInfo
 
 PEOPLE = "/settings/people"
 
@@ -22,10 +22,10 @@ def list_page(request: PageRequest) -> Page:
 def _page(
     request: PageRequest, *, link: str | None = None, link_email: str = "", error: GussetError | None = None
 ) -> Page:
-    people, form = request.vault.people.everybody(), request.form
+    people, form = request.vault.people.all(), request.form
     context = {
         "people": people,
-        "all_teams": [_team(team, people) for team in request.vault.people.teams()],
+        "all_teams": [_team(team, people) for team in request.vault.teams.all()],
         "new_link": f"{request.base_url}/setup/{link}" if link else None,
         "link_email": link_email,
         "form": {
@@ -55,7 +55,7 @@ def invite(request: PageRequest) -> Page:
     """Invite a person. Only this response shows the link for choosing a password."""
     form = request.form
     try:
-        person, link = request.vault.people.invite(
+        person, link = request.vault.invitations.invite(
             form.text("email"),
             name=form.text("name")[:120],
             role=_role(form.raw("role")),
@@ -70,7 +70,7 @@ def invite(request: PageRequest) -> Page:
 def create_link(request: PageRequest) -> Page:
     """Create a new link for a person who lost their link or password."""
     person = request.vault.people.get(request.path["id"])
-    link = request.vault.people.new_link(person.id, actor=request.caller.actor)
+    link = request.vault.invitations.new_link(person.id, actor=request.caller.actor)
     return _page(request, link=link.reveal().decode(), link_email=person.email)
 
 
@@ -110,7 +110,7 @@ def _change(request: PageRequest, change: Callable[..., Person], text: str, *arg
 def create_team(request: PageRequest) -> Redirect:
     """Create a team."""
     try:
-        team = request.vault.people.create_team(request.form.text("name"), actor=request.caller.actor)
+        team = request.vault.teams.create(request.form.text("name"), actor=request.caller.actor)
     except (UsageError, Conflict) as error:
         return Redirect(PEOPLE, Notice("error", error_text(error)))
     return Redirect(PEOPLE, Notice("ok", f"Team {team.name} was created. Now add people to it."))
@@ -118,13 +118,13 @@ def create_team(request: PageRequest) -> Redirect:
 
 def add_member(request: PageRequest) -> Redirect:
     """Add a person to a team."""
-    person_id, people = request.form.raw("person"), request.vault.people
-    people.add_member(request.path["id"], person_id, actor=request.caller.actor)
+    person_id, teams = request.form.raw("person"), request.vault.teams
+    teams.add_member(request.path["id"], person_id, actor=request.caller.actor)
     return Redirect(PEOPLE, Notice("ok", "They were added, and now see the team's secrets."))
 
 
 def remove_member(request: PageRequest) -> Redirect:
     """Remove a person from a team."""
-    people = request.vault.people
-    people.remove_member(request.path["id"], request.path["person"], actor=request.caller.actor)
+    teams = request.vault.teams
+    teams.remove_member(request.path["id"], request.path["person"], actor=request.caller.actor)
     return Redirect(PEOPLE, Notice("ok", "They were removed, and no longer see the team's secrets."))

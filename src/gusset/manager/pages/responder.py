@@ -19,7 +19,7 @@ from gusset.manager.pages.auth_pages import HOME
 from gusset.manager.pages.form_parser import is_cross_site
 from gusset.manager.pages.page_types import Download, Form, Page, Redirect
 from gusset.manager.pages.session_tokens import NOTICE_SECONDS, csrf_token, load_notice, sign_notice
-from gusset.vault.services.people import TeamInfo
+from gusset.vault.services.person import TeamInfo
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -15,8 +15,8 @@ from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretValue
 from gusset.secrets.value_doctor import examine
 from gusset.vault.services.deployments import DeploymentInfo
-from gusset.vault.services.people import TeamInfo
-from gusset.vault.services.secret_store import SecretStore
+from gusset.vault.services.person import TeamInfo
+from gusset.vault.wiring import TeamSecrets
 
 ROWS = 25  # per page
 MAX_VERSIONS = 100  # shown, the newest
@@ -28,10 +28,12 @@ def list_page(request: PageRequest) -> Page:
 
 
 def _list(request: PageRequest, team: TeamInfo, *, name: str = "", error: GussetError | None = None) -> Page:
-    store, query = _store(request, team), "" if error else request.query.get("q", "").strip()
+    secrets, query = _secrets(request, team), "" if error else request.query.get("q", "").strip()
     deleted, page = request.query.get("deleted") == "1" and not error, _page_number(request)
-    found, total = store.page(containing=query, limit=ROWS, offset=(page - 1) * ROWS, deleted=deleted)
-    used_by = request.vault.deployments.declaring(team.id)
+    found, total = secrets.reader.page(
+        containing=query, limit=ROWS, offset=(page - 1) * ROWS, deleted=deleted
+    )
+    used_by = request.vault.deployments.by_declared_secret(team.id)
     context = {
         "team": team,
         "secrets": [_row(info, used_by.get(fold_name(info.name), ()), request.now) for info in found],
@@ -57,7 +59,7 @@ def add(request: PageRequest) -> Page | Redirect:
     team, name = request.caller.team(form.text("team") or None), form.raw("name")
     try:
         value = form.value()
-        info = _store(request, team).set(
+        info = _secrets(request, team).writer.set(
             _checked_name(name),
             value,
             actor=request.caller.actor,
@@ -87,7 +89,7 @@ def detail_page(request: PageRequest) -> Page:
 
 
 def _detail(
-    request: PageRequest, store: SecretStore, info: SecretInfo, *, error: GussetError | None = None
+    request: PageRequest, secrets: TeamSecrets, info: SecretInfo, *, error: GussetError | None = None
 ) -> Page:
     team = next(team for team in request.teams() if team.id == info.team_id)
     used_by = [
@@ -95,7 +97,7 @@ def _detail(
         for each in request.vault.deployments.of_teams([team.id])
         if fold_name(info.name) in map(fold_name, each.secrets)
     ]
-    versions = list(store.history(info.name))[::-1]
+    versions = list(secrets.reader.history(info.name))[::-1]
     context = {
         "team": team,
         "secret": _row(info, [each.name for each in used_by], request.now),
@@ -109,21 +111,21 @@ def _detail(
 
 def replace(request: PageRequest) -> Page | Redirect:
     """Add a new version, unless somebody else added one since the page was loaded."""
-    store, info = _find(request)
+    secrets, info = _find(request)
     try:
         value = request.form.value()
         expected = _number(request.form, "version")
-        stored = store.set(info.name, value, actor=request.caller.actor, expect_version=expected)
+        stored = secrets.writer.set(info.name, value, actor=request.caller.actor, expect_version=expected)
     except (UsageError, Conflict) as error:
-        return _detail(request, store, store.by_id(info.id) or info, error=error)
+        return _detail(request, secrets, secrets.reader.by_id(info.id) or info, error=error)
     return Redirect(_url(info), _stored_notice(stored, value, request.now))
 
 
 def annotate(request: PageRequest) -> Redirect:
     """Change the note and the expiry date."""
-    store, info = _find(request)
+    secrets, info = _find(request)
     note = request.form.text("note").replace("\r\n", "\n")
-    store.annotate(
+    secrets.writer.annotate(
         info.name, actor=request.caller.actor, note=note, expires_at=request.form.date("expires") or "never"
     )
     return Redirect(_url(info), Notice("ok", "The note and expiry date were saved."))
@@ -131,18 +133,18 @@ def annotate(request: PageRequest) -> Redirect:
 
 def roll_back(request: PageRequest) -> Redirect:
     """Make an older version's value current again, as a new version."""
-    store, info = _find(request)
+    secrets, info = _find(request)
     number = int(request.path["number"])
-    stored = store.rollback(info.name, number, actor=request.caller.actor)
+    stored = secrets.writer.rollback(info.name, number, actor=request.caller.actor)
     text = f"Version {number} is current again, as version {stored.version}."
     return Redirect(_url(info), Notice("ok", text))
 
 
 def destroy(request: PageRequest) -> Redirect:
     """Permanently destroy the stored bytes of one version."""
-    store, info = _find(request)
+    secrets, info = _find(request)
     number = int(request.path["number"])
-    remaining = store.destroy(info.name, [number], actor=request.caller.actor)
+    remaining = secrets.writer.destroy(info.name, [number], actor=request.caller.actor)
     if remaining.version is None:
         notice = Notice("warning", f"Version {number} was destroyed. {info.name} has no version left.")
     elif info.version == number:
@@ -156,10 +158,10 @@ def destroy(request: PageRequest) -> Redirect:
 
 def delete(request: PageRequest) -> Redirect:
     """Delete a secret, with an undo. One that is in use needs a confirmation."""
-    store, info = _find(request)
+    secrets, info = _find(request)
     force = request.form.raw("force") == "yes"
     try:
-        store.delete(info.name, actor=request.caller.actor, force=force)
+        secrets.writer.delete(info.name, actor=request.caller.actor, force=force)
     except Conflict as error:
         text = f"{error.message[:1].upper()}{error.message[1:]}, which would lose the value at once."
         return Redirect(_list_url(info), Notice("warning", text, force_url=_url(info) + "/delete"))
@@ -170,9 +172,9 @@ def delete(request: PageRequest) -> Redirect:
 
 def restore(request: PageRequest) -> Redirect:
     """Undo a deletion."""
-    store, info = _find(request, deleted=True)
+    secrets, info = _find(request, deleted=True)
     try:
-        store.restore(info.id, actor=request.caller.actor)
+        secrets.writer.restore(info.id, actor=request.caller.actor)
     except Conflict as error:
         return Redirect(_list_url(info), Notice("error", error_text(error)))
     return Redirect(_list_url(info), Notice("ok", f"{info.name} was restored."))
@@ -199,21 +201,21 @@ def _stored_notice(info: SecretInfo, value: SecretValue, now: datetime) -> Notic
     return Notice("warning" if details else "ok", text, details=details)
 
 
-def _find(request: PageRequest, *, deleted: bool = False) -> tuple[SecretStore, SecretInfo]:
+def _find(request: PageRequest, *, deleted: bool = False) -> tuple[TeamSecrets, SecretInfo]:
     """The secret with the id in the path, if it belongs to one of the caller's teams. Raises NotFound."""
     for team in request.teams():
-        store = _store(request, team)
-        info = store.by_id(request.path["id"])
+        secrets = _secrets(request, team)
+        info = secrets.reader.by_id(request.path["id"])
         if info is not None and (info.deleted_at is not None) == deleted:
-            return store, info
+            return secrets, info
     raise NotFound(
         "there is no such deleted secret" if deleted else "there is no such secret",
         hint="It may have been deleted or restored in the meantime.",
     )
 
 
-def _store(request: PageRequest, team: TeamInfo) -> SecretStore:
-    return request.vault.team(team.id, team.name)
+def _secrets(request: PageRequest, team: TeamInfo) -> TeamSecrets:
+    return request.vault.secrets_of(team.id, team.name)
 
 
 def _row(info: SecretInfo, used_by: Iterable[str], now: datetime) -> dict[str, Any]:

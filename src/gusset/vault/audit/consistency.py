@@ -1,11 +1,11 @@
-"""Whether the secrets are what the audit log says that they are.
+"""Whether the secrets in the database are what the audit log says.
 
-Sealed bytes vouch for themselves, but which version is current, and whether a
-secret is deleted, are plain columns: whoever can write the database could roll
-a secret back with them. Every change is in the log, with what it led to, so
-the last record of each secret tells what its row must say; and every delivery
-is there with the versions that it gave, so a row that was turned back only for
-a while is found, too.
+Sealed bytes authenticate themselves, but which version is current, and whether
+a secret is deleted, are plain columns: whoever can write the database could
+roll a secret back with them. Every change is in the log with the state that it
+led to, so the last record of each secret says what its row must hold. Every
+delivery is in the log with the versions that it delivered, so a row that was
+turned back only for a while is found too.
 """
 
 from __future__ import annotations
@@ -14,29 +14,27 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import select
 
 from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import fold_name
-from gusset.vault.storage.tables import secret_versions, secrets
+from gusset.vault.audit.events import AuditRecord
+from gusset.vault.storage.tables import secret_versions, secrets_table
 
-ROWS = select(secrets.c.id, secrets.c.name, secrets.c.folded, secrets.c.current_version, secrets.c.deleted_at)
-VERSION_ROWS = select(
-    secrets.c.team_id,
-    secrets.c.folded,
-    secret_versions.c.secret_id,
-    secret_versions.c.version,
-    secret_versions.c.sealed,
-).join(secrets, secrets.c.id == secret_versions.c.secret_id)
+_s, _v = secrets_table.c, secret_versions.c
+SECRET_ROWS = select(_s.id, _s.name, _s.folded, _s.current_version, _s.deleted_at)
+VERSION_ROWS = select(_s.team_id, _s.folded, _v.secret_id, _v.version, _v.sealed).join(
+    secrets_table, _s.id == _v.secret_id
+)
 CHANGES = frozenset(
     f"secret.{verb}" for verb in ("create", "write", "annotate", "rollback", "delete", "restore", "destroy")
 )
 
 
-def outcome_of(info: SecretInfo) -> dict[str, Any]:
-    """What the record of a change says of the secret after it."""
+def state_details(info: SecretInfo) -> dict[str, Any]:
+    """The details of a change's audit event: the state of the secret after it."""
     return {
         "id": info.id,
         "team": info.team_id,
@@ -45,24 +43,9 @@ def outcome_of(info: SecretInfo) -> dict[str, Any]:
     }
 
 
-class Recorded(Protocol):
-    """What is read of a record."""
-
-    @property
-    def seq(self) -> int: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def action(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def details(self) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
-class _Last:
-    """Where a secret stood after its newest change."""
+class _State:
+    """A secret after its newest change, which record `seq` describes."""
 
     seq: int
     name: str
@@ -71,79 +54,82 @@ class _Last:
 
 
 class ConsistencyCheck:
-    """Follows the log from its start, then compares. `opens` says whether a version's bytes open."""
+    """Follows the log from its start, then compares. `opens` tests whether a version's bytes open."""
 
     def __init__(self, opens: Callable[[Any], bool]) -> None:
         self._opens = opens
-        self._last: dict[str, _Last] = {}
+        self._states: dict[str, _State] = {}  # by the secret's id
         self._live: dict[tuple[str, str], str] = {}  # team and folded name -> id
         self._destroyed: set[tuple[str, int]] = set()
-        self._astray: list[str] = []
+        self._wrong_deliveries: list[str] = []
 
-    def follow(self, record: Recorded) -> None:
+    def follow(self, record: AuditRecord) -> None:
+        """Take in the next record of the log."""
         if record.outcome != "ok":
             return
-        # An altered record may say anything; the chain tells that it was altered.
+        # An altered record may hold anything; that it was altered is found by the chain.
         with suppress(KeyError, TypeError, ValueError, AttributeError):
-            said: Mapping[str, Any] = json.loads(record.details)
+            details: Mapping[str, Any] = json.loads(record.details)
             if record.action in CHANGES:
-                self._changed(record, said)
+                self._follow_change(record, details)
             elif record.action == "secret.deliver":
-                self._delivered(record, said)
+                self._follow_delivery(record, details)
 
-    def _changed(self, record: Recorded, said: Mapping[str, Any]) -> None:
-        key, team = said["id"], said["team"]
-        last = _Last(record.seq, record.target, said["version"], said["deleted"])
-        self._last[key] = last
-        self._destroyed.update((key, version) for version in said.get("destroyed", ()))
-        place = (team, fold_name(last.name))
-        if not last.deleted:
-            self._live[place] = key
-        elif self._live.get(place) == key:
-            del self._live[place]
+    def _follow_change(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
+        secret_id, team = details["id"], details["team"]
+        state = _State(record.seq, record.target, details["version"], details["deleted"])
+        self._states[secret_id] = state
+        self._destroyed.update((secret_id, version) for version in details.get("destroyed", ()))
+        key = (team, fold_name(state.name))
+        if not state.deleted:
+            self._live[key] = secret_id
+        elif self._live.get(key) == secret_id:
+            del self._live[key]
 
-    def _delivered(self, record: Recorded, said: Mapping[str, Any]) -> None:
-        for name, version in said["versions"].items():
-            key = self._live.get((said["team"], fold_name(name)))
-            if key is None:
-                self._astray.append(f"record {record.seq} delivered {name}, which did not exist then")
-            elif version != self._last[key].version:
-                self._astray.append(
+    def _follow_delivery(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
+        for name, version in details["versions"].items():
+            secret_id = self._live.get((details["team"], fold_name(name)))
+            if secret_id is None:
+                self._wrong_deliveries.append(
+                    f"record {record.seq} delivered {name}, which did not exist then"
+                )
+            elif version != self._states[secret_id].version:
+                self._wrong_deliveries.append(
                     f"record {record.seq} delivered version {version} of {name}, "
-                    f"but version {self._last[key].version} was current"
+                    f"but version {self._states[secret_id].version} was current"
                 )
 
     def problems(self, rows: Iterable[Any], versions: Iterable[Any]) -> list[str]:
-        """What the rows (see `ROWS`, `VERSION_ROWS`) say otherwise than the log."""
+        """How the rows (of `SECRET_ROWS` and `VERSION_ROWS`) differ from what the log says."""
         found = {row.id: row for row in rows}
-        problems = self._astray + [
-            f"the secret {last.name} of record {last.seq} is gone from the database"
-            for key, last in self._last.items()
-            if key not in found
+        problems = self._wrong_deliveries + [
+            f"the secret {state.name} of record {state.seq} is missing from the database"
+            for secret_id, state in self._states.items()
+            if secret_id not in found
         ]
         problems += [problem for row in found.values() if (problem := self._state_problem(row))]
-        held = set()
+        stored = set()
         for row in versions:
-            held.add((row.secret_id, row.version))
+            stored.add((row.secret_id, row.version))
             if row.secret_id in found and (problem := self._bytes_problem(row, found[row.secret_id].name)):
                 problems.append(problem)
         problems += [
-            f"the current version {row.current_version} of {row.name} is gone from the database"
+            f"the current version {row.current_version} of {row.name} is missing from the database"
             for row in found.values()
-            if row.current_version is not None and (row.id, row.current_version) not in held
+            if row.current_version is not None and (row.id, row.current_version) not in stored
         ]
         return problems
 
     def _state_problem(self, row: Any) -> str | None:
-        last = self._last.get(row.id)
-        if last is None:
-            return f"the secret {row.name} is in the database, but was never written"
-        if row.name != last.name or row.folded != fold_name(row.name):
-            return f"the secret {last.name} of record {last.seq} is named {row.name} in the database"
-        if (row.current_version, row.deleted_at is not None) != (last.version, last.deleted):
+        state = self._states.get(row.id)
+        if state is None:
+            return f"the secret {row.name} is in the database, but no record says that it was created"
+        if row.name != state.name or row.folded != fold_name(row.name):
+            return f"the secret {state.name} of record {state.seq} is named {row.name} in the database"
+        if (row.current_version, row.deleted_at is not None) != (state.version, state.deleted):
             return (
-                f"record {last.seq} left the secret {row.name} {_state(last.version, last.deleted)}, "
-                f"but it is {_state(row.current_version, row.deleted_at is not None)} in the database"
+                f"record {state.seq} left the secret {row.name} {_state_text(state.version, state.deleted)}, "
+                f"but in the database it is {_state_text(row.current_version, row.deleted_at is not None)}"
             )
         return None
 
@@ -156,6 +142,6 @@ class ConsistencyCheck:
         return None
 
 
-def _state(version: int | None, deleted: bool) -> str:
+def _state_text(version: int | None, deleted: bool) -> str:
     text = "without a version" if version is None else f"at version {version}"
     return f"{text}, deleted" if deleted else text

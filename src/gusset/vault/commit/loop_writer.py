@@ -1,7 +1,7 @@
-"""The writer of a server: acts that wait on its event loop share commits, without a thread for each.
+"""Group commit for a server: writes that wait on its event loop share commits, without a thread for each.
 
-Acts run on the loop's own thread: each takes some microseconds, and on another
-thread every statement would have to fight for the interpreter. Only what may
+Writes run on the loop's own thread: each takes microseconds, and on another
+thread every statement would compete for the interpreter lock. Only what may
 take long leaves it: waiting for another process's lock, and the commit where
 the disk is slow.
 """
@@ -10,110 +10,115 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from gusset.vault.audit.audit_log import Chain, Checkpoint, Entry, Witness
+from gusset.vault.audit.chain import Chain
+from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
+from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.greenlets import spawned, wait
-from gusset.vault.commit.writer import Done, Job, Writer
-from gusset.vault.storage.database import begin_at_once, begin_in_time, never_wait, translate_db_errors
+from gusset.vault.commit.writer import PendingWrite, Write, Writer
+from gusset.vault.storage.database import (
+    disable_busy_timeout,
+    translate_db_errors,
+    try_begin,
+    wait_and_begin,
+)
 
 T = TypeVar("T")
 
-MOST = 256  # acts in one transaction
-SLOW = 0.003  # seconds for a commit; what takes less costs less than its way to a thread and back
+MAX_BATCH = 256  # writes in one transaction
+SLOW_COMMIT = 0.003  # seconds; a faster commit costs less than handing it to a thread
 
 
 class LoopWriter(Writer):
-    """For callers in a greenlet of an event loop (see `greenlets`); for any other it is the plain writer."""
+    """For callers in a greenlet of an event loop (see `greenlets`); for others it is the plain `Writer`."""
 
-    def __init__(self, engine: Engine, chain: Chain, witness: Witness) -> None:
+    def __init__(self, engine: Engine, chain: Chain, witness: WitnessFile) -> None:
         super().__init__(engine, chain, witness)
-        self._lane: Connection | None = None
-        self._queue: list[Job] = []
+        self._connection: Connection | None = None
+        self._loop_queue: list[PendingWrite] = []
         self._working = False
         self._slow_disk = False
-        self._witnessing: asyncio.Future[None] | None = None
+        self._witness_write: asyncio.Future[None] | None = None
 
-    def run(self, intent: Entry, act: Callable[[Connection], Done[T]]) -> T:
+    def run(self, intent: AuditEvent, write: Write[T]) -> T:
         if not spawned():
-            return super().run(intent, act)
-        loop, job = asyncio.get_running_loop(), Job(intent, act)
-        job.wake = loop.create_future()
-        self._queue.append(job)
+            return super().run(intent, write)
+        loop, pending = asyncio.get_running_loop(), PendingWrite(intent, write)
+        pending.wake = loop.create_future()
+        self._loop_queue.append(pending)
         if not self._working:
             self._working = True
-            loop.call_soon(
-                self._start
-            )  # not at once: whoever comes in this turn of the loop shares the commit
-        wait(job.wake)
-        result: T = self._outcome(job)
-        return result
+            loop.call_soon(self._start)  # deferred: writes of the same turn of the loop share the commit
+        wait(pending.wake)
+        value: T = pending.result()
+        return value
 
     def _start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
-        while self._queue:
-            batch, self._queue = self._queue[:MOST], self._queue[MOST:]
+        while self._loop_queue:
+            batch, self._loop_queue = self._loop_queue[:MAX_BATCH], self._loop_queue[MAX_BATCH:]
             checkpoint = None
             try:
                 with translate_db_errors(self._engine):
-                    checkpoint = await self._share(batch)
+                    checkpoint = await self._commit_batch(batch)
                 self.commits += 1
             except BaseException as error:
-                for job in batch:
-                    job.error = error
+                for pending in batch:
+                    pending.error = error
                 if not isinstance(error, Exception):
                     raise
             finally:
-                for job in batch:
-                    if not job.wake.done():
-                        job.wake.set_result(None)
+                for pending in batch:
+                    if not pending.wake.done():
+                        pending.wake.set_result(None)
             if checkpoint:
-                await self._witnessed(checkpoint)
+                await self._add_to_witness(checkpoint)
         self._working = False
 
-    async def _witnessed(self, checkpoint: Checkpoint) -> None:
-        """Have a checkpoint written to the witness file, beside what comes next; one after the other."""
-        if self._witnessing is not None:
-            await self._witnessing
-        self._witnessing = asyncio.ensure_future(asyncio.to_thread(self._witness.add, checkpoint))
+    async def _add_to_witness(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint to the witness file while the next batch goes on; never two at once."""
+        if self._witness_write is not None:
+            await self._witness_write
+        self._witness_write = asyncio.ensure_future(asyncio.to_thread(self._witness.add, checkpoint))
 
-    async def _share(self, batch: Sequence[Job]) -> Checkpoint | None:
-        """One transaction for all of a batch; the checkpoint that was due."""
-        connection = self._lane
+    async def _commit_batch(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
+        """Execute a batch in one transaction. Returns the checkpoint if one was due."""
+        connection = self._connection
         if connection is None:
-            connection = self._lane = self._engine.connect().execution_options(lane=True)
-            never_wait(connection.connection.dbapi_connection)
+            connection = self._connection = self._engine.connect().execution_options(manual_begin=True)
+            disable_busy_timeout(connection.connection.dbapi_connection)
         driver: Any = connection.connection.dbapi_connection
-        if not begin_at_once(driver):
-            await asyncio.to_thread(begin_in_time, driver)
+        if not try_begin(driver):
+            await asyncio.to_thread(wait_and_begin, driver)
         try:
-            alone = len(batch) == 1
-            entries = self._done(connection, batch, alone)
-            if alone and batch[0].error:  # of a single act that was refused, only the record stays
+            single = len(batch) == 1
+            events = self._run_batch(connection, batch, single)
+            if single and batch[0].error:  # a single write that was refused: only its record is kept
                 driver.rollback()
-                begin_in_time(driver)
-            checkpoint = self._chain.extend(connection, entries) if entries else None
-            await self._commit_soon(driver)
+                wait_and_begin(driver)
+            checkpoint = self._chain.extend(connection, events) if events else None
+            await self._commit(driver)
         finally:
-            driver.rollback()  # nothing, after a commit
+            driver.rollback()  # does nothing after a commit
             connection.rollback()
         return checkpoint
 
-    async def _commit_soon(self, driver: Any) -> None:
-        """Commit: here where the disk is quick, on a thread where others would have to wait for it."""
+    async def _commit(self, driver: Any) -> None:
+        """Commit: here where the disk is fast, on a thread where it would block the loop."""
         began = time.perf_counter()
         if self._slow_disk:
             await asyncio.to_thread(driver.commit)
         else:
             driver.commit()
-        self._slow_disk = time.perf_counter() - began > SLOW
+        self._slow_disk = time.perf_counter() - began > SLOW_COMMIT
 
     def close(self) -> None:
-        if self._lane is not None:
-            self._lane.close()
+        if self._connection is not None:
+            self._connection.close()
         super().close()

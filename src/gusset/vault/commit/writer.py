@@ -1,9 +1,9 @@
-"""One writer per process: acts that wait at the same moment share one durable commit.
+"""Group commit: writes that wait at the same moment share one durable transaction.
 
-The first caller leads: it carries out whatever is waiting, its own act and
-others', in one transaction with their audit records, wakes them, and hands the
-lead to one of those that came meanwhile. No thread of its own, so nothing to
-start or stop.
+The first caller leads: it executes everything that is waiting, its own write
+and others', in one transaction with their audit records, wakes their callers,
+and passes the lead to the first caller that came meanwhile. There is no writer
+thread, so nothing to start or stop.
 """
 
 from __future__ import annotations
@@ -17,172 +17,182 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from gusset.errors import GussetError, HostError, VaultError
-from gusset.vault.audit.audit_log import Chain, Entry, Witness
+from gusset.vault.audit.chain import Chain
+from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
+from gusset.vault.audit.events import AuditEvent
 from gusset.vault.storage.database import translate_db_errors
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
-    """What an act gives back: its result, and the audit entries that belong to it."""
+class WriteResult(Generic[T]):
+    """What a write returns: a value for its caller, and the audit events to record with it."""
 
-    result: T
-    entries: Sequence[Entry]
+    value: T
+    events: Sequence[AuditEvent]
 
 
-class Job:
-    """One act that waits for a commit, and what became of it."""
+Write = Callable[[Connection], WriteResult[T]]
 
-    __slots__ = ("act", "error", "finished", "intent", "result", "wake")
 
-    def __init__(self, intent: Entry, act: Callable[[Connection], Done[Any]]) -> None:
+class PendingWrite:
+    """A write that waits for a commit, and its result or error."""
+
+    __slots__ = ("error", "finished", "intent", "value", "wake", "write")
+
+    def __init__(self, intent: AuditEvent, write: Write[Any]) -> None:
         self.intent = intent
-        self.act = act
+        self.write = write
         self.finished = False
-        self.wake: Any = None  # told when finished; for a thread, also when it is to lead
-        self.result: Any = None
+        self.wake: Any = None  # an event or a future: set when finished; for a thread also when it must lead
+        self.value: Any = None
         self.error: BaseException | None = None
+
+    def result(self) -> Any:
+        """What the finished write returned; raises what it raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class Writer:
-    """Carries out acts, each whole or not at all, and returns when they are on disk."""
+    """Executes writes, each whole or not at all, and returns when they are on disk."""
 
-    def __init__(self, engine: Engine, chain: Chain, witness: Witness) -> None:
+    def __init__(self, engine: Engine, chain: Chain, witness: WitnessFile) -> None:
         self._engine = engine
         self._writing = engine.execution_options(writing=True)
         self._chain = chain
         self._witness = witness
-        self._commit = threading.Lock()  # held through a transaction
-        self._turn = threading.Lock()  # guards the two below, for an instant only
-        self._waiting: list[Job] = []
-        self._led = False
+        self._transaction_lock = threading.Lock()  # held throughout a transaction
+        self._queue_lock = threading.Lock()  # guards `_queue` and `_has_leader`; held only for a moment
+        self._queue: list[PendingWrite] = []
+        self._has_leader = False
         self.commits = 0
 
-    def run(self, intent: Entry, act: Callable[[Connection], Done[T]]) -> T:
-        """Carry out `act` and return its result once it is committed.
+    def run(self, intent: AuditEvent, write: Write[T]) -> T:
+        """Execute `write` and return its value once it is committed.
 
-        An act that raises is undone, and does not touch the others of its
-        batch. Its refusal (a `GussetError`) is recorded as `intent` with the
-        error's code as outcome.
+        A write that raises is rolled back without affecting the others of its
+        batch. When it raises a `GussetError` (a refusal), `intent` is recorded
+        with the error's code as its outcome.
 
         Raises:
             Unreachable, HostError, IntegrityError: the database failed; nothing was written.
-            Exception: whatever `act` raised.
+            Exception: whatever `write` raised.
         """
-        job = Job(intent, act)
-        job.wake = threading.Event()
-        with self._turn:
-            self._waiting.append(job)
-            leads, self._led = not self._led, True
+        pending = PendingWrite(intent, write)
+        pending.wake = threading.Event()
+        with self._queue_lock:
+            self._queue.append(pending)
+            leads, self._has_leader = not self._has_leader, True
         if not leads:
-            self._wait(job)
-        if not job.finished:
+            self._wait(pending)
+        if not pending.finished:
             self._lead()
-        result: T = self._outcome(job)
-        return result
+        value: T = pending.result()
+        return value
 
-    def _outcome(self, job: Job) -> Any:
-        """What the act of a finished job returned; raises what it raised."""
-        if job.error is not None:
-            raise job.error
-        return job.result
-
-    def _wait(self, job: Job) -> None:
+    def _wait(self, pending: PendingWrite) -> None:
         try:
-            job.wake.wait()
-        except BaseException:  # Ctrl-C: nobody may wait for a lead that this caller will not take
-            with self._turn:
-                if job in self._waiting:
-                    self._waiting.remove(job)
-                    if job.wake.is_set():
-                        self._hand_over()
+            pending.wake.wait()
+        except BaseException:  # Ctrl-C: others must not wait for a leader that has left
+            with self._queue_lock:
+                if pending in self._queue:
+                    self._queue.remove(pending)
+                    if pending.wake.is_set():
+                        self._pass_lead()
             raise
 
     def _lead(self) -> None:
-        """Carry out what is waiting. Nobody needs a lock to learn that his act is done, so that all who
-        were served are back in the queue before the next batch is taken from it."""
-        with self._turn:
-            batch, self._waiting = self._waiting, []
+        """Execute what is waiting.
+
+        Callers need no lock to see that their write is finished. So all callers
+        of this batch can be back in the queue before the next batch is taken.
+        """
+        with self._queue_lock:
+            batch, self._queue = self._queue, []
         try:
-            with self._commit:
-                self._carry_out(batch)
+            with self._transaction_lock:
+                self._execute(batch)
         finally:
-            with self._turn:
-                self._hand_over()
-            for job in batch:
-                job.wake.set()
+            with self._queue_lock:
+                self._pass_lead()
+            for pending in batch:
+                pending.wake.set()
 
-    def _hand_over(self) -> None:
-        """Let the first of those who wait lead. Called with `_turn` held."""
-        self._led = bool(self._waiting)
-        if self._led:
-            self._waiting[0].wake.set()
+    def _pass_lead(self) -> None:
+        """Make the first caller in the queue the leader. Requires `_queue_lock`."""
+        self._has_leader = bool(self._queue)
+        if self._has_leader:
+            self._queue[0].wake.set()
 
-    def _carry_out(self, batch: Sequence[Job]) -> None:
-        """One transaction for all; if it fails as a whole, all have failed."""
+    def _execute(self, batch: Sequence[PendingWrite]) -> None:
+        """Execute a batch in one transaction; if that fails as a whole, every write has failed."""
         try:
             with translate_db_errors(self._engine):
                 checkpoint = self._transaction(batch)
         except BaseException as error:
-            for job in batch:
-                job.error, job.finished = error, True
-            if not isinstance(error, Exception):  # Ctrl-C is the caller's, after the others know
+            for pending in batch:
+                pending.error, pending.finished = error, True
+            if not isinstance(error, Exception):  # Ctrl-C goes on in the leader, after the others have ended
                 raise
             return
         self.commits += 1
         if checkpoint:
             self._witness.add(checkpoint)
-        for job in batch:
-            job.finished = True
+        for pending in batch:
+            pending.finished = True
 
-    def _transaction(self, batch: Sequence[Job]) -> Any:
+    def _transaction(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
         with self._writing.connect() as connection:
-            alone = len(batch) == 1
+            single = len(batch) == 1
             with connection.begin() as transaction:
-                entries = self._done(connection, batch, alone)
-                if not (alone and batch[0].error):
-                    return self._chain.extend(connection, entries) if entries else None
+                events = self._run_batch(connection, batch, single)
+                if not (single and batch[0].error):
+                    return self._chain.extend(connection, events) if events else None
                 transaction.rollback()
-            with connection.begin():  # of a single act that was refused, only the record stays
-                return self._chain.extend(connection, entries) if entries else None
+            with connection.begin():  # a single write that was refused: only its record is kept
+                return self._chain.extend(connection, events) if events else None
 
-    def _done(self, connection: Connection, batch: Sequence[Job], alone: bool) -> list[Entry]:
-        """Do every act of a batch; returns what is to be recorded."""
-        return [entry for job in batch for entry in self._one(connection, job, alone)]
+    def _run_batch(
+        self, connection: Connection, batch: Sequence[PendingWrite], single: bool
+    ) -> list[AuditEvent]:
+        """Run every write of a batch. Returns the events to record."""
+        return [event for pending in batch for event in self._run_one(connection, pending, single)]
 
-    def _one(self, connection: Connection, job: Job, alone: bool) -> Sequence[Entry]:
-        """Do one act; returns what is to be recorded. A savepoint guards the others of its batch."""
+    def _run_one(self, connection: Connection, pending: PendingWrite, single: bool) -> Sequence[AuditEvent]:
+        """Run one write, in a savepoint unless it is the only one. Returns the events to record."""
         try:
-            done = job.act(connection) if alone else self._guarded(connection, job)
+            result = pending.write(connection) if single else self._in_savepoint(connection, pending)
         except (DBAPIError, self._engine.dialect.loaded_dbapi.Error):
-            raise  # the database's own trouble is everybody's
+            raise  # a failure of the database concerns the whole batch
         except Exception as error:
-            job.error = error
+            pending.error = error
             if isinstance(error, GussetError) and not isinstance(error, VaultError | HostError):
-                return [replace(job.intent, outcome=error.code)]
+                return [replace(pending.intent, outcome=error.code)]
             return []
-        job.result = done.result
-        return done.entries
+        pending.value = result.value
+        return result.events
 
-    def _guarded(self, connection: Connection, job: Job) -> Done[Any]:
-        """Do one act in a savepoint. By the driver: SQLAlchemy's own costs more than most acts."""
+    def _in_savepoint(self, connection: Connection, pending: PendingWrite) -> WriteResult[Any]:
+        """Run one write in a savepoint of the driver: SQLAlchemy's own costs more than most writes."""
         cursor = connection.connection.cursor()
-        cursor.execute("SAVEPOINT act")
+        cursor.execute("SAVEPOINT one_write")
         try:
-            done = job.act(connection)
+            result = pending.write(connection)
         except Exception:
-            cursor.execute("ROLLBACK TO SAVEPOINT act")
-            cursor.execute("RELEASE SAVEPOINT act")
+            cursor.execute("ROLLBACK TO SAVEPOINT one_write")
+            cursor.execute("RELEASE SAVEPOINT one_write")
             raise
-        cursor.execute("RELEASE SAVEPOINT act")
-        return done
+        cursor.execute("RELEASE SAVEPOINT one_write")
+        return result
 
     def close(self) -> None:
-        """Sign the newest record, when this process wrote; see `Chain.final`."""
+        """Add a checkpoint of the newest record, if this process wrote; see `Chain.final_checkpoint`."""
         if not self.commits:
             return
-        with self._commit, translate_db_errors(self._engine), self._writing.begin() as connection:
-            checkpoint = self._chain.final(connection)
+        with self._transaction_lock, translate_db_errors(self._engine), self._writing.begin() as connection:
+            checkpoint = self._chain.final_checkpoint(connection)
         if checkpoint:
             self._witness.add(checkpoint)

@@ -1,18 +1,18 @@
-"""Seals one value under a key of its own, and opens it again.
+"""Envelope encryption: seals one value under a fresh key, and opens it again.
 
 Layout of a sealed value, format 1:
 
     1 byte    format (1)
     4 bytes   number of the key-encryption key (KEK), big endian
-    12 bytes  nonce of the wrapping
+    12 bytes  nonce of the wrapped DEK
     48 bytes  data-encryption key (DEK), AES-256-GCM under the KEK
     12 bytes  nonce of the value
     n + 16    value, AES-256-GCM under the DEK
 
-Promise: the bytes open only under the KEK that they name and in the context
-that they were sealed in; anything else raises, and never yields other bytes.
-A DEK seals once, so its nonce cannot repeat. Every later release opens what
-this one sealed (tests/vectors). Knows nothing of SQL.
+Promise: the bytes open only under the KEK that they name and with the context
+that they were sealed with; anything else raises, and never yields other bytes.
+Each DEK is used once, so its nonce cannot repeat. Every later release opens what
+this one sealed (tests/vectors). This module knows nothing of SQL.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ KeyByNumber = Callable[[int], AESGCM]
 
 
 class CannotOpen(ValueError):
-    """The bytes are not what was sealed, or not in this context. Says nothing of their content."""
+    """The bytes were altered, or sealed with another context or key. Reveals nothing of their content."""
 
 
-def context_of(*parts: str | int) -> bytes:
-    """One unambiguous text for a place: each part preceded by its length."""
+def encode_context(*parts: str | int) -> bytes:
+    """An unambiguous encoding of the parts: each is preceded by its length."""
     texts = [str(part).encode() for part in parts]
     return b"".join(len(text).to_bytes(4, "big") + text for text in texts)
 
 
-def place_of(team_id: str, secret_id: str, folded: str, version: int | None) -> bytes:
-    """The context of one version of a secret: a row that is renamed or moved does not open."""
-    return context_of("secret", team_id, secret_id, folded, str(version))
+def aad_for(team_id: str, secret_id: str, folded: str, version: int | None) -> bytes:
+    """The associated data of one version of a secret: a row that is renamed or moved does not open."""
+    return encode_context("secret", team_id, secret_id, folded, str(version))
 
 
 def seal(value: bytes, *, context: bytes, kek: AESGCM, number: int) -> bytes:
@@ -59,23 +59,23 @@ def open_sealed(sealed: bytes, *, context: bytes, keks: KeyByNumber) -> bytes:
 
     Raises:
         CannotOpen: altered, of another context, of an unknown format, or wrapped by another key.
-        KeyError: `keks` knows no KEK of that number.
+        KeyError: `keks` has no KEK of that number.
     """
     dek = _unwrap(sealed, context, keks)
     nonce, body = sealed[_WRAPPED : _WRAPPED + _NONCE], sealed[_WRAPPED + _NONCE :]
     try:
         return AESGCM(dek).decrypt(nonce, body, b"value" + context)
     except InvalidTag:
-        raise CannotOpen("the sealed bytes were altered or belong elsewhere") from None
+        raise CannotOpen("the sealed bytes were altered or belong to another row") from None
 
 
 def rewrap(sealed: bytes, *, context: bytes, keks: KeyByNumber, kek: AESGCM, number: int) -> bytes:
-    """The same sealed value with its DEK wrapped by KEK `number`; the value itself is not opened."""
+    """`sealed` with its DEK wrapped by KEK `number` instead; the value itself is not opened."""
     return _wrap(_unwrap(sealed, context, keks), context, kek, number) + sealed[_WRAPPED:]
 
 
 def kek_number(sealed: bytes) -> int:
-    """The KEK that a sealed value names."""
+    """The number of the KEK that wraps a sealed value's DEK."""
     return int.from_bytes(sealed[1:_HEAD], "big")
 
 
@@ -86,14 +86,14 @@ def _wrap(dek: bytes, context: bytes, kek: AESGCM, number: int) -> bytes:
 
 
 def _unwrap(sealed: bytes, context: bytes, keks: KeyByNumber) -> bytes:
-    if not isinstance(sealed, bytes):  # a column holds whatever was written to it
-        raise CannotOpen("there are no sealed bytes")
+    if not isinstance(sealed, bytes):  # SQLite columns hold any type
+        raise CannotOpen("the column holds no bytes")
     if len(sealed) < _WRAPPED + _NONCE + 16:
         raise CannotOpen("the sealed bytes are cut short")
     if sealed[0] != FORMAT:
-        raise CannotOpen(f"the sealed bytes are of format {sealed[0]}, this gusset knows {FORMAT}")
+        raise CannotOpen(f"the sealed bytes have format {sealed[0]}, this gusset supports {FORMAT}")
     head, nonce, wrapped = sealed[:_HEAD], sealed[_HEAD : _HEAD + _NONCE], sealed[_HEAD + _NONCE : _WRAPPED]
     try:
         return keks(kek_number(sealed)).decrypt(nonce, wrapped, b"dek" + head + context)
     except InvalidTag:
-        raise CannotOpen("the sealed bytes were altered or belong elsewhere") from None
+        raise CannotOpen("the sealed bytes were altered or belong to another row") from None

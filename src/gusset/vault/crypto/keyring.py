@@ -1,7 +1,7 @@
 """The vault's keys: KEKs by number, the audit log's HMAC key and its signing key.
 
-The newest KEK wraps, every KEK unwraps. A keyring does not change: a new KEK
-gives a new keyring. Where the root key is kept is not known here.
+The newest KEK wraps, every KEK unwraps. A keyring is immutable: adding a KEK
+makes a new one. This module does not know where the root key is kept.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gusset.vault.crypto.envelope import KEY_BYTES, kek_number, open_sealed, rew
 
 KEK, AUDIT, SIGNING = "kek", "audit", "signing"
 
-# (kind, number) -> key; what the vault stores, wrapped by the root key.
+# (kind, number) -> key; stored wrapped by the root key.
 Keys = Mapping[tuple[str, int], bytes]
 
 
 class Keyring:
-    """Seals and opens values, and vouches for the audit log."""
+    """Seals and opens values, and authenticates the audit log."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = dict(keys)
@@ -36,7 +36,7 @@ class Keyring:
         return cls({(kind, 1): os.urandom(KEY_BYTES) for kind in (KEK, AUDIT, SIGNING)})
 
     def with_new_kek(self) -> Keyring:
-        """This keyring and one more KEK, which wraps from now on."""
+        """A keyring with one more KEK, which is now the newest."""
         return Keyring({**self._keys, (KEK, self.newest + 1): AESGCM.generate_key(256)})
 
     def keys(self) -> Keys:
@@ -44,16 +44,19 @@ class Keyring:
         return dict(self._keys)
 
     def seal(self, value: bytes, context: bytes) -> bytes:
+        """Seal `value` for `context` under the newest KEK."""
         return seal(value, context=context, kek=self._keks[self.newest], number=self.newest)
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
-        """Raises CannotOpen, or KeyError for a KEK that came after this keyring was read."""
+        """Raises CannotOpen, or KeyError for a KEK that was added after this keyring was read."""
         return open_sealed(sealed, context=context, keks=self._keks.__getitem__)
 
     def knows(self, sealed: bytes) -> bool:
+        """Whether this keyring has the KEK that `sealed` names."""
         return kek_number(sealed) in self._keks
 
     def rewrap(self, sealed: bytes, context: bytes) -> bytes:
+        """`sealed` with its DEK wrapped by the newest KEK."""
         kek = self._keks[self.newest]
         return rewrap(sealed, context=context, keks=self._keks.__getitem__, kek=kek, number=self.newest)
 

@@ -1,4 +1,4 @@
-"""Passwords: argon2id at the library's defaults. Slow on purpose: never called on an event loop."""
+"""Password hashing: argon2id with the library's defaults. Slow by design: never call it on an event loop."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from gusset.secrets.value import SecretValue
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-SHORTEST, LONGEST = 12, 1024  # characters
+MIN_LENGTH, MAX_LENGTH = 12, 1024  # characters
 
 
 def hash_password(password: SecretValue) -> str:
-    """What is stored of a password.
+    """The encoded hash to store for a new password.
 
     Raises:
-        InvalidValue: too short, too long, or not text.
+        InvalidValue: the password is too short, too long, or not text.
     """
-    return _hasher().hash(checked(password))
+    return _hasher().hash(check_password(password))
 
 
-def checked(password: SecretValue) -> str:
-    """The text of a password that may be chosen.
+def check_password(password: SecretValue) -> str:
+    """The text of a new password.
 
     Raises:
         InvalidValue: see `hash_password`.
@@ -33,21 +33,21 @@ def checked(password: SecretValue) -> str:
         text = password.reveal().decode()
     except UnicodeDecodeError:
         raise InvalidValue("the password is not text") from None
-    if len(text) < SHORTEST:
+    if len(text) < MIN_LENGTH:
         raise InvalidValue(
-            f"a password has at least {SHORTEST} characters", hint="a few words that nobody would guess"
+            f"a password must have at least {MIN_LENGTH} characters", hint="use several unrelated words"
         )
-    if len(text) > LONGEST:
-        raise InvalidValue(f"a password has at most {LONGEST} characters")
+    if len(text) > MAX_LENGTH:
+        raise InvalidValue(f"a password can have at most {MAX_LENGTH} characters")
     return text
 
 
-def fits(stored: str | None, password: SecretValue) -> bool:
-    """Whether `password` is the one that was stored; as slow for one that nobody has."""
+def verify_password(stored: str | None, password: SecretValue) -> bool:
+    """Whether `password` matches the stored hash. None (no such account) never matches, but takes as long."""
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
-        return _hasher().verify(stored or _nobodys(), password.reveal()) and stored is not None
+        return _hasher().verify(stored or _dummy_hash(), password.reveal()) and stored is not None
     except (VerificationError, InvalidHashError):
         return False
 
@@ -60,5 +60,5 @@ def _hasher() -> PasswordHasher:
 
 
 @cache
-def _nobodys() -> str:
+def _dummy_hash() -> str:
     return _hasher().hash("nobody has this password")

@@ -1,8 +1,9 @@
-"""Who may come in: keys that are shown once and kept as hashes, and what each of them allows.
+"""API keys, deployment tokens and invitation links: shown once, stored as hashes.
 
 A key is `gusset_key_PREFIX_REST` (a person's), `gusset_tok_PREFIX_REST` (a
-deployment's) or `gusset_lnk_PREFIX_REST` (for setting a password, once). The
-prefix names it; the whole, 256 random bits, is known to its holder alone.
+deployment's token) or `gusset_lnk_PREFIX_REST` (a one-time link to choose a
+password). The prefix identifies it; the whole, 256 random bits, is known only
+to its holder.
 """
 
 from __future__ import annotations
@@ -22,23 +23,27 @@ from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from gusset.errors import Denied, NotFound, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.audit_log import Clock, Entry, timestamp
-from gusset.vault.commit.writer import Done, Writer
-from gusset.vault.storage.compiled_sql import Prepared
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.storage.compiled_sql import CompiledStatement
 from gusset.vault.storage.database import translate_db_errors
 from gusset.vault.storage.tables import access_keys, meta
 
 Kind = Literal["key", "token", "link"]
 _MARK: dict[Kind, str] = {"key": "gusset_key_", "token": "gusset_tok_", "link": "gusset_lnk_"}
-_SHAPE = re.compile(r"gusset_(?:key|tok|lnk)_([a-z2-7]{8})_[A-Za-z0-9_-]{43}")
+_FORMAT = re.compile(r"gusset_(?:key|tok|lnk)_([a-z2-7]{8})_[A-Za-z0-9_-]{43}")
 
 Scope = Literal["secrets:read", "secrets:write", "deployments", "admin"]
 SCOPES: tuple[Scope, ...] = ("secrets:read", "secrets:write", "deployments", "admin")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyInfo:
-    """What may be said of a key: everything but the key."""
+    """Everything about a key but the key itself.
+
+    `allows` are the scopes of a person's key, the names of secrets of a token.
+    """
 
     prefix: str
     kind: Kind
@@ -47,41 +52,45 @@ class KeyInfo:
     created_at: str
     created_by: str
     expires_at: str | None
-    last_used_at: str | None
-    revoked_at: str | None
+    last_used_at: str | None = None
+    revoked_at: str | None = None
     user_id: str | None = None
     deployment_id: str | None = None
 
-    def good(self, now: str) -> bool:
+    def is_valid(self, now: str) -> bool:
+        """Whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 def prefix_of(key: str) -> str | None:
-    """The prefix that names a key, None for what has not the shape of one."""
-    match = _SHAPE.fullmatch(key)
+    """The prefix that identifies a key, None for a text that does not look like one."""
+    match = _FORMAT.fullmatch(key)
     return match[1] if match else None
 
 
-def digest(key: SecretValue) -> bytes:
-    """What is stored of a key. A fast hash is right for 256 random bits."""
+def key_hash(key: SecretValue) -> bytes:
+    """What is stored of a key. A fast hash is enough for 256 random bits."""
     return hashlib.sha256(key.reveal()).digest()
 
 
 _k = access_keys.c
 _columns = [_k.prefix, _k.kind, _k.name, _k.allows, _k.created_at, _k.created_by, _k.expires_at]
 _columns += [_k.last_used_at, _k.revoked_at, _k.user_id, _k.deployment_id]
-_FIND = Prepared(select(*_columns, _k.hash).where(_k.prefix == bindparam("prefix")))
-_ADD = insert(access_keys)
+_FIND = CompiledStatement(select(*_columns, _k.hash).where(_k.prefix == bindparam("prefix")))
+_INSERT = insert(access_keys)
 
-# Changes whenever a key, a person, a team or a deployment does: what was found out before may be wrong then.
-GENERATION = Prepared(select(meta.c.value).where(meta.c.key == bindparam("key")))
-ACCESS = "access"
-_TOUCH = Prepared(update(meta).where(meta.c.key == bindparam("b_key")).values(value=bindparam("b_value")))
+# A random text that every change of a key, a person, a team or a deployment replaces:
+# whoever caches what a caller may do compares it.
+ACCESS_GENERATION = "access"
+READ_META = CompiledStatement(select(meta.c.value).where(meta.c.key == bindparam("key")))
+_WRITE_META = CompiledStatement(
+    update(meta).where(meta.c.key == bindparam("b_key")).values(value=bindparam("b_value"))
+)
 
 
-def touch(connection: Connection) -> None:
-    """Let everybody who remembers who may do what look again; within the caller's transaction."""
-    _TOUCH.run(connection, {"b_key": ACCESS, "b_value": os.urandom(8).hex()})
+def new_access_generation(connection: Connection) -> None:
+    """Invalidate what others have cached about access, within the caller's transaction."""
+    _WRITE_META.run(connection, {"b_key": ACCESS_GENERATION, "b_value": os.urandom(8).hex()})
 
 
 def add_key(
@@ -99,53 +108,51 @@ def add_key(
     """Make a key and store its hash, within the caller's transaction."""
     prefix = base64.b32encode(os.urandom(5)).decode().lower()
     rest = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
-    key = f"{_MARK[kind]}{prefix}_{rest}"
-    row = {
-        "prefix": prefix,
-        "kind": kind,
-        "name": name,
-        "allows": json.dumps(list(allows)),
-        "created_at": at,
-        "created_by": str(created_by),
-        "expires_at": expires_at,
-        "user_id": user_id,
-        "deployment_id": deployment_id,
-    }
-    value = SecretValue(key.encode())
-    connection.execute(_ADD, {**row, "hash": digest(value)})
-    touch(connection)
+    key = SecretValue(f"{_MARK[kind]}{prefix}_{rest}".encode())
     info = KeyInfo(
-        prefix,
-        kind,
-        name,
-        tuple(allows),
-        at,
-        str(created_by),
-        expires_at,
-        None,
-        None,
-        user_id,
-        deployment_id,
+        prefix=prefix,
+        kind=kind,
+        name=name,
+        allows=tuple(allows),
+        created_at=at,
+        created_by=str(created_by),
+        expires_at=expires_at,
+        user_id=user_id,
+        deployment_id=deployment_id,
     )
-    return info, value
+    row = {
+        "prefix": info.prefix,
+        "kind": info.kind,
+        "name": info.name,
+        "allows": json.dumps(info.allows),
+        "created_at": info.created_at,
+        "created_by": info.created_by,
+        "expires_at": info.expires_at,
+        "user_id": info.user_id,
+        "deployment_id": info.deployment_id,
+        "hash": key_hash(key),
+    }
+    connection.execute(_INSERT, row)
+    new_access_generation(connection)
+    return info, key
 
 
 def revoke_keys(connection: Connection, at: str, condition: Any) -> None:
-    """Revoke the live keys that meet `condition`, within the caller's transaction."""
+    """Revoke the keys that meet `condition` and are not revoked yet, within the caller's transaction."""
     connection.execute(update(access_keys).where(condition, _k.revoked_at.is_(None)).values(revoked_at=at))
-    touch(connection)
+    new_access_generation(connection)
 
 
 class AccessKeys:
-    """Looks keys up, makes those of people, and revokes."""
+    """Authenticates by keys of every kind, creates people's keys, and revokes."""
 
     def __init__(self, engine: Engine, writer: Writer, clock: Clock) -> None:
         self._engine = engine
         self._writer = writer
         self._clock = clock
 
-    def check(self, key: SecretValue, *, kinds: Sequence[Kind]) -> KeyInfo:
-        """The key that this is, when it is good.
+    def authenticate(self, key: SecretValue, *, kinds: Sequence[Kind]) -> KeyInfo:
+        """What is stored about `key`, if it is valid.
 
         Raises:
             NotSignedIn: it is unknown, altered, expired, revoked or of another kind.
@@ -156,28 +163,27 @@ class AccessKeys:
             text = ""
         prefix = prefix_of(text)
         if prefix is None:
-            raise NotSignedIn("that is not a key of gusset")
+            raise NotSignedIn("that is not a gusset key")
         with translate_db_errors(self._engine), self._engine.connect() as connection:
             row = _FIND.one(connection, {"prefix": prefix})
-        if row is None or not hmac.compare_digest(row.hash, digest(key)) or row.kind not in kinds:
-            raise NotSignedIn("that key is not known here")
+        if row is None or not hmac.compare_digest(row.hash, key_hash(key)) or row.kind not in kinds:
+            raise NotSignedIn("that key is unknown here")
         info = _info(row)
         if info.revoked_at is not None:
             raise NotSignedIn(f"the key {prefix} was revoked")
-        if not info.good(self._now()):
-            raise NotSignedIn(f"the key {prefix} has expired", hint="make a new one")
+        if not info.is_valid(timestamp(self._clock())):
+            raise NotSignedIn(f"the key {prefix} has expired", hint="create a new one")
         return info
 
-    def used(self, info: KeyInfo) -> None:
-        """Note that a key was used now. Callers do so once a minute, not at each use."""
+    def record_use(self, info: KeyInfo) -> None:
+        """Store that a key was used now. Callers do so at most once a minute for each key."""
 
-        def act(connection: Connection) -> Done[None]:
-            connection.execute(
-                update(access_keys).where(_k.prefix == info.prefix).values(last_used_at=self._now())
-            )
-            return Done(None, [])
+        def write(connection: Connection) -> WriteResult[None]:
+            values = {"last_used_at": timestamp(self._clock())}
+            connection.execute(update(access_keys).where(_k.prefix == info.prefix).values(**values))
+            return WriteResult(None, [])
 
-        self._writer.run(Entry("gusset", "key.use", info.prefix), act)
+        self._writer.run(AuditEvent("gusset", "key.use", info.prefix), write)
 
     def create(
         self,
@@ -188,32 +194,34 @@ class AccessKeys:
         actor: str,
         expires_at: datetime | None = None,
     ) -> tuple[KeyInfo, SecretValue]:
-        """A key of a person; it is never shown again.
+        """Create a key for a person. The key itself cannot be read again.
 
         Raises:
-            UsageError: an unknown scope, no scope, or an expiry that is past.
+            UsageError: an unknown scope, no scope, or an expiry date in the past.
         """
+        known = f"known scopes: {', '.join(SCOPES)}"
         if unknown := sorted(set(scopes) - set(SCOPES)):
-            raise UsageError(f"no such scope: {', '.join(unknown)}", hint=f"known: {', '.join(SCOPES)}")
+            raise UsageError(f"unknown scope: {', '.join(unknown)}", hint=known)
         if not scopes:
-            raise UsageError("a key without a scope could do nothing", hint=f"known: {', '.join(SCOPES)}")
-        until = until_text(expires_at, self._clock())
+            raise UsageError("a key needs at least one scope", hint=known)
+        expiry = expiry_text(expires_at, self._clock())
 
-        def act(connection: Connection) -> Done[tuple[KeyInfo, SecretValue]]:
-            made = add_key(
+        def write(connection: Connection) -> WriteResult[tuple[KeyInfo, SecretValue]]:
+            info, key = add_key(
                 connection,
                 "key",
-                at=self._now(),
+                at=timestamp(self._clock()),
                 name=name,
                 allows=scopes,
                 created_by=actor,
-                expires_at=until,
+                expires_at=expiry,
                 user_id=user_id,
             )
-            details = {"name": name, "scopes": list(scopes), "expires_at": until}
-            return Done(made, [Entry(actor, "api_key.create", made[0].prefix, details=details)])
+            details = {"name": name, "scopes": list(scopes), "expires_at": expiry}
+            event = AuditEvent(actor, "api_key.create", info.prefix, details=details)
+            return WriteResult((info, key), [event])
 
-        return self._writer.run(Entry(actor, "api_key.create", name), act)
+        return self._writer.run(AuditEvent(actor, "api_key.create", name), write)
 
     def of_user(self, user_id: str) -> list[KeyInfo]:
         """A person's keys, newest first."""
@@ -229,55 +237,53 @@ class AccessKeys:
             return [_info(row) for row in connection.execute(query)]
 
     def revoke(self, prefix: str, *, actor: str, allowed: Callable[[KeyInfo], bool]) -> KeyInfo:
-        """Revoke a key for good; `allowed` says whether this caller may know of it.
+        """Revoke a key for good. To a caller for whom `allowed` is false, the key does not exist.
 
         Raises:
             NotFound: there is no such key, for this caller.
         """
 
-        def act(connection: Connection) -> Done[KeyInfo]:
+        def write(connection: Connection) -> WriteResult[KeyInfo]:
             row = _FIND.one(connection, {"prefix": prefix})
             if row is None or not allowed(info := _info(row)):
                 raise NotFound(f"there is no key {prefix}")
-            revoke_keys(connection, self._now(), _k.prefix == prefix)
+            revoke_keys(connection, timestamp(self._clock()), _k.prefix == prefix)
             action = "api_key.revoke" if info.kind == "key" else "token.revoke"
-            return Done(info, [Entry(actor, action, prefix, details={"name": info.name})])
+            return WriteResult(info, [AuditEvent(actor, action, prefix, details={"name": info.name})])
 
-        return self._writer.run(Entry(actor, "api_key.revoke", "a key"), act)
+        return self._writer.run(AuditEvent(actor, "api_key.revoke", "a key"), write)
 
-    def refused(self, actor: str, what: str, error: Denied) -> None:
-        """Record that somebody was turned away."""
+    def record_refusal(self, actor: str, target: str, error: Denied) -> None:
+        """Record that a request of `actor` was refused."""
 
-        def act(_: Connection) -> Done[None]:
-            entry = Entry(actor, "request.refuse", what, error.code, {"why": error.message})
-            return Done(None, [entry])
+        def write(_: Connection) -> WriteResult[None]:
+            details = {"why": error.message}
+            event = AuditEvent(actor, "request.refuse", target, outcome=error.code, details=details)
+            return WriteResult(None, [event])
 
-        self._writer.run(Entry(actor, "request.refuse", what), act)
-
-    def _now(self) -> str:
-        return timestamp(self._clock())
+        self._writer.run(AuditEvent(actor, "request.refuse", target), write)
 
 
-def until_text(moment: datetime | None, now: datetime) -> str | None:
-    """An expiry as it is stored. Raises UsageError for one that is past."""
+def expiry_text(moment: datetime | None, now: datetime) -> str | None:
+    """An expiry date as it is stored. Raises UsageError for one in the past."""
     if moment is None:
         return None
     if moment <= now:
-        raise UsageError("that expiry is past")
+        raise UsageError("the expiry date is in the past")
     return timestamp(moment)
 
 
 def _info(row: Any) -> KeyInfo:
     return KeyInfo(
-        row.prefix,
-        row.kind,
-        row.name,
-        tuple(json.loads(row.allows)),
-        row.created_at,
-        row.created_by,
-        row.expires_at,
-        row.last_used_at,
-        row.revoked_at,
-        row.user_id,
-        row.deployment_id,
+        prefix=row.prefix,
+        kind=row.kind,
+        name=row.name,
+        allows=tuple(json.loads(row.allows)),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+        revoked_at=row.revoked_at,
+        user_id=row.user_id,
+        deployment_id=row.deployment_id,
     )

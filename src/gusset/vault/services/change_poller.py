@@ -1,20 +1,20 @@
-"""Notices when secrets change: SQLite's change counter first, then the secrets' own revisions. Unaudited."""
+"""Notices changes of secrets: SQLite's change counter first, then the secrets' revisions. Not audited."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
-from gusset.vault.services.access_keys import ACCESS, GENERATION
+from gusset.vault.services.access_keys import ACCESS_GENERATION, READ_META
 from gusset.vault.storage.database import change_counter
-from gusset.vault.storage.tables import secrets
+from gusset.vault.storage.tables import secrets_table
 
-# (team id, folded name) -> id and revision of a live secret.
+# (team id, folded name) -> id and revision of a secret that is not deleted.
 Revisions = Mapping[tuple[str, str], tuple[str, int]]
 
-_s = secrets.c
-_REVISIONS = select(_s.team_id, _s.folded, _s.id, _s.revision).where(
+_s = secrets_table.c
+_LIST_REVISIONS = select(_s.team_id, _s.folded, _s.id, _s.revision).where(
     _s.team_id == bindparam("team"),
     _s.folded.in_(bindparam("folded", expanding=True)),
     _s.deleted_at.is_(None),
@@ -22,28 +22,28 @@ _REVISIONS = select(_s.team_id, _s.folded, _s.id, _s.revision).where(
 
 
 class ChangePoller:
-    """One connection that looks at the database again and again. For one thread."""
+    """Polls the database on a connection of its own, which it closes. For use by one thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._connection: Connection = engine.connect()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def counter(self) -> int:
-        """Moves whenever another connection has written anything; cheap to ask."""
+        """A number that changes whenever another connection has written anything; cheap to read."""
         return change_counter(self._connection)
 
     def generation(self) -> str:
-        """Differs after any change to keys, people, teams or deployments."""
-        row = GENERATION.one(self._connection, {"key": ACCESS})
+        """A text that every change of keys, people, teams or deployments replaces."""
+        row = READ_META.one(self._connection, {"key": ACCESS_GENERATION})
         return str(row.value) if row else ""
 
     def revisions(self, wanted: Collection[tuple[str, str]]) -> Revisions:
-        """What the live ones among these (team, folded name) are at."""
+        """The current revisions of the secrets `wanted`, pairs of team id and folded name."""
         by_team: dict[str, list[str]] = {}
         for team, folded in wanted:
             by_team.setdefault(team, []).append(folded)
         found = {}
         for team, names in by_team.items():
-            for row in self._connection.execute(_REVISIONS, {"team": team, "folded": sorted(names)}):
+            for row in self._connection.execute(_LIST_REVISIONS, {"team": team, "folded": sorted(names)}):
                 found[row.team_id, row.folded] = (row.id, row.revision)
         self._connection.rollback()
         return found

@@ -1,6 +1,6 @@
-"""Deployments: what each declares, the tokens that read just that, and the replicas that run.
+"""Deployments: what each declares, the tokens that read just that, and their running replicas.
 
-Replicas report what they hold; that is state, not an act, so it is not audited.
+What replicas report is state, not an act, so it is not audited.
 """
 
 from __future__ import annotations
@@ -16,24 +16,31 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, insert, sele
 from gusset.errors import NotFound, NotSignedIn, UsageError
 from gusset.secrets.name import check_name, fold_name, spelling_clashes
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.audit_log import Clock, Entry, timestamp
-from gusset.vault.commit.writer import Done, Writer
-from gusset.vault.services.access_keys import KeyInfo, add_key, revoke_keys, touch, until_text
-from gusset.vault.services.secret_store import new_id
-from gusset.vault.storage.compiled_sql import Prepared
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.ids import new_id
+from gusset.vault.services.access_keys import (
+    KeyInfo,
+    add_key,
+    expiry_text,
+    new_access_generation,
+    revoke_keys,
+)
+from gusset.vault.storage.compiled_sql import CompiledStatement
 from gusset.vault.storage.database import translate_db_errors
 from gusset.vault.storage.tables import access_keys, deployments, replicas, teams
 
-LIVE = timedelta(seconds=60)  # of silence, and a replica no longer counts as running
-_FORGOTTEN = timedelta(days=1)
-MOST_NAMES = 1000
+REPLICA_TIMEOUT = timedelta(seconds=60)  # a replica that was silent for longer does not count as running
+_REPLICA_RETENTION = timedelta(days=1)
+MAX_NAMES = 1000
 
 _d, _r = deployments.c, replicas.c
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaInfo:
-    """One running process or container; `versions` are the versions that it holds, by name."""
+    """One running process or container. `versions` are the versions in use, by name of the secret."""
 
     id: str
     host: str
@@ -43,9 +50,9 @@ class ReplicaInfo:
     live: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentInfo:
-    """A model or image as it is served under a name. `secrets` is what it declared last."""
+    """A model or image that is served under a name. `secrets` are the names that it declares."""
 
     id: str
     team_id: str
@@ -62,9 +69,9 @@ class DeploymentInfo:
         return max((replica.seen_at for replica in self.replicas), default=None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What a good token lets its holder read: these names, for this deployment, and nothing else."""
+    """What the holder of a valid token may read: these names, for this deployment, and nothing else."""
 
     deployment_id: str
     deployment: str
@@ -73,12 +80,12 @@ class Grant:
     names: tuple[str, ...]
 
 
-_GRANT = Prepared(
+_FIND_FOR_GRANT = CompiledStatement(
     select(_d.id, _d.name, _d.team_id, teams.c.name.label("team"))
     .join(teams, teams.c.id == _d.team_id)
     .where(_d.id == bindparam("id"), _d.deleted_at.is_(None))
 )
-_DECLARED = Prepared(
+_LIST_DECLARED = CompiledStatement(
     select(_d.name, _d.secrets)
     .where(_d.team_id == bindparam("team"), _d.deleted_at.is_(None))
     .order_by(_d.name)
@@ -91,7 +98,7 @@ _LIST = (
 
 
 class Deployments:
-    """Registers deployments, grants, and keeps track of replicas."""
+    """Registers deployments, grants access by their tokens, and keeps track of replicas."""
 
     def __init__(self, engine: Engine, writer: Writer, clock: Clock) -> None:
         self._engine = engine
@@ -107,21 +114,23 @@ class Deployments:
         actor: str,
         expires_at: datetime | None = None,
     ) -> tuple[DeploymentInfo, KeyInfo, SecretValue]:
-        """Say what a deployment declares; its new token reads just these names. Older tokens keep theirs.
+        """Register a deployment and the secrets it declares; returns it with a new token for just these.
+
+        Older tokens keep the names that they were made for.
 
         Raises:
-            InvalidName, UsageError: a name that is none, two spellings of one, or too many.
-            NotFound: no such team.
+            InvalidName, UsageError: an invalid name, two spellings of one name, or too many names.
+            NotFound: there is no such team.
         """
         check_deployment_name(name)
-        if len(secrets) > MOST_NAMES:
-            raise UsageError(f"a deployment declares at most {MOST_NAMES} secrets")
+        if len(secrets) > MAX_NAMES:
+            raise UsageError(f"a deployment can declare at most {MAX_NAMES} secrets")
         names = sorted({check_name(each) for each in secrets})
         if clash := next(iter(spelling_clashes(names)), None):
             raise UsageError(f"{' and '.join(clash)} are two spellings of one name")
-        until = until_text(expires_at, self._clock())
+        expiry = expiry_text(expires_at, self._clock())
 
-        def act(connection: Connection) -> Done[tuple[DeploymentInfo, KeyInfo, SecretValue]]:
+        def write(connection: Connection) -> WriteResult[tuple[DeploymentInfo, KeyInfo, SecretValue]]:
             deployment_id = self._put(connection, team_id, name, names, actor)
             info, token = add_key(
                 connection,
@@ -130,21 +139,21 @@ class Deployments:
                 name=name,
                 allows=names,
                 created_by=actor,
-                expires_at=until,
+                expires_at=expiry,
                 deployment_id=deployment_id,
             )
-            details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": until}
-            entry = Entry(actor, "deployment.register", name, details=details)
-            return Done((self._need(connection, team_id, name), info, token), [entry])
+            details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": expiry}
+            event = AuditEvent(actor, "deployment.register", name, details=details)
+            return WriteResult((self._get_or_raise(connection, team_id, name), info, token), [event])
 
-        return self._writer.run(Entry(actor, "deployment.register", name), act)
+        return self._writer.run(AuditEvent(actor, "deployment.register", name), write)
 
     def _put(self, connection: Connection, team_id: str, name: str, names: Sequence[str], actor: str) -> str:
         at, declared = self._now(), json.dumps(names)
         if connection.execute(select(teams.c.id).where(teams.c.id == team_id)).one_or_none() is None:
             raise NotFound("there is no such team")
-        live = and_(_d.team_id == team_id, _d.name == name, _d.deleted_at.is_(None))
-        found = connection.execute(select(_d.id).where(live)).scalar_one_or_none()
+        existing = and_(_d.team_id == team_id, _d.name == name, _d.deleted_at.is_(None))
+        found = connection.execute(select(_d.id).where(existing)).scalar_one_or_none()
         if found is not None:
             connection.execute(
                 update(deployments).where(_d.id == found).values(secrets=declared, updated_at=at)
@@ -163,16 +172,22 @@ class Deployments:
         return row["id"]
 
     def grant(self, token: KeyInfo) -> Grant:
-        """What a token that `AccessKeys.check` found good allows.
+        """What a token that `AccessKeys.authenticate` accepted allows.
 
         Raises:
             NotSignedIn: the deployment was removed.
         """
         with translate_db_errors(self._engine), self._engine.connect() as connection:
-            row = _GRANT.one(connection, {"id": token.deployment_id})
+            row = _FIND_FOR_GRANT.one(connection, {"id": token.deployment_id})
         if row is None:
             raise NotSignedIn("the deployment of that token was removed")
-        return Grant(row.id, row.name, row.team_id, row.team, token.allows)
+        return Grant(
+            deployment_id=row.id,
+            deployment=row.name,
+            team_id=row.team_id,
+            team=row.team,
+            names=token.allows,
+        )
 
     def of_teams(self, team_ids: Collection[str]) -> list[DeploymentInfo]:
         """The deployments of these teams, by name, with their replicas."""
@@ -182,10 +197,10 @@ class Deployments:
             found = self._replicas(connection, [row.id for row in rows])
         return [_info(row, found.get(row.id, ())) for row in rows]
 
-    def declaring(self, team_id: str) -> dict[str, list[str]]:
-        """Folded name of a secret -> the deployments of the team that declare it."""
+    def by_declared_secret(self, team_id: str) -> dict[str, list[str]]:
+        """For each folded name of a secret, the team's deployments that declare it."""
         with translate_db_errors(self._engine), self._engine.connect() as connection:
-            rows = _DECLARED.all(connection, {"team": team_id})
+            rows = _LIST_DECLARED.all(connection, {"team": team_id})
         found: dict[str, list[str]] = {}
         for row in rows:
             for name in json.loads(row.secrets):
@@ -193,66 +208,67 @@ class Deployments:
         return found
 
     def get(self, team_id: str, name: str) -> DeploymentInfo:
-        """Raises NotFound."""
+        """The deployment of that name. Raises NotFound."""
         with translate_db_errors(self._engine), self._engine.connect() as connection:
-            return self._need(connection, team_id, name)
+            return self._get_or_raise(connection, team_id, name)
 
-    def _need(self, connection: Connection, team_id: str, name: str) -> DeploymentInfo:
+    def _get_or_raise(self, connection: Connection, team_id: str, name: str) -> DeploymentInfo:
         row = connection.execute(_LIST.where(_d.team_id == team_id, _d.name == name)).one_or_none()
         if row is None:
             raise NotFound("there is no such deployment")
         return _info(row, self._replicas(connection, [row.id]).get(row.id, ()))
 
     def remove(self, team_id: str, name: str, *, actor: str) -> DeploymentInfo:
-        """Forget a deployment and revoke its tokens. Raises NotFound."""
+        """Remove a deployment and revoke its tokens. Raises NotFound."""
 
-        def act(connection: Connection) -> Done[DeploymentInfo]:
-            info, at = self._need(connection, team_id, name), self._now()
+        def write(connection: Connection) -> WriteResult[DeploymentInfo]:
+            info, at = self._get_or_raise(connection, team_id, name), self._now()
             connection.execute(update(deployments).where(_d.id == info.id).values(deleted_at=at))
             revoke_keys(connection, at, access_keys.c.deployment_id == info.id)
             connection.execute(delete(replicas).where(_r.deployment_id == info.id))
-            touch(connection)
-            return Done(info, [Entry(actor, "deployment.remove", name, details={"team": team_id})])
+            new_access_generation(connection)
+            event = AuditEvent(actor, "deployment.remove", name, details={"team": team_id})
+            return WriteResult(info, [event])
 
-        return self._writer.run(Entry(actor, "deployment.remove", name), act)
+        return self._writer.run(AuditEvent(actor, "deployment.remove", name), write)
 
     # --- replicas
 
-    def report(
+    def report_replica(
         self, grant: Grant, replica_id: str, *, host: str, versions: Mapping[str, int], stopped: bool = False
     ) -> None:
-        """What a replica holds now, or that it has stopped."""
+        """Store which versions a replica uses, or that it has stopped."""
 
-        def act(connection: Connection) -> Done[None]:
-            at, key = self._now(), and_(_r.deployment_id == grant.deployment_id, _r.id == replica_id)
-            forgotten = timestamp(self._clock() - _FORGOTTEN)
+        def write(connection: Connection) -> WriteResult[None]:
+            at, this_one = self._now(), _replica(grant, replica_id)
+            expired = timestamp(self._clock() - _REPLICA_RETENTION)
             connection.execute(
-                delete(replicas).where(_r.deployment_id == grant.deployment_id, _r.seen_at < forgotten)
+                delete(replicas).where(_r.deployment_id == grant.deployment_id, _r.seen_at < expired)
             )
-            said = {
+            report = {
                 "versions": json.dumps(dict(versions)),
                 "seen_at": at,
                 "stopped_at": at if stopped else None,
             }
-            if not connection.execute(update(replicas).where(key).values(**said)).rowcount:
+            if not connection.execute(update(replicas).where(this_one).values(**report)).rowcount:
                 new = {"deployment_id": grant.deployment_id, "id": replica_id, "host": host, "started_at": at}
-                connection.execute(insert(replicas), {**new, **said})
-            return Done(None, [])
+                connection.execute(insert(replicas), {**new, **report})
+            return WriteResult(None, [])
 
-        self._writer.run(Entry("gusset", "replica.report", grant.deployment), act)
+        self._writer.run(AuditEvent("gusset", "replica.report", grant.deployment), write)
 
-    def seen(self, grant: Grant, replica_id: str) -> None:
-        """The replica is still connected."""
+    def record_replica_seen(self, grant: Grant, replica_id: str) -> None:
+        """Store that the replica is still connected."""
 
-        def act(connection: Connection) -> Done[None]:
-            key = and_(_r.deployment_id == grant.deployment_id, _r.id == replica_id)
-            connection.execute(update(replicas).where(key).values(seen_at=self._now(), stopped_at=None))
-            return Done(None, [])
+        def write(connection: Connection) -> WriteResult[None]:
+            values = {"seen_at": self._now(), "stopped_at": None}
+            connection.execute(update(replicas).where(_replica(grant, replica_id)).values(**values))
+            return WriteResult(None, [])
 
-        self._writer.run(Entry("gusset", "replica.seen", grant.deployment), act)
+        self._writer.run(AuditEvent("gusset", "replica.seen", grant.deployment), write)
 
-    def using(self, connection: Connection, team_id: str, folded: str) -> list[str]:
-        """The deployments of which a running replica holds the secret of that folded name."""
+    def in_use_by(self, connection: Connection, team_id: str, folded: str) -> list[str]:
+        """The names of the deployments of which a running replica uses the secret of that folded name."""
         query = (
             select(_d.name, _r.versions)
             .join(deployments, _d.id == _r.deployment_id)
@@ -260,42 +276,55 @@ class Deployments:
                 _d.team_id == team_id,
                 _d.deleted_at.is_(None),
                 _r.stopped_at.is_(None),
-                _r.seen_at > timestamp(self._clock() - LIVE),
+                _r.seen_at > self._live_since(),
             )
         )
         rows = connection.execute(query).all()
         return sorted({row.name for row in rows if folded in map(fold_name, json.loads(row.versions))})
 
     def _replicas(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[ReplicaInfo, ...]]:
-        since = timestamp(self._clock() - LIVE)
+        since = self._live_since()
         found: dict[str, tuple[ReplicaInfo, ...]] = {}
         rows = connection.execute(select(replicas).where(_r.deployment_id.in_(ids)).order_by(_r.started_at))
         for row in rows:
-            live = row.stopped_at is None and row.seen_at > since
-            info = ReplicaInfo(row.id, row.host, json.loads(row.versions), row.started_at, row.seen_at, live)
+            info = ReplicaInfo(
+                id=row.id,
+                host=row.host,
+                versions=json.loads(row.versions),
+                started_at=row.started_at,
+                seen_at=row.seen_at,
+                live=row.stopped_at is None and row.seen_at > since,
+            )
             found[row.deployment_id] = (*found.get(row.deployment_id, ()), info)
         return found
+
+    def _live_since(self) -> str:
+        return timestamp(self._clock() - REPLICA_TIMEOUT)
 
     def _now(self) -> str:
         return timestamp(self._clock())
 
 
 def check_deployment_name(name: str) -> str:
-    """`name` when a deployment may be called so. Raises UsageError."""
+    """Returns `name`. Raises UsageError when it is not a valid name of a deployment."""
     if not 1 <= len(name) <= 253 or not name.isprintable() or "/" in name or name in (".", ".."):
-        raise UsageError("a deployment's name has 1 to 253 printable characters, without '/'")
+        raise UsageError("a deployment's name must have 1 to 253 printable characters, without '/'")
     return name
+
+
+def _replica(grant: Grant, replica_id: str) -> Any:
+    return and_(_r.deployment_id == grant.deployment_id, _r.id == replica_id)
 
 
 def _info(row: Any, found: tuple[ReplicaInfo, ...]) -> DeploymentInfo:
     return DeploymentInfo(
-        row.id,
-        row.team_id,
-        row.team,
-        row.name,
-        tuple(json.loads(row.secrets)),
-        row.created_at,
-        row.created_by,
-        row.updated_at,
-        found,
+        id=row.id,
+        team_id=row.team_id,
+        team=row.team,
+        name=row.name,
+        secrets=tuple(json.loads(row.secrets)),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        updated_at=row.updated_at,
+        replicas=found,
     )

@@ -1,9 +1,9 @@
-"""The list of secrets, read without what opening a vault needs: no SQLAlchemy, no keys.
+"""The list of secrets, read without the imports that opening a vault needs: no SQLAlchemy, no keys.
 
-Only for a vault that is there, in SQLite and at this gusset's schema; for any
-other, and for every failure, the answer is None, and opening the vault in full
-does what is needed or says what is wrong. Files that may not be trusted are
-refused here as there.
+It works only for an existing SQLite vault with this gusset's schema. For any
+other vault, and after any failure, it returns None: opening the vault in full
+then does what is needed or reports what is wrong. Files with unsafe
+permissions are refused here too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from gusset.vault.storage.revision import REVISION
 
 _SQLITE = "sqlite:///"
 
-# `SecretStore.list` in plain SQL; a test holds the two together.
+# The fields of `SecretInfo`, as `SecretReader.list` reads them; a test compares the two.
 _LIST = """
-SELECT s.id, s.name, t.name, t.id, s.current_version, s.created_at, s.updated_at, s.deleted_at, s.note,
-  s.expires_at, s.last_read_at
+SELECT s.id, s.name, t.name AS team, t.id AS team_id, s.current_version AS version, s.created_at,
+  s.updated_at, s.deleted_at, s.note, s.expires_at, s.last_read_at
 FROM secrets s JOIN teams t ON t.id = s.team_id
 WHERE t.name = ? AND (? OR s.deleted_at IS NULL)
 ORDER BY s.name, s.created_at
@@ -30,7 +30,7 @@ ORDER BY s.name, s.created_at
 
 
 def list_secrets(settings: Settings, *, include_deleted: bool = False) -> list[SecretInfo] | None:
-    """Every secret by name, or None when only opening the vault can tell. Metadata only, so not audited.
+    """Every secret by name, or None when the vault must be opened in full. Metadata only, so not audited.
 
     Raises:
         IntegrityError, RootKeyError: see `check_files`.
@@ -41,9 +41,10 @@ def list_secrets(settings: Settings, *, include_deleted: bool = False) -> list[S
     try:
         check_files(settings, file)
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
-            stamp = database.execute("SELECT version_num FROM alembic_version").fetchall()
-            if stamp != [(REVISION,)]:
+            database.row_factory = sqlite3.Row
+            stamps = database.execute("SELECT version_num FROM alembic_version").fetchall()
+            if [stamp["version_num"] for stamp in stamps] != [REVISION]:
                 return None
-            return [SecretInfo(*row) for row in database.execute(_LIST, (DEFAULT_TEAM, include_deleted))]
+            return [SecretInfo(**row) for row in database.execute(_LIST, (DEFAULT_TEAM, include_deleted))]
     except (sqlite3.Error, OSError):
         return None

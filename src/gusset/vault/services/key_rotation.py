@@ -1,7 +1,6 @@
-"""The keyring in the database: made once, read at the start, rotated while others go on.
+"""The keyring in the database: created with the vault, read when it is opened, rotated while it is in use.
 
-The root key's file is read when the vault is opened and when keys are rotated,
-and at no other time.
+The root key's file is read only when the vault is opened and when keys are rotated.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from typing import Any
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 
 from gusset.errors import Conflict, RootKeyError
-from gusset.vault.audit.audit_log import Clock, Entry, timestamp
-from gusset.vault.commit.writer import Done, Writer
-from gusset.vault.crypto.envelope import CannotOpen, context_of, kek_number, place_of
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.crypto.envelope import CannotOpen, aad_for, encode_context, kek_number
 from gusset.vault.crypto.keyring import AUDIT, KEK, SIGNING, Keyring, Keys
 from gusset.vault.crypto.root_key import RootKey, new_root_key, read_root_key, write_root_key
-from gusset.vault.storage.database import alone, file_of, forget_old_pages
-from gusset.vault.storage.tables import keyring as keyring_table
-from gusset.vault.storage.tables import secret_versions, secrets
+from gusset.vault.storage.database import exclusive_lock, file_of, truncate_wal
+from gusset.vault.storage.tables import keyring_table, secret_versions, secrets_table
 
 REWRAP_BATCH = 500
 
 _k, _v = keyring_table.c, secret_versions.c
 _wrapped = select(_k.kind, _k.number, _k.root_key_id, _k.wrapped)
 _sealed_after = (
-    select(secrets.c.team_id, secrets.c.folded, _v.secret_id, _v.version, _v.sealed)
-    .join(secrets, secrets.c.id == _v.secret_id)
+    select(secrets_table.c.team_id, secrets_table.c.folded, _v.secret_id, _v.version, _v.sealed)
+    .join(secrets_table, secrets_table.c.id == _v.secret_id)
     .where(_v.sealed.is_not(None))
 )
 _rewrap = (
@@ -44,15 +43,15 @@ _rewrap = (
 
 
 @dataclass(frozen=True, slots=True)
-class Rotated:
-    """`kek` is the number of the new KEK, `rewrapped` how many versions it took over."""
+class RotationResult:
+    """`kek` is the number of the new KEK, `rewrapped` how many versions it wraps now."""
 
     kek: int
     rewrapped: int
 
 
 class KeyringStore:
-    """This process's keyring, and how it is read again when another process has added to it."""
+    """This process's keyring; reads it again when another process has added a KEK."""
 
     def __init__(self, root_key_file: Path, vault: str) -> None:
         self._root_key_file = root_key_file
@@ -61,12 +60,13 @@ class KeyringStore:
 
     @property
     def current(self) -> Keyring:
+        """The keyring as it was last read."""
         if self._current is None:
             raise RuntimeError("the keyring has not been read yet")
         return self._current
 
-    def open(self, connection: Connection, sealed: bytes, place: bytes) -> bytes:
-        """The value in `sealed`; the keyring is read again when another process has rotated the KEK.
+    def open(self, connection: Connection, sealed: bytes, aad: bytes) -> bytes:
+        """The value in `sealed`. Reads the keyring again when another process has rotated the KEK.
 
         Raises:
             CannotOpen, KeyError: see `Keyring.open`.
@@ -74,13 +74,14 @@ class KeyringStore:
         keyring = self.current
         if isinstance(sealed, bytes) and not keyring.knows(sealed):
             keyring = self.reload(connection)
-        return keyring.open(sealed, place)
+        return keyring.open(sealed, aad)
 
     def reload(self, connection: Connection) -> Keyring:
         """Read the keyring from the database.
 
         Raises:
-            RootKeyError: the root key is lost, unsafe, another vault's, or the keyring was altered.
+            RootKeyError: the root key is missing, unsafe or belongs to another vault, or the
+                keyring was altered.
         """
         self._current = Keyring(self._read(connection, read_root_key(self._root_key_file)))
         return self._current
@@ -91,13 +92,13 @@ class KeyringStore:
         if not mine:
             raise RootKeyError(
                 f"{self._root_key_file} is not the root key of this vault",
-                hint="put this vault's own root key there, or name its place in GUSSET_ROOT_KEY_FILE",
+                hint="put this vault's root key there, or set GUSSET_ROOT_KEY_FILE to its path",
             )
         kinds = {row.kind for row in mine}
         if lost := sorted({KEK, AUDIT, SIGNING} - kinds):
             raise RootKeyError(
                 f"the keyring was altered: it has no {' and no '.join(lost)} key",
-                hint="put a backup of the database back",
+                hint="restore the database from a backup",
             )
         return {
             (row.kind, row.number): root.unwrap(row.wrapped, self._context(row.kind, row.number))
@@ -105,7 +106,7 @@ class KeyringStore:
         }
 
     def write(self, connection: Connection, keys: Keys, root: RootKey, at: str) -> None:
-        """Store `keys` wrapped by `root`, beside what is there."""
+        """Add `keys`, wrapped by `root`; existing rows stay."""
         rows = [
             {
                 "kind": kind,
@@ -119,11 +120,11 @@ class KeyringStore:
         connection.execute(insert(keyring_table), rows)
 
     def _context(self, kind: str, number: int) -> bytes:
-        return context_of("keyring", self._vault, kind, number)
+        return encode_context("keyring", self._vault, kind, number)
 
 
 class KeyRotation:
-    """New keys in place of old ones, while this and other processes go on working."""
+    """Replaces keys while this and other processes use the vault."""
 
     def __init__(
         self, engine: Engine, writer: Writer, keys: KeyringStore, clock: Clock, *, root_key_file: Path
@@ -134,27 +135,27 @@ class KeyRotation:
         self._clock = clock
         self._root_key_file = root_key_file
 
-    def rotate(self, *, actor: str) -> Rotated:
-        """Add a KEK and wrap every version's DEK with it, in small steps that others can write between.
+    def rotate(self, *, actor: str) -> RotationResult:
+        """Add a KEK and wrap every version's DEK with it, in small steps between which others can write.
 
-        Interrupted, it leaves some versions wrapped by an older KEK, which
-        still opens them; the next rotation takes them along.
+        If it is interrupted, some versions stay wrapped by an older KEK, which
+        still opens them; the next rotation rewraps them too.
         """
 
-        def act(connection: Connection) -> Done[int]:
+        def write(connection: Connection) -> WriteResult[int]:
             keyring = self._keys.reload(connection).with_new_kek()
             root, number = read_root_key(self._root_key_file), keyring.newest
             self._keys.write(connection, {(KEK, number): keyring.keys()[KEK, number]}, root, self._now())
-            return Done(number, [Entry(actor, "key.rotate", f"KEK {number}")])
+            return WriteResult(number, [AuditEvent(actor, "key.rotate", f"KEK {number}")])
 
-        with self._alone():
-            number = self._writer.run(Entry(actor, "key.rotate", "KEK"), act)
+        with self._exclusive_lock():
+            number = self._writer.run(AuditEvent(actor, "key.rotate", "KEK"), write)
         with self._engine.connect() as connection:
             self._keys.reload(connection)
-        return Rotated(number, self._rewrap_all(actor))
+        return RotationResult(number, self._rewrap_all(actor))
 
     def _rewrap_all(self, actor: str) -> int:
-        """Rewrap step by step, by primary key, so that each step is short and none is done twice."""
+        """Rewrap in steps, by primary key, so that each transaction is short and no row is done twice."""
         total, after = 0, ("", 0)
         while True:
             count, last = self._rewrap_some(actor, after)
@@ -172,64 +173,58 @@ class KeyRotation:
             .limit(REWRAP_BATCH)
         )
 
-        def act(connection: Connection) -> Done[tuple[int, tuple[str, int] | None]]:
+        def write(connection: Connection) -> WriteResult[tuple[int, tuple[str, int] | None]]:
             rows = connection.execute(query).all()
             changes = [change for row in rows if (change := self._rewrapped(row))]
             if changes:
                 connection.execute(_rewrap, changes)
             last = (rows[-1].secret_id, rows[-1].version) if rows else None
-            entries = [
-                Entry(
-                    actor,
-                    "key.rewrap",
-                    f"KEK {self._keys.current.newest}",
-                    details={"versions": len(changes)},
-                )
-            ]
-            return Done((len(changes), last), entries if changes else [])
+            target, details = f"KEK {self._keys.current.newest}", {"versions": len(changes)}
+            events = [AuditEvent(actor, "key.rewrap", target, details=details)] if changes else []
+            return WriteResult((len(changes), last), events)
 
-        return self._writer.run(Entry(actor, "key.rewrap", "KEK"), act)
+        return self._writer.run(AuditEvent(actor, "key.rewrap", "KEK"), write)
 
     def _rewrapped(self, row: Any) -> dict[str, Any] | None:
         keyring = self._keys.current
         if kek_number(row.sealed) == keyring.newest:
             return None
         try:
-            new = keyring.rewrap(row.sealed, place_of(row.team_id, row.secret_id, row.folded, row.version))
+            new = keyring.rewrap(row.sealed, aad_for(row.team_id, row.secret_id, row.folded, row.version))
         except (CannotOpen, KeyError):
-            return None  # damaged: it stays as it is, and whoever reads it is told
+            return None  # damaged: left as it is; reading it raises
         return {"b_id": row.secret_id, "b_version": row.version, "b_old": row.sealed, "b_new": new}
 
     def rotate_root(self, *, actor: str) -> None:
-        """Put a new root key in place of the old one.
+        """Replace the root key.
 
-        In between, the keyring is wrapped by both, so that an interruption
-        leaves a vault that opens with whichever key is in the file.
+        Meanwhile the keyring is stored wrapped by both keys: if the rotation is
+        interrupted, the vault opens with whichever key is in the file.
         """
-        with self._alone():
+        with self._exclusive_lock():
             self._rotate_root(actor, new_root_key())
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """Keys that one rotation has just wrapped must not be dropped by another that does not know them."""
+    def _exclusive_lock(self) -> AbstractContextManager[None]:
+        """One rotation must not drop the keys that another has just added."""
         file = file_of(self._engine)
-        return alone(file) if file else nullcontext()
+        return exclusive_lock(file) if file else nullcontext()
 
     def _rotate_root(self, actor: str, root: RootKey) -> None:
-        def wrap(connection: Connection) -> Done[None]:
+        def wrap(connection: Connection) -> WriteResult[None]:
             keys = self._keys.reload(connection).keys()
             self._keys.write(connection, keys, root, self._now())
-            return Done(None, [Entry(actor, "key.rotate_root", f"root key {root.id}")])
+            return WriteResult(None, [AuditEvent(actor, "key.rotate_root", f"root key {root.id}")])
 
-        def forget(connection: Connection) -> Done[None]:
+        def drop_old(connection: Connection) -> WriteResult[None]:
             if read_root_key(self._root_key_file).id != root.id:
-                raise Conflict(f"somebody else has replaced {self._root_key_file}; no key was dropped")
+                raise Conflict(f"{self._root_key_file} was replaced during the rotation; no key was dropped")
             connection.execute(delete(keyring_table).where(_k.root_key_id != root.id))
-            return Done(None, [])
+            return WriteResult(None, [])
 
-        self._writer.run(Entry(actor, "key.rotate_root", "root key"), wrap)
+        self._writer.run(AuditEvent(actor, "key.rotate_root", "root key"), wrap)
         write_root_key(self._root_key_file, root)
-        self._writer.run(Entry(actor, "key.rotate_root", "root key"), forget)
-        forget_old_pages(self._engine)
+        self._writer.run(AuditEvent(actor, "key.rotate_root", "root key"), drop_old)
+        truncate_wal(self._engine)
 
     def _now(self) -> str:
         return timestamp(self._clock())

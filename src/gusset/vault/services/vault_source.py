@@ -1,4 +1,4 @@
-"""The embedded vault as a `SecretSource`: delivered with a record, watched without one."""
+"""The embedded vault as a `SecretSource`: reads are audited, watching is not."""
 
 from __future__ import annotations
 
@@ -10,56 +10,57 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from gusset.secrets.sources.source import Delivered
-from gusset.vault.services.secret_store import SecretStore
+from gusset.vault.services.secret_delivery import SecretDelivery
 from gusset.vault.storage.database import change_counter, translate_db_errors
 
 log = logging.getLogger("gusset.vault")
 
-POLL = 0.05  # seconds between two looks at SQLite's change counter
+POLL_INTERVAL = 0.05  # seconds between two reads of SQLite's change counter
+_RETRY_INTERVAL = 1.0  # seconds after an error
 
 
 class VaultSource:
-    """Reads a deployment's secrets; `actor` and `deployment` stand in the audit records."""
+    """Reads a deployment's secrets. The audit records name `actor` and `deployment`."""
 
     last_error: str | None = None
 
-    def __init__(self, engine: Engine, store: SecretStore, *, actor: str, deployment: str) -> None:
+    def __init__(self, engine: Engine, delivery: SecretDelivery, *, actor: str, deployment: str) -> None:
         self._engine = engine
-        self._store = store
+        self._delivery = delivery
         self._actor = actor
         self._deployment = deployment
-        self._read: tuple[frozenset[str], frozenset[tuple[str, int]]] | None = None
+        self._last_read: tuple[frozenset[str], frozenset[tuple[str, int]]] | None = None
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         with translate_db_errors(self._engine), self._engine.connect() as connection:
-            # Looked at before the values: what changes in between is noticed by `watch`.
-            self._read = (frozenset(names), self._store.revisions(connection, names))
-        return self._store.deliver(names, actor=self._actor, deployment=self._deployment).values
+            # Revisions before values: `watch` then notices a change between the two.
+            self._last_read = (frozenset(names), self._delivery.revisions(connection, names))
+        return self._delivery.deliver(names, actor=self._actor, deployment=self._deployment).values
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
-        """Yield when one of `names` changed since the last `read`; only then are values worth a read."""
-        known = self._read[1] if self._read and self._read[0] == frozenset(names) else None
+        """Yield when one of `names` has changed since the last `read`: only then is a new read needed."""
+        known = self._last_read[1] if self._last_read and self._last_read[0] == frozenset(names) else None
         while not stop.is_set():
             try:
                 with self._engine.connect() as connection:
-                    for seen in self._changes(connection, names, stop):
-                        if known is not None and seen != known:
+                    for current in self._poll(connection, names, stop):
+                        if known is not None and current != known:
                             yield
-                        known = seen
+                        known = current
             except SQLAlchemyError as error:
-                log.warning("the vault cannot be watched for the moment: %s", type(error).__name__)
-                stop.wait(1.0)
+                log.warning("cannot watch the vault, will retry: %s", type(error).__name__)
+                stop.wait(_RETRY_INTERVAL)
 
-    def _changes(
+    def _poll(
         self, connection: Connection, names: Collection[str], stop: threading.Event
     ) -> Iterator[frozenset[tuple[str, int]]]:
-        """The names' revisions, now and whenever anything in the database has changed."""
-        counter = None
+        """The names' revisions, now and after each change of the database."""
+        last_counter = None
         while not stop.is_set():
-            # The counter does not move for what this very connection writes; it writes nothing.
-            now = change_counter(connection)
-            if now != counter:
-                counter = now
-                yield self._store.revisions(connection, names)
+            # The counter ignores writes of this connection itself; it makes none.
+            counter = change_counter(connection)
+            if counter != last_counter:
+                last_counter = counter
+                yield self._delivery.revisions(connection, names)
                 connection.rollback()
-            stop.wait(POLL)
+            stop.wait(POLL_INTERVAL)

@@ -1,9 +1,9 @@
-"""Statements of the hot path: written in SQLAlchemy Core, compiled once, run through the driver.
+"""Statements of the hot path: written in SQLAlchemy Core, compiled once, executed by the driver.
 
-An execution by SQLAlchemy costs several times what SQLite needs for such a
-statement, and a write makes five. So their text is kept, and given to the
-driver's cursor within SQLAlchemy's own connection and transaction. Only for
-texts, integers and bytes, which drivers take and give as they are.
+SQLAlchemy's own execution costs several times what SQLite needs for such a
+statement, and one write makes five of them. So the compiled text goes straight
+to the driver's cursor, within SQLAlchemy's connection and transaction. This
+works only for text, integers and bytes, which drivers need not convert.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy.sql import ClauseElement
 Parameters = Mapping[str, Any]
 
 
-class Prepared:
+class CompiledStatement:
     """One statement. `columns` names the parameters of an INSERT that has no VALUES yet."""
 
     def __init__(self, statement: ClauseElement, columns: Sequence[str] | None = None) -> None:
@@ -31,37 +31,37 @@ class Prepared:
         self._compiled: dict[str, tuple[str, Sequence[str] | None]] = {}
 
     def run(self, connection: Connection, parameters: Parameters) -> None:
-        """Carry it out once."""
+        """Execute it once."""
         self._execute(connection, parameters).close()
 
     def run_many(self, connection: Connection, parameters: Sequence[Parameters]) -> None:
-        """Carry it out for each."""
-        text, names = self._text(connection.dialect)
+        """Execute it for each of `parameters`."""
+        text, names = self.compiled(connection.dialect)
         cursor = connection.connection.cursor()
-        cursor.executemany(text, [_given(names, each) for each in parameters])
+        cursor.executemany(text, [_driver_parameters(names, each) for each in parameters])
         cursor.close()
 
     def one(self, connection: Connection, parameters: Parameters) -> Any | None:
-        """The first row that it selects, as a named tuple; None when there is none."""
+        """The first row as a named tuple, None when there is none."""
         cursor = self._execute(connection, parameters)
         row = cursor.fetchone()
         cursor.close()
         return None if row is None else self._row._make(row)
 
     def all(self, connection: Connection, parameters: Parameters) -> list[Any]:
-        """Every row that it selects, as named tuples."""
+        """Every row as a named tuple."""
         cursor = self._execute(connection, parameters)
         rows = [self._row._make(row) for row in cursor.fetchall()]
         cursor.close()
         return rows
 
     def _execute(self, connection: Connection, parameters: Parameters) -> Any:
-        text, names = self._text(connection.dialect)
+        text, names = self.compiled(connection.dialect)
         cursor = connection.connection.cursor()
-        cursor.execute(text, _given(names, parameters))
+        cursor.execute(text, _driver_parameters(names, parameters))
         return cursor
 
-    def _text(self, dialect: Dialect) -> tuple[str, Sequence[str] | None]:
+    def compiled(self, dialect: Dialect) -> tuple[str, Sequence[str] | None]:
         """The statement in the dialect's SQL; the order of its parameters, None where they have names."""
         known = self._compiled.get(dialect.name)
         if known is None:
@@ -70,24 +70,24 @@ class Prepared:
         return known
 
 
-class Reader:
-    """A connection for each thread that reads by prepared statements, kept open.
+class ReadConnections:
+    """One connection for each reading thread, kept open; for compiled statements.
 
-    Taking one from the pool and giving it back costs more than a look-up. No
-    transaction is begun, so each statement sees what is newest.
+    Taking a connection from the pool and giving it back costs more than a
+    look-up. No transaction begins, so each statement sees the newest data.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._mine = threading.local()
+        self._local = threading.local()
         self._opened: list[Connection] = []
 
     @property
-    def connection(self) -> Connection:
+    def current(self) -> Connection:
         """The connection of the calling thread."""
-        found: Connection | None = getattr(self._mine, "connection", None)
+        found: Connection | None = getattr(self._local, "connection", None)
         if found is None:
-            found = self._mine.connection = self._engine.connect()
+            found = self._local.connection = self._engine.connect()
             self._opened.append(found)
         return found
 
@@ -100,5 +100,5 @@ def _row_type(columns: Sequence[str]) -> Any:
     return namedtuple("Row", columns)  # its fields are known at run time only
 
 
-def _given(names: Sequence[str] | None, parameters: Parameters) -> Any:
+def _driver_parameters(names: Sequence[str] | None, parameters: Parameters) -> Any:
     return parameters if names is None else [parameters[name] for name in names]

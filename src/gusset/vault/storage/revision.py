@@ -1,3 +1,3 @@
-"""The newest migration: a vault stamped with another one is migrated, or was written by a newer gusset."""
+"""The newest schema revision. A vault with an older one is migrated; a newer gusset wrote a newer one."""
 
 REVISION = "0001"

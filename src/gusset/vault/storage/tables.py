@@ -1,7 +1,7 @@
 """The schema, for SQLite and PostgreSQL alike. Knows nothing of values or keys.
 
-Times are texts, RFC 3339 in UTC with milliseconds, so that they sort, compare
-and read the same in both databases. Changed only together with a migration.
+Times are text (RFC 3339 in UTC with milliseconds), so that they sort and compare
+the same in both databases. Change it only together with a migration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ meta = Table(
     "meta", metadata, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False)
 )
 
-keyring = Table(
+keyring_table = Table(
     "keyring",
     metadata,
     Column("kind", String(16), nullable=False),
@@ -34,7 +34,7 @@ keyring = Table(
     Column("root_key_id", String(16), nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
     Column("created_at", String(24), nullable=False),
-    # While the root key is being rotated, each key is there twice.
+    # During a rotation of the root key each key is stored twice, once for each root key.
     PrimaryKeyConstraint("kind", "number", "root_key_id"),
 )
 
@@ -46,7 +46,7 @@ teams = Table(
     Column("created_at", String(24), nullable=False),
 )
 
-secrets = Table(
+secrets_table = Table(
     "secrets",
     metadata,
     Column("id", String(32), primary_key=True),
@@ -60,15 +60,15 @@ secrets = Table(
     Column("deleted_at", String(24)),
     Column("last_version", Integer, nullable=False),
     Column("current_version", Integer),  # null when every version is destroyed
-    Column("revision", Integer, nullable=False),  # goes up with whatever changes; watchers compare it
-    Column("last_read_at", String(24)),  # to the second: when a deployment was last given it
+    Column("revision", Integer, nullable=False),  # incremented by every change; watchers compare it
+    Column("last_read_at", String(24)),  # last delivery to a deployment, to the second
 )
 Index(
     "secrets_live_name",
-    secrets.c.team_id,
-    secrets.c.folded,
+    secrets_table.c.team_id,
+    secrets_table.c.folded,
     unique=True,
-    # PostgreSQL's condition is in the migration alone: naming it here imports that whole dialect.
+    # PostgreSQL's condition is only in the migration: naming it here would import that whole dialect.
     sqlite_where=text("deleted_at IS NULL"),
 )
 
@@ -84,7 +84,7 @@ secret_versions = Table(
     PrimaryKeyConstraint("secret_id", "version"),
 )
 
-audit = Table(
+audit_table = Table(
     "audit",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=False),
@@ -98,7 +98,7 @@ audit = Table(
     Column("mac", LargeBinary, nullable=False),
 )
 
-checkpoints = Table(
+checkpoints_table = Table(
     "checkpoints",
     metadata,
     Column("seq", Integer, primary_key=True, autoincrement=False),
@@ -113,7 +113,7 @@ users = Table(
     Column("id", String(32), primary_key=True),
     Column("email", String(254), nullable=False, unique=True),  # in lower case
     Column("name", String(253), nullable=False),
-    Column("password", Text),  # argon2id's text; null until the person has chosen one
+    Column("password", Text),  # encoded argon2id hash; null until the person has chosen a password
     Column("role", String(16), nullable=False),
     Column("created_at", String(24), nullable=False),
     Column("disabled_at", String(24)),
@@ -143,7 +143,7 @@ deployments = Table(
     Column("id", String(32), primary_key=True),
     Column("team_id", String(32), ForeignKey("teams.id"), nullable=False),
     Column("name", String(253), nullable=False),
-    Column("secrets", Text, nullable=False),  # a JSON list: what it declared last
+    Column("secrets", Text, nullable=False),  # a JSON list: the names that it declares
     Column("created_at", String(24), nullable=False),
     Column("created_by", Text, nullable=False),
     Column("updated_at", String(24), nullable=False),
@@ -157,7 +157,7 @@ Index(
     sqlite_where=text("deleted_at IS NULL"),
 )
 
-# API keys of people ("key"), tokens of deployments ("token") and links to set a password once ("link").
+# API keys of people ("key"), tokens of deployments ("token"), one-time links to choose a password ("link").
 access_keys = Table(
     "access_keys",
     metadata,
@@ -167,7 +167,9 @@ access_keys = Table(
     Column("user_id", String(32), ForeignKey("users.id")),
     Column("deployment_id", String(32), ForeignKey("deployments.id")),
     Column("name", String(253), nullable=False),
-    Column("allows", Text, nullable=False),  # a JSON list: a key's scopes, a token's names of secrets
+    Column(
+        "allows", Text, nullable=False
+    ),  # a JSON list: a key's scopes, or the secrets that a token may read
     Column("created_at", String(24), nullable=False),
     Column("created_by", Text, nullable=False),
     Column("expires_at", String(24)),
@@ -181,7 +183,7 @@ replicas = Table(
     Column("deployment_id", String(32), ForeignKey("deployments.id"), nullable=False),
     Column("id", String(64), nullable=False),
     Column("host", String(253), nullable=False),
-    Column("versions", Text, nullable=False),  # a JSON object: name -> version that it holds
+    Column("versions", Text, nullable=False),  # a JSON object: name -> version in use
     Column("started_at", String(24), nullable=False),
     Column("seen_at", String(24), nullable=False),
     Column("stopped_at", String(24)),

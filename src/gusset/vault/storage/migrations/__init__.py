@@ -1,1 +1,1 @@
-"""Alembic's folder: how the schema came to be, one revision after the other."""
+"""Alembic migrations, in order of their revisions."""

@@ -1,0 +1,122 @@
+"""Signed checkpoints of the audit log, and the witness file that keeps them outside the database."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger("gusset.vault")
+
+_MAX_BYTES = 262_144  # a longer witness file is cut down to its newest lines
+_KEPT_LINES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A signed statement that record `seq` had `hash`. `vault` is the vault's id."""
+
+    vault: str
+    seq: int
+    at: str
+    hash: bytes
+    signature: bytes = b""
+
+    def signed_bytes(self) -> bytes:
+        """What the signature covers."""
+        return json.dumps(["gusset checkpoint 1", self.vault, self.seq, self.at, self.hash.hex()]).encode()
+
+    def line(self) -> bytes:
+        """The checkpoint as one line of the witness file."""
+        data = {
+            "vault": self.vault,
+            "seq": self.seq,
+            "at": self.at,
+            "hash": self.hash.hex(),
+            "signature": base64.b64encode(self.signature).decode(),
+        }
+        return json.dumps(data).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> Checkpoint:
+        """Raises ValueError for a line that is not a checkpoint."""
+        try:
+            data = json.loads(line)
+            return cls(
+                vault=str(data["vault"]),
+                seq=int(data["seq"]),
+                at=str(data["at"]),
+                hash=bytes.fromhex(data["hash"]),
+                signature=base64.b64decode(data["signature"], validate=True),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not a checkpoint") from error
+
+
+class WitnessFile:
+    """Keeps checkpoints outside the database, so that an older copy of the database is noticed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        """Append and fsync. A failure is only logged: what the checkpoint covers is already committed."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = self._open_locked()
+            try:
+                size = os.fstat(fd).st_size
+                torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # a crash cut the last line short
+                os.write(fd, b"\n" * torn + checkpoint.line())
+                os.fsync(fd)
+                if size > _MAX_BYTES:
+                    self._shorten()
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("cannot write the witness file %s: %s", self.path, error.strerror)
+
+    def _open_locked(self) -> int:
+        """Open and lock the file; start over when another process has replaced it meanwhile."""
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self.path, flags, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), self.path.stat()):
+                    return fd
+            os.close(fd)
+
+    def _shorten(self) -> None:
+        """Move the newest lines to a new file: a crash leaves either the old file or the new one."""
+        lines = self.path.read_bytes().splitlines(keepends=True)[-_KEPT_LINES:]
+        scratch = self.path.with_name(self.path.name + ".new")
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(b"".join(lines))
+            file.flush()
+            os.fsync(fd)
+        scratch.replace(self.path)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints in the file; none when there is no file."""
+        try:
+            return read_checkpoints(self.path)
+        except FileNotFoundError:
+            return []
+
+
+def read_checkpoints(path: Path) -> list[Checkpoint]:
+    """The checkpoints in a witness file or a copy of one; other lines are logged and skipped."""
+    found = []
+    for line in path.read_bytes().splitlines():
+        try:
+            found.append(Checkpoint.parse(line))
+        except ValueError:
+            log.warning("%s has a line that is not a checkpoint", path)
+    return found

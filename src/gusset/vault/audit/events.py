@@ -1,0 +1,82 @@
+"""What is recorded: an audit event before it is in the chain, an audit record after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+
+class Actor(str):
+    """Who acts, and the network `address` of the request, where there is one."""
+
+    address: str | None
+
+    def __new__(cls, name: str, address: str | None = None) -> Actor:
+        actor = super().__new__(cls, name)
+        actor.address = address
+        return actor
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One act or refusal, to be recorded. `outcome` is "ok" or the code of the error."""
+
+    actor: str
+    action: str
+    target: str
+    _: KW_ONLY
+    outcome: str = "ok"
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def stored_details(self) -> Mapping[str, Any]:
+        """The details, with the actor's address where it is known."""
+        address = getattr(self.actor, "address", None)
+        return {**self.details, "from": address} if address else self.details
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """An event in the chain. `details` is JSON text."""
+
+    seq: int
+    at: str
+    actor: str
+    action: str
+    target: str
+    outcome: str
+    details: str
+    hash: bytes
+    mac: bytes
+
+    def data(self) -> dict[str, Any]:
+        """The record as a JSON object."""
+        return {
+            "seq": self.seq,
+            "at": self.at,
+            "actor": self.actor,
+            "action": self.action,
+            "target": self.target,
+            "outcome": self.outcome,
+            "details": json.loads(self.details),
+            "hash": self.hash.hex(),
+            "mac": self.mac.hex(),
+        }
+
+    def hash_after(self, previous: bytes) -> bytes:
+        """The hash that this record must have when it follows a record with the hash `previous`."""
+        return chain_hash(
+            previous, self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details
+        )
+
+
+def chain_hash(previous: bytes, *fields: str | int) -> bytes:
+    """SHA-256 over the previous hash and the fields as compact JSON."""
+    return hashlib.sha256(previous + json.dumps(fields, separators=(",", ":")).encode()).digest()
+
+
+def genesis_hash(vault: str) -> bytes:
+    """The hash that the first record of the vault with this id follows."""
+    return chain_hash(b"", "gusset audit 1", vault)

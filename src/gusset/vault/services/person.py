@@ -1,0 +1,129 @@
+"""People and teams as rows: what people, sessions, invitations and teams share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sqlalchemy import Connection, bindparam, insert, select
+
+from gusset.errors import NotFound, UsageError
+from gusset.secrets.info import DEFAULT_TEAM
+from gusset.vault.ids import new_id
+from gusset.vault.storage.compiled_sql import CompiledStatement
+from gusset.vault.storage.tables import members, teams, users
+
+Role = Literal["admin", "member"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+# Without characters that could disguise an address in a page or a log: control, bidirectional, quotes.
+_EMAIL = re.compile(
+    r"[^@\s<>\"'\\\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]{1,64}@[A-Za-z0-9.-]{1,189}"
+)
+
+_u, _t = users.c, teams.c
+_FIND_PERSON = CompiledStatement(select(users).where(_u.id == bindparam("id")))
+_LIST_TEAMS_OF_PERSON = CompiledStatement(
+    select(_t.id, _t.name, _t.created_at)
+    .join(members, members.c.team_id == _t.id)
+    .where(members.c.user_id == bindparam("user"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TeamInfo:
+    """A team: it owns secrets and deployments."""
+
+    id: str
+    name: str
+    default: bool
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Somebody who may sign in. An admin sees every team."""
+
+    id: str
+    email: str
+    name: str
+    role: Role
+    created_at: str
+    disabled_at: str | None
+    teams: tuple[TeamInfo, ...]
+    invited: bool  # has not chosen a password yet
+
+    @property
+    def admin(self) -> bool:
+        return self.role == "admin"
+
+
+def check_email(text: str) -> str:
+    """The e-mail address in lower case. Raises UsageError for a text that is not one."""
+    email = text.strip().lower()
+    if not _EMAIL.fullmatch(email):
+        raise UsageError("that is not an e-mail address")
+    return email
+
+
+def check_role(role: str) -> None:
+    """Raises UsageError for an unknown role."""
+    if role not in ROLES:
+        raise UsageError(f"unknown role; known: {', '.join(ROLES)}")
+
+
+def get_person(connection: Connection, user_id: str) -> Person:
+    """The person with that id. Raises NotFound."""
+    row = _FIND_PERSON.one(connection, {"id": user_id})
+    if row is None:
+        raise NotFound("there is no such person")
+    return person_from_row(connection, row)
+
+
+def person_from_row(connection: Connection, row: Any) -> Person:
+    """A person from a row of the `users` table, with their teams."""
+    return Person(
+        id=row.id,
+        email=row.email,
+        name=row.name,
+        role=row.role,
+        created_at=row.created_at,
+        disabled_at=row.disabled_at,
+        teams=tuple(teams_from_rows(_LIST_TEAMS_OF_PERSON.all(connection, {"user": row.id}))),
+        invited=row.password is None,
+    )
+
+
+def insert_person(
+    connection: Connection, email: str, *, name: str, role: Role, password_hash: str | None, at: str
+) -> str:
+    """Add a person; returns the new id. A new person is in no team."""
+    row = {
+        "id": new_id(),
+        "email": email,
+        "name": name,
+        "role": role,
+        "password": password_hash,
+        "created_at": at,
+    }
+    connection.execute(insert(users), row)
+    return row["id"]  # type: ignore[return-value]
+
+
+def get_team(connection: Connection, team_id: str) -> TeamInfo:
+    """The team with that id. Raises NotFound."""
+    row = connection.execute(select(teams).where(_t.id == team_id)).one_or_none()
+    if row is None:
+        raise NotFound("there is no such team")
+    return _team(row)
+
+
+def teams_from_rows(rows: Iterable[Any]) -> list[TeamInfo]:
+    """Teams from rows of the `teams` table: the default one first, then by name."""
+    return sorted(map(_team, rows), key=lambda team: (not team.default, team.name))
+
+
+def _team(row: Any) -> TeamInfo:
+    return TeamInfo(id=row.id, name=row.name, default=row.name == DEFAULT_TEAM, created_at=row.created_at)

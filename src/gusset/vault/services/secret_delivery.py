@@ -1,0 +1,114 @@
+"""Where values leave the vault. No value is returned before its audit record is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from gusset.secrets.name import check_name, fold_name
+from gusset.secrets.sources.source import Delivered
+from gusset.secrets.value import SecretValue
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.services.secret_rows import SecretRows, VersionStore
+from gusset.vault.storage.secret_statements import FIND_CURRENT_SEALED, LIST_REVISIONS, SET_LAST_READ
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredValues:
+    """The values by the spelling that was requested; id and revision of each secret by its folded name."""
+
+    values: Mapping[str, Delivered]
+    revisions: Mapping[str, tuple[str, int]]
+
+
+class SecretDelivery:
+    """Delivers values of one team's secrets, to deployments and to a person at a terminal."""
+
+    def __init__(self, writer: Writer, clock: Clock, rows: SecretRows, versions: VersionStore) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._rows = rows
+        self._versions = versions
+
+    def deliver(self, names: Collection[str], *, actor: str, deployment: str) -> DeliveredValues:
+        """The current values of those of `names` that exist, for a deployment.
+
+        One audit record covers all of them: their versions, and the names that
+        are missing. It is on disk before this returns.
+
+        Raises:
+            IntegrityError: the stored bytes of one of them do not open.
+        """
+        wanted = {name: fold_name(check_name(name)) for name in names}
+        if not wanted:
+            return DeliveredValues({}, {})
+
+        def write(connection: Connection) -> WriteResult[DeliveredValues]:
+            found = {name: row for name, row in self._find(connection, wanted).items() if row is not None}
+            deliverable = {name: row for name, row in found.items() if row.version is not None}
+            values = {name: self._open(connection, name, row) for name, row in deliverable.items()}
+            self._record_read(connection, deliverable.values())
+            details: dict[str, Any] = {
+                "team": self._rows.team_id,
+                "versions": {name: row.version for name, row in deliverable.items()},
+            }
+            if missing := sorted(wanted.keys() - deliverable.keys()):
+                details["missing"] = missing
+            outcome = "ok" if values else "secret_not_found"
+            event = AuditEvent(actor, "secret.deliver", deployment, outcome=outcome, details=details)
+            revisions = {row.folded: (row.id, row.revision) for row in found.values()}
+            return WriteResult(DeliveredValues(values, revisions), [event])
+
+        return self._writer.run(AuditEvent(actor, "secret.deliver", deployment), write)
+
+    def _find(self, connection: Connection, wanted: Mapping[str, str]) -> dict[str, Any | None]:
+        team = self._rows.team_id
+        return {
+            name: FIND_CURRENT_SEALED.one(connection, {"team": team, "folded": folded})
+            for name, folded in wanted.items()
+        }
+
+    def _open(self, connection: Connection, name: str, row: Any) -> Delivered:
+        value = self._versions.open(connection, row.sealed, secret_id=row.id, name=name, version=row.version)
+        return Delivered(value, row.version, "the vault")
+
+    def _record_read(self, connection: Connection, rows: Collection[Any]) -> None:
+        """Store when they were last read, to the second: replicas that read together share an update."""
+        now = self._clock()
+        due = timestamp(now - timedelta(seconds=1))
+        for row in rows:
+            if row.last_read_at is None or row.last_read_at < due:
+                SET_LAST_READ.run(connection, {"b_id": row.id, "b_at": timestamp(now)})
+
+    def reveal(self, name: str, *, actor: str, version: int | None = None) -> SecretValue:
+        """A value, for a person at a terminal: of `version`, or the current one.
+
+        Raises:
+            SecretNotFound: there is no such secret or version, or it is destroyed.
+            IntegrityError: the stored bytes do not open.
+        """
+        check_name(name)
+
+        def write(connection: Connection) -> WriteResult[SecretValue]:
+            row = self._rows.get_or_raise(connection, name)
+            wanted = version if version is not None else row.current_version
+            value = self._versions.read(connection, row.id, row.name, wanted)
+            event = AuditEvent(actor, "secret.reveal", row.name, details={"version": wanted})
+            return WriteResult(value, [event])
+
+        return self._writer.run(AuditEvent(actor, "secret.reveal", name), write)
+
+    def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
+        """Ids and revisions of those of `names` that exist. Cheap, and not audited.
+
+        They differ from before when `deliver` may return something else.
+        """
+        folded = sorted({fold_name(check_name(name)) for name in names})
+        rows = connection.execute(LIST_REVISIONS, {"team": self._rows.team_id, "folded": folded})
+        return frozenset((row.id, row.revision) for row in rows)

@@ -1,0 +1,296 @@
+"""Changes of secrets, each in one transaction with its audit record.
+
+Every change names its `actor` and checks the name before anything is recorded:
+a text that is no valid name may be a value in the wrong place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, update
+
+from gusset.errors import Conflict, InvalidValue, SecretNotFound, VersionConflict
+from gusset.secrets.info import SecretInfo
+from gusset.secrets.name import check_name, fold_name
+from gusset.secrets.value import SecretValue, check_length
+from gusset.vault.audit.consistency import state_details
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.services.secret_rows import SecretRows, VersionStore
+from gusset.vault.storage.database import truncate_wal
+from gusset.vault.storage.secret_statements import (
+    FIND_DELETED,
+    LIST_VERSIONS,
+)
+from gusset.vault.storage.tables import secret_versions, secrets_table
+
+MAX_NOTE = 1000  # characters
+
+# (connection, team id, folded name) -> the deployments that use the secret now.
+InUse = Callable[[Connection, str, str], Sequence[str]]
+
+
+class SecretWriter:
+    """Changes one team's secrets."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: Writer,
+        clock: Clock,
+        *,
+        rows: SecretRows,
+        versions: VersionStore,
+        in_use: InUse,
+        overwrite_spellings: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._clock = clock
+        self._rows = rows
+        self._versions = versions
+        self._in_use = in_use
+        self._overwrite_spellings = overwrite_spellings
+
+    def set(
+        self,
+        name: str,
+        value: SecretValue,
+        *,
+        actor: str,
+        note: str | None = None,
+        expires_at: datetime | None = None,
+        expect_version: int | None = None,
+    ) -> SecretInfo:
+        """Create the secret `name`, or give it a new version.
+
+        `expect_version` is the version that the caller believes to be current,
+        0 for a secret that must not exist yet. `note` and `expires_at` (aware;
+        a reminder, nothing expires by itself) are left unchanged when None.
+
+        Raises:
+            InvalidName, InvalidValue: see `check_name`, `check_length`.
+            Conflict: the name exists in another spelling, or another version is current.
+        """
+        check_name(name)
+        check_length(value.reveal())
+        columns = _annotation(note, expires_at)
+
+        def write(connection: Connection) -> WriteResult[SecretInfo]:
+            info = self._put(connection, name, value, actor=actor, expect_version=expect_version)
+            if columns:
+                connection.execute(
+                    update(secrets_table).where(secrets_table.c.id == info.id).values(**columns)
+                )
+                info = self._rows.info(self._rows.get_or_raise(connection, name))
+            return WriteResult(info, [_set_event(actor, info)])
+
+        return self._writer.run(AuditEvent(actor, "secret.write", name), write)
+
+    def set_many(self, values: Sequence[tuple[str, SecretValue]], *, actor: str) -> list[SecretInfo]:
+        """`set` for each, all or none."""
+        for name, value in values:
+            check_name(name)
+            check_length(value.reveal())
+
+        def write(connection: Connection) -> WriteResult[list[SecretInfo]]:
+            infos = [self._put(connection, name, value, actor=actor) for name, value in values]
+            return WriteResult(infos, [_set_event(actor, info) for info in infos])
+
+        names = ", ".join(name for name, _ in values)
+        return self._writer.run(AuditEvent(actor, "secret.write", names), write)
+
+    def _put(
+        self,
+        connection: Connection,
+        name: str,
+        value: SecretValue,
+        *,
+        actor: str,
+        expect_version: int | None = None,
+    ) -> SecretInfo:
+        row = self._rows.find(connection, name)
+        _check_expected(name, row, expect_version)
+        if row is None:
+            return self._versions.create(connection, name, value, actor=actor)
+        if row.name != name and not self._overwrite_spellings:
+            raise Conflict(
+                f"{name} is another spelling of the secret {row.name}",
+                hint=f'write {row.name}, or set name_collisions = "overwrite" if both are meant to be one',
+            )
+        return self._versions.add(connection, row, value, actor=actor)
+
+    def rollback(self, name: str, version: int, *, actor: str) -> SecretInfo:
+        """Make the value of an older version current again, as a new version.
+
+        Raises:
+            SecretNotFound: there is no such secret or version, or the version is destroyed.
+        """
+        check_name(name)
+
+        def write(connection: Connection) -> WriteResult[SecretInfo]:
+            row = self._rows.get_or_raise(connection, name)
+            value = self._versions.read(connection, row.id, row.name, version)
+            info = self._versions.add(connection, row, value, actor=actor)
+            return WriteResult(info, [_change_event(actor, "secret.rollback", info, {"from": version})])
+
+        return self._writer.run(AuditEvent(actor, "secret.rollback", name), write)
+
+    def annotate(
+        self,
+        name: str,
+        *,
+        actor: str,
+        note: str | None = None,
+        expires_at: datetime | Literal["never"] | None = None,
+    ) -> SecretInfo:
+        """Change note and expiry date. None leaves them unchanged; an empty note and "never" clear them.
+
+        Raises:
+            SecretNotFound: there is no such secret.
+            InvalidValue: the note is too long.
+        """
+        check_name(name)
+        columns = _annotation(note, expires_at)
+
+        def write(connection: Connection) -> WriteResult[SecretInfo]:
+            row = self._rows.get_or_raise(connection, name)
+            if columns:
+                connection.execute(
+                    update(secrets_table).where(secrets_table.c.id == row.id).values(**columns)
+                )
+            info = self._rows.info(self._rows.get_or_raise(connection, name))
+            event = _change_event(actor, "secret.annotate", info, {"changed": sorted(columns)})
+            return WriteResult(info, [event])
+
+        return self._writer.run(AuditEvent(actor, "secret.annotate", name), write)
+
+    def delete(self, name: str, *, actor: str, force: bool = False) -> SecretInfo:
+        """Delete a secret for every reader; `restore` brings it back.
+
+        Raises:
+            SecretNotFound: there is no such secret.
+            Conflict: a running deployment uses it, and `force` is false.
+        """
+        check_name(name)
+
+        def write(connection: Connection) -> WriteResult[SecretInfo]:
+            row, at = self._rows.get_or_raise(connection, name), self._now()
+            users = self._in_use(connection, self._rows.team_id, row.folded)
+            if users and not force:
+                raise Conflict(
+                    f"{row.name} is in use by {', '.join(users)}",
+                    hint="stop them first, or force the deletion: they lose the secret at once",
+                )
+            self._update(connection, row.id, deleted_at=at)
+            info = replace(self._rows.info(row), deleted_at=at)
+            return WriteResult(info, [_change_event(actor, "secret.delete", info)])
+
+        return self._writer.run(AuditEvent(actor, "secret.delete", name), write)
+
+    def restore(self, name_or_id: str, *, actor: str) -> SecretInfo:
+        """Bring back the most recently deleted secret of that name, or the deleted secret with that id.
+
+        Raises:
+            SecretNotFound: there is no such deleted secret.
+            Conflict: a new secret has the name now.
+        """
+        check_name(name_or_id)
+
+        def write(connection: Connection) -> WriteResult[SecretInfo]:
+            row = self._find_deleted(connection, name_or_id)
+            if existing := self._rows.find(connection, row.name):
+                raise Conflict(
+                    f"there is a new secret {existing.name}, so the deleted one cannot be restored"
+                )
+            self._update(connection, row.id, deleted_at=None)
+            info = replace(self._rows.info(row), deleted_at=None)
+            return WriteResult(info, [_change_event(actor, "secret.restore", info)])
+
+        return self._writer.run(AuditEvent(actor, "secret.restore", name_or_id), write)
+
+    def _find_deleted(self, connection: Connection, name_or_id: str) -> Any:
+        wanted = {"team": self._rows.team_id, "name_or_id": name_or_id, "folded": fold_name(name_or_id)}
+        row = connection.execute(FIND_DELETED, wanted).one_or_none()
+        if row is None:
+            raise SecretNotFound(
+                f"there is no deleted secret {name_or_id}", hint="see `gusset secret list --deleted`"
+            )
+        return row
+
+    def destroy(self, name: str, versions: Collection[int] | None = None, *, actor: str) -> SecretInfo:
+        """Destroy the sealed bytes of `versions` (None: all) for good; their rows stay.
+
+        The newest remaining version becomes current.
+
+        Raises:
+            SecretNotFound: there is no such secret, or not all of these versions.
+        """
+        check_name(name)
+
+        def write(connection: Connection) -> WriteResult[SecretInfo]:
+            row, at = self._rows.get_or_raise(connection, name), self._now()
+            rows = connection.execute(LIST_VERSIONS, {"id": row.id}).all()
+            existing = {found.version for found in rows}
+            wanted = existing if versions is None else set(versions)
+            if unknown := sorted(wanted - existing):
+                raise SecretNotFound(f"{row.name} has no version {', '.join(map(str, unknown))}")
+            sealed = {found.version for found in rows if found.sealed is not None}
+            destroyed, current = sorted(sealed & wanted), max(sealed - wanted, default=None)
+            connection.execute(
+                update(secret_versions)
+                .where(secret_versions.c.secret_id == row.id, secret_versions.c.version.in_(destroyed))
+                .values(sealed=None, destroyed_at=at)
+            )
+            self._update(connection, row.id, current_version=current)
+            info = replace(self._rows.info(row), version=current, updated_at=at)
+            event = _change_event(actor, "secret.destroy", info, {"destroyed": destroyed})
+            return WriteResult(info, [event])
+
+        info = self._writer.run(AuditEvent(actor, "secret.destroy", name), write)
+        truncate_wal(self._engine)
+        return info
+
+    def _update(self, connection: Connection, secret_id: str, **values: Any) -> None:
+        statement = update(secrets_table).where(secrets_table.c.id == secret_id)
+        revision = secrets_table.c.revision + 1
+        connection.execute(statement.values(**values, updated_at=self._now(), revision=revision))
+
+    def _now(self) -> str:
+        return timestamp(self._clock())
+
+
+def _set_event(actor: str, info: SecretInfo) -> AuditEvent:
+    return _change_event(actor, "secret.create" if info.version == 1 else "secret.write", info)
+
+
+def _change_event(actor: str, action: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:
+    """The event of a change, with the state that it led to: `consistency` compares that with the rows."""
+    return AuditEvent(actor, action, info.name, details={**state_details(info), **more})
+
+
+def _annotation(note: str | None, expires_at: datetime | Literal["never"] | None) -> dict[str, str | None]:
+    """The columns to change for a note and an expiry date."""
+    columns: dict[str, str | None] = {}
+    if note is not None:
+        if len(note) > MAX_NOTE or "\0" in note:
+            raise InvalidValue(f"a note can have at most {MAX_NOTE} characters, and no NUL")
+        columns["note"] = note or None
+    if expires_at is not None:
+        columns["expires_at"] = None if expires_at == "never" else timestamp(expires_at)
+    return columns
+
+
+def _check_expected(name: str, row: Any | None, expected: int | None) -> None:
+    if expected is None:
+        return
+    current = (row.current_version if row else 0) or 0
+    if current != expected:
+        raise VersionConflict(
+            f"{name} is at version {current}, not {expected}", hint="check what has changed, then try again"
+        )
