@@ -55,7 +55,12 @@ def sets(vault: Vault, threads: int) -> float:
 def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # /tmp may be in memory, where fsync is free
         home = Path(folder)
-        settings = Settings(home, f"sqlite:///{home / 'vault.db'}", home / "root.key", home / "audit.witness")
+        settings = Settings(
+            home=home,
+            database=f"sqlite:///{home / 'vault.db'}",
+            root_key_file=home / "root.key",
+            witness_file=home / "audit.witness",
+        )
         with open_vault(settings) as vault:
             sets(vault, 1)
             parts = {

@@ -21,7 +21,7 @@ Sql = Callable[..., list[Any]]
 
 
 def write(settings: Settings, *values: bytes) -> None:
-    """Write values in an opening of the vault of its own, which ends with a checkpoint."""
+    """Open the vault, write the values and close it, which adds a checkpoint."""
     with open_vault(settings) as vault:
         for value in values:
             vault.secrets.writer.set("x", SecretValue(value), actor="alice")
@@ -32,7 +32,7 @@ def problems(settings: Settings, checkpoint: Path | None = None) -> str:
         return "\n".join(vault.audit.verify(checkpoint).problems)
 
 
-def test_every_act_and_refusal_is_recorded(vault: Vault) -> None:
+def test_every_act_and_every_refusal_is_recorded(vault: Vault) -> None:
     """Who, what and with what outcome; deliveries with the versions and what was missing."""
     vault.secrets.writer.set("x", SecretValue(b"1"), actor="alice")
     vault.secrets.writer.set("x", SecretValue(b"2"), actor="alice")
@@ -60,7 +60,7 @@ def test_every_act_and_refusal_is_recorded(vault: Vault) -> None:
 
 
 def test_records_are_filtered_and_limited(vault: Vault) -> None:
-    """The newest that fit, oldest first."""
+    """The newest that match, oldest first."""
     for name in ("a", "b", "a", "a"):
         vault.secrets.writer.set(name, SecretValue(b"v"), actor="alice")
     assert [record.seq for record in vault.audit.show(target="a", limit=2)] == [4, 5]
@@ -121,7 +121,7 @@ def _genesis(sql: Sql) -> bytes:
 
 
 def test_an_older_copy_of_the_database_is_found(settings: Settings, home: Path) -> None:
-    """Put back an old database: the witness file remembers that the log was longer."""
+    """An old database is put back: the witness file shows that the log was longer."""
     write(settings, b"1")
     shutil.copy(home / "vault.db", home / "old.db")
     write(settings, b"2")
@@ -132,7 +132,7 @@ def test_an_older_copy_of_the_database_is_found(settings: Settings, home: Path) 
 
 
 def test_an_older_copy_that_has_grown_again_is_found(settings: Settings, home: Path) -> None:
-    """Also when new records have covered the gap: they are not those that were there."""
+    """Also after new records have replaced the missing ones: their hashes differ."""
     write(settings, b"1")
     shutil.copy(home / "vault.db", home / "old.db")
     write(settings, b"2")
@@ -156,8 +156,8 @@ def test_a_checkpoint_kept_elsewhere_finds_what_the_witness_cannot(
     assert "older copy" in problems(settings, kept)
 
 
-def test_another_vaults_checkpoint_is_told_apart(settings: Settings, tmp_path: Path) -> None:
-    """A witness file of another vault proves nothing, and is said to be another's."""
+def test_a_checkpoint_of_another_vault_is_reported_as_such(settings: Settings, tmp_path: Path) -> None:
+    """A witness file of another vault proves nothing about this one."""
     other = settings_in(tmp_path / "other")
     write(settings, b"1")
     write(other, b"1")
@@ -173,7 +173,7 @@ def test_a_file_without_checkpoints_is_no_checkpoint(settings: Settings, tmp_pat
 
 
 def test_a_torn_witness_line_costs_no_later_checkpoint(settings: Settings) -> None:
-    """A power cut in the middle of a line: verify passes over it and later lines stand for themselves."""
+    """After a power failure in the middle of a line, verify skips it and reads the later lines."""
     write(settings, b"1")
     with settings.witness_file.open("ab") as file:
         file.write(b'{"vault": "cut')
@@ -184,7 +184,7 @@ def test_a_torn_witness_line_costs_no_later_checkpoint(settings: Settings) -> No
 
 
 def test_the_witness_file_stays_small(settings: Settings) -> None:
-    """A long file is shortened to its newest lines, and still vouches for the log."""
+    """A long file is cut down to its newest lines, and the log still verifies."""
     write(settings, b"1")
     line = settings.witness_file.read_bytes()
     settings.witness_file.write_bytes(line * (300_000 // len(line)))

@@ -36,7 +36,7 @@ def filled(settings: Settings) -> Settings:
     return settings
 
 
-def test_everything_is_for_the_owner_alone(vault: Vault, home: Path) -> None:
+def test_only_the_owner_can_access_the_files(vault: Vault, home: Path) -> None:
     """The folder is 0700 and each file in it 0600, while the vault is in use."""
     put(vault, "x", b"v")
     modes = {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()}
@@ -152,7 +152,7 @@ def test_an_account_may_use_what_root_owns(
     opening(filled)
 
 
-def test_a_folder_elsewhere_is_looked_at_too(home: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_database_elsewhere_is_checked_too(home: Path, tmp_path: Path) -> None:
     """A database that lies outside the data folder is no safer than the folder that it lies in."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -182,7 +182,7 @@ def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[...,
     assert (filled.home / "vault.db").read_bytes() == before
 
 
-def test_a_file_that_is_no_database_is_said_to_be_damaged(filled: Settings) -> None:
+def test_a_file_that_is_not_a_database_is_reported_as_damaged(filled: Settings) -> None:
     """Its bytes stay as they are for a look at them."""
     file = filled.home / "vault.db"
     file.write_bytes(b"not a database " * 500)

@@ -53,7 +53,7 @@ def test_the_migrations_are_sql_for_postgresql() -> None:
     assert "BYTEA" in written.getvalue() and "WHERE deleted_at IS NULL" in written.getvalue()
 
 
-def test_what_is_sqlites_own_stands_in_one_file() -> None:
+def test_what_is_specific_to_sqlite_is_in_one_file() -> None:
     """PRAGMAs, its catalogue and its locking are in database.py; fast_list.py is for SQLite alone."""
     folder = Path(gusset.vault.__file__).parent
     own = re.compile(r"PRAGMA|sqlite_master|IMMEDIATE|import sqlite3")

@@ -170,8 +170,8 @@ def test_a_deleted_name_can_be_made_anew_and_then_not_restored(vault: Vault) -> 
     assert shown(vault, "x") == b"old"
 
 
-def test_a_missing_secret_is_answered_with_the_nearest_name(vault: Vault) -> None:
-    """A typing error is met with the name that was meant."""
+def test_the_error_for_a_missing_secret_names_the_nearest_one(vault: Vault) -> None:
+    """After a typing error the hint has the name that was meant."""
     put(vault, "hf_access_token", b"v")
     with pytest.raises(SecretNotFound) as caught:
         shown(vault, "hf_acess_token")
@@ -187,7 +187,7 @@ def test_several_values_are_written_all_or_none(vault: Vault) -> None:
     assert [info.name for info in vault.secrets.reader.list()] == ["a_b"]
 
 
-def test_a_secret_is_found_by_its_id_in_its_own_team_alone(vault: Vault) -> None:
+def test_a_secret_is_found_by_its_id_only_in_its_own_team(vault: Vault) -> None:
     """Live or deleted; an id that another team's page shows leads to nothing here."""
     made = vault.secrets.writer.set("a", SecretValue(b"1"), actor="alice")
     team = vault.teams.create("other", actor="alice")
@@ -199,7 +199,7 @@ def test_a_secret_is_found_by_its_id_in_its_own_team_alone(vault: Vault) -> None
     assert found and found.deleted_at == gone.deleted_at
 
 
-def test_what_is_known_of_names_is_keyed_as_they_were_asked(vault: Vault) -> None:
+def test_find_many_keeps_the_requested_spelling(vault: Vault) -> None:
     """In any spelling; what is missing or deleted is left out."""
     for name in ("a_b", "c"):
         vault.secrets.writer.set(name, SecretValue(b"1"), actor="alice")
@@ -220,7 +220,7 @@ def test_what_is_known_of_names_is_keyed_as_they_were_asked(vault: Vault) -> Non
     ],
     ids=["cut", "one byte", "emptied", "zeroes", "swapped"],
 )
-def test_a_damaged_row_fails_alone_and_by_name(
+def test_a_damaged_row_is_named_and_does_not_affect_others(
     vault: Vault, sql: Callable[..., list[Any]], damage: str
 ) -> None:
     """Only the damaged secret fails, with an error that names it; others are read as before."""

@@ -55,7 +55,7 @@ class SecretReader:
             row = self._rows.find(self._connections.current, check_name(name))
             if row is not None:
                 return self._rows.info(row)
-            with self._engine.connect() as connection:  # looks again, for the hint of the error
+            with self._engine.connect() as connection:  # for the hint in the error
                 return self._rows.info(self._rows.get_or_raise(connection, name))
 
     def by_id(self, secret_id: str) -> SecretInfo | None:

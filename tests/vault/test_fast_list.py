@@ -1,4 +1,4 @@
-"""The quick list of secrets says what the vault itself says, or nothing."""
+"""The fast list of secrets equals the vault's own list, or is None."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def settings_in(home: Path) -> Settings:
     return Settings.load({"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(home / "none.toml")})
 
 
-def test_it_says_what_the_vault_says(tmp_path: Path) -> None:
+def test_it_equals_the_list_of_the_open_vault(tmp_path: Path) -> None:
     """With deleted, destroyed and replaced secrets, with and without the deleted ones."""
     settings = settings_in(tmp_path / "a folder % with ünusual näme")
     with open_vault(settings) as vault:
@@ -35,8 +35,8 @@ def test_it_says_what_the_vault_says(tmp_path: Path) -> None:
             assert quick
 
 
-def test_it_leaves_the_rest_to_the_vault(tmp_path: Path) -> None:
-    """No vault yet, another schema, another database, a damaged file: None, and nothing is made."""
+def test_it_is_none_for_what_only_opening_the_vault_can_handle(tmp_path: Path) -> None:
+    """No vault yet, another database, a damaged file: None, and nothing is created."""
     settings = settings_in(tmp_path / "home")
     assert list_secrets(settings) is None
     assert not settings.home.exists()
@@ -47,8 +47,8 @@ def test_it_leaves_the_rest_to_the_vault(tmp_path: Path) -> None:
     assert list_secrets(settings) is None
 
 
-def test_it_needs_none_of_the_large_libraries() -> None:
-    """What makes it quick: neither SQLAlchemy nor ciphers are imported."""
+def test_it_imports_none_of_the_large_libraries() -> None:
+    """Neither SQLAlchemy nor cryptography: their imports take longer than the list."""
     script = "import sys, gusset.vault.services.fast_list as _; print([m for m in ('sqlalchemy', 'cryptography') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
