@@ -186,7 +186,7 @@ def test_a_folder_that_others_may_write_to_is_refused(gusset: Cli, home: Path) -
     for args in (["secret", "list"], ["secret", "set", "token"], ["audit", "show"], ["key", "rotate"]):
         done = gusset(*args, input=VALUE, status=10)
         assert f"chmod go-w {home}".encode() in done.stderr
-    assert gusset("doctor", status=4).stderr.count(b"may write to") == 1
+    assert gusset("doctor", status=4).stderr.count(b"can write to") == 1
 
     home.chmod(0o750)
     gusset("secret", "list")
