@@ -1,8 +1,8 @@
 """The behaviours of a model that gusset promises, each a small model folder under `models/`.
 
-A folder holds a model as a user would write it, and `behaviour.yaml`: what it
-shows in one sentence, the calls with their answers, and, where Truss's own
-server differs on purpose, how.
+A folder holds a model as a user would write it, and `behaviour.yaml`: one
+sentence that states the behaviour, requests with the expected responses, and,
+where Truss's own server differs on purpose, how.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from gusset.serving.inference.msgpack_codec import pack, unpack
 MODELS = Path(__file__).parent / "models"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """One folder. `truss` says how Truss differs, `fails` how the start ends."""
+    """One folder. `truss`: how Truss differs. `fails`: exit status and output of a start that fails.
+
+    `log`: a text that the log then contains.
+    """
 
     folder: Path
     position: int
@@ -49,30 +52,30 @@ def behaviours() -> list[Behaviour]:
 
 
 def read(folder: Path) -> Behaviour:
-    told = yaml.safe_load((folder / "behaviour.yaml").read_text())
+    data = yaml.safe_load((folder / "behaviour.yaml").read_text())
     return Behaviour(
-        folder,
-        told["position"],
-        told["what"],
-        told.get("calls", []),
-        told.get("truss"),
-        told.get("fails"),
-        told.get("log"),
-        told.get("secrets", {}),
+        folder=folder,
+        position=data["position"],
+        what=data["what"],
+        calls=data.get("calls", []),
+        truss=data.get("truss"),
+        fails=data.get("fails"),
+        log=data.get("log"),
+        secrets=data.get("secrets", {}),
     )
 
 
-def make(address: str, call: dict[str, Any]) -> None:
-    """Make one call, again while it waits `until` its answer is right, and hold that to what is promised."""
+def check_call(address: str, call: dict[str, Any]) -> None:
+    """Send one request, again while its response is not yet that of `until`, and check the response."""
     deadline = time.monotonic() + 30
-    text, cut, answer = _ask(address, call)
+    text, cut, response = _send(address, call)
     while "until" in call and text.decode() != call["until"] and time.monotonic() < deadline:
-        text, cut, answer = _ask(address, call)
-    shown = f"{call}: {answer.status_code} {text!r}"
-    assert answer.status_code == call.get("status", 200), shown
+        text, cut, response = _send(address, call)
+    shown = f"{call}: {response.status_code} {text!r}"
+    assert response.status_code == call.get("status", 200), shown
     assert cut == call.get("cut", False), shown
     for name, value in call.get("headers", {}).items():
-        assert answer.headers.get(name) == value, f"{name} in {answer.headers} of {shown}"
+        assert response.headers.get(name) == value, f"{name} in {response.headers} of {shown}"
     if "json" in call:
         assert httpx.Response(200, content=text).json() == call["json"], shown
     if "text" in call:
@@ -85,8 +88,8 @@ def make(address: str, call: dict[str, Any]) -> None:
         assert part in text.decode(), shown
 
 
-def _ask(address: str, call: dict[str, Any]) -> tuple[bytes, bool, httpx.Response]:
-    """The body as far as it came, whether it was cut, and the answer."""
+def _send(address: str, call: dict[str, Any]) -> tuple[bytes, bool, httpx.Response]:
+    """The response's body as far as it arrived, whether it was cut off, and the response."""
     headers = dict(call.get("send_headers", {}))
     content = None
     if "send" in call or "get" not in call:
@@ -103,17 +106,17 @@ def _ask(address: str, call: dict[str, Any]) -> tuple[bytes, bool, httpx.Respons
     got, cut = b"", False
     with httpx.stream(
         method, address + path, content=content, headers=headers, timeout=30, trust_env=False
-    ) as answer:
+    ) as response:
         try:
-            for part in answer.iter_raw():
+            for part in response.iter_raw():
                 got += part
         except httpx.RemoteProtocolError:
             cut = True
-    return got, cut, answer
+    return got, cut, response
 
 
 def _rich(value: Any) -> Any:
-    """What YAML cannot say: `{$array: ...}`, `{$date: ...}`, `{$decimal: ...}`."""
+    """Decode values that YAML has no type for: `{$array: ...}`, `{$date: ...}`, `{$decimal: ...}`."""
     if isinstance(value, dict):
         if "$array" in value:
             return np.array(value["$array"])
@@ -126,7 +129,7 @@ def _rich(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The other way."""
+    """Encode them, to be compared with those in `behaviour.yaml`."""
     if isinstance(value, np.ndarray):
         return {"$array": value.tolist()}
     if isinstance(value, np.generic):

@@ -1,6 +1,6 @@
-"""The same folders on Truss's own server: where gusset promises the same, it is the same; where not, it differs.
+"""The same folders on Truss's own server: it behaves the same, except where `behaviour.yaml` says otherwise.
 
-Left out unless asked for: `pytest -m truss`, after `python bench/peers.py --only truss` has installed that server.
+Deselected by default. Install the server with `python bench/peers.py --only truss`, then run `pytest -m truss`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance.behaviours import Behaviour, behaviours, make
+from tests.conformance.behaviours import Behaviour, behaviours, check_call
 
 BENCH = Path(__file__).parents[2] / "bench"
 CACHE = Path(os.environ.get("BENCH_CACHE") or Path(tempfile.gettempdir()) / "gusset-bench")
-# Here the start itself is what differs, or the folder needs what only an image has.
-NOT_ASKED = {"imports-bundled-packages", "imports-external-packages", "files-environment-variables"}
+# These need what only an image of Truss has.
+SKIPPED = {"imports-bundled-packages", "imports-external-packages", "files-environment-variables"}
 PATIENCE = 20.0
 
 pytestmark = [
@@ -46,12 +46,12 @@ def truss(behaviour: Behaviour, tmp_path: Path) -> Iterator[str | None]:
     app = tmp_path / "app"
     shutil.copytree(templates / "server", app)
     shutil.copytree(templates / "shared", app / "_truss_shared")
-    written_out = (
+    to_full_config = (
         "import sys, yaml, pathlib; from truss.base.truss_config import TrussConfig as C; "
         "print(yaml.dump(C.from_yaml(pathlib.Path(sys.argv[1])).to_dict(verbose=True)))"
     )
     config = subprocess.run(
-        [str(python), "-c", written_out, str(behaviour.folder / "config.yaml")],
+        [str(python), "-c", to_full_config, str(behaviour.folder / "config.yaml")],
         capture_output=True,
         text=True,
     )
@@ -87,27 +87,29 @@ def truss(behaviour: Behaviour, tmp_path: Path) -> Iterator[str | None]:
         server.wait()
 
 
-def agrees(behaviour: Behaviour, tmp_path: Path) -> str | None:
-    """None when all its calls are answered there as here, else where it differs."""
+def difference(behaviour: Behaviour, tmp_path: Path) -> str | None:
+    """How Truss's server differs from the expected responses; None if it does not."""
     with truss(behaviour, tmp_path) as address:
         if address is None:
             return "it does not become ready"
         try:
             for call in behaviour.calls:
-                make(address, call)
+                check_call(address, call)
         except (AssertionError, httpx.HTTPError, ValueError) as error:
             return str(error)
     return None
 
 
-ASKED = [each for each in behaviours() if not each.fails and each.name not in NOT_ASKED]
+COMPARED = [each for each in behaviours() if not each.fails and each.name not in SKIPPED]
 
 
-@pytest.mark.parametrize("behaviour", [each for each in ASKED if not each.truss], ids=lambda each: each.name)
-def test_is_the_same_there(behaviour: Behaviour, tmp_path: Path) -> None:
-    assert agrees(behaviour, tmp_path) is None
+@pytest.mark.parametrize(
+    "behaviour", [each for each in COMPARED if not each.truss], ids=lambda each: each.name
+)
+def test_truss_behaves_the_same(behaviour: Behaviour, tmp_path: Path) -> None:
+    assert difference(behaviour, tmp_path) is None
 
 
-@pytest.mark.parametrize("behaviour", [each for each in ASKED if each.truss], ids=lambda each: each.name)
-def test_differs_there_as_told(behaviour: Behaviour, tmp_path: Path) -> None:
-    assert agrees(behaviour, tmp_path) is not None
+@pytest.mark.parametrize("behaviour", [each for each in COMPARED if each.truss], ids=lambda each: each.name)
+def test_truss_differs_where_the_document_says_so(behaviour: Behaviour, tmp_path: Path) -> None:
+    assert difference(behaviour, tmp_path) is not None
