@@ -136,7 +136,8 @@ def test_a_client_that_leaves_leaves_the_line(serve: ModelProject, kind: str) ->
     eventually(lambda: has(serve, "begin 0"), "the slot is taken")
     ask(served, 1).close()
     third = ask(served, 2)
-    time.sleep(0.2)  # for the server to see the first of them leave
+    left = 'gusset_requests_total{route="predict",status="499"} 1\n'
+    eventually(lambda: left in served.get("/metrics").text, "the server notices the disconnect")
     notes_of(serve).with_name("go").touch()
     with first, third:
         assert b" 200 OK" in read_until(first, b"\r\n")
