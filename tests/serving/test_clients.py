@@ -441,7 +441,7 @@ def test_a_model_that_holds_up_the_loop_is_named(serve: ModelProject) -> None:
     answer: list[str] = []
     thread = threading.Thread(target=lambda: answer.append(served.predict(1).json()))
     thread.start()
-    eventually(lambda: "has been held up" in served.stderr, "the log says so")
+    eventually(lambda: "has been blocked" in served.stderr, "the log says so")
     assert "model/model.py:5, in predict" in served.stderr
     thread.join()
     assert answer == ["after all"]
