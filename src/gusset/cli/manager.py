@@ -46,19 +46,30 @@ def manager(
         return
     app = ctx.ensure_object(App)
     app.hold_values()
-    from gusset.manager.app import make_manager
     from gusset.manager.auth.bootstrap_link import BootstrapLink
     from gusset.manager.server import Listening, run
     from gusset.runtime.logs import log_to_stderr
 
-    listening = Listening(host, port, certificate, key, trusted_proxy, insecure_http)
+    listening = Listening(
+        host=host,
+        port=port,
+        certificate=certificate,
+        key=key,
+        trusted_proxy=trusted_proxy,
+        insecure_http=insecure_http,
+    )
     listening.check()
     log_to_stderr(readable=sys.stderr.isatty())
     from gusset.vault.commit.loop_writer import LoopWriter
 
     with app.vault(writer=LoopWriter) as vault:
         first = None if vault.people.has_any() else BootstrapLink()
-        run(make_manager(vault, first), listening, announce=lambda address: _announce(app, address, first))
+        run(
+            vault,
+            listening,
+            bootstrap_link=first,
+            announce=lambda address: _announce(app, address, first),
+        )
 
 
 def _announce(app: App, address: str, first: object) -> None:

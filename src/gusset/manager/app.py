@@ -1,10 +1,7 @@
-"""The manager's ASGI application: what surrounds every request, and how the routes come together."""
+"""Joins the parts of the manager: the API, the pages, the stream of changes, and what surrounds them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
 
 from gusset.errors import GussetError
 from gusset.manager.api.handlers import OPERATIONS
 from gusset.manager.api.openapi import openapi
-from gusset.manager.api.router import Api
+from gusset.manager.api.router import Api, Router, error_response, http_error
 from gusset.manager.api.serializers import audit_lines
 from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
@@ -26,46 +22,61 @@ from gusset.manager.auth.authorization import authorize
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
 from gusset.manager.live.delivery import Changes, Delivery
-from gusset.manager.middleware import Metrics, Middleware, on_error, on_http_error
+from gusset.manager.middleware import Metrics, Middleware
 from gusset.manager.pages.pages import Pages
+from gusset.runtime import responses
+from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault.wiring import Vault
 
-log = logging.getLogger("gusset.manager")
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manager:
-    """The parts of a running manager; `app` is the ASGI application."""
+    """The manager without its socket: `middleware` handles the requests."""
 
-    app: ASGIApp
+    middleware: Middleware
     changes: Changes
+    executors: Executors
+    cache: AccessCache
+
+    def start(self) -> None:
+        """Start what runs beside requests. Call this on the event loop."""
+        self.changes.start()
+
+    def close(self) -> None:
+        """Release threads and connections, when no request is in flight any more."""
+        self.changes.stop()
+        self.executors.close()
+        self.cache.close()
 
 
-def make_manager(vault: Vault, first: BootstrapLink | None = None) -> Manager:
-    """Join the parts over an open vault; `first` is the link of one that nobody has set up."""
-    executors, metrics, cache = Executors(), Metrics(), AccessCache(vault)
+def make_manager(
+    vault: Vault, *, bootstrap_link: BootstrapLink | None, proxies: TrustedProxies, scheme: str
+) -> Manager:
+    """Join the parts over an open vault. `scheme` is that of the listener."""
+    executors, cache = Executors(), AccessCache(vault)
     authenticator = Authenticator(vault, cache)
     changes = Changes(vault.change_poller)
-    metrics.streams.set_function(lambda: changes.streams)
+    metrics = Metrics(lambda: changes.streams)
     delivery = Delivery(vault, authenticator, executors, changes)
+    pages = Pages(vault, authenticator, executors, wrote=changes.wrote, bootstrap_link=bootstrap_link)
     operations = [*OPERATIONS, *delivery.operations()]
     document = openapi(operations)
 
     async def spec(_: Request) -> Response:
         return JSONResponse(document)
 
-    async def alive(_: Request) -> Response:
+    async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def ready(_: Request) -> Response:
-        """Whether the vault answers."""
+    async def readyz(_: Request) -> Response:
+        """Whether the vault can be read."""
         await executors.run(vault.people.has_any)
         return JSONResponse({"status": "ok"})
 
-    async def measured(_: Request) -> Response:
-        return metrics.response()
+    async def expose_metrics(_: Request) -> Response:
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def export(request: Request) -> Response:
+    async def export_audit_log(request: Request) -> Response:
         """The whole audit log, in pieces."""
         request.scope["route_path"] = "/v1/audit/export"
         await executors.run(authorize, authenticator, AuthRequest.from_starlette(request), "admin")
@@ -73,25 +84,41 @@ def make_manager(vault: Vault, first: BootstrapLink | None = None) -> Manager:
 
     routes: list[BaseRoute] = [
         Route("/v1/deployment/changes", delivery.stream),
-        Route("/v1/audit/export", export),
+        Route("/v1/audit/export", export_audit_log),
         Route("/v1/spec", spec),
-        Route("/healthz", alive),
-        Route("/readyz", ready),
-        Route("/metrics", measured),
-        *Pages(vault, authenticator, executors, wrote=changes.wrote, bootstrap_link=first).routes(),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", expose_metrics),
+        *pages.routes(),
     ]
+    exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
+    middleware = Middleware(
+        Router(operations),
+        Api(vault, authenticator, cache, executors=executors, on_write=changes.wrote),
+        Starlette(routes=routes, exception_handlers=exception_handlers),
+        metrics,
+        proxies=proxies,
+        scheme=scheme,
+        refuse_form=pages.refuse_form,
+    )
+    return Manager(middleware=middleware, changes=changes, executors=executors, cache=cache)
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        changes.start()
-        yield
-        changes.stop()
-        executors.close()
-        cache.close()
 
-    handlers: Any = {GussetError: on_error, HTTPException: on_http_error}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    api = Api(vault, authenticator, cache, executors=executors, wrote=changes.wrote, beside=app)
-    for operation in operations:
-        api.add(operation)
-    return Manager(Middleware(api, metrics), changes)
+async def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, GussetError)  # noqa: S101  # Starlette's type is wider than what it calls this with
+    return _to_starlette(error_response(error))
+
+
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    """Unknown routes and methods."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    message = "there is no such route" if error.status_code == 404 else error.detail
+    headers = [
+        (name.lower().encode(), text.encode("latin-1")) for name, text in (error.headers or {}).items()
+    ]
+    return _to_starlette(http_error(error.status_code, message, *headers))
+
+
+def _to_starlette(response: responses.Response) -> Response:
+    headers = {name.decode(): text.decode("latin-1") for name, text in response.headers}
+    return Response(response.body, response.status, headers, response.content_type.decode())

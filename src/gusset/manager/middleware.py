@@ -1,4 +1,4 @@
-"""What surrounds every request: limits, measures, errors as JSON, and the last net for a bug."""
+"""Middleware of the manager: limits, metrics, security headers, and a response to unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -6,147 +6,242 @@ import asyncio
 import logging
 import time
 import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response as StarletteResponse
 
 from gusset.errors import GussetError
-from gusset.manager.api.router import JsonAnswer, error_response, http_error_response
+from gusset.manager.api.router import Api, Route, Router, error_response, http_error, json_response
+from gusset.runtime.asgi import AsgiApp, AsgiSender, make_scope, run_asgi
+from gusset.runtime.connections import Limits
+from gusset.runtime.exchange import Exchange
+from gusset.runtime.responses import Response
+from gusset.runtime.trusted_proxies import TrustedProxies
+from gusset.vault.commit import greenlets
 
 log = logging.getLogger("gusset.manager")
 
-MOST_BYTES = 1_048_576  # of a body: a value of 64 KiB in base64, and a batch of small ones
-BATCH_BYTES = 16_777_216
-BODY_SECONDS = 30.0  # to send it in
+MAX_BODY = 1_048_576  # bytes: a value of 64 KiB in base64, and a batch of small ones
+MAX_BATCH_BODY = 16_777_216
+LIMITS = Limits(body=MAX_BODY, body_seconds=30.0, body_rate=float("inf"), idle_seconds=75.0)
+
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
+_CLIENT_DISCONNECTED = 499
 
 
 class Metrics:
-    """What `/metrics` tells, in Prometheus' format. Numbers and routes, no names."""
+    """The figures of `/metrics`, for Prometheus. Their labels are routes and statuses, never names."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: Callable[[], float]) -> None:
+        """`streams` is the number of open streams of changes."""
         self.registry = CollectorRegistry()
-        self.requests = Counter(
+        self._requests = Counter(
             "gusset_http_requests",
             "Requests by route and status.",
             ("route", "status"),
             registry=self.registry,
         )
-        self.seconds = Histogram(
+        self._seconds = Histogram(
             "gusset_http_request_seconds",
             "Time to answer.",
             ("route",),
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=self.registry,
         )
-        self.streams = Gauge(
+        Gauge(
             "gusset_watch_streams", "Replicas that watch for changes.", registry=self.registry
-        )
+        ).set_function(streams)
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
-        self._noted: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-
-    def note(self, route: str, status: int, seconds: float) -> None:
-        """One more request."""
+    def count(self, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
         key = (route, status)
-        if key not in self._noted:  # finding a label's place takes longer than counting there
-            self._noted[key] = (self.requests.labels(route, str(status)), self.seconds.labels(route))
-        requests, times = self._noted[key]
+        if key not in self._children:  # looking up labels takes longer than counting
+            self._children[key] = (
+                self._requests.labels(route, str(status)),
+                self._seconds.labels(route),
+            )
+        requests, times = self._children[key]
         requests.inc()
         times.observe(seconds)
 
-    def response(self) -> Response:
-        return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+    def exposition(self) -> bytes:
+        """The figures in Prometheus' text format."""
+        return generate_latest(self.registry)
 
 
 class Middleware:
-    """Limits, measures and a name for each request; and the last net for a bug."""
+    """The request handler of the manager's HTTP server.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Requests of the API go directly to `Api`, all others (pages, streams, probes)
+    to an ASGI application. All are counted and get the security headers; an
+    unexpected exception is logged without its message, which may hold a value,
+    and becomes a 500.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        api: Api,
+        app: AsgiApp,
+        metrics: Metrics,
+        *,
+        proxies: TrustedProxies,
+        scheme: str,
+        refuse_form: Callable[[Request, HTTPException], StarletteResponse],
+    ) -> None:
+        """`scheme` is that of the listener; `refuse_form` renders an error for a browser."""
+        self._router = router
+        self._api = api
         self._app = app
         self._metrics = metrics
+        self._proxies = proxies
+        self._scheme = scheme
+        self._refuse_form = refuse_form
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), 0
+    def __call__(self, exchange: Exchange) -> None:
+        """Handle one request."""
+        route = self._router.find(path_of(exchange), exchange.method.decode("ascii"))
+        if route is None:
+            self._start_task(self._run_app(exchange))
+        elif isinstance(route, Response):
+            self._respond(exchange, "other", route)
+        elif route.operation.slow:
+            self._start_task(self._handle_slow(exchange, route))
+        else:
+            on_done = partial(self._respond, exchange, route.operation.path)
+            greenlets.start(self._handle, exchange, route, on_done=on_done)
 
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
-            await send(message)
-
+    def _handle(self, exchange: Exchange, route: Route) -> Response:
         try:
-            await self._app(scope, limited(scope, receive), sending)
-        except ClientDisconnect:
-            status = status or 499
+            return self._api.handle(exchange, route, self._address(exchange))
+        except GussetError as error:
+            return error_response(error)
         except Exception as error:
-            log.error("A bug in gusset: %s", frames_of(error))  # noqa: TRY400  # its message may hold a value
-            if not status:
-                await JsonAnswer(_BUG, status=500)(scope, receive, sending)
-        finally:
-            self._metrics.note(scope.get("route_path") or "other", status, time.perf_counter() - began)
+            return bug_response(error)
 
-
-_BUG = {"message": "gusset has a bug; its log says where", "code": "bug", "hint": None}
-
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-]
-
-
-def limited(scope: Scope, receive: Receive) -> Receive:
-    """`receive`, but a body that is too large or too slow ends in an error."""
-    if scope["method"] in ("GET", "HEAD") and not any(name in _BODIES for name, _ in scope["headers"]):
-        return receive
-    most = BATCH_BYTES if scope["path"].endswith(":batch") else MOST_BYTES
-    taken, until = 0, time.monotonic() + BODY_SECONDS
-    ended = False
-
-    async def receiving() -> Message:
-        nonlocal taken, ended
-        if ended:  # what comes after the body is only the news that the other end has left
-            return await receive()
+    async def _handle_slow(self, exchange: Exchange, route: Route) -> None:
         try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                message = await receive()
-        except TimeoutError:
-            raise HTTPException(408, "the body did not come in time") from None
-        taken += len(message.get("body", b""))
-        ended = not message.get("more_body", False)
-        if taken > most:
-            raise HTTPException(413, f"a body has at most {most} bytes")
-        return message
+            response = await self._api.handle_slow(exchange, route, self._address(exchange))
+        except GussetError as error:
+            response = error_response(error)
+        except Exception as error:
+            response = bug_response(error)
+        self._respond(exchange, route.operation.path, response)
 
-    return receiving
+    def _respond(self, exchange: Exchange, route: str, response: Response) -> None:
+        exchange.respond(
+            response.status, response.body, response.content_type, (*response.headers, *_SECURITY_HEADERS)
+        )
+        self._metrics.count(route, response.status, time.perf_counter() - exchange.began)
+
+    async def _run_app(self, exchange: Exchange) -> None:
+        """Have the ASGI application respond."""
+        scope = self._scope(exchange)
+        send = AsgiSender(exchange, _SECURITY_HEADERS)
+        status = 0
+        try:
+            await run_asgi(self._app, exchange, scope, send)
+        except ClientDisconnect:
+            status = _CLIENT_DISCONNECTED
+        except Exception as error:
+            response = bug_response(error)
+            if send.has_begun:
+                exchange.cut()
+            else:
+                status = response.status
+                exchange.respond(status, response.body, response.content_type, _SECURITY_HEADERS)
+        finally:
+            route = scope.get("route_path") or "other"
+            self._metrics.count(route, status or send.status, time.perf_counter() - exchange.began)
+
+    def _address(self, exchange: Exchange) -> str | None:
+        client = self._proxies.client(exchange)
+        return client[0] if client else None
+
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Called by the HTTP server.
+
+    def check_head(self, exchange: Exchange) -> int:
+        """How many bytes the body of a request may have."""
+        return MAX_BATCH_BODY if path_of(exchange).endswith(":batch") else MAX_BODY
+
+    def render_refusal(self, exchange: Exchange | None, status: int, text: str) -> Response:
+        """The response to a request that is not HTTP, too large or too slow; to a form it is a page."""
+        if exchange is None:
+            return _refusal(status, text)
+        if status == 413:
+            text = f"a body has at most {self.check_head(exchange)} bytes"
+        elif status == 408:
+            text = "the body did not come in time"
+        path, route = path_of(exchange), "other"
+        if path.startswith("/v1/"):
+            response = _refusal(status, text)
+            found = self._router.find(path, exchange.method.decode("ascii"))
+            route = found.operation.path if isinstance(found, Route) else route
+        else:
+            page = self._refuse_form(Request(self._scope(exchange)), HTTPException(status, text))
+            response = from_starlette(page)
+        self._metrics.count(route, status, 0.0)
+        return response
+
+    def _scope(self, exchange: Exchange) -> dict[str, Any]:
+        scope = make_scope(exchange, scheme=self._proxies.scheme(exchange, self._scheme))
+        scope["client"] = self._proxies.client(exchange)
+        return scope
 
 
-_BODIES = (b"content-length", b"transfer-encoding")
+def _refusal(status: int, text: str) -> Response:
+    if status == 400:
+        return Response(400, text.encode(), b"text/plain; charset=utf-8")
+    return with_security_headers(http_error(status, text))
+
+
+def path_of(exchange: Exchange) -> str:
+    """The decoded path of a request."""
+    path = exchange.path.decode("ascii", "replace")
+    return unquote(path) if "%" in path else path
+
+
+def with_security_headers(response: Response) -> Response:
+    return replace(response, headers=(*response.headers, *_SECURITY_HEADERS))
+
+
+def from_starlette(response: StarletteResponse) -> Response:
+    """A response that is not a stream, with the security headers."""
+    own = {b"content-type", b"content-length", b"connection"}
+    headers = [header for header in response.raw_headers if header[0] not in own]
+    kind = response.headers["content-type"].encode("latin-1")
+    return with_security_headers(Response(response.status_code, bytes(response.body), kind, headers))
+
+
+def bug_response(error: Exception) -> Response:
+    """Log an unexpected exception, without its message, and make a response that says so."""
+    log.error("A bug in gusset: %s", frames_of(error))
+    return json_response(
+        500, {"message": "gusset has a bug; its log says where", "code": "bug", "hint": None}
+    )
 
 
 def frames_of(error: BaseException) -> str:
-    """Where an error came from and its type, without its message: libraries put values there."""
-    places = [
-        f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)
-    ]
-    return f"{type(error).__name__} at {' < '.join(reversed(places[-12:]))}"
-
-
-async def on_error(_: Request, error: Exception) -> Any:
-    """A foreseen error, for the framework."""
-    assert isinstance(error, GussetError)  # noqa: S101  # the framework's type is wider than what it calls us with
-    return error_response(error)
-
-
-async def on_http_error(_: Request, error: Exception) -> Any:
-    """What the framework refuses."""
-    assert isinstance(error, HTTPException)  # noqa: S101
-    return http_error_response(error)
+    """The type of an exception and where it was raised, without its message: libraries put values there."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
+    return f"{type(error).__name__} at {' < '.join(places)}"

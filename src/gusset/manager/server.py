@@ -1,32 +1,34 @@
-"""Runs the manager: a socket, perhaps TLS, and a stop that lets requests under way finish."""
+"""Runs the manager: listens, with TLS if it has a certificate, and drains when it is stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
+import uvloop
 
 from gusset.addresses import http_url, is_loopback
 from gusset.errors import UsageError
-from gusset.manager.app import Manager
+from gusset.manager.app import Manager, make_manager
+from gusset.manager.auth.bootstrap_link import BootstrapLink
+from gusset.manager.middleware import LIMITS
+from gusset.runtime.http_server import HttpServer
 from gusset.runtime.listener import listen
+from gusset.runtime.trusted_proxies import TrustedProxies
+from gusset.vault.wiring import Vault
 
-DRAIN = 10  # seconds for requests under way
-IDLE = 75  # seconds that a connection may say nothing
+DRAIN_SECONDS = 10.0  # for requests in flight when the manager is stopped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """Where and how the manager listens. `trusted_proxy` may speak for its clients' addresses and scheme."""
+    """Where and how the manager listens. A trusted proxy gives its clients' addresses and scheme."""
 
     host: str = "127.0.0.1"
     port: int = 8700
@@ -36,7 +38,7 @@ class Listening:
     insecure_http: bool = False
 
     def check(self) -> None:
-        """Raises UsageError for plain HTTP that others could read, and for half a certificate."""
+        """Raises UsageError for plain HTTP that others could read, and for a certificate without its key."""
         if (self.certificate is None) != (self.key is None):
             raise UsageError("TLS needs both --tls-certificate and --tls-key")
         if self.certificate or self.trusted_proxy or self.insecure_http or is_loopback(self.host):
@@ -51,73 +53,68 @@ class Listening:
     def scheme(self) -> str:
         return "https" if self.certificate else "http"
 
-
-class _Server(uvicorn.Server):
-    """Ends the streams of changes first: nobody waits for what never ends by itself."""
-
-    def __init__(self, config: uvicorn.Config, manager: Manager, started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._manager = manager
-        self._started = started
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop on a signal, and let that be a proper end: uvicorn would raise the signal again."""
-        before = {
-            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+    def tls(self) -> ssl.SSLContext | None:
+        """The TLS context, None without a certificate. Raises UsageError if it does not load."""
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            # What is there now stays: a full collection would look through all of it, for 50 ms in
-            # which nobody is answered, and free nothing.
-            gc.collect()
-            gc.freeze()
-            self._started()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._manager.changes.stop()
-        await super().shutdown(sockets)
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"the certificate or its key cannot be used: {type(error).__name__}") from None
+        return context
 
 
-def run(manager: Manager, listening: Listening, *, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `announce` is called with the address once it answers.
+def run(
+    vault: Vault,
+    listening: Listening,
+    *,
+    bootstrap_link: BootstrapLink | None,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. `announce` is called with the address once it accepts connections.
+
+    `bootstrap_link` is the link of a manager that has not been set up.
 
     Raises:
         UsageError: see `Listening.check`; the certificate or key cannot be used.
-        HostError: the port is taken or may not be used.
+        HostError: the port is in use or not permitted.
     """
     listening.check()
+    tls = listening.tls()
     with listen(listening.host, listening.port) as listener:
         address = http_url(listening.host, listener.getsockname()[1], scheme=listening.scheme)
-        try:
-            config = uvicorn.Config(
-                manager.app,
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=listening.trusted_proxy is not None,
-                forwarded_allow_ips=listening.trusted_proxy or "",
-                ssl_certfile=listening.certificate,
-                ssl_keyfile=listening.key,
-                timeout_keep_alive=IDLE,
-                timeout_graceful_shutdown=DRAIN,
-                backlog=1024,
-            )
-            config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(f"the certificate or its key cannot be used: {type(error).__name__}") from None
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        server = _Server(config, manager, lambda: announce(address))
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(server.serve(sockets=[listener]))
+        proxies = TrustedProxies(listening.trusted_proxy)
+        manager = make_manager(vault, bootstrap_link=bootstrap_link, proxies=proxies, scheme=listening.scheme)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(manager, listener, tls, lambda: announce(address)))
+
+
+async def _serve(
+    manager: Manager, listener: socket.socket, tls: ssl.SSLContext | None, on_start: Callable[[], None]
+) -> None:
+    middleware = manager.middleware
+    server = HttpServer(
+        middleware, limits=LIMITS, check_head=middleware.check_head, render_refusal=middleware.render_refusal
+    )
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():  # a second signal: wait no longer
+            server.connections.abort()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    manager.start()
+    await server.start(listener, tls=tls)
+    # Objects that exist now are kept. A full collection would look at all of them, which takes 50 ms in which
+    # no request is handled, and free none.
+    gc.collect()
+    gc.freeze()
+    on_start()
+    await stop.wait()
+    manager.changes.stop()  # streams would never end by themselves
+    await server.drain(DRAIN_SECONDS)
+    manager.close()

@@ -32,10 +32,10 @@ class Exchange:
 
     __slots__ = (
         "_connection",
-        "_fields",
         "began",
         "body",
         "counted_as",
+        "fields",
         "gone",
         "headers",
         "is_old",
@@ -58,7 +58,7 @@ class Exchange:
     ) -> None:
         """`headers` are as the client sent them, `fields` the first of each name in lower case."""
         self._connection = connection
-        self._fields = fields
+        self.fields = fields
         self.method = method
         self.headers = headers
         self.path = b""
@@ -76,7 +76,11 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name, given in lower case."""
-        return self._fields.get(name)
+        return self.fields.get(name)
+
+    def decoded_fields(self) -> dict[str, str]:
+        """The first header of each name, in lower case, as text."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.fields.items()}
 
     def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
         """Send the whole response. Does nothing when the client has disconnected.

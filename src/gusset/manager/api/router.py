@@ -1,15 +1,12 @@
-"""From a request to the operation that answers it, and back: routes, who calls, answers, errors."""
+"""Routes requests of the API to their operations, and makes responses of what handlers return or raise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Send
-from starlette.types import Scope as ASGIScope
+from starlette.datastructures import QueryParams
 
 from gusset.errors import GussetError, outcome_of
 from gusset.manager.api.operations import ApiRequest, ApiResponse, Operation, parse
@@ -18,16 +15,77 @@ from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.authorization import authorize
 from gusset.manager.auth.callers import Caller
 from gusset.manager.executors import Executors
+from gusset.runtime.exchange import JSON, Exchange
+from gusset.runtime.responses import Response
 from gusset.vault.wiring import Vault
 
-Words = Mapping[str, str]
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class Route(NamedTuple):
+    """An operation, and the values of the parameters in its path."""
+
+    operation: Operation
+    parameters: Mapping[str, str]
+
+
+class Router:
+    """Finds operations by path and method, in a tree of the segments of their paths.
+
+    Starlette's router tries one regular expression after the other, which
+    takes as long as a read of the vault.
+    """
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._root = _Segment()
+        for operation in operations:
+            self._add(operation)
+
+    def _add(self, operation: Operation) -> None:
+        segment, names = self._root, []
+        for text in operation.path.split("/")[1:]:
+            if text.startswith("{"):
+                names.append(text[1:-1])
+                segment.parameter = segment.parameter or _Segment()
+                segment = segment.parameter
+            else:
+                segment = segment.literals.setdefault(text, _Segment())
+        segment.operations[operation.method] = (operation, names)
+
+    def find(self, path: str, method: str) -> Route | Response | None:
+        """The route; None if the path is not one of the API, a 405 if it does not support the method."""
+        segment, values = self._root, []
+        for text in path.split("/")[1:]:
+            if text in segment.literals:
+                segment = segment.literals[text]
+            elif segment.parameter is not None and text:
+                segment = segment.parameter
+                values.append(text)
+            else:
+                return None
+        if not segment.operations:
+            return None
+        found = segment.operations.get(method)
+        if found is None:
+            allowed = ", ".join(sorted(segment.operations)).encode()
+            return http_error(405, "that route does not take this method", (b"allow", allowed))
+        operation, names = found
+        return Route(operation, dict(zip(names, values, strict=True)))
+
+
+class _Segment:
+    """A node of the tree: what may follow in a path, and the operations on the path that ends here."""
+
+    __slots__ = ("literals", "operations", "parameter")
+
+    def __init__(self) -> None:
+        self.literals: dict[str, _Segment] = {}
+        self.parameter: _Segment | None = None
+        self.operations: dict[str, tuple[Operation, list[str]]] = {}  # by method; with its parameters' names
 
 
 class Api:
-    """An ASGI application of operations; what it has no operation for is `beside`'s.
-
-    A router of its own: the framework's costs as much as a read of the vault.
-    """
+    """Handles requests of the API: authorizes the caller, calls the operation's handler, writes JSON."""
 
     def __init__(
         self,
@@ -36,162 +94,92 @@ class Api:
         cache: AccessCache,
         *,
         executors: Executors,
-        wrote: Callable[[], None],
-        beside: ASGIApp,
+        on_write: Callable[[], None],
     ) -> None:
+        """`on_write` is called after each operation that may have changed secrets."""
         self._vault = vault
         self._authenticator = authenticator
         self._cache = cache
         self._executors = executors
-        self._wrote = wrote
-        self._beside = beside
-        self._routes = _Branch()
+        self._on_write = on_write
 
-    def add(self, operation: Operation) -> None:
-        branch, names = self._routes, []
-        for segment in operation.path.split("/")[1:]:
-            if segment.startswith("{"):
-                names.append(segment[1:-1])
-                branch.wild = branch.wild or _Branch()
-                branch = branch.wild
-            else:
-                branch = branch.named.setdefault(segment, _Branch())
-        branch.operations[operation.method] = (operation, tuple(names))
+    def handle(self, exchange: Exchange, route: Route, address: str | None) -> Response:
+        """Handle a request in a greenlet, where it may wait for a commit.
 
-    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        branch = None
-        if scope["type"] == "http":
-            branch, words = self._routes.find(scope["path"].split("/")[1:])
-        if branch is None:
-            await self._beside(scope, receive, send)
-            return
-        request = Request(scope, receive)
-        try:
-            operation, names = branch.operation(scope["method"])
-            scope["route_path"] = operation.path
-            # The body is read whatever the method, so that a connection can be used again.
-            raw = await request.body()
-            path = dict(zip(names, words, strict=True))
-            if operation.slow:
-                caller = await self._executors.run(self._authorize, operation, request)
-                declaring = self._vault.deployments.by_declared_secret
-                answer = await self._executors.run_slow(
-                    self._carry_out, operation, request, path, raw, caller, declaring
-                )
-            else:
-                answer = await self._executors.run(self._fast, operation, request, path, raw)
-        except GussetError as error:
-            answer = error_response(error)
-        except HTTPException as error:
-            answer = http_error_response(error)
-        await answer(scope, receive, send)
+        Raises:
+            GussetError: see `error_response`.
+        """
+        caller = self._authorize(exchange, route.operation, address)
+        return self._call_handler(exchange, route, caller, self._cache.declaring)
 
-    def _fast(self, operation: Operation, request: Request, path: Words, raw: bytes) -> JsonAnswer:
-        caller = self._authorize(operation, request)
-        return self._carry_out(operation, request, path, raw, caller, self._cache.declaring)
+    async def handle_slow(self, exchange: Exchange, route: Route, address: str | None) -> Response:
+        """Handle a request on a thread. Raises as `handle` does."""
+        run, run_slow = self._executors.run, self._executors.run_slow
+        caller = await run(self._authorize, exchange, route.operation, address)
+        return await run_slow(
+            self._call_handler, exchange, route, caller, self._vault.deployments.by_declared_secret
+        )
 
-    def _authorize(self, operation: Operation, request: Request) -> Caller:
-        return authorize(self._authenticator, AuthRequest.from_starlette(request), operation.scope)
+    def _authorize(self, exchange: Exchange, operation: Operation, address: str | None) -> Caller:
+        request = AuthRequest(
+            method=operation.method,
+            route=operation.path,
+            address=address,
+            authorization=(exchange.header(b"authorization") or b"").decode("latin-1"),
+        )
+        return authorize(self._authenticator, request, operation.scope)
 
-    def _carry_out(
+    def _call_handler(
         self,
-        operation: Operation,
-        request: Request,
-        path: Words,
-        raw: bytes,
+        exchange: Exchange,
+        route: Route,
         caller: Caller,
         declaring: Callable[[str], Mapping[str, Sequence[str]]],
-    ) -> JsonAnswer:
-        body = parse(operation.body, raw) if operation.body else None
-        query = request.query_params if request.scope["query_string"] else {}
+    ) -> Response:
+        operation = route.operation
+        body = parse(operation.body, exchange.body) if operation.body else None
         try:
-            found = operation.handler(
+            result = operation.handler(
                 ApiRequest(
                     vault=self._vault,
                     caller=caller,
                     body=body,
-                    path=path,
-                    query=query,
-                    headers=request.headers,
+                    path=route.parameters,
+                    query=QueryParams(exchange.query) if exchange.query else {},
+                    headers=exchange.decoded_fields(),
                     declaring=declaring,
                 )
             )
         finally:
             if operation.writes:
-                self._wrote()
-        if isinstance(found, ApiResponse):
-            return JsonAnswer(found.data, headers=found.headers)
-        return JsonAnswer(found)
+                self._on_write()
+        if isinstance(result, ApiResponse):
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in result.headers.items()]
+            return json_response(200, result.data, *headers)
+        return json_response(200, result)
 
 
-class _Branch:
-    """A place in the tree of routes: what follows by name, what follows by any word, and what is here."""
-
-    __slots__ = ("named", "operations", "wild")
-
-    def __init__(self) -> None:
-        self.named: dict[str, _Branch] = {}
-        self.wild: _Branch | None = None
-        self.operations: dict[str, tuple[Operation, tuple[str, ...]]] = {}
-
-    def find(self, segments: Sequence[str]) -> tuple[_Branch | None, list[str]]:
-        """The branch at a path that has operations, and the words that its names stand for."""
-        branch, words = self, []
-        for segment in segments:
-            if segment in branch.named:
-                branch = branch.named[segment]
-            elif branch.wild is not None and segment:
-                branch = branch.wild
-                words.append(segment)
-            else:
-                return None, []
-        return (branch if branch.operations else None), words
-
-    def operation(self, method: str) -> tuple[Operation, tuple[str, ...]]:
-        """What answers a method here, and the names in its path. Raises HTTPException."""
-        found = self.operations.get(method)
-        if found is None:
-            allowed = ", ".join(sorted(self.operations))
-            raise HTTPException(405, "that route does not take this method", {"allow": allowed})
-        return found
+def json_response(status: int, data: Any, *headers: tuple[bytes, bytes]) -> Response:
+    """A response in JSON that must not be cached."""
+    return Response(status, orjson.dumps(data), JSON, (_NO_STORE, *headers))
 
 
-class JsonAnswer:
-    """An answer in JSON, that nobody may keep."""
-
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, data: Any, *, status: int = 200, headers: Mapping[str, str] = {}) -> None:
-        self.body = orjson.dumps(data)
-        self.status = status
-        self.headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(self.body)),
-            (b"cache-control", b"no-store"),
-            *((name.encode(), text.encode("latin-1")) for name, text in headers.items()),
-        ]
-
-    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        await send({"type": "http.response.body", "body": self.body})
-
-
-def error_response(error: GussetError) -> JsonAnswer:
-    """A foreseen error: every one looks so."""
+def error_response(error: GussetError) -> Response:
+    """The response for an expected error: its status, and its message, code and hint as JSON."""
     status = outcome_of(error).http
-    headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "60"}}.get(status, {})
-    return JsonAnswer(
-        {"message": error.message, "code": error.code, "hint": error.hint}, status=status, headers=headers
+    return json_response(
+        status, _error(error.message, error.code, error.hint), *_ERROR_HEADERS.get(status, ())
     )
 
 
+def http_error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
+    """The response for what HTTP itself does not allow, such as an unknown route or too large a body."""
+    return json_response(status, _error(message, _CODES.get(status, "usage"), None), *headers)
+
+
+def _error(message: str, code: str, hint: str | None) -> dict[str, str | None]:
+    return {"message": message, "code": code, "hint": hint}
+
+
+_ERROR_HEADERS = {401: ((b"www-authenticate", b"Bearer"),), 429: ((b"retry-after", b"60"),)}
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large"}
-
-
-def http_error_response(error: HTTPException) -> JsonAnswer:
-    """What HTTP itself refuses: no such route, no such method, a body that is too large or too slow."""
-    status = error.status_code
-    message = "there is no such route" if status == 404 else error.detail
-    headers = dict(error.headers or {}) | ({"connection": "close"} if status in (408, 413) else {})
-    data = {"message": message, "code": _CODES.get(status, "usage"), "hint": None}
-    return JsonAnswer(data, status=status, headers=headers)

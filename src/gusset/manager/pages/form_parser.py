@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from gusset.manager.middleware import MOST_BYTES
+from gusset.manager.middleware import MAX_BODY
 from gusset.manager.pages.page_types import Form
 
 _MAX_FIELDS = 100
@@ -17,7 +17,7 @@ _MAX_FIELDS = 100
 class _Parser(MultiPartParser):
     """Keeps all parts in memory, whose size is already limited, and refuses text that is not UTF-8."""
 
-    spool_max_size = 2 * MOST_BYTES
+    spool_max_size = 2 * MAX_BODY
 
     def on_part_end(self) -> None:
         if self._current_part.file is None:
@@ -53,7 +53,7 @@ def _url_encoded(body: bytes) -> dict[str, list[str]]:
 
 async def _multipart(request: Request) -> Form:
     parser = _Parser(
-        request.headers, request.stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=MOST_BYTES
+        request.headers, request.stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=MAX_BODY
     )
     data = await parser.parse()
     fields: dict[str, list[str]] = {}
