@@ -21,7 +21,8 @@ from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.authorization import authorize
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
-from gusset.manager.live.delivery import Changes, Delivery
+from gusset.manager.live.change_feed import ChangeFeed
+from gusset.manager.live.delivery import Delivery
 from gusset.manager.middleware import Metrics, Middleware
 from gusset.manager.pages.pages import Pages
 from gusset.runtime import responses
@@ -34,17 +35,17 @@ class Manager:
     """The manager without its socket: `middleware` handles the requests."""
 
     middleware: Middleware
-    changes: Changes
+    change_feed: ChangeFeed
     executors: Executors
     cache: AccessCache
 
     def start(self) -> None:
         """Start what runs beside requests. Call this on the event loop."""
-        self.changes.start()
+        self.change_feed.start()
 
     def close(self) -> None:
         """Release threads and connections, when no request is in flight any more."""
-        self.changes.stop()
+        self.change_feed.stop()
         self.executors.close()
         self.cache.close()
 
@@ -55,10 +56,10 @@ def make_manager(
     """Join the parts over an open vault. `scheme` is that of the listener."""
     executors, cache = Executors(), AccessCache(vault)
     authenticator = Authenticator(vault, cache)
-    changes = Changes(vault.change_poller)
-    metrics = Metrics(lambda: changes.streams)
-    delivery = Delivery(vault, authenticator, executors, changes)
-    pages = Pages(vault, authenticator, executors, wrote=changes.wrote, bootstrap_link=bootstrap_link)
+    change_feed = ChangeFeed(vault.change_poller)
+    metrics = Metrics(lambda: change_feed.streams)
+    delivery = Delivery(vault, authenticator, executors, change_feed)
+    pages = Pages(vault, authenticator, executors, on_write=change_feed.notify, bootstrap_link=bootstrap_link)
     operations = [*OPERATIONS, *delivery.operations()]
     document = openapi(operations)
 
@@ -94,14 +95,14 @@ def make_manager(
     exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
     middleware = Middleware(
         Router(operations),
-        Api(vault, authenticator, cache, executors=executors, on_write=changes.wrote),
+        Api(vault, authenticator, cache, executors=executors, on_write=change_feed.notify),
         Starlette(routes=routes, exception_handlers=exception_handlers),
         metrics,
         proxies=proxies,
         scheme=scheme,
         refuse_form=pages.refuse_form,
     )
-    return Manager(middleware=middleware, changes=changes, executors=executors, cache=cache)
+    return Manager(middleware=middleware, change_feed=change_feed, executors=executors, cache=cache)
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -115,6 +115,6 @@ async def _serve(
     gc.freeze()
     on_start()
     await stop.wait()
-    manager.changes.stop()  # streams would never end by themselves
+    manager.change_feed.stop()  # streams would never end by themselves
     await server.drain(DRAIN_SECONDS)
     manager.close()

@@ -54,13 +54,13 @@ class Pages:
         authenticator: Authenticator,
         executors: Executors,
         *,
-        wrote: Callable[[], None],
+        on_write: Callable[[], None],
         bootstrap_link: BootstrapLink | None,
     ) -> None:
         self._vault = vault
         self._authenticator = authenticator
         self._executors = executors
-        self._wrote = wrote
+        self._on_write = on_write
         self._templates = environment()
         self._failures = RateLimiter()
         self._routes = page_routes(AuthPages(bootstrap_link))
@@ -103,7 +103,7 @@ class Pages:
                 result = route.handler(self._page_request(responder, form))
             finally:
                 if route.writes:
-                    self._wrote()
+                    self._on_write()
             if isinstance(result, Page):
                 return responder.page(result)
             return responder.redirect(result) if isinstance(result, Redirect) else responder.download(result)
