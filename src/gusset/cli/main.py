@@ -38,6 +38,10 @@ COMMANDS = {
 }
 
 
+# The functions that are not named as their command is, since the name is a builtin of Python.
+_FUNCTIONS = {"exec": "exec_"}
+
+
 class Commands(Group):
     """A group whose commands are imported only when they are called."""
 
@@ -48,7 +52,7 @@ class Commands(Group):
         if name not in COMMANDS:
             return None
         module, _ = COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(module), name.replace("exec", "exec_"))
+        command: click.Command = getattr(importlib.import_module(module), _FUNCTIONS.get(name, name))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -75,7 +75,7 @@ def set_(
     The value is asked for on a terminal; otherwise standard input is the value,
     without one final newline.
     """
-    _check_written_name(name)
+    check_name(name)
     app.hold_values()
     value = SecretValue(check_length(_value_of(app, name, exact=exact, from_file=from_file)))
     app.held.append(value)
@@ -86,12 +86,6 @@ def set_(
     _warn_of_faults(app, name, value)
     verb = "added" if info.version == 1 else "replaced"
     app.output.result(secret_data(info), f"{verb} {info.name} (version {info.version})")
-
-
-def _check_written_name(name: str) -> None:
-    check_name(name)
-    if "=" in name:  # pragma: no cover - check_name refuses it; kept out of the message there
-        raise UsageError("NAME=VALUE is not how a secret is set", hint=_HISTORY_HINT)
 
 
 def _value_of(app: App, name: str, *, exact: bool, from_file: Path | None) -> bytes:

@@ -1,15 +1,16 @@
-"""`gusset serve DIR`: joins a model folder, its secrets and the supervisor."""
+"""`gusset serve DIR`: joins a model folder, the source of its secrets, and a supervisor."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -30,140 +31,131 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.yaml"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """What both kinds of deployments are served with."""
+
+    host: str
+    port: int
+    secrets_dir: Path | None
+    manager: str | None
+    allow_missing: frozenset[str]
+    debuggable: bool
+
+
 @click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--secrets-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Read secrets from the files of this folder instead of the vault.",
+    help="Read secrets from the files of this folder.",
 )
 @click.option(
-    "--manager", metavar="URL", help="Read secrets from this manager, as the one that is logged in to it."
+    "--manager",
+    metavar="URL",
+    help="Read secrets from this manager, with the key of `gusset login`.",
 )
 @click.option(
-    "--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable)."
+    "--allow-missing",
+    multiple=True,
+    metavar="NAME|all",
+    help="Start without this secret (repeatable).",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 1024),
     default=1,
     show_default=True,
-    help="How many processes run the model, each its own copy.",
+    help="Number of processes, each with its own copy of the model.",
 )
-@click.option("--reload", is_flag=True, help="Serve the folder anew whenever it changes.")
+@click.option("--reload", is_flag=True, help="Restart the model when a file of the folder changes.")
 @click.option(
     "--network",
     type=click.Choice(["bridge", "host"]),
     default="bridge",
     show_default=True,
-    help="Of a custom image's container.",
+    help="Network of a custom image's container.",
 )
-@click.option("--gpus", type=int, help="Pass so many GPUs on to a custom image; -1: all.")
+@click.option("--gpus", type=int, help="Number of GPUs for a custom image's container; -1 for all.")
 @click.option(
-    "--debuggable", is_flag=True, help="Let debuggers and profilers attach; they can then read values."
+    "--debuggable",
+    is_flag=True,
+    help="Allow debuggers and profilers to attach; they can then read the values of secrets.",
 )
 @pass_app
 def serve(
     app: App,
+    /,
+    *,
     folder: Path,
-    host: str,
-    port: int,
-    secrets_dir: Path | None,
-    manager: str | None,
     allow_missing: Sequence[str],
     workers: int,
     reload: bool,
     network: str,
     gpus: int | None,
-    debuggable: bool,
+    **options: Any,
 ) -> int:
-    """Serve a model folder. Its code gets the secrets that config.yaml declares.
+    """Serve a model folder; its code gets the secrets that config.yaml declares.
 
-    Runs until Ctrl-C or SIGTERM, which let requests under way finish. A secret
-    set meanwhile, by `gusset secret set`, reaches the running model at once.
+    Runs until Ctrl-C or SIGTERM, and then finishes the requests in flight. A new
+    value of a secret reaches the running model within a second.
     """
     for name in allow_missing:
         check_name(name)
-    if manager is not None and secrets_dir is not None:
-        raise UsageError("secrets come from a manager or from a folder, not from both")
-    if package := _image(folder):
+    settings = ServeOptions(allow_missing=frozenset(allow_missing), **options)
+    if settings.manager is not None and settings.secrets_dir is not None:
+        raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
+    if package := _load_image(folder):
         if workers > 1 or reload:
             raise UsageError("--workers and --reload are for Python models, this is a custom image")
-        return _serve_image(
-            app,
-            package,
-            secrets_dir=secrets_dir,
-            manager=manager,
-            allow_missing=allow_missing,
-            host=host,
-            port=port,
-            host_network=network == "host",
-            gpus=gpus,
-            debuggable=debuggable,
-        )
+        return _serve_image(app, package, settings, host_network=network == "host", gpus=gpus)
     if network != "bridge" or gpus is not None:
         raise UsageError("--network and --gpus are for custom images, this is a Python model")
-    preparation = ForkedTask(partial(_prepared, folder))  # beside the imports below and the vault's
-    from gusset.serving.supervisor.supervisor import serve
+    return _serve_model(app, folder, settings, workers=workers, reload=reload)
 
-    ready: dict[str, Any] = {}
+
+def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int, reload: bool) -> int:
+    # In a process of its own, while this one imports the supervisor and opens the vault.
+    checking = ForkedTask(partial(_check_model, folder))
+    from gusset.serving.supervisor.supervisor import serve as supervise
 
     @contextmanager
     def prepare() -> Iterator[tuple[ModelDeployment, SecretSource]]:
-        deployment, warnings, ready["example"] = preparation.result()
-        ready["name"] = deployment.name
-        app.output.problems(warnings)
-        with open_source(
-            app,
-            secrets_dir=secrets_dir,
-            manager=manager,
-            reader=deployment.name,
-            needed=bool(deployment.declared),
-        ) as source:
-            if secrets_dir is None and manager is None and not app.output.json:
-                _offer_to_ask(app, deployment, source, allow_missing)
-            yield deployment, source
+        model = checking.result()
+        app.output.problems(model.warnings)
+        with open_deployment(app, model.deployment, options) as source:
+            yield model.deployment, source
 
-    return serve(
+    def announce(address: str) -> None:
+        model = checking.result()
+        _announce(app, address, model.deployment.name, model.example)
+
+    return supervise(
         prepare,
-        host=host,
-        port=port,
-        allow_missing=frozenset(allow_missing),
-        debuggable=debuggable,
-        announce=lambda address: _announce(app, address, **ready),
-        output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
+        host=options.host,
+        port=options.port,
+        allow_missing=options.allow_missing,
+        debuggable=options.debuggable,
+        announce=lambda address: _announce(
+            app, address, checking.result().deployment.name, checking.result().example
+        ),
+        output_fd=_output_fd(app),
         workers=workers,
-        reread=(lambda: _prepared(folder)[0]) if reload else None,
+        reread=(lambda: _check_model(folder).deployment) if reload else None,
     )
 
 
-def _image(folder: Path) -> Package | None:
-    """The folder of a custom image, read and checked; None when it has a Python model."""
-    try:
-        if b"docker_server" not in (folder / CONFIG_FILE).read_bytes():
-            return None  # as most, told at a glance: whoever serves a model reads it in another process
-    except OSError:
-        return None
-    from gusset.package.config import load_package
-
-    package = load_package(folder)
-    return package if package.is_image else None
-
-
 def _serve_image(
-    app: App,
-    package: Package,
-    *,
-    secrets_dir: Path | None,
-    manager: str | None,
-    allow_missing: Sequence[str],
-    **options: Any,
+    app: App, package: Package, options: ServeOptions, *, host_network: bool, gpus: int | None
 ) -> int:
-    """Serve a custom image; for the options see `serve_image`."""
     from gusset.containers.image_deployment import ImageDeployment
     from gusset.containers.image_supervisor import serve_image
     from gusset.package.config import unsupported_for_serving
@@ -175,32 +167,69 @@ def _serve_image(
 
     @contextmanager
     def prepare() -> Iterator[tuple[ImageDeployment, SecretSource]]:
-        with open_source(
-            app,
-            secrets_dir=secrets_dir,
-            manager=manager,
-            reader=deployment.name,
-            needed=bool(deployment.declared or deployment.login),
-        ) as source:
-            if secrets_dir is None and manager is None and not app.output.json:
-                _offer_to_ask(app, deployment, source, allow_missing)
+        with open_deployment(app, deployment, options, needs_source=deployment.login is not None) as source:
             yield deployment, source
 
     return serve_image(
         prepare,
+        host=options.host,
+        port=options.port,
+        allow_missing=options.allow_missing,
+        debuggable=options.debuggable,
+        announce=lambda address: _announce(app, address, deployment.name, _example_input(package)),
+        output_fd=_output_fd(app),
         docker_host=app.settings.docker_host,
-        allow_missing=frozenset(allow_missing),
-        announce=lambda address: _announce(app, address, name=deployment.name, example=_example(package)),
-        output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
-        **options,
+        host_network=host_network,
+        gpus=gpus,
     )
 
 
-def _prepared(folder: Path) -> tuple[ModelDeployment, tuple[Problem, ...], str]:
-    """The deployment at `folder`, its warnings, and an input to try it with.
+@contextmanager
+def open_deployment(
+    app: App, deployment: DeclaringDeployment, options: ServeOptions, *, needs_source: bool = False
+) -> Iterator[SecretSource]:
+    """The source of a deployment's secrets, after offering to ask for those that are missing.
+
+    A source is opened if the deployment declares a secret, or else if `needs_source` is set.
+    """
+    with open_source(
+        app,
+        secrets_dir=options.secrets_dir,
+        manager=options.manager,
+        reader=deployment.name,
+        needed=bool(deployment.declared) or needs_source,
+    ) as source:
+        if options.secrets_dir is None and options.manager is None and not app.output.json:
+            _prompt_for_missing(app, deployment, source, options.allow_missing)
+        yield source
+
+
+def _load_image(folder: Path) -> Package | None:
+    """The folder of a custom image, read and checked; None if it has a Python model."""
+    try:
+        if b"docker_server" not in (folder / CONFIG_FILE).read_bytes():
+            return None  # spares the import of pydantic: a model's config is read in another process
+    except OSError:
+        return None
+    from gusset.package.config import load_package
+
+    package = load_package(folder)
+    return package if package.is_image else None
+
+
+class CheckedModel(NamedTuple):
+    """A model folder that can be served. `example` is an input to try it with, as JSON."""
+
+    deployment: ModelDeployment
+    warnings: tuple[Problem, ...]
+    example: str
+
+
+def _check_model(folder: Path) -> CheckedModel:
+    """Read and check the model folder.
 
     Raises:
-        ConfigInvalid: it is not sound, or wants what cannot be served here.
+        ConfigInvalid: it has errors, or needs what gusset does not support.
     """
     from gusset.package.check import code_problems, code_warnings
     from gusset.package.config import load_package, unsupported_for_serving
@@ -211,15 +240,20 @@ def _prepared(folder: Path) -> tuple[ModelDeployment, tuple[Problem, ...], str]:
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
     warnings = (*package.warnings, *code_warnings(package))
-    return ModelDeployment.from_package(package), warnings, _example(package)
+    return CheckedModel(ModelDeployment.from_package(package), warnings, _example_input(package))
 
 
-def _example(package: Package) -> str:
+def _example_input(package: Package) -> str:
     return json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
 
 
-def _announce(app: App, address: str, *, name: str, example: str) -> None:
-    """Say that it is ready, with a call to try: on the input that the model gives as an example."""
+def _output_fd(app: App) -> int:
+    """Where the model's output goes: with `--output json`, standard output has only the JSON document."""
+    return sys.stderr.fileno() if app.output.json else sys.stdout.fileno()
+
+
+def _announce(app: App, address: str, name: str, example: str) -> None:
+    """Print the address, with a command that calls the model on its example input."""
     if app.output.json:
         app.output.result({"name": name, "address": address})
         sys.stdout.flush()
@@ -228,17 +262,17 @@ def _announce(app: App, address: str, *, name: str, example: str) -> None:
         app.output.note(f"{name} is ready at {address}\n  {call}")
 
 
-def _offer_to_ask(
-    app: App, deployment: DeclaringDeployment, source: SecretSource, allow_missing: Sequence[str]
+def _prompt_for_missing(
+    app: App, deployment: DeclaringDeployment, source: SecretSource, allow_missing: Collection[str]
 ) -> None:
-    """At a terminal, ask for the declared secrets that nobody has yet, and store what is typed."""
+    """At a terminal, prompt for the declared secrets that have no value, and store what is typed."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:
         return
     wanted = [s.name for s in deployment.secrets if not s.optional and s.name not in allow_missing]
     missing = [name for name in wanted if name not in source.read(wanted)] if wanted else []
     if not missing:
         return
-    app.output.note(f"{deployment.name} declares secrets that do not exist yet (Enter leaves one out)")
+    app.output.note(f"{deployment.name} declares secrets that have no value yet (press Enter to skip one)")
     with app.secret_writer() as secrets:
         for name in missing:
             text: str = click.prompt(
