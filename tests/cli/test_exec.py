@@ -112,6 +112,20 @@ def test_the_folder_is_gone_when_gusset_is_killed(gusset: Cli) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # the command itself
 
 
+def test_a_signal_that_comes_first_reaches_the_command_too(gusset: Cli, tmp_path: Path) -> None:
+    """SIGTERM between gusset's start and the command's first line ends both, and leaves no orphan."""
+    started = tmp_path / "started"
+    script = f"import os, time; open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    command = [sys.executable, "-m", "gusset", "exec", "--secret", "token", "--", *python(script)]
+    for _ in range(5):
+        started.unlink(missing_ok=True)
+        with subprocess.Popen(command, env=gusset.environ) as process:
+            while not (started.exists() and started.read_text()) and process.poll() is None:
+                time.sleep(0.001)
+            process.terminate()  # before gusset has gone on to copying output
+            assert process.wait(30) == 128 + 15
+
+
 def test_a_signal_reaches_the_command(gusset: Cli) -> None:
     """SIGTERM to gusset is SIGTERM to the command, whose own ending counts."""
     script = (

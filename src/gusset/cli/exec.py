@@ -106,7 +106,9 @@ def _run(
     with SecretsFolder(files) as folder:  # forks its reaper, so before the threads below
         environment = {**os.environb, b"GUSSET_SECRETS_DIR": os.fsencode(folder.path)}
         environment |= {os.fsencode(name): _for_environment(name, value) for name, value in variables.items()}
+        signals = _SignalForwarder()  # before the command starts, so that no signal ends gusset alone
         process = _start(command, environment)
+        signals.forward_to(process)
         return _carry(process, masker)
 
 
@@ -130,8 +132,34 @@ def _start(command: Sequence[str], environment: Mapping[bytes, bytes]) -> subpro
         raise UsageError(f"{command[0]!r} cannot be started: {error.strerror}") from None
 
 
+class _SignalForwarder:
+    """Sends SIGTERM and SIGHUP on to the command; those that arrive before it has started, afterwards.
+
+    SIGINT is dropped: a terminal sends it to the command as well. It has a handler
+    because the command would inherit that it is ignored.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pending: list[int] = []
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def forward_to(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        for number in self._pending:
+            process.send_signal(number)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._process is None:
+            self._pending.append(number)
+        else:
+            self._process.send_signal(number)
+
+
 def _carry(process: subprocess.Popen[bytes], masker: Masker) -> int:
-    """Carry output until the command ends; pass on the signals that are meant for it."""
+    """Copy the command's output, masked, until it ends; its exit status."""
     from gusset.runtime.output_pump import OutputPump
 
     assert process.stdout and process.stderr  # noqa: S101  # both are pipes, see _start
@@ -141,9 +169,6 @@ def _carry(process: subprocess.Popen[bytes], masker: Masker) -> int:
     ]
     process.stdout.close()
     process.stderr.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the command too
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: process.send_signal(received))
     status = process.wait()
     for pump in pumps:
         pump.join(timeout=1.0)  # a child that it left behind may hold the pipe open
