@@ -1,4 +1,4 @@
-"""Where gusset keeps its things and how it was told to behave.
+"""gusset's settings: where it keeps its files, and how it behaves.
 
 The only reader of the environment and of the settings file. Everything else
 gets a `Settings` and asks nobody.
@@ -82,21 +82,21 @@ class Settings:
             UsageError: the file is not TOML, has an unknown key, or a value of the wrong kind.
         """
         path = settings_file(environ)
-        told: dict[str, str] = _read(path)
-        told |= {key: environ[name] for key, name in _VARIABLES.items() if environ.get(name)}
-        home = Path(told["home"]).expanduser() if "home" in told else _default_home()
+        values: dict[str, str] = _read(path)
+        values |= {key: environ[name] for key, name in _VARIABLES.items() if environ.get(name)}
+        home = Path(values["home"]).expanduser() if "home" in values else _default_home()
         home = home.absolute()
         return cls(
             home=home,
-            database=told.get("database") or f"sqlite:///{home / 'vault.db'}",
-            root_key_file=_path(told, "root_key_file") or home / "root.key",
-            witness_file=_path(told, "witness_file") or home / "audit.witness",
-            manager=told.get("manager"),
-            token_file=_path(told, "token_file"),
+            database=values.get("database") or f"sqlite:///{home / 'vault.db'}",
+            root_key_file=_path(values, "root_key_file") or home / "root.key",
+            witness_file=_path(values, "witness_file") or home / "audit.witness",
+            manager=values.get("manager"),
+            token_file=_path(values, "token_file"),
             docker_host=environ.get("DOCKER_HOST") or None,
-            insecure_http=told.get("insecure_http") == "yes",
+            insecure_http=values.get("insecure_http") == "yes",
             login=_login(path),
-            name_collisions=_name_collisions(told.get("name_collisions", "refuse")),
+            name_collisions=_name_collisions(values.get("name_collisions", "refuse")),
         )
 
 
@@ -115,8 +115,8 @@ def save_login(path: Path, manager: str, api_key: SecretValue, *, insecure_http:
     Raises:
         OSError: the file cannot be written; what was there stays.
     """
-    told = {"manager": manager, "api_key": api_key.reveal().decode("ascii")}
-    _rewrite(path, told | ({"insecure_http": "yes"} if insecure_http else {}))
+    values = {"manager": manager, "api_key": api_key.reveal().decode("ascii")}
+    _rewrite(path, values | ({"insecure_http": "yes"} if insecure_http else {}))
 
 
 def forget_login(path: Path) -> None:
@@ -127,13 +127,13 @@ def forget_login(path: Path) -> None:
 _LOGIN_LINE = re.compile(r"\s*(manager|api_key|insecure_http)\s*=")
 
 
-def _rewrite(path: Path, told: Mapping[str, str]) -> None:
+def _rewrite(path: Path, values: Mapping[str, str]) -> None:
     """Put the lines of a login in place of those of the last; all others stay as they are."""
     import json
 
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     old = path.read_text("utf-8").splitlines() if path.exists() else []
-    lines = [f"{key} = {json.dumps(text)}" for key, text in told.items()]
+    lines = [f"{key} = {json.dumps(text)}" for key, text in values.items()]
     lines += [line for line in old if not _LOGIN_LINE.match(line)]
     scratch = path.with_name(path.name + ".new")
     scratch.unlink(missing_ok=True)
@@ -161,12 +161,12 @@ def read_key(path: Path) -> SecretValue:
 
 
 def _login(path: Path) -> Login | None:
-    told = _read(path)
-    if "api_key" not in told or "manager" not in told:
+    values = _read(path)
+    if "api_key" not in values or "manager" not in values:
         return None
     if path.stat().st_mode & 0o077:
         raise UsageError(f"{path} holds an API key, and others can read it", hint=f"chmod 600 {path}")
-    return Login(told["manager"], SecretValue(told["api_key"].encode()))
+    return Login(values["manager"], SecretValue(values["api_key"].encode()))
 
 
 def _default_home() -> Path:
@@ -175,8 +175,8 @@ def _default_home() -> Path:
     return user_data_path("gusset")
 
 
-def _path(told: Mapping[str, str], key: str) -> Path | None:
-    return Path(told[key]).expanduser().absolute() if key in told else None
+def _path(values: Mapping[str, str], key: str) -> Path | None:
+    return Path(values[key]).expanduser().absolute() if key in values else None
 
 
 def _read(path: Path) -> dict[str, str]:

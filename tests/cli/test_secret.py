@@ -30,7 +30,7 @@ def test_one_final_newline_is_removed_and_said(gusset: Cli) -> None:
     """`echo value | gusset secret set` stores what was meant."""
     done = gusset("secret", "set", "a_token", input=b"value-of-echo\n\n")
 
-    assert b"newline was removed" in done.stderr
+    assert b"removed one final newline" in done.stderr
     assert _stored(gusset, "a_token") == b"value-of-echo\n"
 
 

@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class App:
-    """Made once by `main`, handed to each command.
+    """Made once by `main`, passed to each command.
 
     `held` are the values that passed through this process. Should a bug show
     itself in a traceback, they are masked there.
@@ -73,7 +73,7 @@ class App:
 
         url = url or self.settings.manager
         if url is None:
-            raise UsageError("this needs a manager", hint="log in to one: `gusset login URL`")
+            raise UsageError("this command needs a manager", hint="log in with `gusset login URL`")
         self.hold_values()
         key = self.settings.key_for(url)
         self.held.append(key)
@@ -115,7 +115,7 @@ pass_app = click.make_pass_decorator(App)
 
 
 class Command(click.Command):
-    """A command that never repeats a surplus argument: it may be a value."""
+    """A command whose errors never repeat a surplus argument, which may be a secret value."""
 
     surplus_hint: str | None = None
 
@@ -133,7 +133,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group that never repeats a word that is no command of it: it may be a value."""
+    """A group whose errors never repeat an unknown command, which may be a secret value."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -168,5 +168,5 @@ def output_option() -> click.Option:
         expose_value=False,
         callback=chosen,
         is_eager=True,
-        help="Text for people (the default), or JSON on standard output.",
+        help="Output format; with json, standard output holds one JSON document.",
     )

@@ -17,15 +17,19 @@ def audit() -> None:
 
 
 @audit.command("show", cls=Command)
-@click.option("--secret", "target", help="Only what was done to this secret.")
-@click.option("--action", help="Only this action, as in secret.write.")
-@click.option("--actor", help="Only what this person or deployment did.")
+@click.option("--secret", "target", help="Only records about this secret.")
+@click.option("--action", help="Only records of this action, such as secret.write.")
+@click.option("--actor", help="Only records of this person or deployment.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Number of records, newest first.",
 )
 @pass_app
 def show(app: App, target: str | None, action: str | None, actor: str | None, limit: int) -> None:
-    """Show the newest records, the newest last."""
+    """Show the newest records; the newest comes last."""
     with app.vault() as vault:
         records = vault.audit.show(target=target, action=action, actor=actor, limit=limit)
     columns = {
@@ -45,15 +49,15 @@ def show(app: App, target: str | None, action: str | None, actor: str | None, li
 @click.option(
     "--checkpoint",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A checkpoint kept elsewhere (a copy of the witness file, or of `audit export`'s last one).",
+    help="A checkpoint kept elsewhere: a copy of the witness file, or of the last one of `audit export`.",
 )
 @pass_app
 def verify(app: App, checkpoint: Path | None) -> None:
-    """Check the whole log: no record edited, removed, reordered or cut off."""
+    """Verify that no record was edited, removed, reordered or cut off."""
     with app.vault(create=False) as vault:
         report = vault.audit.verify(checkpoint_file=checkpoint)
     if report.problems:
-        raise IntegrityError("the audit log does not hold:\n" + "\n".join(report.problems), hint=_DOUBT)
+        raise IntegrityError("the audit log is not intact:\n" + "\n".join(report.problems), hint=_DOUBT)
     if not app.settings.witness_file.exists() and checkpoint is None:
         app.output.warn(
             f"there is no witness file at {app.settings.witness_file}: "

@@ -26,14 +26,14 @@ TEXT = "hello"
 
 @click.command(cls=Command)
 @click.option(
-    "--once", is_flag=True, help="End after the call; the status says whether the prediction was right."
+    "--once", is_flag=True, help="Exit after the call, with status 0 if the prediction was correct."
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Where to serve. Default: any free port."
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port to serve on. Default: any free port."
 )
 @pass_app
 def demo(app: App, once: bool, port: int) -> None:
-    """Add a secret, serve a model that uses it, call it. Nothing of it stays."""
+    """Store a secret, serve a model that uses it, and call it, all in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="gusset-demo-") as scratch:
         home = Path(scratch)
         key = secrets.token_urlsafe(24)
@@ -63,7 +63,7 @@ def _set_secret(home: Path, name: str, value: str) -> None:
 def _check(answer: object, key: str) -> None:
     right = hmac.new(key.encode(), TEXT.encode(), hashlib.sha256).hexdigest()
     if answer != {"signature": right}:
-        raise ModelFailed("the demo's model gave a wrong answer", hint="please report this")
+        raise ModelFailed("the demo's model returned a wrong result", hint="please report this")
 
 
 def _stay(address: str, home: Path) -> None:

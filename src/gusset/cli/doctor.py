@@ -19,12 +19,12 @@ from gusset.vault.file_permissions import file_problems
 @click.command(cls=Command)
 @pass_app
 def doctor(app: App) -> None:
-    """Look for what is unsafe or broken on this machine, and say what to do about it."""
+    """Look for problems on this machine that weaken security, and print how to fix them."""
     problems = [problem for look in LOOKS for problem in look(app.settings)]
     problems += _vault(app)
     errors = [problem for problem in problems if not problem.warning]
     if errors:
-        raise CheckFailed("something has to be mended", problems=problems)
+        raise CheckFailed("there are problems to fix", problems=problems)
     app.output.problems([] if app.output.json else problems)
     from gusset.cli.output import problem_data
 
@@ -85,7 +85,7 @@ def _swap(_: Settings) -> Iterator[Problem]:
         if not device.startswith(("/dev/zram", "/dev/dm-", "/dev/mapper/")):
             yield Problem(
                 f"swap on {device} does not look encrypted: values in memory can reach that disk",
-                hint="encrypt the swap, or turn it off; gusset cannot protect against it",
+                hint="encrypt the swap, or turn it off; gusset cannot keep values out of it",
                 code="swap",
                 warning=True,
             )
@@ -103,7 +103,7 @@ def _root(_: Settings) -> Iterator[Problem]:
     if os.geteuid() == 0:
         yield Problem(
             "this is root: a model served from here runs as root too, and root is not kept from values",
-            hint="serve as an ordinary account",
+            hint="run `gusset serve` as an ordinary account",
             code="root",
             warning=True,
         )

@@ -30,17 +30,19 @@ if TYPE_CHECKING:
 )
 @click.argument("command", nargs=-1, required=True, metavar="COMMAND...")
 @click.option(
-    "--secret", "names", multiple=True, metavar="NAME", help="Give this secret as a file (repeatable)."
+    "--secret", "names", multiple=True, metavar="NAME", help="Provide this secret as a file (repeatable)."
 )
 @click.option(
     "--env",
     "variables",
     multiple=True,
     metavar="[VARIABLE=]NAME",
-    help="Give this secret as an environment variable (repeatable), where your other processes can read it.",
+    help="Provide this secret as an environment variable (repeatable). Your processes can read it there.",
 )
 @click.option(
-    "--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read them from this folder."
+    "--secrets-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Read the secrets from this folder.",
 )
 @pass_app
 def exec_(
@@ -60,7 +62,7 @@ def exec_(
     for name in names:
         check_name(name)
     if not names and not wanted:
-        raise UsageError("no secret was chosen", hint="name each with --secret NAME, or --env VARIABLE=NAME")
+        raise UsageError("no secret is chosen", hint="choose each with --secret NAME or --env VARIABLE=NAME")
     app.hold_values()
     values = _read(app, {*names, *wanted.values()}, secrets_dir)
     app.held.extend(values.values())
@@ -70,7 +72,7 @@ def exec_(
 
 
 def _variables(given: Sequence[str]) -> dict[str, str]:
-    """Variable -> name of the secret; NAME alone is a variable of the same name."""
+    """Maps variables to names of secrets; NAME alone is a variable of the same name."""
     wanted = {}
     for text in given:
         variable, equals, name = text.rpartition("=")

@@ -14,11 +14,11 @@ def key() -> None:
 
 @key.command("rotate", cls=Command)
 @click.option(
-    "--root", is_flag=True, help="Make a new root key instead; keep a copy of its file apart from backups."
+    "--root", is_flag=True, help="Replace the root key instead; keep a copy of its file apart from backups."
 )
 @pass_app
 def rotate(app: App, root: bool) -> None:
-    """Make a new key-encryption key and wrap every value's key with it. Nothing has to stop."""
+    """Create a new key-encryption key and rewrap all data keys with it, while others use the vault."""
     with app.vault(create=False) as vault:
         if root:
             vault.key_rotation.rotate_root(actor=app.actor)

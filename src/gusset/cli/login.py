@@ -14,10 +14,14 @@ from gusset.secrets.value import SecretValue
 
 @click.command(cls=Command)
 @click.argument("url")
-@click.option("--insecure-http", is_flag=True, help="Plain HTTP to another machine: others can read it all.")
+@click.option(
+    "--insecure-http",
+    is_flag=True,
+    help="Allow plain HTTP to another machine; anyone on the network can read the values.",
+)
 @pass_app
 def login(app: App, url: str, insecure_http: bool) -> None:
-    """Use the manager at URL from here on, with an API key of yours.
+    """Use the manager at URL for all further commands, with your API key.
 
     The key is asked for on a terminal; otherwise standard input is the key. It
     is kept in the settings file, which nobody else may read.
@@ -40,7 +44,7 @@ def login(app: App, url: str, insecure_http: bool) -> None:
     except OSError as error:
         raise HostError(f"{path} cannot be written: {error.strerror}") from None
     app.output.result({"manager": url, "email": me["email"]}, f"logged in to {url} as {me['email']}")
-    app.output.note(f"the key is in {path}; `gusset logout` takes it out")
+    app.output.note(f"the key is stored in {path}; `gusset logout` removes it")
 
 
 def _key() -> SecretValue:
@@ -50,11 +54,9 @@ def _key() -> SecretValue:
     else:
         data = sys.stdin.buffer.read(4096).strip()
     if not data:
-        raise InvalidValue(
-            "there was no key on standard input", hint="the page makes one: Settings > API keys"
-        )
+        raise InvalidValue("standard input has no API key", hint="create one on the page Settings > API keys")
     if not data.isascii():
-        raise UsageError("that is not an API key")
+        raise UsageError("this is not an API key")
     return SecretValue(data)
 
 

@@ -18,21 +18,21 @@ from gusset.errors import BUG, GussetError, UsageError, outcome_of
 # Command -> (module, one line of help). The module is imported when its command
 # runs, so that `gusset --help` does not pay for what it only lists.
 COMMANDS = {
-    "init": ("gusset.cli.package", "Make a new model folder."),
+    "init": ("gusset.cli.package", "Create a new model folder."),
     "check": ("gusset.cli.package", "Check a model folder before it is served."),
     "serve": ("gusset.cli.serve", "Serve a model folder with its secrets."),
-    "predict": ("gusset.cli.predict", "Call a model: a folder, or the address of a running one."),
-    "secret": ("gusset.cli.secret", "Add, list, replace and remove secrets."),
+    "predict": ("gusset.cli.predict", "Call a model, given its folder or its address."),
+    "secret": ("gusset.cli.secret", "Add, list, replace and delete secrets."),
     "exec": ("gusset.cli.exec", "Run any command with chosen secrets."),
-    "manager": ("gusset.cli.manager", "Run the secret manager: its page and its API."),
-    "login": ("gusset.cli.login", "Use a manager from here on."),
+    "manager": ("gusset.cli.manager", "Run the secret manager: pages and API."),
+    "login": ("gusset.cli.login", "Use a manager for all further commands."),
     "logout": ("gusset.cli.login", "Use the embedded vault again."),
-    "token": ("gusset.cli.token", "Make and revoke deployments' tokens."),
-    "deployment": ("gusset.cli.token", "Deployments, and what their replicas hold."),
+    "token": ("gusset.cli.token", "Create and revoke tokens of deployments."),
+    "deployment": ("gusset.cli.token", "Show deployments and which versions their replicas hold."),
     "audit": ("gusset.cli.audit", "Read, verify and export the audit log."),
     "key": ("gusset.cli.key", "Rotate the vault's keys."),
-    "doctor": ("gusset.cli.doctor", "Look for what is unsafe or broken on this machine."),
-    "demo": ("gusset.cli.demo", "Show the main job in a throw-away vault."),
+    "doctor": ("gusset.cli.doctor", "Look for problems on this machine that weaken security."),
+    "demo": ("gusset.cli.demo", "Show how it works, in a temporary vault."),
     "schema": ("gusset.cli.package", "Print the JSON Schema of config.yaml."),
     "completion": ("gusset.cli.completion", "Print the completion script for a shell."),
 }
@@ -63,7 +63,7 @@ class Commands(Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gusset", message="%(prog)s %(version)s")
 def gusset() -> None:
-    """Secrets for models: add one, serve a model that uses it, and nothing leaks.
+    """Store secrets, and serve models that use them without leaking them.
 
     \b
       gusset secret set hf_access_token      (asks for the value)
@@ -100,7 +100,7 @@ def _asks_for_json(words: Sequence[str]) -> bool:
 
 
 def _refuse(app: App, error: click.ClickException) -> int:
-    """A wrong call, told without the words that were wrong: one of them may be a value."""
+    """Report a usage error without the offending arguments, one of which may be a secret value."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message())
         return 2
@@ -139,7 +139,7 @@ def _article(noun: str) -> str:
 
 
 def _reader_left() -> int:
-    """`gusset ... | head`: stop in silence; Python must not flush into the closed pipe at exit."""
+    """The reader of a pipe has gone (`gusset ... | head`): exit silently, without flushing into it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 

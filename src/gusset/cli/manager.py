@@ -15,18 +15,26 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(name="manager", cls=Group, invoke_without_command=True, params=[output_option()])
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8700, show_default=True, help="0: any free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8700,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
-@click.option("--tls-certificate", "certificate", type=_FILE, help="Serve HTTPS with this chain (PEM).")
-@click.option("--tls-key", "key", type=_FILE, help="The certificate's key (PEM).")
+@click.option(
+    "--tls-certificate", "certificate", type=_FILE, help="Serve HTTPS with this certificate chain (PEM)."
+)
+@click.option("--tls-key", "key", type=_FILE, help="Private key of the certificate (PEM).")
 @click.option(
     "--trusted-proxy",
     metavar="ADDRESS",
-    help="A proxy that ends TLS and says who its clients are (X-Forwarded-For, X-Forwarded-Proto).",
+    help="Address of a proxy that ends TLS and sets X-Forwarded-For and X-Forwarded-Proto.",
 )
-@click.option("--insecure-http", is_flag=True, help="Plain HTTP off this machine: others can read values.")
+@click.option(
+    "--insecure-http", is_flag=True, help="Allow plain HTTP on the network; others can then read values."
+)
 @click.pass_context
 def manager(
     ctx: click.Context,
@@ -80,15 +88,15 @@ def _announce(app: App, address: str, first: object) -> None:
         return
     app.output.note(f"the manager is ready at {address}/settings/secrets")
     if token:
-        app.output.note("nobody has set it up yet: open this link, once, to make the first administrator")
+        app.output.note("not set up yet; open this link, which works once, to create the first administrator")
         app.output.note(f"  {address}/setup/{token}")
 
 
 @manager.command("init", cls=Command)
-@click.option("--email", required=True, help="The first administrator's e-mail address.")
+@click.option("--email", required=True, help="E-mail address of the first administrator.")
 @pass_app
 def init(app: App, email: str) -> None:
-    """Make the first administrator, and print one API key.
+    """Create the first administrator and print an API key.
 
     The password is asked for on a terminal; otherwise standard input is the
     password, without one final newline.
@@ -105,7 +113,7 @@ def init(app: App, email: str) -> None:
     text = key.reveal().decode()
     app.output.note(f"{person.email} is the first administrator.")
     app.output.note(f"Keep a copy of {app.settings.root_key_file} apart from backups of the database:")
-    app.output.note("without it, nobody can open the vault. This API key is shown only now:")
+    app.output.note("without it, nobody can open the vault. This API key is shown only once:")
     app.output.result({"api_key": text, "email": person.email}, text)
 
 
@@ -115,5 +123,7 @@ def _password() -> SecretValue:
         return SecretValue(text.encode("utf-8", "surrogateescape"))
     data = sys.stdin.buffer.read(65_536).removesuffix(b"\n")
     if not data:
-        raise InvalidValue("standard input was empty, nothing was made", hint="give the password there")
+        raise InvalidValue(
+            "standard input is empty, nothing was created", hint="pass the password on standard input"
+        )
     return SecretValue(data)

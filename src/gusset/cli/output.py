@@ -17,7 +17,7 @@ from gusset.errors import CheckFailed, ConfigInvalid, GussetError, Problem
 
 
 class Output:
-    """One command's way of speaking; `json` is whether a program is listening."""
+    """What one command prints. `json` selects JSON for programs."""
 
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
@@ -87,7 +87,7 @@ class Output:
 
 
 def problem_data(problem: Problem) -> dict[str, Any]:
-    """A problem as JSON has it."""
+    """A problem as JSON data."""
     return {
         "code": problem.code,
         "message": problem.message,

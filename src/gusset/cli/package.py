@@ -23,7 +23,7 @@ _folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path
 @_folder
 @pass_app
 def init(app: App, folder: Path) -> None:
-    """Make a new model folder: config.yaml that declares a secret, and a Model that uses it."""
+    """Create a model folder: a config.yaml that declares a secret, and a Model that uses it."""
     from gusset.package.scaffold import create_package
 
     written = create_package(folder, name=folder.absolute().name)
@@ -36,11 +36,11 @@ def init(app: App, folder: Path) -> None:
 
 @click.command(cls=Command)
 @_folder
-@click.option("--strict", is_flag=True, help="Unknown keys and other warnings are errors.")
-@click.option("--no-secrets", is_flag=True, help="Do not look whether the declared secrets exist.")
+@click.option("--strict", is_flag=True, help="Treat warnings, such as unknown keys, as errors.")
+@click.option("--no-secrets", is_flag=True, help="Do not check whether the declared secrets exist.")
 @pass_app
 def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
-    """Check a model folder: its config.yaml, its code, and that its secrets exist."""
+    """Check a model folder: its config.yaml, its code, and whether its secrets exist."""
     from gusset.package.check import check_package
     from gusset.package.config import load_package
 
@@ -60,7 +60,7 @@ def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
 
 
 def _image_problems(package: Package) -> Sequence[Problem]:
-    """What keeps a custom image from being served, found by the code that serves it."""
+    """Problems that keep a custom image from being served, found by the code that serves it."""
     from gusset.containers.image_deployment import ImageDeployment
 
     try:
@@ -71,12 +71,12 @@ def _image_problems(package: Package) -> Sequence[Problem]:
 
 
 def _available(app: App) -> list[str] | None:
-    """Names in the vault or on the manager; None, with a note, when they cannot be seen."""
+    """Names of the secrets in the vault or on the manager; None, with a warning, if they cannot be listed."""
     try:
         with app.secret_reader() as secrets:
             return [info.name for info in secrets.list()]
     except (VaultError, Unreachable) as error:
-        app.output.warn(f"whether the secrets exist could not be seen: {error}")
+        app.output.warn(f"could not check whether the secrets exist: {error}")
         return None
 
 

@@ -17,13 +17,15 @@ PREDICT_PATH = "/v1/models/model:predict"
 
 @click.command(cls=Command)
 @click.argument("target", metavar="DIR|URL")
-@click.option("--data", "-d", help="The input as JSON; @FILE reads it from a file. Default: standard input.")
+@click.option("--data", "-d", help="Input as JSON, or @FILE to read it from a file. Default: standard input.")
 @click.option(
-    "--secrets-dir", type=click.Path(file_okay=False, path_type=Path), help="Read a folder's secrets here."
+    "--secrets-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Read the model's secrets from this folder.",
 )
 @pass_app
 def predict(app: App, target: str, data: str | None, secrets_dir: Path | None) -> None:
-    """Call a model and print its answer.
+    """Call a model and print its response.
 
     A folder is served for the length of one call; an address is one where a
     model is being served already.
@@ -43,7 +45,9 @@ def _body(data: str | None) -> bytes:
     """The input's JSON, checked before anything is started for it."""
     if data is None:
         if sys.stdin.isatty():
-            raise UsageError("there is no input", hint="give it with --data '{...}', --data @FILE, or a pipe")
+            raise UsageError(
+                "there is no input", hint="pass it with --data '{...}', --data @FILE, or on standard input"
+            )
         body = sys.stdin.buffer.read()
     elif data.startswith("@"):
         try:
@@ -76,22 +80,22 @@ def call(address: str, body: bytes) -> Any:
     try:
         answer = httpx.post(url, content=body, headers={"content-type": "application/json"}, timeout=None)  # noqa: S113  # a model may take its time
     except httpx.InvalidURL:
-        raise UsageError("this is not the address of a model") from None
+        raise UsageError("this is not a URL of a model") from None
     except httpx.HTTPError as error:
         raise Unreachable(
-            f"nothing answers at {url} ({type(error).__name__})", hint="is `gusset serve` running?"
+            f"nothing responds at {url} ({type(error).__name__})", hint="is `gusset serve` running?"
         ) from None
     if answer.status_code == 503:
-        raise Unreachable(f"the model at {address} is not ready: {_said(answer)}")
+        raise Unreachable(f"the model at {address} is not ready: {_error_text(answer)}")
     if answer.is_error:
-        raise ModelFailed(f"the model answered {answer.status_code}: {_said(answer)}")
+        raise ModelFailed(f"the model responded with status {answer.status_code}: {_error_text(answer)}")
     try:
         return answer.json()
     except ValueError:
-        raise HostError("the model's answer is not JSON", hint=f"look at it with `curl {url}`") from None
+        raise HostError("the model's response is not JSON", hint=f"see it with `curl {url}`") from None
 
 
-def _said(answer: Any) -> str:
+def _error_text(answer: Any) -> str:
     try:
         return str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):

@@ -36,7 +36,7 @@ _HISTORY_HINT = (
 
 @click.group(name="secret", cls=Group)
 def secret() -> None:
-    """Add, list, replace and remove secrets."""
+    """Add, list, replace and delete secrets."""
 
 
 def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
@@ -46,19 +46,19 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
 @command("set", surplus_hint=_HISTORY_HINT)
 @click.argument("name")
 @click.option(
-    "--exact", is_flag=True, help="Keep standard input as it is: the final newline, or nothing at all."
+    "--exact", is_flag=True, help="Store standard input exactly: keep a final newline, allow an empty value."
 )
 @click.option(
     "--from-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the exact bytes of a file.",
+    help="Store the exact bytes of this file.",
 )
-@click.option("--note", help="A note for people: what it is for, where it comes from. Not secret.")
-@click.option("--expires", type=WHEN, help="A date (2031-01-31) from when on it is of no use; warns before.")
+@click.option("--note", help="A note for people, such as where the value comes from. Not secret.")
+@click.option("--expires", type=WHEN, help="Expiry date (2031-01-31); gusset warns beforehand.")
 @click.option(
     "--expect-version",
     type=click.IntRange(0),
-    help="Only if this is the current version (0: only if there is no such secret).",
+    help="Set the value only if this is the current version (0: only if the secret does not exist).",
 )
 @pass_app
 def set_(
@@ -70,9 +70,9 @@ def set_(
     expires: datetime | None,
     expect_version: int | None,
 ) -> None:
-    """Add a secret, or give it a new value.
+    """Add a secret, or replace its value.
 
-    The value is asked for on a terminal; otherwise standard input is the value,
+    On a terminal, gusset prompts for the value; otherwise standard input is the value,
     without one final newline.
     """
     check_name(name)
@@ -83,7 +83,7 @@ def set_(
         info = secrets.set(
             name, value, actor=app.actor, note=note, expires_at=expires, expect_version=expect_version
         )
-    _warn_of_faults(app, name, value)
+    _warn_about(app, name, value)
     verb = "added" if info.version == 1 else "replaced"
     app.output.result(secret_data(info), f"{verb} {info.name} (version {info.version})")
 
@@ -96,22 +96,22 @@ def _value_of(app: App, name: str, *, exact: bool, from_file: Path | None) -> by
         except OSError as error:
             raise UsageError(f"cannot read {from_file}: {error.strerror}") from error
     if sys.stdin.isatty():
-        return _asked_for(name)
+        return _prompt_for_value(name)
     return _from_pipe(app, sys.stdin.buffer.read(MAX_BYTES + 3), exact=exact)
 
 
-def _asked_for(name: str) -> bytes:
+def _prompt_for_value(name: str) -> bytes:
     text: str = click.prompt(f"Value of {name}", hide_input=True, default="", show_default=False, err=True)
     value = text.encode("utf-8", "surrogateescape")
     if len(value) >= _TERMINAL_LINE - 1:
         raise InvalidValue(
-            "the value is longer than a terminal can take in one line, and part of it may be lost",
-            hint=f"use a file: `gusset secret set {name} --from-file FILE`",
+            "the value is longer than a line of a terminal can be, so part of it may be lost",
+            hint=f"read it from a file: `gusset secret set {name} --from-file FILE`",
         )
     if not value:
         raise InvalidValue(
-            "nothing was typed, nothing was stored",
-            hint=f"an empty value on purpose: `gusset secret set {name} --exact < /dev/null`",
+            "the value is empty, nothing was stored",
+            hint=f"to store an empty value: `gusset secret set {name} --exact < /dev/null`",
         )
     return value
 
@@ -121,16 +121,16 @@ def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
         return value
     if value.endswith(b"\n"):
         value = value[:-1]
-        app.output.note("one final newline was removed; --exact keeps it")
+        app.output.note("removed one final newline; --exact keeps it")
     if not value:
         raise InvalidValue(
-            "standard input was empty, nothing was stored",
-            hint="did the command before the pipe fail? --exact stores an empty value on purpose",
+            "standard input is empty, nothing was stored",
+            hint="did the command before the pipe fail? --exact stores an empty value",
         )
     return value
 
 
-def _warn_of_faults(app: App, name: str, value: SecretValue) -> None:
+def _warn_about(app: App, name: str, value: SecretValue) -> None:
     from gusset.secrets.value_doctor import examine
 
     for finding in examine(value.reveal(), name=name, now=datetime.now(UTC)):
@@ -140,7 +140,7 @@ def _warn_of_faults(app: App, name: str, value: SecretValue) -> None:
 
 
 @command("list")
-@click.option("--deleted", is_flag=True, help="Also those that were deleted and can be restored.")
+@click.option("--deleted", is_flag=True, help="Include deleted secrets, which can be restored.")
 @pass_app
 def list_(app: App, deleted: bool) -> None:
     """List secrets: names and dates, never values."""
@@ -159,8 +159,8 @@ def list_(app: App, deleted: bool) -> None:
         columns |= {"deleted_at": "DELETED", "id": "ID"}
     app.output.table("secrets", [secret_data(info) for info in found], columns, empty=_EMPTY)
     for info in found:
-        if info.deleted_at is None and (said := expiry_warning(info.expires_at, datetime.now(UTC))):
-            app.output.warn(f"{info.name} {said}")
+        if info.deleted_at is None and (warning := expiry_warning(info.expires_at, datetime.now(UTC))):
+            app.output.warn(f"{info.name} {warning}")
 
 
 _EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
@@ -168,26 +168,26 @@ _EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
 
 @command("annotate")
 @click.argument("name")
-@click.option("--note", help="A note for people; an empty one clears it.")
-@click.option("--expires", type=WHEN_OR_NEVER, help="A date (2031-01-31), or never.")
+@click.option("--note", help="A note for people; an empty text clears it.")
+@click.option("--expires", type=WHEN_OR_NEVER, help="Expiry date (2031-01-31), or never.")
 @pass_app
 def annotate(app: App, name: str, note: str | None, expires: datetime | Literal["never"] | None) -> None:
     """Change a secret's note or expiry date, without a new value."""
     with app.secret_writer() as secrets:
         info = secrets.annotate(name, actor=app.actor, note=note, expires_at=expires)
-    app.output.result(secret_data(info), f"changed what is said of {info.name}")
+    app.output.result(secret_data(info), f"updated {info.name}")
 
 
 @command("delete")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also while a running deployment uses it.")
+@click.option("--force", is_flag=True, help="Delete it even while a running deployment uses it.")
 @pass_app
 def delete(app: App, name: str, force: bool) -> None:
-    """Delete a secret. Running models lose it; `gusset secret restore` brings it back."""
+    """Delete a secret, also from running models; `gusset secret restore` restores it."""
     with app.secret_writer() as secrets:
         info = secrets.delete(name, actor=app.actor, force=force)
     app.output.result(
-        secret_data(info), f"deleted {info.name}; `gusset secret restore {info.name}` brings it back"
+        secret_data(info), f"deleted {info.name}; `gusset secret restore {info.name}` restores it"
     )
 
 
@@ -195,7 +195,7 @@ def delete(app: App, name: str, force: bool) -> None:
 @click.argument("name")
 @pass_app
 def restore(app: App, name: str) -> None:
-    """Bring back a deleted secret, by its name (the last one deleted) or its id."""
+    """Restore a deleted secret, by its name (the last one deleted) or its id."""
     with app.secret_writer() as secrets:
         info = secrets.restore(name, actor=app.actor)
     app.output.result(secret_data(info), f"restored {info.name} (version {info.version or 'none'})")
@@ -203,16 +203,18 @@ def restore(app: App, name: str) -> None:
 
 @command("destroy")
 @click.argument("name")
-@click.option("--version", "versions", type=int, multiple=True, help="Only this version (repeatable).")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--version", "versions", type=int, multiple=True, help="Destroy only this version (repeatable)."
+)
+@click.option("--yes", is_flag=True, help="Do not prompt for confirmation.")
 @pass_app
 def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
-    """Destroy the stored bytes of a secret's versions, for good; its history stays."""
+    """Destroy the stored bytes of a secret's versions permanently; its history stays."""
     check_name(name)
     what = f"version {', '.join(map(str, versions))} of {name}" if versions else f"every version of {name}"
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError(f"this would destroy {what} for good", hint="say so with --yes")
+            raise UsageError(f"this would permanently destroy {what}", hint="confirm with --yes")
         click.confirm(f"Destroy {what} for good?", abort=True, err=True)
     with app.secret_writer() as secrets:
         info = secrets.destroy(name, versions or None, actor=app.actor)
@@ -254,18 +256,20 @@ def rollback(app: App, name: str, version: int) -> None:
 
 @command("reveal")
 @click.argument("name")
-@click.option("--version", type=int, help="An older version.")
+@click.option("--version", type=int, help="Show an older version.")
 @pass_app
 def reveal(app: App, name: str, version: int | None) -> None:
-    """Show a stored value on the terminal. The audit log keeps that you did."""
+    """Show a stored value on the terminal. The audit log records it."""
     check_name(name)
     if app.output.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Denied(
             "a value is shown only to a person at a terminal",
-            hint=f"to give it to a program: `gusset exec --secret {name} -- COMMAND`",
+            hint=f"to pass it to a program: `gusset exec --secret {name} -- COMMAND`",
         )
     if app.settings.manager is not None:
-        raise Denied("a manager never shows a value again", hint="only the embedded vault does, to its owner")
+        raise Denied(
+            "a manager never returns a value to a person", hint="only the embedded vault can show one"
+        )
     app.hold_values()
     with app.vault() as vault:
         value = vault.secrets.delivery.reveal(name, version=version, actor=app.actor)
@@ -277,7 +281,7 @@ def reveal(app: App, name: str, version: int | None) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @pass_app
 def import_(app: App, file: Path) -> None:
-    """Set every NAME=VALUE of a .env file (- for standard input), all or none."""
+    """Store every NAME=VALUE of a .env file (- for standard input), all or none."""
     from gusset.secrets.dotenv import parse_dotenv
 
     app.hold_values()
@@ -291,17 +295,17 @@ def import_(app: App, file: Path) -> None:
     with app.secret_writer() as secrets:
         infos = secrets.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
     for entry in entries:
-        _warn_of_faults(app, entry.name, entry.value)
+        _warn_about(app, entry.name, entry.value)
     lines = [
         f"{'added' if info.version == 1 else 'replaced'} {info.name} (version {info.version})"
         for info in infos
     ]
     app.output.result({"secrets": [secret_data(info) for info in infos]}, "\n".join(lines))
-    app.output.note(f"{file} still holds the values: remove it when nothing else needs it")
+    app.output.note(f"{file} still contains the values; delete it once nothing needs it")
 
 
 def secret_data(info: SecretInfo) -> dict[str, Any]:
-    """What is said of a secret, in JSON and in tables."""
+    """A secret's metadata, for JSON and tables."""
     return {
         "id": info.id,
         "name": info.name,

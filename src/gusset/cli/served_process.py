@@ -15,7 +15,7 @@ import click
 
 @contextmanager
 def serving(folder: Path, *, home: Path, port: int = 0, secrets_dir: Path | None = None) -> Iterator[str]:
-    """Serve `folder` in a process of its own; its address while it is ready; then stop it.
+    """Run `gusset serve` on `folder` in a child process, yield its address, then stop it.
 
     Raises:
         click.exceptions.Exit: it ended before it was ready. It has said why on
@@ -35,7 +35,7 @@ def serving(folder: Path, *, home: Path, port: int = 0, secrets_dir: Path | None
 
 
 def _address(process: subprocess.Popen[bytes]) -> str:
-    """What it says on standard output once it is ready: its address, or its error."""
+    """The address that it prints on standard output when it is ready."""
     assert process.stdout  # noqa: S101  # a pipe, see above
     said = json.loads(process.stdout.readline() or b"{}")
     if "address" in said:

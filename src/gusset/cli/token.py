@@ -16,40 +16,38 @@ from gusset.secrets.name import check_name
 
 @click.group(name="token", cls=Group)
 def token() -> None:
-    """Make and revoke tokens with which a deployment reads its secrets, and nothing else."""
+    """Create, list and revoke tokens, with which deployments read their secrets and nothing else."""
 
 
 @token.command("create", cls=Command)
-@click.option("--deployment", required=True, metavar="NAME", help="Whose it is.")
-@click.option("--secrets", required=True, metavar="A,B", help="The secrets that it may read.")
-@click.option("--expires", type=WHEN, help="A date (2031-01-31) from when on it is good for nothing.")
+@click.option("--deployment", required=True, metavar="NAME", help="The deployment that uses the token.")
+@click.option("--secrets", required=True, metavar="A,B", help="The secrets that the token can read.")
+@click.option("--expires", type=WHEN, help="Expiry date (2031-01-31).")
 @pass_app
 def create(app: App, deployment: str, secrets: str, expires: datetime | None) -> None:
-    """Make a token, for places without a person: it is printed once.
+    """Create a token for a deployment that runs unattended. It is printed once.
 
     Give it to `gusset serve` in a file that GUSSET_TOKEN_FILE names.
     """
     names = [check_name(name.strip()) for name in secrets.split(",") if name.strip()]
     if not names:
-        raise UsageError(
-            "a token that reads nothing is of no use", hint="--secrets hf_access_token,db_password"
-        )
+        raise UsageError("the token would read no secrets", hint="--secrets hf_access_token,db_password")
     body: dict[str, Any] = {"name": deployment, "secrets": names}
     if expires is not None:
         body["expires_at"] = expires.isoformat()
     with app.manager() as client:
         made = client.request("POST", "/v1/deployments", body)
-    app.output.note(f"a token of {deployment} that reads {', '.join(names)}; it is shown only now:")
+    app.output.note(f"a token for {deployment} that reads {', '.join(names)}; it is shown only once:")
     app.output.result(
         {"token": made["token"], "prefix": made["prefix"], "deployment": deployment}, made["token"]
     )
 
 
 @token.command("list", cls=Command)
-@click.option("--deployment", required=True, metavar="NAME", help="Whose.")
+@click.option("--deployment", required=True, metavar="NAME", help="The deployment whose tokens to list.")
 @pass_app
 def list_(app: App, deployment: str) -> None:
-    """List a deployment's tokens, by their prefixes."""
+    """List a deployment's tokens by prefix."""
     with app.manager() as client:
         found = client.request("GET", f"{_path(deployment)}/tokens")["tokens"]
     rows = [{**each, "reads": ",".join(each["secrets"])} for each in found]
@@ -62,7 +60,7 @@ def list_(app: App, deployment: str) -> None:
 @click.argument("prefix")
 @pass_app
 def revoke(app: App, prefix: str) -> None:
-    """Revoke a token, for good."""
+    """Revoke a token permanently."""
     with app.manager() as client:
         client.request("DELETE", f"/v1/tokens/{quote(prefix, safe='')}")
     app.output.result({"prefix": prefix}, "revoked; who holds it reads nothing more")
@@ -70,7 +68,7 @@ def revoke(app: App, prefix: str) -> None:
 
 @click.group(name="deployment", cls=Group)
 def deployment() -> None:
-    """Deployments, and what their replicas hold."""
+    """Show deployments and which versions their replicas hold."""
 
 
 @deployment.command("list", cls=Command)
@@ -91,7 +89,7 @@ def list_deployments(app: App) -> None:
 @click.argument("name")
 @pass_app
 def show(app: App, name: str) -> None:
-    """Show a deployment's replicas, and the version of each secret that each holds."""
+    """Show a deployment's replicas and the version of each secret that they hold."""
     with app.manager() as client:
         found = client.request("GET", _path(name))
     if app.output.json:
@@ -109,7 +107,7 @@ def show(app: App, name: str) -> None:
 @click.argument("name")
 @pass_app
 def remove(app: App, name: str) -> None:
-    """Forget a deployment and revoke its tokens: its replicas get no new values."""
+    """Remove a deployment and revoke its tokens; its replicas get no new values."""
     with app.manager() as client:
         client.request("DELETE", _path(name))
     app.output.result({"name": name}, f"removed {name}; its tokens are revoked")
