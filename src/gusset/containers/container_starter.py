@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from gusset.containers.engine.container import Container
 from gusset.containers.engine.engine import ContainerSpec, Engine, Image
-from gusset.containers.engine.run_id import our_name
+from gusset.containers.engine.run_id import run_id
 from gusset.containers.image_deployment import ImageDeployment
-from gusset.containers.running_container import Life
-from gusset.containers.secrets.secret_mount import Local, Site
-from gusset.containers.secrets.sidecar import Sidecar
+from gusset.containers.running_container import RunningContainer
+from gusset.containers.secrets.secret_mount import LocalMount, SecretMount
+from gusset.containers.secrets.sidecar import SidecarMount
 from gusset.runtime.declared_secrets import Values
 from gusset.runtime.supervision import SecretIntake
 from gusset.secrets.value import SecretValue
@@ -58,7 +58,7 @@ class ContainerStarter:
         self._options = options
         self._lock = threading.Lock()  # one set of values is written before the next, and before a start
         self._values: Mapping[str, SecretValue] = {}
-        self.running: Life | None = None
+        self.running: RunningContainer | None = None
 
     def deliver(self, values: Values) -> None:
         """New values: first the masker learns them, then the running container gets them.
@@ -70,21 +70,23 @@ class ContainerStarter:
         with self._lock:
             self._values = {name: held.value for name, held in values.items()}
             if self.running is not None:
-                self.running.site.replace(self._values)
+                self.running.mount.replace(self._values)
 
-    def start(self) -> Life:
+    def start(self) -> RunningContainer:
         """Make and start a container.
 
         Raises:
-            ModelFailed, HostError: see `Life`.
+            ModelFailed, HostError: see `RunningContainer`.
         """
         self._engine.keep_up()
         self._engine.remove_ours()  # what is left because the engine did not respond earlier
-        running = Life(self._mount(), self._create, self._fill, self._intake.masker, self._options.outputs)
+        running = RunningContainer(
+            self._mount(), self._create, self._fill, self._intake.masker, self._options.outputs
+        )
         with contextlib.ExitStack() as stack:
             stack.callback(running.close)
             with self._lock:
-                running.site.replace(self._values)  # they may have changed since `_fill`
+                running.mount.replace(self._values)  # they may have changed since `_fill`
                 self.running = running
             stack.pop_all()
         return running
@@ -94,18 +96,18 @@ class ContainerStarter:
         with self._lock:  # a delivery that is under way may take long
             self.running = None
 
-    def _mount(self) -> Site:
+    def _mount(self) -> SecretMount:
         port, options = self._deployment.port, self._options
         if not self._engine.takes_our_files:
-            return Sidecar(self._engine, options.user, port, log.info, host_network=options.host_network)
-        return Local(
+            return SidecarMount(self._engine, options.user, port, log.info, host_network=options.host_network)
+        return LocalMount(
             options.user if os.geteuid() == 0 else None,
             port,
             host_network=options.host_network,
             may_leave_core=options.debuggable,
         )
 
-    def _create(self, site: Site) -> Container:
+    def _create(self, mount: SecretMount) -> Container:
         deployment, is_local = self._deployment, self._engine.takes_our_files
         return self._engine.create(
             ContainerSpec(
@@ -113,9 +115,9 @@ class ContainerStarter:
                 command=deployment.command,
                 environment=deployment.environment_variables,
                 user=None if deployment.user_id is None else str(deployment.user_id),
-                secrets=site.source,
-                network=site.network,
-                owner=our_name(),
+                secrets=mount.source,
+                network=mount.network,
+                owner=run_id(),
                 cpus=deployment.cpus,
                 memory=deployment.memory,
                 gpus=self._options.gpus,
@@ -125,9 +127,9 @@ class ContainerStarter:
             )
         )
 
-    def _fill(self, site: Site) -> None:
+    def _fill(self, mount: SecretMount) -> None:
         with self._lock:
-            site.replace(self._values)
+            mount.replace(self._values)
 
     def _user_namespace(self) -> str:
         """Without root: map this account to the container's user, so that the secret files belong to it."""

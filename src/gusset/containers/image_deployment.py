@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gusset.containers.engine.image_build import Recipe
-from gusset.containers.engine.registry import Login
+from gusset.containers.engine.registry import RegistryLogin
 from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.model_code import secret_files_in_command
 from gusset.package.quantity import MAX_SECONDS, parse_cpu, parse_memory
@@ -63,7 +63,7 @@ class ImageDeployment:
     memory: int | None = None
     health: Health = field(default_factory=Health)
     recipe: Recipe = field(default_factory=Recipe)
-    login: Login | None = None
+    login: RegistryLogin | None = None
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class ImageDeployment:
                 hint = f"write a number of seconds from 0 to {MAX_SECONDS}"
                 report.add(("runtime", "health_checks", key), "not a duration", hint)
         command = _split(server.start_command, report)
-        login = Login.of_package(package, report)
+        login = RegistryLogin.of_package(package, report)
         recipe = Recipe() if server.no_build else Recipe.of_package(package, report)
         problems: list[Problem] = report.sorted()
         if problems or base is None:
@@ -123,10 +123,10 @@ class ImageDeployment:
             cpus=parse_cpu(config.resources.cpu) if "cpu" in asked else None,
             memory=parse_memory(config.resources.memory) if "memory" in asked else None,
             health=Health(
-                startup=_or(health.startup_threshold_seconds, STARTUP),
-                restart_delay=_or(health.restart_check_delay_seconds, 0),
-                restart=_or(health.restart_threshold_seconds, RESTART),
-                stop_traffic=_or(health.stop_traffic_threshold_seconds, STOP_TRAFFIC),
+                startup=_or_default(health.startup_threshold_seconds, STARTUP),
+                restart_delay=_or_default(health.restart_check_delay_seconds, 0),
+                restart=_or_default(health.restart_threshold_seconds, RESTART),
+                stop_traffic=_or_default(health.stop_traffic_threshold_seconds, STOP_TRAFFIC),
             ),
             recipe=recipe,
             login=login,
@@ -205,5 +205,5 @@ def _path(endpoint: str) -> str:
     return endpoint if endpoint.startswith("/") else f"/{endpoint}"
 
 
-def _or(seconds: int | None, otherwise: float) -> float:
+def _or_default(seconds: int | None, otherwise: float) -> float:
     return otherwise if seconds is None else seconds

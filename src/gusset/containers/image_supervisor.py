@@ -20,12 +20,12 @@ from gusset.containers.container_starter import ContainerOptions, ContainerStart
 from gusset.containers.engine.engine import Engine, Image
 from gusset.containers.engine.image_build import build
 from gusset.containers.engine.registry import Credentials
-from gusset.containers.engine.run_id import is_gone, our_name
+from gusset.containers.engine.run_id import run_has_ended, run_id
 from gusset.containers.health_monitor import PROBE_SECONDS, HealthMonitor
 from gusset.containers.image_deployment import ImageDeployment, user_ids
 from gusset.containers.proxy.proxy import Proxy, Routes
 from gusset.containers.reaper import Reaper
-from gusset.containers.running_container import Life
+from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
 from gusset.runtime.declared_secrets import read_secrets
@@ -85,7 +85,7 @@ def serve_image(
         credentials = deployment.login.read(source, allow_missing) if deployment.login else None
         if host_network:
             _check_port_is_free(deployment.port, own_port=listener.getsockname()[1])
-        reaper = Reaper(our_name())
+        reaper = Reaper(run_id())
         stack.callback(reaper.close)
         engine = Engine.find(docker_host, reaper.tell)
         stack.callback(engine.close)
@@ -96,7 +96,7 @@ def serve_image(
                 hint="leave --network out",
             )
         engine.remove_orphans()
-        memory_folder.remove_all(is_gone)
+        memory_folder.remove_all(run_has_ended)
         intake = SecretIntake()
         intake.accept(values)
         image = _prepare_image(engine, deployment, credentials, intake.masker)
@@ -277,7 +277,7 @@ class ImageSupervisor:
         else:
             self._announcer.announce()
 
-    async def _start(self) -> Life:
+    async def _start(self) -> RunningContainer:
         """A container that has been started. If this is cancelled meanwhile, none is left."""
         starting = asyncio.create_task(asyncio.to_thread(self._starter.start))
         try:
@@ -289,7 +289,7 @@ class ImageSupervisor:
             raise
 
 
-def _watch_end(running: Life) -> asyncio.Future[str]:
+def _watch_end(running: RunningContainer) -> asyncio.Future[str]:
     """How the container ends. Awaited by a thread that nothing waits for: an engine may hang."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[str] = loop.create_future()

@@ -1,7 +1,7 @@
 """Cleans up after gusset, also when that was killed: `python -P -m gusset.containers.reaper OWNER`.
 
 Reads lines from standard input, which only gusset's own process holds open:
-`engine ADDRESS` is where the containers of that `our_name` are; `service
+`engine ADDRESS` is where the containers of that `run_id` are; `service
 ADDRESS` too, and its process was started for gusset and ends with it. `done`
 says that nothing of them is left. When nothing more comes without that, it
 removes what there is.
@@ -52,7 +52,7 @@ def _remove(address: str, owner: str) -> None:
     for _ in range(_TRIES if address else 0):
         with suppress(Exception):  # nobody is left to be told
             # Twice: what was asked for last may only just be made.
-            clear = clear + 1 if not engine.remove_all_of(address, owner) else 0
+            clear = clear + 1 if not engine.remove_all_of_run(address, owner) else 0
         if clear == 2:
             break
         time.sleep(_PAUSE)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from gusset.containers.engine.container import Container
 from gusset.containers.network.network import Network
-from gusset.containers.secrets.secret_mount import Site
+from gusset.containers.secrets.secret_mount import SecretMount
 from gusset.runtime.output_pump import OutputPump, Stream
 from gusset.secrets.masking import Masker
 
@@ -17,18 +17,18 @@ _LAST_LINES = 20
 _LAST_OUTPUT = 10.0  # seconds to carry over what it has printed before its end
 
 
-class Life:
+class RunningContainer:
     """A container that has been started. Everything here blocks: it is not for the event loop's thread."""
 
     def __init__(
         self,
-        site: Site,
-        create: Callable[[Site], Container],
-        fill: Callable[[Site], None],
+        mount: SecretMount,
+        create: Callable[[SecretMount], Container],
+        fill: Callable[[SecretMount], None],
         masker: Masker,
         outputs: Sequence[int],
     ) -> None:
-        """`create` makes a container for the site, which is ours from now on; `fill` puts the values there.
+        """`create` makes a container for the mount, which is ours from now on; `fill` puts the values there.
 
         What it prints goes to `outputs`, the descriptors of standard output and error, masked.
 
@@ -36,24 +36,24 @@ class Life:
             ModelFailed: it cannot be made or started. Nothing is left of it then.
             HostError: the engine has gone, or there is no room for its secrets.
         """
-        self.site = site
+        self.mount = mount
         self._last = collections.deque[bytes](maxlen=_LAST_LINES)
         self._pumps: list[OutputPump] = []
         with contextlib.ExitStack() as stack:
-            stack.callback(site.close)
-            stack.callback(self._hear_out)  # after the removal, which ends it
-            self.container = create(site)
+            stack.callback(mount.close)
+            stack.callback(self._drain_output)  # after the removal, which ends it
+            self.container = create(mount)
             stack.callback(self.container.remove)
-            fill(site)
+            fill(mount)
             self._listen(masker, outputs)
             self.container.start()
-            self.network: Network | None = site.started(self.container)
+            self.network: Network | None = mount.started(self.container)
             self._held = stack.pop_all()
 
     def wait(self) -> str:
         """Its end, as in "exit status 3", when all that it has printed has been carried over."""
         status = self.container.wait()
-        self._hear_out()
+        self._drain_output()
         if status is None:
             return "its engine does not say how"
         return f"exit status {status}" + ("; was it out of memory?" if status == 137 else "")
@@ -69,7 +69,7 @@ class Life:
         """Remove it, running or not, and all that was held for it."""
         self._held.close()
 
-    def _hear_out(self) -> None:
+    def _drain_output(self) -> None:
         for pump in self._pumps:
             pump.join(_LAST_OUTPUT)
 
@@ -78,11 +78,11 @@ class Life:
         for sink in outputs:
             source, end = os.pipe()
             ends.append(end)
-            self._pumps.append(OutputPump.start(source, sink, _Remembering(masker.stream(), self._last)))
+            self._pumps.append(OutputPump.start(source, sink, _RecordingStream(masker.stream(), self._last)))
         self.container.attach(*ends)
 
 
-class _Remembering:
+class _RecordingStream:
     """A masking stream, whose last output is kept for messages."""
 
     def __init__(self, stream: Stream, last: collections.deque[bytes]) -> None:

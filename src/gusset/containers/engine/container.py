@@ -15,7 +15,7 @@ from gusset.errors import HostError, ModelFailed
 
 API_SECONDS = 60  # for an engine to answer
 
-_ANSWER_SECONDS = 20  # for a program in a container that has little to do
+_RESPONSE_SECONDS = 20  # for a program in a container that has little to do
 _START_HINT = (
     "is the first word of docker_server.start_command a program of the image's? "
     "There may be no shell in it: then name the server itself"
@@ -51,7 +51,7 @@ class Container:
         Raises:
             HostError: the engine has gone.
         """
-        with telling("the sidecar of the container does not start"):
+        with translate_engine_errors("the sidecar of the container does not start"):
             return Pipe(
                 self._api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 0, "stream": 1})
             )
@@ -67,7 +67,7 @@ class Container:
         """
         targets = [os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)]
         try:
-            with telling("the container does not start", _START_HINT):
+            with translate_engine_errors("the container does not start", _START_HINT):
                 stream = self._api.attach(
                     self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True
                 )
@@ -82,7 +82,7 @@ class Container:
         Raises:
             ModelFailed: its command cannot be run.
         """
-        with telling("the container does not start", _START_HINT):
+        with translate_engine_errors("the container does not start", _START_HINT):
             self._api.start(self.id)
 
     def wait(self) -> int | None:
@@ -148,7 +148,7 @@ class Pipe:
             self._socket.sendall(data)
             answer = select.poll()  # the library waits without end for one
             answer.register(self._socket, select.POLLIN)
-            if not answer.poll(_ANSWER_SECONDS * 1000):
+            if not answer.poll(_RESPONSE_SECONDS * 1000):
                 return b""
             return bytes(next(self._frames)[1])
         except (OSError, StopIteration, ValueError):  # it has ended, or its engine has
@@ -162,7 +162,7 @@ class Pipe:
 
 
 @contextmanager
-def telling(what: str, hint: str | None = None) -> Iterator[None]:
+def translate_engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
     """Say in our words what the engine refused, or that it is not there any more."""
     import docker.errors
 

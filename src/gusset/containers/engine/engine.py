@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gusset.containers.engine.container import API_SECONDS, Container, reason, telling
+from gusset.containers.engine.container import API_SECONDS, Container, reason, translate_engine_errors
 from gusset.containers.engine.engine_socket import Service, Tunnel, podman
 from gusset.containers.engine.registry import Credentials
-from gusset.containers.engine.run_id import OWNER, is_gone, our_name
+from gusset.containers.engine.run_id import OWNER, run_has_ended, run_id
 from gusset.containers.network.network import may_enter
 from gusset.errors import HostError, ModelFailed, UsageError
 
@@ -101,7 +101,7 @@ class Engine:
                 hint="an engine on another machine is reached with ssh://user@machine, which encrypts",
             )
         tried = []
-        for address in [docker_host] if docker_host else _sockets():
+        for address in [docker_host] if docker_host else _candidate_sockets():
             try:
                 engine = cls(address)
             except Exception as error:  # whatever the library or the socket says
@@ -191,7 +191,7 @@ class Engine:
         told = 0.0
         tell(f"pulling {name}")
         try:
-            repository, tag = _tagged(name)
+            repository, tag = _with_tag(name)
             login = credentials.auth_config() if credentials else None
             lines = self._api.pull(repository, tag=tag, stream=True, decode=True, auth_config=login)
             for line in lines:
@@ -240,7 +240,7 @@ class Engine:
         host_config = self._api.create_host_config(**options)
         if spec.user_namespace is not None:
             host_config["UsernsMode"] = spec.user_namespace  # the library knows only Docker's
-        with telling("the container cannot be made"):
+        with translate_engine_errors("the container cannot be made"):
             made = self._api.create_container(
                 spec.image,
                 entrypoint=list(spec.command) if spec.command is not None else None,
@@ -259,7 +259,7 @@ class Engine:
             ModelFailed: the engine refuses it.
             HostError: the engine has gone.
         """
-        with telling("a volume for secrets cannot be made"):
+        with translate_engine_errors("a volume for secrets cannot be made"):
             made = self._api.create_volume(driver="local", driver_opts=_VOLUME, labels={OWNER: owner})
         return str(made["Name"])
 
@@ -287,7 +287,7 @@ class Engine:
             read_only=True,
             port_bindings=None if port is None else {port: ("127.0.0.1", None)},
         )
-        with telling("the sidecar of the container cannot be made"):
+        with translate_engine_errors("the sidecar of the container cannot be made"):
             made = self._api.create_container(
                 image.id,
                 entrypoint=["sh", "-c", script],
@@ -307,7 +307,7 @@ class Engine:
             ModelFailed: it is not published.
             HostError: the engine has gone.
         """
-        with telling("the sidecar of the container is not there"):
+        with translate_engine_errors("the sidecar of the container is not there"):
             ports = self._api.inspect_container(container.id)["NetworkSettings"]["Ports"]
         bound = ports.get(f"{port}/tcp")
         if not bound:
@@ -327,8 +327,8 @@ class Engine:
         Raises:
             ModelFailed: the engine refuses to make the container.
         """
-        with telling("the image cannot be looked into"):
-            made = self._api.create_container(image.id, entrypoint=["/"], labels={OWNER: our_name()})
+        with translate_engine_errors("the image cannot be looked into"):
+            made = self._api.create_container(image.id, entrypoint=["/"], labels={OWNER: run_id()})
         container = Container(self._api, made["Id"])
         try:
             return [container.file(path) for path in paths]
@@ -342,16 +342,16 @@ class Engine:
             ModelFailed: the engine refuses it.
             HostError: the engine has gone.
         """
-        with telling("what gusset has left at the engine cannot be removed"):
-            return _remove_all(self._api, lambda name: name == our_name())
+        with translate_engine_errors("what gusset has left at the engine cannot be removed"):
+            return _remove_all(self._api, lambda name: name == run_id())
 
     def remove_orphans(self) -> None:
         """Remove what a gusset has left that has gone without doing so: the second net."""
         with suppress(Exception):  # it may be somebody else's engine by now; never a reason not to serve
-            _remove_all(self._api, is_gone)
+            _remove_all(self._api, run_has_ended)
 
 
-def remove_all_of(address: str, owner: str) -> bool:
+def remove_all_of_run(address: str, owner: str) -> bool:
     """Remove the containers and volumes of that owner's at the engine there; whether there were any.
 
     Raises whatever the library does, when the engine does not answer.
@@ -359,16 +359,16 @@ def remove_all_of(address: str, owner: str) -> bool:
     return _remove_all(_client(address).api, lambda name: name == owner)
 
 
-def _remove_all(api: Any, is_meant: Callable[[str], bool]) -> bool:
+def _remove_all(api: Any, matches: Callable[[str], bool]) -> bool:
     there = False
     containers = api.containers(all=True, filters={"label": [OWNER]})
     containers.sort(key=lambda found: -found["Created"])  # a sidecar goes after the one that has its network
     for found in containers:
-        if is_meant(found["Labels"].get(OWNER, "")):
+        if matches(found["Labels"].get(OWNER, "")):
             there = True
             Container(api, found["Id"]).remove()
     for found in api.volumes(filters={"label": [OWNER]})["Volumes"] or ():
-        if is_meant((found["Labels"] or {}).get(OWNER, "")):
+        if matches((found["Labels"] or {}).get(OWNER, "")):
             there = True
             _remove_volume(api, found["Name"])
     return there
@@ -396,7 +396,7 @@ def _client(address: str) -> Any:
     return client
 
 
-def _sockets() -> list[str]:
+def _candidate_sockets() -> list[str]:
     """Where engines listen, as far as there is something."""
     places = [Path("/var/run/docker.sock"), Path("/run/podman/podman.sock")]
     session = Path(f"/run/user/{os.getuid()}")
@@ -405,7 +405,7 @@ def _sockets() -> list[str]:
     return [f"unix://{place}" for place in places if place.exists()]
 
 
-def _tagged(name: str) -> tuple[str, str | None]:
+def _with_tag(name: str) -> tuple[str, str | None]:
     """A repository and the tag to pull; a digest stands in the repository."""
     if "@" in name:
         return name, None

@@ -89,7 +89,7 @@ class Tunnel(Service):
         """
         try:
             parts = urlsplit(url)
-            host, user, port = _spelt(parts), parts.username, parts.port
+            host, user, port = _docker_host_of(parts), parts.username, parts.port
         except ValueError:
             raise _no_address() from None
         if not host or host.startswith("-") or (user or "").startswith("-") or parts.password is not None:
@@ -149,7 +149,7 @@ class Tunnel(Service):
         return done.stderr.decode("utf-8", "replace").strip() if done.returncode else ""
 
 
-def _spelt(parts: SplitResult) -> str:
+def _docker_host_of(parts: SplitResult) -> str:
     """The host as it was written: ssh may have it in its configuration; the library makes it lower case."""
     host = parts.netloc.rpartition("@")[2]
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

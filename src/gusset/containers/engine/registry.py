@@ -52,7 +52,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class RegistryLogin:
     """Where the credentials for a registry come from: one secret. See `rotation.Declaring`."""
 
     name: str
@@ -65,7 +65,7 @@ class Login:
         return tuple(secret.name for secret in self.secrets)
 
     @classmethod
-    def of_package(cls, package: Package, report: ProblemCollector) -> Login | None:
+    def of_package(cls, package: Package, report: ProblemCollector) -> RegistryLogin | None:
         """What a checked folder's `docker_auth` says; what cannot be done goes to `report`."""
         base = package.config.base_image
         auth = base.docker_auth if base else None
@@ -81,7 +81,7 @@ class Login:
                 (*_KEY, "auth_method"), f"gusset does not log in to a registry by {auth.auth_method}", instead
             )
             return None
-        if _host(auth.registry or host) != host:
+        if _registry_host(auth.registry or host) != host:
             report.add(
                 (*_KEY, "registry"),
                 f"the image comes from {host}, which gets no login that is for another registry",
@@ -113,7 +113,7 @@ class Login:
             value = delivered.value
             if self.is_json_key:
                 return Credentials(name, _USER_OF_JSON, value, value)
-            user, colon, password = _plain(value).partition(b":")
+            user, colon, password = _trimmed(value).partition(b":")
             if not (colon and user and password):
                 raise HostError(
                     f"the secret {name} is no login: neither USER:PASSWORD nor that in base64",
@@ -126,15 +126,15 @@ class Login:
 def registry_of(image: str) -> str:
     """The host of the registry that an image's name leads to, with its port if it has one."""
     first, slash, _ = image.partition("/")
-    return _host(first) if slash and ("." in first or ":" in first or first == "localhost") else HUB
+    return _registry_host(first) if slash and ("." in first or ":" in first or first == "localhost") else HUB
 
 
-def _host(registry: str) -> str:
+def _registry_host(registry: str) -> str:
     host = _SCHEME.sub("", registry.strip()).partition("/")[0].lower()
     return HUB if host in _HUBS else host
 
 
-def _plain(value: SecretValue) -> bytes:
+def _trimmed(value: SecretValue) -> bytes:
     """USER:PASSWORD, which may be in base64, as people keep it for Truss; or whatever it is."""
     text = value.reveal().strip()
     if b":" not in text:

@@ -113,11 +113,11 @@ class ContainerFolder:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def remove_all(is_meant: Callable[[str], bool]) -> None:
+def remove_all(matches: Callable[[str], bool]) -> None:
     """Remove the folders of containers whose owner is meant."""
     for folder in _memory().glob(f"{_MARK}*-*-*-*"):
         owner = folder.name.removeprefix(_MARK).rpartition("-")[0]
-        if is_meant(owner) and folder.stat().st_uid == os.getuid():
+        if matches(owner) and folder.stat().st_uid == os.getuid():
             shutil.rmtree(folder, ignore_errors=True)
 
 

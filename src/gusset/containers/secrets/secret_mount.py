@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from gusset.containers.engine.container import Container
-from gusset.containers.engine.run_id import our_name
+from gusset.containers.engine.run_id import run_id
 from gusset.containers.network.network import EnteredNetns, HelperNetns, HostNetwork, Network, may_enter
 from gusset.containers.secrets.memory_folder import ContainerFolder
 from gusset.secrets.value import SecretValue
 
 
-class Site(Protocol):
+class SecretMount(Protocol):
     """For one container, from before it is made until it is removed. Everything here blocks."""
 
     @property
@@ -43,7 +43,7 @@ class Site(Protocol):
         """Let go of all of it, after the container was removed."""
 
 
-class Local:
+class LocalMount:
     """For an engine which takes our files: a folder in this machine's memory; its network is entered."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Local:
         Raises:
             HostError: this machine has no memory-backed place that we may write to.
         """
-        self._folder = ContainerFolder(our_name(), user)
+        self._folder = ContainerFolder(run_id(), user)
         self._port = port
         self._may_leave_core = may_leave_core
         self._held = contextlib.ExitStack()
@@ -63,11 +63,11 @@ class Local:
         self.network = "host" if host_network else None
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """See `Site.replace`."""
+        """See `SecretMount.replace`."""
         self._folder.replace(values)
 
     def started(self, container: Container) -> Network | None:
-        """See `Site.started`."""
+        """See `SecretMount.started`."""
         if not self._may_leave_core:
             container.leave_no_core()
         network: Network | None = HostNetwork(self._port) if self.network else self._entered(container.pid())
@@ -82,5 +82,5 @@ class Local:
         return None
 
     def close(self) -> None:
-        """See `Site.close`."""
+        """See `SecretMount.close`."""
         self._held.close()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 from gusset.containers.engine.container import Container
 from gusset.containers.engine.engine import Engine
-from gusset.containers.engine.run_id import our_name
+from gusset.containers.engine.run_id import run_id
 from gusset.containers.network.network import HostNetwork, Network, PublishedPort
 from gusset.errors import HostError
 from gusset.secrets.name import check_name
@@ -55,8 +55,8 @@ rm -rf /secrets/* /secrets/.[!.]* /secrets/..next
 """.replace("BACKLOG", "l" * 128)  # nc counts: so many may wait
 
 
-class Sidecar:
-    """See `site.Site`."""
+class SidecarMount:
+    """See `SecretMount`."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class Sidecar:
             ) from None
         self._door = door = None if host_network else next(each for each in _DOORS if each != port)
         with contextlib.ExitStack() as stack:
-            self.source = engine.create_volume(our_name())
+            self.source = engine.create_volume(run_id())
             stack.callback(engine.remove_volume, self.source)
             self._container = engine.create_sidecar(
-                image, _SCRIPT, volume=self.source, owner=our_name(), port=door
+                image, _SCRIPT, volume=self.source, owner=run_id(), port=door
             )
             stack.callback(self._container.remove)
             self.network = f"container:{self._container.id}" if door else "host"
@@ -101,7 +101,7 @@ class Sidecar:
             self._held = stack.pop_all()
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """See `Site.replace`."""
+        """See `SecretMount.replace`."""
         for name, value in values.items():
             check_name(name)
             data = value.reveal()
@@ -117,7 +117,7 @@ class Sidecar:
             raise HostError("the container that holds the secrets has ended")
 
     def started(self, container: Container) -> Network:
-        """See `Site.started`."""
+        """See `SecretMount.started`."""
         threading.Thread(target=self._end_with, args=(container,), name="gusset-sidecar", daemon=True).start()
         if self._door is None:
             return HostNetwork(self._port)
@@ -129,5 +129,5 @@ class Sidecar:
         container.kill()
 
     def close(self) -> None:
-        """See `Site.close`; the volume goes with the sidecar."""
+        """See `SecretMount.close`; the volume goes with the sidecar."""
         self._held.close()
