@@ -40,7 +40,7 @@ class Login:
     api_key: SecretValue
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One reading of the settings file and the environment.
 

@@ -76,12 +76,16 @@ class ContainerStarter:
         """Make and start a container.
 
         Raises:
-            ModelFailed, HostError: see `RunningContainer`.
+            ModelFailed, HostError: see `RunningContainer.start`.
         """
         self._engine.keep_up()
         self._engine.remove_ours()  # what is left because the engine did not respond earlier
-        running = RunningContainer(
-            self._mount(), self._create, self._fill, self._intake.masker, self._options.outputs
+        running = RunningContainer.start(
+            self._mount(),
+            create=self._create,
+            fill=self._fill,
+            masker=self._intake.masker,
+            outputs=self._options.outputs,
         )
         with contextlib.ExitStack() as stack:
             stack.callback(running.close)

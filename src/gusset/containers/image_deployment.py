@@ -43,7 +43,7 @@ class Health:
     stop_traffic: float = STOP_TRAFFIC
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDeployment:
     """A custom image as it is served. `command` None runs what the image itself runs; `memory` in bytes."""
 

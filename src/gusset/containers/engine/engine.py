@@ -41,7 +41,7 @@ class Image:
     architecture: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """A container to be made. `command` None runs what the image itself runs.
 

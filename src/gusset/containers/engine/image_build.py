@@ -37,7 +37,7 @@ PACKAGES = "/packages"
 _LAST_LINES = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What is added to the base image. `requirements` is the text of a requirements file."""
 

@@ -184,7 +184,7 @@ class Chunked:
             raise Invalid("the trailers are too long", 431)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Request:
     """The head of a request: what is passed on of it, and what this hop has to know."""
 
@@ -259,7 +259,16 @@ def read_request(head: bytes) -> Request:
     if host is None:
         fields = b"\r\nHost: localhost" + fields
     body: Body = Chunked() if is_chunked else Counted(length or 0)
-    return Request(method, target, fields, is_old, is_old or b"close" in listed, upgrade, length, body)
+    return Request(
+        method=method,
+        target=target,
+        fields=fields,
+        is_old=is_old,
+        close=is_old or b"close" in listed,
+        upgrade=upgrade,
+        length=length,
+        body=body,
+    )
 
 
 def read_response(head: bytes, request: Request) -> ResponseHead:

@@ -1,0 +1,86 @@
+"""Limits that keep the code readable: the size of classes, and how many arguments go by position."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import gusset
+
+ROOT = Path(gusset.__file__).parent
+MOST_LINES = 250
+MOST_PUBLIC_METHODS = 15
+MOST_POSITIONAL = 4
+
+# Class -> why it may be larger.
+LARGER = {
+    "runtime/http_server.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
+    "containers/proxy/proxy.py:Client": "asyncio's and the upstream's callbacks; its phases are not yet parted",
+    "containers/engine/engine.py:Engine": "the engine's API; images and leftovers are not yet parted from containers",
+}
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    for module in sorted(ROOT.rglob("*.py")):
+        if "demo_model" in module.parts:
+            continue
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield f"{module.relative_to(ROOT)}:{node.name}", node
+
+
+def test_no_class_is_large_without_a_reason() -> None:
+    """At most 250 lines and 15 public methods, or a reason in `LARGER`."""
+    large = set()
+    for name, node in classes():
+        methods = [each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+        public = [method for method in methods if not method.name.startswith("_")]
+        if _lines(node) > MOST_LINES or len(public) > MOST_PUBLIC_METHODS:
+            large.add(name)
+    assert large == set(LARGER)
+
+
+def test_constructors_take_few_arguments_by_position() -> None:
+    """More than four arguments are keyword-only, in `__init__` and in dataclasses alike."""
+    many = []
+    for name, node in classes():
+        constructors = [
+            each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"
+        ]
+        if any(len(each.args.posonlyargs + each.args.args) - 1 > MOST_POSITIONAL for each in constructors):
+            many.append(name)
+        if _is_positional_dataclass(node) and len(_fields(node)) > MOST_POSITIONAL:
+            many.append(name)
+    assert many == []
+
+
+def _lines(node: ast.ClassDef) -> int:
+    """Its lines, without the docstring."""
+    docstring = node.body[0] if ast.get_docstring(node) is not None else None
+    own = (docstring.end_lineno or 0) - docstring.lineno + 1 if docstring else 0
+    return (node.end_lineno or node.lineno) - node.lineno + 1 - own
+
+
+def _is_positional_dataclass(node: ast.ClassDef) -> bool:
+    """Whether it is a dataclass or named tuple whose fields are taken by position."""
+    for decorator in node.decorator_list:
+        call = decorator if isinstance(decorator, ast.Call) else None
+        target = call.func if call else decorator
+        if isinstance(target, ast.Name) and target.id == "dataclass":
+            return not any(keyword.arg == "kw_only" for keyword in (call.keywords if call else []))
+    return any(isinstance(base, ast.Name) and base.id == "NamedTuple" for base in node.bases)
+
+
+def _fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
+    """Fields before `_: KW_ONLY`, but for class variables and those that `__init__` does not take."""
+    fields = []
+    for each in node.body:
+        if not isinstance(each, ast.AnnAssign):
+            continue
+        annotation = ast.unparse(each.annotation)
+        if annotation == "KW_ONLY":
+            break
+        if not annotation.startswith("ClassVar") and "init=False" not in ast.unparse(each):
+            fields.append(each)
+    return fields
