@@ -17,7 +17,6 @@ MOST_POSITIONAL = 4
 LARGER = {
     "runtime/http_server.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
     "containers/proxy/proxy.py:Client": "asyncio's and the upstream's callbacks; its phases are not yet parted",
-    "containers/engine/engine.py:Engine": "the engine's API; images and leftovers are not yet parted from containers",
 }
 
 

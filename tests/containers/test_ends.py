@@ -81,7 +81,7 @@ def test_an_engine_of_its_own_that_dies_is_started_again(ship: Ship, images: dic
     for pid in _service(ship):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: "The container is ready again." in ship.output, "ready again")
-    assert "(Podman's service); it was started again." in ship.output
+    assert "(Podman's service) and was restarted." in ship.output
     assert ship.content("hf_access_token") == TOKEN
     assert ship.container != first
     assert ship.stop() == 0

@@ -429,7 +429,7 @@ def test_another_machines_image(ship: Ship, images: dict[str, str]) -> None:
 def test_no_engine(ship: Ship, images: dict[str, str]) -> None:
     ship.configure(images["root"])
     ship.start(DOCKER_HOST="unix:///nowhere/docker.sock")
-    ship.fails(11, "no container engine answers", "unix:///nowhere/docker.sock")
+    ship.fails(11, "no container engine responds", "unix:///nowhere/docker.sock")
 
 
 def test_an_engine_that_one_may_not_use(ship: Ship, images: dict[str, str]) -> None:
@@ -442,7 +442,7 @@ def test_an_engine_that_one_may_not_use(ship: Ship, images: dict[str, str]) -> N
         os.chmod(address, 0o600)
         ship.configure(images["root"])
         ship.start(before=as_ordinary_process(), DOCKER_HOST=f"unix://{address}")
-        ship.fails(11, "no container engine answers", "Permission denied", "group docker")
+        ship.fails(11, "no container engine responds", "Permission denied", "group docker")
 
 
 def test_an_engine_elsewhere(ship: Ship) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gusset.containers.engine.container import Container
-from gusset.containers.engine.engine import ContainerSpec, Engine, Image
+from gusset.containers.engine.container_spec import ContainerSpec
+from gusset.containers.engine.engine import Engine
+from gusset.containers.engine.images import Image
 from gusset.containers.engine.run_id import run_id
 from gusset.containers.image_deployment import ImageDeployment
 from gusset.containers.running_container import RunningContainer

@@ -17,8 +17,9 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 from gusset.containers.container_starter import ContainerOptions, ContainerStarter
-from gusset.containers.engine.engine import Engine, Image
+from gusset.containers.engine.engine import Engine
 from gusset.containers.engine.image_build import build
+from gusset.containers.engine.images import Image
 from gusset.containers.engine.registry import Credentials
 from gusset.containers.engine.run_id import run_has_ended, run_id
 from gusset.containers.health_monitor import PROBE_SECONDS, HealthMonitor
@@ -143,7 +144,7 @@ def _prepare_image(
     """The deployment's image, with what its config adds to it."""
     masker.learn(credentials.parts if credentials else ())
     try:
-        image = engine.image(deployment.image, log.info, credentials)
+        image = engine.images.get(deployment.image, log.info, credentials)
     except HostError as error:  # a registry's error message may quote the credentials
         raise HostError(masker.mask_text(error.message), hint=error.hint) from None
     if deployment.recipe.is_empty:
@@ -160,7 +161,7 @@ def _prepare_image(
 
 def _find_user(deployment: ImageDeployment, engine: Engine, image: Image) -> tuple[int, int]:
     """The user and group id that the container runs as; they own its secret files."""
-    passwd, group = engine.files(image, "/etc/passwd", "/etc/group")
+    passwd, group = engine.images.files(image, "/etc/passwd", "/etc/group")
     user_id = deployment.user_id
     if user_id is not None and passwd and f":{user_id}:" not in passwd.decode("utf-8", "replace"):
         log.warning("The image's /etc/passwd has no user %d: it runs without a name and a home.", user_id)

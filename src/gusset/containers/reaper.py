@@ -42,7 +42,7 @@ def main(owner: str) -> None:
 
 
 def _remove(address: str, owner: str) -> None:
-    from gusset.containers.engine import engine  # only now: we stay small
+    from gusset.containers.engine import leftovers  # only now: we stay small
     from gusset.containers.secrets import memory_folder
 
     memory_folder.remove_all(
@@ -52,7 +52,7 @@ def _remove(address: str, owner: str) -> None:
     for _ in range(_TRIES if address else 0):
         with suppress(Exception):  # nobody is left to be told
             # Twice: what was asked for last may only just be made.
-            clear = clear + 1 if not engine.remove_all_of_run(address, owner) else 0
+            clear = clear + 1 if not leftovers.remove_all_of_run(address, owner) else 0
         if clear == 2:
             break
         time.sleep(_PAUSE)

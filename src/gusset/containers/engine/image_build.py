@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gusset.containers.engine.engine import Engine, Image
+from gusset.containers.engine.engine import Engine
+from gusset.containers.engine.images import Image
 from gusset.errors import HostError, ModelFailed
 from gusset.runtime.environment import child_environment
 
@@ -155,7 +156,7 @@ def build(
                 f"the image cannot be built; the last lines:\n{lines}",
                 hint="see system_packages, requirements and build_commands in config.yaml",
             )
-        return engine.image(result.read_text().strip(), log.info)
+        return engine.images.get(result.read_text().strip(), log.info)
 
 
 def _command(engine: Engine, context: Path, *, tag: str, result: Path, no_cache: bool) -> list[str]:

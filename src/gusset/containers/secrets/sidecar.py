@@ -78,7 +78,7 @@ class SidecarMount:
         self._word = secrets.token_hex(16)
         self._names: set[str] = set()
         try:
-            image = engine.image(IMAGE, tell)
+            image = engine.images.get(IMAGE, tell)
         except HostError as error:
             raise HostError(
                 error.message,

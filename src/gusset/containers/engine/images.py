@@ -1,0 +1,114 @@
+"""The images of an engine: found, pulled, and looked into."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gusset.containers.engine.container import Container, reason, translate_engine_errors
+from gusset.containers.engine.registry import Credentials
+from gusset.containers.engine.run_id import OWNER, run_id
+from gusset.errors import HostError
+
+_PULL_HINT = (
+    "is the name right? A private registry wants a login: base_image.docker_auth, or the engine's own"
+)
+_PROGRESS_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that the engine has. `user` is as the image says: a name, a number, with a group or empty."""
+
+    id: str
+    user: str
+    architecture: str
+
+
+class Images:
+    """The images of one engine. `architecture` is the engine's own."""
+
+    def __init__(self, client: Any, architecture: str) -> None:
+        self._client = client
+        self._machine = architecture
+
+    def get(
+        self, name: str, on_progress: Callable[[str], object], credentials: Credentials | None = None
+    ) -> Image:
+        """The image of that name, pulled if the engine does not have it.
+
+        `on_progress` is called with texts about the pull. `credentials` are for the image's
+        registry; without them the engine uses its own.
+
+        Raises:
+            HostError: it cannot be found or pulled, or is for another architecture.
+        """
+        import docker.errors
+
+        try:
+            found = self._client.images.get(name)
+        except docker.errors.ImageNotFound:
+            self._pull(name, on_progress, credentials)
+            found = self._client.images.get(name)
+        config = found.attrs.get("Config") or {}
+        image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
+        if image.architecture and self._machine and image.architecture != self._machine:
+            raise HostError(
+                f"the image {name} is for {image.architecture}, this machine is {self._machine}",
+                hint="use an image that was built for this kind of machine",
+            )
+        return image
+
+    def _pull(self, name: str, on_progress: Callable[[str], object], credentials: Credentials | None) -> None:
+        import docker.errors
+
+        hint = _PULL_HINT
+        if credentials is not None:
+            hint = f"is the name right? And the login, which is the secret {credentials.secret}?"
+        layers: dict[str, tuple[int, int]] = {}
+        last_report = 0.0
+        on_progress(f"pulling {name}")
+        try:
+            repository, tag = _with_tag(name)
+            login = credentials.auth_config() if credentials else None
+            lines = self._client.api.pull(repository, tag=tag, stream=True, decode=True, auth_config=login)
+            for line in lines:
+                if line.get("error"):
+                    raise HostError(f"the image {name} cannot be pulled: {line['error']}", hint=hint)
+                detail = line.get("progressDetail") or {}
+                if line.get("id") and detail.get("total"):
+                    layers[line["id"]] = (detail.get("current", 0), detail["total"])
+                if layers and time.monotonic() - last_report > _PROGRESS_SECONDS:
+                    last_report = time.monotonic()
+                    done, total = (sum(each) / 1e6 for each in zip(*layers.values(), strict=True))
+                    on_progress(f"pulling {name}: {done:.0f} of {total:.0f} MB")
+        except docker.errors.APIError as error:
+            raise HostError(
+                f"the image {name} is not here and cannot be pulled: {reason(error)}", hint=hint
+            ) from None
+
+    def files(self, image: Image, *paths: str) -> list[bytes]:
+        """Small files of an image, empty for those that it lacks. The container made for this never runs.
+
+        Raises:
+            ModelFailed: the engine refuses to make the container.
+        """
+        with translate_engine_errors("the image cannot be looked into"):
+            made = self._client.api.create_container(image.id, entrypoint=["/"], labels={OWNER: run_id()})
+        container = Container(self._client.api, made["Id"])
+        try:
+            return [container.file(path) for path in paths]
+        finally:
+            container.remove()
+
+
+def _with_tag(name: str) -> tuple[str, str | None]:
+    """A repository and the tag to pull; a digest stands in the repository."""
+    if "@" in name:
+        return name, None
+    repository, colon, tag = name.rpartition(":")
+    if colon and "/" not in tag:
+        return repository, tag
+    return name, "latest"
