@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gusset.errors import NotSignedIn, UsageError
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW
 from gusset.secrets.value import SecretValue
 
 NameCollisions = Literal["refuse", "overwrite"]
@@ -137,7 +138,7 @@ def _rewrite(path: Path, values: Mapping[str, str]) -> None:
     lines += [line for line in old if not _LOGIN_LINE.match(line)]
     scratch = path.with_name(path.name + ".new")
     scratch.unlink(missing_ok=True)
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         file.write("".join(line + "\n" for line in lines))
         file.flush()

@@ -44,19 +44,19 @@ class App:
 
     @cached_property
     def actor(self) -> str:
-        """Who does this, as the audit log has it: the account's name."""
-        import pwd
+        """The actor of audit records: the account's name."""
+        from gusset.portable import account_name
 
-        try:
-            return pwd.getpwuid(os.getuid()).pw_name  # not $LOGNAME, which anybody may set
-        except KeyError:  # a container's user may have no name
-            return f"uid {os.getuid()}"
+        return account_name()
 
     def hold_values(self) -> None:
-        """To be called before this process gets hold of a value: nobody may read it from our memory."""
-        from gusset.runtime.process import harden
+        """Keep other processes from reading this one's memory. Call this before it gets a value."""
+        from gusset.portable import HAS_POSIX_ACCOUNTS
 
-        harden()
+        if HAS_POSIX_ACCOUNTS:
+            from gusset.runtime.process import harden
+
+            harden()
 
     @contextmanager
     def vault(self, **options: Any) -> Iterator[Vault]:

@@ -17,7 +17,7 @@ import click
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.forked import ForkedTask
 from gusset.cli.sources import open_source
-from gusset.errors import ConfigInvalid, UsageError
+from gusset.errors import ConfigInvalid, HostError, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
@@ -110,6 +110,8 @@ def serve(
     """
     for name in allow_missing:
         check_name(name)
+    if sys.platform != "linux":
+        raise _not_on_this_system(folder, options["port"])
     settings = ServeOptions(allow_missing=frozenset(allow_missing), **options)
     if settings.manager is not None and settings.secrets_dir is not None:
         raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
@@ -120,6 +122,22 @@ def serve(
     if network != "bridge" or gpus is not None:
         raise UsageError("--network and --gpus are for custom images, this is a Python model")
     return _serve_model(app, folder, settings, workers=workers, reload=reload)
+
+
+def _not_on_this_system(folder: Path, port: int) -> HostError:
+    """The error of systems that cannot serve, with a command that serves in a container there."""
+    command = [
+        "podman run --rm -it",
+        f"-p 127.0.0.1:{port}:{port}",
+        f"-v {shlex.quote(str(folder.resolve()))}:/model:ro",
+        "-v gusset:/data",
+        f"gusset serve /model --host 0.0.0.0 --port {port}",
+    ]
+    return HostError(
+        "serve needs Linux: other systems cannot protect a model's secrets in memory",
+        hint="run it in a container, from the image that packaging/Containerfile builds:\n  "
+        + " ".join(command),
+    )
 
 
 def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int, reload: bool) -> int:

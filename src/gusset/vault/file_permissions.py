@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gusset.errors import IntegrityError, RootKeyError
+from gusset.portable import HAS_POSIX_ACCOUNTS
 from gusset.settings import Settings
 
 _WRITABLE_BY_OTHERS = 0o022
@@ -34,6 +35,8 @@ class FileProblem:
 
 def file_problem(path: Path, found: os.stat_result, *, private: bool = False) -> FileProblem | None:
     """What is wrong with a file or folder. Other accounts must not write to it, nor read a `private` one."""
+    if not HAS_POSIX_ACCOUNTS:
+        return None
     if found.st_uid not in (os.geteuid(), 0):
         return _wrong_owner(path, found.st_uid)
     mode = stat.S_IMODE(found.st_mode)

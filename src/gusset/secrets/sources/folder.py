@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from gusset.errors import Denied, GussetError, Unreachable
+from gusset.portable import CLOSE_ON_EXEC
 from gusset.secrets.name import check_name
 from gusset.secrets.sources.inotify import folder_wakeup
 from gusset.secrets.sources.source import Delivered
@@ -103,7 +104,9 @@ class FolderSource:
 
 def _read_file(path: Path) -> bytes:
     """The exact bytes of a regular file. Links are followed: Kubernetes mounts secrets as links."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
+    descriptor = os.open(
+        path, os.O_RDONLY | CLOSE_ON_EXEC | getattr(os, "O_NONBLOCK", 0)
+    )  # a pipe must not block
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Unreachable(f"{path} is not a regular file", hint="put the value in a file of that name")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
 
 log = logging.getLogger("gusset.vault")
 
@@ -84,9 +85,9 @@ class WitnessFile:
     def _open_locked(self) -> int:
         """Open and lock the file; start over when another process has replaced it meanwhile."""
         while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | CLOSE_ON_EXEC | NO_FOLLOW
             fd = os.open(self.path, flags, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            lock_exclusively(fd)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), self.path.stat()):
                     return fd
@@ -96,7 +97,7 @@ class WitnessFile:
         """Move the newest lines to a new file: a crash leaves either the old file or the new one."""
         lines = self.path.read_bytes().splitlines(keepends=True)[-_KEPT_LINES:]
         scratch = self.path.with_name(self.path.name + ".new")
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(b"".join(lines))
             file.flush()

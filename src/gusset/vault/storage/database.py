@@ -6,7 +6,6 @@ Everything that is specific to SQLite is in this file. It knows nothing of secre
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from gusset.errors import HostError, IntegrityError, Unreachable, UsageError, VaultError, VaultTooNew
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
 from gusset.vault.storage.revision import REVISION
 
 LOCK_TIMEOUT = 30  # seconds that a writer waits for another process's lock
@@ -126,7 +126,7 @@ def exclusive_lock(file: Path) -> Iterator[None]:
     """
     path = file.with_name(file.name + ".lock")
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
@@ -134,7 +134,7 @@ def exclusive_lock(file: Path) -> Iterator[None]:
             f"{path} is a symbolic link", hint="find out who created it, then remove it"
         ) from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_exclusively(lock)
         yield
     finally:
         os.close(lock)
@@ -217,4 +217,4 @@ def make_private(file: Path) -> None:
     """Create folder and empty file with modes 0700 and 0600; SQLite gives its other files the same mode."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with suppress(FileExistsError):
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC, 0o600))

@@ -1,0 +1,56 @@
+"""What differs between Linux, macOS and Windows for files: locks, flags, and durable renames.
+
+Windows has no accounts by number, no modes and no symbolic links that an
+ordinary account can plant, so checks of those are left out there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+CLOSE_ON_EXEC: int = getattr(os, "O_CLOEXEC", 0)
+
+HAS_POSIX_ACCOUNTS = hasattr(os, "geteuid")
+
+
+def lock_exclusively(fd: int) -> None:
+    """Wait until this process alone holds the lock of an open file. Closing `fd` releases it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        msvcrt = importlib.import_module("msvcrt")
+        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
+    else:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def make_private(fd: int) -> None:
+    """Give an open file the mode 0600, where files have modes."""
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, 0o600)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that a rename in it survives a power failure. Windows cannot open folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def account_name() -> str:
+    """The name of the account that runs this process. Not from `$LOGNAME`, which anybody may set."""
+    if not HAS_POSIX_ACCOUNTS:
+        return os.getlogin()
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user may have no name
+        return f"uid {os.getuid()}"
