@@ -267,7 +267,7 @@ def test_a_sidecar_that_does_not_answer_is_made_anew(ship: Ship, launch: Callabl
     sidecar = int(ship.way("inspect", "--format", "{{.State.Pid}}", _sidecar(ship)))
     os.kill(sidecar, signal.SIGSTOP)
     ship.secret("hf_access_token", TOKEN + b"-next")
-    eventually(lambda: "could not be handed on" in ship.output, "it is given up", 4 * PATIENCE)
+    eventually(lambda: "could not be delivered" in ship.output, "it is given up", 4 * PATIENCE)
     assert ship.content("hf_access_token") == TOKEN
     os.kill(sidecar, signal.SIGCONT)
     eventually(lambda: "The container is ready again." in ship.output, "ready again")
