@@ -1,4 +1,4 @@
-"""Nothing that was acknowledged is lost: many writers, a killed manager, a full disk."""
+"""No acknowledged write is lost: with many writers, a killed manager, a full disk."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def verify(gusset: Cli) -> None:
 
 
 def test_32_writers_on_one_secret_make_32_versions(manager: Manager, admin: httpx.Client) -> None:
-    """In order, none lost, each with its record, and the chain holds."""
+    """Each with its audit record, in a valid chain."""
     ready = threading.Barrier(32)
 
     def write(number: int) -> int:
         with manager.client() as client:
             ready.wait()
-            answer = client.post("/v1/secrets", json={"name": "one", "value": f"value {number}"})
-            assert answer.status_code == 200, answer.text
-            version: int = answer.json()["version"]
+            response = client.post("/v1/secrets", json={"name": "one", "value": f"value {number}"})
+            assert response.status_code == 200, response.text
+            version: int = response.json()["version"]
             return version
 
     with ThreadPoolExecutor(32) as pool:
@@ -43,8 +43,8 @@ def test_32_writers_on_one_secret_make_32_versions(manager: Manager, admin: http
     assert admin.post("/v1/audit/verify").json()["problems"] == []
 
 
-def test_32_writers_that_compare_and_set_lose_no_update(manager: Manager, admin: httpx.Client) -> None:
-    """Each adds one to what it has read; a refused one reads again."""
+def test_concurrent_conditional_writes_lose_no_update(manager: Manager, admin: httpx.Client) -> None:
+    """Each adds one to what it has read, and reads again after a 412."""
     admin.post("/v1/secrets", json={"name": "count", "value": "0", "note": "0"})
 
     def add(_: int) -> None:
@@ -63,8 +63,8 @@ def test_32_writers_that_compare_and_set_lose_no_update(manager: Manager, admin:
     assert (final["note"], final["version"]) == ("32", 33)
 
 
-def test_kill_9_in_mid_load_loses_no_acknowledged_write(manager: Manager) -> None:
-    """Ten times: writers write as fast as they can, the manager is killed, started again, and has it all."""
+def test_a_killed_manager_loses_no_acknowledged_write(manager: Manager) -> None:
+    """Ten times, at a random moment, while writers write as fast as they can."""
     acknowledged: dict[str, int] = {}
     lock = threading.Lock()
 
@@ -73,13 +73,13 @@ def test_kill_9_in_mid_load_loses_no_acknowledged_write(manager: Manager) -> Non
         with manager.client() as client:
             while not stop.is_set():
                 try:
-                    answer = client.post("/v1/secrets", json={"name": name, "value": f"value {count}"})
+                    response = client.post("/v1/secrets", json={"name": name, "value": f"value {count}"})
                 except httpx.TransportError:
                     return
-                assert answer.status_code == 200
+                assert response.status_code == 200
                 count += 1
                 with lock:
-                    acknowledged[name] = answer.json()["version"]
+                    acknowledged[name] = response.json()["version"]
 
     for _ in range(10):
         stop = threading.Event()
@@ -100,11 +100,11 @@ def test_kill_9_in_mid_load_loses_no_acknowledged_write(manager: Manager) -> Non
     verify(manager.gusset)
 
 
-def test_a_full_disk_refuses_and_loses_nothing(manager: Manager, admin: httpx.Client) -> None:
-    """Simulated by SQLite's own limit of pages: a clear error, reads go on, and writes again when there is room."""
+def test_a_full_disk_refuses_writes_and_loses_nothing(manager: Manager, admin: httpx.Client) -> None:
+    """Reads go on, and so do writes when there is room again. SQLite's limit of pages simulates the disk."""
     admin.post("/v1/secrets", json={"name": "kept", "value": "value"})
     manager.stop()
-    # max_page_count holds for a connection: the manager gets it through a start of ours.
+    # max_page_count is set per connection, so the manager is started by code that adds it to all.
     code = (
         "import sys, gusset.vault.storage.database as d; d._PRAGMAS = (*d._PRAGMAS, 'PRAGMA max_page_count=90');"
         "from gusset.cli.main import main; main(['manager', '--port', sys.argv[1]])"
@@ -125,11 +125,11 @@ def test_a_full_disk_refuses_and_loses_nothing(manager: Manager, admin: httpx.Cl
                 time.sleep(0.05)
         with manager.client() as client:
             for number in range(60):
-                answer = client.post("/v1/secrets", json={"name": f"big-{number}", "value": "v" * 20_000})
-                if answer.status_code != 200:
+                response = client.post("/v1/secrets", json={"name": f"big-{number}", "value": "v" * 20_000})
+                if response.status_code != 200:
                     break
-            assert (answer.status_code, answer.json()["code"]) == (503, "host"), answer.text
-            assert "disk is full" in answer.json()["message"]
+            assert (response.status_code, response.json()["code"]) == (503, "host"), response.text
+            assert "disk is full" in response.json()["message"]
             names = [s["name"] for s in client.get("/v1/secrets").json()["secrets"]]
             assert "kept" in names and f"big-{number}" not in names
     finally:

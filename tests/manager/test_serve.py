@@ -1,4 +1,4 @@
-"""Models get their secrets from a manager: at the start, and when they change; also while it is away."""
+"""Models get their secrets from a manager: at the start and when they change, and go on while it is down."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere(manager: Manager, tmp_path: Path) -> Cli:
-    """Another machine's account, logged in to the manager."""
+    """The command line of another machine, logged in to the manager."""
     environ = manager.gusset.environ | {
         "GUSSET_HOME": str(tmp_path / "elsewhere"),
         "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
@@ -45,7 +45,7 @@ def elsewhere(manager: Manager, tmp_path: Path) -> Cli:
 def test_a_model_gets_its_secret_and_each_new_value(
     manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
 ) -> None:
-    """Registered, given, rotated, shown on the manager, deleted by force; and nothing leaks on the way."""
+    """Registration, delivery, rotation, the replica's report, forced deletion; nothing leaks on the way."""
     put(admin, VALUE)
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, process):
         assert predict(address).json() == {"sha": sha(VALUE)}
@@ -71,36 +71,36 @@ def test_a_model_gets_its_secret_and_each_new_value(
     assert not leaks_in(manager.log.read_bytes(), VALUE, NEW, manager.key.encode())
 
 
-def test_the_model_goes_on_while_the_manager_is_away(
+def test_a_model_goes_on_while_the_manager_is_down(
     manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
 ) -> None:
-    """It keeps what it has and says so; a value set meanwhile arrives once the manager is back."""
+    """It keeps its values and reports the error; a value set meanwhile arrives when the manager is back."""
     put(admin, VALUE)
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
         until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
         manager.kill()
 
-        def trouble() -> str:
+        def source_error() -> str:
             ready = httpx.get(f"{address}/v1/models/model")
             assert ready.status_code == 200
             return str(ready.json().get("secrets", {}).get("trouble", ""))
 
-        until(lambda: "does not respond" in trouble())
+        until(lambda: "does not respond" in source_error())
         assert "\ngusset_secrets_source_up 0\n" in httpx.get(f"{address}/metrics").text
         assert predict(address).json() == {"sha": sha(VALUE)}
         manager.gusset("secret", "set", "hf_access_token", input=NEW)
         manager.start()
         until(lambda: predict(address).json() == {"sha": sha(NEW)})
-        until(lambda: trouble() == "")
+        until(lambda: source_error() == "")
         assert "\ngusset_secrets_source_up 1\n" in httpx.get(f"{address}/metrics").text
     log = (tmp_path / "err").read_text()
     assert log.count("are not followed") == 1 and log.count("responds again") == 1
 
 
-def test_a_revoked_registration_is_made_again(
+def test_a_deployment_whose_token_was_revoked_registers_again(
     manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
 ) -> None:
-    """The person's key gets another token: what was revoked by mistake, or has expired, stops nothing."""
+    """With the person's key: a token revoked by mistake, or expired, does not stop it."""
     put(admin, VALUE)
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
         until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
@@ -110,23 +110,25 @@ def test_a_revoked_registration_is_made_again(
         until(lambda: predict(address).json() == {"sha": sha(NEW)})
 
 
-def test_a_start_without_the_manager_is_unreachable_never_missing(
+def test_a_start_without_the_manager_fails_even_if_secrets_may_be_missing(
     manager: Manager, elsewhere: Cli, folder: Path
 ) -> None:
+    """Nobody knows then whether they are missing."""
     manager.stop()
     done = elsewhere("serve", str(folder), "--port", "0", "--allow-missing", "all", status=8)
     assert b"does not respond" in done.stderr and b"no value" not in done.stderr
 
 
-def test_what_is_missing_on_the_manager_is_missing(elsewhere: Cli, folder: Path) -> None:
+def test_a_secret_that_the_manager_does_not_have_is_missing(elsewhere: Cli, folder: Path) -> None:
+    """The message names it, and the command that sets it."""
     done = elsewhere("serve", str(folder), "--port", "0", status=5)
     assert b"hf_access_token" in done.stderr and b"gusset secret set hf_access_token" in done.stderr
 
 
-def test_a_token_serves_without_a_person_and_reads_just_its_names(
+def test_a_token_is_enough_to_serve_and_reads_only_its_secrets(
     manager: Manager, admin: httpx.Client, gusset: Cli, elsewhere: Cli, folder: Path, tmp_path: Path
 ) -> None:
-    """`gusset token create`, the token in a file, and a model that declares more is denied by name."""
+    """From `gusset token create`, in a file. A model that declares another secret is refused, by its name."""
     put(admin, VALUE)
     put(admin, VALUE, "other")
     made = elsewhere(
@@ -152,6 +154,7 @@ def test_a_token_serves_without_a_person_and_reads_just_its_names(
 
 
 def test_exec_gets_its_secrets_from_the_manager(admin: httpx.Client, elsewhere: Cli) -> None:
+    """As files of the command."""
     put(admin, VALUE)
     code = "import os,hashlib;print(hashlib.sha256(open(os.environ['GUSSET_SECRETS_DIR']+'/hf_access_token','rb').read()).hexdigest())"
     done = elsewhere("exec", "--secret", "hf_access_token", "--", "python3", "-c", code)

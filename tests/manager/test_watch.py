@@ -1,4 +1,4 @@
-"""The stream of changes, and what a replica tells of itself."""
+"""The stream of changes, and the reports of replicas."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Stream:
 
     def _run(self) -> None:
         try:
-            with self._client.stream("GET", f"/v1/deployment/changes{self._query}", timeout=60) as answer:
-                assert answer.status_code == 200
-                for line in answer.iter_lines():
+            with self._client.stream("GET", f"/v1/deployment/changes{self._query}", timeout=60) as response:
+                assert response.status_code == 200
+                for line in response.iter_lines():
                     self.events.put(json.loads(line))
         except httpx.TransportError:
             pass
@@ -51,10 +51,10 @@ def put(admin: httpx.Client, name: str, value: str) -> None:
     assert admin.post("/v1/secrets", json={"name": name, "value": value}).status_code == 200
 
 
-def test_a_change_wakes_those_whom_it_concerns(
+def test_a_change_is_sent_to_the_streams_that_it_concerns(
     admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """A write by the API, a deletion and a restore; other secrets' changes wake nobody."""
+    """A write by the API, a deletion and a restore; not the changes of other secrets, nor of notes."""
     for name in ("mine", "other"):
         put(admin, name, "first value")
     with deployment("d", "mine") as client, streaming(client) as stream:
@@ -72,10 +72,10 @@ def test_a_change_wakes_those_whom_it_concerns(
         assert stream.events.empty()
 
 
-def test_what_another_process_writes_is_noticed(
+def test_a_write_by_another_process_is_sent(
     manager: Manager, admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """`gusset secret set` on the manager's own machine, past the manager."""
+    """`gusset secret set` on the manager's machine, without the manager."""
     put(admin, "mine", "first value")
     with deployment("d", "mine") as client, streaming(client) as stream:
         assert stream.next()["event"] == "hello"
@@ -83,10 +83,10 @@ def test_what_another_process_writes_is_noticed(
         assert stream.next()["event"] == "changed"
 
 
-def test_a_watch_goes_on_where_the_last_read_ended(
+def test_a_stream_continues_from_a_revision(
     admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """What changed while nobody listened is told first; what did not is not."""
+    """A change since then is sent first; without one, `hello` is."""
     put(admin, "mine", "first value")
     with deployment("d", "mine") as client:
         revision = client.post("/v1/deployment/secrets").json()["revision"]
@@ -94,15 +94,16 @@ def test_a_watch_goes_on_where_the_last_read_ended(
             assert stream.next() == {"event": "hello", "revision": revision}
         put(admin, "mine", "second value")
         with streaming(client, f"?since={revision}") as stream:
-            told = stream.next()
-            assert told["event"] == "changed" and told["revision"] != revision
+            event = stream.next()
+            assert event["event"] == "changed" and event["revision"] != revision
         again = client.post("/v1/deployment/secrets").json()
-        assert again["revision"] == told["revision"] and again["secrets"]["mine"]["version"] == 2
+        assert again["revision"] == event["revision"] and again["secrets"]["mine"]["version"] == 2
 
 
-def test_a_secret_that_does_not_exist_yet_can_be_watched(
+def test_the_creation_of_a_missing_secret_is_sent(
     admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
+    """A deployment may declare a secret before it exists."""
     with deployment("d", "later") as client, streaming(client) as stream:
         assert client.post("/v1/deployment/secrets").json()["missing"] == ["later"]
         assert stream.next()["event"] == "hello"
@@ -113,22 +114,24 @@ def test_a_secret_that_does_not_exist_yet_can_be_watched(
 def test_streams_end_when_the_manager_stops(
     manager: Manager, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """Nobody keeps it from stopping, and it says goodbye properly."""
+    """They do not delay it, and their responses are complete."""
     with deployment("d", "x") as client, streaming(client) as stream:
         assert stream.next()["event"] == "hello"
         assert manager.stop() == 0
         assert stream.ended.wait(PATIENCE)
 
 
-def test_a_replica_says_what_it_holds(admin: httpx.Client, deployment: Callable[..., httpx.Client]) -> None:
-    """By name, for its own names only; it is live until it says that it stopped. Not in the audit log."""
+def test_a_replica_reports_the_versions_that_it_holds(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """Only of its own secrets. It is live until it reports that it stopped. None of this is audited."""
     put(admin, "mine", "value")
     before = len(admin.get("/v1/audit?limit=1000").json()["records"])
     with deployment("d", "mine") as client:
-        said = {"host": "gpu-1", "versions": {"mine": 1, "other": 3}}
-        assert client.put("/v1/deployment/replicas/r-1", json=said).json() == {}
-        [shown] = admin.get("/v1/deployments").json()["deployments"]
-        [replica] = shown["replicas"]
+        report = {"host": "gpu-1", "versions": {"mine": 1, "other": 3}}
+        assert client.put("/v1/deployment/replicas/r-1", json=report).json() == {}
+        [listed] = admin.get("/v1/deployments").json()["deployments"]
+        [replica] = listed["replicas"]
         assert (replica["id"], replica["host"], replica["versions"], replica["live"]) == (
             "r-1",
             "gpu-1",
@@ -139,13 +142,14 @@ def test_a_replica_says_what_it_holds(admin: httpx.Client, deployment: Callable[
         client.put("/v1/deployment/replicas/r-1", json={"stopped": True})
         [replica] = admin.get("/v1/deployments/d").json()["replicas"]
         assert replica["live"] is False
-        assert client.put("/v1/deployment/replicas/..%2f", json=said).status_code in (400, 404)
+        assert client.put("/v1/deployment/replicas/..%2f", json=report).status_code in (400, 404)
     assert len(admin.get("/v1/audit?limit=1000").json()["records"]) == before + 1  # the registration
 
 
 def test_a_secret_in_use_is_deleted_only_by_force(
     admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
+    """The refusal names the deployments that hold it."""
     put(admin, "mine", "value")
     with deployment("d", "mine") as client:
         client.put("/v1/deployment/replicas/r-1", json={"versions": {"mine": 1}})
@@ -156,7 +160,10 @@ def test_a_secret_in_use_is_deleted_only_by_force(
         assert client.post("/v1/deployment/secrets").json()["missing"] == ["mine"]
 
 
-def test_last_read_is_told(admin: httpx.Client, deployment: Callable[..., httpx.Client]) -> None:
+def test_a_secret_shows_when_it_was_last_read(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """By a deployment; people never read values."""
     put(admin, "mine", "value")
     assert admin.get("/v1/secrets/mine").json()["last_read_at"] is None
     with deployment("d", "mine") as client:
@@ -165,9 +172,10 @@ def test_last_read_is_told(admin: httpx.Client, deployment: Callable[..., httpx.
 
 
 @pytest.mark.parametrize("path", ["/v1/deployment/changes", "/v1/deployment/secrets"])
-def test_a_revoked_token_hears_no_more(
+def test_a_revoked_token_is_refused_on_the_next_request(
     admin: httpx.Client, deployment: Callable[..., httpx.Client], path: str
 ) -> None:
+    """For values and for changes."""
     with deployment("d", "x") as client:
         [token] = admin.get("/v1/deployments/d/tokens").json()["tokens"]
         admin.delete(f"/v1/tokens/{token['prefix']}")

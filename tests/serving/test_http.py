@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from gusset.runtime.connections import Limits
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
+from gusset.runtime.responses import Response
 from tests.serving.conftest import ModelProject, RunningServer, eventually
 
 ECHO = """
@@ -41,10 +44,10 @@ def talk(served: RunningServer, *pieces: bytes) -> bytes:
     with served.connect() as connection:
         for piece in pieces:
             connection.sendall(piece)
-        answer = b""
+        response = b""
         while data := connection.recv(65_536):
-            answer += data
-    return answer
+            response += data
+    return response
 
 
 def request(body: bytes = b"1", *headers: str, last: bool = False) -> bytes:
@@ -55,8 +58,8 @@ def request(body: bytes = b"1", *headers: str, last: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/model:predict", "/v1/models/other:predict"])
-def test_predict_routes(echo: RunningServer, path: str) -> None:
-    """The alias, and any name in the path, are the model."""
+def test_predict_responds_on_its_routes(echo: RunningServer, path: str) -> None:
+    """The short path works, and so does any model name in the long one."""
     response = httpx.post(echo.address + path + "?q=1", json={"a": [1, None, "é"]})
     assert (response.status_code, response.json()) == (200, {"a": [1, None, "é"]})
 
@@ -64,22 +67,22 @@ def test_predict_routes(echo: RunningServer, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "body"), [("/", True), ("/v1/models/model", {}), ("/v1/models/model/loaded", {})]
 )
-def test_probes(echo: RunningServer, path: str, body: object) -> None:
-    """Liveness says true, readiness an empty object; HEAD gets the head alone."""
+def test_probes_respond_when_the_model_is_ready(echo: RunningServer, path: str, body: object) -> None:
+    """Liveness is `true`, readiness an empty object; HEAD gets no body."""
     response = echo.get(path)
     assert (response.status_code, response.json()) == (200, body)
     assert httpx.head(echo.address + path).content == b""
 
 
-def test_an_unknown_path(echo: RunningServer) -> None:
-    """404 has the body and the headers of every error."""
+def test_an_unknown_path_gets_404(echo: RunningServer) -> None:
+    """With the body and the headers of every error."""
     response = echo.get("/nothing")
     assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
     assert response.headers["x-baseten-error-code"] == "700"
 
 
-def test_a_wrong_method(echo: RunningServer) -> None:
-    """405 says which would be right."""
+def test_an_unsupported_method_gets_405(echo: RunningServer) -> None:
+    """With the supported methods in Allow."""
     response = echo.get("/predict")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
@@ -93,24 +96,24 @@ def test_a_wrong_method(echo: RunningServer) -> None:
         (b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_invalid_json(echo: RunningServer, body: bytes, text: str) -> None:
-    """400 with the place of the fault."""
+def test_invalid_json_gets_400_with_the_position(echo: RunningServer, body: bytes, text: str) -> None:
+    """The message is that of Python's json module."""
     response = httpx.post(f"{echo.address}/predict", content=body)
     assert response.status_code == 400
     assert response.json() == {"error": f"Invalid JSON payload: {text}"}
     assert response.headers["x-baseten-error-code"] == "700"
 
 
-def test_request_ids(echo: RunningServer) -> None:
-    """The client's id comes back; without one there is a new one each time."""
+def test_a_response_carries_the_request_id(echo: RunningServer) -> None:
+    """The client's own if it sends one, otherwise a new one each time."""
     given = httpx.post(f"{echo.address}/predict", json=1, headers={"X-Baseten-Request-Id": "mine"})
     assert given.headers["x-baseten-request-id"] == "mine"
     made = {echo.predict(1).headers["x-baseten-request-id"] for _ in range(3)}
     assert len(made) == 3
 
 
-def test_keep_alive(echo: RunningServer) -> None:
-    """One connection serves many requests, failed ones among them."""
+def test_a_connection_is_kept_open(echo: RunningServer) -> None:
+    """One connection carries many requests, including failed ones."""
     with httpx.Client(base_url=echo.address) as client:
         for n in range(20):
             assert client.post("/predict", json=n).json() == n
@@ -118,29 +121,29 @@ def test_keep_alive(echo: RunningServer) -> None:
             assert client.post("/predict", json="fail").status_code == 500
 
 
-def test_pipelined_requests_are_answered_in_order(echo: RunningServer) -> None:
-    """Many requests in one write come back one after the other."""
+def test_responses_to_pipelined_requests_come_in_order(echo: RunningServer) -> None:
+    """200 requests in one write."""
     many = b"".join(request(str(n).encode()) for n in range(200)) + request(b'"end"', last=True)
-    answers = talk(echo, many).split(b"HTTP/1.1 ")[1:]
-    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in answers]
+    responses = talk(echo, many).split(b"HTTP/1.1 ")[1:]
+    bodies = [response.partition(b"\r\n\r\n")[2] for response in responses]
     assert bodies == [str(n).encode() for n in range(200)] + [b'"end"']
 
 
-def test_a_request_in_small_pieces(echo: RunningServer) -> None:
-    """It does not matter where the network cuts."""
+def test_a_request_may_arrive_byte_by_byte(echo: RunningServer) -> None:
+    """It does not matter where the network splits it."""
     whole = request(b'{"a": "b"}', last=True)
-    answer = talk(echo, *(whole[n : n + 1] for n in range(len(whole))))
-    assert answer.endswith(b'{"a":"b"}')
+    response = talk(echo, *(whole[n : n + 1] for n in range(len(whole))))
+    assert response.endswith(b'{"a":"b"}')
 
 
-def test_a_chunked_body(echo: RunningServer) -> None:
-    """A body of unknown length arrives whole."""
+def test_a_chunked_body_arrives_whole(echo: RunningServer) -> None:
+    """The client does not know its length in advance."""
     response = httpx.post(f"{echo.address}/predict", content=iter([b"[1,", b"2,", b"3]"]))
     assert response.json() == [1, 2, 3]
 
 
-def test_expect_continue(echo: RunningServer) -> None:
-    """A client that asks first is told to go on."""
+def test_a_client_that_expects_100_continue_gets_it(echo: RunningServer) -> None:
+    """It then sends the body and gets the response."""
     with echo.connect() as connection:
         head, _, body = request(b"[1]", "expect: 100-continue", last=True).partition(b"\r\n\r\n")
         connection.sendall(head + b"\r\n\r\n")
@@ -150,58 +153,58 @@ def test_expect_continue(echo: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("empty", ["expect:", "expect:  "])
-def test_expect_nothing(echo: RunningServer, empty: str) -> None:
-    """An empty header expects nothing, as if it were not there; anything unknown is refused."""
+def test_an_empty_expect_is_ignored_and_an_unknown_one_refused(echo: RunningServer, empty: str) -> None:
+    """417 for an expectation that no server knows."""
     assert talk(echo, request(b"[1]", empty, last=True)).startswith(b"HTTP/1.1 200 OK\r\n")
     assert talk(echo, request(b"[1]", "expect: tea", last=True)).startswith(b"HTTP/1.1 417 ")
 
 
-def test_a_large_body(echo: RunningServer) -> None:
-    """A megabyte goes both ways."""
+def test_a_large_body_goes_both_ways(echo: RunningServer) -> None:
+    """One megabyte."""
     value = ["x" * 1000] * 1000
     assert echo.predict(value).json() == value
 
 
-def test_many_at_once(echo: RunningServer) -> None:
-    """A hundred clients at once each get their own answer."""
+def test_a_hundred_concurrent_clients_get_their_own_responses(echo: RunningServer) -> None:
+    """No response goes to another client."""
     with ThreadPoolExecutor(100) as pool:
-        answers = list(pool.map(lambda n: echo.predict(n).json(), range(100)))
-    assert answers == list(range(100))
+        responses = list(pool.map(lambda n: echo.predict(n).json(), range(100)))
+    assert responses == list(range(100))
 
 
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"GET /\r\n bad\r\n\r\n", b"\0" * 10_000]
 )
-def test_garbage(echo: RunningServer, garbage: bytes) -> None:
-    """What is not HTTP gets 400, and the connection ends."""
-    answer = talk(echo, garbage)
-    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+def test_what_is_not_http_gets_400(echo: RunningServer, garbage: bytes) -> None:
+    """And the connection is closed; the server goes on."""
+    response = talk(echo, garbage)
+    assert response.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert echo.get("/").status_code == 200
 
 
 def test_two_lengths_are_refused(echo: RunningServer) -> None:
-    """A request that two servers could read differently is not guessed at."""
+    """A request whose end two servers could see in different places is refused."""
     twice = b"POST /predict HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n1"
     assert talk(echo, twice).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_huge_head(echo: RunningServer, whole: bool) -> None:
-    """431, whether the head comes to an end or not."""
+def test_a_head_that_is_too_large_gets_431(echo: RunningServer, whole: bool) -> None:
+    """Whether it ends or not."""
     head = b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + (b"\r\n\r\n" if whole else b"")
     assert talk(echo, head).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_huge_body_is_refused_by_its_length(echo: RunningServer) -> None:
-    """413 before the body is sent."""
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(echo: RunningServer) -> None:
+    """413, from its Content-Length."""
     head = b"POST /predict HTTP/1.1\r\ncontent-length: 200000000\r\n\r\n"
-    answer = talk(echo, head)
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].endswith("larger than 104857600 bytes.")
+    response = talk(echo, head)
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(response.partition(b"\r\n\r\n")[2])["error"].endswith("larger than 104857600 bytes.")
 
 
-def test_a_client_that_leaves_the_queue(serve: ModelProject) -> None:
-    """Whoever has gone before their turn is not computed for."""
+def test_nothing_is_computed_for_a_client_that_left_the_queue(serve: ModelProject) -> None:
+    """It disconnected before its request reached the model."""
     served = serve(
         """
         import pathlib, time
@@ -229,8 +232,8 @@ def test_a_client_that_leaves_the_queue(serve: ModelProject) -> None:
     assert served.predict(2).json() == [str(go), 2]
 
 
-def test_a_client_that_leaves_ends_its_coroutine(serve: ModelProject) -> None:
-    """A coroutine that nobody waits for any more is cancelled, and its slot is free."""
+def test_a_disconnect_cancels_the_coroutine(serve: ModelProject) -> None:
+    """And frees its slot for the next request."""
     served = serve(
         """
         import asyncio
@@ -252,15 +255,17 @@ def test_a_client_that_leaves_ends_its_coroutine(serve: ModelProject) -> None:
     assert served.predict(1).json() == 1
 
 
-# The limits themselves, with small numbers, on the protocol alone.
+# The server alone, with small limits.
 
 
 @asynccontextmanager
-async def small_server(limits: Limits) -> AsyncIterator[tuple[str, int]]:
-    def answer(exchange: Exchange) -> None:
-        exchange.respond(200, exchange.body)
+async def small_server(limits: Limits, **options: Any) -> AsyncIterator[tuple[str, int]]:
+    """A server that sends back each request's target and body."""
 
-    server = HttpServer(answer, limits=limits)
+    def echo(exchange: Exchange) -> None:
+        exchange.respond(200, b"%b?%b %b" % (exchange.path, exchange.query, exchange.body))
+
+    server = HttpServer(echo, limits=limits, **options)
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     address = listener.getsockname()
@@ -269,48 +274,125 @@ async def small_server(limits: Limits) -> AsyncIterator[tuple[str, int]]:
     await server.drain()
 
 
-def exchange_with(limits: Limits, *pieces: bytes) -> bytes:
+def exchange_with(limits: Limits, *pieces: bytes, **options: Any) -> bytes:
+    """All that a server with these limits sends to a client that sends `pieces`, until it closes."""
+
     async def run() -> bytes:
-        async with small_server(limits) as (host, port):
+        async with small_server(limits, **options) as (host, port):
             reader, writer = await asyncio.open_connection(host, port)
             for piece in pieces:
                 writer.write(piece)
-            answer = await reader.read()
+            response = await reader.read()
             writer.close()
             await writer.wait_closed()
-            return answer
+            return response
 
     return asyncio.run(run())
 
 
-def test_a_slow_head_times_out() -> None:
-    """A client that never finishes its head is answered 408 and cut off."""
-    answer = exchange_with(Limits(head_seconds=0.2), b"GET / HTTP/1.1\r\nhost:")
-    assert answer.startswith(b"HTTP/1.1 408 ")
+@pytest.mark.parametrize(
+    ("target", "seen"),
+    [
+        (b"/a/b?c=d", b"/a/b?c=d "),
+        (b"http://example.com/a?b", b"/a?b "),
+        (b"http://example.com", b"/? "),
+        (b"/a?b=http://x/", b"/a?b=http://x/ "),
+        (b"/a?b#c", b"/a?b "),
+        (b"*", b"*? "),
+    ],
+)
+def test_a_target_may_have_any_form(target: bytes, seen: bytes) -> None:
+    """Proxies send the absolute form; a fragment is dropped."""
+    response = exchange_with(Limits(), b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % target)
+    assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b"\r\n\r\n" + seen)
 
 
-def test_a_slow_body_times_out() -> None:
-    """The same for one that never finishes its body."""
-    answer = exchange_with(Limits(body_seconds=0.2), b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n12")
-    assert answer.startswith(b"HTTP/1.1 408 ")
+def test_a_head_decides_how_large_its_body_may_be() -> None:
+    """By its path, here."""
+
+    def check(exchange: Exchange) -> int:
+        return 5 if exchange.path == b"/small" else 10
+
+    for path, length, status in ((b"/small", 6, b"413"), (b"/large", 6, b"200"), (b"/large", 11, b"413")):
+        head = b"POST %b HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (path, length)
+        assert exchange_with(Limits(), head + b"x" * length, check_head=check)[9:12] == status
+
+
+def test_a_request_can_be_refused_before_its_body_is_sent() -> None:
+    """By its head alone; what is sent nevertheless is not taken for the next request."""
+
+    def check(exchange: Exchange) -> int | Response:
+        return Response(401, b"no")
+
+    head = b"POST / HTTP/1.1\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n"
+    response = exchange_with(Limits(), head, b"GET / HTTP/1.1\r\n\r\n", check_head=check)
+    assert response.startswith(b"HTTP/1.1 401 ") and response.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in response
+
+
+def test_an_application_renders_refusals() -> None:
+    """From the status and the reason; the request is None when its head was at fault."""
+
+    def render(exchange: Exchange | None, status: int, text: str) -> Response:
+        return Response(status, b"%r %b" % (exchange is None, text.encode()), b"text/plain")
+
+    garbage = exchange_with(Limits(), b"\0\0\0\0", render_refusal=render)
+    assert garbage.endswith(b"\r\n\r\nTrue Invalid HTTP request received.")
+    large = exchange_with(
+        Limits(body=1), b"PUT / HTTP/1.1\r\ncontent-length: 2\r\n\r\n", render_refusal=render
+    )
+    assert large.endswith(b"\r\n\r\nFalse The request's body is larger than 1 bytes.")
+
+
+def test_draining_aborts_what_takes_too_long() -> None:
+    """A request that never gets a response ends with the given time."""
+
+    async def run() -> bytes:
+        waiting = asyncio.Event()
+        server = HttpServer(lambda exchange: waiting.set())
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        await server.start(listener)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await waiting.wait()
+        await server.drain(0.1)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+        return b"drained"
+
+    assert asyncio.run(run()) == b"drained"
+
+
+def test_a_slow_head_gets_408() -> None:
+    """A client that never finishes its head; the connection is closed."""
+    response = exchange_with(Limits(head_seconds=0.2), b"GET / HTTP/1.1\r\nhost:")
+    assert response.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_slow_body_gets_408() -> None:
+    """A client that never finishes its body."""
+    response = exchange_with(Limits(body_seconds=0.2), b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n12")
+    assert response.startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n"])
-def test_a_silent_connection_is_closed(sent: bytes) -> None:
-    """Whoever says nothing, at first or after a response, is cut off without a word."""
-    answer = exchange_with(Limits(head_seconds=0.2, idle_seconds=0.2), sent)
-    assert answer.count(b"HTTP/1.1") == bool(sent)
+def test_an_idle_connection_is_closed_without_a_response(sent: bytes) -> None:
+    """New or after a response."""
+    response = exchange_with(Limits(head_seconds=0.2, idle_seconds=0.2), sent)
+    assert response.count(b"HTTP/1.1") == bool(sent)
 
 
-def test_a_chunked_body_that_grows_too_large() -> None:
-    """A length that nobody has told is limited as well."""
+def test_a_chunked_body_that_grows_too_large_gets_413() -> None:
+    """The limit also holds without a Content-Length."""
     chunk = b"a\r\n0123456789\r\n"
     head = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
     assert exchange_with(Limits(body=15), head, chunk, chunk).startswith(b"HTTP/1.1 413 ")
 
 
 def test_idle_connections_do_not_delay_others(echo: RunningServer) -> None:
-    """Two hundred connections that say nothing cost the others nothing."""
+    """Two hundred idle connections."""
     idle = [echo.connect() for _ in range(200)]
     try:
         assert echo.predict(1).json() == 1
@@ -319,27 +401,27 @@ def test_idle_connections_do_not_delay_others(echo: RunningServer) -> None:
             connection.close()
 
 
-def test_models_folder_serves(echo: RunningServer, serve: ModelProject) -> None:
-    """The folders under tests/models are served as they are."""
+def test_the_model_of_the_tests_can_be_served(echo: RunningServer, serve: ModelProject) -> None:
+    """tests/models/echo, as it is."""
     serve.folder = Path(__file__).parents[1] / "models" / "echo"
     assert serve().ready().predict({"a": 1}).json() == {"a": 1}
 
 
 def test_a_body_is_never_taken_for_a_request(serve: ModelProject) -> None:
-    """A request with a body that asks for another protocol is refused, and what follows is not looked at."""
+    """A request to upgrade that has a body is refused, and the body is not parsed as the next request."""
     inner = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: %d\r\n\r\n"
     port = serve("class Model:\n    def predict(self, x):\n        return x\n").ready().port
     with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(head % len(inner) + inner)
-        answer = b""
+        response = b""
         while piece := client.recv(65536):
-            answer += piece
-    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 400")
+            response += piece
+    assert response.count(b"HTTP/1.1 ") == 1 and response.startswith(b"HTTP/1.1 400")
 
 
-def test_an_error_that_cannot_be_logged_is_still_answered(serve: ModelProject) -> None:
-    """A model that closes its standard error and fails does not take the model's thread with it."""
+def test_an_error_that_cannot_be_logged_still_gets_a_response(serve: ModelProject) -> None:
+    """A model that closes its standard error and fails does not end the model's thread."""
     served = serve(
         "import sys\nclass Model:\n    def predict(self, x):\n        sys.stderr.close()\n"
         "        error = SyntaxError('odd')\n        error.text = 5\n        raise error\n"

@@ -191,15 +191,13 @@ class Middleware:
             text = f"a body has at most {self.check_head(exchange)} bytes"
         elif status == 408:
             text = "the body did not come in time"
-        path, route = path_of(exchange), "other"
-        if path.startswith("/v1/"):
-            response = _refusal(status, text)
-            found = self._router.find(path, exchange.method.decode("ascii"))
-            route = found.operation.path if isinstance(found, Route) else route
-        else:
+        if is_form(exchange):
             page = self._refuse_form(Request(self._scope(exchange)), HTTPException(status, text))
             response = from_starlette(page)
-        self._metrics.count(route, status, 0.0)
+        else:
+            response = _refusal(status, text)
+        found = self._router.find(path_of(exchange), exchange.method.decode("ascii"))
+        self._metrics.count(found.operation.path if isinstance(found, Route) else "other", status, 0.0)
         return response
 
     def _scope(self, exchange: Exchange) -> dict[str, Any]:
@@ -218,6 +216,14 @@ def path_of(exchange: Exchange) -> str:
     """The decoded path of a request."""
     path = exchange.path.decode("ascii", "replace")
     return unquote(path) if "%" in path else path
+
+
+def is_form(exchange: Exchange) -> bool:
+    """Whether a browser sends a form of a page."""
+    kind = (exchange.header(b"content-type") or b"").lower()
+    return not exchange.path.startswith(b"/v1/") and kind.startswith(
+        (b"application/x-www-form-urlencoded", b"multipart/form-data")
+    )
 
 
 def with_security_headers(response: Response) -> Response:

@@ -159,7 +159,10 @@ class HttpServer:
 
 
 class HttpConnection(asyncio.Protocol):
-    """One client: passes its requests to the handler in order, and writes the responses."""
+    """One client: passes its requests to the handler in order, and writes the responses.
+
+    Of its public methods six are asyncio's callbacks, seven are those of `Exchange`.
+    """
 
     transport: asyncio.Transport
 
@@ -250,7 +253,7 @@ class HttpConnection(asyncio.Protocol):
         """Send the whole response and turn to the next request."""
         self._check_turn(exchange)
         keep = exchange.keep_alive and not self._server.closing
-        head = self._head(status, len(body), content_type, headers, keep)
+        head = _head(status, len(body), content_type, headers=headers, date=self._server.date, keep=keep)
         if exchange.method == b"HEAD":
             self.transport.write(head)
         elif len(body) < _JOINABLE:
@@ -386,10 +389,9 @@ class HttpConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _send_refusal(self, refusal: Response) -> None:
-        head = self._head(
-            refusal.status, len(refusal.body), refusal.content_type, refusal.headers, keep=False
-        )
-        self.transport.write(head + refusal.body)
+        status, body, kind = refusal.status, refusal.body, refusal.content_type
+        head = _head(status, len(body), kind, headers=refusal.headers, date=self._server.date, keep=False)
+        self.transport.write(head + body)
         self._close_gently()
 
     def _close_gently(self) -> None:
@@ -401,13 +403,17 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def _head(self, status: int, length: int, content_type: bytes, headers: Headers, keep: bool) -> bytes:
-        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
-            status_line(status),
-            content_type,
-            length,
-            self._server.date,
-        )
-        for name, value in headers:
-            head += b"%b: %b\r\n" % (name, value)
-        return head + (b"\r\n" if keep else b"connection: close\r\n\r\n")
+
+def _head(
+    status: int, length: int, content_type: bytes, *, headers: Headers, date: bytes, keep: bool
+) -> bytes:
+    """The head of a whole response. `date` is the line of the Date header."""
+    head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
+        status_line(status),
+        content_type,
+        length,
+        date,
+    )
+    for name, value in headers:
+        head += b"%b: %b\r\n" % (name, value)
+    return head + (b"\r\n" if keep else b"connection: close\r\n\r\n")

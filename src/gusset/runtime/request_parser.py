@@ -105,6 +105,8 @@ class RequestParser:
                 self._refuse_head()
         exchange = Exchange(self._connection, parser.get_method(), self._headers, fields)
         url = self._url
+        if b"#" in url:  # no client should send a fragment; some do
+            url = url.partition(b"#")[0]
         if b"://" in url and url[:1] != b"/":  # the absolute form, which proxies send
             parsed = httptools.parse_url(url)  # raises for what is no URL: 400
             exchange.path, exchange.query = parsed.path or b"/", parsed.query or b""
