@@ -6,14 +6,18 @@ ordinary account can plant, so checks of those are left out there.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 from pathlib import Path
 
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
 CLOSE_ON_EXEC: int = getattr(os, "O_CLOEXEC", 0)
+BINARY: int = getattr(os, "O_BINARY", 0)  # else Windows writes each newline as two bytes
 
 HAS_POSIX_ACCOUNTS = hasattr(os, "geteuid")
+
+_LOCKED_BYTE = 1 << 30  # beyond any content, since Windows lets no other process read a locked byte
 
 
 def lock_exclusively(fd: int) -> None:
@@ -22,7 +26,16 @@ def lock_exclusively(fd: int) -> None:
         import fcntl
     except ModuleNotFoundError:  # Windows
         msvcrt = importlib.import_module("msvcrt")
-        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
+        while True:
+            os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+            try:
+                msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EDEADLK):
+                    raise
+            else:
+                return
+            # another process has held the lock for the ten seconds that Windows waits
     else:
         fcntl.flock(fd, fcntl.LOCK_EX)
 

@@ -27,7 +27,7 @@ for name in MISSING:
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, Hidden())
 sys.modules["msvcrt"] = types.SimpleNamespace(LK_LOCK=1, locking=lambda fd, mode, count: None)
-for name in ("fork", "geteuid", "getuid", "fchmod", "register_at_fork"):
+for name in ("fork", "geteuid", "getuid", "fchmod", "register_at_fork", "pread", "pwrite", "killpg", "setsid"):
     delattr(os, name)
 for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_DIRECTORY", "O_NONBLOCK"):
     delattr(os, name)
@@ -76,6 +76,18 @@ def test_a_managers_secrets_are_set_after_a_login(manager: Manager, gusset: Cli)
     elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length")
     with manager.client() as client:
         assert client.get("/v1/secrets/a_token").json()["version"] == 1
+
+
+def test_a_login_is_used_where_files_have_no_modes(manager: Manager, gusset: Cli) -> None:  # noqa: F811
+    """Windows reports mode 0666 for every file that can be written."""
+    elsewhere(gusset, "login", manager.address, input=manager.key.encode())
+    Path(gusset.environ["GUSSET_SETTINGS"]).chmod(0o666)
+    elsewhere(gusset, "secret", "list")
+
+
+def test_doctor_reports_where_there_are_no_accounts(gusset: Cli) -> None:
+    elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length")
+    elsewhere(gusset, "doctor")
 
 
 def test_a_served_model_is_called(gusset: Cli, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import click
 
 from gusset.cli.app import App, Command, pass_app
 from gusset.errors import CheckFailed, GussetError, Problem
+from gusset.portable import HAS_POSIX_ACCOUNTS
 from gusset.settings import Settings
 from gusset.vault.file_permissions import file_problems
 
@@ -52,7 +53,7 @@ def _files(settings: Settings) -> Iterator[Problem]:
         except OSError as error:
             yield Problem(f"cannot be looked at: {error.strerror}", file=str(path), code="unreadable")
             continue
-        if mode & 0o077:
+        if HAS_POSIX_ACCOUNTS and mode & 0o077:
             yield Problem(
                 f"other accounts may use it (mode {mode:04o})",
                 hint=f"chmod go= {path}",
@@ -100,7 +101,7 @@ def _swap_devices(swaps: Path) -> list[str]:
 
 def _root(_: Settings) -> Iterator[Problem]:
     """Root can read every process's memory."""
-    if os.geteuid() == 0:
+    if HAS_POSIX_ACCOUNTS and os.geteuid() == 0:
         yield Problem(
             "this is root: a model served from here runs as root too, and root is not kept from values",
             hint="run `gusset serve` as an ordinary account",

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
+from gusset.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
 
 log = logging.getLogger("gusset.vault")
 
@@ -72,7 +72,7 @@ class WitnessFile:
             fd = self._open_locked()
             try:
                 size = os.fstat(fd).st_size
-                torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # a crash cut the last line short
+                torn = size > 0 and _last_byte(fd) != b"\n"  # a crash cut the last line short
                 os.write(fd, b"\n" * torn + checkpoint.line())
                 os.fsync(fd)
                 if size > _MAX_BYTES:
@@ -85,7 +85,7 @@ class WitnessFile:
     def _open_locked(self) -> int:
         """Open and lock the file; start over when another process has replaced it meanwhile."""
         while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | CLOSE_ON_EXEC | NO_FOLLOW
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | CLOSE_ON_EXEC | NO_FOLLOW | BINARY
             fd = os.open(self.path, flags, 0o600)
             lock_exclusively(fd)
             with suppress(FileNotFoundError):
@@ -97,7 +97,9 @@ class WitnessFile:
         """Move the newest lines to a new file: a crash leaves either the old file or the new one."""
         lines = self.path.read_bytes().splitlines(keepends=True)[-_KEPT_LINES:]
         scratch = self.path.with_name(self.path.name + ".new")
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
+        fd = os.open(
+            scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | CLOSE_ON_EXEC | NO_FOLLOW | BINARY, 0o600
+        )
         with os.fdopen(fd, "wb") as file:
             file.write(b"".join(lines))
             file.flush()
@@ -110,6 +112,11 @@ class WitnessFile:
             return read_checkpoints(self.path)
         except FileNotFoundError:
             return []
+
+
+def _last_byte(fd: int) -> bytes:
+    os.lseek(fd, -1, os.SEEK_END)
+    return os.read(fd, 1)
 
 
 def read_checkpoints(path: Path) -> list[Checkpoint]:
