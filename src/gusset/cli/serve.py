@@ -162,9 +162,7 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
         port=options.port,
         allow_missing=options.allow_missing,
         debuggable=options.debuggable,
-        announce=lambda address: _announce(
-            app, address, checking.result().deployment.name, checking.result().example
-        ),
+        announce=announce,
         output_fd=_output_fd(app),
         workers=workers,
         reread=(lambda: _check_model(folder).deployment) if reload else None,
