@@ -20,6 +20,11 @@ HAS_POSIX_ACCOUNTS = hasattr(os, "geteuid")
 _LOCKED_BYTE = 1 << 30  # beyond any content, since Windows lets no other process read a locked byte
 
 
+def accessible_to_others(mode: int) -> bool:
+    """Whether other accounts may use a file of this mode. Never on Windows, whose modes say nothing."""
+    return HAS_POSIX_ACCOUNTS and bool(mode & 0o077)
+
+
 def lock_exclusively(fd: int) -> None:
     """Wait until this process alone holds the lock of an open file. Closing `fd` releases it."""
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gusset.errors import NotSignedIn, UsageError
-from gusset.portable import CLOSE_ON_EXEC, HAS_POSIX_ACCOUNTS, NO_FOLLOW
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, accessible_to_others
 from gusset.secrets.value import SecretValue
 
 NameCollisions = Literal["refuse", "overwrite"]
@@ -154,7 +154,7 @@ def read_key(path: Path) -> SecretValue:
             key = file.read(4096).strip()
     except OSError as error:
         raise UsageError(f"cannot read the token file {path}: {error.strerror}") from None
-    if HAS_POSIX_ACCOUNTS and mode & 0o077:
+    if accessible_to_others(mode):
         raise UsageError(f"others can read the token file {path}", hint=f"chmod 600 {path}")
     if not key:
         raise UsageError(f"the token file {path} is empty")
@@ -165,7 +165,7 @@ def _login(path: Path) -> Login | None:
     values = _read(path)
     if "api_key" not in values or "manager" not in values:
         return None
-    if HAS_POSIX_ACCOUNTS and path.stat().st_mode & 0o077:
+    if accessible_to_others(path.stat().st_mode):
         raise UsageError(f"{path} holds an API key, and others can read it", hint=f"chmod 600 {path}")
     return Login(values["manager"], SecretValue(values["api_key"].encode()))
 

@@ -12,7 +12,7 @@ import click
 
 from gusset.cli.app import App, Command, pass_app
 from gusset.errors import CheckFailed, GussetError, Problem
-from gusset.portable import HAS_POSIX_ACCOUNTS
+from gusset.portable import HAS_POSIX_ACCOUNTS, accessible_to_others
 from gusset.settings import Settings
 from gusset.vault.file_permissions import file_problems
 
@@ -53,7 +53,7 @@ def _files(settings: Settings) -> Iterator[Problem]:
         except OSError as error:
             yield Problem(f"cannot be looked at: {error.strerror}", file=str(path), code="unreadable")
             continue
-        if HAS_POSIX_ACCOUNTS and mode & 0o077:
+        if accessible_to_others(mode):
             yield Problem(
                 f"other accounts may use it (mode {mode:04o})",
                 hint=f"chmod go= {path}",

@@ -128,18 +128,14 @@ class Middleware:
     def _handle(self, exchange: Exchange, route: Route) -> Response:
         try:
             return self._api.handle(exchange, route, self._address(exchange))
-        except GussetError as error:
-            return error_response(error)
         except Exception as error:
-            return bug_response(error)
+            return exception_response(error)
 
     async def _handle_slow(self, exchange: Exchange, route: Route) -> None:
         try:
             response = await self._api.handle_slow(exchange, route, self._address(exchange))
-        except GussetError as error:
-            response = error_response(error)
         except Exception as error:
-            response = bug_response(error)
+            response = exception_response(error)
         self._respond(exchange, route.operation.path, response)
 
     def _respond(self, exchange: Exchange, route: str, response: Response) -> None:
@@ -236,6 +232,11 @@ def from_starlette(response: StarletteResponse) -> Response:
     headers = [header for header in response.raw_headers if header[0] not in own]
     kind = response.headers["content-type"].encode("latin-1")
     return with_security_headers(Response(response.status_code, bytes(response.body), kind, headers))
+
+
+def exception_response(error: Exception) -> Response:
+    """The response to what a handler has raised: an expected error, or a bug."""
+    return error_response(error) if isinstance(error, GussetError) else bug_response(error)
 
 
 def bug_response(error: Exception) -> Response:
