@@ -10,7 +10,7 @@ output passes the masker. The peers are installed into environments of their own
 BENCH_CACHE.
 
 For each case every server is started (one at a time, timed until its first right
-answer), then wrk rounds go A B C A B C ... so that a disturbance of the machine
+response), then wrk rounds go A B C A B C ... so that a disturbance of the machine
 falls on all of them alike. Ratios are taken within a round, then the median.
 "of limit" divides by the best server of kind limit; "vs truss" by the one named truss.
 cpu us/req is the processor time of the server's own process tree per request: it
@@ -254,12 +254,12 @@ def bodies() -> dict[str, bytes]:
     return {"echo": small, "secret": small, "stream": small, "big": json.dumps({"values": values}).encode()}
 
 
-def right(case: str, body: bytes, answer: bytes) -> bool:
+def right(case: str, body: bytes, response: bytes) -> bool:
     try:
         if case == "stream":
-            return answer.count(CHUNK.strip()) == CHUNKS
+            return response.count(CHUNK.strip()) == CHUNKS
         want = {"length": len(SECRET)} if case == "secret" else json.loads(body)
-        return json.loads(answer) == want
+        return json.loads(response) == want
     except ValueError:
         return False
 
@@ -322,8 +322,8 @@ def post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
     conn = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         conn.request("POST", path, body, {"Content-Type": "application/json"})
-        answer = conn.getresponse()
-        return answer.status, answer.read()
+        response = conn.getresponse()
+        return response.status, response.read()
     finally:
         conn.close()
 
@@ -336,10 +336,10 @@ def first_chunk_s(port: int, path: str, pause: float) -> float:
         conn.request(
             "POST", path, json.dumps({"pause": pause}).encode(), {"Content-Type": "application/json"}
         )
-        answer = conn.getresponse()
-        answer.read1(len(CHUNK))
+        response = conn.getresponse()
+        response.read1(len(CHUNK))
         took = time.perf_counter() - began
-        answer.read()
+        response.read()
         return took
     finally:
         conn.close()
@@ -423,7 +423,7 @@ def start(server: Server, case: str, body: bytes, core: int | None, limit_s: flo
         time.sleep(0.01)
     tail = (work / "log").read_text(errors="replace")[-1500:]
     run.stop()
-    raise RuntimeError(f"{server.name}/{case} gave no right answer: last={str(last)[:300]}\n{tail}")
+    raise RuntimeError(f"{server.name}/{case} gave no right response: last={str(last)[:300]}\n{tail}")
 
 
 # --------------------------------------------------------------------------- load
@@ -460,10 +460,10 @@ def load(run: Running, body_file: Path, lua: Path, conc: int, seconds: float, co
     others = (machine_busy() - busy - used - wrk) / (time.perf_counter() - began)
     found = re.search(r"BENCH (\d+) (\d+) (\d+) (\d+) (\d+)", done.stdout)
     if not found:
-        raise RuntimeError(f"wrk said: {done.stdout} {done.stderr}")
+        raise RuntimeError(f"wrk failed: {done.stdout} {done.stderr}")
     n, us, p50, p99, bad = map(int, found.groups())
     if not n:
-        raise RuntimeError("no answer at all in a round")
+        raise RuntimeError("no response at all in a round")
     return {
         "rps": n / (us / 1e6),
         "p50": p50,
@@ -612,7 +612,7 @@ def main():
                         "pss": runs[-1].pss,
                         "starts": [r.ready_s for r in runs],
                     }
-                for name, run in live.items():  # how much each uses while nobody calls it
+                for name, run in live.items():  # how much each uses while idle
                     before = cpu_seconds(run.proc.pid)
                     time.sleep(0.5)
                     idle[f"{case}/{name}"] = (cpu_seconds(run.proc.pid) - before) / 0.5
@@ -641,12 +641,12 @@ def main():
                                 print(f"{name}/{case}: {e}", file=sys.stderr, flush=True)
                     for name, run in live.items():
                         try:
-                            status, answer = post(run.port, run.server.path, body)
+                            status, response = post(run.port, run.server.path, body)
                         except (OSError, http.client.HTTPException) as e:
-                            status, answer = 0, repr(e).encode()
-                        if status != 200 or not right(case, body, answer):
+                            status, response = 0, repr(e).encode()
+                        if status != 200 or not right(case, body, response):
                             print(
-                                f"{name}/{case}: wrong after the rounds: {status} {answer[:200]}",
+                                f"{name}/{case}: wrong after the rounds: {status} {response[:200]}",
                                 file=sys.stderr,
                             )
                     all_rounds[f"{case}/{conc}"] = rounds

@@ -1,4 +1,4 @@
-"""Good and bad requests together, for as long as asked: python bench/soak.py [seconds]
+"""Good and bad requests together, for a given time: python bench/soak.py [seconds]
 
 64 clients at once. Nothing but what the model itself raises may be a 5xx, and the memory of the server's
 processes must not grow after the first fifth of the time. Ends with status 1 when one of them does not hold.
@@ -31,7 +31,7 @@ MODEL = """
         async def predict(self, model_input, request: Request):
             kind = model_input.get("kind")
             if kind == "raise":
-                raise ValueError("as asked")
+                raise ValueError("on request")
             if kind == "wait":
                 await asyncio.sleep(model_input["seconds"])
             if kind == "stream":
@@ -66,12 +66,12 @@ def request(body: bytes, head: str = "POST /predict HTTP/1.1", *headers: str) ->
     return "\r\n".join(lines).encode() + body
 
 
-def asked(**body: object) -> bytes:
+def body_of(**body: object) -> bytes:
     return request(json.dumps(body).encode())
 
 
-def status(answer: bytes) -> str:
-    return answer[9:12].decode() or "closed"
+def status(response: bytes) -> str:
+    return response[9:12].decode() or "closed"
 
 
 def kinds() -> dict[str, tuple[Client, set[str]]]:
@@ -79,20 +79,20 @@ def kinds() -> dict[str, tuple[Client, set[str]]]:
     chance = random.Random(7)
 
     async def good(port: int) -> str:
-        return status(await exchange(port, asked(kind="echo", text="x" * chance.randrange(5000))))
+        return status(await exchange(port, body_of(kind="echo", text="x" * chance.randrange(5000))))
 
     async def large(port: int) -> str:
-        return status(await exchange(port, asked(kind="echo", text="x" * 300_000)))
+        return status(await exchange(port, body_of(kind="echo", text="x" * 300_000)))
 
     async def stream(port: int) -> str:
-        answer = await exchange(port, asked(kind="stream", chunks=100))
-        return status(answer) if answer.endswith(b"0\r\n\r\n") else "cut"
+        response = await exchange(port, body_of(kind="stream", chunks=100))
+        return status(response) if response.endswith(b"0\r\n\r\n") else "cut"
 
     async def waiting(port: int) -> str:
-        return status(await exchange(port, asked(kind="wait", seconds=0.05)))
+        return status(await exchange(port, body_of(kind="wait", seconds=0.05)))
 
     async def raising(port: int) -> str:
-        return status(await exchange(port, asked(kind="raise")))
+        return status(await exchange(port, body_of(kind="raise")))
 
     async def not_json(port: int) -> str:
         return status(await exchange(port, request(chance.randbytes(200))))
@@ -107,15 +107,15 @@ def kinds() -> dict[str, tuple[Client, set[str]]]:
         return status(await exchange(port, request(b"", f"GET /{chance.random()} HTTP/1.1")))
 
     async def leaves_early(port: int) -> str:
-        await exchange(port, asked(kind="wait", seconds=5), read=0)
+        await exchange(port, body_of(kind="wait", seconds=5), read=0)
         return "left"
 
     async def leaves_stream(port: int) -> str:
-        await exchange(port, asked(kind="stream", chunks=100_000), read=2000)
+        await exchange(port, body_of(kind="stream", chunks=100_000), read=2000)
         return "left"
 
     async def truncated(port: int) -> str:
-        await exchange(port, asked(kind="echo", text="x" * 1000)[:-500], read=0)
+        await exchange(port, body_of(kind="echo", text="x" * 1000)[:-500], read=0)
         return "left"
 
     async def probe(port: int) -> str:
@@ -131,7 +131,7 @@ def kinds() -> dict[str, tuple[Client, set[str]]]:
         "not HTTP": (garbage, {"400", "closed"}),
         "wrong method": (wrong_method, {"405"}),
         "no such path": (nowhere, {"404"}),
-        "leaves before the answer": (leaves_early, {"left"}),
+        "leaves before the response": (leaves_early, {"left"}),
         "leaves in a stream": (leaves_stream, {"left"}),
         "leaves in its own body": (truncated, {"left"}),
         "readiness": (probe, {"200"}),

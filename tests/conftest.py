@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("gusset", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gusset")
 
-# What a test needs, told by the fixtures that it uses: `make quick` and CI's jobs select by these marks.
+# What a test needs, derived from its fixtures: `make quick` and CI's jobs select by these marks.
 MARK_OF_FIXTURE = {
     "images": "engine",
     "variant": "torch",

@@ -26,7 +26,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def test_the_readmes_model_is_served_as_it_stands(gusset: Cli, tmp_path: Path) -> None:
-    """Its config.yaml, its model.py, its commands: a newcomer gets the answer that is promised."""
+    """Its config.yaml, its model.py, its commands: a newcomer gets the promised response."""
     folder = tmp_path / "my-model"
     (folder / "model").mkdir(parents=True)
     (folder / "config.yaml").write_text(blocks(README, "yaml")[0])
@@ -38,9 +38,9 @@ def test_the_readmes_model_is_served_as_it_stands(gusset: Cli, tmp_path: Path) -
 
     gusset("secret", "set", "hf_access_token", input=b"a-token-from-the-hub")
     with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
-        answer = httpx.post(address + body[2], content=body[1])
+        response = httpx.post(address + body[2], content=body[1])
 
-    assert answer.json() == {"authorized": True, "text": "hello"}
+    assert response.json() == {"authorized": True, "text": "hello"}
 
 
 def test_the_quickstart_works_as_it_stands(gusset: Cli, tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_the_reference_of_secrets_is_true(gusset: Cli, tmp_path: Path) -> None:
     (folder / "model" / "model.py").write_text(blocks(text, "python")[0])
     gusset("secret", "set", "hf-access-token", input="tökens-are-bytes".encode())
     with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
-        answer = httpx.post(f"{address}/predict", json={}).json()
+        response = httpx.post(f"{address}/predict", json={}).json()
 
-    assert answer == {
+    assert response == {
         "text": 16,
         "bytes": 17,
         "default": "none",

@@ -23,7 +23,7 @@ STREAM_HEAD = (
 
 
 class Worker:
-    """One model thread. Answers go back in batches, with one loop wake-up a batch."""
+    """One model thread. Responses go back in batches, with one loop wake-up a batch."""
 
     def __init__(self, loop):
         self.loop = loop
@@ -59,10 +59,10 @@ class Worker:
         while True:
             self.wake.acquire()
             proto, body = self.jobs.popleft()
-            answer(body, lambda data, t=proto.transport: self.emit(t, data))
+            respond(body, lambda data, t=proto.transport: self.emit(t, data))
 
 
-def answer(body, write):
+def respond(body, write):
     result = predict(orjson.loads(body))
     if CASE == "stream":
         write(STREAM_HEAD)
@@ -93,7 +93,7 @@ class Http(asyncio.Protocol):
         if self.worker:
             self.worker.put(self, body)
         else:
-            answer(body, self.transport.write)
+            respond(body, self.transport.write)
 
 
 async def main(port):

@@ -24,7 +24,7 @@ from tests.examples import hub as hubs
 from tests.examples.environments import CURRENT, LEGACY, REPO, Environment, Unavailable, tiny_bert
 
 SHARED_FOLDERS = [Path("/tmp"), Path("/dev/shm")]
-PATIENCE = 120.0  # seconds until a process that should have said something is given up
+PATIENCE = 120.0  # seconds to wait for a process's output
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def place(tmp_path: Path, variant: Variant, hub: hubs.Hub, environ: dict[str, st
     yield place
     for server in place.servers:
         server.stop()
-    assert hub.strays == [], "hosts other than the hub were asked"
+    assert hub.strays == [], "requests to hosts other than the hub"
 
 
 @pytest.fixture

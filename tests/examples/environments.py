@@ -70,7 +70,7 @@ class Environment:
         """Make it if it is not there or is out of date.
 
         Raises:
-            Unavailable: with what pip or venv said.
+            Unavailable: with the output of pip or venv.
         """
         with locked(self.home / f"{self.name}.lock"):
             if self.ready:
@@ -140,8 +140,8 @@ def run(*command: str) -> None:
     except OSError as error:
         raise Unavailable(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        raise Unavailable(f"`{' '.join(command)}` ended with {done.returncode}: {' '.join(said)}")
+        output = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+        raise Unavailable(f"`{' '.join(command)}` ended with {done.returncode}: {' '.join(output)}")
 
 
 @contextmanager

@@ -37,13 +37,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def json(cls, status: int, value: object, **headers: str) -> Answer:
+    def json(cls, status: int, value: object, **headers: str) -> Reply:
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         return cls(status, json.dumps(value).encode(), {"Content-Type": "application/json", **named})
 
@@ -67,10 +67,10 @@ class Hub:
     def downloads(self) -> list[Request]:
         return [r for r in self.requests if r.method == "GET" and "/resolve/" in r.path]
 
-    def answer(self, method: str, target: str, authorization: str | None) -> Answer:
+    def respond(self, method: str, target: str, authorization: str | None) -> Reply:
         if not target.startswith("/"):
             self.strays.append(target)
-            return Answer.json(502, {"error": "this hub forwards nothing"})
+            return Reply.json(502, {"error": "this hub forwards nothing"})
         path = unquote(urlsplit(target).path)
         caller = self._caller(authorization)
         self.requests.append(Request(method, path, caller))
@@ -78,7 +78,7 @@ class Hub:
             return self._file(path, caller)
         if path == f"/api/models/{self.repo_id}" or path.startswith(f"/api/models/{self.repo_id}/"):
             return self._about(path.removeprefix(f"/api/models/{self.repo_id}"), caller)
-        return Answer.json(404, {"error": "Not found"})
+        return Reply.json(404, {"error": "Not found"})
 
     def _caller(self, authorization: str | None) -> Caller:
         if authorization is None:
@@ -86,7 +86,7 @@ class Hub:
         same = hmac.compare_digest(authorization.encode("latin-1"), self._bearer)
         return "accepted" if same else "refused"
 
-    def _file(self, path: str, caller: Caller) -> Answer:
+    def _file(self, path: str, caller: Caller) -> Reply:
         """`/{repo}/resolve/{revision}/{file}`, for HEAD and GET."""
         if caller != "accepted":
             return self._gated()
@@ -97,18 +97,18 @@ class Hub:
             return _refusal(404, "EntryNotFound", "Entry not found")
         body = self._files[name]
         facts = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
-        return Answer(
+        return Reply(
             200, body, {"X-Repo-Commit": COMMIT, "Content-Type": "application/octet-stream", **facts}
         )
 
-    def _about(self, rest: str, caller: Caller) -> Answer:
+    def _about(self, rest: str, caller: Caller) -> Reply:
         """`/api/models/{repo}`, with `/revision/{revision}` or `/tree/{revision}[/{folder}]` behind it."""
         if caller == "refused":
             return self._gated()
         if rest in ("", *(f"/revision/{revision}" for revision in REVISIONS)):
-            return Answer.json(200, self._model_info())
+            return Reply.json(200, self._model_info())
         if rest in [f"/tree/{revision}" for revision in REVISIONS]:
-            return Answer.json(200, [self._tree_entry(name) for name in self._files])
+            return Reply.json(200, [self._tree_entry(name) for name in self._files])
         return _refusal(404, "EntryNotFound", "Entry not found")
 
     def _model_info(self) -> dict[str, object]:
@@ -127,7 +127,7 @@ class Hub:
         body = self._files[name]
         return {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
 
-    def _gated(self) -> Answer:
+    def _gated(self) -> Reply:
         """As the real hub says it to those who are not, or wrongly, signed in."""
         text = (
             f"Access to model {self.repo_id} is restricted. You must have access to it and be authenticated."
@@ -135,9 +135,9 @@ class Hub:
         return _refusal(401, "GatedRepo", text)
 
 
-def _refusal(status: int, code: str, message: str) -> Answer:
+def _refusal(status: int, code: str, message: str) -> Reply:
     """The hub's clients read the headers; a HEAD has nothing else."""
-    return Answer.json(
+    return Reply.json(
         status, {"error": message}, X_Error_Code=code, X_Error_Message=message, X_Repo_Commit=COMMIT
     )
 
@@ -151,14 +151,14 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer = hub.answer(self.command, self.path, self.headers.get("Authorization"))
-            self.send_response(answer.status)
-            for name, text in answer.headers.items():
+            reply = hub.respond(self.command, self.path, self.headers.get("Authorization"))
+            self.send_response(reply.status)
+            for name, text in reply.headers.items():
                 self.send_header(name, text)
-            self.send_header("Content-Length", str(len(answer.body)))
+            self.send_header("Content-Length", str(len(reply.body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(answer.body)
+                self.wfile.write(reply.body)
 
         do_HEAD = do_POST = do_CONNECT = do_GET
 

@@ -9,8 +9,10 @@ import pytest
 from tests.examples.environments import Environment, Unavailable
 
 
-def test_the_reason_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an index pip finds nothing; what it said is what the skipped tests print."""
+def test_a_skipped_test_prints_why_its_environment_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an index pip finds nothing; the skipped tests print its output."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("no-such-package==1.0\n")

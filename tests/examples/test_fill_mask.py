@@ -27,10 +27,10 @@ SENTENCE = "The capital of France is [MASK]."
 SetToken = Callable[[bytes], Any]
 
 
-def best(answer: httpx.Response) -> str:
+def best(response: httpx.Response) -> str:
     """The word that the model prefers."""
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()[0]["token_str"])
+    assert response.status_code == 200, response.text
+    return str(response.json()[0]["token_str"])
 
 
 def test_without_the_secret_nothing_starts(place: Place, variant: Variant, hub: Hub) -> None:
@@ -43,10 +43,10 @@ def test_without_the_secret_nothing_starts(place: Place, variant: Variant, hub: 
     assert hub.requests == []
 
 
-def test_the_right_token_serves(
+def test_the_right_token_serves_also_after_it_changed(
     place: Place, variant: Variant, hub: Hub, set_token: SetToken, token: bytes
 ) -> None:
-    """A person adds the token and serves the folder; the call is answered, also after the token changed."""
+    """A person adds the token and serves the folder; calls succeed, also after the token changed."""
     set_token(token)
     server = place.serve(variant.folder)
 
@@ -106,12 +106,12 @@ def test_a_token_put_right_reaches_the_running_model(
 
 
 def answer_once_it_can(server: Server) -> httpx.Response:
-    """The first answer that is not an error: a new version is on its way to the model."""
+    """The first response that is not an error: a new version is on its way to the model."""
     deadline = time.monotonic() + PATIENCE
-    while (answer := server.predict(SENTENCE)).status_code != 200:
+    while (response := server.predict(SENTENCE)).status_code != 200:
         assert time.monotonic() < deadline, server.printed()
         time.sleep(0.1)
-    return answer
+    return response
 
 
 @pytest.mark.parametrize("variant", ["use_auth_token"], indirect=True)

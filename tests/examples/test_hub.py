@@ -26,7 +26,7 @@ def ask(hub: Hub, path: str, token: bytes | None = None, method: str = "HEAD") -
 
 
 def test_files_need_the_right_token(shelf: Hub, token: bytes) -> None:
-    """Nobody, and nobody's token, gets a file; the refusal has the code that clients read."""
+    """A request without a token, or with an unknown one, gets no file but the error code that clients read."""
     path = "/org/gated/resolve/main/config.json"
     for caller in (None, make_token()):
         refused = ask(shelf, path, caller)
@@ -38,21 +38,21 @@ def test_files_need_the_right_token(shelf: Hub, token: bytes) -> None:
     assert [request.caller for request in shelf.requests] == ["anonymous", "refused", "accepted"]
 
 
-def test_what_a_gated_repository_contains_is_public(shelf: Hub) -> None:
+def test_the_list_of_a_gated_repositorys_files_is_public(shelf: Hub) -> None:
     """As at the real hub its page is there for all, but a wrong token is refused there too."""
     assert ask(shelf, "/api/models/org/gated", method="GET").json()["sha"] == COMMIT
     assert ask(shelf, "/api/models/org/gated/tree/main", method="GET").json()[0]["path"] == "config.json"
     assert ask(shelf, "/api/models/org/gated", make_token()).status_code == 401
 
 
-def test_a_file_that_is_not_there(shelf: Hub, token: bytes) -> None:
+def test_a_missing_file_has_its_own_error_code(shelf: Hub, token: bytes) -> None:
     """Clients try optional files, and tell "no such file" from a refusal by its code."""
     absent = ask(shelf, "/org/gated/resolve/main/tokenizer.json", token)
     assert (absent.status_code, absent.headers["X-Error-Code"]) == (404, "EntryNotFound")
 
 
-def test_a_request_for_another_host_is_remembered(shelf: Hub) -> None:
-    """As a proxy the hub forwards nothing, and tells on those who asked."""
+def test_a_request_for_another_host_is_recorded_and_not_forwarded(shelf: Hub) -> None:
+    """As a proxy the hub forwards nothing, and records who tried."""
     with httpx.Client(proxy=shelf.address, trust_env=False) as client:
         assert client.get("http://elsewhere.test/model").status_code == 502
 

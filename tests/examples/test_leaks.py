@@ -19,7 +19,7 @@ def bare(tmp_path: Path, environ: dict[str, str]) -> Place:
     return Place(tmp_path, Path(sys.executable), environ)
 
 
-def test_files_of_the_run(bare: Place, token: bytes) -> None:
+def test_a_value_in_a_file_of_the_run_is_found(bare: Place, token: bytes) -> None:
     """A value in a file, as it is or in base64 within other text, is found."""
     assert bare.leaks(token) == []
     (bare.folder / "cache").mkdir()
@@ -30,7 +30,7 @@ def test_files_of_the_run(bare: Place, token: bytes) -> None:
     assert sorted(Path(path).name for path in bare.leaks(token)) == ["basic", "plain"]
 
 
-def test_new_files_elsewhere(bare: Place, token: bytes) -> None:
+def test_a_value_in_a_new_file_elsewhere_is_found(bare: Place, token: bytes) -> None:
     """A temporary file outside the run's own folder is found."""
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:
         file.write(token.hex().encode())
@@ -40,7 +40,7 @@ def test_new_files_elsewhere(bare: Place, token: bytes) -> None:
 
 
 @pytest.mark.parametrize("place_of_value", ["environ", "cmdline"])
-def test_processes(bare: Place, token: bytes, place_of_value: str) -> None:
+def test_a_value_in_a_process_is_found(bare: Place, token: bytes, place_of_value: str) -> None:
     """A value in the environment or the arguments of a server's child is found."""
     environ = bare.environ | ({"TOKEN": token.decode()} if place_of_value == "environ" else {})
     argument = token.decode() if place_of_value == "cmdline" else ""

@@ -62,17 +62,17 @@ def fit(model: BertForMaskedLM, tokenizer: BertTokenizer) -> None:
     """Teach `model` its capitals; fails when it has not learned every one of them."""
     inputs = tokenizer([f"The capital of {land} is [MASK]." for land in CAPITALS], return_tensors="pt")
     masked = inputs["input_ids"] == tokenizer.mask_token_id
-    answers = torch.tensor(tokenizer.convert_tokens_to_ids(list(CAPITALS.values())))
+    expected = torch.tensor(tokenizer.convert_tokens_to_ids(list(CAPITALS.values())))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(**inputs).logits[masked], answers)
+        loss = torch.nn.functional.cross_entropy(model(**inputs).logits[masked], expected)
         loss.backward()
         optimizer.step()
     model.eval()
     with torch.no_grad():
         learned = model(**inputs).logits[masked].argmax(dim=-1)
-    if not torch.equal(learned, answers):
+    if not torch.equal(learned, expected):
         raise SystemExit("the tiny BERT did not learn its capitals")
 
 

@@ -125,8 +125,8 @@ def test_signing_in_never_redirects_to_another_site(stranger: Visitor) -> None:
 
 def test_signing_in_redirects_to_the_requested_page(stranger: Visitor) -> None:
     """With its query."""
-    asked = stranger.http.get("/settings/audit?actor=ada")
-    assert asked.headers["location"] == "/signin?next=/settings/audit%3Factor%3Dada"
+    redirected = stranger.http.get("/settings/audit?actor=ada")
+    assert redirected.headers["location"] == "/signin?next=/settings/audit%3Factor%3Dada"
     assert (
         stranger.sign_in(next="/settings/audit?actor=ada").headers["location"] == "/settings/audit?actor=ada"
     )

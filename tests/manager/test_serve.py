@@ -83,7 +83,7 @@ def test_a_model_goes_on_while_the_manager_is_down(
         def source_error() -> str:
             ready = httpx.get(f"{address}/v1/models/model")
             assert ready.status_code == 200
-            return str(ready.json().get("secrets", {}).get("trouble", ""))
+            return str(ready.json().get("secrets", {}).get("last_error", ""))
 
         until(lambda: "does not respond" in source_error())
         assert "\ngusset_secrets_source_up 0\n" in httpx.get(f"{address}/metrics").text
@@ -113,7 +113,7 @@ def test_a_deployment_whose_token_was_revoked_registers_again(
 def test_a_start_without_the_manager_fails_even_if_secrets_may_be_missing(
     manager: Manager, elsewhere: Cli, folder: Path
 ) -> None:
-    """Nobody knows then whether they are missing."""
+    """The source cannot tell then whether they are missing."""
     manager.stop()
     done = elsewhere("serve", str(folder), "--port", "0", "--allow-missing", "all", status=8)
     assert b"does not respond" in done.stderr and b"no value" not in done.stderr

@@ -114,7 +114,7 @@ def test_a_token_of_another_issuer_than_the_name_suggests_is_reported():
 
 
 def test_the_end_of_json_is_pointed_at():
-    """Where JSON stops to parse is said by line and column, not by its text."""
+    """A JSON error is reported by line and column, without the text."""
     (finding,) = examine(b'{"a": 1,\n "key" s3cret}', now=NOW)
     assert "line 2 column 8" in finding.message
 

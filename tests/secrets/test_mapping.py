@@ -195,7 +195,7 @@ def test_on_change_of_an_undeclared_name_is_an_error():
 
 
 def test_a_forked_child_keeps_what_it_had():
-    """A child made by fork answers look-ups from its own memory."""
+    """A forked child looks values up in its own memory."""
     held = secrets(hf_token=TOKEN)
     held.on_change("hf-token", lambda value: None)
     reader, writer = os.pipe()

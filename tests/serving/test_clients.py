@@ -20,7 +20,7 @@ from tests.serving.conftest import PATIENCE, ModelProject, RunningServer, eventu
 def ask(
     served: RunningServer, body: object, *headers: str, path: str = "/v1/models/model:predict"
 ) -> socket.socket:
-    """Send a request and leave its answer unread."""
+    """Send a request and leave the response unread."""
     data = json.dumps(body).encode()
     head = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(data)}", *headers]
     sock = served.connect()
@@ -65,8 +65,8 @@ def has(serve: ModelProject, text: str) -> bool:
 # Waiting for a turn.
 
 
-def test_predictions_take_turns(serve: ModelProject) -> None:
-    """In the order of their arrival, while liveness and readiness answer at once."""
+def test_waiting_predictions_run_in_the_order_of_their_arrival(serve: ModelProject) -> None:
+    """In the order of their arrival, while liveness and readiness respond at once."""
     served = serve(
         with_notes(
             serve,
@@ -96,7 +96,7 @@ def test_predictions_take_turns(serve: ModelProject) -> None:
     assert notes_of(serve).read_text().split()[1::2] == ["1", "2", "3", "4", "5"]
 
 
-def test_as_many_at_a_time_as_the_config_says(serve: ModelProject) -> None:
+def test_predict_concurrency_allows_that_many_calls_at_once(serve: ModelProject) -> None:
     """Each waits for the others: with fewer threads none would ever end."""
     served = serve(
         """
@@ -116,7 +116,9 @@ def test_as_many_at_a_time_as_the_config_says(serve: ModelProject) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_client_that_leaves_leaves_the_line(serve: ModelProject, kind: str) -> None:
+def test_the_prediction_of_a_client_that_left_the_queue_is_never_begun(
+    serve: ModelProject, kind: str
+) -> None:
     """Its prediction is never begun."""
     wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
     served = serve(
@@ -148,7 +150,7 @@ def test_a_client_that_leaves_leaves_the_line(serve: ModelProject, kind: str) ->
 # Leaving in the middle.
 
 
-def test_a_coroutine_is_cancelled(serve: ModelProject) -> None:
+def test_a_coroutine_is_cancelled_when_its_client_leaves(serve: ModelProject) -> None:
     served = serve(
         with_notes(
             serve,
@@ -171,7 +173,7 @@ def test_a_coroutine_is_cancelled(serve: ModelProject) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_generator_is_closed(serve: ModelProject, kind: str) -> None:
+def test_a_generator_is_closed_when_its_client_leaves(serve: ModelProject, kind: str) -> None:
     """And its slot is free for the next."""
     wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
     served = serve(
@@ -197,7 +199,7 @@ def test_a_generator_is_closed(serve: ModelProject, kind: str) -> None:
     assert served.predict(0).text == "next"
 
 
-def test_synchronous_code_may_ask(serve: ModelProject) -> None:
+def test_synchronous_code_can_watch_for_a_disconnect(serve: ModelProject) -> None:
     """By `watch_disconnect`, as with Truss."""
     served = serve(
         with_notes(
@@ -207,17 +209,17 @@ def test_synchronous_code_may_ask(serve: ModelProject) -> None:
         def predict(self, model_input, request: Request):
             with request.state.watch_disconnect() as event:
                 note("begin")
-                note("told" if event.wait(60) else "never told")
+                note("disconnected" if event.wait(60) else "never disconnected")
     """,
         )
     ).ready()
     sock = ask(served, 1)
     eventually(lambda: has(serve, "begin"), "begun")
     sock.close()
-    eventually(lambda: has(serve, "told"), "told")
+    eventually(lambda: has(serve, "disconnected"), "disconnected")
 
 
-def test_is_disconnected(serve: ModelProject) -> None:
+def test_a_shielded_task_can_poll_is_disconnected(serve: ModelProject) -> None:
     """In a task that the model shields from being cancelled."""
     served = serve(
         with_notes(
@@ -267,7 +269,7 @@ def test_an_abandoned_response_frees_its_slot(serve: ModelProject) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_chunk_leaves_when_it_is_made(serve: ModelProject, kind: str) -> None:
+def test_a_chunk_is_sent_before_the_next_one_is_made(serve: ModelProject, kind: str) -> None:
     """The first is there while the model has not made the second."""
     wait = "time.sleep" if kind == "def" else "await asyncio.sleep"
     served = serve(
@@ -323,7 +325,7 @@ def test_a_slow_reader_holds_up_the_generator(serve: ModelProject, kind: str) ->
     sock.close()
 
 
-def test_http_1_0_has_no_chunks(serve: ModelProject) -> None:
+def test_an_http_1_0_client_gets_a_stream_without_chunks(serve: ModelProject) -> None:
     """An old client reads until the connection closes, even one that would keep it."""
     served = serve(
         """
@@ -336,8 +338,8 @@ def test_http_1_0_has_no_chunks(serve: ModelProject) -> None:
     for more in (b"", b"Connection: keep-alive\r\n"):
         with served.connect() as sock:
             sock.sendall(b"POST /predict HTTP/1.0\r\n" + more + b"Content-Length: 1\r\n\r\n1")
-            answer = read_until(sock, b"never")
-        head, _, body = answer.partition(b"\r\n\r\n")
+            response = read_until(sock, b"never")
+        head, _, body = response.partition(b"\r\n\r\n")
         assert body == b"ab"
         assert b"transfer-encoding" not in head
 
@@ -368,7 +370,7 @@ ECHO = """
 
 
 def talk(served: RunningServer, *messages: str | bytes) -> tuple[list[str | bytes], int | None, str | None]:
-    """Send messages, and give their answers and how the server closed, if it did."""
+    """Send messages, and return the replies and how the server closed, if it did."""
 
     async def run() -> tuple[list[str | bytes], int | None, str | None]:
         got: list[str | bytes] = []
@@ -386,12 +388,12 @@ def talk(served: RunningServer, *messages: str | bytes) -> tuple[list[str | byte
     return asyncio.run(run())
 
 
-def test_websockets_talk(serve: ModelProject) -> None:
+def test_websockets_carry_text_and_bytes_of_any_size(serve: ModelProject) -> None:
     """Text and bytes, of any size up to 100 MiB, both ways; and the many ways of an end."""
     served = serve(with_notes(serve, ECHO)).ready()
     large = bytes(5_000_000)
     assert talk(served, "é", b"\0\xff", large) == (["é!", b"\0\xff", large], None, None)
-    eventually(lambda: has(serve, "left 1000"), "the model hears that its client has left")
+    eventually(lambda: has(serve, "left 1000"), "the model sees that its client has left")
     assert talk(served, "return")[1:] == (1000, "")
     assert talk(served, "close")[1:] == (4000, "enough")
     assert talk(served, "raise")[1:] == (1011, "Internal Server Error (in model/chainlet).")
@@ -399,8 +401,8 @@ def test_websockets_talk(serve: ModelProject) -> None:
     assert served.get("/v1/models/model").json() == {}
 
 
-def test_websockets_end_with_the_server(serve: ModelProject) -> None:
-    """With 1012, and the model hears of it."""
+def test_websockets_are_closed_when_the_server_stops(serve: ModelProject) -> None:
+    """With 1012, and the model sees the disconnect."""
     served = serve(with_notes(serve, ECHO)).ready()
 
     async def run() -> int | None:
@@ -418,7 +420,7 @@ def test_websockets_end_with_the_server(serve: ModelProject) -> None:
     assert has(serve, "left 1012")
 
 
-def test_no_websocket_where_there_is_none(serve: ModelProject) -> None:
+def test_a_model_without_websockets_refuses_the_handshake(serve: ModelProject) -> None:
     """The handshake is refused, in HTTP."""
     served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
     with pytest.raises(InvalidStatus, match="404"):
@@ -428,7 +430,7 @@ def test_no_websocket_where_there_is_none(serve: ModelProject) -> None:
 # What a model may do to its server.
 
 
-def test_a_model_that_holds_up_the_loop_is_named(serve: ModelProject) -> None:
+def test_a_model_that_blocks_the_loop_is_reported(serve: ModelProject) -> None:
     served = serve(
         """
         import time
@@ -438,13 +440,13 @@ def test_a_model_that_holds_up_the_loop_is_named(serve: ModelProject) -> None:
                 return "after all"
         """
     ).ready()
-    answer: list[str] = []
-    thread = threading.Thread(target=lambda: answer.append(served.predict(1).json()))
+    response: list[str] = []
+    thread = threading.Thread(target=lambda: response.append(served.predict(1).json()))
     thread.start()
     eventually(lambda: "has been blocked" in served.stderr, "the log says so")
     assert "model/model.py:5, in predict" in served.stderr
     thread.join()
-    assert answer == ["after all"]
+    assert response == ["after all"]
 
 
 def test_a_model_that_forks_keeps_no_connection_open(serve: ModelProject) -> None:
@@ -464,8 +466,8 @@ def test_a_model_that_forks_keeps_no_connection_open(serve: ModelProject) -> Non
         assert read_until(sock, b"never").endswith(b'"parent"')
 
 
-def test_a_model_that_prints_much(serve: ModelProject) -> None:
-    """100 MB pass the masker, and the answer comes."""
+def test_output_of_100_mb_does_not_block_the_response(serve: ModelProject) -> None:
+    """100 MB pass the masker, and the response comes."""
     served = serve(
         """
         class Model:
@@ -479,7 +481,7 @@ def test_a_model_that_prints_much(serve: ModelProject) -> None:
     assert served.predict(1).json() == "done"
 
 
-def test_more_clients_than_files_can_be_opened(serve: ModelProject) -> None:
+def test_clients_beyond_the_file_limit_are_refused_and_others_served(serve: ModelProject) -> None:
     """Those that are too many are turned away; the model can still open its files, and the others are served."""
     served = serve(
         """
@@ -509,7 +511,7 @@ def _is_closed(sock: socket.socket) -> bool:
         return True
 
 
-def test_a_thousand_idle_connections(serve: ModelProject) -> None:
+def test_a_thousand_idle_connections_do_not_block_a_request(serve: ModelProject) -> None:
     served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
     idle = [served.connect() for _ in range(1000)]
     assert served.predict({"still": "served"}).json() == {"still": "served"}

@@ -9,7 +9,7 @@ from tests.serving.conftest import ModelProject, eventually
 VALUE = b"s3cr3t-v4lue-0123456789"
 
 
-def test_sync_predict(serve: ModelProject) -> None:
+def test_a_synchronous_predict_gets_the_parsed_body(serve: ModelProject) -> None:
     """A plain `predict` gets the parsed body, and its result is the response."""
     served = serve("class Model:\n    def predict(self, x):\n        return {'twice': x['n'] * 2}\n").ready()
     response = served.predict({"n": 21})
@@ -17,7 +17,7 @@ def test_sync_predict(serve: ModelProject) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-def test_async_predict(serve: ModelProject) -> None:
+def test_a_coroutine_runs_on_the_servers_loop(serve: ModelProject) -> None:
     """A coroutine runs on the server's loop, and `load` may be one too."""
     served = serve(
         """
@@ -50,7 +50,7 @@ def test_stages_run_in_order(serve: ModelProject, kind: str) -> None:
     assert served.predict([]).json() == ["pre", "predict", "post"]
 
 
-def test_gets_only_the_arguments_that_it_takes(serve: ModelProject) -> None:
+def test_init_gets_only_the_arguments_that_it_takes(serve: ModelProject) -> None:
     """`__init__` gets by keyword those of the five arguments that its signature has."""
     served = serve(
         """
@@ -65,7 +65,7 @@ def test_gets_only_the_arguments_that_it_takes(serve: ModelProject) -> None:
     assert served.predict().json() == ["tiny", True, "data"]
 
 
-def test_gets_all_arguments_with_kwargs(serve: ModelProject) -> None:
+def test_init_gets_all_arguments_with_kwargs(serve: ModelProject) -> None:
     """With `**kwargs` there are all five."""
     served = serve(
         """
@@ -79,7 +79,7 @@ def test_gets_all_arguments_with_kwargs(serve: ModelProject) -> None:
     assert served.predict().json() == ["config", "data_dir", "environment", "lazy_data_resolver", "secrets"]
 
 
-def test_imports(serve: ModelProject) -> None:
+def test_the_model_can_import_its_own_modules_and_packages(serve: ModelProject) -> None:
     """Relative and absolute imports work inside `model/`, and `packages/` is importable."""
     serve.file("model/helper.py", "A = 1")
     serve.file("model/deep/part.py", "B = 2")
@@ -98,7 +98,7 @@ def test_imports(serve: ModelProject) -> None:
     assert served.predict().json() == [1, 2, 3, "model.model", "yes"]
 
 
-def test_main_py_alone(serve: ModelProject) -> None:
+def test_a_folder_with_only_main_py_is_served(serve: ModelProject) -> None:
     """A folder with only `main.py` works too."""
     served = serve(
         "class Model:\n    def predict(self, x):\n        return x\n", model_file="main.py"
@@ -163,14 +163,14 @@ def test_a_failed_start_ends_with_the_models_traceback(serve: ModelProject, step
     assert "gusset/serving" not in served.stderr
 
 
-def test_a_crash_while_starting(serve: ModelProject) -> None:
+def test_a_crash_while_starting_is_reported_with_its_signal(serve: ModelProject) -> None:
     """A process that just ends while the model starts is named with how it ended."""
     served = serve("import os\nos.kill(os.getpid(), 11)\n")
     assert served.ended() == 9
     assert "SIGSEGV" in served.stderr
 
 
-def test_a_class_without_predict(serve: ModelProject) -> None:
+def test_a_class_without_predict_ends_the_start(serve: ModelProject) -> None:
     """The message has the lines to add, and no traceback."""
     served = serve("class Model:\n    pass\n")
     assert served.ended() == 9
@@ -179,7 +179,7 @@ def test_a_class_without_predict(serve: ModelProject) -> None:
     assert "Traceback" not in served.stderr
 
 
-def test_a_file_without_the_class(serve: ModelProject) -> None:
+def test_a_file_without_the_class_ends_the_start(serve: ModelProject) -> None:
     """The message names file and class."""
     served = serve("class Other:\n    pass\n")
     assert served.ended() == 9
@@ -187,14 +187,14 @@ def test_a_file_without_the_class(serve: ModelProject) -> None:
 
 
 def test_three_parameters_are_refused(serve: ModelProject) -> None:
-    """A signature that nobody can call is found before `load`."""
+    """A signature that gusset cannot call is an error before `load`."""
     served = serve("class Model:\n    def predict(self, a, b, c):\n        return a\n")
     assert served.ended() == 9
     assert "`predict` method cannot have more than two arguments." in served.stderr
 
 
 def test_an_exception_stays_in_the_log(serve: ModelProject) -> None:
-    """The client hears only that the model failed; the log has the traceback, masked."""
+    """The response says only that the model failed; the log has the traceback, masked."""
     serve.secret("token", VALUE)
     served = serve(
         """
@@ -230,7 +230,7 @@ def test_exit_in_predict_is_an_error_like_any_other(serve: ModelProject, kind: s
     assert served.predict(False).json() == "still here"
 
 
-def test_an_undeclared_secret(serve: ModelProject) -> None:
+def test_an_undeclared_secret_is_named_only_in_the_log(serve: ModelProject) -> None:
     """The response is generic; the log names the secret and what to add where."""
     served = serve(
         """
@@ -246,7 +246,7 @@ def test_an_undeclared_secret(serve: ModelProject) -> None:
     eventually(lambda: "other: null" in served.stderr, "the advice")
 
 
-def test_results(serve: ModelProject) -> None:
+def test_results_of_all_usual_types_become_json(serve: ModelProject) -> None:
     """Dates, decimals, NaN, large integers, odd keys and secrets have their usual JSON forms."""
     serve.secret("token", VALUE)
     served = serve(
@@ -274,7 +274,7 @@ def test_results(serve: ModelProject) -> None:
     }
 
 
-def test_a_result_that_json_has_no_form_for(serve: ModelProject) -> None:
+def test_a_result_that_json_cannot_express_is_an_error_that_names_its_type(serve: ModelProject) -> None:
     """The error names the type and nothing of the value."""
     served = serve("class Model:\n    def predict(self, x):\n        return {'a': {1, 2, x}}\n").ready()
     response = served.predict("private")
@@ -284,7 +284,7 @@ def test_a_result_that_json_has_no_form_for(serve: ModelProject) -> None:
     }
 
 
-def test_concurrency_of_a_sync_model(serve: ModelProject) -> None:
+def test_a_synchronous_model_runs_as_many_calls_as_the_config_says(serve: ModelProject) -> None:
     """As many calls of `predict` run at a time as the config says, and not one more."""
     served = serve(
         """

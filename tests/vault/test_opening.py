@@ -75,7 +75,7 @@ def test_another_vaults_root_key_is_refused(filled: Settings, tmp_path: Path) ->
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"gusset-root-key-1:AAAA", b"gusset-root-key-1:\xff"])
 def test_a_damaged_root_key_is_refused(filled: Settings, content: bytes) -> None:
-    """What is no root key is said to be none, without a traceback."""
+    """A malformed root key is refused by a message without a traceback."""
     filled.root_key_file.write_bytes(content)
     with pytest.raises(RootKeyError, match="is not a root key"), open_vault(filled):
         pass
@@ -147,7 +147,7 @@ def owned_by_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_account_may_use_what_root_owns(
     filled: Settings, opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root is trusted by everybody; nobody is trusted by root."""
+    """Everybody trusts files of root; root trusts no other account's files."""
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     opening(filled)
 
@@ -254,7 +254,7 @@ def test_rotations_at_the_same_time_leave_a_vault_that_opens(filled: Settings) -
 
 
 def test_sql_errors_never_show_what_was_to_be_written(vault: Vault, sql: Callable[..., list[Any]]) -> None:
-    """A statement that the database refuses is told without its parameters."""
+    """The error of a refused statement does not contain its parameters."""
     sql("DROP TABLE secret_versions")
     with pytest.raises(VaultError) as caught:
         put(vault, "x", b"the value itself")

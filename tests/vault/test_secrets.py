@@ -205,7 +205,7 @@ def test_find_many_keeps_the_requested_spelling(vault: Vault) -> None:
         vault.secrets.writer.set(name, SecretValue(b"1"), actor="alice")
     vault.secrets.writer.delete("c", actor="alice")
     known = vault.secrets.reader.find_many(["a-b", "a_b", "c", "nothing"])
-    assert {asked: info.name for asked, info in known.items()} == {"a-b": "a_b", "a_b": "a_b"}
+    assert {name: info.name for name, info in known.items()} == {"a-b": "a_b", "a_b": "a_b"}
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class ModelApi:
     def _ready(self, exchange: Exchange) -> None:
         """Respond that the model is ready, with the error of the source of secrets if there is one."""
         error = self._last_error()
-        exchange.respond(200, orjson.dumps({"secrets": {"trouble": error}}) if error else b"{}")
+        exchange.respond(200, orjson.dumps({"secrets": {"last_error": error}}) if error else b"{}")
 
     def _schema(self, exchange: Exchange) -> None:
         from gusset.serving.inference.signatures import model_schema

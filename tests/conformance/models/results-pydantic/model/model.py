@@ -1,10 +1,10 @@
 import pydantic
 
 
-class Answer(pydantic.BaseModel):
+class Result(pydantic.BaseModel):
     n: int
 
 
 class Model:
     def predict(self, model_input):
-        return Answer(n=1) if model_input == "top" else {"inside": [Answer(n=2)]}
+        return Result(n=1) if model_input == "top" else {"inside": [Result(n=2)]}
