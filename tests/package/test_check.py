@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gusset.errors import Conflict, Problem
+from gusset.errors import ConfigInvalid, Conflict, Problem
 from gusset.package.check import check_package
 from gusset.package.config import load_package
+from gusset.package.requirements import declared_requirements, provider_of
 from gusset.package.scaffold import create_package
 
 MODEL = "class Model:\n    def predict(self, inputs):\n        return inputs\n"
@@ -62,8 +63,8 @@ def test_the_code_is_found_in_each_of_its_places(tmp_path: Path, file: str) -> N
         ("class Model\n", ["model_code"]),
         ("x = 1\n", ["no_model_class"]),
         ("class Model:\n    def load(self): ...\n", ["no_predict"]),
-        ("from other import Model\n", []),
-        ("from other import *\n", []),
+        ("from json import Model\n", []),
+        ("from json import *\n", []),
         ("class Model(Base):\n    pass\n", []),
         ("class Model:\n    async def chat_completions(self): ...\n", []),
         ("class Model:\n    pass\nsetattr(Model, 'predict', print)\n", []),
@@ -85,16 +86,17 @@ def test_undeclared_secrets_and_old_keywords_in_the_code_are_reported(tmp_path: 
     code = (
         MODEL
         + "    def __init__(self, **kwargs):\n"
+        + "        from transformers import pipeline\n"
         + "        self._secrets = kwargs['secrets']\n"
         + "        kwargs['secrets']['one']; self._secrets.get('two'); self._secrets['known']\n"
         + "        pipeline(use_auth_token=self._secrets['known'])\n"
     )
-    problems = check(tmp_path, "secrets: {known: null}", code)
+    problems = [p for p in check(tmp_path, "secrets: {known: null}", code) if p.code != "no_module"]
 
     assert [(p.code, p.line) for p in problems] == [
-        ("secret_not_declared", 6),
-        ("secret_not_declared", 6),
-        ("use_auth_token", 7),
+        ("secret_not_declared", 7),
+        ("secret_not_declared", 7),
+        ("use_auth_token", 8),
     ]
     assert all(
         not problem.warning for problem in check(tmp_path, "secrets: {known: null}", code, strict=True)
@@ -151,3 +153,135 @@ def test_a_missing_folder_of_external_packages_is_an_error(tmp_path: Path) -> No
     (tmp_path / "shared").mkdir()
     [problem] = check(tmp_path, "external_package_dirs:\n- shared\n- nowhere\n")
     assert (problem.code, problem.line, problem.warning) == ("no_folder", 3, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from pyannote.audio import Pipeline; Pipeline.from_pretrained('x', use_auth_token='t')",
+        "import whisperx; whisperx.DiarizationPipeline(use_auth_token='t')",
+        "from transformers import AutoModel; AutoModel.from_pretrained('x', use_auth_token='t')",
+        "from mine import pipeline; pipeline(use_auth_token='t')",
+    ],
+)
+def test_use_auth_token_is_reported_only_where_it_is_ignored(tmp_path: Path, line: str) -> None:
+    """Other libraries, and other functions of transformers, still honour it."""
+    assert "use_auth_token" not in codes(check(tmp_path, code=f"{MODEL}\n{line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("import helper", "import it as model.helper"),
+        ("from helper import THING", "import it as model.helper"),
+        ("    import helper", "import it as model.helper"),
+        ("import deep.part", "import it as model.deep.part"),
+    ],
+)
+def test_an_import_of_a_module_beside_the_models_file_is_an_error(
+    tmp_path: Path, line: str, expected: str
+) -> None:
+    """Python does not find it by its bare name; the hint gives the name that works."""
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    (tmp_path / "model" / "helper.py").write_text("THING = 1\n")
+    (tmp_path / "model" / "deep" / "part.py").touch()
+    code = MODEL + ("    def load(self):\n    " if line.startswith(" ") else "") + line + "\n"
+    [problem] = check(tmp_path, code=code)
+    assert (problem.code, problem.hint, problem.warning) == ("no_module", expected, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import json, os.path, pydantic",
+        "from model import helper",
+        "from model.helper import THING",
+        "from . import helper",
+        "from .helper import THING",
+        "import shared_code, bundled",
+        "try:\n    import no_such_module\nexcept ImportError:\n    pass",
+        "if False:\n    import no_such_module",
+    ],
+)
+def test_modules_that_are_found_or_optional_are_not_reported(tmp_path: Path, line: str) -> None:
+    """In the folder, in its packages, installed, or imported with a fallback."""
+    for file in ("model/helper.py", "packages/bundled.py", "lib/shared_code/__init__.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("THING = 1\n")
+    assert check(tmp_path, "external_package_dirs: [lib]\n", f"{line}\n{MODEL}") == []
+
+
+def test_a_module_that_is_not_installed_is_a_warning_that_names_its_requirement(tmp_path: Path) -> None:
+    """Also where a module of the folder imports it, and where the distribution has another name."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "helper.py").write_text("import PIL_not_there, cv2_missing\n")
+    code = "from .helper import THING\nimport no_such_one, no_such_two, sklearnx\n" + MODEL
+    config = "requirements: ['No.Such_One[extra]>=1; python_version > \"3\"', 'git+https://x.test/y/no-such-two.git@v1']\n"
+    problems = [p for p in check(tmp_path, config, code) if p.code == "no_module"]
+    assert [(Path(p.file or "").name, p.line, p.warning) for p in problems] == [
+        ("model.py", 2, True),
+        ("model.py", 2, True),
+        ("model.py", 2, True),
+        ("helper.py", 1, True),
+        ("helper.py", 1, True),
+    ]
+    assert [p.hint for p in problems][:3] == [
+        "`requirements` names no-such-one, which is not installed here: pip install no-such-one",
+        "`requirements` names no-such-two, which is not installed here: pip install no-such-two",
+        "`requirements` does not name it either: add sklearnx there, and install it",
+    ]
+
+
+def test_requirements_may_stand_in_a_file(tmp_path: Path) -> None:
+    """The file that `requirements_file` names is read, comments and options left out."""
+    (tmp_path / "needs.txt").write_text("# comment\n--extra-index-url https://x.test\nPillow>=10\n")
+    requirements = declared_requirements({"requirements_file": "needs.txt"}, tmp_path)
+    assert provider_of("PIL", requirements) == "pillow"
+    assert provider_of("cv2", requirements) is None
+
+
+@pytest.mark.parametrize("key", ["trt_llm", "bis_llm"])
+def test_a_folder_for_an_engine_gets_one_error(tmp_path: Path, key: str) -> None:
+    """It is refused, and not also said to lack a model.py, which it does not need on the platform."""
+    section = {"trt_llm": "{inference_stack: v2, runtime: {}, build: {checkpoint_repository: {source: HF, repo: a/b}}}"}
+    config = f"resources: {{accelerator: H100}}\n{key}: {section.get(key, '{}')}\n"
+    problems = check(tmp_path, config, code=None)
+    assert [p.code for p in problems if not p.warning] == ["unsupported"]
+
+
+def test_an_error_in_a_refused_key_does_not_hide_that_it_is_refused(tmp_path: Path) -> None:
+    """Both are reported in one run, and no hint suggests another key that is refused."""
+    (tmp_path / "config.yaml").write_text("weights: [{source: 1}]\nmodel_cache: [{repo_id: a}]\n")
+    with pytest.raises(ConfigInvalid) as error:
+        load_package(tmp_path)
+    refused = {p.key for p in error.value.problems if p.code == "unsupported"}
+    assert refused == {"weights", "model_cache"}
+    assert not any("write weights" in (p.hint or "") for p in error.value.problems)
+
+
+def test_an_accelerator_of_a_custom_image_is_a_warning_that_names_the_option(tmp_path: Path) -> None:
+    """The container gets none without `--gpus`; a Python model uses the machine's own."""
+    server = (
+        "{start_command: x, server_port: 1, predict_endpoint: /, readiness_endpoint: /, liveness_endpoint: /}"
+    )
+    config = f"resources: {{accelerator: L4}}\nbase_image: {{image: x}}\ndocker_server: {server}\n"
+    [problem] = [p for p in check(tmp_path, config, code=None) if p.code == "no_accelerator"]
+    assert problem.warning and "--gpus" in (problem.hint or "")
+    assert "no_accelerator" not in codes(check(tmp_path, "resources: {accelerator: L4}\n"))
+
+
+def test_a_null_environment_variable_is_a_warning(tmp_path: Path) -> None:
+    """It becomes the text `None`, which hardly anybody wants."""
+    [problem] = check(tmp_path, "environment_variables: {EMPTY: null, SET: ''}\n")
+    assert (problem.code, problem.key, problem.warning) == (
+        "environment_null",
+        "environment_variables.EMPTY",
+        True,
+    )
+
+
+def test_the_platforms_training_section_is_accepted(tmp_path: Path) -> None:
+    """It is named once among the keys without effect, and passed to the model."""
+    [problem] = check(tmp_path, "training: {image: {base_image: x}}\n")
+    assert problem.code == "without_effect" and "training" in problem.message
+    assert load_package(tmp_path).dump()["training"] == {"image": {"base_image": "x"}}

@@ -50,6 +50,7 @@ runtime: {predict_concurrency: 1, predict_concurrency: 2}
         (3, 1, "requirements_file"),
         (5, 8, "resources.cpu"),
         (6, 3, "resources.memroy"),
+        (7, 1, "weights"),
         (8, 5, "weights[0].source"),
         (8, 21, "weights[0].mount_location"),
         (9, 14, "weights[1].source"),

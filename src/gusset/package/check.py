@@ -17,6 +17,8 @@ from gusset.package.model_code import (
     secret_files_in_command,
     secrets_used,
 )
+from gusset.package.model_imports import imports_of, is_in, is_installed
+from gusset.package.requirements import declared_requirements, missing_module_hint
 from gusset.package.yaml_tree import looks_like_key
 from gusset.secrets.name import fold_name
 
@@ -34,8 +36,10 @@ def check_package(
         found += _missing_secrets(package, available)
     found += _missing_folders(package)
     found += _start_command(package)
+    found += _accelerator(package)
     found += code_problems(package)
     found += code_warnings(package)
+    found += _import_problems(package)
     if strict:
         found = [replace(problem, warning=False) for problem in found]
     return found + _ignored_keys(package)
@@ -89,10 +93,24 @@ def _start_command(package: Package) -> list[Problem]:
     return problems.sorted()
 
 
+def _accelerator(package: Package) -> list[Problem]:
+    """Warn that a custom image gets a GPU only by an option of `serve`."""
+    problems = package.problem_collector()
+    if package.is_image and package.config.resources.use_gpu:
+        problems.add(
+            ("resources", "accelerator"),
+            "gusset gives the container no accelerator by itself",
+            "start it with `gusset serve --gpus N` (-1 for all)",
+            code="no_accelerator",
+            warning=True,
+        )
+    return problems.sorted()
+
+
 def code_problems(package: Package) -> list[Problem]:
     """What makes the model's class unusable, as far as can be seen without running the code."""
     file = package.model_file
-    if file is None:
+    if file is None or (package.has_engine and not file.is_file()):  # such folders have no model code
         return []
     file_name = _display_path(package, file)
     if not file.is_file():
@@ -151,8 +169,8 @@ def code_warnings(package: Package) -> Iterator[Problem]:
                 code="secret_not_declared",
                 warning=True,
             )
-    for reference in keyword_uses(code.tree, "use_auth_token"):
-        message = "transformers ignores use_auth_token= since version 4.32"
+    for reference in keyword_uses(code.tree, "use_auth_token", "pipeline", "transformers"):
+        message = "pipeline() of transformers ignores use_auth_token= since version 4.32"
         yield Problem(
             message,
             "write token=",
@@ -161,6 +179,35 @@ def code_warnings(package: Package) -> Iterator[Problem]:
             column=reference.column,
             code="use_auth_token",
             warning=True,
+        )
+
+
+def _import_problems(package: Package) -> Iterator[Problem]:
+    """Modules that the model's code imports and that `gusset serve` will not find."""
+    file = package.model_file
+    if file is None or not file.is_file():
+        return
+    requirements = declared_requirements(package.dump(), package.folder)
+    module_dir = ".".join(package.model_module_dir.relative_to(package.folder).parts)
+    reported = set()
+    for each in imports_of(file, package.folder):
+        name = each.top_level
+        if name in reported or is_in(name, (package.folder, *package.packages_dirs)) or is_installed(name):
+            continue
+        reported.add(name)
+        is_beside = is_in(name, (package.model_module_dir,))
+        yield Problem(
+            f"there is no module {name}: it is part of {module_dir}"
+            if is_beside
+            else f"the module {name} is not installed",
+            f"import it as {module_dir}.{each.module}"
+            if is_beside
+            else missing_module_hint(name, requirements),
+            file=_display_path(package, each.file),
+            line=each.line,
+            column=each.column,
+            code="no_module",
+            warning=not is_beside,
         )
 
 

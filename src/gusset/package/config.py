@@ -42,6 +42,11 @@ class Package:
         return self.config.docker_server is not None
 
     @property
+    def has_engine(self) -> bool:
+        """Whether the hosted platform would run an inference engine, so that the folder may have no code."""
+        return self.config.trt_llm is not None or self.config.bis_llm is not None
+
+    @property
     def model_module_dir(self) -> Path:
         return self.folder / self.config.model_module_dir
 
@@ -172,16 +177,20 @@ def _validate(
     plain: dict[Any, Any], problems: ProblemCollector
 ) -> tuple[TrussConfig | None, dict[str, SecretDeclaration]]:
     keys.report_unknown(plain, problems)
-    data, declarations = rules.prepare(plain, problems)
+    prepared, declarations = rules.prepare(plain, problems)
+    data = dict(prepared)
     if isinstance(data.get("trt_llm"), dict):
         from gusset.package.trt_llm import check_trt_llm
 
         data["trt_llm"] = check_trt_llm(data, problems)
+    config = None
     try:
-        return TrussConfig.model_validate(data), declarations
+        config = TrussConfig.model_validate(data)
     except ValidationError as error:
         problems.add_validation(error)
-    return None, declarations
+    if not all(problem.warning for problem in problems.found):
+        _report_refused(prepared, problems)  # else `unsupported_for_serving` does it
+    return config, declarations
 
 
 def _dump(config: TrussConfig, problems: ProblemCollector) -> dict[str, Any]:
@@ -204,7 +213,17 @@ def _summary(file: Path, problems: list[Problem]) -> str:
 def unsupported_for_serving(package: Package) -> list[Problem]:
     """The keys of this configuration that keep `gusset serve` from starting."""
     problems = package.problem_collector()
-    for path, key in keys.refused_keys(package.config):
+    _report_refused(package.dump(), problems)
+    for path, smallest, largest in _RANGES:
+        number = _at(package.config, path)
+        if number is not None and not smallest <= number <= largest:
+            hint = f"write a number from {smallest} to {largest}"
+            problems.add(path, "outside the range that can be served", hint, code="unsupported")
+    return problems.sorted()
+
+
+def _report_refused(data: Mapping[Any, Any], problems: ProblemCollector) -> None:
+    for path, key in keys.refused_keys(data):
         problems.add(
             path,
             f"gusset cannot serve {key.path}: {key.about}",
@@ -212,12 +231,6 @@ def unsupported_for_serving(package: Package) -> list[Problem]:
             code="unsupported",
             at_key=True,
         )
-    for path, smallest, largest in _RANGES:
-        number = _at(package.config, path)
-        if number is not None and not smallest <= number <= largest:
-            hint = f"write a number from {smallest} to {largest}"
-            problems.add(path, "outside the range that can be served", hint, code="unsupported")
-    return problems.sorted()
 
 
 _RANGES = (

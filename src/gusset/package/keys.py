@@ -10,13 +10,12 @@ A test compares the two, and the table with the schema.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from gusset.package.problems import ProblemCollector, format_path, quoted_key
-from gusset.package.schema import TrussConfig
 
 Status = Literal["supported", "ignored", "images", "refused"]
 
@@ -55,6 +54,7 @@ _LIMIT = "the container's limit; a Python model has no limit"
 _DOWNLOAD = "gusset downloads nothing before the start"
 _LOAD_IT = "download it in the model's `load` instead, with a token from the secrets"
 _TRT = "only the hosted platform builds and runs such engines"
+_OWN_SERVER = "write a model.py, or run an inference server's image with docker_server"
 
 
 def _trt_llm() -> list[Key]:
@@ -248,7 +248,7 @@ KEYS: tuple[Key, ...] = (
     *_group("ignored", "bdn.access[]", "rights to the hosted platform's volumes", "namespace grants"),
     _ignored("bdn.hotload", "volumes of the hosted platform"),
     _ignored("bdn.hotload.enabled", "volumes of the hosted platform"),
-    Key("trt_llm", "refused", _TRT),
+    Key("trt_llm", "refused", _TRT, _OWN_SERVER),
     *_trt_llm(),
     Key("training_checkpoints", "refused", _DOWNLOAD, _LOAD_IT),
     *_group(
@@ -258,7 +258,8 @@ KEYS: tuple[Key, ...] = (
         "download_folder artifact_references loops_checkpoint_ids",
     ),
     *_group("refused", "training_checkpoints.artifact_references[]", _DOWNLOAD, "training_job_id paths"),
-    Key("bis_llm", "refused", _TRT),
+    _ignored("training", "only for training jobs of the hosted platform"),
+    Key("bis_llm", "refused", _TRT, _OWN_SERVER),
     *_group("refused", "bis_llm", _TRT, "config version additional_autoscaling_config"),
     *_group("refused", "bis_llm.additional_autoscaling_config", _TRT, "metrics"),
     *_group("refused", "bis_llm.additional_autoscaling_config.metrics[]", _TRT, "name target"),
@@ -286,6 +287,7 @@ _OPEN = frozenset(
         "environment_variables",
         "secrets",
         "build.arguments",
+        "training",
         "build.secret_to_path_mapping",
         "bis_llm.config",
     }
@@ -343,29 +345,35 @@ def _unknown_key(path: tuple[Any, ...], known: list[str], problems: ProblemColle
     problems.add(path, f"unknown key {quoted_key(path)}", hint, code="unknown_key", warning=True, at_key=True)
 
 
-def refused_keys(config: TrussConfig) -> list[tuple[tuple[str, ...], Key]]:
-    """The keys of this configuration that `gusset serve` refuses, with their paths."""
+def refused_keys(data: Mapping[Any, Any]) -> list[tuple[tuple[str, ...], Key]]:
+    """The keys that `gusset serve` refuses, with their paths, in a configuration of any shape."""
     table = keys_by_path() | {_GRPC.path: _GRPC}
-    return [(path, table[".".join(path)]) for path, is_set in _REFUSED_WHEN.items() if is_set(config)]
+    return [
+        (path, table[".".join(path)]) for path, is_set in _REFUSED_WHEN.items() if is_set(_at(data, path))
+    ]
+
+
+def _at(data: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        data = data.get(name) if isinstance(data, Mapping) else None
+    return data
 
 
 _GRPC = Key("runtime.transport.kind", "refused", "gusset serves http and websockets", "write kind: http")
-_KIND = ("runtime", "transport", "kind")
-_REFUSED_WHEN: dict[tuple[str, ...], Callable[[TrussConfig], bool]] = {
-    ("external_data",): lambda config: bool(config.external_data),
-    ("model_cache",): lambda config: bool(config.model_cache),
-    ("weights",): lambda config: bool(config.weights),
-    ("bdn", "mounts"): lambda config: bool(config.bdn.mounts),
-    ("trt_llm",): lambda config: config.trt_llm is not None,
-    ("training_checkpoints",): lambda config: _has_checkpoints(config),
-    ("bis_llm",): lambda config: config.bis_llm is not None,
-    _KIND: lambda config: config.runtime.transport.kind == "grpc",
+_REFUSED_WHEN: dict[tuple[str, ...], Callable[[Any], bool]] = {
+    ("external_data",): bool,
+    ("model_cache",): bool,
+    ("weights",): bool,
+    ("bdn", "mounts"): bool,
+    ("trt_llm",): lambda value: value is not None,
+    ("training_checkpoints",): lambda value: _has_checkpoints(value),
+    ("bis_llm",): lambda value: value is not None,
+    ("runtime", "transport", "kind"): lambda value: bool(value == "grpc"),
 }
 
 
-def _has_checkpoints(config: TrussConfig) -> bool:
-    wanted = config.training_checkpoints
-    return wanted is not None and bool(wanted.artifact_references or wanted.loops_checkpoint_ids)
+def _has_checkpoints(value: Any) -> bool:
+    return any(_at(value, (name,)) for name in ("artifact_references", "loops_checkpoint_ids"))
 
 
 def ignored_keys(data: dict[Any, Any]) -> list[str]:

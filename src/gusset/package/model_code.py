@@ -158,8 +158,23 @@ def _look_up(node: ast.AST) -> tuple[ast.expr | None, ast.expr | None]:
     return None, None
 
 
-def keyword_uses(tree: ast.Module, keyword: str) -> list[Reference]:
-    """Arguments `keyword=` of calls."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    found = (word for call in calls for word in call.keywords if word.arg == keyword)
+def keyword_uses(tree: ast.Module, keyword: str, function: str, module: str) -> list[Reference]:
+    """Arguments `keyword=` in calls of one function, which the file imports from `module` or by its name."""
+    names, modules = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == module and not node.level:
+            names |= {alias.asname or alias.name for alias in node.names if alias.name == function}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name == module}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _calls(node.func, function, names, modules):
+            found += [word for word in node.keywords if word.arg == keyword]
     return [Reference(keyword, word.lineno, word.col_offset + 1) for word in found]
+
+
+def _calls(called: ast.expr, function: str, names: set[str], modules: set[str]) -> bool:
+    if isinstance(called, ast.Name):
+        return called.id in names
+    is_attribute = isinstance(called, ast.Attribute) and called.attr == function
+    return is_attribute and ast.unparse(called.value) in modules  # type: ignore[attr-defined]

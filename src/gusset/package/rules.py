@@ -71,9 +71,7 @@ def _hf_cache(data: dict[Any, Any], problems: ProblemCollector) -> None:
     """Move `hf_cache` to its new name, `model_cache`."""
     if "hf_cache" not in data:
         return
-    problems.add(
-        ("hf_cache",), "the old name of model_cache", "write model_cache", code="deprecated", warning=True
-    )
+    problems.add(("hf_cache",), "the old name of model_cache", code="deprecated", warning=True)
     if "model_cache" not in data:
         moved = data.pop("hf_cache")
         data["model_cache"] = moved or []
@@ -99,6 +97,15 @@ def _environment(data: dict[Any, Any], problems: ProblemCollector) -> None:
     data["environment_variables"] = {name: _as_text(value) for name, value in variables.items()}
     for name, value in data["environment_variables"].items():
         _check_variable(name, value, problems)
+        if variables[name] is None:
+            problems.add(
+                ("environment_variables", name),
+                "null becomes the text 'None', as in Truss",
+                "write '' for an empty text, or remove the line",
+                code="environment_null",
+                warning=True,
+                at_key=True,
+            )
     for name in ("PORT", "HOSTNAME"):
         if name in variables:
             problems.add(
@@ -309,7 +316,7 @@ def _check_between_sections(data: dict[Any, Any], problems: ProblemCollector) ->
         problems.add(
             ("model_cache",),
             "model_cache and weights exclude each other",
-            "keep weights, which is newer",
+            "keep one of them",
             at_key=True,
         )
 
@@ -344,9 +351,8 @@ def _check_docker_server(data: dict[Any, Any], problems: ProblemCollector) -> No
         )
 
 
+# The old forms of `weights` are not here: serving refuses all of them and says what to do instead.
 _DEPRECATED = {
-    ("model_cache",): "weights",
-    ("external_data",): "weights",
     ("runtime", "is_websocket_endpoint"): "transport: {kind: websocket}",
 }
 

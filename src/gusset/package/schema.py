@@ -358,6 +358,7 @@ class TrussConfig(Section):
     """A valid `config.yaml`. `secrets` has only names: any text beside them was dropped."""
 
     model_config = ConfigDict(title="config.yaml")
+    hidden_when_none = frozenset({"training"})
 
     model_name: str | None = None
     model_metadata: dict[str, Any] = Field(default_factory=dict)
@@ -384,6 +385,7 @@ class TrussConfig(Section):
     trt_llm: dict[str, Any] | None = None
     # `gusset.package.trt_llm` checks trt_llm; it is imported only for the few files that have the section.
     training_checkpoints: TrainingCheckpoints | None = None
+    training: Any = None
     bis_llm: BisLlm | None = None
     input_type: str = "Any"
     model_framework: str = "custom"

@@ -48,10 +48,15 @@ def parse_dotenv(data: bytes, *, file: str = ".env") -> list[DotenvEntry]:
     """The entries of a file in their order.
 
     Raises:
-        UsageError: a line cannot be parsed, or sets a name again. The message starts with
-            `file` and the line, and contains nothing of the file except a repeated name.
+        UsageError: the file is UTF-16, or a line cannot be parsed or sets a name again. The message
+            starts with `file` and the line, and contains nothing of the file except a repeated name.
         InvalidName, InvalidValue: likewise, for an invalid name or a value that is too long.
     """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0=\0" in data:
+        raise UsageError(
+            f"{file} is UTF-16 text",
+            hint="save it as UTF-8, in PowerShell with: -Encoding utf8NoBOM",
+        )
     first: dict[str, int] = {}
     entries = []
     for entry in _entries(data.removeprefix(b"\xef\xbb\xbf"), file):

@@ -36,9 +36,10 @@ def examine(value: bytes, *, name: str | None = None, now: datetime) -> list[Fin
     text = value.decode("utf-8", "replace").removeprefix("\ufeff")
     findings = [*_encoding(value), *_edges_and_characters(text)]
     bare = text.strip()
-    for check in (_placeholder, _pasted, _pem, _json):
+    for check in (_placeholder, _pasted, _pem_and_json):
         findings += check(bare)
     findings += _token(bare, name or "")
+    findings += _encoded_token(bare)
     findings += _jwt(bare, now)
     findings += _short(value)
     return findings
@@ -95,6 +96,16 @@ def _edges_and_characters(text: str) -> Iterator[Finding]:
             "the value contains an invisible character or a non-breaking space",
             "copy it from where it was issued, not from a page or a chat",
         )
+    lines = bare.replace("\r\n", "\n") if bare.startswith(_ENDS_IN_NEWLINE) else bare
+    if _CONTROL.search(lines) and "\ufffd" not in text:  # in binary data every byte may stand
+        yield Finding(
+            "control_character",
+            "the value contains a control character, such as a carriage return or a terminal's escape code",
+            "copy it again as plain text with Unix line ends, or set it from the file, with --from-file",
+        )
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 _PLACEHOLDERS = re.compile(
@@ -107,7 +118,14 @@ _TEMPLATE = re.compile(
     r"|(enter|your|insert|paste|put|add)[ _-].*(key|token|secret|password|here|value)",
     re.IGNORECASE | re.DOTALL,
 )
-_REFERENCE = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?|\$\(.*\)|%[A-Za-z_][A-Za-z0-9_]*%", re.DOTALL)
+_REFERENCE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*|\$\(.*\)|%[A-Za-z_][A-Za-z0-9_]*%|`[^`]+`", re.DOTALL)
+_EMBEDDED_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?:[:?+-][^{}]*)?\}")
+_OTHER_MANAGERS = re.compile(
+    r"(?:op|bw|keeper|infisical|doppler|ref\+[a-z]+|vault|secretref|akv|awssm|gcpsm)://?\S+|vault:\S+#\S+"
+    r"|arn:aws[a-z-]*:(?:secretsmanager|ssm):\S+|projects/[^/\s]+/secrets/\S+"
+    r"|https://[^/\s]+\.vault\.azure\.net/secrets/\S+",
+    re.IGNORECASE,
+)
 
 
 def _placeholder(text: str) -> Iterator[Finding]:
@@ -119,11 +137,17 @@ def _placeholder(text: str) -> Iterator[Finding]:
             "the value looks like a placeholder, not a credential",
             "set the real value instead",
         )
-    elif _REFERENCE.fullmatch(text):
+    elif _REFERENCE.fullmatch(text) or _EMBEDDED_REFERENCE.search(text):
         yield Finding(
             "reference",
             "the value looks like a reference to a variable that was not expanded",
-            "use double quotes, so that the shell expands it, or give the value itself",
+            "gusset expands nothing: give the value itself, or let the shell expand it within double quotes",
+        )
+    elif _OTHER_MANAGERS.fullmatch(text):
+        yield Finding(
+            "other_manager",
+            "the value looks like a reference to another secret manager, which gusset does not follow",
+            "read the secret there and set its value here",
         )
 
 
@@ -193,6 +217,23 @@ def _token(text: str, name: str) -> Iterator[Finding]:
         )
 
 
+def _encoded_token(text: str) -> Iterator[Finding]:
+    """A token in base64, as `kubectl get secret -o yaml` prints it."""
+    if len(text) > 4096 or not _BASE64.fullmatch(text) or any(token.fits(text) for token in KNOWN_PREFIXES):
+        return
+    try:
+        decoded = base64.b64decode(text.replace("\n", ""), validate=True).decode().strip()
+    except ValueError:
+        return
+    if token := next((token for token in KNOWN_PREFIXES if token.fits(decoded)), None):
+        yield Finding(
+            "encoded_token",
+            f"the value looks like {token.kind} encoded in base64",
+            "decode it first (base64 -d): models get the bytes as they are stored",
+        )
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/\n]{16,}={0,2}\s*")
 _PEM_BEGIN = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
@@ -229,11 +270,13 @@ def _is_base64(text: str) -> bool:
         return False
 
 
-def _json(text: str) -> Iterator[Finding]:
+def _pem_and_json(text: str) -> Iterator[Finding]:
+    """Check JSON, and PEM texts: the value itself, or strings within JSON, as in a service account's key."""
     if not text.startswith(("{", "[")) or _TEMPLATE.fullmatch(text):
+        yield from _pem(text)
         return
     try:
-        json.loads(text)
+        data = json.loads(text)
     except json.JSONDecodeError as error:
         yield Finding(
             "json",
@@ -242,6 +285,20 @@ def _json(text: str) -> Iterator[Finding]:
         )
     except (ValueError, RecursionError):
         yield Finding("json", "the value starts like JSON but is not valid", _WHOLE_FILE)
+    else:
+        found = {finding.code: finding for part in _strings(data) for finding in _pem(part.strip())}
+        yield from found.values()
+
+
+def _strings(data: object) -> Iterator[str]:
+    """All texts in parsed JSON, but for the keys of its maps."""
+    parts = [data]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict | list):
+            parts += part.values() if isinstance(part, dict) else part
 
 
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]*\.(eyJ[A-Za-z0-9_-]*)\.[A-Za-z0-9_-]*")
