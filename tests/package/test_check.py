@@ -243,7 +243,9 @@ def test_requirements_may_stand_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["trt_llm", "bis_llm"])
 def test_a_folder_for_an_engine_gets_one_error(tmp_path: Path, key: str) -> None:
     """It is refused, and not also said to lack a model.py, which it does not need on the platform."""
-    section = {"trt_llm": "{inference_stack: v2, runtime: {}, build: {checkpoint_repository: {source: HF, repo: a/b}}}"}
+    section = {
+        "trt_llm": "{inference_stack: v2, runtime: {}, build: {checkpoint_repository: {source: HF, repo: a/b}}}"
+    }
     config = f"resources: {{accelerator: H100}}\n{key}: {section.get(key, '{}')}\n"
     problems = check(tmp_path, config, code=None)
     assert [p.code for p in problems if not p.warning] == ["unsupported"]

@@ -25,7 +25,7 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
         name="tiny",
         folder=folder,
         model_file=folder / str(given["model_file"]),
-        config={"model_name": "tiny"},
+        config={"model_name": "tiny", "requirements": ["no-such"]},
         secrets=tuple(DeclaredSecret(name, 2 + n) for n, name in enumerate(given["declared"])),
         package_dirs=(folder / "packages",),
         environment_variables={"FROM_CONFIG": "yes"},

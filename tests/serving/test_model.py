@@ -163,6 +163,22 @@ def test_a_failed_start_ends_with_the_models_traceback(serve: ModelProject, step
     assert "gusset/serving" not in served.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("import no_such", "`requirements` names no-such, which is not installed here: pip install no-such"),
+        ("import another.part", "`requirements` does not name it either: add another there, and install it"),
+        ("import helper", "helper is part of model: import it as model.helper"),
+    ],
+)
+def test_a_missing_module_is_reported_with_what_to_do(serve: ModelProject, line: str, hint: str) -> None:
+    """Below the traceback: whether `requirements` names it, and what to type."""
+    serve.file("model/helper.py", "A = 1")
+    served = serve(f"{line}\nclass Model:\n    def predict(self, x):\n        return x\n")
+    assert served.ended() == 9
+    assert hint in served.stderr
+
+
 def test_a_crash_while_starting_is_reported_with_its_signal(serve: ModelProject) -> None:
     """A process that just ends while the model starts is named with how it ended."""
     served = serve("import os\nos.kill(os.getpid(), 11)\n")

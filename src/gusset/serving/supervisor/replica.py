@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ _FAILED_STEPS = {
     StartStep.CHECK: "the model's class cannot be served",
     StartStep.LOAD: "the model's load failed, twice",
 }
+_MISSING_MODULE = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
 
 
 class ReplicaState(enum.Enum):
@@ -88,8 +90,23 @@ class Replica:
                 f"the model's process ended while the model was starting ({describe_exit(status)})",
                 hint="see what it printed above",
             )
-        step = _FAILED_STEPS[self._failure.step]
-        return ModelFailed(f"{step}\n{masker.mask_text(self._failure.trace)}")
+        step, trace = _FAILED_STEPS[self._failure.step], masker.mask_text(self._failure.trace)
+        missing = _MISSING_MODULE.search(trace)
+        return ModelFailed(
+            f"{step}\n{trace}", hint=self._missing_module_hint(missing[1]) if missing else None
+        )
+
+    def _missing_module_hint(self, module: str) -> str:
+        # Imported here: a start that succeeds needs neither, and Python's parser takes long to import.
+        from gusset.package.model_imports import is_in
+        from gusset.package.requirements import declared_requirements, missing_module_hint
+
+        deployment = self.deployment
+        module_dir, name = deployment.model_file.parent, module.partition(".")[0]
+        if is_in(name, (module_dir,)) and module_dir != deployment.folder:
+            package = ".".join(module_dir.relative_to(deployment.folder).parts)
+            return f"{name} is part of {package}: import it as {package}.{module}"
+        return missing_module_hint(name, declared_requirements(deployment.config, deployment.folder))
 
     async def drain(self, seconds: float, stop_now: asyncio.Event) -> bool:
         """Let the replica finish its requests, then end it; whether it finished them in time."""
