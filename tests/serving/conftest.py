@@ -95,10 +95,10 @@ class RunningServer:
         self.process.send_signal(number)
         return self.ended()
 
-    def predict(self, value: object = None, **options: object) -> httpx.Response:
-        return httpx.post(
-            f"{self.address}/v1/models/model:predict", content=json.dumps(value), timeout=PATIENCE, **options
-        )
+    def predict(
+        self, value: object = None, path: str = "/v1/models/model:predict", **options: object
+    ) -> httpx.Response:
+        return httpx.post(self.address + path, content=json.dumps(value), timeout=PATIENCE, **options)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.address + path, timeout=PATIENCE)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
     from gusset.serving.http_api.websockets import Websockets
 
 _ACCEPTED_ID = re.compile(rb"[\x21-\x7e]{1,200}\Z")
-_WEBSOCKET = b"/v1/websocket"
+
+# The hosted platform serves a model under these prefixes, so that clients of both need no change.
+_PREFIX = rb"/(?:production|development|environments/[^/]+|deployment/[^/]+)"
+_WEBSOCKET = re.compile(rb"(?:%b)?(?:/sync)?/v1/websocket|%b(?:/sync)?/websocket" % (_PREFIX, _PREFIX))
+_SYNC = re.compile(rb"(?:%b)?/sync(/.*)?" % _PREFIX, re.DOTALL)
+_NOT_SERVED = re.compile(
+    rb"(?:%b)?/(?:async_predict|async_request/[^/]+|async_queue_status|run_remote|async_run_remote|wake)"
+    % _PREFIX
+)
 
 
 class ModelApi:
@@ -41,8 +50,14 @@ class ModelApi:
         folder: Path,
         last_error: Callable[[], str | None],
         websockets: Websockets | None,
+        name: str,
     ) -> None:
-        """`last_error` is the last error of the source of secrets, None while it works."""
+        """`last_error` is the last error of the source of secrets, None while it works.
+
+        `name` is the model's name in OpenAI's list of models.
+        """
+        self._name = name
+        self._started = int(time.time())
         self._methods = methods
         self._inference = inference
         self._metrics = metrics
@@ -51,10 +66,12 @@ class ModelApi:
         self._readiness = ReadinessProbe(methods.is_healthy, loop, folder=folder, on_ready=self._ready)
         prefix = secrets.token_hex(6).encode()
         self._new_ids = (b"%b-%x" % (prefix, number) for number in itertools.count(1))
-        self.router = Router(self._routes())
+        routes = self._routes()
+        self._without_sync = Router(routes)
+        self.router = Router([*routes, Route(ANY, _SYNC, self._sync)])
 
     def _routes(self) -> list[Route]:
-        """All routes. A path is tried by the patterns only if no route has exactly that path."""
+        """All routes but `/sync`. A path is tried by the patterns only if no route has exactly that path."""
         return [
             Route(POST, b"/v1/models/model:predict", self._predict),
             Route(POST, re.compile(rb"/v1/models/[^/]+:predict(_binary)?"), self._predict),
@@ -64,21 +81,24 @@ class ModelApi:
                 Route(POST, f"/v1/{path}".encode(), self._openai_method(name))
                 for path, name in OPENAI_STYLE.items()
             ),
+            Route(POST, re.compile(_PREFIX + rb"/predict"), self._predict),
             Route(ANY, _WEBSOCKET, self._websocket),
             Route(GET, b"/", lambda exchange: exchange.respond(200, b"true")),
             Route(GET, b"/ping", self._loaded),
+            Route(GET, b"/v1/models", self._models),
             Route(GET, re.compile(rb"/v1/models/[^/:]+"), self._readiness.respond),
             Route(GET, re.compile(rb"/v1/models/[^/:]+/loaded"), self._loaded),
             Route(GET, re.compile(rb"/v1/models/[^/:]+/schema"), self._schema),
             Route(GET, b"/metrics", self._exposition),
             Route(GET, b"/metrics/", self._exposition),
+            Route(ANY, _NOT_SERVED, _not_served),
         ]
 
     def takes_over(self, exchange: Exchange) -> bool:
         """Whether this request's connection will be handed over to a websocket."""
         return (
             self._websockets is not None
-            and exchange.path == _WEBSOCKET
+            and _WEBSOCKET.fullmatch(exchange.path) is not None
             and exchange.method == b"GET"
             and _wants_websocket(exchange)
         )
@@ -107,6 +127,17 @@ class ModelApi:
         else:
             send(exchange, caller_error(404, "Not Found"))
 
+    def _sync(self, exchange: Exchange) -> None:
+        """`/sync/PATH`, also below a prefix of the platform, is PATH."""
+        match = _SYNC.fullmatch(exchange.path)
+        exchange.path = (match and match[1]) or b"/"
+        self._without_sync(exchange)
+
+    def _models(self, exchange: Exchange) -> None:
+        """OpenAI's list of models: the one that is served."""
+        model = {"id": self._name, "object": "model", "created": self._started, "owned_by": "gusset"}
+        exchange.respond(200, orjson.dumps({"object": "list", "data": [model]}))
+
     def _loaded(self, exchange: Exchange) -> None:
         exchange.respond(200, b"{}")
 
@@ -133,3 +164,8 @@ class ModelApi:
 
 def _wants_websocket(exchange: Exchange) -> bool:
     return (exchange.header(b"upgrade") or b"").lower() == b"websocket"
+
+
+def _not_served(exchange: Exchange) -> None:
+    text = "gusset does not serve this route of the hosted platform. Send the request to /predict."
+    send(exchange, caller_error(501, text))

@@ -111,6 +111,7 @@ class Worker:
             folder=folder,
             last_error=lambda: self._source_error,
             websockets=websockets,
+            name=deployment.name,
         )
         server = HttpServer(api.router, takes_over=api.takes_over, observe=metrics.observe)
         os.register_at_fork(after_in_child=server.release_in_child)
