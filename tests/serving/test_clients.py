@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 
 from tests.serving.conftest import PATIENCE, ModelProject, RunningServer, eventually
 
@@ -244,6 +246,82 @@ def test_a_shielded_task_can_poll_is_disconnected(serve: ModelProject) -> None:
     eventually(lambda: has(serve, "gone"), "gone")
 
 
+POLLING = {
+    "coroutine": """
+        async def predict(self, model_input, request: Request):
+            note("begin")
+            while not await request.is_disconnected():
+                await asyncio.sleep(0.01)
+            note("noticed")
+    """,
+    "async generator": """
+        async def predict(self, model_input, request: Request):
+            note("begin")
+            while not await request.is_disconnected():
+                yield "chunk "
+                await asyncio.sleep(0.01)
+            yield "unread"
+            note("noticed")
+    """,
+    "function on a thread": """
+        def predict(self, model_input, request: Request):
+            note("begin")
+            while not anyio.from_thread.run(request.is_disconnected):
+                time.sleep(0.01)
+            note("noticed")
+    """,
+    "generator on a thread": """
+        def predict(self, model_input, request: Request):
+            note("begin")
+            while not anyio.from_thread.run(request.is_disconnected):
+                yield "chunk "
+                time.sleep(0.01)
+            yield "unread"
+            note("noticed")
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", POLLING)
+def test_a_method_that_takes_the_request_can_notice_the_disconnect_itself(
+    serve: ModelProject, kind: str
+) -> None:
+    """It is not cancelled at once, so that it can abort an engine's work in its own way."""
+    code = "import anyio.from_thread\nclass Model:\n" + textwrap.dedent(POLLING[kind]).replace("\n", "\n    ")
+    served = serve(textwrap.dedent(with_notes(serve, "")) + code).ready()
+    sock = ask(served, 1)
+    eventually(lambda: has(serve, "begin"), "begun")
+    sock.close()
+    eventually(lambda: has(serve, "noticed"), "noticed")
+
+
+def test_a_method_that_ignores_the_disconnect_is_cancelled_later(serve: ModelProject) -> None:
+    """After half a minute its slot is free for the next, even if it takes the request."""
+    served = serve(
+        with_notes(
+            serve,
+            """
+    class Model:
+        async def predict(self, model_input, request: Request):
+            if model_input == "next":
+                return "free"
+            note("begin")
+            started = time.monotonic()
+            try:
+                await asyncio.sleep(600)
+            finally:
+                note("late" if time.monotonic() - started > 25 else "early")
+    """,
+        )
+    ).ready()
+    sock = ask(served, 1)
+    eventually(lambda: has(serve, "begin"), "begun")
+    sock.close()
+    response = httpx.post(f"{served.address}/predict", json="next", timeout=2 * PATIENCE)
+    assert response.json() == "free"
+    assert has(serve, "late")
+
+
 def test_an_abandoned_response_frees_its_slot(serve: ModelProject) -> None:
     """A `StreamingResponse` whose client has left."""
     served = serve(
@@ -420,11 +498,35 @@ def test_websockets_are_closed_when_the_server_stops(serve: ModelProject) -> Non
     assert has(serve, "left 1012")
 
 
-def test_a_model_without_websockets_refuses_the_handshake(serve: ModelProject) -> None:
-    """The handshake is refused, in HTTP."""
+def test_a_model_without_websockets_closes_with_the_reason(serve: ModelProject) -> None:
+    """It accepts the handshake and closes with 1003, as Truss's server does."""
     served = serve("class Model:\n    def predict(self, model_input):\n        return model_input\n").ready()
-    with pytest.raises(InvalidStatus, match="404"):
-        talk(served, "hello")
+
+    async def run() -> tuple[int | None, str | None]:
+        async with connect(f"ws://127.0.0.1:{served.port}/v1/websocket") as websocket:
+            with contextlib.suppress(ConnectionClosed):
+                await asyncio.wait_for(websocket.recv(), PATIENCE)
+            return websocket.close_code, websocket.close_reason
+
+    assert asyncio.run(run()) == (1003, "WebSocket is not implemented on this deployment.")
+
+
+def test_a_websockets_headers_are_found_in_any_spelling(serve: ModelProject) -> None:
+    """Starlette looks them up in lower case; clients write them as they like."""
+    served = serve(
+        """
+        class Model:
+            async def websocket(self, websocket):
+                await websocket.send_text(websocket.headers["authorization"])
+        """
+    ).ready()
+
+    async def run() -> object:
+        address = f"ws://127.0.0.1:{served.port}/v1/websocket"
+        async with connect(address, additional_headers={"Authorization": "Bearer x"}) as websocket:
+            return await asyncio.wait_for(websocket.recv(), PATIENCE)
+
+    assert asyncio.run(run()) == "Bearer x"
 
 
 # What a model may do to its server.

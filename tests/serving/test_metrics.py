@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.conftest import ModelProject
@@ -22,6 +24,12 @@ def test_prometheus_reads_names_types_and_labels(serve: ModelProject) -> None:
         "gusset_model_ready": "gauge",
         "gusset_secret_version": "gauge",
         "gusset_secrets_source_up": "gauge",
+        "process_cpu_seconds": "counter",
+        "process_resident_memory_bytes": "gauge",
+        "process_virtual_memory_bytes": "gauge",
+        "process_start_time_seconds": "gauge",
+        "process_open_fds": "gauge",
+        "process_max_fds": "gauge",
     }
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
@@ -37,6 +45,18 @@ def test_prometheus_reads_names_types_and_labels(serve: ModelProject) -> None:
     assert samples["gusset_requests_waiting",] == 0
     assert samples["gusset_model_ready",] == 1
     assert samples["gusset_secrets_source_up",] == 1
+    assert samples["process_cpu_seconds_total",] > 0
+    assert 10**7 < samples["process_resident_memory_bytes",] < samples["process_virtual_memory_bytes",]
+    assert 0 < samples["process_open_fds",] < samples["process_max_fds",]
+    assert 0 <= time.time() - samples["process_start_time_seconds",] < 600
+
+
+def test_a_model_with_a_metrics_library_of_its_own_reports_the_process_once(serve: ModelProject) -> None:
+    """`prometheus_client` has the same figures; a name that appeared twice would end the scrape."""
+    served = serve("import prometheus_client\n" + MODEL).ready()
+    text = served.get("/metrics").text
+    assert text.count("# TYPE process_cpu_seconds_total ") == 1
+    assert text.count("# TYPE process_open_fds ") == 1
 
 
 def test_a_histogram_counts_each_request_in_all_larger_buckets(serve: ModelProject) -> None:

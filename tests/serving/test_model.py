@@ -290,6 +290,77 @@ def test_results_of_all_usual_types_become_json(serve: ModelProject) -> None:
     }
 
 
+def test_results_that_only_pythons_json_writes_become_json(serve: ModelProject) -> None:
+    """Named tuples and other subclasses, and keys that are no texts, as `json.dumps` writes them."""
+    served = serve(
+        """
+        import collections, dataclasses, datetime, enum, uuid
+        @dataclasses.dataclass
+        class Data:
+            id: uuid.UUID
+        Point = collections.namedtuple("Point", "x y")
+        class Celsius(float): pass
+        class Count(int): pass
+        class Row(tuple): pass
+        class Size(enum.IntEnum):
+            SMALL = 1
+        class Color(enum.Enum):
+            RED = "red"
+        class Model:
+            def predict(self, x):
+                return {
+                    "point": Point(1, 2.5), "row": Row([1, Row()]), "celsius": Celsius(1.5), "count": Count(3),
+                    "size": Size.SMALL, "color": Color.RED, "data": Data(uuid.UUID(int=1)), 1: "int", 2.5: "float", False: "bool", None: "none",
+                    Count(7): "count", Size.SMALL + 3: "sum", Color.RED: "enum",
+                    "lone": x, uuid.UUID(int=0): "uuid", datetime.date(2026, 1, 2): "date",
+                }
+        """
+    ).ready()
+    for lone in ("plain", "\ud800"):  # the second takes the slower of the two writers
+        assert served.predict(lone).json() == {
+            "point": [1, 2.5],
+            "row": [1, []],
+            "celsius": 1.5,
+            "count": 3,
+            "size": 1,
+            "color": "red",
+            "data": {"id": "00000000-0000-0000-0000-000000000001"},
+            "1": "int",
+            "2.5": "float",
+            "false": "bool",
+            "null": "none",
+            "7": "count",
+            "4": "sum",
+            "red": "enum",
+            "lone": lone,
+            "00000000-0000-0000-0000-000000000000": "uuid",
+            "2026-01-02": "date",
+        }
+
+
+def test_a_key_that_json_cannot_express_is_named_by_its_type(serve: ModelProject) -> None:
+    """The error is about the key, not about the whole map."""
+    served = serve("class Model:\n    def predict(self, x):\n        return {'a': {(1, 2): x}}\n").ready()
+    served.predict("private")
+    eventually(lambda: "A key of type tuple is not JSON serializable" in served.output, "the log")
+    assert "private" not in served.output
+
+
+def test_the_working_directory_is_the_models_folder(serve: ModelProject) -> None:
+    """So that paths within the folder work as in Truss's images; the folder for data exists always."""
+    serve.file("model/note.txt", "from the folder")
+    served = serve(
+        """
+        class Model:
+            def __init__(self, data_dir):
+                self.data_dir = data_dir
+            def predict(self, x):
+                return [open("model/note.txt").read(), self.data_dir.is_dir(), list(self.data_dir.iterdir())]
+        """
+    ).ready()
+    assert served.predict().json() == ["from the folder", True, []]
+
+
 def test_a_result_that_json_cannot_express_is_an_error_that_names_its_type(serve: ModelProject) -> None:
     """The error names the type and nothing of the value."""
     served = serve("class Model:\n    def predict(self, x):\n        return {'a': {1, 2, x}}\n").ready()
@@ -319,3 +390,21 @@ def test_a_synchronous_model_runs_as_many_calls_as_the_config_says(serve: ModelP
     with ThreadPoolExecutor(3) as pool:
         names = {response.json() for response in pool.map(served.predict, range(3))}
     assert len(names) == 3
+
+
+def test_libraries_that_choose_by_exact_type_write_a_secret_as_text(serve: ModelProject) -> None:
+    """PyYAML looks the type up in a table; a look-up's result must be in it, whenever it is imported."""
+    serve.secret("token", VALUE)
+    served = serve(
+        """
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                import yaml
+                data = {"token": self.secrets["token"]}
+                return [yaml.safe_dump(data), yaml.dump(data), yaml.__loader__.get_source("yaml") != ""]
+        """
+    ).ready()
+    expected = f"token: {VALUE.decode()}\n"
+    assert served.predict().json() == [expected, expected, True]

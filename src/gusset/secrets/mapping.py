@@ -149,10 +149,14 @@ class Secrets(Mapping[str, SecretText]):
         names = (name if name in raw else f"{name} (not set)" for name in self._declared)
         return f"Secrets({', '.join(names)})"
 
+    def __copy__(self) -> Secrets:
+        return self  # a copy of an object that holds it must follow rotations, too
+
+    def __deepcopy__(self, memo: object) -> Secrets:
+        return self
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError(
-            "Secrets cannot be pickled or copied; pass the values that are needed, as in secrets['name']"
-        )
+        raise TypeError("Secrets cannot be pickled; pass the values that are needed, as in secrets['name']")
 
     def _only_declared(self, values: Values) -> dict[str, SecretValue]:
         present = ((name, values[name]) for name in self._declared if name in values)

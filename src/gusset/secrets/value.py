@@ -70,6 +70,12 @@ class SecretText(str):
     def __reduce__(self) -> tuple[type[SecretText], tuple[str]]:
         return (SecretText, (str(self),))
 
+    def __copy__(self) -> SecretText:
+        return self
+
+    def __deepcopy__(self, memo: object) -> SecretText:
+        return self
+
     def __str__(self) -> str:
         return str.__str__(self)
 

@@ -49,11 +49,13 @@ class ModelApi:
         metrics: Metrics,
         folder: Path,
         last_error: Callable[[], str | None],
-        websockets: Websockets | None,
+        make_websockets: Callable[[], Websockets],
         name: str,
     ) -> None:
         """`last_error` is the last error of the source of secrets, None while it works.
 
+        `make_websockets` imports large libraries. It is called now for a model with websockets, for others
+        when a client first wants one.
         `name` is the model's name in OpenAI's list of models.
         """
         self._name = name
@@ -62,7 +64,8 @@ class ModelApi:
         self._inference = inference
         self._metrics = metrics
         self._last_error = last_error
-        self._websockets = websockets
+        self._make_websockets = make_websockets
+        self._websockets = make_websockets() if methods.websocket is not None else None
         self._readiness = ReadinessProbe(methods.is_healthy, loop, folder=folder, on_ready=self._ready)
         prefix = secrets.token_hex(6).encode()
         self._new_ids = (b"%b-%x" % (prefix, number) for number in itertools.count(1))
@@ -94,11 +97,15 @@ class ModelApi:
             Route(ANY, _NOT_SERVED, _not_served),
         ]
 
+    async def drain(self) -> None:
+        """Close all websockets, and wait for the model's method to return."""
+        if self._websockets is not None:
+            await self._websockets.drain()
+
     def takes_over(self, exchange: Exchange) -> bool:
         """Whether this request's connection will be handed over to a websocket."""
         return (
-            self._websockets is not None
-            and _WEBSOCKET.fullmatch(exchange.path) is not None
+            _WEBSOCKET.fullmatch(exchange.path) is not None
             and exchange.method == b"GET"
             and _wants_websocket(exchange)
         )
@@ -120,10 +127,10 @@ class ModelApi:
         return given if given and _ACCEPTED_ID.match(given) else next(self._new_ids)
 
     def _websocket(self, exchange: Exchange) -> None:
-        if self._websockets is not None and self.takes_over(exchange):
+        if self.takes_over(exchange):
+            if self._websockets is None:
+                self._websockets = self._make_websockets()
             self._websockets.open(exchange)
-        elif exchange.method == b"GET" and _wants_websocket(exchange):
-            send(exchange, caller_error(404, "WebSocket is not implemented on this deployment."))
         else:
             send(exchange, caller_error(404, "Not Found"))
 

@@ -9,11 +9,14 @@ neither quotes nor backslashes.
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from gusset.runtime.exchange import Exchange
 
@@ -70,7 +73,10 @@ class Metrics:
             *_head("gusset_secrets_source_up", "gauge", "Whether changes of secrets reach this deployment."),
             f"gusset_secrets_source_up {int(source_is_up)}",
         ]
-        return "\n".join(lines).encode() + b"\n" + _model_exposition()
+        model = _model_exposition()
+        if b"\n# TYPE process_cpu_seconds_total " not in model:
+            lines += _process_metrics()
+        return "\n".join(lines).encode() + b"\n" + model
 
     def _histogram(self, route: str) -> Iterator[str]:
         total = 0
@@ -83,6 +89,32 @@ class Metrics:
 
 def _head(name: str, kind: str, text: str) -> tuple[str, str]:
     return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+
+
+def _process_metrics() -> list[str]:
+    """The worker's own figures, by the names and with the meanings that Prometheus's clients use."""
+    own = Path("/proc/self")
+    fields = (own / "stat").read_bytes().rpartition(b") ")[2].split()  # from the third field of proc(5) on
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(fields[19]) / ticks
+    figures: tuple[tuple[str, str, str, float], ...] = (
+        (
+            "cpu_seconds_total",
+            "counter",
+            "CPU time of the worker.",
+            (int(fields[11]) + int(fields[12])) / ticks,
+        ),
+        ("resident_memory_bytes", "gauge", "Resident memory of the worker.", int(fields[21]) * page),
+        ("virtual_memory_bytes", "gauge", "Virtual memory of the worker.", int(fields[20])),
+        ("start_time_seconds", "gauge", "When the worker was started, since the epoch.", round(started, 2)),
+        ("open_fds", "gauge", "Open file descriptors of the worker.", len(list((own / "fd").iterdir()))),
+        ("max_fds", "gauge", "How many file descriptors the worker may open.", most_files),
+    )
+    lines: list[str] = []
+    for name, kind, text, value in figures:
+        lines += (*_head(f"process_{name}", kind, text), f"process_{name} {value}")
+    return lines
 
 
 def _model_exposition() -> bytes:

@@ -1,6 +1,6 @@
 """A model's websockets: uvicorn's protocol on connections handed over by the HTTP server.
 
-Imported only for a model that has a `websocket` method.
+Imported only for a model that has a `websocket` method, or when a client wants one from another model.
 """
 
 from __future__ import annotations
@@ -25,15 +25,24 @@ log = logging.getLogger("gusset")
 
 _MAX_MESSAGE = 100 * 1024 * 1024  # bytes
 _PING_SECONDS = 20.0
+NOT_IMPLEMENTED = "WebSocket is not implemented on this deployment."
 
 
 class Websockets:
     """Opens websockets for the model's method, and closes them at shutdown."""
 
     def __init__(
-        self, method: Method, loop: asyncio.AbstractEventLoop, *, folder: Path, transport: Mapping[str, Any]
+        self,
+        method: Method | None,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        folder: Path,
+        transport: Mapping[str, Any],
     ) -> None:
-        """`transport` is that section of the config; it may set the seconds between pings."""
+        """`method` None closes every websocket at once, with the reason.
+
+        `transport` is that section of the config; it may set the seconds between pings.
+        """
         self._method = method
         self._loop = loop
         self._folder = folder
@@ -64,8 +73,12 @@ class Websockets:
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         """Accept the websocket and run the model's method. An error that it raises closes with 1011."""
+        scope["headers"] = [(name.lower(), value) for name, value in scope["headers"]]  # as ASGI demands
         websocket = WebSocket(scope, receive, send)
         await websocket.accept()
+        if self._method is None:
+            await _close(websocket, 1003, NOT_IMPLEMENTED)
+            return
         try:
             await self._method.function(websocket)
         except WebSocketDisconnect as error:

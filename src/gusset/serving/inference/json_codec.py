@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import decimal
+import enum
 import json
 import pathlib
+import uuid
 from typing import Any
 
 import orjson
@@ -66,11 +70,34 @@ def _with_plain_keys(value: Any) -> Any:
 
 
 def _key(key: Any) -> Any:
-    return key.item() if hasattr(key, "item") else key
+    """A key of a map in a type that Python's `json` accepts."""
+    if isinstance(key, enum.Enum):
+        key = key.value
+    if hasattr(key, "item"):  # numpy
+        key = key.item()
+    if isinstance(key, datetime.date | datetime.time):
+        return key.isoformat()
+    if isinstance(key, uuid.UUID):
+        return str(key)
+    if key is None or isinstance(key, str | int | float):
+        return key
+    raise NotSerializable(f"A key of type {type(key).__name__} is not JSON serializable: write it as text")
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has no type for, in types that it has."""
+    """A value of a type that a JSON writer does not know, in types that it does."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    if isinstance(value, tuple):  # named tuples too
+        return list(value)
+    if isinstance(value, float):  # a subclass
+        return float(value)
+    if isinstance(value, int):
+        return int(value)
     if hasattr(value, "model_dump"):  # pydantic
         return value.model_dump(mode="json")
     if hasattr(value, "tolist"):  # numpy arrays that are not contiguous, torch tensors

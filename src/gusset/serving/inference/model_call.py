@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from typing import TYPE_CHECKING
 
 from gusset.runtime.exchange import Exchange
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from gusset.serving.inference.streams import ResponseStream
 
 REQUEST_ID = b"x-baseten-request-id"
+_NOTICE_SECONDS = (
+    30.0  # in which a model that has the request may notice the disconnect before it is cancelled
+)
 
 
 class ModelCall:
@@ -23,6 +28,7 @@ class ModelCall:
 
     __slots__ = (
         "_disconnect_watcher",
+        "_must_stop_at",
         "_request",
         "body",
         "exchange",
@@ -41,6 +47,7 @@ class ModelCall:
         self.output: ResponseStream | AsgiSender | None = None  # likewise notified
         self._disconnect_watcher: DisconnectWatcher | None = None
         self._request: Request | None = None
+        self._must_stop_at = math.inf  # by time.monotonic()
         exchange.on_gone = self.on_disconnect
 
     def on_disconnect(self) -> None:
@@ -48,8 +55,21 @@ class ModelCall:
             self._disconnect_watcher.on_disconnect()
         if self.output is not None:
             self.output.on_disconnect()
+        if self._request is None:
+            self._must_stop_at = 0.0
+            if self.task is not None:
+                self.task.cancel()
+            return
+        # A model that has the request can see that its client has left, and abort the work in its own way.
+        self._must_stop_at = time.monotonic() + _NOTICE_SECONDS
         if self.task is not None:
-            self.task.cancel()
+            timer = asyncio.get_running_loop().call_later(_NOTICE_SECONDS, self.task.cancel)
+            self.task.add_done_callback(lambda task: timer.cancel())
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether a generator is to be closed: its client has left, and its time to notice that is over."""
+        return self.exchange.gone and time.monotonic() >= self._must_stop_at
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:

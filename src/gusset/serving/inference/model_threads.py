@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,6 +72,24 @@ class ModelThreads:
         return await future
 
     def _run(self) -> None:
+        with self._adopted_by_anyio():
+            self._run_calls()
+
+    def _adopted_by_anyio(self) -> AbstractContextManager[object]:
+        """Let `anyio.from_thread` work on this thread, if the model has imported anyio, as Starlette does.
+
+        So a synchronous method can await `request.is_disconnected`. anyio has no public way to
+        adopt a thread.
+        """
+        anyio = sys.modules.get("anyio._core._eventloop")
+        if anyio is None:
+            return nullcontext()
+        adopted: AbstractContextManager[object] = anyio.claim_worker_thread(
+            anyio.get_async_backend("asyncio"), self._loop
+        )
+        return adopted
+
+    def _run_calls(self) -> None:
         while True:
             deliver = self._calls.get()()
             self._ready.append(deliver)

@@ -70,7 +70,7 @@ class ResultSender:
             call.send(success_response(result, uses_msgpack=call.uses_msgpack))
         elif is_generator(result):
             if may_join and call.wants_whole_stream:
-                text = await threads.run(partial(collect, result, lambda: call.exchange.gone))
+                text = await threads.run(partial(collect, result, lambda: call.must_stop))
                 call.send(success_response(text, uses_msgpack=call.uses_msgpack))
             else:
                 stream = self.open_stream(call)
@@ -95,7 +95,9 @@ class ResultSender:
 
     def open_stream(self, call: ModelCall) -> ResponseStream:
         call.exchange.limit_silence(self._streaming_read_timeout)
-        stream = call.output = ResponseStream(call.exchange, call.headers, self._loop)
+        stream = call.output = ResponseStream(
+            call.exchange, call.headers, self._loop, must_stop=lambda: call.must_stop
+        )
         return stream
 
     def close_stream(self, call: ModelCall, stream: ResponseStream, error: BaseException | None) -> None:

@@ -26,8 +26,17 @@ class ResponseStream:
     `send_all` runs on a model thread; everything else on the loop's thread.
     """
 
-    def __init__(self, exchange: Exchange, headers: Headers, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        headers: Headers,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        must_stop: Callable[[], bool],
+    ) -> None:
+        """`must_stop` says, once the client has disconnected, whether the generator is to be closed."""
         self._exchange = exchange
+        self._must_stop = must_stop
         self._headers = (CONTENT_TYPE, *headers)
         self._loop = loop
         self._ready: list[bytes] = []
@@ -47,7 +56,9 @@ class ResponseStream:
                 for part in generator:
                     data = part if type(part) is bytes else encode(part)
                     if exchange.gone:
-                        break
+                        if self._must_stop():
+                            break
+                        continue
                     if data:
                         ready.append(data)
                         self._produced += len(data)
@@ -79,7 +90,7 @@ class ResponseStream:
                     if chunks == _MAX_CHUNKS_PER_TURN:
                         chunks = 0
                         await asyncio.sleep(0)
-                    if not self._exchange.writable:
+                    if not self._exchange.writable and not self._exchange.gone:
                         self._drained = asyncio.Event()
                         await self._drained.wait()
             finally:
@@ -168,12 +179,12 @@ def encode(part: Any) -> bytes:
     raise TypeError(f"the chunks of a stream must be str or bytes, not {type(part).__name__}")
 
 
-def collect(generator: Generator[Any, None, None], is_disconnected: Callable[[], bool]) -> str:
-    """All chunks of a generator, joined."""
+def collect(generator: Generator[Any, None, None], must_stop: Callable[[], bool]) -> str:
+    """All chunks of a generator, joined; those so far when it `must_stop`."""
     parts = []
     try:
         for part in generator:
-            if is_disconnected():
+            if must_stop():
                 break
             parts.append(_encode_any(part))
     finally:

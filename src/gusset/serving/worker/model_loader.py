@@ -5,11 +5,13 @@ Runs user code, in the worker. Knows nothing of HTTP.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import logging
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Awaitable, Callable
@@ -133,11 +135,22 @@ def _import_package(name: str, directory: Path) -> None:
     sys.modules[name] = package
 
 
+def _data_dir(deployment: ModelDeployment) -> Path:
+    """The folder for the model's data, which exists even if the model's folder has none."""
+    folder = deployment.data_dir or deployment.folder / "data"
+    if folder.is_dir():
+        return folder
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True)
+        return folder
+    return Path(tempfile.mkdtemp(prefix="gusset-data-"))  # the model's folder is read-only
+
+
 def construct(cls: Callable[..., Any], deployment: ModelDeployment, secrets: Secrets) -> Any:
     """The model's object, constructed with those keyword arguments that its signature accepts."""
     available: dict[str, Any] = {
         "config": dict(deployment.config),
-        "data_dir": deployment.data_dir or deployment.folder / "data",
+        "data_dir": _data_dir(deployment),
         "secrets": secrets,
         "environment": None,
         "lazy_data_resolver": LazyDataResolver(),

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
 
@@ -42,8 +42,12 @@ from gusset.serving.protocol import (
     decode_order,
     encode_report,
 )
+from gusset.serving.worker.exact_types import register_on_import
 from gusset.serving.worker.loop_watchdog import watch_loop
 from gusset.serving.worker.model_loader import StartFailed, start_model
+
+if TYPE_CHECKING:
+    from gusset.serving.http_api.websockets import Websockets
 
 EXIT_START_FAILED = 9
 
@@ -96,13 +100,12 @@ class Worker:
             streaming_read_timeout=deployment.streaming_read_timeout,
             folder=folder,
         )
-        websockets = None
-        if methods.websocket is not None:
-            from gusset.serving.http_api.websockets import Websockets
 
-            websockets = Websockets(
-                methods.websocket, self._loop, folder=folder, transport=deployment.transport
-            )
+        def make_websockets() -> Websockets:
+            from gusset.serving.http_api.websockets import Websockets  # imports Starlette and uvicorn
+
+            return Websockets(methods.websocket, self._loop, folder=folder, transport=deployment.transport)
+
         api = ModelApi(
             methods,
             inference,
@@ -110,7 +113,7 @@ class Worker:
             metrics=metrics,
             folder=folder,
             last_error=lambda: self._source_error,
-            websockets=websockets,
+            make_websockets=make_websockets,
             name=deployment.name,
         )
         server = HttpServer(api.router, takes_over=api.takes_over, observe=metrics.observe)
@@ -119,8 +122,7 @@ class Worker:
         await server.start(self._listener, shared=self._shares_port)
         self._report(Ready())
         await self._drain.wait()
-        if websockets is not None:
-            await websockets.drain()
+        await api.drain()
         await server.drain()
         self._report(Drained())
 
@@ -180,4 +182,6 @@ def main(arguments: list[str]) -> int:
     level = logging.DEBUG if plan.deployment.debug_logs else logging.INFO
     logs.log_to_stderr("", readable=plan.readable_logs, level=level)
     os.environ.update(plan.deployment.environment_variables)
+    register_on_import()
+    os.chdir(plan.deployment.folder)  # as in Truss's images, so that `open("data/words.txt")` works
     return Worker(plan, channel, socket.socket(fileno=listening)).run()
