@@ -51,6 +51,28 @@ def make_private(fd: int) -> None:
         os.fchmod(fd, 0o600)
 
 
+def write_private_file(path: Path, data: bytes) -> None:
+    """Replace a file that only its owner can access: a crash leaves either the old file or the new one.
+
+    Its folder is created if necessary, with mode 0700.
+
+    Raises:
+        OSError: the file cannot be written; what was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = path.with_name(path.name + ".new")
+    scratch.unlink(missing_ok=True)  # left by a crash, or planted: never write into it
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC | NO_FOLLOW | BINARY
+    fd = os.open(scratch, flags, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        make_private(fd)
+        os.fsync(fd)
+    scratch.replace(path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """fsync a folder, so that a rename in it survives a power failure. Windows cannot open folders."""
     if not hasattr(os, "O_DIRECTORY"):

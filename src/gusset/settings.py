@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gusset.errors import NotSignedIn, UsageError
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, accessible_to_others
+from gusset.portable import accessible_to_others, write_private_file
 from gusset.secrets.value import SecretValue
 
 NameCollisions = Literal["refuse", "overwrite"]
@@ -132,18 +132,10 @@ def _rewrite(path: Path, values: Mapping[str, str]) -> None:
     """Put the lines of a login in place of those of the last; all others stay as they are."""
     import json
 
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     old = path.read_text("utf-8").splitlines() if path.exists() else []
     lines = [f"{key} = {json.dumps(text)}" for key, text in values.items()]
     lines += [line for line in old if not _LOGIN_LINE.match(line)]
-    scratch = path.with_name(path.name + ".new")
-    scratch.unlink(missing_ok=True)
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write("".join(line + "\n" for line in lines))
-        file.flush()
-        os.fsync(fd)
-    scratch.replace(path)
+    write_private_file(path, "".join(line + "\n" for line in lines).encode())
 
 
 def read_key(path: Path) -> SecretValue:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 
@@ -17,6 +19,29 @@ from tests.manager.conftest import Manager
 
 def verify(gusset: Cli) -> None:
     gusset("audit", "verify")
+
+
+@contextmanager
+def started_by(code: str, manager: Manager) -> Iterator[None]:
+    """A manager that `code` starts, which injects a fault, in place of the fixture's."""
+    with manager.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(manager.port)], env=manager.gusset.environ, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with manager.client() as client:
+                    client.get("/healthz")
+                break
+            except httpx.ConnectError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def test_32_writers_on_one_secret_make_32_versions(manager: Manager, admin: httpx.Client) -> None:
@@ -109,33 +134,39 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(manager: Manager, admin: h
         "import sys, gusset.vault.storage.database as d; d._PRAGMAS = (*d._PRAGMAS, 'PRAGMA max_page_count=90');"
         "from gusset.cli.main import main; main(['manager', '--port', sys.argv[1]])"
     )
-    with manager.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(manager.port)], env=manager.gusset.environ, stderr=log
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                with manager.client() as client:
-                    client.get("/healthz")
+    with started_by(code, manager), manager.client() as client:
+        for number in range(60):
+            response = client.post("/v1/secrets", json={"name": f"big-{number}", "value": "v" * 20_000})
+            if response.status_code != 200:
                 break
-            except httpx.ConnectError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        with manager.client() as client:
-            for number in range(60):
-                response = client.post("/v1/secrets", json={"name": f"big-{number}", "value": "v" * 20_000})
-                if response.status_code != 200:
-                    break
-            assert (response.status_code, response.json()["code"]) == (503, "host"), response.text
-            assert "disk is full" in response.json()["message"]
-            names = [s["name"] for s in client.get("/v1/secrets").json()["secrets"]]
-            assert "kept" in names and f"big-{number}" not in names
-    finally:
-        process.terminate()
-        process.wait()
+        assert (response.status_code, response.json()["code"]) == (503, "host"), response.text
+        assert "disk is full" in response.json()["message"]
+        names = [s["name"] for s in client.get("/v1/secrets").json()["secrets"]]
+        assert "kept" in names and f"big-{number}" not in names
     manager.start()
     with manager.client() as client:
         assert client.post("/v1/secrets", json={"name": "after", "value": "value"}).status_code == 200
+    verify(manager.gusset)
+
+
+def test_writes_go_on_when_no_thread_can_be_started_for_the_witness_file(manager: Manager) -> None:
+    """A checkpoint is lost, with a warning; neither writes nor deliveries wait for it."""
+    manager.stop()
+    code = (
+        "import asyncio, sys\n"
+        "to_thread = asyncio.to_thread\n"
+        "async def failing(function, *arguments):\n"
+        "    if function.__qualname__ == 'WitnessFile.add':\n"
+        '        raise RuntimeError("can\'t start new thread")\n'
+        "    return await to_thread(function, *arguments)\n"
+        "asyncio.to_thread = failing\n"
+        "from gusset.cli.main import main; main(['manager', '--port', sys.argv[1]])"
+    )
+    with started_by(code, manager), manager.client() as client:
+        deadline = time.monotonic() + 20
+        while manager.log.read_text().count("can't start new thread") < 2:
+            response = client.post("/v1/secrets", json={"name": "one", "value": "value"})
+            assert response.status_code == 200, response.text
+            assert time.monotonic() < deadline
+    manager.start()
     verify(manager.gusset)

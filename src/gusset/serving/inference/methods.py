@@ -66,10 +66,6 @@ class Method:
     def wants_request(self) -> bool:
         return self.parameters in (Parameters.REQUEST, Parameters.INPUTS_AND_REQUEST)
 
-    @property
-    def wants_inputs(self) -> bool:
-        return self.parameters in (Parameters.INPUTS, Parameters.INPUTS_AND_REQUEST)
-
     def arguments(self, inputs: Any, request: Any) -> tuple[Any, ...]:
         """The positional arguments of a call."""
         if self.parameters is Parameters.INPUTS:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gusset.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
+from gusset.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively, write_private_file
 
 log = logging.getLogger("gusset.vault")
 
@@ -96,15 +96,7 @@ class WitnessFile:
     def _shorten(self) -> None:
         """Move the newest lines to a new file: a crash leaves either the old file or the new one."""
         lines = self.path.read_bytes().splitlines(keepends=True)[-_KEPT_LINES:]
-        scratch = self.path.with_name(self.path.name + ".new")
-        fd = os.open(
-            scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | CLOSE_ON_EXEC | NO_FOLLOW | BINARY, 0o600
-        )
-        with os.fdopen(fd, "wb") as file:
-            file.write(b"".join(lines))
-            file.flush()
-            os.fsync(fd)
-        scratch.replace(self.path)
+        write_private_file(self.path, b"".join(lines))
 
     def checkpoints(self) -> list[Checkpoint]:
         """The checkpoints in the file; none when there is no file."""

@@ -9,6 +9,7 @@ the disk is slow.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ from gusset.vault.storage.database import (
     wait_and_begin,
 )
 
+log = logging.getLogger("gusset")
+
 T = TypeVar("T")
 
 MAX_BATCH = 256  # writes in one transaction
@@ -42,7 +45,8 @@ class LoopWriter(Writer):
         self._loop_queue: list[PendingWrite] = []
         self._working = False
         self._slow_disk = False
-        self._witness_write: asyncio.Future[None] | None = None
+        self._witness_write: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None  # the event loop itself keeps no task alive
 
     def run(self, intent: AuditEvent, write: Write[T]) -> T:
         if not spawned():
@@ -61,6 +65,15 @@ class LoopWriter(Writer):
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
+        """Commit batches until no write waits. Whatever fails, the next write finds the writer working."""
+        try:
+            await self._commit_all()
+        finally:
+            self._working = bool(self._loop_queue)
+            if self._working:
+                asyncio.get_running_loop().call_soon(self._start)
+
+    async def _commit_all(self) -> None:
         while self._loop_queue:
             batch, self._loop_queue = self._loop_queue[:MAX_BATCH], self._loop_queue[MAX_BATCH:]
             checkpoint = None
@@ -79,13 +92,18 @@ class LoopWriter(Writer):
                         pending.wake.set_result(None)
             if checkpoint:
                 await self._add_to_witness(checkpoint)
-        self._working = False
 
     async def _add_to_witness(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint to the witness file while the next batch goes on; never two at once."""
         if self._witness_write is not None:
             await self._witness_write
-        self._witness_write = asyncio.ensure_future(asyncio.to_thread(self._witness.add, checkpoint))
+        self._witness_write = asyncio.get_running_loop().create_task(self._write_witness(checkpoint))
+
+    async def _write_witness(self, checkpoint: Checkpoint) -> None:
+        try:
+            await asyncio.to_thread(self._witness.add, checkpoint)
+        except Exception as error:  # such as a system that cannot start a thread: the next one may succeed
+            log.warning("cannot write the witness file %s: %s", self._witness.path, error)
 
     async def _commit_batch(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
         """Execute a batch in one transaction. Returns the checkpoint if one was due."""
@@ -94,14 +112,13 @@ class LoopWriter(Writer):
             connection = self._connection = self._engine.connect().execution_options(manual_begin=True)
             disable_busy_timeout(connection.connection.dbapi_connection)
         driver: Any = connection.connection.dbapi_connection
-        if not try_begin(driver):
-            await asyncio.to_thread(wait_and_begin, driver)
+        await _begin(driver)
         try:
             single = len(batch) == 1
             events = self._run_batch(connection, batch, single)
             if single and batch[0].error:  # a single write that was refused: only its record is kept
                 driver.rollback()
-                wait_and_begin(driver)
+                await _begin(driver)
             checkpoint = self._chain.extend(connection, events) if events else None
             await self._commit(driver)
         finally:
@@ -122,3 +139,9 @@ class LoopWriter(Writer):
         if self._connection is not None:
             self._connection.close()
         super().close()
+
+
+async def _begin(driver: Any) -> None:
+    """Take the database's write lock; if another process has it, wait on a thread."""
+    if not try_begin(driver):
+        await asyncio.to_thread(wait_and_begin, driver)

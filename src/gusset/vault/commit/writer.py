@@ -139,10 +139,10 @@ class Writer:
                 raise
             return
         self.commits += 1
-        if checkpoint:
-            self._witness.add(checkpoint)
         for pending in batch:
             pending.finished = True
+        if checkpoint:
+            self._witness.add(checkpoint)
 
     def _transaction(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
         with self._writing.connect() as connection:

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gusset.errors import RootKeyError
-from gusset.portable import NO_FOLLOW, make_private, sync_folder
+from gusset.portable import write_private_file
 from gusset.vault.file_permissions import file_problem
 
 _HEADER = b"gusset-root-key-1:"
@@ -86,14 +86,4 @@ def _parsed(data: bytes, path: Path) -> RootKey:
 
 def write_root_key(path: Path, key: RootKey) -> None:
     """Write a key to `path`, atomically and with mode 0600."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = path.with_name(path.name + ".new")
-    scratch.unlink(missing_ok=True)  # left by a crash, or planted: never write into it
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(_HEADER + base64.b64encode(key.key) + b"\n")
-        file.flush()
-        make_private(fd)
-        os.fsync(fd)
-    scratch.replace(path)
-    sync_folder(path.parent)
+    write_private_file(path, _HEADER + base64.b64encode(key.key) + b"\n")

@@ -207,11 +207,6 @@ class Deployments:
                 found.setdefault(fold_name(name), []).append(row.name)
         return found
 
-    def get(self, team_id: str, name: str) -> DeploymentInfo:
-        """The deployment of that name. Raises NotFound."""
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            return self._get_or_raise(connection, team_id, name)
-
     def _get_or_raise(self, connection: Connection, team_id: str, name: str) -> DeploymentInfo:
         row = connection.execute(_LIST.where(_d.team_id == team_id, _d.name == name)).one_or_none()
         if row is None:
