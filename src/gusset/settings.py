@@ -1,7 +1,7 @@
 """gusset's settings: where it keeps its files, and how it behaves.
 
-The only reader of the environment and of the settings file. Everything else
-gets a `Settings` and asks nobody.
+The only module that reads gusset's own environment variables and the settings
+file; everything else is passed a `Settings`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class OutputPump:
 
     @classmethod
     def start(cls, source: int, sink: int, stream: Stream) -> OutputPump:
-        """A pump whose thread runs."""
+        """Create a pump and start its thread."""
         pump = cls(source, sink, stream)
         pump._thread.start()
         return pump

@@ -29,7 +29,7 @@ class TokenShape:
         return re.fullmatch(self.rest, text[len(self.prefix) :]) is not None
 
 
-KNOWN_PREFIXES = (
+TOKEN_SHAPES = (
     TokenShape("a Hugging Face token", "hf_", r"[A-Za-z0-9]{30,64}"),
     TokenShape("a Hugging Face organisation token", "api_org_", r"[A-Za-z0-9]{30,64}"),
     TokenShape("an Anthropic key", "sk-ant-", r"[A-Za-z0-9_-]{32,200}"),
@@ -123,7 +123,7 @@ _NUMBERS = 4  # a word that a person chose does not contain this many separate n
 
 def misshapen_token(text: str) -> TokenShape | None:
     """The kind of token whose prefix `text` has without the rest of its shape; None for other texts."""
-    for token in KNOWN_PREFIXES:
+    for token in TOKEN_SHAPES:
         if text.startswith(token.prefix):
             return None if token.fits(text) else token
     return None
@@ -150,7 +150,7 @@ def _entropy(text: str) -> float:
 
 @cache
 def _scanner() -> tuple[re.Pattern[str], dict[str, str]]:
-    shapes = [(token.kind, re.escape(token.prefix) + token.rest) for token in KNOWN_PREFIXES]
+    shapes = [(token.kind, re.escape(token.prefix) + token.rest) for token in TOKEN_SHAPES]
     parts, kinds = [], {}
     for number, (kind, pattern) in enumerate([*shapes, *_OTHER]):
         kinds[f"k{number}"] = kind

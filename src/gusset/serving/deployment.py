@@ -68,7 +68,7 @@ class ModelDeployment:
             config_file=str(package.config_file),
             config=package.dump(),
             secrets=tuple(
-                DeclaredSecret(slot.name, slot.line, slot.optional) for slot in package.secrets.values()
+                DeclaredSecret(each.name, each.line, each.optional) for each in package.secrets.values()
             ),
             data_dir=package.data_dir.resolve(),
             package_dirs=tuple(path.resolve() for path in package.packages_dirs if path.is_dir()),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from gusset.runtime import logs
-from gusset.runtime.responses import Response
+from gusset.runtime.responses import ERROR_OF_CALLER, Response
 from gusset.serving.inference.model_call import ModelCall
 from gusset.serving.inference.model_threads import ModelThreads
 from gusset.serving.inference.responses import error_response, success_response
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 # Checked before anything else, since almost every result is one of them.
 _VALUE_TYPES = frozenset((dict, list, str, int, float, bool, type(None), tuple, bytes))
-# The headers of a model's own response with an error status.
-_ERROR_OF_MODEL_RESPONSE = ((b"x-baseten-error-source", b"04"), (b"x-baseten-error-code", b"700"))
 
 
 class ResultSender:
@@ -117,7 +115,9 @@ class ResultSender:
         """Have the response send itself. Its background task goes on after this returns."""
         from gusset.runtime.asgi import AsgiSender
 
-        extra = call.headers if response.status_code < 300 else (*call.headers, *_ERROR_OF_MODEL_RESPONSE)
+        extra = call.headers
+        if response.status_code >= 300:  # Truss counts a status that the model chose as the caller's error
+            extra = (*extra, *ERROR_OF_CALLER)
         sent = asyncio.Event()
         sender = call.output = AsgiSender(call.exchange, extra, sent.set)
         # In a task of its own: a client that disconnects must not cancel the background task.

@@ -61,11 +61,11 @@ class SecretDistributor:
         return distributor
 
     def stop(self) -> None:
-        """Follow the source no longer."""
+        """Stop following the source."""
         self._watcher.stop()
 
     def add(self, replica: Replica) -> None:
-        """Have the replica begin with the current values; later ones are sent to it."""
+        """Send the replica its plan with the current values, and every later value."""
         with self._lock:
             replica.begin(self._select(replica.deployment))
             self._replicas.add(replica)
@@ -73,7 +73,7 @@ class SecretDistributor:
                 replica.process.send(SetSourceError(self._source_error))
 
     def remove(self, replica: Replica) -> None:
-        """Send the replica nothing more."""
+        """Stop sending values to the replica."""
         with self._lock:
             self._replicas.discard(replica)
 

@@ -52,7 +52,7 @@ class WorkerOptions:
 
 
 class WorkerProcess:
-    """A worker, which imports what it needs until it gets its plan."""
+    """A started worker; it imports its libraries while it waits for its plan."""
 
     def __init__(
         self,

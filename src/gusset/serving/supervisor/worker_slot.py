@@ -1,4 +1,4 @@
-"""The places for replicas that the supervisor keeps filled. For one event loop."""
+"""Worker slots: start, replace and drain their replicas. For one event loop."""
 
 from __future__ import annotations
 

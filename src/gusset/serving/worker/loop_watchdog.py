@@ -49,7 +49,7 @@ def watch_loop(loop: asyncio.AbstractEventLoop, folder: Path) -> None:
 
 
 def _location(thread: int, folder: Path) -> str:
-    """Which line of the model's code a thread executes, as a sentence."""
+    """A sentence that names the line of the model's code that a thread executes; empty if there is none."""
     frame = sys._current_frames().get(thread)
     for summary in reversed(traceback.extract_stack(frame) if frame else []):
         if summary.filename.startswith(f"{folder}/"):

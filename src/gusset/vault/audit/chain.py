@@ -1,7 +1,8 @@
 """The chain: how the audit log grows.
 
 Each record's hash covers the hash before it; its HMAC proves that a holder of
-the keyring wrote it. Now and then a signed checkpoint names the newest record.
+the keyring wrote it. A signed checkpoint names the newest record, at most once
+per `CHECKPOINT_INTERVAL`.
 """
 
 from __future__ import annotations

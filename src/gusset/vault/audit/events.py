@@ -1,4 +1,4 @@
-"""What is recorded: an audit event before it is in the chain, an audit record after."""
+"""`AuditEvent`, which is to be recorded, and `AuditRecord`, which is recorded as part of the chain."""
 
 from __future__ import annotations
 

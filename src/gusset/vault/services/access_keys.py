@@ -40,7 +40,7 @@ SCOPES: tuple[Scope, ...] = ("secrets:read", "secrets:write", "deployments", "ad
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyInfo:
-    """Everything about a key but the key itself.
+    """The metadata of a key.
 
     `allows` are the scopes of a person's key, the names of secrets of a token.
     """
@@ -69,7 +69,7 @@ def prefix_of(key: str) -> str | None:
 
 
 def key_hash(key: SecretValue) -> bytes:
-    """What is stored of a key. A fast hash is enough for 256 random bits."""
+    """The hash by which a key is stored. SHA-256 suffices, since a key has 256 random bits."""
     return hashlib.sha256(key.reveal()).digest()
 
 

@@ -71,7 +71,7 @@ class DeploymentInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What the holder of a valid token may read: these names, for this deployment, and nothing else."""
+    """What a valid token may read: the secrets with these names, for this deployment."""
 
     deployment_id: str
     deployment: str

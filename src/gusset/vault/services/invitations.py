@@ -94,7 +94,7 @@ class Invitations:
         return link
 
     def check_link(self, link: SecretValue) -> KeyInfo:
-        """What is stored about a link. Raises NotSignedIn when it is used, expired or unknown."""
+        """The metadata of a link. Raises NotSignedIn when it is used, expired or unknown."""
         return self._keys.authenticate(link, kinds=("link",))
 
     def accept(self, link: SecretValue, password: SecretValue, *, address: str | None = None) -> Person:

@@ -51,7 +51,7 @@ class RotationResult:
 
 
 class KeyringStore:
-    """This process's keyring; reads it again when another process has added a KEK."""
+    """Caches the keyring, and loads it again when a value names a KEK that is not in it."""
 
     def __init__(self, root_key_file: Path, vault: str) -> None:
         self._root_key_file = root_key_file

@@ -1,7 +1,7 @@
-"""The schema, for SQLite and PostgreSQL alike. Knows nothing of values or keys.
+"""The tables of the database. Values and keys are only bytes here.
 
 Times are text (RFC 3339 in UTC with milliseconds), so that they sort and compare
-the same in both databases. Change it only together with a migration.
+as text. Change it only together with a migration.
 """
 
 from __future__ import annotations
