@@ -14,4 +14,12 @@ class Count(int):
 
 class Model:
     def predict(self, model_input):
-        return {"point": Point(1, 2.5), "color": Color.RED, "count": Count(3), 1: "int", 2.5: "float", None: "none", True: []}
+        return {
+            "point": Point(1, 2.5),
+            "color": Color.RED,
+            "count": Count(3),
+            1: "int",
+            2.5: "float",
+            None: "none",
+            False: [],
+        }
