@@ -105,7 +105,7 @@ def _run(
     from gusset.secrets.masking import Masker
 
     masker = Masker([*files.values(), *variables.values()])
-    with SecretsFolder(files) as folder:  # forks its reaper, so before the threads below
+    with SecretsFolder.create(files) as folder:  # forks its reaper, so before the threads below
         environment = {**os.environb, b"GUSSET_SECRETS_DIR": os.fsencode(folder.path)}
         environment |= {os.fsencode(name): _for_environment(name, value) for name, value in variables.items()}
         signals = _SignalForwarder()  # before the command starts, so that no signal ends gusset alone

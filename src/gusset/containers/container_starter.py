@@ -1,4 +1,4 @@
-"""Starts the containers of an image, and keeps the values in the running one up to date."""
+"""Starts the containers of an image, and delivers new values to the running one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gusset.containers.engine import leftovers
 from gusset.containers.engine.container import Container
 from gusset.containers.engine.container_spec import ContainerSpec
 from gusset.containers.engine.engine import Engine
@@ -29,9 +30,9 @@ log = logging.getLogger("gusset")
 class ContainerOptions:
     """How to run the containers of a deployment.
 
-    `user` is the user and group id that they run as. Their output goes to
-    `outputs`, the descriptors for standard output and standard error. For the
-    rest see `serve_image`.
+    `user` is the user and group id that they run as. `outputs` are the two
+    descriptors to which their standard output and error are copied. For the
+    other options see `serve_image`.
     """
 
     user: tuple[int, int]
@@ -42,7 +43,7 @@ class ContainerOptions:
 
 
 class ContainerStarter:
-    """One container at a time, with the current values in it. Thread-safe; everything here blocks."""
+    """Runs one container at a time, with the current values in it. Thread-safe; all methods block."""
 
     def __init__(
         self,
@@ -58,30 +59,30 @@ class ContainerStarter:
         self._image = image
         self._intake = intake
         self._options = options
-        self._lock = threading.Lock()  # one set of values is written before the next, and before a start
+        self._lock = threading.Lock()  # orders deliveries, and the start of a container between them
         self._values: Mapping[str, SecretValue] = {}
         self.running: RunningContainer | None = None
 
     def deliver(self, values: Values) -> None:
-        """New values: first the masker learns them, then the running container gets them.
+        """Pass new values to the masker, and then to the running container.
 
         Raises:
             HostError: there is no room for them.
         """
         self._intake.accept(values)
         with self._lock:
-            self._values = {name: held.value for name, held in values.items()}
+            self._values = {name: delivered.value for name, delivered in values.items()}
             if self.running is not None:
                 self.running.mount.replace(self._values)
 
     def start(self) -> RunningContainer:
-        """Make and start a container.
+        """Create and start a container.
 
         Raises:
             ModelFailed, HostError: see `RunningContainer.start`.
         """
         self._engine.keep_up()
-        self._engine.remove_ours()  # what is left because the engine did not respond earlier
+        leftovers.remove_own(self._engine.api)  # the engine may not have responded to an earlier removal
         running = RunningContainer.start(
             self._mount(),
             create=self._create,
@@ -92,21 +93,23 @@ class ContainerStarter:
         with contextlib.ExitStack() as stack:
             stack.callback(running.close)
             with self._lock:
-                running.mount.replace(self._values)  # they may have changed since `_fill`
+                running.mount.replace(self._values)  # there may be new ones since `_fill`
                 self.running = running
             stack.pop_all()
         return running
 
     def release(self) -> None:
-        """Deliver no more values to the running container: it is about to be removed."""
-        with self._lock:  # a delivery that is under way may take long
+        """Stop deliveries to the running container, which is about to be removed."""
+        with self._lock:  # waits for a delivery in progress
             self.running = None
 
     def _mount(self) -> SecretMount:
         port, options = self._deployment.port, self._options
-        if not self._engine.takes_our_files:
-            return SidecarMount(self._engine, options.user, port, log.info, host_network=options.host_network)
-        return LocalMount(
+        if not self._engine.can_mount_our_files:
+            return SidecarMount.start(
+                self._engine, options.user, port, on_progress=log.info, host_network=options.host_network
+            )
+        return LocalMount.create(
             options.user if os.geteuid() == 0 else None,
             port,
             host_network=options.host_network,
@@ -114,7 +117,7 @@ class ContainerStarter:
         )
 
     def _create(self, mount: SecretMount) -> Container:
-        deployment, is_local = self._deployment, self._engine.takes_our_files
+        deployment, is_local = self._deployment, self._engine.can_mount_our_files
         return self._engine.create(
             ContainerSpec(
                 image=self._image.id,
@@ -123,7 +126,7 @@ class ContainerStarter:
                 user=None if deployment.user_id is None else str(deployment.user_id),
                 secrets=mount.source,
                 network=mount.network,
-                owner=run_id(),
+                run_id=run_id(),
                 cpus=deployment.cpus,
                 memory=deployment.memory,
                 gpus=self._options.gpus,
@@ -138,6 +141,6 @@ class ContainerStarter:
             mount.replace(self._values)
 
     def _user_namespace(self) -> str:
-        """Without root: map this account to the container's user, so that the secret files belong to it."""
+        """Without root: maps this account to the container's user, which then owns the secret files."""
         uid, gid = self._options.user
         return f"keep-id:uid={uid},gid={gid or uid}" if uid else "host"

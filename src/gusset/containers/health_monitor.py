@@ -13,12 +13,13 @@ from gusset.errors import ModelFailed
 
 PROBE_SECONDS = 10.0
 
-_STARTING_INTERVAL = 0.1  # seconds between probes of a container that starts,
-_RUNNING_INTERVAL = 5.0  # and at most this long between probes of one that is ready
+# Seconds between probes.
+_STARTING_INTERVAL = 0.1
+_MAX_RUNNING_INTERVAL = 5.0  # a deployment's thresholds may make it shorter
 
 
 class HealthMonitor:
-    """Probes a container by the paths and thresholds of its deployment. For one event loop."""
+    """Probes a container with the paths and thresholds of its deployment. For one event loop."""
 
     def __init__(
         self,
@@ -28,9 +29,10 @@ class HealthMonitor:
         set_unready: Callable[[str | None], object],
         last_lines: Callable[[], str],
     ) -> None:
-        """`set_unready` gets the reason why no requests should be sent, or None when they should.
+        """`set_unready` is called with the reason why the container is not ready, or None once it is.
 
-        `last_lines` returns the container's last output, for messages.
+        `connect` opens a connection to its server. `last_lines` returns its last output,
+        for messages.
         """
         self._deployment = deployment
         self._connect = connect
@@ -41,7 +43,7 @@ class HealthMonitor:
         """Wait until the container is ready, call `on_ready`, then follow its health.
 
         Raises:
-            ModelFailed: it did not become ready in time, or was not alive for too long.
+            ModelFailed: it did not become ready in time, or its liveness probe failed for too long.
         """
         await self._wait_ready()
         self._set_unready(None)
@@ -50,9 +52,9 @@ class HealthMonitor:
 
     async def _wait_ready(self) -> None:
         deployment, startup = self._deployment, self._deployment.health.startup
-        began = time.monotonic()
+        started_at = time.monotonic()
         while not _is_success(result := await self._probe(deployment.readiness)):
-            if time.monotonic() - began > startup:
+            if time.monotonic() - started_at > startup:
                 raise ModelFailed(
                     f"the container was not ready after {startup:g} s: GET {deployment.readiness} "
                     f"on its port {deployment.port} gave {result}{self._last_lines()}",
@@ -63,7 +65,7 @@ class HealthMonitor:
 
     async def _follow(self) -> None:
         deployment, health = self._deployment, self._deployment.health
-        interval = max(_STARTING_INTERVAL, min(_RUNNING_INTERVAL, health.restart, health.stop_traffic))
+        interval = max(_STARTING_INTERVAL, min(_MAX_RUNNING_INTERVAL, health.restart, health.stop_traffic))
         started = last_ready = last_alive = time.monotonic()
         while True:
             await asyncio.sleep(interval)
@@ -80,7 +82,7 @@ class HealthMonitor:
                 raise ModelFailed(f"the container was not alive for {health.restart:g} s")
 
     async def _probe(self, path: str) -> str:
-        """The status of the response, or what went wrong."""
+        """The status of the response, or what went wrong, as part of a message."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 return str(await probe(self._connect, path))
@@ -91,5 +93,5 @@ class HealthMonitor:
 
 
 def _is_success(result: str) -> bool:
-    """Whether a probe's result is a status that is no error."""
+    """Whether a probe's result is a status from 200 to 399."""
     return result.isdecimal() and 200 <= int(result) < 400

@@ -1,4 +1,4 @@
-"""What running an image needs to know of a model folder, as plain data."""
+"""A model folder with a custom image, as plain data for running it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MAX_USER_ID = 2**32 - 2  # the next one means "unchanged" to chown
 _PATH = re.compile(r"[^\x00-\x20\x7f]*")
 
-# In seconds, where `runtime.health_checks` says nothing.
+# Defaults of `runtime.health_checks`, in seconds.
 STARTUP = 1800
 RESTART = 1800
 STOP_TRAFFIC = 1800
@@ -31,10 +31,11 @@ STOP_TRAFFIC = 1800
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """For how long a container may take to start, and how long it may be unwell, in seconds.
+    """Thresholds of the probes, in seconds.
 
-    `restart_delay` passes before liveness is looked at; unwell for `restart`
-    restarts it, not ready for `stop_traffic` keeps requests from it.
+    A container has to become ready within `startup`. It is restarted after
+    `restart` without liveness, which is not checked before `restart_delay`, and
+    gets no requests after `stop_traffic` without readiness.
     """
 
     startup: float = STARTUP
@@ -45,7 +46,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDeployment:
-    """A custom image as it is served. `command` None runs what the image itself runs; `memory` in bytes."""
+    """A custom image to be served. `command` None runs the image's own command; `memory` is in bytes."""
 
     name: str
     folder: Path
@@ -72,11 +73,10 @@ class ImageDeployment:
 
     @classmethod
     def from_package(cls, package: Package) -> ImageDeployment:
-        """The deployment that a checked folder with `docker_server` describes.
+        """The deployment of a checked folder with `docker_server`.
 
         Raises:
-            ConfigInvalid: it names no image, a port that there is not, a command that is none, or asks for
-                what cannot be built.
+            ConfigInvalid: it is not a custom image, or its config has values that cannot be used or built.
         """
         config = package.config
         server, base, health = config.docker_server, config.base_image, config.runtime.health_checks
@@ -99,12 +99,12 @@ class ImageDeployment:
                 hint = f"write a number of seconds from 0 to {MAX_SECONDS}"
                 report.add(("runtime", "health_checks", key), "not a duration", hint)
         command = _split(server.start_command, report)
-        login = RegistryLogin.of_package(package, report)
-        recipe = Recipe() if server.no_build else Recipe.of_package(package, report)
+        login = RegistryLogin.from_package(package, report)
+        recipe = Recipe() if server.no_build else Recipe.from_package(package, report)
         problems: list[Problem] = report.sorted()
         if problems or base is None:
             raise ConfigInvalid(f"{package.folder} cannot be served", problems=problems)
-        asked = config.resources.model_fields_set
+        given = config.resources.model_fields_set
         return cls(
             name=config.model_name or package.folder.resolve().name,
             folder=package.folder.resolve(),
@@ -120,8 +120,8 @@ class ImageDeployment:
                 DeclaredSecret(slot.name, slot.line, slot.optional) for slot in package.secrets.values()
             ),
             environment_variables=package.environment_variables,
-            cpus=parse_cpu(config.resources.cpu) if "cpu" in asked else None,
-            memory=parse_memory(config.resources.memory) if "memory" in asked else None,
+            cpus=parse_cpu(config.resources.cpu) if "cpu" in given else None,
+            memory=parse_memory(config.resources.memory) if "memory" in given else None,
             health=Health(
                 startup=_or_default(health.startup_threshold_seconds, STARTUP),
                 restart_delay=_or_default(health.restart_check_delay_seconds, 0),
@@ -132,14 +132,14 @@ class ImageDeployment:
             login=login,
         )
 
-    def check_command(self, held: Collection[str]) -> None:
-        """See that every secret which the command reads is there; `held` are the names with a value.
+    def check_command(self, with_value: Collection[str]) -> None:
+        """Check that every secret that the command reads has a value; `with_value` are the names of those.
 
         Raises:
-            SecretsMissing: it would start with an empty text in place of one.
+            SecretsMissing: one has no value; the shell would replace it with an empty text.
         """
         missing = [
-            name for name in secret_files_in_command("\n".join(self.command or ())) if name not in held
+            name for name in secret_files_in_command("\n".join(self.command or ())) if name not in with_value
         ]
         if missing:
             lines = [
@@ -148,21 +148,21 @@ class ImageDeployment:
                 for name in missing
             ]
             raise SecretsMissing(
-                f"the start_command of {self.name} reads what will not be there:\n" + "\n".join(lines),
+                f"the start_command of {self.name} reads secrets that are missing:\n" + "\n".join(lines),
                 names=missing,
                 hint="declare it under secrets, and add its value: gusset secret set NAME",
             )
 
 
 def user_ids(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
-    """The numbers of an image's user: `name`, `name:group`, or numbers; "" is root.
+    """The user and group id of an image's user: USER or USER:GROUP, in names or numbers; empty is root.
 
-    `passwd` and `group` are the image's files of these names.
+    `passwd` and `group` are the contents of the image's files of these names.
 
     Raises:
-        ModelFailed: they have no such name.
+        ModelFailed: the name is in neither.
     """
-    name, _, of_group = user.partition(":")
+    name, _, group_name = user.partition(":")
     if not name:
         return 0, 0
     rows = [line.split(":") for line in passwd.decode("utf-8", "replace").splitlines()]
@@ -170,23 +170,24 @@ def user_ids(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
     if row is None and not name.isdecimal():
         raise _no_such("user", name, "/etc/passwd")
     uid, gid = (int(row[2]), int(row[3])) if row else (int(name), 0)
-    if not of_group:
+    if not group_name:
         return uid, gid
     groups = {row[0]: row[2] for row in (line.split(":") for line in group.decode().splitlines()) if row[2:]}
-    number = of_group if of_group.isdecimal() else groups.get(of_group)
+    number = group_name if group_name.isdecimal() else groups.get(group_name)
     if number is None:
-        raise _no_such("group", of_group, "/etc/group")
+        raise _no_such("group", group_name, "/etc/group")
     return uid, int(number)
 
 
 def _no_such(kind: str, name: str, file: str) -> ModelFailed:
     return ModelFailed(
-        f"the image runs as the {kind} {name}, which its {file} does not know",
+        f"the image runs as the {kind} {name}, which is not in its {file}",
         hint="give the user as a number: docker_server.run_as_user_id",
     )
 
 
 def _split(command: str | None, report: ProblemCollector) -> tuple[str, ...] | None:
+    """The words of the command. Problems are added to `report`."""
     path = ("docker_server", "start_command")
     if not command or not command.strip():
         return None

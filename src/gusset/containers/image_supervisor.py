@@ -1,7 +1,7 @@
-"""`serve` of a custom image: keeps its container up behind one port until it is stopped.
+"""`serve` of a custom image: keeps one container running behind one port until a signal stops it.
 
-Holds the values, writes them where the container reads them, masks what it
-prints, passes requests on once it is ready, and replaces it when it ends.
+Delivers the values to the container, masks its output, proxies requests while
+it is ready, and replaces it when it ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 from gusset.containers.container_starter import ContainerOptions, ContainerStarter
+from gusset.containers.engine import leftovers
 from gusset.containers.engine.engine import Engine
 from gusset.containers.engine.image_build import build
 from gusset.containers.engine.images import Image
@@ -47,7 +48,7 @@ log = logging.getLogger("gusset")
 
 STOP_SECONDS = 10  # for a container to end on SIGTERM
 
-# What to serve, and the source of its secrets; closed when serving ends.
+# The deployment and the source of its secrets; closed when serving ends.
 Prepared = AbstractContextManager[tuple[ImageDeployment, SecretSource]]
 
 
@@ -67,16 +68,16 @@ def serve_image(
 ) -> int:
     """Serve a custom image with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
-    Call it on the main thread. `prepare` gives the deployment and the source.
-    `host_network` puts the container on this machine's own network. `gpus` is
-    how many GPUs it gets (-1: all). For the rest see
+    Call it on the main thread. `prepare` returns the deployment and the source.
+    `host_network` puts the container on this machine's network. `gpus` is the
+    number of GPUs that it gets (-1: all). For the other options see
     `gusset.serving.supervisor.supervisor.serve`.
 
     Raises:
-        HostError: no engine, no such image, no memory-backed folder, or the address cannot be used.
-        SecretsMissing, Denied, Unreachable: see `read_secrets`; or the start_command reads a secret
-            that is missing, or the login to the image's registry is.
-        ModelFailed: the container did not become ready; with its last lines.
+        HostError: there is no engine, no such image or no folder in memory, or the address cannot be used.
+        SecretsMissing, Denied, Unreachable: see `read_secrets`. SecretsMissing also if the start_command
+            reads a secret that is missing.
+        ModelFailed: the container did not become ready; the message has its last lines.
     """
     prepare_process(debuggable=debuggable)
     with listen(host, port) as listener, contextlib.ExitStack() as stack:
@@ -86,17 +87,17 @@ def serve_image(
         credentials = deployment.login.read(source, allow_missing) if deployment.login else None
         if host_network:
             _check_port_is_free(deployment.port, own_port=listener.getsockname()[1])
-        reaper = Reaper(run_id())
+        reaper = Reaper.start(run_id())
         stack.callback(reaper.close)
-        engine = Engine.find(docker_host, reaper.tell)
+        engine = Engine.find(docker_host, reaper.notify)
         stack.callback(engine.close)
         stack.callback(_finish, engine, reaper)
-        if host_network and not engine.has_our_network:
+        if host_network and not engine.is_on_our_network:
             raise HostError(
                 "with --network host the container would be on its engine's network, not on this machine's",
                 hint="leave --network out",
             )
-        engine.remove_orphans()
+        leftovers.remove_orphans(engine.api)
         memory_folder.remove_all(run_has_ended)
         intake = SecretIntake()
         intake.accept(values)
@@ -120,28 +121,28 @@ def serve_image(
 
 
 def _finish(engine: Engine, reaper: Reaper) -> None:
-    """Let the reaper end at once when nothing is left to remove."""
+    """Let the reaper end at once if nothing is left to remove."""
     with contextlib.suppress(ModelFailed, HostError):
-        if not engine.remove_ours():
-            reaper.tell("done")
+        if not leftovers.remove_own(engine.api):
+            reaper.notify("done")
 
 
 def _check_port_is_free(port: int, *, own_port: int) -> None:
     """Raise HostError if the container cannot listen on this port of this machine."""
     with socket.socket() as sock:
-        is_used = sock.connect_ex(("127.0.0.1", port)) == 0  # what listens there would get the requests
+        is_used = sock.connect_ex(("127.0.0.1", port)) == 0  # that server would get the requests
     if is_used or port in (8080, own_port):
         raise HostError(
             f"with --network host the container's port {port} clashes with this machine's",
-            hint="give docker_server.server_port another number (not 8080, nor gusset's own, nor one "
-            "that something listens on), or leave --network out",
+            hint="set docker_server.server_port to another port (not 8080, not gusset's own, and none "
+            "that another server uses), or leave --network out",
         )
 
 
 def _prepare_image(
     engine: Engine, deployment: ImageDeployment, credentials: Credentials | None, masker: Masker
 ) -> Image:
-    """The deployment's image, with what its config adds to it."""
+    """The deployment's image, pulled if necessary; with a recipe, the image that is built from it."""
     masker.learn(credentials.parts if credentials else ())
     try:
         image = engine.images.get(deployment.image, log.info, credentials)
@@ -164,7 +165,9 @@ def _find_user(deployment: ImageDeployment, engine: Engine, image: Image) -> tup
     passwd, group = engine.images.files(image, "/etc/passwd", "/etc/group")
     user_id = deployment.user_id
     if user_id is not None and passwd and f":{user_id}:" not in passwd.decode("utf-8", "replace"):
-        log.warning("The image's /etc/passwd has no user %d: it runs without a name and a home.", user_id)
+        log.warning(
+            "The image's /etc/passwd has no user %d: the server has no user name and no home folder.", user_id
+        )
     return user_ids(image.user if user_id is None else str(user_id), passwd, group)
 
 
@@ -184,7 +187,7 @@ class ImageSupervisor:
         self._announcer = announcer
         self._drain_seconds = drain_seconds
         self._signals = StopSignals()
-        self._unready: str | None = "It is starting."  # why no requests are passed on
+        self._unready: str | None = "It is starting."  # why requests get 503
         self._was_ready = False  # of the current container
 
     async def run(self, listener: socket.socket) -> None:
@@ -199,21 +202,21 @@ class ImageSupervisor:
         proxy = Proxy(self._connect, routes, ready=lambda: self._unready)
         await proxy.start(listener.dup())
         listener.close()
-        keeping = asyncio.create_task(self._keep_running())
+        running = asyncio.create_task(self._keep_running())
         stop_now = asyncio.create_task(self._signals.stop_now.wait())
         drain = asyncio.create_task(self._signals.drain.wait())
-        await asyncio.wait((keeping, drain), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((running, drain), return_when=asyncio.FIRST_COMPLETED)
         if self._signals.drain.is_set():
             drained = asyncio.create_task(proxy.drain(self._drain_seconds))
-            await asyncio.wait((drained, stop_now, keeping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((drained, stop_now, running), return_when=asyncio.FIRST_COMPLETED)
         else:
             await proxy.drain(0)
-        keeping.cancel()  # it stops and removes its container before it ends
-        await asyncio.wait((keeping, stop_now), return_when=asyncio.FIRST_COMPLETED)
-        if not keeping.done() and self._starter.running is not None:
+        running.cancel()  # stops and removes the container before it ends
+        await asyncio.wait((running, stop_now), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done() and self._starter.running is not None:
             await asyncio.to_thread(self._starter.running.container.kill)
         with contextlib.suppress(asyncio.CancelledError):
-            await keeping
+            await running
 
     async def _connect(self) -> socket.socket:
         running = self._starter.running
@@ -222,7 +225,7 @@ class ImageSupervisor:
         return await running.network.connect()
 
     async def _keep_running(self) -> None:
-        """Run one container after the other, with backoff.
+        """Run one container after another, with backoff.
 
         Raises:
             ModelFailed, HostError: the first one did not become ready.
@@ -243,7 +246,7 @@ class ImageSupervisor:
 
         Raises:
             ModelFailed: it ended, or its health failed.
-            HostError: it could not be started.
+            HostError: the engine does not respond.
         """
         self._unready, self._was_ready = "It is starting.", False
         running = await self._start()
@@ -279,19 +282,19 @@ class ImageSupervisor:
             self._announcer.announce()
 
     async def _start(self) -> RunningContainer:
-        """A container that has been started. If this is cancelled meanwhile, none is left."""
+        """Start a container. If this is cancelled, the container is removed first."""
         starting = asyncio.create_task(asyncio.to_thread(self._starter.start))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            with contextlib.suppress(ModelFailed, HostError):  # serving ends, whatever became of it
+            with contextlib.suppress(ModelFailed, HostError):  # it did not start, and serving ends anyway
                 running = await starting
                 await asyncio.to_thread(running.close)
             raise
 
 
 def _watch_end(running: RunningContainer) -> asyncio.Future[str]:
-    """How the container ends. Awaited by a thread that nothing waits for: an engine may hang."""
+    """A future of how the container ended. A daemon thread waits for it, because an engine may hang."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[str] = loop.create_future()
 
@@ -301,7 +304,7 @@ def _watch_end(running: RunningContainer) -> asyncio.Future[str]:
 
     def wait() -> None:
         how = running.wait()
-        with contextlib.suppress(RuntimeError):  # the loop has ended first
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(set_result, how)
 
     threading.Thread(target=wait, name="gusset-wait", daemon=True).start()

@@ -1,10 +1,13 @@
-"""Cleans up after gusset, also when that was killed: `python -P -m gusset.containers.reaper OWNER`.
+"""Removes what gusset leaves behind, also when it is killed: `python -P -m gusset.containers.reaper RUN_ID`.
 
-Reads lines from standard input, which only gusset's own process holds open:
-`engine ADDRESS` is where the containers of that `run_id` are; `service
-ADDRESS` too, and its process was started for gusset and ends with it. `done`
-says that nothing of them is left. When nothing more comes without that, it
-removes what there is.
+Reads lines from standard input, whose other end only the process of that run holds:
+
+- `engine ADDRESS`: the engine at which the run has its containers and volumes.
+- `service ADDRESS`: the same, by a service that the run starts and the reaper has to end.
+- `done`: nothing is left to remove.
+
+At the end of the input it removes everything that carries the run id, unless it
+has read `done`.
 """
 
 from __future__ import annotations
@@ -21,75 +24,80 @@ from gusset.runtime.environment import child_environment
 
 log = logging.getLogger("gusset")
 
-_TRIES = 10  # the engine may be busy with the same end, or be started anew itself
+_TRIES = 10  # the engine may be busy, or may itself be restarting
 _PAUSE = 1.0  # seconds between them
-_PATIENCE = 20.0  # seconds
+_CLOSE_SECONDS = 20.0
 
 
-def main(owner: str) -> None:
-    """Listen, and clean up when nobody speaks any more."""
-    address, is_ours, is_done = "", False, False
+def main(run_id: str) -> None:
+    """Read standard input to its end, then clean up."""
+    address, is_service, is_done = "", False, False
     for line in sys.stdin:
-        kind, _, what = line.rstrip("\n").partition(" ")
+        kind, _, argument = line.rstrip("\n").partition(" ")
         if kind in ("engine", "service"):
-            address, is_ours = what, kind == "service"
+            address, is_service = argument, kind == "service"
         elif kind == "done":
             is_done = True
     if not is_done:
-        _remove(address, owner)
-    if is_ours:
+        _remove(address, run_id)
+    if is_service:
         end_service(address)
 
 
-def _remove(address: str, owner: str) -> None:
-    from gusset.containers.engine import leftovers  # only now: we stay small
+def _remove(address: str, run_id: str) -> None:
+    from gusset.containers.engine import leftovers  # only now: the process stays small until it acts
     from gusset.containers.secrets import memory_folder
 
-    memory_folder.remove_all(
-        lambda name: name == owner
-    )  # first what matters most; in a container they are gone, too
-    clear = 0
+    # The values first. The files go from the containers that have the folder mounted, too.
+    memory_folder.remove_all(lambda name: name == run_id)
+    times_empty = 0
     for _ in range(_TRIES if address else 0):
-        with suppress(Exception):  # nobody is left to be told
-            # Twice: what was asked for last may only just be made.
-            clear = clear + 1 if not leftovers.remove_all_of_run(address, owner) else 0
-        if clear == 2:
+        with suppress(Exception):  # no caller is waiting for an error any more
+            # Nothing must be found twice in a row: the engine may still be creating the last container.
+            times_empty = 0 if leftovers.remove_run(address, run_id) else times_empty + 1
+        if times_empty == 2:
             break
         time.sleep(_PAUSE)
 
 
 class Reaper:
-    """The reaper's process, as gusset sees it."""
+    """The reaper's process, from gusset's side."""
 
-    def __init__(self, owner: str) -> None:
-        """`owner` is what folders, containers and volumes carry that are to go when we do."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gusset.containers.reaper", owner],
-            env=child_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @classmethod
+    def start(cls, run_id: str) -> Reaper:
+        """Start it for the folders, containers and volumes of that run."""
+        return cls(
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", "gusset.containers.reaper", run_id],
+                env=child_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                text=True,
+            )
         )
 
-    def tell(self, kind: str, what: str = "") -> None:
-        """See the module for what may be said."""
+    def notify(self, kind: str, address: str = "") -> None:
+        """Send a line to it; the module lists the kinds."""
         try:
             if self._process.stdin is not None:
-                self._process.stdin.write(f"{kind} {what}\n")
+                self._process.stdin.write(f"{kind} {address}\n")
                 self._process.stdin.flush()
-        except OSError:  # the next start is the second net
+        except OSError:  # the next start of gusset removes leftovers too
             log.warning(
                 "The process that cleans up after gusset has ended; if gusset is killed, its secrets stay."
             )
 
     def close(self) -> None:
-        """We are going; wait for what it still has to do, while there is hope."""
+        """End its input, and wait at most `_CLOSE_SECONDS` until it has cleaned up."""
         try:
-            self._process.communicate(timeout=_PATIENCE)
+            self._process.communicate(timeout=_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
-            log.warning("The engine does not answer; a process goes on trying to remove what is left there.")
+            log.warning("The engine does not respond; a process keeps trying to remove what is left there.")
 
 
 if __name__ == "__main__":

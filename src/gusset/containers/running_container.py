@@ -1,4 +1,4 @@
-"""One container, from its making to its removal: its secrets, its output, the way to its server."""
+"""One container from its creation to its removal, with its secrets, its output and its network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gusset.runtime.output_pump import OutputPump, Stream
 from gusset.secrets.masking import Masker
 
 _LAST_LINES = 20
-_LAST_OUTPUT = 10.0  # seconds to carry over what it has printed before its end
+_DRAIN_SECONDS = 10.0  # until the output of an ended container is forwarded
 
 
 class RunningContainer:
-    """A container that has been started, with what was made for it. All methods block: use a thread."""
+    """A container that has been started, and its resources. All methods block: use a thread."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class RunningContainer:
         *,
         network: Network | None,
         output: _Output,
-        held: contextlib.ExitStack,
+        resources: contextlib.ExitStack,
     ) -> None:
         self.container = container
         self.mount = mount
         self.network = network
         self._output = output
-        self._held = held
+        self._resources = resources
 
     @classmethod
     def start(
@@ -47,54 +47,55 @@ class RunningContainer:
     ) -> RunningContainer:
         """Create a container for `mount`, fill the mount with values, and start the container.
 
-        The mount belongs to the container from now on. The container's standard output
-        and error go, masked, to the descriptors `outputs`.
+        Takes ownership of the mount, also if this fails. `create` and `fill` are called with
+        it. The container's standard output and error are copied, masked, to the descriptors
+        `outputs`.
 
         Raises:
-            ModelFailed: it cannot be created or started. Nothing is left of it then.
+            ModelFailed: it cannot be created or started; it has been removed then.
             HostError: the engine does not respond, or there is no room for the secrets.
         """
         output = _Output()
         with contextlib.ExitStack() as stack:
             stack.callback(mount.close)
-            stack.callback(output.drain)  # after the removal, which ends the output
+            stack.callback(output.drain)  # runs after `container.remove`, which ends the output
             container = create(mount)
             stack.callback(container.remove)
             fill(mount)
             output.attach(container, masker, outputs)
             container.start()
-            network = mount.started(container)
-            return cls(container, mount, network=network, output=output, held=stack.pop_all())
+            network = mount.connect_network(container)
+            return cls(container, mount, network=network, output=output, resources=stack.pop_all())
 
     def wait(self) -> str:
-        """Wait until it ends and its output is forwarded; how it ended, as in "exit status 3"."""
+        """Wait until it has ended and its output is forwarded; how it ended, as in "exit status 3"."""
         status = self.container.wait()
         self._output.drain()
         if status is None:
-            return "an exit status that its engine does not report"
+            return "an unknown exit status"
         return f"exit status {status}" + ("; was it out of memory?" if status == 137 else "")
 
     def last_lines(self) -> str:
-        """The end of its output, masked, as part of a message."""
+        """Its last lines of output, masked, as part of a message."""
         lines = self._output.last_lines()
         if not lines:
             return "; it printed nothing"
         return "; its last lines:\n" + "\n".join(f"  {line.decode('utf-8', 'replace')}" for line in lines)
 
     def close(self) -> None:
-        """Remove the container, running or not, and what was made for it."""
-        self._held.close()
+        """Remove the container, running or not, and its resources."""
+        self._resources.close()
 
 
 class _Output:
-    """Forwards a container's output through the masker, and remembers the end of it."""
+    """Forwards a container's output through the masker, and keeps its last lines."""
 
     def __init__(self) -> None:
         self._last = collections.deque[bytes](maxlen=_LAST_LINES)
         self._pumps: list[OutputPump] = []
 
     def attach(self, container: Container, masker: Masker, outputs: Sequence[int]) -> None:
-        """Before the container starts, so that nothing is lost."""
+        """Forward all output from now on. Call it before the container starts."""
         ends = []
         for sink in outputs:
             source, end = os.pipe()
@@ -103,16 +104,16 @@ class _Output:
         container.attach(*ends)
 
     def drain(self) -> None:
-        """Wait until everything is forwarded, for at most `_LAST_OUTPUT` seconds per stream."""
+        """Wait until everything is forwarded, at most `_DRAIN_SECONDS` per stream."""
         for pump in self._pumps:
-            pump.join(_LAST_OUTPUT)
+            pump.join(_DRAIN_SECONDS)
 
     def last_lines(self) -> list[bytes]:
         return b"".join(tuple(self._last)).splitlines()[-_LAST_LINES:]
 
 
 class _RecordingStream:
-    """A masking stream that keeps the end of its output in `last`."""
+    """A masking stream that also appends its output to `last`."""
 
     def __init__(self, stream: Stream, last: collections.deque[bytes]) -> None:
         self._stream = stream

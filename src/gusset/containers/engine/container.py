@@ -1,4 +1,4 @@
-"""One container of an engine's: its output, its input, its end. And how an engine's refusals are told."""
+"""One container: its output, its input, its end. And translation of the library's exceptions."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import Any, BinaryIO
 
 from gusset.errors import HostError, ModelFailed
 
-API_SECONDS = 60  # for an engine to answer
+API_SECONDS = 60  # timeout of a request to an engine
 
-_RESPONSE_SECONDS = 20  # for a program in a container that has little to do
+_RESPONSE_SECONDS = 20  # timeout of a program in a container that has little to do
 _START_HINT = (
-    "is the first word of docker_server.start_command a program of the image's? "
+    "is the first word of docker_server.start_command a program in the image? "
     "There may be no shell in it: then name the server itself"
 )
 
 
 class Container:
-    """One container of an engine's."""
+    """A container of an engine. `api` is the library's low-level client."""
 
     def __init__(self, api: Any, id_: str) -> None:
         self._api = api
         self.id = id_
 
     def file(self, path: str) -> bytes:
-        """A small file of the container's; empty when there is none."""
+        """The content of a small file; empty if there is none."""
         import io
         import tarfile
 
@@ -46,10 +46,10 @@ class Container:
             return file.read() if file else b""
 
     def pipe(self) -> Pipe:
-        """Its standard input and output; before `start`, of a container that was made with them.
+        """Its standard input and output. Call it before `start`, of a container that has a standard input.
 
         Raises:
-            HostError: the engine has gone.
+            HostError: the engine does not respond.
         """
         with translate_engine_errors("the sidecar of the container does not start"):
             return Pipe(
@@ -57,13 +57,13 @@ class Container:
             )
 
     def attach(self, out: int, err: int) -> None:
-        """Carry all that the container prints to these descriptors, from its first byte; before `start`.
+        """Copy everything that the container prints to these descriptors. Call it before `start`.
 
-        They are ours from now on, and closed when it prints no more.
+        Takes ownership of the descriptors and closes them at the end of the output.
 
         Raises:
-            ModelFailed: its command or its user cannot be had; Podman looks for them now, Docker in `start`.
-            HostError: the engine has gone.
+            ModelFailed: there is no such command or user; Podman looks for them here, Docker in `start`.
+            HostError: the engine does not respond.
         """
         targets = [os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)]
         try:
@@ -72,50 +72,52 @@ class Container:
                     self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True
                 )
         except BaseException:
-            _carry((), targets)
+            _copy((), targets)
             raise
-        threading.Thread(target=_carry, args=(stream, targets), name="gusset-attach", daemon=True).start()
+        threading.Thread(target=_copy, args=(stream, targets), name="gusset-attach", daemon=True).start()
 
     def start(self) -> None:
         """Start it.
 
         Raises:
             ModelFailed: its command cannot be run.
+            HostError: the engine does not respond.
         """
         with translate_engine_errors("the container does not start", _START_HINT):
             self._api.start(self.id)
 
     def wait(self) -> int | None:
-        """Its exit status, once it has ended; None when that cannot be known."""
+        """Wait until it ends; its exit status, or None if that cannot be found out."""
         try:
             return int(self._api.wait(self.id, timeout=None)["StatusCode"])
-        except Exception:  # removed, or the engine has gone
+        except Exception:  # it was removed, or the engine does not respond
             return None
 
     def pid(self) -> int:
-        """The process id of its first process, as this machine has it; 0 when it does not run."""
+        """The process id, on this machine, of its first process; 0 if it does not run."""
         try:
             return int(self._api.inspect_container(self.id)["State"]["Pid"])
-        except Exception:  # removed, or the engine has gone
+        except Exception:  # it was removed, or the engine does not respond
             return 0
 
     def leave_no_core(self) -> None:
-        """Have it write no core file, which would have the values in it; best as soon as it has started.
+        """Forbid core files, which would contain the values. Call it right after `start`.
 
-        Not by a limit of the container's: giving one drops those that the engine is configured with.
+        The container's own limits cannot do this: Podman, given one limit, drops those that it is
+        configured with.
         """
         if pid := self.pid():
-            with suppress(OSError):  # it has ended, or is not ours to limit
+            with suppress(OSError):  # it has ended, or this process may not limit it
                 resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
     def stop(self, seconds: int) -> None:
-        """SIGTERM, and SIGKILL when it has not ended after so many seconds."""
-        with suppress(Exception):  # it has ended by itself
+        """Send SIGTERM, and SIGKILL if it has not ended after `seconds`."""
+        with suppress(Exception):  # it has ended already
             self._api.stop(self.id, timeout=seconds)
 
     def kill(self) -> None:
-        """End it at once."""
-        with suppress(Exception):  # it has ended by itself
+        """Send SIGKILL."""
+        with suppress(Exception):  # it has ended already
             self._api.kill(self.id)
 
     def remove(self) -> bool:
@@ -142,20 +144,20 @@ class Pipe:
         self._socket.settimeout(API_SECONDS)
         self._frames = frames_iter(attached, tty=False)  # type: ignore[no-untyped-call]
 
-    def ask(self, data: bytes) -> bytes:
-        """Write that, and give what is printed next; empty when nothing can be any more."""
+    def request(self, data: bytes) -> bytes:
+        """Write `data`; what is printed next, or nothing if the program has ended or does not respond."""
         try:
             self._socket.sendall(data)
-            answer = select.poll()  # the library waits without end for one
-            answer.register(self._socket, select.POLLIN)
-            if not answer.poll(_RESPONSE_SECONDS * 1000):
+            readable = select.poll()  # `frames_iter` has no timeout
+            readable.register(self._socket, select.POLLIN)
+            if not readable.poll(_RESPONSE_SECONDS * 1000):
                 return b""
             return bytes(next(self._frames)[1])
-        except (OSError, StopIteration, ValueError):  # it has ended, or its engine has
+        except (OSError, StopIteration, ValueError):  # the container has ended, or its engine
             return b""
 
     def close(self) -> None:
-        """Its standard input ends."""
+        """Close its standard input."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._attached.close()
@@ -163,7 +165,12 @@ class Pipe:
 
 @contextmanager
 def translate_engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
-    """Say in our words what the engine refused, or that it is not there any more."""
+    """Raise gusset's errors in place of the library's. `what` says what failed, and `hint` what to do.
+
+    Raises:
+        ModelFailed: the engine refuses the request.
+        HostError: the engine does not respond.
+    """
     import docker.errors
 
     try:
@@ -171,20 +178,21 @@ def translate_engine_errors(what: str, hint: str | None = None) -> Iterator[None
     except docker.errors.APIError as error:
         raise ModelFailed(f"{what}: {reason(error)}", hint=hint) from None
     except (docker.errors.DockerException, OSError) as error:
-        raise HostError(f"the container engine does not answer any more: {reason(error)}") from None
+        raise HostError(f"the container engine does not respond: {reason(error)}") from None
 
 
 def reason(error: Exception) -> str:
+    """The first line of an exception's message, for use in a message of gusset's."""
     explanation = getattr(error, "explanation", None) or getattr(error, "strerror", None)
     return str(explanation or error).strip().splitlines()[0][:400] if str(error) else type(error).__name__
 
 
-def _carry(stream: Iterable[Sequence[bytes | None]], targets: Sequence[BinaryIO]) -> None:
-    """Write what comes in pairs each to its target; then close them."""
+def _copy(stream: Iterable[Sequence[bytes | None]], targets: Sequence[BinaryIO]) -> None:
+    """Write each element of the stream's pairs to its target; close the targets at the end."""
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(target)
-        with suppress(Exception):  # the engine has gone; so has the container
+        with suppress(Exception):  # the engine does not respond any more; then the container ends too
             for pair in stream:
                 for target, data in zip(targets, pair, strict=True):
                     view = memoryview(data or b"")

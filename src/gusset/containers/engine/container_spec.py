@@ -9,10 +9,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """A container to be created. `command` None runs what the image itself runs.
+    """A container to be created.
 
-    `secrets`, a folder of this machine's or a volume by its name, is what it
-    gets as /secrets; `network` is as the engine's API has it.
+    `command` None runs the image's own command. `secrets`, a folder of this
+    machine or the name of a volume, is mounted as /secrets. `network` is a
+    network mode of the engine's API; None leaves it to the engine. `run_id`
+    goes into a label. `memory` is in bytes; `gpus` -1 means all.
     """
 
     image: str
@@ -20,7 +22,7 @@ class ContainerSpec:
     environment: Mapping[str, str]
     user: str | None
     secrets: Path | str
-    owner: str
+    run_id: str
     network: str | None = None
     cpus: float | None = None
     memory: int | None = None

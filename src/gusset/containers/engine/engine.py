@@ -1,7 +1,7 @@
 """A container engine, Docker or Podman, over the API that both speak.
 
-This and `container` are the places that know the library and its errors. What
-an engine is told and what it keeps never holds a secret's value.
+Only the modules of this folder use the library and its exceptions. An engine
+receives no secret's value, except the login to a registry, which it does not keep.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gusset.containers.engine import leftovers
 from gusset.containers.engine.container import Container, reason, translate_engine_errors
 from gusset.containers.engine.container_spec import ContainerSpec
 from gusset.containers.engine.engine_socket import Service, Tunnel, podman
 from gusset.containers.engine.images import Image, Images
 from gusset.containers.engine.library import check_library, connect
-from gusset.containers.engine.run_id import OWNER
+from gusset.containers.engine.run_id import RUN_ID_LABEL
 from gusset.containers.network.network import may_enter
 from gusset.errors import HostError, ModelFailed
 
@@ -28,23 +28,51 @@ log = logging.getLogger("gusset")
 _VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec"}
 
 
-class Engine:
-    """A connection to an engine. Close it after use."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EngineInfo:
+    """What an engine reports of itself. `maps_users`: user ids in containers are others on its machine."""
 
-    def __init__(self, address: str, service: Service | None = None) -> None:
-        self._client = client = connect(address)
-        self._api = client.api
+    architecture: str
+    is_podman: bool
+    is_rootless: bool
+    maps_users: bool
+    is_in_vm: bool
+
+    @classmethod
+    def from_responses(cls, version: Mapping[str, Any], info: Mapping[str, Any]) -> _EngineInfo:
+        """From the engine's responses to `version` and `info`."""
+        options = {option.partition(",")[0] for option in info.get("SecurityOptions") or ()}
+        is_rootless = "name=rootless" in options or bool(info.get("Rootless"))  # Docker; Podman
+        return cls(
+            architecture=version.get("Arch", ""),
+            is_podman=any("Podman" in part.get("Name", "") for part in version.get("Components", ())),
+            is_rootless=is_rootless,
+            maps_users=is_rootless or "name=userns" in options,
+            is_in_vm="Docker Desktop" in info.get("OperatingSystem", ""),
+        )
+
+
+class Engine:
+    """A connection to an engine. `api` is the library's low-level client. Close it after use."""
+
+    def __init__(self, client: Any, info: _EngineInfo, *, address: str, service: Service | None) -> None:
+        self._client = client
+        self._info = info
+        self._service = service
+        self.api = client.api
         self.address = address
-        self._service = service  # that we have started ourselves
-        version, about = client.version(), client.info()
-        self.is_podman = any("Podman" in part.get("Name", "") for part in version.get("Components", ()))
-        self.images = Images(client, version.get("Arch", ""))
-        options = {option.partition(",")[0] for option in about.get("SecurityOptions") or ()}
-        self.is_rootless = "name=rootless" in options or bool(
-            about.get("Rootless")
-        )  # Docker's way, and Podman's
-        self._shares_users = not self.is_rootless and "name=userns" not in options
-        self._is_in_a_machine = "Docker Desktop" in about.get("OperatingSystem", "")
+        self.is_podman = info.is_podman
+        self.images = Images(client, info.architecture)
+
+    @classmethod
+    def open(cls, address: str, service: Service | None = None) -> Engine:
+        """Connect to the engine at that address; `service` is gusset's own process that makes it reachable.
+
+        Exceptions of the library pass through if it does not respond.
+        """
+        client = connect(address)
+        info = _EngineInfo.from_responses(client.version(), client.info())
+        return cls(client, info, address=address, service=service)
 
     @classmethod
     def find(cls, docker_host: str | None, on_address: Callable[[str, str], object]) -> Engine:
@@ -59,7 +87,7 @@ class Engine:
         """
         check_library()
         if docker_host and docker_host.startswith("ssh://"):
-            return cls._of_ours(Tunnel(docker_host), on_address)
+            return cls._open_service(Tunnel.create(docker_host), on_address)
         if docker_host and not docker_host.startswith("unix://"):
             raise HostError(
                 f"DOCKER_HOST is neither a unix:// nor an ssh:// address: {docker_host}",
@@ -68,14 +96,14 @@ class Engine:
         tried = []
         for address in [docker_host] if docker_host else _candidate_sockets():
             try:
-                engine = cls(address)
-            except Exception as error:  # whatever the library or the socket says
+                engine = cls.open(address)
+            except Exception as error:  # the library raises many kinds
                 tried.append(f"  {address}: {reason(error)}")
             else:
                 on_address("engine", address)
                 return engine
         if docker_host is None and (program := shutil.which("podman")):
-            return cls._of_ours(podman(program), on_address)
+            return cls._open_service(podman(program), on_address)
         raise HostError(
             "no container engine responds" + "".join(f"\n{line}" for line in tried),
             hint="install Docker or Podman, start it, and see that you may use it "
@@ -83,12 +111,12 @@ class Engine:
         )
 
     @classmethod
-    def _of_ours(cls, service: Service, on_address: Callable[[str, str], object]) -> Engine:
+    def _open_service(cls, service: Service, on_address: Callable[[str, str], object]) -> Engine:
         on_address("service", service.address)
         service.start()
         try:
-            return cls(service.address, service)
-        except Exception as error:  # whatever the library or the socket says
+            return cls.open(service.address, service)
+        except Exception as error:  # the library raises many kinds
             raise HostError(f"{service.what} does not respond: {reason(error)}", hint=service.hint) from None
 
     def keep_up(self) -> None:
@@ -101,23 +129,23 @@ class Engine:
             log.warning("The connection to the engine had ended (%s) and was restarted.", self._service.what)
 
     @property
-    def takes_our_files(self) -> bool:
+    def can_mount_our_files(self) -> bool:
         """Whether its containers can use files of this process: it shares this machine's memory and users."""
-        if isinstance(self._service, Tunnel) or self._is_in_a_machine:
+        if isinstance(self._service, Tunnel) or self._info.is_in_vm:
             return False
-        if self.is_rootless:
+        if self._info.is_rootless:
             return self.is_podman and os.geteuid() != 0
-        return self._shares_users and may_enter()
+        return not self._info.maps_users and may_enter()
 
     @property
-    def has_our_network(self) -> bool:
+    def is_on_our_network(self) -> bool:
         """Whether it runs in this process's network."""
-        return self.takes_our_files or not (
-            self.is_rootless or self._is_in_a_machine or isinstance(self._service, Tunnel)
+        return self.can_mount_our_files or not (
+            self._info.is_rootless or self._info.is_in_vm or isinstance(self._service, Tunnel)
         )
 
     def close(self) -> None:
-        """Close the connection. A service of gusset's own runs until the reaper no longer needs it."""
+        """Close the connection. A service of gusset's own runs until the reaper ends it."""
         self._client.close()
 
     def create(self, spec: ContainerSpec) -> Container:
@@ -127,37 +155,37 @@ class Engine:
             ModelFailed: the engine refuses it.
             HostError: the engine does not respond.
         """
-        host_config = _host_config(self._api, spec, is_podman=self.is_podman)
-        with translate_engine_errors("the container cannot be made"):
-            made = self._api.create_container(
+        host_config = _host_config(self.api, spec, is_podman=self.is_podman)
+        with translate_engine_errors("the container cannot be created"):
+            made = self.api.create_container(
                 spec.image,
                 entrypoint=list(spec.command) if spec.command is not None else None,
                 command=[] if spec.command is not None else None,
                 environment=dict(spec.environment),
                 user=spec.user,
-                labels={**spec.labels, OWNER: spec.owner},
+                labels={**spec.labels, RUN_ID_LABEL: spec.run_id},
                 host_config=host_config,
             )
-        return Container(self._api, made["Id"])
+        return Container(self.api, made["Id"])
 
-    def create_volume(self, owner: str) -> str:
-        """Create a volume in the engine's memory, which lasts while a container uses it; its name.
+    def create_volume(self, run_id: str) -> str:
+        """Create a volume in the engine's memory; its name. The content lasts while a container uses it.
 
         Raises:
             ModelFailed: the engine refuses it.
             HostError: the engine does not respond.
         """
-        with translate_engine_errors("a volume for secrets cannot be made"):
-            made = self._api.create_volume(driver="local", driver_opts=_VOLUME, labels={OWNER: owner})
+        with translate_engine_errors("a volume for secrets cannot be created"):
+            made = self.api.create_volume(driver="local", driver_opts=_VOLUME, labels={RUN_ID_LABEL: run_id})
         return str(made["Name"])
 
     def create_sidecar(
-        self, image: Image, script: str, *, volume: str, owner: str, port: int | None
+        self, image: Image, script: str, *, volume: str, run_id: str, port: int | None
     ) -> Container:
         """Create a container that runs a shell script as root; it can write to `volume` only.
 
-        Its standard input closes with the connection that `Container.pipe` opens.
-        `port` is published on this machine, under a number that the engine chooses.
+        Its standard input closes with the connection that `Container.pipe` opens. `port` is
+        published on 127.0.0.1 of the engine's machine, as a port that the engine chooses.
 
         Raises:
             ModelFailed: the engine refuses it.
@@ -165,7 +193,7 @@ class Engine:
         """
         from docker.types import LogConfig
 
-        host_config = self._api.create_host_config(
+        host_config = self.api.create_host_config(
             log_config=LogConfig(type="none"),
             binds=[f"{volume}:/secrets:rw,z"],
             network_mode="none" if port is None else None,
@@ -175,28 +203,28 @@ class Engine:
             read_only=True,
             port_bindings=None if port is None else {port: ("127.0.0.1", None)},
         )
-        with translate_engine_errors("the sidecar of the container cannot be made"):
-            made = self._api.create_container(
+        with translate_engine_errors("the sidecar of the container cannot be created"):
+            made = self.api.create_container(
                 image.id,
                 entrypoint=["sh", "-c", script],
                 command=[],
                 user="0:0",
                 stdin_open=True,
                 ports=None if port is None else [port],
-                labels={OWNER: owner},
+                labels={RUN_ID_LABEL: run_id},
                 host_config=host_config,
             )
-        return Container(self._api, made["Id"])
+        return Container(self.api, made["Id"])
 
     def published(self, container: Container, port: int) -> tuple[str, int] | str:
-        """The address at which a published port is reached from here, as `socket.connect` takes it.
+        """The address of a published port as seen from this process, as `socket.connect` takes it.
 
         Raises:
             ModelFailed: it is not published.
             HostError: the engine does not respond.
         """
-        with translate_engine_errors("the sidecar of the container is not there"):
-            ports = self._api.inspect_container(container.id)["NetworkSettings"]["Ports"]
+        with translate_engine_errors("the sidecar of the container cannot be inspected"):
+            ports = self.api.inspect_container(container.id)["NetworkSettings"]["Ports"]
         bound = ports.get(f"{port}/tcp")
         if not bound:
             raise ModelFailed("the sidecar of the container has ended")
@@ -205,33 +233,26 @@ class Engine:
             return str(self._service.forward(number))
         return "127.0.0.1", number
 
-    def remove_volume(self, name: str) -> None:
-        """Remove a volume; one that a container still has stays."""
-        leftovers.remove_volume(self._api, name)
-
-    def remove_ours(self) -> bool:
-        """See `leftovers.remove_ours`."""
-        return leftovers.remove_ours(self._api)
-
-    def remove_orphans(self) -> None:
-        """See `leftovers.remove_orphans`."""
-        leftovers.remove_orphans(self._api)
-
 
 def _candidate_sockets() -> list[str]:
     """The usual sockets of engines that exist on this machine."""
-    places = [Path("/var/run/docker.sock"), Path("/run/podman/podman.sock")]
-    session = Path(f"/run/user/{os.getuid()}")
-    places += [session / "docker.sock", session / "podman/podman.sock"]
-    places += [Path.home() / ".docker/run/docker.sock", Path.home() / ".docker/desktop/docker.sock"]
-    return [f"unix://{place}" for place in places if place.exists()]
+    session, home = Path(f"/run/user/{os.getuid()}"), Path.home()
+    paths = [
+        Path("/var/run/docker.sock"),
+        Path("/run/podman/podman.sock"),
+        session / "docker.sock",
+        session / "podman/podman.sock",
+        home / ".docker/run/docker.sock",
+        home / ".docker/desktop/docker.sock",
+    ]
+    return [f"unix://{path}" for path in paths if path.exists()]
 
 
 def _host_config(api: Any, spec: ContainerSpec, *, is_podman: bool) -> Any:
     from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
     options: dict[str, Any] = {
-        "log_config": LogConfig(type="none"),  # an engine writes to disk what is printed, unmasked
+        "log_config": LogConfig(type="none"),  # else the engine writes the output to disk, unmasked
         "network_mode": spec.network,
     }
     if isinstance(spec.secrets, str):
@@ -240,7 +261,7 @@ def _host_config(api: Any, spec: ContainerSpec, *, is_podman: bool) -> Any:
         options["binds"] = [f"{spec.secrets}:/secrets:ro,Z"]
     else:
         options["mounts"] = [Mount("/secrets", str(spec.secrets), type="bind", read_only=True)]
-    # Podman, given one limit, drops those that it is configured with.
+    # Podman, given one limit, drops those that it is configured with: see `Container.leave_no_core`.
     if not (spec.may_leave_core or is_podman):
         options["ulimits"] = [Ulimit(name="core", soft=0, hard=0)]
     if spec.cpus is not None:

@@ -1,4 +1,8 @@
-"""Sockets of gusset's own on which an engine answers: a Podman that it starts, or an engine far away."""
+"""Processes of gusset's own that make an engine reachable: a local Podman, or ssh to another machine.
+
+Each makes a socket in a folder of its own. It outlives gusset, because the
+reaper needs it to remove containers; `end_service` ends it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -18,27 +22,25 @@ from gusset.errors import HostError
 from gusset.runtime.environment import child_environment
 
 _SECONDS = 30.0
+_SOCKET = "engine.sock"
 _REMOTE_SOCKET = "/var/run/docker.sock"
 
 
 class Service:
-    """A process that keeps a socket, until `end_service`: it lives on for whoever cleans up after us."""
+    """A process that listens on a socket in `folder`. Its `address` is known before `start`."""
 
-    def __init__(self, what: str, command: Callable[[Path], list[str]], hint: str | None = None) -> None:
-        """`what` names it in messages, `command` starts it for the socket at that path.
-
-        Nothing is started yet, so that its `address` can be told first.
-        """
+    def __init__(self, folder: Path, command: Sequence[str], *, what: str, hint: str | None = None) -> None:
+        """`command` starts it, `what` names it in messages, `hint` says what to do if it does not start."""
         self.what = what
         self.hint = hint
-        self._folder = Path(tempfile.mkdtemp(prefix="gusset-engine-"))
-        self._socket = self._folder / "engine.sock"
-        self._command = command(self._socket)
+        self._folder = folder
+        self._socket = folder / _SOCKET
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"unix://{self._socket}"
 
     def start(self) -> bool:
-        """Have it listen; whether it had to be started for that.
+        """Start it unless it runs, and wait until it listens; whether it had to be started.
 
         Raises:
             HostError: it does not start.
@@ -47,13 +49,14 @@ class Service:
             return False
         for stale in self._folder.iterdir():
             stale.unlink()
-        with (self._folder / "log").open("wb") as said:  # not a pipe: it would die of it, once we are killed
+        # Not a pipe: that would break when gusset is killed, and end the process.
+        with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 self._command,
                 env=child_environment(),
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
             )
         deadline = time.monotonic() + _SECONDS
@@ -64,7 +67,7 @@ class Service:
         self._process.kill()
         self._process.wait()
         why = (self._folder / "log").read_text("utf-8", "replace").strip()[-500:]
-        raise HostError(f"{self.what} cannot be had" + (f": {why}" if why else ""), hint=self.hint)
+        raise HostError(f"{self.what} cannot be reached" + (f": {why}" if why else ""), hint=self.hint)
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -72,72 +75,73 @@ class Service:
 
 
 def podman(program: str) -> Service:
-    """The service of a Podman that is installed here."""
-    return Service(
-        "Podman's service", lambda path: [program, "system", "service", "--time=0", f"unix://{path}"]
-    )
+    """The service of a Podman that is installed on this machine."""
+    folder = _new_folder()
+    command = [program, "system", "service", "--time=0", f"unix://{folder / _SOCKET}"]
+    return Service(folder, command, what="Podman's service")
 
 
 class Tunnel(Service):
-    """The socket of an engine on another machine, by the ssh command, its configuration and its keys."""
+    """The socket of an engine on another machine, by the ssh command with its configuration and keys."""
 
-    def __init__(self, url: str) -> None:
-        """`url` as in DOCKER_HOST: ssh://USER@HOST:PORT, and the socket's path there if it is not Docker's.
+    def __init__(self, folder: Path, *, ssh: str, host: str, options: Sequence[str], remote: str) -> None:
+        """`options` are for the ssh command; `remote` is the path of the socket on that host."""
+        self._ssh = ssh
+        self._control = folder / "control"
+        self._target = [*options, host]
+        self._forwarding = ""
+        command = [
+            *(ssh, "-nNT", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"),
+            *("-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15", "-o", "ControlPersist=no"),
+            *("-o", "StreamLocalBindMask=0177", "-M", "-S", str(self._control)),
+            *("-L", f"{folder / _SOCKET}:{remote}", *self._target),
+        ]
+        hint = f"does `ssh {' '.join(self._target)}` log in without asking for a password?"
+        super().__init__(folder, command, what=f"the engine on {host}", hint=hint)
+
+    @classmethod
+    def create(cls, url: str) -> Tunnel:
+        """For a URL as in DOCKER_HOST: ssh://USER@HOST:PORT, followed by the socket's path if not Docker's.
 
         Raises:
-            HostError: that is no such address.
+            HostError: it is not such a URL, or the ssh command is not installed.
         """
         try:
             parts = urlsplit(url)
-            host, user, port = _docker_host_of(parts), parts.username, parts.port
+            host, user, port = _host_as_written(parts), parts.username, parts.port
         except ValueError:
-            raise _no_address() from None
+            raise _invalid_url() from None
         if not host or host.startswith("-") or (user or "").startswith("-") or parts.password is not None:
-            raise _no_address()
+            raise _invalid_url()
         if (ssh := shutil.which("ssh")) is None:
             raise HostError(
                 f"to reach {host} the command ssh is needed",
                 hint="install it, as in apt install openssh-client",
             )
-        self._ssh = ssh
-        self._target = [*(["-l", user] if user else []), *(["-p", str(port)] if port else []), host]
-        self._forwarding = ""
+        options = [*(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
         remote = parts.path.rstrip("/") or _REMOTE_SOCKET
-        super().__init__(
-            f"the engine of {host}",
-            lambda path: [
-                *(ssh, "-nNT", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"),
-                *("-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15", "-o", "ControlPersist=no"),
-                *("-o", "StreamLocalBindMask=0177", "-M", "-S", str(self._control)),
-                *("-L", f"{path}:{remote}", *self._target),
-            ],
-            hint=f"does `ssh {' '.join(self._target)}` log in without asking for a password?",
-        )
-
-    @property
-    def _control(self) -> Path:
-        return self._folder / "control"
+        return cls(_new_folder(), ssh=ssh, host=host, options=options, remote=remote)
 
     def forward(self, port: int) -> Path:
-        """A socket of ours that leads to that port of 127.0.0.1 there; one for another port ends.
+        """A socket on this machine that leads to that port of 127.0.0.1 there. It replaces an earlier one.
 
         Raises:
             HostError: it cannot be made.
         """
         if self._forwarding:
-            self._ask("cancel")
+            self._control_command("cancel")
         path = self._folder / "server.sock"
         path.unlink(missing_ok=True)
         self._forwarding = f"{path}:127.0.0.1:{port}"
-        if fault := self._ask("forward"):
-            raise HostError(f"{self.what} cannot be reached: {fault}")
+        if problem := self._control_command("forward"):
+            raise HostError(f"{self.what} cannot be reached: {problem}")
         return path
 
-    def _ask(self, what: str) -> str:
-        """Ask the process that holds the connection; give its complaint."""
+    def _control_command(self, command: str) -> str:
+        """Send a command for `_forwarding` to the ssh process with the connection; its error message."""
         try:
             done = subprocess.run(
-                [*(self._ssh, "-S", self._control, "-O", what, "-L", self._forwarding), *self._target],
+                [*(self._ssh, "-S", self._control, "-O", command, "-L", self._forwarding), *self._target],
                 env=child_environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -145,23 +149,12 @@ class Tunnel(Service):
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return "the connection does not answer"
+            return "the connection does not respond"
         return done.stderr.decode("utf-8", "replace").strip() if done.returncode else ""
 
 
-def _docker_host_of(parts: SplitResult) -> str:
-    """The host as it was written: ssh may have it in its configuration; the library makes it lower case."""
-    host = parts.netloc.rpartition("@")[2]
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-
-
-def _no_address() -> HostError:
-    """Without repeating it: there may be a password in it."""
-    return HostError("DOCKER_HOST is no ssh:// address", hint="as in ssh://user@machine, without a password")
-
-
 def end_service(address: str) -> None:
-    """End the process that keeps this socket, whoever started it, and remove its folder."""
+    """End the process that listens on this socket, whoever started it, and remove its folder."""
     path = address.removeprefix("unix://").encode()
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
@@ -169,3 +162,18 @@ def end_service(address: str) -> None:
                 if path in (process / "cmdline").read_bytes():
                     os.kill(int(process.name), signal.SIGTERM)
     shutil.rmtree(Path(os.fsdecode(path)).parent, ignore_errors=True)
+
+
+def _new_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="gusset-engine-"))
+
+
+def _host_as_written(parts: SplitResult) -> str:
+    """The host in its own spelling, which ssh's configuration may know it by; `hostname` is in lower case."""
+    host = parts.netloc.rpartition("@")[2]
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def _invalid_url() -> HostError:
+    """Does not quote the URL: there may be a password in it."""
+    return HostError("DOCKER_HOST is no ssh:// address", hint="as in ssh://user@machine, without a password")

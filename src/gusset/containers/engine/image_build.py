@@ -1,7 +1,7 @@
-"""Builds the image of a folder that asks for more in it than its base image has.
+"""Builds an image from the base image of a folder whose config adds packages, data or commands to it.
 
-A recipe is written, and built by the engine's own command. No secret is part
-of either.
+Writes a Containerfile and runs the engine's own build command. No secret takes
+part in a build.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gusset")
 
-DATA = "/app/data"  # where Truss puts them
+DATA = "/app/data"  # as Truss has it
 PACKAGES = "/packages"
 
 _LAST_LINES = 20
@@ -40,7 +40,7 @@ _LAST_LINES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What is added to the base image. `requirements` is the text of a requirements file."""
+    """What is added to a base image. `requirements` is the text of a requirements file."""
 
     system_packages: tuple[str, ...] = ()
     requirements: str = ""
@@ -52,12 +52,12 @@ class Recipe:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the base image is all that is asked for."""
+        """Whether nothing is added to the base image."""
         return not (self.system_packages or self.requirements or self.data or self.packages or self.commands)
 
     @classmethod
-    def of_package(cls, package: Package, report: ProblemCollector) -> Recipe:
-        """What a checked folder asks for; what cannot be built goes to `report`."""
+    def from_package(cls, package: Package, report: ProblemCollector) -> Recipe:
+        """The recipe of a checked folder. Problems are added to `report`."""
         config = package.config
         if config.build.secret_to_path_mapping:
             report.add(
@@ -69,27 +69,27 @@ class Recipe:
         return cls(
             system_packages=tuple(config.system_packages),
             requirements=_requirements(package, report),
-            data=package.data_dir if _has_files(package.data_dir) else None,
-            packages=tuple(path for path in package.packages_dirs if _has_files(path)),
+            data=package.data_dir if _has_files(package.data_dir, ("data_dir",), report) else None,
+            packages=_packages(package, report),
             commands=tuple(config.build_commands),
             python=config.base_image.python_executable_path if config.base_image else "",
             no_cache=config.build.no_cache,
         )
 
     def text(self, base: str, user: str) -> str:
-        """As a Containerfile for an image that runs as `user` (empty: as root).
+        """The Containerfile, from the image `base`, for an image that runs as `user` (empty: root).
 
-        Commands stand in JSON, so that their line ends and quotes stay theirs.
+        Commands are written as JSON, which keeps their line breaks and quotes.
         """
         lines = [f"FROM {base}"]
         if user:
             lines.append("USER 0")
         if self.system_packages:
-            wanted = shlex.join(self.system_packages)
+            names = shlex.join(self.system_packages)
             lines.append(
                 _run(
                     "export DEBIAN_FRONTEND=noninteractive; apt-get update && "
-                    f"apt-get install -y --no-install-recommends {wanted} && rm -rf /var/lib/apt/lists/*"
+                    f"apt-get install -y --no-install-recommends {names} && rm -rf /var/lib/apt/lists/*"
                 )
             )
         if self.packages:
@@ -98,7 +98,7 @@ class Recipe:
             lines.append("COPY requirements.txt /tmp/gusset-requirements.txt")
             lines.append(
                 _run(
-                    # A distribution's own Python wants to be asked twice.
+                    # The pip of a distribution's own Python refuses to install without this variable.
                     f"PIP_BREAK_SYSTEM_PACKAGES=1 {shlex.quote(self.python or 'python3')} -m pip install "
                     "--no-cache-dir -r /tmp/gusset-requirements.txt && rm /tmp/gusset-requirements.txt"
                 )
@@ -110,8 +110,12 @@ class Recipe:
             lines.append(f"USER {user}")
         return "\n".join(lines) + "\n"
 
-    def fill(self, context: Path, text: str) -> None:
-        """Put the recipe and all that it copies into a folder."""
+    def write_context(self, context: Path, text: str) -> None:
+        """Write the Containerfile, with this text, and everything that it copies into the folder `context`.
+
+        Raises:
+            HostError: a folder cannot be copied.
+        """
         (context / "Containerfile").write_text(text)
         (context / "requirements.txt").write_text(self.requirements)
         if self.data:
@@ -123,20 +127,20 @@ class Recipe:
 def build(
     engine: Engine, recipe: Recipe, *, base: str, user: str, model: Path, mask: Callable[[str], str]
 ) -> Image:
-    """What the recipe makes of the image `base`, for the model in that folder.
+    """Build the recipe on the image `base`, for the model in the folder `model`.
 
-    Quick when nothing has changed since it was last built. What the build
-    prints is logged, as `mask` gives it.
+    The engine's cache makes this quick if nothing has changed. The build's output
+    goes to the log, each line through `mask`.
 
     Raises:
-        HostError: the engine's command is not installed.
-        ModelFailed: the build fails; with its last lines.
+        HostError: the engine's command is not installed, or a folder cannot be copied.
+        ModelFailed: the build fails; the message has its last lines.
     """
     last = collections.deque[str](maxlen=_LAST_LINES)
     with tempfile.TemporaryDirectory(prefix="gusset-build-") as folder:
         context, result = Path(folder) / "context", Path(folder) / "id"
         context.mkdir()
-        recipe.fill(context, recipe.text(base, user))
+        recipe.write_context(context, recipe.text(base, user))
         log.info("Building the image of %s.", model)
         with subprocess.Popen(
             _command(engine, context, tag=_tag(model), result=result, no_cache=recipe.no_cache),
@@ -160,7 +164,7 @@ def build(
 
 
 def _command(engine: Engine, context: Path, *, tag: str, result: Path, no_cache: bool) -> list[str]:
-    """`result` is the file that gets the image's id: the tag may be another build's by then."""
+    """The build command. It writes the image's id to the file `result`: another build may move the tag."""
     tool, option = ("podman", "--url") if engine.is_podman else ("docker", "--host")
     program = shutil.which(tool)
     if program is None:
@@ -181,17 +185,32 @@ def _requirements(package: Package, report: ProblemCollector) -> str:
         return ""
     file = package.folder / config.requirements_file
     if file.name in ("pyproject.toml", "uv.lock"):
-        report.add(("requirements_file",), "only a file that pip installs with -r is built", "name one")
+        report.add(("requirements_file",), "only a file for `pip install -r` can be built", "name one")
         return ""
     try:
         return file.read_text("utf-8")
     except (OSError, ValueError):
-        report.add(("requirements_file",), "there is no such text file", "name one, from the model folder")
+        report.add(("requirements_file",), "there is no such text file", "name one in the model folder")
         return ""
 
 
-def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+def _packages(package: Package, report: ProblemCollector) -> tuple[Path, ...]:
+    """The folders with packages that are not empty, in their order on the import path."""
+    external = package.config.external_package_dirs
+    keys = [("bundled_packages_dir",), *(("external_package_dirs", index) for index in range(len(external)))]
+    return tuple(
+        path for path, key in zip(package.packages_dirs, keys, strict=True) if _has_files(path, key, report)
+    )
+
+
+def _has_files(folder: Path, key: tuple[str | int, ...], report: ProblemCollector) -> bool:
+    """Whether it is a folder that is not empty; a problem with `key` if it cannot be read."""
+    try:
+        return folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        hint = "let the account that runs gusset read it, or remove it"
+        report.add(key, f"the folder {folder} cannot be read: {error.strerror}", hint)
+        return False
 
 
 def _run(command: str) -> str:
@@ -199,22 +218,40 @@ def _run(command: str) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """As links where that works: models' data is large."""
+    """Copy a folder, with hard links where possible: models' data is large.
 
-    def link(one: str, other: str) -> None:
+    Raises:
+        HostError: it cannot be read, or there is no room.
+    """
+
+    def link(file: str, copy: str) -> None:
         with contextlib.suppress(FileExistsError):  # the first of several folders with packages wins
             try:
-                os.link(one, other, follow_symlinks=False)
+                os.link(file, copy, follow_symlinks=False)
             except FileExistsError:
                 raise
             except OSError:
-                shutil.copy2(one, other, follow_symlinks=False)
+                shutil.copy2(file, copy, follow_symlinks=False)
 
-    shutil.copytree(source, target, symlinks=True, copy_function=link, dirs_exist_ok=True)
+    try:
+        shutil.copytree(source, target, symlinks=True, copy_function=link, dirs_exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"{source} cannot be copied for the build of the image: {_reason_of_copy(error)}",
+            hint="let the account that runs gusset read all of it; "
+            f"{tempfile.gettempdir()} needs room for a copy if it is on another file system",
+        ) from None
+
+
+def _reason_of_copy(error: OSError) -> str:
+    """The first of the failures that `shutil.copytree` has collected."""
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][2])
+    return str(error)
 
 
 def _tag(model: Path) -> str:
-    """The image's name, which keeps it from being pruned; each folder has its own, whatever it is called."""
+    """A name for the image, different for each folder. The engine's pruning spares images with a name."""
     path = model.resolve()
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.name.lower()).strip("-")
     return f"localhost/gusset-{plain or 'model'}-{hashlib.sha256(bytes(path)).hexdigest()[:12]}:latest"

@@ -1,4 +1,4 @@
-"""The images of an engine: found, pulled, and looked into."""
+"""The images of an engine: finding them, pulling them, and reading their files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from gusset.containers.engine.container import Container, reason, translate_engine_errors
 from gusset.containers.engine.registry import Credentials
-from gusset.containers.engine.run_id import OWNER, run_id
+from gusset.containers.engine.run_id import RUN_ID_LABEL, run_id
 from gusset.errors import HostError
 
 _PULL_HINT = (
-    "is the name right? A private registry wants a login: base_image.docker_auth, or the engine's own"
+    "is the name right? A private registry needs a login: base_image.docker_auth, or the engine's own"
 )
 _PROGRESS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image that the engine has. `user` is as the image says: a name, a number, with a group or empty."""
+    """An image that the engine has. `user` is USER or USER:GROUP, in names or numbers, or empty."""
 
     id: str
     user: str
@@ -32,7 +32,7 @@ class Images:
 
     def __init__(self, client: Any, architecture: str) -> None:
         self._client = client
-        self._machine = architecture
+        self._architecture = architecture
 
     def get(
         self, name: str, on_progress: Callable[[str], object], credentials: Credentials | None = None
@@ -40,7 +40,7 @@ class Images:
         """The image of that name, pulled if the engine does not have it.
 
         `on_progress` is called with texts about the pull. `credentials` are for the image's
-        registry; without them the engine uses its own.
+        registry; without them the engine uses its own login.
 
         Raises:
             HostError: it cannot be found or pulled, or is for another architecture.
@@ -54,10 +54,10 @@ class Images:
             found = self._client.images.get(name)
         config = found.attrs.get("Config") or {}
         image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
-        if image.architecture and self._machine and image.architecture != self._machine:
+        if image.architecture and self._architecture and image.architecture != self._architecture:
             raise HostError(
-                f"the image {name} is for {image.architecture}, this machine is {self._machine}",
-                hint="use an image that was built for this kind of machine",
+                f"the image {name} is for {image.architecture}, and this machine is {self._architecture}",
+                hint="use an image that is built for this architecture",
             )
         return image
 
@@ -66,7 +66,7 @@ class Images:
 
         hint = _PULL_HINT
         if credentials is not None:
-            hint = f"is the name right? And the login, which is the secret {credentials.secret}?"
+            hint = f"is the name right? Is the login right, which is the secret {credentials.secret}?"
         layers: dict[str, tuple[int, int]] = {}
         last_report = 0.0
         on_progress(f"pulling {name}")
@@ -86,18 +86,23 @@ class Images:
                     on_progress(f"pulling {name}: {done:.0f} of {total:.0f} MB")
         except docker.errors.APIError as error:
             raise HostError(
-                f"the image {name} is not here and cannot be pulled: {reason(error)}", hint=hint
+                f"the engine lacks the image {name}, and it cannot be pulled: {reason(error)}",
+                hint=hint,
             ) from None
 
     def files(self, image: Image, *paths: str) -> list[bytes]:
-        """Small files of an image, empty for those that it lacks. The container made for this never runs.
+        """The contents of small files of an image; empty for a file that it does not have.
+
+        The container that is created for this is never started.
 
         Raises:
-            ModelFailed: the engine refuses to make the container.
+            ModelFailed: the engine refuses to create the container.
+            HostError: the engine does not respond.
         """
-        with translate_engine_errors("the image cannot be looked into"):
-            made = self._client.api.create_container(image.id, entrypoint=["/"], labels={OWNER: run_id()})
-        container = Container(self._client.api, made["Id"])
+        api = self._client.api
+        with translate_engine_errors("the files of the image cannot be read"):
+            made = api.create_container(image.id, entrypoint=["/"], labels={RUN_ID_LABEL: run_id()})
+        container = Container(api, made["Id"])
         try:
             return [container.file(path) for path in paths]
         finally:
@@ -105,7 +110,7 @@ class Images:
 
 
 def _with_tag(name: str) -> tuple[str, str | None]:
-    """A repository and the tag to pull; a digest stands in the repository."""
+    """The repository and the tag to pull; a digest is part of the repository, without a tag."""
     if "@" in name:
         return name, None
     repository, colon, tag = name.rpartition(":")

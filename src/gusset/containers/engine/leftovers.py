@@ -1,4 +1,7 @@
-"""Removal of containers and volumes that gusset has labelled as its own."""
+"""Removal of the containers and volumes that gusset has labelled as its own.
+
+`api` is the library's low-level client of an engine, as `Engine.api` is.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from typing import Any
 
 from gusset.containers.engine.container import Container, translate_engine_errors
 from gusset.containers.engine.library import connect
-from gusset.containers.engine.run_id import OWNER, run_has_ended, run_id
+from gusset.containers.engine.run_id import RUN_ID_LABEL, run_has_ended, run_id
 
 
-def remove_ours(api: Any) -> bool:
+def remove_own(api: Any) -> bool:
     """Remove what this process still has at the engine; whether there was anything.
 
     Raises:
@@ -23,35 +26,36 @@ def remove_ours(api: Any) -> bool:
 
 
 def remove_orphans(api: Any) -> None:
-    """Remove leftovers of gusset runs that have crashed."""
+    """Remove what runs of gusset have left that were killed."""
     with suppress(Exception):  # never a reason not to serve
         _remove_all(api, run_has_ended)
 
 
-def remove_all_of_run(address: str, owner: str) -> bool:
-    """Remove the containers and volumes of a run at the engine of that address; whether there were any.
+def remove_run(address: str, name: str) -> bool:
+    """Remove what the run of that `run_id` has at the engine of that address; whether there was anything.
 
-    Raises whatever the library raises if the engine does not respond.
+    The library's own exceptions pass through if the engine does not respond.
     """
-    return _remove_all(connect(address).api, lambda name: name == owner)
-
-
-def _remove_all(api: Any, matches: Callable[[str], bool]) -> bool:
-    there = False
-    containers = api.containers(all=True, filters={"label": [OWNER]})
-    containers.sort(key=lambda found: -found["Created"])  # a sidecar goes after the one that has its network
-    for found in containers:
-        if matches(found["Labels"].get(OWNER, "")):
-            there = True
-            Container(api, found["Id"]).remove()
-    for found in api.volumes(filters={"label": [OWNER]})["Volumes"] or ():
-        if matches((found["Labels"] or {}).get(OWNER, "")):
-            there = True
-            remove_volume(api, found["Name"])
-    return there
+    return _remove_all(connect(address).api, lambda found: found == name)
 
 
 def remove_volume(api: Any, name: str) -> None:
     """Remove a volume, unless a container still uses it."""
-    with suppress(Exception):  # a container has it, or the engine has gone
+    with suppress(Exception):  # a container uses it, or the engine does not respond
         api.remove_volume(name)
+
+
+def _remove_all(api: Any, matches: Callable[[str], bool]) -> bool:
+    """Remove the containers and volumes whose run id matches; whether there were any."""
+    found_any = False
+    containers = api.containers(all=True, filters={"label": [RUN_ID_LABEL]})
+    containers.sort(key=lambda found: -found["Created"])  # a sidecar after the container in its network
+    for found in containers:
+        if matches(found["Labels"].get(RUN_ID_LABEL, "")):
+            found_any = True
+            Container(api, found["Id"]).remove()
+    for found in api.volumes(filters={"label": [RUN_ID_LABEL]})["Volumes"] or ():
+        if matches((found["Labels"] or {}).get(RUN_ID_LABEL, "")):
+            found_any = True
+            remove_volume(api, found["Name"])
+    return found_any

@@ -9,9 +9,9 @@ from gusset.errors import UsageError
 
 
 def check_library() -> None:
-    """Raises UsageError if the library is not installed."""
+    """Raise UsageError if the library is not installed."""
     try:
-        import docker  # noqa: F401  # whether it is installed
+        import docker  # noqa: F401
     except ModuleNotFoundError:
         raise UsageError(
             "custom images need the library docker", hint="pip install 'gusset[containers]'"
@@ -19,7 +19,7 @@ def check_library() -> None:
 
 
 def connect(address: str) -> Any:
-    """A client of the engine at that address. Raises whatever the library raises if none responds."""
+    """A client of the engine at that address. The library's own exceptions pass through if none responds."""
     import docker
 
     client = docker.DockerClient(base_url=address, version="auto", timeout=API_SECONDS)

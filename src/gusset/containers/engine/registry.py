@@ -1,7 +1,7 @@
-"""The login to the registry of an image, from secrets.
+"""The login to an image's registry, from a secret.
 
-What is read here goes to the engine, with the request to pull that image, and
-to its registry; not into the container, nor into a login that the engine keeps.
+It is sent to the engine with the request to pull the image, and on to the
+registry. It does not reach the container, and the engine does not store it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ HUB = "docker.io"
 _KEY = ("base_image", "docker_auth")
 _HUBS = frozenset({"", HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _SCHEME = re.compile(r"(?i:https?)://")
-_USER_OF_JSON = "_json_key"  # by which Google's registries know a service account's key
-_ANOTHER = "make the login a secret, USER:PASSWORD, and say auth_method: REGISTRY_SECRET"
+_JSON_KEY_USER = "_json_key"  # the user name for a service account's key at Google's registries
+_ALTERNATIVE = "store the login as a secret, USER:PASSWORD, and write auth_method: REGISTRY_SECRET"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A name and a password. `secret` is the secret that they come from, for messages."""
+    """A user name and a password. `secret` is the name of their secret, and `whole` its value."""
 
     secret: str
     user: str
@@ -43,30 +43,30 @@ class Credentials:
 
     @property
     def parts(self) -> tuple[SecretValue, ...]:
-        """What is to be masked."""
+        """The values to mask."""
         return self.whole, self.password
 
     def auth_config(self) -> dict[str, str]:
-        """As the library for the engine's API wants them."""
+        """As the docker library takes them."""
         return {"username": self.user, "password": self.password.reveal().decode()}
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryLogin:
-    """Where the credentials for a registry come from: one secret. See `rotation.Declaring`."""
+    """The secret that holds the credentials for a registry. A `DeclaringDeployment`."""
 
     name: str
     config_file: str
     secrets: tuple[DeclaredSecret, ...]
-    is_json_key: bool  # the value is a service account's key of Google's
+    is_json_key: bool  # the value is the JSON key of a Google service account
 
     @property
     def declared(self) -> tuple[str, ...]:
         return tuple(secret.name for secret in self.secrets)
 
     @classmethod
-    def of_package(cls, package: Package, report: ProblemCollector) -> RegistryLogin | None:
-        """What a checked folder's `docker_auth` says; what cannot be done goes to `report`."""
+    def from_package(cls, package: Package, report: ProblemCollector) -> RegistryLogin | None:
+        """From a checked folder's `docker_auth`; None without it. Problems are added to `report`."""
         base = package.config.base_image
         auth = base.docker_auth if base else None
         if base is None or auth is None:
@@ -74,7 +74,7 @@ class RegistryLogin:
         host = registry_of(base.image)
         is_json_key = auth.auth_method == "GCP_SERVICE_ACCOUNT_JSON"
         if not is_json_key and auth.auth_method != "REGISTRY_SECRET":
-            instead = _ANOTHER
+            instead = _ALTERNATIVE
             if auth.auth_method.startswith("AWS"):
                 instead += "; for ECR its password is what `aws ecr get-login-password` prints, for user AWS"
             report.add(
@@ -84,12 +84,12 @@ class RegistryLogin:
         if _registry_host(auth.registry or host) != host:
             report.add(
                 (*_KEY, "registry"),
-                f"the image comes from {host}, which gets no login that is for another registry",
-                "name the image's registry, or leave the key out",
+                f"the image comes from {host}, which gets no login for another registry",
+                "name the image's registry, or remove the key",
             )
         path = (*_KEY, "secret_name")
         name = auth.secret_name or "DOCKER_REGISTRY_" + host.replace(":", "_")
-        place = report.tree.location(path if auth.secret_name else _KEY)
+        location = report.tree.location(path if auth.secret_name else _KEY)
         try:
             check_name(name)
         except InvalidName as error:
@@ -97,34 +97,33 @@ class RegistryLogin:
         return cls(
             f"the login to {host}",
             str(package.config_file),
-            (DeclaredSecret(name, place.line if place else None),),
+            (DeclaredSecret(name, location.line if location else None),),
             is_json_key,
         )
 
     def read(self, source: SecretSource, allow_missing: Collection[str] = ()) -> Credentials | None:
-        """The credentials; None when they may lack, and do.
+        """The credentials; None if the secret is missing and is one of `allow_missing`.
 
         Raises:
             SecretsMissing, Denied, Unreachable: see `read_secrets`.
-            HostError: the secret has another form.
+            HostError: the value is not a login.
         """
-        held = read_secrets(self, source, allow_missing)
-        for name, delivered in held.items():
+        for name, delivered in read_secrets(self, source, allow_missing).items():
             value = delivered.value
             if self.is_json_key:
-                return Credentials(name, _USER_OF_JSON, value, value)
-            user, colon, password = _trimmed(value).partition(b":")
+                return Credentials(name, _JSON_KEY_USER, value, value)
+            user, colon, password = _decode(value).partition(b":")
             if not (colon and user and password):
                 raise HostError(
-                    f"the secret {name} is no login: neither USER:PASSWORD nor that in base64",
-                    hint=f"set it anew: gusset secret set {name}",
+                    f"the secret {name} is no login: it is neither USER:PASSWORD nor USER:PASSWORD in base64",
+                    hint=f"set it again: gusset secret set {name}",
                 )
             return Credentials(name, user.decode(), SecretValue(password), value)
         return None
 
 
 def registry_of(image: str) -> str:
-    """The host of the registry that an image's name leads to, with its port if it has one."""
+    """The host of the registry of an image, with its port if the image's name has one."""
     first, slash, _ = image.partition("/")
     return _registry_host(first) if slash and ("." in first or ":" in first or first == "localhost") else HUB
 
@@ -134,8 +133,8 @@ def _registry_host(registry: str) -> str:
     return HUB if host in _HUBS else host
 
 
-def _trimmed(value: SecretValue) -> bytes:
-    """USER:PASSWORD, which may be in base64, as people keep it for Truss; or whatever it is."""
+def _decode(value: SecretValue) -> bytes:
+    """USER:PASSWORD, if necessary decoded from base64, as people keep it for Truss; empty if no text."""
     text = value.reveal().strip()
     if b":" not in text:
         try:

@@ -1,4 +1,4 @@
-"""Whose containers, volumes and folders are whose: a name for one run of gusset."""
+"""A name for one run of gusset, by which its containers, volumes and folders are found."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import os
 from functools import cache
 from pathlib import Path
 
-OWNER = "gusset.owner"  # the label that bears the name
+RUN_ID_LABEL = "gusset.owner"  # of containers and volumes
 
 
 def run_id() -> str:
-    """What stands for this process in labels and folders: its number, when it began, and where."""
+    """The name of this process's run: its process id, its start time, and its machine and PID namespace."""
     return f"{os.getpid()}-{_process_started_at(os.getpid())}-{_process_namespace()}"
 
 
 def run_has_ended(name: str) -> bool:
-    """Whether the process of that `run_id` has surely ended; of another machine's that is not known."""
+    """Whether the process of that `run_id` has certainly ended; False if it may run on another machine."""
     pid, _, rest = name.partition("-")
-    began, _, where = rest.partition("-")
-    return pid.isdecimal() and where == _process_namespace() and _process_started_at(int(pid)) != began
+    started_at, _, namespace = rest.partition("-")
+    if not pid.isdecimal() or namespace != _process_namespace():
+        return False
+    return _process_started_at(int(pid)) != started_at
 
 
 @cache
 def _process_namespace() -> str:
-    """A name for this machine and for what its process numbers mean: in a container they mean other ones."""
+    """A name for this machine and PID namespace, outside of which a process id means another process."""
     try:
         machine = Path("/etc/machine-id").read_text("utf-8", "replace").strip()
     except OSError:
@@ -34,6 +36,7 @@ def _process_namespace() -> str:
 
 
 def _process_started_at(pid: int) -> str:
+    """The start time of a process in clock ticks since boot; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

@@ -1,8 +1,8 @@
-"""Makes sockets in a container's network: `python -P -m gusset.containers.network.netns_helper PID FD`.
+"""Opens sockets in a container's network: `python -P -m gusset.containers.network.netns_helper PID FD`.
 
-A process of its own, since only one with a single thread may enter the user
-namespace in which it has the right to. It asks nothing and holds no value: for
-each byte on the socket FD it hands back two sockets, until that closes.
+A process of its own, because only a single-threaded process may enter the user
+namespace whose capabilities it needs. It holds no secret. For each byte that it
+reads from the socket FD it sends back two sockets, until FD is closed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ADDRESSES = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 def enter(namespace: int, kind: int) -> None:
-    """Have this thread be in the namespace of that descriptor.
+    """Move this thread into the namespace of that descriptor.
 
     Raises:
-        OSError: it may not.
+        OSError: it may not enter.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(namespace, kind) != 0:
@@ -32,24 +32,24 @@ def enter(namespace: int, kind: int) -> None:
 
 
 def sockets() -> list[socket.socket]:
-    """One for each family of `ADDRESSES`, of the network that this thread is in."""
-    made = []
+    """One non-blocking socket for each family of `ADDRESSES`, in the network of this thread."""
+    opened = []
     for family in ADDRESSES:
         with contextlib.suppress(OSError):  # a kernel without that family
-            made.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
-    return made
+            opened.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+    return opened
 
 
 def main(pid: int, descriptor: int) -> int:
-    """`pid` is a process of the container's."""
+    """`pid` is a process in the container."""
     for kind, flag in (("user", _CLONE_NEWUSER), ("net", CLONE_NEWNET)):
         with open(f"/proc/{pid}/ns/{kind}") as namespace:  # noqa: PTH123  # pathlib is slow to import
             enter(namespace.fileno(), flag)
-    with socket.socket(fileno=descriptor) as asked:
-        while asked.recv(1):
-            made = sockets()
-            socket.send_fds(asked, [b"."], [each.fileno() for each in made])
-            for each in made:
+    with socket.socket(fileno=descriptor) as requests:
+        while requests.recv(1):
+            opened = sockets()
+            socket.send_fds(requests, [b"."], [each.fileno() for each in opened])
+            for each in opened:
                 each.close()
     return 0
 

@@ -1,4 +1,4 @@
-"""Connections to the server in a container, also to one that listens on its own 127.0.0.1 only."""
+"""Connections to the server in a container, even to one that listens only on the container's 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -15,46 +15,53 @@ from typing import Protocol
 from gusset.containers.network.netns_helper import ADDRESSES, CLONE_NEWNET, enter, sockets
 from gusset.runtime.environment import child_environment
 
+_CAP_SYS_ADMIN = 21  # its bit in a set of capabilities
+
 
 class Network(Protocol):
-    """A way to a server."""
+    """Connects to a server."""
 
     async def connect(self) -> socket.socket:
-        """A connected socket that does not block.
+        """A connected, non-blocking socket.
 
         Raises:
-            OSError: nobody listens there (yet).
+            OSError: nothing listens there (yet).
         """
 
     def close(self) -> None:
-        """Let go of what was held for it."""
+        """Release what was opened for it."""
 
 
 class EnteredNetns:
-    """Makes sockets in the network of a container, from a thread that has entered it. Needs root.
+    """Opens sockets in a container's network, on a thread that has entered it. Needs root."""
 
-    Raises:
-        OSError: the container has ended.
-    """
-
-    def __init__(self, pid: int, port: int) -> None:
-        """`pid` is a process of the container's."""
+    def __init__(self, namespace: int, port: int) -> None:
+        """Takes ownership of `namespace`, a descriptor of a network namespace."""
         self._port = port
-        self._namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._namespace = namespace
         self._entered = False
-        # One thread, which never leaves the container's network again.
+        # One thread, which stays in the container's network for good.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "gusset-network")
 
-    def _make(self) -> list[socket.socket]:
+    @classmethod
+    def open(cls, pid: int, port: int) -> EnteredNetns:
+        """For the container of the process `pid`.
+
+        Raises:
+            OSError: the container has ended.
+        """
+        return cls(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC), port)
+
+    async def connect(self) -> socket.socket:
+        """See `Network.connect`."""
+        opened = await asyncio.get_running_loop().run_in_executor(self._thread, self._open_sockets)
+        return await _connect_any(opened, self._port)
+
+    def _open_sockets(self) -> list[socket.socket]:
         if not self._entered:
             enter(self._namespace, CLONE_NEWNET)
             self._entered = True
         return sockets()
-
-    async def connect(self) -> socket.socket:
-        """See `Network.connect`."""
-        made = await asyncio.get_running_loop().run_in_executor(self._thread, self._make)
-        return await _connected(made, self._port)
 
     def close(self) -> None:
         """See `Network.close`."""
@@ -63,13 +70,20 @@ class EnteredNetns:
 
 
 class HelperNetns:
-    """The same without root, for a container of our own account's: through a `doorway`."""
+    """The same without root, for a container of this account, by a process of `netns_helper`."""
 
-    def __init__(self, pid: int, port: int) -> None:
-        """`pid` is a process of the container's."""
+    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, port: int) -> None:
+        """Takes ownership of the process and of gusset's end of its socket."""
+        self._process = process
+        self._socket = sock
         self._port = port
-        self._ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "gusset-network")
+
+    @classmethod
+    def start(cls, pid: int, port: int) -> HelperNetns:
+        """For the container of the process `pid`."""
+        ours, theirs = socket.socketpair()
+        process = subprocess.Popen(
             [
                 sys.executable,
                 "-P",
@@ -86,27 +100,27 @@ class HelperNetns:
             start_new_session=True,
         )
         theirs.close()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "gusset-network")
+        return cls(process, ours, port)
 
-    def _make(self) -> list[socket.socket]:
-        self._ours.send(b".", socket.MSG_NOSIGNAL)
-        data, descriptors, _, _ = socket.recv_fds(self._ours, 1, len(ADDRESSES))
+    async def connect(self) -> socket.socket:
+        """See `Network.connect`."""
+        opened = await asyncio.get_running_loop().run_in_executor(self._thread, self._request_sockets)
+        for each in opened:
+            each.setblocking(False)
+        return await _connect_any(opened, self._port)
+
+    def _request_sockets(self) -> list[socket.socket]:
+        self._socket.send(b".", socket.MSG_NOSIGNAL)
+        data, descriptors, _, _ = socket.recv_fds(self._socket, 1, len(ADDRESSES))
         if not data:
             raise ConnectionRefusedError("the container's network cannot be entered")
         return [socket.socket(fileno=each) for each in descriptors]
 
-    async def connect(self) -> socket.socket:
-        """See `Network.connect`."""
-        made = await asyncio.get_running_loop().run_in_executor(self._thread, self._make)
-        for each in made:
-            each.setblocking(False)
-        return await _connected(made, self._port)
-
     def close(self) -> None:
         """See `Network.close`."""
-        self._ours.shutdown(socket.SHUT_RDWR)  # ends the process, and a wait for it
+        self._socket.shutdown(socket.SHUT_RDWR)  # ends the process, and a `recv_fds` that waits for it
         self._thread.shutdown(cancel_futures=True)
-        self._ours.close()
+        self._socket.close()
         self._process.wait()
 
 
@@ -118,22 +132,22 @@ class HostNetwork:
 
     async def connect(self) -> socket.socket:
         """See `Network.connect`."""
-        return await _connected(sockets(), self._port)
+        return await _connect_any(sockets(), self._port)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 class PublishedPort:
-    """Connects to the door of a `sidecar`, which asks for a word first."""
+    """Connects to the published port of a sidecar, which forwards connections that begin with a password."""
 
-    def __init__(self, address: tuple[str, int] | str, word: str) -> None:
+    def __init__(self, address: tuple[str, int] | str, password: str) -> None:
         """`address` is a host and a port, or a socket's path."""
         self._address = address
-        self._word = f"{word}\n".encode()
+        self._first_line = f"{password}\n".encode()
 
     async def connect(self) -> socket.socket:
-        """See `Network.connect`; that nobody listens behind the door shows as an end at once."""
+        """See `Network.connect`. If no server listens behind the port, the connection ends at once."""
         loop = asyncio.get_running_loop()
         sock = socket.socket(socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET)
         try:
@@ -141,41 +155,41 @@ class PublishedPort:
             await loop.sock_connect(sock, self._address)
             if sock.family == socket.AF_INET:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_sendall(sock, self._word)
+            await loop.sock_sendall(sock, self._first_line)
         except BaseException:
             sock.close()
             raise
         return sock
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def may_enter() -> bool:
-    """Whether this process may enter the networks of all containers: root may, with its capabilities."""
+    """Whether this process may enter the networks of all containers, which needs CAP_SYS_ADMIN."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> 21 & 1)  # CAP_SYS_ADMIN
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
     return False
 
 
-async def _connected(made: Sequence[socket.socket], port: int) -> socket.socket:
-    """The first of the sockets that finds a server; the others are closed."""
+async def _connect_any(candidates: Sequence[socket.socket], port: int) -> socket.socket:
+    """The first of the sockets that connects; the others are closed."""
     loop = asyncio.get_running_loop()
-    fault = OSError("no address family")
-    kept = None
+    failure = OSError("no address family")
+    connected = None
     try:
-        for sock in made:
+        for sock in candidates:
             try:
                 await loop.sock_connect(sock, (ADDRESSES[sock.family], port))
             except OSError as error:
-                fault = error if isinstance(error, ConnectionRefusedError) else fault
+                failure = error if isinstance(error, ConnectionRefusedError) else failure
                 continue
-            kept = sock
-            kept.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return kept
+            connected = sock
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
     finally:
-        for sock in made:
-            if sock is not kept:
+        for sock in candidates:
+            if sock is not connected:
                 sock.close()
-    raise fault
+    raise failure

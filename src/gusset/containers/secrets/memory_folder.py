@@ -1,8 +1,7 @@
-"""Memory-backed folders that hold secrets as files, for one process or for one container.
+"""Folders in memory with secrets as files, for one process or for one container.
 
-Knows nothing of where values come from. A folder is gone when its owner closes
-it, and also when the owner is killed: a reaper process waits on a pipe that
-only the owner holds open.
+The process that creates a `SecretsFolder` has a child that removes it when the
+process is killed. For a `ContainerFolder`, `gusset.containers.reaper` does that.
 """
 
 from __future__ import annotations
@@ -19,30 +18,36 @@ from gusset.errors import HostError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
-_MARK = "gusset-"  # what the names of our folders begin with
+_PREFIX = "gusset-"  # of the names of the folders
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
 class SecretsFolder:
-    """A folder 0700 in memory, each secret a file 0400 in it, exact to the byte.
+    """A folder 0700 in memory that contains each secret, to the exact byte, as a file 0400."""
 
-    Must be opened before its process starts threads, since the reaper is forked.
+    def __init__(self, path: Path, reaper: int) -> None:
+        """`reaper` is the descriptor whose end removes the folder: see `_start_reaper`."""
+        self.path = path
+        self._reaper = reaper
 
-    Raises:
-        HostError: this machine has no memory-backed place that we may write to.
-    """
+    @classmethod
+    def create(cls, values: Mapping[str, SecretValue]) -> SecretsFolder:
+        """Create the folder and its files. This forks, so call it before the process starts threads.
 
-    def __init__(self, values: Mapping[str, SecretValue]) -> None:
+        Raises:
+            HostError: there is no folder in memory that this account may write to, or no room.
+        """
         for name in values:
             check_name(name)
-        self.path = Path(tempfile.mkdtemp(prefix=_MARK, dir=_memory()))
-        self._held_open = _start_reaper(self.path)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory()))
+        folder = cls(path, _start_reaper(path))
         try:
             for name, value in values.items():
-                self._write(name, value)
+                folder._write(name, value)
         except OSError as error:
-            self.close()
-            raise HostError(f"cannot write secrets to {self.path}: {error.strerror}") from error
+            folder.close()
+            raise HostError(f"cannot write secrets to {path}: {error.strerror}") from error
+        return folder
 
     def _write(self, name: str, value: SecretValue) -> None:
         fd = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
@@ -50,11 +55,11 @@ class SecretsFolder:
             file.write(value.reveal())
 
     def close(self) -> None:
-        """Remove folder and files; the reaper then has nothing left to do and ends."""
+        """Remove the folder and its files; the reaper process then ends."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._held_open >= 0:
-            os.close(self._held_open)
-            self._held_open = -1
+        if self._reaper >= 0:
+            os.close(self._reaper)
+            self._reaper = -1
 
     def __enter__(self) -> SecretsFolder:
         return self
@@ -66,29 +71,40 @@ class SecretsFolder:
 
 
 class ContainerFolder:
-    """The secrets of one container: `path` is what it gets as /secrets, each a file 0400 of its user's.
+    """The secrets of one container. `path` is mounted there as /secrets; each is a file 0400 of its user.
 
-    `path` lies in a folder 0700 of our own, so that on this machine nobody but
-    us comes near it. A file appears, and is replaced, whole. Whoever owns this
-    sees to its removal, also after having been killed.
-
-    Raises:
-        HostError: this machine has no memory-backed place that we may write to.
+    `path` lies in a folder 0700 of this account, so other accounts of this machine cannot
+    reach it. Files appear, and are replaced, as a whole. If the process is killed, the
+    reaper removes the folder.
     """
 
-    def __init__(self, owner: str, user: tuple[int, int] | None) -> None:
-        """`owner` goes into the folder's name, for `remove_all`.
-
-        `user` owns the files inside the container; None when that is who we are.
-        """
-        self.home = Path(tempfile.mkdtemp(prefix=f"{_MARK}{owner}-", dir=_memory()))
-        self.path = self.home / "secrets"
-        self.path.mkdir()
-        self.path.chmod(0o755)  # whoever the container runs as has to come to its files
+    def __init__(self, parent: Path, user: tuple[int, int] | None) -> None:
+        """`parent` is the folder 0700. `user` is as in `create`."""
+        self._parent = parent
+        self.path = parent / "secrets"
         self._user = user
 
+    @classmethod
+    def create(cls, run_id: str, user: tuple[int, int] | None) -> ContainerFolder:
+        """Create the folder, without files.
+
+        `run_id` goes into its name, for `remove_all`. `user` is the user and group id of
+        the files; None means this process's own.
+
+        Raises:
+            HostError: there is no folder in memory that this account may write to.
+        """
+        folder = cls(Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{run_id}-", dir=_memory())), user)
+        folder.path.mkdir()
+        folder.path.chmod(0o755)  # the container's user has to be able to enter it
+        return folder
+
     def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """Have exactly these values, each file replaced at once."""
+        """Make these the only values; each file is replaced atomically.
+
+        Raises:
+            HostError: there is no room for them.
+        """
         try:
             for name, value in values.items():
                 check_name(name)
@@ -100,50 +116,51 @@ class ContainerFolder:
             raise HostError(f"cannot write secrets to {self.path}: {error.strerror}") from None
 
     def _write(self, name: str, value: SecretValue) -> None:
-        beside = self.home / "next"
-        beside.unlink(missing_ok=True)
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        new = self._parent / "next"
+        new.unlink(missing_ok=True)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         with os.fdopen(fd, "wb") as file:
             file.write(value.reveal())
             if self._user is not None:
                 os.fchown(file.fileno(), *self._user)
-        beside.rename(self.path / name)
+        new.rename(self.path / name)
 
     def close(self) -> None:
-        shutil.rmtree(self.home, ignore_errors=True)
+        """Remove the folder and its files."""
+        shutil.rmtree(self._parent, ignore_errors=True)
 
 
 def remove_all(matches: Callable[[str], bool]) -> None:
-    """Remove the folders of containers whose owner is meant."""
-    for folder in _memory().glob(f"{_MARK}*-*-*-*"):
-        owner = folder.name.removeprefix(_MARK).rpartition("-")[0]
-        if matches(owner) and folder.stat().st_uid == os.getuid():
+    """Remove the folders of containers whose run id matches."""
+    for folder in _memory().glob(f"{_PREFIX}*-*-*-*"):
+        run_id = folder.name.removeprefix(_PREFIX).rpartition("-")[0]
+        if matches(run_id) and folder.stat().st_uid == os.getuid():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _memory() -> Path:
-    """A folder in memory that this user may write to: the session's own, else the shared one."""
+    """A folder in memory that this account may write to: the login session's, else the shared one."""
     runtime = Path(f"/run/user/{os.getuid()}")
-    for place in (runtime, Path("/dev/shm")):  # noqa: S108  # checked to be in memory; mkdtemp makes it 0700
-        if os.access(place, os.W_OK | os.X_OK) and _file_system(place) in _IN_MEMORY:
-            return place
+    for path in (runtime, Path("/dev/shm")):  # noqa: S108  # checked to be in memory; mkdtemp makes it 0700
+        if os.access(path, os.W_OK | os.X_OK) and _file_system(path) in _IN_MEMORY:
+            return path
     raise HostError(
         "there is no memory-backed folder to put secrets in",
         hint="mount a tmpfs on /dev/shm; secrets are never written to disk",
     )
 
 
-def _file_system(place: Path) -> str | None:
-    """The type of the file system that `place` is on: that of the longest mount point above it."""
+def _file_system(path: Path) -> str | None:
+    """The type of the file system that `path` is on: that of the longest mount point above it."""
     mounts = {}
     for line in Path("/proc/self/mounts").read_text("utf-8", "surrogateescape").splitlines():
         _, point, kind, *_ = line.split(" ")
         mounts[Path(point)] = kind  # a later mount hides an earlier one
-    return next((mounts[above] for above in (place, *place.parents) if above in mounts), None)
+    return next((mounts[above] for above in (path, *path.parents) if above in mounts), None)
 
 
 def _start_reaper(folder: Path) -> int:
-    """Fork a process that removes `folder` when the returned descriptor is closed, however that happens."""
+    """Fork a process that removes `folder` when the returned descriptor is closed, for whatever reason."""
     read, write = os.pipe()
     if os.fork():
         os.close(read)
@@ -153,7 +170,7 @@ def _start_reaper(folder: Path) -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         os.close(write)
-        for stream in (0, 1, 2):  # so that nobody waits for our copies of the caller's pipes
+        for stream in (0, 1, 2):  # else readers of the caller's pipes would wait for this process
             os.close(stream)
         os.read(read, 1)
         shutil.rmtree(folder, ignore_errors=True)

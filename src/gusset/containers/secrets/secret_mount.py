@@ -1,4 +1,4 @@
-"""What one container is given from outside: a place for its secrets, and a way to its server."""
+"""What one container gets from outside: its secrets as files, and connections to its server."""
 
 from __future__ import annotations
 
@@ -15,72 +15,83 @@ from gusset.secrets.value import SecretValue
 
 
 class SecretMount(Protocol):
-    """For one container, from before it is made until it is removed. Everything here blocks."""
+    """Belongs to one container, from before its creation until after its removal. All methods block."""
 
     @property
     def source(self) -> Path | str:
-        """What the container gets as /secrets: a folder of this machine's, or a volume by its name."""
+        """What is mounted as /secrets: a folder of this machine, or the name of a volume."""
 
     @property
     def network(self) -> str | None:
-        """The container's network, as the engine's API has it; None is the engine's own choice."""
+        """The container's network mode in the engine's API; None leaves it to the engine."""
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """Have exactly these values there, each file replaced at once.
+        """Make these the only values; each file is replaced atomically.
 
         Raises:
-            HostError: that cannot be done (now).
+            HostError: they cannot be written (now).
         """
 
-    def started(self, container: Container) -> Network | None:
-        """The way to the server in the container, which has just started; None when it has ended already.
+    def connect_network(self, container: Container) -> Network | None:
+        """Connections to the server in the container, which has just started; None if it has ended already.
 
         Raises:
-            HostError: there is none.
+            HostError: they cannot be made.
         """
 
     def close(self) -> None:
-        """Let go of all of it, after the container was removed."""
+        """Remove the values and release everything, after the container has been removed."""
 
 
 class LocalMount:
-    """For an engine which takes our files: a folder in this machine's memory; its network is entered."""
+    """A folder in this machine's memory, for an engine that can mount it. Enters the container's network."""
 
     def __init__(
-        self, user: tuple[int, int] | None, port: int, *, host_network: bool, may_leave_core: bool
+        self, folder: ContainerFolder, port: int, *, host_network: bool, may_leave_core: bool
     ) -> None:
-        """`user` owns the files; None when that is who we are. `port` is the server's.
-
-        Raises:
-            HostError: this machine has no memory-backed place that we may write to.
-        """
-        self._folder = ContainerFolder(run_id(), user)
+        """Takes ownership of the folder. `port` is the server's."""
+        self._folder = folder
         self._port = port
         self._may_leave_core = may_leave_core
-        self._held = contextlib.ExitStack()
-        self._held.callback(self._folder.close)
-        self.source = self._folder.path
+        self._resources = contextlib.ExitStack()
+        self._resources.callback(folder.close)
+        self.source = folder.path
         self.network = "host" if host_network else None
+
+    @classmethod
+    def create(
+        cls, user: tuple[int, int] | None, port: int, *, host_network: bool, may_leave_core: bool
+    ) -> LocalMount:
+        """`user` is the user and group id of the files; None: this process's own.
+
+        Raises:
+            HostError: there is no folder in memory that this account may write to.
+        """
+        folder = ContainerFolder.create(run_id(), user)
+        return cls(folder, port, host_network=host_network, may_leave_core=may_leave_core)
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
         """See `SecretMount.replace`."""
         self._folder.replace(values)
 
-    def started(self, container: Container) -> Network | None:
-        """See `SecretMount.started`."""
+    def connect_network(self, container: Container) -> Network | None:
+        """See `SecretMount.connect_network`."""
         if not self._may_leave_core:
             container.leave_no_core()
-        network: Network | None = HostNetwork(self._port) if self.network else self._entered(container.pid())
+        network: Network | None = HostNetwork(self._port) if self.network else self._enter(container.pid())
         if network is not None:
-            self._held.callback(network.close)
+            self._resources.callback(network.close)
         return network
 
-    def _entered(self, pid: int) -> Network | None:
-        if pid:
-            with contextlib.suppress(OSError):  # it has ended
-                return EnteredNetns(pid, self._port) if may_enter() else HelperNetns(pid, self._port)
+    def _enter(self, pid: int) -> Network | None:
+        if not pid:
+            return None
+        with contextlib.suppress(OSError):  # it has ended
+            if may_enter():
+                return EnteredNetns.open(pid, self._port)
+            return HelperNetns.start(pid, self._port)
         return None
 
     def close(self) -> None:
         """See `SecretMount.close`."""
-        self._held.close()
+        self._resources.close()

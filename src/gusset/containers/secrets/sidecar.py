@@ -1,9 +1,10 @@
-"""Secrets for a container whose engine does not take our files: another machine's, or Docker's without root.
+"""Secrets for containers of an engine that cannot mount gusset's files: far away, or Docker without root.
 
-A sidecar, one for each container, holds a volume in the engine's memory and
-writes into it what it is told over its standard input. When that ends, also
-because gusset was killed, so do the files and it. The container shares its
-network, in which it leads connections to the server's port.
+Each container has a sidecar: a second container that mounts a volume in the
+engine's memory and writes into it the values that it reads from its standard
+input. At the end of the input, also because gusset was killed, the sidecar
+removes the files and ends. The container shares the sidecar's network, in which
+the sidecar forwards connections to the server.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 
-from gusset.containers.engine.container import Container
+from gusset.containers.engine import leftovers
+from gusset.containers.engine.container import Container, Pipe
 from gusset.containers.engine.engine import Engine
+from gusset.containers.engine.images import Image
 from gusset.containers.engine.run_id import run_id
 from gusset.containers.network.network import HostNetwork, Network, PublishedPort
 from gusset.errors import HostError
@@ -23,36 +26,36 @@ from gusset.secrets.value import SecretValue
 
 IMAGE = "busybox:stable"
 
-_DOORS = (61234, 61235)  # ports in the container's network; above what systems give out by themselves
+_PUBLISHED_PORTS = (61234, 61235)  # one that the server does not use; above the usual ephemeral ports
 
-# Reads a line with the word, both ports and the owner, then commands. A shell
-# takes its lines byte by byte, and so does dd its part: nothing is read ahead.
-# Whoever connects to the door has to know the word first: neighbours of the
-# container's and other accounts of this machine's may come to it. The second
-# address is for a server that is not at the first: after a connection that broke
-# it would get the rest of a request as a new one. No secret's name starts as
-# that of the file does which is not yet whole.
+# Reads a line with the password, the published port, the server's port and the
+# files' user; then commands. Nothing is read ahead: a shell reads its lines byte
+# by byte, and so does dd. Each connection to the published port has to begin with
+# the password, because other containers and accounts of the machine can connect
+# to it. ::1 is tried only if 127.0.0.1 refuses the connection: after one that
+# broke, the rest of a request would be read as a new one. The name of the file
+# that is not complete yet is none that a secret can have.
 _SCRIPT = r"""
-read -r word door port owner
-export word port
-[ "$door" = - ] || nc -BACKLOG -p "$door" -e sh -c '
-  read -r -t 10 -n 33 said && [ "$said" = "$word" ] || exit
+read -r password published port user
+export password port
+[ "$published" = - ] || nc -BACKLOG -p "$published" -e sh -c '
+  read -r -t 10 -n 33 line && [ "$line" = "$password" ] || exit
   exec 3>&1
   case $(nc 127.0.0.1 "$port" 2>&1 >&3) in *refused*) exec nc ::1 "$port" ;; esac' 2>/dev/null &
 echo done
-while read -r what name size; do
-  case $what in
+while read -r command name size; do
+  case $command in
   put)
     rm -f /secrets/..next
     (umask 377; exec dd bs=1 count="$size" of=/secrets/..next 2>/dev/null) &&
       [ "$(stat -c %s /secrets/..next)" = "$size" ] &&
-      chown "$owner" /secrets/..next && mv -f /secrets/..next "/secrets/$name" || exit 1 ;;
+      chown "$user" /secrets/..next && mv -f /secrets/..next "/secrets/$name" || exit 1 ;;
   drop) rm -f "/secrets/$name" ;;
   esac
   echo done
 done
 rm -rf /secrets/* /secrets/.[!.]* /secrets/..next
-""".replace("BACKLOG", "l" * 128)  # nc counts: so many may wait
+""".replace("BACKLOG", "l" * 128)  # nc takes the number of letters as the length of its queue
 
 
 class SidecarMount:
@@ -61,73 +64,113 @@ class SidecarMount:
     def __init__(
         self,
         engine: Engine,
+        container: Container,
+        *,
+        volume: str,
+        pipe: Pipe,
+        port: int,
+        published_port: int | None,
+        password: str,
+        resources: contextlib.ExitStack,
+    ) -> None:
+        """For a sidecar that runs: see `start`. `published_port` is None on the host's network."""
+        self._engine = engine
+        self._container = container
+        self._pipe = pipe
+        self._port = port
+        self._published_port = published_port
+        self._password = password
+        self._resources = resources
+        self._names: set[str] = set()
+        self.source = volume
+        self.network = "host" if published_port is None else f"container:{container.id}"
+
+    @classmethod
+    def start(
+        cls,
+        engine: Engine,
         user: tuple[int, int],
         port: int,
-        tell: Callable[[str], object],
         *,
+        on_progress: Callable[[str], object],
         host_network: bool,
-    ) -> None:
-        """`user` owns the files; `port` is the server's. `tell` hears how far the pull of its image is.
+    ) -> SidecarMount:
+        """Create a volume and a sidecar, and start the sidecar.
+
+        `user` is the user and group id of the files, and `port` the server's.
+        `on_progress` is called with texts about the pull of the sidecar's image.
 
         Raises:
-            HostError: there is no image for it, or the engine has gone.
+            HostError: there is no image for it, or the engine does not respond.
             ModelFailed: the engine refuses it.
         """
-        self._engine = engine
-        self._port = port
-        self._word = secrets.token_hex(16)
-        self._names: set[str] = set()
-        try:
-            image = engine.images.get(IMAGE, tell)
-        except HostError as error:
-            raise HostError(
-                error.message,
-                hint="a container of it holds the secrets, since this engine takes no files of gusset's: "
-                "load it into the engine under that name (docs/images.md)",
-            ) from None
-        self._door = door = None if host_network else next(each for each in _DOORS if each != port)
+        image = _find_image(engine, on_progress)
+        published_port = None if host_network else next(each for each in _PUBLISHED_PORTS if each != port)
         with contextlib.ExitStack() as stack:
-            self.source = engine.create_volume(run_id())
-            stack.callback(engine.remove_volume, self.source)
-            self._container = engine.create_sidecar(
-                image, _SCRIPT, volume=self.source, owner=run_id(), port=door
+            volume = engine.create_volume(run_id())
+            stack.callback(leftovers.remove_volume, engine.api, volume)
+            container = engine.create_sidecar(
+                image, _SCRIPT, volume=volume, run_id=run_id(), port=published_port
             )
-            stack.callback(self._container.remove)
-            self.network = f"container:{self._container.id}" if door else "host"
-            self._pipe = self._container.pipe()
-            stack.callback(self._pipe.close)
-            self._container.start()
-            self._ask(f"{self._word} {door or '-'} {port} {user[0]}:{user[1]}\n".encode())
-            self._held = stack.pop_all()
+            stack.callback(container.remove)
+            pipe = container.pipe()
+            stack.callback(pipe.close)
+            container.start()
+            password = secrets.token_hex(16)
+            _send(pipe, f"{password} {published_port or '-'} {port} {user[0]}:{user[1]}\n".encode())
+            return cls(
+                engine,
+                container,
+                volume=volume,
+                pipe=pipe,
+                port=port,
+                published_port=published_port,
+                password=password,
+                resources=stack.pop_all(),
+            )
 
     def replace(self, values: Mapping[str, SecretValue]) -> None:
         """See `SecretMount.replace`."""
         for name, value in values.items():
             check_name(name)
             data = value.reveal()
-            self._ask(b"put %s %d\n%s" % (name.encode(), len(data), data))
+            _send(self._pipe, b"put %s %d\n%s" % (name.encode(), len(data), data))
             self._names.add(name)
         for name in self._names - set(values):
-            self._ask(b"drop %s\n" % name.encode())
+            _send(self._pipe, b"drop %s\n" % name.encode())
             self._names.remove(name)
 
-    def _ask(self, command: bytes) -> None:
-        if self._pipe.ask(command) != b"done\n":
-            self._pipe.close()  # whatever was half said: it ends of that, and all is made anew
-            raise HostError("the container that holds the secrets has ended")
-
-    def started(self, container: Container) -> Network:
-        """See `SecretMount.started`."""
+    def connect_network(self, container: Container) -> Network:
+        """See `SecretMount.connect_network`."""
         threading.Thread(target=self._end_with, args=(container,), name="gusset-sidecar", daemon=True).start()
-        if self._door is None:
+        if self._published_port is None:
             return HostNetwork(self._port)
-        return PublishedPort(self._engine.published(self._container, self._door), self._word)
+        address = self._engine.published(self._container, self._published_port)
+        return PublishedPort(address, self._password)
 
     def _end_with(self, container: Container) -> None:
-        """Without its secrets and its network the container is to be started anew."""
+        """Kill the container when the sidecar ends: without secrets and network it has to be replaced."""
         self._container.wait()
         container.kill()
 
     def close(self) -> None:
-        """See `SecretMount.close`; the volume goes with the sidecar."""
-        self._held.close()
+        """See `SecretMount.close`."""
+        self._resources.close()
+
+
+def _send(pipe: Pipe, command: bytes) -> None:
+    """Send a command, and wait until the sidecar has carried it out."""
+    if pipe.request(command) != b"done\n":
+        pipe.close()  # perhaps within a command: this ends the sidecar, and both containers are replaced
+        raise HostError("the container that holds the secrets has ended")
+
+
+def _find_image(engine: Engine, on_progress: Callable[[str], object]) -> Image:
+    try:
+        return engine.images.get(IMAGE, on_progress)
+    except HostError as error:
+        raise HostError(
+            error.message,
+            hint="a container of it holds the secrets, since this engine cannot mount files of gusset: "
+            "load it into the engine under that name (docs/images.md)",
+        ) from None
