@@ -40,7 +40,7 @@ IMAGES = {
     "root": "",
     "user": "RUN useradd --uid 4321 server\nUSER server",
     "number": "USER 4321:4321",
-    "stranger": "USER nobody-knows-me",
+    "unknown-user": "USER nobody-knows-me",
     "shell-less": "RUN rm -f /bin/sh /bin/bash /bin/dash\nUSER 4321",
     "passwd-less": "RUN rm -f /etc/passwd",
     "starts-itself": 'ENTRYPOINT ["python3", "/app/inside.py", "8000"]',
@@ -49,8 +49,8 @@ IMAGES = {
 
 
 @dataclass(frozen=True)
-class Way:
-    """To an engine: the command that asks it, what `serve` is started with, and from what."""
+class EngineAccess:
+    """How tests reach an engine: `command` controls it; `serve` runs as `before PYTHON -m gusset` with `environ`."""
 
     command: Sequence[str] = ("podman",)
     before: Sequence[str] = ()
@@ -62,79 +62,77 @@ class Way:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         return subprocess.run([*self.command, "version"], capture_output=True, check=False).returncode == 0
 
     def labelled(self, *command: str, id: str = "ID") -> list[tuple[str, str, str]]:
-        """What the engine lists: the id, its owner, and the deployment's name, if it has one."""
+        """What the engine lists of gusset's: ids, run ids, and the names of deployments, which may be empty."""
         label = "index .Labels" if "podman" in self.command else ".Label"
         line = f'{{{{.{id}}}}}/{{{{{label} "gusset.owner"}}}}/{{{{{label} "gusset.name"}}}}'
         rows = self(*command, "--filter", "label=gusset.owner", "--format", line).splitlines()
         return [(each[0], each[1], each[2]) for each in (row.split("/") for row in rows)]
 
-    def owned(self, beginning: str) -> list[str]:
-        """Containers and volumes that are there of an owner whose name begins so."""
-        there = self.labelled("ps", "-a", "--no-trunc") + self.labelled("volume", "ls", id="Name")
-        return [id_ for id_, owner, _ in there if owner.startswith(beginning)]
+    def of_runs(self, prefix: str) -> list[str]:
+        """The containers and volumes of runs whose run id begins with `prefix`."""
+        found = self.labelled("ps", "-a", "--no-trunc") + self.labelled("volume", "ls", id="Name")
+        return [id_ for id_, run_id, _ in found if run_id.startswith(prefix)]
 
 
-podman = Way()
+podman = EngineAccess()
 
 
-def forget(image: str) -> None:
-    """Remove an image; one that Podman still finds a container of, which is being removed, may stay."""
+def remove_image(image: str) -> None:
+    """Remove an image, unless Podman still has a container of it, which may be on its way out."""
     subprocess.run(["podman", "rmi", "-f", image], capture_output=True, check=False)
 
 
-def unless(reason: str | None) -> None:
-    """Skip the test for that reason; in CI nothing may lack."""
+def skip_if(reason: str | None) -> None:
+    """Skip the test if there is a reason; in CI, fail it."""
     if reason and os.environ.get("CI") == "1":
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
 
 
-def lacks(*programs: str) -> str | None:
-    """Which of these are not there, and what to do."""
+def missing_programs(*programs: str) -> str | None:
+    """Which of these programs are not installed, and what to do; None if all are."""
     missing = [name for name in programs if shutil.which(name) is None]
-    return (
-        f"{', '.join(missing)} lacks: `make system-deps` installs it, on Debian or Ubuntu"
-        if missing
-        else None
-    )
+    if not missing:
+        return None
+    return f"not installed: {', '.join(missing)}; `make system-deps` installs it on Debian or Ubuntu"
 
 
-def why_not() -> str | None:
-    """Why no container can be run here."""
+def why_no_containers() -> str | None:
+    """Why no container can be run on this machine; None if one can."""
     if os.getuid() != 0:
-        return "these tests make images, as root"
+        return "these tests build images, which needs root"
     with socket.socket(socket.AF_UNIX) as docker:
         if docker.connect_ex("/var/run/docker.sock") == 0:
             return "Docker listens on /var/run/docker.sock and would be found before Podman: stop it"
-    return lacks(*NEEDED)
+    return missing_programs(*NEEDED)
 
 
 @pytest.fixture(scope="session")
 def images() -> dict[str, str]:
-    """The tests' images by what is special in them; made once on a machine, the base image cached."""
-    unless(why_not())
+    """The tests' images by what is special about them. The base image is cached on the machine."""
+    skip_if(why_no_containers())
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["podman", "image", "exists", BASE], check=False).returncode:
             _import_base()
-        made = {}
+        built = {}
         for name, lines in IMAGES.items():
-            made[name] = f"localhost/gusset-test:{name}"
+            built[name] = f"localhost/gusset-test:{name}"
             recipe = f"FROM {BASE}\nCOPY inside.py /app/inside.py\n{lines}\n"
-            podman("build", "-q", "-t", made[name], "-f", "-", str(INSIDE.parent), input=recipe.encode())
-        return made
+            podman("build", "-q", "-t", built[name], "-f", "-", str(INSIDE.parent), input=recipe.encode())
+        return built
 
 
 @pytest.fixture(scope="session")
 def busybox(images: dict[str, str]) -> str:
-    """The image of the sidecars, from this machine's busybox, where Podman has it."""
-    unless(lacks("busybox"))
+    """The name of the sidecar's image in Podman, built from this machine's busybox."""
+    skip_if(missing_programs("busybox"))
     program = shutil.which("busybox") or ""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -153,53 +151,56 @@ def busybox(images: dict[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def docker(images: dict[str, str], busybox: str) -> Iterator[Path]:
-    """The socket of a Docker of the tests' own, with a bridge of its own, and some of the images."""
-    unless(lacks("dockerd", "docker", "ip"))
-    place = Path(tempfile.mkdtemp(prefix="gusset-docker-"))
-    bridge, address = f"gusset{os.getpid()}", f"10.213.{os.getpid() % 255}.1/24"  # other tests may run
+    """The socket of a Docker that runs for the tests, with its own bridge and some of the images."""
+    skip_if(missing_programs("dockerd", "docker", "ip"))
+    folder = Path(tempfile.mkdtemp(prefix="gusset-docker-"))
+    bridge, address = (
+        f"gusset{os.getpid()}",
+        f"10.213.{os.getpid() % 255}.1/24",
+    )  # unique, for test runs at the same time
     for words in (
         ["link", "add", bridge, "type", "bridge"],
         ["addr", "add", address, "dev", bridge],
         ["link", "set", bridge, "up"],
     ):
         subprocess.run(["ip", *words], check=True)
-    found = place / "docker.sock"
-    with (place / "log").open("wb") as log:
+    found = folder / "docker.sock"
+    with (folder / "log").open("wb") as log:
         daemon = subprocess.Popen(
             [
-                *("dockerd", "--host", f"unix://{found}", "--data-root", place / "data"),
-                *("--exec-root", place / "exec", "--pidfile", place / "pid", "--bridge", bridge),
-                *("--iptables=false", "--ip6tables=false"),  # they are Podman's, too
+                *("dockerd", "--host", f"unix://{found}", "--data-root", folder / "data"),
+                *("--exec-root", folder / "exec", "--pidfile", folder / "pid", "--bridge", bridge),
+                *("--iptables=false", "--ip6tables=false"),  # Podman uses them too
             ],
             stdout=log,
             stderr=log,
         )
     try:
-        way = Way(("docker", "--host", f"unix://{found}"))
-        eventually(lambda: way.answers() or daemon.poll() is not None, "Docker answers")
-        assert daemon.poll() is None, (place / "log").read_text()
+        engine = EngineAccess(("docker", "--host", f"unix://{found}"))
+        eventually(lambda: engine.responds() or daemon.poll() is not None, "Docker responds")
+        assert daemon.poll() is None, (folder / "log").read_text()
         names = [busybox, *(images[name] for name in IN_DOCKER)]
         with subprocess.Popen(
             ["podman", "save", "--multi-image-archive", *names],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         ) as saved:
-            subprocess.run([*way.command, "load", "-q"], stdin=saved.stdout, check=True)
+            subprocess.run([*engine.command, "load", "-q"], stdin=saved.stdout, check=True)
         yield found
     finally:
         daemon.terminate()
         daemon.wait(60)
         subprocess.run(["ip", "link", "del", bridge], check=False)
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for point in reversed([each for each in mounted if each.startswith(f"{place}/")]):
+        for point in reversed([each for each in mounted if each.startswith(f"{folder}/")]):
             subprocess.run(["umount", point], check=False)
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 def _import_base() -> None:
     cached = CACHE / "python-3.11-slim.tar.zst"
     if not cached.exists():
-        tree, beside = CACHE / "rootfs", cached.with_suffix(".new")
+        tree, new = CACHE / "rootfs", cached.with_suffix(".new")
         shutil.rmtree(tree, ignore_errors=True)
         include = "python3,python3-venv,python3-pip,ca-certificates"
         subprocess.run(
@@ -207,21 +208,21 @@ def _import_base() -> None:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        packed = f"tar -C '{tree}' -c . | zstd -q -T0 -o '{beside}'"
+        packed = f"tar -C '{tree}' -c . | zstd -q -T0 -o '{new}'"
         subprocess.run(["sh", "-c", packed], check=True)
-        beside.rename(cached)
+        new.rename(cached)
         shutil.rmtree(tree)
     subprocess.run(
         ["sh", "-c", f"zstd -q -d -c '{cached}' | podman import - {BASE}"], check=True, capture_output=True
     )
 
 
-class Ship:
-    """One custom image, served by the real command."""
+class ServedImage:
+    """A folder with a custom image, and the `gusset serve` that runs it."""
 
-    def __init__(self, tmp_path: Path, way: Way = podman) -> None:
-        self.way = way
-        self.folder = tmp_path / "ship"
+    def __init__(self, tmp_path: Path, engine: EngineAccess = podman) -> None:
+        self.engine = engine
+        self.folder = tmp_path / "served"
         self.folder.mkdir()
         self.secrets = tmp_path / "secrets"
         self.secrets.mkdir()
@@ -229,9 +230,10 @@ class Ship:
         self.process: subprocess.Popen[bytes] | None = None
 
     def secret(self, name: str, value: bytes) -> None:
-        beside = self.tmp / ".next"
-        beside.write_bytes(value)
-        beside.rename(self.secrets / name)
+        """Set a secret, also while it is served."""
+        new = self.tmp / ".next"
+        new.write_bytes(value)
+        new.rename(self.secrets / name)
 
     def configure(self, image: str, command: str | None = SERVER, **more: object) -> None:
         config: dict[str, object] = {
@@ -240,7 +242,7 @@ class Ship:
             "docker_server": {
                 "start_command": command,
                 "server_port": 8000,
-                "predict_endpoint": "/ask",
+                "predict_endpoint": "/command",
                 "readiness_endpoint": "/ready",
                 "liveness_endpoint": "/health",
             },
@@ -252,14 +254,14 @@ class Ship:
 
     def start(
         self, *options: str, before: Sequence[str] = (), from_folder: bool = True, **environ: str
-    ) -> Ship:
-        """`before` are the words of a command that runs it; secrets are `from_folder`, or from the vault."""
+    ) -> ServedImage:
+        """`before` is a command that runs `serve`. Secrets come from the folder, or else from the vault."""
         if from_folder:
             options = ("--secrets-dir", str(self.secrets), *options)
         command = [
-            *self.way.before,
+            *self.engine.before,
             *before,
-            self.way.python,
+            self.engine.python,
             "-m",
             "gusset",
             "serve",
@@ -272,11 +274,13 @@ class Ship:
                 [*command, *options],
                 stdout=out,
                 stderr=err,
-                env=clean_environ(self.tmp / "home", self.tmp / "settings.toml") | self.way.environ | environ,
+                env=clean_environ(self.tmp / "home", self.tmp / "settings.toml")
+                | self.engine.environ
+                | environ,
             )
         return self
 
-    def ready(self) -> Ship:
+    def ready(self) -> ServedImage:
         eventually(lambda: "ready at" in self.output or self.running.poll() is not None, "ready")
         assert self.running.poll() is None, self.output
         return self
@@ -300,34 +304,35 @@ class Ship:
 
     @property
     def container(self) -> str:
-        """The id of the container that runs."""
-        there = self.way.labelled("ps", "--no-trunc")
-        return next((id_ for id_, owner, name in there if name and self.owns(owner)), "")
+        """The id of the running container; empty if there is none."""
+        found = self.engine.labelled("ps", "--no-trunc")
+        return next((id_ for id_, run_id, name in found if name and self.is_its_run(run_id)), "")
 
     @property
     def image(self) -> str:
-        """The id of the image that it runs."""
-        return self.way("inspect", "--format", "{{.Image}}", self.container)
+        """The id of the image of the running container."""
+        return self.engine("inspect", "--format", "{{.Image}}", self.container)
 
-    def owns(self, owner: str) -> bool:
-        """Whether a label names our process: its number, and when it began."""
-        began = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]
-        return owner.startswith(f"{self.running.pid}-{began}-")
+    def is_its_run(self, run_id: str) -> bool:
+        """Whether a run id is that of the running process: its process id and start time."""
+        started_at = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return run_id.startswith(f"{self.running.pid}-{started_at}-")
 
-    def ask(self, do: str, **more: object) -> object:
+    def call(self, do: str, **more: object) -> object:
+        """Call the server in the container, `inside.py`, through the proxy."""
         body = json.dumps({"do": do, **more})
-        answer = httpx.post(f"{self.address}/v1/models/model:predict", content=body, timeout=60)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = httpx.post(f"{self.address}/v1/models/model:predict", content=body, timeout=60)
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def content(self, name: str) -> bytes:
-        """What the container reads in the file of that secret."""
-        seen = self.ask("see", name=name)
-        assert isinstance(seen, dict)
-        return base64.b64decode(seen["value"])
+        """What the server reads from the file of that secret."""
+        described = self.call("describe", name=name)
+        assert isinstance(described, dict)
+        return base64.b64decode(described["value"])
 
     def fails(self, status: int, *texts: str) -> str:
-        """It ends by itself, with this status and these texts."""
+        """Assert that it ends by itself with this status and these texts; its output."""
         assert self.running.wait(60) == status, self.output
         for text in texts:
             assert text in self.output
@@ -338,27 +343,29 @@ class Ship:
         return self.running.wait(60)
 
     def left_behind(self, pid: int | None = None) -> list[str]:
-        """Containers, volumes and folders of secrets that are there of a run; of the one that was started last."""
-        mark = f"{pid or self.running.pid}-"
-        places = [Path("/dev/shm"), *Path("/run/user").glob("*")]
-        folders = [folder.name for place in places for folder in place.glob(f"gusset-{mark}*")]
-        return folders + self.way.owned(mark)
+        """The containers, volumes and folders of secrets of a run; by default, of the last one."""
+        prefix = f"{pid or self.running.pid}-"
+        parents = [Path("/dev/shm"), *Path("/run/user").glob("*")]
+        folders = [folder.name for parent in parents for folder in parent.glob(f"gusset-{prefix}*")]
+        return folders + self.engine.of_runs(prefix)
 
 
 @pytest.fixture
-def ship(tmp_path: Path, images: dict[str, str]) -> Iterator[Ship]:
-    made = Ship(tmp_path)
-    yield made
-    if made.process and made.process.poll() is None:
-        made.stop()
+def served(tmp_path: Path, images: dict[str, str]) -> Iterator[ServedImage]:
+    image = ServedImage(tmp_path)
+    yield image
+    if image.process and image.process.poll() is None:
+        image.stop()
 
 
 @pytest.fixture
-def launch(ship: Ship, images: dict[str, str]) -> Callable[..., Ship]:
-    """Configure and start in one go, until it is ready."""
+def launch(served: ServedImage, images: dict[str, str]) -> Callable[..., ServedImage]:
+    """Configures and starts it, and waits until it is ready."""
 
-    def launch(image: str = "root", command: str | None = SERVER, *options: str, **more: object) -> Ship:
-        ship.configure(images[image], command, **more)
-        return ship.start(*options).ready()
+    def launch(
+        image: str = "root", command: str | None = SERVER, *options: str, **more: object
+    ) -> ServedImage:
+        served.configure(images[image], command, **more)
+        return served.start(*options).ready()
 
     return launch

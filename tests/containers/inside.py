@@ -1,4 +1,4 @@
-"""The server in the tests' images: tells what it sees from inside its container. Standard library only."""
+"""The server in the tests' images, which reports what it sees in its container. Standard library only."""
 
 import base64
 import http.server
@@ -15,7 +15,7 @@ if len(sys.argv) > 2 and sys.argv[2] == "from-file":
 print("started with a token of", len(TOKEN or ""), "characters:", TOKEN, flush=True)
 
 
-def seen(name):
+def describe(name):
     path = f"/secrets/{name}"
     about = os.stat(path)
     mount = next(line.split() for line in open("/proc/mounts") if line.split()[1] == "/secrets")
@@ -31,7 +31,7 @@ def seen(name):
 
 
 def refused(name):
-    """What writing to it says, and what reading it as somebody else says."""
+    """The error on writing a secret's file, and the exit status of another user who reads it (77: refused)."""
     errors = []
     try:
         open(f"/secrets/{name}", "wb")
@@ -50,7 +50,7 @@ def refused(name):
 
 
 def reads(name, count):
-    """All the different values of that many reads."""
+    """The distinct values of that many reads."""
     found = set()
     for _ in range(count):
         with open(f"/secrets/{name}", "rb") as file:
@@ -67,7 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def answer(self, value, status=200):
+    def respond(self, value, status=200):
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
@@ -75,37 +75,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        self.answer({"path": self.path}, STATUS.get(self.path, 404))
+        self.respond({"path": self.path}, STATUS.get(self.path, 404))
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        do = asked["do"]
+        call = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        do = call["do"]
         if do == "token":
-            self.answer(TOKEN)
-        elif do == "see":
-            self.answer(seen(asked["name"]))
+            self.respond(TOKEN)
+        elif do == "describe":
+            self.respond(describe(call["name"]))
         elif do == "refused":
-            self.answer(refused(asked["name"]))
+            self.respond(refused(call["name"]))
         elif do == "reads":
-            self.answer(reads(asked["name"], asked["count"]))
+            self.respond(reads(call["name"], call["count"]))
         elif do == "environment":
-            self.answer(dict(os.environ))
+            self.respond(dict(os.environ))
         elif do == "file":
-            self.answer(open(asked["path"]).read())
+            self.respond(open(call["path"]).read())
         elif do == "core":
             import resource
 
-            self.answer(resource.getrlimit(resource.RLIMIT_CORE))
+            self.respond(resource.getrlimit(resource.RLIMIT_CORE))
         elif do == "print":
-            print(open("/secrets/" + asked["name"]).read(), flush=True)
-            self.answer("printed")
+            print(open("/secrets/" + call["name"]).read(), flush=True)
+            self.respond("printed")
         elif do == "names":
-            self.answer(sorted(os.listdir("/secrets")))
+            self.respond(sorted(os.listdir("/secrets")))
         elif do == "status":
-            STATUS[asked["path"]] = asked["status"]
-            self.answer("so be it")
+            STATUS[call["path"]] = call["status"]
+            self.respond("set")
         elif do == "exit":
-            os._exit(asked["status"])
+            os._exit(call["status"])
 
 
 if len(sys.argv) > 2 and sys.argv[2] == "stubborn":

@@ -1,4 +1,4 @@
-"""Other ways to an engine than root's to Podman: Docker, engines that take no file of ours, and far ones."""
+"""Other engines than root's Podman: Docker, engines that cannot mount gusset's files, and remote ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import httpx
 import pytest
 
 from tests.conftest import as_ordinary_process, leaks_in
-from tests.containers.between import engine_with
-from tests.containers.conftest import SERVER, Ship, Way, lacks, unless
+from tests.containers.conftest import SERVER, EngineAccess, ServedImage, missing_programs, skip_if
+from tests.containers.engine_proxy import engine_with
 from tests.serving.conftest import PATIENCE, eventually
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -30,82 +30,84 @@ TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
 
 
 @pytest.fixture(scope="session")
-def far(docker: Path) -> Iterator[dict[str, str]]:
-    """The environment in which that Docker is reached by ssh, on a real server of it with keys of its own."""
-    unless(lacks("sshd", "ssh"))
-    place = Path(tempfile.mkdtemp(prefix="gusset-ssh-"))
+def ssh(docker: Path) -> Iterator[dict[str, str]]:
+    """The environment for reaching that Docker by ssh, through a real server with its own keys."""
+    skip_if(missing_programs("sshd", "ssh"))
+    folder = Path(tempfile.mkdtemp(prefix="gusset-ssh-"))
     for name in ("host", "ours"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / name], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    kind, key, *_ = (place / "host.pub").read_text().split()
-    (place / "known").write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
-    (place / "server").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {place}/host\nPidFile none\nUsePAM no\n"
-        f"AuthorizedKeysFile {place}/ours.pub\nStrictModes no\nPermitRootLogin prohibit-password\n"
+    kind, key, *_ = (folder / "host.pub").read_text().split()
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
+    (folder / "server").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/ours.pub\nStrictModes no\nPermitRootLogin prohibit-password\n"
     )
-    (place / "client").write_text(f"IdentityFile {place}/ours\nUserKnownHostsFile {place}/known\n")
-    ssh = place / "ssh"  # reads our configuration in place of the account's
-    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {place}/client "$@"\n')
-    ssh.chmod(0o755)
+    (folder / "client").write_text(f"IdentityFile {folder}/ours\nUserKnownHostsFile {folder}/known\n")
+    client = folder / "ssh"  # uses this configuration in place of the account's
+    client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/client "$@"\n')
+    client.chmod(0o755)
     Path("/run/sshd").mkdir(exist_ok=True)
     server = subprocess.Popen(
-        [shutil.which("sshd") or "sshd", "-D", "-e", "-f", place / "server"], stderr=subprocess.DEVNULL
+        [shutil.which("sshd") or "sshd", "-D", "-e", "-f", folder / "server"], stderr=subprocess.DEVNULL
     )
     try:
         yield {
             "DOCKER_HOST": f"ssh://root@127.0.0.1:{port}{docker}",
-            "PATH": f"{place}:{os.environ['PATH']}",
+            "PATH": f"{folder}:{os.environ['PATH']}",
         }
     finally:
         server.terminate()
         server.wait()
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
 def rootful(busybox: str, tmp_path: Path) -> Iterator[str]:
-    """The address of a Podman that runs as root's service."""
-    place = Path(tempfile.mkdtemp(prefix="gusset-p-"))
-    address = f"unix://{place}/podman.sock"
+    """The address of a Podman service that runs as root."""
+    folder = Path(tempfile.mkdtemp(prefix="gusset-p-"))
+    address = f"unix://{folder}/podman.sock"
     service = subprocess.Popen(["podman", "system", "service", "--time=0", address])
     try:
-        eventually(lambda: (place / "podman.sock").exists(), "it listens")
+        eventually(lambda: (folder / "podman.sock").exists(), "it listens")
         yield address
     finally:
         service.terminate()
         service.wait()
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
-WAYS = ("docker", "docker-unprivileged", "docker-by-ssh", "podman-unprivileged")
-BY_SIDECAR = WAYS[1:]
+ENGINES = ("docker", "docker-unprivileged", "docker-by-ssh", "podman-unprivileged")
+WITH_SIDECAR = ENGINES[1:]
 
 
 @pytest.fixture
-def ship(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ship]:
-    """An image that is served by one of the ways to an engine."""
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServedImage]:
+    """A served image on the engine that the parameter names."""
     name = request.param
     before = as_ordinary_process() if name.endswith("unprivileged") else []
-    environ = {"MARK": str(tmp_path)}  # our processes and those they start are known by it
+    environ = {"MARK": str(tmp_path)}  # marks gusset's processes and their children
     if name.startswith("podman"):
-        way = Way(before=before, environ=environ | {"DOCKER_HOST": request.getfixturevalue("rootful")})
+        engine = EngineAccess(
+            before=before, environ=environ | {"DOCKER_HOST": request.getfixturevalue("rootful")}
+        )
     else:
         address = f"unix://{request.getfixturevalue('docker')}"
-        to = request.getfixturevalue("far") if name == "docker-by-ssh" else {"DOCKER_HOST": address}
-        way = Way(("docker", "--host", address), before, environ | to)
-    made = Ship(tmp_path, way)
-    yield made
-    if made.process and made.process.poll() is None:
-        made.stop()
+        reach = request.getfixturevalue("ssh") if name == "docker-by-ssh" else {"DOCKER_HOST": address}
+        engine = EngineAccess(("docker", "--host", address), before, environ | reach)
+    image = ServedImage(tmp_path, engine)
+    yield image
+    if image.process and image.process.poll() is None:
+        image.stop()
 
 
-every_way = pytest.mark.parametrize("ship", WAYS, indirect=True)
-by_sidecar = pytest.mark.parametrize("ship", BY_SIDECAR, indirect=True)
+on_every_engine = pytest.mark.parametrize("served", ENGINES, indirect=True)
+with_sidecar = pytest.mark.parametrize("served", WITH_SIDECAR, indirect=True)
 
 
-@every_way
+@on_every_engine
 @pytest.mark.parametrize(
     ("image", "more", "user"),
     [
@@ -116,183 +118,198 @@ by_sidecar = pytest.mark.parametrize("ship", BY_SIDECAR, indirect=True)
     ],
     ids=["root", "user", "run-as", "own-secrets"],
 )
-def test_what_is_seen_from_inside(
-    ship: Ship, launch: Callable[..., Ship], image: str, more: dict[str, object], user: int
+def test_a_secret_is_a_read_only_file_in_memory_with_exact_bytes(
+    served: ServedImage, launch: Callable[..., ServedImage], image: str, more: dict[str, object], user: int
 ) -> None:
-    """As with Podman and root: exact bytes, 0400, of the server's user, in memory, read-only; nothing else."""
+    """It is mode 0400 and owned by the server's user, as with Podman and root; nothing is left afterwards."""
     value = os.urandom(64 * 1024)
-    ship.secret("hf_access_token", TOKEN)
-    ship.secret("binary", value)
+    served.secret("hf_access_token", TOKEN)
+    served.secret("binary", value)
     launch(image, **more)
-    seen = ship.ask("see", name="binary")
-    assert isinstance(seen, dict)
-    assert base64.b64decode(seen["value"]) == value
-    assert seen["mode"] == "0o100400"
-    assert seen["owner"] == seen["me"] == user
-    assert seen["type"] == "tmpfs"
-    assert "ro" in seen["options"].split(",")
-    assert seen["names"] == ["binary", "hf_access_token"]
-    assert ship.content("hf_access_token") == TOKEN
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    described = served.call("describe", name="binary")
+    assert isinstance(described, dict)
+    assert base64.b64decode(described["value"]) == value
+    assert described["mode"] == "0o100400"
+    assert described["owner"] == described["me"] == user
+    assert described["type"] == "tmpfs"
+    assert "ro" in described["options"].split(",")
+    assert described["names"] == ["binary", "hf_access_token"]
+    assert served.content("hf_access_token") == TOKEN
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-@every_way
-def test_nobody_else_inside_can_read_it(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Nor can the server write to it."""
-    ship.secret("hf_access_token", TOKEN)
+@on_every_engine
+def test_no_other_user_in_the_container_can_read_a_secret(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """Nor can the server write to its file."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    assert ship.ask("refused", name="hf_access_token") == ["Read-only file system", 77]
+    assert served.call("refused", name="hf_access_token") == ["Read-only file system", 77]
 
 
-@by_sidecar
-def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """One value or another, never a part; a secret that is gone is gone there, too."""
+@with_sidecar
+def test_a_reader_never_sees_a_part_of_a_new_value(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """Reads during 60 rotations return whole values; the file of a removed secret is removed."""
     values = [bytes([65 + n % 26]) * 5000 + b"%03d" % n for n in range(60)]
-    ship.secret("rotated", values[0])
-    ship.secret("other", TOKEN)
+    served.secret("rotated", values[0])
+    served.secret("other", TOKEN)
     launch(secrets={"other": None, "rotated": None})
     found: list[str] = []
 
     def read() -> None:
         body = {"do": "reads", "name": "rotated", "count": 10_000}
-        found.extend(httpx.post(f"{ship.address}/predict", json=body, timeout=60).json())
+        found.extend(httpx.post(f"{served.address}/predict", json=body, timeout=60).json())
 
     thread = threading.Thread(target=read)
     thread.start()
     for value in values:
-        ship.secret("rotated", value)
+        served.secret("rotated", value)
         thread.join(0.02)
     thread.join()
     assert {base64.b64decode(each) for each in found} <= set(values)
-    eventually(lambda: ship.content("rotated") == values[-1], "the last one is seen")
-    (ship.secrets / "other").unlink()
-    eventually(lambda: ship.ask("names") == ["rotated"], "it is gone")
-    assert ship.ask("print", name="rotated") == "printed"
-    assert ship.stop() == 0
-    assert not leaks_in(ship.output.encode(), values[-1])
+    eventually(lambda: served.content("rotated") == values[-1], "the last value is read")
+    (served.secrets / "other").unlink()
+    eventually(lambda: served.call("names") == ["rotated"], "the file is removed")
+    assert served.call("print", name="rotated") == "printed"
+    assert served.stop() == 0
+    assert not leaks_in(served.output.encode(), values[-1])
 
 
-@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)
-def test_names_with_a_dot(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Any name that is allowed is one like others; when gusset has gone, their files go, too."""
+@pytest.mark.parametrize("served", ["podman-unprivileged"], indirect=True)
+def test_names_that_begin_with_a_dot_are_like_others(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """Their files are removed with the others, even if only the sidecar is left to do it."""
     values = {".env": TOKEN + b"-env", ".next": TOKEN + b"-next", "other": TOKEN}
     for name, value in values.items():
-        ship.secret(name, value)
+        served.secret(name, value)
     launch()
-    assert {name: ship.content(name) for name in values} == values
-    ship.secret("other", TOKEN + b"-other")
-    eventually(lambda: ship.content("other") == TOKEN + b"-other", "the new value")
-    assert ship.ask("names") == [".env", ".next", "other"]
-    pid = ship.way("inspect", "--format", "{{.State.Pid}}", ship.container)
-    for reaper in [each for each, command in _processes(ship) if b"gusset.containers.reaper" in command]:
-        os.kill(reaper, signal.SIGKILL)  # nobody but the sidecar is left for them
-    ship.running.kill()
-    ship.running.wait()
+    assert {name: served.content(name) for name in values} == values
+    served.secret("other", TOKEN + b"-other")
+    eventually(lambda: served.content("other") == TOKEN + b"-other", "the new value")
+    assert served.call("names") == [".env", ".next", "other"]
+    pid = served.engine("inspect", "--format", "{{.State.Pid}}", served.container)
+    for reaper in [each for each, command in _processes(served) if b"gusset.containers.reaper" in command]:
+        os.kill(reaper, signal.SIGKILL)  # so only the sidecar can remove them
+    served.running.kill()
+    served.running.wait()
     eventually(lambda: not os.listdir(Path("/proc", pid, "root", "secrets")), "no file is left")
-    for id_ in reversed(ship.left_behind()):
+    for id_ in reversed(served.left_behind()):
         subprocess.run(["podman", "rm", "-f", id_], capture_output=True, check=False)
 
 
-@by_sidecar
-def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Neither in what the engine tells of both containers and the volume, nor in processes, nor on its disk."""
-    ship.secret("hf_access_token", TOKEN)
+@with_sidecar
+def test_no_value_is_stored_outside_of_secrets(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """Neither in what the engine reports of both containers and the volume, nor in processes, nor on disk."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    for id_ in ship.left_behind():
-        assert not leaks_in(ship.way("inspect", id_).encode(), TOKEN)
+    for id_ in served.left_behind():
+        assert not leaks_in(served.engine("inspect", id_).encode(), TOKEN)
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             about = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
             assert not leaks_in(about, TOKEN), folder
-    _assert_not_on_disk(ship)
-    assert ship.stop() == 0
-    _assert_not_on_disk(ship)
-    assert not leaks_in(ship.output.encode(), TOKEN)
+    _assert_not_on_disk(served)
+    assert served.stop() == 0
+    _assert_not_on_disk(served)
+    assert not leaks_in(served.output.encode(), TOKEN)
 
 
-def _assert_not_on_disk(ship: Ship) -> None:
-    places = [place for place in Path("/tmp").glob("gusset-*") if place.is_dir()]
-    for place in (*places, Path("/var/lib/containers"), Path("/run/containers")):
-        for top, folders, names in os.walk(place):
+def _assert_not_on_disk(served: ServedImage) -> None:
+    roots = [path for path in Path("/tmp").glob("gusset-*") if path.is_dir()]
+    for root in (*roots, Path("/var/lib/containers"), Path("/run/containers")):
+        for top, folders, names in os.walk(root):
             folders[:] = [
                 name for name in folders if not os.path.ismount(Path(top, name))
-            ]  # the volume's memory
+            ]  # the volume in memory
             for file in (Path(top, name) for name in names):
                 with contextlib.suppress(OSError):
-                    if file.is_file() and file.stat().st_mtime >= ship.folder.stat().st_mtime:
+                    if file.is_file() and file.stat().st_mtime >= served.folder.stat().st_mtime:
                         assert not leaks_in(file.read_bytes(), TOKEN), file
 
 
-@every_way
-def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """`kill -9` of gusset: both containers, the volume, and the way to the engine go."""
-    ship.secret("hf_access_token", TOKEN)
+@on_every_engine
+def test_nothing_is_left_after_a_kill(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """`kill -9` of gusset: both containers, the volume, and the connection to the engine are removed."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    assert ship.left_behind()
-    assert len(list(_processes(ship))) > 1
-    ship.running.kill()
-    ship.running.wait()
-    eventually(lambda: not ship.left_behind(), "all is gone")
-    eventually(lambda: not list(_processes(ship)), "no process is left, either")
+    assert served.left_behind()
+    assert len(list(_processes(served))) > 1
+    served.running.kill()
+    served.running.wait()
+    eventually(lambda: not served.left_behind(), "nothing is left")
+    eventually(lambda: not list(_processes(served)), "no process is left, either")
 
 
-def _processes(ship: Ship) -> Iterator[tuple[int, bytes]]:
-    """Of this machine, that were started by it: their numbers and command lines."""
+def _processes(served: ServedImage) -> Iterator[tuple[int, bytes]]:
+    """The process ids and command lines of its processes on this machine."""
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if b"MARK=" + bytes(ship.tmp) in (folder / "environ").read_bytes():
+            if b"MARK=" + bytes(served.tmp) in (folder / "environ").read_bytes():
                 yield int(folder.name), (folder / "cmdline").read_bytes()
 
 
-@by_sidecar
-def test_a_sidecar_that_dies_is_made_anew(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """With the container, which is of no use without its secrets and its network."""
-    ship.secret("hf_access_token", TOKEN)
+@with_sidecar
+def test_a_sidecar_that_dies_is_replaced_with_its_container(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """The container is useless without its secrets and its network."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    first = ship.container
-    ship.way("kill", _sidecar(ship))
-    eventually(lambda: "The container is ready again." in ship.output, "ready again")
-    assert ship.container != first
-    assert ship.content("hf_access_token") == TOKEN
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    first = served.container
+    served.engine("kill", _sidecar(served))
+    eventually(lambda: "The container is ready again." in served.output, "ready again")
+    assert served.container != first
+    assert served.content("hf_access_token") == TOKEN
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)
-def test_a_sidecar_that_does_not_answer_is_made_anew(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Nor does the container see a part of the value that was on its way to it."""
-    ship.secret("hf_access_token", TOKEN)
+@pytest.mark.parametrize("served", ["podman-unprivileged"], indirect=True)
+def test_a_sidecar_that_does_not_respond_is_replaced(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """The container never sees a part of the value that was being written."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    sidecar = int(ship.way("inspect", "--format", "{{.State.Pid}}", _sidecar(ship)))
+    sidecar = int(served.engine("inspect", "--format", "{{.State.Pid}}", _sidecar(served)))
     os.kill(sidecar, signal.SIGSTOP)
-    ship.secret("hf_access_token", TOKEN + b"-next")
-    eventually(lambda: "could not be delivered" in ship.output, "it is given up", 4 * PATIENCE)
-    assert ship.content("hf_access_token") == TOKEN
+    served.secret("hf_access_token", TOKEN + b"-next")
+    eventually(lambda: "could not be delivered" in served.output, "the delivery fails", 4 * PATIENCE)
+    assert served.content("hf_access_token") == TOKEN
     os.kill(sidecar, signal.SIGCONT)
-    eventually(lambda: "The container is ready again." in ship.output, "ready again")
-    assert ship.content("hf_access_token") == TOKEN + b"-next"
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    eventually(lambda: "The container is ready again." in served.output, "ready again")
+    assert served.content("hf_access_token") == TOKEN + b"-next"
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def _sidecar(ship: Ship) -> str:
-    there = ship.way.labelled("ps", "--no-trunc")
-    return next(id_ for id_, owner, name in there if not name and ship.owns(owner))
+def _sidecar(served: ServedImage) -> str:
+    """The id of its sidecar."""
+    found = served.engine.labelled("ps", "--no-trunc")
+    return next(id_ for id_, run_id, name in found if not name and served.is_its_run(run_id))
 
 
-@pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
-def test_the_door_asks_for_a_word(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """The port that leads to the server is on this machine's loopback, where other accounts may come."""
+@pytest.mark.parametrize("served", ["docker-unprivileged"], indirect=True)
+def test_the_published_port_requires_the_password(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """It is on this machine's loopback, to which other accounts can connect."""
     launch()
-    host, _, port = ship.way("port", _sidecar(ship)).rpartition("-> ")[2].rpartition(":")
+    host, _, port = served.engine("port", _sidecar(served)).rpartition("-> ")[2].rpartition(":")
     assert host == "127.0.0.1"
-    for said in (b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"\n", b"$word\n", b"x" * 100_000):
+    for first_bytes in (b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"\n", b"$password\n", b"x" * 100_000):
         with socket.create_connection((host, int(port))) as sock, contextlib.suppress(ConnectionError):
-            sock.sendall(said)
+            sock.sendall(first_bytes)
             sock.shutdown(socket.SHUT_WR)
             assert sock.recv(1) == b""
-    assert httpx.get(ship.address).json() == {"path": "/health"}
+    assert httpx.get(served.address).json() == {"path": "/health"}
 
 
 BUSY = """
@@ -305,164 +322,175 @@ while True:
     with conn:
         first = conn.recv(200).decode("ascii", "replace")
         seen.add(first.partition("/")[0])
-        said = repr(sorted(seen)).encode()
-        conn.sendall(b"HTTP/1.1 200 OK\\r\\nconnection: close\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(said) + said)
+        body = repr(sorted(seen)).encode()
+        conn.sendall(b"HTTP/1.1 200 OK\\r\\nconnection: close\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body) + body)
 """
 
 
-@pytest.mark.parametrize("ship", ["podman-unprivileged"], indirect=True)  # its containers have ::1
-def test_a_server_that_answers_early(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """And lets go: what it has not read of the request's body does not become a request of its own."""
+@pytest.mark.parametrize("served", ["podman-unprivileged"], indirect=True)  # its containers have ::1
+def test_the_rest_of_a_request_never_becomes_a_request(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """When the server responds and closes before it has read the body: the sidecar does not connect again."""
     launch(command=f"python3 -c '{BUSY}'")
-    sidecar = _sidecar(ship)
-    address = ship.way("port", sidecar).rpartition("-> ")[2].split(":")
+    sidecar = _sidecar(served)
+    address = served.engine("port", sidecar).rpartition("-> ")[2].split(":")
     body = b"PUT /other HTTP/1.1\r\nhost: x\r\n\r\n" * 5_000
-    head = _word(ship, sidecar) + b"\nPOST /predict HTTP/1.1\r\nhost: x\r\n\r\n"
+    head = _password(served, sidecar) + b"\nPOST /predict HTTP/1.1\r\nhost: x\r\n\r\n"
     suppressed = contextlib.suppress(ConnectionError)
     for _ in range(100):
         with socket.create_connection((address[0], int(address[1]))) as sock, suppressed:
             sock.sendall(head + body)
             while sock.recv(1000):
                 pass
-    assert httpx.get(ship.address).text == "['GET ', 'POST ']"
+    assert httpx.get(served.address).text == "['GET ', 'POST ']"
 
 
-def _word(ship: Ship, sidecar: str) -> bytes:
-    """What its door asks for, as only root can see it."""
-    first = ship.way("inspect", "--format", "{{.State.Pid}}", sidecar)
+def _password(served: ServedImage, sidecar: str) -> bytes:
+    """The password of its published port, which only root can read."""
+    first = served.engine("inspect", "--format", "{{.State.Pid}}", sidecar)
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if os.readlink(folder / "ns/pid") == os.readlink(f"/proc/{first}/ns/pid"):
                 environ = (folder / "environ").read_bytes().split(b"\0")
-                if found := [each for each in environ if each.startswith(b"word=")]:
-                    return found[0].removeprefix(b"word=")
-    raise AssertionError("no process has it")
+                if found := [each for each in environ if each.startswith(b"password=")]:
+                    return found[0].removeprefix(b"password=")
+    raise AssertionError("no process has the password")
 
 
-@pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
-def test_the_hosts_network(ship: Ship, images: dict[str, str]) -> None:
-    """It is ours, where Docker is on this machine; then no door is needed."""
-    ship.secret("hf_access_token", TOKEN)
+@pytest.mark.parametrize("served", ["docker-unprivileged"], indirect=True)
+def test_docker_on_this_machine_can_use_the_host_network(served: ServedImage, images: dict[str, str]) -> None:
+    """It is gusset's network too, so the sidecar publishes no port."""
+    served.secret("hf_access_token", TOKEN)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = SERVER.replace("8000", str(port))
-    ship.configure(images["root"], command, docker_server={"server_port": port})
-    ship.start("--network", "host").ready()
-    assert ship.content("hf_access_token") == TOKEN
+    served.configure(images["root"], command, docker_server={"server_port": port})
+    served.start("--network", "host").ready()
+    assert served.content("hf_access_token") == TOKEN
     assert httpx.get(f"http://127.0.0.1:{port}/health").json() == {"path": "/health"}
 
 
-@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
-def test_the_hosts_network_far_away(ship: Ship, images: dict[str, str]) -> None:
-    """It is another machine's: refused."""
-    ship.configure(images["root"])
-    ship.start("--network", "host").fails(11, "its engine's network, not on this machine's")
+@pytest.mark.parametrize("served", ["docker-by-ssh"], indirect=True)
+def test_the_host_network_of_another_machine_is_refused(served: ServedImage, images: dict[str, str]) -> None:
+    """gusset could not connect to the server there."""
+    served.configure(images["root"])
+    served.start("--network", "host").fails(11, "its engine's network, not on this machine's")
 
 
-@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
-def test_a_machine_that_cannot_be_reached(ship: Ship, images: dict[str, str]) -> None:
-    """By ssh: what it says, and what to try."""
-    ship.configure(images["root"])
-    elsewhere = ship.way.environ["DOCKER_HOST"].replace("root@", "nobody-known@")
-    ship.start(DOCKER_HOST=elsewhere).fails(11, "Permission denied", "log in without asking for a password")
+@pytest.mark.parametrize("served", ["docker-by-ssh"], indirect=True)
+def test_a_machine_that_cannot_be_reached_is_reported(served: ServedImage, images: dict[str, str]) -> None:
+    """With the error of ssh, and what to try; a URL with a password is not quoted."""
+    served.configure(images["root"])
+    wrong_user = served.engine.environ["DOCKER_HOST"].replace("root@", "nobody-known@")
+    served.start(DOCKER_HOST=wrong_user).fails(
+        11, "Permission denied", "log in without asking for a password"
+    )
     for url in ("ssh://", "ssh://-oProxyCommand=x", "ssh://host:port", "ssh://user:pass-4711@host"):
-        assert "4711" not in ship.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is no ssh:// address")
+        assert "4711" not in served.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is no ssh:// address")
 
 
-def _break(ship: Ship) -> None:
-    (tunnel,) = [pid for pid, command in _processes(ship) if b"StreamLocalBindMask" in command]
+def _break(served: ServedImage) -> None:
+    """Kill its ssh connection."""
+    (tunnel,) = [pid for pid, command in _processes(served) if b"StreamLocalBindMask" in command]
     os.kill(tunnel, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
-def test_the_end_while_its_engine_is_away(ship: Ship, images: dict[str, str]) -> None:
-    """Stopped while it tries to reach it again, it ends."""
-    ours = ship.tmp / "ssh"
-    ours.symlink_to(shutil.which("ssh", path=ship.way.environ["PATH"]) or "")
-    ship.configure(images["root"])
-    ship.start(PATH=f"{ship.tmp}:{ship.way.environ['PATH']}").ready()
-    left = ship.left_behind()
+@pytest.mark.parametrize("served", ["docker-by-ssh"], indirect=True)
+def test_sigterm_ends_serve_while_its_engine_is_unreachable(
+    served: ServedImage, images: dict[str, str]
+) -> None:
+    """While it tries to connect again."""
+    ours = served.tmp / "ssh"
+    ours.symlink_to(shutil.which("ssh", path=served.engine.environ["PATH"]) or "")
+    served.configure(images["root"])
+    served.start(PATH=f"{served.tmp}:{served.engine.environ['PATH']}").ready()
+    left = served.left_behind()
     ours.unlink()
     ours.write_text("#!/bin/sh\nsleep 2\necho no such machine >&2\nexit 255\n")
     ours.chmod(0o755)
-    _break(ship)
-    eventually(lambda: any(b"sleep" in command for _, command in _processes(ship)), "it is tried")
-    assert ship.stop() == 0
-    assert "Traceback" not in ship.output
-    for id_ in left:  # nobody could come to it
+    _break(served)
+    eventually(lambda: any(b"sleep" in command for _, command in _processes(served)), "it tries to connect")
+    assert served.stop() == 0
+    assert "Traceback" not in served.output
+    for id_ in left:  # gusset could not reach them
         for kind in ("container", "volume"):
-            subprocess.run([*ship.way.command, kind, "rm", "-f", id_], capture_output=True, check=False)
+            subprocess.run([*served.engine.command, kind, "rm", "-f", id_], capture_output=True, check=False)
 
 
-@pytest.mark.parametrize("ship", ["docker-by-ssh"], indirect=True)
-def test_a_way_that_breaks_is_made_again(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Of the old container nothing stays."""
-    ship.secret("hf_access_token", TOKEN)
+@pytest.mark.parametrize("served", ["docker-by-ssh"], indirect=True)
+def test_a_broken_ssh_connection_is_restored(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """With a new container; nothing is left of the old one."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    first = ship.container
-    _break(ship)
-    eventually(lambda: "The container is ready again." in ship.output, "ready again")
-    assert "was restarted" in ship.output
-    assert ship.container != first
-    assert ship.content("hf_access_token") == TOKEN
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    first = served.container
+    _break(served)
+    eventually(lambda: "The container is ready again." in served.output, "ready again")
+    assert "was restarted" in served.output
+    assert served.container != first
+    assert served.content("hf_access_token") == TOKEN
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-@pytest.mark.parametrize("ship", ["docker-unprivileged"], indirect=True)
-def test_without_the_sidecars_image(ship: Ship, images: dict[str, str]) -> None:
-    """It is pulled; where that cannot be, it is said which image is meant and why it is needed."""
-    ship.secret("hf_access_token", TOKEN)
-    ship.configure(images["root"])
-    ship.way("tag", "busybox:stable", "kept")
-    ship.way("rmi", "busybox:stable")
+@pytest.mark.parametrize("served", ["docker-unprivileged"], indirect=True)
+def test_a_missing_image_of_the_sidecar_is_reported(served: ServedImage, images: dict[str, str]) -> None:
+    """If it cannot be pulled: which image is meant, and why it is needed."""
+    served.secret("hf_access_token", TOKEN)
+    served.configure(images["root"])
+    served.engine("tag", "busybox:stable", "kept")
+    served.engine("rmi", "busybox:stable")
     try:
-        ship.start().fails(11, "busybox:stable", "cannot be pulled", "holds the secrets")
+        served.start().fails(11, "busybox:stable", "cannot be pulled", "holds the secrets")
     finally:
-        ship.way("tag", "kept", "busybox:stable")
-    assert not ship.left_behind()
+        served.engine("tag", "kept", "busybox:stable")
+    assert not served.left_behind()
 
 
-@pytest.mark.parametrize("ship", ["docker", "docker-by-ssh"], indirect=True)
-def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]) -> None:
-    """By Docker's own command."""
-    (ship.folder / "data").mkdir()
-    (ship.folder / "data" / "weights.txt").write_text("heavy")
-    ship.configure(images["user"], build_commands=["id -u > /srv/made"])
-    ship.start().ready()
-    assert ship.ask("file", path="/app/data/weights.txt") == "heavy"
-    assert ship.ask("file", path="/srv/made") == "0\n"
+@pytest.mark.parametrize("served", ["docker", "docker-by-ssh"], indirect=True)
+def test_what_the_config_adds_is_built_into_the_image(served: ServedImage, images: dict[str, str]) -> None:
+    """By Docker's own command, as root."""
+    (served.folder / "data").mkdir()
+    (served.folder / "data" / "weights.txt").write_text("heavy")
+    served.configure(images["user"], build_commands=["id -u > /srv/made"])
+    served.start().ready()
+    assert served.call("file", path="/app/data/weights.txt") == "heavy"
+    assert served.call("file", path="/srv/made") == "0\n"
 
 
-@pytest.mark.parametrize("ship", ["docker", "docker-unprivileged", "podman-unprivileged"], indirect=True)
-def test_a_read_only_root(ship: Ship, images: dict[str, str]) -> None:
-    """Where the engine makes the file system of each container so: /secrets is there all the same."""
-    ship.secret("hf_access_token", TOKEN)
-    ship.configure(images["root"])
+@pytest.mark.parametrize("served", ["docker", "docker-unprivileged", "podman-unprivileged"], indirect=True)
+def test_secrets_are_mounted_on_a_read_only_root(served: ServedImage, images: dict[str, str]) -> None:
+    """When the engine's configuration makes the file systems of containers read-only."""
+    served.secret("hf_access_token", TOKEN)
+    served.configure(images["root"])
 
-    def read_only(asked: dict[str, Any]) -> None:
-        asked.setdefault("HostConfig", {})["ReadonlyRootfs"] = True
+    def read_only(description: dict[str, Any]) -> None:
+        description.setdefault("HostConfig", {})["ReadonlyRootfs"] = True
 
-    with engine_with(ship.way.environ["DOCKER_HOST"], read_only) as address:
-        ship.start(DOCKER_HOST=address).ready()
-        assert ship.ask("names") == ["hf_access_token"]
-        assert ship.content("hf_access_token") == TOKEN
-        assert json.loads(ship.way("inspect", ship.container))[0]["HostConfig"]["ReadonlyRootfs"] is True
-        ship.secret("hf_access_token", TOKEN + b"-next")
-        eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
-        assert ship.stop() == 0
-    assert not ship.left_behind()
+    with engine_with(served.engine.environ["DOCKER_HOST"], read_only) as address:
+        served.start(DOCKER_HOST=address).ready()
+        assert served.call("names") == ["hf_access_token"]
+        assert served.content("hf_access_token") == TOKEN
+        assert (
+            json.loads(served.engine("inspect", served.container))[0]["HostConfig"]["ReadonlyRootfs"] is True
+        )
+        served.secret("hf_access_token", TOKEN + b"-next")
+        eventually(lambda: served.content("hf_access_token") == TOKEN + b"-next", "the new value")
+        assert served.stop() == 0
+    assert not served.left_behind()
 
 
-@pytest.mark.parametrize("ship", ["docker"], indirect=True)
+@pytest.mark.parametrize("served", ["docker"], indirect=True)
 @pytest.mark.parametrize(("option", "count"), [("-1", -1), ("2", 2)])
-def test_gpus_are_asked_for(ship: Ship, images: dict[str, str], option: str, count: int) -> None:
-    """Of the engine, which says so when it has none."""
-    ship.configure(images["root"])
-    asked: list[dict[str, Any]] = []
-    with engine_with(ship.way.environ["DOCKER_HOST"], asked.append) as address:
-        ship.start("--gpus", option, DOCKER_HOST=address).fails(9, "the container does not start", "gpu")
-    hosts = [each["HostConfig"] for each in asked if each.get("HostConfig")]
+def test_gpus_are_requested_from_the_engine(
+    served: ServedImage, images: dict[str, str], option: str, count: int
+) -> None:
+    """Its error is reported if it has none."""
+    served.configure(images["root"])
+    descriptions: list[dict[str, Any]] = []
+    with engine_with(served.engine.environ["DOCKER_HOST"], descriptions.append) as address:
+        served.start("--gpus", option, DOCKER_HOST=address).fails(9, "the container does not start", "gpu")
+    hosts = [each["HostConfig"] for each in descriptions if each.get("HostConfig")]
     assert [(gpu["Count"], gpu["Capabilities"]) for gpu in hosts[0]["DeviceRequests"]] == [(count, [["gpu"]])]
-    assert not ship.left_behind()
+    assert not served.left_behind()

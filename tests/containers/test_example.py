@@ -1,4 +1,4 @@
-"""examples/custom-image, as its README says."""
+"""examples/custom-image, used as its README describes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import leaks_in
-from tests.containers.conftest import BASE, Ship, podman
+from tests.containers.conftest import BASE, ServedImage, podman
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("containers")
@@ -25,21 +25,21 @@ def signature(key: bytes) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("way", ["by-file", "by-variable"])
-def test_the_example(ship: Ship, way: str) -> None:
-    """Both ways sign with the secret; what the server prints of it is masked; a new one reaches the file."""
+def test_the_example_signs_with_its_secret(served: ServedImage, way: str) -> None:
+    """Both variants sign with the secret, and prints of it are masked; a new value reaches the file."""
     podman("build", "-q", "--build-arg", f"BASE={BASE}", "-t", "signer", str(EXAMPLE))
-    shutil.copy(EXAMPLE / way / "config.yaml", ship.folder / "config.yaml")
-    ship.secret("signing_key", KEY)
-    ship.start().ready()
+    shutil.copy(EXAMPLE / way / "config.yaml", served.folder / "config.yaml")
+    served.secret("signing_key", KEY)
+    served.start().ready()
 
     def sign() -> object:
-        return httpx.post(f"{ship.address}/v1/models/model:predict", content=b"hello", timeout=30).json()
+        return httpx.post(f"{served.address}/v1/models/model:predict", content=b"hello", timeout=30).json()
 
     assert sign() == signature(KEY)
-    eventually(lambda: "signing with ***" in ship.output, "it prints")
-    ship.secret("signing_key", NEXT)
+    eventually(lambda: "signing with ***" in served.output, "it prints")
+    served.secret("signing_key", NEXT)
     if way == "by-file":
         eventually(lambda: sign() == signature(NEXT), "the new key")
-    assert ship.stop() == 0
-    assert not leaks_in(ship.output.encode(), KEY, NEXT)
-    assert not ship.left_behind()
+    assert served.stop() == 0
+    assert not leaks_in(served.output.encode(), KEY, NEXT)
+    assert not served.left_behind()

@@ -1,4 +1,4 @@
-"""Custom images on a real engine: their secrets, seen from inside, and what is left of them outside."""
+"""Custom images on a real engine: their secrets in the container, and what remains outside after a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, Ship, forget, podman
+from tests.containers.conftest import SERVER, ServedImage, podman, remove_image
 from tests.manager.conftest import Manager
 from tests.serving.conftest import children, eventually, is_running
 
@@ -34,18 +33,20 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_forms_that_people_use(ship: Ship, launch: Callable[..., Ship], form: str) -> None:
-    """The server has its token, is called through the proxy, and its output is masked."""
-    ship.secret("hf_access_token", TOKEN)
+def test_a_server_gets_its_token_in_each_usual_way(
+    served: ServedImage, launch: Callable[..., ServedImage], form: str
+) -> None:
+    """Its start command or its code reads the file; its output is masked, and the proxy routes to it."""
+    served.secret("hf_access_token", TOKEN)
     launch("root", FORMS[form])
-    assert ship.ask("token") == TOKEN.decode()
-    assert f"started with a token of {len(TOKEN)} characters: ***" in ship.output
-    assert not leaks_in(ship.output.encode(), TOKEN)
-    assert httpx.get(ship.address).json() == {"path": "/health"}
-    assert httpx.get(f"{ship.address}/v1/models/model").json() == {"path": "/ready"}
-    assert httpx.get(f"{ship.address}/other?q=1").status_code == 404
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    assert served.call("token") == TOKEN.decode()
+    assert f"started with a token of {len(TOKEN)} characters: ***" in served.output
+    assert not leaks_in(served.output.encode(), TOKEN)
+    assert httpx.get(served.address).json() == {"path": "/health"}
+    assert httpx.get(f"{served.address}/v1/models/model").json() == {"path": "/ready"}
+    assert httpx.get(f"{served.address}/other?q=1").status_code == 404
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
 @pytest.mark.parametrize(
@@ -62,35 +63,39 @@ def test_the_forms_that_people_use(ship: Ship, launch: Callable[..., Ship], form
     ],
     ids=["root", "user", "number", "run-as", "run-as-other", "no-shell", "no-passwd", "own-secrets"],
 )
-def test_what_is_seen_from_inside(
-    ship: Ship, launch: Callable[..., Ship], image: str, more: dict[str, object], user: int
+def test_a_secret_is_a_read_only_file_in_memory_with_exact_bytes(
+    served: ServedImage, launch: Callable[..., ServedImage], image: str, more: dict[str, object], user: int
 ) -> None:
-    """A regular file 0400 of the server's user, in memory, read-only, with the exact bytes; nothing else."""
+    """It is mode 0400 and owned by the server's user, and /secrets contains nothing else."""
     value = os.urandom(64 * 1024)
-    ship.secret("hf_access_token", TOKEN)
-    ship.secret("binary", value)
+    served.secret("hf_access_token", TOKEN)
+    served.secret("binary", value)
     launch(image, **more)
-    seen = ship.ask("see", name="binary")
-    assert isinstance(seen, dict)
-    assert base64.b64decode(seen["value"]) == value
-    assert seen["mode"] == "0o100400"
-    assert seen["owner"] == seen["me"] == user
-    assert seen["type"] == "tmpfs"
-    assert "ro" in seen["options"].split(",")
-    assert seen["names"] == ["binary", "hf_access_token"]
+    described = served.call("describe", name="binary")
+    assert isinstance(described, dict)
+    assert base64.b64decode(described["value"]) == value
+    assert described["mode"] == "0o100400"
+    assert described["owner"] == described["me"] == user
+    assert described["type"] == "tmpfs"
+    assert "ro" in described["options"].split(",")
+    assert described["names"] == ["binary", "hf_access_token"]
 
 
-def test_nobody_else_inside_can_read_it(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Nor can the server write to it."""
-    ship.secret("hf_access_token", TOKEN)
+def test_no_other_user_in_the_container_can_read_a_secret(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """Nor can the server write to its file."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    assert ship.ask("refused", name="hf_access_token") == ["Read-only file system", 77]
+    assert served.call("refused", name="hf_access_token") == ["Read-only file system", 77]
 
 
-def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """10,000 reads during 200 rotations see one value or another, never a part."""
+def test_a_reader_never_sees_a_part_of_a_new_value(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """10,000 reads during 200 rotations return whole values."""
     values = [bytes([65 + n % 26]) * 5000 + b"%03d" % n for n in range(200)]
-    ship.secret("rotated", values[0])
+    served.secret("rotated", values[0])
     launch()
     found: list[str] = []
     body = {"do": "reads", "name": "rotated", "count": 10_000}
@@ -98,93 +103,99 @@ def test_a_rotation_is_seen_whole(ship: Ship, launch: Callable[..., Ship]) -> No
         import threading
 
         def read() -> None:
-            found.extend(client.post(f"{ship.address}/predict", json=body).json())
+            found.extend(client.post(f"{served.address}/predict", json=body).json())
 
         thread = threading.Thread(target=read)
         thread.start()
         for value in values:
-            ship.secret("rotated", value)
-            time.sleep(0.01)
+            served.secret("rotated", value)
+            thread.join(0.01)
         thread.join()
     assert {base64.b64decode(each) for each in found} <= set(values)
 
-    def sees_the_last() -> bool:
-        seen = ship.ask("see", name="rotated")
-        return isinstance(seen, dict) and base64.b64decode(seen["value"]) == values[-1]
+    def reads_last_value() -> bool:
+        described = served.call("describe", name="rotated")
+        return isinstance(described, dict) and base64.b64decode(described["value"]) == values[-1]
 
-    eventually(sees_the_last, "the last one is seen")
-    assert ship.ask("print", name="rotated") == "printed"
-    time.sleep(0.5)
-    assert not leaks_in(ship.output.encode(), values[-1])
+    eventually(reads_last_value, "the last value is read")
+    assert served.call("print", name="rotated") == "printed"
+    eventually(lambda: "***" in served.output, "the print is forwarded")
+    assert not leaks_in(served.output.encode(), values[-1])
 
 
-def test_a_secret_of_the_vault_is_followed(ship: Ship, images: dict[str, str], gusset: Cli) -> None:
-    """Set, rotated, removed by force: the file follows within moments."""
+def test_a_change_in_the_vault_reaches_the_container(
+    served: ServedImage, images: dict[str, str], gusset: Cli
+) -> None:
+    """A new value, and the removal by force, within moments."""
     gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN)
-    ship.configure(images["root"], secrets={"hf_access_token": None})
-    ship.start(from_folder=False).ready()
-    assert ship.content("hf_access_token") == TOKEN
+    served.configure(images["root"], secrets={"hf_access_token": None})
+    served.start(from_folder=False).ready()
+    assert served.content("hf_access_token") == TOKEN
     gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN + b"-next")
-    eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
+    eventually(lambda: served.content("hf_access_token") == TOKEN + b"-next", "the new value")
     gusset("secret", "delete", "hf_access_token", "--force")
-    eventually(lambda: ship.ask("names") == [], "it is gone")
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    eventually(lambda: served.call("names") == [], "the file is removed")
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def test_a_managers_secret_is_followed(ship: Ship, images: dict[str, str], manager: Manager) -> None:
-    """The same from a manager, which one is logged in to."""
+def test_a_change_at_a_manager_reaches_the_container(
+    served: ServedImage, images: dict[str, str], manager: Manager
+) -> None:
+    """As from the vault."""
     gusset = manager.gusset
     gusset("login", manager.address, input=manager.key.encode())
     gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN)
-    ship.configure(images["root"], secrets={"hf_access_token": None})
-    ship.start(from_folder=False).ready()
-    assert ship.content("hf_access_token") == TOKEN
+    served.configure(images["root"], secrets={"hf_access_token": None})
+    served.start(from_folder=False).ready()
+    assert served.content("hf_access_token") == TOKEN
     gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN + b"-next")
-    eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
-    assert ship.stop() == 0
-    assert not leaks_in(ship.output.encode(), TOKEN)
+    eventually(lambda: served.content("hf_access_token") == TOKEN + b"-next", "the new value")
+    assert served.stop() == 0
+    assert not leaks_in(served.output.encode(), TOKEN)
 
 
-def test_a_value_from_the_environment_goes_no_further(ship: Ship, images: dict[str, str]) -> None:
-    """Neither to the engine's service, nor to what cleans up, nor into the container's environment."""
-    ship.configure(images["root"], secrets={"hf_access_token": None})
-    ship.start(TRUSS_SECRET_hf_access_token=TOKEN.decode()).ready()
-    assert ship.content("hf_access_token") == TOKEN
-    assert not leaks_in(json.dumps(ship.ask("environment")).encode(), TOKEN)
-    helpers = children(ship.running.pid)
+def test_a_value_from_the_environment_is_not_inherited(served: ServedImage, images: dict[str, str]) -> None:
+    """Neither by the engine's service, nor by the reaper, nor by the container's environment."""
+    served.configure(images["root"], secrets={"hf_access_token": None})
+    served.start(TRUSS_SECRET_hf_access_token=TOKEN.decode()).ready()
+    assert served.content("hf_access_token") == TOKEN
+    assert not leaks_in(json.dumps(served.call("environment")).encode(), TOKEN)
+    helpers = children(served.running.pid)
     assert len(helpers) == 2
     for pid in helpers:
         assert TOKEN not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
-def test_no_value_lies_anywhere(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Not in what the engine tells or keeps, the image, processes, logs or /tmp; and nothing is left."""
-    ship.secret("hf_access_token", TOKEN)
+def test_no_value_is_stored_outside_of_secrets(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """Not in what the engine reports or stores, nor in the image, processes, logs or /tmp."""
+    served.secret("hf_access_token", TOKEN)
     launch("root", FORMS["read by the application"], environment_variables={"PLAIN": "yes"})
-    container = ship.container
+    container = served.container
     assert container
-    told = podman("inspect", container) + podman("history", "--no-trunc", "localhost/gusset-test:root")
-    told += podman("image", "inspect", "localhost/gusset-test:root")
-    assert not leaks_in(told.encode(), TOKEN)
-    environment = ship.ask("environment")
+    reported = podman("inspect", container) + podman("history", "--no-trunc", "localhost/gusset-test:root")
+    reported += podman("image", "inspect", "localhost/gusset-test:root")
+    assert not leaks_in(reported.encode(), TOKEN)
+    environment = served.call("environment")
     assert isinstance(environment, dict)
     assert environment["PLAIN"] == "yes"
     assert TOKEN.decode() not in environment.values()
-    assert ship.ask("core") == [0, 0]
-    assert ship.ask("print", name="hf_access_token") == "printed"
-    _assert_nowhere_on_disk(ship)
-    assert ship.stop() == 0
-    assert not ship.left_behind()
-    assert not leaks_in(ship.output.encode(), TOKEN)
-    _assert_nowhere_on_disk(ship)
+    assert served.call("core") == [0, 0]
+    assert served.call("print", name="hf_access_token") == "printed"
+    _assert_nowhere_on_disk(served)
+    assert served.stop() == 0
+    assert not served.left_behind()
+    assert not leaks_in(served.output.encode(), TOKEN)
+    _assert_nowhere_on_disk(served)
 
 
-def _assert_nowhere_on_disk(ship: Ship) -> None:
-    """The engine keeps no log either, while the container runs or after it. What is older is not read."""
-    ours = Path(os.path.commonpath([ship.secrets, ship.tmp])).parents[
+def _assert_nowhere_on_disk(served: ServedImage) -> None:
+    """Search all files that are newer than the run, which include the engine's logs."""
+    ours = Path(os.path.commonpath([served.secrets, served.tmp])).parents[
         1
-    ]  # pytest's own, with the source in it
+    ]  # pytest's folder, which contains the source
     for place in ("/var/lib/containers", "/run/containers", "/run/libpod", "/tmp", "/var/tmp"):
         found = subprocess.run(
             [
@@ -197,7 +208,7 @@ def _assert_nowhere_on_disk(ship: Ship) -> None:
                 "-type",
                 "f",
                 "-newer",
-                ship.folder,
+                served.folder,
                 "-print0",
             ],
             capture_output=True,
@@ -208,170 +219,188 @@ def _assert_nowhere_on_disk(ship: Ship) -> None:
                 assert not leaks_in(Path(os.fsdecode(name)).read_bytes(), TOKEN), name
 
 
-def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """`kill -9` of gusset: container, folder, and a Podman service of its own go."""
-    ship.secret("hf_access_token", TOKEN)
+def test_nothing_is_left_after_a_kill(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """`kill -9` of gusset: the container, the folder and its Podman service are removed."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    assert ship.left_behind()
-    helpers = children(ship.running.pid)
-    ship.running.kill()
-    ship.running.wait()
-    eventually(lambda: not ship.left_behind(), "all is gone")
-    eventually(lambda: not any(map(is_running, helpers)), "the engine's service and the reaper, too")
+    assert served.left_behind()
+    helpers = children(served.running.pid)
+    served.running.kill()
+    served.running.wait()
+    eventually(lambda: not served.left_behind(), "nothing is left")
+    eventually(lambda: not any(map(is_running, helpers)), "the engine's service and the reaper end")
 
 
-def test_a_container_that_ends_is_started_again(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Its end is told, with its last lines; its secrets are there again."""
-    ship.secret("hf_access_token", TOKEN)
+def test_a_container_that_ends_is_restarted(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """Its end is reported, and the new container has its secrets."""
+    served.secret("hf_access_token", TOKEN)
     launch("root", FORMS["read by the application"])
-    first = ship.container
+    first = served.container
     with pytest.raises((httpx.HTTPError, AssertionError)):
-        ship.ask("exit", status=3)
-    eventually(lambda: "The container is ready again." in ship.output, "ready again")
-    assert "the container ended, with exit status 3" in ship.output
-    assert ship.ask("token") == TOKEN.decode()
-    assert ship.container != first
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+        served.call("exit", status=3)
+    eventually(lambda: "The container is ready again." in served.output, "ready again")
+    assert "the container ended, with exit status 3" in served.output
+    assert served.call("token") == TOKEN.decode()
+    assert served.container != first
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def test_a_container_that_is_not_alive_is_started_again(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """After the threshold, and it is told."""
+def test_a_container_without_liveness_is_restarted(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """After the threshold, and it is reported."""
     launch(runtime={"health_checks": {"restart_threshold_seconds": 1}})
-    first = ship.container
-    ship.ask("status", path="/health", status=500)
-    eventually(lambda: "The container is ready again." in ship.output, "ready again")
-    assert "the container was not alive for 1 s" in ship.output
-    assert ship.container != first
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    first = served.container
+    served.call("status", path="/health", status=500)
+    eventually(lambda: "The container is ready again." in served.output, "ready again")
+    assert "the container was not alive for 1 s" in served.output
+    assert served.container != first
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def test_a_container_that_is_not_ready_gets_no_requests(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """It lives on, and gets them again when it says so; any status up to 399 is a yes."""
+def test_a_container_that_is_not_ready_gets_no_requests(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """It is not restarted, and gets requests again when it is ready; any status below 400 means ready."""
     launch(runtime={"health_checks": {"stop_traffic_threshold_seconds": 1}})
-    ship.ask("status", path="/ready", status=503)
-    eventually(lambda: httpx.get(f"{ship.address}/other").status_code == 503, "none passes")
-    assert httpx.get(f"{ship.address}/other").json()["error"].endswith("Its readiness probe fails.")
-    podman("exec", ship.container, "python3", "-c", SAY_READY)
-    eventually(lambda: httpx.get(f"{ship.address}/other").status_code == 404, "they pass again")
+    served.call("status", path="/ready", status=503)
+    eventually(lambda: httpx.get(f"{served.address}/other").status_code == 503, "no request is forwarded")
+    assert httpx.get(f"{served.address}/other").json()["error"].endswith("Its readiness probe fails.")
+    podman("exec", served.container, "python3", "-c", BECOME_READY)
+    eventually(
+        lambda: httpx.get(f"{served.address}/other").status_code == 404, "requests are forwarded again"
+    )
 
 
-SAY_READY = """
+BECOME_READY = """
 import json, urllib.request
 body = json.dumps(dict(do="status", path="/ready", status=302)).encode()
-urllib.request.urlopen("http://127.0.0.1:8000/ask", body)
+urllib.request.urlopen("http://127.0.0.1:8000/command", body)
 """
 
 
-def test_the_end_while_it_starts(ship: Ship, images: dict[str, str]) -> None:
-    """SIGTERM before it is ready: it is stopped and removed as well."""
-    ship.secret("hf_access_token", TOKEN)
-    ship.configure(images["root"], f"{SERVER} never-ready")
-    ship.start()
-    eventually(lambda: "thinking about it" in ship.output, "it runs")
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+def test_sigterm_before_readiness_removes_the_container(served: ServedImage, images: dict[str, str]) -> None:
+    """SIGTERM stops it as it stops a container that is ready."""
+    served.secret("hf_access_token", TOKEN)
+    served.configure(images["root"], f"{SERVER} never-ready")
+    served.start()
+    eventually(lambda: "thinking about it" in served.output, "it runs")
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def test_a_second_signal_kills(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Whoever is in a hurry does not wait for a server that ignores SIGTERM."""
+def test_a_second_signal_kills_the_container_at_once(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """Without waiting for a server that ignores SIGTERM."""
     launch("root", f"{SERVER} stubborn")
-    ship.running.send_signal(signal.SIGTERM)
-    eventually(lambda: "A second signal stops at once" in ship.output, "it has heard")
-    ship.running.send_signal(signal.SIGTERM)
-    assert ship.running.wait(60) == 0
-    assert not ship.left_behind()
+    served.running.send_signal(signal.SIGTERM)
+    eventually(lambda: "A second signal stops at once" in served.output, "the first signal is handled")
+    served.running.send_signal(signal.SIGTERM)
+    assert served.running.wait(60) == 0
+    assert not served.left_behind()
 
 
-def test_the_next_start_is_the_second_net(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Where all that cleans up was killed as well."""
-    ship.secret("hf_access_token", TOKEN)
+def test_the_next_start_removes_what_a_killed_run_has_left(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """When the reaper was killed as well."""
+    served.secret("hf_access_token", TOKEN)
     launch()
-    first = ship.running.pid
+    first = served.running.pid
     for pid in [*children(first), first]:
         os.kill(pid, signal.SIGKILL)
-    ship.running.wait()
-    assert len(ship.left_behind()) == 2
-    ship.start().ready()
-    assert not ship.left_behind(first)
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    served.running.wait()
+    assert len(served.left_behind()) == 2
+    served.start().ready()
+    assert not served.left_behind(first)
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def test_an_engine_that_is_started_anew(ship: Ship, images: dict[str, str]) -> None:
-    """While it is away it is asked again; then there is one container, the old one is removed."""
-    address = f"unix://{ship.tmp}/engine.sock"
+def test_an_engine_that_restarts_gets_one_new_container(served: ServedImage, images: dict[str, str]) -> None:
+    """gusset retries while it is away, then removes the old container and starts one."""
+    address = f"unix://{served.tmp}/engine.sock"
     start = ["podman", "system", "service", "--time=0", address]
     service = subprocess.Popen(start)
     try:
-        eventually((ship.tmp / "engine.sock").exists, "the engine answers")
-        ship.secret("hf_access_token", TOKEN)
-        ship.configure(images["root"], FORMS["read by the application"])
-        ship.start(DOCKER_HOST=address).ready()
+        eventually((served.tmp / "engine.sock").exists, "the engine listens")
+        served.secret("hf_access_token", TOKEN)
+        served.configure(images["root"], FORMS["read by the application"])
+        served.start(DOCKER_HOST=address).ready()
         service.kill()
         service.wait()
-        eventually(lambda: "does not answer any more" in ship.output, "it is told")
-        (ship.tmp / "engine.sock").unlink(missing_ok=True)
+        eventually(lambda: "the container engine does not respond" in served.output, "it is reported")
+        (served.tmp / "engine.sock").unlink(missing_ok=True)
         service = subprocess.Popen(start)
-        eventually(lambda: "ready again" in ship.output, "ready again")
-        assert ship.ask("token") == TOKEN.decode()
-        assert len(ship.left_behind()) == 2  # one container, one folder
-        assert ship.stop() == 0
-        assert not ship.left_behind()
+        eventually(lambda: "ready again" in served.output, "ready again")
+        assert served.call("token") == TOKEN.decode()
+        assert len(served.left_behind()) == 2  # one container, one folder
+        assert served.stop() == 0
+        assert not served.left_behind()
     finally:
         service.terminate()
         service.wait()
 
 
-def test_an_engine_by_its_address(ship: Ship, images: dict[str, str]) -> None:
-    """DOCKER_HOST names it, whatever it is."""
-    socket = f"unix://{ship.tmp}/engine.sock"
+def test_docker_host_names_the_engine(served: ServedImage, images: dict[str, str]) -> None:
+    """It is used, and it is not stopped with gusset."""
+    socket = f"unix://{served.tmp}/engine.sock"
     service = subprocess.Popen(["podman", "system", "service", "--time=0", socket])
     try:
-        eventually((ship.tmp / "engine.sock").exists, "the engine answers")
-        ship.secret("hf_access_token", TOKEN)
-        ship.configure(images["root"], FORMS["read by the application"])
-        ship.start(DOCKER_HOST=socket).ready()
-        assert ship.ask("token") == TOKEN.decode()
-        assert ship.stop() == 0
+        eventually((served.tmp / "engine.sock").exists, "the engine listens")
+        served.secret("hf_access_token", TOKEN)
+        served.configure(images["root"], FORMS["read by the application"])
+        served.start(DOCKER_HOST=socket).ready()
+        assert served.call("token") == TOKEN.decode()
+        assert served.stop() == 0
         assert service.poll() is None
-        assert not ship.left_behind()
+        assert not served.left_behind()
     finally:
         service.terminate()
         service.wait()
 
 
-def test_a_stubborn_server_is_killed(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """One that ignores SIGTERM."""
+def test_a_server_that_ignores_sigterm_is_killed(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """After the grace period, so that `serve` ends."""
     launch("root", f"{SERVER} stubborn")
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def test_resources_are_limits(ship: Ship, launch: Callable[..., Ship]) -> None:
+def test_resources_are_limits(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """`resources.cpu` and `resources.memory` of the config."""
     launch(resources={"cpu": "500m", "memory": "256Mi"})
-    about = podman("inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", ship.container)
+    about = podman("inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", served.container)
     assert about == f"{256 * 2**20} 500000000"
 
 
-# What can be wrong.
+# Errors.
 
 
-def test_a_secret_that_the_command_reads(ship: Ship, images: dict[str, str]) -> None:
-    """Undeclared or without a value: it does not start, whatever is allowed to be missing."""
-    ship.secret("hf_access_token", TOKEN)
-    ship.configure(images["root"], "sh -c 'X=$(cat /secrets/undeclared) Y=$(cat /secrets/absent) server'")
-    text = (ship.folder / "config.yaml").read_text().replace("secrets:\n", "secrets:\n  absent: null\n")
-    (ship.folder / "config.yaml").write_text(text)
-    ship.start("--allow-missing", "all")
-    ship.fails(5, "/secrets/undeclared: config.yaml does not declare it", "/secrets/absent: it has no value")
+def test_a_command_that_reads_a_missing_secret_is_refused(
+    served: ServedImage, images: dict[str, str]
+) -> None:
+    """Undeclared or without a value; `--allow-missing` does not change that."""
+    served.secret("hf_access_token", TOKEN)
+    served.configure(images["root"], "sh -c 'X=$(cat /secrets/undeclared) Y=$(cat /secrets/absent) server'")
+    text = (served.folder / "config.yaml").read_text().replace("secrets:\n", "secrets:\n  absent: null\n")
+    (served.folder / "config.yaml").write_text(text)
+    served.start("--allow-missing", "all")
+    served.fails(
+        5, "/secrets/undeclared: config.yaml does not declare it", "/secrets/absent: it has no value"
+    )
 
 
-def test_a_missing_secret(ship: Ship, images: dict[str, str]) -> None:
-    ship.configure(images["root"], secrets={"absent": None})
-    ship.start()
-    ship.fails(5, "absent", "gusset secret set absent")
+def test_a_missing_secret_is_refused(served: ServedImage, images: dict[str, str]) -> None:
+    """The message says how to set it."""
+    served.configure(images["root"], secrets={"absent": None})
+    served.start()
+    served.fails(5, "absent", "gusset secret set absent")
 
 
 @pytest.mark.parametrize(
@@ -384,32 +413,34 @@ def test_a_missing_secret(ship: Ship, images: dict[str, str]) -> None:
         ),
         ("root", "no-such-command", ("no-such-command", "start_command")),
         ("root", f"{SERVER} never-ready", ("was not ready after 3 s", "thinking about it", "server_port")),
-        ("stranger", SERVER, ("nobody-knows-me",)),
+        ("unknown-user", SERVER, ("nobody-knows-me",)),
         ("shell-less", "sh -c 'true'", ("sh", "There may be no shell in it")),
     ],
     ids=["ends-at-once", "no-such-command", "never-ready", "no-such-user", "no-shell"],
 )
-def test_a_container_that_does_not_become_ready(
-    ship: Ship, images: dict[str, str], image: str, command: str, texts: tuple[str, ...]
+def test_a_container_that_does_not_become_ready_ends_serve(
+    served: ServedImage, images: dict[str, str], image: str, command: str, texts: tuple[str, ...]
 ) -> None:
-    """Ends `serve`, with what happened and the last lines, masked; nothing is left."""
-    ship.secret("hf_access_token", TOKEN)
+    """The message says what happened, with the last lines, masked; nothing is left."""
+    served.secret("hf_access_token", TOKEN)
     health = {"health_checks": {"startup_threshold_seconds": 3}}
-    ship.configure(images[image], command, runtime=health)
-    ship.start()
-    ship.fails(9, *texts)
-    assert not leaks_in(ship.output.encode(), TOKEN)
-    assert "Traceback" not in ship.output
-    assert not ship.left_behind()
+    served.configure(images[image], command, runtime=health)
+    served.start()
+    served.fails(9, *texts)
+    assert not leaks_in(served.output.encode(), TOKEN)
+    assert "Traceback" not in served.output
+    assert not served.left_behind()
 
 
-def test_no_such_image(ship: Ship) -> None:
-    ship.configure("localhost/gusset-test:nowhere")
-    ship.start()
-    ship.fails(11, "the image localhost/gusset-test:nowhere", "cannot be pulled")
+def test_an_image_that_does_not_exist_is_reported(served: ServedImage) -> None:
+    """With the reason why it cannot be pulled."""
+    served.configure("localhost/gusset-test:nowhere")
+    served.start()
+    served.fails(11, "the image localhost/gusset-test:nowhere", "cannot be pulled")
 
 
-def test_another_machines_image(ship: Ship, images: dict[str, str]) -> None:
+def test_an_image_for_another_architecture_is_refused(served: ServedImage, images: dict[str, str]) -> None:
+    """Rather than to fail with an exec format error."""
     podman(
         "build",
         "-q",
@@ -421,186 +452,194 @@ def test_another_machines_image(ship: Ship, images: dict[str, str]) -> None:
         "-",
         input=b"FROM scratch\nENV A=b\n",
     )
-    ship.configure("localhost/gusset-test:foreign")
-    ship.start()
-    ship.fails(11, "is for s390x")
+    served.configure("localhost/gusset-test:foreign")
+    served.start()
+    served.fails(11, "is for s390x")
 
 
-def test_no_engine(ship: Ship, images: dict[str, str]) -> None:
-    ship.configure(images["root"])
-    ship.start(DOCKER_HOST="unix:///nowhere/docker.sock")
-    ship.fails(11, "no container engine responds", "unix:///nowhere/docker.sock")
+def test_an_engine_that_does_not_respond_is_reported(served: ServedImage, images: dict[str, str]) -> None:
+    """With the address that was tried."""
+    served.configure(images["root"])
+    served.start(DOCKER_HOST="unix:///nowhere/docker.sock")
+    served.fails(11, "no container engine responds", "unix:///nowhere/docker.sock")
 
 
-def test_an_engine_that_one_may_not_use(ship: Ship, images: dict[str, str]) -> None:
-    """Root without its privileges is an account like any other."""
-    address = ship.tmp / "engine.sock"
+def test_an_engine_without_permission_is_reported(served: ServedImage, images: dict[str, str]) -> None:
+    """With what to do about it. Root without its capabilities stands for an ordinary account."""
+    address = served.tmp / "engine.sock"
     with socket.socket(socket.AF_UNIX) as closed:
         closed.bind(str(address))
         closed.listen()
         os.chown(address, 4711, 4711)
         os.chmod(address, 0o600)
-        ship.configure(images["root"])
-        ship.start(before=as_ordinary_process(), DOCKER_HOST=f"unix://{address}")
-        ship.fails(11, "no container engine responds", "Permission denied", "group docker")
+        served.configure(images["root"])
+        served.start(before=as_ordinary_process(), DOCKER_HOST=f"unix://{address}")
+        served.fails(11, "no container engine responds", "Permission denied", "group docker")
 
 
-def test_an_engine_elsewhere(ship: Ship) -> None:
-    """Its memory is not ours to put secrets into."""
-    ship.configure("localhost/gusset-test:root")
-    ship.start(DOCKER_HOST="tcp://192.0.2.1:2375").fails(11, "an engine on another machine")
+def test_an_engine_over_tcp_is_refused(served: ServedImage) -> None:
+    """It has no encryption; the message names ssh."""
+    served.configure("localhost/gusset-test:root")
+    served.start(DOCKER_HOST="tcp://192.0.2.1:2375").fails(11, "an engine on another machine")
 
 
-def test_a_used_port(ship: Ship, launch: Callable[..., Ship], images: dict[str, str]) -> None:
-    """Of ours; and with the host's network, of the container's."""
+def test_a_port_in_use_is_refused(
+    served: ServedImage, launch: Callable[..., ServedImage], images: dict[str, str]
+) -> None:
+    """It is gusset's own port here."""
     launch()
-    port = ship.address.rpartition(":")[2]
-    done = subprocess.run(["python3", "-c", "pass"], check=False)
-    assert done.returncode == 0
-    again = Ship.__new__(Ship)
-    again.__dict__.update(ship.__dict__, tmp=ship.tmp / "again", process=None)
-    again.tmp.mkdir()
-    again.start("--port", port).fails(11, f"port {port}")
+    port = served.address.rpartition(":")[2]
+    (served.tmp / "second").mkdir()
+    second = ServedImage(served.tmp / "second")
+    second.configure(images["root"])
+    second.start("--port", port).fails(11, f"port {port}")
 
 
-def test_the_hosts_network(ship: Ship, images: dict[str, str]) -> None:
-    """Only when asked, and never on 8080."""
-    ship.configure(images["root"], "python3 /app/inside.py 8080", docker_server={"server_port": 8080})
-    ship.start("--network", "host").fails(11, "8080 clashes")
-    ship.configure(images["root"], "python3 /app/inside.py 18765", docker_server={"server_port": 18765})
-    ship.start("--network", "host").ready()
+def test_the_host_network_is_refused_for_a_port_in_use(served: ServedImage, images: dict[str, str]) -> None:
+    """Also for 8080, which is gusset's default; with a free port the container is reached there."""
+    served.configure(images["root"], "python3 /app/inside.py 8080", docker_server={"server_port": 8080})
+    served.start("--network", "host").fails(11, "8080 clashes")
+    served.configure(images["root"], "python3 /app/inside.py 18765", docker_server={"server_port": 18765})
+    served.start("--network", "host").ready()
     assert httpx.get("http://127.0.0.1:18765/health").status_code == 200
-    assert ship.stop() == 0
+    assert served.stop() == 0
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", 18765))
         other.listen()
-        ship.start("--network", "host").fails(11, "18765 clashes")
+        served.start("--network", "host").fails(11, "18765 clashes")
 
 
-def test_every_missing_key_at_once(ship: Ship) -> None:
-    (ship.folder / "config.yaml").write_text("base_image: {image: x}\ndocker_server: {start_command: y}\n")
-    ship.start()
-    ship.fails(3, "server_port", "predict_endpoint", "readiness_endpoint", "liveness_endpoint")
+def test_all_missing_keys_are_reported_together(served: ServedImage) -> None:
+    """All four keys that `docker_server` needs."""
+    (served.folder / "config.yaml").write_text("base_image: {image: x}\ndocker_server: {start_command: y}\n")
+    served.start()
+    served.fails(3, "server_port", "predict_endpoint", "readiness_endpoint", "liveness_endpoint")
 
 
-def test_kill_of_the_container_from_outside(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """As an out-of-memory kill would: told and restarted."""
+def test_a_container_killed_from_outside_is_restarted(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """As by the kernel when memory runs out; the exit status is reported."""
     launch()
-    pid = int(podman("inspect", "--format", "{{.State.Pid}}", ship.container))
+    pid = int(podman("inspect", "--format", "{{.State.Pid}}", served.container))
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: "ready again" in ship.output, "ready again")
-    assert "exit status 137" in ship.output
+    eventually(lambda: "ready again" in served.output, "ready again")
+    assert "exit status 137" in served.output
 
 
-def test_other_folders_called_secrets_are_not_ours(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """A command may read /run/secrets/x or ./secrets/x: only /secrets is checked."""
+def test_only_the_folder_secrets_at_the_root_is_checked(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """A command may read /run/secrets/x or ./secrets/x."""
     launch("root", f"sh -c 'cat /run/secrets/x ./secrets/y; exec {SERVER}'")
 
 
-def test_the_key_may_be_written_otherwise(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """YAML has more than one way to write a key, and JSON is YAML."""
-    ship.configure("localhost/gusset-test:root")
-    file = ship.folder / "config.yaml"
+def test_a_config_in_json_is_served(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """JSON is YAML too, with other spellings of the keys."""
+    served.configure("localhost/gusset-test:root")
+    file = served.folder / "config.yaml"
     file.write_text(json.dumps(yaml.safe_load(file.read_text())))
-    ship.start().ready()
-    assert ship.ask("environment")
+    served.start().ready()
+    assert served.call("environment")
 
 
-def test_options_that_do_not_go_with_an_image(ship: Ship) -> None:
-    """They are refused rather than without effect."""
-    ship.configure("localhost/gusset-test:root")
-    ship.start("--workers", "2").fails(2, "--workers and --reload are for Python models")
+def test_options_for_models_are_refused(served: ServedImage) -> None:
+    """Rather than ignored."""
+    served.configure("localhost/gusset-test:root")
+    served.start("--workers", "2").fails(2, "--workers and --reload are for Python models")
 
 
-def test_check_sees_what_the_command_reads(ship: Ship, gusset: Cli) -> None:
+def test_check_reports_undeclared_secrets_in_the_command(served: ServedImage, gusset: Cli) -> None:
     """Before anything is served."""
-    ship.configure("localhost/gusset-test:root", "sh -c 'X=$(cat /secrets/undeclared) server'")
-    done = gusset("check", str(ship.folder), status=4)
+    served.configure("localhost/gusset-test:root", "sh -c 'X=$(cat /secrets/undeclared) server'")
+    done = gusset("check", str(served.folder), status=4)
     assert b"the command reads /secrets/undeclared, which is not declared" in done.stdout + done.stderr
 
 
-# What is built into an image first.
+# Builds.
 
 
-def test_what_the_config_asks_for_is_built_in(ship: Ship, images: dict[str, str]) -> None:
-    """Files of `data` and `packages`, commands of several lines; the user of the base image stays."""
-    ship.secret("hf_access_token", TOKEN)
-    (ship.folder / "data").mkdir()
-    (ship.folder / "data" / "weights.txt").write_text("heavy")
-    (ship.folder / "packages").mkdir()
-    (ship.folder / "packages" / "ours.py").write_text("NAME = 'ours'")
+def test_what_the_config_adds_is_built_into_the_image(served: ServedImage, images: dict[str, str]) -> None:
+    """Files of `data` and `packages`, and commands of several lines; the base image's user is kept."""
+    served.secret("hf_access_token", TOKEN)
+    (served.folder / "data").mkdir()
+    (served.folder / "data" / "weights.txt").write_text("heavy")
+    (served.folder / "packages").mkdir()
+    (served.folder / "packages" / "ours.py").write_text("NAME = 'ours'")
     commands = [
         "cat > /srv/made <<'END'\nit's \"made\"\nEND",
         "python3 -c 'import ours' && id -u >> /srv/made",
     ]
-    ship.configure(images["user"], build_commands=commands)
-    ship.start().ready()
-    assert ship.ask("file", path="/app/data/weights.txt") == "heavy"
-    assert ship.ask("file", path="/packages/ours.py") == "NAME = 'ours'"
-    assert ship.ask("file", path="/srv/made") == 'it\'s "made"\n0\n'
-    seen = ship.ask("see", name="hf_access_token")
-    assert isinstance(seen, dict)
-    assert seen["me"] == 4321
-    built = ship.image
-    assert ship.stop() == 0
-    for tell in ("inspect", "history"):
-        assert not leaks_in(podman("image", tell, built).encode(), TOKEN)
-    forget(built)
+    served.configure(images["user"], build_commands=commands)
+    served.start().ready()
+    assert served.call("file", path="/app/data/weights.txt") == "heavy"
+    assert served.call("file", path="/packages/ours.py") == "NAME = 'ours'"
+    assert served.call("file", path="/srv/made") == 'it\'s "made"\n0\n'
+    described = served.call("describe", name="hf_access_token")
+    assert isinstance(described, dict)
+    assert described["me"] == 4321
+    built = served.image
+    assert served.stop() == 0
+    for command in ("inspect", "history"):
+        assert not leaks_in(podman("image", command, built).encode(), TOKEN)
+    remove_image(built)
 
 
 def test_models_of_the_same_name_have_images_of_their_own(tmp_path: Path, images: dict[str, str]) -> None:
-    """Built at the same time, too."""
-    ships = []
+    """Also when they are built at the same time."""
+    both = []
     try:
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
-            ships.append(Ship(tmp_path / name))
-            ships[-1].configure(images["root"], build_commands=[f"echo {name} > /srv/made"])
-            ships[-1].start()
-        assert [ship.ready().ask("file", path="/srv/made") for ship in ships] == ["one\n", "other\n"]
+            both.append(ServedImage(tmp_path / name))
+            both[-1].configure(images["root"], build_commands=[f"echo {name} > /srv/made"])
+            both[-1].start()
+        assert [served.ready().call("file", path="/srv/made") for served in both] == ["one\n", "other\n"]
         assert all(
-            podman("image", "inspect", "--format", "{{len .RepoTags}}", ship.image) == "1" for ship in ships
+            podman("image", "inspect", "--format", "{{len .RepoTags}}", served.image) == "1"
+            for served in both
         )
     finally:
-        for ship in ships:
-            built = ship.image
-            assert ship.stop() == 0
-            forget(built)
+        for served in both:
+            built = served.image
+            assert served.stop() == 0
+            remove_image(built)
 
 
-def test_no_build_runs_the_image_as_it_is(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """Whatever else the config asks for; without a command the image's own is run."""
+def test_no_build_runs_the_image_as_it_is(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """Whatever the config adds; without a start_command, with the image's own command."""
     launch("starts-itself", None, docker_server={"no_build": True}, build_commands=["false"])
-    assert ship.ask("environment")
+    assert served.call("environment")
 
 
-def test_requirements_are_installed(ship: Ship, images: dict[str, str], tmp_path: Path) -> None:
-    """By the image's own Python; here from a folder of the model's, so that no registry is needed."""
-    package = ship.folder / "packages" / "wheels"
+def test_requirements_are_installed(served: ServedImage, images: dict[str, str], tmp_path: Path) -> None:
+    """By the image's own Python; here from a folder of the model, so that no index is needed."""
+    package = served.folder / "packages" / "wheels"
     package.mkdir(parents=True)
     _wheel(package, "tiny_thing", "1.2")
     requirements = ["/packages/wheels/tiny_thing-1.2-py3-none-any.whl"]
-    ship.configure(
+    served.configure(
         images["root"],
         f"sh -c 'python3 -c \"import tiny_thing\" && exec {SERVER}'",
         requirements=requirements,
     )
-    built = ship.start().ready().image
-    assert ship.stop() == 0
-    forget(built)
+    built = served.start().ready().image
+    assert served.stop() == 0
+    remove_image(built)
 
 
-def test_a_build_that_fails(ship: Ship, images: dict[str, str]) -> None:
-    """Ends `serve` with the last lines."""
-    ship.configure(images["root"], build_commands=["echo about to fail; exit 3"])
-    ship.start().fails(9, "the image cannot be built", "about to fail", "build_commands")
-    assert "Traceback" not in ship.output
+def test_a_failing_build_ends_serve(served: ServedImage, images: dict[str, str]) -> None:
+    """The message has the last lines."""
+    served.configure(images["root"], build_commands=["echo about to fail; exit 3"])
+    served.start().fails(9, "the image cannot be built", "about to fail", "build_commands")
+    assert "Traceback" not in served.output
 
 
-def test_secrets_of_builds_are_refused(ship: Ship, images: dict[str, str]) -> None:
-    ship.configure(images["root"], build={"secret_to_path_mapping": {"hf_access_token": "/token"}})
-    ship.start().fails(3, "secret_to_path_mapping", "builds are not given secrets yet")
+def test_secrets_for_builds_are_refused(served: ServedImage, images: dict[str, str]) -> None:
+    """They are not supported yet."""
+    served.configure(images["root"], build={"secret_to_path_mapping": {"hf_access_token": "/token"}})
+    served.start().fails(3, "secret_to_path_mapping", "builds are not given secrets yet")
 
 
 def _wheel(folder: Path, name: str, version: str) -> None:

@@ -1,4 +1,4 @@
-"""Images from a registry that wants a login, which is a secret."""
+"""Images from a registry that requires a login, which is a secret."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, clean_environ, leaks_in
-from tests.containers.conftest import Ship, Way, forget, lacks, podman, unless
+from tests.containers.conftest import (
+    EngineAccess,
+    ServedImage,
+    missing_programs,
+    podman,
+    remove_image,
+    skip_if,
+)
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -27,27 +34,27 @@ KEY = b'{"type": "service_account", "private_key": "cHVibGlj-0043"}'
 KNOWN = """\
 robot:$2b$04$8Y7npEkmZKZbCKk0MyrQ.e/mtRlk/vQsNCGIX5tZET4y2cZ01ees.
 _json_key:$2b$04$GYvLy3u8y.DObzB/8U4z8.XLC5eaGiwvMkbg/Tczvk9MWErK5HNgS
-"""  # these two, as `htpasswd -B` has them
+"""  # both passwords, hashed by `htpasswd -B`
 
 
 @pytest.fixture(scope="module")
 def registry(images: dict[str, str], busybox: str) -> Iterator[str]:
-    """A registry's address; it asks for a login and has one image, `private/server:1`."""
-    unless(lacks("docker-registry"))
-    place = Path(tempfile.mkdtemp(prefix="gusset-registry-"))
+    """The address of a registry that requires a login and has one image, `private/server:1`."""
+    skip_if(missing_programs("docker-registry"))
+    folder = Path(tempfile.mkdtemp(prefix="gusset-registry-"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    (place / "known").write_text(KNOWN)
+    (folder / "known").write_text(KNOWN)
     about = {
         "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": f"{place}/data"}},
+        "storage": {"filesystem": {"rootdirectory": f"{folder}/data"}},
         "http": {"addr": address},
-        "auth": {"htpasswd": {"realm": "here", "path": f"{place}/known"}},
+        "auth": {"htpasswd": {"realm": "here", "path": f"{folder}/known"}},
     }
-    (place / "config.yml").write_text(json.dumps(about))
+    (folder / "config.yml").write_text(json.dumps(about))
     server = subprocess.Popen(
-        ["docker-registry", "serve", place / "config.yml"],
+        ["docker-registry", "serve", folder / "config.yml"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -56,18 +63,18 @@ def registry(images: dict[str, str], busybox: str) -> Iterator[str]:
         eventually(lambda: _listens(host, int(port)), "the registry listens")
         recipe = f"FROM {busybox}\nRUN mkdir /www && echo well > /www/index.html\n"
         podman("build", "-q", "-t", f"{address}/private/server:1", "-f", "-", ".", input=recipe.encode())
-        with (place / "auth").open("w") as file:
+        with (folder / "auth").open("w") as file:
             auth = base64.b64encode(b"robot:" + PASSWORD).decode()
             json.dump({"auths": {address: {"auth": auth}}}, file)
-        podman("push", "-q", "--tls-verify=false", f"--authfile={place}/auth", f"{address}/private/server:1")
-        (place / "auth").unlink()
-        (place / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
-        forget(f"{address}/private/server:1")
+        podman("push", "-q", "--tls-verify=false", f"--authfile={folder}/auth", f"{address}/private/server:1")
+        (folder / "auth").unlink()
+        (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
+        remove_image(f"{address}/private/server:1")
         yield address
     finally:
         server.terminate()
         server.wait()
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 def _listens(host: str, port: int) -> bool:
@@ -76,33 +83,33 @@ def _listens(host: str, port: int) -> bool:
 
 
 @pytest.fixture(params=["podman", "docker"])
-def ship(request: pytest.FixtureRequest, tmp_path: Path, registry: str) -> Iterator[Ship]:
-    """Serves that image, which no engine has yet."""
-    way = podman
-    if request.param == "docker":  # it speaks to a registry on the loopback without TLS as it is
+def served(request: pytest.FixtureRequest, tmp_path: Path, registry: str) -> Iterator[ServedImage]:
+    """Serves the registry's image, which the engine does not have yet."""
+    engine = podman
+    if request.param == "docker":  # it uses no TLS for a registry on the loopback
         address = f"unix://{request.getfixturevalue('docker')}"
-        way = Way(("docker", "--host", address), environ={"DOCKER_HOST": address})
+        engine = EngineAccess(("docker", "--host", address), environ={"DOCKER_HOST": address})
     else:
         conf = tmp_path / "registries.conf"
         conf.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
-        way = Way(environ={"CONTAINERS_REGISTRIES_CONF": str(conf)})
-    made = Ship(tmp_path, way)
-    yield made
-    if made.process and made.process.poll() is None:
-        made.stop()
-    subprocess.run([*way.command, "rmi", "-f", _image(registry)], capture_output=True, check=False)
+        engine = EngineAccess(environ={"CONTAINERS_REGISTRIES_CONF": str(conf)})
+    image = ServedImage(tmp_path, engine)
+    yield image
+    if image.process and image.process.poll() is None:
+        image.stop()
+    subprocess.run([*engine.command, "rmi", "-f", _image(registry)], capture_output=True, check=False)
 
 
 def _image(registry: str) -> str:
     return f"{registry}/private/server:1"
 
 
-def _configure(ship: Ship, image: str, auth: dict[str, object] | None, *declared: str) -> None:
-    """For busybox's own server."""
+def _configure(served: ServedImage, image: str, auth: dict[str, object] | None, *declared: str) -> None:
+    """Configure it for busybox's HTTP server."""
     base = {"image": image} | ({"docker_auth": auth} if auth else {})
     server = {"readiness_endpoint": "/", "liveness_endpoint": "/", "predict_endpoint": "/"}
-    ship.configure(image, "sh -c 'httpd -f -p 8000 -h /www & trap exit TERM; wait'", docker_server=server)
-    file = ship.folder / "config.yaml"
+    served.configure(image, "sh -c 'httpd -f -p 8000 -h /www & trap exit TERM; wait'", docker_server=server)
+    file = served.folder / "config.yaml"
     config = yaml.safe_load(file.read_text()) | {"base_image": base, "secrets": dict.fromkeys(declared)}
     file.write_text(yaml.safe_dump(config))
 
@@ -115,29 +122,36 @@ LOGINS = {
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_an_image_is_pulled_with_a_secret(ship: Ship, registry: str, login: str) -> None:
-    """It is told; the login is nowhere, neither in the container, nor where engines keep those of people."""
+def test_an_image_is_pulled_with_a_secret(served: ServedImage, registry: str, login: str) -> None:
+    """The login is neither in the container, nor where engines store those of their users."""
     method, value = LOGINS[login]
-    ship.secret("pull", value)
-    ship.secret("other", b"the container's own")
+    served.secret("pull", value)
+    served.secret("other", b"the container's own")
     auth: dict[str, object] = {"auth_method": method, "secret_name": "pull", "registry": f"http://{registry}"}
-    _configure(ship, _image(registry), auth, "other")
-    ship.start().ready()
-    assert f"pulling {_image(registry)}" in ship.output
-    assert ship.way("exec", ship.container, "ls", "/secrets") == "other"
-    told = ship.way("inspect", ship.container) + ship.way("image", "inspect", _image(registry))
-    for kept in ("/run/containers", Path.home() / ".config/containers", Path.home() / ".docker", "/var/tmp"):
-        for top, _, names in os.walk(kept):
+    _configure(served, _image(registry), auth, "other")
+    served.start().ready()
+    assert f"pulling {_image(registry)}" in served.output
+    assert served.engine("exec", served.container, "ls", "/secrets") == "other"
+    reported = served.engine("inspect", served.container) + served.engine(
+        "image", "inspect", _image(registry)
+    )
+    for stored in (
+        "/run/containers",
+        Path.home() / ".config/containers",
+        Path.home() / ".docker",
+        "/var/tmp",
+    ):
+        for top, _, names in os.walk(stored):
             for file in (Path(top, name) for name in names):
                 with contextlib.suppress(OSError):
-                    told += (
+                    reported += (
                         file.read_text(errors="replace")
                         if file.is_file() and file.stat().st_size < 100_000
                         else ""
                     )
-    assert ship.stop() == 0
+    assert served.stop() == 0
     for secret in (value, PASSWORD, b"cHVibGlj-0043"):
-        assert not leaks_in((told + ship.output).encode(), secret)
+        assert not leaks_in((reported + served.output).encode(), secret)
 
 
 @pytest.mark.parametrize(
@@ -150,30 +164,32 @@ def test_an_image_is_pulled_with_a_secret(ship: Ship, registry: str, login: str)
         (b"", ("the secret pull is no login",)),
     ],
 )
-def test_a_wrong_login(ship: Ship, registry: str, value: bytes, texts: tuple[str, ...]) -> None:
-    """What went wrong, and which secret it is; not what is in it."""
-    ship.secret("pull", value)
-    _configure(ship, _image(registry), {"auth_method": "registry_secret", "secret_name": "pull"})
-    ship.start().fails(11, *texts)
-    assert "Traceback" not in ship.output
-    assert not leaks_in(ship.output.encode(), PASSWORD)
+def test_a_wrong_login_is_reported_by_the_name_of_its_secret(
+    served: ServedImage, registry: str, value: bytes, texts: tuple[str, ...]
+) -> None:
+    """Not by its value."""
+    served.secret("pull", value)
+    _configure(served, _image(registry), {"auth_method": "registry_secret", "secret_name": "pull"})
+    served.start().fails(11, *texts)
+    assert "Traceback" not in served.output
+    assert not leaks_in(served.output.encode(), PASSWORD)
 
 
-def test_no_login(ship: Ship, registry: str) -> None:
-    """The registry's own words, and what to do."""
-    _configure(ship, _image(registry), None)
-    ship.start().fails(11, "cannot be pulled", "base_image.docker_auth")
+def test_a_missing_login_is_reported(served: ServedImage, registry: str) -> None:
+    """With the registry's error, and what to do."""
+    _configure(served, _image(registry), None)
+    served.start().fails(11, "cannot be pulled", "base_image.docker_auth")
 
 
-def test_no_such_image(ship: Ship, registry: str) -> None:
-    """In a registry that answers."""
-    ship.secret("pull", b"robot:" + PASSWORD)
+def test_an_image_that_does_not_exist_is_reported(served: ServedImage, registry: str) -> None:
+    """With a login that is right."""
+    served.secret("pull", b"robot:" + PASSWORD)
     image = f"{registry}/private/nothing:1"
-    _configure(ship, image, {"auth_method": "REGISTRY_SECRET", "secret_name": "pull"})
-    ship.start().fails(11, f"the image {image}", "cannot be pulled", "is the name right?")
+    _configure(served, image, {"auth_method": "REGISTRY_SECRET", "secret_name": "pull"})
+    served.start().fails(11, f"the image {image}", "cannot be pulled", "is the name right?")
 
 
-@pytest.mark.parametrize("ship", ["podman"], indirect=True)
+@pytest.mark.parametrize("served", ["podman"], indirect=True)
 @pytest.mark.parametrize(
     ("auth", "status", "texts"),
     [
@@ -186,7 +202,7 @@ def test_no_such_image(ship: Ship, registry: str) -> None:
         (
             {"auth_method": "REGISTRY_SECRET", "secret_name": "pull", "registry": "elsewhere.example"},
             3,
-            ("docker_auth.registry", "gets no login that is for another registry"),
+            ("docker_auth.registry", "gets no login for another registry"),
         ),
         ({"auth_method": "REGISTRY_SECRET", "secret_name": "a b"}, 3, ("docker_auth.secret_name", "a space")),
         ({"auth_method": "AWS_IAM"}, 3, ("docker_auth.auth_method", "AWS_IAM", "get-login-password")),
@@ -197,28 +213,28 @@ def test_no_such_image(ship: Ship, registry: str) -> None:
         ),
     ],
 )
-def test_what_is_refused_before_anything_is_pulled(
-    ship: Ship, registry: str, auth: dict[str, object], status: int, texts: tuple[str, ...]
+def test_an_invalid_docker_auth_is_refused_before_the_pull(
+    served: ServedImage, registry: str, auth: dict[str, object], status: int, texts: tuple[str, ...]
 ) -> None:
-    """With its place in the file."""
-    _configure(ship, _image(registry), auth)
+    """With its location in the file."""
+    _configure(served, _image(registry), auth)
     known = {
         "registry": registry,
-        "file": ship.folder / "config.yaml",
+        "file": served.folder / "config.yaml",
         "underscored": registry.replace(":", "_"),
     }
-    ship.start().fails(status, *(text.format(**known) for text in texts))
-    assert "pulling" not in ship.output
+    served.start().fails(status, *(text.format(**known) for text in texts))
+    assert "pulling" not in served.output
 
 
-@pytest.mark.parametrize("ship", ["podman"], indirect=True)
-def test_a_login_from_the_vault(ship: Ship, registry: str) -> None:
-    """It is read, and recorded, as the deployment's other secrets are; without it one may try by --allow-missing."""
-    gusset = Cli(ship.tmp / "home", clean_environ(ship.tmp / "home", ship.tmp / "settings.toml"))
-    _configure(ship, _image(registry), {"auth_method": "REGISTRY_SECRET", "secret_name": "pull"})
-    ship.start("--allow-missing", "pull", from_folder=False).fails(11, "cannot be pulled")
+@pytest.mark.parametrize("served", ["podman"], indirect=True)
+def test_a_login_from_the_vault_is_audited(served: ServedImage, registry: str) -> None:
+    """As the deployment's other secrets; --allow-missing pulls without it."""
+    gusset = Cli(served.tmp / "home", clean_environ(served.tmp / "home", served.tmp / "settings.toml"))
+    _configure(served, _image(registry), {"auth_method": "REGISTRY_SECRET", "secret_name": "pull"})
+    served.start("--allow-missing", "pull", from_folder=False).fails(11, "cannot be pulled")
     gusset("secret", "set", "pull", "--exact", input=b"robot:" + PASSWORD)
-    ship.start(from_folder=False).ready()
-    assert ship.stop() == 0
+    served.start(from_folder=False).ready()
+    assert served.stop() == 0
     records = gusset("audit", "export").stdout.decode().splitlines()
-    assert any('"pull"' in each and '"ship"' in each for each in records)
+    assert any('"pull"' in each and '"served"' in each for each in records)

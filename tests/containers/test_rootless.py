@@ -1,4 +1,4 @@
-"""Custom images without root: in the rootless Podman, and the rootless Docker, of an ordinary account."""
+"""Custom images without root, in the rootless Podman and the rootless Docker of an ordinary account."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.conftest import REPO, Ship, Way, lacks, unless
+from tests.containers.conftest import REPO, EngineAccess, ServedImage, missing_programs, skip_if
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("rootless")
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.xdist_group("rootless")
 TOKEN = b"hf_cHVibGljIHRva2Vu-1717"
 DOCKER = "/usr/share/docker.io/contrib/dockerd-rootless.sh"  # as Debian has it
 NEEDED = ("newuidmap", "slirp4netns", "setpriv", "docker", "rootlesskit")
-# The tests' own Python may lie where that account cannot read.
+# The account may not be able to read the Python that runs the tests.
 PYTHON = f"/usr/bin/python3.{sys.version_info.minor}"
 
 
 @pytest.fixture(scope="module")
 def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
-    """The account that GUSSET_TEST_ACCOUNT names; in CI one that is made, and removed again."""
-    unless(lacks(*NEEDED, PYTHON, DOCKER))
+    """The account that GUSSET_TEST_ACCOUNT names; in CI, one that is created for the tests."""
+    skip_if(missing_programs(*NEEDED, PYTHON, DOCKER))
     if name := os.environ.get("GUSSET_TEST_ACCOUNT"):
         yield pwd.getpwnam(name)
         return
@@ -37,7 +37,7 @@ def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
         pytest.skip("set GUSSET_TEST_ACCOUNT to an ordinary account with subordinate ids (/etc/subuid)")
     name = f"gusset-{worker_id}"
     subprocess.run(["useradd", "--create-home", name], check=True)
-    Path("/dev/net/tun").chmod(0o666)  # as it is wherever udev makes it
+    Path("/dev/net/tun").chmod(0o666)  # as udev sets it
     try:
         made = pwd.getpwnam(name)
         storage = Path(made.pw_dir, ".config/containers/storage.conf")
@@ -46,11 +46,11 @@ def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
         subprocess.run(["chown", "-R", f"{name}:", made.pw_dir], check=True)
         yield made
     finally:
-        eventually(lambda: _removed(name), "the account has gone")
+        eventually(lambda: _removed(name), "the account is removed")
 
 
 def _removed(name: str) -> bool:
-    """With all that it still runs, as Podman's own process that holds its namespaces."""
+    """Kill its processes, of which Podman leaves one that holds namespaces, and remove it; whether it is gone."""
     subprocess.run(["pkill", "-KILL", "-u", name], check=False)
     subprocess.run(["userdel", "--remove", name], capture_output=True, check=False)
     return name not in [each.pw_name for each in pwd.getpwall()]
@@ -58,7 +58,7 @@ def _removed(name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def prefix(account: pwd.struct_passwd) -> Iterator[list[str]]:
-    """What makes a command that account's."""
+    """The words before a command that run it as that account."""
     runtime = Path(f"/run/user/{account.pw_uid}")
     is_new = not runtime.exists()
     if is_new:
@@ -78,11 +78,11 @@ def prefix(account: pwd.struct_passwd) -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="module", params=["podman", "docker"])
-def way(
+def engine(
     request: pytest.FixtureRequest, prefix: list[str], images: dict[str, str], busybox: str
-) -> Iterator[Way]:
-    """To an engine of its own, which is found by itself and has some of the images."""
-    made = Way([*prefix, request.param], prefix, python=PYTHON)
+) -> Iterator[EngineAccess]:
+    """An engine of that account, which gusset finds by itself and which has some of the images."""
+    made = EngineAccess([*prefix, request.param], prefix, python=PYTHON)
     names = [images[each] for each in ("root", "user", "number")]
     with contextlib.ExitStack() as stack:
         if request.param == "docker":
@@ -99,60 +99,67 @@ def way(
 
 
 @contextlib.contextmanager
-def _rootless_docker(prefix: list[str]) -> Iterator[Way]:
+def _rootless_docker(prefix: list[str]) -> Iterator[EngineAccess]:
     address = next(
         f"unix://{word[16:]}/docker.sock" for word in prefix if word.startswith("XDG_RUNTIME_DIR=")
     )
-    way = Way([*prefix, "docker", "--host", address], prefix, python=PYTHON)
+    engine = EngineAccess([*prefix, "docker", "--host", address], prefix, python=PYTHON)
     daemon = subprocess.Popen(
         [*prefix, "sh", DOCKER, "--iptables=false", "--ip6tables=false"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(way.answers, "Docker answers")
-        yield way
+        eventually(engine.responds, "Docker responds")
+        yield engine
     finally:
         daemon.terminate()
         daemon.wait(60)
 
 
 @pytest.fixture
-def ship(tmp_path: Path, account: pwd.struct_passwd, way: Way) -> Iterator[Ship]:
-    """An image that this account serves."""
-    made = Ship(tmp_path, way)
+def served(tmp_path: Path, account: pwd.struct_passwd, engine: EngineAccess) -> Iterator[ServedImage]:
+    """A served image, by that account."""
+    image = ServedImage(tmp_path, engine)
     (tmp_path / "home").mkdir()
-    for path in (made.folder, made.secrets, tmp_path, *tmp_path.parents):
+    for path in (image.folder, image.secrets, tmp_path, *tmp_path.parents):
         if Path("/tmp") in path.parents:
             path.chmod(path.stat().st_mode | 0o055)
     for path in (tmp_path / "home", tmp_path):
         os.chown(path, account.pw_uid, account.pw_gid)
-    yield made
-    if made.process and made.process.poll() is None:
-        made.stop()
+    yield image
+    if image.process and image.process.poll() is None:
+        image.stop()
 
 
 @pytest.mark.parametrize(("image", "user"), [("root", 0), ("user", 4321), ("number", 4321)])
-def test_what_is_seen_from_inside(ship: Ship, launch: Callable[..., Ship], image: str, user: int) -> None:
-    """The same as with root, also a server on 127.0.0.1 alone and a rotation; and nothing is left."""
-    ship.secret("hf_access_token", TOKEN)
+def test_a_secret_is_a_read_only_file_in_memory_with_exact_bytes(
+    served: ServedImage, launch: Callable[..., ServedImage], image: str, user: int
+) -> None:
+    """As with root, also after a rotation and for a server on 127.0.0.1; nothing is left afterwards."""
+    served.secret("hf_access_token", TOKEN)
     launch(image)
-    seen = ship.ask("see", name="hf_access_token")
-    assert isinstance(seen, dict)
-    assert base64.b64decode(seen["value"]) == TOKEN
-    assert (seen["mode"], seen["type"], seen["owner"], seen["me"]) == ("0o100400", "tmpfs", user, user)
-    assert "ro" in seen["options"].split(",")
-    ship.secret("hf_access_token", TOKEN + b"-next")
-    eventually(lambda: ship.content("hf_access_token") == TOKEN + b"-next", "the new value")
-    assert ship.stop() == 0
-    assert not ship.left_behind()
+    described = served.call("describe", name="hf_access_token")
+    assert isinstance(described, dict)
+    assert base64.b64decode(described["value"]) == TOKEN
+    assert (described["mode"], described["type"], described["owner"], described["me"]) == (
+        "0o100400",
+        "tmpfs",
+        user,
+        user,
+    )
+    assert "ro" in described["options"].split(",")
+    served.secret("hf_access_token", TOKEN + b"-next")
+    eventually(lambda: served.content("hf_access_token") == TOKEN + b"-next", "the new value")
+    assert served.stop() == 0
+    assert not served.left_behind()
 
 
-def test_nothing_is_left_after_a_kill(ship: Ship, launch: Callable[..., Ship]) -> None:
-    """`kill -9` of gusset: containers, folder or volume, and Podman's service go."""
-    ship.secret("hf_access_token", TOKEN)
+def test_nothing_is_left_after_a_kill(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
+    """`kill -9` of gusset: containers, the folder or volume, and Podman's service are removed."""
+    served.secret("hf_access_token", TOKEN)
     launch("user")
-    assert ship.left_behind()
-    ship.running.kill()
-    ship.running.wait()
-    eventually(lambda: not ship.left_behind(), "all is gone")
+    assert served.left_behind()
+    served.running.kill()
+    served.running.wait()
+    eventually(lambda: not served.left_behind(), "nothing is left")

@@ -1,4 +1,4 @@
-"""A real engine with other defaults: what it is asked to create is changed on the way to it."""
+"""A proxy before a real engine that changes the descriptions of the containers that it creates."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from typing import Any
 
 @contextlib.contextmanager
 def engine_with(address: str, change: Callable[[dict[str, Any]], object]) -> Iterator[str]:
-    """The address of an engine like that one, but that `change` is applied to each container's description."""
+    """The address of a proxy that calls `change` with the description of each container to be created."""
     with (
         tempfile.TemporaryDirectory(prefix="gusset-between-") as folder,
-        socket.socket(socket.AF_UNIX) as door,
+        socket.socket(socket.AF_UNIX) as listener,
     ):
-        door.bind(f"{folder}/engine.sock")
-        door.listen()
+        listener.bind(f"{folder}/engine.sock")
+        listener.listen()
 
         def accept() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    ours, _ = door.accept()
-                    threading.Thread(target=carry, args=(ours,), daemon=True).start()
+                    client, _ = listener.accept()
+                    threading.Thread(target=forward, args=(client,), daemon=True).start()
 
-        def carry(ours: socket.socket) -> None:
-            with ours, socket.socket(socket.AF_UNIX) as theirs:
-                theirs.connect(address.removeprefix("unix://"))
-                back = threading.Thread(target=_bytes, args=(theirs, ours), daemon=True)
+        def forward(client: socket.socket) -> None:
+            with client, socket.socket(socket.AF_UNIX) as engine:
+                engine.connect(address.removeprefix("unix://"))
+                back = threading.Thread(target=_forward_bytes, args=(engine, client), daemon=True)
                 back.start()
                 with contextlib.suppress(OSError):
-                    _requests(ours, theirs, change)
-                    theirs.shutdown(socket.SHUT_WR)
+                    _forward_requests(client, engine, change)
+                    engine.shutdown(socket.SHUT_WR)
                 back.join()
 
         threading.Thread(target=accept, daemon=True).start()
         yield f"unix://{folder}/engine.sock"
-        door.shutdown(socket.SHUT_RDWR)
+        listener.shutdown(socket.SHUT_RDWR)
 
 
-def _bytes(source: socket.socket, target: socket.socket) -> None:
+def _forward_bytes(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
 
 
-def _requests(
+def _forward_requests(
     source: socket.socket, target: socket.socket, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    """One request after the other; after one that asks for a bare connection, whatever comes."""
+    """Forward one request after another; after one with an upgrade, all bytes that follow."""
     while head := _head(source):
         first, *lines = head.splitlines(keepends=True)
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
@@ -62,19 +62,19 @@ def _requests(
             else b""
         )
         if b"/containers/create" in first:
-            asked = json.loads(body)
-            change(asked)
-            body = json.dumps(asked).encode()
+            description = json.loads(body)
+            change(description)
+            body = json.dumps(description).encode()
             lines = [line for line in lines if not line.lower().startswith(b"content-length")]
             lines.append(b"Content-Length: %d\r\n" % len(body))
         target.sendall(first + b"".join(lines) + b"\r\n" + body)
         if b"upgrade" in fields:
-            _bytes(source, target)
+            _forward_bytes(source, target)
             return
 
 
 def _head(source: socket.socket) -> bytes:
-    """Its lines, without the empty one; byte by byte, so that nothing of what follows is taken."""
+    """The lines of a request's head, read byte by byte so that nothing of the body is read."""
     head = b""
     while not head.endswith(b"\r\n\r\n") and (byte := source.recv(1)):
         head += byte
