@@ -196,8 +196,8 @@ def _requirements(package: Package, report: ProblemCollector) -> str:
 
 def _packages(package: Package, report: ProblemCollector) -> tuple[Path, ...]:
     """The folders with packages that are not empty, in their order on the import path."""
-    external = package.config.external_package_dirs
-    keys = [("bundled_packages_dir",), *(("external_package_dirs", index) for index in range(len(external)))]
+    keys: list[tuple[str | int, ...]] = [("bundled_packages_dir",)]
+    keys += [("external_package_dirs", index) for index in range(len(package.config.external_package_dirs))]
     return tuple(
         path for path, key in zip(package.packages_dirs, keys, strict=True) if _has_files(path, key, report)
     )
