@@ -16,7 +16,7 @@ from typing import Any
 
 from gusset.containers.engine.container import Container, reason, translate_engine_errors
 from gusset.containers.engine.container_spec import ContainerSpec
-from gusset.containers.engine.engine_socket import Service, Tunnel, podman
+from gusset.containers.engine.engine_socket import Service, SshForwarding, podman
 from gusset.containers.engine.images import Image, Images
 from gusset.containers.engine.library import check_library, connect
 from gusset.containers.engine.run_id import RUN_ID_LABEL
@@ -87,7 +87,7 @@ class Engine:
         """
         check_library()
         if docker_host and docker_host.startswith("ssh://"):
-            return cls._open_service(Tunnel.create(docker_host), on_address)
+            return cls._open_service(SshForwarding.create(docker_host), on_address)
         if docker_host and not docker_host.startswith("unix://"):
             raise HostError(
                 f"DOCKER_HOST is neither a unix:// nor an ssh:// address: {docker_host}",
@@ -131,7 +131,7 @@ class Engine:
     @property
     def can_mount_our_files(self) -> bool:
         """Whether its containers can use files of this process: it shares this machine's memory and users."""
-        if isinstance(self._service, Tunnel) or self._info.is_in_vm:
+        if isinstance(self._service, SshForwarding) or self._info.is_in_vm:
             return False
         if self._info.is_rootless:
             return self.is_podman and os.geteuid() != 0
@@ -141,7 +141,7 @@ class Engine:
     def is_on_our_network(self) -> bool:
         """Whether it runs in this process's network."""
         return self.can_mount_our_files or not (
-            self._info.is_rootless or self._info.is_in_vm or isinstance(self._service, Tunnel)
+            self._info.is_rootless or self._info.is_in_vm or isinstance(self._service, SshForwarding)
         )
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Engine:
         if not bound:
             raise ModelFailed("the sidecar of the container has ended")
         number = int(bound[0]["HostPort"])
-        if isinstance(self._service, Tunnel):
+        if isinstance(self._service, SshForwarding):
             return str(self._service.forward(number))
         return "127.0.0.1", number
 

@@ -81,7 +81,7 @@ def podman(program: str) -> Service:
     return Service(folder, command, what="Podman's service")
 
 
-class Tunnel(Service):
+class SshForwarding(Service):
     """The socket of an engine on another machine, by the ssh command with its configuration and keys."""
 
     def __init__(self, folder: Path, *, ssh: str, host: str, options: Sequence[str], remote: str) -> None:
@@ -100,7 +100,7 @@ class Tunnel(Service):
         super().__init__(folder, command, what=f"the engine on {host}", hint=hint)
 
     @classmethod
-    def create(cls, url: str) -> Tunnel:
+    def create(cls, url: str) -> SshForwarding:
         """For a URL as in DOCKER_HOST: ssh://USER@HOST:PORT, followed by the socket's path if not Docker's.
 
         Raises:
