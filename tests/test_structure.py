@@ -16,7 +16,6 @@ MOST_POSITIONAL = 4
 # Class -> why it may be larger.
 LARGER = {
     "runtime/http_server.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
-    "containers/proxy/proxy.py:Client": "asyncio's and the upstream's callbacks; its phases are not yet parted",
 }
 
 

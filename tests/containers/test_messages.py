@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gusset.containers.proxy.http_messages import (
-    Chunked,
-    Counted,
-    Invalid,
+    ChunkedBody,
+    FixedLengthBody,
+    InvalidMessage,
     end_of_head,
     read_request,
     read_response,
@@ -90,7 +90,7 @@ def read(data: bytes) -> tuple[bytes, bytes, bytes] | None:
             return None
         request = read_request(data[:end])
         body, rest = request.body.feed(data[end:])
-    except Invalid:
+    except InvalidMessage:
         return None
     head = b"%b %b HTTP/1.1%b" % (request.method, request.target, request.fields)
     return (head, body, rest) if request.body.done else None
@@ -152,7 +152,7 @@ def test_a_request_that_passes_is_one_request_to_others(line: str, fields: list[
 def test_chunks_may_be_cut_anywhere(cut: int) -> None:
     """What is passed on never ends within a line of framing."""
     raw = b"3;a=b\r\nabc\r\n00a\r\n0123456789\r\n0;x\r\nA: b\r\n\r\n"
-    body = Chunked()
+    body = ChunkedBody()
     passed, rest = body.feed(raw[:cut])
     assert raw.startswith(passed) and not rest
     assert len(passed) in {0, 7, 8, 9, 10, 12, *range(17, 28), 29, 34, 40, 42}
@@ -162,7 +162,7 @@ def test_chunks_may_be_cut_anywhere(cut: int) -> None:
 
 def test_a_body_without_bytes_is_over_at_once() -> None:
     """Nothing is waited for."""
-    assert Counted(0).done
+    assert FixedLengthBody(0).done
 
 
 @pytest.mark.parametrize("status", [100, 101, 103, 199, 204, 304])

@@ -22,7 +22,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 
-from gusset.containers.proxy.proxy import Routes, probe
+from gusset.containers.proxy.proxy import Routes
+from gusset.containers.proxy.upstream import probe
 from gusset.runtime.connections import Limits
 from tests.containers.wire import OK, PATIENCE, Proxied, Wire, answering, eventually, get, post, proxied
 
@@ -688,7 +689,7 @@ def test_answers_that_are_not_http(proxy: Proxied, answer: bytes) -> None:
         for _ in range(2):
             client.send(post(b"abc"))
             status, head, body = client.response()
-            assert (status, body.startswith(b'{"error":"The application did not answer. It')) == (502, True)
+            assert (status, body.startswith(b'{"error":"The application did not respond. It')) == (502, True)
             assert b"x-baseten-error-code: 600\r\n" in head
 
 
@@ -937,7 +938,7 @@ def held_by(proxy: Proxied) -> int:
     """Bytes that the proxy holds for clients and application."""
 
     async def count() -> int:
-        clients = proxy.proxy.clients
+        clients = proxy.proxy.connections
         return sum(
             len(c._input)
             + c.transport.get_write_buffer_size()

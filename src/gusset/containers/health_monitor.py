@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gusset.containers.image_deployment import ImageDeployment
-from gusset.containers.proxy.proxy import probe
+from gusset.containers.proxy.upstream import probe
 from gusset.errors import ModelFailed
 
 PROBE_SECONDS = 10.0

@@ -75,6 +75,11 @@ class OpenConnections(Generic[C]):
         if not self._connections:
             self._empty.set()
 
+    @property
+    def closing(self) -> bool:
+        """Whether no more connections are expected, and those that are open are to end."""
+        return self._closing
+
     def start_sweeping(self) -> None:
         """Check all deadlines now and every `SWEEP_SECONDS`, until all have ended after `close`."""
         loop = asyncio.get_running_loop()

@@ -1,10 +1,10 @@
-"""HTTP/1.1 messages as bytes: what a head says, and how far a body goes. No I/O.
+"""HTTP/1.1 messages as bytes: parses heads, and finds the ends of bodies. No I/O.
 
-Strict where readers of HTTP disagree: a proxy and the server behind it must see
-the same end of every message, or one client could slip a request into another's
-connection. What is not plainly right is refused. What is right is passed on as
-it came, byte for byte; a parser that tells names and values, but not where they
-stood, could not do that.
+Strict where parsers of HTTP disagree: a proxy and the server behind it must find
+the same end of every message, or a client could smuggle a request into another's
+connection. What could be read in two ways is refused. Everything else is passed
+on byte for byte, so a parser that returns names and values without their
+positions would not do.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[\t ]*+;" + _TEXT + rb")?+\r\n")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]++)([/?].*)?")
 _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 
-# The fields that this hop looks at. The two spelt with `_` are the same as the true ones to a server that
-# hands fields on as variables (CGI, WSGI), so they would be a second opinion on where the body ends.
-_LOOKED_AT = re.compile(
+# The fields that concern this hop. A server that passes fields on as variables (CGI, WSGI) cannot tell the
+# two that are spelt with `_` from the real ones: they would be a second statement of where the body ends.
+_OF_THIS_HOP = re.compile(
     rb"\r\n(host|connection|content[-_]length|transfer[-_]encoding|upgrade|keep-alive|te|proxy-[a-z-]++)"
     rb":([^\r]*+)",
     re.IGNORECASE,
@@ -49,8 +49,8 @@ _CHUNK_HEAD = 1024  # bytes of one chunk's size and extensions
 _TRAILERS = 64 * 1024  # bytes of all fields after a body
 
 
-class Invalid(Exception):
-    """Bytes that are not HTTP as it should be; `status` is what a client hears who sent them."""
+class InvalidMessage(Exception):
+    """Bytes that are not valid HTTP; `status` is that of the response to a client that sent them."""
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)
@@ -59,21 +59,21 @@ class Invalid(Exception):
 
 
 class Body(Protocol):
-    """How far a body goes."""
+    """Finds the end of a body while it passes."""
 
     done: bool
     size: int  # bytes of the content so far
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """What may be passed on now, and what comes after the body.
+        """What may be passed on now, and what follows the body.
 
         Raises:
-            Invalid: what came is no such body.
+            InvalidMessage: `data` does not continue such a body.
         """
 
 
-class Counted:
-    """A body whose length is known."""
+class FixedLengthBody:
+    """A body with a content length."""
 
     __slots__ = ("_left", "done", "size")
 
@@ -95,7 +95,7 @@ class Counted:
         return data, rest
 
 
-class Unbounded:
+class UntilCloseBody:
     """A body that ends with its connection."""
 
     __slots__ = ("done", "size")
@@ -109,11 +109,11 @@ class Unbounded:
         return data, b""
 
 
-class Chunked:
-    """A body in chunks, with their extensions and trailers; `unwrap` passes on the content alone.
+class ChunkedBody:
+    """A body in chunks, with their extensions and trailers; `unwrap` passes on only the content.
 
-    A line of its framing is held until it is whole and found right: the server
-    behind must not see the start of one that it may read otherwise.
+    A line of the framing is held back until it is complete and valid: the server
+    behind must not receive the start of a line that it might read differently.
     """
 
     __slots__ = ("_held", "_left", "_trailers", "_unwrap", "done", "size")
@@ -121,8 +121,8 @@ class Chunked:
     def __init__(self, *, unwrap: bool = False) -> None:
         self._unwrap = unwrap
         self._held = b""
-        self._left = 0  # bytes of the chunk under way, with the two that end it
-        self._trailers = -1  # bytes of them, once they have begun
+        self._left = 0  # bytes of the current chunk, with the two that end it
+        self._trailers = -1  # bytes of trailers so far; negative before they begin
         self.done = False
         self.size = 0
 
@@ -141,7 +141,7 @@ class Chunked:
                 at += step
             elif self._left:
                 if not b"\r\n".startswith(data[at : at + 2]):
-                    raise Invalid("a chunk does not end where it said")
+                    raise InvalidMessage("a chunk does not end where its size says")
                 if end - at < 2:
                     break
                 self._left = 0
@@ -155,19 +155,21 @@ class Chunked:
         return b"".join(content) if self._unwrap else data[:at], data[at:] if self.done else b""
 
     def _line_at(self, data: bytes, at: int) -> int:
-        """The length of the line of framing there, taken in; 0 when it is not whole yet."""
+        """Parse the line of framing at `at`. Returns its length; 0 while it is incomplete."""
         in_trailers = self._trailers >= 0
         found = (_FIELD_OR_END if in_trailers else _CHUNK).match(data, at)
         if found is None:
             longest = _TRAILERS if in_trailers else _CHUNK_HEAD
             if data.find(b"\n", at) >= 0 or len(data) - at > longest:
-                raise Invalid("a trailer is malformed" if in_trailers else "the size of a chunk is malformed")
+                raise InvalidMessage(
+                    "a trailer is malformed" if in_trailers else "the size of a chunk is malformed"
+                )
             return 0
         length = found.end() - at
         if in_trailers:
             self._take_trailer(found[0])
         elif length > _CHUNK_HEAD:
-            raise Invalid("the extensions of a chunk are too long")
+            raise InvalidMessage("the extensions of a chunk are too long")
         elif size := int(found[1], 16):
             self._left = size + 2
         else:
@@ -179,92 +181,93 @@ class Chunked:
         if line == b"\r\n":
             self.done = True
         elif line.partition(b":")[0].lower().replace(b"_", b"-") in _NEVER_DROPPED:
-            raise Invalid("a trailer cannot say where the message ends")
+            raise InvalidMessage("a trailer cannot set the length of the message")
         elif self._trailers > _TRAILERS:
-            raise Invalid("the trailers are too long", 431)
+            raise InvalidMessage("the trailers are too long", 431)
 
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """The head of a request: what is passed on of it, and what this hop has to know."""
+    """The head of a request: the parts to pass on, and what this hop has to know."""
 
     method: bytes
     target: bytes
     fields: bytes  # from the end of the request line to the empty line
-    is_old: bool  # HTTP/1.0
-    close: bool  # the client wants no further request on this connection
-    upgrade: bool  # it asks for a websocket
+    is_http_1_0: bool  # HTTP/1.0
+    close: bool  # the client will send no further request on this connection
+    upgrade: bool  # a websocket is requested
     length: int | None
     body: Body
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """The head of a response, likewise."""
+    """The head of a response: the parts to pass on, and what this hop has to know."""
 
     status: int
-    head: bytes  # up to, and without, the empty line
-    close: bool  # the server will take no further request on this connection
+    head: bytes  # without the empty line at its end
+    close: bool  # the server will accept no further request on this connection
     body: Body
 
     @property
     def ends_with_connection(self) -> bool:
-        return isinstance(self.body, Unbounded)
+        return isinstance(self.body, UntilCloseBody)
 
 
-def end_of_head(data: bytes | bytearray, seen: int = 0) -> int:
-    """Where the head that `data` begins with ends, or -1; `seen` bytes of it were looked at before.
+def end_of_head(data: bytes | bytearray, searched: int = 0) -> int:
+    """The offset after the head at the start of `data`, or -1; `searched` bytes were searched before.
 
     Raises:
-        Invalid: it has lines that some would take for ended, and others not.
+        InvalidMessage: a line ends with a bare newline, which not all parsers accept as an end.
     """
-    found = data.find(b"\r\n\r\n", max(0, seen - 3))
+    found = data.find(b"\r\n\r\n", max(0, searched - 3))
     if found >= 0:
         return found + 4
-    if _BARE_NEWLINE.search(data, max(0, seen - 1)):
-        raise Invalid("a line of the head does not end with CRLF")
+    if _BARE_NEWLINE.search(data, max(0, searched - 1)):
+        raise InvalidMessage("a line of the head does not end with CRLF")
     return -1
 
 
 def read_request(head: bytes) -> Request:
-    """Take in a request's head, whole.
+    """Parse the complete head of a request.
 
     Raises:
-        Invalid: it is malformed, or says in two ways where its body ends.
+        InvalidMessage: it is malformed, or the end of its body is ambiguous.
     """
     found = _REQUEST.fullmatch(head)
     if found is None:
-        raise Invalid("Invalid HTTP request received.")
+        raise InvalidMessage("InvalidMessage HTTP request received.")
     method, target, minor = found.groups()
     if method == b"CONNECT":
-        raise Invalid("CONNECT is for proxies that lead anywhere.", 405)
-    is_old = minor == b"0"
+        raise InvalidMessage("This proxy does not support CONNECT.", 405)
+    is_http_1_0 = minor == b"0"
     start = found.end(3)
-    host, length, is_chunked, listed, protocol, is_hop = _look(head, start)
-    if host is None and not is_old:
-        raise Invalid("The request has no Host.")
+    hop = _read_hop_fields(head, start)
+    host, length, is_chunked, listed = hop.host, hop.length, hop.is_chunked, hop.listed
+    if host is None and not is_http_1_0:
+        raise InvalidMessage("The request has no Host.")
     if target[0] != _SLASH:
         target = _origin_form(method, target, host)
-    if is_chunked and is_old:
-        raise Invalid("HTTP/1.0 has no chunks.")
-    upgrade = protocol == b"websocket" and b"upgrade" in listed and not is_old
+    if is_chunked and is_http_1_0:
+        raise InvalidMessage("HTTP/1.0 has no chunks.")
+    upgrade = hop.protocol == b"websocket" and b"upgrade" in listed and not is_http_1_0
     if upgrade and (length or is_chunked):
-        # Whoever speaks the other protocol at once would take the body for its own.
-        raise Invalid("A request with a body cannot ask for another protocol.")
+        # A server that switches at once would read the body as part of the other protocol.
+        raise InvalidMessage("A request with a body cannot ask for another protocol.")
     fields = head[start:]
-    if is_hop:
+    if hop.is_hop:
         fields = _without(fields, listed, _HOP_BY_HOP)
         if upgrade:
             fields = b"\r\nConnection: Upgrade\r\nUpgrade: websocket" + fields
     if host is None:
         fields = b"\r\nHost: localhost" + fields
-    body: Body = Chunked() if is_chunked else Counted(length or 0)
+    body: Body = ChunkedBody() if is_chunked else FixedLengthBody(length or 0)
     return Request(
         method=method,
         target=target,
         fields=fields,
-        is_old=is_old,
-        close=is_old or b"close" in listed,
+        is_http_1_0=is_http_1_0,
+        close=is_http_1_0 or b"close" in listed,
         upgrade=upgrade,
         length=length,
         body=body,
@@ -272,88 +275,95 @@ def read_request(head: bytes) -> Request:
 
 
 def read_response(head: bytes, request: Request) -> ResponseHead:
-    """Take in the head of a response to `request`, whole, interim ones too.
+    """Parse the complete head of a response to `request`, also of an interim one.
 
     Raises:
-        Invalid: it is malformed, or says in two ways where its body ends.
+        InvalidMessage: it is malformed, or the end of its body is ambiguous.
     """
     found = _RESPONSE.fullmatch(head)
     if found is None:
-        raise Invalid("Its head is malformed.")
-    is_old = found[1] == b"0"
+        raise InvalidMessage("Its head is malformed.")
+    is_http_1_0 = found[1] == b"0"
     status = int(found[2])
     start = found.end(2)
-    _, length, is_chunked, listed, _, is_hop = _look(head, start)
-    if is_chunked and is_old:
-        raise Invalid("HTTP/1.0 has no chunks.")
+    hop = _read_hop_fields(head, start)
+    length, is_chunked, listed = hop.length, hop.is_chunked, hop.listed
+    if is_chunked and is_http_1_0:
+        raise InvalidMessage("HTTP/1.0 has no chunks.")
     passed_on = head[start:-2]
-    if is_hop:  # 101, or a refusal, says what it speaks or would rather speak
+    if hop.is_hop:  # a response to an upgrade names the protocol that it switches to, or wants
         passed_on = _without(passed_on, listed, _BUT_UPGRADE if request.upgrade else _HOP_BY_HOP)
-    if is_chunked and request.is_old:
+    if is_chunked and request.is_http_1_0:
         passed_on = _CODING.sub(b"", passed_on)
     body: Body
-    close = b"close" in listed or (is_old and b"keep-alive" not in listed)
+    close = b"close" in listed or (is_http_1_0 and b"keep-alive" not in listed)
     if request.method == b"HEAD" or status < 200 or status in (204, 304):
-        body = Counted(0)
+        body = FixedLengthBody(0)
     elif is_chunked:
-        body = Chunked(unwrap=request.is_old)
+        body = ChunkedBody(unwrap=request.is_http_1_0)
     elif length is not None:
-        body = Counted(length)
+        body = FixedLengthBody(length)
     else:
-        body = Unbounded()
+        body = UntilCloseBody()
         close = True
     return ResponseHead(status, b"HTTP/1.1 %d%b" % (status, passed_on), close, body)
 
 
-def _look(head: bytes, start: int) -> tuple[bytes | None, int | None, bool, Collection[bytes], bytes, bool]:
-    """What the fields from `start` say to this hop.
+@dataclass(slots=True, kw_only=True)
+class _HopFields:
+    """What the fields of a head mean to this hop."""
 
-    The host, the body's length, whether the body comes in chunks, what
-    `Connection` lists, the protocol that is asked for, and whether anything of
-    this is for this hop alone.
-
-    Raises:
-        Invalid: they do not say it plainly.
-    """
     host: bytes | None = None
     length: int | None = None
-    is_chunked = is_hop = False
+    is_chunked: bool = False
+    listed: Collection[bytes] = ()  # by `Connection`, in lower case
+    protocol: bytes = b""  # in `Upgrade`, in lower case
+    is_hop: bool = False  # there are fields for this hop only
+
+
+def _read_hop_fields(head: bytes, start: int) -> _HopFields:
+    """The fields of a head, from `start` on.
+
+    Raises:
+        InvalidMessage: they are ambiguous.
+    """
+    found = _HopFields()
     connection = protocol = b""
-    for name, value in _LOOKED_AT.findall(head, start):
+    for name, value in _OF_THIS_HOP.findall(head, start):
         name = name.lower()
         value = value.strip(b"\t ")
         if name == b"host":
-            if host is not None:
-                raise Invalid("There is more than one Host.")
-            host = value
+            if found.host is not None:
+                raise InvalidMessage("There is more than one Host.")
+            found.host = value
         elif name == b"content-length":
-            if length is not None or not value.isdigit() or len(value) > _DIGITS:
-                raise Invalid("The content-length is not one number.")
-            length = int(value)
+            if found.length is not None or not value.isdigit() or len(value) > _DIGITS:
+                raise InvalidMessage("The content-length is not one number.")
+            found.length = int(value)
         elif name == b"transfer-encoding":
-            if is_chunked:
-                raise Invalid("There is more than one transfer-encoding.")
+            if found.is_chunked:
+                raise InvalidMessage("There is more than one transfer-encoding.")
             if value.lower() != b"chunked":
-                raise Invalid("The only transfer-encoding known here is chunked.", 501)
-            is_chunked = True
+                raise InvalidMessage("The only supported transfer-encoding is chunked.", 501)
+            found.is_chunked = True
         elif b"_" in name:
-            raise Invalid("A field's name has an underscore where it must have a hyphen.")
+            raise InvalidMessage("A field's name has an underscore in place of a hyphen.")
         else:
-            is_hop = True
+            found.is_hop = True
             if name == b"connection":
                 connection = connection + b"," + value if connection else value
             elif name == b"upgrade":
                 protocol = protocol + b"," + value if protocol else value
-    if is_chunked and length is not None:
-        raise Invalid("There is a content-length and a transfer-encoding.")
-    listed: Collection[bytes] = ()
+    if found.is_chunked and found.length is not None:
+        raise InvalidMessage("There is a content-length and a transfer-encoding.")
     if connection:
-        listed = {part.strip(b"\t ") for part in connection.lower().split(b",")}
-    return host, length, is_chunked, listed, protocol.lower(), is_hop
+        found.listed = {part.strip(b"\t ") for part in connection.lower().split(b",")}
+    found.protocol = protocol.lower()
+    return found
 
 
 def _without(fields: bytes, listed: Collection[bytes], dropped: re.Pattern[bytes]) -> bytes:
-    """The fields but for those that are for one hop alone: they always are, or `Connection` lists them."""
+    """The fields without those for a single hop: some always are, others are listed by `Connection`."""
     fields = dropped.sub(b"", fields)
     if _USUALLY_LISTED.issuperset(listed):
         return fields
@@ -362,17 +372,17 @@ def _without(fields: bytes, listed: Collection[bytes], dropped: re.Pattern[bytes
 
 
 def _origin_form(method: bytes, target: bytes, host: bytes | None) -> bytes:
-    """The path of a target that has more than that.
+    """The path and query of a target in absolute form, as clients send it to a proxy.
 
     Raises:
-        Invalid: it is none that a server is asked for.
+        InvalidMessage: it is no valid target for a server.
     """
     if target == b"*" and method == b"OPTIONS":
         return target
     found = _ABSOLUTE.fullmatch(target)
     if found is None:
-        raise Invalid("The request's target is not a path.")
+        raise InvalidMessage("The request's target is not a path.")
     if host is None or found[1].lower() != host.lower():
-        raise Invalid("The request's target and its Host differ.")
+        raise InvalidMessage("The request's target and its Host differ.")
     path = found[2] or b"/"
     return path if path.startswith(b"/") else b"/" + path

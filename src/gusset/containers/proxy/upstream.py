@@ -1,9 +1,9 @@
-"""Connections to the application behind the proxy: opened, used again, read strictly.
+"""Connections to the application behind the proxy: opened, reused, read strictly.
 
-A connection carries one request at a time, and those of one client alone.
-Not every server reads a body that it has no use for, and one that does not takes
-it for further requests: their answers must not reach anybody else. For the
-same reason, whatever comes that was not asked for ends a connection.
+A connection carries one request at a time, and only those of one client. Not
+every server reads a body that it does not need, and one that does not takes the
+body for further requests: their responses must not reach another client. For
+the same reason, bytes that belong to no request end a connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from gusset.containers.proxy.http_messages import (
-    Invalid,
+    InvalidMessage,
     Request,
     ResponseHead,
     end_of_head,
@@ -25,38 +25,46 @@ from gusset.containers.proxy.http_messages import (
 
 Connect = Callable[[], Awaitable[socket.socket]]
 
-HEAD = 64 * 1024  # bytes of a response's head
-_BEGINS = b"HTTP/1."  # every answer
+MAX_HEAD = 64 * 1024  # bytes of a response's head
+_START = b"HTTP/1."  # of every response
 _IDLE_SECONDS = 1.0  # below what common servers allow, so that few requests meet a connection just closed
 _CONNECT_SECONDS = 10.0
-_FLUSH_SECONDS = 60.0  # in which the application must have taken the last of what it was sent
+_FLUSH_SECONDS = 60.0  # in which the application must take the last bytes that were written
 
 
-class ResponseHandler(Protocol):
-    """Who waits for the response to a request."""
+class _Handler(Protocol):
+    """Gets what an upstream connection receives."""
+
+    def write(self, data: bytes) -> None:
+        """Handle the next part of the response's body, or of a tunnel."""
+
+    def lost(self, fault: str | None) -> None:
+        """The connection has ended too early, because of `fault` if that is known."""
+
+    def flow(self) -> None:
+        """The application can take more, or cannot for now: see `Upstream.is_full`."""
+
+
+class ResponseHandler(_Handler, Protocol):
+    """Gets the response to a request."""
 
     request: Request
 
     def interim(self, head: bytes) -> None:
-        """A 1xx response has come: all of it."""
+        """Handle a 1xx response, which is only a head."""
 
     def begin(self, response: ResponseHead, first: bytes) -> None:
-        """The response has begun, with the first part of its body."""
-
-    def write(self, data: bytes) -> None:
-        """The next part of its body, or of what is spoken after a switch of protocols."""
+        """Handle the head of the response, with the first part of its body."""
 
     def complete(self) -> None:
-        """The response is whole."""
+        """The response is complete."""
+
+
+class TunnelHandler(_Handler, Protocol):
+    """Gets what the application sends after a switch of protocols."""
 
     def half_close(self) -> None:
-        """After a switch: the application sends no more, but may still listen."""
-
-    def lost(self, fault: str | None) -> None:
-        """The connection ended, because of `fault` if it is known, before the response was whole."""
-
-    def flow(self) -> None:
-        """The application takes more, or no more, for now."""
+        """The application sends no more, but may still receive."""
 
 
 class Upstream(asyncio.Protocol):
@@ -64,38 +72,42 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._asker: ResponseHandler | None = None
+        self._handler: ResponseHandler | None = None  # of the request in flight
+        self._tunnel: TunnelHandler | None = None
         self._response: ResponseHead | None = None
-        self._held = b""  # of a head that is not whole yet
-        self._seen = 0  # bytes of it that were looked at
+        self._held = b""  # of a head that is not complete yet
+        self._searched = 0  # bytes of it in which no end was found
         self._paused = False
-        self.is_full = False  # more waits for the application than it takes
+        self.is_full = False  # the application takes less than is written
         self.is_reused = False
-        self.has_spoken = False  # something of a response to the request under way has come
-        self.is_tunnel = False  # another protocol is spoken
+        self.has_response = False  # part of the response to the request in flight has arrived
         self.at_end = False  # the application sends no more
-        self.touched = 0.0  # when something last went through, on the loop's clock
+        self.touched = 0.0  # when something last passed through, on the loop's clock
 
-    def ask(self, asker: ResponseHandler, data: bytes) -> None:
-        """Carry the request of `asker`, which begins with `data`."""
-        self._asker = asker
-        self.has_spoken = False
+    def send_request(self, handler: ResponseHandler, data: bytes) -> None:
+        """Send a request, which begins with `data`; `handler` gets its response."""
+        self._handler = handler
+        self.has_response = False
         self._response = None
         self.write(data)
 
+    def enter_tunnel(self, tunnel: TunnelHandler) -> None:
+        """From now on `tunnel` gets what the application sends."""
+        self._handler, self._tunnel = None, tunnel
+
     def write(self, data: bytes) -> None:
-        """Send more of the request."""
+        """Send more of the request, or through the tunnel."""
         self.touched = self._loop.time()
         self.transport.write(data)
 
     def write_eof(self) -> None:
-        """Send no more; what the application says is still heard, unless it has just gone."""
+        """Send no more, but go on reading."""
         if not self.transport.is_closing():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the application has just gone
                 self.transport.write_eof()
 
     def read(self, wanted: bool) -> None:
-        """Read on, or no further for now."""
+        """Resume reading, or pause it."""
         if wanted is self._paused and not self.transport.is_closing():
             self._paused = not wanted
             if wanted:
@@ -105,8 +117,8 @@ class Upstream(asyncio.Protocol):
                 self.transport.pause_reading()
 
     def release(self) -> bool:
-        """The exchange is over; whether the next request may use this connection. It is closed otherwise."""
-        response, self._asker = self._response, None
+        """Complete an exchange. Returns whether the next request may use the connection; else closes it."""
+        response, self._handler = self._response, None
         if response is None or response.close or self.is_full or self.transport.is_closing():
             self.close()
             return False
@@ -114,46 +126,44 @@ class Upstream(asyncio.Protocol):
         self.is_reused = True
         return True
 
-    def is_fit(self, now: float) -> bool:
-        """Whether a connection that waits for the next request is still there, and will be for a while."""
+    def is_usable(self, now: float) -> bool:
+        """Whether an idle connection is still open, and will probably be for a moment."""
         return not self.transport.is_closing() and now < self.touched + _IDLE_SECONDS
 
     def abort(self) -> None:
-        """End at once; nobody is told."""
-        self._asker = None
+        """Close at once, without calling the handler."""
+        self._handler = self._tunnel = None
         self.transport.abort()
 
     def close(self) -> None:
-        """End when what was written has left; nobody is told."""
-        self._asker = None
+        """Close once what was written has been sent, without calling the handler."""
+        self._handler = self._tunnel = None
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._loop.call_later(_FLUSH_SECONDS, self.transport.abort)
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
-        asker = self._asker
-        if asker is None:
-            self.transport.abort()
-            return
         self.touched = self._loop.time()
-        self.has_spoken = True
-        if self.is_tunnel:
-            asker.write(data)
-            return
-        try:
-            self._take(asker, data)
-        except Invalid as error:
-            self._end(f"Its answer is not valid HTTP: {error.text}")
+        if (handler := self._handler) is not None:
+            self.has_response = True
+            try:
+                self._parse(handler, data)
+            except InvalidMessage as error:
+                self._end(f"Its response is not valid HTTP: {error.text}")
+        elif self._tunnel is not None:
+            self._tunnel.write(data)
+        else:
+            self.transport.abort()
 
     def eof_received(self) -> bool:
-        if self.is_tunnel and self._asker is not None:
+        if self._tunnel is not None:
             self.at_end = True
-            self._asker.half_close()
+            self._tunnel.half_close()
             return True
         self._end(None)
         return False
@@ -163,83 +173,84 @@ class Upstream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_full = True
-        if self._asker is not None:
-            self._asker.flow()
+        self._report_flow()
 
     def resume_writing(self) -> None:
         self.is_full = False
         self.touched = self._loop.time()
-        if self._asker is not None:
-            self._asker.flow()
+        self._report_flow()
 
-    def _take(self, asker: ResponseHandler, data: bytes) -> None:
-        """What came, up to the end of the response."""
+    def _report_flow(self) -> None:
+        handler = self._handler or self._tunnel
+        if handler is not None:
+            handler.flow()
+
+    def _parse(self, handler: ResponseHandler, data: bytes) -> None:
+        """Parse what has arrived, up to the end of the response."""
         response = self._response
         while response is None:
             if self._held:
                 data, self._held = self._held + data, b""
-            if not (end := end_of_head(data, self._seen)) > 0 or end > HEAD:
-                if len(data) > HEAD:
-                    raise Invalid("its head is too large")
-                if not (data.startswith(_BEGINS) or _BEGINS.startswith(data)):
-                    raise Invalid("it does not begin as an answer does")
-                self._held, self._seen = data, len(data)
+            if not (end := end_of_head(data, self._searched)) > 0 or end > MAX_HEAD:
+                if len(data) > MAX_HEAD:
+                    raise InvalidMessage("its head is too large")
+                if not (data.startswith(_START) or _START.startswith(data)):
+                    raise InvalidMessage("it does not begin like a response")
+                self._held, self._searched = data, len(data)
                 return
-            self._seen = 0
-            head = read_response(data[:end], asker.request)
+            self._searched = 0
+            head = read_response(data[:end], handler.request)
             data = data[end:]
             if head.status == 101:
-                self._switch(asker, head, data)
+                if not handler.request.upgrade:
+                    raise InvalidMessage("it switches protocols without being asked to")
+                self._response = head
+                handler.begin(head, data)
                 return
             if head.status < 200:
-                asker.interim(head.head)
+                handler.interim(head.head)
                 if not data:
                     return
                 continue
             response = self._response = head
             first, rest = response.body.feed(data)
-            asker.begin(response, first)
-            self._look_at_end(asker, response, rest)
+            handler.begin(response, first)
+            self._check_end(handler, response, rest)
             return
-        if response.body.done:  # whole, yet it goes on, while the request does too
-            raise Invalid("more came than was asked for")
+        if response.body.done:  # the response is complete while the request's body is still being sent
+            raise InvalidMessage("there is more than one response")
         part, rest = response.body.feed(data)
         if part:
-            asker.write(part)
-        self._look_at_end(asker, response, rest)
+            handler.write(part)
+        self._check_end(handler, response, rest)
 
-    def _look_at_end(self, asker: ResponseHandler, response: ResponseHead, rest: bytes) -> None:
-        if response.body.done and self._asker is asker:
+    def _check_end(self, handler: ResponseHandler, response: ResponseHead, rest: bytes) -> None:
+        if response.body.done and self._handler is handler:
             if rest:
                 response.close = True
-            asker.complete()
-
-    def _switch(self, asker: ResponseHandler, response: ResponseHead, rest: bytes) -> None:
-        if not asker.request.upgrade:
-            raise Invalid("it switches protocols unasked")
-        self.is_tunnel = True
-        self._response = response
-        asker.begin(response, rest)
+            handler.complete()
 
     def _end(self, fault: str | None) -> None:
-        """The connection is of no more use."""
-        asker, self._asker = self._asker, None
+        """Close, and report to the handler how the connection ended."""
+        handler, tunnel = self._handler, self._tunnel
+        self._handler = self._tunnel = None
         if not self.transport.is_closing():
             self.transport.abort()
-        if asker is None:
-            return
-        response = self._response
-        if fault is None and response is not None and response.ends_with_connection and not self.is_tunnel:
-            asker.complete()
-        else:
-            asker.lost(fault)
+        if tunnel is not None:
+            tunnel.lost(fault)
+        elif handler is not None:
+            response = self._response
+            if fault is None and response is not None and response.ends_with_connection:
+                handler.complete()
+            else:
+                handler.lost(fault)
 
 
 async def open_upstream(connect: Connect) -> Upstream:
-    """A new connection.
+    """Open a connection.
 
     Raises:
-        OSError: the application cannot be reached; `TimeoutError` when it does not say so.
+        OSError: the application cannot be reached; `TimeoutError` if it does not accept in time.
     """
     async with asyncio.timeout(_CONNECT_SECONDS):
         sock = await connect()
@@ -252,18 +263,18 @@ async def open_upstream(connect: Connect) -> Upstream:
 
 
 async def probe(connect: Connect, path: str) -> int:
-    """The HTTP status of one GET of `path`; how long it may take is the caller's to say.
+    """The HTTP status of one GET of `path`. The caller limits how long it may take.
 
     Raises:
-        OSError: the application cannot be reached, or does not answer in HTTP.
+        OSError: the application cannot be reached, or does not respond in HTTP.
     """
     loop = asyncio.get_running_loop()
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     with await connect() as sock:
         await loop.sock_sendall(sock, head)
         data = b""
-        while len(data) <= HEAD:
-            part = await loop.sock_recv(sock, HEAD)
+        while len(data) <= MAX_HEAD:
+            part = await loop.sock_recv(sock, MAX_HEAD)
             data += part
             try:
                 while (end := end_of_head(data)) > 0:
@@ -271,8 +282,8 @@ async def probe(connect: Connect, path: str) -> int:
                     if response.status >= 200:
                         return response.status
                     data = data[end:]
-            except Invalid as error:
-                raise ConnectionError(f"the answer to GET {path} is not valid HTTP: {error.text}") from None
+            except InvalidMessage as error:
+                raise ConnectionError(f"the response to GET {path} is not valid HTTP: {error.text}") from None
             if not part:
                 break
-    raise ConnectionError(f"there is no answer to GET {path}")
+    raise ConnectionError(f"there is no response to GET {path}")
