@@ -145,6 +145,7 @@ REVEALERS = {
     "manager/pages/api_key_pages.py",  # a key, shown once
     "manager/pages/people_pages.py",  # a link, shown once
     "manager/live/delivery.py",  # to a deployment
+    "runtime/supervision.py",  # to the value doctor
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed
     "serving/supervisor/secret_distributor.py",  # to the worker, over an inherited socket

@@ -34,6 +34,15 @@ def test_one_final_newline_is_removed_and_said(gusset: Cli) -> None:
     assert _stored(gusset, "a_token") == b"value-of-echo\n"
 
 
+def test_a_pem_text_keeps_its_final_newline(gusset: Cli) -> None:
+    """`ssh-keygen` and others refuse a key whose last line does not end."""
+    pem = b"-----BEGIN OPENSSH PRIVATE KEY-----\nYWJj\n-----END OPENSSH PRIVATE KEY-----\n"
+    done = gusset("secret", "set", "key", input=pem)
+
+    assert b"final newline" not in done.stderr
+    assert _stored(gusset, "key") == pem
+
+
 @pytest.mark.parametrize("value", [b"", b"line\n", b"\n", b"\xff\x00binary", "ünïcode".encode()])
 def test_exact_keeps_every_byte(gusset: Cli, value: bytes) -> None:
     """`--exact` alters nothing, not even nothing."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import leaks_in
-from tests.serving.conftest import ModelProject, eventually
+from tests.serving.conftest import ModelProject, RunningServer, eventually
 
 VALUE = b"s3cr3t-v4lue-0123456789"
 LOOKUP = """
@@ -188,6 +188,29 @@ def test_warnings_about_values_are_given_once_per_name(serve: ModelProject) -> N
     assert served.stop() == 0
     assert served.stderr.count("Too short to be masked") == 1
     assert served.stderr.count("TRUSS_SECRET_other") == 1
+
+
+def test_a_value_that_looks_like_a_mistake_is_reported_whatever_its_source(serve: ModelProject) -> None:
+    """A file with a final newline, an empty one, a variable with a placeholder: once, without the value."""
+    serve.secret("token", VALUE + b"\n")
+    serve.secret("blank", b"")
+    environ = {"TRUSS_SECRET_other": "<your token here>"}
+    served = serve(LOOKUP, declared=("token", "blank", "other"), environ=environ).ready()
+    for name, finding in (
+        ("token", "ends in white space"),
+        ("blank", "is empty"),
+        ("other", "a placeholder"),
+    ):
+        eventually(lambda name=name, text=finding: has_warning(served, name, text), finding)  # type: ignore[misc]
+    serve.secret("token", b"another-value-of-it\n")
+    eventually(lambda: served.predict().json() == "another-value-of-it\n", "the new value")
+    assert served.stop() == 0
+    assert served.stderr.count("ends in white space") == 1
+    assert VALUE.decode() not in served.stderr
+
+
+def has_warning(served: RunningServer, name: str, text: str) -> bool:
+    return any(f"{name} (from " in line and text in line for line in served.stderr.splitlines())
 
 
 def test_no_value_in_environment_or_arguments(serve: ModelProject) -> None:

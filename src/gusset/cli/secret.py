@@ -6,6 +6,7 @@ argument, and go out only through `reveal`.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -116,10 +117,13 @@ def _prompt_for_value(name: str) -> bytes:
     return value
 
 
+_PEM = re.compile(rb"\s*-----BEGIN [^\n]+\n.*-----END [^\n]+-----\r?\n\Z", re.DOTALL)
+
+
 def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
     if exact:
         return value
-    if value.endswith(b"\n"):
+    if value.endswith(b"\n") and not _PEM.match(value):  # ssh-keygen refuses a key without its last newline
         value = value[:-1]
         app.output.note("removed one final newline; --exact keeps it")
     if not value:

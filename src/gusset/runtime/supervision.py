@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from gusset.backoff import Backoff
 from gusset.runtime import logs
@@ -94,8 +95,8 @@ class Announcer:
 class SecretIntake:
     """Every new value passes here first: the masker learns it before anything else gets it.
 
-    Warns, once per name, of values that cannot be masked or that came from the
-    environment. Thread-safe.
+    Warns, once per name, of values that cannot be masked, that came from the
+    environment, or that look like a mistake. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -103,6 +104,7 @@ class SecretIntake:
         self._lock = threading.Lock()
         self._warned_short: set[str] = set()
         self._warned_environment: set[str] = set()
+        self._warned_mistakes: set[tuple[str, str]] = set()  # name and code
 
     def accept(self, values: Values) -> None:
         """Have the masker learn these values, and warn where needed."""
@@ -122,3 +124,19 @@ class SecretIntake:
                 "Store them with: gusset secret set NAME",
                 ", ".join(sorted(exposed)),
             )
+        # On a thread, since a start must not wait for the doctor's import.
+        threading.Thread(target=self._warn_of_mistakes, args=(values,), daemon=True).start()
+
+    def _warn_of_mistakes(self, values: Values) -> None:
+        """Warn of what the value doctor finds, whichever source a value came from."""
+        from gusset.secrets.value_doctor import examine
+
+        now = datetime.now(UTC)
+        for name, delivered in values.items():
+            for finding in examine(delivered.value.reveal(), name=name, now=now):
+                with self._lock:
+                    is_new = (name, finding.code) not in self._warned_mistakes
+                    self._warned_mistakes.add((name, finding.code))
+                if is_new and finding.code != "short":
+                    text = f"{finding.message}. {finding.hint}."
+                    log.warning("%s (from %s): %s", name, delivered.origin, text)
