@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,12 @@ from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
+    from gusset.runtime.output_pump import OutputPump
     from gusset.secrets.masking import Masker
+
+# Seconds without output after which a child that the command left behind, and that holds the pipe open, is
+# not waited for any longer.
+_SILENCE = 1.0
 
 
 @click.command(
@@ -66,9 +70,8 @@ def exec_(
     app.hold_values()
     values = _read(app, {*names, *wanted.values()}, secrets_dir)
     app.held.extend(values.values())
-    return _run(
-        command, {name: values[name] for name in names}, {v: values[n] for v, n in wanted.items()}, app
-    )
+    files = {name: values[name] for name in names}
+    return _run(command, files, {variable: values[name] for variable, name in wanted.items()})
 
 
 def _variables(given: Sequence[str]) -> dict[str, str]:
@@ -99,8 +102,10 @@ def _read(app: App, names: set[str], secrets_dir: Path | None) -> dict[str, Secr
 
 
 def _run(
-    command: Sequence[str], files: Mapping[str, SecretValue], variables: Mapping[str, SecretValue], app: App
+    command: Sequence[str], files: Mapping[str, SecretValue], variables: Mapping[str, SecretValue]
 ) -> int:
+    """Run the command to its end; its exit status, or 128 plus the signal that ended it."""
+    from gusset.cli.signal_forwarding import SignalForwarder
     from gusset.containers.secrets.memory_folder import SecretsFolder
     from gusset.secrets.masking import Masker
 
@@ -108,10 +113,13 @@ def _run(
     with SecretsFolder.create(files) as folder:  # forks its reaper, so before the threads below
         environment = {**os.environb, b"GUSSET_SECRETS_DIR": os.fsencode(folder.path)}
         environment |= {os.fsencode(name): _for_environment(name, value) for name, value in variables.items()}
-        signals = _SignalForwarder()  # before the command starts, so that no signal ends gusset alone
-        process = _start(command, environment)
-        signals.forward_to(process)
-        return _carry(process, masker)
+        with SignalForwarder.open() as signals:
+            process = _start(command, environment, before_exec=signals.restore_mask)
+            pumps = _masked_output(process, masker)
+            status = signals.wait(process)
+        for pump in pumps:  # a signal ends gusset from here on
+            pump.drain(_SILENCE)
+    return status if status >= 0 else 128 - status
 
 
 def _for_environment(name: str, value: SecretValue) -> bytes:
@@ -121,10 +129,16 @@ def _for_environment(name: str, value: SecretValue) -> bytes:
     return data
 
 
-def _start(command: Sequence[str], environment: Mapping[bytes, bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], environment: Mapping[bytes, bytes], *, before_exec: Callable[[], None]
+) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            list(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            list(command),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=before_exec,  # there is no other thread yet
         )
     except FileNotFoundError:
         raise UsageError(f"there is no command {command[0]!r}") from None
@@ -134,34 +148,8 @@ def _start(command: Sequence[str], environment: Mapping[bytes, bytes]) -> subpro
         raise UsageError(f"{command[0]!r} cannot be started: {error.strerror}") from None
 
 
-class _SignalForwarder:
-    """Sends SIGTERM and SIGHUP on to the command; those that arrive before it has started, afterwards.
-
-    SIGINT is dropped: a terminal sends it to the command as well. It has a handler
-    because the command would inherit that it is ignored.
-    """
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pending: list[int] = []
-        signal.signal(signal.SIGINT, lambda number, frame: None)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
-
-    def forward_to(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        for number in self._pending:
-            process.send_signal(number)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        if self._process is None:
-            self._pending.append(number)
-        else:
-            self._process.send_signal(number)
-
-
-def _carry(process: subprocess.Popen[bytes], masker: Masker) -> int:
-    """Copy the command's output, masked, until it ends; its exit status."""
+def _masked_output(process: subprocess.Popen[bytes], masker: Masker) -> list[OutputPump]:
+    """Start to forward both streams of the command, masked."""
     from gusset.runtime.output_pump import OutputPump
 
     assert process.stdout and process.stderr  # noqa: S101  # both are pipes, see _start
@@ -171,7 +159,4 @@ def _carry(process: subprocess.Popen[bytes], masker: Masker) -> int:
     ]
     process.stdout.close()
     process.stderr.close()
-    status = process.wait()
-    for pump in pumps:
-        pump.join(timeout=1.0)  # a child that it left behind may hold the pipe open
-    return status if status >= 0 else 128 - status
+    return pumps

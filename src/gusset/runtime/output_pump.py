@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from typing import Protocol
 
 SILENCE = 0.2  # seconds
@@ -38,6 +39,7 @@ class OutputPump:
         self._source = source
         self._sink = sink
         self._stream = stream
+        self._idle_since: float | None = None  # when it began to wait for input; None while it forwards
         self._thread = threading.Thread(target=self._run, name=f"gusset-pump-{sink}", daemon=True)
 
     @classmethod
@@ -51,6 +53,23 @@ class OutputPump:
         """Wait until everything has been forwarded, at most `timeout` seconds."""
         self._thread.join(timeout)
 
+    def drain(self, silence: float) -> None:
+        """Wait until everything has been forwarded, however slowly `sink` is read.
+
+        When `source` stays open, since a process that was left behind holds it,
+        the end is when nothing has arrived for `silence` seconds.
+        """
+        while self._thread.is_alive():
+            self._thread.join(silence)
+            idle_since = self._idle_since
+            if idle_since is not None and time.monotonic() - idle_since >= silence and not self._has_input():
+                return
+
+    def _has_input(self) -> bool:
+        poll = select.poll()
+        poll.register(self._source, select.POLLIN | select.POLLHUP)
+        return bool(poll.poll(0))
+
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self._source, select.POLLIN | select.POLLHUP)
@@ -59,7 +78,9 @@ class OutputPump:
                 if self._stream.holding and not poll.poll(SILENCE * 1000):
                     self._write(self._stream.flush())
                     continue
+                self._idle_since = time.monotonic()
                 data = os.read(self._source, _CHUNK)
+                self._idle_since = None
                 if not data:
                     break
                 self._write(self._stream.feed(data))
