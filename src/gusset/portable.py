@@ -26,7 +26,7 @@ def accessible_to_others(mode: int) -> bool:
 
 
 def lock_exclusively(fd: int) -> None:
-    """Wait until this process alone holds the lock of an open file. Closing `fd` releases it."""
+    """Wait until only this process holds the lock of an open file. Closing `fd` releases it."""
     try:
         import fcntl
     except ModuleNotFoundError:  # Windows
@@ -85,7 +85,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def account_name() -> str:
-    """The name of the account that runs this process. Not from `$LOGNAME`, which anybody may set."""
+    """The name of the account that runs this process. Not from `$LOGNAME`, which any process can set."""
     if not HAS_POSIX_ACCOUNTS:
         return os.getlogin()
     import pwd

@@ -82,7 +82,7 @@ def test_an_unknown_key_is_reported_with_the_most_similar_one(tmp_path: Path) ->
     assert problem.hint == "did you mean 'requirements'?"
 
 
-def test_a_text_beside_a_name_is_a_warning_and_a_credential_an_error(tmp_path: Path) -> None:
+def test_text_after_a_name_is_a_warning_and_a_credential_an_error(tmp_path: Path) -> None:
     """Neither is repeated, and neither is used as the value."""
     token = "hf_" + "aB3x" * 9
     placeholder, credential = problems_of(tmp_path, f"secrets:\n  a: ENTER TOKEN HERE\n  b: {token}\n")

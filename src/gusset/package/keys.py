@@ -135,7 +135,7 @@ KEYS: tuple[Key, ...] = (
     _supported(
         "environment_variables", "set before the model's code is imported; every value is converted to a text"
     ),
-    _supported("secrets", "the names that the model may read; a text beside a name is never its value"),
+    _supported("secrets", "the names that the model may read; text after a name is never its value"),
     _for_images("resources", _LIMIT),
     *_group("images", "resources", _LIMIT, "cpu memory"),
     *_group("ignored", "resources", _PLATFORM, "accelerator instance_type node_count fabric"),

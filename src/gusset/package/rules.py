@@ -222,7 +222,7 @@ _EXPOSED = (
 
 
 def _check_declaration_text(name: str, value: object, problems: ProblemCollector) -> None:
-    """Warn about a text beside a name, which is never used as the value. A credential is an error."""
+    """Warn about text after a name, which is never used as the value. A credential is an error."""
     path = ("secrets", name)
     if value is None:
         return
@@ -231,7 +231,7 @@ def _check_declaration_text(name: str, value: object, problems: ProblemCollector
         hint = f"write `{name}: null`; store the value with `gusset secret set {name}`"
         problems.add(path, f"expected null, found {type_name(value)}", hint)
     elif kind := looks_like_credential(value):
-        message = f"the text beside {name} looks like {kind}; it is not repeated here"
+        message = f"the text after {name}: looks like {kind}; it is not repeated here"
         hint = (
             "have its issuer replace it (it is in a file, perhaps in git), "
             f"write `{name}: null`, and store the value with `gusset secret set {name}`"
@@ -240,7 +240,7 @@ def _check_declaration_text(name: str, value: object, problems: ProblemCollector
     else:
         problems.add(
             path,
-            f"the text beside {name} is never used as its value",
+            f"the text after {name}: is never used as its value",
             f"write `{name}: null`; store the value with `gusset secret set {name}`",
             code="secret_text",
             warning=True,

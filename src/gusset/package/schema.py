@@ -355,7 +355,7 @@ PythonVersion = Literal["py39", "py310", "py311", "py312", "py313", "py314"]
 
 
 class TrussConfig(Section):
-    """A valid `config.yaml`. `secrets` has only names: any text beside them was dropped."""
+    """A valid `config.yaml`. `secrets` has only names: any text after them was dropped."""
 
     model_config = ConfigDict(title="config.yaml")
     hidden_when_none = frozenset({"training"})

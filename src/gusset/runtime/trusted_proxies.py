@@ -11,7 +11,7 @@ _SCHEMES = {"http", "https"}
 
 
 class TrustedProxies:
-    """The proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; nobody else's are."""
+    """The proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted. Others are ignored."""
 
     def __init__(self, addresses: str | None = None) -> None:
         """`addresses`, separated by commas: addresses, networks as in 10.0.0.0/8, or `*` for every client."""

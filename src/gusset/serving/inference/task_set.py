@@ -1,4 +1,4 @@
-"""Background tasks that nobody awaits."""
+"""Background tasks that are not awaited."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class SecretDistributor:
             self._values, self._pending = {**self._pending, **self._values}, {}
 
     def end_reload(self) -> None:
-        """Drop what `begin_reload` holds and nobody has adopted."""
+        """Drop what `begin_reload` holds and was not adopted."""
         with self._lock:
             self._pending = {}
 

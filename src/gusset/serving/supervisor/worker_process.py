@@ -159,7 +159,7 @@ class WorkerProcess:
         self._reap()
 
     def _receive(self, on_report: Callable[[Report], object]) -> None:
-        warned = False  # once: whoever sends one malformed report may send many
+        warned = False  # once: a worker that sends one malformed report may send many
         with contextlib.suppress(Closed):
             while True:
                 try:

@@ -1,7 +1,7 @@
 """Whether the secrets in the database are what the audit log says.
 
 Sealed bytes authenticate themselves, but which version is current, and whether
-a secret is deleted, are plain columns: whoever can write the database could
+a secret is deleted, are plain columns: anyone who can write the database could
 roll a secret back with them. Every change is in the log with the state that it
 led to, so the last record of each secret says what its row must hold. Every
 delivery is in the log with the versions that it delivered, so a row that was

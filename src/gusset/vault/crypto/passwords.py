@@ -61,4 +61,4 @@ def _hasher() -> PasswordHasher:
 
 @cache
 def _dummy_hash() -> str:
-    return _hasher().hash("nobody has this password")
+    return _hasher().hash("a password of no account")

@@ -80,7 +80,7 @@ _FIND = CompiledStatement(select(*_columns, _k.hash).where(_k.prefix == bindpara
 _INSERT = insert(access_keys)
 
 # A random text that every change of a key, a person, a team or a deployment replaces:
-# whoever caches what a caller may do compares it.
+# caches of what a caller may do compare it.
 ACCESS_GENERATION = "access"
 READ_META = CompiledStatement(select(meta.c.value).where(meta.c.key == bindparam("key")))
 _WRITE_META = CompiledStatement(

@@ -45,7 +45,7 @@ class Invitations:
 
         Raises:
             UsageError: not an e-mail address, or an unknown role.
-            Conflict: somebody has that address already.
+            Conflict: another account has that address.
             NotFound: there is no such team.
         """
         email = check_email(email)

@@ -148,4 +148,4 @@ def _require_admin(connection: Connection) -> None:
         _u.role == "admin", _u.disabled_at.is_(None), _u.password.is_not(None)
     )
     if not connection.execute(admins).scalar_one():
-        raise Conflict("no administrator would be left", hint="make somebody else an administrator first")
+        raise Conflict("no administrator would be left", hint="make another person an administrator first")
