@@ -9,6 +9,7 @@ import pytest
 from gusset.serving.channel import Malformed
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.protocol import (
+    Accept,
     Drain,
     Drained,
     Failed,
@@ -37,7 +38,9 @@ PLAN = WorkerPlan(
 )
 
 
-@pytest.mark.parametrize("order", [PLAN, SECRETS, SetSourceError("away"), SetSourceError(None), Drain()])
+@pytest.mark.parametrize(
+    "order", [PLAN, SECRETS, SetSourceError("away"), SetSourceError(None), Accept(), Drain()]
+)
 def test_orders_arrive_as_they_were_sent(order: Order) -> None:
     assert decode_order(encode_order(order)) == order
 

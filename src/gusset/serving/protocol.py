@@ -50,11 +50,16 @@ class SetSourceError:
 
 
 @dataclass(frozen=True, slots=True)
+class Accept:
+    """Accept connections: nothing else accepts on the deployment's port any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Accept no more connections, finish the requests in flight, then exit."""
 
 
-Order = WorkerPlan | SetSecrets | SetSourceError | Drain
+Order = WorkerPlan | SetSecrets | SetSourceError | Accept | Drain
 
 
 class StartStep(enum.StrEnum):
@@ -76,7 +81,7 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker accepts connections."""
+    """The model has loaded; the worker waits for `Accept`."""
 
 
 @dataclass(frozen=True, slots=True)

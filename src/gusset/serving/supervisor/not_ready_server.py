@@ -31,7 +31,8 @@ class NotReadyServer:
         """Accept connections, unless it does so already."""
         if self._server is None:
             self._server = HttpServer(self._respond, one_request_each=True)
-            await self._server.start(self._listener.dup())
+            # `shared`: when asyncio's own server is closed, it drops connections that it has just accepted.
+            await self._server.start(self._listener.dup(), shared=True)
 
     def stop(self) -> None:
         """Accept no more connections; requests in flight finish."""

@@ -14,7 +14,17 @@ from typing import Any
 from gusset.errors import ModelFailed
 from gusset.secrets.masking import Masker
 from gusset.serving.deployment import ModelDeployment
-from gusset.serving.protocol import Drain, Drained, Failed, Loading, Ready, Report, SetSecrets, StartStep
+from gusset.serving.protocol import (
+    Accept,
+    Drain,
+    Drained,
+    Failed,
+    Loading,
+    Ready,
+    Report,
+    SetSecrets,
+    StartStep,
+)
 from gusset.serving.supervisor.worker_process import WorkerProcess, describe_exit
 
 _EXIT_SECONDS = 3.0  # for a worker to exit by itself after its drain, or on SIGTERM
@@ -44,7 +54,11 @@ class Replica:
     def __init__(
         self, process: WorkerProcess, deployment: ModelDeployment, on_ready: Callable[[Replica], object]
     ) -> None:
-        """`on_ready` is called once, on the event loop, when the replica accepts connections."""
+        """`on_ready` is called once, on the event loop, when the model has loaded.
+
+        When it returns, the replica is told to accept connections: until then others may have
+        responded on the deployment's port that no replica is ready, and must have stopped.
+        """
         self.process = process
         self.deployment = deployment
         self.state = ReplicaState.STARTING
@@ -136,6 +150,7 @@ class Replica:
                 self.state = ReplicaState.READY
                 self.ready.set()
                 self._on_ready(self)
+                self.process.send(Accept())
             case Failed():
                 self._failure = report
             case Drained():

@@ -30,6 +30,7 @@ from gusset.serving.http_api.metrics import Metrics
 from gusset.serving.inference.inference import Inference
 from gusset.serving.inference.methods import Methods, ModelDefinitionError
 from gusset.serving.protocol import (
+    Accept,
     Drain,
     Drained,
     Failed,
@@ -61,6 +62,7 @@ class Worker:
         self._channel = channel
         self._listener = listener
         self._loop = uvloop.new_event_loop()
+        self._accept = asyncio.Event()
         self._drain = asyncio.Event()
         self._source_error: str | None = None
         self._versions = plan.secrets.versions
@@ -119,8 +121,10 @@ class Worker:
         server = HttpServer(api.router, takes_over=api.takes_over, observe=metrics.observe)
         os.register_at_fork(after_in_child=server.release_in_child)
         watch_loop(self._loop, folder)
-        await server.start(self._listener, shared=self._shares_port)
         self._report(Ready())
+        await self._accept.wait()
+        if not self._drain.is_set():
+            await server.start(self._listener, shared=self._shares_port)
         await self._drain.wait()
         await api.drain()
         await server.drain()
@@ -130,8 +134,11 @@ class Worker:
         with contextlib.suppress(Closed):
             while True:
                 match decode_order(self._channel.receive()):
+                    case Accept():
+                        self._loop.call_soon_threadsafe(self._accept.set)
                     case Drain():
                         self._loop.call_soon_threadsafe(self._drain.set)
+                        self._loop.call_soon_threadsafe(self._accept.set)
                     case SetSecrets(values, versions):
                         self._secrets.replace(_secret_values(values))
                         self._versions = versions
