@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.conftest import SERVER, ServedImage
+from tests.containers.conftest import SERVER, ServedImage, podman
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("containers")
@@ -74,6 +74,21 @@ def test_nothing_is_left_when_it_ends_during_its_start(
     assert "Traceback" not in served.output
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_no_conmon_process_outlives_its_container(
+    served: ServedImage, launch: Callable[..., ServedImage], number: int
+) -> None:
+    """The process with which Podman monitors a container ends with it, also after `podman exec`."""
+    launch()
+    container = served.container
+    podman("exec", container, "true")
+    assert _running(b"conmon", container.encode())
+    served.running.send_signal(number)
+    served.running.wait(60)
+    eventually(lambda: not served.left_behind(), "nothing is left")
+    eventually(lambda: not _running(b"conmon", container.encode()), "conmon ends")
+
+
 def test_a_podman_service_that_dies_is_restarted(served: ServedImage, images: dict[str, str]) -> None:
     """A new container is started, and nothing is left of the old one."""
     served.secret("hf_access_token", TOKEN)
@@ -89,6 +104,7 @@ def test_a_podman_service_that_dies_is_restarted(served: ServedImage, images: di
     assert served.stop() == 0
     assert not served.left_behind()
     eventually(lambda: not _running(bytes(served.tmp)), "no process is left")
+    eventually(lambda: not _running(b"conmon", first.encode()), "the first container's conmon ends")
 
 
 def test_a_missing_docker_library_is_reported(served: ServedImage) -> None:
