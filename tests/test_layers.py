@@ -130,8 +130,9 @@ def test_values_leave_in_few_places() -> None:
 
 REVEALERS = {
     "client/manager_client.py",  # an API key or token, to the manager
-    "client/manager_source.py",  # to tell a token from a person's key
+    "client/registration.py",  # to tell a token from a person's key
     "client/remote_secrets.py",  # values that people set, to the manager
+    "cli/account.py",  # between this process and the one that has the key for the manager
     "cli/exec.py",  # into the environment of the command, where a person asked for it by name
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
     "cli/manager.py",  # a key, shown once

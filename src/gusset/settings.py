@@ -35,15 +35,15 @@ _LOGIN = ("api_key", "insecure_http")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What `gusset login` keeps: a manager, and the key for that manager and no other."""
+    """What `gusset login` keeps: a manager, and the file that has the key for that manager and no other."""
 
     manager: str
-    api_key: SecretValue
+    file: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One reading of the settings file and the environment.
+    """One reading of the settings file and the environment, without the API key in the file.
 
     `database` is a SQLAlchemy URL. `name_collisions` says what writing a
     secret through another spelling of its name does: "refuse" or "overwrite".
@@ -70,7 +70,7 @@ class Settings:
         if self.token_file is not None:
             return read_key(self.token_file)
         if self.login is not None and self.login.manager.rstrip("/") == manager.rstrip("/"):
-            return self.login.api_key
+            return SecretValue(_read(self.login.file, with_key=True)["api_key"].encode())
         raise NotSignedIn(
             f"there is no key for the manager at {manager}", hint=f"log in: `gusset login {manager}`"
         )
@@ -159,7 +159,7 @@ def _login(path: Path) -> Login | None:
         return None
     if accessible_to_others(path.stat().st_mode):
         raise UsageError(f"{path} holds an API key, and others can read it", hint=f"chmod 600 {path}")
-    return Login(values["manager"], SecretValue(values["api_key"].encode()))
+    return Login(values["manager"], path)
 
 
 def _default_home() -> Path:
@@ -172,9 +172,24 @@ def _path(values: Mapping[str, str], key: str) -> Path | None:
     return Path(values[key]).expanduser().absolute() if key in values else None
 
 
-def _read(path: Path) -> dict[str, str]:
+_KEY_LINE = re.compile(rb"^[ \t]*api_key[ \t]*=(.*)$", re.MULTILINE)
+
+
+def _read(path: Path, *, with_key: bool = False) -> dict[str, str]:
+    """The settings in the file. `api_key` is empty unless `with_key` is set.
+
+    The key is then overwritten in the buffer before anything copies it: a process that serves must
+    not have it anywhere in its memory.
+    """
     try:
-        text = path.read_text("utf-8")
+        with path.open("rb", buffering=0) as file:
+            data = bytearray(os.fstat(file.fileno()).st_size)
+            del data[file.readinto(data) :]
+        if not with_key:
+            for line in _KEY_LINE.finditer(data):
+                start, end = line.span(1)
+                data[start:end] = b' ""'.ljust(end - start)
+        text = data.decode("utf-8")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

@@ -129,6 +129,8 @@ def test_every_response_has_exactly_the_documented_keys(manager: Manager) -> Non
     call("GET", "/v1/deployments/{name}", name="d")
     assert call("GET", "/v1/deployments/{name}/tokens", name="d")["tokens"]
     call("DELETE", "/v1/tokens/{prefix}", prefix=prefix)
+    other_token = call("POST", "/v1/deployments", {"name": "d", "secrets": ["x"]})["token"]
+    call("DELETE", "/v1/deployment/token", key=other_token)
     call("DELETE", "/v1/deployments/{name}", name="d")
 
     call("GET", "/v1/audit")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.cli.test_serve import predict, served, until, write_model
+from tests.cli.test_serve import children, predict, served, until, write_model
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager
 
@@ -97,17 +98,60 @@ def test_a_model_goes_on_while_the_manager_is_down(
     assert log.count("are not followed") == 1 and log.count("responds again") == 1
 
 
-def test_a_deployment_whose_token_was_revoked_registers_again(
+def test_a_deployment_whose_token_was_revoked_goes_on_without_new_values(
     manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
 ) -> None:
-    """With the person's key: a token revoked by mistake, or expired, does not stop it."""
+    """A revocation holds: the process registers no other token, keeps its values, and says what to do."""
     put(admin, VALUE)
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
         until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
         for token in admin.get("/v1/deployments/my-model/tokens").json()["tokens"]:
-            admin.delete(f"/v1/tokens/{token['prefix']}")
+            assert admin.delete(f"/v1/tokens/{token['prefix']}").status_code == 200
         put(admin, NEW)
-        until(lambda: predict(address).json() == {"sha": sha(NEW)})
+
+        def source_error() -> str:
+            return str(
+                httpx.get(f"{address}/v1/models/model").json().get("secrets", {}).get("last_error", "")
+            )
+
+        until(lambda: "was revoked" in source_error())
+        assert "restart `gusset serve`" in source_error()
+        assert predict(address).json() == {"sha": sha(VALUE)}
+        tokens = admin.get("/v1/deployments/my-model/tokens").json()["tokens"]
+        assert len(tokens) == 1 and tokens[0]["revoked_at"]
+    assert "was revoked" in (tmp_path / "err").read_text()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="reads the memory of non-dumpable processes")
+def test_no_process_that_serves_has_the_persons_key_in_its_memory(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """Neither supervisor nor workers, nor in memory that was freed; the deployment's token is found."""
+    put(admin, VALUE)
+    key = manager.key.encode()
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, process):
+        assert predict(address).json() == {"sha": sha(VALUE)}
+        pids = [process.pid, *children(process.pid)]
+        assert len(pids) >= 2
+        assert [pid for pid in pids if key[11:] in memory_of(pid)] == []
+        assert b"gusset_tok_" in memory_of(process.pid)
+
+
+def memory_of(pid: int) -> bytes:
+    """All readable private memory of a process."""
+    found = []
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            addresses, permissions = line.split()[:2]
+            if not permissions.startswith("rw"):
+                continue
+            start, end = (int(text, 16) for text in addresses.split("-"))
+            try:
+                memory.seek(start)
+                found.append(memory.read(end - start))
+            except (OSError, OverflowError, ValueError):  # the kernel's own pages
+                continue
+    return b"".join(found)
 
 
 def test_a_start_without_the_manager_fails_even_if_secrets_may_be_missing(

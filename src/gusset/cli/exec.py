@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.sources import open_source
 from gusset.errors import SecretsMissing, UsageError
@@ -89,7 +90,10 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
 
 
 def _read(app: App, names: set[str], secrets_dir: Path | None) -> dict[str, SecretValue]:
-    with open_source(app, secrets_dir=secrets_dir, reader="exec") as source:
+    account = Account.start(app, secrets_dir=secrets_dir)
+    with open_source(app, secrets_dir=secrets_dir, reader="exec", names=names, account=account) as source:
+        if account is not None:
+            account.close()
         found = source.read(sorted(names))
     missing = sorted(names - found.keys())
     if missing:

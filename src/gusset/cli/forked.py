@@ -1,4 +1,4 @@
-"""Runs a function in a forked process while this process does something else."""
+"""Runs functions in a forked process, while this one does something else or must not see what they use."""
 
 from __future__ import annotations
 
@@ -6,33 +6,92 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class ForkedTask(Generic[T]):
-    """Calls `work` in a forked process; `result` waits for it.
+class ForkedProcess:
+    """A forked process that calls functions for this one, one after the other.
 
-    Use it for work that is slow because of its imports and returns plain data,
-    before this process has threads, locks or secret values, since a fork gets
-    copies of them.
+    Functions, arguments and results are pickled. Fork before this process has
+    threads, locks or secret values, since a fork gets copies of them.
     """
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._read_fd, write_fd = os.pipe()
+    def __init__(self, pid: int, requests: IO[bytes], results: IO[bytes]) -> None:
+        self._pid = pid
+        self._requests = requests
+        self._results = results
+
+    @classmethod
+    def start(cls) -> ForkedProcess:
+        """Fork. The process ends on `close`, or when this one ends."""
+        request_r, request_w = os.pipe()
+        result_r, result_w = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
-        self._pid = os.fork()
-        if self._pid:
-            os.close(write_fd)
-            return
+        pid = os.fork()
+        if pid:
+            os.close(request_r)
+            os.close(result_w)
+            return cls(pid, os.fdopen(request_w, "wb"), os.fdopen(result_r, "rb"))
         try:  # in the child: never return into the caller's code
-            with os.fdopen(write_fd, "wb") as pipe:
-                pickle.dump(_call(work), pipe)
+            os.close(request_w)
+            os.close(result_r)
+            with os.fdopen(request_r, "rb") as requests, os.fdopen(result_w, "wb") as results:
+                _call_all(requests, results)
         finally:
             os._exit(0)
+
+    def submit(self, function: Callable[..., object], *args: object) -> None:
+        """Have it call `function`. Fetch the result before the next call."""
+        pickle.dump((function, args), self._requests)
+        self._requests.flush()
+
+    def result(self) -> Any:
+        """What the submitted function returned. Raises what it raised."""
+        returned, result = pickle.load(self._results)  # noqa: S301  # from our own fork
+        if not returned:
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Have it end, and wait for that."""
+        # Closing the pipe is not enough: a process that was forked later holds its write end, too.
+        with suppress(BrokenPipeError):  # it has ended by itself
+            pickle.dump(None, self._requests)
+            self._requests.flush()
+        with suppress(BrokenPipeError):
+            self._requests.close()
+        self._results.close()
+        os.waitpid(self._pid, 0)
+
+
+def _call_all(requests: IO[bytes], results: IO[bytes]) -> None:
+    while True:
+        try:
+            request = pickle.load(requests)  # noqa: S301  # from our own parent
+        except EOFError:
+            return
+        if request is None:
+            return
+        function, args = request
+        try:
+            outcome = True, function(*args)
+        except Exception as error:
+            outcome = False, error
+        pickle.dump(outcome, results)
+        results.flush()
+
+
+class ForkedTask(Generic[T]):
+    """Calls `work`, which is slow because of its imports, in a forked process; `result` waits for it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._process = ForkedProcess.start()
+        self._process.submit(work)
 
     def result(self) -> T:
         """What `work` returned. Raises what it raised."""
@@ -44,15 +103,9 @@ class ForkedTask(Generic[T]):
 
     @cached_property
     def _outcome(self) -> tuple[bool, Any]:
-        with os.fdopen(self._read_fd, "rb") as pipe:
-            data = pipe.read()
-        os.waitpid(self._pid, 0)
-        outcome: tuple[bool, Any] = pickle.loads(data)  # noqa: S301  # from our own fork
-        return outcome
-
-
-def _call(work: Callable[[], T]) -> tuple[bool, T | Exception]:
-    try:
-        return True, work()
-    except Exception as error:
-        return False, error
+        try:
+            return True, self._process.result()
+        except Exception as error:
+            return False, error
+        finally:
+            self._process.close()

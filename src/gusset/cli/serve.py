@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.forked import ForkedTask
 from gusset.cli.sources import open_source
@@ -143,13 +144,14 @@ def _not_on_this_system(folder: Path, port: int) -> HostError:
 def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int, reload: bool) -> int:
     # In a process of its own, while this one imports the supervisor and opens the vault.
     checking = ForkedTask(partial(_check_model, folder))
+    account = _start_account(app, options)
     from gusset.serving.supervisor.supervisor import serve as supervise
 
     @contextmanager
     def prepare() -> Iterator[tuple[ModelDeployment, SecretSource]]:
         model = checking.result()
         app.output.problems(model.warnings)
-        with open_deployment(app, model.deployment, options) as source:
+        with open_deployment(app, model.deployment, options, account) as source:
             yield model.deployment, source
 
     def announce(address: str) -> None:
@@ -180,10 +182,12 @@ def _serve_image(
         raise ConfigInvalid(f"{package.folder} cannot be served", problems=[*package.warnings, *refused])
     deployment = ImageDeployment.from_package(package)
     app.output.problems(package.warnings)
+    account = _start_account(app, options)
+    login_names = deployment.login.declared if deployment.login else ()
 
     @contextmanager
     def prepare() -> Iterator[tuple[ImageDeployment, SecretSource]]:
-        with open_deployment(app, deployment, options, needs_source=deployment.login is not None) as source:
+        with open_deployment(app, deployment, options, account, other_names=login_names) as source:
             yield deployment, source
 
     return serve_image(
@@ -200,23 +204,34 @@ def _serve_image(
     )
 
 
+def _start_account(app: App, options: ServeOptions) -> Account | None:
+    return Account.start(app, secrets_dir=options.secrets_dir, manager=options.manager)
+
+
 @contextmanager
 def open_deployment(
-    app: App, deployment: DeclaringDeployment, options: ServeOptions, *, needs_source: bool = False
+    app: App,
+    deployment: DeclaringDeployment,
+    options: ServeOptions,
+    account: Account | None,
+    *,
+    other_names: Collection[str] = (),
 ) -> Iterator[SecretSource]:
     """The source of a deployment's secrets, after offering to ask for those that are missing.
 
-    A source is opened if the deployment declares a secret, or else if `needs_source` is set.
+    It is also read for `other_names`. The account is closed: nothing that serves has its key.
     """
     with open_source(
         app,
         secrets_dir=options.secrets_dir,
-        manager=options.manager,
         reader=deployment.name,
-        needed=bool(deployment.declared) or needs_source,
+        names={*deployment.declared, *other_names},
+        account=account,
     ) as source:
         if options.secrets_dir is None and options.manager is None and not app.output.json:
-            _prompt_for_missing(app, deployment, source, options.allow_missing)
+            _prompt_for_missing(app, deployment, source, options.allow_missing, account)
+        if account is not None:
+            account.close()
         yield source
 
 
@@ -279,7 +294,11 @@ def _announce(app: App, address: str, name: str, example: str) -> None:
 
 
 def _prompt_for_missing(
-    app: App, deployment: DeclaringDeployment, source: SecretSource, allow_missing: Collection[str]
+    app: App,
+    deployment: DeclaringDeployment,
+    source: SecretSource,
+    allow_missing: Collection[str],
+    account: Account | None,
 ) -> None:
     """At a terminal, prompt for the declared secrets that have no value, and store what is typed."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:
@@ -289,11 +308,18 @@ def _prompt_for_missing(
     if not missing:
         return
     app.output.note(f"{deployment.name} declares secrets that have no value yet (press Enter to skip one)")
-    with app.secret_writer() as secrets:
-        for name in missing:
-            text: str = click.prompt(
-                f"Value of {name}", hide_input=True, default="", show_default=False, err=True
-            )
-            if text:
-                app.held.append(value := SecretValue(text.encode("utf-8", "surrogateescape")))
-                secrets.set(name, value, actor=app.actor)
+    typed = {name: value for name in missing if (value := _prompt_for(app, name))}
+    if account is not None:
+        account.set_secrets(typed)
+        return
+    with app.vault() as vault:
+        for name, value in typed.items():
+            vault.secrets.writer.set(name, value, actor=app.actor)
+
+
+def _prompt_for(app: App, name: str) -> SecretValue | None:
+    text: str = click.prompt(f"Value of {name}", hide_input=True, default="", show_default=False, err=True)
+    if not text:
+        return None
+    app.held.append(value := SecretValue(text.encode("utf-8", "surrogateescape")))
+    return value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gusset.cli.account import Account
 from gusset.cli.app import App
 from gusset.secrets.sources.chain import ChainSource
 from gusset.secrets.sources.environment import EnvironmentSource
@@ -18,24 +19,29 @@ MOUNTED = Path("/secrets")
 
 @contextmanager
 def open_source(
-    app: App, *, secrets_dir: Path | None, reader: str, manager: str | None = None, needed: bool = True
+    app: App,
+    *,
+    secrets_dir: Path | None,
+    reader: str,
+    names: Collection[str],
+    account: Account | None,
 ) -> Iterator[SecretSource]:
     """The folder or the manager that was named, else the manager one is logged in to, else the embedded
     vault; then `/secrets`; then TRUSS_SECRET_x.
 
-    `reader` is who reads, as the audit log has it: a deployment's name, or a
+    `reader` is who reads `names`, as the audit log has it: a deployment's name, or a
     command. Only a secret that one place lacks is looked for in the next.
-    When nothing is `needed`, nothing is opened.
+    Without names, nothing is opened.
     """
-    if not needed:
+    if not names:
         yield ChainSource([])
         return
     after: list[SecretSource] = [FolderSource(MOUNTED, must_exist=False), EnvironmentSource(os.environ)]
     if secrets_dir is not None:
         yield ChainSource([FolderSource(secrets_dir), *after])
         return
-    if url := manager or app.settings.manager:
-        with _from_manager(app, url, reader) as source:
+    if account is not None:
+        with _from_manager(app, account, reader, names) as source:
             yield ChainSource([source, *after])
         return
     with app.vault() as vault:
@@ -43,12 +49,16 @@ def open_source(
 
 
 @contextmanager
-def _from_manager(app: App, url: str, reader: str) -> Iterator[SecretSource]:
+def _from_manager(app: App, account: Account, reader: str, names: Collection[str]) -> Iterator[SecretSource]:
+    from gusset.client.manager_client import ManagerClient
     from gusset.client.manager_source import ManagerSource
 
-    with app.manager(url) as client:
-        source = ManagerSource(client, deployment=reader, key=app.settings.key_for(url))
-        try:
-            yield source
-        finally:
-            source.close()
+    app.hold_values()
+    access = account.deployment_token(reader, names)
+    app.held.append(access.token)
+    client = ManagerClient(account.url, access.token, insecure_http=app.settings.insecure_http)
+    source = ManagerSource(client, registered=frozenset(names) if access.registered else None)
+    try:
+        yield source
+    finally:
+        source.close()

@@ -9,14 +9,14 @@ import logging
 import random
 import socket
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from gusset.backoff import Backoff
 from gusset.client.manager_client import TIMEOUT, ManagerClient
-from gusset.errors import GussetError, NotSignedIn
+from gusset.errors import Denied, GussetError, NotSignedIn
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gusset.client")
 
-TOKEN_PREFIX = b"gusset_tok_"
-TOKEN_LIFETIME = timedelta(days=7)  # afterwards a running deployment registers again
 STREAM_TIMEOUT = (
     25.0  # seconds without an event, after which a stream is opened again; heartbeats are more frequent
 )
 FIRST_RETRY = 0.5  # seconds
+REFUSED_RETRY = 60.0  # seconds until a refused token is tried again: it hardly ever becomes valid
 
 
 class ManagerSource:
-    """A deployment's secrets, read from a manager: a `SecretSource`.
+    """A deployment's secrets, read from a manager with the deployment's token: a `SecretSource`.
 
-    With a person's API key it registers the deployment with the names that it
-    reads, and uses the token that it gets for just these. With a deployment's
-    token it uses that one.
+    A refused token is never replaced: the values read before stay in use, and `last_error` says so.
     """
 
-    def __init__(self, client: ManagerClient, *, deployment: str, key: SecretValue) -> None:
-        """`key` is the one that `client` sends."""
+    def __init__(self, client: ManagerClient, *, registered: Collection[str] | None = None) -> None:
+        """`client` sends the token. `registered` are the names for which this process got it.
+
+        Such a token is revoked by `close`. It is None for a token that the user has given.
+        """
         self._client = client
-        self._access = _GivenToken(client) if _is_token(key) else _RegisteredToken(client, deployment)
+        self._registered = registered
         self._replica = token_hex(8)
         self._revision: str | None = None
         self._versions: dict[str, int] = {}
@@ -61,15 +61,10 @@ class ManagerSource:
 
         Raises:
             Denied: the token does not allow all of them.
-            NotSignedIn: the key or the token is not valid.
+            NotSignedIn: the token is not valid.
             Unreachable: the manager does not respond.
         """
-        try:
-            response = self._fetch(names)
-        except NotSignedIn:
-            if not self._access.discard():
-                raise
-            response = self._fetch(names)
+        response = self._fetch(names)
         secrets, origin = response["secrets"], f"the manager at {self._client.host}"
         self._revision = response["revision"]
         self._versions = {name: secret["version"] for name, secret in secrets.items()}
@@ -82,34 +77,46 @@ class ManagerSource:
 
     def _fetch(self, names: Collection[str]) -> dict[str, Any]:
         wanted = sorted(names)
-        client = self._access.client_for(wanted)
-        return client.request("POST", "/v1/deployment/secrets", {"names": wanted})
+        if self._registered is not None and (added := sorted(set(wanted).difference(self._registered))):
+            raise Denied(
+                f"{', '.join(added)} was not declared when this process registered at the manager; "
+                "restart `gusset serve` to read it"
+            )
+        return self._client.request("POST", "/v1/deployment/secrets", {"names": wanted})
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when one of `names` may have changed. Holds one request open, and retries when it breaks."""
         backoff = Backoff(FIRST_RETRY)
         with _StreamCloser(stop) as closer:
             while not stop.is_set():
+                delay = 0.0
                 try:
-                    for event in self._events(sorted(names), closer):
+                    for event in self._events(closer):
                         self._clear_error()
                         backoff.reset()
                         if event["event"] == "changed":
                             yield
                 except NotSignedIn as error:
-                    self._record_error(error.message)
-                    self._access.discard()
+                    self._record_error(f"{error.message}; {self._remedy()}")
+                    delay = REFUSED_RETRY
                 except GussetError as error:
                     self._record_error(error.message)
                 # The jitter keeps replicas from returning all at once.
-                if stop.wait(random.uniform(0, backoff.next_delay())):  # noqa: S311  # nothing depends on its secrecy
+                delay += random.uniform(0, backoff.next_delay())  # noqa: S311  # nothing depends on its secrecy
+                if stop.wait(delay):
                     return
 
-    def _events(self, names: Sequence[str], closer: _StreamCloser) -> Iterator[dict[str, Any]]:
+    def _remedy(self) -> str:
+        """What a person can do about a refused token: this process does not get another one by itself."""
+        if self._registered is None:
+            return "put a valid token into the token file, then restart this process"
+        return "restart `gusset serve`, which registers the deployment again"
+
+    def _events(self, closer: _StreamCloser) -> Iterator[dict[str, Any]]:
         """The events of one stream, until it ends."""
         import httpx
 
-        client = self._access.client_for(names)
+        client = self._client
         query = {"replica": self._replica} | ({"since": self._revision} if self._revision else {})
         timeout = httpx.Timeout(TIMEOUT, read=STREAM_TIMEOUT)
         try:
@@ -131,12 +138,9 @@ class ManagerSource:
 
     def _acknowledge(self, *, stopped: bool = False) -> None:
         """Report the versions that this replica holds. Only people read them, so a failure is ignored."""
-        client = self._access.current
-        if client is None:
-            return
         body = {"host": socket.gethostname()[:253], "versions": self._versions, "stopped": stopped}
         with contextlib.suppress(GussetError):
-            client.request("PUT", f"/v1/deployment/replicas/{self._replica}", body)
+            self._client.request("PUT", f"/v1/deployment/replicas/{self._replica}", body)
 
     def _record_error(self, message: str) -> None:
         if self._last_error is None:
@@ -151,73 +155,13 @@ class ManagerSource:
             log.info("The manager at %s responds again.", self._client.host)
 
     def close(self) -> None:
-        """Report that the replica has stopped, revoke its token and close the connections."""
+        """Report that the replica has stopped, revoke a registered token, and close the connections."""
         self._watching = False
         self._acknowledge(stopped=True)
-        self._access.close()
-        self._client.close()
-
-
-def _is_token(key: SecretValue) -> bool:
-    return key.reveal().startswith(TOKEN_PREFIX)
-
-
-class _GivenToken:
-    """A deployment's token that the user has given: never renewed, never revoked."""
-
-    def __init__(self, client: ManagerClient) -> None:
-        self.current: ManagerClient | None = client
-
-    def client_for(self, names: Sequence[str]) -> ManagerClient:
-        assert self.current is not None  # noqa: S101  # set once, above
-        return self.current
-
-    def discard(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
-
-
-class _RegisteredToken:
-    """A token that a person's key gets by registering the deployment, renewed when it is refused."""
-
-    def __init__(self, client: ManagerClient, deployment: str) -> None:
-        self._client = client
-        self._deployment = deployment
-        self._names: set[str] = set()
-        self._prefix: str | None = None
-        self.current: ManagerClient | None = None
-        """A client with the token; None before the deployment is registered."""
-
-    def client_for(self, names: Sequence[str]) -> ManagerClient:
-        """A client with a token that covers `names`; registers the deployment when there is none."""
-        if self.current is None or not self._names.issuperset(names):
-            self._names.update(names)
-            self.current = self._register()
-        return self.current
-
-    def _register(self) -> ManagerClient:
-        expires_at = (datetime.now(UTC) + TOKEN_LIFETIME).isoformat()
-        body = {"name": self._deployment, "secrets": sorted(self._names), "expires_at": expires_at}
-        response = self._client.request("POST", "/v1/deployments", body)
-        self._prefix = response["prefix"]
-        token = SecretValue(response["token"].encode())
-        insecure_http = not self._client.url.startswith("https")
-        return ManagerClient(self._client.url, token, insecure_http=insecure_http)
-
-    def discard(self) -> bool:
-        """Forget a token that the manager refuses; whether another one can be had."""
-        self.current = None
-        return True
-
-    def close(self) -> None:
-        """Revoke the token."""
-        if self._prefix is not None:
+        if self._registered is not None:
             with contextlib.suppress(GussetError):
-                self._client.request("DELETE", f"/v1/tokens/{self._prefix}")
-        if self.current is not None:
-            self.current.close()
+                self._client.request("DELETE", "/v1/deployment/token")
+        self._client.close()
 
 
 class _StreamCloser:

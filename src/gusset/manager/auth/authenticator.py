@@ -82,7 +82,8 @@ class Authenticator:
                 "this route needs a deployment's token, not a person's API key",
                 hint="create one with `gusset token create`",
             )
-        return DeploymentCaller(known.grant, Actor(f"deployment {known.grant.deployment}", request.address))
+        actor = Actor(f"deployment {known.grant.deployment}", request.address)
+        return DeploymentCaller(known.grant, actor, known.info.prefix)
 
     def authenticate_session(self, token: str, *, address: str | None) -> PersonCaller | None:
         """The person whose session this is, None if it has ended."""

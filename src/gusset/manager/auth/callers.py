@@ -47,10 +47,11 @@ class PersonCaller:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentCaller:
-    """A deployment, and what its token allows it to read."""
+    """A deployment, and what its token allows it to read. `prefix` is the token's."""
 
     grant: Grant
     actor: Actor
+    prefix: str
 
 
 Caller = PersonCaller | DeploymentCaller

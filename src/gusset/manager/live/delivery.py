@@ -45,6 +45,13 @@ def report_replica(request: DeploymentRequest[schemas.ReplicaReport]) -> schemas
     return schemas.Empty()
 
 
+def revoke_own_token(request: DeploymentRequest[None]) -> schemas.Revoked:
+    """Revoke the token that makes the request."""
+    caller = request.caller
+    request.vault.access_keys.revoke(caller.prefix, actor=caller.actor, allowed=lambda _: True)
+    return schemas.Revoked(prefix=caller.prefix)
+
+
 class Delivery:
     """Delivers values to deployments, and streams the changes of their secrets."""
 
@@ -124,6 +131,7 @@ class Delivery:
             operation("GET", base, get_current_deployment, None),
             operation("POST", base + "/secrets", self.read_secrets, None),
             operation("PUT", base + "/replicas/{id}", report_replica, None),
+            operation("DELETE", base + "/token", revoke_own_token, None),
         ]
 
 

@@ -1,0 +1,83 @@
+"""Uses the key for a manager in a process of its own, so that the one that serves never holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gusset.cli.app import App
+from gusset.cli.forked import ForkedProcess
+from gusset.secrets.value import SecretValue
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentToken:
+    """A deployment's token. `registered` says that it was made for this process, not given by the user."""
+
+    token: SecretValue
+    registered: bool
+
+
+class Account:
+    """The account at the manager at `url`, with the key of `gusset login` or of the token file."""
+
+    def __init__(self, url: str, process: ForkedProcess) -> None:
+        self.url = url
+        self._process = process
+        self._open = True
+
+    @classmethod
+    def start(cls, app: App, *, secrets_dir: Path | None, manager: str | None = None) -> Account | None:
+        """Fork the process; see `ForkedProcess` for when. None if secrets do not come from a manager."""
+        url = manager or app.settings.manager
+        if url is None or secrets_dir is not None:
+            return None
+        return cls(url, ForkedProcess.start())
+
+    def deployment_token(self, deployment: str, names: Collection[str]) -> DeploymentToken:
+        """The token in the token file; if there is none, register the deployment with the person's key.
+
+        Raises:
+            NotSignedIn, Denied: there is no key, or the manager refuses it.
+            Unreachable: the manager does not respond.
+        """
+        self._process.submit(_deployment_token, self.url, deployment, sorted(names))
+        token, registered = self._process.result()
+        return DeploymentToken(SecretValue(token), registered)
+
+    def set_secrets(self, values: Mapping[str, SecretValue]) -> None:
+        """Set secrets of the default team. Raises as `deployment_token` does."""
+        self._process.submit(_set_secrets, self.url, {name: each.reveal() for name, each in values.items()})
+        self._process.result()
+
+    def close(self) -> None:
+        """End the process that holds the key."""
+        if self._open:
+            self._open = False
+            self._process.close()
+
+
+# Called in the forked process. Results are plain bytes, since a `SecretValue` cannot be pickled.
+
+
+def _deployment_token(url: str, deployment: str, names: list[str]) -> tuple[bytes, bool]:
+    from gusset.client.registration import is_token, register
+
+    app = App()
+    app.hold_values()
+    key = app.settings.key_for(url)
+    if is_token(key):
+        return key.reveal(), False
+    with app.manager(url) as client:
+        return register(client, deployment, names).reveal(), True
+
+
+def _set_secrets(url: str, values: dict[str, bytes]) -> None:
+    from gusset.client.remote_secrets import RemoteSecrets
+
+    app = App()
+    with app.manager(url) as client:
+        secrets = RemoteSecrets(client)
+        for name, value in values.items():
+            secrets.set(name, SecretValue(value), actor=app.actor)

@@ -1,0 +1,30 @@
+"""Registers a deployment at a manager, with the API key of a person."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+
+from gusset.client.manager_client import ManagerClient
+from gusset.secrets.value import SecretValue
+
+TOKEN_PREFIX = b"gusset_tok_"
+# A process revokes its token when it stops; this ends the tokens of those that were killed.
+TOKEN_LIFETIME = timedelta(days=365)
+
+
+def is_token(key: SecretValue) -> bool:
+    """Whether a key is a deployment's token, not a person's API key."""
+    return key.reveal().startswith(TOKEN_PREFIX)
+
+
+def register(client: ManagerClient, deployment: str, names: Collection[str]) -> SecretValue:
+    """Register the deployment; returns a token that reads just these secrets.
+
+    Raises:
+        Denied, NotSignedIn: the person may not register deployments, or the key is not valid.
+        Unreachable: the manager does not respond.
+    """
+    expires_at = (datetime.now(UTC) + TOKEN_LIFETIME).isoformat()
+    body = {"name": deployment, "secrets": sorted(names), "expires_at": expires_at}
+    return SecretValue(client.request("POST", "/v1/deployments", body)["token"].encode())
