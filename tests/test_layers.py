@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "client": {"errors", "addresses", "backoff", "secrets"},
     "manager": {"errors", "addresses", "secrets", "vault", "runtime"},
     "cli": {
+        "addresses",
         "portable",
         "errors",
         "secrets",

@@ -1,7 +1,7 @@
-"""What differs between Linux, macOS and Windows for files: locks, flags, and durable renames.
+"""Differences between Linux, macOS and Windows in file operations: locks, flags, and durable renames.
 
-Windows has no accounts by number, no modes and no symbolic links that an
-ordinary account can plant, so checks of those are left out there.
+Windows has no numbered accounts, no file modes, and no symbolic links that
+ordinary accounts can create, so these are not checked there.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
 CLOSE_ON_EXEC: int = getattr(os, "O_CLOEXEC", 0)
 BINARY: int = getattr(os, "O_BINARY", 0)  # else Windows writes each newline as two bytes
 
+CAN_REPLACE_OPEN_FILES = os.name != "nt"
 HAS_POSIX_ACCOUNTS = hasattr(os, "geteuid")
 
-_LOCKED_BYTE = 1 << 30  # beyond any content, since Windows lets no other process read a locked byte
+_LOCKED_BYTE = 1 << 30  # beyond any content, since on Windows no other process can read a locked byte
 
 
 def accessible_to_others(mode: int) -> bool:
-    """Whether other accounts may use a file of this mode. Never on Windows, whose modes say nothing."""
+    """Whether other accounts can access a file of this mode. Always false on Windows."""
     return HAS_POSIX_ACCOUNTS and bool(mode & 0o077)
 
 
 def lock_exclusively(fd: int) -> None:
-    """Wait until only this process holds the lock of an open file. Closing `fd` releases it."""
+    """Wait for the exclusive lock of an open file. Closing `fd` releases it."""
     try:
         import fcntl
     except ModuleNotFoundError:  # Windows
@@ -40,28 +41,28 @@ def lock_exclusively(fd: int) -> None:
                     raise
             else:
                 return
-            # another process has held the lock for the ten seconds that Windows waits
+            # Windows has given up after ten seconds: try again
     else:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 def make_private(fd: int) -> None:
-    """Give an open file the mode 0600, where files have modes."""
+    """Set the mode of an open file to 0600, where files have modes."""
     if hasattr(os, "fchmod"):
         os.fchmod(fd, 0o600)
 
 
 def write_private_file(path: Path, data: bytes) -> None:
-    """Replace a file that only its owner can access: a crash leaves either the old file or the new one.
+    """Write a file that only its owner can access. A crash leaves either the old file or the new one.
 
     Its folder is created if necessary, with mode 0700.
 
     Raises:
-        OSError: the file cannot be written; what was there stays.
+        OSError: the file cannot be written; the old one stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = path.with_name(path.name + ".new")
-    scratch.unlink(missing_ok=True)  # left by a crash, or planted: never write into it
+    scratch.unlink(missing_ok=True)  # left by a crash, or created by an attacker: never write into it
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC | NO_FOLLOW | BINARY
     fd = os.open(scratch, flags, 0o600)
     with os.fdopen(fd, "wb") as file:
@@ -92,5 +93,5 @@ def account_name() -> str:
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user may have no name
+    except KeyError:  # in a container, a user may have no name
         return f"uid {os.getuid()}"

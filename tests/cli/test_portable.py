@@ -1,28 +1,33 @@
-"""Commands that do not serve run where Linux's and POSIX's own modules are missing."""
+"""Commands that do not serve run without the modules of Linux and POSIX; the others name a container to use."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from gusset.cli.main import COMMANDS
+from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from tests.cli.test_serve import served, write_model
-from tests.conftest import Cli
+from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager, manager, set_up  # noqa: F401  # fixtures
 
-# Run before gusset is imported: a system without these modules and functions. `msvcrt` is Windows's own.
+# Run before gusset is imported: hides modules and functions that other systems lack. `msvcrt` is part of Windows.
 ELSEWHERE = """
 import importlib.abc, os, sys, types
 
-MISSING = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "uvloop"}
+MISSING = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "uvloop", "gusset.secrets.sources.inotify"}
 
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name in MISSING:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-import click, getpass, subprocess, shutil, sqlite3, tempfile, webbrowser  # the standard library knows its systems
+import click, getpass, subprocess, shutil, sqlite3, tempfile, webbrowser, zoneinfo  # these import what their own system has
 for name in MISSING:
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, Hidden())
@@ -96,9 +101,113 @@ def test_a_served_model_is_called(gusset: Cli, tmp_path: Path) -> None:
         assert b"sha" in elsewhere(gusset, "predict", address, "--data", "{}").stdout
 
 
-def test_serve_says_where_it_runs_and_how_to_run_it_in_a_container(gusset: Cli, tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model")
-    done = elsewhere(gusset, "serve", str(folder), "--port", "8123", status=11, system="darwin")
-    message = done.stderr.decode()
-    assert "serve needs Linux" in message
-    assert f"-v {folder.resolve()}:/model:ro" in message and "127.0.0.1:8123:8123" in message
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(gusset: Cli, command: str) -> None:
+    assert b"Usage: gusset " in elsewhere(gusset, command, "--help").stdout
+
+
+def test_a_managers_secrets_are_listed_with_their_history(manager: Manager, gusset: Cli) -> None:  # noqa: F811
+    elsewhere(gusset, "login", manager.address, input=manager.key.encode())
+    for value in (b"a-value-of-some-length", b"another-value-of-some-length"):
+        elsewhere(gusset, "secret", "set", "a_token", input=value)
+    listed = json.loads(elsewhere(gusset, "secret", "list", "--output", "json").stdout)["secrets"]
+    history = json.loads(elsewhere(gusset, "secret", "history", "a_token", "--output", "json").stdout)[
+        "versions"
+    ]
+
+    assert [(secret["name"], secret["version"]) for secret in listed] == [("a_token", 2)]
+    assert sorted(version["version"] for version in history) == [1, 2]
+
+
+def in_container(gusset: Cli, *args: str, system: str = "darwin", **environ: str) -> tuple[list[str], str]:
+    """The words of the container command that `args` end with on another system, and the whole message."""
+    gusset.environ.update(environ)
+    message = elsewhere(gusset, *args, status=11, system=system).stderr.decode()
+    assert "needs Linux" in message
+    [line, *_] = [line.strip() for line in message.splitlines() if line.strip().startswith("docker run")]
+    return shlex.split(line), message
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+@pytest.mark.parametrize(
+    ("args", "end"),
+    [
+        (["serve", "my-model"], ["serve", "/model", "--host", "0.0.0.0", "--port", "8080"]),
+        (["predict", "my-model", "--data", "{}"], ["predict", "/model", "<", "input.json"]),
+        (["manager"], ["manager", "--host", "0.0.0.0", "--insecure-http"]),
+        (["demo"], ["demo", "--once"]),
+        (["exec", "--env", "T=a_token", "--", "psql"], ["exec", "--env", "T=a_token", "--", "COMMAND"]),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_needs_linux_ends_with_a_container_command(
+    gusset: Cli, args: list[str], end: list[str], system: str
+) -> None:
+    words, _ = in_container(gusset, *args, system=system)
+    assert words[-len(end) :] == end
+    assert "gusset:/data" in words
+
+
+def test_the_container_command_of_serve_has_the_options_of_serve(gusset: Cli, tmp_path: Path) -> None:
+    folder, secrets = write_model(tmp_path / "my model"), tmp_path / "secrets"
+    words, _ = in_container(
+        gusset,
+        *("serve", str(folder), "--host", "0.0.0.0", "--port", "8123", "--secrets-dir", str(secrets)),
+        *("--workers", "2", "--allow-missing", "a_token", "--reload", "--debuggable"),
+    )
+    assert words[words.index("-p") + 1] == "0.0.0.0:8123:8123"
+    assert f"{folder}:/model:ro" in words and f"{secrets}:/secrets:ro" in words
+    assert words[words.index("serve") :] == [
+        *("serve", "/model", "--host", "0.0.0.0", "--port", "8123", "--secrets-dir", "/secrets"),
+        *("--allow-missing", "a_token", "--workers", "2", "--reload", "--debuggable"),
+    ]
+
+
+def test_the_container_command_names_the_manager_and_the_token_file(gusset: Cli, tmp_path: Path) -> None:
+    token, url = tmp_path / "token", "https://secrets.example.com"
+    words, message = in_container(gusset, "serve", "my-model", "--manager", url)
+    assert f"GUSSET_MANAGER={url}" in words
+    assert f"gusset login {url}" in message
+
+    words, message = in_container(gusset, "serve", "my-model", "--manager", url, GUSSET_TOKEN_FILE=str(token))
+    assert f"{token}:/run/gusset-token:ro" in words
+    assert "login" not in message
+
+
+def test_the_container_command_has_names_of_variables_but_no_values(gusset: Cli) -> None:
+    value = b"a-value-of-some-length"
+    words, message = in_container(gusset, "serve", "my-model", TRUSS_SECRET_a_token=value.decode())
+    assert words[words.index("TRUSS_SECRET_a_token") - 1] == "-e"
+    assert not leaks_in(message.encode(), value)
+
+
+def test_a_command_is_not_repeated_in_the_message_of_exec(gusset: Cli) -> None:
+    """Its arguments may hold a value."""
+    _, message = in_container(gusset, "exec", "--secret", "a_token", "--", "psql", "password=hunter2")
+    assert "hunter2" not in message
+
+
+def test_a_custom_image_is_served_from_linux(gusset: Cli, tmp_path: Path) -> None:
+    config = (
+        "base_image: {image: busybox}\n"
+        "docker_server: {start_command: serve, server_port: 8000, predict_endpoint: /predict,"
+        " readiness_endpoint: /ready, liveness_endpoint: /alive}\n"
+    )
+    folder = write_model(tmp_path / "image", config=config)
+    message = elsewhere(gusset, "serve", str(folder), status=11, system="darwin").stderr
+    assert b"serve a custom image from Linux" in message
+
+
+def test_a_long_witness_file_is_kept_where_an_open_file_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On Windows, replacing the file would fail: the new checkpoint is appended all the same."""
+    monkeypatch.setattr("gusset.vault.audit.checkpoints.CAN_REPLACE_OPEN_FILES", False)
+    witness = WitnessFile(tmp_path / "audit.witness")
+    checkpoint = Checkpoint(vault="v", seq=1, at="2031-01-31T12:00:00Z", hash=b"h", signature=b"s")
+    witness.path.write_bytes(checkpoint.line() * 3000)
+
+    witness.add(checkpoint)
+
+    assert len(witness.checkpoints()) == 3001
+    assert not caplog.records

@@ -340,4 +340,4 @@ def test_the_demo_is_right(gusset: Cli) -> None:
     """`gusset demo --once`: status 0 only if the prediction was right; what it shows is masked."""
     done = gusset("demo", "--once")
     assert b"signing with ***" in done.stderr
-    assert b"the answer is right" in done.stdout
+    assert b"the prediction is correct" in done.stdout

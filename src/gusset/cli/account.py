@@ -1,4 +1,4 @@
-"""Uses the key for a manager in a process of its own, so that the one that serves never holds it."""
+"""Uses the key for a manager in a separate process, so that the process that serves never holds it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gusset.secrets.value import SecretValue
 
 @dataclass(frozen=True, slots=True)
 class DeploymentToken:
-    """A deployment's token. `registered` says that it was made for this process, not given by the user."""
+    """A deployment's token. `registered`: created for this process, not given by the user."""
 
     token: SecretValue
     registered: bool

@@ -1,4 +1,4 @@
-"""What the commands of one process share: settings, output, the vault, and what must be masked."""
+"""What commands share: settings, output, the vault or manager, and the values to mask."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class App:
-    """Made once by `main`, passed to each command.
+    """Created once by `main` and passed to each command.
 
-    `held` are the values that passed through this process. Should a bug show
-    itself in a traceback, they are masked there.
+    `held` are the secret values that this process has had. They are masked in
+    the traceback of a bug.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class App:
 
     @contextmanager
     def vault(self, **options: Any) -> Iterator[Vault]:
-        """The embedded vault, open for the length of one command; see `open_vault` for the options."""
+        """The embedded vault, open within the context; see `open_vault` for the options."""
         from gusset.vault import open_vault
 
         with open_vault(self.settings, **options) as vault:
@@ -68,7 +68,11 @@ class App:
 
     @contextmanager
     def manager(self, url: str | None = None) -> Iterator[ManagerClient]:
-        """A client of the manager at `url`, or of the one that one is logged in to."""
+        """A client of the manager at `url`, or of the manager of `gusset login`.
+
+        Raises:
+            UsageError: there is neither.
+        """
         from gusset.client.manager_client import ManagerClient
 
         url = url or self.settings.manager
@@ -85,7 +89,7 @@ class App:
 
     @contextmanager
     def secret_reader(self) -> Iterator[SecretReader | RemoteSecrets]:
-        """Reads of secrets' metadata, from the manager when logged in to one, else from the vault."""
+        """Reads secrets' metadata from the manager after `gusset login`, else from the embedded vault."""
         if self.settings.manager is None:
             with self.vault() as vault:
                 yield vault.secrets.reader
@@ -95,7 +99,7 @@ class App:
 
     @contextmanager
     def secret_writer(self) -> Iterator[SecretWriter | RemoteSecrets]:
-        """Changes of secrets, on the manager when logged in to one, else in the vault."""
+        """Changes secrets on the manager after `gusset login`, else in the embedded vault."""
         if self.settings.manager is None:
             with self.vault() as vault:
                 yield vault.secrets.writer
@@ -115,7 +119,10 @@ pass_app = click.make_pass_decorator(App)
 
 
 class Command(click.Command):
-    """A command whose errors never repeat a surplus argument, which may be a secret value."""
+    """A command whose errors never repeat a surplus argument, which may be a secret value.
+
+    `surplus_hint` is the hint of that error.
+    """
 
     surplus_hint: str | None = None
 
@@ -158,7 +165,7 @@ class SurplusArgument(click.UsageError):
 
 
 def output_option() -> click.Option:
-    def chosen(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    def set_format(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
         if value:
             ctx.ensure_object(App).output.json = value == "json"
 
@@ -166,7 +173,7 @@ def output_option() -> click.Option:
         ["--output"],
         type=click.Choice(["text", "json"]),
         expose_value=False,
-        callback=chosen,
+        callback=set_format,
         is_eager=True,
         help="Output format; with json, standard output holds one JSON document.",
     )

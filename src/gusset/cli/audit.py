@@ -1,4 +1,4 @@
-"""`gusset audit ...`: who did what, whether the record is whole, and a copy of it."""
+"""`gusset audit ...`: shows, verifies and exports the audit log."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def verify(app: App, checkpoint: Path | None) -> None:
     with app.vault(create=False) as vault:
         report = vault.audit.verify(checkpoint_file=checkpoint)
     if report.problems:
-        raise IntegrityError("the audit log is not intact:\n" + "\n".join(report.problems), hint=_DOUBT)
+        raise IntegrityError(
+            "the audit log is not intact:\n" + "\n".join(report.problems), hint=_NOT_INTACT_HINT
+        )
     if not app.settings.witness_file.exists() and checkpoint is None:
         app.output.warn(
             f"there is no witness file at {app.settings.witness_file}: "
@@ -65,11 +67,11 @@ def verify(app: App, checkpoint: Path | None) -> None:
         )
     app.output.result(
         {"records": report.records, "checkpoints": report.checkpoints, "head": report.head},
-        f"the audit log holds: {report.records} records, {report.checkpoints} checkpoints",
+        f"the audit log is intact: {report.records} records, {report.checkpoints} checkpoints",
     )
 
 
-_DOUBT = (
+_NOT_INTACT_HINT = (
     "keep a copy of the vault as it is now, then find out who could write to its files; see docs/security.md"
 )
 

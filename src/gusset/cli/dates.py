@@ -1,4 +1,4 @@
-"""A date on the command line: 2031-01-31, or with a time and a zone."""
+"""The type of options that are a date: 2031-01-31, or with a time and a zone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 
-class _When(click.ParamType[Any]):
-    name = "date (2031-01-31, or with a time: 2031-01-31T12:00:00Z)"
+class _Date(click.ParamType[Any]):
+    name = "date, as 2031-01-31 or 2031-01-31T12:00:00Z"  # for error messages
 
     def __init__(self, *, never: bool = False) -> None:
         self._never = never
@@ -24,5 +24,5 @@ class _When(click.ParamType[Any]):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-WHEN = _When()
-WHEN_OR_NEVER = _When(never=True)
+DATE = _Date()
+DATE_OR_NEVER = _Date(never=True)

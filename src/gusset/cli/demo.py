@@ -1,4 +1,4 @@
-"""`gusset demo`: the main job in a throw-away vault, shown step by step."""
+"""`gusset demo`: stores a secret and serves a model with it, step by step, in a temporary vault."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.needs_linux import docker_run, require_linux, run_in_container
 from gusset.cli.predict import call
 from gusset.cli.served_process import serving
 from gusset.errors import ModelFailed
@@ -34,23 +35,24 @@ TEXT = "hello"
 @pass_app
 def demo(app: App, once: bool, port: int) -> None:
     """Store a secret, serve a model that uses it, and call it, all in a temporary folder."""
+    require_linux("demo", lambda: run_in_container(docker_run([], "demo", "--once")))
     with tempfile.TemporaryDirectory(prefix="gusset-demo-") as scratch:
         home = Path(scratch)
         key = secrets.token_urlsafe(24)
-        click.echo("1. a secret goes into a new vault (random, never shown):")
+        click.echo("1. store a random secret in a new vault:")
         _set_secret(home, "signing_key", key)
-        click.echo(f"2. the model in {MODEL} declares it and is served:")
+        click.echo(f"2. serve the model in {MODEL}, which declares the secret:")
         with serving(MODEL, home=home, port=port) as address:
-            click.echo(f'3. a call, {{"text": "{TEXT}"}}, and what the model prints meanwhile:')
-            answer = call(address, json.dumps({"text": TEXT}).encode())
-            _check(answer, key)
-            click.echo(f"4. the answer is right, made with the secret: {answer}")
+            click.echo(f'3. call it with {{"text": "{TEXT}"}}; the output of the model is masked:')
+            prediction = call(address, json.dumps({"text": TEXT}).encode())
+            _check(prediction, key)
+            click.echo(f"4. the prediction is correct, made with the secret: {prediction}")
             if not once:
-                _stay(address, home)
+                _wait_for_ctrl_c(address, home)
 
 
 def _set_secret(home: Path, name: str, value: str) -> None:
-    """By the command that a person would type, its value on standard input."""
+    """Run the command that a person would type, with the value on standard input."""
     click.echo(f"   $ gusset secret set {name}")
     subprocess.run(
         [sys.executable, "-m", "gusset", "secret", "set", name],
@@ -60,17 +62,17 @@ def _set_secret(home: Path, name: str, value: str) -> None:
     )
 
 
-def _check(answer: object, key: str) -> None:
-    right = hmac.new(key.encode(), TEXT.encode(), hashlib.sha256).hexdigest()
-    if answer != {"signature": right}:
+def _check(prediction: object, key: str) -> None:
+    signature = hmac.new(key.encode(), TEXT.encode(), hashlib.sha256).hexdigest()
+    if prediction != {"signature": signature}:
         raise ModelFailed("the demo's model returned a wrong result", hint="please report this")
 
 
-def _stay(address: str, home: Path) -> None:
+def _wait_for_ctrl_c(address: str, home: Path) -> None:
     click.echo(
-        "\nTry it by hand:\n"
+        "\nCall it yourself:\n"
         f'   curl -d \'{{"text": "hello"}}\' {address}/v1/models/model:predict\n'
-        "and give the running model a new secret:\n"
+        "and replace the secret while the model runs:\n"
         f"   GUSSET_HOME={home} gusset secret set signing_key\n"
         "Ctrl-C ends the demo and removes its vault."
     )

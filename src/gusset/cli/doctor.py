@@ -1,4 +1,4 @@
-"""`gusset doctor`: what on this machine would weaken what gusset promises."""
+"""`gusset doctor`: looks for problems on this machine that weaken security."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gusset.vault.file_permissions import file_problems
 @pass_app
 def doctor(app: App) -> None:
     """Look for problems on this machine that weaken security, and print how to fix them."""
-    problems = [problem for look in LOOKS for problem in look(app.settings)]
+    problems = [problem for check in CHECKS for problem in check(app.settings)]
     problems += _vault(app)
     errors = [problem for problem in problems if not problem.warning]
     if errors:
@@ -30,17 +30,21 @@ def doctor(app: App) -> None:
     from gusset.cli.output import problem_data
 
     app.output.result(
-        {"problems": [problem_data(p) for p in problems]}, f"gusset keeps its vault in {app.settings.home}"
+        {"problems": [problem_data(p) for p in problems]},
+        f"no problem that must be fixed; the vault is in {app.settings.home}",
     )
 
 
 def _files(settings: Settings) -> Iterator[Problem]:
-    """The vault's files are their owner's alone. Opening refuses what others own or may write to; to be
-    readable is refused of the root key only, and told here of the others."""
+    """Only their owner may access the vault's files.
+
+    Opening the vault refuses files that others own or can write to, and a root
+    key that others can read. Other files that others can read are found here.
+    """
     try:
         refused = {fault.path: fault for fault in file_problems(settings, _database(settings))}
     except OSError:
-        refused = {}  # said below
+        refused = {}  # reported below
     for fault in refused.values():
         yield Problem(fault.message, hint=fault.hint, file=str(fault.path), code=fault.code)
     for path in (settings.home, settings.root_key_file, settings.witness_file, _database(settings)):
@@ -51,11 +55,13 @@ def _files(settings: Settings) -> Iterator[Problem]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            yield Problem(f"cannot be looked at: {error.strerror}", file=str(path), code="unreadable")
+            yield Problem(
+                f"its permissions cannot be read: {error.strerror}", file=str(path), code="unreadable"
+            )
             continue
         if accessible_to_others(mode):
             yield Problem(
-                f"other accounts may use it (mode {mode:04o})",
+                f"other accounts can access it (mode {mode:04o})",
                 hint=f"chmod go= {path}",
                 file=str(path),
                 code="open_to_others",
@@ -69,11 +75,11 @@ def _database(settings: Settings) -> Path | None:
 
 
 def _root_key(settings: Settings) -> Iterator[Problem]:
-    """The root key should not be copied along with the database."""
+    """A backup of the database should not include the root key."""
     if settings.root_key_file.exists() and settings.root_key_file.parent == settings.home:
         yield Problem(
-            "the root key lies beside the vault: a backup of the folder holds both",
-            hint="keep it elsewhere and name it in GUSSET_ROOT_KEY_FILE, or leave it out of backups",
+            "the root key is in the folder of the vault: a backup of the folder contains both",
+            hint="move it and set GUSSET_ROOT_KEY_FILE to its path, or exclude it from backups",
             file=str(settings.root_key_file),
             code="root_key_beside_vault",
             warning=True,
@@ -85,8 +91,8 @@ def _swap(_: Settings) -> Iterator[Problem]:
     for device in _swap_devices(Path("/proc/swaps")):
         if not device.startswith(("/dev/zram", "/dev/dm-", "/dev/mapper/")):
             yield Problem(
-                f"swap on {device} does not look encrypted: values in memory can reach that disk",
-                hint="encrypt the swap, or turn it off; gusset cannot keep values out of it",
+                f"swap on {device} does not look encrypted: values in memory can get onto that disk",
+                hint="encrypt the swap or turn it off; gusset cannot keep values out of it",
                 code="swap",
                 warning=True,
             )
@@ -103,7 +109,7 @@ def _root(_: Settings) -> Iterator[Problem]:
     """Root can read every process's memory."""
     if HAS_POSIX_ACCOUNTS and os.geteuid() == 0:
         yield Problem(
-            "this is root: a model served from here runs as root too, and root is not kept from values",
+            "this is root: a model that is served runs as root too, and root can read all values",
             hint="run `gusset serve` as an ordinary account",
             code="root",
             warning=True,
@@ -111,23 +117,23 @@ def _root(_: Settings) -> Iterator[Problem]:
 
 
 def _platform(_: Settings) -> Iterator[Problem]:
-    """Non-dumpable processes and memory-backed folders are Linux's."""
+    """Only Linux has non-dumpable processes and folders in memory."""
     if platform.system() != "Linux":
         yield Problem(
-            "processes are kept from reading each other's memory on Linux only",
+            "on this system, other processes of the same account can read the memory of gusset's",
             code="platform",
             warning=True,
         )
 
 
 def _vault(app: App) -> Iterator[Problem]:
-    """The vault opens, and its audit log holds."""
+    """The vault can be opened, and its audit log is intact."""
     database = _database(app.settings)
     try:
         if database is None or not database.exists() or any(file_problems(app.settings, database)):
-            return  # nothing to open, or said already why it would not
+            return  # there is no vault, or it is already reported why it cannot be opened
     except OSError:
-        return  # said already
+        return  # already reported
     try:
         with app.vault(create=False) as vault:
             for text in vault.audit.verify().problems:
@@ -136,4 +142,4 @@ def _vault(app: App) -> Iterator[Problem]:
         yield Problem(str(error), hint=error.hint, code=error.code)
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (_files, _root_key, _swap, _root, _platform)
+CHECKS: tuple[Callable[[Settings], Iterator[Problem]], ...] = (_files, _root_key, _swap, _root, _platform)

@@ -1,4 +1,4 @@
-"""`gusset exec -- CMD`: any command, with chosen secrets as files in memory and its output masked."""
+"""`gusset exec -- COMMAND`: any command, with chosen secrets as files in memory and its output masked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
-from gusset.cli.sources import open_source
+from gusset.cli.needs_linux import docker_run, require_linux, run_in_container, source_in_container
 from gusset.errors import SecretsMissing, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
@@ -55,9 +55,9 @@ def exec_(
 ) -> int:
     """Run COMMAND with chosen secrets.
 
-    Files are in the folder named by GUSSET_SECRETS_DIR, in memory, readable by
-    you alone, gone when COMMAND ends. Values are masked in what it prints.
-    The exit status is COMMAND's.
+    GUSSET_SECRETS_DIR names a folder in memory with a file for each secret. Only
+    you can read it, and it is removed when COMMAND ends. Values are masked in what
+    COMMAND prints. The exit status is that of COMMAND.
 
     \b
       gusset exec --secret db_password -- sh -c 'psql "password=$(cat $GUSSET_SECRETS_DIR/db_password) ..."'
@@ -68,6 +68,7 @@ def exec_(
         check_name(name)
     if not names and not wanted:
         raise UsageError("no secret is chosen", hint="choose each with --secret NAME or --env VARIABLE=NAME")
+    require_linux("exec", lambda: _exec_in_container(app, names, variables, secrets_dir))
     app.hold_values()
     values = _read(app, {*names, *wanted.values()}, secrets_dir)
     app.held.extend(values.values())
@@ -82,14 +83,28 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
         variable, equals, name = text.rpartition("=")
         if equals and (not variable or "=" in variable):
             raise UsageError(
-                "--env takes VARIABLE=NAME: a variable's name is not empty and holds no '='",
+                "--env takes VARIABLE=NAME: the variable must have a name, without '='",
                 hint="write the variable, one '=' and the name of the secret, as in HF_TOKEN=hf_access_token",
             )
         wanted[variable or name] = check_name(name)
     return wanted
 
 
+def _exec_in_container(
+    app: App, names: Sequence[str], variables: Sequence[str], secrets_dir: Path | None
+) -> str:
+    """The hint to run a command in a container. It does not repeat the command, which may hold a value."""
+    source = source_in_container(app, secrets_dir)
+    chosen = [word for name in names for word in ("--secret", name)]
+    chosen += [word for text in variables for word in ("--env", text)]
+    here = ["-v", f"{Path.cwd()}:/work", "-w", "/work"]
+    command = docker_run([*here, *source.options], "exec", *source.arguments, *chosen, "--", "COMMAND")
+    return run_in_container(command, source.before)
+
+
 def _read(app: App, names: set[str], secrets_dir: Path | None) -> dict[str, SecretValue]:
+    from gusset.cli.sources import open_source
+
     account = Account.start(app, secrets_dir=secrets_dir)
     with open_source(app, secrets_dir=secrets_dir, reader="exec", names=names, account=account) as source:
         if account is not None:
@@ -129,7 +144,7 @@ def _run(
 def _for_environment(name: str, value: SecretValue) -> bytes:
     data = value.reveal()
     if b"\0" in data:
-        raise UsageError(f"the value for {name} holds a NUL byte and cannot be an environment variable")
+        raise UsageError(f"the value for {name} has a NUL byte, which an environment variable cannot have")
     return data
 
 

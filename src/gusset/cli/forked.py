@@ -1,4 +1,4 @@
-"""Runs functions in a forked process, while this one does something else or must not see what they use."""
+"""Runs functions in a forked process: in parallel, or to keep what they use out of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ForkedProcess:
     """A forked process that calls functions for this one, one after the other.
 
     Functions, arguments and results are pickled. Fork before this process has
-    threads, locks or secret values, since a fork gets copies of them.
+    threads, locks or secret values, since a forked process gets copies of them.
     """
 
     def __init__(self, pid: int, requests: IO[bytes], results: IO[bytes]) -> None:
@@ -37,7 +37,7 @@ class ForkedProcess:
             os.close(request_r)
             os.close(result_w)
             return cls(pid, os.fdopen(request_w, "wb"), os.fdopen(result_r, "rb"))
-        try:  # in the child: never return into the caller's code
+        try:  # in the child, which never returns into the caller's code
             os.close(request_w)
             os.close(result_r)
             with os.fdopen(request_r, "rb") as requests, os.fdopen(result_w, "wb") as results:
@@ -46,7 +46,7 @@ class ForkedProcess:
             os._exit(0)
 
     def submit(self, function: Callable[..., object], *args: object) -> None:
-        """Have it call `function`. Fetch the result before the next call."""
+        """Start a call of `function`. Fetch its result before the next call."""
         pickle.dump((function, args), self._requests)
         self._requests.flush()
 
@@ -58,9 +58,9 @@ class ForkedProcess:
         return result
 
     def close(self) -> None:
-        """Have it end, and wait for that."""
-        # Closing the pipe is not enough: a process that was forked later holds its write end, too.
-        with suppress(BrokenPipeError):  # it has ended by itself
+        """Tell the process to end, and wait for it."""
+        # Closing the pipe is not enough, since a process that was forked later also has its write end open.
+        with suppress(BrokenPipeError):  # it has ended already
             pickle.dump(None, self._requests)
             self._requests.flush()
         with suppress(BrokenPipeError):
@@ -89,9 +89,15 @@ def _call_all(requests: IO[bytes], results: IO[bytes]) -> None:
 class ForkedTask(Generic[T]):
     """Calls `work`, which is slow because of its imports, in a forked process; `result` waits for it."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._process = ForkedProcess.start()
-        self._process.submit(work)
+    def __init__(self, process: ForkedProcess) -> None:
+        self._process = process
+
+    @classmethod
+    def start(cls, work: Callable[[], T]) -> ForkedTask[T]:
+        """Fork, and call `work` in the child process."""
+        process = ForkedProcess.start()
+        process.submit(work)
+        return cls(process)
 
     def result(self) -> T:
         """What `work` returned. Raises what it raised."""

@@ -24,11 +24,12 @@ def rotate(app: App, root: bool) -> None:
             vault.key_rotation.rotate_root(actor=app.actor)
             path = str(app.settings.root_key_file)
             app.output.result(
-                {"root_key_file": path}, f"a new root key is in {path}; the old one opens nothing now"
+                {"root_key_file": path},
+                f"the new root key is in {path}; the old one no longer opens the vault",
             )
         else:
             rotated = vault.key_rotation.rotate(actor=app.actor)
             app.output.result(
                 {"kek": rotated.kek, "rewrapped": rotated.rewrapped},
-                f"key {rotated.kek} is current; {rotated.rewrapped} versions were wrapped anew",
+                f"key {rotated.kek} is current; {rotated.rewrapped} versions were rewrapped",
             )

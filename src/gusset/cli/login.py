@@ -1,4 +1,4 @@
-"""`gusset login` and `logout`: which manager this account's commands talk to."""
+"""`gusset login` and `logout`: choose the manager that this account's commands use."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from gusset.secrets.value import SecretValue
 def login(app: App, url: str, insecure_http: bool) -> None:
     """Use the manager at URL for all further commands, with your API key.
 
-    The key is asked for on a terminal; otherwise standard input is the key. It
-    is kept in the settings file, which nobody else may read.
+    At a terminal, gusset prompts for the key; otherwise standard input is the key.
+    It is kept in the settings file, which only your account can read.
     """
     from gusset.client.manager_client import ManagerClient, checked_url
     from gusset.settings import save_login, settings_file
@@ -63,7 +63,7 @@ def _key() -> SecretValue:
 @click.command(cls=Command)
 @pass_app
 def logout(app: App) -> None:
-    """Forget the manager and its key; commands use the embedded vault again."""
+    """Remove the manager and its key from the settings; commands use the embedded vault again."""
     from gusset.settings import forget_login, settings_file
 
     path = settings_file(os.environ)

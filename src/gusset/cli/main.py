@@ -1,4 +1,4 @@
-"""The `gusset` command: finds a command's module, runs it, turns errors into words and exit statuses."""
+"""The `gusset` command: imports and runs a command, and turns errors into messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gusset import __version__
 from gusset.cli.app import App, Group, SurplusArgument
 from gusset.errors import BUG, GussetError, UsageError, outcome_of
 
-# Command -> (module, one line of help). The module is imported when its command
-# runs, so that `gusset --help` does not pay for what it only lists.
+# Command -> (module, one line of help). A module is imported only when its command
+# runs, which keeps `gusset --help` fast.
 COMMANDS = {
     "init": ("gusset.cli.package", "Create a new model folder."),
     "check": ("gusset.cli.package", "Check a model folder before it is served."),
@@ -38,12 +38,8 @@ COMMANDS = {
 }
 
 
-# The functions that are not named as their command is, since the name is a builtin of Python.
-_FUNCTIONS = {"exec": "exec_"}
-
-
 class Commands(Group):
-    """A group whose commands are imported only when they are called."""
+    """A group whose commands are imported only when they run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -52,7 +48,8 @@ class Commands(Group):
         if name not in COMMANDS:
             return None
         module, _ = COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(module), _FUNCTIONS.get(name, name))
+        attribute = "exec_" if name == "exec" else name  # exec is a builtin function
+        command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -66,8 +63,8 @@ def gusset() -> None:
     """Store secrets, and serve models that use them without leaking them.
 
     \b
-      gusset secret set hf_access_token      (asks for the value)
-      gusset serve my-model                  (kwargs["secrets"] has it)
+      gusset secret set hf_access_token      (prompts for the value)
+      gusset serve my-model                  (the model has it in kwargs["secrets"])
     """
 
 
@@ -75,31 +72,31 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its status (docs/cli.md lists them)."""
     words = list(sys.argv[1:] if args is None else args)
     app = App()
-    app.output.json = _asks_for_json(words)
+    app.output.json = _has_json_option(words)
     try:
         status = gusset.main(words, prog_name="gusset", standalone_mode=False, obj=app)
     except click.ClickException as error:
-        status = _refuse(app, error)
+        status = _report_usage_error(app, error)
     except (click.Abort, KeyboardInterrupt):
         status = 130
     except BrokenPipeError:
-        status = _reader_left()
+        status = _ignore_closed_pipe()
     except GussetError as error:
         app.output.error(error)
         status = outcome_of(error).exit
-    except Exception as error:  # a bug in gusset: let it be seen, with values masked
+    except Exception as error:  # a bug in gusset: print the traceback, with values masked
         _show_bug(app, error)
         status = BUG.exit
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _asks_for_json(words: Sequence[str]) -> bool:
-    """Whether an error must be JSON even when the words could not be parsed."""
-    before = list(words[: words.index("--")] if "--" in words else words)
-    return "--output=json" in before or ("--output", "json") in pairwise(before)
+def _has_json_option(words: Sequence[str]) -> bool:
+    """Whether `--output json` is given. Errors of parsing the command line are JSON then, too."""
+    options = list(words[: words.index("--")] if "--" in words else words)
+    return "--output=json" in options or ("--output", "json") in pairwise(options)
 
 
-def _refuse(app: App, error: click.ClickException) -> int:
+def _report_usage_error(app: App, error: click.ClickException) -> int:
     """Report a usage error without the offending arguments, one of which may be a secret value."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message())
@@ -127,7 +124,7 @@ def _bad_parameter(error: click.BadParameter) -> str:
     if isinstance(kind, click.Choice):
         return f"{name} is one of {', '.join(map(str, kind.choices))}"
     if isinstance(kind, click.Path):
-        return error.message  # names a path, which is not a value
+        return error.message  # it has a path, not a value
     if isinstance(kind, click.IntRange):
         upper = "" if kind.max is None else f" to {kind.max}"
         return f"{name} must be a whole number from {kind.min}{upper}"
@@ -138,8 +135,8 @@ def _article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _reader_left() -> int:
-    """The reader of a pipe has gone (`gusset ... | head`): exit silently, without flushing into it."""
+def _ignore_closed_pipe() -> int:
+    """Exit silently when nobody reads standard output any more (`gusset ... | head`); the exit status."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 

@@ -1,15 +1,21 @@
-"""`gusset manager`: the server that people and deployments talk to, and how it is set up."""
+"""`gusset manager`: runs the server for people and deployments; `init` sets it up."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from gusset.addresses import is_loopback
 from gusset.cli.app import App, Command, Group, output_option, pass_app
+from gusset.cli.needs_linux import docker_run, mount, publish, require_linux, run_in_container
 from gusset.errors import InvalidValue
 from gusset.secrets.value import SecretValue
+
+if TYPE_CHECKING:
+    from gusset.manager.auth.bootstrap_link import BootstrapLink
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -48,11 +54,15 @@ def manager(
     """Run the secret manager.
 
     Runs until Ctrl-C or SIGTERM. Set it up first with `gusset manager init`, or
-    open the link that it prints when nobody has.
+    open the link that it prints while it is not set up.
     """
     if ctx.invoked_subcommand is not None:
         return
     app = ctx.ensure_object(App)
+    require_linux(
+        "manager",
+        lambda: _in_container(host, port, certificate, key, trusted_proxy, insecure_http=insecure_http),
+    )
     app.hold_values()
     from gusset.manager.auth.bootstrap_link import BootstrapLink
     from gusset.manager.server import Listening, run
@@ -71,17 +81,45 @@ def manager(
     from gusset.vault.commit.loop_writer import LoopWriter
 
     with app.vault(writer=LoopWriter) as vault:
-        first = None if vault.people.has_any() else BootstrapLink()
+        link = None if vault.people.has_any() else BootstrapLink()
         run(
             vault,
             listening,
-            bootstrap_link=first,
-            announce=lambda address: _announce(app, address, first),
+            bootstrap_link=link,
+            announce=lambda address: _print_address(app, address, link),
         )
 
 
-def _announce(app: App, address: str, first: object) -> None:
-    token = getattr(first, "token", None)
+def _in_container(
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+    trusted_proxy: str | None,
+    *,
+    insecure_http: bool,
+) -> str:
+    """The hint to run the manager in a container, with the same options."""
+    options = publish(host, port, 8700)
+    arguments = ["manager", "--host", "0.0.0.0"]  # noqa: S104  # inside the container
+    for file, option, target in (
+        (certificate, "--tls-certificate", "/tls/certificate.pem"),
+        (key, "--tls-key", "/tls/key.pem"),
+    ):
+        if file is not None:
+            options += mount(file, target)
+            arguments += [option, target]
+    if trusted_proxy is not None:
+        arguments += ["--trusted-proxy", trusted_proxy]
+    # Published on a loopback address, plain HTTP does not leave the machine.
+    elif insecure_http or (certificate is None and is_loopback(host)):
+        arguments += ["--insecure-http"]
+    return run_in_container(docker_run(options, *arguments))
+
+
+def _print_address(app: App, address: str, link: BootstrapLink | None) -> None:
+    """Print the address, and the link that sets up a manager without accounts."""
+    token = None if link is None else link.token
     if app.output.json:
         app.output.result({"address": address, "setup": f"{address}/setup/{token}" if token else None})
         sys.stdout.flush()
@@ -98,8 +136,8 @@ def _announce(app: App, address: str, first: object) -> None:
 def init(app: App, email: str) -> None:
     """Create the first administrator and print an API key.
 
-    The password is asked for on a terminal; otherwise standard input is the
-    password, without one final newline.
+    At a terminal, gusset prompts for the password; otherwise standard input is
+    the password, without one final newline.
     """
     app.hold_values()
     from gusset.vault.services.person import check_email

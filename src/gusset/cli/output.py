@@ -17,13 +17,13 @@ from gusset.errors import CheckFailed, ConfigInvalid, GussetError, Problem
 
 
 class Output:
-    """What one command prints. `json` selects JSON for programs."""
+    """Prints a command's results, notes, warnings and errors. `json` selects JSON for programs."""
 
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
 
     def result(self, data: Mapping[str, Any], text: str | None = None) -> None:
-        """The command's result: `data` for programs, `text` for people (nothing when None)."""
+        """Print the command's result: `data` as JSON for programs, `text` for people (nothing when None)."""
         if self.json:
             import json
 
@@ -34,7 +34,7 @@ class Output:
     def table(
         self, key: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str
     ) -> None:
-        """A list: `{key: rows}` as JSON; else the `columns` (field -> heading) of each row.
+        """Print a list: `{key: rows}` as JSON; else the `columns` (field -> heading) of each row.
 
         A terminal gets aligned columns under headings; a pipe gets the bare
         fields between tabs, so that `cut` and `while read` work.
@@ -59,18 +59,18 @@ class Output:
         click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
     def problems(self, problems: Iterable[Problem]) -> None:
-        """Findings of a check, one after the other, each with its place and its remedy."""
+        """Print the problems that a check has found, each with its location and hint."""
         for problem in problems:
             kind = "warning" if problem.warning else "error"
-            place = f"{problem.location()}: " if problem.location() else ""
+            location = f"{problem.location()}: " if problem.location() else ""
             key = f"{problem.key}: " if problem.key else ""
             colour = "yellow" if problem.warning else "red"
-            click.echo(f"{place}{click.style(kind, fg=colour)}: {key}{problem.message}", err=True)
+            click.echo(f"{location}{click.style(kind, fg=colour)}: {key}{problem.message}", err=True)
             if problem.hint:
                 click.echo(_indented(problem.hint), err=True)
 
     def error(self, error: GussetError) -> None:
-        """A foreseen failure: what went wrong, and what to do next."""
+        """Print an error: what went wrong, and what to do next."""
         problems = error.problems if isinstance(error, ConfigInvalid | CheckFailed) else ()
         if self.json:
             data: dict[str, Any] = {"code": error.code, "message": str(error), "hint": error.hint}
@@ -80,7 +80,7 @@ class Output:
             return
         self.problems(problems)
         if [problem.message for problem in problems] == [str(error)]:
-            return  # the one problem has said it all
+            return  # the problem is printed already
         click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
         if error.hint:
             click.echo(_indented(error.hint), err=True)

@@ -1,4 +1,4 @@
-"""`gusset init`, `check`, `schema`: a model folder made, looked at, described. Its code is never run."""
+"""`gusset init`, `check` and `schema`: create and check model folders without running their code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gusset predict DIR|URL`: one call of a model."""
+"""`gusset predict DIR|URL`: calls a model once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from typing import Any
 import click
 
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.needs_linux import (
+    docker_run,
+    mount,
+    require_linux,
+    run_in_container,
+    source_in_container,
+)
 from gusset.errors import HostError, ModelFailed, Unreachable, UsageError
 
 PREDICT_PATH = "/v1/models/model:predict"
@@ -27,22 +34,33 @@ PREDICT_PATH = "/v1/models/model:predict"
 def predict(app: App, target: str, data: str | None, secrets_dir: Path | None) -> None:
     """Call a model and print its response.
 
-    A folder is served for the length of one call; an address is one where a
-    model is being served already.
+    A folder is served for this one call. A URL is that of a model that is being
+    served already.
     """
+    is_url = target.startswith(("http://", "https://"))
+    if not is_url:
+        require_linux("predict with a folder", lambda: _predict_in_container(app, Path(target), secrets_dir))
     body = _body(data)
-    if target.startswith(("http://", "https://")):
-        answer = call(target, body)
+    if is_url:
+        result = call(target, body)
     else:
         from gusset.cli.served_process import serving
 
         with serving(Path(target), secrets_dir=secrets_dir, home=app.settings.home) as address:
-            answer = call(address, body)
-    click.echo(json.dumps(answer, ensure_ascii=False))
+            result = call(address, body)
+    click.echo(json.dumps(result, ensure_ascii=False))
+
+
+def _predict_in_container(app: App, folder: Path, secrets_dir: Path | None) -> str:
+    """The hint to call the model in a container. It does not repeat the input, which may be confidential."""
+    source = source_in_container(app, secrets_dir)
+    options = [*mount(folder, "/model"), *source.options]
+    command = docker_run(options, "predict", "/model", *source.arguments, terminal=False)
+    return run_in_container(f"{command} < input.json", source.before)
 
 
 def _body(data: str | None) -> bytes:
-    """The input's JSON, checked before anything is started for it."""
+    """The input, checked to be JSON before a model is started for it."""
     if data is None:
         if sys.stdin.isatty():
             raise UsageError(
@@ -67,36 +85,36 @@ def _body(data: str | None) -> bytes:
 
 
 def call(address: str, body: bytes) -> Any:
-    """POST `body` to the model at `address` and return its answer.
+    """POST `body` to the model at `address` and return its response.
 
     Raises:
-        Unreachable: nothing answers there, or the model is not ready.
-        ModelFailed: the model answered with an error.
+        Unreachable: nothing responds there, or the model is not ready.
+        ModelFailed: the model responded with an error.
     """
     import httpx
 
     address = address.rstrip("/")
     url = address if address.endswith((":predict", "/predict")) else address + PREDICT_PATH
     try:
-        answer = httpx.post(url, content=body, headers={"content-type": "application/json"}, timeout=None)  # noqa: S113  # a model may take its time
+        response = httpx.post(url, content=body, headers={"content-type": "application/json"}, timeout=None)  # noqa: S113  # a prediction may take long
     except httpx.InvalidURL:
         raise UsageError("this is not a URL of a model") from None
     except httpx.HTTPError as error:
         raise Unreachable(
             f"nothing responds at {url} ({type(error).__name__})", hint="is `gusset serve` running?"
         ) from None
-    if answer.status_code == 503:
-        raise Unreachable(f"the model at {address} is not ready: {_error_text(answer)}")
-    if answer.is_error:
-        raise ModelFailed(f"the model responded with status {answer.status_code}: {_error_text(answer)}")
+    if response.status_code == 503:
+        raise Unreachable(f"the model at {address} is not ready: {_error_text(response)}")
+    if response.is_error:
+        raise ModelFailed(f"the model responded with status {response.status_code}: {_error_text(response)}")
     try:
-        return answer.json()
+        return response.json()
     except ValueError:
         raise HostError("the model's response is not JSON", hint=f"see it with `curl {url}`") from None
 
 
-def _error_text(answer: Any) -> str:
+def _error_text(response: Any) -> str:
     try:
-        return str(answer.json()["error"])
+        return str(response.json()["error"])
     except (ValueError, KeyError, TypeError):
-        return str(answer.reason_phrase)
+        return str(response.reason_phrase)

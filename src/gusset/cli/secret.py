@@ -1,7 +1,7 @@
-"""`gusset secret ...`: the secrets of the embedded vault, or of the manager that one is logged in to.
+"""`gusset secret ...`: the secrets of the embedded vault, or of the manager after `gusset login`.
 
-Values come in by a hidden prompt, standard input or a file, never as an
-argument, and go out only through `reveal`.
+A value is entered at a hidden prompt, on standard input or in a file, never as
+an argument, and is shown only by `reveal`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
-from gusset.cli.dates import WHEN, WHEN_OR_NEVER
+from gusset.cli.dates import DATE, DATE_OR_NEVER
+from gusset.cli.value_prompt import prompt_for_value
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
 from gusset.secrets.info import expiry_warning
 from gusset.secrets.name import check_name
@@ -25,13 +26,10 @@ from gusset.secrets.value import MAX_BYTES, SecretValue, check_length
 if TYPE_CHECKING:
     from gusset.vault import SecretInfo
 
-# A terminal in line mode hands over at most this much of one line and drops the rest.
-_TERMINAL_LINE = 4095
-
 _HISTORY_HINT = (
-    "a value never goes on the command line: the shell's history and the list of processes now have it.\n"
-    "Remove it from the history (for bash: `history -d`), treat the value as exposed, and give it by\n"
-    "the prompt, by standard input (`gusset secret set NAME < file`) or by --from-file"
+    "never put a value on the command line: the shell's history and the list of processes have it now.\n"
+    "Remove it from the history (for bash: `history -d`) and treat the value as exposed. Enter it at the\n"
+    "prompt, or pass it on standard input (`gusset secret set NAME < file`) or with --from-file"
 )
 
 
@@ -55,7 +53,12 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
     help="Store the exact bytes of this file.",
 )
 @click.option("--note", help="A note for people, such as where the value comes from. Not secret.")
-@click.option("--expires", type=WHEN, help="Expiry date (2031-01-31); gusset warns beforehand.")
+@click.option(
+    "--expires",
+    type=DATE,
+    metavar="DATE",
+    help="Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z; gusset warns beforehand.",
+)
 @click.option(
     "--expect-version",
     type=click.IntRange(0),
@@ -97,18 +100,12 @@ def _value_of(app: App, name: str, *, exact: bool, from_file: Path | None) -> by
         except OSError as error:
             raise UsageError(f"cannot read {from_file}: {error.strerror}") from error
     if sys.stdin.isatty():
-        return _prompt_for_value(name)
+        return _typed(name)
     return _from_pipe(app, sys.stdin.buffer.read(MAX_BYTES + 3), exact=exact)
 
 
-def _prompt_for_value(name: str) -> bytes:
-    text: str = click.prompt(f"Value of {name}", hide_input=True, default="", show_default=False, err=True)
-    value = text.encode("utf-8", "surrogateescape")
-    if len(value) >= _TERMINAL_LINE - 1:
-        raise InvalidValue(
-            "the value is longer than a line of a terminal can be, so part of it may be lost",
-            hint=f"read it from a file: `gusset secret set {name} --from-file FILE`",
-        )
+def _typed(name: str) -> bytes:
+    value = prompt_for_value(name)
     if not value:
         raise InvalidValue(
             "the value is empty, nothing was stored",
@@ -129,7 +126,7 @@ def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
     if not value:
         raise InvalidValue(
             "standard input is empty, nothing was stored",
-            hint="did the command before the pipe fail? --exact stores an empty value",
+            hint="has the command before the pipe failed? --exact stores an empty value",
         )
     return value
 
@@ -173,7 +170,12 @@ _EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
 @command("annotate")
 @click.argument("name")
 @click.option("--note", help="A note for people; an empty text clears it.")
-@click.option("--expires", type=WHEN_OR_NEVER, help="Expiry date (2031-01-31), or never.")
+@click.option(
+    "--expires",
+    type=DATE_OR_NEVER,
+    metavar="DATE|never",
+    help="Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z; or never.",
+)
 @pass_app
 def annotate(app: App, name: str, note: str | None, expires: datetime | Literal["never"] | None) -> None:
     """Change a secret's note or expiry date, without a new value."""
@@ -219,7 +221,7 @@ def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(f"this would permanently destroy {what}", hint="confirm with --yes")
-        click.confirm(f"Destroy {what} for good?", abort=True, err=True)
+        click.confirm(f"Destroy {what} permanently?", abort=True, err=True)
     with app.secret_writer() as secrets:
         info = secrets.destroy(name, versions or None, actor=app.actor)
     app.output.result(secret_data(info), f"destroyed {what}")

@@ -1,4 +1,4 @@
-"""`gusset serve DIR`: joins a model folder, the source of its secrets, and a supervisor."""
+"""`gusset serve DIR`: serves a model folder or image with secrets from a source."""
 
 from __future__ import annotations
 
@@ -17,8 +17,16 @@ import click
 from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.forked import ForkedTask
-from gusset.cli.sources import open_source
-from gusset.errors import ConfigInvalid, HostError, UsageError
+from gusset.cli.needs_linux import (
+    docker_run,
+    mount,
+    publish,
+    require_linux,
+    run_in_container,
+    source_in_container,
+)
+from gusset.cli.value_prompt import prompt_for_value
+from gusset.errors import ConfigInvalid, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
@@ -34,7 +42,7 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """What both kinds of deployments are served with."""
+    """The options that apply to models and to custom images."""
 
     host: str
     port: int
@@ -111,12 +119,15 @@ def serve(
     """
     for name in allow_missing:
         check_name(name)
-    if sys.platform != "linux":
-        raise _not_on_this_system(folder, options["port"])
     settings = ServeOptions(allow_missing=frozenset(allow_missing), **options)
     if settings.manager is not None and settings.secrets_dir is not None:
         raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
-    if package := _load_image(folder):
+    package = _load_image(folder)
+    require_linux(
+        "serve",
+        lambda: _on_other_systems(app, folder, package, settings, workers=workers, reload=reload),
+    )
+    if package:
         if workers > 1 or reload:
             raise UsageError("--workers and --reload are for Python models, this is a custom image")
         return _serve_image(app, package, settings, host_network=network == "host", gpus=gpus)
@@ -125,25 +136,35 @@ def serve(
     return _serve_model(app, folder, settings, workers=workers, reload=reload)
 
 
-def _not_on_this_system(folder: Path, port: int) -> HostError:
-    """The error of systems that cannot serve, with a command that serves in a container there."""
-    command = [
-        "podman run --rm -it",
-        f"-p 127.0.0.1:{port}:{port}",
-        f"-v {shlex.quote(str(folder.resolve()))}:/model:ro",
-        "-v gusset:/data",
-        f"gusset serve /model --host 0.0.0.0 --port {port}",
-    ]
-    return HostError(
-        "serve needs Linux: other systems cannot protect a model's secrets in memory",
-        hint="run it in a container, from the image that packaging/Containerfile builds:\n  "
-        + " ".join(command),
+_PORT_IN_CONTAINER = 8080  # when the engine picks the one outside
+
+
+def _on_other_systems(
+    app: App, folder: Path, image: Package | None, options: ServeOptions, *, workers: int, reload: bool
+) -> str:
+    """The hint to serve a Python model in a container, with the same options."""
+    if image is not None:
+        return "serve a custom image from Linux, on the machine where its container engine runs"
+    source = source_in_container(app, options.secrets_dir, options.manager)
+    port = options.port or _PORT_IN_CONTAINER
+    flags = [word for name in sorted(options.allow_missing) for word in ("--allow-missing", name)]
+    flags += ["--workers", str(workers)] if workers > 1 else []
+    flags += ["--reload"] if reload else []
+    flags += ["--debuggable"] if options.debuggable else []
+    flags += ["--output", "json"] if app.output.json else []
+    command = docker_run(
+        [*publish(options.host, options.port, port), *mount(folder, "/model"), *source.options],
+        *("serve", "/model", "--host", "0.0.0.0", "--port", str(port)),  # noqa: S104  # inside the container
+        *source.arguments,
+        *flags,
+        terminal=not app.output.json,
     )
+    return run_in_container(command, source.before)
 
 
 def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int, reload: bool) -> int:
-    # In a process of its own, while this one imports the supervisor and opens the vault.
-    checking = ForkedTask(partial(_check_model, folder))
+    # The folder is checked in another process while this one imports the supervisor and opens the vault.
+    checking = ForkedTask.start(partial(_check_model, folder))
     account = _start_account(app, options)
     from gusset.serving.supervisor.supervisor import serve as supervise
 
@@ -156,7 +177,7 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
 
     def announce(address: str) -> None:
         model = checking.result()
-        _announce(app, address, model.deployment.name, model.example)
+        _print_address(app, address, model.deployment.name, model.example)
 
     return supervise(
         prepare,
@@ -196,7 +217,7 @@ def _serve_image(
         port=options.port,
         allow_missing=options.allow_missing,
         debuggable=options.debuggable,
-        announce=lambda address: _announce(app, address, deployment.name, _example_input(package)),
+        announce=lambda address: _print_address(app, address, deployment.name, _example_input(package)),
         output_fd=_output_fd(app),
         docker_host=app.settings.docker_host,
         host_network=host_network,
@@ -217,10 +238,12 @@ def open_deployment(
     *,
     other_names: Collection[str] = (),
 ) -> Iterator[SecretSource]:
-    """The source of a deployment's secrets, after offering to ask for those that are missing.
+    """The source of a deployment's secrets. At a terminal, prompts for those that are missing.
 
     It is also read for `other_names`. The account is closed: nothing that serves has its key.
     """
+    from gusset.cli.sources import open_source
+
     with open_source(
         app,
         secrets_dir=options.secrets_dir,
@@ -239,7 +262,7 @@ def _load_image(folder: Path) -> Package | None:
     """The folder of a custom image, read and checked; None if it has a Python model."""
     try:
         if b"docker_server" not in (folder / CONFIG_FILE).read_bytes():
-            return None  # spares the import of pydantic: a model's config is read in another process
+            return None  # without importing pydantic: a model's config is read in another process
     except OSError:
         return None
     from gusset.package.config import load_package
@@ -260,7 +283,7 @@ def _check_model(folder: Path) -> CheckedModel:
     """Read and check the model folder.
 
     Raises:
-        ConfigInvalid: it has errors, or needs what gusset does not support.
+        ConfigInvalid: it has errors, or needs features that gusset does not support.
     """
     from gusset.package.check import code_problems, code_warnings
     from gusset.package.config import load_package, unsupported_for_serving
@@ -279,11 +302,11 @@ def _example_input(package: Package) -> str:
 
 
 def _output_fd(app: App) -> int:
-    """Where the model's output goes: with `--output json`, standard output has only the JSON document."""
+    """The descriptor for the model's output. With `--output json`, standard output is for JSON only."""
     return sys.stderr.fileno() if app.output.json else sys.stdout.fileno()
 
 
-def _announce(app: App, address: str, name: str, example: str) -> None:
+def _print_address(app: App, address: str, name: str, example: str) -> None:
     """Print the address, with a command that calls the model on its example input."""
     if app.output.json:
         app.output.result({"name": name, "address": address})
@@ -318,8 +341,8 @@ def _prompt_for_missing(
 
 
 def _prompt_for(app: App, name: str) -> SecretValue | None:
-    text: str = click.prompt(f"Value of {name}", hide_input=True, default="", show_default=False, err=True)
-    if not text:
+    data = prompt_for_value(name)
+    if not data:
         return None
-    app.held.append(value := SecretValue(text.encode("utf-8", "surrogateescape")))
+    app.held.append(value := SecretValue(data))
     return value

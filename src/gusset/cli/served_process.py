@@ -1,4 +1,4 @@
-"""A `gusset serve` of our own, for commands that need a model for a moment."""
+"""Runs `gusset serve` in a child process, for commands that call a model once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def serving(folder: Path, *, home: Path, port: int = 0, secrets_dir: Path | None
     """Run `gusset serve` on `folder` in a child process, yield its address, then stop it.
 
     Raises:
-        click.exceptions.Exit: it ended before it was ready. It has said why on
-            standard error, and its exit status becomes ours.
+        click.exceptions.Exit: it ended before it was ready, with this exit status.
+            The reason is on standard error.
     """
     command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", str(port), "--output", "json"]
     if secrets_dir is not None:
@@ -35,13 +35,12 @@ def serving(folder: Path, *, home: Path, port: int = 0, secrets_dir: Path | None
 
 
 def _address(process: subprocess.Popen[bytes]) -> str:
-    """The address that it prints on standard output when it is ready."""
+    """The address that the server prints on standard output when it is ready."""
     assert process.stdout  # noqa: S101  # a pipe, see above
-    said = json.loads(process.stdout.readline() or b"{}")
-    if "address" in said:
-        return str(said["address"])
-    if "message" in said:
-        click.echo(
-            f"error: {said['message']}" + (f"\n  {said['hint']}" if said.get("hint") else ""), err=True
-        )
+    result = json.loads(process.stdout.readline() or b"{}")
+    if "address" in result:
+        return str(result["address"])
+    if "message" in result:
+        hint = f"\n  {result['hint']}" if result.get("hint") else ""
+        click.echo(f"error: {result['message']}{hint}", err=True)
     raise click.exceptions.Exit(process.wait())

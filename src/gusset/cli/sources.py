@@ -1,4 +1,4 @@
-"""Joins the places that a command's secrets come from, in the order that the documents give."""
+"""Opens the sources of a command's secrets, in the documented order."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ def open_source(
     names: Collection[str],
     account: Account | None,
 ) -> Iterator[SecretSource]:
-    """The folder or the manager that was named, else the manager one is logged in to, else the embedded
-    vault; then `/secrets`; then TRUSS_SECRET_x.
+    """A chain of sources: each is searched for the secrets that the ones before it lack.
 
-    `reader` is who reads `names`, as the audit log has it: a deployment's name, or a
-    command. Only a secret that one place lacks is looked for in the next.
-    Without names, nothing is opened.
+    The first is `secrets_dir` if given, else the manager of `account`, else the
+    embedded vault. Then come the folder /secrets and the variables TRUSS_SECRET_x.
+
+    `reader` reads `names`, and is recorded in the audit log: a deployment's name,
+    or a command. Without names, nothing is opened.
     """
     if not names:
         yield ChainSource([])
         return
-    after: list[SecretSource] = [FolderSource(MOUNTED, must_exist=False), EnvironmentSource(os.environ)]
+    others: list[SecretSource] = [FolderSource(MOUNTED, must_exist=False), EnvironmentSource(os.environ)]
     if secrets_dir is not None:
-        yield ChainSource([FolderSource(secrets_dir), *after])
+        yield ChainSource([FolderSource(secrets_dir), *others])
         return
     if account is not None:
         with _from_manager(app, account, reader, names) as source:
-            yield ChainSource([source, *after])
+            yield ChainSource([source, *others])
         return
     with app.vault() as vault:
-        yield ChainSource([vault.source(actor=app.actor, deployment=reader), *after])
+        yield ChainSource([vault.source(actor=app.actor, deployment=reader), *others])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`gusset token ...` and `gusset deployment ...`: what a manager knows of deployments."""
+"""`gusset token ...` and `gusset deployment ...`: deployments that are registered with a manager."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from urllib.parse import quote
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
-from gusset.cli.dates import WHEN
+from gusset.cli.dates import DATE
 from gusset.errors import UsageError
 from gusset.secrets.name import check_name
 
 
 @click.group(name="token", cls=Group)
 def token() -> None:
-    """Create, list and revoke tokens, with which deployments read their secrets and nothing else."""
+    """Create, list and revoke tokens. A token lets a deployment read its secrets and nothing else."""
 
 
 @token.command("create", cls=Command)
 @click.option("--deployment", required=True, metavar="NAME", help="The deployment that uses the token.")
-@click.option("--secrets", required=True, metavar="A,B", help="The secrets that the token can read.")
-@click.option("--expires", type=WHEN, help="Expiry date (2031-01-31).")
+@click.option(
+    "--secrets",
+    required=True,
+    metavar="A,B",
+    help="The secrets that the token can read, separated by commas.",
+)
+@click.option(
+    "--expires", type=DATE, metavar="DATE", help="Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z."
+)
 @pass_app
 def create(app: App, deployment: str, secrets: str, expires: datetime | None) -> None:
     """Create a token for a deployment that runs unattended. It is printed once.
@@ -36,10 +43,10 @@ def create(app: App, deployment: str, secrets: str, expires: datetime | None) ->
     if expires is not None:
         body["expires_at"] = expires.isoformat()
     with app.manager() as client:
-        made = client.request("POST", "/v1/deployments", body)
+        created = client.request("POST", "/v1/deployments", body)
     app.output.note(f"a token for {deployment} that reads {', '.join(names)}; it is shown only once:")
     app.output.result(
-        {"token": made["token"], "prefix": made["prefix"], "deployment": deployment}, made["token"]
+        {"token": created["token"], "prefix": created["prefix"], "deployment": deployment}, created["token"]
     )
 
 
@@ -63,7 +70,7 @@ def revoke(app: App, prefix: str) -> None:
     """Revoke a token permanently."""
     with app.manager() as client:
         client.request("DELETE", f"/v1/tokens/{quote(prefix, safe='')}")
-    app.output.result({"prefix": prefix}, "revoked; who holds it reads nothing more")
+    app.output.result({"prefix": prefix}, "revoked; it can read nothing any more")
 
 
 @click.group(name="deployment", cls=Group)

@@ -10,11 +10,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gusset.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively, write_private_file
+from gusset.portable import (
+    BINARY,
+    CAN_REPLACE_OPEN_FILES,
+    CLOSE_ON_EXEC,
+    NO_FOLLOW,
+    lock_exclusively,
+    write_private_file,
+)
 
 log = logging.getLogger("gusset.vault")
 
-_MAX_BYTES = 262_144  # a longer witness file is cut down to its newest lines
+_MAX_BYTES = 262_144  # a longer witness file is cut down to its newest lines, except on Windows
 _KEPT_LINES = 200
 
 
@@ -75,7 +82,7 @@ class WitnessFile:
                 torn = size > 0 and _last_byte(fd) != b"\n"  # a crash cut the last line short
                 os.write(fd, b"\n" * torn + checkpoint.line())
                 os.fsync(fd)
-                if size > _MAX_BYTES:
+                if size > _MAX_BYTES and CAN_REPLACE_OPEN_FILES:
                     self._shorten()
             finally:
                 os.close(fd)

@@ -1,0 +1,160 @@
+"""gusset's own image: it is built from packaging/Containerfile, and the commands printed on other systems run in it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.test_portable import elsewhere
+from tests.cli.test_serve import VALUE, sha, write_model
+from tests.conftest import Cli
+from tests.containers.conftest import BASE, CACHE, REPO, podman, remove_image
+from tests.serving.conftest import eventually
+
+pytestmark = pytest.mark.xdist_group("own-image")
+
+PYTHON = "3.11"  # of the tests' base image
+
+
+@pytest.fixture(scope="module")
+def wheels() -> Path:
+    """A folder with the wheels that the build installs, since a build may not reach a registry."""
+    requirements = REPO / "requirements" / "core.txt"
+    folder = CACHE / f"image-wheels-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    if not folder.exists():
+        new = folder.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        download = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "-d", str(new)]
+        download += ["--python-version", PYTHON]
+        for packages in (["--no-deps", "--require-hashes", "-r", str(requirements)], ["hatchling"]):
+            subprocess.run([*download, *packages], check=True, capture_output=True)
+        new.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(images: dict[str, str], wheels: Path) -> Iterator[str]:
+    """The image that packaging/Containerfile builds, on the base image of the tests."""
+    name = "localhost/gusset-own-image"
+    offline = ["--build-arg", "PIP_FIND_LINKS=/wheels", "--build-arg", "PIP_NO_INDEX=1"]
+    podman(
+        *("build", "-q", "-f", str(REPO / "packaging/Containerfile"), "-t", name),
+        *("--build-arg", f"BASE={BASE}", "--volume", f"{wheels}:/wheels:ro", *offline, str(REPO)),
+    )
+    yield name
+    remove_image(name)
+
+
+@pytest.fixture
+def volume() -> Iterator[str]:
+    name = "gusset-own-image-test"
+    yield name
+    subprocess.run(["podman", "volume", "rm", "-f", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+Translate = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def translate(image: str, volume: str) -> Translate:
+    """From a printed command line to one for Podman, with the image and the volume of the test."""
+
+    def translate(line: str) -> list[str]:
+        words = shlex.split(line)
+        assert words[:3] == ["docker", "run", "--rm"] and words.count("gusset") == 1
+        replaced = {"docker": "podman", "gusset": image, "gusset:/data": f"{volume}:/data", "-it": "-i"}
+        return [replaced.get(word, word) for word in words]
+
+    return translate
+
+
+def printed(gusset: Cli, *args: str) -> list[str]:
+    """The container commands that a command prints on a system that is not Linux."""
+    message = elsewhere(gusset, *args, status=11, system="darwin").stderr.decode()
+    return [line.strip() for line in message.splitlines() if line.strip().startswith("docker run")]
+
+
+@contextmanager
+def running(command: list[str], log: Path) -> Iterator[str]:
+    """Run a container until the end of the context; what it had printed when it was ready."""
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            eventually(lambda: "ready at" in log.read_text() or process.poll() is not None, "it is ready")
+            assert process.poll() is None, log.read_text()
+            yield log.read_text()
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_a_model_is_served_with_the_printed_commands(
+    gusset: Cli, tmp_path: Path, translate: Translate, free_port: int
+) -> None:
+    """A secret goes into the container's own vault; the mounted model is served with it."""
+    folder = write_model(tmp_path / "model")
+    serve, set_secret = printed(gusset, "serve", str(folder), "--port", str(free_port))
+    set_secret = set_secret.replace("NAME", "hf_access_token")
+    subprocess.run(translate(set_secret), input=VALUE, check=True, capture_output=True)
+
+    with running(translate(serve), tmp_path / "log"):
+        response = httpx.post(f"http://127.0.0.1:{free_port}/v1/models/model:predict", json={})
+    assert response.json() == sha(VALUE)
+    assert VALUE not in (tmp_path / "log").read_bytes()
+
+
+def test_a_folder_of_secrets_is_mounted(gusset: Cli, tmp_path: Path, translate: Translate) -> None:
+    folder, secrets = write_model(tmp_path / "model"), tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "hf_access_token").write_bytes(VALUE)
+    [predict] = printed(gusset, "predict", str(folder), "--secrets-dir", str(secrets), "--data", "{}")
+    assert predict.endswith(" < input.json")
+
+    command = translate(predict.removesuffix(" < input.json"))
+    done = subprocess.run(command, input=b"{}", check=True, capture_output=True)
+    assert done.stdout.decode().strip() == str(sha(VALUE)).replace("'", '"')
+
+
+def test_the_manager_runs_with_the_printed_command(
+    gusset: Cli, tmp_path: Path, translate: Translate, free_port: int
+) -> None:
+    [manager] = printed(gusset, "manager", "--port", str(free_port))
+    with running(translate(manager), tmp_path / "log") as output:
+        assert httpx.get(f"http://127.0.0.1:{free_port}/healthz").status_code == 200
+        assert re.search(r"http://\S+/setup/\S+", output)
+
+
+def test_the_demo_runs_with_the_printed_command(gusset: Cli, translate: Translate) -> None:
+    [demo] = printed(gusset, "demo")
+    done = subprocess.run(translate(demo), check=True, capture_output=True)
+    assert b"the prediction is correct" in done.stdout
+
+
+def test_exec_runs_with_the_printed_command(gusset: Cli, translate: Translate) -> None:
+    run, set_secret = printed(gusset, "exec", "--secret", "a_token", "--", "true")
+    subprocess.run(
+        translate(set_secret.replace("NAME", "a_token")), input=VALUE, check=True, capture_output=True
+    )
+    words = translate(run)
+    assert words[-1] == "COMMAND"
+    script = "cat $GUSSET_SECRETS_DIR/a_token"
+    done = subprocess.run([*words[:-1], "sh", "-c", script], check=True, capture_output=True)
+    assert done.stdout == b"***"
