@@ -1,4 +1,4 @@
-"""The proxy's reading of HTTP beside that of others: no message may end elsewhere for them."""
+"""The proxy's parser compared with h11 and llhttp: all must find the same end of a message."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ BODY = st.lists(
 
 
 def read(data: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """What the proxy passes on of a request's head, and of its body, and what it leaves; None if it refuses."""
+    """The head and the body that the proxy forwards, and the bytes after them; None if it refuses the request."""
     try:
         end = end_of_head(data)
         if end < 0:
@@ -96,8 +96,8 @@ def read(data: bytes) -> tuple[bytes, bytes, bytes] | None:
     return (head, body, rest) if request.body.done else None
 
 
-class Heard:
-    """What httptools makes of a request."""
+class ParsedByHttptools:
+    """The body of a request, and the number of requests, as httptools reads them."""
 
     def __init__(self, data: bytes) -> None:
         self.body = b""
@@ -134,40 +134,42 @@ def content(data: bytes) -> bytes:
     b"3;a\r\nabc\r\n0\r\nA:b\r\n\r\nrest",
 )
 @example("POST /x HTTP/1.1", ["Host: a\r\n", "Content-Length: 3\r\n"], b"abcrest")
-def test_a_request_that_passes_is_one_request_to_others(line: str, fields: list[str], body: bytes) -> None:
+def test_a_forwarded_request_is_one_request_to_other_parsers(
+    line: str, fields: list[str], body: bytes
+) -> None:
     """h11 and llhttp find one request in it, with the same body, and nothing after it."""
     sent = "".join([line, "\r\n", *fields, "\r\n"]).encode("latin-1") + body
-    passed = read(sent)
-    if passed is None:
+    forwarded = read(sent)
+    if forwarded is None:
         return
-    head, raw, rest = passed
+    head, raw, rest = forwarded
     assert sent.endswith(raw + rest)
     assert head.lower().count(b"\r\nhost:") == 1
-    heard = Heard(head + raw)
-    assert heard.count == 1
-    assert heard.body == content(head + raw)
+    parsed = ParsedByHttptools(head + raw)
+    assert parsed.count == 1
+    assert parsed.body == content(head + raw)
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
 def test_chunks_may_be_cut_anywhere(cut: int) -> None:
-    """What is passed on never ends within a line of framing."""
+    """What is forwarded never ends within a line of framing."""
     raw = b"3;a=b\r\nabc\r\n00a\r\n0123456789\r\n0;x\r\nA: b\r\n\r\n"
     body = ChunkedBody()
-    passed, rest = body.feed(raw[:cut])
-    assert raw.startswith(passed) and not rest
-    assert len(passed) in {0, 7, 8, 9, 10, 12, *range(17, 28), 29, 34, 40, 42}
-    assert passed + body.feed(raw[cut:] + b"next")[0] == raw
+    forwarded, rest = body.feed(raw[:cut])
+    assert raw.startswith(forwarded) and not rest
+    assert len(forwarded) in {0, 7, 8, 9, 10, 12, *range(17, 28), 29, 34, 40, 42}
+    assert forwarded + body.feed(raw[cut:] + b"next")[0] == raw
     assert body.done and body.size == 13
 
 
-def test_a_body_without_bytes_is_over_at_once() -> None:
-    """Nothing is waited for."""
+def test_an_empty_body_is_complete_at_once() -> None:
+    """Without a wait for more bytes."""
     assert FixedLengthBody(0).done
 
 
 @pytest.mark.parametrize("status", [100, 101, 103, 199, 204, 304])
-def test_statuses_without_a_body(status: int) -> None:
-    """Whatever their fields say."""
+def test_responses_with_these_statuses_have_no_body(status: int) -> None:
+    """Even with a Content-Length."""
     request = read_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     head = b"HTTP/1.1 %d x\r\nContent-Length: 5\r\n\r\n" % status
     assert read_response(head, request).body.done

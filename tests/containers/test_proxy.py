@@ -25,7 +25,7 @@ from websockets.exceptions import InvalidStatus
 from gusset.containers.proxy.proxy import Routes
 from gusset.containers.proxy.upstream import probe
 from gusset.runtime.connections import Limits
-from tests.containers.wire import OK, PATIENCE, Proxied, Wire, answering, eventually, get, post, proxied
+from tests.containers.wire import OK, PATIENCE, Proxied, Wire, eventually, get, post, proxied, responding
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_what_a_client_says_to_this_hop(proxy: Proxied, sent: list[str], passed_
 def test_what_an_application_says_to_this_hop(proxy: Proxied) -> None:
     """It is not passed on either; its close does not close the client's connection."""
     said = b"Connection: close, X-a\r\nKeep-Alive: 3\r\nX-A: 1\r\nUpgrade: h2c\r\n"
-    proxy.handle(answering(OK[:17] + said + OK[17:]))
+    proxy.handle(responding(OK[:17] + said + OK[17:]))
     before = proxy.application.connections
     with proxy.connect() as client:
         for _ in range(2):
@@ -244,7 +244,7 @@ def test_what_an_application_says_to_this_hop(proxy: Proxied) -> None:
 
 def test_a_connection_serves_many_requests_of_one_client(proxy: Proxied) -> None:
     """For each connection of a client the application sees one, not one for each request."""
-    proxy.handle(answering(OK))
+    proxy.handle(responding(OK))
     before = proxy.application.connections
     for _ in range(3):
         many = [get("/a")] * 10 + [get("/b", "Connection: close")]
@@ -257,7 +257,7 @@ def test_a_connection_that_waits_is_given_up(proxy: Proxied) -> None:
     given_up = threading.Event()
 
     def handle(wire: Wire) -> None:
-        answering(OK)(wire)
+        responding(OK)(wire)
         given_up.set()
 
     proxy.handle(handle)
@@ -332,7 +332,7 @@ def test_responses_whose_end_is_not_where_their_length_says(
     proxy: Proxied, method: str, answer: bytes
 ) -> None:
     """What has no body has none, and the connection goes on."""
-    proxy.handle(answering(answer))
+    proxy.handle(responding(answer))
     with proxy.connect() as client:
         for _ in range(3):
             client.send(get(method=method))
@@ -444,7 +444,7 @@ def test_clients_of_http_1_0(proxy: Proxied) -> None:
 
 def test_an_application_of_http_1_0(proxy: Proxied) -> None:
     """Its clients need not know."""
-    proxy.handle(answering(OK.replace(b"1.1", b"1.0")))
+    proxy.handle(responding(OK.replace(b"1.1", b"1.0")))
     before = proxy.application.connections
     with proxy.connect() as client:
         for _ in range(2):
@@ -624,7 +624,7 @@ def test_chunks_that_two_readers_might_read_differently(proxy: Proxied, body: by
         else proxy.talk(head, *pieces(body, [*range(60)]), smuggled)
     )
     assert answer.startswith(b"HTTP/1.1 4") and answer.count(b"HTTP/1.1") == 1
-    proxy.handle(answering(OK))
+    proxy.handle(responding(OK))
     proxy.talk(get("/x", "Connection: close"))  # whatever went before has reached the application by now
     assert all((head + body).startswith(part) for part in seen)
     assert not any(part.endswith(b"\n0\r\n\r\n") for part in seen)
@@ -720,7 +720,7 @@ def test_more_than_was_asked_for(proxy: Proxied) -> None:
             if handle is later:
                 go.set()
                 assert sent.acquire(timeout=PATIENCE)  # its connection was ended
-            proxy.application.handle = answering(OK)
+            proxy.application.handle = responding(OK)
             for wire in (client, other):
                 wire.send(get())
                 assert wire.exactly(len(OK)) == OK
@@ -838,7 +838,7 @@ def test_clients_that_keep_others_waiting() -> None:
         assert proxy.talk(b"\r\n\r\n") == b""
         assert proxy.talk(get("/x", "Content-Length: 2", method="POST") + b"a").startswith(late)
         assert proxy.talk(get("/x", CHUNKED, method="POST") + b"1\r").startswith(late)
-        proxy.handle(answering(OK))
+        proxy.handle(responding(OK))
         assert proxy.talk(get()) == OK
 
 

@@ -1,4 +1,4 @@
-"""Both ends of a proxy: an application that does as a test says, and raw connections of clients."""
+"""Both ends of a proxy: an application whose behaviour a test sets, and raw client connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
@@ -17,7 +16,7 @@ import uvloop
 from gusset.containers.proxy.proxy import Proxy, Routes
 from gusset.runtime.connections import Limits
 
-PATIENCE = 30.0  # seconds until a test gives up hope; no test passes by waiting for so long
+PATIENCE = 30.0  # seconds until a wait fails; no test passes by waiting for so long
 ROUTES = Routes(predict="/infer", readiness="/is/ready", liveness="/is/alive")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -31,13 +30,13 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 def narrow(sock: socket.socket) -> socket.socket:
-    """Let the kernel hold little of what nobody reads (as much as 64 MB else), here and on what is accepted here."""
+    """Keep the kernel's receive buffers small, which else grow to 64 MB; also of connections accepted here."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
     return sock
 
 
 class Wire:
-    """One connection, read by what is expected of it."""
+    """One connection, read in the units that a test expects."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(PATIENCE)
@@ -49,13 +48,13 @@ class Wire:
             self.sock.sendall(piece)
 
     def exactly(self, size: int) -> bytes:
-        """So many bytes, or what there was before the end."""
+        """`size` bytes, or what came before the end."""
         while len(self._unread) < size and self._more():
             pass
         return self._take(size)
 
     def until(self, end: bytes) -> bytes:
-        """All up to `end` and with it, or what there was before the end."""
+        """Everything up to and including `end`, or what came before the end of the connection."""
         while end not in self._unread and self._more():
             pass
         found = self._unread.find(end)
@@ -65,13 +64,13 @@ class Wire:
         return self.until(b"\r\n\r\n")
 
     def response(self) -> tuple[int, bytes, bytes]:
-        """Status, head, and a body with a length."""
+        """Status, head, and body of a response with a Content-Length."""
         head = self.head()
         length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
         return int(head.split(b" ")[1]), head, self.exactly(int(length or b"0"))
 
     def rest(self) -> bytes:
-        """All that comes until the other side ends."""
+        """Everything until the other side ends the connection."""
         while self._more():
             pass
         return self._take(len(self._unread))
@@ -100,8 +99,8 @@ class Wire:
 Handle = Callable[[Wire], None]
 
 
-def answering(*pieces: bytes) -> Handle:
-    """An application that answers each request without a body so."""
+def responding(*pieces: bytes) -> Handle:
+    """A handler that responds with these bytes to each request without a body."""
 
     def handle(wire: Wire) -> None:
         while wire.head():
@@ -110,18 +109,22 @@ def answering(*pieces: bytes) -> Handle:
     return handle
 
 
-@dataclass
 class Application:
-    """A server; each of its connections is handled by `handle` on a thread of its own, then closed."""
+    """A server that runs `handle` for each connection on its own thread, and then closes the connection."""
 
-    handle: Handle = field(default_factory=lambda: answering(OK))
-    connections: int = 0
-
-    def __post_init__(self) -> None:
-        self._listener = narrow(socket.create_server(("127.0.0.1", 0)))
-        self.port: int = self._listener.getsockname()[1]
+    def __init__(self, handle: Handle, listener: socket.socket) -> None:
+        self.handle = handle
+        self.connections = 0
+        self.port: int = listener.getsockname()[1]
+        self._listener = listener
         self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
+
+    @classmethod
+    def start(cls, handle: Handle) -> Application:
+        """An application that listens on 127.0.0.1."""
+        application = cls(handle, narrow(socket.create_server(("127.0.0.1", 0))))
+        application._thread.start()
+        return application
 
     def _accept(self) -> None:
         while True:
@@ -144,23 +147,29 @@ class Application:
 
 
 class Proxied:
-    """A proxy before an application, on a loop of its own."""
+    """A proxy before an application, on its own event loop."""
 
-    def __init__(self, application: Application, **options: Any) -> None:
+    def __init__(self, application: Application, listener: socket.socket, **options: Any) -> None:
         self.application = application
         self.not_ready: str | None = None
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._loop = self._runner.get_loop()
-        self.errors: list[str] = []  # what asyncio would only log
+        self.errors: list[str] = []  # that asyncio would only log
         self._loop.set_exception_handler(lambda _, context: self.errors.append(repr(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        listener = narrow(socket.create_server(("127.0.0.1", 0)))
         self.port: int = listener.getsockname()[1]
         options.setdefault("connect", self.connect_to_application)
         options.setdefault("routes", ROUTES)
         self.proxy = Proxy(ready=lambda: self.not_ready, **options)
-        self.call(self.proxy.start(listener))
+
+    @classmethod
+    def start(cls, application: Application, **options: Any) -> Proxied:
+        """A proxy that listens on 127.0.0.1."""
+        listener = narrow(socket.create_server(("127.0.0.1", 0)))
+        running = cls(application, listener, **options)
+        running._thread.start()
+        running.call(running.proxy.start(listener))
+        return running
 
     async def connect_to_application(self) -> socket.socket:
         sock = narrow(socket.socket())
@@ -173,11 +182,11 @@ class Proxied:
         return sock
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run something on the proxy's loop."""
+        """Run a coroutine on the proxy's loop; its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def handle(self, handle: Handle) -> None:
-        """From now on, the application does this, on new connections alone."""
+        """Set the application's handler for new connections."""
         self.application.handle = handle
 
     def connect(self) -> Wire:
@@ -200,9 +209,9 @@ class Proxied:
 
 @contextmanager
 def proxied(handle: Handle | None = None, limits: Limits | None = None, **options: Any) -> Iterator[Proxied]:
-    """A proxy, before an application that handles its connections so."""
-    application = Application(handle) if handle else Application()
-    running = Proxied(application, limits=limits, **options)
+    """A running proxy before an application with that handler."""
+    application = Application.start(handle or responding(OK))
+    running = Proxied.start(application, limits=limits, **options)
     try:
         yield running
     finally:
