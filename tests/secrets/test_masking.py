@@ -8,12 +8,14 @@ import json
 import re
 import shlex
 import threading
+import time
 import urllib.parse
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.patterns import patterns_of
 from gusset.secrets.value import SecretValue
@@ -112,6 +114,72 @@ def test_both_strings_of_a_repeated_json_key_are_masked():
 def test_a_value_is_masked_without_its_surrounding_white_space():
     """A trailing newline in the stored value does not hide what code prints after .strip()."""
     assert masker(b" token-1234\n").mask(base64.b64encode(b"token-1234")) == b"***"
+
+
+HTML_SAFE = b"p<w>&\"'\\ \xe2\x80\xa8 one"
+
+
+def go_json(value: bytes) -> bytes:
+    """As Go's encoding/json writes a string, without the quotes."""
+    text = json.dumps(value.decode(), ensure_ascii=False)[1:-1]
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode()
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        go_json,
+        lambda v: go_json(v).replace(b"'", rb"\u0027"),
+        lambda v: json.dumps(json.dumps(v.decode())).encode(),
+        lambda v: json.dumps(repr(v.decode())).encode(),
+        lambda v: json.dumps(repr({"k": v.decode()})).encode(),
+        lambda v: json.dumps(repr(v)).encode(),
+        lambda v: repr(json.dumps(v.decode())).encode(),
+        lambda v: json.dumps(go_json(v).decode()).encode(),
+        lambda v: b'metric{label="%b"}' % v.replace(b"\\", rb"\\").replace(b'"', rb"\""),
+    ],
+    ids=[
+        "Go",
+        "HTML",
+        "JSON twice",
+        "repr, JSON",
+        "dict, JSON",
+        "bytes, JSON",
+        "JSON, repr",
+        "Go, JSON",
+        "label",
+    ],
+)
+def test_escapes_of_html_and_escapes_of_escapes_are_masked(encode):
+    """Go and web frameworks escape <, > and &; a log of a repr in JSON escapes twice."""
+    out = masker(HTML_SAFE).mask(b"<" + encode(HTML_SAFE) + b">")
+    assert b"***" in out
+    assert b"one" not in out
+    assert b"p" not in out.partition(b"***")[0].replace(b"metric", b"").replace(b"'k'", b"")
+
+
+@pytest.mark.parametrize("columns", [64, 76])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\nlog: "])
+def test_folded_base64_is_masked(columns, newline):
+    """`base64 FILE`, `encodebytes` and PEM fold it into lines; a log may print each with a prefix."""
+    secret = b"an ordinary sentence of a secret, which has no random part but is long enough " * 3
+    encoded = base64.b64encode(secret)
+    lines = [encoded[start : start + columns] for start in range(0, len(encoded), columns)]
+    out = masker(secret).mask(newline.join(lines) + b"\n")
+    assert out.replace(b"log: ", b"").replace(b"\r", b"").replace(b"\n", b"").strip(b"*") in (
+        b"",
+        lines[-1][:15],
+    )
+    if b"log" not in newline:
+        assert out == b"***\n"
+
+
+def test_folded_base64_of_a_file_with_a_final_newline_is_masked():
+    """The stored value often lacks the newline that the file has."""
+    secret = b"another ordinary sentence that is a secret, and is long enough to be folded"
+    assert masker(secret).mask(base64.encodebytes(secret + b"\n")) == b"***Cg==\n"
 
 
 def test_values_under_8_bytes_are_not_masked():
@@ -300,3 +368,164 @@ def test_text_without_secrets_is_unchanged(data):
     """A masker without values changes nothing."""
     assert masker().mask(data) is data
     assert streamed(masker(), [data]) == data
+
+
+KEY = b"sk-proj-" + b"Q7vR2mXc9TzL4bKp8WnHs3dYf6GjEa1U5oIiZr0eNqBuVtMw"
+PARTIAL = {
+    "plain": lambda v: v,
+    "base64": base64.b64encode,
+    "base64 in a longer text": lambda v: base64.b64encode(b"user:" + v),
+    "base64, URL-safe": lambda v: base64.urlsafe_b64encode(b"?" + v),
+    "hex": lambda v: v.hex().encode(),
+    "HEX": lambda v: v.hex().upper().encode(),
+}
+
+
+def test_what_libraries_abbreviate_is_masked():
+    """An error message that shows most of a key shows none of it."""
+    assert masker(KEY).mask(b"Incorrect API key: '" + KEY[:20] + b"..." + KEY[-4:] + b"'") == (
+        b"Incorrect API key: '***..." + KEY[-4:] + b"'"
+    )
+
+
+@pytest.mark.parametrize("encode", PARTIAL.values(), ids=PARTIAL)
+def test_every_part_of_12_bytes_is_masked(encode):
+    """Any part of a random value, as it is or encoded, wherever it begins and ends."""
+    whole, secret = encode(KEY).rstrip(b"="), masker(KEY)
+    stable = slice(8, -2) if encode is not PARTIAL["plain"] else slice(None)  # within base64's shared edges
+    text = whole[stable]
+    for start in range(len(text) - 11):
+        for size in (12, 13, 19, 40):
+            part = text[start : start + size]
+            if len(part) >= 12:
+                assert secret.mask(b"<" + part + b">") == b"<***>", part
+
+
+def test_parts_under_12_bytes_are_not_masked():
+    """They could be part of ordinary text."""
+    assert masker(KEY).mask(KEY[10:21]) == KEY[10:21]
+
+
+ORDINARY = (
+    b"projects/my-company-prod/locations/europe-west1/keyRings/main",
+    b"correct-horse-battery-staple-with-many-words",
+    b"https://hooks.example.com/services/notifications/incoming/messages",
+    b"production-database-password-2026",
+    b'{"auth_provider_x509_cert_url": "https://www.example.com/oauth2/v1/certs", "client_email_address_of_it": 1}',
+    b"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQ==\n-----END PRIVATE KEY-----",
+    b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJhIjoxfQ.c2ln",
+)
+
+
+@pytest.mark.parametrize("value", ORDINARY)
+def test_parts_that_are_ordinary_text_are_not_masked(value):
+    """Words of a path or passphrase, keys of JSON and what all PEM keys and JWTs share appear in any output."""
+    secret = masker(value)
+    for start in range(len(value) - 24):
+        part = value[start : start + 24]
+        if b"www" not in part and value[:1] != b"{":
+            assert secret.mask(b"x" + part[:-1] + b"x") == b"x" + part[:-1] + b"x"
+    assert secret.mask(b"auth_provider_x509_cert_url MIIEvQIBADANBgkqhkiG9w0BAQEFAAS") == (
+        b"auth_provider_x509_cert_url MIIEvQIBADANBgkqhkiG9w0BAQEFAAS"
+    )
+
+
+def parts_masked_slowly(data: bytes, patterns: set[bytes]) -> bytes:
+    """All patterns, and all substrings of 12 bytes of KEY."""
+    covered = bytearray(len(data))
+    texts = {*patterns, *(KEY[at : at + 12] for at in range(len(KEY) - 11))}
+    for text in texts:
+        start = data.find(text)
+        while start >= 0:
+            covered[start : start + len(text)] = b"\1" * len(text)
+            start = data.find(text, start + 1)
+    return re.sub(rb"\x00+|\x01+", lambda m: b"***" if m[0][0] else data[m.start() : m.end()], bytes(covered))
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_parts_are_masked_wherever_a_stream_is_cut(data):
+    """Whole or in chunks, byte by byte too, the same is masked as by a plain search for all parts."""
+    bounds = st.tuples(st.integers(0, len(KEY)), st.integers(0, 30))
+    parts = st.builds(lambda b: KEY[b[0] : b[0] + b[1]], bounds)
+    other = st.sampled_from([b" ", b"\n", b"sk-", b"Q7", b"'", b"x"])
+    whole = b"".join(data.draw(st.lists(st.one_of(parts, other), max_size=8)))
+    expected = parts_masked_slowly(whole, set(patterns_of(KEY)))
+    masking = masker(KEY)
+    places = data.draw(st.lists(st.integers(0, 1_000), max_size=10))
+    found = re.sub(rb"(\*\*\*)+", b"***", masking.mask(whole))
+    assert found == re.sub(rb"(\*\*\*)+", b"***", expected)
+    assert re.sub(rb"(\*\*\*)+", b"***", streamed(masking, cut(whole, places))) == found
+    assert re.sub(rb"(\*\*\*)+", b"***", streamed(masking, [bytes([b]) for b in whole])) == found
+
+
+def test_a_long_part_does_not_accumulate_in_a_stream():
+    """A part of a long value that arrives in small pieces is masked at once, and little of it is kept."""
+    long = base64.b64encode(bytes(range(256)) * 12)
+    stream = masker(long).stream()
+    assert stream.feed(b"see " + long[100:1000]) == b"see ***"
+    assert not stream.holding
+    assert stream.feed(long[1000:2000]) == b""
+    assert stream.feed(b" end\n") == b" end\n"
+
+
+LETTERS = {
+    "one letter": (b"a" * 65_536, lambda size: b"a" * size),
+    "one letter, broken": (b"a" * 65_536, lambda size: (b"a" * 65_535 + b"b") * (size // 65_536)),
+    "two letters": (b"ab" * 32_768, lambda size: b"ab" * (size // 2)),
+    "random, repeated": (KEY * 1_100, lambda size: KEY * (size // len(KEY))),
+    "random, repeated, broken": (KEY * 1_100, lambda size: (KEY * 9 + b"!") * (size // len(KEY) // 9)),
+    "letters, then random": (b"a" * 30_000 + KEY * 500, lambda size: b"a" * size),
+}
+
+
+@pytest.mark.parametrize("case", LETTERS)
+@pytest.mark.parametrize("chunk", [0, 4_096])
+def test_time_grows_with_the_length_of_the_input(case, chunk):
+    """The worst values and texts: four times the text takes about four times as long, not sixteen."""
+    value, text = LETTERS[case]
+    masking = masker(value[:65_536])
+
+    def seconds(size: int) -> float:
+        data = text(size)
+        pieces = [data[i : i + chunk] for i in range(0, len(data), chunk)] if chunk else [data]
+        begin = time.process_time()
+        streamed(masking, pieces)
+        return time.process_time() - begin
+
+    small = min(seconds(150_000) for _ in range(3))
+    assert min(seconds(600_000) for _ in range(2)) < 9 * small + 0.05
+
+
+def test_a_long_value_that_arrives_byte_by_byte_is_compared_once():
+    """What is held is not compared from its start for each byte that comes."""
+    value = base64.b64encode(bytes(range(256)) * 180)[:60_000]
+    stream = masker(value).stream()
+    begin = time.process_time()
+    for number in range(20_000):
+        assert stream.feed(value[number : number + 1]) == b"" or number < 8
+    first = time.process_time() - begin
+    begin = time.process_time()
+    for number in range(20_000, 40_000):
+        assert stream.feed(value[number : number + 1]) == b""
+    assert time.process_time() - begin < 3 * first + 0.05
+    assert stream.feed(value[40_000:]) + stream.flush() == b"***"
+
+
+def test_hits_are_counted_by_secret_form_and_channel():
+    """Each mask counts once, also one that a stream returned in pieces."""
+    masking = Masker({"token": SecretValue(KEY), "word": SecretValue(b"correct-horse")})
+    masking.mask(b"a " + KEY + b" b " + base64.b64encode(KEY), "log")
+    stream = masking.stream("stdout")
+    for byte in b"x correct-horse y " + KEY[5:30] + b"\n":
+        stream.feed(bytes([byte]))
+    stream.flush()
+    expected = {
+        Hit("token", "plain", "log"): 1,
+        Hit("token", "base64", "log"): 1,
+        Hit("word", "plain", "stdout"): 1,
+        Hit("token", "part", "stdout"): 1,
+    }
+    assert masking.hits.take() == expected
+    assert masking.hits.take() == {}
+    assert masking.hits.total == expected

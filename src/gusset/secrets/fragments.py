@@ -1,0 +1,103 @@
+"""The texts whose parts are masked too: runs of a value that look random, as they are and encoded.
+
+Libraries abbreviate credentials, as in `'sk-proj-Ab3...'`, and a part of a
+credential is often most of it. A part of `MIN_PART` bytes is masked wherever it
+appears. Text made of words, as in a path or a passphrase, is left out: its parts
+appear in ordinary output.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator
+
+MIN_PART = 12
+GRAM = 8  # bytes; a part of MIN_PART bytes holds a whole gram
+STRIDE = MIN_PART - GRAM + 1  # if there is a gram at every fifth offset
+
+_MIN_RUN = 20
+_MIN_ENTROPY = 3.5  # bits for each character
+_MIN_DISTINCT = 3  # different bytes in a gram
+_MAX_ENCODED = 8_192  # bytes; parts of the encodings of a longer run would take too much memory
+
+_RUN = re.compile(rb"[A-Za-z0-9+/_-]{%d,}" % _MIN_RUN)
+_RUN_END = re.compile(rb"[A-Za-z0-9+/_-]*\Z")
+_WORD = re.compile(
+    rb"(?<![A-Za-z0-9])"
+    rb"(?:[a-z]{3,16}(?:[A-Z][a-z]{2,15})*|[A-Z][a-z]{2,15}|[A-Z]{3,16})[0-9]{0,4}"
+    rb"(?![A-Za-z0-9])"
+)
+_SHORT_WORD = re.compile(rb"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9]?(?![A-Za-z0-9])")
+_LONG_NO_WORD = re.compile(rb"[A-Za-z0-9]{16}")
+_LETTER_OR_DIGIT = re.compile(rb"[A-Za-z0-9]")
+# What is the same in every key of a kind: the first 36 bytes of a key in PEM, the header of a JWT.
+_SHARED = re.compile(rb"(?<=-----)\s*[A-Za-z0-9+/]{1,48}|eyJ[A-Za-z0-9_-]+(?=\.eyJ)")
+_URLSAFE_ALPHABET = bytes.maketrans(b"+/", b"-_")
+
+
+def fragments_of(value: bytes) -> Iterator[bytes]:
+    """The texts whose parts are masked for the sake of `value`."""
+    searched = _SHARED.sub(b"\n", value) if b"-----BEGIN" in value or b"eyJ" in value else value
+    for match in _RUN.finditer(searched):
+        run = match[0]
+        if _entropy(run) >= _MIN_ENTROPY and any(grams_of(run)):
+            yield run
+            yield from _encoded(run)
+    if not _is_text(value) and len(value) >= MIN_PART:
+        yield from _encoded(value)
+
+
+def grams_of(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """The offset and the bytes of each gram of `text`, but for words and repeated characters."""
+    without_words = _blanked(_WORD, text)
+    if not _LONG_NO_WORD.search(without_words):  # else a short word is more likely part of a prefix: "sk-"
+        without_words = _blanked(_SHORT_WORD, without_words)
+    for offset in range(0, len(text) - GRAM + 1, STRIDE):
+        gram = text[offset : offset + GRAM]
+        if _LETTER_OR_DIGIT.search(without_words, offset, offset + GRAM) and len(set(gram)) >= _MIN_DISTINCT:
+            yield offset, gram
+
+
+def last_run(data: bytes, start: int) -> int:
+    """Where the run at the end of `data` begins, from `start` on; the length of `data` for none."""
+    match = _RUN_END.search(data, start)
+    return match.start() if match else len(data)
+
+
+def base64_parts(value: bytes) -> Iterator[bytes]:
+    """For each of the three alignments, what is the same in the base64 of all texts that contain `value`."""
+    for shift in range(3):
+        first = -(-shift * 8 // 6)  # the characters before it also encode bits of the byte before
+        last = (shift + len(value)) * 8 // 6
+        yield b64encode(bytes(shift) + value)[first:last]
+
+
+def _encoded(run: bytes) -> Iterator[bytes]:
+    if len(run) > _MAX_ENCODED:
+        return
+    for part in base64_parts(run):
+        yield part
+        yield part.translate(_URLSAFE_ALPHABET)
+    digits = run.hex().encode()
+    yield digits
+    yield digits.upper()
+
+
+def _blanked(pattern: re.Pattern[bytes], text: bytes) -> bytes:
+    return pattern.sub(lambda match: b" " * len(match[0]), text)
+
+
+def _entropy(text: bytes) -> float:
+    """Bits for each byte, by how often each occurs in `text`."""
+    return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,255 @@
+"""Finds the patterns of values, and parts of their fragments, in data.
+
+One Aho-Corasick automaton searches for byte strings of eight bytes: the heads of
+all patterns, and the grams of all fragments. That keeps it small, and its speed
+nearly independent of the number of secrets. At a head, a binary search in the
+sorted patterns finds the longest one there. At a gram, the part around it is
+compared with the fragment.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+from gusset.secrets.fragments import GRAM, MIN_PART, STRIDE, grams_of, last_run
+from gusset.secrets.hits import Label
+from gusset.secrets.patterns import LONG, MIN_BYTES, common_length, repeated_bytes
+
+_DFA_SIZE = 5_000  # heads and grams; up to here the faster automaton takes about ten megabytes at most
+_MAX_PLACES = 8  # of one gram: fragments that repeat themselves have it at many
+_MAX_JOINED = 65_536  # bytes; a few bytes are somewhere in more text than that anyway
+_START = 4  # bytes
+
+
+class Span(NamedTuple):
+    """A part of the data to mask, and what it stands for."""
+
+    start: int
+    end: int
+    labels: tuple[Label, ...]
+
+
+class PatternIndex:
+    """Finds what to mask in data. Immutable."""
+
+    def __init__(self, patterns: Mapping[bytes, Label], fragments: Mapping[bytes, Label]) -> None:
+        self.patterns = patterns
+        self.fragments = fragments
+        self._sorted = sorted(patterns)
+        self._shorter = _longest_proper_prefixes(self._sorted)
+        self._heads = _heads(self._sorted)
+        self._texts = list(fragments)
+        self._grams = _grams(self._texts)
+        wanted = [*self._heads, *(gram for gram in self._grams if gram not in self._heads)]
+        self._search = BytesAhoCorasick(
+            wanted,
+            MatchKind.LeftmostLongest,
+            Implementation.DFA if len(wanted) <= _DFA_SIZE else Implementation.ContiguousNFA,
+        )
+        self._sorted_grams = sorted(self._grams)
+        joined = b"\n".join(self._texts)
+        self._joined_texts = joined if len(joined) <= _MAX_JOINED else b""
+        self._starts = frozenset(each[:size] for each in wanted for size in range(1, _START + 1))
+
+    def spans(self, data: bytes) -> list[Span]:
+        """The parts of `data` to mask, in order, merged where they overlap."""
+        return self._find(data)[0] if self._heads else []
+
+    def spans_and_cut(self, data: bytes) -> tuple[list[Span], int]:
+        """The same, and the offset from which to keep `data`: what starts there may continue."""
+        if not self._heads:
+            return [], len(data)
+        spans, cut = self._find(data)
+        return spans, min(cut, self._short_tail(data), self._begun_part(data))
+
+    def continuing(self, start: bytes) -> range:
+        """Which patterns, by their number, begin with `start` and are longer."""
+        size = len(start)
+        if size < MIN_BYTES or start[:MIN_BYTES] not in self._heads:
+            return range(0)
+        low, high, _ = self._heads[start[:MIN_BYTES]]
+        first = bisect_right(self._sorted, start, low, high)
+        return range(first, bisect_right(self._sorted, start, first, high, key=lambda each: each[:size]))
+
+    def narrowed(self, continuing: range, size: int, more: bytes) -> range:
+        """Those of `continuing`, of which `size` bytes were found, that go on with `more` and are longer."""
+        end = size + len(more)
+
+        def following(pattern: bytes) -> bytes:
+            return pattern[size:end]
+
+        low = bisect_left(self._sorted, more, continuing.start, continuing.stop, key=following)
+        high = bisect_right(self._sorted, more, low, continuing.stop, key=following)
+        while low < high and len(self._sorted[low]) == end:
+            low += 1
+        return range(low, high)
+
+    def _find(self, data: bytes) -> tuple[list[Span], int]:
+        """What to mask, and from where on a pattern or a part may continue."""
+        spans: list[Span] = []
+        cut = len(data)
+        unrepeated = 0  # before it, heads are within a run that is one span
+        for offset in self._candidates(data):
+            key = data[offset : offset + MIN_BYTES]
+            if key in self._heads and offset >= unrepeated:
+                length, label = self._match(data, offset)
+                if label is not None:
+                    end, unrepeated = self._run_of_matches(data, offset, length)
+                    _add(spans, offset, end, label)
+                if offset < cut and self._may_continue(data, offset):
+                    cut = offset
+            if key in self._grams:
+                cut = min(cut, self._add_parts(spans, data, offset))
+        return spans, cut
+
+    def _candidates(self, data: bytes) -> Iterator[int]:
+        """All offsets at which a head or a gram may be."""
+        # The search skips matches that overlap the one before, so take every offset within a match.
+        done = 0
+        for _, start, end in self._search.find_matches_as_indexes(data):
+            yield from range(max(start, done), end)
+            done = end
+
+    def _match(self, data: bytes, start: int) -> tuple[int, Label | None]:
+        """The length of the longest pattern in `data` at `start`, and its label; None for no pattern."""
+        low, high, longest = self._heads[data[start : start + MIN_BYTES]]
+        number = bisect_right(self._sorted, data[start : start + longest], low, high) - 1
+        while number >= low:
+            pattern = self._sorted[number]
+            if data.startswith(pattern, start):
+                return len(pattern), self.patterns[pattern]
+            number = self._shorter[number]
+        return 0, None
+
+    def _run_of_matches(self, data: bytes, start: int, length: int) -> tuple[int, int]:
+        """The end of a match, and up to where the same pattern matches again and again, all in one span."""
+        period = repeated_bytes(data[start : start + LONG]) if length == LONG else 0
+        if not period:
+            return start + length, 0
+        times = max(0, common_length(data, start + period, data, start) + period - LONG) // period
+        return start + times * period + LONG, start + times * period
+
+    def _may_continue(self, data: bytes, start: int) -> bool:
+        """Whether all of `data` from `start` on is the start of a longer pattern."""
+        low, high, longest = self._heads[data[start : start + MIN_BYTES]]
+        return len(data) - start < longest and _starts_one(self._sorted, data[start:], low, high)
+
+    def _short_tail(self, data: bytes) -> int:
+        """The offset of the end of the last line that starts a pattern but has fewer than `MIN_BYTES` bytes.
+
+        The length of `data` when there is none.
+        """
+        size = len(data)
+        earliest = max(size - MIN_BYTES + 1, data.rfind(b"\n", max(size - MIN_BYTES, 0)) + 1, 0)
+        for start in range(earliest, size):
+            if data[start : start + _START] in self._starts and _starts_one(self._sorted, data[start:]):
+                return start
+        return size
+
+    # --- parts of fragments
+
+    def _add_parts(self, spans: list[Span], data: bytes, offset: int) -> int:
+        """Add the parts around the gram at `offset`. Returns from where on one may continue.
+
+        That is the length of `data` for none. Only a few bytes around the gram are
+        compared: what is more of a part has grams of its own.
+        """
+        size = cut = len(data)
+        for number, place in self._grams[data[offset : offset + GRAM]]:
+            text = self._texts[number]
+            start = offset - _common_before(data, offset, text, place)
+            end = offset + GRAM + _common_after(data, offset + GRAM, text, place + GRAM)
+            if end - start >= MIN_PART:
+                _add(spans, start, end, self.fragments[text])
+            if end == size and place + end - offset < len(text):
+                cut = min(cut, start)
+        return cut
+
+    def _begun_part(self, data: bytes) -> int:
+        """From where on the end of `data` may be the start of a part; the length of `data` if it is none."""
+        size = len(data)
+        run = last_run(data, max(0, size - MIN_PART - STRIDE)) if self._grams else size
+        for start in range(max(run, size - MIN_PART + 1), size):
+            if data[start : start + _START] in self._starts and _starts_one(
+                self._sorted_grams, data[start : start + GRAM], longer=False
+            ):
+                return max(run, start - STRIDE + 1)
+        for start in range(max(run, size - STRIDE + 1), size):  # the bytes before the first gram
+            if not self._joined_texts or data[start:] in self._joined_texts:
+                return start
+        return size
+
+
+def _starts_one(
+    ordered: Sequence[bytes], start: bytes, low: int = 0, high: int | None = None, *, longer: bool = True
+) -> bool:
+    """Whether one of `ordered` begins with `start`, and is `longer` than it."""
+    number = (bisect_right if longer else bisect_left)(ordered, start, low, high)
+    return number < (len(ordered) if high is None else high) and ordered[number].startswith(start)
+
+
+def _common_before(data: bytes, start: int, text: bytes, place: int) -> int:
+    """How many bytes before `start` equal those of `text` before `place`; at most four."""
+    most, length = min(STRIDE - 1, start, place), 0
+    while length < most and data[start - length - 1] == text[place - length - 1]:
+        length += 1
+    return length
+
+
+def _common_after(data: bytes, end: int, text: bytes, place: int) -> int:
+    """How many bytes from `end` on equal those of `text` from `place` on; at most `MIN_PART`."""
+    most, length = min(MIN_PART, len(data) - end, len(text) - place), 0
+    while length < most and data[end + length] == text[place + length]:
+        length += 1
+    return length
+
+
+def _add(spans: list[Span], start: int, end: int, label: Label) -> None:
+    """Add a span; merge it with those before that it overlaps."""
+    labels: tuple[Label, ...] = (label,)
+    while spans and start < spans[-1].end:
+        last = spans.pop()
+        start, end = min(start, last.start), max(end, last.end)
+        known = last.labels
+        labels = known if any(label.secret == each.secret for each in known) else (*known, label)
+        label = labels[-1]
+    spans.append(Span(start, end, labels))
+
+
+def _longest_proper_prefixes(ordered: list[bytes]) -> list[int]:
+    """For each pattern the index of the longest other pattern that it starts with; -1 for none."""
+    prefixes: list[int] = []
+    stack: list[int] = []
+    for number, pattern in enumerate(ordered):
+        while stack and not pattern.startswith(ordered[stack[-1]]):
+            stack.pop()
+        prefixes.append(stack[-1] if stack else -1)
+        stack.append(number)
+    return prefixes
+
+
+def _heads(ordered: list[bytes]) -> dict[bytes, tuple[int, int, int]]:
+    """For each head of patterns: where its patterns begin and end in `ordered`, and the longest length."""
+    heads: dict[bytes, tuple[int, int, int]] = {}
+    for number, pattern in enumerate(ordered):
+        low, _, longest = heads.get(pattern[:MIN_BYTES], (number, number, 0))
+        heads[pattern[:MIN_BYTES]] = (low, number + 1, max(longest, len(pattern)))
+    return heads
+
+
+def _grams(texts: Iterable[bytes]) -> dict[bytes, tuple[tuple[int, int], ...]]:
+    """For each gram: the numbers of the texts that have it, and where."""
+    grams: dict[bytes, tuple[tuple[int, int], ...]] = {}
+    for number, text in enumerate(texts):
+        seen: set[bytes] = set()
+        for place, gram in grams_of(text):
+            compared = text[max(0, place - STRIDE + 1) : place + GRAM + MIN_PART]
+            places = grams.get(gram, ())
+            if compared not in seen and len(places) < _MAX_PLACES:
+                seen.add(compared)
+                grams[gram] = (*places, (number, place))
+    return grams
