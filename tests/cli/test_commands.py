@@ -1,4 +1,4 @@
-"""What all commands promise: help, exit statuses, completion; and the audit, key and doctor commands."""
+"""What all commands have in common: help, exit statuses, completion; and the audit, key and doctor commands."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ VALUE = b"a-value-worth-hiding"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself(gusset: Cli, command: str) -> None:
-    """`--help` of every command works and is listed by `gusset --help`."""
+def test_each_command_has_help(gusset: Cli, command: str) -> None:
+    """`gusset COMMAND --help` works for every command, and `gusset --help` lists it."""
     assert b"Usage: gusset " + command.encode() in gusset(command, "--help").stdout
     assert command.encode() in gusset("--help").stdout
 
@@ -31,8 +31,7 @@ def test_each_command_is_documented(gusset: Cli) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_a_script(gusset: Cli, shell: str) -> None:
-    """The script is what the shell itself accepts."""
+def test_the_completion_script_is_valid_for_its_shell(gusset: Cli, shell: str) -> None:
     script = gusset("completion", shell).stdout
     assert b"_GUSSET_COMPLETE" in script
     if interpreter := shutil.which(shell):
@@ -40,13 +39,15 @@ def test_completion_is_a_script(gusset: Cli, shell: str) -> None:
 
 
 def test_bash_completes_commands(gusset: Cli) -> None:
-    """What the script asks gusset for when TAB is pressed."""
+    """The script calls gusset like this when TAB is pressed."""
     done = gusset(_GUSSET_COMPLETE="bash_complete", COMP_WORDS="gusset secret re", COMP_CWORD="2")
     assert {line.split(",")[1] for line in done.stdout.decode().split()} == {"restore", "reveal"}
 
 
-def test_audit_verify_finds_an_older_copy_put_back(gusset: Cli, home: Path, tmp_path: Path) -> None:
-    """The witness file remembers what the database has forgotten: exit status 10."""
+def test_audit_verify_finds_that_an_older_database_was_restored(
+    gusset: Cli, home: Path, tmp_path: Path
+) -> None:
+    """The witness file has a checkpoint that the older database lacks: exit status 10."""
     gusset("secret", "set", "token", input=VALUE)
     older = tmp_path / "older.db"
     shutil.copy(home / "vault.db", older)
@@ -61,8 +62,9 @@ def test_audit_verify_finds_an_older_copy_put_back(gusset: Cli, home: Path, tmp_
     assert b"older copy" in done.stderr
 
 
-def test_a_checkpoint_kept_elsewhere_is_enough(gusset: Cli, home: Path, tmp_path: Path) -> None:
-    """With database and witness both put back, a copy of the witness still tells."""
+def test_a_copy_of_the_witness_file_shows_that_database_and_witness_were_restored(
+    gusset: Cli, home: Path, tmp_path: Path
+) -> None:
     gusset("secret", "set", "token", input=VALUE)
     shutil.copytree(home, tmp_path / "older")
     gusset("secret", "set", "token", input=VALUE + b"2")
@@ -74,8 +76,8 @@ def test_a_checkpoint_kept_elsewhere_is_enough(gusset: Cli, home: Path, tmp_path
     gusset("audit", "verify", "--checkpoint", str(tmp_path / "kept"), status=10)
 
 
-def test_a_witness_that_is_gone_is_said(gusset: Cli, home: Path) -> None:
-    """Without the file the log may hold and still be cut short: a warning says so."""
+def test_a_missing_witness_file_gives_a_warning(gusset: Cli, home: Path) -> None:
+    """Without the file, a truncated log could not be noticed."""
     gusset("secret", "set", "token", input=VALUE)
     assert gusset("audit", "verify").stderr == b""
     (home / "audit.witness").unlink()
@@ -97,15 +99,15 @@ def test_audit_export_is_json_lines(gusset: Cli) -> None:
 
 
 def test_refusals_are_recorded(gusset: Cli) -> None:
-    """What was tried and refused is in the log, with the reason's code."""
+    """A refused write is in the log, with the code of the reason."""
     gusset("secret", "set", "a_name", input=VALUE)
     gusset("secret", "set", "a-name", input=VALUE, status=6)
 
     assert b"conflict" in gusset("audit", "show", "--action", "secret.write").stdout
 
 
-def test_keys_rotate_and_values_stay(gusset: Cli, home: Path) -> None:
-    """After a new KEK and a new root key every value is there, and the old root key opens nothing."""
+def test_values_stay_readable_after_a_rotation_of_the_keys(gusset: Cli, home: Path) -> None:
+    """After a new KEK and a new root key every value is readable, and the old root key no longer works."""
     gusset("secret", "set", "token", input=VALUE)
     old = (home / "root.key").read_bytes()
 
@@ -126,8 +128,8 @@ def test_keys_rotate_and_values_stay(gusset: Cli, home: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["lost", "another", "garbage", "readable"])
-def test_a_root_key_that_is_not_right(gusset: Cli, home: Path, damage: str) -> None:
-    """Exit status 10, with the path; never a new key for an old vault."""
+def test_a_wrong_root_key_is_an_error_that_names_its_path(gusset: Cli, home: Path, damage: str) -> None:
+    """Exit status 10; gusset never creates a new key for an existing vault."""
     gusset("secret", "set", "token", input=VALUE)
     key = home / "root.key"
     if damage == "lost":
@@ -145,8 +147,7 @@ def test_a_root_key_that_is_not_right(gusset: Cli, home: Path, damage: str) -> N
     assert key.exists() is (damage != "lost")
 
 
-def test_a_vault_from_a_newer_gusset_is_left_alone(gusset: Cli, home: Path) -> None:
-    """Refused before anything is touched."""
+def test_a_vault_from_a_newer_gusset_is_refused(gusset: Cli, home: Path) -> None:
     import sqlite3
 
     gusset("secret", "set", "token", input=VALUE)
@@ -157,8 +158,8 @@ def test_a_vault_from_a_newer_gusset_is_left_alone(gusset: Cli, home: Path) -> N
     assert b"newer gusset" in gusset("secret", "list", status=10).stderr
 
 
-def test_a_damaged_database_is_said(gusset: Cli, home: Path) -> None:
-    """A file that is no database: exit status 10, and the file stays for a look at it."""
+def test_a_damaged_database_is_an_error_without_a_traceback(gusset: Cli, home: Path) -> None:
+    """A file that is not a database: exit status 10."""
     gusset("secret", "set", "token", input=VALUE)
     (home / "vault.db").write_bytes(b"this is not a database" * 1000)
 
@@ -167,8 +168,8 @@ def test_a_damaged_database_is_said(gusset: Cli, home: Path) -> None:
     assert b"damaged" in done.stderr and b"Traceback" not in done.stderr
 
 
-def test_doctor_finds_files_open_to_others(gusset: Cli, home: Path) -> None:
-    """Exit status 4 with the command that mends it."""
+def test_doctor_finds_files_that_others_can_access(gusset: Cli, home: Path) -> None:
+    """Exit status 4, with the command that fixes it."""
     gusset("secret", "set", "token", input=VALUE)
     gusset("doctor")
     (home / "vault.db").chmod(0o644)
@@ -179,7 +180,7 @@ def test_doctor_finds_files_open_to_others(gusset: Cli, home: Path) -> None:
 
 
 def test_a_folder_that_others_may_write_to_is_refused(gusset: Cli, home: Path) -> None:
-    """Every way in ends with exit status 10 and the command that mends it; doctor says it once."""
+    """Every command ends with exit status 10 and the command that fixes it; doctor reports it once."""
     gusset("secret", "set", "token", input=VALUE)
     home.chmod(0o770)
 
@@ -193,7 +194,7 @@ def test_a_folder_that_others_may_write_to_is_refused(gusset: Cli, home: Path) -
 
 
 def test_settings_come_from_file_and_environment(gusset: Cli, tmp_path: Path) -> None:
-    """The environment beats the file; an unknown key in the file is an error that names it."""
+    """The environment overrides the file; an unknown key in the file is an error that names it."""
     settings = tmp_path / "settings.toml"
     settings.write_text(f'home = "{tmp_path / "elsewhere"}"\n')
     environ = {name: text for name, text in gusset.environ.items() if name != "GUSSET_HOME"}
@@ -210,8 +211,8 @@ def test_settings_come_from_file_and_environment(gusset: Cli, tmp_path: Path) ->
     assert b"'hom'" in gusset("secret", "list", status=2).stderr
 
 
-def test_a_closed_pipe_is_not_an_error_to_speak_of(gusset: Cli) -> None:
-    """`gusset ... | head -1` leaves no traceback behind."""
+def test_a_closed_pipe_causes_no_traceback(gusset: Cli) -> None:
+    """As in `gusset ... | head -1`."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -221,8 +222,8 @@ def test_a_closed_pipe_is_not_an_error_to_speak_of(gusset: Cli) -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_a_number_out_of_range_is_told_its_range(gusset: Cli) -> None:
-    """The bounds are said, not what was typed."""
+def test_the_error_for_a_number_out_of_range_names_the_range(gusset: Cli) -> None:
+    """It names the bounds, and does not repeat what was typed."""
     assert (
         b"--port must be a whole number from 0 to 65535"
         in gusset("serve", ".", "--port", "99999", status=2).stderr
@@ -232,7 +233,6 @@ def test_a_number_out_of_range_is_told_its_range(gusset: Cli) -> None:
     )
 
 
-def test_without_an_argument_there_is_help(gusset: Cli) -> None:
-    """Bare `gusset` says what it can do."""
+def test_gusset_without_arguments_prints_help(gusset: Cli) -> None:
     done = gusset(status=2)
     assert b"Commands:" in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""`gusset secret ...`, as a person or a script types it."""
+"""`gusset secret ...`, run by a person at a terminal or by a script."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ import os
 import pty
 import subprocess
 import sys
-import time
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Cli, leaks_in
+from tests.serving.conftest import eventually
 
 VALUE = b"hf_Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe5u"
 
 
 def test_a_value_from_standard_input_is_stored(gusset: Cli) -> None:
-    """`printf %s "$V" | gusset secret set NAME` stores it and says name and version, not the value."""
+    """`printf %s "$V" | gusset secret set NAME` stores it and prints name and version, not the value."""
     done = gusset("secret", "set", "hf_access_token", input=VALUE)
 
     assert b"added hf_access_token (version 1)" in done.stdout
     assert not leaks_in(done.stdout + done.stderr, VALUE)
 
 
-def test_one_final_newline_is_removed_and_said(gusset: Cli) -> None:
-    """`echo value | gusset secret set` stores what was meant."""
+def test_one_final_newline_is_removed_with_a_note(gusset: Cli) -> None:
+    """`echo value | gusset secret set` stores the value without the newline of echo."""
     done = gusset("secret", "set", "a_token", input=b"value-of-echo\n\n")
 
     assert b"removed one final newline" in done.stderr
@@ -45,7 +46,7 @@ def test_a_pem_text_keeps_its_final_newline(gusset: Cli) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"line\n", b"\n", b"\xff\x00binary", "ünïcode".encode()])
 def test_exact_keeps_every_byte(gusset: Cli, value: bytes) -> None:
-    """`--exact` alters nothing, not even nothing."""
+    """`--exact` stores what was given, even an empty value."""
     gusset("secret", "set", "exact", "--exact", input=value)
 
     assert _stored(gusset, "exact") == value
@@ -63,15 +64,15 @@ def test_from_file_keeps_every_byte(gusset: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("empty", [b"", b"\n"])
 def test_a_failed_pipe_stores_nothing(gusset: Cli, empty: bytes) -> None:
-    """Empty input is refused without --exact, and the secret is not there afterwards."""
+    """Empty input is refused without --exact, and no secret is added."""
     done = gusset("secret", "set", "token", input=empty, status=2)
 
     assert b"--exact" in done.stderr
     assert json.loads(gusset("secret", "list", "--output", "json").stdout) == {"secrets": []}
 
 
-def test_a_value_as_argument_is_refused_and_not_repeated(gusset: Cli) -> None:
-    """It is in the shell's history by now; gusset says so, and does not print it again."""
+def test_a_value_as_an_argument_is_refused_and_not_repeated(gusset: Cli) -> None:
+    """The error explains that the shell's history has it, and does not print it."""
     done = gusset("secret", "set", "token", VALUE.decode(), status=2)
 
     assert b"history" in done.stderr
@@ -92,7 +93,7 @@ def test_a_value_as_argument_is_refused_and_not_repeated(gusset: Cli) -> None:
     ],
 )
 def test_a_value_in_the_wrong_place_is_never_repeated(gusset: Cli, args: list[str]) -> None:
-    """Whatever is called wrongly, the words are not printed back: exit status 2, and a hint."""
+    """No error of the command line repeats an argument: exit status 2, and a hint."""
     done = gusset(*args, status=2)
 
     assert not leaks_in(done.stdout + done.stderr, VALUE)
@@ -121,10 +122,10 @@ TOKEN = "hf_" + "aB3x" * 9
     ],
     ids=lambda args: "_".join(args[:3]).replace(TOKEN, ""),
 )
-def test_a_credential_in_a_names_place_is_not_repeated_or_recorded(
+def test_a_credential_in_place_of_a_name_is_not_repeated_or_recorded(
     gusset: Cli, home: Path, args: list[str], leaking_files: Callable[[list[Path], bytes], list[Path]]
 ) -> None:
-    """Exit status 2, and what to do now that the shell's history has it; no file of gusset's does."""
+    """Exit status 2, with what to do about the shell's history; no file of gusset contains it."""
     gusset("secret", "set", "token", input=VALUE)
 
     done = gusset(*args, input=f"{TOKEN}=x\n".encode(), status=2)
@@ -136,7 +137,7 @@ def test_a_credential_in_a_names_place_is_not_repeated_or_recorded(
 
 
 def test_a_value_that_is_too_long_is_refused(gusset: Cli) -> None:
-    """65,536 bytes fit, one more does not, and nothing of it is stored."""
+    """65,536 bytes are stored; with one byte more, nothing is."""
     gusset("secret", "set", "long", input=b"x" * 65_536)
     done = gusset("secret", "set", "longer", input=b"x" * 65_537, status=2)
 
@@ -145,7 +146,7 @@ def test_a_value_that_is_too_long_is_refused(gusset: Cli) -> None:
 
 
 def test_the_prompt_hides_what_is_typed(gusset: Cli) -> None:
-    """At a terminal the value is asked for; what is typed is not shown."""
+    """At a terminal gusset prompts for the value, and does not show what is typed."""
     shown = _type_at_a_terminal(gusset, ["secret", "set", "typed"], VALUE)
 
     assert b"Value of typed" in shown
@@ -154,7 +155,7 @@ def test_the_prompt_hides_what_is_typed(gusset: Cli) -> None:
 
 
 def test_reveal_needs_a_terminal(gusset: Cli) -> None:
-    """A script cannot read a value back; a person can, and the audit log has it."""
+    """A script cannot read a value back; a person can, and the audit log records it."""
     gusset("secret", "set", "token", input=VALUE)
 
     refused = gusset("secret", "reveal", "token", status=7)
@@ -166,7 +167,7 @@ def test_reveal_needs_a_terminal(gusset: Cli) -> None:
 
 
 def test_versions_roll_back_and_are_destroyed(gusset: Cli) -> None:
-    """A roll back is a new version with an older value; a destroyed version is gone for good."""
+    """A rollback is a new version with an older value; a destroyed version cannot be rolled back to."""
     for value in (b"first-value", b"second-value"):
         gusset("secret", "set", "token", input=value)
     gusset("secret", "rollback", "token", "1")
@@ -180,16 +181,16 @@ def test_versions_roll_back_and_are_destroyed(gusset: Cli) -> None:
     assert {version["version"]: version["state"] for version in history}[2] == "destroyed"
 
 
-def test_destroy_asks_first(gusset: Cli) -> None:
-    """Without a terminal to ask at, --yes must be said."""
+def test_destroy_needs_a_confirmation(gusset: Cli) -> None:
+    """Without a terminal for the prompt, --yes must be given."""
     gusset("secret", "set", "token", input=VALUE)
 
     assert b"--yes" in gusset("secret", "destroy", "token", status=2).stderr
     assert _stored(gusset, "token") == VALUE
 
 
-def test_delete_and_restore(gusset: Cli) -> None:
-    """A deleted secret can be brought back; a name in use cannot be restored over."""
+def test_a_deleted_secret_can_be_restored(gusset: Cli) -> None:
+    """Unless its name has been taken by another secret."""
     gusset("secret", "set", "token", input=VALUE)
     gusset("secret", "delete", "token")
     assert _list(gusset) == []
@@ -201,8 +202,8 @@ def test_delete_and_restore(gusset: Cli) -> None:
     assert b"token" in gusset("secret", "restore", "token", status=6).stderr
 
 
-def test_another_spelling_is_a_conflict(gusset: Cli) -> None:
-    """`hf-access-token` is `hf_access_token`: writing through it would surprise somebody."""
+def test_another_spelling_of_a_name_is_a_conflict(gusset: Cli) -> None:
+    """`hf-access-token` and `hf_access_token` are the same name; the secret stays as it is."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
 
     done = gusset("secret", "set", "hf-access-token", input=b"other-value", status=6)
@@ -211,16 +212,16 @@ def test_another_spelling_is_a_conflict(gusset: Cli) -> None:
     assert _stored(gusset, "hf_access_token") == VALUE
 
 
-def test_another_spelling_overwrites_when_so_set(gusset: Cli) -> None:
-    """`name_collisions = "overwrite"` makes it a new version of the secret that is there."""
+def test_another_spelling_overwrites_if_the_settings_allow_it(gusset: Cli) -> None:
+    """With `name_collisions = "overwrite"` it becomes a new version of the existing secret."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
     gusset("secret", "set", "hf-access-token", input=b"other-value", GUSSET_NAME_COLLISIONS="overwrite")
 
     assert [(s["name"], s["version"]) for s in _list(gusset)] == [("hf_access_token", 2)]
 
 
-def test_import_sets_all_or_none(gusset: Cli, tmp_path: Path) -> None:
-    """A .env file comes in as a whole; one bad line and nothing is written, nor shown."""
+def test_import_stores_all_values_or_none(gusset: Cli, tmp_path: Path) -> None:
+    """With one invalid line in the .env file, nothing is stored, and no value is printed."""
     good, bad = tmp_path / "good.env", tmp_path / "bad.env"
     good.write_bytes(b"A_KEY='first value'\nexport B_KEY=" + VALUE + b"\n")
     bad.write_bytes(b"C_KEY=fine-value\nnot a line " + VALUE + b"\n")
@@ -234,8 +235,8 @@ def test_import_sets_all_or_none(gusset: Cli, tmp_path: Path) -> None:
     assert _stored(gusset, "A_KEY") == b"first value"
 
 
-def test_the_doctor_warns_and_alters_nothing(gusset: Cli) -> None:
-    """A value with a trailing blank is stored as it is, and said."""
+def test_a_suspicious_value_gives_a_warning_and_is_stored_unchanged(gusset: Cli) -> None:
+    """As one with a trailing blank."""
     done = gusset("secret", "set", "token", input=VALUE + b" ")
 
     assert b"warning" in done.stderr
@@ -243,21 +244,21 @@ def test_the_doctor_warns_and_alters_nothing(gusset: Cli) -> None:
     assert _stored(gusset, "token") == VALUE + b" "
 
 
-def test_errors_are_json_when_asked(gusset: Cli) -> None:
-    """A program gets code, message and hint on standard output, and nothing else there."""
+def test_errors_are_json_with_output_json(gusset: Cli) -> None:
+    """Standard output has code, message and hint, and nothing else."""
     done = gusset("secret", "history", "nowhere", "--output", "json", status=5)
 
     assert json.loads(done.stdout)["code"] == "secret_not_found"
 
 
-def test_names_are_checked_in_full(gusset: Cli) -> None:
-    """A path, a newline at the end or a blank is not a name."""
+def test_an_invalid_name_is_refused(gusset: Cli) -> None:
+    """As one with a slash, a blank, or a newline at its end."""
     for name in ("../x", "a b", "a\n", "", "..", "ä", "a/b", "x" * 254):
         gusset("secret", "set", name, input=VALUE, status=2)
 
 
-def test_lists_in_a_pipe_are_fields(gusset: Cli) -> None:
-    """Without a terminal there is no table: one line each, fields between tabs."""
+def test_a_list_in_a_pipe_has_tab_separated_fields(gusset: Cli) -> None:
+    """Without a terminal there is no table: one line per secret."""
     gusset("secret", "set", "a", input=VALUE)
     gusset("secret", "set", "b", input=VALUE)
 
@@ -274,7 +275,7 @@ def _list(gusset: Cli) -> list[dict[str, object]]:
 
 
 def _stored(gusset: Cli, name: str) -> bytes:
-    """The exact bytes, as a command started by `gusset exec` reads them (its own output is masked)."""
+    """The exact bytes, as a command of `gusset exec` reads them. It prints them reversed, since output is masked."""
     script = (
         "import os, sys; file = os.environ['GUSSET_SECRETS_DIR'] + '/' + sys.argv[1];"
         "sys.stdout.write(open(file, 'rb').read()[::-1].hex())"
@@ -284,7 +285,7 @@ def _stored(gusset: Cli, name: str) -> bytes:
 
 
 def _type_at_a_terminal(gusset: Cli, args: list[str], line: bytes) -> bytes:
-    """Run a command at a terminal, type a line when it asks, return what was shown."""
+    """Run a command at a terminal, type a line at its prompt; everything that the terminal showed."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execve(sys.executable, [sys.executable, "-m", "gusset", *args], gusset.environ)
@@ -292,12 +293,12 @@ def _type_at_a_terminal(gusset: Cli, args: list[str], line: bytes) -> bytes:
     if line:
         while b":" not in shown:
             shown += os.read(terminal, 1024)
-        time.sleep(0.1)  # the prompt is written before echo is turned off
+        eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "echo is turned off")
         os.write(terminal, line + b"\n")
     try:
         while data := os.read(terminal, 1024):
             shown += data
-    except OSError:  # how a terminal says that the other side has gone
+    except OSError:  # the other side of the terminal is closed
         pass
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
@@ -305,7 +306,7 @@ def _type_at_a_terminal(gusset: Cli, args: list[str], line: bytes) -> bytes:
     return shown
 
 
-def test_help_needs_nothing_heavy(gusset: Cli) -> None:
+def test_help_imports_no_slow_library(gusset: Cli) -> None:
     """`gusset --help` imports none of the libraries that only some command needs."""
     script = "import sys, gusset.cli.main; print(*[m for m in sys.modules if m in sys.argv[1:]])"
     heavy = ["sqlalchemy", "alembic", "pydantic", "cryptography", "httpx", "asyncio", "yaml", "uvloop"]

@@ -1,4 +1,4 @@
-"""The main job by its commands: add a secret, serve a model folder that uses it, call it, replace it."""
+"""`gusset serve` from the command line: add a secret, serve a model that uses it, call it, replace the secret."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_model(folder: Path, config: str = CONFIG, code: str = MODEL) -> Path:
 def served(
     gusset: Cli, *args: str, errors: Path, as_whom: Sequence[str] = ()
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`gusset serve ... --port 0`; its address once it is ready, and the process."""
+    """Run `gusset serve ... --port 0`; its address once it is ready, and the process."""
     command = [*as_whom, sys.executable, "-m", "gusset", "serve", *args, "--port", "0", "--output", "json"]
     with (
         errors.open("wb") as log,
@@ -60,9 +60,9 @@ def served(
     ):
         assert process.stdout
         try:
-            said = process.stdout.readline()
-            assert said, errors.read_text()
-            yield json.loads(said)["address"], process
+            result = process.stdout.readline()
+            assert result, errors.read_text()
+            yield json.loads(result)["address"], process
         finally:
             process.terminate()
             process.wait()
@@ -85,8 +85,8 @@ def sha(value: bytes) -> dict[str, str]:
     return {"sha": hashlib.sha256(value).hexdigest()}
 
 
-def test_set_serve_call_replace(gusset: Cli, folder: Path, tmp_path: Path) -> None:
-    """The model has the secret; a new value reaches it while it runs; no value is in what it printed."""
+def test_a_served_model_has_the_secret_and_its_replacement(gusset: Cli, folder: Path, tmp_path: Path) -> None:
+    """A new value reaches the model while it runs; no value is in its output."""
     errors = tmp_path / "errors"
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with served(gusset, str(folder), errors=errors) as (address, process):
@@ -103,7 +103,7 @@ def test_set_serve_call_replace(gusset: Cli, folder: Path, tmp_path: Path) -> No
 
 
 def test_a_deleted_secret_is_gone_from_the_running_model(gusset: Cli, folder: Path, tmp_path: Path) -> None:
-    """After `secret delete` the look-up fails as that of a secret not set; `restore` brings it back."""
+    """After `secret delete` the look-up fails like that of a secret without a value; `restore` brings it back."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
         gusset("secret", "delete", "hf_access_token")
@@ -113,8 +113,10 @@ def test_a_deleted_secret_is_gone_from_the_running_model(gusset: Cli, folder: Pa
     assert b"gusset secret set hf_access_token" in (tmp_path / "errors").read_bytes()
 
 
-def test_a_value_is_nowhere_beside_the_server(gusset: Cli, folder: Path, home: Path, tmp_path: Path) -> None:
-    """Not in the vault's files, the processes' environments and arguments, the logs or /tmp."""
+def test_a_value_is_in_no_file_environment_or_argument(
+    gusset: Cli, folder: Path, home: Path, tmp_path: Path
+) -> None:
+    """The vault's files, the environments and arguments of the processes, the logs, and /tmp."""
     since = time.time() - 1
     marker = b"leakcheck-" + os.urandom(12).hex().encode()
     gusset("secret", "set", "hf_access_token", input=marker)
@@ -137,7 +139,7 @@ def children(pid: int) -> list[int]:
 
 
 def holding(folder: Path, value: bytes, since: float) -> list[str]:
-    """Files below `folder`, changed since then, that hold the value; some vanish meanwhile."""
+    """Files below `folder`, changed since then, that contain the value; some are removed meanwhile."""
     found = []
     for place, _, names in os.walk(folder):
         for path in (os.path.join(place, name) for name in names):
@@ -163,7 +165,7 @@ for pid in sys.argv[1:]:
 def test_other_processes_of_the_account_cannot_read_memory(
     gusset: Cli, folder: Path, tmp_path: Path, flags: list[str], seen: set[str]
 ) -> None:
-    """Neither memory nor environment of supervisor and worker can be opened, unless --debuggable says so."""
+    """Neither memory nor environment of supervisor and worker can be opened, except with --debuggable."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with served(gusset, str(folder), *flags, errors=tmp_path / "errors", as_whom=as_ordinary_process()) as (
         _,
@@ -178,11 +180,10 @@ def test_other_processes_of_the_account_cannot_read_memory(
     assert flags or done.stdout == ""
 
 
-# --- bad input: what is said, the exit status, nothing lost
+# --- invalid input
 
 
-def test_no_such_folder(gusset: Cli, tmp_path: Path) -> None:
-    """Exit status 3 with the path."""
+def test_a_missing_folder_is_an_error_with_its_path(gusset: Cli, tmp_path: Path) -> None:
     assert b"no-such" in gusset("serve", str(tmp_path / "no-such"), status=3).stderr
 
 
@@ -196,8 +197,10 @@ def test_no_such_folder(gusset: Cli, tmp_path: Path) -> None:
     ],
     ids=["broken", "duplicate key", "a real-looking token", "wrong type"],
 )
-def test_a_config_that_is_wrong(gusset: Cli, tmp_path: Path, config: str, line: str, word: bytes) -> None:
-    """Exit status 3 with file and line, never the text of a value, never a traceback."""
+def test_an_invalid_config_is_an_error_with_its_location(
+    gusset: Cli, tmp_path: Path, config: str, line: str, word: bytes
+) -> None:
+    """Exit status 3 with file and line, without the text of a value and without a traceback."""
     folder = write_model(tmp_path / "m", config=config)
 
     done = gusset("serve", str(folder), "--port", "0", status=3)
@@ -207,8 +210,8 @@ def test_a_config_that_is_wrong(gusset: Cli, tmp_path: Path, config: str, line: 
     assert b"Traceback" not in done.stderr
 
 
-def test_missing_secrets_in_one_message(gusset: Cli, tmp_path: Path) -> None:
-    """All of them, each with its line and the command that adds it; the model's code has not run."""
+def test_missing_secrets_are_listed_in_one_message(gusset: Cli, tmp_path: Path) -> None:
+    """Each with its line and the command that adds it; the model's code has not run."""
     marker = tmp_path / "has-run"
     folder = write_model(
         tmp_path / "m",
@@ -223,15 +226,16 @@ def test_missing_secrets_in_one_message(gusset: Cli, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_a_class_without_predict(gusset: Cli, tmp_path: Path) -> None:
-    """The lines to add are shown."""
+def test_a_class_without_predict_is_an_error_with_the_lines_to_add(gusset: Cli, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", config="", code="class Model:\n    pass\n")
     assert b"def predict(self" in gusset("serve", str(folder), "--port", "0", status=3).stderr
 
 
 @pytest.mark.parametrize("place", ["import", "__init__", "load"])
-def test_a_model_that_does_not_start(gusset: Cli, tmp_path: Path, place: str) -> None:
-    """Exit status 9; its own traceback with the value masked, and no frame of gusset."""
+def test_a_model_that_fails_to_start_is_an_error_with_its_traceback(
+    gusset: Cli, tmp_path: Path, place: str
+) -> None:
+    """Exit status 9; in the traceback the value is masked, and there is no frame of gusset."""
     code = {
         "import": "raise RuntimeError('at import')\n\nclass Model:\n    def predict(self, inputs): return inputs\n",
         "__init__": "class Model:\n"
@@ -252,8 +256,7 @@ def test_a_model_that_does_not_start(gusset: Cli, tmp_path: Path, place: str) ->
     assert place == "import" or b"***" in done.stderr
 
 
-def test_a_port_in_use(gusset: Cli, folder: Path) -> None:
-    """Exit status 11, naming the port."""
+def test_a_port_in_use_is_an_error_that_names_it(gusset: Cli, folder: Path) -> None:
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -262,39 +265,40 @@ def test_a_port_in_use(gusset: Cli, folder: Path) -> None:
         assert port.encode() in gusset("serve", str(folder), "--port", port, status=11).stderr
 
 
-def test_an_undeclared_look_up(gusset: Cli, tmp_path: Path) -> None:
-    """The client is told little; the log names the secret, the file and the key to add."""
+def test_an_undeclared_look_up_is_logged_but_not_in_the_response(gusset: Cli, tmp_path: Path) -> None:
+    """The log names the secret, the file and the key to add; the response does not."""
     folder = write_model(tmp_path / "m", code=MODEL.replace('"hf_access_token"]', '"undeclared_one"]'))
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
-        answer = predict(address)
-    assert answer.status_code == 500 and "undeclared_one" not in answer.text
+        response = predict(address)
+    assert response.status_code == 500 and "undeclared_one" not in response.text
     assert b"undeclared_one" in (tmp_path / "errors").read_bytes()
     assert b"config.yaml" in (tmp_path / "errors").read_bytes()
 
 
-def test_what_the_code_will_not_do_is_said_at_the_start(gusset: Cli, tmp_path: Path) -> None:
-    """An undeclared secret, a keyword that transformers ignores: file and line, before the first request."""
-    code = MODEL.replace('"hf_access_token"]', '"undeclared_one"]') + "        f(use_auth_token=1)\n"
+def test_mistakes_in_the_code_are_reported_at_the_start(gusset: Cli, tmp_path: Path) -> None:
+    """An undeclared secret, or a keyword that transformers ignores: file and line, before the first request."""
+    code = MODEL.replace('"hf_access_token"]', '"undeclared_one"]')
+    code += "        from transformers import pipeline\n        pipeline(use_auth_token=1)\n"
     folder = write_model(tmp_path / "m", code=code)
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with served(gusset, str(folder), errors=tmp_path / "errors"):
         pass
-    said = (tmp_path / "errors").read_text()
-    assert "model.py:8:" in said and "undeclared_one is used but not declared" in said
-    assert "write token=" in said
+    log = (tmp_path / "errors").read_text()
+    assert "model.py:8:" in log and "undeclared_one is used but not declared" in log
+    assert "write token=" in log
 
 
-def test_json_that_is_none(gusset: Cli, folder: Path, tmp_path: Path) -> None:
-    """400, as Truss's server says it."""
+def test_a_body_that_is_not_json_gets_status_400(gusset: Cli, folder: Path, tmp_path: Path) -> None:
+    """With the message of Truss's server."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
-        answer = httpx.post(f"{address}/v1/models/model:predict", content=b"{nope")
-    assert answer.status_code == 400
-    assert answer.json()["error"].startswith("Invalid JSON payload: ")
+        response = httpx.post(f"{address}/v1/models/model:predict", content=b"{nope")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("Invalid JSON payload: ")
 
 
-def test_secrets_from_the_environment_leave_it(gusset: Cli, tmp_path: Path) -> None:
+def test_secrets_from_the_environment_are_removed_from_it(gusset: Cli, tmp_path: Path) -> None:
     """TRUSS_SECRET_x is accepted with a warning, and is not in the environment that the model sees."""
     code = (
         "import os\nSEEN = [n for n in os.environ if 'SECRET' in n]\n"
@@ -309,22 +313,22 @@ def test_secrets_from_the_environment_leave_it(gusset: Cli, tmp_path: Path) -> N
 
 
 def test_predict_serves_a_folder_for_one_call(gusset: Cli, folder: Path) -> None:
-    """`gusset predict DIR` prints the answer alone on standard output."""
+    """`gusset predict DIR` prints only the response on standard output."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
     done = gusset("predict", str(folder), "--data", "{}")
     assert json.loads(done.stdout) == sha(VALUE)
     assert not leaks_in(done.stderr, VALUE)
 
 
-def test_predict_ends_as_serve_would(gusset: Cli, folder: Path) -> None:
-    """What keeps a folder from being served is said, with serve's exit status."""
+def test_predict_has_the_exit_status_of_serve(gusset: Cli, folder: Path) -> None:
+    """And prints why a folder cannot be served."""
     assert b"hf_access_token" in gusset("predict", str(folder), "--data", "{}", status=5).stderr
     assert gusset("predict", str(folder), "--data", "{nope", status=2).stderr
     assert gusset("predict", "http://127.0.0.1:9", "--data", "{}", status=8).stderr
 
 
 def test_a_new_folder_can_be_served(gusset: Cli, tmp_path: Path) -> None:
-    """`gusset init` makes what `check`, `serve` and `predict` accept, and never overwrites."""
+    """`check`, `serve` and `predict` accept what `gusset init` creates; it never overwrites a file."""
     folder = tmp_path / "fresh"
     gusset("init", str(folder))
     assert b"api_key" in gusset("check", str(folder), status=4).stderr
@@ -336,8 +340,8 @@ def test_a_new_folder_can_be_served(gusset: Cli, tmp_path: Path) -> None:
     assert (folder / "config.yaml").read_text() == "model_name: mine\n"
 
 
-def test_the_demo_is_right(gusset: Cli) -> None:
-    """`gusset demo --once`: status 0 only if the prediction was right; what it shows is masked."""
+def test_the_demo_succeeds(gusset: Cli) -> None:
+    """`gusset demo --once` has status 0 only if the prediction was correct; its output is masked."""
     done = gusset("demo", "--once")
     assert b"signing with ***" in done.stderr
     assert b"the prediction is correct" in done.stdout
