@@ -24,6 +24,7 @@ import pytest
 import yaml
 
 from tests.conftest import clean_environ
+from tests.containers.wire import RunningProxy, running_proxy
 from tests.manager.conftest import manager, set_up  # noqa: F401  # fixtures
 from tests.serving.conftest import eventually
 
@@ -79,6 +80,13 @@ class EngineAccess:
 
 
 podman = EngineAccess()
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[RunningProxy]:
+    """A reverse proxy for all tests of a module; a test sets what the application does, with `handle_with`."""
+    with running_proxy() as running:
+        yield running
 
 
 def remove_image(image: str) -> None:

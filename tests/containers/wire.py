@@ -1,13 +1,14 @@
-"""Both ends of a proxy: an application whose behaviour a test sets, and raw client connections."""
+"""Both ends of a proxy under test: raw client connections, and an application that runs a given handler."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,28 +16,47 @@ import uvloop
 
 from gusset.containers.proxy.proxy import Proxy, Routes
 from gusset.runtime.connections import Limits
+from tests.serving.conftest import PATIENCE
 
-PATIENCE = 30.0  # seconds until a wait fails; no test passes by waiting for so long
 ROUTES = Routes(predict="/infer", readiness="/is/ready", liveness="/is/alive")
+HOST = "Host: a"
+CHUNKED = "Transfer-Encoding: chunked"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-a: b\r\n\r\n"
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.02)
+def get(path: str = "/x", *fields: str, method: str = "GET") -> bytes:
+    """A request without a body."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", HOST, *fields, "", ""]).encode("latin-1")
 
 
-def narrow(sock: socket.socket) -> socket.socket:
-    """Keep the kernel's receive buffers small, which else grow to 64 MB; also of connections accepted here."""
+def post(body: bytes, *fields: str, path: str = "/x") -> bytes:
+    """A POST with a body of known length."""
+    return get(path, f"Content-Length: {len(body)}", *fields, method="POST") + body
+
+
+WEBSOCKET_REQUEST = get(
+    "/v1/websocket?token=1", "Upgrade: websocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Key: k"
+)
+
+
+def cut(data: bytes, offsets: Sequence[int]) -> list[bytes]:
+    """`data` in pieces, cut at those of the offsets that lie within it."""
+    bounds = sorted({0, len(data), *(offset for offset in offsets if offset < len(data))})
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def limit_receive_buffer(sock: socket.socket) -> socket.socket:
+    """Limit how much the kernel receives ahead, on this socket and those accepted from it.
+
+    By default it may be 64 MB, and tests of back-pressure would have to send more than that.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
     return sock
 
 
 class Wire:
-    """One connection, read in the units that a test expects."""
+    """One end of a connection. Reads fail after `PATIENCE` seconds."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(PATIENCE)
@@ -44,39 +64,36 @@ class Wire:
         self._unread = bytearray()
 
     def send(self, *pieces: bytes) -> None:
+        """Send each piece with a call of its own."""
         for piece in pieces:
             self.sock.sendall(piece)
 
     def exactly(self, size: int) -> bytes:
-        """`size` bytes, or what came before the end."""
-        while len(self._unread) < size and self._more():
+        """Read `size` bytes; fewer if the other side ends before."""
+        while len(self._unread) < size and self._receive():
             pass
         return self._take(size)
 
-    def until(self, end: bytes) -> bytes:
-        """Everything up to and including `end`, or what came before the end of the connection."""
-        while end not in self._unread and self._more():
-            pass
-        found = self._unread.find(end)
-        return self._take(len(self._unread) if found < 0 else found + len(end))
-
     def head(self) -> bytes:
-        return self.until(b"\r\n\r\n")
+        """Read up to and including the next empty line; what there is if the other side ends before."""
+        while (end := self._unread.find(b"\r\n\r\n")) < 0 and self._receive():
+            pass
+        return self._take(len(self._unread) if end < 0 else end + 4)
 
     def response(self) -> tuple[int, bytes, bytes]:
-        """Status, head, and body of a response with a Content-Length."""
+        """Read a response with a content length: its status, head and body."""
         head = self.head()
         length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
         return int(head.split(b" ")[1]), head, self.exactly(int(length or b"0"))
 
     def rest(self) -> bytes:
-        """Everything until the other side ends the connection."""
-        while self._more():
+        """Read until the other side ends."""
+        while self._receive():
             pass
         return self._take(len(self._unread))
 
     def end(self) -> None:
-        """Send no more."""
+        """Send no more, but stay able to read."""
         self.sock.shutdown(socket.SHUT_WR)
 
     def _take(self, size: int) -> bytes:
@@ -84,7 +101,7 @@ class Wire:
         del self._unread[:size]
         return data
 
-    def _more(self) -> bytes:
+    def _receive(self) -> bytes:
         data = self.sock.recv(65_536)
         self._unread += data
         return data
@@ -96,11 +113,11 @@ class Wire:
         self.sock.close()
 
 
-Handle = Callable[[Wire], None]
+ConnectionHandler = Callable[[Wire], None]  # the connection is closed when it returns
 
 
-def responding(*pieces: bytes) -> Handle:
-    """A handler that responds with these bytes to each request without a body."""
+def respond_with(*pieces: bytes) -> ConnectionHandler:
+    """Send these pieces in response to each request, which has no body."""
 
     def handle(wire: Wire) -> None:
         while wire.head():
@@ -109,22 +126,44 @@ def responding(*pieces: bytes) -> Handle:
     return handle
 
 
-class Application:
-    """A server that runs `handle` for each connection on its own thread, and then closes the connection."""
+def respond_once_with(response: bytes) -> ConnectionHandler:
+    """Send this after the head of the first request, and close."""
 
-    def __init__(self, handle: Handle, listener: socket.socket) -> None:
-        self.handle = handle
-        self.connections = 0
+    def handle(wire: Wire) -> None:
+        wire.head()
+        wire.send(response)
+
+    return handle
+
+
+def never_respond(wire: Wire) -> None:
+    """Read until the proxy ends the connection."""
+    wire.rest()
+
+
+class Application:
+    """A server that runs `handler` for each connection, on a thread of its own."""
+
+    def __init__(self, handler: ConnectionHandler, listener: socket.socket) -> None:
+        """Use `start`."""
+        self.handler = handler
+        self.connections = 0  # accepted so far
         self.port: int = listener.getsockname()[1]
         self._listener = listener
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
     @classmethod
-    def start(cls, handle: Handle) -> Application:
-        """An application that listens on 127.0.0.1."""
-        application = cls(handle, narrow(socket.create_server(("127.0.0.1", 0))))
+    def start(cls, handler: ConnectionHandler) -> Application:
+        application = cls(handler, limit_receive_buffer(socket.create_server(("127.0.0.1", 0))))
         application._thread.start()
         return application
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
 
     def _accept(self) -> None:
         while True:
@@ -137,42 +176,49 @@ class Application:
 
     def _run(self, wire: Wire) -> None:
         with wire, contextlib.suppress(OSError):
-            self.handle(wire)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
+            self.handler(wire)
 
 
-class Proxied:
-    """A proxy before an application, on its own event loop."""
+class RunningProxy:
+    """A proxy with its own event loop on a thread, and the application behind it."""
 
-    def __init__(self, application: Application, listener: socket.socket, **options: Any) -> None:
+    def __init__(
+        self, application: Application, *, limits: Limits | None, routes: Routes, read_seconds: float
+    ) -> None:
+        """Use `running_proxy`."""
         self.application = application
-        self.not_ready: str | None = None
+        self.not_ready: str | None = None  # the reason why requests may not pass
+        self.errors: list[str] = []  # what asyncio would only log
+        self.proxy = Proxy(
+            self.connect_to_application,
+            routes,
+            ready=lambda: self.not_ready,
+            read_seconds=read_seconds,
+            limits=limits,
+        )
+        self.port = 0  # of the proxy; known once it has started
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    def start(self) -> None:
         self._loop = self._runner.get_loop()
-        self.errors: list[str] = []  # that asyncio would only log
         self._loop.set_exception_handler(lambda _, context: self.errors.append(repr(context)))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.port: int = listener.getsockname()[1]
-        options.setdefault("connect", self.connect_to_application)
-        options.setdefault("routes", ROUTES)
-        self.proxy = Proxy(ready=lambda: self.not_ready, **options)
+        self._thread.start()
+        listener = limit_receive_buffer(socket.create_server(("127.0.0.1", 0)))
+        self.port = listener.getsockname()[1]
+        self.call(self.proxy.start(listener))
 
-    @classmethod
-    def start(cls, application: Application, **options: Any) -> Proxied:
-        """A proxy that listens on 127.0.0.1."""
-        listener = narrow(socket.create_server(("127.0.0.1", 0)))
-        running = cls(application, listener, **options)
-        running._thread.start()
-        running.call(running.proxy.start(listener))
-        return running
+    def close(self) -> None:
+        """Stop proxy and application; fail if asyncio has reported an error."""
+        self.call(self.proxy.drain(0))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._runner.close()
+        self.application.close()
+        assert self.errors == []
 
     async def connect_to_application(self) -> socket.socket:
-        sock = narrow(socket.socket())
+        sock = limit_receive_buffer(socket.socket())
         sock.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.application.port))
@@ -181,48 +227,67 @@ class Proxied:
             raise
         return sock
 
-    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the proxy's loop; its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+    def submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Start a coroutine on the proxy's event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def handle(self, handle: Handle) -> None:
-        """Set the application's handler for new connections."""
-        self.application.handle = handle
+    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the proxy's event loop, and return its result."""
+        return self.submit(work).result(PATIENCE)
+
+    def handle_with(self, handler: ConnectionHandler) -> None:
+        """Let the application run `handler` for new connections."""
+        self.application.handler = handler
+
+    def record_heads(self, *response: bytes) -> list[bytes]:
+        """Let the application send `response` to each request, and add each request's head to the list."""
+        heads: list[bytes] = []
+
+        def handle(wire: Wire) -> None:
+            while head := wire.head():
+                heads.append(head)
+                wire.send(*(response or [OK]))
+
+        self.handle_with(handle)
+        return heads
 
     def connect(self) -> Wire:
-        return Wire(narrow(socket.create_connection(("127.0.0.1", self.port))))
+        """Connect to the proxy as a client."""
+        return Wire(limit_receive_buffer(socket.create_connection(("127.0.0.1", self.port))))
 
-    def talk(self, *pieces: bytes) -> bytes:
-        """Send, and read until the proxy closes."""
+    def exchange(self, *pieces: bytes) -> bytes:
+        """Connect, send, and read until the proxy closes the connection."""
         with self.connect() as wire:
             wire.send(*pieces)
             return wire.rest()
 
-    def close(self) -> None:
-        self.call(self.proxy.drain(0))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._runner.close()
-        self.application.close()
-        assert self.errors == []
+    def buffered(self) -> int:
+        """How many bytes the proxy holds for clients and application."""
+
+        async def count() -> int:
+            return sum(
+                len(client._input)
+                + client.transport.get_write_buffer_size()
+                + (client._upstream.transport.get_write_buffer_size() if client._upstream else 0)
+                for client in self.proxy.connections
+            )
+
+        return int(self.call(count()))
 
 
 @contextmanager
-def proxied(handle: Handle | None = None, limits: Limits | None = None, **options: Any) -> Iterator[Proxied]:
-    """A running proxy before an application with that handler."""
-    application = Application.start(handle or responding(OK))
-    running = Proxied.start(application, limits=limits, **options)
+def running_proxy(
+    handler: ConnectionHandler | None = None,
+    limits: Limits | None = None,
+    *,
+    routes: Routes = ROUTES,
+    read_seconds: float = 300.0,
+) -> Iterator[RunningProxy]:
+    """A proxy in front of an application that runs `handler`; without one it responds with `OK`."""
+    application = Application.start(handler or respond_with(OK))
+    proxy = RunningProxy(application, limits=limits, routes=routes, read_seconds=read_seconds)
+    proxy.start()
     try:
-        yield running
+        yield proxy
     finally:
-        running.close()
-
-
-def get(path: str = "/x", *fields: str, method: str = "GET") -> bytes:
-    """A request without a body."""
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: a", *fields, "", ""]).encode("latin-1")
-
-
-def post(body: bytes, *fields: str, path: str = "/x") -> bytes:
-    """A request with a body of known length."""
-    return get(path, f"Content-Length: {len(body)}", *fields, method="POST") + body
+        proxy.close()
