@@ -1,4 +1,4 @@
-"""Runs a command as if it stood in this process's place: the signals that arrive here reach it."""
+"""Forwards the signals that this process receives to a command that it runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _FROM_TERMINAL_TO_ALL = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP
 
 
 class SignalForwarder:
-    """Takes in signals from before a process starts until it ends.
+    """Forwards signals to a process, from before it starts until it ends.
 
-    They are blocked, not handled: those that arrive before the process exists
-    stay pending, and the kernel's information about each tells a terminal's from
-    another process's.
+    The signals are blocked and waited for, not handled. Those that arrive before
+    the process has started stay pending, and for each the kernel reports whether
+    a terminal or another process has sent it.
     """
 
     def __init__(self, original_mask: set[signal.Signals]) -> None:
@@ -42,7 +42,9 @@ class SignalForwarder:
     @contextmanager
     def open(cls) -> Iterator[SignalForwarder]:
         """Block the signals within the context. Call this in a process with a single thread."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, no process's end would be seen
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_DFL
+        )  # if it were ignored, the end of a process would not be noticed
         original = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
         try:
             yield cls({signal.Signals(number) for number in original})
@@ -70,7 +72,7 @@ class SignalForwarder:
 
 
 def _stop_this_process() -> None:
-    """Let SIGTSTP do what it does by default, so that a shell sees its job stopped."""
+    """Stop this process as SIGTSTP does by default, so that the shell sees a stopped job."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
     os.kill(os.getpid(), signal.SIGTSTP)  # returns after SIGCONT
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
