@@ -123,12 +123,12 @@ def test_a_value_is_in_no_file_environment_or_argument(
     errors = tmp_path / "errors"
     with served(gusset, str(folder), errors=errors) as (address, process):
         predict(address)
-        places = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
-        places += [errors.read_bytes()]
+        searched = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
+        searched += [errors.read_bytes()]
         for pid in {process.pid, *children(process.pid)}:
-            places += [Path(f"/proc/{pid}/cmdline").read_bytes(), Path(f"/proc/{pid}/environ").read_bytes()]
-        assert len(places) > 6
-        assert [leak for place in places for leak in leaks_in(place, marker)] == []
+            searched += [Path(f"/proc/{pid}/cmdline").read_bytes(), Path(f"/proc/{pid}/environ").read_bytes()]
+        assert len(searched) > 6
+        assert [leak for data in searched for leak in leaks_in(data, marker)] == []
         assert not holding(Path("/tmp"), marker, since)
 
 
@@ -141,8 +141,8 @@ def children(pid: int) -> list[int]:
 def holding(folder: Path, value: bytes, since: float) -> list[str]:
     """Files below `folder`, changed since then, that contain the value; some are removed meanwhile."""
     found = []
-    for place, _, names in os.walk(folder):
-        for path in (os.path.join(place, name) for name in names):
+    for parent, _, names in os.walk(folder):
+        for path in (os.path.join(parent, name) for name in names):
             with suppress(OSError):
                 if os.path.isfile(path) and os.stat(path).st_mtime >= since:
                     found += [path] if value in Path(path).read_bytes() else []
@@ -231,9 +231,9 @@ def test_a_class_without_predict_is_an_error_with_the_lines_to_add(gusset: Cli, 
     assert b"def predict(self" in gusset("serve", str(folder), "--port", "0", status=3).stderr
 
 
-@pytest.mark.parametrize("place", ["import", "__init__", "load"])
+@pytest.mark.parametrize("phase", ["import", "__init__", "load"])
 def test_a_model_that_fails_to_start_is_an_error_with_its_traceback(
-    gusset: Cli, tmp_path: Path, place: str
+    gusset: Cli, tmp_path: Path, phase: str
 ) -> None:
     """Exit status 9; in the traceback the value is masked, and there is no frame of gusset."""
     code = {
@@ -244,7 +244,7 @@ def test_a_model_that_fails_to_start_is_an_error_with_its_traceback(
         "load": "class Model:\n    def __init__(self, secrets): self.s = secrets\n"
         "    def load(self): raise RuntimeError('no ' + self.s['t'])\n"
         "    def predict(self, inputs): return inputs\n",
-    }[place]
+    }[phase]
     folder = write_model(tmp_path / "m", config="secrets: {t: null}\n", code=code)
     gusset("secret", "set", "t", input=VALUE)
 
@@ -253,7 +253,7 @@ def test_a_model_that_fails_to_start_is_an_error_with_its_traceback(
     assert b"model.py" in done.stderr and b"RuntimeError" in done.stderr
     assert not leaks_in(done.stdout + done.stderr, VALUE)
     assert b"gusset/serving" not in done.stderr
-    assert place == "import" or b"***" in done.stderr
+    assert phase == "import" or b"***" in done.stderr
 
 
 def test_a_port_in_use_is_an_error_that_names_it(gusset: Cli, folder: Path) -> None:
