@@ -262,6 +262,40 @@ def test_other_processes_of_the_account_cannot_read_the_processes_memory(serve: 
     assert not _can_read(served.worker)
 
 
+SPAWNING = """
+    import ctypes, multiprocessing, os, time
+    def child(kind, pipe, value, levels):
+        if levels:
+            run(kind, pipe, value, levels - 1)
+        dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+        pipe.send([os.getpid(), dumpable])
+        time.sleep(600)
+    def run(kind, pipe, value, levels):
+        multiprocessing.get_context(kind).Process(target=child, args=(kind, pipe, value, levels)).start()
+    class Model:
+        def __init__(self, secrets):
+            self.secrets = secrets
+        def predict(self, kind):
+            ours, theirs = multiprocessing.Pipe()
+            run(kind, theirs, self.secrets["token"], 1)
+            return [ours.recv(), ours.recv()]
+    """
+
+
+@pytest.mark.parametrize("kind", ["spawn", "forkserver", "fork"])
+def test_processes_that_multiprocessing_starts_are_protected(serve: ModelProject, kind: str) -> None:
+    """They hold values; others of the account can read neither theirs nor their own children's memory."""
+    serve.secret("token", VALUE)
+    served = serve(SPAWNING, prefix=ORDINARY).ready()
+    response = served.predict(kind)
+    assert response.status_code == 200, served.stderr
+    for pid, dumpable in response.json():
+        assert dumpable == 0
+        assert not _can_read(pid)
+        command = [*ORDINARY, "head", "-c", "1", f"/proc/{pid}/mem"]
+        assert b"denied" in subprocess.run(command, capture_output=True).stderr
+
+
 def test_no_process_can_leave_a_core_file(serve: ModelProject) -> None:
     """A crash writes no memory to disk."""
     served = serve(LOOKUP).ready()

@@ -43,7 +43,8 @@ from gusset.serving.protocol import (
     decode_order,
     encode_report,
 )
-from gusset.serving.worker.exact_types import register_on_import
+from gusset.serving.worker import exact_types, spawned_children
+from gusset.serving.worker.import_hooks import call_on_import
 from gusset.serving.worker.loop_watchdog import watch_loop
 from gusset.serving.worker.model_loader import StartFailed, start_model
 
@@ -189,6 +190,8 @@ def main(arguments: list[str]) -> int:
     level = logging.DEBUG if plan.deployment.debug_logs else logging.INFO
     logs.log_to_stderr("", readable=plan.readable_logs, level=level)
     os.environ.update(plan.deployment.environment_variables)
-    register_on_import()
+    call_on_import(
+        exact_types.ON_IMPORT if debuggable else {**exact_types.ON_IMPORT, **spawned_children.ON_IMPORT}
+    )
     os.chdir(plan.deployment.folder)  # as in Truss's images, so that `open("data/words.txt")` works
     return Worker(plan, channel, socket.socket(fileno=listening)).run()

@@ -1,0 +1,51 @@
+"""Protects processes that `multiprocessing` starts anew, by `spawn` or as its fork server.
+
+A fork inherits that its process is non-dumpable, but exec resets that. So every
+such process makes itself non-dumpable first, before it gets anything over its
+pipe, and so do those that it starts in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# `gusset` may be missing where the model has chosen another interpreter for its processes.
+_FIRST = """\
+import ctypes, resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+try:
+    from gusset.serving.worker.spawned_children import protect_children
+except ImportError:
+    pass
+else:
+    protect_children()
+"""
+
+
+def protect_children() -> None:
+    """Protect the processes that `multiprocessing` starts from this one."""
+    import multiprocessing.util
+
+    _protect(multiprocessing.util)
+
+
+def _protect(util: Any) -> None:
+    """Have the module `multiprocessing.util` start all processes with `_FIRST`."""
+    start: Callable[[Any, Sequence[Any], Any], int] = util.spawnv_passfds
+
+    def start_protected(path: Any, arguments: Sequence[Any], descriptors: Any) -> int:
+        changed = list(arguments)
+        if "-c" in changed[:-1]:
+            code = changed.index("-c") + 1
+            changed[code] = _FIRST + changed[code]
+        return start(path, changed, descriptors)
+
+    util.spawnv_passfds = start_protected
+
+
+ON_IMPORT: dict[str, Callable[[Any], None]] = {
+    "multiprocessing.util": _protect,
+    "multiprocess.util": _protect,  # the variant that pickles more
+}
