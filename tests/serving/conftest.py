@@ -140,6 +140,7 @@ class ModelProject:
         drain_seconds: float = PATIENCE,
         environ: dict[str, str] | None = None,
         prefix: tuple[str, ...] = (),
+        mask_responses: bool = False,
     ) -> RunningServer:
         """Serve a model with this code. Secrets that the test did not set may be missing."""
         if code:
@@ -153,6 +154,7 @@ class ModelProject:
             "concurrency": concurrency,
             "port": port,
             "drain_seconds": drain_seconds,
+            "mask_responses": mask_responses,
         }
         number = len(self.started)
         out, err = self._logs / f"out{number}", self._logs / f"err{number}"

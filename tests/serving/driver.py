@@ -37,6 +37,7 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
             lambda: nullcontext((deployment, source)),
             port=int(str(given["port"])),
             allow_missing=given["allow_missing"],
+            mask_responses=bool(given["mask_responses"]),
             drain_seconds=float(str(given["drain_seconds"])),
             announce=lambda address: print(f"ready at {address}", flush=True),
         )

@@ -35,6 +35,7 @@ PLAN = WorkerPlan(
     secrets=SECRETS,
     readable_logs=False,
     shares_port=True,
+    masks_responses=False,
 )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 from pathlib import Path
 
+import httpx
+import msgpack
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.conftest import leaks_in
 from tests.serving.conftest import ModelProject, RunningServer, eventually
@@ -302,6 +307,146 @@ def test_no_process_can_leave_a_core_file(serve: ModelProject) -> None:
     for pid in (served.process.pid, served.shim, served.worker):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         assert [line.split()[-3:-1] for line in limits if "core file" in line] == [["0", "0"]]
+
+
+QUOTED = b"pa\"zq'w\\o<r>d&1"
+
+CLOSING = """
+    class Model:
+        def __init__(self, secrets):
+            self.secrets = secrets
+        async def websocket(self, websocket):
+            await websocket.send_text(str(self.secrets["token"]))
+            await websocket.close(4000, "it is " + str(self.secrets["token"]))
+    """
+
+LEAKY = """
+    import json, logging
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse, StreamingResponse
+    log = logging.getLogger("mine")
+    class Model:
+        def __init__(self, secrets):
+            self.secrets = secrets
+        def predict(self, way):
+            v = self.secrets["token"]
+            kept = str(v)
+            if way == "detail":
+                raise HTTPException(418, kept)
+            if way == "details":
+                raise HTTPException(418, {"nested": [{"it is": kept}]})
+            if way == "header":
+                raise HTTPException(401, "no", headers={"x-reason": "it is " + kept})
+            if way == "response":
+                return JSONResponse({"error": kept}, 502)
+            if way == "stream":
+                return StreamingResponse((c for c in ("it is " + kept)), 500)
+            if way == "args":
+                log.warning("it is %r", {"k": kept})
+            if way == "json":
+                log.warning("it is %s", json.dumps({"k": repr(kept)}))
+            if way == "traceback":
+                try:
+                    raise ValueError([kept])
+                except ValueError:
+                    log.exception("it is")
+            if way == "raise":
+                raise ValueError({"it is": kept})
+            return kept
+    """
+
+
+@pytest.mark.parametrize("way", ["detail", "details", "header", "response", "stream"])
+def test_a_value_in_an_error_response_is_masked(serve: ModelProject, way: str) -> None:
+    """Status and text are for the caller, the value is not."""
+    serve.secret("token", QUOTED)
+    served = serve(LEAKY).ready()
+    response = served.predict(way)
+    assert response.status_code >= 400
+    everything = response.content + repr(response.headers).encode()
+    assert b"***" in everything
+    assert b"zq'w" not in everything
+    assert b"<r>" not in everything
+
+
+@pytest.mark.parametrize("way", ["args", "json", "traceback", "raise"])
+def test_a_value_with_quotes_is_masked_in_json_logs(serve: ModelProject, way: str) -> None:
+    """It is masked before JSON escapes it once more."""
+    serve.secret("token", QUOTED)
+    served = serve(LEAKY).ready()
+    served.predict(way)
+    eventually(lambda: "it is" in served.stderr and "***" in served.stderr, "the log")
+    for line in served.stderr.splitlines():
+        json.loads(line)
+    assert "o<r>d" not in served.stderr
+    assert "zq" not in served.stderr
+
+
+def test_the_reason_of_a_closed_websocket_is_masked(serve: ModelProject) -> None:
+    """It is an error text; the messages are results."""
+    serve.secret("token", QUOTED)
+    served = serve(CLOSING).ready()
+    with connect(served.address.replace("http", "ws") + "/v1/websocket") as websocket:
+        assert websocket.recv() == QUOTED.decode()
+        with pytest.raises(ConnectionClosed) as closed:
+            websocket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.reason == "it is ***"
+
+
+def test_a_value_in_a_metrics_label_is_masked(serve: ModelProject) -> None:
+    """Whoever may read /metrics may not read values."""
+    serve.secret("token", QUOTED + b"\n2")
+    served = serve(
+        """
+        from prometheus_client import Counter
+        class Model:
+            def __init__(self, secrets):
+                Counter("mine", "Mine", ["label"]).labels(secrets["token"]).inc()
+            def predict(self, x):
+                return x
+        """
+    ).ready()
+    text = served.get("/metrics").text
+    assert 'mine_total{label="***"} 1.0' in text
+    assert "o<r>d" not in text
+
+
+STREAMING = """
+    class Model:
+        def __init__(self, secrets):
+            self.secrets = secrets
+        def predict(self, way):
+            v = str(self.secrets["token"])
+            if way == "value":
+                return {"k": [v], v: 1}
+            if way == "bytes":
+                return {"k": v.encode()}
+            return (c for c in "it is " + v + " now")
+    """
+
+
+def test_results_are_masked_if_that_was_chosen(serve: ModelProject) -> None:
+    """With --mask-responses: JSON, msgpack, and streams in any chunks."""
+    serve.secret("token", QUOTED)
+    served = serve(STREAMING, mask_responses=True).ready()
+    assert served.predict("value").json() == {"k": ["***"], "***": 1}
+    assert served.predict("stream").content == b"it is *** now"
+    assert served.predict("stream", headers={"accept": "application/json"}).json() == "it is *** now"
+    packed = httpx.post(
+        served.address + "/predict",
+        content=msgpack.packb("value"),
+        headers={"content-type": "application/octet-stream"},
+    )
+    assert msgpack.unpackb(packed.content) == {"k": ["***"], "***": 1}
+
+
+def test_messages_of_websockets_are_masked_if_that_was_chosen(serve: ModelProject) -> None:
+    """With --mask-responses they are, as other results."""
+    serve.secret("token", QUOTED)
+    served = serve(CLOSING, mask_responses=True).ready()
+    with connect(served.address.replace("http", "ws") + "/v1/websocket") as websocket:
+        assert websocket.recv() == "***"
 
 
 def test_a_value_in_a_prediction_is_not_masked(serve: ModelProject) -> None:

@@ -50,6 +50,7 @@ class ServeOptions:
     manager: str | None
     allow_missing: frozenset[str]
     debuggable: bool
+    mask_responses: bool
 
 
 @click.command(cls=Command)
@@ -95,6 +96,11 @@ class ServeOptions:
 )
 @click.option("--gpus", type=int, help="Number of GPUs for a custom image's container; -1 for all.")
 @click.option(
+    "--mask-responses",
+    is_flag=True,
+    help="Mask secrets in the model's results too, not only in its errors and output.",
+)
+@click.option(
     "--debuggable",
     is_flag=True,
     help="Allow debuggers and profilers to attach; they can then read the values of secrets.",
@@ -128,8 +134,10 @@ def serve(
         lambda: _on_other_systems(app, folder, package, settings, workers=workers, reload=reload),
     )
     if package:
-        if workers > 1 or reload:
-            raise UsageError("--workers and --reload are for Python models, this is a custom image")
+        if workers > 1 or reload or settings.mask_responses:
+            raise UsageError(
+                "--workers, --reload and --mask-responses are for Python models, this is a custom image"
+            )
         return _serve_image(app, package, settings, host_network=network == "host", gpus=gpus)
     if network != "bridge" or gpus is not None:
         raise UsageError("--network and --gpus are for custom images, this is a Python model")
@@ -150,6 +158,7 @@ def _on_other_systems(
     flags = [word for name in sorted(options.allow_missing) for word in ("--allow-missing", name)]
     flags += ["--workers", str(workers)] if workers > 1 else []
     flags += ["--reload"] if reload else []
+    flags += ["--mask-responses"] if options.mask_responses else []
     flags += ["--debuggable"] if options.debuggable else []
     flags += ["--output", "json"] if app.output.json else []
     command = docker_run(
@@ -189,6 +198,7 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
         output_fd=_output_fd(app),
         workers=workers,
         reread=(lambda: _check_model(folder).deployment) if reload else None,
+        mask_responses=options.mask_responses,
     )
 
 

@@ -79,7 +79,8 @@ def serve_image(
             reads a secret that is missing.
         ModelFailed: the container did not become ready; the message has its last lines.
     """
-    prepare_process(debuggable=debuggable)
+    intake = SecretIntake()
+    prepare_process(debuggable=debuggable, mask=intake.mask_log)
     with listen(host, port) as listener, contextlib.ExitStack() as stack:
         deployment, source = stack.enter_context(prepare())
         values = read_secrets(deployment, source, allow_missing)
@@ -99,7 +100,6 @@ def serve_image(
             )
         leftovers.remove_orphans(engine.api)
         memory_folder.remove_all(run_has_ended)
-        intake = SecretIntake()
         intake.accept(values)
         image = _prepare_image(engine, deployment, credentials, intake.masker)
         options = ContainerOptions(

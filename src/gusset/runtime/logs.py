@@ -1,11 +1,17 @@
-"""Logging of supervisor and worker: readable on a terminal, else one JSON object a line."""
+"""Logging of supervisor and worker: readable on a terminal, else one JSON object a line.
+
+Values are masked before a formatter escapes them: escaped twice, as the repr of
+a text is within JSON, a value has more forms than a masker could look for.
+"""
 
 from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -15,10 +21,18 @@ import orjson
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 
-def log_to_stderr(logger: str = "gusset", *, readable: bool, level: int = logging.INFO) -> None:
-    """Have this logger ("": the root logger) write records of `level` and above to standard error."""
+Mask = Callable[[str], str]
+
+
+def log_to_stderr(
+    logger: str = "gusset", *, readable: bool, level: int = logging.INFO, mask: Mask = str
+) -> None:
+    """Have this logger ("": the root logger) write records of `level` and above to standard error.
+
+    In JSON, `mask` replaces values in messages and tracebacks.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(ReadableFormatter() if readable else JsonFormatter())
+    handler.setFormatter(ReadableFormatter() if readable else JsonFormatter(mask))
     target = logging.getLogger(logger)
     target.handlers[:] = [handler]
     target.setLevel(level)
@@ -32,19 +46,44 @@ class ReadableFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
 
+def mask_records(mask: Mask) -> None:
+    """Mask the message of every log record of this process, whatever formats it.
+
+    Not in forked children: their output is masked on its way.
+    """
+    make, own = logging.getLogRecordFactory(), os.getpid()
+
+    def make_masked(*arguments: object, **options: object) -> logging.LogRecord:
+        record = make(*arguments, **options)
+        try:
+            message = record.getMessage()
+            masked = mask(message) if os.getpid() == own else message
+        except Exception:  # arguments that do not fit the message: the handler reports them
+            return record
+        if masked != message:
+            record.msg, record.args = masked, ()
+        return record
+
+    logging.setLogRecordFactory(make_masked)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: `asctime`, `levelname`, `message`, perhaps `request_id` and `exc_info`."""
+
+    def __init__(self, mask: Mask = str) -> None:
+        super().__init__()
+        self._mask = mask
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "asctime": self.formatTime(record),
             "levelname": record.levelname,
-            "message": record.getMessage(),
+            "message": self._mask(record.getMessage()),
         }
         if (id_ := request_id.get()) is not None:
             entry["request_id"] = id_
         if record.exc_info:
-            entry["exc_info"] = self.formatException(record.exc_info)
+            entry["exc_info"] = self._mask(self.formatException(record.exc_info))
         return orjson.dumps({key: _encodable(text) for key, text in entry.items()}).decode()
 
 

@@ -26,15 +26,15 @@ _FIRST_RESTART = 0.2  # seconds
 _STABLE = 60.0  # seconds; a replica that was ready and ran this long is restarted without a longer delay
 
 
-def prepare_process(*, debuggable: bool) -> None:
-    """Harden this process, unless debuggers may attach, and log to standard error.
+def prepare_process(*, debuggable: bool, mask: logs.Mask) -> None:
+    """Harden this process, unless debuggers may attach, and log to standard error, masked.
 
     A caller that has given the logger "gusset" handlers keeps them.
     """
     if not debuggable:
         harden()
     if not log.handlers:
-        logs.log_to_stderr(readable=sys.stderr.isatty())
+        logs.log_to_stderr(readable=sys.stderr.isatty(), mask=mask)
     if debuggable:
         log.warning("Debuggers may attach to this server and read the values of secrets.")
 
@@ -106,9 +106,13 @@ class SecretIntake:
         self._warned_environment: set[str] = set()
         self._warned_mistakes: set[tuple[str, str]] = set()  # name and code
 
+    def mask_log(self, text: str) -> str:
+        """A text of a log of this process, masked."""
+        return self.masker.mask_text(text, "log")
+
     def accept(self, values: Values) -> None:
         """Have the masker learn these values, and warn where needed."""
-        self.masker.learn(delivered.value for delivered in values.values())
+        self.masker.learn({name: delivered.value for name, delivered in values.items()})
         short = {name for name, delivered in values.items() if not maskable(delivered.value)}
         exposed = {held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)}
         with self._lock:

@@ -33,13 +33,15 @@ class SetSecrets:
 class WorkerPlan:
     """The first order: what to serve, with which secrets.
 
-    `shares_port` says that other workers accept connections on the same socket.
+    `shares_port` says that other workers accept connections on the same socket,
+    `masks_responses` that results are masked as errors are.
     """
 
     deployment: ModelDeployment
     secrets: SetSecrets
     readable_logs: bool
     shares_port: bool
+    masks_responses: bool
 
 
 @dataclass(frozen=True, slots=True)

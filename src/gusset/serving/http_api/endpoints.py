@@ -160,7 +160,7 @@ class ModelApi:
         if schema is None:
             send(exchange, caller_error(404, "No schema found"))
         else:
-            exchange.respond(200, orjson.dumps(schema))
+            exchange.respond(200, self._inference.masker.body(orjson.dumps(schema)))
 
     def _exposition(self, exchange: Exchange) -> None:
         body = self._metrics.exposition(

@@ -27,9 +27,12 @@ _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 class Metrics:
     """Requests by route and status, and their durations; `observe` is called for each that is over."""
 
-    def __init__(self, versions: Callable[[], Mapping[str, int | None]]) -> None:
-        """`versions`: those of the secrets that the model holds."""
+    def __init__(
+        self, versions: Callable[[], Mapping[str, int | None]], mask: Callable[[bytes], bytes]
+    ) -> None:
+        """`versions`: those of the secrets that the model holds. `mask` masks the model's own metrics."""
         self._versions = versions
+        self._mask = mask
         self._requests: Counter[tuple[str, int]] = Counter()
         self._buckets: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
@@ -73,7 +76,7 @@ class Metrics:
             *_head("gusset_secrets_source_up", "gauge", "Whether changes of secrets reach this deployment."),
             f"gusset_secrets_source_up {int(source_is_up)}",
         ]
-        model = _model_exposition()
+        model = self._mask(_model_exposition())
         if b"\n# TYPE process_cpu_seconds_total " not in model:
             lines += _process_metrics()
         return "\n".join(lines).encode() + b"\n" + model

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.logs import model_traceback
 from gusset.serving.inference.methods import Method
+from gusset.serving.inference.response_masking import ResponseMasker
 from gusset.serving.inference.responses import MODEL_ERROR
 
 log = logging.getLogger("gusset")
@@ -35,6 +36,7 @@ class Websockets:
         self,
         method: Method | None,
         loop: asyncio.AbstractEventLoop,
+        masker: ResponseMasker,
         *,
         folder: Path,
         transport: Mapping[str, Any],
@@ -45,6 +47,7 @@ class Websockets:
         """
         self._method = method
         self._loop = loop
+        self._masker = masker
         self._folder = folder
         self._state = ServerState()
         self._config = Config(
@@ -74,7 +77,7 @@ class Websockets:
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         """Accept the websocket and run the model's method. An error that it raises closes with 1011."""
         scope["headers"] = [(name.lower(), value) for name, value in scope["headers"]]  # as ASGI demands
-        websocket = WebSocket(scope, receive, send)
+        websocket = WebSocket(scope, receive, self._masker.websocket(send))
         await websocket.accept()
         if self._method is None:
             await _close(websocket, 1003, NOT_IMPLEMENTED)

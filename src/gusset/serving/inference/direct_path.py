@@ -55,7 +55,7 @@ class DirectPath:
                 result = function(*arguments)
                 if not is_value(result):
                     return self._send_special(call, result)
-                response = success_response(result, uses_msgpack=call.uses_msgpack)
+                response = success_response(result, self._sender.masker, uses_msgpack=call.uses_msgpack)
             except BaseException as error:  # SystemExit too: a model's error like any other
                 response = self._sender.error_response(error)
             return partial(call.send, response)

@@ -12,6 +12,7 @@ from gusset.serving.inference.inputs import InvalidInputs, parse_inputs
 from gusset.serving.inference.methods import MethodKind, Methods
 from gusset.serving.inference.model_call import ModelCall
 from gusset.serving.inference.model_threads import ModelThreads
+from gusset.serving.inference.response_masking import ResponseMasker
 from gusset.serving.inference.result_sender import ResultSender
 from gusset.serving.inference.staged_path import StagedPath
 
@@ -27,6 +28,7 @@ class Inference:
         self,
         methods: Methods,
         loop: asyncio.AbstractEventLoop,
+        masker: ResponseMasker,
         *,
         concurrency: int,
         streaming_read_timeout: float,
@@ -39,7 +41,8 @@ class Inference:
         self._methods = methods
         self._predict_threads = ModelThreads(loop, concurrency, "model")
         other_threads = ModelThreads(loop, _OTHER_THREADS, "model-other")
-        sender = ResultSender(loop, folder=folder, streaming_read_timeout=streaming_read_timeout)
+        self.masker = masker
+        sender = ResultSender(loop, masker, folder=folder, streaming_read_timeout=streaming_read_timeout)
         self._staged = StagedPath(
             methods,
             sender,
@@ -78,7 +81,7 @@ class Inference:
         try:
             inputs = parse_inputs(call, self._methods.preprocess or predict)
         except InvalidInputs as error:
-            call.send(caller_error(400, str(error)))
+            call.send(caller_error(400, self.masker.text(str(error))))
             return
         if self._direct is not None:
             self._direct.start(call, inputs)
@@ -92,7 +95,7 @@ class Inference:
         try:
             inputs = parse_inputs(call, method)
         except InvalidInputs as error:
-            call.send(caller_error(400, str(error)))
+            call.send(caller_error(400, self.masker.text(str(error))))
             return
         if method is None:
             call.send(caller_error(404, f"`{name}` must only be called if model has it."))

@@ -12,6 +12,7 @@ from gusset.runtime.logs import model_traceback
 from gusset.runtime.responses import ERROR_OF_MODEL, Response, error_body, error_headers
 from gusset.serving.inference.json_codec import NotSerializable, render
 from gusset.serving.inference.model_threads import WrappedError
+from gusset.serving.inference.response_masking import ResponseMasker
 
 if TYPE_CHECKING:
     import starlette.exceptions
@@ -24,25 +25,28 @@ MSGPACK = b"application/octet-stream"
 ERROR_OF_SERVER = error_headers(500)
 
 
-def success_response(result: Any, *, uses_msgpack: bool) -> Response:
+def success_response(result: Any, masker: ResponseMasker, *, uses_msgpack: bool) -> Response:
     """The response with a result, as JSON or msgpack; an error response if it cannot be serialized."""
+    if masker.results:
+        result = masker.strings(result)
     try:
         if uses_msgpack:
             from gusset.serving.inference.msgpack_codec import pack
 
             return Response(200, pack(result), MSGPACK)
-        return Response(200, render(result))
+        body = render(result)
+        return Response(200, masker.body(body) if masker.results else body)
     except NotSerializable as error:
         log.error("The model's result cannot be serialized: %s", error)  # noqa: TRY400  # no traceback: ours
         text = f"Unhandled exception: TypeError: {error}"
-        return Response(500, error_body(text), headers=ERROR_OF_SERVER)
+        return Response(500, error_body(masker.text(text)), headers=ERROR_OF_SERVER)
 
 
-def error_response(error: BaseException, folder: Path) -> Response:
+def error_response(error: BaseException, folder: Path, masker: ResponseMasker) -> Response:
     """Log a model's error with its traceback from `folder` on, and make the response to it.
 
     The response has nothing of the error, except for an `HTTPException` of
-    Starlette or FastAPI: its status, detail and headers are for the caller.
+    Starlette or FastAPI: its status, detail and headers are for the caller, masked.
     """
     if isinstance(error, WrappedError) and error.__cause__ is not None:
         error = error.__cause__
@@ -56,11 +60,11 @@ def error_response(error: BaseException, folder: Path) -> Response:
             log.error("%s (%s)", message, type(error).__name__)  # noqa: TRY400
     if is_http_exception:
         with contextlib.suppress(Exception):  # its detail or headers cannot be sent
-            return _http_exception_response(error)  # type: ignore[arg-type]  # checked above
+            return _http_exception_response(error, masker)  # type: ignore[arg-type]  # checked above
     return Response(500, error_body(MODEL_ERROR), headers=ERROR_OF_MODEL)
 
 
-def _http_exception_response(error: starlette.exceptions.HTTPException) -> Response:
+def _http_exception_response(error: starlette.exceptions.HTTPException, masker: ResponseMasker) -> Response:
     headers = tuple(
         (name.lower().encode("latin-1"), str(value).encode("latin-1"))
         for name, value in (error.headers or {}).items()
@@ -69,4 +73,5 @@ def _http_exception_response(error: starlette.exceptions.HTTPException) -> Respo
         raise ValueError("a header must not contain line breaks")
     if not 100 < error.status_code < 1000:
         raise ValueError(f"{error.status_code} is no HTTP status")
-    return Response(error.status_code, render({"error": error.detail}), headers=(*ERROR_OF_MODEL, *headers))
+    body = render({"error": masker.strings(error.detail)})
+    return masker.response(Response(error.status_code, body, headers=(*ERROR_OF_MODEL, *headers)))

@@ -14,6 +14,7 @@ from gusset.runtime import logs
 from gusset.runtime.responses import ERROR_OF_CALLER, Response
 from gusset.serving.inference.model_call import ModelCall
 from gusset.serving.inference.model_threads import ModelThreads
+from gusset.serving.inference.response_masking import ResponseMasker
 from gusset.serving.inference.responses import error_response, success_response
 from gusset.serving.inference.streams import (
     ResponseStream,
@@ -37,13 +38,19 @@ class ResultSender:
     """Sends results and errors. Everything here runs on the event loop, but `error_response`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, folder: Path, streaming_read_timeout: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        masker: ResponseMasker,
+        *,
+        folder: Path,
+        streaming_read_timeout: float,
     ) -> None:
         """`folder`: the model's, where tracebacks in the log begin.
 
         `streaming_read_timeout`: for how many seconds a stream may give no chunk before it is cut.
         """
         self._loop = loop
+        self.masker = masker
         self._folder = folder
         self._streaming_read_timeout = streaming_read_timeout
         self._responding = TaskSet(loop)
@@ -65,36 +72,41 @@ class ResultSender:
         `may_join`: whether a stream is sent as one string to a client that wants that.
         """
         if is_value(result):
-            call.send(success_response(result, uses_msgpack=call.uses_msgpack))
+            call.send(success_response(result, self.masker, uses_msgpack=call.uses_msgpack))
         elif is_generator(result):
             if may_join and call.wants_whole_stream:
                 text = await threads.run(partial(collect, result, lambda: call.must_stop))
-                call.send(success_response(text, uses_msgpack=call.uses_msgpack))
+                call.send(success_response(text, self.masker, uses_msgpack=call.uses_msgpack))
             else:
                 stream = self.open_stream(call)
                 self.close_stream(call, stream, await threads.run(partial(stream.send_all, result)))
         elif is_async_generator(result):
             if may_join and call.wants_whole_stream:
-                call.send(success_response(await collect_async(result), uses_msgpack=call.uses_msgpack))
+                text = await collect_async(result)
+                call.send(success_response(text, self.masker, uses_msgpack=call.uses_msgpack))
             else:
                 stream = self.open_stream(call)
                 self.close_stream(call, stream, await stream.send_all_async(result))
         elif _is_starlette_response(result):
             await self._send_starlette_response(call, result)
         else:  # an awaitable that a coroutine returned: becomes an error, since it has no JSON form
-            call.send(success_response(result, uses_msgpack=call.uses_msgpack))
+            call.send(success_response(result, self.masker, uses_msgpack=call.uses_msgpack))
 
     def send_error(self, call: ModelCall, error: BaseException) -> None:
         call.send(self.error_response(error))
 
     def error_response(self, error: BaseException) -> Response:
         """Log the model's error and make the response to it. May be called on any thread."""
-        return error_response(error, self._folder)
+        return error_response(error, self._folder, self.masker)
 
     def open_stream(self, call: ModelCall) -> ResponseStream:
         call.exchange.limit_silence(self._streaming_read_timeout)
         stream = call.output = ResponseStream(
-            call.exchange, call.headers, self._loop, must_stop=lambda: call.must_stop
+            call.exchange,
+            call.headers,
+            self._loop,
+            must_stop=lambda: call.must_stop,
+            masking=self.masker.stream_of_result(),
         )
         return stream
 
@@ -134,7 +146,8 @@ class ResultSender:
         from gusset.runtime.asgi import make_scope
 
         try:
-            await response(make_scope(call.exchange), call.disconnect_watcher.receive, sender)
+            send = self.masker.asgi(sender)
+            await response(make_scope(call.exchange), call.disconnect_watcher.receive, send)
             if not sender.is_complete:
                 raise RuntimeError("the response did not complete")  # noqa: TRY301
         except BaseException as error:

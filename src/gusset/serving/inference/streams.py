@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeGuard
 
 from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
+from gusset.secrets.masking import MaskingStream
 
 _MAX_BUFFERED = 256 * 1024  # bytes that a generator may have produced and that are not written yet
 _MAX_CHUNKS_PER_TURN = 64  # of an async generator, before other tasks of the loop get their turn
@@ -33,8 +34,13 @@ class ResponseStream:
         loop: asyncio.AbstractEventLoop,
         *,
         must_stop: Callable[[], bool],
+        masking: MaskingStream | None = None,
     ) -> None:
-        """`must_stop` says, once the client has disconnected, whether the generator is to be closed."""
+        """`must_stop` says, once the client has disconnected, whether the generator is to be closed.
+
+        `masking` masks the chunks; what it holds back of one leaves with the next.
+        """
+        self._masking = masking
         self._exchange = exchange
         self._must_stop = must_stop
         self._headers = (CONTENT_TYPE, *headers)
@@ -55,6 +61,8 @@ class ResponseStream:
             try:
                 for part in generator:
                     data = part if type(part) is bytes else encode(part)
+                    if self._masking is not None:
+                        data = self._masking.feed(data)
                     if exchange.gone:
                         if self._must_stop():
                             break
@@ -80,6 +88,8 @@ class ResponseStream:
             try:
                 async for part in generator:
                     data = part if type(part) is bytes else encode(part)
+                    if self._masking is not None:
+                        data = self._masking.feed(data)
                     if data:
                         self._ready.append(data)
                         self._produced += len(data)
@@ -105,6 +115,8 @@ class ResponseStream:
 
     def finish(self) -> None:
         """Complete the response after the generator's last chunk."""
+        if self._masking is not None and (held := self._masking.flush()):
+            self._ready.append(held)
         data = self._take_ready()
         last = b"" if self._exchange.is_old else LAST_CHUNK
         if self.has_begun:

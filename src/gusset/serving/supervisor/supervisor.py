@@ -52,6 +52,7 @@ def serve(
     drain_seconds: float = DRAIN_SECONDS,
     workers: int = 1,
     reread: Callable[[], ModelDeployment] | None = None,
+    mask_responses: bool = False,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -62,8 +63,8 @@ def serve(
     when all `workers` are ready. What the model prints goes to `output_fd` and
     standard error, masked. A stop waits `drain_seconds` for requests in flight.
     With `reread`, which reads the folder again, each worker is replaced when the
-    folder changes. Events are logged to standard error, unless the caller has
-    given the logger "gusset" handlers.
+    folder changes. `mask_responses` masks results as errors always are. Events are
+    logged to standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
         HostError: it cannot listen on the address.
@@ -71,9 +72,9 @@ def serve(
         SecretsMissing, Denied, Unreachable: see `read_secrets`.
         ModelFailed: the model did not start; with its own traceback.
     """
-    prepare_process(debuggable=debuggable)
+    intake = SecretIntake()
+    prepare_process(debuggable=debuggable, mask=intake.mask_log)
     with listen(host, port) as listener, contextlib.ExitStack() as stack:
-        intake = SecretIntake()
         environment = child_environment() | {"PYTHONUNBUFFERED": "1"}  # show output when it is printed
         if reread is not None:
             # Byte code is checked against its source by whole seconds: an edit could go unnoticed.
@@ -87,6 +88,7 @@ def serve(
             debuggable=debuggable,
             readable_logs=sys.stderr.isatty(),
             shares_port=workers > 1,
+            masks_responses=mask_responses,
         )
         processes = [WorkerProcess.start(options) for _ in range(workers)]
         try:

@@ -38,7 +38,8 @@ class WorkerOptions:
     """What all workers of a deployment have in common.
 
     They accept connections on `listener`, which `shares_port` says that several
-    do. Their output is masked on the way to `output` and `errors` (file descriptors).
+    do. Their output is masked on the way to `output` and `errors` (file descriptors),
+    their results if `masks_responses`.
     """
 
     listener: socket.socket
@@ -49,6 +50,7 @@ class WorkerOptions:
     debuggable: bool
     readable_logs: bool
     shares_port: bool
+    masks_responses: bool
 
 
 class WorkerProcess:
@@ -118,6 +120,7 @@ class WorkerProcess:
                 secrets=secrets,
                 readable_logs=self._options.readable_logs,
                 shares_port=self._options.shares_port,
+                masks_responses=self._options.masks_responses,
             )
         )
         self._threads = [

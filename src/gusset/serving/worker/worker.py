@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
@@ -23,12 +24,14 @@ from gusset.runtime import logs
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.process import die_with_pipe, harden, keep_from_forks
 from gusset.secrets.mapping import Secrets
+from gusset.secrets.masking import Masker
 from gusset.secrets.value import SecretValue
 from gusset.serving.channel import Channel, Closed
 from gusset.serving.http_api.endpoints import ModelApi
 from gusset.serving.http_api.metrics import Metrics
 from gusset.serving.inference.inference import Inference
 from gusset.serving.inference.methods import Methods, ModelDefinitionError
+from gusset.serving.inference.response_masking import ResponseMasker
 from gusset.serving.protocol import (
     Accept,
     Drain,
@@ -57,7 +60,10 @@ EXIT_START_FAILED = 9
 class Worker:
     """Starts the model, serves it and follows the supervisor's orders."""
 
-    def __init__(self, plan: WorkerPlan, channel: Channel, listener: socket.socket) -> None:
+    def __init__(self, plan: WorkerPlan, channel: Channel, listener: socket.socket, masker: Masker) -> None:
+        """`masker` knows the values of the plan."""
+        self._masker = masker
+        self._response_masker = ResponseMasker(masker, results=plan.masks_responses)
         self._deployment = plan.deployment
         self._shares_port = plan.shares_port
         self._channel = channel
@@ -71,6 +77,7 @@ class Worker:
             plan.deployment.declared,
             _secret_values(plan.secrets.values),
             config_file=plan.deployment.config_file,
+            masker=masker,
         )
 
     def run(self) -> int:
@@ -95,10 +102,11 @@ class Worker:
 
     async def _serve(self, methods: Methods) -> None:
         deployment, folder = self._deployment, self._deployment.folder
-        metrics = Metrics(lambda: self._versions)
+        metrics = Metrics(lambda: self._versions, lambda text: self._masker.mask(text, "metrics"))
         inference = Inference(
             methods,
             self._loop,
+            self._response_masker,
             concurrency=deployment.predict_concurrency,
             streaming_read_timeout=deployment.streaming_read_timeout,
             folder=folder,
@@ -107,7 +115,13 @@ class Worker:
         def make_websockets() -> Websockets:
             from gusset.serving.http_api.websockets import Websockets  # imports Starlette and uvicorn
 
-            return Websockets(methods.websocket, self._loop, folder=folder, transport=deployment.transport)
+            return Websockets(
+                methods.websocket,
+                self._loop,
+                self._response_masker,
+                folder=folder,
+                transport=deployment.transport,
+            )
 
         api = ModelApi(
             methods,
@@ -141,7 +155,9 @@ class Worker:
                         self._loop.call_soon_threadsafe(self._drain.set)
                         self._loop.call_soon_threadsafe(self._accept.set)
                     case SetSecrets(values, versions):
-                        self._secrets.replace(_secret_values(values))
+                        secrets = _secret_values(values)
+                        self._masker.learn(secrets)
+                        self._secrets.replace(secrets)
                         self._versions = versions
                     case SetSourceError(error):
                         self._source_error = error
@@ -188,10 +204,13 @@ def main(arguments: list[str]) -> int:
         return 0  # the supervisor does not need this worker after all
     assert isinstance(plan, WorkerPlan)  # noqa: S101  # always the first order
     level = logging.DEBUG if plan.deployment.debug_logs else logging.INFO
-    logs.log_to_stderr("", readable=plan.readable_logs, level=level)
+    masker = Masker(_secret_values(plan.secrets.values))
+    mask_log = partial(masker.mask_text, channel="log")
+    logs.log_to_stderr("", readable=plan.readable_logs, level=level, mask=mask_log)
+    logs.mask_records(mask_log)
     os.environ.update(plan.deployment.environment_variables)
     call_on_import(
         exact_types.ON_IMPORT if debuggable else {**exact_types.ON_IMPORT, **spawned_children.ON_IMPORT}
     )
     os.chdir(plan.deployment.folder)  # as in Truss's images, so that `open("data/words.txt")` works
-    return Worker(plan, channel, socket.socket(fileno=listening)).run()
+    return Worker(plan, channel, socket.socket(fileno=listening), masker).run()

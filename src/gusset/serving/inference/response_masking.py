@@ -1,0 +1,84 @@
+"""Masks values in a model's responses: in errors always, in results if that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gusset.runtime.responses import Response
+from gusset.secrets.masking import Masker, MaskingStream
+
+CHANNEL = "response"
+
+
+class ResponseMasker:
+    """Masks what a model sends to callers. Results too, when `results` is true."""
+
+    def __init__(self, masker: Masker, *, results: bool) -> None:
+        self._masker = masker
+        self.results = results
+
+    def text(self, text: str) -> str:
+        return self._masker.mask_text(text, CHANNEL)
+
+    def body(self, body: bytes) -> bytes:
+        return self._masker.mask(body, CHANNEL)
+
+    def response(self, response: Response) -> Response:
+        """The response with its body and headers masked."""
+        headers = tuple((name, self.body(value)) for name, value in response.headers)
+        return Response(response.status, self.body(response.body), response.content_type, headers)
+
+    def strings(self, value: Any) -> Any:
+        """A value with all strings in its dicts, lists and tuples masked, before they are escaped."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, bytes):
+            return self.body(value)
+        if isinstance(value, dict):
+            return {self.strings(key): self.strings(item) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(map(self.strings, value))
+        return value
+
+    def stream(self) -> MaskingStream:
+        return self._masker.stream(CHANNEL)
+
+    def stream_of_result(self) -> MaskingStream | None:
+        """For the chunks of a result; None if results are not masked."""
+        return self.stream() if self.results else None
+
+    def asgi(self, send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        """ASGI's `send`, with masked headers and body for an error; for a result if these are masked."""
+        stream: MaskingStream | None = None
+
+        async def send_masked(message: Any) -> None:
+            nonlocal stream
+            if message["type"] == "http.response.start" and (self.results or message["status"] >= 400):
+                stream = self.stream()
+                message = {**message, "headers": self._headers(message.get("headers", ()))}
+            elif message["type"] == "http.response.body" and stream is not None:
+                body = stream.feed(message.get("body", b""))
+                if not message.get("more_body", False):
+                    body += stream.flush()
+                message = {**message, "body": body}
+            await send(message)
+
+        return send_masked
+
+    def _headers(self, headers: Any) -> list[tuple[bytes, bytes]]:
+        """Masked, and without the length, which masking changes."""
+        return [(name, self.body(value)) for name, value in headers if name.lower() != b"content-length"]
+
+    def websocket(self, send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        """ASGI's `send` of a websocket, with a masked close reason; messages if results are masked."""
+
+        async def send_masked(message: Any) -> None:
+            if message["type"] == "websocket.close" or self.results:
+                masked = {
+                    key: self.strings(message[key]) for key in ("reason", "text", "bytes") if key in message
+                }
+                message = {**message, **masked}
+            await send(message)
+
+        return send_masked
