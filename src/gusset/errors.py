@@ -177,9 +177,13 @@ class Unreachable(GussetError):
 
 
 class TooManyAttempts(Unreachable):
-    """After too many failures, no more attempts are accepted for a while."""
+    """No more attempts are accepted for a while: for `retry_after` seconds."""
 
     code = "too_many_attempts"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float = 60.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
 
 
 class ModelFailed(GussetError):

@@ -67,13 +67,18 @@ def test_an_invalid_key_is_refused_on_every_route(manager: Manager, admin: httpx
 def test_many_invalid_keys_get_429_and_do_not_fill_the_audit_log(
     manager: Manager, admin: httpx.Client
 ) -> None:
-    """Valid keys from the same address still work."""
+    """Valid keys from the same address still work. The log has the first refusal, and a sum of the others."""
     with manager.client("gusset_key_aaaaaaaa_" + "A" * 43) as client:
         responses = [client.get("/v1/secrets") for _ in range(40)]
-    assert [a.status_code for a in responses] == [401] * 20 + [429] * 20
-    assert responses[-1].headers["retry-after"] == "60"
-    assert len(records(admin, action="request.refuse")) == 20
+    statuses = [a.status_code for a in responses]
+    assert statuses[:20] == [401] * 20 and statuses.count(429) >= 15  # the limit lets one through in 3 s
+    assert 1 <= int(next(a for a in responses if a.status_code == 429).headers["retry-after"]) <= 3
+    assert len(records(admin, action="request.refuse")) == 1
     assert admin.get("/v1/secrets").status_code == 200
+    assert manager.stop() == 0
+    manager.start()
+    with manager.client() as client:
+        assert [r["details"].get("repeated") for r in records(client, action="request.refuse")] == [39, None]
 
 
 def test_a_key_cannot_be_created_expired(manager: Manager, admin: httpx.Client) -> None:

@@ -141,6 +141,9 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(manager: Manager, admin: h
                 break
         assert (response.status_code, response.json()["code"]) == (503, "host"), response.text
         assert "disk is full" in response.json()["message"]
+        for refused in (response, client.get("/readyz")):
+            assert refused.status_code == 503, refused.text
+            assert str(manager.gusset.home) not in refused.text and "vault.db" not in refused.text
         names = [s["name"] for s in client.get("/v1/secrets").json()["secrets"]]
         assert "kept" in names and f"big-{number}" not in names
     manager.start()

@@ -9,6 +9,7 @@ import click
 
 from gusset.cli.app import App, Command, Group, pass_app
 from gusset.errors import IntegrityError
+from gusset.printable import printable_json
 
 
 @click.group(name="audit", cls=Group)
@@ -82,4 +83,4 @@ def export(app: App) -> None:
     """Print every record as JSON Lines, oldest first."""
     with app.vault(create=False) as vault:
         for record in vault.audit.export():
-            click.echo(json.dumps(record.data(), ensure_ascii=False))
+            click.echo(printable_json(json.dumps(record.data(), ensure_ascii=False)))

@@ -14,6 +14,7 @@ import click
 from gusset import __version__
 from gusset.cli.app import App, Group, SurplusArgument
 from gusset.errors import BUG, GussetError, UsageError, outcome_of
+from gusset.printable import printable_lines
 
 # Command -> (module, one line of help). A module is imported only when its command
 # runs, which keeps `gusset --help` fast.
@@ -99,7 +100,7 @@ def _has_json_option(words: Sequence[str]) -> bool:
 def _report_usage_error(app: App, error: click.ClickException) -> int:
     """Report a usage error without the offending arguments, one of which may be a secret value."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message())
+        click.echo(printable_lines(error.format_message()))
         return 2
     message = error.format_message()
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
@@ -147,5 +148,5 @@ def _show_bug(app: App, error: Exception) -> None:
     from gusset.secrets.masking import Masker
 
     text = "".join(traceback.format_exception(error))
-    click.echo(Masker(app.held).mask_text(text), err=True, nl=False)
+    click.echo(printable_lines(Masker(app.held).mask_text(text)), err=True, nl=False)
     click.echo("this is a bug in gusset; please report the lines above", err=True)

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from gusset.errors import CheckFailed, ConfigInvalid, GussetError, Problem
+from gusset.printable import printable, printable_json, printable_lines
 
 
 class Output:
@@ -27,9 +28,9 @@ class Output:
         if self.json:
             import json
 
-            click.echo(json.dumps(data, default=str, ensure_ascii=False))
+            click.echo(printable_json(json.dumps(data, default=str, ensure_ascii=False)))
         elif text is not None:
-            click.echo(text)
+            click.echo(printable_lines(text))
 
     def table(
         self, key: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str
@@ -53,19 +54,20 @@ class Output:
                 click.echo(line)
 
     def note(self, text: str) -> None:
-        click.echo(text, err=True)
+        click.echo(printable_lines(text), err=True)
 
     def warn(self, text: str) -> None:
-        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+        click.echo(f"{click.style('warning:', fg='yellow')} {printable_lines(text)}", err=True)
 
     def problems(self, problems: Iterable[Problem]) -> None:
         """Print the problems that a check has found, each with its location and hint."""
         for problem in problems:
             kind = "warning" if problem.warning else "error"
-            location = f"{problem.location()}: " if problem.location() else ""
+            location = printable(f"{problem.location()}: ") if problem.location() else ""
             key = f"{problem.key}: " if problem.key else ""
             colour = "yellow" if problem.warning else "red"
-            click.echo(f"{location}{click.style(kind, fg=colour)}: {key}{problem.message}", err=True)
+            text = printable_lines(key + problem.message)
+            click.echo(f"{location}{click.style(kind, fg=colour)}: {text}", err=True)
             if problem.hint:
                 click.echo(_indented(problem.hint), err=True)
 
@@ -81,7 +83,7 @@ class Output:
         self.problems(problems)
         if [problem.message for problem in problems] == [str(error)]:
             return  # the problem is printed already
-        click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+        click.echo(f"{click.style('error:', fg='red')} {printable_lines(str(error))}", err=True)
         if error.hint:
             click.echo(_indented(error.hint), err=True)
 
@@ -101,11 +103,11 @@ def problem_data(problem: Problem) -> dict[str, Any]:
 
 
 def _indented(hint: str) -> str:
-    return "\n".join(f"  {line}" for line in hint.splitlines())
+    return "\n".join(f"  {line}" for line in printable_lines(hint).splitlines())
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -18,6 +18,7 @@ from gusset.cli.needs_linux import (
     source_in_container,
 )
 from gusset.errors import HostError, ModelFailed, Unreachable, UsageError
+from gusset.printable import printable_json
 
 PREDICT_PATH = "/v1/models/model:predict"
 
@@ -48,7 +49,7 @@ def predict(app: App, target: str, data: str | None, secrets_dir: Path | None) -
 
         with serving(Path(target), secrets_dir=secrets_dir, home=app.settings.home) as address:
             result = call(address, body)
-    click.echo(json.dumps(result, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(result, ensure_ascii=False)))
 
 
 def _predict_in_container(app: App, folder: Path, secrets_dir: Path | None) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from gusset.printable import printable_lines
+
 
 @contextmanager
 def serving(folder: Path, *, home: Path, port: int = 0, secrets_dir: Path | None = None) -> Iterator[str]:
@@ -42,5 +44,5 @@ def _address(process: subprocess.Popen[bytes]) -> str:
         return str(result["address"])
     if "message" in result:
         hint = f"\n  {result['hint']}" if result.get("hint") else ""
-        click.echo(f"error: {result['message']}{hint}", err=True)
+        click.echo(printable_lines(f"error: {result['message']}{hint}"), err=True)
     raise click.exceptions.Exit(process.wait())

@@ -21,6 +21,7 @@ from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.authorization import authorize
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
+from gusset.manager.housekeeping import RefusalTimer, WriteProbe
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
 from gusset.manager.middleware import Metrics, Middleware
@@ -36,16 +37,19 @@ class Manager:
 
     middleware: Middleware
     change_feed: ChangeFeed
+    refusal_timer: RefusalTimer
     executors: Executors
     cache: AccessCache
 
     def start(self) -> None:
         """Start what runs beside requests. Call this on the event loop."""
         self.change_feed.start()
+        self.refusal_timer.start()
 
     def close(self) -> None:
         """Release threads and connections, when no request is in flight any more."""
         self.change_feed.stop()
+        self.refusal_timer.stop()
         self.executors.close()
         self.cache.close()
 
@@ -57,6 +61,7 @@ def make_manager(
     executors, cache = Executors(), AccessCache(vault)
     authenticator = Authenticator(vault, cache)
     change_feed = ChangeFeed(vault.change_poller)
+    write_probe = WriteProbe(vault, executors)
     metrics = Metrics(lambda: change_feed.streams)
     delivery = Delivery(vault, authenticator, executors, change_feed)
     pages = Pages(vault, authenticator, executors, on_write=change_feed.notify, bootstrap_link=bootstrap_link)
@@ -70,8 +75,9 @@ def make_manager(
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        """Whether the vault can be read."""
+        """Whether the vault can be read and written."""
         await executors.run(vault.people.has_any)
+        await write_probe.check()
         return JSONResponse({"status": "ok"})
 
     async def expose_metrics(_: Request) -> Response:
@@ -102,7 +108,13 @@ def make_manager(
         scheme=scheme,
         refuse_form=pages.refuse_form,
     )
-    return Manager(middleware=middleware, change_feed=change_feed, executors=executors, cache=cache)
+    return Manager(
+        middleware=middleware,
+        change_feed=change_feed,
+        refusal_timer=RefusalTimer(vault, executors),
+        executors=executors,
+        cache=cache,
+    )
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 
 from gusset.errors import GussetError
+from gusset.manager.api import schemas
 from gusset.manager.api.router import Api, Route, Router, error_response, http_error, json_response
 from gusset.runtime.asgi import AsgiApp, AsgiSender, make_scope, run_asgi
 from gusset.runtime.connections import Limits
@@ -243,7 +244,7 @@ def bug_response(error: Exception) -> Response:
     """Log an unexpected exception, without its message, and make a response that says so."""
     log.error("A bug in gusset: %s", frames_of(error))
     return json_response(
-        500, {"message": "gusset has a bug; its log says where", "code": "bug", "hint": None}
+        500, schemas.Error(message="gusset has a bug; its log says where", code="bug", hint=None)
     )
 
 

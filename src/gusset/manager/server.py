@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import socket
 import ssl
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.middleware import LIMITS
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.listener import listen
+from gusset.runtime.supervision import StopSignals
 from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault.wiring import Vault
 
@@ -38,9 +38,11 @@ class Listening:
     insecure_http: bool = False
 
     def check(self) -> None:
-        """Raises UsageError for plain HTTP that others could read, and for a certificate without its key."""
+        """Raises UsageError for plain HTTP that others could read, a certificate without its key, and a
+        trusted proxy that would be everybody."""
         if (self.certificate is None) != (self.key is None):
             raise UsageError("TLS needs both --tls-certificate and --tls-key")
+        TrustedProxies(self.trusted_proxy)
         if self.certificate or self.trusted_proxy or self.insecure_http or is_loopback(self.host):
             return
         raise UsageError(
@@ -91,6 +93,12 @@ def run(
             runner.run(_serve(manager, listener, tls, lambda: announce(address)))
 
 
+async def _abort(server: HttpServer, signals: StopSignals) -> None:
+    """A second signal: wait no longer for requests in flight."""
+    await signals.stop_now.wait()
+    server.connections.abort()
+
+
 async def _serve(
     manager: Manager, listener: socket.socket, tls: ssl.SSLContext | None, on_start: Callable[[], None]
 ) -> None:
@@ -98,15 +106,8 @@ async def _serve(
     server = HttpServer(
         middleware, limits=LIMITS, check_head=middleware.check_head, render_refusal=middleware.render_refusal
     )
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():  # a second signal: wait no longer
-            server.connections.abort()
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    signals = StopSignals()
+    signals.install()
     manager.start()
     await server.start(listener, tls=tls)
     # Objects that exist now are kept. A full collection would look at all of them, which takes 50 ms in which
@@ -114,7 +115,9 @@ async def _serve(
     gc.collect()
     gc.freeze()
     on_start()
-    await stop.wait()
+    await signals.drain.wait()
     manager.change_feed.stop()  # streams would never end by themselves
+    abort = asyncio.create_task(_abort(server, signals))
     await server.drain(DRAIN_SECONDS)
+    abort.cancel()
     manager.close()

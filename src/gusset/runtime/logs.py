@@ -17,6 +17,8 @@ from types import TracebackType
 
 import orjson
 
+from gusset.printable import printable_json, printable_lines
+
 # The id of the request that this thread or task handles; log records include it.
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
@@ -29,10 +31,10 @@ def log_to_stderr(
 ) -> None:
     """Have this logger ("": the root logger) write records of `level` and above to standard error.
 
-    In JSON, `mask` replaces values in messages and tracebacks.
+    `mask` replaces values in messages and tracebacks, before anything in them is escaped.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(ReadableFormatter() if readable else JsonFormatter(mask))
+    handler.setFormatter(ReadableFormatter(mask) if readable else JsonFormatter(mask))
     target = logging.getLogger(logger)
     target.handlers[:] = [handler]
     target.setLevel(level)
@@ -40,10 +42,14 @@ def log_to_stderr(
 
 
 class ReadableFormatter(logging.Formatter):
-    """`11:04:59 INFO message`."""
+    """`11:04:59 INFO message`, without control characters: a terminal would obey them."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Mask = str) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(self._mask(super().format(record)))
 
 
 def mask_records(mask: Mask) -> None:
@@ -84,7 +90,7 @@ class JsonFormatter(logging.Formatter):
             entry["request_id"] = id_
         if record.exc_info:
             entry["exc_info"] = self._mask(self.formatException(record.exc_info))
-        return orjson.dumps({key: _encodable(text) for key, text in entry.items()}).decode()
+        return printable_json(orjson.dumps({key: _encodable(text) for key, text in entry.items()}).decode())
 
 
 def model_traceback(error: BaseException, folder: Path) -> str:

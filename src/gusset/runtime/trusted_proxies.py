@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from functools import lru_cache
 
+from gusset.errors import UsageError
 from gusset.runtime.exchange import Exchange
 
 _SCHEMES = {"http", "https"}
@@ -14,8 +15,12 @@ class TrustedProxies:
     """The proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted. Others are ignored."""
 
     def __init__(self, addresses: str | None = None) -> None:
-        """`addresses`, separated by commas: addresses, networks as in 10.0.0.0/8, or `*` for every client."""
-        self._trust_all = addresses == "*"
+        """`addresses`, separated by commas: addresses, or networks as in 10.0.0.0/8.
+
+        Raises:
+            UsageError: `*`, or a network that is every address: whoever connects could then choose
+                the address that limits and the audit log know them by.
+        """
         self._addresses: set[object] = set()
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         for text in (addresses or "").split(","):
@@ -24,8 +29,11 @@ class TrustedProxies:
 
     def _add(self, text: str) -> None:
         try:
-            if "/" in text:
-                self._networks.append(ipaddress.ip_network(text))
+            if text == "*" or "/" in text:
+                network = ipaddress.ip_network("0.0.0.0/0" if text == "*" else text)
+                if network.prefixlen == 0:
+                    raise _everybody(text)
+                self._networks.append(network)
             else:
                 self._addresses.add(ipaddress.ip_address(text))
         except ValueError:
@@ -52,7 +60,7 @@ class TrustedProxies:
         return default
 
     def _trusts(self, peer: tuple[str, int] | None) -> bool:
-        return self._trust_all or (peer is not None and self._is_trusted(peer[0]))
+        return peer is not None and self._is_trusted(peer[0])
 
     def _check(self, host: str) -> bool:
         try:
@@ -63,12 +71,18 @@ class TrustedProxies:
 
     def _first_untrusted(self, hosts: list[str]) -> tuple[str, int]:
         """Each proxy appends who connected to it: the last one that is no trusted proxy is the client."""
-        if not self._trust_all:
-            for text in reversed(hosts):
-                host, port = split_port(text)
-                if not host or len(host) > 253 or not self._is_trusted(host):
-                    return host, port
+        for text in reversed(hosts):
+            host, port = split_port(text)
+            if not host or len(host) > 253 or not self._is_trusted(host):
+                return host, port
         return split_port(hosts[0])
+
+
+def _everybody(text: str) -> UsageError:
+    return UsageError(
+        f"the trusted proxy cannot be {text}: every client could then choose its own address",
+        hint="give the proxy's address or its network, such as 10.0.0.5 or 10.0.0.0/24",
+    )
 
 
 def split_port(text: str) -> tuple[str, int]:

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from gusset.errors import UsageError
+
 Clock = Callable[[], datetime]
 
 
 def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds: the format of every stored time."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """RFC 3339 in UTC with milliseconds: the format of every stored time.
+
+    Raises:
+        UsageError: in UTC the time is outside of the years 1 to 9999.
+    """
+    try:
+        in_utc = moment.astimezone(UTC)
+    except OverflowError:
+        raise UsageError("the date must be within the years 1 to 9999 in UTC") from None
+    return in_utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")

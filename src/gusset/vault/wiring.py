@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.secrets.info import DEFAULT_TEAM
@@ -17,7 +17,7 @@ from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.audit.log import AuditLog
 from gusset.vault.clock import Clock, timestamp
-from gusset.vault.commit.writer import Writer
+from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.crypto.root_key import new_root_key, read_root_key, write_root_key
 from gusset.vault.file_permissions import check_files
@@ -49,6 +49,9 @@ from gusset.vault.storage.database import (
 from gusset.vault.storage.revision import REVISION
 from gusset.vault.storage.tables import keyring_table, meta, teams
 
+_PROBE_BYTES = 65_536
+_PROBE = "write_probe"  # the row that `Vault.check_writable` writes
+
 
 @dataclass(frozen=True, slots=True)
 class TeamSecrets:
@@ -77,6 +80,9 @@ class Vault:
     change_poller: Callable[[], ChangePoller]
     now: Callable[[], str]
     commits: Callable[[], int]  # how many transactions this process has committed
+    record_refusal_sums: Callable[[], None]  # see `Writer`; call it every few seconds
+    check_writable: Callable[[], None]  # writes; raises HostError or Unreachable when that fails
+    derived_key: Callable[[str], bytes]  # for one purpose, the same as long as the vault exists
 
 
 @contextmanager
@@ -213,10 +219,25 @@ def _wired(
             change_poller=lambda: ChangePoller(engine.connect()),
             now=lambda: timestamp(clock()),
             commits=lambda: writer.commits,
+            record_refusal_sums=writer.record_refusal_sums,
+            check_writable=lambda: _check_writable(writer, clock),
+            derived_key=lambda purpose: keys.current.derive(purpose),
         )
     finally:
         connections.close()
         writer.close()
+
+
+def _check_writable(writer: Writer, clock: Clock) -> None:
+    def write(connection: Connection) -> WriteResult[None]:
+        # Large, so that pages are needed for it, and then another time each time: SQLite writes no page
+        # that stays as it is.
+        connection.execute(delete(meta).where(meta.c.key == _PROBE))
+        connection.execute(insert(meta), {"key": _PROBE, "value": "x" * _PROBE_BYTES})
+        connection.execute(update(meta).where(meta.c.key == _PROBE).values(value=timestamp(clock())))
+        return WriteResult(None, [])
+
+    writer.run(AuditEvent("gusset", "vault.probe", "vault"), write)
 
 
 def _read_keyring(keys: KeyringStore, connection: Connection) -> None:

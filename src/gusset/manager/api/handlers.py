@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gusset.errors import NotFound, UsageError
 from gusset.manager.api import schemas
-from gusset.manager.api.operations import Operation, PersonRequest, operation
+from gusset.manager.api.operations import Operation, PersonRequest, number, operation
 from gusset.manager.api.secret_handlers import secret_operations
 from gusset.manager.api.serializers import (
     api_key_model,
@@ -228,12 +228,9 @@ def rotate_keyring(request: PersonRequest[None]) -> schemas.KeyRotation:
 
 def audit_records(vault: Vault, query: Mapping[str, str]) -> Sequence[AuditRecord]:
     """The records that match the query parameters, newest first. Raises UsageError."""
-    try:
-        limit = int(query.get("limit") or 50)
-        before = int(query["before"]) if query.get("before") else None
-    except ValueError:
-        raise UsageError("limit and before must be numbers") from None
-    if not 1 <= limit <= 1000:
+    limit = number(query.get("limit") or "50", "limit", most=1000)
+    before = number(query["before"], "before") if query.get("before") else None
+    if limit == 0:
         raise UsageError("limit must be from 1 to 1000")
     found = vault.audit.show(
         actor=query.get("actor") or None,

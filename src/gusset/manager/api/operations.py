@@ -46,6 +46,16 @@ class ApiRequest(Generic[CallerT, BodyT]):
         return text in ("true", "1")
 
 
+MAX_NUMBER = 2**63 - 1  # that the database can compare with
+
+
+def number(text: str, what: str, *, most: int = MAX_NUMBER) -> int:
+    """A whole number from a URL. Raises UsageError for anything but 0 to `most` in decimal digits."""
+    if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_NUMBER)) and int(text) <= most:
+        return int(text)
+    raise UsageError(f"{what} must be a whole number from 0 to {most}")
+
+
 PersonRequest = ApiRequest[PersonCaller, BodyT]
 DeploymentRequest = ApiRequest[DeploymentCaller, BodyT]
 

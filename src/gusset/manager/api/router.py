@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 import orjson
 from starlette.datastructures import QueryParams
 
-from gusset.errors import GussetError, outcome_of
+from gusset.errors import (
+    GussetError,
+    HostError,
+    RootKeyError,
+    TooManyAttempts,
+    VaultError,
+    outcome_of,
+)
+from gusset.manager.api import schemas
 from gusset.manager.api.operations import ApiRequest, ApiResponse, Operation, parse
 from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
@@ -18,6 +28,8 @@ from gusset.manager.executors import Executors
 from gusset.runtime.exchange import JSON, Exchange
 from gusset.runtime.responses import Response
 from gusset.vault.wiring import Vault
+
+log = logging.getLogger("gusset.manager")
 
 _NO_STORE = (b"cache-control", b"no-store")
 
@@ -167,19 +179,30 @@ def json_response(status: int, data: Any, *headers: tuple[bytes, bytes]) -> Resp
 def error_response(error: GussetError) -> Response:
     """The response for an expected error: its status, and its message, code and hint as JSON."""
     status = outcome_of(error).http
-    return json_response(
-        status, _error(error.message, error.code, error.hint), *_ERROR_HEADERS.get(status, ())
-    )
+    message, hint = public_text(error)
+    headers = _UNAUTHORIZED if status == 401 else ()
+    if isinstance(error, TooManyAttempts):
+        headers = ((b"retry-after", str(ceil(error.retry_after)).encode()),)
+    return json_response(status, schemas.Error(message=message, code=error.code, hint=hint), *headers)
+
+
+def public_text(error: GussetError) -> tuple[str, str | None]:
+    """An error's message and hint for a client. Those of failures of this machine may name its files:
+
+    they are logged, and the client gets no more than what failed.
+    """
+    if not isinstance(error, VaultError | HostError):
+        return error.message, error.hint
+    log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+    message = "the vault's root key cannot be used" if isinstance(error, RootKeyError) else error.message
+    return message, "the manager's log has the details"
 
 
 def http_error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
     """The response for what HTTP itself does not allow, such as an unknown route or too large a body."""
-    return json_response(status, _error(message, _CODES.get(status, "usage"), None), *headers)
+    code = _CODES.get(status, "usage")
+    return json_response(status, schemas.Error(message=message, code=code, hint=None), *headers)
 
 
-def _error(message: str, code: str, hint: str | None) -> dict[str, str | None]:
-    return {"message": message, "code": code, "hint": hint}
-
-
-_ERROR_HEADERS = {401: ((b"www-authenticate", b"Bearer"),), 429: ((b"retry-after", b"60"),)}
+_UNAUTHORIZED = ((b"www-authenticate", b"Bearer"),)
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large"}

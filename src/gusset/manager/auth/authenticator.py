@@ -1,8 +1,7 @@
 """Authentication: which person or deployment is making a request.
 
-Every refusal is recorded in the audit log. After too many failures from one
-address, further ones get 429 for a while and are not recorded: a flood must not
-fill the log.
+Every refusal is recorded in the audit log, repeated ones in sums. After too many
+refusals of one address or key, further ones get 429 for a while.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from starlette.requests import Request
 from gusset.errors import Denied, NotSignedIn, TooManyAttempts
 from gusset.manager.auth.access_cache import AccessCache, KnownKey
 from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
-from gusset.manager.auth.rate_limiter import RateLimiter
+from gusset.manager.auth.rate_limiter import RateLimiter, network_of
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
 from gusset.vault.services.access_keys import SCOPES, KeyInfo, key_hash
@@ -24,6 +23,9 @@ from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
 _USE_RECORDED_EVERY = 60.0  # seconds
+REFUSALS = 20  # a minute, of one address without a valid key
+REFUSALS_OF_KEY = 120  # a minute, of one valid key
+REQUESTS_OF_KEY = 2000  # a second, of one valid key; five times as many at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,9 @@ class Authenticator:
     def __init__(self, vault: Vault, cache: AccessCache) -> None:
         self._vault = vault
         self._cache = cache
-        self._failures = RateLimiter()
+        self._refusals = RateLimiter(REFUSALS, 60.0)
+        self._refusals_of_key = RateLimiter(REFUSALS_OF_KEY, 60.0)
+        self._requests_of_key = RateLimiter(5 * REQUESTS_OF_KEY, 5.0)
         self._use_recorded: dict[str, float] = {}  # key prefix -> when
 
     def authenticate_person(self, request: AuthRequest) -> PersonCaller:
@@ -64,24 +68,29 @@ class Authenticator:
         Raises:
             NotSignedIn: no key, or an invalid one.
             Denied: a deployment's token, which only works for the deployment's own routes.
-            TooManyAttempts: too many invalid keys from this address.
+            TooManyAttempts: too many invalid keys from this address, or too many requests with this key.
         """
         known = self._authenticate(request)
         if known.person is None:
             error = Denied("a deployment's token can only read the deployment's own secrets")
-            self._record(request, Actor(f"deployment {known.info.name}", request.address), error)
+            self._refuse(request, Actor(f"deployment {known.info.name}", request.address), error)
+            self._limit_refusals(known.info.prefix)
             raise error
         actor = Actor(f"{known.person.email} (key {known.info.prefix})", request.address)
-        return PersonCaller(known.person, actor, known.scopes, known.teams)
+        return PersonCaller(known.person, actor, known.scopes, teams=known.teams, prefix=known.info.prefix)
 
     def authenticate_deployment(self, request: AuthRequest) -> DeploymentCaller:
         """The deployment whose token the request carries. Raises as `authenticate_person` does."""
         known = self._authenticate(request)
         if known.grant is None:
-            raise Denied(
+            error = Denied(
                 "this route needs a deployment's token, not a person's API key",
                 hint="create one with `gusset token create`",
             )
+            person = known.person.email if known.person else "somebody"
+            self._refuse(request, Actor(f"{person} (key {known.info.prefix})", request.address), error)
+            self._limit_refusals(known.info.prefix)
+            raise error
         actor = Actor(f"deployment {known.grant.deployment}", request.address)
         return DeploymentCaller(known.grant, actor, known.info.prefix)
 
@@ -91,25 +100,42 @@ class Authenticator:
         if person is None:
             return None
         scopes = frozenset[str](SCOPES)
-        return PersonCaller(person, Actor(person.email, address), scopes, self._teams(person, scopes))
+        teams = self._teams(person, scopes)
+        return PersonCaller(person, Actor(person.email, address), scopes, teams=teams, prefix=person.email)
 
     def record_refusal(self, request: AuthRequest, caller: Caller, error: Denied) -> None:
-        """Record in the audit log that an authenticated caller was refused."""
-        self._record(request, caller.actor, error)
+        """Record in the audit log that an authenticated caller was refused.
+
+        Raises:
+            TooManyAttempts: the caller's key was refused too often.
+        """
+        self._refuse(request, caller.actor, error)
+        self._limit_refusals(caller.prefix)
+
+    def record_denied_secrets(self, caller: DeploymentCaller, names: Sequence[str], error: Denied) -> None:
+        """Record that a deployment may not read these secrets. Raises as `record_refusal` does."""
+        self._vault.access_keys.record_refusal(caller.actor, f"secrets {', '.join(names)}", error)
+        self._limit_refusals(caller.prefix)
 
     def _authenticate(self, request: AuthRequest) -> KnownKey:
         self._cache.refresh()
         try:
             known = self._find(bearer(request.authorization))
         except NotSignedIn as error:
-            address = request.address or "?"
-            if self._failures.count(address):
-                self._record(request, Actor("somebody", address), error)
-                raise
+            self._refuse(request, Actor("somebody", request.address or "?"), error)
+            if wait := self._refusals.take(network_of(request.address)):
+                raise TooManyAttempts(
+                    "too many requests without a valid key came from this address",
+                    hint="wait a minute, then send a valid key",
+                    retry_after=wait,
+                ) from None
+            raise
+        if wait := self._requests_of_key.take(known.info.prefix):
             raise TooManyAttempts(
-                "too many requests without a valid key came from this address",
-                hint="wait a minute, then send a valid key",
-            ) from None
+                f"more than {REQUESTS_OF_KEY} requests a second came with the key {known.info.prefix}",
+                hint="send fewer requests: a deployment needs one when its secrets change",
+                retry_after=wait,
+            )
         self._record_use(known.info)
         return known
 
@@ -141,7 +167,15 @@ class Authenticator:
             self._use_recorded[key.prefix] = now
             self._vault.access_keys.record_use(key)
 
-    def _record(self, request: AuthRequest, actor: Actor, error: Denied) -> None:
+    def _limit_refusals(self, prefix: str) -> None:
+        if wait := self._refusals_of_key.take(prefix):
+            raise TooManyAttempts(
+                f"too many requests with the key {prefix} were refused",
+                hint="find out why: the audit log has the first of them",
+                retry_after=wait,
+            )
+
+    def _refuse(self, request: AuthRequest, actor: Actor, error: Denied) -> None:
         self._vault.access_keys.record_refusal(actor, f"{request.method} {request.route}", error)
 
 

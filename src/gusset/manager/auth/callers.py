@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from gusset.errors import Denied, NotFound
 from gusset.vault.audit.events import Actor
@@ -17,12 +17,15 @@ class PersonCaller:
     """A person, with the scopes of the API key or session that they use.
 
     `teams` are those that they see: all of them for an administrator whose key has the scope `admin`.
+    `prefix` is the key's, for a session the person's email address.
     """
 
     person: Person
     actor: Actor
     scopes: frozenset[str]
+    _: KW_ONLY
     teams: Sequence[TeamInfo]
+    prefix: str
 
     def require_scope(self, scope: Scope) -> None:
         """Raises Denied if the key lacks the scope, or the person the role that it needs."""

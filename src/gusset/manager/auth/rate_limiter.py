@@ -1,38 +1,58 @@
-"""Rate limits for failed attempts to authenticate."""
+"""Rate limits per client: an address, an account, a key."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
+from ipaddress import ip_address
 
 
 class RateLimiter:
-    """Counts recent failures per client, an IP address or an email address. In memory, bounded in size."""
+    """A token bucket for each client: `burst` at once, then one each `seconds / burst`.
 
-    def __init__(self, *, limit: int = 20, seconds: float = 60.0, clients: int = 10_000) -> None:
-        self._limit = limit
-        self._seconds = seconds
+    In memory, and bounded: of more than `clients` clients the longest unseen are forgotten. Thread-safe.
+    """
+
+    def __init__(self, burst: float, seconds: float, *, clients: int = 10_000) -> None:
+        """`burst` is also how many a client may have in each `seconds`, in the long run."""
+        self._burst = burst
+        self._rate = burst / seconds
         self._clients = clients
-        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> level, as of when
 
-    def count(self, client: str) -> bool:
-        """Count one failure. False once the client is over the limit."""
-        recent = self._recent(client)
-        recent.append(time.monotonic())
-        self._failures[client] = recent[-self._limit - 1 :]
-        self._failures.move_to_end(client)
-        while len(self._failures) > self._clients:
-            self._failures.popitem(last=False)
-        return len(recent) <= self._limit
+    def take(self, client: str) -> float:
+        """Take one from the client's bucket; 0.0, or if it is empty the seconds until it has one again."""
+        now = time.monotonic()
+        with self._lock:
+            level = self._level(client, now)
+            if level < 1.0:
+                return (1.0 - level) / self._rate
+            self._levels[client] = (level - 1.0, now)
+            self._levels.move_to_end(client)
+            if len(self._levels) > self._clients:
+                self._levels.popitem(last=False)
+            return 0.0
 
-    def blocked(self, client: str) -> bool:
-        """Whether the client has reached the limit."""
-        return len(self._recent(client)) >= self._limit
+    def give_back(self, client: str) -> None:
+        """Undo one `take`: what it was taken for does not count."""
+        now = time.monotonic()
+        with self._lock:
+            self._levels[client] = (min(self._level(client, now) + 1.0, self._burst), now)
 
-    def reset(self, client: str) -> None:
-        """Forget the client's failures, after a success."""
-        self._failures.pop(client, None)
+    def _level(self, client: str, now: float) -> float:
+        level, at = self._levels.get(client, (self._burst, now))
+        return min(self._burst, level + (now - at) * self._rate)
 
-    def _recent(self, client: str) -> list[float]:
-        since = time.monotonic() - self._seconds
-        return [moment for moment in self._failures.get(client, ()) if moment > since]
+
+def network_of(address: str | None) -> str:
+    """The client that an address counts as: of IPv6 the /64, in which one machine may choose its address."""
+    if address is None or ":" not in address:
+        return address or "?"
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped) if mapped else parsed.exploded[:19]

@@ -92,7 +92,7 @@ class Delivery:
                 f"the token of {caller.grant.deployment} does not allow {', '.join(denied)}",
                 hint="declare it in config.yaml and register again, or create a token that has it",
             )
-            self._vault.access_keys.record_refusal(caller.actor, f"secrets {', '.join(denied)}", error)
+            self._authenticator.record_denied_secrets(caller, denied, error)
             raise error
         return list(dict.fromkeys(names))
 

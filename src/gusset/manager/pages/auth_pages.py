@@ -12,20 +12,32 @@ from gusset.errors import (
     outcome_of,
 )
 from gusset.manager.auth.bootstrap_link import BootstrapLink
-from gusset.manager.auth.rate_limiter import RateLimiter
+from gusset.manager.auth.rate_limiter import RateLimiter, network_of
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text, local_url
+from gusset.manager.pages.session_tokens import known_device, sign_device
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
 
 HOME = "/settings/secrets"
+_WINDOW = 300.0  # seconds
+
+Limit = tuple[RateLimiter, str]  # and the client
 
 
 class AuthPages:
-    """Sign-in, setup and account pages, which share a rate limit on failed passwords."""
+    """Sign-in, setup and account pages, with rate limits on failed passwords.
+
+    A guesser is limited by address, and by account and address. All addresses together are
+    limited by account, too. A browser that has signed in to the account before has a limit of its own.
+    """
 
     def __init__(self, bootstrap_link: BootstrapLink | None) -> None:
         self._bootstrap_link = bootstrap_link
-        self._failures = RateLimiter(limit=10, seconds=300.0)
+        self._by_browser = RateLimiter(10, _WINDOW)
+        self._by_account_and_address = RateLimiter(10, _WINDOW)
+        self._by_address = RateLimiter(50, _WINDOW)
+        self._by_account = RateLimiter(100, _WINDOW)
+        self._changes = RateLimiter(10, _WINDOW)
 
     # --- signing in and out
 
@@ -37,26 +49,30 @@ class AuthPages:
         return _sign_in_form(next_url=next_url)
 
     def sign_in(self, request: PageRequest) -> Page | Redirect:
-        """Start a session. Failures are limited per address and per person."""
+        """Start a session. Failures are limited, see the class."""
         email, next_url = request.form.text("email"), request.form.raw("next")
-        by_address, by_person = f"address {request.address}", f"person {email.lower()[:254]}"
         try:
-            self._check_rate(by_address, by_person)
-            _, session = request.vault.sessions.sign_in(
+            # Taken before the password is verified, which is slow: attempts at the same time count, too.
+            taken = _take_all(self._limits(request, email))
+            person, session = request.vault.sessions.sign_in(
                 email, request.form.password("password"), address=request.address
             )
-        except NotSignedIn as error:
-            self._failures.count(by_address)
-            self._failures.count(by_person)
+        except (NotSignedIn, TooManyAttempts) as error:
             return _sign_in_form(next_url=next_url, email=email, error=error)
-        except TooManyAttempts as error:
-            return _sign_in_form(next_url=next_url, email=email, error=error)
-        self._failures.reset(by_person)
-        return Redirect(local_url(next_url), session=session)
+        for limiter, client in taken:
+            limiter.give_back(client)
+        return Redirect(local_url(next_url), session=session, device=_device(request, person.email))
 
-    def _check_rate(self, *clients: str) -> None:
-        if any(self._failures.blocked(client) for client in clients):
-            raise TooManyAttempts("too many failed attempts", hint="Wait five minutes, then try again.")
+    def _limits(self, request: PageRequest, email: str) -> list[Limit]:
+        """The limits that an attempt to sign in counts for."""
+        account, address = _account(email), network_of(request.address)
+        if device := known_device(request.device, account, _device_key(request)):
+            return [(self._by_browser, f"{device} {account}")]
+        return [
+            (self._by_account_and_address, f"{address} {account}"),
+            (self._by_address, address),
+            (self._by_account, account),
+        ]
 
     def sign_out(self, request: PageRequest) -> Redirect:
         """End the session."""
@@ -84,7 +100,8 @@ class AuthPages:
         except UsageError as error:
             return self._setup_form(request, link, email=email, error=error)
         _, session = request.vault.sessions.sign_in(email, password, address=request.address)
-        return Redirect(HOME, Notice("ok", "You are signed in."), session=session)
+        notice = Notice("ok", "You are signed in.")
+        return Redirect(HOME, notice, session=session, device=_device(request, email))
 
     def _setup_form(
         self, request: PageRequest, link: str, *, email: str = "", error: GussetError | None = None
@@ -116,9 +133,8 @@ class AuthPages:
     def change_password(self, request: PageRequest) -> Page | Redirect:
         """Change the caller's password; the current one is needed."""
         caller, form = request.caller, request.form
-        by_person = f"person {caller.person.email}"
         try:
-            self._check_rate(by_person)
+            taken = _take_all([(self._changes, caller.person.id)])
             _check_same(form.raw("new"), form.raw("again"))
             request.vault.sessions.change_password(
                 caller.person,
@@ -127,12 +143,38 @@ class AuthPages:
                 keep=request.session,
                 actor=caller.actor,
             )
-        except Denied as error:
-            self._failures.count(by_person)
+        except (Denied, UsageError, TooManyAttempts) as error:
             return _account_page(error=error)
-        except (UsageError, TooManyAttempts) as error:
-            return _account_page(error=error)
+        for limiter, client in taken:
+            limiter.give_back(client)
         return Redirect("/settings/account", Notice("ok", "Your password was changed."))
+
+
+def _take_all(limits: list[Limit]) -> list[Limit]:
+    """Take one from each; returns them, to be given back after a success.
+
+    Raises:
+        TooManyAttempts: one of them is exhausted. Nothing is taken then.
+    """
+    for count, (limiter, client) in enumerate(limits):
+        if wait := limiter.take(client):
+            for other, each in limits[:count]:
+                other.give_back(each)
+            hint = "Wait five minutes, then try again."
+            raise TooManyAttempts("too many failed attempts", hint=hint, retry_after=wait)
+    return limits
+
+
+def _account(email: str) -> str:
+    return email.strip().lower()[:254]
+
+
+def _device(request: PageRequest, email: str) -> str:
+    return sign_device(_account(email), _device_key(request))
+
+
+def _device_key(request: PageRequest) -> bytes:
+    return request.vault.derived_key("cookies of known browsers")
 
 
 def _sign_in_form(*, next_url: str, email: str = "", error: GussetError | None = None) -> Page:
@@ -142,6 +184,7 @@ def _sign_in_form(*, next_url: str, email: str = "", error: GussetError | None =
         context={"next": local_url(next_url), "form": {"email": email}},
         notice=_error_notice(error),
         status=_status(error),
+        retry_after=error.retry_after if isinstance(error, TooManyAttempts) else None,
     )
 
 

@@ -89,15 +89,20 @@ class Page:
     notice: Notice | None = None
     status: int = 200
     part: str | None = None
+    retry_after: float | None = None  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """A redirect, with a notice for the next page. `session` is a new session; "" ends the current one."""
+    """A redirect, with a notice for the next page. `session` is a new session; "" ends the current one.
+
+    With `device` the browser is known from now on: the text of its cookie, see `sign_device`.
+    """
 
     location: str
     notice: Notice | None = None
     session: SecretValue | Literal[""] | None = None
+    device: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,7 @@ class PageRequest:
     vault: Vault
     signed_in: PersonCaller | None
     session: str = field(repr=False)
+    device: str = field(repr=False)  # the cookie of a known browser, not yet verified
     address: str | None
     path: Mapping[str, str]
     query: Mapping[str, str]

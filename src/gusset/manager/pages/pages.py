@@ -8,17 +8,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from math import ceil
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gusset.errors import Denied, GussetError, outcome_of
+from gusset.errors import Denied, GussetError, TooManyAttempts, outcome_of
+from gusset.manager.api.router import public_text
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.auth.callers import PersonCaller
-from gusset.manager.auth.rate_limiter import RateLimiter
+from gusset.manager.auth.rate_limiter import RateLimiter, network_of
 from gusset.manager.executors import Executors
 from gusset.manager.middleware import frames_of
 from gusset.manager.pages.assets import static
@@ -32,6 +34,8 @@ from gusset.vault.audit.events import Actor
 from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
+
+PAGES_OF_STRANGER = 600  # a minute, for one address, to nobody who is signed in
 
 _TITLES = {
     401: "Access denied",
@@ -62,7 +66,7 @@ class Pages:
         self._executors = executors
         self._on_write = on_write
         self._templates = environment()
-        self._failures = RateLimiter()
+        self._strangers = RateLimiter(PAGES_OF_STRANGER, 60.0)
         self._routes = page_routes(AuthPages(bootstrap_link))
 
     def routes(self) -> list[BaseRoute]:
@@ -76,7 +80,7 @@ class Pages:
         run = self._executors.run_slow if route.slow else self._executors.run_page
 
         async def endpoint(request: Request) -> Response:
-            request.scope["route_path"] = route.path.replace(":int", "").replace(":path", "")
+            request.scope["route_path"] = route.path.replace(":path", "")
             try:
                 form = await read_form(request) if route.method == "POST" else Form()
             except HTTPException as error:
@@ -96,6 +100,8 @@ class Pages:
         responder = self._responder(request)
         try:
             responder = self._authenticate(request)
+            if responder.caller is None:
+                self._limit_stranger(request)
             if responder.caller is None and route.audience != "anybody":
                 return responder.redirect_to_sign_in()
             self._authorize(route, responder, form)
@@ -108,8 +114,7 @@ class Pages:
                 return responder.page(result)
             return responder.redirect(result) if isinstance(result, Redirect) else responder.download(result)
         except Denied as error:
-            self._record_refusal(request, responder.caller, error)
-            return self._error_response(responder, error)
+            return self._error_response(responder, self._record_refusal(request, responder.caller, error))
         except GussetError as error:
             return self._error_response(responder, error)
         except Exception as error:
@@ -143,6 +148,7 @@ class Pages:
             vault=self._vault,
             signed_in=responder.caller,
             session=responder.session,
+            device=responder.device,
             address=_address(request),
             path=request.path_params,
             query=request.query_params,
@@ -153,19 +159,29 @@ class Pages:
 
     def _error_response(self, responder: PageResponder, error: GussetError) -> Response:
         status = outcome_of(error).http
-        response = responder.page(_error_page(status, error.message, error.hint))
-        if status == 429:
-            response.headers["retry-after"] = "60"
+        response = responder.page(_error_page(status, *public_text(error)))
+        if isinstance(error, TooManyAttempts):
+            response.headers["retry-after"] = str(ceil(error.retry_after))
         return response
 
-    def _record_refusal(self, request: Request, caller: PersonCaller | None, error: Denied) -> None:
-        """Record a refusal in the audit log; without a session, at most a limited number per address."""
+    def _limit_stranger(self, request: Request) -> None:
+        if wait := self._strangers.take(network_of(_address(request))):
+            raise TooManyAttempts(
+                "too many pages were requested from this address", hint="Wait a minute.", retry_after=wait
+            )
+
+    def _record_refusal(self, request: Request, caller: PersonCaller | None, error: Denied) -> GussetError:
+        """Record a refusal in the audit log. Returns the error to show."""
         auth_request = AuthRequest.from_starlette(request)
-        if caller is not None:
-            self._authenticator.record_refusal(auth_request, caller, error)
-        elif self._failures.count(auth_request.address or "?"):
+        if caller is None:
             target = f"{auth_request.method} {auth_request.route}"
             self._vault.access_keys.record_refusal(Actor("somebody", auth_request.address), target, error)
+            return error
+        try:
+            self._authenticator.record_refusal(auth_request, caller, error)
+        except TooManyAttempts as too_many:
+            return too_many
+        return error
 
 
 def _address(request: Request) -> str | None:

@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from gusset.printable import printable_lines
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -78,12 +81,18 @@ def static_url(name: str) -> str:
     return f"/static/{name}?v={fingerprint(name)}"
 
 
+def _without_control_characters(value: object) -> object:
+    """What a template shows of a text; `Markup` is a text that gusset's own templates have made."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def environment() -> Environment:
     """The environment for the templates: everything is escaped, and an undefined name is an error."""
     templates = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_without_control_characters,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import ceil
 from secrets import token_urlsafe
 from typing import Literal
 from urllib.parse import quote
@@ -18,7 +19,13 @@ from gusset.manager.auth.callers import PersonCaller
 from gusset.manager.pages.auth_pages import HOME
 from gusset.manager.pages.form_parser import is_cross_site
 from gusset.manager.pages.page_types import Download, Form, Page, Redirect
-from gusset.manager.pages.session_tokens import NOTICE_SECONDS, csrf_token, load_notice, sign_notice
+from gusset.manager.pages.session_tokens import (
+    DEVICE_SECONDS,
+    NOTICE_SECONDS,
+    csrf_token,
+    load_notice,
+    sign_notice,
+)
 from gusset.vault.services.person import TeamInfo
 
 CONTENT_SECURITY_POLICY = (
@@ -45,6 +52,7 @@ class PageResponder:
         self.base_url = f"{request.url.scheme}://{request.url.netloc}"
         self._templates = templates
         self._secure = request.url.scheme == "https"
+        self.device = request.cookies.get(cookie_name("gusset_device", self._secure), "")
         self._form_cookie = request.cookies.get(cookie_name("gusset_form", self._secure), "")
 
     def check_form(self, form: Form) -> None:
@@ -77,6 +85,8 @@ class PageResponder:
         template = page.part if partial and page.part else page.template
         html = self._templates.get_template(template).render(context)
         response = Response(html, page.status, HEADERS, "text/html; charset=utf-8")
+        if page.retry_after is not None:
+            response.headers["retry-after"] = str(ceil(page.retry_after))
         if not self.session and not self._form_cookie:
             self._set_cookie(response, "gusset_form", owner, "strict")
         if signed and not partial:
@@ -90,6 +100,8 @@ class PageResponder:
         if redirect.session is not None:
             session = redirect.session.reveal().decode() if redirect.session else ""
             self._set_cookie(response, "gusset_session", session, "lax")
+        if redirect.device:
+            self._set_cookie(response, "gusset_device", redirect.device, "strict", seconds=DEVICE_SECONDS)
         if redirect.notice and session:
             response.set_cookie(
                 _NOTICE_COOKIE,
@@ -119,13 +131,19 @@ class PageResponder:
         return RedirectResponse(_sign_in_url(page_url), 303, HEADERS)
 
     def _set_cookie(
-        self, response: Response, name: str, text: str, samesite: Literal["lax", "strict"]
+        self,
+        response: Response,
+        name: str,
+        text: str,
+        samesite: Literal["lax", "strict"],
+        *,
+        seconds: int | None = None,
     ) -> None:
-        """Set a cookie for this host until the browser closes; an empty text deletes it."""
+        """Set a cookie for this host, until the browser closes unless for `seconds`; "" deletes it."""
         response.set_cookie(
             cookie_name(name, self._secure),
             text,
-            max_age=None if text else 0,
+            max_age=seconds if text else 0,
             secure=self._secure,
             httponly=True,
             samesite=samesite,

@@ -63,7 +63,7 @@ def _auth_routes(auth: AuthPages) -> list[PageRoute]:
 
 def _secret_routes() -> list[PageRoute]:
     one = "/settings/secrets/{id}"
-    version = one + "/versions/{number:int}"
+    version = one + "/versions/{number}"
     return [
         PageRoute("GET", "/settings/secrets", secret_pages.list_page),
         PageRoute("POST", "/settings/secrets", secret_pages.add, writes=True),

@@ -134,7 +134,7 @@ def annotate(request: PageRequest) -> Redirect:
 def roll_back(request: PageRequest) -> Redirect:
     """Make an older version's value current again, as a new version."""
     secrets, info = _find(request)
-    number = int(request.path["number"])
+    number = _version(request)
     stored = secrets.writer.rollback(info.name, number, actor=request.caller.actor)
     text = f"Version {number} is current again, as version {stored.version}."
     return Redirect(_url(info), Notice("ok", text))
@@ -143,7 +143,7 @@ def roll_back(request: PageRequest) -> Redirect:
 def destroy(request: PageRequest) -> Redirect:
     """Permanently destroy the stored bytes of one version."""
     secrets, info = _find(request)
-    number = int(request.path["number"])
+    number = _version(request)
     remaining = secrets.writer.destroy(info.name, [number], actor=request.caller.actor)
     if remaining.version is None:
         notice = Notice("warning", f"Version {number} was destroyed. {info.name} has no version left.")
@@ -239,6 +239,14 @@ def _page_number(request: PageRequest) -> int:
 def _number(form: Form, name: str) -> int:
     text = form.raw(name)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _version(request: PageRequest) -> int:
+    """The version in the path. Raises NotFound for a number that no version can have."""
+    text = request.path["number"]
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise NotFound("there is no such version")
+    return int(text)
 
 
 def _url(info: SecretInfo) -> str:

@@ -1,15 +1,17 @@
-"""What is derived from a session: the CSRF token of its forms, and signed flash notices."""
+"""What the pages sign: a session's CSRF token and flash notices, and the cookie of a known browser."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, replace
+from secrets import token_urlsafe
 
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from gusset.manager.pages.page_types import Notice
 
 NOTICE_SECONDS = 60
+DEVICE_SECONDS = 180 * 86_400
 _MAX_NOTICE = 3000  # characters: browsers limit a cookie to 4096 bytes
 
 
@@ -33,6 +35,34 @@ def load_notice(signed: str, session: str) -> Notice | None:
     except BadData:
         return None
     return Notice(**{**data, "details": tuple(data["details"])})
+
+
+def sign_device(account: str, key: bytes) -> str:
+    """The text of a cookie by which a browser is known to an account, after a successful sign-in.
+
+    It signs nobody in. Failed passwords that come with it are counted for themselves, so that
+    others' failures do not lock the account's owner out (OWASP calls this a device cookie).
+    """
+    return _device_serializer(key).dumps([_account_hash(account), token_urlsafe(12)])
+
+
+def known_device(signed: str, account: str, key: bytes) -> str | None:
+    """The id of the browser, if the cookie was signed for this account; None for any other text."""
+    try:
+        owner, device = _device_serializer(key).loads(
+            signed.encode("utf-8", "surrogateescape"), max_age=DEVICE_SECONDS
+        )
+    except (BadData, ValueError):
+        return None
+    return str(device) if owner == _account_hash(account) else None
+
+
+def _account_hash(account: str) -> str:
+    return hashlib.sha256(account.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _device_serializer(key: bytes) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(key, salt="device", signer_kwargs={"digest_method": hashlib.sha256})
 
 
 def _serializer(session: str) -> URLSafeTimedSerializer:

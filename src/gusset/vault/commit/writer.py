@@ -20,6 +20,7 @@ from gusset.errors import GussetError, HostError, VaultError
 from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.refusals import RefusalSums
 from gusset.vault.storage.database import translate_db_errors
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class Writer:
         self._writing = engine.execution_options(writing=True)
         self._chain = chain
         self._witness = witness
+        self._refusals = RefusalSums()
         self._transaction_lock = threading.Lock()  # held throughout a transaction
         self._queue_lock = threading.Lock()  # guards `_queue` and `_has_leader`; held only for a moment
         self._queue: list[PendingWrite] = []
@@ -75,7 +77,7 @@ class Writer:
 
         A write that raises is rolled back without affecting the others of its
         batch. When it raises a `GussetError` (a refusal), `intent` is recorded
-        with the error's code as its outcome.
+        with the error's code as its outcome; repeated ones in sums, see `RefusalSums`.
 
         Raises:
             Unreachable, HostError, IntegrityError: the database failed; nothing was written.
@@ -170,10 +172,10 @@ class Writer:
         except Exception as error:
             pending.error = error
             if isinstance(error, GussetError) and not isinstance(error, VaultError | HostError):
-                return [replace(pending.intent, outcome=error.code)]
+                return self._refusals.admit([replace(pending.intent, outcome=error.code)])
             return []
         pending.value = result.value
-        return result.events
+        return self._refusals.admit(result.events)
 
     def _in_savepoint(self, connection: Connection, pending: PendingWrite) -> WriteResult[Any]:
         """Run one write in a savepoint of the driver: SQLAlchemy's own costs more than most writes."""
@@ -188,8 +190,19 @@ class Writer:
         cursor.execute("RELEASE SAVEPOINT one_write")
         return result
 
+    def record_refusal_sums(self, *, all_of_them: bool = False) -> None:
+        """Record how often refusals were repeated in the windows that have ended."""
+        events = self._refusals.take_due(all_of_them=all_of_them)
+        if events:
+            intent = AuditEvent("gusset", "request.refuse", "several")
+            self.run(intent, lambda _: WriteResult(None, events))
+
     def close(self) -> None:
-        """Add a checkpoint of the newest record, if this process wrote; see `Chain.final_checkpoint`."""
+        """Record the sums of refusals that are left, then a checkpoint of the newest record.
+
+        Does nothing if this process wrote nothing; see `Chain.final_checkpoint`.
+        """
+        self.record_refusal_sums(all_of_them=True)
         if not self.commits:
             return
         with self._transaction_lock, translate_db_errors(self._engine), self._writing.begin() as connection:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, or_, select, update
 
-from gusset.errors import NotFound, NotSignedIn, UsageError
+from gusset.errors import Conflict, NotFound, NotSignedIn, UsageError
 from gusset.secrets.name import check_name, fold_name, spelling_clashes
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import AuditEvent
@@ -34,6 +34,7 @@ from gusset.vault.storage.tables import access_keys, deployments, replicas, team
 REPLICA_TIMEOUT = timedelta(seconds=60)  # a replica that was silent for longer does not count as running
 _REPLICA_RETENTION = timedelta(days=1)
 MAX_NAMES = 1000
+MAX_REPLICAS = 1000  # of a deployment, running or not; those that are gone make room for others
 
 _d, _r = deployments.c, replicas.c
 
@@ -232,7 +233,11 @@ class Deployments:
     def report_replica(
         self, grant: Grant, replica_id: str, *, host: str, versions: Mapping[str, int], stopped: bool = False
     ) -> None:
-        """Store which versions a replica uses, or that it has stopped."""
+        """Store which versions a replica uses, or that it has stopped.
+
+        Raises:
+            Conflict: the deployment has `MAX_REPLICAS` others that are running.
+        """
 
         def write(connection: Connection) -> WriteResult[None]:
             at, this_one = self._now(), _replica(grant, replica_id)
@@ -246,11 +251,26 @@ class Deployments:
                 "stopped_at": at if stopped else None,
             }
             if not connection.execute(update(replicas).where(this_one).values(**report)).rowcount:
+                self._make_room(connection, grant)
                 new = {"deployment_id": grant.deployment_id, "id": replica_id, "host": host, "started_at": at}
                 connection.execute(insert(replicas), {**new, **report})
             return WriteResult(None, [])
 
         self._writer.run(AuditEvent("gusset", "replica.report", grant.deployment), write)
+
+    def _make_room(self, connection: Connection, grant: Grant) -> None:
+        """Have at least one place free for a replica, if need be by forgetting those that are gone."""
+        own = _r.deployment_id == grant.deployment_id
+        count = select(func.count()).select_from(replicas).where(own)
+        if connection.execute(count).scalar_one() < MAX_REPLICAS:
+            return
+        gone = or_(_r.stopped_at.is_not(None), _r.seen_at <= self._live_since())
+        connection.execute(delete(replicas).where(own, gone))
+        if connection.execute(count).scalar_one() >= MAX_REPLICAS:
+            raise Conflict(
+                f"{grant.deployment} has {MAX_REPLICAS} running replicas, and can have no more",
+                hint="a replica that reports nothing for a minute no longer counts",
+            )
 
     def record_replica_seen(self, grant: Grant, replica_id: str) -> None:
         """Store that the replica is still connected."""

@@ -9,7 +9,7 @@ import hashlib
 from datetime import timedelta
 from secrets import token_urlsafe
 
-from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, or_, select, update
 
 from gusset.errors import Denied, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
@@ -23,11 +23,12 @@ from gusset.vault.storage.database import translate_db_errors
 from gusset.vault.storage.tables import sessions, users
 
 SESSION_LIFETIME = timedelta(hours=12)  # without a request
+MAX_SESSION_LIFETIME = timedelta(days=7)  # after signing in, whatever happens
 _EXTEND_INTERVAL = timedelta(minutes=1)
 
 _u, _s = users.c, sessions.c
 _FIND_SESSION = CompiledStatement(
-    select(_s.user_id, _s.seen_at, _s.expires_at).where(_s.hash == bindparam("hash"))
+    select(_s.user_id, _s.created_at, _s.seen_at, _s.expires_at).where(_s.hash == bindparam("hash"))
 )
 
 
@@ -69,7 +70,8 @@ class Sessions:
                 "seen_at": timestamp(now),
                 "expires_at": timestamp(now + SESSION_LIFETIME),
             }
-            connection.execute(delete(sessions).where(_s.expires_at < timestamp(now)))
+            ended = or_(_s.expires_at < timestamp(now), _s.created_at < timestamp(now - MAX_SESSION_LIFETIME))
+            connection.execute(delete(sessions).where(ended))
             connection.execute(insert(sessions), values)
             return WriteResult(person, [AuditEvent(actor, "session.create", person.email)])
 
@@ -78,11 +80,13 @@ class Sessions:
         return person, SecretValue(token.encode())
 
     def authenticate(self, token: str) -> Person | None:
-        """The person whose session `token` is, None if it is not valid. Extends the session."""
+        """The person whose session `token` is, None if it has ended. Extends the session, up to a limit."""
         hashed, now = _token_hash(token), self._clock()
         with translate_db_errors(self._engine), self._engine.connect() as connection:
             row = _FIND_SESSION.one(connection, {"hash": hashed})
             if row is None or row.expires_at <= timestamp(now):
+                return None
+            if row.created_at <= timestamp(now - MAX_SESSION_LIFETIME):
                 return None
             person = get_person(connection, row.user_id)
         if person.disabled_at is not None:

@@ -95,6 +95,7 @@ def translate_db_errors(engine: Engine) -> Iterator[None]:
 
 
 def _translated(message: str, file: Path | None) -> Exception:
+    """The file is in the hint alone: a message may reach a stranger, who must not learn paths."""
     message = message.lower()
     if "locked" in message or "busy" in message:
         return Unreachable(
@@ -102,18 +103,21 @@ def _translated(message: str, file: Path | None) -> Exception:
         )
     if "full" in message:
         return HostError(
-            f"the disk is full: nothing was written to {file}", hint="free some space and try again"
+            "the disk is full: nothing was written", hint=f"free some space where {file} is and try again"
         )
     if "readonly" in message or "read-only" in message:
-        return HostError(f"cannot write to {file}", hint="check its owner and mode")
+        return HostError("the database cannot be written", hint=f"check the owner and mode of {file}")
     if "unable to open" in message:
-        return HostError(f"cannot open {file}", hint="check the owner and mode of the file and its folder")
-    if "i/o error" in message:
-        return HostError(f"the disk failed while {file} was in use: the write was not confirmed")
-    if "malformed" in message or "not a database" in message or "corrupt" in message:
-        return IntegrityError(
-            f"{file} is damaged", hint="restore a backup; keep the damaged file for analysis"
+        return HostError(
+            "the database cannot be opened", hint=f"check the owner and mode of {file} and its folder"
         )
+    if "i/o error" in message:
+        return HostError(
+            "the disk failed while the database was in use: the write was not confirmed",
+            hint=f"check the disk that {file} is on",
+        )
+    if "malformed" in message or "not a database" in message or "corrupt" in message:
+        return IntegrityError("the database is damaged", hint=f"restore a backup; keep {file} for analysis")
     return VaultError(f"the database refused the statement ({message.split('(')[0].strip()[:80]})")
 
 

@@ -1,0 +1,77 @@
+"""What the manager does beside requests: sums of refusals, and a probe whether the vault is writable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from gusset.errors import GussetError, Unreachable
+from gusset.manager.executors import Executors
+from gusset.vault.wiring import Vault
+
+log = logging.getLogger("gusset.manager")
+
+SUMS_EVERY = 5.0  # seconds
+PROBE_EVERY = 5.0  # seconds that a good probe holds; strangers may ask, and each probe is a write
+PROBE_AFTER_FAILURE = 1.0
+PROBE_TIMEOUT = 5.0
+
+
+class RefusalTimer:
+    """Has the sums of repeated refusals recorded when their windows end."""
+
+    def __init__(self, vault: Vault, executors: Executors) -> None:
+        self._vault = vault
+        self._executors = executors
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """Sums that are left are recorded when the vault is closed."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(SUMS_EVERY)
+            try:
+                await self._executors.run(self._vault.record_refusal_sums)
+            except GussetError as error:
+                log.warning("The sums of refused requests could not be recorded: %s", error.message)
+
+
+class WriteProbe:
+    """Whether the vault can be written: a full or failing disk shows itself only by a write."""
+
+    def __init__(self, vault: Vault, executors: Executors) -> None:
+        self._vault = vault
+        self._executors = executors
+        self._probe: asyncio.Task[GussetError | None] | None = None
+        self._valid_until = 0.0
+
+    async def check(self) -> None:
+        """Probe, unless that was done a moment ago.
+
+        Raises:
+            HostError: the disk is full, failing or read-only.
+            Unreachable: another process has kept the vault locked.
+        """
+        if self._probe is None or (self._probe.done() and time.monotonic() >= self._valid_until):
+            self._probe = asyncio.get_running_loop().create_task(self._run())
+        done, _ = await asyncio.wait((self._probe,), timeout=PROBE_TIMEOUT)
+        if not done:
+            raise Unreachable(f"the vault could not be written within {PROBE_TIMEOUT:g} s")
+        if (error := self._probe.result()) is not None:
+            raise error
+
+    async def _run(self) -> GussetError | None:
+        try:
+            await self._executors.run(self._vault.check_writable)
+        except GussetError as error:
+            self._valid_until = time.monotonic() + PROBE_AFTER_FAILURE
+            return error
+        self._valid_until = time.monotonic() + PROBE_EVERY
+        return None
