@@ -40,7 +40,7 @@ def manager(home: Path) -> Iterator[tuple[str, str]]:
         check=True,
     )
     process = subprocess.Popen(
-        [*gusset, "--port", "0", "--output", "json"], env=environ, stdout=subprocess.PIPE
+        [*gusset, "--port", "0", "--key-rate", "0", "--output", "json"], env=environ, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     address = json.loads(process.stdout.readline())["address"]

@@ -68,6 +68,19 @@ def test_refused_calls_of_one_token_are_limited_and_recorded_in_sums(
     manager.gusset("audit", "verify")
 
 
+def test_a_key_with_too_many_requests_gets_429_and_others_go_on(manager: Manager) -> None:
+    """`--key-rate` is for one second in the long run, and five times as many at once."""
+    other = manager.member()
+    assert manager.stop() == 0
+    manager.start("--key-rate", "2")
+    with manager.client() as client, manager.client(other) as member:
+        responses = [client.get("/v1/users/me") for _ in range(40)]
+        refused = [response for response in responses if response.status_code == 429]
+        assert responses[0].status_code == 200 and refused
+        assert refused[0].headers["retry-after"] == "1" and refused[0].json()["code"] == "too_many_attempts"
+        assert member.get("/v1/users/me").status_code == 200
+
+
 def test_failed_writes_of_one_key_are_recorded_in_sums(admin: httpx.Client) -> None:
     for _ in range(200):
         assert admin.delete("/v1/secrets/no-such-secret").status_code == 404

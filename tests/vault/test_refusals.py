@@ -33,6 +33,16 @@ def test_the_first_is_recorded_at_once_and_then_one_sum_for_each_window() -> Non
     assert len(sums.admit([refusal()])) == 1  # a window without any has passed
 
 
+def test_sums_that_could_not_be_recorded_are_counted_again() -> None:
+    sums = RefusalSums()
+    for _ in range(10):
+        sums.admit([refusal()])
+    sums.put_back(sums.take_due(all_of_them=True))
+    sums.admit([refusal()])
+    [event] = sums.take_due(all_of_them=True)
+    assert event.details["repeated"] == 10
+
+
 def test_what_succeeds_is_always_recorded() -> None:
     done = AuditEvent("ada", "secret.write", "x")
     assert RefusalSums().admit([done, done]) == [done, done]

@@ -41,6 +41,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--insecure-http", is_flag=True, help="Allow plain HTTP on the network; others can then read values."
 )
+@click.option(
+    "--key-rate",
+    type=click.IntRange(min=0),
+    default=2000,
+    show_default=True,
+    help="Requests a second that one API key or token may make; 0 for any number.",
+)
 @click.pass_context
 def manager(
     ctx: click.Context,
@@ -50,6 +57,7 @@ def manager(
     key: Path | None,
     trusted_proxy: str | None,
     insecure_http: bool,
+    key_rate: int,
 ) -> None:
     """Run the secret manager.
 
@@ -86,6 +94,7 @@ def manager(
             vault,
             listening,
             bootstrap_link=link,
+            key_rate=key_rate,
             announce=lambda address: _print_address(app, address, link),
         )
 

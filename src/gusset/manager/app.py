@@ -55,11 +55,16 @@ class Manager:
 
 
 def make_manager(
-    vault: Vault, *, bootstrap_link: BootstrapLink | None, proxies: TrustedProxies, scheme: str
+    vault: Vault,
+    *,
+    bootstrap_link: BootstrapLink | None,
+    proxies: TrustedProxies,
+    scheme: str,
+    key_rate: int,
 ) -> Manager:
-    """Join the parts over an open vault. `scheme` is that of the listener."""
+    """Join the parts over an open vault. `scheme` is the listener's; for `key_rate` see `Authenticator`."""
     executors, cache = Executors(), AccessCache(vault)
-    authenticator = Authenticator(vault, cache)
+    authenticator = Authenticator(vault, cache, key_rate=key_rate)
     change_feed = ChangeFeed(vault.change_poller)
     write_probe = WriteProbe(vault, executors)
     metrics = Metrics(lambda: change_feed.streams)

@@ -15,6 +15,7 @@ import uvloop
 from gusset.addresses import http_url, is_loopback
 from gusset.errors import UsageError
 from gusset.manager.app import Manager, make_manager
+from gusset.manager.auth.authenticator import KEY_RATE
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.middleware import LIMITS
 from gusset.runtime.http_server import HttpServer
@@ -74,10 +75,12 @@ def run(
     *,
     bootstrap_link: BootstrapLink | None,
     announce: Callable[[str], None],
+    key_rate: int = KEY_RATE,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. `announce` is called with the address once it accepts connections.
 
-    `bootstrap_link` is the link of a manager that has not been set up.
+    `bootstrap_link` is the link of a manager that has not been set up. `key_rate` limits the requests
+    a second of one valid key; 0 does not.
 
     Raises:
         UsageError: see `Listening.check`; the certificate or key cannot be used.
@@ -88,7 +91,13 @@ def run(
     with listen(listening.host, listening.port) as listener:
         address = http_url(listening.host, listener.getsockname()[1], scheme=listening.scheme)
         proxies = TrustedProxies(listening.trusted_proxy)
-        manager = make_manager(vault, bootstrap_link=bootstrap_link, proxies=proxies, scheme=listening.scheme)
+        manager = make_manager(
+            vault,
+            bootstrap_link=bootstrap_link,
+            proxies=proxies,
+            scheme=listening.scheme,
+            key_rate=key_rate,
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(manager, listener, tls, lambda: announce(address)))
 

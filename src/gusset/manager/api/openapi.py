@@ -21,7 +21,7 @@ _ERRORS = {
     "409": "The request conflicts with the current state, such as a name that is taken.",
     "412": "The current version is another one than `If-Match` or `If-None-Match` requires.",
     "413": "The body is too large.",
-    "429": "Too many requests with invalid keys.",
+    "429": "Too many requests, or too many that were refused; `Retry-After` says for how long.",
 }
 
 

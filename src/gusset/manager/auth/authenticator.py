@@ -25,7 +25,7 @@ from gusset.vault.wiring import Vault
 _USE_RECORDED_EVERY = 60.0  # seconds
 REFUSALS = 20  # a minute, of one address without a valid key
 REFUSALS_OF_KEY = 120  # a minute, of one valid key
-REQUESTS_OF_KEY = 2000  # a second, of one valid key; five times as many at once
+KEY_RATE = 2000  # requests a second of one valid key; five times as many at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +54,14 @@ class Authenticator:
     Only `authenticate_session` and `record_refusal` may be called from other threads.
     """
 
-    def __init__(self, vault: Vault, cache: AccessCache) -> None:
+    def __init__(self, vault: Vault, cache: AccessCache, *, key_rate: int = KEY_RATE) -> None:
+        """`key_rate` limits the requests a second of one valid key; 0 does not."""
         self._vault = vault
         self._cache = cache
         self._refusals = RateLimiter(REFUSALS, 60.0)
         self._refusals_of_key = RateLimiter(REFUSALS_OF_KEY, 60.0)
-        self._requests_of_key = RateLimiter(5 * REQUESTS_OF_KEY, 5.0)
+        self._key_rate = key_rate
+        self._requests_of_key = RateLimiter(5 * key_rate, 5.0) if key_rate else None
         self._use_recorded: dict[str, float] = {}  # key prefix -> when
 
     def authenticate_person(self, request: AuthRequest) -> PersonCaller:
@@ -130,9 +132,9 @@ class Authenticator:
                     retry_after=wait,
                 ) from None
             raise
-        if wait := self._requests_of_key.take(known.info.prefix):
+        if self._requests_of_key and (wait := self._requests_of_key.take(known.info.prefix)):
             raise TooManyAttempts(
-                f"more than {REQUESTS_OF_KEY} requests a second came with the key {known.info.prefix}",
+                f"more than {self._key_rate} requests a second came with the key {known.info.prefix}",
                 hint="send fewer requests: a deployment needs one when its secrets change",
                 retry_after=wait,
             )

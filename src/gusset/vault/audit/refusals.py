@@ -58,14 +58,26 @@ class RefusalSums:
                     self._forget(key)
         return events
 
+    def put_back(self, sums: Sequence[AuditEvent]) -> None:
+        """Count these again: they could not be recorded."""
+        with self._lock:
+            for event in sums:
+                key = self._key(event)
+                if key not in self._sums:
+                    self._start(key)
+                self._sums[key].repeated += event.details["repeated"]
+
     def _is_first(self, event: AuditEvent) -> bool:
         key = self._key(event)
         if (found := self._sums.get(key)) is not None:
             found.repeated += 1
             return False
+        self._start(key)
+        return True
+
+    def _start(self, key: Key) -> None:
         self._sums[key] = _Sum(self._clock())
         self._targets[_group(key)] += 1
-        return True
 
     def _key(self, event: AuditEvent) -> Key:
         address = getattr(event.actor, "address", None)

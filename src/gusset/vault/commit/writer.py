@@ -195,7 +195,11 @@ class Writer:
         events = self._refusals.take_due(all_of_them=all_of_them)
         if events:
             intent = AuditEvent("gusset", "request.refuse", "several")
-            self.run(intent, lambda _: WriteResult(None, events))
+            try:
+                self.run(intent, lambda _: WriteResult(None, events))
+            except GussetError:
+                self._refusals.put_back(events)
+                raise
 
     def close(self) -> None:
         """Record the sums of refusals that are left, then a checkpoint of the newest record.
