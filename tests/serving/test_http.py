@@ -184,20 +184,20 @@ def test_what_is_not_http_gets_400(echo: RunningServer, garbage: bytes) -> None:
 
 def test_two_lengths_are_refused(echo: RunningServer) -> None:
     """A request whose end two servers could see in different places is refused."""
-    twice = b"POST /predict HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n1"
+    twice = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n1"
     assert talk(echo, twice).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_head_that_is_too_large_gets_431(echo: RunningServer, whole: bool) -> None:
     """Whether it ends or not."""
-    head = b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + (b"\r\n\r\n" if whole else b"")
+    head = b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 70_000 + (b"\r\n\r\n" if whole else b"")
     assert talk(echo, head).startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(echo: RunningServer) -> None:
     """413, from its Content-Length."""
-    head = b"POST /predict HTTP/1.1\r\ncontent-length: 200000000\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 200000000\r\n\r\n"
     response = talk(echo, head)
     assert response.startswith(b"HTTP/1.1 413 ")
     assert json.loads(response.partition(b"\r\n\r\n")[2])["error"].endswith("larger than 104857600 bytes.")
@@ -310,22 +310,25 @@ def test_a_target_may_have_any_form(target: bytes, seen: bytes) -> None:
 def test_a_head_decides_how_large_its_body_may_be() -> None:
     """By its path, here."""
 
-    def check(exchange: Exchange) -> int:
+    def limit(exchange: Exchange) -> int:
         return 5 if exchange.path == b"/small" else 10
 
     for path, length, status in ((b"/small", 6, b"413"), (b"/large", 6, b"200"), (b"/large", 11, b"413")):
-        head = b"POST %b HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (path, length)
-        assert exchange_with(Limits(), head + b"x" * length, check_head=check)[9:12] == status
+        head = b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (
+            path,
+            length,
+        )
+        assert exchange_with(Limits(), head + b"x" * length, body_limit=limit)[9:12] == status
 
 
 def test_a_request_can_be_refused_before_its_body_is_sent() -> None:
     """By its head alone; what is sent nevertheless is not taken for the next request."""
 
-    def check(exchange: Exchange) -> int | Response:
+    def gate(exchange: Exchange) -> Response:
         return Response(401, b"no")
 
-    head = b"POST / HTTP/1.1\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n"
-    response = exchange_with(Limits(), head, b"GET / HTTP/1.1\r\n\r\n", check_head=check)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n"
+    response = exchange_with(Limits(), head, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", gate=gate)
     assert response.startswith(b"HTTP/1.1 401 ") and response.count(b"HTTP/1.1") == 1
     assert b"connection: close" in response
 
@@ -339,7 +342,7 @@ def test_an_application_renders_refusals() -> None:
     garbage = exchange_with(Limits(), b"\0\0\0\0", render_refusal=render)
     assert garbage.endswith(b"\r\n\r\nTrue Invalid HTTP request received.")
     large = exchange_with(
-        Limits(body=1), b"PUT / HTTP/1.1\r\ncontent-length: 2\r\n\r\n", render_refusal=render
+        Limits(body=1), b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n", render_refusal=render
     )
     assert large.endswith(b"\r\n\r\nFalse The request's body is larger than 1 bytes.")
 
@@ -354,7 +357,7 @@ def test_draining_aborts_what_takes_too_long() -> None:
         listener.setblocking(False)
         await server.start(listener)
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         await waiting.wait()
         await server.drain(0.1)
         with contextlib.suppress(ConnectionError):
@@ -373,11 +376,13 @@ def test_a_slow_head_gets_408() -> None:
 
 def test_a_slow_body_gets_408() -> None:
     """A client that never finishes its body."""
-    response = exchange_with(Limits(body_seconds=0.2), b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n12")
+    response = exchange_with(
+        Limits(body_seconds=0.2), b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12"
+    )
     assert response.startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"])
 def test_an_idle_connection_is_closed_without_a_response(sent: bytes) -> None:
     """New or after a response."""
     response = exchange_with(Limits(head_seconds=0.2, idle_seconds=0.2), sent)
@@ -387,7 +392,7 @@ def test_an_idle_connection_is_closed_without_a_response(sent: bytes) -> None:
 def test_a_chunked_body_that_grows_too_large_gets_413() -> None:
     """The limit also holds without a Content-Length."""
     chunk = b"a\r\n0123456789\r\n"
-    head = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     assert exchange_with(Limits(body=15), head, chunk, chunk).startswith(b"HTTP/1.1 413 ")
 
 
@@ -408,9 +413,10 @@ def test_the_model_of_the_tests_can_be_served(echo: RunningServer, serve: ModelP
 
 
 def test_a_body_is_never_taken_for_a_request(serve: ModelProject) -> None:
-    """A request to upgrade that has a body is refused, and the body is not parsed as the next request."""
+    """A request for a websocket that has a body is refused, and the body is not parsed as the next request."""
     inner = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: %d\r\n\r\n"
+    head = b"GET /v1/websocket HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    head += b"content-length: %d\r\n\r\n"
     port = serve("class Model:\n    def predict(self, x):\n        return x\n").ready().port
     with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(head % len(inner) + inner)
@@ -427,3 +433,81 @@ def test_an_error_that_cannot_be_logged_still_gets_a_response(serve: ModelProjec
         "        error = SyntaxError('odd')\n        error.text = 5\n        raise error\n"
     ).ready()
     assert [served.predict({}).status_code for _ in range(3)] == [500, 500, 500]
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"content-length: 3\r\n\r\nabc",
+        b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"content-length: 3\r\nexpect: 100-continue\r\n\r\nabc",
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_an_offer_of_http_2_is_ignored(framing: bytes, pieces: int) -> None:
+    """Java's client and `curl --http2` make it with each first request; the body arrives all the same."""
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+    sent = b"POST /one HTTP/1.1\r\nhost: x\r\n" + offer + framing
+    sent += b"GET /two HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    size = -(-len(sent) // pieces)
+    response = exchange_with(Limits(), *(sent[at : at + size] for at in range(0, len(sent), size)))
+    assert response.count(b"HTTP/1.1 200 ") == 2
+    assert response.count(b"100 Continue") <= 1
+    assert b"/one? abc" in response and response.endswith(b"/two? ")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET / HTTP/1.1\r\nhost:\r\nconnection: close\r\n\r\n", b"200"),
+        (b"GET http://b/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", b"200"),
+        (b"GET http://b/ HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET http://b/ HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", b"400"),
+    ],
+)
+def test_a_request_has_one_host(head: bytes, status: bytes) -> None:
+    """Without one, or with several, a check of the host could be bypassed."""
+    assert exchange_with(Limits(), head)[9:12] == status
+
+
+def test_the_host_of_a_target_in_absolute_form_replaces_the_header() -> None:
+    """What looks at the host sees the one that the request is for."""
+
+    def gate(exchange: Exchange) -> Response:
+        return Response(403, exchange.header(b"host") or b"none")
+
+    for target in (b"http://real:81/a", b"http://user@real:81", b"https://real:81?q=/"):
+        response = exchange_with(Limits(), b"GET %b HTTP/1.1\r\nhost: other\r\n\r\n" % target, gate=gate)
+        assert response.endswith(b"\r\n\r\nreal:81")
+
+
+def test_trailers_are_never_headers() -> None:
+    """They are dropped: one could otherwise add an Authorization that a proxy in front had removed."""
+
+    def gate(exchange: Exchange) -> Response | None:
+        return Response(403, b"has it") if exchange.header(b"authorization") else None
+
+    body = b"3\r\nabc\r\n0\r\nAuthorization: x\r\nX-Request-Id: y\r\n\r\n"
+    sent = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n" + body
+    response = exchange_with(Limits(), sent, gate=gate)
+    assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b"/? abc")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"0\r\nX: " + b"y" * 100_000,
+        b"0\r\n" + b"X: y\r\n" * 20_000,
+        b"1;" + b"e" * 100_000,
+        (b"1;" + b"e" * 5000 + b"\r\na\r\n") * 20,
+    ],
+)
+def test_trailers_and_chunk_extensions_that_are_too_large_get_431(part: bytes) -> None:
+    """In one long field or in many; nothing of them is kept."""
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    pieces = [part[at : at + 8192] for at in range(0, len(part), 8192)]
+    assert exchange_with(Limits(head=16_384), head, *pieces)[9:12] == b"431"

@@ -176,7 +176,7 @@ class Middleware:
 
     # Called by the HTTP server.
 
-    def check_head(self, exchange: Exchange) -> int:
+    def body_limit(self, exchange: Exchange) -> int:
         """How many bytes the body of a request may have."""
         return MAX_BATCH_BODY if path_of(exchange).endswith(":batch") else MAX_BODY
 
@@ -185,7 +185,7 @@ class Middleware:
         if exchange is None:
             return _refusal(status, text)
         if status == 413:
-            text = f"a body has at most {self.check_head(exchange)} bytes"
+            text = f"a body has at most {self.body_limit(exchange)} bytes"
         elif status == 408:
             text = "the body did not come in time"
         if is_form(exchange):

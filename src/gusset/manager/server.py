@@ -113,7 +113,7 @@ async def _serve(
 ) -> None:
     middleware = manager.middleware
     server = HttpServer(
-        middleware, limits=LIMITS, check_head=middleware.check_head, render_refusal=middleware.render_refusal
+        middleware, limits=LIMITS, body_limit=middleware.body_limit, render_refusal=middleware.render_refusal
     )
     signals = StopSignals()
     signals.install()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gusset.runtime.http_server import HttpConnection
+from typing import Protocol
 
 JSON = b"application/json"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -18,6 +15,23 @@ Headers = Iterable[tuple[bytes, bytes]]
 def chunk(data: bytes) -> bytes:
     """One chunk of a body whose length is not known in advance."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class ResponseWriter(Protocol):
+    """The connection of an exchange. Its methods are those of `Exchange`."""
+
+    transport: asyncio.Transport
+    peer: tuple[str, int] | None
+
+    def respond(
+        self, exchange: Exchange, status: int, body: bytes, content_type: bytes, headers: Headers
+    ) -> None: ...
+    def start(self, exchange: Exchange, status: int, headers: Headers, first: bytes) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    def end(self, exchange: Exchange, last: bytes) -> None: ...
+    def cut(self) -> None: ...
+    def limit_silence(self, seconds: float) -> None: ...
+    def hand_over(self, exchange: Exchange, protocol: asyncio.Protocol) -> None: ...
 
 
 class Exchange:
@@ -45,13 +59,13 @@ class Exchange:
         "on_writable",
         "path",
         "query",
-        "upgrade",
+        "response_headers",
         "writable",
     )
 
     def __init__(
         self,
-        connection: HttpConnection,
+        connection: ResponseWriter,
         method: bytes,
         headers: list[tuple[bytes, bytes]],
         fields: dict[bytes, bytes],
@@ -65,8 +79,8 @@ class Exchange:
         self.query = b""
         self.keep_alive = False
         self.is_old = False  # HTTP/1.0, which has no chunks
-        self.upgrade = False  # the client wants another protocol
         self.body = b""
+        self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # in addition to those of the handler
         self.counted_as: str | None = None  # the route, for metrics
         self.began = 0.0  # when the request was complete, by time.perf_counter()
         self.gone = False

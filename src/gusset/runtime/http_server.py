@@ -27,7 +27,7 @@ from gusset.runtime.connections import (
     send_eof,
 )
 from gusset.runtime.exchange import Exchange, Headers
-from gusset.runtime.request_parser import RequestParser
+from gusset.runtime.request_parser import RefusalRenderer, RequestParser, RequestRules
 from gusset.runtime.responses import Response, caller_error, status_line
 
 log = logging.getLogger("gusset.http")
@@ -40,7 +40,6 @@ _NO_DESCRIPTOR_PAUSE = 1.0  # seconds until the next attempt to accept, when no 
 _FIRST_REQUEST = 0.5  # seconds in which a new client may still send its first request to a draining server
 
 RequestHandler = Callable[[Exchange], None]
-RefusalRenderer = Callable[[Exchange | None, int, str], Response]
 
 
 class HttpServer:
@@ -52,28 +51,28 @@ class HttpServer:
         *,
         limits: Limits | None = None,
         one_request_each: bool = False,
-        check_head: Callable[[Exchange], int | Response] | None = None,
+        gate: Callable[[Exchange], Response | None] | None = None,
+        body_limit: Callable[[Exchange], int] | None = None,
         render_refusal: RefusalRenderer = lambda exchange, status, text: caller_error(status, text),
         takes_over: Callable[[Exchange], bool] = lambda exchange: False,
         observe: Callable[[Exchange, int], object] = lambda exchange, status: None,
     ) -> None:
         """`one_request_each` closes every connection after its first response.
 
-        `check_head` is called for a request with a body when its head is
-        complete. It returns how many bytes the body may have, or a response
-        with which the request is refused before its body is read; by default
-        `limits` decide. `render_refusal` makes the response to a request that
-        this server refuses, from a status and a sentence; the request is None
-        when its head was at fault.
-        `takes_over` says for which requests the handler will call `hand_over`.
+        `gate`, `body_limit`, `render_refusal` and `takes_over` are explained at
+        `RequestRules`; without `body_limit` it is that of `limits`.
         `observe` gets each handled request when it is over, with the status of
         its response, or 499 when the client disconnected before.
         """
         self.handler = handler
         self.limits = limits or Limits()
-        self.check_head = check_head
-        self.render_refusal = render_refusal
-        self.takes_over = takes_over
+        self.rules = RequestRules(
+            limits=self.limits,
+            gate=gate,
+            body_limit=body_limit,
+            takes_over=takes_over,
+            render_refusal=render_refusal,
+        )
         self.observe = observe
         self.closing = one_request_each
         self.connections: OpenConnections[HttpConnection] = OpenConnections(
@@ -169,7 +168,7 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
-        self._parser = RequestParser(server, self)
+        self._parser = RequestParser(server.rules, self)
         self._waiting = self._parser.requests
         self._current: Exchange | None = None
         self._advancing = False
@@ -253,6 +252,8 @@ class HttpConnection(asyncio.Protocol):
         """Send the whole response and turn to the next request."""
         self._check_turn(exchange)
         keep = exchange.keep_alive and not self._server.closing
+        if exchange.response_headers:
+            headers = (*headers, *exchange.response_headers)
         head = _head(status, len(body), content_type, headers=headers, date=self._server.date, keep=keep)
         if exchange.method == b"HEAD":
             self.transport.write(head)
@@ -268,7 +269,7 @@ class HttpConnection(asyncio.Protocol):
         self._check_turn(exchange)
         head = b"%b%b" % (status_line(status), self._server.date)
         has_length = False
-        for name, value in headers:
+        for name, value in (*headers, *exchange.response_headers):
             head += b"%b: %b\r\n" % (name, value)
             has_length = has_length or name.lower() == b"content-length"
         bodiless = exchange.method == b"HEAD" or status in (204, 304)

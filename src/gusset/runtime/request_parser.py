@@ -5,15 +5,47 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import httptools
 
-from gusset.runtime.exchange import Exchange
+from gusset.runtime.connections import Limits
+from gusset.runtime.exchange import Exchange, ResponseWriter
 from gusset.runtime.responses import Response
 
-if TYPE_CHECKING:
-    from gusset.runtime.http_server import HttpConnection, HttpServer
+RefusalRenderer = Callable[[Exchange | None, int, str], Response]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestRules:
+    """What a server accepts.
+
+    `gate` is called with each request when its head is complete, before its body
+    is read; a response that it returns refuses the request. `body_limit` returns
+    how many bytes the body of a request may have. `takes_over` says for which
+    requests the handler will call `hand_over`. `render_refusal` makes the
+    response to a request that the parser refuses, from a status and a sentence;
+    the request is None when its head was at fault.
+    """
+
+    limits: Limits
+    gate: Callable[[Exchange], Response | None] | None
+    body_limit: Callable[[Exchange], int] | None
+    takes_over: Callable[[Exchange], bool]
+    render_refusal: RefusalRenderer
+
+
+_FRAMING_RATIO = 8  # bytes of framing for each byte of content; chunks of one byte need six
+_OFFER = (b"upgrade", b"http2-settings")  # in a Connection header, beside an offer of another protocol
+
+
+class ParserConnection(ResponseWriter, Protocol):
+    """The connection whose bytes are parsed."""
+
+    def send_continue(self) -> None:
+        """Have the client send the body, if its request is next."""
 
 
 class RequestParser:
@@ -24,8 +56,9 @@ class RequestParser:
     the requests before it, and closes.
     """
 
-    def __init__(self, server: HttpServer, connection: HttpConnection) -> None:
-        self._server = server
+    def __init__(self, rules: RequestRules, connection: ParserConnection) -> None:
+        self._rules = rules
+        self._limits = rules.limits
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -36,6 +69,7 @@ class RequestParser:
         self.rest = b""  # what follows a request whose connection will be handed over
         self._head_size = 0  # bytes of the current head, including those of the last read
         self._read_size = 0  # bytes of the last read
+        self._declined = False  # the current request offers a protocol that is not taken up
         self._begin()
 
     def _begin(self) -> None:
@@ -45,6 +79,7 @@ class RequestParser:
         self._exchange: Exchange | None = None  # the request whose body is arriving
         self._parts: list[bytes] = []
         self._body_size = 0
+        self._framing = 0  # bytes of a chunked body that are not content: sizes, extensions, trailers
         self._most = 0  # bytes that its body may have
         self._body_began = 0.0
 
@@ -53,15 +88,23 @@ class RequestParser:
         self._read_size = len(data)
         if self._exchange is None:
             self._head_size += self._read_size
+        body_size = self._body_size
         self._feed(data)
-        if self.in_message and self._exchange is None and self._head_size > self._server.limits.head:
-            self._refuse_head()
+        if not self.in_message:
+            return
+        if self._exchange is None:
+            if self._head_size > self._limits.head:
+                self._refuse_head()
+        else:
+            self._framing += self._read_size - max(self._body_size - body_size, 0)
+            if self._framing > self._limits.head + _FRAMING_RATIO * self._body_size:
+                self._refuse(431, "The trailers or the chunk extensions are too large.")
 
     def body_deadline(self) -> float | None:
         """When the unfinished body must be complete, on the event loop's clock; None while there is none."""
         if self._exchange is None:
             return None
-        limits = self._server.limits
+        limits = self._limits
         return self._body_began + limits.body_seconds + self._body_size / limits.body_rate
 
     def time_out(self) -> None:
@@ -72,15 +115,34 @@ class RequestParser:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # A connection that is not handed over continues in HTTP: the upgrade is declined.
+            # A connection that is not handed over continues in HTTP.
+            head = self._head_without_offer() if self._declined else b""
             self._parser = httptools.HttpRequestParser(self)
+            self._declined = False
             rest = data[upgrade.args[0] :]
-            if self.requests and self._server.takes_over(self.requests[-1]):
+            if not head and self.requests and self._rules.takes_over(self.requests[-1]):
                 self.rest = rest
-            elif rest and self.refusal is None:
-                self._feed(rest)
+            elif (head or rest) and self.refusal is None:
+                self._feed(head + rest)
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")
+
+    def _head_without_offer(self) -> bytes:
+        """The head of the current request without its offer of another protocol, such as HTTP/2.
+
+        httptools would take what follows such a head, even a body, for the other protocol.
+        """
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._url, version)]
+        for name, value in self._headers:
+            lower = name.lower()
+            if lower in (b"upgrade", b"http2-settings"):
+                continue
+            if lower == b"connection":
+                listed = [each.strip() for each in value.split(b",")]
+                value = b", ".join(each for each in listed if each.lower() not in _OFFER)
+            lines.append(b"%b: %b\r\n" % (name, value))
+        return b"".join((*lines, b"\r\n"))
 
     # Called by httptools.
 
@@ -93,50 +155,72 @@ class RequestParser:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._exchange is not None:
+            return  # a trailer, which is never a header
         self._headers.append((name, value))
         self._fields.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         parser, fields = self._parser, self._fields
-        limit = self._server.limits.head
+        limit = self._limits.head
         if self._head_size > limit or self._read_size > limit:  # otherwise the head cannot be too large
             size = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
             if size > limit:
                 self._refuse_head()
         exchange = Exchange(self._connection, parser.get_method(), self._headers, fields)
-        url = self._url
-        if b"#" in url:  # no client should send a fragment; some do
-            url = url.partition(b"#")[0]
-        if b"://" in url and url[:1] != b"/":  # the absolute form, which proxies send
-            parsed = httptools.parse_url(url)  # raises for what is no URL: 400
-            exchange.path, exchange.query = parsed.path or b"/", parsed.query or b""
-        else:
-            exchange.path, _, exchange.query = url.partition(b"?")
+        if self.refusal is None:
+            self._check_host()
+        self._take_target(exchange)
+        if parser.should_upgrade() and exchange.method != b"CONNECT" and not self._rules.takes_over(exchange):
+            self._declined = True
+            return
         exchange.keep_alive = keep = parser.should_keep_alive()
         # HTTP/1.0 keeps a connection open only when the client asks for it.
         if not keep or b"connection" in fields:
             exchange.is_old = parser.get_http_version() == "1.0"
-        exchange.upgrade = parser.should_upgrade()
         self._exchange = exchange
         self._body_began = self._loop.time()
+        if self.refusal is None and self._rules.gate is not None:
+            self.refusal = self._rules.gate(exchange)
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
             self._check_body(exchange, length)
         if self.refusal is None and (expected := fields.get(b"expect")):  # an empty one expects nothing
             self._expect(expected, exchange)
 
+    def _take_target(self, exchange: Exchange) -> None:
+        url = self._url
+        if b"#" in url:  # no client should send a fragment; some do
+            url = url.partition(b"#")[0]
+        if b"://" in url and url[:1] != b"/":  # the absolute form, which proxies send
+            parsed = httptools.parse_url(url)  # raises for what is no URL: 400
+            exchange.path, exchange.query = parsed.path or b"/", parsed.query or b""
+            # Its host replaces that of the header: RFC 9112, 3.2.2.
+            host = url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0].rpartition(b"@")[2]
+            self._fields[b"host"] = host
+            self._headers[:] = [(name, value) for name, value in self._headers if name.lower() != b"host"]
+            self._headers.insert(0, (b"host", host))
+        else:
+            exchange.path, _, exchange.query = url.partition(b"?")
+
+    def _check_host(self) -> None:
+        """Refuse what RFC 9112, 3.2 does: HTTP/1.1 without a Host, and any request with several."""
+        if b"host" not in self._fields:
+            if self._parser.get_http_version() != "1.0":
+                self._refuse(400, "The request has no Host.")
+        elif len(self._headers) > len(self._fields) and _count_hosts(self._headers) > 1:
+            self._refuse(400, "The request has more than one Host.")
+
     def _check_body(self, exchange: Exchange, length: bytes | None) -> None:
-        if exchange.upgrade and (length or b"transfer-encoding" in self._fields):
+        if self.refusal is not None:
+            return
+        if self._parser.should_upgrade() and (length or b"transfer-encoding" in self._fields):
             # httptools would leave the body unread, and parse it as the next request.
             self._refuse(400, "A request with a body cannot ask for another protocol.")
             return
-        check = self._server.check_head
-        allowed = check(exchange) if check is not None else self._server.limits.body
-        if isinstance(allowed, Response):
-            self.refusal = self.refusal or allowed
-            return
-        self._most = allowed
-        if length is not None and int(length) > allowed:
+        limit = self._rules.body_limit
+        self._most = limit(exchange) if limit is not None else self._limits.body
+        if length is not None and int(length) > self._most:
             self._refuse_body()
 
     def on_body(self, data: bytes) -> None:
@@ -148,7 +232,7 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         exchange = self._exchange
-        self.in_message = False
+        self.in_message = self._declined  # its head is parsed once more
         self._exchange = None
         self._head_size = 0
         if exchange is None or self.refusal is not None:
@@ -165,11 +249,15 @@ class RequestParser:
             self._connection.send_continue()
 
     def _refuse_head(self) -> None:
-        self._refuse(431, f"The request's head is larger than {self._server.limits.head} bytes.")
+        self._refuse(431, f"The request's head is larger than {self._limits.head} bytes.")
 
     def _refuse_body(self) -> None:
         self._refuse(413, f"The request's body is larger than {self._most} bytes.")
 
     def _refuse(self, status: int, text: str) -> None:
         if self.refusal is None:
-            self.refusal = self._server.render_refusal(self._exchange, status, text)
+            self.refusal = self._rules.render_refusal(self._exchange, status, text)
+
+
+def _count_hosts(headers: list[tuple[bytes, bytes]]) -> int:
+    return sum(name.lower() == b"host" for name, _ in headers)

@@ -236,7 +236,7 @@ def read_request(head: bytes) -> Request:
     """
     found = _REQUEST.fullmatch(head)
     if found is None:
-        raise InvalidMessage("InvalidMessage HTTP request received.")
+        raise InvalidMessage("Invalid HTTP request received.")
     method, target, minor = found.groups()
     if method == b"CONNECT":
         raise InvalidMessage("This proxy does not support CONNECT.", 405)
