@@ -149,6 +149,7 @@ REVEALERS = {
     "manager/pages/api_key_pages.py",  # a key, shown once
     "manager/pages/people_pages.py",  # a link, shown once
     "manager/live/delivery.py",  # to a deployment
+    "runtime/caller_auth.py",  # callers' keys, to be hashed
     "runtime/supervision.py",  # to the value doctor
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed

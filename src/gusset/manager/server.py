@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from gusset.manager.middleware import LIMITS
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.listener import listen
 from gusset.runtime.supervision import StopSignals
+from gusset.runtime.tls import ServerTls, TlsFiles
 from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault.wiring import Vault
 
@@ -41,8 +41,7 @@ class Listening:
     def check(self) -> None:
         """Raises UsageError for plain HTTP that others could read, a certificate without its key, and a
         trusted proxy that would be everybody."""
-        if (self.certificate is None) != (self.key is None):
-            raise UsageError("TLS needs both --tls-certificate and --tls-key")
+        TlsFiles.given(self.certificate, self.key)
         TrustedProxies(self.trusted_proxy)
         if self.certificate or self.trusted_proxy or self.insecure_http or is_loopback(self.host):
             return
@@ -56,17 +55,10 @@ class Listening:
     def scheme(self) -> str:
         return "https" if self.certificate else "http"
 
-    def tls(self) -> ssl.SSLContext | None:
-        """The TLS context, None without a certificate. Raises UsageError if it does not load."""
-        if self.certificate is None:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(f"the certificate or its key cannot be used: {type(error).__name__}") from None
-        return context
+    def tls(self) -> ServerTls | None:
+        """TLS with the certificate, None without one. Raises UsageError if it cannot be used."""
+        files = TlsFiles.given(self.certificate, self.key)
+        return ServerTls.open(files) if files else None
 
 
 def run(
@@ -109,7 +101,7 @@ async def _abort(server: HttpServer, signals: StopSignals) -> None:
 
 
 async def _serve(
-    manager: Manager, listener: socket.socket, tls: ssl.SSLContext | None, on_start: Callable[[], None]
+    manager: Manager, listener: socket.socket, tls: ServerTls | None, on_start: Callable[[], None]
 ) -> None:
     middleware = manager.middleware
     server = HttpServer(

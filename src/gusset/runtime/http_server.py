@@ -9,14 +9,14 @@ loop's thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gusset.runtime.connections import (
     LINGER_SECONDS,
@@ -29,6 +29,9 @@ from gusset.runtime.connections import (
 from gusset.runtime.exchange import Exchange, Headers
 from gusset.runtime.request_parser import RefusalRenderer, RequestParser, RequestRules
 from gusset.runtime.responses import Response, caller_error, status_line
+
+if TYPE_CHECKING:
+    from gusset.runtime.tls import ServerTls
 
 log = logging.getLogger("gusset.http")
 
@@ -76,30 +79,37 @@ class HttpServer:
         self.observe = observe
         self.closing = one_request_each
         self.connections: OpenConnections[HttpConnection] = OpenConnections(
-            most_connections(), on_sweep=self._renew_date
+            most_connections(), on_sweep=self._on_sweep
         )
         self.date = b""
         self._close_listener: Callable[[], object] | None = None
         self._opening: set[asyncio.Task[Any]] = set()
         self._accepting = False
+        self._tls: ServerTls | None = None
 
     async def start(
-        self, listener: socket.socket, *, shared: bool = False, tls: ssl.SSLContext | None = None
+        self, listener: socket.socket, *, shared: bool = False, tls: ServerTls | None = None
     ) -> None:
         """Accept on `listener`, which the server owns from now on.
 
         When other processes accept on it, too (`shared`), one connection is
-        accepted at a time, so that a burst spreads over the processes.
+        accepted at a time, so that a burst spreads over the processes. With `tls`
+        the connections are encrypted; its files are read again when they change.
         """
         loop = asyncio.get_running_loop()
         self._accepting = True
+        self._tls = tls
         self.connections.start_sweeping()
         if shared:
             loop.add_reader(listener, self._accept, listener)
             self._close_listener = partial(self._stop_sharing, listener)
         else:
             server = await loop.create_server(
-                lambda: HttpConnection(self), sock=listener, ssl=tls, backlog=1024
+                lambda: HttpConnection(self),
+                sock=listener,
+                ssl=tls.context if tls else None,
+                ssl_handshake_timeout=self.limits.head_seconds if tls else None,
+                backlog=1024,
             )
             self._close_listener = server.close
 
@@ -121,11 +131,21 @@ class HttpServer:
             log.error("A connection cannot be accepted: %s", error.strerror)  # noqa: TRY400
             pause = _NO_DESCRIPTOR_PAUSE
         else:
-            task = loop.create_task(loop.connect_accepted_socket(lambda: HttpConnection(self), sock))
+            task = loop.create_task(self._open(sock))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
         loop.remove_reader(listener)
         loop.call_later(pause, self._accept_again, listener)
+
+    async def _open(self, sock: socket.socket) -> None:
+        tls, loop = self._tls, asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # the TLS handshake failed or took too long
+            await loop.connect_accepted_socket(
+                lambda: HttpConnection(self),
+                sock,
+                ssl=tls.context if tls else None,
+                ssl_handshake_timeout=self.limits.head_seconds if tls else None,
+            )
 
     def _accept_again(self, listener: socket.socket) -> None:
         if self._accepting:
@@ -153,7 +173,9 @@ class HttpServer:
                 os.dup2(null, sock.fileno(), inheritable=False)
         os.close(null)
 
-    def _renew_date(self) -> None:
+    def _on_sweep(self) -> None:
+        if self._tls is not None:
+            self._tls.refresh()
         self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
 
 

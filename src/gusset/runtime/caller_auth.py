@@ -1,0 +1,102 @@
+"""Who may call a deployment: callers present keys, which are known here only by their digests.
+
+Used where a deployment's requests arrive: by the model's HTTP API, in a process
+that also runs the model's code, by the reverse proxy of custom images, and by
+the supervisor while no worker accepts connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from gusset.runtime.responses import Response, caller_error
+
+if TYPE_CHECKING:
+    from gusset.runtime.exchange import Exchange
+    from gusset.secrets.value import SecretValue
+
+CallerDigests: TypeAlias = Mapping[str, tuple[bytes, ...]]
+"""For each caller the SHA-256 digests of the keys that it may present."""
+
+AUTHORIZATION = b"authorization"
+OPEN_PATHS = frozenset((b"/", b"/ping", b"/v1/models/model", b"/v1/models/model/loaded"))
+"""What probes request: open to everyone, by GET and HEAD."""
+
+_SCHEMES = frozenset((b"api-key", b"bearer"))
+_MISSING = "This model is only for its callers. Send the header: Authorization: Api-Key KEY"
+_WRONG = "The key in the header Authorization is not that of a caller of this model."
+
+
+class CallerAuth:
+    """Authenticates the callers of one deployment, and counts their requests. Pure: no I/O.
+
+    `requests` counts those that passed, by the caller's name, `refused` the others.
+    `replace` may be called on any thread, everything else on one.
+    """
+
+    def __init__(self, digests: CallerDigests) -> None:
+        self._known = _flat(digests)
+        self.requests = Counter(dict.fromkeys(digests, 0))
+        self.refused = 0
+
+    def replace(self, digests: CallerDigests) -> None:
+        """From now on these are the callers and their keys."""
+        self._known = _flat(digests)
+
+    def authenticate(self, authorization: bytes | None) -> str | None:
+        """The name of the caller who sent this `Authorization` header; None if there is no such caller.
+
+        The time that it takes does not depend on which key matches.
+        """
+        if authorization is None:
+            return None
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() not in _SCHEMES:
+            return None
+        digest = hashlib.sha256(key.strip()).digest()
+        caller = None
+        for name, known in self._known:
+            if hmac.compare_digest(known, digest):
+                caller = name
+        return caller
+
+    def check(self, authorization: bytes | None) -> Response | None:
+        """None if a caller sent the request, else the response that refuses it. Counts it."""
+        caller = self.authenticate(authorization)
+        if caller is not None:
+            self.requests[caller] += 1
+            return None
+        self.refused += 1
+        text = _MISSING if authorization is None else _WRONG
+        return caller_error(401, text, (b"www-authenticate", b"Api-Key, Bearer"))
+
+    def gate(self, exchange: Exchange) -> Response | None:
+        """The gate of a model's `HttpServer` (see `RequestRules`). The model does not get the key."""
+        if is_open(exchange.method, exchange.path):
+            return None
+        refused = self.check(exchange.fields.pop(AUTHORIZATION, None))
+        if refused is None:
+            exchange.headers[:] = [each for each in exchange.headers if each[0].lower() != AUTHORIZATION]
+        return refused
+
+
+def is_open(method: bytes, path: bytes) -> bool:
+    """Whether everyone may send this request, if it has no body and asks for no other protocol."""
+    return path in OPEN_PATHS and method in (b"GET", b"HEAD")
+
+
+def digests_of(names: Iterable[str], values: Mapping[str, SecretValue]) -> CallerDigests:
+    """The digests of the callers' keys. A caller without a value, or with an empty one, has none.
+
+    Whitespace around a value does not count: no header can contain it.
+    """
+    keys = {name: values[name].reveal().strip() if name in values else b"" for name in names}
+    return {name: (hashlib.sha256(key).digest(),) if key else () for name, key in keys.items()}
+
+
+def _flat(digests: CallerDigests) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, digest) for name, known in digests.items() for digest in known)

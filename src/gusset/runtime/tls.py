@@ -1,0 +1,113 @@
+"""TLS of a listening socket, with a certificate that can be replaced while it is in use."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gusset.errors import UsageError
+
+log = logging.getLogger("gusset")
+
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files of a certificate chain and of its private key, both PEM."""
+
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def given(cls, certificate: Path | None, key: Path | None) -> TlsFiles | None:
+        """The files of `--tls-certificate` and `--tls-key`; None when neither is given.
+
+        Raises:
+            UsageError: only one of them is.
+        """
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            raise UsageError("TLS needs both --tls-certificate and --tls-key")
+        return cls(certificate.absolute(), key.absolute())
+
+
+class ServerTls:
+    """The context for new connections. `refresh` reads the files again after they have changed."""
+
+    def __init__(self, files: TlsFiles, current: ssl.SSLContext, stamp: _Stamp) -> None:
+        self._files = files
+        self._current = current
+        self._used = self._seen = stamp
+        self.context = current
+        self.context.sni_callback = self._choose
+
+    @classmethod
+    def open(cls, files: TlsFiles) -> ServerTls:
+        """Read the files.
+
+        Raises:
+            UsageError: they cannot be used; it names the file.
+        """
+        stamp = _stamp(files)
+        return cls(files, _load(files), stamp)
+
+    def refresh(self) -> None:
+        """If the files have changed, use them for new connections. Cheap: call it every half second.
+
+        Files that cannot be used are logged, and the certificate stays. They are
+        read at the second call that finds them the same, since they may be
+        replaced one after the other.
+        """
+        stamp = _stamp(self._files)
+        if stamp != self._seen or stamp == self._used:
+            self._seen = stamp
+            return
+        self._used = stamp
+        try:
+            self._current = _load(self._files)
+        except UsageError as error:
+            log.error("The certificate from before stays in use: %s", error.message)  # noqa: TRY400
+        else:
+            log.info("New connections use the new certificate in %s.", self._files.certificate)
+
+    def _choose(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
+        """Called in each handshake, also without a server name: use the newest certificate."""
+        connection.context = self._current
+
+
+def _load(files: TlsFiles) -> ssl.SSLContext:
+    for file in (files.certificate, files.key):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # A password is given so that OpenSSL does not prompt for one.
+        context.load_cert_chain(files.certificate, files.key, password="")
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "reason", None) or type(error).__name__).lower().replace("_", " ")
+        raise UsageError(
+            f"the certificate {files.certificate} cannot be used with the key {files.key}: {reason}",
+            hint="both must be PEM, the key without a password, and the server's own certificate the first",
+        ) from None
+    return context
+
+
+def _stamp(files: TlsFiles) -> _Stamp:
+    """Changes when one of the files does."""
+    return tuple(_stamp_of(file) for file in (files.certificate, files.key))
+
+
+def _stamp_of(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
