@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -135,6 +139,38 @@ def test_no_process_that_serves_has_the_persons_key_in_its_memory(
         assert len(pids) >= 2
         assert [pid for pid in pids if key[11:] in memory_of(pid)] == []
         assert b"gusset_tok_" in memory_of(process.pid)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="reads the memory of non-dumpable processes")
+def test_a_secret_that_is_typed_at_the_start_is_stored_at_the_manager(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path
+) -> None:
+    """At a terminal, with the person's key, which the process that serves does not have even then."""
+    own_end, terminal = pty.openpty()
+    command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(
+        command,
+        env=elsewhere.environ,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        while b"Value of hf_access_token" not in shown:
+            shown += os.read(own_end, 65536)
+        os.write(own_end, VALUE + b"\n")
+        while b"is ready at" not in shown:
+            shown += os.read(own_end, 65536)
+        assert manager.key.encode()[11:] not in memory_of(process.pid)
+        process.terminate()
+        while process.poll() is None:
+            with suppress(OSError):
+                os.read(own_end, 65536)
+    os.close(own_end)
+    assert admin.get("/v1/secrets/hf_access_token").json()["version"] == 1
+    assert not leaks_in(shown, VALUE)
 
 
 def memory_of(pid: int) -> bytes:

@@ -6,7 +6,15 @@ import pytest
 from itsdangerous import TimestampSigner
 
 from gusset.manager.pages.page_types import Notice
-from gusset.manager.pages.session_tokens import NOTICE_SECONDS, csrf_token, load_notice, sign_notice
+from gusset.manager.pages.session_tokens import (
+    DEVICE_SECONDS,
+    NOTICE_SECONDS,
+    csrf_token,
+    known_device,
+    load_notice,
+    sign_device,
+    sign_notice,
+)
 
 NOTICE = Notice("warning", "x was stored.", undo_url="/undo", details=("ends in white space: check it",))
 
@@ -44,3 +52,28 @@ def test_a_long_notice_is_shortened_to_fit_a_cookie() -> None:
 
 def test_each_session_has_its_own_csrf_token() -> None:
     assert csrf_token("a") != csrf_token("b")
+
+
+KEY = b"k" * 32
+
+
+def test_a_browser_is_known_to_the_account_that_it_signed_in_to() -> None:
+    """To no other, and each browser has an id of its own."""
+    cookie = sign_device("ada@example.com", KEY)
+    assert known_device(cookie, "ada@example.com", KEY)
+    assert known_device(cookie, "bob@example.com", KEY) is None
+    assert known_device(cookie, "ada@example.com", b"another vault's key") is None
+    assert known_device(cookie, "ada@example.com", KEY) != known_device(
+        sign_device("ada@example.com", KEY), "ada@example.com", KEY
+    )
+
+
+@pytest.mark.parametrize("text", ["", "x", "a.b.c", "\udc80", "x" * 5000])
+def test_a_forged_cookie_makes_no_browser_known(text: str) -> None:
+    assert known_device(text, "ada@example.com", KEY) is None
+
+
+def test_a_browser_is_forgotten_after_half_a_year(monkeypatch: pytest.MonkeyPatch) -> None:
+    cookie, now = sign_device("ada@example.com", KEY), TimestampSigner(KEY).get_timestamp()
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: now + DEVICE_SECONDS + 1)
+    assert known_device(cookie, "ada@example.com", KEY) is None

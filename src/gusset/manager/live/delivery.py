@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gusset.errors import Denied, GussetError, UsageError
+from gusset.errors import Conflict, Denied, GussetError, UsageError
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import DeploymentRequest, Operation, operation
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
@@ -17,7 +18,7 @@ from gusset.manager.auth.callers import DeploymentCaller
 from gusset.manager.executors import Executors
 from gusset.manager.live.change_feed import ChangeFeed, Keys, digest
 from gusset.secrets.name import check_name, fold_name
-from gusset.vault.services.deployments import Grant
+from gusset.vault.services.deployments import MAX_REPLICAS, Grant
 from gusset.vault.wiring import Vault
 
 MAX_REPLICA_ID = 64  # characters
@@ -62,6 +63,7 @@ class Delivery:
         self._authenticator = authenticator
         self._executors = executors
         self._change_feed = change_feed
+        self._streams: Counter[str] = Counter()  # open ones, by the deployment's id
 
     def read_secrets(self, request: DeploymentRequest[schemas.ReadSecrets]) -> schemas.DeliveredSecrets:
         """Read the values of secrets in one request; the audit record is on disk before they are sent."""
@@ -102,6 +104,9 @@ class Delivery:
         authenticate = self._authenticator.authenticate_deployment
         auth_request = AuthRequest.from_starlette(request)
         caller = await self._executors.run(authenticate, auth_request)
+        deployment_id = caller.grant.deployment_id
+        if self._streams[deployment_id] >= MAX_REPLICAS:
+            raise Conflict(f"{caller.grant.deployment} has {MAX_REPLICAS} open streams, and can have no more")
         replica = request.query_params.get("replica")
         replica = replica_id(replica) if replica else None
 
@@ -119,8 +124,13 @@ class Delivery:
 
         async def lines() -> AsyncIterator[bytes]:
             since = request.query_params.get("since") or None
-            async for event in self._change_feed.follow(keys_of(caller.grant), since, is_valid=is_valid):
-                yield orjson.dumps(event) + b"\n"
+            self._streams[deployment_id] += 1
+            try:
+                async for event in self._change_feed.follow(keys_of(caller.grant), since, is_valid=is_valid):
+                    yield orjson.dumps(event) + b"\n"
+            finally:
+                self._streams[deployment_id] -= 1
+                self._streams += Counter()  # drops those without any
 
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(lines(), media_type="application/x-ndjson", headers=headers)
