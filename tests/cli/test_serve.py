@@ -345,3 +345,14 @@ def test_the_demo_succeeds(gusset: Cli) -> None:
     done = gusset("demo", "--once")
     assert b"signing with ***" in done.stderr
     assert b"the prediction is correct" in done.stdout
+
+
+def test_what_was_masked_is_in_the_vaults_audit_log(gusset: Cli, folder: Path, tmp_path: Path) -> None:
+    """Also without a manager: evidence that a model leaks, in sums."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), errors=tmp_path / "err") as (address, _):
+        assert predict(address).status_code == 200
+    shown = gusset("audit", "show", "--output", "json").stdout
+    [record] = [each for each in json.loads(shown)["records"] if each["action"] == "secret.masked"]
+    assert record["details"]["times"] == {"plain, stdout": 1}
+    assert gusset("audit", "verify").returncode == 0

@@ -125,6 +125,8 @@ def test_every_response_has_exactly_the_documented_keys(manager: Manager) -> Non
     call("GET", "/v1/deployment", key=token)
     call("POST", "/v1/deployment/secrets", key=token)
     call("PUT", "/v1/deployment/replicas/{id}", {"host": "h", "versions": {"x": 2}}, key=token, id="r")
+    masked = {"hits": [{"secret": "x", "form": "hex", "channel": "log", "times": 1}]}
+    call("POST", "/v1/deployment/masked", masked, key=token)
     assert call("GET", "/v1/deployments")["deployments"][0]["replicas"]
     call("GET", "/v1/deployments/{name}", name="d")
     assert call("GET", "/v1/deployments/{name}/tokens", name="d")["tokens"]

@@ -17,6 +17,7 @@ import pytest
 from tests.cli.test_serve import children, predict, served, until, write_model
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager
+from tests.manager.test_pages import Visitor
 
 VALUE = b"hf_" + b"aB3dE6gH" * 5
 NEW = b"hf_" + b"zY9xW8vU" * 5
@@ -239,3 +240,53 @@ def test_exec_gets_its_secrets_from_the_manager(admin: httpx.Client, elsewhere: 
     code = "import os,hashlib;print(hashlib.sha256(open(os.environ['GUSSET_SECRETS_DIR']+'/hf_access_token','rb').read()).hexdigest())"
     done = elsewhere("exec", "--secret", "hf_access_token", "--", "python3", "-c", code)
     assert sha(VALUE).encode() in done.stdout
+
+
+LEAKING = """
+import base64, sys
+class Model:
+    def __init__(self, **kwargs):
+        self._secrets = kwargs["secrets"]
+    def predict(self, model_input):
+        value = self._secrets["hf_access_token"]
+        print(base64.b64encode(value.encode()).decode(), file=sys.stderr)
+        return {"sha": ""}
+"""
+
+
+def test_a_value_that_a_model_prints_is_audited_and_shown_beside_the_secret(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, tmp_path: Path
+) -> None:
+    """In sums, with its form and where it was; the page offers to rotate it until that was done."""
+    put(admin, VALUE)
+    folder = write_model(tmp_path / "leaking", code=LEAKING)
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
+        for _ in range(3):
+            predict(address)
+
+        def records() -> list[dict[str, object]]:
+            found: list[dict[str, object]] = admin.get("/v1/audit?action=secret.masked").json()["records"]
+            return found
+
+        until(records)
+        predict(address)  # counted later: reports are sums of a minute
+    until(lambda: len(records()) == 2)  # the last one is sent at the end
+    sums = [record["details"]["times"] for record in records()]  # type: ignore[index]
+    assert sum(each["base64, stderr"] for each in sums) == 4
+    assert records()[0]["target"] == "hf_access_token"
+    ada = Visitor(manager)
+    assert ada.sign_in().status_code == 303
+    page = ada.http.get("/settings/secrets").text
+    assert "found in output" in page
+    assert "Rotate" in page
+    secret_id = admin.get("/v1/secrets/hf_access_token").json()["id"]
+    detail = ada.http.get(f"/settings/secrets/{secret_id}").text
+    assert "Found in output" in detail
+    assert '<a class="button main" href="#replace">Rotate</a>' in detail
+    put(admin, NEW)
+    assert "found in output" not in ada.http.get("/settings/secrets").text
+    detail = ada.http.get(f"/settings/secrets/{secret_id}").text
+    assert "was not found since" in detail
+    assert "Rotate" not in detail
+    ada.http.close()
+    assert not leaks_in(manager.log.read_bytes(), VALUE, NEW)

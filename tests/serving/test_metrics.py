@@ -23,6 +23,7 @@ def test_prometheus_reads_names_types_and_labels(serve: ModelProject) -> None:
         "gusset_requests_waiting": "gauge",
         "gusset_model_ready": "gauge",
         "gusset_secret_version": "gauge",
+        "gusset_masked": "counter",
         "gusset_secrets_source_up": "gauge",
         "process_cpu_seconds": "counter",
         "process_resident_memory_bytes": "gauge",

@@ -412,6 +412,38 @@ def test_a_value_in_a_metrics_label_is_masked(serve: ModelProject) -> None:
     assert "o<r>d" not in text
 
 
+def test_metrics_count_what_was_masked_where_and_in_which_form(serve: ModelProject) -> None:
+    """Evidence that a model leaks, from all of its workers: what the supervisor and what they masked."""
+    serve.secret("token", VALUE)
+    served = serve(
+        """
+        import base64, logging, sys
+        from starlette.exceptions import HTTPException
+        class Model:
+            def __init__(self, secrets):
+                self.v = str(secrets["token"])
+            def predict(self, x):
+                print("a", self.v, "b", self.v)
+                print(base64.b64encode(self.v.encode()).decode(), file=sys.stderr)
+                logging.getLogger("mine").warning("it is %s", self.v)
+                raise HTTPException(400, self.v)
+        """
+    ).ready()
+    assert served.predict().json() == {"error": "***"}
+    expected = {
+        ("plain", "stdout", 2),
+        ("base64", "stderr", 1),
+        ("plain", "log", 2),  # with the exception's traceback
+        ("plain", "response", 1),
+    }
+    lines = {
+        f'gusset_masked_total{{name="token",form="{form}",channel="{channel}"}} {times}'
+        for form, channel, times in expected
+    }
+    eventually(lambda: lines <= set(served.get("/metrics").text.splitlines()), "the counts")
+    assert VALUE.decode() not in served.get("/metrics").text
+
+
 STREAMING = """
     class Model:
         def __init__(self, secrets):

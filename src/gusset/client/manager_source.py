@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gusset.backoff import Backoff
 from gusset.client.manager_client import TIMEOUT, ManagerClient
 from gusset.errors import Denied, GussetError, NotSignedIn
+from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
 
@@ -83,6 +84,22 @@ class ManagerSource:
                 "restart `gusset serve` to read it"
             )
         return self._client.request("POST", "/v1/deployment/secrets", {"names": wanted})
+
+    def record_hits(self, hits: Mapping[Hit, int]) -> None:
+        """Report to the manager what was masked.
+
+        Raises:
+            NotSignedIn, Denied, Unreachable: see `ManagerClient`.
+        """
+        body = {
+            "hits": [
+                {"secret": hit.secret, "form": hit.form, "channel": hit.channel, "times": times}
+                for hit, times in hits.items()
+                if hit.secret in self._versions
+            ]
+        }
+        if body["hits"]:
+            self._client.request("POST", "/v1/deployment/masked", body)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when one of `names` may have changed. Holds one request open, and retries when it breaks."""

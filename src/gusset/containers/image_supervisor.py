@@ -31,6 +31,7 @@ from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
 from gusset.runtime.declared_secrets import read_secrets
+from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
 from gusset.runtime.secret_watcher import SecretWatcher
 from gusset.runtime.supervision import (
@@ -101,6 +102,7 @@ def serve_image(
         leftovers.remove_orphans(engine.api)
         memory_folder.remove_all(run_has_ended)
         intake.accept(values)
+        stack.callback(HitReporter.start(intake.masker.hits, source).stop)
         image = _prepare_image(engine, deployment, credentials, intake.masker)
         options = ContainerOptions(
             user=_find_user(deployment, engine, image),

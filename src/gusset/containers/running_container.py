@@ -97,10 +97,12 @@ class _Output:
     def attach(self, container: Container, masker: Masker, outputs: Sequence[int]) -> None:
         """Forward all output from now on. Call it before the container starts."""
         ends = []
-        for sink in outputs:
+        for sink, channel in zip(outputs, ("stdout", "stderr"), strict=True):
             source, end = os.pipe()
             ends.append(end)
-            self._pumps.append(OutputPump.start(source, sink, _RecordingStream(masker.stream(), self._last)))
+            self._pumps.append(
+                OutputPump.start(source, sink, _RecordingStream(masker.stream(channel), self._last))
+            )
         container.attach(*ends)
 
     def drain(self) -> None:

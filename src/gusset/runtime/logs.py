@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,17 +52,14 @@ class ReadableFormatter(logging.Formatter):
 
 
 def mask_records(mask: Mask) -> None:
-    """Mask the message of every log record of this process, whatever formats it.
-
-    Not in forked children: their output is masked on its way.
-    """
-    make, own = logging.getLogRecordFactory(), os.getpid()
+    """Mask the message of every log record of this process, whatever formats it."""
+    make = logging.getLogRecordFactory()
 
     def make_masked(*arguments: object, **options: object) -> logging.LogRecord:
         record = make(*arguments, **options)
         try:
             message = record.getMessage()
-            masked = mask(message) if os.getpid() == own else message
+            masked = mask(message)
         except Exception:  # arguments that do not fit the message: the handler reports them
             return record
         if masked != message:

@@ -18,11 +18,14 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Hit:
-    """What was masked where. `channel` is such as "stdout"."""
+    """What was masked where. `channel` is one of `CHANNELS`."""
 
     secret: str
     form: str
     channel: str
+
+
+CHANNELS = frozenset(("stdout", "stderr", "log", "response", "metrics"))
 
 
 class HitCounter:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gusset.secrets import patterns
 from gusset.secrets.fragments import fragments_of
-from gusset.secrets.hits import HitCounter, Label
+from gusset.secrets.hits import Hit, HitCounter, Label
 from gusset.secrets.pattern_index import PatternIndex, Span
 from gusset.secrets.value import MASK, SecretValue
 
@@ -33,6 +33,7 @@ class Masker:
         self.hits = HitCounter()
         self._learning = threading.Lock()
         self._known: set[SecretValue] = set()
+        self._names: set[str] = set()
         self._index = PatternIndex({}, {})
         self.learn(values)
 
@@ -52,8 +53,9 @@ class Masker:
                     found.setdefault(pattern, Label(name, form))
                 for part in patterns.texts_of(value.reveal()):
                     for text in fragments_of(part):
-                        fragments.setdefault(text, Label(name, "part"))
+                        fragments.setdefault(text, Label(name, patterns.PART))
             self._known.update(new)
+            self._names.update(new.values())
             self._index = PatternIndex(found, fragments)
 
     def mask(self, data: bytes, channel: str = "") -> bytes:
@@ -66,6 +68,11 @@ class Masker:
             return data
         self.hits.add((label for span in spans for label in span.labels), channel)
         return _masked(data, spans, 0, len(data))
+
+    def count(self, hits: Mapping[Hit, int]) -> None:
+        """Add hits that another process has counted, but for those of secrets that this one does not know."""
+        names = self._names
+        self.hits.merge({hit: times for hit, times in hits.items() if hit.secret in names})
 
     def mask_text(self, text: str, channel: str = "") -> str:
         """The same for text, such as tracebacks and error messages."""

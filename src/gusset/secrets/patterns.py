@@ -53,7 +53,7 @@ def patterns_of(value: bytes) -> dict[bytes, str]:
     """
     found: dict[bytes, str] = {}
     for part in parts_of(value):
-        for form, encode in _FORMS.items():
+        for form, encode in _ENCODERS.items():
             for pattern in encode(part):
                 for piece in _without_repetition(pattern):
                     found.setdefault(piece, form)
@@ -256,7 +256,7 @@ def _json_strings(value: bytes) -> Iterator[bytes]:
 
 
 # In the order in which a pattern that has several forms is reported.
-_FORMS: dict[str, Callable[[bytes], Iterable[bytes]]] = {
+_ENCODERS: dict[str, Callable[[bytes], Iterable[bytes]]] = {
     "plain": lambda value: (value,),
     "line": _lines,
     "base64": _base64,
@@ -268,3 +268,6 @@ _FORMS: dict[str, Callable[[bytes], Iterable[bytes]]] = {
     "shell": _quoted,
     "escaped twice": _escaped_twice,
 }
+
+PART = "part"  # the form of a part of a value
+FORMS = frozenset((*_ENCODERS, PART))

@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from gusset.secrets.hits import CHANNELS, Hit
+from gusset.secrets.patterns import FORMS
 from gusset.serving.channel import Malformed
 from gusset.serving.deployment import ModelDeployment
 
+MAX_TIMES = 2**40  # of one hit in one report
 MAX_REPORT_BYTES = 16 * 1024 * 1024
 
 
@@ -52,6 +55,13 @@ class SetSourceError:
 
 
 @dataclass(frozen=True, slots=True)
+class SetMaskedHits:
+    """How often values were masked in the output of the deployment, from all workers, for the metrics."""
+
+    total: Mapping[Hit, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Accept:
     """Accept connections: nothing else accepts on the deployment's port any more."""
 
@@ -61,7 +71,7 @@ class Drain:
     """Accept no more connections, finish the requests in flight, then exit."""
 
 
-Order = WorkerPlan | SetSecrets | SetSourceError | Accept | Drain
+Order = WorkerPlan | SetSecrets | SetSourceError | SetMaskedHits | Accept | Drain
 
 
 class StartStep(enum.StrEnum):
@@ -99,7 +109,14 @@ class Drained:
     """No request is in flight any more."""
 
 
-Report = Loading | Ready | Failed | Drained
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """What this worker has masked itself since its last report: in logs, responses and metrics."""
+
+    hits: Mapping[Hit, int]
+
+
+Report = Loading | Ready | Failed | Drained | Masked
 
 
 def encode_order(order: Order) -> bytes:
@@ -122,6 +139,9 @@ def encode_report(report: Report) -> bytes:
             return orjson.dumps({"event": "failed", "step": step, "trace": trace})
         case Drained():
             return b'{"event":"drained"}'
+        case Masked(hits):
+            rows = [[hit.secret, hit.form, hit.channel, times] for hit, times in hits.items()]
+            return orjson.dumps({"event": "masked", "hits": rows})
 
 
 def decode_report(message: bytes) -> Report:
@@ -145,4 +165,15 @@ def decode_report(message: bytes) -> Report:
             raise Malformed("its step or trace is of the wrong type")
         case {"event": "drained"}:
             return Drained()
+        case {"event": "masked", "hits": list(rows)}:
+            return Masked(dict(map(_hit, rows)))
     raise Malformed("its event is unknown")
+
+
+def _hit(row: object) -> tuple[Hit, int]:
+    match row:
+        case [str(secret), str(form), str(channel), int(times)] if (
+            form in FORMS and channel in CHANNELS and 0 < times < MAX_TIMES
+        ):
+            return Hit(secret, form, channel), times
+    raise Malformed("one of its hits is of the wrong type")

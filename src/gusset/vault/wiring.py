@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
@@ -27,6 +28,7 @@ from gusset.vault.services.change_poller import ChangePoller
 from gusset.vault.services.deployments import Deployments
 from gusset.vault.services.invitations import Invitations
 from gusset.vault.services.key_rotation import KeyringStore, KeyRotation
+from gusset.vault.services.masked_values import MaskedValues
 from gusset.vault.services.people import People
 from gusset.vault.services.secret_delivery import SecretDelivery
 from gusset.vault.services.secret_reader import SecretReader
@@ -74,6 +76,7 @@ class Vault:
     teams: Teams
     access_keys: AccessKeys
     deployments: Deployments
+    masked_values: MaskedValues
     audit: AuditLog
     key_rotation: KeyRotation
     source: Callable[..., VaultSource]
@@ -180,6 +183,7 @@ def _wired(
     writer = make_writer(engine, chain, witness)
     connections = ReadConnections(engine)
     deployments, access_keys = Deployments(engine, writer, clock), AccessKeys(engine, writer, clock)
+    masked_values = MaskedValues(engine, writer, clock)
 
     def secrets_of(team_id: str, name: str) -> TeamSecrets:
         rows = SecretRows(team_id, name)
@@ -201,7 +205,8 @@ def _wired(
     secrets = secrets_of(default_team_id, DEFAULT_TEAM)
 
     def source(*, actor: str, deployment: str) -> VaultSource:
-        return VaultSource(engine, secrets.delivery, actor=actor, deployment=deployment)
+        record_hits = partial(masked_values.record, default_team_id)
+        return VaultSource(engine, secrets.delivery, record_hits, actor=actor, deployment=deployment)
 
     try:
         yield Vault(
@@ -213,6 +218,7 @@ def _wired(
             teams=Teams(engine, writer, clock),
             access_keys=access_keys,
             deployments=deployments,
+            masked_values=masked_values,
             audit=AuditLog(engine, vault, lambda: keys.current, witness),
             key_rotation=KeyRotation(engine, writer, keys, clock, root_key_file=settings.root_key_file),
             source=source,

@@ -136,6 +136,21 @@ class ReplicaReport(Body):
     stopped: bool = False
 
 
+class MaskedHit(Body):
+    """How often a secret was masked, in one form of its value, on one channel of the deployment's output."""
+
+    secret: Name
+    form: str = Field(pattern=r"^[A-Za-z0-9 -]{1,32}$")
+    channel: Literal["stdout", "stderr", "log", "response", "metrics"]
+    times: int = Field(ge=1, le=2**40)
+
+
+class MaskedReport(Body):
+    """What a deployment's masker has found since its last report."""
+
+    hits: list[MaskedHit] = Field(max_length=1000)
+
+
 # --- responses: secrets
 
 

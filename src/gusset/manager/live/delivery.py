@@ -17,6 +17,7 @@ from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.callers import DeploymentCaller
 from gusset.manager.executors import Executors
 from gusset.manager.live.change_feed import ChangeFeed, Keys, digest
+from gusset.secrets.hits import Hit
 from gusset.secrets.name import check_name, fold_name
 from gusset.vault.services.deployments import MAX_REPLICAS, Grant
 from gusset.vault.wiring import Vault
@@ -51,6 +52,20 @@ def revoke_own_token(request: DeploymentRequest[None]) -> schemas.Revoked:
     caller = request.caller
     request.vault.access_keys.revoke(caller.prefix, actor=caller.actor, allowed=lambda _: True)
     return schemas.Revoked(prefix=caller.prefix)
+
+
+def report_masked(request: DeploymentRequest[schemas.MaskedReport]) -> schemas.Empty:
+    """Report how often secrets were masked in the deployment's output."""
+    grant = request.caller.grant
+    allowed = {fold_name(name) for name in grant.names}
+    hits: Counter[Hit] = Counter()
+    for each in request.body.hits:
+        if fold_name(each.secret) in allowed:
+            hits[Hit(each.secret, each.form, each.channel)] += each.times
+    request.vault.masked_values.record(
+        grant.team_id, hits, actor=request.caller.actor, deployment=grant.deployment
+    )
+    return schemas.Empty()
 
 
 class Delivery:
@@ -141,6 +156,7 @@ class Delivery:
             operation("GET", base, get_current_deployment, None),
             operation("POST", base + "/secrets", self.read_secrets, None),
             operation("PUT", base + "/replicas/{id}", report_replica, None),
+            operation("POST", base + "/masked", report_masked, None),
             operation("DELETE", base + "/token", revoke_own_token, None),
         ]
 

@@ -19,6 +19,7 @@ from gusset.vault.services.person import TeamInfo
 from gusset.vault.wiring import TeamSecrets
 
 ROWS = 25  # per page
+MAX_MASKED = 100  # sums of masked values, the newest
 MAX_VERSIONS = 100  # shown, the newest
 
 
@@ -37,6 +38,7 @@ def _list(request: PageRequest, team: TeamInfo, *, name: str = "", error: Gusset
     context = {
         "team": team,
         "secrets": [_row(info, used_by.get(fold_name(info.name), ()), request.now) for info in found],
+        "leaked": request.vault.masked_values.leaked(team.id),
         "q": query,
         "page": page,
         "pages": max(1, -(-total // ROWS)),
@@ -103,6 +105,7 @@ def _detail(
         "secret": _row(info, [each.name for each in used_by], request.now),
         "versions": versions[:MAX_VERSIONS],
         "more_versions": max(0, len(versions) - MAX_VERSIONS),
+        "masked": request.vault.masked_values.of_secret(info.id)[:MAX_MASKED],
         "usage": [_usage(each, info.name) for each in used_by],
         "form": {"error": error_text(error) if error else None},
     }

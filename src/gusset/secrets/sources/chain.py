@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from gusset.secrets.sources.source import Delivered, SecretSource
+from gusset.secrets.hits import Hit
+from gusset.secrets.sources.source import Delivered, RecordsHits, SecretSource
 
 _STOP_POLL = 0.2  # seconds
 
@@ -37,6 +38,12 @@ class ChainSource:
                 break
             found.update(source.read(rest))
         return {name: found[name] for name in names if name in found}
+
+    def record_hits(self, hits: Mapping[Hit, int]) -> None:
+        """Record them at the sources that do so."""
+        for source in self._sources:
+            if isinstance(source, RecordsHits):
+                source.record_hits(hits)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when any source does; changes that come together may be one yield."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from gusset.secrets.hits import Hit
 from gusset.secrets.value import SecretValue
 
 
@@ -49,4 +50,16 @@ class SecretSource(Protocol):
 
         Returns within a second after `stop` is set. The source retries by itself
         after an error, which the next `read` reports; an error never ends the watch.
+        """
+
+
+@runtime_checkable
+class RecordsHits(Protocol):
+    """A source that records how often values were masked in output."""
+
+    def record_hits(self, hits: Mapping[Hit, int]) -> None:
+        """Record what was masked since the last call.
+
+        Raises:
+            GussetError: the source refuses, or does not respond.
         """

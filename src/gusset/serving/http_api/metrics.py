@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from gusset.runtime.exchange import Exchange
+from gusset.secrets.hits import Hit
 
 # The upper bounds of the histogram's buckets, in seconds.
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -28,10 +29,18 @@ class Metrics:
     """Requests by route and status, and their durations; `observe` is called for each that is over."""
 
     def __init__(
-        self, versions: Callable[[], Mapping[str, int | None]], mask: Callable[[bytes], bytes]
+        self,
+        versions: Callable[[], Mapping[str, int | None]],
+        hits: Callable[[], Mapping[Hit, int]],
+        *,
+        mask: Callable[[bytes], bytes],
     ) -> None:
-        """`versions`: those of the secrets that the model holds. `mask` masks the model's own metrics."""
+        """`versions`: those of the secrets that the model holds. `hits`: how often values were masked.
+
+        `mask` masks the model's own metrics.
+        """
         self._versions = versions
+        self._hits = hits
         self._mask = mask
         self._requests: Counter[tuple[str, int]] = Counter()
         self._buckets: dict[str, list[int]] = {}
@@ -72,6 +81,14 @@ class Metrics:
                 f'gusset_secret_version{{name="{name}"}} {version}'
                 for name, version in sorted(self._versions().items())
                 if version is not None
+            ),
+            *_head(
+                "gusset_masked_total", "counter", "How often values were masked, of the whole deployment."
+            ),
+            *(
+                f'gusset_masked_total{{name="{hit.secret}",form="{hit.form}",channel="{hit.channel}"}} {n}'
+                for hit, n in sorted(self._hits().items())
+                if hit.secret
             ),
             *_head("gusset_secrets_source_up", "gauge", "Whether changes of secrets reach this deployment."),
             f"gusset_secrets_source_up {int(source_is_up)}",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from gusset.runtime.declared_secrets import Values, read_secrets
 from gusset.runtime.secret_watcher import SecretWatcher
 from gusset.runtime.supervision import SecretIntake
+from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import SecretSource
 from gusset.serving.deployment import ModelDeployment
-from gusset.serving.protocol import SetSecrets, SetSourceError
+from gusset.serving.protocol import SetMaskedHits, SetSecrets, SetSourceError
 from gusset.serving.supervisor.replica import Replica
 
 
@@ -37,6 +38,7 @@ class SecretDistributor:
         self._values = values
         self._pending: Values = {}  # of secrets that only the deployment being loaded declares
         self._source_error: str | None = None
+        self._hits: Mapping[Hit, int] = {}
         self._replicas: set[Replica] = set()
         self._watcher = SecretWatcher(source, self._deliver)
 
@@ -71,6 +73,8 @@ class SecretDistributor:
             self._replicas.add(replica)
             if self._source_error is not None:
                 replica.process.send(SetSourceError(self._source_error))
+            if self._hits:
+                replica.process.send(SetMaskedHits(self._hits))
 
     def remove(self, replica: Replica) -> None:
         """Stop sending values to the replica."""
@@ -85,6 +89,15 @@ class SecretDistributor:
                 self._source_error = error
                 for replica in self._replicas:
                     replica.process.send(SetSourceError(error))
+
+    def share_hits(self) -> None:
+        """Let the replicas know how often values were masked, when that has changed, for their metrics."""
+        total = self._intake.masker.hits.total
+        if total != self._hits:
+            with self._lock:
+                self._hits = total
+                for replica in self._replicas:
+                    replica.process.send(SetMaskedHits(total))
 
     def read(self, deployment: ModelDeployment) -> Values:
         """What the deployment declares; blocks. See `read_secrets` for the errors."""

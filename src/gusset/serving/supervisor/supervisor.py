@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
 from gusset.runtime.environment import child_environment
+from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
 from gusset.runtime.supervision import (
     DRAIN_SECONDS,
@@ -99,6 +100,7 @@ def serve(
                 process.abandon()
             raise
         stack.callback(secrets.stop)
+        stack.callback(HitReporter.start(intake.masker.hits, source).stop)
         supervisor = Supervisor(
             deployment,
             secrets,
@@ -172,6 +174,7 @@ class Supervisor:
     async def _check_source(self) -> None:
         while True:
             self._secrets.check_source()
+            self._secrets.share_hits()
             await asyncio.sleep(_SOURCE_CHECK)
 
     async def _keep_filled(self, slot: WorkerSlot) -> None:

@@ -20,6 +20,7 @@ from gusset.serving.channel import Channel, Closed, Malformed
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.protocol import (
     MAX_REPORT_BYTES,
+    Masked,
     Order,
     Report,
     SetSecrets,
@@ -96,8 +97,8 @@ class WorkerProcess:
         worker_end.close()
         os.close(lifeline_r)
         pumps = [
-            OutputPump.start(_detach(process.stdout), options.output, options.masker.stream()),
-            OutputPump.start(_detach(process.stderr), options.errors, options.masker.stream()),
+            OutputPump.start(_detach(process.stdout), options.output, options.masker.stream("stdout")),
+            OutputPump.start(_detach(process.stderr), options.errors, options.masker.stream("stderr")),
         ]
         return cls(process, Channel(own_end), lifeline_w, options, pumps=pumps)
 
@@ -166,7 +167,11 @@ class WorkerProcess:
         with contextlib.suppress(Closed):
             while True:
                 try:
-                    on_report(decode_report(self._channel.receive(MAX_REPORT_BYTES)))
+                    report = decode_report(self._channel.receive(MAX_REPORT_BYTES))
+                    if isinstance(report, Masked):
+                        self._options.masker.count(report.hits)
+                    else:
+                        on_report(report)
                 except Malformed as error:
                     if not warned:
                         log.warning(

@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
@@ -23,6 +22,7 @@ import uvloop
 from gusset.runtime import logs
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.process import die_with_pipe, harden, keep_from_forks
+from gusset.secrets.hits import Hit
 from gusset.secrets.mapping import Secrets
 from gusset.secrets.masking import Masker
 from gusset.secrets.value import SecretValue
@@ -38,8 +38,10 @@ from gusset.serving.protocol import (
     Drained,
     Failed,
     Loading,
+    Masked,
     Ready,
     Report,
+    SetMaskedHits,
     SetSecrets,
     SetSourceError,
     WorkerPlan,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from gusset.serving.http_api.websockets import Websockets
 
 EXIT_START_FAILED = 9
+_HIT_INTERVAL = 1.0  # seconds
 
 
 class Worker:
@@ -72,6 +75,7 @@ class Worker:
         self._accept = asyncio.Event()
         self._drain = asyncio.Event()
         self._source_error: str | None = None
+        self._hits: Mapping[Hit, int] = {}  # of the whole deployment
         self._versions = plan.secrets.versions
         self._secrets = Secrets(
             plan.deployment.declared,
@@ -102,7 +106,11 @@ class Worker:
 
     async def _serve(self, methods: Methods) -> None:
         deployment, folder = self._deployment, self._deployment.folder
-        metrics = Metrics(lambda: self._versions, lambda text: self._masker.mask(text, "metrics"))
+        metrics = Metrics(
+            lambda: self._versions,
+            lambda: self._hits,
+            mask=lambda text: self._masker.mask(text, "metrics"),
+        )
         inference = Inference(
             methods,
             self._loop,
@@ -136,6 +144,7 @@ class Worker:
         server = HttpServer(api.router, takes_over=api.takes_over, observe=metrics.observe)
         os.register_at_fork(after_in_child=server.release_in_child)
         watch_loop(self._loop, folder)
+        self._report_hits()
         self._report(Ready())
         await self._accept.wait()
         if not self._drain.is_set():
@@ -143,6 +152,7 @@ class Worker:
         await self._drain.wait()
         await api.drain()
         await server.drain()
+        self._report_hits()
         self._report(Drained())
 
     def _follow_orders(self) -> None:
@@ -161,11 +171,19 @@ class Worker:
                         self._versions = versions
                     case SetSourceError(error):
                         self._source_error = error
+                    case SetMaskedHits(total):
+                        self._hits = total
         os.killpg(0, signal.SIGKILL)  # the supervisor has ended: end this process and the model's children
 
     def _report(self, report: Report) -> None:
         with contextlib.suppress(Closed):  # the thread that follows orders then ends this process
             self._channel.send(encode_report(report))
+
+    def _report_hits(self) -> None:
+        """Report what this process has masked, and do so again after a while."""
+        if hits := self._masker.hits.take():
+            self._report(Masked(hits))
+        self._loop.call_later(_HIT_INTERVAL, self._report_hits)
 
     def _exit_failed(self, failure: StartFailed) -> NoReturn:
         error = failure.__cause__ or failure
@@ -173,6 +191,7 @@ class Worker:
             trace = str(error)
         else:
             trace = logs.model_traceback(error, self._deployment.folder)
+        self._report(Masked(self._masker.hits.take()))
         self._report(Failed(failure.step, trace))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -182,6 +201,15 @@ class Worker:
 
 def _secret_values(values: Mapping[str, bytes]) -> dict[str, SecretValue]:
     return {name: SecretValue(value) for name, value in values.items()}
+
+
+def _log_mask(masker: Masker) -> logs.Mask:
+    """Masks texts of this process's log. Not in its forks: nobody would count the hits.
+
+    Their output is masked on its way.
+    """
+    own = os.getpid()
+    return lambda text: masker.mask_text(text, "log") if os.getpid() == own else text
 
 
 def main(arguments: list[str]) -> int:
@@ -205,7 +233,7 @@ def main(arguments: list[str]) -> int:
     assert isinstance(plan, WorkerPlan)  # noqa: S101  # always the first order
     level = logging.DEBUG if plan.deployment.debug_logs else logging.INFO
     masker = Masker(_secret_values(plan.secrets.values))
-    mask_log = partial(masker.mask_text, channel="log")
+    mask_log = _log_mask(masker)
     logs.log_to_stderr("", readable=plan.readable_logs, level=level, mask=mask_log)
     logs.mask_records(mask_log)
     os.environ.update(plan.deployment.environment_variables)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import Delivered
 from gusset.vault.services.secret_delivery import SecretDelivery
 from gusset.vault.storage.database import change_counter, translate_db_errors
@@ -24,9 +25,19 @@ class VaultSource:
 
     last_error: str | None = None
 
-    def __init__(self, engine: Engine, delivery: SecretDelivery, *, actor: str, deployment: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        delivery: SecretDelivery,
+        record_hits: Callable[..., None],
+        *,
+        actor: str,
+        deployment: str,
+    ) -> None:
+        """`record_hits` is `MaskedValues.record` for the team of `delivery`."""
         self._engine = engine
         self._delivery = delivery
+        self._record_hits = record_hits
         self._actor = actor
         self._deployment = deployment
         self._last_read: tuple[frozenset[str], frozenset[tuple[str, int]]] | None = None
@@ -36,6 +47,10 @@ class VaultSource:
             # Revisions before values: `watch` then notices a change between the two.
             self._last_read = (frozenset(names), self._delivery.revisions(connection, names))
         return self._delivery.deliver(names, actor=self._actor, deployment=self._deployment).values
+
+    def record_hits(self, hits: Mapping[Hit, int]) -> None:
+        """Record what was masked, with an audit record for each secret."""
+        self._record_hits(hits, actor=self._actor, deployment=self._deployment)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when one of `names` has changed since the last `read`: only then is a new read needed."""

@@ -189,3 +189,17 @@ replicas = Table(
     Column("stopped_at", String(24)),
     PrimaryKeyConstraint("deployment_id", "id"),
 )
+
+# How often a deployment's masker has found a value in its output.
+masked_values = Table(
+    "masked_values",
+    metadata,
+    Column("secret_id", String(32), ForeignKey("secrets.id"), nullable=False),
+    Column("deployment", String(253), nullable=False),
+    Column("form", String(32), nullable=False),
+    Column("channel", String(32), nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("version", Integer),  # the current one at the last time
+    Column("last_at", String(24), nullable=False),
+    PrimaryKeyConstraint("secret_id", "deployment", "form", "channel"),
+)
