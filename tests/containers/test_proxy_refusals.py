@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.connections import Limits
 from tests.containers.wire import (
     CHUNKED,
@@ -181,3 +182,28 @@ def test_a_chunked_body_over_the_limit_gets_413(pieces: list[bytes]) -> None:
     with running_proxy(never_respond, Limits(body=1000)) as proxy:
         response = proxy.exchange(get("/x", CHUNKED, method="POST"), *pieces)
     assert response.startswith(b"HTTP/1.1 413 ")
+
+
+def test_web_pages_of_other_sites_are_refused_and_allowed_ones_may_read_the_response() -> None:
+    """By the rules that hold for Python models; nothing of a refused request reaches the application."""
+    rules = BrowserRules.make("127.0.0.1", hosts=("models.example",), origins=("https://app.example",))
+    with running_proxy(browser_rules=rules) as proxy:
+        for fields, status in (
+            ((), 200),
+            (("Origin: https://evil.example",), 403),
+            (("oRIGIN:null",), 403),
+            (("Sec-Fetch-Site: cross-site",), 403),
+            (("Origin: https://app.example", "Sec-Fetch-Site: cross-site"), 200),
+        ):
+            with proxy.connect() as client:
+                lines = ["GET /x HTTP/1.1", "Host: localhost", *fields, "", ""]
+                client.send("\r\n".join(lines).encode())
+                got, head, _ = client.response()
+                assert (fields, got) == (fields, status)
+                assert (b"access-control-allow-origin: https://app.example" in head) == (
+                    "app" in "".join(fields)
+                )
+        for host, status in (("models.example", 200), ("evil.example", 421)):
+            with proxy.connect() as client:
+                client.send(f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert (host, client.response()[0]) == (host, status)

@@ -15,6 +15,7 @@ from typing import Any
 import uvloop
 
 from gusset.containers.proxy.proxy import Proxy, Routes
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.connections import Limits
 from tests.serving.conftest import PATIENCE
 
@@ -182,9 +183,7 @@ class Application:
 class RunningProxy:
     """A proxy with its own event loop on a thread, and the application behind it."""
 
-    def __init__(
-        self, application: Application, *, limits: Limits | None, routes: Routes, read_seconds: float
-    ) -> None:
+    def __init__(self, application: Application, routes: Routes, **options: Any) -> None:
         """Use `running_proxy`."""
         self.application = application
         self.not_ready: str | None = None  # the reason why requests may not pass
@@ -193,8 +192,7 @@ class RunningProxy:
             self.connect_to_application,
             routes,
             ready=lambda: self.not_ready,
-            read_seconds=read_seconds,
-            limits=limits,
+            **options,
         )
         self.port = 0  # of the proxy; known once it has started
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -282,10 +280,13 @@ def running_proxy(
     *,
     routes: Routes = ROUTES,
     read_seconds: float = 300.0,
+    browser_rules: BrowserRules | None = None,
 ) -> Iterator[RunningProxy]:
     """A proxy in front of an application that runs `handler`; without one it responds with `OK`."""
     application = Application.start(handler or respond_with(OK))
-    proxy = RunningProxy(application, limits=limits, routes=routes, read_seconds=read_seconds)
+    proxy = RunningProxy(
+        application, routes, limits=limits, read_seconds=read_seconds, browser_rules=browser_rules
+    )
     proxy.start()
     try:
         yield proxy

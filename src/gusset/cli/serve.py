@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from gusset.addresses import is_loopback
 from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.forked import ForkedTask
@@ -33,6 +34,7 @@ from gusset.secrets.value import SecretValue
 if TYPE_CHECKING:
     from gusset.errors import Problem
     from gusset.package.config import Package
+    from gusset.runtime.browser_rules import BrowserRules
     from gusset.runtime.declared_secrets import DeclaringDeployment
     from gusset.secrets.sources.source import SecretSource
     from gusset.serving.deployment import ModelDeployment
@@ -51,6 +53,14 @@ class ServeOptions:
     allow_missing: frozenset[str]
     debuggable: bool
     mask_responses: bool
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+
+    def browser_rules(self) -> BrowserRules | None:
+        """Which web pages may send requests. Raises UsageError for a malformed host or origin."""
+        from gusset.runtime.browser_rules import BrowserRules
+
+        return BrowserRules.make(self.host, hosts=self.allowed_hosts, origins=self.allowed_origins)
 
 
 @click.command(cls=Command)
@@ -93,6 +103,20 @@ class ServeOptions:
     default="bridge",
     show_default=True,
     help="Network of a custom image's container.",
+)
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Serve this Host too, besides this machine's own names (repeatable).",
+)
+@click.option(
+    "--allow-origin",
+    "allowed_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let web pages of this origin send requests and read responses (repeatable).",
 )
 @click.option("--gpus", type=int, help="Number of GPUs for a custom image's container; -1 for all.")
 @click.option(
@@ -156,6 +180,10 @@ def _on_other_systems(
     source = source_in_container(app, options.secrets_dir, options.manager)
     port = options.port or _PORT_IN_CONTAINER
     flags = [word for name in sorted(options.allow_missing) for word in ("--allow-missing", name)]
+    # In the container it does not listen on loopback, so the hosts that it serves are named.
+    hosts = ("localhost", *options.allowed_hosts) if is_loopback(options.host) else options.allowed_hosts
+    flags += [word for name in hosts for word in ("--allowed-host", name)]
+    flags += [word for origin in options.allowed_origins for word in ("--allow-origin", origin)]
     flags += ["--workers", str(workers)] if workers > 1 else []
     flags += ["--reload"] if reload else []
     flags += ["--mask-responses"] if options.mask_responses else []
@@ -199,6 +227,7 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
         workers=workers,
         reread=(lambda: _check_model(folder).deployment) if reload else None,
         mask_responses=options.mask_responses,
+        browser_rules=options.browser_rules(),
     )
 
 
@@ -232,6 +261,7 @@ def _serve_image(
         docker_host=app.settings.docker_host,
         host_network=host_network,
         gpus=gpus,
+        browser_rules=options.browser_rules(),
     )
 
 

@@ -30,6 +30,7 @@ from gusset.containers.reaper import Reaper
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.declared_secrets import read_secrets
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
@@ -66,6 +67,7 @@ def serve_image(
     announce: Callable[[str], object] = lambda address: None,
     output_fd: int = 1,
     drain_seconds: float = DRAIN_SECONDS,
+    browser_rules: BrowserRules | None = None,
 ) -> int:
     """Serve a custom image with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -117,7 +119,9 @@ def serve_image(
         watcher.start(deployment.declared, values)
         stack.callback(watcher.stop)
         announcer = Announcer(url_of(listener), announce)
-        supervisor = ImageSupervisor(deployment, starter, announcer, drain_seconds=drain_seconds)
+        supervisor = ImageSupervisor(
+            deployment, starter, announcer, drain_seconds=drain_seconds, browser_rules=browser_rules
+        )
         asyncio.run(supervisor.run(listener))
         return 0
 
@@ -183,8 +187,10 @@ class ImageSupervisor:
         announcer: Announcer,
         *,
         drain_seconds: float,
+        browser_rules: BrowserRules | None,
     ) -> None:
         self._deployment = deployment
+        self._browser_rules = browser_rules
         self._starter = starter
         self._announcer = announcer
         self._drain_seconds = drain_seconds
@@ -201,7 +207,7 @@ class ImageSupervisor:
         self._signals.install()
         deployment = self._deployment
         routes = Routes(deployment.predict, deployment.readiness, deployment.liveness)
-        proxy = Proxy(self._connect, routes, ready=lambda: self._unready)
+        proxy = Proxy(self._connect, routes, ready=lambda: self._unready, browser_rules=self._browser_rules)
         await proxy.start(listener.dup())
         listener.close()
         running = asyncio.create_task(self._keep_running())

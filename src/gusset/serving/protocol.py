@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.secrets.hits import CHANNELS, Hit
 from gusset.secrets.patterns import FORMS
 from gusset.serving.channel import Malformed
@@ -45,6 +46,7 @@ class WorkerPlan:
     readable_logs: bool
     shares_port: bool
     masks_responses: bool
+    browser_rules: BrowserRules | None
 
 
 @dataclass(frozen=True, slots=True)

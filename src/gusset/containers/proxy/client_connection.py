@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import socket
 import struct
+from functools import partial
 from typing import Any
 
-from gusset.containers.proxy.http_messages import InvalidMessage, end_of_head, read_request
+from gusset.containers.proxy.http_messages import InvalidMessage, end_of_head, find_field, read_request
 from gusset.containers.proxy.proxied_request import Application, ProxiedRequest
 from gusset.containers.proxy.tunnel import Tunnel
 from gusset.containers.proxy.upstream import Upstream
@@ -232,7 +233,19 @@ class ClientConnection(asyncio.Protocol):
             self._input, self._searched = data, len(data)
             return False
         self._searched = 0
-        self._current = current = ProxiedRequest(self, self._application, read_request(data[:end]))
+        head = data[:end]
+        request, rules = read_request(head), self._application.browser_rules
+        header = partial(find_field, head)
+        fields = rules.response_headers(header) if rules is not None else ()
+        self._current = current = ProxiedRequest(
+            self,
+            self._application,
+            request,
+            response_fields=b"".join(b"%b: %b\r\n" % field for field in fields),
+        )
+        if rules is not None and (refusal := rules.check(request.method, header)) is not None:
+            self.respond(refusal, close=True)
+            return False
         idle, self._idle = self._idle, None
         if idle is not None and not idle.is_usable(self.loop.time()):
             idle.close()

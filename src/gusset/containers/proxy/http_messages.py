@@ -214,6 +214,12 @@ class ResponseHead:
         return isinstance(self.body, UntilCloseBody)
 
 
+def find_field(head: bytes, name: bytes) -> bytes | None:
+    """The value of the first field of that name in a complete head, None if there is none."""
+    found = re.search(rb"(?i:\r\n" + re.escape(name) + rb":)[\t ]*([^\r]*)", head)
+    return found[1].rstrip(b"\t ") if found else None
+
+
 def end_of_head(data: bytes | bytearray, searched: int = 0) -> int:
     """The offset after the head at the start of `data`, or -1; `searched` bytes were searched before.
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from gusset.containers.proxy.http_messages import InvalidMessage, Request, ResponseHead
 from gusset.containers.proxy.tunnel import Tunnel, TunnelClient
 from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.connections import Limits, OpenConnections
 from gusset.runtime.responses import ERROR_OF_MODEL, Response, error_body, not_ready
 
@@ -32,6 +33,7 @@ class Application:
     `connect` returns a connected non-blocking TCP socket. `paths` are its own
     paths for those of a Truss model. `ready` returns None when requests may
     pass, else the reason for a 503. `read_seconds` is how long it may be silent.
+    `browser_rules` say which web pages may send requests.
     """
 
     connect: Connect
@@ -39,6 +41,7 @@ class Application:
     ready: Callable[[], str | None]
     read_seconds: float
     limits: Limits
+    browser_rules: BrowserRules | None
 
 
 class RequestClient(TunnelClient, Protocol):
@@ -74,7 +77,16 @@ class Phase(enum.Enum):
 class ProxiedRequest:
     """A request in flight; the handler of its response (see `upstream.ResponseHandler`)."""
 
-    def __init__(self, client: RequestClient, application: Application, request: Request) -> None:
+    def __init__(
+        self,
+        client: RequestClient,
+        application: Application,
+        request: Request,
+        *,
+        response_fields: bytes = b"",
+    ) -> None:
+        """`response_fields` are added to the head of the response."""
+        self._response_fields = response_fields
         self._client = client
         self._application = application
         self.request = request
@@ -188,7 +200,7 @@ class ProxiedRequest:
         elif request.close or self._client.connections.closing or response.ends_with_connection:
             request.close = True
             response.head += b"Connection: close\r\n"
-        head = response.head + b"\r\n"
+        head = response.head + self._response_fields + b"\r\n"
         if len(first) < _JOINABLE:
             transport.write(head + first)
         else:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from gusset.containers.proxy.client_connection import ClientConnection
 from gusset.containers.proxy.proxied_request import Application
 from gusset.containers.proxy.upstream import Connect
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.connections import Limits, OpenConnections, most_connections
 
 
@@ -43,11 +44,13 @@ class Proxy:
         ready: Callable[[], str | None],
         read_seconds: float = 18_030.0,
         limits: Limits | None = None,
+        browser_rules: BrowserRules | None = None,
     ) -> None:
         """`connect` returns a connected non-blocking TCP socket to the application.
 
         `ready` returns None when requests may pass, else the reason for a 503.
-        `read_seconds` is how long the application may be silent.
+        `read_seconds` is how long the application may be silent. `browser_rules` say
+        which web pages may send requests.
         """
         self._application = Application(
             connect=connect,
@@ -55,6 +58,7 @@ class Proxy:
             ready=ready,
             read_seconds=read_seconds,
             limits=limits or Limits(),
+            browser_rules=browser_rules,
         )
         # Each client connection may need a second descriptor, for its connection to the application.
         self.connections: OpenConnections[ClientConnection] = OpenConnections(most_connections() // 2)

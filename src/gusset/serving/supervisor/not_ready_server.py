@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
-from gusset.runtime.responses import respond_not_ready
+from gusset.runtime.responses import Response, respond_not_ready
 from gusset.serving.supervisor.replica import ReplicaState
 
 _REASONS = {
@@ -21,8 +21,15 @@ _REASONS = {
 class NotReadyServer:
     """Liveness is 200; everything else is 503 with the reason why no replica is ready."""
 
-    def __init__(self, listener: socket.socket, states: Callable[[], Collection[ReplicaState]]) -> None:
-        """`states` returns those of all replicas."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        states: Callable[[], Collection[ReplicaState]],
+        *,
+        gate: Callable[[Exchange], Response | None] | None,
+    ) -> None:
+        """`states` returns those of all replicas. For `gate` see `RequestRules`."""
+        self._gate = gate
         self._listener = listener
         self._states = states
         self._server: HttpServer | None = None
@@ -30,7 +37,7 @@ class NotReadyServer:
     async def start(self) -> None:
         """Accept connections, unless it does so already."""
         if self._server is None:
-            self._server = HttpServer(self._respond, one_request_each=True)
+            self._server = HttpServer(self._respond, one_request_each=True, gate=self._gate)
             # `shared`: when asyncio's own server is closed, it drops connections that it has just accepted.
             await self._server.start(self._listener.dup(), shared=True)
 

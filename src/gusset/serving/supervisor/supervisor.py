@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.environment import child_environment
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
@@ -54,6 +55,7 @@ def serve(
     workers: int = 1,
     reread: Callable[[], ModelDeployment] | None = None,
     mask_responses: bool = False,
+    browser_rules: BrowserRules | None = None,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -64,7 +66,8 @@ def serve(
     when all `workers` are ready. What the model prints goes to `output_fd` and
     standard error, masked. A stop waits `drain_seconds` for requests in flight.
     With `reread`, which reads the folder again, each worker is replaced when the
-    folder changes. `mask_responses` masks results as errors always are. Events are
+    folder changes. `mask_responses` masks results as errors always are;
+    `browser_rules` say which web pages may send requests. Events are
     logged to standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
@@ -90,6 +93,7 @@ def serve(
             readable_logs=sys.stderr.isatty(),
             shares_port=workers > 1,
             masks_responses=mask_responses,
+            browser_rules=browser_rules,
         )
         processes = [WorkerProcess.start(options) for _ in range(workers)]
         try:
@@ -136,7 +140,9 @@ class Supervisor:
             deployment, secrets, options, self._signals.stop_now, on_ready=self._on_ready
         )
         self._reloader = Reloader(self._slots, secrets, reread) if reread else None
-        self._not_ready_server = NotReadyServer(options.listener, self._slots.states)
+        self._not_ready_server = NotReadyServer(
+            options.listener, self._slots.states, gate=options.browser_rules
+        )
 
     async def run(self, processes: Sequence[WorkerProcess]) -> None:
         """Serve with these workers, which have no plan yet, until stopped.

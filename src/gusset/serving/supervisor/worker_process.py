@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.output_pump import OutputPump
 from gusset.secrets.masking import Masker
 from gusset.serving.channel import Channel, Closed, Malformed
@@ -52,6 +53,7 @@ class WorkerOptions:
     readable_logs: bool
     shares_port: bool
     masks_responses: bool
+    browser_rules: BrowserRules | None
 
 
 class WorkerProcess:
@@ -122,6 +124,7 @@ class WorkerProcess:
                 readable_logs=self._options.readable_logs,
                 shares_port=self._options.shares_port,
                 masks_responses=self._options.masks_responses,
+                browser_rules=self._options.browser_rules,
             )
         )
         self._threads = [

@@ -69,6 +69,7 @@ class Worker:
         self._response_masker = ResponseMasker(masker, results=plan.masks_responses)
         self._deployment = plan.deployment
         self._shares_port = plan.shares_port
+        self._browser_rules = plan.browser_rules
         self._channel = channel
         self._listener = listener
         self._loop = uvloop.new_event_loop()
@@ -141,7 +142,9 @@ class Worker:
             make_websockets=make_websockets,
             name=deployment.name,
         )
-        server = HttpServer(api.router, takes_over=api.takes_over, observe=metrics.observe)
+        server = HttpServer(
+            api.router, gate=self._browser_rules, takes_over=api.takes_over, observe=metrics.observe
+        )
         os.register_at_fork(after_in_child=server.release_in_child)
         watch_loop(self._loop, folder)
         self._report_hits()
