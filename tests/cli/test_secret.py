@@ -166,6 +166,25 @@ def test_reveal_needs_a_terminal(gusset: Cli) -> None:
     assert b"secret.reveal" in gusset("audit", "show").stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("audit", "show", "--limit", "1" + "0" * 20),
+        ("secret", "rollback", "x", "1" + "0" * 20),
+        ("secret", "destroy", "x", "--version", "1" + "0" * 20, "--yes"),
+        ("secret", "set", "x", "--expect-version", "1" + "0" * 20),
+        ("secret", "annotate", "x", "--expires", "9999-12-31T23:59:59-23:59"),
+        ("secret", "annotate", "x", "--expires", "0001-01-01T00:00:00+23:59"),
+        ("manager", "--key-rate", "1" + "0" * 400),
+    ],
+    ids=" ".join,
+)
+def test_numbers_and_dates_beyond_all_limits_are_refused(gusset: Cli, command: tuple[str, ...]) -> None:
+    """Exit status 2 with what is allowed, not a bug."""
+    gusset("secret", "set", "x", input=b"some-value")
+    assert b"error: " in gusset(*command, input=b"some-value", status=2).stderr
+
+
 def test_versions_roll_back_and_are_destroyed(gusset: Cli) -> None:
     """A rollback is a new version with an older value; a destroyed version cannot be rolled back to."""
     for value in (b"first-value", b"second-value"):

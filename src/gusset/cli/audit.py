@@ -23,7 +23,7 @@ def audit() -> None:
 @click.option("--actor", help="Only records of this person or deployment.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1_000_000),
     default=50,
     show_default=True,
     help="Number of records, newest first.",

@@ -43,7 +43,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--key-rate",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1_000_000),
     default=2000,
     show_default=True,
     help="Requests a second that one API key or token may make; 0 for any number.",

@@ -26,6 +26,9 @@ from gusset.secrets.value import MAX_BYTES, SecretValue, check_length
 if TYPE_CHECKING:
     from gusset.vault import SecretInfo
 
+MAX_VERSION = 2**31 - 1
+VERSION = click.IntRange(1, MAX_VERSION)
+
 _HISTORY_HINT = (
     "never put a value on the command line: the shell's history and the list of processes have it now.\n"
     "Remove it from the history (for bash: `history -d`) and treat the value as exposed. Enter it at the\n"
@@ -61,7 +64,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
 )
 @click.option(
     "--expect-version",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_VERSION),
     help="Set the value only if this is the current version (0: only if the secret does not exist).",
 )
 @pass_app
@@ -210,7 +213,7 @@ def restore(app: App, name: str) -> None:
 @command("destroy")
 @click.argument("name")
 @click.option(
-    "--version", "versions", type=int, multiple=True, help="Destroy only this version (repeatable)."
+    "--version", "versions", type=VERSION, multiple=True, help="Destroy only this version (repeatable)."
 )
 @click.option("--yes", is_flag=True, help="Do not prompt for confirmation.")
 @pass_app
@@ -249,7 +252,7 @@ def history(app: App, name: str) -> None:
 
 @command("rollback")
 @click.argument("name")
-@click.argument("version", type=int)
+@click.argument("version", type=VERSION)
 @pass_app
 def rollback(app: App, name: str, version: int) -> None:
     """Make an older version's value current again, as a new version."""
@@ -262,7 +265,7 @@ def rollback(app: App, name: str, version: int) -> None:
 
 @command("reveal")
 @click.argument("name")
-@click.option("--version", type=int, help="Show an older version.")
+@click.option("--version", type=VERSION, help="Show an older version.")
 @pass_app
 def reveal(app: App, name: str, version: int | None) -> None:
     """Show a stored value on the terminal. The audit log records it."""
