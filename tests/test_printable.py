@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gusset.printable import printable, printable_json, printable_lines
+from gusset.runtime.logs import JsonFormatter, ReadableFormatter
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,22 @@ def test_no_control_character_is_left(text: str) -> None:
 @given(st.dictionaries(st.text(), st.text()))
 def test_json_means_the_same(data: dict[str, str]) -> None:
     assert json.loads(printable_json(json.dumps(data, ensure_ascii=False))) == data
+
+
+@pytest.mark.parametrize("formatter", [ReadableFormatter(), JsonFormatter()])
+def test_a_log_record_has_no_control_characters(formatter: logging.Formatter) -> None:
+    """Such as a message of a server elsewhere; and values are masked before they could be escaped."""
+    record = logging.LogRecord(
+        "gusset", logging.WARNING, "", 0, "%s", ("gpu\x1b]0;owned\x07\x9b31m\u202e7",), None
+    )
+    line = formatter.format(record)
+    assert "owned" in line and line.isprintable()
+
+
+@pytest.mark.parametrize("kind", [ReadableFormatter, JsonFormatter])
+def test_a_log_record_is_masked_before_it_is_escaped(
+    kind: Callable[[Callable[[str], str]], logging.Formatter],
+) -> None:
+    value = "s3cret\x1bvalue"
+    record = logging.LogRecord("gusset", logging.WARNING, "", 0, "it is %s", (value,), None)
+    assert "it is ***" in kind(lambda text: text.replace(value, "***")).format(record)
