@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.serving.channel import Malformed
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.protocol import (
@@ -36,6 +37,7 @@ PLAN = WorkerPlan(
     readable_logs=False,
     shares_port=True,
     masks_responses=False,
+    browser_rules=BrowserRules.make("127.0.0.1", hosts=(), origins=("https://a.example",)),
 )
 
 

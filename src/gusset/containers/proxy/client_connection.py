@@ -215,35 +215,16 @@ class ClientConnection(asyncio.Protocol):
         Raises:
             InvalidMessage: the head is invalid, too large or too slow; or the body is.
         """
-        data, limits = self._input, self._limits
-        if self._searched == 0:
-            while data.startswith(b"\r\n"):  # some clients end a body with one line too many
-                data = data[2:]
-            if not data:
-                self._input = b""
-                return False
-        end = end_of_head(data, self._searched)
-        if end > limits.head or (end < 0 and len(data) > limits.head):
-            raise InvalidMessage(f"The request's head is larger than {limits.head} bytes.", 431)
+        data, end = _find_head(self._input, self._searched, self._limits.head)
         if end < 0:
-            if not data[:1].isalpha():  # another protocol, whose client would wait for its server
-                raise InvalidMessage("Invalid HTTP request received.")
-            if not self._searched:
-                self._deadline = self.loop.time() + limits.head_seconds
+            if data and not self._searched:
+                self._deadline = self.loop.time() + self._limits.head_seconds
             self._input, self._searched = data, len(data)
             return False
         self._searched = 0
-        head = data[:end]
-        request, rules = read_request(head), self._application.browser_rules
-        header = partial(find_field, head)
-        fields = rules.response_headers(header) if rules is not None else ()
-        self._current = current = ProxiedRequest(
-            self,
-            self._application,
-            request,
-            response_fields=b"".join(b"%b: %b\r\n" % field for field in fields),
-        )
-        if rules is not None and (refusal := rules.check(request.method, header)) is not None:
+        self._current, refusal = _open_request(self, self._application, data[:end])
+        current = self._current
+        if refusal is not None:
             self.respond(refusal, close=True)
             return False
         idle, self._idle = self._idle, None
@@ -282,3 +263,38 @@ class ClientConnection(asyncio.Protocol):
         if self._idle is not None:
             self._idle.abort()
             self._idle = None
+
+
+def _find_head(data: bytes, searched: int, limit: int) -> tuple[bytes, int]:
+    """`data` without the empty lines before a request's head, and the offset after the head, or -1.
+
+    Raises:
+        InvalidMessage: it cannot become a head, or is larger than `limit` bytes.
+    """
+    if searched == 0:
+        while data.startswith(b"\r\n"):  # some clients end a body with one line too many
+            data = data[2:]
+    end = end_of_head(data, searched)
+    if end > limit or (end < 0 and len(data) > limit):
+        raise InvalidMessage(f"The request's head is larger than {limit} bytes.", 431)
+    if (
+        end < 0 and data and not data[:1].isalpha()
+    ):  # another protocol, whose client would wait for its server
+        raise InvalidMessage("Invalid HTTP request received.")
+    return data, end
+
+
+def _open_request(
+    client: ClientConnection, application: Application, head: bytes
+) -> tuple[ProxiedRequest, Response | None]:
+    """The request with that head, and the response that refuses it, if it is refused.
+
+    Raises:
+        InvalidMessage: the head is invalid.
+    """
+    request, rules, header = read_request(head), application.browser_rules, partial(find_field, head)
+    if rules is None:
+        return ProxiedRequest(client, application, request), None
+    fields = b"".join(b"%b: %b\r\n" % field for field in rules.response_headers(header))
+    opened = ProxiedRequest(client, application, request, response_fields=fields)
+    return opened, rules.check(request.method, header)
