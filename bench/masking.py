@@ -4,8 +4,8 @@
 
 The data are log lines with addresses, ids and JSON. One line in 1,000 contains a
 secret, as it is or encoded. Prints a Markdown table of MB/s, the best of five
-runs: `mask` of chunks of 64 KiB, and streams of chunks of 64 and 4 KiB. Then the
-cost of ten values of 64 KiB.
+runs: `mask` of chunks of 64 KiB, streams of chunks of 64 and 4 KiB, and the time
+for a line that arrives by itself. Then the cost of ten values of 64 KiB.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from gusset.secrets.masking import Masker
 from gusset.secrets.value import MAX_BYTES, SecretValue
@@ -65,6 +66,11 @@ def chunks(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def speed(mask: Callable[[list[bytes]], object], parts: list[bytes]) -> float:
     """MB/s, the best of several runs."""
     best = float("inf")
@@ -93,21 +99,25 @@ def main() -> None:
     size = int(sys.argv[1] if len(sys.argv) > 1 else 16) * 1_000_000
     rng = random.Random(7)
     print(
-        "| secrets | learn, ms | whole, MB/s | stream 64 KiB | stream 4 KiB |\n"
-        "| --- | --- | --- | --- | --- |"
+        "| secrets | learn, ms | memory, MiB | whole, MB/s | stream 64 KiB | stream 4 KiB | lines, µs each |\n"
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
     for count in COUNTS:
         secrets = make_secrets(count, rng)
         data = make_log(size, secrets, rng)
-        begin = time.perf_counter()
+        before, begin = resident(), time.perf_counter()
         masker = Masker(map(SecretValue, secrets))
         learned = (time.perf_counter() - begin) * 1e3
+        grown = (resident() - before) / 2**20
+        lines = data.splitlines(keepends=True)[:20_000]
         rates = (
             speed(whole(masker), chunks(data, 65_536)),
             speed(streamed(masker), chunks(data, 65_536)),
             speed(streamed(masker), chunks(data, 4_096)),
         )
-        print(f"| {count:,} | {learned:.1f} | {' | '.join(f'{rate:,.0f}' for rate in rates)} |", flush=True)
+        each = sum(map(len, lines)) / speed(streamed(masker), lines) / len(lines)
+        shown = " | ".join(f"{rate:,.0f}" for rate in rates)
+        print(f"| {count:,} | {learned:.1f} | {grown:.0f} | {shown} | {each:.2f} |", flush=True)
     large_values(rng, size)
 
 

@@ -20,7 +20,8 @@ STRIDE = MIN_PART - GRAM + 1  # if there is a gram at every fifth offset
 
 _MIN_RUN = 20
 _MIN_ENTROPY = 3.5  # bits for each character
-_MIN_DISTINCT = 3  # different bytes in a gram
+_MIN_ENTROPY_OF_HEX = 3.0  # which has 4 at most
+_MIN_DISTINCT = 2  # different bytes in a gram
 _MAX_ENCODED = 8_192  # bytes; parts of the encodings of a longer run would take too much memory
 
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{%d,}" % _MIN_RUN)
@@ -32,6 +33,7 @@ _WORD = re.compile(
 )
 _SHORT_WORD = re.compile(rb"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9]?(?![A-Za-z0-9])")
 _LONG_NO_WORD = re.compile(rb"[A-Za-z0-9]{16}")
+_HEX = re.compile(rb"(?=.*[A-Fa-f])[0-9A-Fa-f]+")
 _LETTER_OR_DIGIT = re.compile(rb"[A-Za-z0-9]")
 # What is the same in every key of a kind: the first 36 bytes of a key in PEM, the header of a JWT.
 _SHARED = re.compile(rb"(?<=-----)\s*[A-Za-z0-9+/]{1,48}|eyJ[A-Za-z0-9_-]+(?=\.eyJ)")
@@ -43,7 +45,7 @@ def fragments_of(value: bytes) -> Iterator[bytes]:
     searched = _SHARED.sub(b"\n", value) if b"-----BEGIN" in value or b"eyJ" in value else value
     for match in _RUN.finditer(searched):
         run = match[0]
-        if _entropy(run) >= _MIN_ENTROPY and any(grams_of(run)):
+        if _entropy(run) >= _least_entropy(run) and any(grams_of(run)):
             yield run
             yield from _encoded(run)
     if not _is_text(value) and len(value) >= MIN_PART:
@@ -88,6 +90,10 @@ def _encoded(run: bytes) -> Iterator[bytes]:
 
 def _blanked(pattern: re.Pattern[bytes], text: bytes) -> bytes:
     return pattern.sub(lambda match: b" " * len(match[0]), text)
+
+
+def _least_entropy(run: bytes) -> float:
+    return _MIN_ENTROPY_OF_HEX if _HEX.fullmatch(run) else _MIN_ENTROPY
 
 
 def _entropy(text: bytes) -> float:

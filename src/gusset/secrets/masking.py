@@ -58,7 +58,7 @@ class Masker:
             self._names.update(new.values())
             self._index = PatternIndex(found, fragments)
 
-    def mask(self, data: bytes, channel: str = "") -> bytes:
+    def mask(self, data: bytes, channel: str = "log") -> bytes:
         """`data` with `***` in place of each pattern of a value; the same object when there is none.
 
         Hits are counted for `channel`.
@@ -74,7 +74,7 @@ class Masker:
         names = self._names
         self.hits.merge({hit: times for hit, times in hits.items() if hit.secret in names})
 
-    def mask_text(self, text: str, channel: str = "") -> str:
+    def mask_text(self, text: str, channel: str = "log") -> str:
         """The same for text, such as tracebacks and error messages."""
         try:
             data, errors = text.encode("utf-8", "surrogateescape"), "surrogateescape"
@@ -83,7 +83,7 @@ class Masker:
         masked = self.mask(data, channel)
         return text if masked is data else masked.decode("utf-8", errors)
 
-    def stream(self, channel: str = "") -> MaskingStream:
+    def stream(self, channel: str = "log") -> MaskingStream:
         """A new `MaskingStream`, which also masks values that this masker learns later."""
         return MaskingStream(self, channel)
 
@@ -98,7 +98,7 @@ class MaskingStream:
     arrives, the caller calls `flush` after a short time.
     """
 
-    def __init__(self, masker: Masker, channel: str = "") -> None:
+    def __init__(self, masker: Masker, channel: str = "log") -> None:
         self._masker = masker
         self._channel = channel
         self._buffer = b""

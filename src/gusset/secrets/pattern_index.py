@@ -57,13 +57,13 @@ class PatternIndex:
 
     def spans(self, data: bytes) -> list[Span]:
         """The parts of `data` to mask, in order, merged where they overlap."""
-        return self._find(data)[0] if self._heads else []
+        return self._find(data)[0]
 
     def spans_and_cut(self, data: bytes) -> tuple[list[Span], int]:
         """The same, and the offset from which to keep `data`: what starts there may continue."""
-        if not self._heads:
-            return [], len(data)
         spans, cut = self._find(data)
+        if not self._heads or data.endswith(b"\n"):  # a complete line, as almost always
+            return spans, cut
         return spans, min(cut, self._short_tail(data), self._begun_part(data))
 
     def continuing(self, start: bytes) -> range:
@@ -92,8 +92,11 @@ class PatternIndex:
         """What to mask, and from where on a pattern or a part may continue."""
         spans: list[Span] = []
         cut = len(data)
+        found = self._search.find_matches_as_indexes(data) if self._heads else ()
+        if not found:
+            return spans, cut
         unrepeated = 0  # before it, heads are within a run that is one span
-        for offset in self._candidates(data):
+        for offset in _offsets(found):
             key = data[offset : offset + MIN_BYTES]
             if key in self._heads and offset >= unrepeated:
                 length, label = self._match(data, offset)
@@ -105,14 +108,6 @@ class PatternIndex:
             if key in self._grams:
                 cut = min(cut, self._add_parts(spans, data, offset))
         return spans, cut
-
-    def _candidates(self, data: bytes) -> Iterator[int]:
-        """All offsets at which a head or a gram may be."""
-        # The search skips matches that overlap the one before, so take every offset within a match.
-        done = 0
-        for _, start, end in self._search.find_matches_as_indexes(data):
-            yield from range(max(start, done), end)
-            done = end
 
     def _match(self, data: bytes, start: int) -> tuple[int, Label | None]:
         """The length of the longest pattern in `data` at `start`, and its label; None for no pattern."""
@@ -190,6 +185,17 @@ def _starts_one(
     """Whether one of `ordered` begins with `start`, and is `longer` than it."""
     number = (bisect_right if longer else bisect_left)(ordered, start, low, high)
     return number < (len(ordered) if high is None else high) and ordered[number].startswith(start)
+
+
+def _offsets(found: Iterable[tuple[int, int, int]]) -> Iterator[int]:
+    """All offsets at which a head or a gram may be.
+
+    The search skips matches that overlap the one before, so every offset within a match may be one.
+    """
+    done = 0
+    for _, start, end in found:
+        yield from range(max(start, done), end)
+        done = end
 
 
 def _common_before(data: bytes, start: int, text: bytes, place: int) -> int:
