@@ -354,5 +354,5 @@ def test_what_was_masked_is_in_the_vaults_audit_log(gusset: Cli, folder: Path, t
         assert predict(address).status_code == 200
     shown = gusset("audit", "show", "--output", "json").stdout
     [record] = [each for each in json.loads(shown)["records"] if each["action"] == "secret.masked"]
-    assert record["details"]["times"] == {"plain, stdout": 1}
+    assert record["details"]["times"] == {"hf_access_token": {"plain, stdout": 1}}
     assert gusset("audit", "verify").returncode == 0

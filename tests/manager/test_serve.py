@@ -272,8 +272,8 @@ def test_a_value_that_a_model_prints_is_audited_and_shown_beside_the_secret(
         predict(address)  # counted later: reports are sums of a minute
     until(lambda: len(records()) == 2)  # the last one is sent at the end
     sums = [record["details"]["times"] for record in records()]  # type: ignore[index]
-    assert sum(each["base64, stderr"] for each in sums) == 4
-    assert records()[0]["target"] == "hf_access_token"
+    assert sum(each["hf_access_token"]["base64, stderr"] for each in sums) == 4
+    assert records()[0]["target"] == "leaking"
     ada = Visitor(manager)
     assert ada.sign_in().status_code == 303
     page = ada.http.get("/settings/secrets").text

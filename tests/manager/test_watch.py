@@ -149,7 +149,7 @@ def test_a_replica_reports_the_versions_that_it_holds(
 def test_reports_of_masked_values_are_bounded_and_only_of_the_tokens_own_secrets(
     admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """Each report is one audit record for each secret; what is malformed is refused and not repeated."""
+    """Each report is one audit record; what is malformed is refused and not repeated."""
     put(admin, "mine", "value")
     put(admin, "other", "value")
     hit = {"secret": "mine", "form": "base64", "channel": "stdout", "times": 3}
@@ -166,10 +166,10 @@ def test_reports_of_masked_values_are_bounded_and_only_of_the_tokens_own_secrets
             response = client.post("/v1/deployment/masked", json={"hits": [wrong]})
             assert response.status_code == 400
             assert "\x1b" not in response.text
-        assert client.post("/v1/deployment/masked", json={"hits": [hit] * 1001}).status_code == 400
+        assert client.post("/v1/deployment/masked", json={"hits": [hit] * 201}).status_code == 400
     [record] = admin.get("/v1/audit?action=secret.masked").json()["records"]
-    assert (record["target"], record["details"]["deployment"]) == ("mine", "d")
-    assert record["details"]["times"] == {"base64, stdout": 6, "hex, stdout": 3}
+    assert record["target"] == "d"
+    assert record["details"]["times"] == {"mine": {"base64, stdout": 6, "hex, stdout": 3}}
 
 
 def test_a_secret_in_use_is_deleted_only_by_force(

@@ -29,6 +29,7 @@ log = logging.getLogger("gusset.client")
 STREAM_TIMEOUT = (
     25.0  # seconds without an event, after which a stream is opened again; heartbeats are more frequent
 )
+MAX_HITS = 200  # in one report to the manager
 FIRST_RETRY = 0.5  # seconds
 REFUSED_RETRY = 60.0  # seconds until a refused token is tried again: it hardly ever becomes valid
 
@@ -91,14 +92,13 @@ class ManagerSource:
         Raises:
             NotSignedIn, Denied, Unreachable: see `ManagerClient`.
         """
-        body = {
-            "hits": [
-                {"secret": hit.secret, "form": hit.form, "channel": hit.channel, "times": times}
-                for hit, times in hits.items()
-                if hit.secret in self._versions
-            ]
-        }
-        if body["hits"]:
+        rows = [
+            {"secret": hit.secret, "form": hit.form, "channel": hit.channel, "times": times}
+            for hit, times in hits.items()
+            if hit.secret in self._versions
+        ]
+        for start in range(0, len(rows), MAX_HITS):
+            body = {"hits": rows[start : start + MAX_HITS]}
             self._client.request("POST", "/v1/deployment/masked", body)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:

@@ -148,7 +148,7 @@ class MaskedHit(Body):
 class MaskedReport(Body):
     """What a deployment's masker has found since its last report."""
 
-    hits: list[MaskedHit] = Field(max_length=1000)
+    hits: list[MaskedHit] = Field(max_length=200)
 
 
 # --- responses: secrets

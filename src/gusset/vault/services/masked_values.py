@@ -43,7 +43,7 @@ class MaskedValues:
         self._clock = clock
 
     def record(self, team_id: str, hits: Mapping[Hit, int], *, actor: str, deployment: str) -> None:
-        """Add to the sums, with one audit record for each secret. Names that the team has not are ignored."""
+        """Add to the sums, with one audit record. Secrets that the team does not have are ignored."""
         by_name: dict[str, dict[Hit, int]] = defaultdict(dict)
         for hit, times in hits.items():
             by_name[fold_name(hit.secret)][hit] = times
@@ -54,14 +54,15 @@ class MaskedValues:
             query = select(_s.id, _s.name, _s.folded, _s.current_version).where(
                 _s.team_id == team_id, _s.folded.in_(by_name), _s.deleted_at.is_(None)
             )
-            events = []
-            for row in connection.execute(query).all():
-                for hit, times in by_name[row.folded].items():
+            sums: dict[str, dict[str, int]] = {}
+            for row in connection.execute(query.order_by(_s.name)).all():
+                found = by_name[row.folded]
+                for hit, times in found.items():
                     self._add(connection, row, deployment, hit, times)
-                sums = {f"{hit.form}, {hit.channel}": times for hit, times in by_name[row.folded].items()}
-                details = {"team": team_id, "deployment": deployment, "times": sums}
-                events.append(AuditEvent(actor, "secret.masked", row.name, details=details))
-            return WriteResult(None, events)
+                sums[row.name] = {f"{hit.form}, {hit.channel}": times for hit, times in found.items()}
+            details = {"team": team_id, "times": sums}
+            event = AuditEvent(actor, "secret.masked", deployment, details=details)
+            return WriteResult(None, [event] if sums else [])
 
         self._writer.run(AuditEvent(actor, "secret.masked", deployment), write)
 
