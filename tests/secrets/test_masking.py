@@ -409,6 +409,8 @@ def test_parts_under_12_bytes_are_not_masked():
 ORDINARY = (
     b"projects/my-company-prod/locations/europe-west1/keyRings/main",
     b"correct-horse-battery-staple-with-many-words",
+    b"arn:aws:iam::123456789012:role/MyServiceRoleForAllDeployments/ProductionWorkers2",
+    b"projects/my-company/locations/eu/serviceAccounts/modelServing/keyRings",
     b"https://hooks.example.com/services/notifications/incoming/messages",
     b"production-database-password-2026",
     b'{"auth_provider_x509_cert_url": "https://www.example.com/oauth2/v1/certs", "client_email_address_of_it": 1}',

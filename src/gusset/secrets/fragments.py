@@ -26,11 +26,9 @@ _MAX_ENCODED = 8_192  # bytes; parts of the encodings of a longer run would take
 
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{%d,}" % _MIN_RUN)
 _RUN_END = re.compile(rb"[A-Za-z0-9+/_-]*\Z")
-_WORD = re.compile(
-    rb"(?<![A-Za-z0-9])"
-    rb"(?:[a-z]{3,16}(?:[A-Z][a-z]{2,15})*|[A-Z][a-z]{2,15}|[A-Z]{3,16})[0-9]{0,4}"
-    rb"(?![A-Za-z0-9])"
-)
+_LETTERS = re.compile(rb"(?<![A-Za-z0-9])([A-Za-z]{3,})[0-9]{0,4}(?![A-Za-z0-9])")
+_WORD = re.compile(rb"[a-z]{3,16}|[A-Z]{3,16}|[A-Z]?[a-z]+(?:[A-Z][a-z]+){1,7}|[A-Z][a-z]{2,15}")
+_MIN_HUMP = 4  # letters, on average, of a word in camel case
 _SHORT_WORD = re.compile(rb"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9]?(?![A-Za-z0-9])")
 _LONG_NO_WORD = re.compile(rb"[A-Za-z0-9]{16}")
 _HEX = re.compile(rb"(?=.*[A-Fa-f])[0-9A-Fa-f]+")
@@ -54,9 +52,9 @@ def fragments_of(value: bytes) -> Iterator[bytes]:
 
 def grams_of(text: bytes) -> Iterator[tuple[int, bytes]]:
     """The offset and the bytes of each gram of `text`, but for words and repeated characters."""
-    without_words = _blanked(_WORD, text)
+    without_words = _LETTERS.sub(_blank_if_word, text)
     if not _LONG_NO_WORD.search(without_words):  # else a short word is more likely part of a prefix: "sk-"
-        without_words = _blanked(_SHORT_WORD, without_words)
+        without_words = _SHORT_WORD.sub(_blank, without_words)
     for offset in range(0, len(text) - GRAM + 1, STRIDE):
         gram = text[offset : offset + GRAM]
         if _LETTER_OR_DIGIT.search(without_words, offset, offset + GRAM) and len(set(gram)) >= _MIN_DISTINCT:
@@ -88,8 +86,16 @@ def _encoded(run: bytes) -> Iterator[bytes]:
     yield digits.upper()
 
 
-def _blanked(pattern: re.Pattern[bytes], text: bytes) -> bytes:
-    return pattern.sub(lambda match: b" " * len(match[0]), text)
+def _blank_if_word(match: re.Match[bytes]) -> bytes:
+    letters = match[1]
+    humps = 1 + sum(letter < ord("a") for letter in letters[1:])
+    is_camel = not letters.isupper() and humps > 1
+    is_word = _WORD.fullmatch(letters) and (not is_camel or len(letters) >= _MIN_HUMP * humps)
+    return _blank(match) if is_word else match[0]
+
+
+def _blank(match: re.Match[bytes]) -> bytes:
+    return b" " * len(match[0])
 
 
 def _least_entropy(run: bytes) -> float:
