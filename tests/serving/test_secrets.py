@@ -369,6 +369,13 @@ def test_a_value_in_an_error_response_is_masked(serve: ModelProject, way: str) -
     assert b"<r>" not in everything
 
 
+def test_a_value_in_a_header_is_masked_in_its_encoding(serve: ModelProject) -> None:
+    """Headers are Latin-1, values UTF-8."""
+    serve.secret("token", "caf\u00e9-s\u00e9cret-1".encode())
+    response = serve(LEAKY).ready().predict("header")
+    assert response.headers["x-reason"] == "it is ***"
+
+
 @pytest.mark.parametrize("way", ["args", "json", "traceback", "raise"])
 def test_a_value_with_quotes_is_masked_in_json_logs(serve: ModelProject, way: str) -> None:
     """It is masked before JSON escapes it once more."""

@@ -26,7 +26,7 @@ class ResponseMasker:
 
     def response(self, response: Response) -> Response:
         """The response with its body and headers masked."""
-        headers = tuple((name, self.body(value)) for name, value in response.headers)
+        headers = tuple((name, self._header(value)) for name, value in response.headers)
         return Response(response.status, self.body(response.body), response.content_type, headers)
 
     def strings(self, value: Any) -> Any:
@@ -37,8 +37,10 @@ class ResponseMasker:
             return self.body(value)
         if isinstance(value, dict):
             return {self.strings(key): self.strings(item) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(map(self.strings, value))
+        if isinstance(value, list):
+            return [self.strings(item) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self.strings(item) for item in value)
         return value
 
     def stream(self) -> MaskingStream:
@@ -68,7 +70,11 @@ class ResponseMasker:
 
     def _headers(self, headers: Any) -> list[tuple[bytes, bytes]]:
         """Masked, and without the length, which masking changes."""
-        return [(name, self.body(value)) for name, value in headers if name.lower() != b"content-length"]
+        return [(name, self._header(value)) for name, value in headers if name.lower() != b"content-length"]
+
+    def _header(self, value: bytes) -> bytes:
+        """A header's value, which may be in Latin-1 instead of UTF-8."""
+        return self.text(self.body(value).decode("latin-1")).encode("latin-1")
 
     def websocket(self, send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
         """ASGI's `send` of a websocket, with a masked close reason; messages if results are masked."""
