@@ -139,6 +139,21 @@ def test_a_change_in_the_vault_reaches_the_container(
     assert not served.left_behind()
 
 
+def test_a_value_that_a_container_prints_is_in_the_audit_log(
+    served: ServedImage, images: dict[str, str], gusset: Cli
+) -> None:
+    """Evidence that the image leaks, in sums."""
+    gusset("secret", "set", "hf_access_token", "--exact", input=TOKEN)
+    command = FORMS["read by the application"]
+    served.configure(images["root"], command, secrets={"hf_access_token": None})
+    served.start(from_folder=False).ready()
+    assert served.stop() == 0
+    shown = json.loads(gusset("audit", "show", "--output", "json").stdout)["records"]
+    [record] = [each for each in shown if each["action"] == "secret.masked"]
+    [found] = record["details"]["times"].values()
+    assert list(found) == ["plain, stdout"]
+
+
 def test_a_change_at_a_manager_reaches_the_container(
     served: ServedImage, images: dict[str, str], manager: Manager
 ) -> None:
