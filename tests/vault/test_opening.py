@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gusset.errors import IntegrityError, RootKeyError, VaultError, VaultTooNew
+from gusset.secrets.hits import Hit
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
@@ -170,6 +171,20 @@ def test_the_lock_is_never_taken_through_a_link(settings: Settings, tmp_path: Pa
     with pytest.raises(IntegrityError, match="is a symbolic link"):
         opened(settings)
     assert not (tmp_path / "target").exists()
+
+
+def test_a_vault_of_the_first_schema_is_migrated(filled: Settings, sql: Callable[..., list[Any]]) -> None:
+    """It keeps its secrets, and has what later schemas add."""
+    sql("DROP TABLE masked_values")
+    sql("UPDATE alembic_version SET version_num = '0001'")
+    with open_vault(filled) as vault:
+        assert shown(vault, "x") == b"kept"
+        source = vault.source(actor="alice", deployment="d")
+        source.record_hits({Hit("x", "hex", "log"): 2, Hit("other", "hex", "log"): 1})
+        source.record_hits({Hit("x", "hex", "log"): 3})
+        [found] = vault.masked_values.of_secret(vault.secrets.reader.list()[0].id)
+        assert (found.deployment, found.form, found.channel, found.times) == ("d", "hex", "log", 5)
+        assert vault.audit.verify().problems == ()
 
 
 def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[..., list[Any]]) -> None:

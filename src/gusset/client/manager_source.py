@@ -30,6 +30,7 @@ STREAM_TIMEOUT = (
     25.0  # seconds without an event, after which a stream is opened again; heartbeats are more frequent
 )
 MAX_HITS = 200  # in one report to the manager
+MAX_TIMES = 2**40  # of one hit in one report
 FIRST_RETRY = 0.5  # seconds
 REFUSED_RETRY = 60.0  # seconds until a refused token is tried again: it hardly ever becomes valid
 
@@ -93,7 +94,7 @@ class ManagerSource:
             NotSignedIn, Denied, Unreachable: see `ManagerClient`.
         """
         rows = [
-            {"secret": hit.secret, "form": hit.form, "channel": hit.channel, "times": times}
+            {"secret": hit.secret, "form": hit.form, "channel": hit.channel, "times": min(times, MAX_TIMES)}
             for hit, times in hits.items()
             if hit.secret in self._versions
         ]
