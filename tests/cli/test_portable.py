@@ -132,7 +132,10 @@ def in_container(gusset: Cli, *args: str, system: str = "darwin", **environ: str
 @pytest.mark.parametrize(
     ("args", "end"),
     [
-        (["serve", "my-model"], ["serve", "/model", "--host", "0.0.0.0", "--port", "8080"]),
+        (
+            ["serve", "my-model"],
+            ["serve", "/model", "--host", "0.0.0.0", "--port", "8080", "--allowed-host", "localhost"],
+        ),
         (["predict", "my-model", "--data", "{}"], ["predict", "/model", "<", "input.json"]),
         (["manager"], ["manager", "--host", "0.0.0.0", "--insecure-http"]),
         (["demo"], ["demo", "--once"]),

@@ -22,7 +22,7 @@ from tests.conftest import Cli
 from tests.containers.conftest import BASE, CACHE, REPO, podman, remove_image
 from tests.serving.conftest import eventually
 
-pytestmark = pytest.mark.xdist_group("own-image")
+pytestmark = pytest.mark.xdist_group("containers")
 
 PYTHON = "3.11"  # of the tests' base image
 
@@ -93,6 +93,13 @@ def printed(gusset: Cli, *args: str) -> list[str]:
     return [line.strip() for line in message.splitlines() if line.strip().startswith("docker run")]
 
 
+def run(command: list[str], *, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command that must succeed."""
+    done = subprocess.run(command, input=input, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done
+
+
 @contextmanager
 def running(command: list[str], log: Path) -> Iterator[str]:
     """Run a container until the end of the context; what it had printed when it was ready."""
@@ -113,7 +120,7 @@ def test_a_model_is_served_with_the_printed_commands(
     folder = write_model(tmp_path / "model")
     serve, set_secret = printed(gusset, "serve", str(folder), "--port", str(free_port))
     set_secret = set_secret.replace("NAME", "hf_access_token")
-    subprocess.run(translate(set_secret), input=VALUE, check=True, capture_output=True)
+    run(translate(set_secret), input=VALUE)
 
     with running(translate(serve), tmp_path / "log"):
         response = httpx.post(f"http://127.0.0.1:{free_port}/v1/models/model:predict", json={})
@@ -129,7 +136,7 @@ def test_a_folder_of_secrets_is_mounted(gusset: Cli, tmp_path: Path, translate: 
     assert predict.endswith(" < input.json")
 
     command = translate(predict.removesuffix(" < input.json"))
-    done = subprocess.run(command, input=b"{}", check=True, capture_output=True)
+    done = run(command, input=b"{}")
     assert done.stdout.decode().strip() == str(sha(VALUE)).replace("'", '"')
 
 
@@ -144,17 +151,15 @@ def test_the_manager_runs_with_the_printed_command(
 
 def test_the_demo_runs_with_the_printed_command(gusset: Cli, translate: Translate) -> None:
     [demo] = printed(gusset, "demo")
-    done = subprocess.run(translate(demo), check=True, capture_output=True)
+    done = run(translate(demo))
     assert b"the prediction is correct" in done.stdout
 
 
 def test_exec_runs_with_the_printed_command(gusset: Cli, translate: Translate) -> None:
-    run, set_secret = printed(gusset, "exec", "--secret", "a_token", "--", "true")
-    subprocess.run(
-        translate(set_secret.replace("NAME", "a_token")), input=VALUE, check=True, capture_output=True
-    )
-    words = translate(run)
+    execute, set_secret = printed(gusset, "exec", "--secret", "a_token", "--", "true")
+    run(translate(set_secret.replace("NAME", "a_token")), input=VALUE)
+    words = translate(execute)
     assert words[-1] == "COMMAND"
     script = "cat $GUSSET_SECRETS_DIR/a_token"
-    done = subprocess.run([*words[:-1], "sh", "-c", script], check=True, capture_output=True)
+    done = run([*words[:-1], "sh", "-c", script])
     assert done.stdout == b"***"
