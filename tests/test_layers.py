@@ -137,6 +137,7 @@ REVEALERS = {
     "client/remote_secrets.py",  # values that people set, to the manager
     "cli/account.py",  # between this process and the one that has the key for the manager
     "cli/exec.py",  # into the environment of the command, where a person asked for it by name
+    "cli/predict.py",  # a caller's key, into the request to the model
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
     "cli/manager.py",  # a key, shown once
     "containers/secrets/memory_folder.py",  # into files in memory

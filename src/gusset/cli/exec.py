@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.needs_linux import docker_run, require_linux, run_in_container, source_in_container
-from gusset.errors import SecretsMissing, UsageError
+from gusset.errors import UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
@@ -70,7 +69,9 @@ def exec_(
         raise UsageError("no secret is chosen", hint="choose each with --secret NAME or --env VARIABLE=NAME")
     require_linux("exec", lambda: _exec_in_container(app, names, variables, secrets_dir))
     app.hold_values()
-    values = _read(app, {*names, *wanted.values()}, secrets_dir)
+    from gusset.cli.sources import read_values
+
+    values = read_values(app, {*names, *wanted.values()}, secrets_dir, reader="exec")
     app.held.extend(values.values())
     files = {name: values[name] for name in names}
     return _run(command, files, {variable: values[name] for variable, name in wanted.items()})
@@ -100,24 +101,6 @@ def _exec_in_container(
     here = ["-v", f"{Path.cwd()}:/work", "-w", "/work"]
     command = docker_run([*here, *source.options], "exec", *source.arguments, *chosen, "--", "COMMAND")
     return run_in_container(command, source.before)
-
-
-def _read(app: App, names: set[str], secrets_dir: Path | None) -> dict[str, SecretValue]:
-    from gusset.cli.sources import open_source
-
-    account = Account.start(app, secrets_dir=secrets_dir)
-    with open_source(app, secrets_dir=secrets_dir, reader="exec", names=names, account=account) as source:
-        if account is not None:
-            account.close()
-        found = source.read(sorted(names))
-    missing = sorted(names - found.keys())
-    if missing:
-        raise SecretsMissing(
-            f"no value for {', '.join(missing)}",
-            names=missing,
-            hint="\n".join(f"gusset secret set {name}" for name in missing),
-        )
-    return {name: delivered.value for name, delivered in found.items()}
 
 
 def _run(

@@ -45,7 +45,7 @@ def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
     from gusset.package.config import load_package
 
     package = load_package(folder)
-    available = None if no_secrets or not package.secrets else _available(app)
+    available = None if no_secrets or not (package.secrets or package.callers) else _available(app)
     problems = check_package(package, strict=strict, available=available)
     if package.is_image:
         problems += _image_problems(package)

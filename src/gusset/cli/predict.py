@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from gusset.cli.needs_linux import (
     run_in_container,
     source_in_container,
 )
-from gusset.errors import HostError, ModelFailed, Unreachable, UsageError
+from gusset.errors import Denied, HostError, ModelFailed, Unreachable, UsageError
 from gusset.printable import printable_json
+from gusset.secrets.name import check_name
+from gusset.secrets.value import SecretValue
 
+_KEY = re.compile(rb"[\x20-\x7e\x80-\xff]+")  # what a header can contain
 PREDICT_PATH = "/v1/models/model:predict"
 
 
@@ -29,27 +33,71 @@ PREDICT_PATH = "/v1/models/model:predict"
 @click.option(
     "--secrets-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Read the model's secrets from this folder.",
+    help="Read secrets from the files of this folder.",
+)
+@click.option("--caller", metavar="NAME", help="Send the value of this secret as a caller's key.")
+@click.option(
+    "--caller-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Send the content of this file as a caller's key.",
 )
 @pass_app
-def predict(app: App, target: str, data: str | None, secrets_dir: Path | None) -> None:
+def predict(
+    app: App,
+    target: str,
+    data: str | None,
+    secrets_dir: Path | None,
+    caller: str | None,
+    caller_file: Path | None,
+) -> None:
     """Call a model and print its response.
 
     A folder is served for this one call. A URL is that of a model that is being
-    served already.
+    served already; one that is served with --callers needs a key.
     """
+    if caller is not None and caller_file is not None:
+        raise UsageError("--caller and --caller-file exclude each other", hint="leave one of them out")
     is_url = target.startswith(("http://", "https://"))
     if not is_url:
         require_linux("predict with a folder", lambda: _predict_in_container(app, Path(target), secrets_dir))
     body = _body(data)
+    key = _caller_key(app, caller, caller_file, secrets_dir)
     if is_url:
-        result = call(target, body)
+        result = call(target, body, key)
     else:
         from gusset.cli.served_process import serving
 
         with serving(Path(target), secrets_dir=secrets_dir, home=app.settings.home) as address:
-            result = call(address, body)
+            result = call(address, body, key)
     click.echo(printable_json(json.dumps(result, ensure_ascii=False)))
+
+
+def _caller_key(
+    app: App, name: str | None, file: Path | None, secrets_dir: Path | None
+) -> SecretValue | None:
+    """The key of a caller: the value of a secret, or the content of a file.
+
+    Raises:
+        UsageError: no header can contain it.
+        SecretsMissing, Denied, Unreachable: as `read_values`.
+    """
+    if name is None and file is None:
+        return None
+    app.hold_values()
+    if file is not None:
+        try:
+            key = SecretValue(file.read_bytes())
+        except OSError as error:
+            raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    else:
+        assert name is not None  # noqa: S101  # see above
+        from gusset.cli.sources import read_values
+
+        key = read_values(app, {check_name(name)}, secrets_dir, reader="predict")[name]
+    app.held.append(key)
+    if not _KEY.fullmatch(key.reveal().strip()):
+        raise UsageError("a caller's key must be one line without control characters, and not empty")
+    return key
 
 
 def _predict_in_container(app: App, folder: Path, secrets_dir: Path | None) -> str:
@@ -85,10 +133,11 @@ def _body(data: str | None) -> bytes:
     return body
 
 
-def call(address: str, body: bytes) -> Any:
-    """POST `body` to the model at `address` and return its response.
+def call(address: str, body: bytes, key: SecretValue | None = None) -> Any:
+    """POST `body` to the model at `address`, with a caller's key if given, and return its response.
 
     Raises:
+        Denied: the model demands the key of a caller, or another one.
         Unreachable: nothing responds there, or the model is not ready.
         ModelFailed: the model responded with an error.
     """
@@ -96,8 +145,11 @@ def call(address: str, body: bytes) -> Any:
 
     address = address.rstrip("/")
     url = address if address.endswith((":predict", "/predict")) else address + PREDICT_PATH
+    headers = {b"content-type": b"application/json"}
+    if key is not None:
+        headers[b"authorization"] = b"Api-Key " + key.reveal().strip()
     try:
-        response = httpx.post(url, content=body, headers={"content-type": "application/json"}, timeout=None)  # noqa: S113  # a prediction may take long
+        response = httpx.post(url, content=body, headers=headers, timeout=None)  # noqa: S113  # a prediction may take long
     except httpx.InvalidURL:
         raise UsageError("this is not a URL of a model") from None
     except httpx.HTTPError as error:
@@ -106,6 +158,11 @@ def call(address: str, body: bytes) -> Any:
         ) from None
     if response.status_code == 503:
         raise Unreachable(f"the model at {address} is not ready: {_error_text(response)}")
+    if response.status_code == 401:
+        raise Denied(
+            f"the model at {address} refused the request: {_error_text(response)}",
+            hint="send a caller's key with --caller NAME or --caller-file FILE",
+        )
     if response.is_error:
         raise ModelFailed(f"the model responded with status {response.status_code}: {_error_text(response)}")
     try:

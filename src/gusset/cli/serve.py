@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gusset.package.config import Package
     from gusset.runtime.browser_rules import BrowserRules
     from gusset.runtime.declared_secrets import DeclaringDeployment
+    from gusset.runtime.tls import TlsFiles
     from gusset.secrets.sources.source import SecretSource
     from gusset.serving.deployment import ModelDeployment
 
@@ -51,6 +52,8 @@ class ServeOptions:
     secrets_dir: Path | None
     manager: str | None
     allow_missing: frozenset[str]
+    callers: tuple[str, ...]
+    tls: TlsFiles | None
     debuggable: bool
     mask_responses: bool
     allowed_hosts: tuple[str, ...]
@@ -61,6 +64,9 @@ class ServeOptions:
         from gusset.runtime.browser_rules import BrowserRules
 
         return BrowserRules.make(self.host, hosts=self.allowed_hosts, origins=self.allowed_origins)
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)
@@ -89,6 +95,16 @@ class ServeOptions:
     metavar="NAME|all",
     help="Start without this secret (repeatable).",
 )
+@click.option(
+    "--callers",
+    multiple=True,
+    metavar="NAME[,NAME]",
+    help="Serve only callers who present the value of one of these secrets as a key (repeatable).",
+)
+@click.option(
+    "--tls-certificate", "certificate", type=_FILE, help="Serve HTTPS with this certificate chain (PEM)."
+)
+@click.option("--tls-key", "key", type=_FILE, help="Private key of the certificate (PEM).")
 @click.option(
     "--workers",
     type=click.IntRange(1, 1024),
@@ -136,6 +152,9 @@ def serve(
     *,
     folder: Path,
     allow_missing: Sequence[str],
+    callers: Sequence[str],
+    certificate: Path | None,
+    key: Path | None,
     workers: int,
     reload: bool,
     network: str,
@@ -149,7 +168,12 @@ def serve(
     """
     for name in allow_missing:
         check_name(name)
-    settings = ServeOptions(allow_missing=frozenset(allow_missing), **options)
+    settings = ServeOptions(
+        allow_missing=frozenset(allow_missing),
+        callers=_names(callers),
+        tls=_tls_files(certificate, key),
+        **options,
+    )
     if settings.manager is not None and settings.secrets_dir is not None:
         raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
     package = _load_image(folder)
@@ -168,6 +192,19 @@ def serve(
     return _serve_model(app, folder, settings, workers=workers, reload=reload)
 
 
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    """The names in texts of the form NAME[,NAME]."""
+    return tuple(check_name(name.strip()) for text in given for name in text.split(","))
+
+
+def _tls_files(certificate: Path | None, key: Path | None) -> TlsFiles | None:
+    if certificate is None and key is None:
+        return None  # without importing ssl
+    from gusset.runtime.tls import TlsFiles
+
+    return TlsFiles.given(certificate, key)
+
+
 _PORT_IN_CONTAINER = 8080  # when the engine picks the one outside
 
 
@@ -184,13 +221,19 @@ def _on_other_systems(
     hosts = ("localhost", *options.allowed_hosts) if is_loopback(options.host) else options.allowed_hosts
     flags += [word for name in hosts for word in ("--allowed-host", name)]
     flags += [word for origin in options.allowed_origins for word in ("--allow-origin", origin)]
+    flags += ["--callers", ",".join(options.callers)] if options.callers else []
+    mounts = mount(folder, "/model")
+    if options.tls is not None:
+        mounts += mount(options.tls.certificate, "/tls/certificate.pem")
+        mounts += mount(options.tls.key, "/tls/key.pem")
+        flags += ["--tls-certificate", "/tls/certificate.pem", "--tls-key", "/tls/key.pem"]
     flags += ["--workers", str(workers)] if workers > 1 else []
     flags += ["--reload"] if reload else []
     flags += ["--mask-responses"] if options.mask_responses else []
     flags += ["--debuggable"] if options.debuggable else []
     flags += ["--output", "json"] if app.output.json else []
     command = docker_run(
-        [*publish(options.host, options.port, port), *mount(folder, "/model"), *source.options],
+        [*publish(options.host, options.port, port), *mounts, *source.options],
         *("serve", "/model", "--host", "0.0.0.0", "--port", str(port)),  # noqa: S104  # inside the container
         *source.arguments,
         *flags,
@@ -201,7 +244,8 @@ def _on_other_systems(
 
 def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int, reload: bool) -> int:
     # The folder is checked in another process while this one imports the supervisor and opens the vault.
-    checking = ForkedTask.start(partial(_check_model, folder))
+    check = partial(_check_model, folder, options.callers)
+    checking = ForkedTask.start(check)
     account = _start_account(app, options)
     from gusset.serving.supervisor.supervisor import serve as supervise
 
@@ -209,12 +253,13 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
     def prepare() -> Iterator[tuple[ModelDeployment, SecretSource]]:
         model = checking.result()
         app.output.problems(model.warnings)
+        _warn_if_open(app, model.deployment, options)
         with open_deployment(app, model.deployment, options, account) as source:
             yield model.deployment, source
 
     def announce(address: str) -> None:
         model = checking.result()
-        _print_address(app, address, model.deployment.name, model.example)
+        _print_address(app, address, model.deployment, model.example)
 
     return supervise(
         prepare,
@@ -225,9 +270,10 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
         announce=announce,
         output_fd=_output_fd(app),
         workers=workers,
-        reread=(lambda: _check_model(folder).deployment) if reload else None,
+        reread=(lambda: check().deployment) if reload else None,
         mask_responses=options.mask_responses,
         browser_rules=options.browser_rules(),
+        tls=options.tls,
     )
 
 
@@ -240,8 +286,9 @@ def _serve_image(
 
     if refused := unsupported_for_serving(package):
         raise ConfigInvalid(f"{package.folder} cannot be served", problems=[*package.warnings, *refused])
-    deployment = ImageDeployment.from_package(package)
+    deployment = ImageDeployment.from_package(package.with_callers(options.callers))
     app.output.problems(package.warnings)
+    _warn_if_open(app, deployment, options)
     account = _start_account(app, options)
     login_names = deployment.login.declared if deployment.login else ()
 
@@ -256,13 +303,22 @@ def _serve_image(
         port=options.port,
         allow_missing=options.allow_missing,
         debuggable=options.debuggable,
-        announce=lambda address: _print_address(app, address, deployment.name, _example_input(package)),
+        announce=lambda address: _print_address(app, address, deployment, _example_input(package)),
         output_fd=_output_fd(app),
         docker_host=app.settings.docker_host,
         host_network=host_network,
         gpus=gpus,
         browser_rules=options.browser_rules(),
+        tls=options.tls,
     )
+
+
+def _warn_if_open(app: App, deployment: DeclaringDeployment, options: ServeOptions) -> None:
+    if not deployment.callers and not is_loopback(options.host):
+        app.output.warn(
+            f"everyone who can connect to {options.host} can use this model; "
+            "--callers NAME serves only those who present a key"
+        )
 
 
 def _start_account(app: App, options: ServeOptions) -> Account | None:
@@ -283,12 +339,13 @@ def open_deployment(
     It is also read for `other_names`. The account is closed: nothing that serves has its key.
     """
     from gusset.cli.sources import open_source
+    from gusset.runtime.declared_secrets import names_to_read
 
     with open_source(
         app,
         secrets_dir=options.secrets_dir,
         reader=deployment.name,
-        names={*deployment.declared, *other_names},
+        names={*names_to_read(deployment), *other_names},
         account=account,
     ) as source:
         if options.secrets_dir is None and options.manager is None and not app.output.json:
@@ -319,8 +376,8 @@ class CheckedModel(NamedTuple):
     example: str
 
 
-def _check_model(folder: Path) -> CheckedModel:
-    """Read and check the model folder.
+def _check_model(folder: Path, callers: Sequence[str] = ()) -> CheckedModel:
+    """Read and check the model folder. `callers` are those of `--callers`.
 
     Raises:
         ConfigInvalid: it has errors, or needs features that gusset does not support.
@@ -329,7 +386,7 @@ def _check_model(folder: Path) -> CheckedModel:
     from gusset.package.config import load_package, unsupported_for_serving
     from gusset.serving.deployment import ModelDeployment
 
-    package = load_package(folder)
+    package = load_package(folder).with_callers(callers)
     refused = unsupported_for_serving(package) or [p for p in code_problems(package) if not p.warning]
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
@@ -346,13 +403,15 @@ def _output_fd(app: App) -> int:
     return sys.stderr.fileno() if app.output.json else sys.stdout.fileno()
 
 
-def _print_address(app: App, address: str, name: str, example: str) -> None:
+def _print_address(app: App, address: str, deployment: DeclaringDeployment, example: str) -> None:
     """Print the address, with a command that calls the model on its example input."""
+    name = deployment.name
     if app.output.json:
         app.output.result({"name": name, "address": address})
         sys.stdout.flush()
     else:
-        call = f"curl -d {shlex.quote(example)} {address}/v1/models/model:predict"
+        key = '-H "Authorization: Api-Key $KEY" ' if deployment.callers else ""
+        call = f"curl {key}-d {shlex.quote(example)} {address}/v1/models/model:predict"
         app.output.note(f"{name} is ready at {address}\n  {call}")
 
 
@@ -366,7 +425,8 @@ def _prompt_for_missing(
     """At a terminal, prompt for the declared secrets that have no value, and store what is typed."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or "all" in allow_missing:
         return
-    wanted = [s.name for s in deployment.secrets if not s.optional and s.name not in allow_missing]
+    declared = (*deployment.secrets, *deployment.callers)
+    wanted = [s.name for s in declared if not s.optional and s.name not in allow_missing]
     missing = [name for name in wanted if name not in source.read(wanted)] if wanted else []
     if not missing:
         return

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from gusset.cli.account import Account
 from gusset.cli.app import App
+from gusset.errors import SecretsMissing
 from gusset.secrets.sources.chain import ChainSource
 from gusset.secrets.sources.environment import EnvironmentSource
 from gusset.secrets.sources.folder import FolderSource
 from gusset.secrets.sources.source import SecretSource
+from gusset.secrets.value import SecretValue
 
 MOUNTED = Path("/secrets")
 
@@ -63,3 +65,27 @@ def _from_manager(app: App, account: Account, reader: str, names: Collection[str
         yield source
     finally:
         source.close()
+
+
+def read_values(
+    app: App, names: set[str], secrets_dir: Path | None, *, reader: str
+) -> dict[str, SecretValue]:
+    """The values of these secrets, for a command that needs them once.
+
+    Raises:
+        SecretsMissing: it names all that have no value.
+        Denied, Unreachable: as raised by a source.
+    """
+    account = Account.start(app, secrets_dir=secrets_dir)
+    with open_source(app, secrets_dir=secrets_dir, reader=reader, names=names, account=account) as source:
+        if account is not None:
+            account.close()
+        found = source.read(sorted(names))
+    missing = sorted(names - found.keys())
+    if missing:
+        raise SecretsMissing(
+            f"no value for {', '.join(missing)}",
+            names=missing,
+            hint="\n".join(f"gusset secret set {name}" for name in missing),
+        )
+    return {name: delivered.value for name, delivered in found.items()}

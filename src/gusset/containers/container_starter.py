@@ -19,6 +19,7 @@ from gusset.containers.image_deployment import ImageDeployment
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets.secret_mount import LocalMount, SecretMount
 from gusset.containers.secrets.sidecar import SidecarMount
+from gusset.runtime.caller_auth import CallerAuth, digests_of
 from gusset.runtime.declared_secrets import Values
 from gusset.runtime.supervision import SecretIntake
 from gusset.secrets.value import SecretValue
@@ -59,19 +60,24 @@ class ContainerStarter:
         self._image = image
         self._intake = intake
         self._options = options
+        self._callers = tuple(caller.name for caller in deployment.callers)
+        self.caller_auth = CallerAuth(digests_of(self._callers, {})) if self._callers else None
         self._lock = threading.Lock()  # orders deliveries, and the start of a container between them
         self._values: Mapping[str, SecretValue] = {}
         self.running: RunningContainer | None = None
 
     def deliver(self, values: Values) -> None:
-        """Pass new values to the masker, and then to the running container.
+        """Pass new values to the masker, and then to the running container; callers' keys to `caller_auth`.
 
         Raises:
             HostError: there is no room for them.
         """
         self._intake.accept(values)
+        held = {name: delivered.value for name, delivered in values.items()}
+        if self.caller_auth is not None:
+            self.caller_auth.replace(digests_of(self._callers, held))
         with self._lock:
-            self._values = {name: delivered.value for name, delivered in values.items()}
+            self._values = {name: held[name] for name in self._deployment.declared if name in held}
             if self.running is not None:
                 self.running.mount.replace(self._values)
 

@@ -46,7 +46,11 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDeployment:
-    """A custom image to be served. `command` None runs the image's own command; `memory` is in bytes."""
+    """A custom image to be served.
+
+    `command` None runs the image's own command; `memory` is in bytes. `callers`
+    are the secrets that callers present, which the container does not get.
+    """
 
     name: str
     folder: Path
@@ -59,6 +63,7 @@ class ImageDeployment:
     config_file: str = "config.yaml"
     user_id: int | None = None
     secrets: tuple[DeclaredSecret, ...] = ()
+    callers: tuple[DeclaredSecret, ...] = ()
     environment_variables: Mapping[str, str] = field(default_factory=dict)
     cpus: float | None = None
     memory: int | None = None
@@ -119,6 +124,7 @@ class ImageDeployment:
             secrets=tuple(
                 DeclaredSecret(slot.name, slot.line, slot.optional) for slot in package.secrets.values()
             ),
+            callers=tuple(DeclaredSecret(each.name, each.line) for each in package.callers.values()),
             environment_variables=package.environment_variables,
             cpus=parse_cpu(config.resources.cpu) if "cpu" in given else None,
             memory=parse_memory(config.resources.memory) if "memory" in given else None,

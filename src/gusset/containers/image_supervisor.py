@@ -31,7 +31,7 @@ from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
 from gusset.runtime.browser_rules import BrowserRules
-from gusset.runtime.declared_secrets import read_secrets
+from gusset.runtime.declared_secrets import names_to_read, read_secrets
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
 from gusset.runtime.secret_watcher import SecretWatcher
@@ -43,6 +43,7 @@ from gusset.runtime.supervision import (
     StopSignals,
     prepare_process,
 )
+from gusset.runtime.tls import ServerTls, TlsFiles
 from gusset.secrets.masking import Masker
 from gusset.secrets.sources.source import SecretSource
 
@@ -68,6 +69,7 @@ def serve_image(
     output_fd: int = 1,
     drain_seconds: float = DRAIN_SECONDS,
     browser_rules: BrowserRules | None = None,
+    tls: TlsFiles | None = None,
 ) -> int:
     """Serve a custom image with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -84,10 +86,11 @@ def serve_image(
     """
     intake = SecretIntake()
     prepare_process(debuggable=debuggable, mask=intake.mask_log)
+    server_tls = ServerTls.open(tls) if tls else None
     with listen(host, port) as listener, contextlib.ExitStack() as stack:
         deployment, source = stack.enter_context(prepare())
         values = read_secrets(deployment, source, allow_missing)
-        deployment.check_command(values)
+        deployment.check_command([name for name in deployment.declared if name in values])
         credentials = deployment.login.read(source, allow_missing) if deployment.login else None
         if host_network:
             _check_port_is_free(deployment.port, own_port=listener.getsockname()[1])
@@ -116,11 +119,16 @@ def serve_image(
         starter = ContainerStarter(deployment, engine, image, intake, options=options)
         starter.deliver(values)
         watcher = SecretWatcher(source, starter.deliver)
-        watcher.start(deployment.declared, values)
+        watcher.start(names_to_read(deployment), values)
         stack.callback(watcher.stop)
-        announcer = Announcer(url_of(listener), announce)
+        announcer = Announcer(url_of(listener, secure=tls is not None), announce)
         supervisor = ImageSupervisor(
-            deployment, starter, announcer, drain_seconds=drain_seconds, browser_rules=browser_rules
+            deployment,
+            starter,
+            announcer,
+            drain_seconds=drain_seconds,
+            browser_rules=browser_rules,
+            tls=server_tls,
         )
         asyncio.run(supervisor.run(listener))
         return 0
@@ -188,12 +196,14 @@ class ImageSupervisor:
         *,
         drain_seconds: float,
         browser_rules: BrowserRules | None,
+        tls: ServerTls | None,
     ) -> None:
         self._deployment = deployment
         self._browser_rules = browser_rules
         self._starter = starter
         self._announcer = announcer
         self._drain_seconds = drain_seconds
+        self._tls = tls
         self._signals = StopSignals()
         self._unready: str | None = "It is starting."  # why requests get 503
         self._was_ready = False  # of the current container
@@ -207,8 +217,14 @@ class ImageSupervisor:
         self._signals.install()
         deployment = self._deployment
         routes = Routes(deployment.predict, deployment.readiness, deployment.liveness)
-        proxy = Proxy(self._connect, routes, ready=lambda: self._unready, browser_rules=self._browser_rules)
-        await proxy.start(listener.dup())
+        proxy = Proxy(
+            self._connect,
+            routes,
+            ready=lambda: self._unready,
+            caller_auth=self._starter.caller_auth,
+            browser_rules=self._browser_rules,
+        )
+        await proxy.start(listener.dup(), tls=self._tls)
         listener.close()
         running = asyncio.create_task(self._keep_running())
         stop_now = asyncio.create_task(self._signals.stop_now.wait())

@@ -53,7 +53,7 @@ def _credentials_as_errors(warnings: Iterable[Problem]) -> Iterator[Problem]:
 
 def _missing_secrets(package: Package, available: Collection[str]) -> Iterator[Problem]:
     known = {fold_name(name): name for name in available}
-    for name, declaration in package.secrets.items():
+    for name, declaration in (*package.secrets.items(), *package.callers.items()):
         stored = known.get(fold_name(name))
         if stored is None:
             yield Problem(
@@ -62,7 +62,7 @@ def _missing_secrets(package: Package, available: Collection[str]) -> Iterator[P
                 file=package.display_file,
                 line=declaration.line,
                 column=declaration.column,
-                key=f"secrets.{name}",
+                key="model_metadata.gusset.callers" if name in package.callers else f"secrets.{name}",
                 code="secret_missing",
                 warning=declaration.optional,
             )

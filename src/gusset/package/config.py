@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from gusset.errors import ConfigInvalid, Problem
 from gusset.package import keys, rules
 from gusset.package.problems import ProblemCollector, type_name
 from gusset.package.quantity import MAX_SECONDS
-from gusset.package.rules import SecretDeclaration
+from gusset.package.rules import Declarations, SecretDeclaration
 from gusset.package.schema import TrussConfig
 from gusset.package.yaml_tree import Tree, read_tree
 
@@ -30,6 +30,8 @@ class Package:
     config: TrussConfig = field(repr=False)
     secrets: Mapping[str, SecretDeclaration]
     """The declared secrets, in the order of the file."""
+    callers: Mapping[str, SecretDeclaration]
+    """The secrets that are the keys of its callers, which the model does not get."""
     warnings: tuple[Problem, ...]
     _dumped: dict[str, Any] = field(repr=False)
     _tree: Tree = field(repr=False)
@@ -88,6 +90,27 @@ class Package:
         """
         return cast(dict[str, Any], _copy(self._dumped))
 
+    def with_callers(self, names: Sequence[str]) -> Package:
+        """This folder with more callers, those of `gusset serve --callers`.
+
+        Raises:
+            ConfigInvalid: one of them is also among the model's secrets.
+        """
+        problems = self.problem_collector()
+        for name in names:
+            if secret := rules.same_secret(name, self.secrets):
+                problems.add(
+                    ("secrets", secret),
+                    rules.caller_is_secret(name, secret),
+                    rules.CALLER_HINT,
+                    code="caller_is_secret",
+                    at_key=True,
+                )
+        if found := problems.sorted():
+            raise ConfigInvalid(_summary(Path(self.display_file), found), problems=found)
+        given = {name: SecretDeclaration(name, None, None) for name in names}
+        return replace(self, callers=given | dict(self.callers))
+
     def problem_collector(self) -> ProblemCollector:
         """A new collector for problems that later checks find in this file."""
         tree = self._tree
@@ -114,7 +137,7 @@ def load_package(folder: Path, config_file: Path | None = None) -> Package:
     tree = read_tree(data, str(config_file))
     problems = ProblemCollector(tree, str(config_file))
     plain = _top_level_map(tree, problems)
-    config, declarations = _validate(plain, problems) if plain is not None else (None, {})
+    config, declared = _validate(plain, problems) if plain is not None else (None, Declarations({}, {}))
     dumped = _dump(config, problems) if config else {}
     rules.report_credentials(problems)
     found = problems.sorted()
@@ -124,7 +147,8 @@ def load_package(folder: Path, config_file: Path | None = None) -> Package:
         folder=folder.absolute(),
         config_file=config_file.absolute(),
         config=config,
-        secrets=declarations,
+        secrets=declared.secrets,
+        callers=declared.callers,
         warnings=tuple(found),
         _dumped=dumped,
         _tree=tree,
@@ -173,11 +197,9 @@ def _top_level_map(tree: Tree, problems: ProblemCollector) -> dict[Any, Any] | N
     return tree.data
 
 
-def _validate(
-    plain: dict[Any, Any], problems: ProblemCollector
-) -> tuple[TrussConfig | None, dict[str, SecretDeclaration]]:
+def _validate(plain: dict[Any, Any], problems: ProblemCollector) -> tuple[TrussConfig | None, Declarations]:
     keys.report_unknown(plain, problems)
-    prepared, declarations = rules.prepare(plain, problems)
+    prepared, declared = rules.prepare(plain, problems)
     data = dict(prepared)
     if isinstance(data.get("trt_llm"), dict):
         from gusset.package.trt_llm import check_trt_llm
@@ -190,7 +212,7 @@ def _validate(
         problems.add_validation(error)
     if not all(problem.warning for problem in problems.found):
         _report_refused(prepared, problems)  # else `unsupported_for_serving` does it
-    return config, declarations
+    return config, declared
 
 
 def _dump(config: TrussConfig, problems: ProblemCollector) -> dict[str, Any]:

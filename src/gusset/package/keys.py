@@ -100,7 +100,9 @@ def _trt_llm() -> list[Key]:
 KEYS: tuple[Key, ...] = (
     _supported("model_name", "the deployment's name; the folder's name by default"),
     _supported(
-        "model_metadata", "passed to the model; `gusset.optional_secrets` lists secrets that may be missing"
+        "model_metadata",
+        "passed to the model; `gusset.optional_secrets` lists secrets that may be missing, `gusset.callers` "
+        "those that callers must present",
     ),
     _ignored("description", "for human readers"),
     _ignored("examples_filename", "example requests for human readers"),

@@ -6,6 +6,7 @@ are reported in the same run as those of the schema.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from posixpath import join, normpath
 from typing import Any
@@ -14,12 +15,12 @@ from gusset.errors import CredentialAsName, InvalidName
 from gusset.package.problems import ProblemCollector, type_name
 from gusset.package.yaml_tree import Location, Path
 from gusset.secrets.credentials import find_credentials, looks_like_credential
-from gusset.secrets.name import check_name, spelling_clashes
+from gusset.secrets.name import check_name, fold_name, spelling_clashes
 
 
 @dataclass(frozen=True, slots=True)
 class SecretDeclaration:
-    """A name under `secrets:`, its location, and whether the model can start without its value."""
+    """The name of a secret, its location, and whether the model can start without its value."""
 
     name: str
     line: int | None
@@ -27,20 +28,27 @@ class SecretDeclaration:
     optional: bool = False
 
 
-def prepare(
-    data: dict[Any, Any], problems: ProblemCollector
-) -> tuple[dict[Any, Any], dict[str, SecretDeclaration]]:
-    """The data for the schema, and the declared secrets by name. Adds what is wrong to `problems`."""
+@dataclass(frozen=True, slots=True)
+class Declarations:
+    """The secrets that a file declares, by name: those for the model, and its callers' keys."""
+
+    secrets: dict[str, SecretDeclaration]
+    callers: dict[str, SecretDeclaration]
+
+
+def prepare(data: dict[Any, Any], problems: ProblemCollector) -> tuple[dict[Any, Any], Declarations]:
+    """The data for the schema, and the declared secrets. Adds what is wrong to `problems`."""
     data = dict(data)
     _no_cache(data, problems)
     _hf_cache(data, problems)
     _environment(data, problems)
     _folders(data, problems)
-    declarations = _secrets(data, problems)
+    declared = _secrets(data, problems)
+    callers = _callers(data, declared, problems)
     _check_between_sections(data, problems)
     _check_docker_server(data, problems)
     _deprecated(data, problems)
-    return data, declarations
+    return data, Declarations(declared, callers)
 
 
 def _get(data: Any, *keys: str) -> Any:
@@ -183,7 +191,7 @@ def _secrets(data: dict[Any, Any], problems: ProblemCollector) -> dict[str, Secr
         section = {}
     declarations = {}
     for name, value in section.items():
-        if _is_valid_name(name, problems):
+        if _is_valid_name(name, problems, ("secrets", name)):
             location = problems.tree.keys.get(("secrets", name))
             declarations[name] = SecretDeclaration(
                 name, location.line if location else None, location.column if location else None
@@ -198,19 +206,21 @@ def _secrets(data: dict[Any, Any], problems: ProblemCollector) -> dict[str, Secr
     }
 
 
-def _is_valid_name(name: object, problems: ProblemCollector) -> bool:
-    path = ("secrets", name)
+def _is_valid_name(name: object, problems: ProblemCollector, path: tuple[Any, ...]) -> bool:
+    """Whether a name, written at `path`, can be that of a secret."""
+    key = ".".join(path[:-1])
+    at_key = path[0] == "secrets"
     if not isinstance(name, str):
-        problems.add(path, "the name of a secret must be a text", "quote it", at_key=True, key="secrets")
+        problems.add(path, "the name of a secret must be a text", "quote it", at_key=at_key, key=key)
         return False
     try:
         check_name(name)
     except CredentialAsName as error:
         message = f"{error.message}; it is not repeated here"
-        problems.add(path, message, _EXPOSED, code="credential", at_key=True, key="secrets")
+        problems.add(path, message, _EXPOSED, code="credential", at_key=at_key, key=key)
         return False
     except InvalidName as error:
-        problems.add(path, error.message, error.hint, code="invalid_name", at_key=True, key="secrets")
+        problems.add(path, error.message, error.hint, code="invalid_name", at_key=at_key, key=key)
         return False
     return True
 
@@ -291,6 +301,45 @@ def _optional(
                 "write a name that is under `secrets:`",
             )
     return {name for name in names if isinstance(name, str)}
+
+
+def _callers(
+    data: dict[Any, Any], declared: dict[str, SecretDeclaration], problems: ProblemCollector
+) -> dict[str, SecretDeclaration]:
+    """The names under `model_metadata: {gusset: {callers: [NAME]}}`."""
+    path = ("model_metadata", "gusset", "callers")
+    names = _get(data, *path)
+    if names is None:
+        return {}
+    if not isinstance(names, list):
+        problems.add(path, f"expected a list, found {type_name(names)}", "write `[NAME, ...]`")
+        return {}
+    callers = {}
+    for position, name in enumerate(names):
+        at = (*path, position)
+        if not _is_valid_name(name, problems, at):
+            continue
+        if secret := same_secret(name, declared):
+            problems.add(at, caller_is_secret(name, secret), CALLER_HINT, code="caller_is_secret")
+        location = problems.tree.values.get(at)
+        callers[name] = SecretDeclaration(
+            name, location.line if location else None, location.column if location else None
+        )
+    return callers
+
+
+CALLER_HINT = "remove it from one of the two, or give the callers a key of their own"
+
+
+def same_secret(name: str, declared: Iterable[str]) -> str | None:
+    """The declared name that is `name`, in whichever spelling."""
+    return next((other for other in declared if fold_name(other) == fold_name(name)), None)
+
+
+def caller_is_secret(name: str, secret: str) -> str:
+    """The message about a caller that is also one of the model's secrets."""
+    spelling = "" if secret == name else f" as {secret}"
+    return f"the caller {name} also stands under `secrets:`{spelling}: the model would have the caller's key"
 
 
 # between sections

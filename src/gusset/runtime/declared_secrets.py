@@ -16,7 +16,7 @@ Values: TypeAlias = "Mapping[str, Delivered]"
 
 @dataclass(frozen=True, slots=True)
 class DeclaredSecret:
-    """A name under `secrets:` in the config; `line` counts from 1, None if unknown."""
+    """The name of a secret in the config; `line` counts from 1, None if it is not written there."""
 
     name: str
     line: int | None = None
@@ -33,13 +33,23 @@ class DeclaringDeployment(Protocol):
     @property
     def secrets(self) -> Sequence[DeclaredSecret]: ...
     @property
-    def declared(self) -> tuple[str, ...]: ...
+    def declared(self) -> tuple[str, ...]:
+        """The names of `secrets`."""
+
+    @property
+    def callers(self) -> Sequence[DeclaredSecret]:
+        """The secrets that are the keys of its callers. What is deployed does not get them."""
+
+
+def names_to_read(deployment: DeclaringDeployment) -> tuple[str, ...]:
+    """The names of all secrets that the deployment reads: its own, then those of its callers."""
+    return (*deployment.declared, *(caller.name for caller in deployment.callers))
 
 
 def read_secrets(
     deployment: DeclaringDeployment, source: SecretSource, allow_missing: Collection[str] = ()
 ) -> Values:
-    """The values of those declared secrets that `source` has.
+    """The values of those declared secrets, and callers' keys, that `source` has.
 
     `allow_missing` names secrets that may be missing, besides the optional
     ones; "all" stands for every secret.
@@ -48,12 +58,13 @@ def read_secrets(
         SecretsMissing: it names all others that are missing, where each is declared and how to add it.
         Denied, Unreachable: as raised by the source; neither counts as missing.
     """
-    if not deployment.secrets:
+    wanted = (*deployment.secrets, *deployment.callers)
+    if not wanted:
         return {}
-    held = source.read(deployment.declared)
+    held = source.read(names_to_read(deployment))
     missing = [
         secret
-        for secret in deployment.secrets
+        for secret in wanted
         if secret.name not in held and not secret.optional and secret.name not in allow_missing
     ]
     if missing and "all" not in allow_missing:
@@ -64,9 +75,8 @@ def read_secrets(
 def _missing(deployment: DeclaringDeployment, missing: list[DeclaredSecret]) -> SecretsMissing:
     lines = []
     for secret in missing:
-        location = (
-            deployment.config_file if secret.line is None else f"{deployment.config_file}:{secret.line}"
-        )
+        file = "--callers" if secret in deployment.callers else deployment.config_file
+        location = file if secret.line is None else f"{deployment.config_file}:{secret.line}"
         lines.append(f"  {secret.name} ({location}): gusset secret set {secret.name}")
     what = "a secret that has" if len(missing) == 1 else f"{len(missing)} secrets that have"
     return SecretsMissing(

@@ -39,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
-    """The URL of what is served on a listening socket."""
+def url_of(listener: socket.socket, *, secure: bool = False) -> str:
+    """The URL of what is served on a listening socket; `secure` is https."""
     host, port = listener.getsockname()[:2]
-    return http_url(host, port)
+    return http_url(host, port, scheme="https" if secure else "http")

@@ -22,7 +22,8 @@ class ModelDeployment:
     `kwargs["config"]`. `package_dirs` come last on the import path.
     `predict_concurrency` limits how many calls of `predict` run at a time.
     `streaming_read_timeout` is how many seconds may pass between two chunks of
-    a stream. `data_dir` None means the folder `data`.
+    a stream. `callers` are the secrets that callers present, which the model does
+    not get. `data_dir` None means the folder `data`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelDeployment:
     config_file: str = "config.yaml"
     config: Mapping[str, Any] = field(default_factory=dict)
     secrets: tuple[DeclaredSecret, ...] = ()
+    callers: tuple[DeclaredSecret, ...] = ()
     data_dir: Path | None = None
     package_dirs: tuple[Path, ...] = ()
     environment_variables: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class ModelDeployment:
             secrets=tuple(
                 DeclaredSecret(each.name, each.line, each.optional) for each in package.secrets.values()
             ),
+            callers=tuple(DeclaredSecret(each.name, each.line) for each in package.callers.values()),
             data_dir=package.data_dir.resolve(),
             package_dirs=tuple(path.resolve() for path in package.packages_dirs if path.is_dir()),
             environment_variables=package.environment_variables,

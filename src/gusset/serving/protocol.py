@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import orjson
 
 from gusset.runtime.browser_rules import BrowserRules
+from gusset.runtime.caller_auth import CallerDigests
+from gusset.runtime.tls import TlsFiles
 from gusset.secrets.hits import CHANNELS, Hit
 from gusset.secrets.patterns import FORMS
 from gusset.serving.channel import Malformed
@@ -27,10 +29,15 @@ MAX_REPORT_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SetSecrets:
-    """The values of all secrets that the model has from now on, and their versions."""
+    """The values of all secrets that the model has from now on, and their versions.
+
+    `callers` are the digests of the callers' keys: this process runs the model's
+    code, and never gets the keys themselves. Empty without callers.
+    """
 
     values: Mapping[str, bytes] = field(repr=False)
     versions: Mapping[str, int | None]
+    callers: CallerDigests = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,7 @@ class WorkerPlan:
     """The first order: what to serve, with which secrets.
 
     `shares_port` says that other workers accept connections on the same socket,
-    `masks_responses` that results are masked as errors are.
+    `masks_responses` that results are masked as errors are. `tls` None is plain HTTP.
     """
 
     deployment: ModelDeployment
@@ -47,6 +54,7 @@ class WorkerPlan:
     shares_port: bool
     masks_responses: bool
     browser_rules: BrowserRules | None
+    tls: TlsFiles | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class RegistryLogin:
     config_file: str
     secrets: tuple[DeclaredSecret, ...]
     is_json_key: bool  # the value is the JSON key of a Google service account
+    callers: tuple[()] = ()
 
     @property
     def declared(self) -> tuple[str, ...]:

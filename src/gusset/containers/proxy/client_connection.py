@@ -65,7 +65,8 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self._tunnel is not None and not self._ended:
-            return self._tunnel.end_of_client()
+            # TLS has no half-closed connections: its end ends both directions.
+            return self._tunnel.end_of_client() and self.transport.can_write_eof()
         self._ended = True  # a client that half-closes counts as disconnected
         self._abandon()
         return False

@@ -38,6 +38,7 @@ _OF_THIS_HOP = re.compile(
 _HOP_BY_HOP = re.compile(rb"\r\n(?:connection|keep-alive|te|upgrade|proxy-[a-z-]++):[^\r]*+", re.IGNORECASE)
 _BUT_UPGRADE = re.compile(rb"\r\n(?:keep-alive|te|proxy-[a-z-]++):[^\r]*+", re.IGNORECASE)
 _CODING = re.compile(rb"\r\ntransfer-encoding:[^\r]*+", re.IGNORECASE)
+_AUTHORIZATION = re.compile(rb"\r\nauthorization:([^\r]*+)", re.IGNORECASE)
 _ANY = re.compile(rb"\r\n([^:\r]++):[^\r]*+")
 _USUALLY_LISTED = frozenset(
     {b"", b"close", b"connection", b"keep-alive", b"te", b"upgrade", b"proxy-connection"}
@@ -198,6 +199,14 @@ class Request:
     upgrade: bool  # a websocket is requested
     length: int | None
     body: Body
+
+    def take_authorization(self) -> bytes | None:
+        """Remove the `Authorization` field, so that it is not passed on, and return its value."""
+        found = _AUTHORIZATION.search(self.fields)
+        if found is None:
+            return None
+        self.fields = _AUTHORIZATION.sub(b"", self.fields)
+        return found[1].strip()
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from gusset.containers.proxy.http_messages import InvalidMessage, Request, Respo
 from gusset.containers.proxy.tunnel import Tunnel, TunnelClient
 from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream
 from gusset.runtime.browser_rules import BrowserRules
+from gusset.runtime.caller_auth import CallerAuth, is_open
 from gusset.runtime.connections import Limits, OpenConnections
 from gusset.runtime.responses import ERROR_OF_MODEL, Response, error_body, not_ready
 
@@ -32,13 +33,15 @@ class Application:
 
     `connect` returns a connected non-blocking TCP socket. `paths` are its own
     paths for those of a Truss model. `ready` returns None when requests may
-    pass, else the reason for a 503. `read_seconds` is how long it may be silent.
-    `browser_rules` say which web pages may send requests.
+    pass, else the reason for a 503. `caller_auth` None lets everyone in.
+    `read_seconds` is how long it may be silent. `browser_rules` say which web
+    pages may send requests.
     """
 
     connect: Connect
     paths: dict[bytes, bytes]
     ready: Callable[[], str | None]
+    caller_auth: CallerAuth | None
     read_seconds: float
     limits: Limits
     browser_rules: BrowserRules | None
@@ -107,6 +110,11 @@ class ProxiedRequest:
             InvalidMessage: the body is invalid or too large.
         """
         request = self.request
+        if (refused := self._check_caller()) is not None:
+            if idle is not None:
+                idle.close()
+            self._client.respond(refused)
+            return data
         if (request.length or 0) > self._application.limits.body:
             raise self._too_large()
         part, data = self._read_body(data) if data and not request.body.done else (b"", data)
@@ -229,6 +237,17 @@ class ProxiedRequest:
 
     def flow(self) -> None:
         self._client.update_reading()
+
+    def _check_caller(self) -> Response | None:
+        """None if the request may pass. The application gets no key of a caller."""
+        request, auth = self.request, self._application.caller_auth
+        if auth is None:
+            return None
+        authorization = request.take_authorization()
+        path = request.target.partition(b"?")[0]
+        if is_open(request.method, path) and request.body.done and not request.upgrade:
+            return None
+        return auth.check(authorization)
 
     def _connect(self) -> None:
         self._phase = Phase.CONNECTING

@@ -21,7 +21,9 @@ from gusset.containers.proxy.client_connection import ClientConnection
 from gusset.containers.proxy.proxied_request import Application
 from gusset.containers.proxy.upstream import Connect
 from gusset.runtime.browser_rules import BrowserRules
+from gusset.runtime.caller_auth import CallerAuth
 from gusset.runtime.connections import Limits, OpenConnections, most_connections
+from gusset.runtime.tls import ServerTls
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Proxy:
         routes: Routes,
         *,
         ready: Callable[[], str | None],
+        caller_auth: CallerAuth | None = None,
         read_seconds: float = 18_030.0,
         limits: Limits | None = None,
         browser_rules: BrowserRules | None = None,
@@ -49,27 +52,36 @@ class Proxy:
         """`connect` returns a connected non-blocking TCP socket to the application.
 
         `ready` returns None when requests may pass, else the reason for a 503.
-        `read_seconds` is how long the application may be silent. `browser_rules` say
-        which web pages may send requests.
+        With `caller_auth` only callers may send requests; the application does not
+        get their keys. `read_seconds` is how long the application may be silent.
+        `browser_rules` say which web pages may send requests.
         """
         self._application = Application(
             connect=connect,
             paths=_paths(routes),
             ready=ready,
+            caller_auth=caller_auth,
             read_seconds=read_seconds,
             limits=limits or Limits(),
             browser_rules=browser_rules,
         )
         # Each client connection may need a second descriptor, for its connection to the application.
-        self.connections: OpenConnections[ClientConnection] = OpenConnections(most_connections() // 2)
+        self.connections: OpenConnections[ClientConnection] = OpenConnections(
+            most_connections() // 2, on_sweep=self._on_sweep
+        )
+        self._tls: ServerTls | None = None
         self._listener: asyncio.Server | None = None
 
-    async def start(self, listener: socket.socket) -> None:
-        """Accept on `listener`, which the proxy owns from now on."""
+    async def start(self, listener: socket.socket, *, tls: ServerTls | None = None) -> None:
+        """Accept on `listener`, which the proxy owns from now on; with `tls`, encrypted connections."""
         loop = asyncio.get_running_loop()
+        self._tls = tls
         self.connections.start_sweeping()
         self._listener = await loop.create_server(
-            lambda: ClientConnection(self._application, self.connections), sock=listener
+            lambda: ClientConnection(self._application, self.connections),
+            sock=listener,
+            ssl=tls.context if tls else None,
+            ssl_handshake_timeout=self._application.limits.head_seconds if tls else None,
         )
 
     async def drain(self, seconds: float) -> None:
@@ -81,6 +93,10 @@ class Proxy:
             self._listener.close()
             self._listener = None
         await self.connections.drain(seconds)
+
+    def _on_sweep(self) -> None:
+        if self._tls is not None:
+            self._tls.refresh()
 
 
 def _paths(routes: Routes) -> dict[bytes, bytes]:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from gusset.runtime.caller_auth import CallerAuth
 from gusset.runtime.exchange import Exchange
 from gusset.secrets.hits import Hit
 
@@ -34,13 +35,15 @@ class Metrics:
         hits: Callable[[], Mapping[Hit, int]],
         *,
         mask: Callable[[bytes], bytes],
+        caller_auth: CallerAuth | None,
     ) -> None:
         """`versions`: those of the secrets that the model holds. `hits`: how often values were masked.
 
-        `mask` masks the model's own metrics.
+        `mask` masks the model's own metrics. `caller_auth` counts the requests of callers.
         """
         self._versions = versions
         self._hits = hits
+        self._caller_auth = caller_auth
         self._mask = mask
         self._requests: Counter[tuple[str, int]] = Counter()
         self._buckets: dict[str, list[int]] = {}
@@ -93,6 +96,8 @@ class Metrics:
             *_head("gusset_secrets_source_up", "gauge", "Whether changes of secrets reach this deployment."),
             f"gusset_secrets_source_up {int(source_is_up)}",
         ]
+        if self._caller_auth is not None:
+            lines += _caller_metrics(self._caller_auth)
         model = self._mask(_model_exposition())
         if b"\n# TYPE process_cpu_seconds_total " not in model:
             lines += _process_metrics()
@@ -109,6 +114,18 @@ class Metrics:
 
 def _head(name: str, kind: str, text: str) -> tuple[str, str]:
     return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+
+
+def _caller_metrics(auth: CallerAuth) -> list[str]:
+    return [
+        *_head("gusset_caller_requests_total", "counter", "Requests by caller, also those that failed."),
+        *(
+            f'gusset_caller_requests_total{{caller="{name}"}} {count}'
+            for name, count in sorted(auth.requests.items())
+        ),
+        *_head("gusset_caller_refused_total", "counter", "Requests without the key of a caller."),
+        f"gusset_caller_refused_total {auth.refused}",
+    ]
 
 
 def _process_metrics() -> list[str]:

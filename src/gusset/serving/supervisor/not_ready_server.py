@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.responses import Response, respond_not_ready
+from gusset.runtime.tls import ServerTls
 from gusset.serving.supervisor.replica import ReplicaState
 
 _REASONS = {
@@ -27,11 +28,13 @@ class NotReadyServer:
         states: Callable[[], Collection[ReplicaState]],
         *,
         gate: Callable[[Exchange], Response | None] | None,
+        tls: ServerTls | None,
     ) -> None:
         """`states` returns those of all replicas. For `gate` see `RequestRules`."""
         self._gate = gate
         self._listener = listener
         self._states = states
+        self._tls = tls
         self._server: HttpServer | None = None
 
     async def start(self) -> None:
@@ -39,7 +42,7 @@ class NotReadyServer:
         if self._server is None:
             self._server = HttpServer(self._respond, one_request_each=True, gate=self._gate)
             # `shared`: when asyncio's own server is closed, it drops connections that it has just accepted.
-            await self._server.start(self._listener.dup(), shared=True)
+            await self._server.start(self._listener.dup(), shared=True, tls=self._tls)
 
     def stop(self) -> None:
         """Accept no more connections; requests in flight finish."""

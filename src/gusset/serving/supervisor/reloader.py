@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from gusset.errors import ConfigInvalid, GussetError
+from gusset.runtime.declared_secrets import names_to_read
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
 from gusset.serving.supervisor.worker_slot import WorkerSlots
@@ -60,7 +61,7 @@ class Reloader:
             GussetError: the folder cannot be served as it is now; the replicas stay.
         """
         deployment = await asyncio.to_thread(self._read_deployment)
-        if deployment.declared != self._slots.deployment.declared:
+        if names_to_read(deployment) != names_to_read(self._slots.deployment):
             self._secrets.begin_reload(await asyncio.to_thread(self._secrets.read, deployment))
         try:
             for slot in self._slots.slots:

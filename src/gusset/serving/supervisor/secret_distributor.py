@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 
-from gusset.runtime.declared_secrets import Values, read_secrets
+from gusset.runtime.caller_auth import CallerAuth, CallerDigests, digests_of
+from gusset.runtime.declared_secrets import Values, names_to_read, read_secrets
 from gusset.runtime.secret_watcher import SecretWatcher
 from gusset.runtime.supervision import SecretIntake
 from gusset.secrets.hits import Hit
@@ -18,7 +19,8 @@ from gusset.serving.supervisor.replica import Replica
 class SecretDistributor:
     """The current values, and the replicas that have them. Thread-safe.
 
-    Each replica gets what its own deployment declares, nothing else.
+    Each replica gets what its own deployment declares, nothing else, and of its
+    callers' keys only digests. `caller_auth` has those, too: None without callers.
     """
 
     def __init__(
@@ -30,7 +32,9 @@ class SecretDistributor:
         values: Values,
         allow_missing: Collection[str],
     ) -> None:
-        self._declared = deployment.declared
+        self._names = names_to_read(deployment)
+        self._callers = _names_of_callers(deployment)
+        self.caller_auth = CallerAuth(_digests(self._callers, values)) if self._callers else None
         self._source = source
         self._intake = intake
         self._allow_missing = allow_missing
@@ -59,7 +63,7 @@ class SecretDistributor:
         values = read_secrets(deployment, source, allow_missing)
         intake.accept(values)
         distributor = cls(deployment, source, intake, values=values, allow_missing=allow_missing)
-        distributor._watcher.start(deployment.declared, values)
+        distributor._watcher.start(names_to_read(deployment), values)
         return distributor
 
     def stop(self) -> None:
@@ -107,16 +111,19 @@ class SecretDistributor:
         """Also hold these values, for the replicas of a deployment that declares other secrets."""
         self._intake.accept(values)
         with self._lock:
-            self._pending = {name: held for name, held in values.items() if name not in self._declared}
+            self._pending = {name: held for name, held in values.items() if name not in self._names}
 
     def adopt(self, deployment: ModelDeployment) -> None:
         """From now on follow what this deployment declares, the one being loaded."""
-        if deployment.declared == self._declared:
+        names, callers = names_to_read(deployment), _names_of_callers(deployment)
+        if (names, callers) == (self._names, self._callers):
             return
-        self._declared = deployment.declared
-        self._watcher.follow(deployment.declared, {**self._pending, **self._values})
+        self._names = names
+        self._watcher.follow(names, {**self._pending, **self._values})
         with self._lock:
+            self._callers = callers
             self._values, self._pending = {**self._pending, **self._values}, {}
+            self._update_caller_auth()
 
     def end_reload(self) -> None:
         """Drop what `begin_reload` holds and was not adopted."""
@@ -128,6 +135,7 @@ class SecretDistributor:
         with self._lock:
             self._intake.accept(values)
             self._values = values
+            self._update_caller_auth()
             for replica in self._replicas:
                 replica.process.send(self._select(replica.deployment))
 
@@ -137,4 +145,22 @@ class SecretDistributor:
         return SetSecrets(
             values={name: each.value.reveal() for name, each in held.items()},
             versions={name: each.version for name, each in held.items()},
+            callers=_digests(_names_of_callers(deployment), values),
         )
+
+    def _update_caller_auth(self) -> None:
+        digests = _digests(self._callers, self._values)
+        if not digests:
+            self.caller_auth = None
+        elif self.caller_auth is None:
+            self.caller_auth = CallerAuth(digests)
+        else:
+            self.caller_auth.replace(digests)
+
+
+def _names_of_callers(deployment: ModelDeployment) -> tuple[str, ...]:
+    return tuple(caller.name for caller in deployment.callers)
+
+
+def _digests(callers: Collection[str], values: Values) -> CallerDigests:
+    return digests_of(callers, {name: each.value for name, each in values.items()})

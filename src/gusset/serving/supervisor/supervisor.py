@@ -16,8 +16,11 @@ from contextlib import AbstractContextManager
 
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.environment import child_environment
+from gusset.runtime.exchange import Exchange
+from gusset.runtime.gates import all_gates
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
+from gusset.runtime.responses import Response
 from gusset.runtime.supervision import (
     DRAIN_SECONDS,
     Announcer,
@@ -26,6 +29,7 @@ from gusset.runtime.supervision import (
     StopSignals,
     prepare_process,
 )
+from gusset.runtime.tls import ServerTls, TlsFiles
 from gusset.secrets.sources.source import SecretSource
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.not_ready_server import NotReadyServer
@@ -56,6 +60,7 @@ def serve(
     reread: Callable[[], ModelDeployment] | None = None,
     mask_responses: bool = False,
     browser_rules: BrowserRules | None = None,
+    tls: TlsFiles | None = None,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -67,17 +72,20 @@ def serve(
     standard error, masked. A stop waits `drain_seconds` for requests in flight.
     With `reread`, which reads the folder again, each worker is replaced when the
     folder changes. `mask_responses` masks results as errors always are;
-    `browser_rules` say which web pages may send requests. Events are
+    `browser_rules` say which web pages may send requests. With `tls` the port
+    speaks HTTPS. Events are
     logged to standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
         HostError: it cannot listen on the address.
+        UsageError: the files of `tls` cannot be used.
         GussetError: whatever `prepare` raised.
         SecretsMissing, Denied, Unreachable: see `read_secrets`.
         ModelFailed: the model did not start; with its own traceback.
     """
     intake = SecretIntake()
     prepare_process(debuggable=debuggable, mask=intake.mask_log)
+    server_tls = ServerTls.open(tls) if tls else None
     with listen(host, port) as listener, contextlib.ExitStack() as stack:
         environment = child_environment() | {"PYTHONUNBUFFERED": "1"}  # show output when it is printed
         if reread is not None:
@@ -94,6 +102,7 @@ def serve(
             shares_port=workers > 1,
             masks_responses=mask_responses,
             browser_rules=browser_rules,
+            tls=tls,
         )
         processes = [WorkerProcess.start(options) for _ in range(workers)]
         try:
@@ -109,7 +118,8 @@ def serve(
             deployment,
             secrets,
             options,
-            Announcer(url_of(listener), announce),
+            Announcer(url_of(listener, secure=tls is not None), announce),
+            tls=server_tls,
             drain_seconds=drain_seconds,
             reread=reread,
         )
@@ -128,6 +138,7 @@ class Supervisor:
         options: WorkerOptions,
         announcer: Announcer,
         *,
+        tls: ServerTls | None,
         drain_seconds: float,
         reread: Callable[[], ModelDeployment] | None,
     ) -> None:
@@ -141,7 +152,10 @@ class Supervisor:
         )
         self._reloader = Reloader(self._slots, secrets, reread) if reread else None
         self._not_ready_server = NotReadyServer(
-            options.listener, self._slots.states, gate=options.browser_rules
+            options.listener,
+            self._slots.states,
+            gate=all_gates(options.browser_rules, self._check_caller),
+            tls=tls,
         )
 
     async def run(self, processes: Sequence[WorkerProcess]) -> None:
@@ -176,6 +190,10 @@ class Supervisor:
             task.cancel()
         for task in failed:
             task.result()  # raises why the first start failed
+
+    def _check_caller(self, exchange: Exchange) -> Response | None:
+        auth = self._secrets.caller_auth
+        return auth.gate(exchange) if auth is not None else None
 
     async def _check_source(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from typing import IO
 
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.output_pump import OutputPump
+from gusset.runtime.tls import TlsFiles
 from gusset.secrets.masking import Masker
 from gusset.serving.channel import Channel, Closed, Malformed
 from gusset.serving.deployment import ModelDeployment
@@ -41,7 +42,7 @@ class WorkerOptions:
 
     They accept connections on `listener`, which `shares_port` says that several
     do. Their output is masked on the way to `output` and `errors` (file descriptors),
-    their results if `masks_responses`.
+    their results if `masks_responses`. They speak TLS with the files `tls`, plain HTTP without.
     """
 
     listener: socket.socket
@@ -54,6 +55,7 @@ class WorkerOptions:
     shares_port: bool
     masks_responses: bool
     browser_rules: BrowserRules | None
+    tls: TlsFiles | None
 
 
 class WorkerProcess:
@@ -125,6 +127,7 @@ class WorkerProcess:
                 shares_port=self._options.shares_port,
                 masks_responses=self._options.masks_responses,
                 browser_rules=self._options.browser_rules,
+                tls=self._options.tls,
             )
         )
         self._threads = [

@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, NoReturn
 import uvloop
 
 from gusset.runtime import logs
+from gusset.runtime.caller_auth import CallerAuth
+from gusset.runtime.gates import all_gates
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.process import die_with_pipe, harden, keep_from_forks
+from gusset.runtime.tls import ServerTls
 from gusset.secrets.hits import Hit
 from gusset.secrets.mapping import Secrets
 from gusset.secrets.masking import Masker
@@ -78,6 +81,8 @@ class Worker:
         self._source_error: str | None = None
         self._hits: Mapping[Hit, int] = {}  # of the whole deployment
         self._versions = plan.secrets.versions
+        self._caller_auth = CallerAuth(plan.secrets.callers) if plan.deployment.callers else None
+        self._tls = ServerTls.open(plan.tls) if plan.tls else None
         self._secrets = Secrets(
             plan.deployment.declared,
             _secret_values(plan.secrets.values),
@@ -107,10 +112,12 @@ class Worker:
 
     async def _serve(self, methods: Methods) -> None:
         deployment, folder = self._deployment, self._deployment.folder
+        auth = self._caller_auth
         metrics = Metrics(
             lambda: self._versions,
             lambda: self._hits,
             mask=lambda text: self._masker.mask(text, "metrics"),
+            caller_auth=auth,
         )
         inference = Inference(
             methods,
@@ -143,7 +150,10 @@ class Worker:
             name=deployment.name,
         )
         server = HttpServer(
-            api.router, gate=self._browser_rules, takes_over=api.takes_over, observe=metrics.observe
+            api.router,
+            gate=all_gates(self._browser_rules, auth.gate if auth else None),
+            takes_over=api.takes_over,
+            observe=metrics.observe,
         )
         os.register_at_fork(after_in_child=server.release_in_child)
         watch_loop(self._loop, folder)
@@ -151,7 +161,7 @@ class Worker:
         self._report(Ready())
         await self._accept.wait()
         if not self._drain.is_set():
-            await server.start(self._listener, shared=self._shares_port)
+            await server.start(self._listener, shared=self._shares_port, tls=self._tls)
         await self._drain.wait()
         await api.drain()
         await server.drain()
@@ -167,11 +177,13 @@ class Worker:
                     case Drain():
                         self._loop.call_soon_threadsafe(self._drain.set)
                         self._loop.call_soon_threadsafe(self._accept.set)
-                    case SetSecrets(values, versions):
+                    case SetSecrets(values, versions, callers):
                         secrets = _secret_values(values)
                         self._masker.learn(secrets)
                         self._secrets.replace(secrets)
                         self._versions = versions
+                        if self._caller_auth is not None:
+                            self._caller_auth.replace(callers)
                     case SetSourceError(error):
                         self._source_error = error
                     case SetMaskedHits(total):
