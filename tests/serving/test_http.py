@@ -511,3 +511,39 @@ def test_trailers_and_chunk_extensions_that_are_too_large_get_431(part: bytes) -
     head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
     pieces = [part[at : at + 8192] for at in range(0, len(part), 8192)]
     assert exchange_with(Limits(head=16_384), head, *pieces)[9:12] == b"431"
+
+
+def test_large_bodies_are_bounded_in_all_and_released_after_their_response() -> None:
+    """Of one address, half of the memory; beyond it the client is told to try again later."""
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    fits = head % 90_000 + b"x" * 90_000
+    response = exchange_with(Limits(memory=200_000), fits, fits, fits, last)
+    assert response.count(b"HTTP/1.1 200 ") == 4
+    response = exchange_with(Limits(memory=200_000), head % 120_000 + b"x" * 120_000)
+    assert response.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in response
+    together = [head % 90_000 + b"x" * 89_999, head % 90_000 + b"x" * 90_000]
+    first, second = at_the_same_time(Limits(memory=200_000), *together)
+    assert (first, second[9:12]) == (b"", b"503")
+
+
+def at_the_same_time(limits: Limits, waiting: bytes, whole: bytes) -> tuple[bytes, bytes]:
+    """What a client has got that has sent `waiting`, when another one has got all for `whole`."""
+
+    async def run() -> tuple[bytes, bytes]:
+        async with small_server(limits) as (host, port):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(waiting)
+            await writer.drain()
+            other, other_writer = await asyncio.open_connection(host, port)
+            other_writer.write(whole)
+            second = await other.read()
+            other_writer.close()
+            await other_writer.wait_closed()
+            writer.write_eof()
+            first = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            return first, second
+
+    return asyncio.run(run())

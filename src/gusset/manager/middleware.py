@@ -32,7 +32,9 @@ log = logging.getLogger("gusset.manager")
 
 MAX_BODY = 1_048_576  # bytes: a value of 64 KiB in base64, and a batch of small ones
 MAX_BATCH_BODY = 16_777_216
-LIMITS = Limits(body=MAX_BODY, body_seconds=30.0, body_rate=float("inf"), idle_seconds=75.0)
+LIMITS = Limits(
+    body=MAX_BODY, body_seconds=30.0, body_rate=float("inf"), idle_seconds=75.0, memory=134_217_728
+)
 
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -180,6 +182,11 @@ class Middleware:
         """How many bytes the body of a request may have."""
         return MAX_BATCH_BODY if path_of(exchange).endswith(":batch") else MAX_BODY
 
+    def skips_body(self, exchange: Exchange) -> bool:
+        """Whether the body of a request is not read, since its key is not valid: the response will be 401."""
+        route = self._router.find(path_of(exchange), exchange.method.decode("ascii"))
+        return isinstance(route, Route) and not self._api.knows_key(exchange)
+
     def render_refusal(self, exchange: Exchange | None, status: int, text: str) -> Response:
         """The response to a request that is not HTTP, too large or too slow; to a form it is a page."""
         if exchange is None:
@@ -204,8 +211,6 @@ class Middleware:
 
 
 def _refusal(status: int, text: str) -> Response:
-    if status == 400:
-        return Response(400, text.encode(), b"text/plain; charset=utf-8")
     return with_security_headers(http_error(status, text))
 
 

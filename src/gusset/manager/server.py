@@ -105,7 +105,11 @@ async def _serve(
 ) -> None:
     middleware = manager.middleware
     server = HttpServer(
-        middleware, limits=LIMITS, body_limit=middleware.body_limit, render_refusal=middleware.render_refusal
+        middleware,
+        limits=LIMITS,
+        body_limit=middleware.body_limit,
+        skips_body=middleware.skips_body,
+        render_refusal=middleware.render_refusal,
     )
     signals = StopSignals()
     signals.install()

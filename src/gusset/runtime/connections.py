@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import resource
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 SWEEP_SECONDS = 0.5  # between two checks of all deadlines
+_EVICTED_SHARE = 50  # of so many connections, one is closed at a time to make room
 LINGER_SECONDS = 2.0  # how long a client may go on sending after the server has sent its last response
 
 
@@ -27,10 +30,18 @@ class Limits:
     body_rate: float = 8 * 1024
     idle_seconds: float = 75.0
     stall_seconds: float = 60.0  # a client must take some of what is buffered for it within this time
+    memory: int = 1024 * 1024 * 1024  # bytes of all large bodies together; of those of one address the half
 
 
 class Connection(Protocol):
     """A client's connection, as `OpenConnections` manages it."""
+
+    peer: tuple[str, int] | None
+    """The address and port of the client."""
+
+    @property
+    def eviction_rank(self) -> int | None:
+        """What closing the connection would lose: 0 for an idle one, None while a request is handled."""
 
     def finish(self) -> None:
         """Close now if no request is in flight, otherwise after its response."""
@@ -52,7 +63,7 @@ class OpenConnections(Generic[C]):
         """`on_sweep` is called before each check of the deadlines."""
         self._most = most
         self._on_sweep = on_sweep
-        self._connections: set[C] = set()
+        self._connections: dict[C, None] = {}  # the oldest first
         self._closing = False
         self._empty = asyncio.Event()
 
@@ -63,15 +74,36 @@ class OpenConnections(Generic[C]):
         return len(self._connections)
 
     def add(self, connection: C) -> bool:
-        """Register a new connection; False when there are too many, and it must be closed."""
-        if len(self._connections) >= self._most:
+        """Register a new connection; False when there are too many, and it must be closed.
+
+        When the number is reached, others are closed first: see `_evict`.
+        """
+        if len(self._connections) >= self._most and not self._evict():
             return False
-        self._connections.add(connection)
+        self._connections[connection] = None
         return True
+
+    def _evict(self) -> bool:
+        """Close some connections that wait for their client; whether there were any.
+
+        Those of the address that has most come first, of them idle ones, then those whose head is
+        incomplete, then those whose body is; the oldest first. So slow clients cannot keep others out.
+        """
+        counts = Counter(connection.peer and connection.peer[0] for connection in self._connections)
+        waiting = [
+            (-counts[connection.peer and connection.peer[0]], rank, age, connection)
+            for age, connection in enumerate(self._connections)
+            if (rank := connection.eviction_rank) is not None
+        ]
+        victims = heapq.nsmallest(max(1, self._most // _EVICTED_SHARE), waiting, key=lambda each: each[:3])
+        for *_, connection in victims:
+            self.discard(connection)
+            connection.abort()
+        return bool(victims)
 
     def discard(self, connection: C) -> None:
         """Forget a connection that has ended."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
 
@@ -117,6 +149,31 @@ class OpenConnections(Generic[C]):
         while self._connections:
             self._empty.clear()
             await self._empty.wait()
+
+
+class BodyMemory:
+    """Bounds the memory of the bodies that are being received or handled, in all and of each address."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes in all; one address may have half of them."""
+        self._limit = limit
+        self._used = 0
+        self._used_by: defaultdict[str | None, int] = defaultdict(int)
+
+    def take(self, address: str | None, size: int) -> bool:
+        """Count `size` more bytes for an address; False, without counting them, beyond a limit."""
+        if self._used + size > self._limit or self._used_by[address] + size > self._limit // 2:
+            return False
+        self._used += size
+        self._used_by[address] += size
+        return True
+
+    def give(self, address: str | None, size: int) -> None:
+        """Count `size` bytes no longer."""
+        self._used -= size
+        self._used_by[address] -= size
+        if not self._used_by[address]:
+            del self._used_by[address]
 
 
 class StallDetector:

@@ -49,6 +49,7 @@ class Exchange:
         "began",
         "body",
         "counted_as",
+        "counted_bytes",
         "fields",
         "gone",
         "headers",
@@ -80,6 +81,7 @@ class Exchange:
         self.keep_alive = False
         self.is_old = False  # HTTP/1.0, which has no chunks
         self.body = b""
+        self.counted_bytes = 0  # of the body, in the server's `BodyMemory`
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # in addition to those of the handler
         self.counted_as: str | None = None  # the route, for metrics
         self.began = 0.0  # when the request was complete, by time.perf_counter()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gusset.runtime.connections import (
     LINGER_SECONDS,
+    BodyMemory,
     Limits,
     OpenConnections,
     StallDetector,
@@ -55,6 +56,7 @@ class HttpServer:
         limits: Limits | None = None,
         one_request_each: bool = False,
         gate: Callable[[Exchange], Response | None] | None = None,
+        skips_body: Callable[[Exchange], bool] | None = None,
         body_limit: Callable[[Exchange], int] | None = None,
         render_refusal: RefusalRenderer = lambda exchange, status, text: caller_error(status, text),
         takes_over: Callable[[Exchange], bool] = lambda exchange: False,
@@ -62,7 +64,7 @@ class HttpServer:
     ) -> None:
         """`one_request_each` closes every connection after its first response.
 
-        `gate`, `body_limit`, `render_refusal` and `takes_over` are explained at
+        `gate`, `skips_body`, `body_limit`, `render_refusal` and `takes_over` are explained at
         `RequestRules`; without `body_limit` it is that of `limits`.
         `observe` gets each handled request when it is over, with the status of
         its response, or 499 when the client disconnected before.
@@ -71,7 +73,9 @@ class HttpServer:
         self.limits = limits or Limits()
         self.rules = RequestRules(
             limits=self.limits,
+            memory=BodyMemory(self.limits.memory),
             gate=gate,
+            skips_body=skips_body,
             body_limit=body_limit,
             takes_over=takes_over,
             render_refusal=render_refusal,
@@ -220,7 +224,9 @@ class HttpConnection(asyncio.Protocol):
         self._server.connections.discard(self)
         self._ended = True
         left = [*self._waiting] if self._current is None else [self._current, *self._waiting]
-        self._waiting.clear()
+        self._drop_waiting()
+        for each in (self._current, self._parser.unfinished):
+            self._release(each)
         for exchange in left:
             exchange.gone = True
             self._server.observe(exchange, 499)
@@ -229,7 +235,7 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
-        if self._ended or parser.refusal is not None:
+        if self._ended or parser.refusal is not None or parser.is_closed:
             return
         if not parser.in_message:
             self._deadline = self._loop.time() + self._server.limits.head_seconds
@@ -321,7 +327,7 @@ class HttpConnection(asyncio.Protocol):
     def cut(self) -> None:
         """Close once what was written has been sent."""
         self._ended = True
-        self._waiting.clear()
+        self._drop_waiting()
         self._deadline = 0.0
         self.transport.close()
 
@@ -333,7 +339,8 @@ class HttpConnection(asyncio.Protocol):
     def hand_over(self, exchange: Exchange, protocol: asyncio.Protocol) -> None:
         """From now on `protocol` has the connection; it gets the request's head first."""
         self._current = None
-        self._waiting.clear()
+        self._release(exchange)
+        self._drop_waiting()
         self._ended = True
         self._server.connections.discard(self)
         target = exchange.path + (b"?" + exchange.query if exchange.query else b"")
@@ -377,12 +384,33 @@ class HttpConnection(asyncio.Protocol):
             self._ended = True
             self.transport.close()
 
+    @property
+    def eviction_rank(self) -> int | None:
+        if self._current is not None or self._waiting:
+            return None
+        if self._parser.in_message and not self._ended:
+            return 1 if self._parser.unfinished is None else 2
+        return 0
+
+    def _drop_waiting(self) -> None:
+        """Forget the requests that wait for their turn."""
+        for exchange in self._waiting:
+            self._release(exchange)
+        self._waiting.clear()
+
+    def _release(self, exchange: Exchange | None) -> None:
+        """Count the memory of a request's body no longer."""
+        if exchange is not None and exchange.counted_bytes:
+            self._server.rules.memory.give(self.peer and self.peer[0], exchange.counted_bytes)
+            exchange.counted_bytes = 0
+
     def _check_turn(self, exchange: Exchange) -> None:
         if exchange is not self._current or self._started:
             raise RuntimeError("a response to this request was sent or started already")
 
     def _responded(self, exchange: Exchange, status: int) -> None:
         self._server.observe(exchange, status)
+        self._release(exchange)
         self._current = None
         self._started = False
         self._silence = None
@@ -390,7 +418,7 @@ class HttpConnection(asyncio.Protocol):
             self._deadline = self._loop.time() + self._server.limits.idle_seconds
             self._advance()
         else:
-            self._waiting.clear()
+            self._drop_waiting()
             self._close_gently()
 
     def _advance(self) -> None:

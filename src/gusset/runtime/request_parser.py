@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import httptools
 
-from gusset.runtime.connections import Limits
+from gusset.runtime.connections import BodyMemory, Limits
 from gusset.runtime.exchange import Exchange, ResponseWriter
 from gusset.runtime.responses import Response
 
@@ -24,19 +24,25 @@ class RequestRules:
 
     `gate` is called with each request when its head is complete, before its body
     is read; a response that it returns refuses the request. `body_limit` returns
-    how many bytes the body of a request may have. `takes_over` says for which
+    how many bytes the body of a request may have. A request for which `skips_body`
+    is true is passed to the handler without its body, and the connection closes
+    after its response. `memory` counts large bodies. `takes_over` says for which
     requests the handler will call `hand_over`. `render_refusal` makes the
     response to a request that the parser refuses, from a status and a sentence;
     the request is None when its head was at fault.
     """
 
     limits: Limits
+    memory: BodyMemory
     gate: Callable[[Exchange], Response | None] | None
+    skips_body: Callable[[Exchange], bool] | None
     body_limit: Callable[[Exchange], int] | None
     takes_over: Callable[[Exchange], bool]
     render_refusal: RefusalRenderer
 
 
+_RETRY = (b"retry-after", b"1")
+_SMALL_BODY = 64 * 1024  # bytes; the memory of smaller bodies is not counted
 _FRAMING_RATIO = 8  # bytes of framing for each byte of content; chunks of one byte need six
 _OFFER = (b"upgrade", b"http2-settings")  # in a Connection header, beside an offer of another protocol
 
@@ -64,6 +70,7 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         self.requests: deque[Exchange] = deque()
         self.refusal: Response | None = None
+        self.is_closed = False  # what follows is not parsed: the connection closes after the last request
         self.has_begun = False  # the client has begun to send its first request
         self.in_message = False
         self.rest = b""  # what follows a request whose connection will be handed over
@@ -161,6 +168,8 @@ class RequestParser:
         self._fields.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
+        if self.is_closed:
+            return
         parser, fields = self._parser, self._fields
         limit = self._limits.head
         if self._head_size > limit or self._read_size > limit:  # otherwise the head cannot be too large
@@ -184,6 +193,13 @@ class RequestParser:
             self.refusal = self._rules.gate(exchange)
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
+            skips = self._rules.skips_body
+            if self.refusal is None and skips is not None and skips(exchange):
+                exchange.keep_alive = False
+                exchange.began = time.perf_counter()
+                self.requests.append(exchange)
+                self.is_closed = True
+                return
             self._check_body(exchange, length)
         if self.refusal is None and (expected := fields.get(b"expect")):  # an empty one expects nothing
             self._expect(expected, exchange)
@@ -224,18 +240,37 @@ class RequestParser:
             self._refuse_body()
 
     def on_body(self, data: bytes) -> None:
+        if self.is_closed:
+            return
         self._body_size += len(data)
         if self._body_size > self._most:
             self._refuse_body()
         elif self.refusal is None:
-            self._parts.append(data)
+            if self._body_size > _SMALL_BODY and not self._count_body():
+                self._refuse(503, "The server is busy with other large requests. Try again later.", _RETRY)
+            else:
+                self._parts.append(data)
+
+    def _count_body(self) -> bool:
+        """Count what has come of a large body; whether there is memory for it."""
+        exchange, peer = self._exchange, self._connection.peer
+        assert exchange is not None  # noqa: S101  # its body is arriving
+        if not self._rules.memory.take(peer and peer[0], self._body_size - exchange.counted_bytes):
+            return False
+        exchange.counted_bytes = self._body_size
+        return True
+
+    @property
+    def unfinished(self) -> Exchange | None:
+        """The request whose body is arriving."""
+        return self._exchange
 
     def on_message_complete(self) -> None:
         exchange = self._exchange
         self.in_message = self._declined  # its head is parsed once more
         self._exchange = None
         self._head_size = 0
-        if exchange is None or self.refusal is not None:
+        if exchange is None or self.refusal is not None or self.is_closed:
             return
         parts, self._parts = self._parts, []
         exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -254,9 +289,10 @@ class RequestParser:
     def _refuse_body(self) -> None:
         self._refuse(413, f"The request's body is larger than {self._most} bytes.")
 
-    def _refuse(self, status: int, text: str) -> None:
+    def _refuse(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
         if self.refusal is None:
-            self.refusal = self._rules.render_refusal(self._exchange, status, text)
+            refusal = self._rules.render_refusal(self._exchange, status, text)
+            self.refusal = replace(refusal, headers=(*refusal.headers, *headers))
 
 
 def _count_hosts(headers: list[tuple[bytes, bytes]]) -> int:

@@ -23,6 +23,7 @@ class ClientConnection(asyncio.Protocol):
     """Passes a client's requests on, one after the other."""
 
     transport: asyncio.Transport
+    peer: tuple[str, int] | None = None
 
     def __init__(self, application: Application, connections: OpenConnections[ClientConnection]) -> None:
         self._application = application
@@ -45,6 +46,8 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[:2] if isinstance(peer, tuple) else None
         if not self.connections.add(self):
             self._ended = True
             transport.abort()
@@ -87,6 +90,12 @@ class ClientConnection(asyncio.Protocol):
     def finish(self) -> None:
         if self._current is None and self._tunnel is None and not self._input and not self._ended:
             self.close()
+
+    @property
+    def eviction_rank(self) -> int | None:
+        if self._current is not None or self._tunnel is not None:
+            return None
+        return 1 if self._input and not self._ended else 0
 
     def abort(self) -> None:
         self._ended = True

@@ -124,6 +124,10 @@ class Api:
         caller = self._authorize(exchange, route.operation, address)
         return self._call_handler(exchange, route, caller, self._cache.declaring)
 
+    def knows_key(self, exchange: Exchange) -> bool:
+        """Whether a request has a valid key or token. Records nothing, and does not wait."""
+        return self._authenticator.knows_key((exchange.header(b"authorization") or b"").decode("latin-1"))
+
     async def handle_slow(self, exchange: Exchange, route: Route, address: str | None) -> Response:
         """Handle a request on a thread. Raises as `handle` does."""
         run, run_slow = self._executors.run, self._executors.run_slow

@@ -119,6 +119,15 @@ class Authenticator:
         self._vault.access_keys.record_refusal(caller.actor, f"secrets {', '.join(names)}", error)
         self._limit_refusals(caller.prefix)
 
+    def knows_key(self, authorization: str) -> bool:
+        """Whether a header has a valid key or token. Records nothing, and does not wait."""
+        try:
+            self._cache.refresh()
+            self._find(bearer(authorization))
+        except (NotSignedIn, Denied):
+            return False
+        return True
+
     def _authenticate(self, request: AuthRequest) -> KnownKey:
         self._cache.refresh()
         try:

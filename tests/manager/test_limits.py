@@ -1,0 +1,95 @@
+"""What one client cannot do to the others of a manager: take its connections, its memory or its time."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.manager.conftest import Manager
+
+
+@pytest.fixture
+def few_descriptors(manager: Manager) -> Manager:
+    """A manager that can open 256 files, and so keeps 56 connections."""
+    manager.stop()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        manager.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return manager
+
+
+@contextlib.contextmanager
+def connections(manager: Manager, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
+    """Connections that each send the beginning of something, and then wait."""
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", manager.port), timeout=20))
+            with contextlib.suppress(OSError):  # it was closed at once
+                client.sendall(sent)
+            opened.append(client)
+        yield opened
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"POST /signin HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: 100000\r\n\r\nemail=",
+    ],
+    ids=["idle", "slow heads", "slow bodies"],
+)
+def test_slow_connections_do_not_keep_others_out(few_descriptors: Manager, sent: bytes) -> None:
+    """More of them than the manager keeps: the oldest make room, and everything else goes on."""
+    with connections(few_descriptors, 150, sent):
+        for _ in range(3):
+            assert httpx.get(f"{few_descriptors.address}/healthz").status_code == 200
+            assert httpx.get(f"{few_descriptors.address}/readyz").status_code == 200
+        with few_descriptors.client() as admin:
+            assert admin.get("/v1/secrets").status_code == 200
+            assert admin.post("/v1/secrets", json={"name": "a", "value": "value"}).status_code == 200
+
+
+def test_a_body_is_not_read_before_the_key_is_checked(manager: Manager) -> None:
+    """The response comes without it, also where the client waits for `100 Continue`; the refusal is recorded."""
+    for path, framing in (
+        ("/v1/secrets:batch", "Content-Length: 16000000\r\nExpect: 100-continue"),
+        ("/v1/secrets", "Content-Length: 1000000"),
+        ("/v1/secrets", "Transfer-Encoding: chunked"),
+    ):
+        with socket.create_connection(("127.0.0.1", manager.port), timeout=20) as client:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer nonsense\r\n{framing}\r\n\r\n"
+            client.sendall(head.encode())
+            received = b"".join(iter(lambda: client.recv(65_536), b""))
+        assert received.startswith(b"HTTP/1.1 401 "), (path, framing, received)
+    with manager.client() as admin:
+        records = admin.get("/v1/audit", params={"limit": "100"}).json()["records"]
+        assert any(record["outcome"] == "not_signed_in" for record in records), records
+
+
+def test_a_pipelined_request_after_a_refused_body_is_not_handled(manager: Manager) -> None:
+    """What follows a head without a valid key cannot be told from its body."""
+    inner = f"GET /v1/users/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {manager.key}\r\n\r\n"
+    head = f"POST /v1/secrets HTTP/1.1\r\nHost: x\r\nContent-Length: {len(inner)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", manager.port), timeout=20) as client:
+        client.sendall((head + inner + inner).encode())
+        received = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert received.count(b"HTTP/1.1 ") == 1 and received.startswith(b"HTTP/1.1 401 ")
+
+
+def test_what_is_not_http_gets_a_json_error(manager: Manager) -> None:
+    """As every error of the API."""
+    with socket.create_connection(("127.0.0.1", manager.port), timeout=20) as client:
+        client.sendall(b"\0\0\0\0\r\n\r\n")
+        received = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert received.startswith(b"HTTP/1.1 400 ") and b'"message"' in received
