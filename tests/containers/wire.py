@@ -16,6 +16,7 @@ import uvloop
 
 from gusset.containers.proxy.proxy import Proxy, Routes
 from gusset.runtime.browser_rules import BrowserRules
+from gusset.runtime.caller_auth import CallerAuth
 from gusset.runtime.connections import Limits
 from tests.serving.conftest import PATIENCE
 
@@ -281,11 +282,17 @@ def running_proxy(
     routes: Routes = ROUTES,
     read_seconds: float = 300.0,
     browser_rules: BrowserRules | None = None,
+    caller_auth: CallerAuth | None = None,
 ) -> Iterator[RunningProxy]:
     """A proxy in front of an application that runs `handler`; without one it responds with `OK`."""
     application = Application.start(handler or respond_with(OK))
     proxy = RunningProxy(
-        application, routes, limits=limits, read_seconds=read_seconds, browser_rules=browser_rules
+        application,
+        routes,
+        limits=limits,
+        read_seconds=read_seconds,
+        browser_rules=browser_rules,
+        caller_auth=caller_auth,
     )
     proxy.start()
     try:

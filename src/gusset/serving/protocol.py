@@ -54,7 +54,7 @@ class WorkerPlan:
     shares_port: bool
     masks_responses: bool
     browser_rules: BrowserRules | None
-    tls: TlsFiles | None
+    tls: TlsFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,11 +59,14 @@ class RegistryLogin:
     config_file: str
     secrets: tuple[DeclaredSecret, ...]
     is_json_key: bool  # the value is the JSON key of a Google service account
-    callers: tuple[()] = ()
 
     @property
     def declared(self) -> tuple[str, ...]:
         return tuple(secret.name for secret in self.secrets)
+
+    @property
+    def callers(self) -> tuple[DeclaredSecret, ...]:
+        return ()
 
     @classmethod
     def from_package(cls, package: Package, report: ProblemCollector) -> RegistryLogin | None:
