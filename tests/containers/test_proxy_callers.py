@@ -34,9 +34,8 @@ def test_only_a_callers_request_reaches_the_application(guarded: RunningProxy, a
         for fields in ([], ["Authorization: Api-Key wrong"], [f"Authorization: Basic {KEY}"]):
             client.send(get("/x", *fields))
             status, head, body = client.response()
-            assert status == 401 and b"www-authenticate: Api-Key, Bearer" in head.lower().replace(
-                b"api-key, bearer", b"Api-Key, Bearer"
-            )
+            assert status == 401
+            assert b"www-authenticate: Api-Key, Bearer\r\n" in head
             assert b"error" in body and KEY.encode() not in body
     (head,) = heads
     assert b"authorization" not in head.lower() and KEY.encode() not in head
