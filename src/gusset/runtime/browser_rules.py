@@ -68,6 +68,13 @@ class BrowserRules:
 
     def __call__(self, exchange: Exchange) -> Response | None:
         """Gate requests as `check` does, and let allowed origins read the response. For `HttpServer`."""
+        fields = exchange.fields
+        if (
+            b"origin" not in fields
+            and b"sec-fetch-site" not in fields
+            and fields.get(b"host") in self._good_hosts
+        ):
+            return None  # what nearly every request is
         refusal = self.check(exchange.method, exchange.header)
         if refusal is None:
             exchange.response_headers += self.response_headers(exchange.header)

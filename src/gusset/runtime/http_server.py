@@ -410,7 +410,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _responded(self, exchange: Exchange, status: int) -> None:
         self._server.observe(exchange, status)
-        self._release(exchange)
+        if exchange.counted_bytes:
+            self._release(exchange)
         self._current = None
         self._started = False
         self._silence = None

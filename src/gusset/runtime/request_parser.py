@@ -177,9 +177,13 @@ class RequestParser:
             if size > limit:
                 self._refuse_head()
         exchange = Exchange(self._connection, parser.get_method(), self._headers, fields)
-        if self.refusal is None:
+        if b"host" not in fields or len(fields) < len(self._headers):  # some header is missing or repeated
             self._check_host()
-        self._take_target(exchange)
+        url = self._url
+        if url[:1] == b"/" and b"#" not in url:
+            exchange.path, _, exchange.query = url.partition(b"?")
+        else:
+            self._take_target(exchange)
         if parser.should_upgrade() and exchange.method != b"CONNECT" and not self._rules.takes_over(exchange):
             self._declined = True
             return
@@ -221,6 +225,8 @@ class RequestParser:
 
     def _check_host(self) -> None:
         """Refuse what RFC 9112, 3.2 does: HTTP/1.1 without a Host, and any request with several."""
+        if self.refusal is not None:
+            return
         if b"host" not in self._fields:
             if self._parser.get_http_version() != "1.0":
                 self._refuse(400, "The request has no Host.")
