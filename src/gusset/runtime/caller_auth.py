@@ -7,10 +7,10 @@ the supervisor while no worker accepts connections.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeAlias
 
 from gusset.runtime.responses import Response, caller_error
@@ -57,10 +57,10 @@ class CallerAuth:
         scheme, _, key = authorization.partition(b" ")
         if scheme.lower() not in _SCHEMES:
             return None
-        digest = hashlib.sha256(key.strip()).digest()
+        digest = sha256(key.strip()).digest()
         caller = None
         for name, known in self._known:
-            if hmac.compare_digest(known, digest):
+            if compare_digest(known, digest):
                 caller = name
         return caller
 
@@ -76,11 +76,15 @@ class CallerAuth:
 
     def gate(self, exchange: Exchange) -> Response | None:
         """The gate of a model's `HttpServer` (see `RequestRules`). The model does not get the key."""
-        if is_open(exchange.method, exchange.path):
+        if exchange.path in OPEN_PATHS and is_open(exchange.method, exchange.path):
             return None
         refused = self.check(exchange.fields.pop(AUTHORIZATION, None))
         if refused is None:
-            exchange.headers[:] = [each for each in exchange.headers if each[0].lower() != AUTHORIZATION]
+            headers = exchange.headers
+            for position in range(len(headers) - 1, -1, -1):
+                name = headers[position][0]
+                if len(name) == len(AUTHORIZATION) and name.lower() == AUTHORIZATION:
+                    del headers[position]
         return refused
 
 
@@ -95,7 +99,7 @@ def digests_of(names: Iterable[str], values: Mapping[str, SecretValue]) -> Calle
     Whitespace around a value does not count: no header can contain it.
     """
     keys = {name: values[name].reveal().strip() if name in values else b"" for name in names}
-    return {name: (hashlib.sha256(key).digest(),) if key else () for name, key in keys.items()}
+    return {name: (sha256(key).digest(),) if key else () for name, key in keys.items()}
 
 
 def _flat(digests: CallerDigests) -> tuple[tuple[str, bytes], ...]:
