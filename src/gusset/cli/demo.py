@@ -44,7 +44,8 @@ def demo(app: App, once: bool, port: int) -> None:
         click.echo(f"2. serve the model in {MODEL}, which declares the secret:")
         with serving(MODEL, home=home, port=port) as address:
             click.echo(f'3. call it with {{"text": "{TEXT}"}}; the output of the model is masked:')
-            prediction = call(address, json.dumps({"text": TEXT}).encode())
+            with call(address, json.dumps({"text": TEXT}).encode()) as response:
+                prediction = json.loads(response.read())
             _check(prediction, key)
             click.echo(f"4. the prediction is correct, made with the secret: {prediction}")
             if not once:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import re
+import shlex
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,13 +24,17 @@ from gusset.cli.needs_linux import (
     run_in_container,
     source_in_container,
 )
-from gusset.errors import Denied, HostError, ModelFailed, Unreachable, UsageError
-from gusset.printable import printable_json
+from gusset.errors import Denied, ModelFailed, Unreachable, UsageError
+from gusset.printable import printable_json, printable_lines
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
+if TYPE_CHECKING:
+    import httpx
+
 _KEY = re.compile(rb"[\x20-\x7e\x80-\xff]+")  # what a header can contain
 PREDICT_PATH = "/v1/models/model:predict"
+READINESS_PATH = "/v1/models/model"
 
 
 @click.command(cls=Command)
@@ -53,23 +63,29 @@ def predict(
     """Call a model and print its response.
 
     A folder is served for this one call. A URL is that of a model that is being
-    served already; one that is served with --callers needs a key.
+    served already; one that is served with --callers needs a key. A streamed
+    response is printed as it arrives.
     """
     if caller is not None and caller_file is not None:
         raise UsageError("--caller and --caller-file exclude each other", hint="leave one of them out")
     is_url = target.startswith(("http://", "https://"))
     if not is_url:
-        require_linux("predict with a folder", lambda: _predict_in_container(app, Path(target), secrets_dir))
-    body = _body(data)
+        require_linux(
+            "predict with a folder", lambda: _predict_in_container(app, Path(target), data, secrets_dir)
+        )
+    body = _body(target, data)
     key = _caller_key(app, caller, caller_file, secrets_dir)
     if is_url:
-        result = call(target, body, key)
-    else:
-        from gusset.cli.served_process import serving
+        with call(target, body, key) as response:
+            _print(app, response)
+        return
+    from gusset.cli.served_process import serving
 
-        with serving(Path(target), secrets_dir=secrets_dir, home=app.settings.home) as address:
-            result = call(address, body, key)
-    click.echo(printable_json(json.dumps(result, ensure_ascii=False)))
+    with (
+        serving(Path(target), secrets_dir=secrets_dir, home=app.settings.home) as address,
+        call(address, body, key) as response,
+    ):
+        _print(app, response)
 
 
 def _caller_key(
@@ -100,20 +116,24 @@ def _caller_key(
     return key
 
 
-def _predict_in_container(app: App, folder: Path, secrets_dir: Path | None) -> str:
+def _predict_in_container(app: App, folder: Path, data: str | None, secrets_dir: Path | None) -> str:
     """The hint to call the model in a container. It does not repeat the input, which may be confidential."""
     source = source_in_container(app, secrets_dir)
     options = [*mount(folder, "/model"), *source.options]
     command = docker_run(options, "predict", "/model", *source.arguments, terminal=False)
-    return run_in_container(f"{command} < input.json", source.before)
+    file = data[1:] if data and data.startswith("@") else "input.json"
+    return run_in_container(f"{command} < {shlex.quote(file)}", source.before)
 
 
-def _body(data: str | None) -> bytes:
+def _body(target: str, data: str | None) -> bytes:
     """The input, checked to be JSON before a model is started for it."""
     if data is None:
         if sys.stdin.isatty():
+            shown = "URL" if "@" in target else shlex.quote(target)  # it may have a password
             raise UsageError(
-                "there is no input", hint="pass it with --data '{...}', --data @FILE, or on standard input"
+                "there is no input",
+                hint=f"pass it with --data, --data @FILE or on standard input:\n"
+                f"  gusset predict {shown} --data '{{}}'",
             )
         body = sys.stdin.buffer.read()
     elif data.startswith("@"):
@@ -133,46 +153,129 @@ def _body(data: str | None) -> bytes:
     return body
 
 
-def call(address: str, body: bytes, key: SecretValue | None = None) -> Any:
-    """POST `body` to the model at `address`, with a caller's key if given, and return its response.
+@contextmanager
+def call(address: str, body: bytes, key: SecretValue | None = None) -> Iterator[httpx.Response]:
+    """POST `body` to the model at `address`, with a caller's key if given. The response is not read yet.
 
     Raises:
         Denied: the model demands the key of a caller, or another one.
         Unreachable: nothing responds there, or the model is not ready.
-        ModelFailed: the model responded with an error.
+        ModelFailed: the model responded with an error, or the response broke off.
     """
     import httpx
 
-    address = address.rstrip("/")
-    url = address if address.endswith((":predict", "/predict")) else address + PREDICT_PATH
-    headers = {b"content-type": b"application/json"}
+    url = _predict_url(address)
+    # Not compressed, since a compressed stream arrives in larger pieces.
+    headers = {b"content-type": b"application/json", b"accept-encoding": b"identity"}
     if key is not None:
         headers[b"authorization"] = b"Api-Key " + key.reveal().strip()
+    received = False
     try:
-        response = httpx.post(url, content=body, headers=headers, timeout=None)  # noqa: S113  # a prediction may take long
+        with httpx.stream("POST", url, content=body, headers=headers, timeout=None) as response:  # noqa: S113  # a prediction may take long
+            received = True
+            _raise_for_error(response)
+            yield response
+    except httpx.HTTPError as error:
+        if received:
+            raise ModelFailed(
+                f"the response broke off ({type(error).__name__})", hint="the model's log has the reason"
+            ) from None
+        raise Unreachable(
+            f"nothing responds at {_without_password(url)} ({type(error).__name__})", hint=_start_hint(url)
+        ) from None
+
+
+def _predict_url(address: str) -> httpx.URL:
+    import httpx
+
+    address = address.rstrip("/")
+    try:
+        return httpx.URL(address if address.endswith((":predict", "/predict")) else address + PREDICT_PATH)
     except httpx.InvalidURL:
         raise UsageError("this is not a URL of a model") from None
-    except httpx.HTTPError as error:
-        raise Unreachable(
-            f"nothing responds at {url} ({type(error).__name__})", hint="is `gusset serve` running?"
-        ) from None
+
+
+def _without_password(url: httpx.URL) -> str:
+    return str(url.copy_with(username=None, password=None))
+
+
+def _start_hint(url: httpx.URL) -> str:
+    if url.host not in ("localhost", "127.0.0.1", "::1"):
+        return "check the address, and whether the model is being served there"
+    return f"serve the model first, in its folder:\n  gusset serve . --port {url.port or 80}"
+
+
+def _raise_for_error(response: httpx.Response) -> None:
+    if not response.is_error:
+        return
+    response.read()
     if response.status_code == 503:
-        raise Unreachable(f"the model at {address} is not ready: {_error_text(response)}")
+        probe = _without_password(response.url.copy_with(path=READINESS_PATH, query=None))
+        raise Unreachable(
+            f"the model at {_without_password(response.url)} is not ready: {_error_text(response)}",
+            hint=f"it is ready once this succeeds:\n  curl --fail {shlex.quote(probe)}",
+        )
     if response.status_code == 401:
         raise Denied(
-            f"the model at {address} refused the request: {_error_text(response)}",
+            f"the model at {_without_password(response.url)} refused the request: {_error_text(response)}",
             hint="send a caller's key with --caller NAME or --caller-file FILE",
         )
-    if response.is_error:
-        raise ModelFailed(f"the model responded with status {response.status_code}: {_error_text(response)}")
-    try:
-        return response.json()
-    except ValueError:
-        raise HostError("the model's response is not JSON", hint=f"see it with `curl {url}`") from None
+    raise ModelFailed(f"the model responded with status {response.status_code}: {_error_text(response)}")
 
 
-def _error_text(response: Any) -> str:
+def _error_text(response: httpx.Response) -> str:
     try:
         return str(response.json()["error"])
     except (ValueError, KeyError, TypeError):
-        return str(response.reason_phrase)
+        return response.reason_phrase
+
+
+def _print(app: App, response: httpx.Response) -> None:
+    """Print JSON that arrives whole on one line, and everything else as it arrives.
+
+    A pipe gets the exact bytes; a terminal gets text, with control characters as escapes.
+    """
+    is_json = response.headers.get("content-type", "").partition(";")[0].strip().endswith("json")
+    if app.output.json or (is_json and "content-length" in response.headers):
+        _print_whole(app, response)
+    elif sys.stdout.isatty():
+        _print_to_terminal(response.iter_bytes())
+    else:
+        for chunk in response.iter_bytes():
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+
+
+def _print_whole(app: App, response: httpx.Response) -> None:
+    data = response.read()
+    try:
+        result = json.loads(data)
+    except (ValueError, RecursionError):
+        result = _decoded(data) if app.output.json else None
+        if result is None:
+            sys.stdout.buffer.write(data)
+            return
+    click.echo(printable_json(json.dumps(result, ensure_ascii=False)))
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"the response is {len(data)} bytes that are not text, which JSON cannot hold",
+            hint="leave out --output json, and write standard output to a file",
+        ) from None
+
+
+def _print_to_terminal(chunks: Iterable[bytes]) -> None:
+    decoder = io.IncrementalNewlineDecoder(
+        codecs.getincrementaldecoder("utf-8")("backslashreplace"), translate=True
+    )
+    last = "\n"
+    for chunk in chain(chunks, (b"",)):
+        text = decoder.decode(chunk, final=not chunk)
+        click.echo(printable_lines(text), nl=False)
+        last = text[-1:] or last
+    if last != "\n":
+        click.echo()
