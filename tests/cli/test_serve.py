@@ -356,3 +356,37 @@ def test_what_was_masked_is_in_the_vaults_audit_log(gusset: Cli, folder: Path, t
     [record] = [each for each in json.loads(shown)["records"] if each["action"] == "secret.masked"]
     assert record["details"]["times"] == {"hf_access_token": {"plain, stdout": 1}}
     assert gusset("audit", "verify").returncode == 0
+
+
+def test_check_looks_for_secrets_where_serve_does(gusset: Cli, folder: Path, tmp_path: Path) -> None:
+    """In the folder of --secrets-dir, and in the environment; an absent source is an error."""
+    values = tmp_path / "values"
+    values.mkdir()
+    options = ("check", str(folder), "--secrets-dir")
+    missing = gusset(*options, str(values), status=4)
+    assert str(values / "hf_access_token").encode() in missing.stderr
+    gusset("check", str(folder), TRUSS_SECRET_hf_access_token=VALUE.decode())
+
+    (values / "hf_access_token").write_bytes(VALUE)
+    done = gusset(*options, str(values))
+
+    assert not leaks_in(done.stdout + done.stderr, VALUE)
+    gusset("check", str(folder), status=4)
+    gusset(*options, str(tmp_path / "absent"), status=8)
+    gusset("check", str(folder), "--manager", "http://127.0.0.1:9", status=7)
+    gusset(*options, str(values), "--manager", "http://127.0.0.1:9", status=2)
+
+
+def test_check_of_a_custom_image_reports_an_absent_library(gusset: Cli, tmp_path: Path) -> None:
+    config = (
+        "base_image: {image: x}\ndocker_server: {start_command: serve, server_port: 8000,"
+        " predict_endpoint: /p, readiness_endpoint: /r, liveness_endpoint: /l}\n"
+    )
+    folder = write_model(tmp_path / "image", config)
+    absent = tmp_path / "path" / "docker"
+    absent.mkdir(parents=True)
+    (absent / "__init__.py").write_text("raise ModuleNotFoundError")
+
+    done = gusset("check", str(folder), status=4, PYTHONPATH=str(absent.parent))
+
+    assert b"pip install 'gusset[containers]'" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import click
 
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.output import problem_data
-from gusset.errors import CheckFailed, ConfigInvalid, Problem, Unreachable, VaultError
+from gusset.errors import CheckFailed, ConfigInvalid, Problem, Unreachable, UsageError, VaultError
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -38,15 +38,30 @@ def init(app: App, folder: Path) -> None:
 @_folder
 @click.option("--strict", is_flag=True, help="Treat warnings, such as unknown keys, as errors.")
 @click.option("--no-secrets", is_flag=True, help="Do not check whether the declared secrets exist.")
+@click.option(
+    "--secrets-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Look for the secrets in the files of this folder.",
+)
+@click.option(
+    "--manager", metavar="URL", help="Look for the secrets at this manager, with the key of `gusset login`."
+)
 @pass_app
-def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
+def check(
+    app: App, folder: Path, strict: bool, no_secrets: bool, secrets_dir: Path | None, manager: str | None
+) -> None:
     """Check a model folder: its config.yaml, its code, and whether its secrets exist."""
     from gusset.package.check import check_package
     from gusset.package.config import load_package
 
+    if manager is not None and secrets_dir is not None:
+        raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
     package = load_package(folder)
-    available = None if no_secrets or not (package.secrets or package.callers) else _available(app)
-    problems = check_package(package, strict=strict, available=available)
+    declared = {*package.secrets, *package.callers}
+    available = None
+    if declared and not no_secrets:
+        available = _available(app, declared, secrets_dir, manager)
+    problems = check_package(package, strict=strict, available=available, secrets_dir=secrets_dir)
     if package.is_image:
         problems += _image_problems(package)
     errors = [problem for problem in problems if not problem.warning]
@@ -61,20 +76,44 @@ def check(app: App, folder: Path, strict: bool, no_secrets: bool) -> None:
 
 def _image_problems(package: Package) -> Sequence[Problem]:
     """Problems that keep a custom image from being served, found by the code that serves it."""
+    from gusset.containers.engine.library import check_library
     from gusset.containers.image_deployment import ImageDeployment
 
+    problems: list[Problem] = []
+    try:
+        check_library()
+    except UsageError as error:
+        problems.append(Problem(error.message, error.hint, code="library_missing"))
     try:
         ImageDeployment.from_package(package)
     except ConfigInvalid as error:
-        return error.problems
-    return ()
+        problems += error.problems
+    return problems
 
 
-def _available(app: App) -> list[str] | None:
-    """Names of the secrets in the vault or on the manager; None, with a warning, if they cannot be listed."""
+def _available(
+    app: App, declared: Collection[str], secrets_dir: Path | None, manager: str | None
+) -> list[str] | None:
+    """Names of secrets in the sources of `gusset serve`; None, with a warning, if they cannot be listed.
+
+    Raises:
+        Denied, Unreachable: the source that an option names cannot be read.
+    """
+    from gusset.cli.sources import further_sources
+    from gusset.secrets.sources.folder import FolderSource
+
+    app.hold_values()
+    found = [name for source in further_sources() for name in source.read(declared)]
+    if secrets_dir is not None:
+        return [*found, *FolderSource(secrets_dir).read(declared)]
+    if manager is not None:
+        from gusset.client.remote_secrets import RemoteSecrets
+
+        with app.manager(manager) as client:
+            return [*found, *(info.name for info in RemoteSecrets(client).list())]
     try:
         with app.secret_reader() as secrets:
-            return [info.name for info in secrets.list()]
+            return [*found, *(info.name for info in secrets.list())]
     except (VaultError, Unreachable) as error:
         app.output.warn(f"could not check whether the secrets exist: {error}")
         return None

@@ -39,7 +39,7 @@ def open_source(
     if not names:
         yield ChainSource([])
         return
-    others: list[SecretSource] = [FolderSource(MOUNTED, must_exist=False), EnvironmentSource(os.environ)]
+    others = further_sources()
     if secrets_dir is not None:
         yield ChainSource([FolderSource(secrets_dir), *others])
         return
@@ -49,6 +49,11 @@ def open_source(
         return
     with app.vault() as vault:
         yield ChainSource([vault.source(actor=app.actor, deployment=reader), *others])
+
+
+def further_sources() -> list[SecretSource]:
+    """The sources that are searched last, whatever the options: /secrets and TRUSS_SECRET_x."""
+    return [FolderSource(MOUNTED, must_exist=False), EnvironmentSource(os.environ)]
 
 
 @contextmanager

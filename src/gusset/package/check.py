@@ -24,16 +24,21 @@ from gusset.secrets.name import fold_name
 
 
 def check_package(
-    package: Package, *, strict: bool = False, available: Collection[str] | None = None
+    package: Package,
+    *,
+    strict: bool = False,
+    available: Collection[str] | None = None,
+    secrets_dir: Path | None = None,
 ) -> list[Problem]:
     """All errors and warnings, in the order of the files. The code is parsed but never run.
 
     `available` are the names of the secrets that exist; None skips that check.
+    `secrets_dir` is the folder to add missing ones to, if not the vault or manager.
     `strict` makes every warning an error, except the list of keys without effect.
     """
     found = [*_credentials_as_errors(package.warnings), *unsupported_for_serving(package)]
     if available is not None:
-        found += _missing_secrets(package, available)
+        found += _missing_secrets(package, available, secrets_dir)
     found += _missing_folders(package)
     found += _start_command(package)
     found += _accelerator(package)
@@ -51,14 +56,18 @@ def _credentials_as_errors(warnings: Iterable[Problem]) -> Iterator[Problem]:
         yield replace(problem, warning=False) if problem.code == "credential" else problem
 
 
-def _missing_secrets(package: Package, available: Collection[str]) -> Iterator[Problem]:
+def _missing_secrets(
+    package: Package, available: Collection[str], secrets_dir: Path | None
+) -> Iterator[Problem]:
     known = {fold_name(name): name for name in available}
     for name, declaration in (*package.secrets.items(), *package.callers.items()):
         stored = known.get(fold_name(name))
         if stored is None:
             yield Problem(
                 f"the secret {name} does not exist" + (" (it is optional)" if declaration.optional else ""),
-                f"add it with `gusset secret set {name}`",
+                f"store it in {secrets_dir / name}"
+                if secrets_dir
+                else f"add it with `gusset secret set {name}`",
                 file=package.display_file,
                 line=declaration.line,
                 column=declaration.column,
