@@ -13,7 +13,6 @@ from pathlib import Path
 from gusset.errors import Denied, GussetError, Unreachable
 from gusset.portable import CLOSE_ON_EXEC
 from gusset.secrets.name import check_name
-from gusset.secrets.sources.inotify import folder_wakeup
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import MAX_BYTES, SecretValue, check_length
 
@@ -63,6 +62,8 @@ class FolderSource:
 
         inotify reports a change at once; without it the files are looked at every half second.
         """
+        from gusset.secrets.sources.inotify import folder_wakeup  # needs Linux, where all that watches runs
+
         paths = [self._path / check_name(name) for name in names]
         at_read = [self._signatures.get(name) for name in names]
         last = None if any(sign is None or _is_racy(sign) for sign in at_read) else at_read
