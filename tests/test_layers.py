@@ -139,6 +139,7 @@ REVEALERS = {
     "cli/exec.py",  # into the environment of the command, where a person asked for it by name
     "cli/predict.py",  # a caller's key, into the request to the model
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
+    "secrets/dotenv.py",  # into the .env lines of `gusset secret export`, which a person confirms
     "cli/manager.py",  # a key, shown once
     "containers/secrets/memory_folder.py",  # into files in memory
     "containers/secrets/sidecar.py",  # into files in the memory of an engine elsewhere

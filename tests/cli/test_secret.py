@@ -333,3 +333,45 @@ def test_help_imports_no_slow_library(gusset: Cli) -> None:
     done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == []
+
+
+AWKWARD = {
+    "A": b"plain",
+    "B": b'it\'s $HOME `id` "q" \\\\n \\',
+    "C": b"two\nlines # no comment\n",
+    "D": b"",
+    "E": "\u00fc\r\n'".encode(),
+}
+
+
+def test_exported_lines_are_read_back_exactly_by_a_shell_and_by_import(gusset: Cli, tmp_path: Path) -> None:
+    for name, value in AWKWARD.items():
+        gusset("secret", "set", name, "--exact", input=value)
+
+    done = gusset("secret", "export", "--yes")
+
+    file = tmp_path / "exported.env"
+    file.write_bytes(done.stdout)
+    for name, value in AWKWARD.items():
+        script = f'. {file}; printf %s "${name}"'
+        assert subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout == value
+    gusset("secret", "import", str(file), GUSSET_HOME=str(tmp_path / "other"))
+    for name, value in AWKWARD.items():
+        assert (
+            _stored(Cli(tmp_path / "other", gusset.environ | {"GUSSET_HOME": str(tmp_path / "other")}), name)
+            == value
+        )
+    assert gusset("audit", "show", "--action", "secret.reveal").stdout.count(b"secret.reveal") == len(AWKWARD)
+
+
+def test_export_needs_a_confirmation_and_refuses_binary_values_by_name(gusset: Cli) -> None:
+    """All or none is printed."""
+    gusset("secret", "set", "token", input=VALUE)
+    assert b"--yes" in gusset("secret", "export", status=2).stderr
+    gusset("secret", "set", "blob", "--exact", input=b"\xff\x00")
+
+    refused = gusset("secret", "export", "--yes", status=2)
+
+    assert b"blob" in refused.stderr and not refused.stdout
+    assert gusset("secret", "export", "token", "--yes").stdout == b"token='" + VALUE + b"'\n"
+    gusset("secret", "export", "--yes", status=7, GUSSET_MANAGER="http://127.0.0.1:9")

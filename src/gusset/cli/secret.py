@@ -286,6 +286,41 @@ def reveal(app: App, name: str, version: int | None) -> None:
     sys.stdout.flush()
 
 
+@command("export")
+@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.option("--yes", is_flag=True, help="Do not prompt for confirmation.")
+@pass_app
+def export(app: App, names: Sequence[str], yes: bool) -> None:
+    """Print secrets as lines of an .env file; without NAME, all. The audit log records each."""
+    from gusset.secrets.dotenv import dotenv_line
+
+    for name in names:
+        check_name(name)
+    if app.output.json:
+        raise UsageError("an .env file is not JSON", hint="leave out --output json")
+    if app.settings.manager is not None:
+        raise Denied(
+            "a manager never returns a value to a person", hint="only the embedded vault can export values"
+        )
+    if not yes:
+        _confirm_export(names)
+    app.hold_values()
+    with app.vault() as vault:
+        wanted = names or [info.name for info in vault.secrets.reader.list() if info.version is not None]
+        values = {name: vault.secrets.delivery.reveal(name, actor=app.actor) for name in wanted}
+    app.held.extend(values.values())
+    lines = [dotenv_line(name, value) for name, value in values.items()]  # all or none
+    sys.stdout.buffer.write(b"".join(lines))
+    sys.stdout.flush()
+
+
+def _confirm_export(names: Sequence[str]) -> None:
+    what = f"the values of {', '.join(names)}" if names else "the values of all secrets"
+    if not sys.stdin.isatty():
+        raise UsageError(f"this would print {what}", hint="confirm with --yes")
+    click.confirm(f"Print {what} in plain text?", abort=True, err=True)
+
+
 @command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @pass_app

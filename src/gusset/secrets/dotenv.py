@@ -23,6 +23,8 @@ _DOUBLE = re.compile(rb'[ \t]*"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _OPEN_QUOTE = re.compile(rb"[ \t]*['\"]")
 _COMMENT = re.compile(rb"(?<![ \t])[ \t]+#.*", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+_SPECIAL = re.compile(rb'[\\"$`]')  # special within double quotes, for a shell as for `_ESCAPES`
+_SHELL_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _ESCAPES = {
     b"n": b"\n",
     b"r": b"\r",
@@ -68,6 +70,37 @@ def parse_dotenv(data: bytes, *, file: str = ".env") -> list[DotenvEntry]:
         first[entry.name] = entry.line
         entries.append(entry)
     return entries
+
+
+def dotenv_line(name: str, value: SecretValue) -> bytes:
+    """`NAME='value'` as a line that `parse_dotenv` and a POSIX shell read back exactly.
+
+    Raises:
+        InvalidName: a shell has no variable of that name.
+        InvalidValue: the value is binary: not UTF-8, or it has a NUL byte.
+    """
+    if not _SHELL_NAME.fullmatch(name):
+        raise InvalidName(
+            f"{name} cannot be the name of a variable",
+            hint=f"leave it out, and pass it as a file: `gusset exec --secret {name} -- COMMAND`",
+        )
+    data = value.reveal()
+    if b"\0" in data or not _is_text(data):
+        raise InvalidValue(
+            f"the value of {name} is binary, which an .env file cannot contain",
+            hint=f"leave it out, and pass it as a file: `gusset exec --secret {name} -- COMMAND`",
+        )
+    if b"'" not in data:
+        return name.encode() + b"='" + data + b"'\n"
+    return name.encode() + b'="' + _SPECIAL.sub(rb"\\\g<0>", data) + b'"\n'
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _entries(data: bytes, file: str) -> Iterator[DotenvEntry]:
