@@ -93,3 +93,27 @@ def test_what_is_not_http_gets_a_json_error(manager: Manager) -> None:
         client.sendall(b"\0\0\0\0\r\n\r\n")
         received = b"".join(iter(lambda: client.recv(65_536), b""))
     assert received.startswith(b"HTTP/1.1 400 ") and b'"message"' in received
+
+
+def test_a_token_cannot_fill_the_audit_log_with_reports_of_masked_values(
+    manager: Manager, admin: httpx.Client
+) -> None:
+    """Each report is a record; beyond 120 a minute the token gets 429."""
+    admin.post("/v1/secrets", json={"name": "a", "value": "value"})
+    registered = admin.post("/v1/deployments", json={"name": "m", "secrets": ["a"]}).json()
+    hit = {"secret": "a", "form": "plain", "channel": "stdout", "times": 1}
+    with manager.client(registered["token"]) as deployment:
+        responses = [deployment.post("/v1/deployment/masked", json={"hits": [hit]}) for _ in range(130)]
+    assert {response.status_code for response in responses[:120]} == {200}
+    assert responses[-1].status_code == 429 and int(responses[-1].headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    "body", [{"version": [1]}, {"versions": [True]}, {"versions": ["1"]}, {"versions": [1], "all": True}]
+)
+def test_a_body_that_is_not_understood_destroys_nothing(admin: httpx.Client, body: dict[str, object]) -> None:
+    """A misspelt key would otherwise mean all versions."""
+    admin.post("/v1/secrets", json={"name": "a", "value": "value"})
+    response = admin.post("/v1/secrets/a/destroy", json=body)
+    assert response.status_code == 400, response.text
+    assert admin.get("/v1/secrets/a/versions").json()["versions"][0]["state"] == "current"

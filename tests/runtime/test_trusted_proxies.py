@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from gusset.errors import UsageError
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpConnection
 from gusset.runtime.trusted_proxies import TrustedProxies, split_port
@@ -86,3 +87,12 @@ def test_a_client_without_an_address_is_not_trusted() -> None:
 def test_a_port_is_split_from_a_host(text: str, split: tuple[str, int]) -> None:
     """What is malformed stays as it is."""
     assert split_port(text) == split
+
+
+@pytest.mark.parametrize(
+    "network", ["*", "0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "::/8", "::ffff:0:0/96", "10.0.0.1,*"]
+)
+def test_a_network_of_nearly_every_address_is_refused(network: str) -> None:
+    """Every client could then choose the address by which limits and the audit log know it."""
+    with pytest.raises(UsageError, match="every client"):
+        TrustedProxies(network)

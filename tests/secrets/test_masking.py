@@ -10,8 +10,12 @@ import shlex
 import threading
 import time
 import urllib.parse
+from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -531,3 +535,24 @@ def test_hits_are_counted_by_secret_form_and_channel():
     assert masking.hits.take() == expected
     assert masking.hits.take() == {}
     assert masking.hits.total == expected
+
+
+@pytest.mark.parametrize("encode", [ascii, lambda v: v.encode("ascii", "backslashreplace").decode(), str])
+def test_a_value_with_other_letters_than_ascii_is_masked_as_escapes(encode: Callable[[str], str]) -> None:
+    """As `ascii` shows it, and as a stream writes it that can only encode ASCII; also in Latin-1."""
+    value = "Grüße-geheim-42"
+    masker = Masker({"a": SecretValue(value.encode())})
+    shown = masker.mask_text(f"it is {encode(value)}!")
+    assert "geheim" not in shown and shown.startswith("it is ") and shown.endswith("!")
+    assert b"geheim" not in masker.mask(b"raw " + value.encode("latin-1"))
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ec"])
+def test_the_start_of_a_short_private_key_in_pem_is_masked(kind: str) -> None:
+    """Its secret part begins after few characters, other than in a key of RSA."""
+    key = Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    form = PrivateFormat.PKCS8 if kind == "ed25519" else PrivateFormat.TraditionalOpenSSL
+    pem = key.private_bytes(Encoding.PEM, form, NoEncryption())
+    body = b"".join(pem.splitlines()[1:-1])
+    masker = Masker({"key": SecretValue(pem)})
+    assert body[24:60] not in masker.mask(b"bad key " + body[:60] + b"...")

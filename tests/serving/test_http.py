@@ -547,3 +547,25 @@ def at_the_same_time(limits: Limits, waiting: bytes, whole: bytes) -> tuple[byte
             return first, second
 
     return asyncio.run(run())
+
+
+def test_the_memory_of_a_refused_body_is_released() -> None:
+    """Also of one that ends in the same read in which it is refused."""
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    body = b"11170\r\n" + b"x" * 70_000 + b"\r\n1\r\nx\r\n0\r\n\r\n"
+
+    def limit(exchange: Exchange) -> int:
+        return 70_000 if exchange.path == b"/small" else 100_000
+
+    async def run() -> list[bytes]:
+        async with small_server(Limits(memory=200_000), body_limit=limit) as (host, port):
+            statuses = []
+            for path in (b"/small", b"/small", b"/small", b"/large"):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(head % path + body)
+                statuses.append((await reader.read())[9:12])
+                writer.close()
+                await writer.wait_closed()
+            return statuses
+
+    assert asyncio.run(run()) == [b"413", b"413", b"413", b"200"]

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from gusset.addresses import network_of
+
 SWEEP_SECONDS = 0.5  # between two checks of all deadlines
 _EVICTED_SHARE = 50  # of so many connections, one is closed at a time to make room
 LINGER_SECONDS = 2.0  # how long a client may go on sending after the server has sent its last response
@@ -33,11 +35,15 @@ class Limits:
     memory: int = 1024 * 1024 * 1024  # bytes of all large bodies together; of those of one address the half
 
 
-class Connection(Protocol):
-    """A client's connection, as `OpenConnections` manages it."""
+class HasPeer(Protocol):
+    """A connection whose other end is known."""
 
     peer: tuple[str, int] | None
     """The address and port of the client."""
+
+
+class Connection(HasPeer, Protocol):
+    """A client's connection, as `OpenConnections` manages it."""
 
     @property
     def eviction_rank(self) -> int | None:
@@ -87,11 +93,12 @@ class OpenConnections(Generic[C]):
         """Close some connections that wait for their client; whether there were any.
 
         Those of the address that has most come first, of them idle ones, then those whose head is
-        incomplete, then those whose body is; the oldest first. So slow clients cannot keep others out.
+        incomplete, then those whose body is or that take their response slowly; the oldest first. So
+        slow clients cannot keep others out.
         """
-        counts = Counter(connection.peer and connection.peer[0] for connection in self._connections)
+        counts = Counter(address_of(connection) for connection in self._connections)
         waiting = [
-            (-counts[connection.peer and connection.peer[0]], rank, age, connection)
+            (-counts[address_of(connection)], rank, age, connection)
             for age, connection in enumerate(self._connections)
             if (rank := connection.eviction_rank) is not None
         ]
@@ -151,6 +158,11 @@ class OpenConnections(Generic[C]):
             await self._empty.wait()
 
 
+def address_of(connection: HasPeer) -> str:
+    """The client that a connection counts as: its address, of IPv6 the /64."""
+    return network_of(connection.peer[0] if connection.peer else None)
+
+
 class BodyMemory:
     """Bounds the memory of the bodies that are being received or handled, in all and of each address."""
 
@@ -158,9 +170,9 @@ class BodyMemory:
         """`limit`: bytes in all; one address may have half of them."""
         self._limit = limit
         self._used = 0
-        self._used_by: defaultdict[str | None, int] = defaultdict(int)
+        self._used_by: defaultdict[str, int] = defaultdict(int)
 
-    def take(self, address: str | None, size: int) -> bool:
+    def take(self, address: str, size: int) -> bool:
         """Count `size` more bytes for an address; False, without counting them, beyond a limit."""
         if self._used + size > self._limit or self._used_by[address] + size > self._limit // 2:
             return False
@@ -168,7 +180,7 @@ class BodyMemory:
         self._used_by[address] += size
         return True
 
-    def give(self, address: str | None, size: int) -> None:
+    def give(self, address: str, size: int) -> None:
         """Count `size` bytes no longer."""
         self._used -= size
         self._used_by[address] -= size

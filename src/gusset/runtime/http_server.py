@@ -226,7 +226,7 @@ class HttpConnection(asyncio.Protocol):
         left = [*self._waiting] if self._current is None else [self._current, *self._waiting]
         self._drop_waiting()
         for each in (self._current, self._parser.unfinished):
-            self._release(each)
+            self._parser.release(each)
         for exchange in left:
             exchange.gone = True
             self._server.observe(exchange, 499)
@@ -339,7 +339,7 @@ class HttpConnection(asyncio.Protocol):
     def hand_over(self, exchange: Exchange, protocol: asyncio.Protocol) -> None:
         """From now on `protocol` has the connection; it gets the request's head first."""
         self._current = None
-        self._release(exchange)
+        self._parser.release(exchange)
         self._drop_waiting()
         self._ended = True
         self._server.connections.discard(self)
@@ -390,19 +390,13 @@ class HttpConnection(asyncio.Protocol):
             return None
         if self._parser.in_message and not self._ended:
             return 1 if self._parser.unfinished is None else 2
-        return 0
+        return 2 if self.transport.get_write_buffer_size() else 0
 
     def _drop_waiting(self) -> None:
         """Forget the requests that wait for their turn."""
         for exchange in self._waiting:
-            self._release(exchange)
+            self._parser.release(exchange)
         self._waiting.clear()
-
-    def _release(self, exchange: Exchange | None) -> None:
-        """Count the memory of a request's body no longer."""
-        if exchange is not None and exchange.counted_bytes:
-            self._server.rules.memory.give(self.peer and self.peer[0], exchange.counted_bytes)
-            exchange.counted_bytes = 0
 
     def _check_turn(self, exchange: Exchange) -> None:
         if exchange is not self._current or self._started:
@@ -411,7 +405,7 @@ class HttpConnection(asyncio.Protocol):
     def _responded(self, exchange: Exchange, status: int) -> None:
         self._server.observe(exchange, status)
         if exchange.counted_bytes:
-            self._release(exchange)
+            self._parser.release(exchange)
         self._current = None
         self._started = False
         self._silence = None

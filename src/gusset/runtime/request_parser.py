@@ -11,7 +11,7 @@ from typing import Protocol
 
 import httptools
 
-from gusset.runtime.connections import BodyMemory, Limits
+from gusset.runtime.connections import BodyMemory, Limits, address_of
 from gusset.runtime.exchange import Exchange, ResponseWriter
 from gusset.runtime.responses import Response
 
@@ -259,12 +259,19 @@ class RequestParser:
 
     def _count_body(self) -> bool:
         """Count what has come of a large body; whether there is memory for it."""
-        exchange, peer = self._exchange, self._connection.peer
+        exchange = self._exchange
         assert exchange is not None  # noqa: S101  # its body is arriving
-        if not self._rules.memory.take(peer and peer[0], self._body_size - exchange.counted_bytes):
+        more = self._body_size - exchange.counted_bytes
+        if not self._rules.memory.take(address_of(self._connection), more):
             return False
         exchange.counted_bytes = self._body_size
         return True
+
+    def release(self, exchange: Exchange | None) -> None:
+        """Count the memory of a request's body no longer."""
+        if exchange is not None and exchange.counted_bytes:
+            self._rules.memory.give(address_of(self._connection), exchange.counted_bytes)
+            exchange.counted_bytes = 0
 
     @property
     def unfinished(self) -> Exchange | None:
@@ -296,6 +303,7 @@ class RequestParser:
         self._refuse(413, f"The request's body is larger than {self._most} bytes.")
 
     def _refuse(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+        self.release(self._exchange)
         if self.refusal is None:
             refusal = self._rules.render_refusal(self._exchange, status, text)
             self.refusal = replace(refusal, headers=(*refusal.headers, *headers))

@@ -9,6 +9,8 @@ from gusset.errors import UsageError
 from gusset.runtime.exchange import Exchange
 
 _SCHEMES = {"http", "https"}
+_SHORTEST = {4: 8, 6: 16}  # bits of a network's prefix; a shorter one is not one organisation's
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # every address of IPv4
 
 
 class TrustedProxies:
@@ -18,7 +20,7 @@ class TrustedProxies:
         """`addresses`, separated by commas: addresses, or networks as in 10.0.0.0/8.
 
         Raises:
-            UsageError: `*`, or a network that is every address: whoever connects could then choose
+            UsageError: `*`, or a network that is nearly every address: who connects could then choose
                 the address that limits and the audit log know them by.
         """
         self._addresses: set[object] = set()
@@ -31,7 +33,9 @@ class TrustedProxies:
         try:
             if text == "*" or "/" in text:
                 network = ipaddress.ip_network("0.0.0.0/0" if text == "*" else text)
-                if network.prefixlen == 0:
+                if network.prefixlen < _SHORTEST[network.version] or (
+                    network.version == 6 and _MAPPED.overlaps(network)
+                ):
                     raise _everybody(text)
                 self._networks.append(network)
             else:

@@ -33,8 +33,12 @@ _SHORT_WORD = re.compile(rb"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9]?(?![A-Za-z0-9])"
 _LONG_NO_WORD = re.compile(rb"[A-Za-z0-9]{16}")
 _HEX = re.compile(rb"(?=.*[A-Fa-f])[0-9A-Fa-f]+")
 _LETTER_OR_DIGIT = re.compile(rb"[A-Za-z0-9]")
-# What is the same in every key of a kind: the first 36 bytes of a key in PEM, the header of a JWT.
-_SHARED = re.compile(rb"(?<=-----)\s*[A-Za-z0-9+/]{1,48}|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]+(?=\.eyJ)")
+# What is the same in every key of a kind: in PEM the first 36 bytes of a long key (RSA, OpenSSH) and 6 of
+# others (EC, Ed25519), whose secret part begins soon after; the header of a JWT.
+_SHARED = re.compile(
+    rb"(?<=-----)\s*(?:(?:MII|b3BlbnNzaC)[A-Za-z0-9+/]{1,45}|[A-Za-z0-9+/]{8})"
+    rb"|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]+(?=\.eyJ)"
+)
 _URLSAFE_ALPHABET = bytes.maketrans(b"+/", b"-_")
 
 

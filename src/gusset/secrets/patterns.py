@@ -7,6 +7,7 @@ A pattern shorter than `MIN_BYTES` is left out, since it would match other text.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from base64 import b64encode
@@ -174,9 +175,18 @@ def _represented(value: bytes) -> Iterator[bytes]:
         text = value.decode()
     except UnicodeDecodeError:
         return
-    yield repr('"' + text)[2:-1].encode()
+    yield from _both_quotes(text, repr)
+    if not text.isascii():  # `ascii`, an encoding that cannot express the text, and bytes of an older one
+        yield from _both_quotes(text, ascii)
+        yield text.encode("ascii", "backslashreplace")
+        with contextlib.suppress(UnicodeEncodeError):
+            yield text.encode("latin-1")
+
+
+def _both_quotes(text: str, represent: Callable[[str], str]) -> Iterator[bytes]:
+    yield represent('"' + text)[2:-1].encode()
     if '"' not in text:
-        yield repr("'" + text)[2:-1].encode()
+        yield represent("'" + text)[2:-1].encode()
 
 
 def _json(value: bytes) -> Iterator[bytes]:

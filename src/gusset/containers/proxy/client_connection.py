@@ -93,8 +93,12 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def eviction_rank(self) -> int | None:
-        if self._current is not None or self._tunnel is not None:
+        if self._tunnel is not None:
             return None
+        if self._current is not None:
+            return None if self._current.request.body.done else 2
+        if self.transport.get_write_buffer_size():
+            return 2
         return 1 if self._input and not self._ended else 0
 
     def abort(self) -> None:

@@ -39,6 +39,12 @@ class Body(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True, extra="ignore", strict=False)
 
 
+class StrictBody(Body):
+    """A body of what cannot be undone: unknown keys and other types are refused."""
+
+    model_config = ConfigDict(hide_input_in_errors=True, extra="forbid", strict=True)
+
+
 class NewSecret(Body):
     """A secret's name and value. With `encoding`, the value is base64 of the exact bytes."""
 
@@ -67,13 +73,13 @@ class SecretUpdate(Body):
     expires_at: AwareDatetime | None = None
 
 
-class Rollback(Body):
+class Rollback(StrictBody):
     """The version whose value becomes current again."""
 
     version: int = Field(ge=1, le=2**31 - 1)
 
 
-class Destroy(Body):
+class Destroy(StrictBody):
     """The versions to destroy; all of them if null or omitted."""
 
     versions: list[VersionNumber] | None = Field(None, max_length=10_000)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from gusset.addresses import network_of
 from gusset.errors import Denied, NotSignedIn, TooManyAttempts
 from gusset.manager.auth.access_cache import AccessCache, KnownKey
 from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
-from gusset.manager.auth.rate_limiter import RateLimiter, network_of
+from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
 from gusset.vault.services.access_keys import SCOPES, KeyInfo, key_hash

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from ipaddress import ip_address
 
 
 class RateLimiter:
@@ -44,15 +43,3 @@ class RateLimiter:
     def _level(self, client: str, now: float) -> float:
         level, at = self._levels.get(client, (self._burst, now))
         return min(self._burst, level + (now - at) * self._rate)
-
-
-def network_of(address: str | None) -> str:
-    """The client that an address counts as: of IPv6 the /64, in which one machine may choose its address."""
-    if address is None or ":" not in address:
-        return address or "?"
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return str(mapped) if mapped else parsed.exploded[:19]

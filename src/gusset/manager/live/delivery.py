@@ -10,11 +10,12 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gusset.errors import Conflict, Denied, GussetError, UsageError
+from gusset.errors import Conflict, Denied, GussetError, TooManyAttempts, UsageError
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import DeploymentRequest, Operation, operation
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.callers import DeploymentCaller
+from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.executors import Executors
 from gusset.manager.live.change_feed import ChangeFeed, Keys, digest
 from gusset.secrets.hits import Hit
@@ -22,6 +23,7 @@ from gusset.secrets.name import check_name, fold_name
 from gusset.vault.services.deployments import MAX_REPLICAS, Grant
 from gusset.vault.wiring import Vault
 
+MASKED_REPORTS = 120  # a minute, of one token: each is an audit record
 MAX_REPLICA_ID = 64  # characters
 
 
@@ -54,8 +56,8 @@ def revoke_own_token(request: DeploymentRequest[None]) -> schemas.Revoked:
     return schemas.Revoked(prefix=caller.prefix)
 
 
-def report_masked(request: DeploymentRequest[schemas.MaskedReport]) -> schemas.Empty:
-    """Report how often secrets were masked in the deployment's output."""
+def record_masked(request: DeploymentRequest[schemas.MaskedReport]) -> None:
+    """Record how often secrets were masked in the deployment's output."""
     grant = request.caller.grant
     allowed = {fold_name(name) for name in grant.names}
     hits: Counter[Hit] = Counter()
@@ -65,7 +67,6 @@ def report_masked(request: DeploymentRequest[schemas.MaskedReport]) -> schemas.E
     request.vault.masked_values.record(
         grant.team_id, hits, actor=request.caller.actor, deployment=grant.deployment
     )
-    return schemas.Empty()
 
 
 class Delivery:
@@ -78,6 +79,7 @@ class Delivery:
         self._authenticator = authenticator
         self._executors = executors
         self._change_feed = change_feed
+        self._masked_reports = RateLimiter(MASKED_REPORTS, 60.0)
         self._streams: Counter[str] = Counter()  # open ones, by the deployment's id
 
     def read_secrets(self, request: DeploymentRequest[schemas.ReadSecrets]) -> schemas.DeliveredSecrets:
@@ -112,6 +114,17 @@ class Delivery:
             self._authenticator.record_denied_secrets(caller, denied, error)
             raise error
         return list(dict.fromkeys(names))
+
+    def report_masked(self, request: DeploymentRequest[schemas.MaskedReport]) -> schemas.Empty:
+        """Report how often secrets were masked in the deployment's output."""
+        if wait := self._masked_reports.take(request.caller.prefix):
+            raise TooManyAttempts(
+                f"more than {MASKED_REPORTS} reports a minute came with the token {request.caller.prefix}",
+                hint="send sums, once a minute",
+                retry_after=wait,
+            )
+        record_masked(request)
+        return schemas.Empty()
 
     async def stream(self, request: Request) -> Response:
         """One long response of JSON Lines: `hello`, `changed`, and `beat` when nothing happens."""
@@ -156,7 +169,7 @@ class Delivery:
             operation("GET", base, get_current_deployment, None),
             operation("POST", base + "/secrets", self.read_secrets, None),
             operation("PUT", base + "/replicas/{id}", report_replica, None),
-            operation("POST", base + "/masked", report_masked, None),
+            operation("POST", base + "/masked", self.report_masked, None),
             operation("DELETE", base + "/token", revoke_own_token, None),
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gusset.addresses import network_of
 from gusset.errors import (
     Denied,
     GussetError,
@@ -12,7 +13,7 @@ from gusset.errors import (
     outcome_of,
 )
 from gusset.manager.auth.bootstrap_link import BootstrapLink
-from gusset.manager.auth.rate_limiter import RateLimiter, network_of
+from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text, local_url
 from gusset.manager.pages.session_tokens import known_device, sign_device
 from gusset.secrets.value import SecretValue

@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from gusset.addresses import network_of
 from gusset.errors import Denied, GussetError, TooManyAttempts, outcome_of
 from gusset.manager.api.router import public_text
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.auth.callers import PersonCaller
-from gusset.manager.auth.rate_limiter import RateLimiter, network_of
+from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.executors import Executors
 from gusset.manager.middleware import frames_of
 from gusset.manager.pages.assets import static
