@@ -24,7 +24,7 @@ from tests.containers.conftest import SERVER, EngineAccess, ServedImage, missing
 from tests.containers.engine_proxy import engine_with
 from tests.serving.conftest import PATIENCE, eventually
 
-pytestmark = pytest.mark.xdist_group("engines")
+pytestmark = pytest.mark.xdist_group("containers")
 
 TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
 

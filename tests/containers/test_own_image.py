@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -58,7 +59,7 @@ def image(images: dict[str, str], wheels: Path) -> Iterator[str]:
 
 @pytest.fixture
 def volume() -> Iterator[str]:
-    name = "gusset-own-image-test"
+    name = f"gusset-own-image-{secrets.token_hex(4)}"
     yield name
     subprocess.run(["podman", "volume", "rm", "-f", name], check=False, capture_output=True)
 

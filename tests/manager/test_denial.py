@@ -16,7 +16,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from gusset.manager.auth.rate_limiter import RateLimiter, network_of
+from gusset.addresses import network_of
+from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import open_vault

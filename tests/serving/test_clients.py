@@ -583,8 +583,8 @@ def test_output_of_100_mb_does_not_block_the_response(serve: ModelProject) -> No
     assert served.predict(1).json() == "done"
 
 
-def test_clients_beyond_the_file_limit_are_refused_and_others_served(serve: ModelProject) -> None:
-    """Those that are too many are turned away; the model can still open its files, and the others are served."""
+def test_idle_clients_beyond_the_file_limit_make_room_for_others(serve: ModelProject) -> None:
+    """The oldest are closed; the model can still open its files, and a client that sends a request is served."""
     served = serve(
         """
         class Model:
@@ -593,14 +593,14 @@ def test_clients_beyond_the_file_limit_are_refused_and_others_served(serve: Mode
         """,
         prefix=("prlimit", "--nofile=400:400"),
     ).ready()
-    first = served.connect()
-    idle = [served.connect() for _ in range(600)]
-    with first:
-        eventually(lambda: sum(_is_closed(sock) for sock in idle) >= 350, "the last ones are turned away")
-        first.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
-        assert read_until(first, b"true").endswith(b"true")
-    for sock in idle:
-        sock.close()
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(served.connect()) for _ in range(600)]
+        eventually(lambda: sum(_is_closed(sock) for sock in idle) >= 350, "the oldest are closed")
+        last = idle[-1]
+        last.setblocking(True)
+        last.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+        assert read_until(last, b"true").endswith(b"true")
+        assert served.predict(1).json() is True
 
 
 def _is_closed(sock: socket.socket) -> bool:
