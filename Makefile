@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: help demo test quick check unit engines browser examples-test examples bench dist lock system-deps clean
 

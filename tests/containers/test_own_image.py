@@ -20,7 +20,7 @@ import pytest
 from tests.cli.test_portable import elsewhere
 from tests.cli.test_serve import VALUE, sha, write_model
 from tests.conftest import Cli
-from tests.containers.conftest import BASE, CACHE, REPO, podman, remove_image
+from tests.containers.conftest import BASE, CACHE, REPO, podman
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("containers")
@@ -45,7 +45,7 @@ def wheels() -> Path:
 
 
 @pytest.fixture(scope="module")
-def image(images: dict[str, str], wheels: Path) -> Iterator[str]:
+def image(images: dict[str, str], wheels: Path) -> str:
     """The image that packaging/Containerfile builds, on the base image of the tests."""
     name = "localhost/gusset-own-image"
     offline = ["--build-arg", "PIP_FIND_LINKS=/wheels", "--build-arg", "PIP_NO_INDEX=1"]
@@ -53,8 +53,7 @@ def image(images: dict[str, str], wheels: Path) -> Iterator[str]:
         *("build", "-q", "-f", str(REPO / "packaging/Containerfile"), "-t", name),
         *("--build-arg", f"BASE={BASE}", "--volume", f"{wheels}:/wheels:ro", *offline, str(REPO)),
     )
-    yield name
-    remove_image(name)
+    return name  # not removed: Podman cannot remove an image while another worker builds one
 
 
 @pytest.fixture
