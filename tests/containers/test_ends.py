@@ -14,8 +14,6 @@ import pytest
 from tests.containers.conftest import SERVER, ServedImage, podman
 from tests.serving.conftest import eventually
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
 
 

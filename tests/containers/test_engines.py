@@ -24,8 +24,6 @@ from tests.containers.conftest import SERVER, EngineAccess, ServedImage, missing
 from tests.containers.engine_proxy import engine_with
 from tests.serving.conftest import PATIENCE, eventually
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
 
 

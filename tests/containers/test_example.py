@@ -14,8 +14,6 @@ from tests.conftest import leaks_in
 from tests.containers.conftest import BASE, ServedImage, podman
 from tests.serving.conftest import eventually
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom-image"
 KEY, NEXT = b"a-key-to-sign-with", b"another-key-to-sign-with"
 

@@ -22,8 +22,6 @@ from tests.containers.conftest import SERVER, ServedImage, podman, remove_image
 from tests.manager.conftest import Manager
 from tests.serving.conftest import children, eventually, is_running
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 TOKEN = b"hf_cHVibGljIHRva2Vu-4711"
 FORMS = {
     "substituted": 'sh -c "HF_TOKEN=$(cat /secrets/hf_access_token) exec python3 /app/inside.py 8000"',

@@ -23,8 +23,6 @@ from tests.conftest import Cli
 from tests.containers.conftest import BASE, CACHE, REPO, podman
 from tests.serving.conftest import eventually
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 PYTHON = "3.11"  # of the tests' base image
 
 

@@ -27,8 +27,6 @@ from tests.containers.conftest import (
 )
 from tests.serving.conftest import eventually
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 PASSWORD = b"dckr_pat_cHVibGlj-0042"
 KEY = b'{"type": "service_account", "private_key": "cHVibGlj-0043"}'
 KNOWN = """\

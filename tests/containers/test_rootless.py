@@ -17,8 +17,6 @@ import pytest
 from tests.containers.conftest import REPO, EngineAccess, ServedImage, missing_programs, skip_if
 from tests.serving.conftest import eventually
 
-pytestmark = pytest.mark.xdist_group("containers")
-
 TOKEN = b"hf_cHVibGljIHRva2Vu-1717"
 DOCKER = "/usr/share/docker.io/contrib/dockerd-rootless.sh"  # as Debian has it
 NEEDED = ("newuidmap", "slirp4netns", "setpriv", "docker", "rootlesskit")

@@ -20,9 +20,6 @@ from tests.examples.conftest import PATIENCE, Place, Server, Variant, make_token
 from tests.examples.environments import CURRENT
 from tests.examples.hub import Hub
 
-# One at a time: each loads torch, and the machine may have few cores.
-pytestmark = [pytest.mark.xdist_group("examples")]
-
 SENTENCE = "The capital of France is [MASK]."
 SetToken = Callable[[bytes], Any]
 

@@ -128,8 +128,8 @@ class SecretIntake:
                 "Store them with: gusset secret set NAME",
                 ", ".join(sorted(exposed)),
             )
-        # On a thread, since a start must not wait for the doctor's import.
-        threading.Thread(target=self._warn_of_mistakes, args=(values,), daemon=True).start()
+        if values:  # on a thread, since a start must not wait for the doctor's import
+            threading.Thread(target=self._warn_of_mistakes, args=(values,), daemon=True).start()
 
     def _warn_of_mistakes(self, values: Values) -> None:
         """Warn of what the value doctor finds, whichever source a value came from."""
