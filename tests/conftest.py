@@ -69,7 +69,8 @@ def clean_environ(home: Path, settings: Path) -> dict[str, str]:
     """An environment in which nothing of the person who runs the tests is used."""
     ours = ("GUSSET_", "TRUSS_SECRET_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(settings)}
+    own = {"GUSSET_HOME": str(home), "GUSSET_CACHE": str(home.parent / "cache")}
+    return kept | own | {"GUSSET_SETTINGS": str(settings)}
 
 
 @pytest.fixture

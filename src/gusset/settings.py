@@ -22,6 +22,7 @@ NameCollisions = Literal["refuse", "overwrite"]
 # Key of settings.toml -> the variable that beats it.
 _VARIABLES = {
     "home": "GUSSET_HOME",
+    "cache": "GUSSET_CACHE",
     "database": "GUSSET_DATABASE",
     "root_key_file": "GUSSET_ROOT_KEY_FILE",
     "witness_file": "GUSSET_WITNESS_FILE",
@@ -45,11 +46,13 @@ class Login:
 class Settings:
     """One reading of the settings file and the environment, without the API key in the file.
 
+    `cache` holds what can be made or fetched again: the environments of models.
     `database` is a SQLAlchemy URL. `name_collisions` says what writing a
     secret through another spelling of its name does: "refuse" or "overwrite".
     """
 
     home: Path
+    cache: Path
     database: str
     root_key_file: Path
     witness_file: Path
@@ -89,6 +92,7 @@ class Settings:
         home = home.absolute()
         return cls(
             home=home,
+            cache=_path(values, "cache") or _default_cache(),
             database=values.get("database") or f"sqlite:///{home / 'vault.db'}",
             root_key_file=_path(values, "root_key_file") or home / "root.key",
             witness_file=_path(values, "witness_file") or home / "audit.witness",
@@ -166,6 +170,12 @@ def _default_home() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("gusset")
+
+
+def _default_cache() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gusset")
 
 
 def _path(values: Mapping[str, str], key: str) -> Path | None:

@@ -20,6 +20,7 @@ def settings_in(home: Path, **changes: Any) -> Settings:
     """Settings of a vault that lies in `home` alone."""
     places = {
         "home": home,
+        "cache": home / "cache",
         "database": f"sqlite:///{home / 'vault.db'}",
         "root_key_file": home / "root.key",
         "witness_file": home / "audit.witness",
