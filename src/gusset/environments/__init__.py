@@ -1,0 +1,1 @@
+"""The Python environment of a model folder: what it asks for, and whether this Python has it."""

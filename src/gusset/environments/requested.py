@@ -1,0 +1,237 @@
+"""What a model folder asks of its environment: Python, requirements, packages of the system, logins."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from packaging.utils import canonicalize_name
+
+from gusset.environments.requirement_lines import (
+    Line,
+    Origin,
+    ReadFile,
+    Requirement,
+    Requirements,
+    logical_lines,
+    parse_requirement,
+    read_lines,
+)
+from gusset.environments.resources import truss_modules
+from gusset.errors import Problem
+from gusset.package.model_imports import imports_of, is_in
+
+if TYPE_CHECKING:
+    from gusset.package.config import Package
+
+LOGIN_FILES = (".netrc", "pip.conf", "uv.toml")
+"""The files with logins for package indexes that `build.secret_to_path_mapping` can name."""
+
+Version = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedPython:
+    """`python_version` as it is written in config.yaml."""
+
+    version: Version
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginFile:
+    """A secret that is a file with logins for package indexes; `kind` is one of `LOGIN_FILES`."""
+
+    secret: str
+    kind: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a folder asks for.
+
+    `imports` are packages of Truss's list that its code imports and that `requirements`
+    does not name. `inputs` are texts that the requirements were made from.
+    """
+
+    requirements: Requirements
+    python: WantedPython | None = None
+    imports: tuple[Requirement, ...] = ()
+    inputs: tuple[str, ...] = ()
+    system_packages: tuple[tuple[str, Origin], ...] = ()
+    login_files: tuple[LoginFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """How files are read: `read` a text file, `export` the lines of requirements of a uv.lock.
+
+    Both raise OSError; `export` raises ValueError for a lock that uv cannot read.
+    """
+
+    read: ReadFile
+    export: Callable[[Path], str]
+    variables: Mapping[str, str]
+
+
+def request_of(package: Package, files: Files) -> Request:
+    """What the folder asks for. Its `requirements.problems` are errors and warnings of the lines."""
+    config = _ConfigReader(package)
+    reader = _RequirementsReader(config, files)
+    requirements, inputs = reader.read()
+    return Request(
+        requirements=requirements,
+        inputs=inputs,
+        python=config.python(),
+        imports=tuple(_imports(package, requirements.requirements)),
+        system_packages=tuple(
+            (name.strip(), config.origin(("system_packages", index)))
+            for index, name in enumerate(package.config.system_packages)
+        ),
+        login_files=tuple(config.login_files()),
+    )
+
+
+class _ConfigReader:
+    """Reads the keys of config.yaml with their locations."""
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        collector = package.problem_collector()
+        self._tree = collector.tree
+        self._collector = collector
+
+    def origin(self, path: tuple[Any, ...]) -> Origin:
+        self._collector.found.clear()
+        self._collector.add(path, "")
+        where = self._collector.found.pop()
+        return Origin(file=self.package.display_file, line=where.line, column=where.column, key=where.key)
+
+    def python(self) -> WantedPython | None:
+        """The Python that is written down; the schema's default asks for nothing."""
+        if "python_version" not in (self._tree.data or {}):
+            return None
+        text = self.package.config.python_version
+        return WantedPython(
+            version=(3, int(text.removeprefix("py3"))), origin=self.origin(("python_version",))
+        )
+
+    def login_files(self) -> Iterable[LoginFile]:
+        for name, path in self.package.config.build.secret_to_path_mapping.items():
+            file = PurePosixPath(path).name
+            if file in LOGIN_FILES or file == "_netrc":
+                kind = ".netrc" if file == "_netrc" else file
+                origin = self.origin(("build", "secret_to_path_mapping", name))
+                yield LoginFile(secret=name, kind=kind, origin=origin)
+
+
+_OTHER_TOOLS = ("poetry.lock", "environment.yml", "environment.yaml", "Pipfile", "Pipfile.lock", "pdm.lock")
+
+
+class _RequirementsReader:
+    """Reads `requirements`, or the file that `requirements_file` names, by its kind."""
+
+    def __init__(self, config: _ConfigReader, files: Files) -> None:
+        self._config = config
+        self._files = files
+        self._folder = config.package.folder
+
+    def read(self) -> tuple[Requirements, tuple[str, ...]]:
+        name = self._config.package.config.requirements_file
+        if not name:
+            lines = [
+                Line(text=text, origin=self._config.origin(("requirements", index)))
+                for index, text in enumerate(self._config.package.config.requirements)
+            ]
+            return self._lines(lines, self._folder / "config.yaml"), ()
+        origin = self._config.origin(("requirements_file",))
+        file = self._folder / name
+        if file.name in _OTHER_TOOLS:
+            return self._failed(
+                origin,
+                f"{file.name} is of another tool",
+                "name a file in pip's format, a pyproject.toml or a uv.lock",
+            )
+        try:
+            text = self._files.read(file)
+            if file.name == "uv.lock":
+                return self._lock(file, text)
+            if file.name == "pyproject.toml":
+                return self._pyproject(file, text, origin), (text,)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            return self._failed(origin, f"{name} cannot be read: {reason}", "correct the path or the file")
+        return self._lines(logical_lines(text, name), file), ()
+
+    def _lines(self, lines: Iterable[Line], file: Path, folder: Path | None = None) -> Requirements:
+        return read_lines(
+            lines, folder or self._folder, self._files.read, self._files.variables, included_from=file
+        )
+
+    def _failed(self, origin: Origin, message: str, hint: str) -> tuple[Requirements, tuple[str, ...]]:
+        return Requirements(problems=(origin.problem(message, hint, code="requirements_file"),)), ()
+
+    def _lock(self, file: Path, text: str) -> tuple[Requirements, tuple[str, ...]]:
+        project = self._files.read(file.with_name("pyproject.toml"))  # uv needs it as well
+        exported = self._files.export(file.parent)
+        lines = (replace_origin(line, file.name) for line in logical_lines(exported, file.name))
+        return self._lines(lines, file, file.parent), (project, text)
+
+    def _pyproject(self, file: Path, text: str, origin: Origin) -> Requirements:
+        project = tomllib.loads(text).get("project", {})
+        dependencies = project.get("dependencies", []) if isinstance(project, dict) else []
+        kept, problems = [], []
+        for entry in dependencies if isinstance(dependencies, list) else []:
+            line = Line(text=str(entry), origin=replace(origin, key="requirements_file"))
+            try:
+                parse_requirement(line.text, line.origin, file.parent)
+            except ValueError:
+                problems.append(
+                    origin.problem(
+                        f"an entry of project.dependencies in {file.name} is left out: not a requirement",
+                        "write it as in `name==1.2`",
+                        code="requirement",
+                        warning=True,
+                    )
+                )
+            else:
+                kept.append(line)
+        found = self._lines(kept, file, file.parent)
+        return replace(found, problems=(*problems, *found.problems))
+
+
+def replace_origin(line: Line, file: str) -> Line:
+    """The line, located in a file as a whole."""
+    return replace(line, origin=Origin(file=file))
+
+
+def _imports(package: Package, named: Iterable[Requirement]) -> Iterable[Requirement]:
+    """The packages of Truss's list that the model's code imports, but no requirement names."""
+    file = package.model_file
+    if file is None or not file.is_file():
+        return
+    known = {each.name for each in named}
+    modules = truss_modules()
+    for each in imports_of(file, package.folder):
+        text = modules.get(each.top_level)
+        if text is None or is_in(each.top_level, (package.folder, *package.packages_dirs)):
+            continue
+        del modules[each.top_level]
+        shown = (
+            Path(package.display_file).parent / each.file.relative_to(package.folder)
+            if (each.file.is_relative_to(package.folder))
+            else each.file
+        )
+        origin = Origin(file=str(shown), line=each.line, column=each.column)
+        requirement = parse_requirement(text, origin, package.folder)
+        if canonicalize_name(str(requirement.name)) not in known:
+            yield requirement
+
+
+def errors(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems that are no warnings."""
+    return [problem for problem in problems if not problem.warning]
