@@ -1,0 +1,1 @@
+"""What a model downloads before `load`: weights, cached repositories and external data."""

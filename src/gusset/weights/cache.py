@@ -1,0 +1,200 @@
+"""The cache of downloaded files: stored once by their content, shared by all starts of this account.
+
+In the cache's folder:
+
+    files/HASH      a downloaded file, named by its SHA-256; read-only
+    index/KEY       which file a source had last: its hash, size and validator
+    partial/KEY     a download that is not complete yet; the next start goes on from there
+    folders/HASH    the files of one source as a folder, as hard links to `files`
+    mounts/KEY      which folder the path of a mount links to; locked while a server uses it
+    lock/KEY        locked while a process downloads from that source
+
+KEY is the SHA-256 of a source's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gusset.errors import HostError
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, write_private_file
+
+_FOLDERS = ("files", "index", "partial", "folders", "mounts", "lock")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedFile:
+    """A file in the cache. `validator` is its ETag or date at the source, if it has one."""
+
+    path: Path
+    size: int
+    sha256: str
+    validator: str | None = None
+
+
+class WeightsCache:
+    """The files that were downloaded, and those that are being downloaded."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` is a folder that `open` has made."""
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path) -> WeightsCache:
+        """The cache in this folder, which is created if necessary.
+
+        Raises:
+            HostError: it cannot be created, or other accounts can write to it.
+        """
+        try:
+            for folder in (root, *(root / name for name in _FOLDERS)):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise HostError(f"cannot create the folder {error.filename}: {error.strerror}") from None
+        status = root.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise HostError(
+                f"other accounts can write to the cache folder {root}",
+                hint=f"make it yours alone, as in: chmod 700 {root}; or set GUSSET_CACHE to another folder",
+            )
+        return cls(root)
+
+    @contextmanager
+    def lock(self, source: str) -> Iterator[None]:
+        """Have this source to oneself; waits while another process downloads from it."""
+        with self._path("lock", source).open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def partial(self, source: str) -> Path:
+        """The path of the incomplete download of this source; it may not exist."""
+        return self._path("partial", source)
+
+    def find(self, source: str) -> CachedFile | None:
+        """The file that the source had last, unless it is not intact any more."""
+        match self.read_entry(source):
+            case {
+                "sha256": str(sha256),
+                "size": int(size),
+                "modified": int(modified),
+                "validator": str() | None as validator,
+            }:
+                path = self.root / "files" / sha256
+            case _:
+                return None
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if status.st_size == size and (status.st_mtime_ns == modified or hash_of(path) == sha256):
+                return CachedFile(path=path, size=size, sha256=sha256, validator=validator)
+            path.unlink()  # somebody has written to it
+        return None
+
+    def add(self, source: str, sha256: str, *, validator: str | None) -> CachedFile:
+        """Make the complete partial download of the source, which has this hash, a file of the cache."""
+        partial, path = self.partial(source), self.root / "files" / sha256
+        partial.chmod(0o444)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        if path.exists() and path.stat().st_size == partial.stat().st_size:
+            partial.unlink()
+        else:
+            partial.replace(path)
+        status = path.stat()
+        entry = {"sha256": sha256, "size": status.st_size, "modified": status.st_mtime_ns}
+        self.write_entry(source, entry | {"validator": validator})
+        return CachedFile(path=path, size=status.st_size, sha256=sha256, validator=validator)
+
+    def read_entry(self, source: str) -> dict[str, object]:
+        """What the index has of the source; empty if it has nothing."""
+        try:
+            entry = json.loads(self._path("index", source).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return entry if isinstance(entry, dict) else {}
+
+    def write_entry(self, source: str, entry: Mapping[str, object]) -> None:
+        """Replace what the index has of the source."""
+        write_private_file(self._path("index", source), json.dumps(entry).encode())
+
+    def folder(self, files: Mapping[str, CachedFile]) -> Path:
+        """A folder with these files, by their relative paths, which must be safe; see `is_safe_name`."""
+        listing = "".join(f"{name}\0{files[name].sha256}\n" for name in sorted(files))
+        folder = self.root / "folders" / hashlib.sha256(listing.encode()).hexdigest()
+        if folder.is_dir() and _has_files(folder, files):
+            return folder
+        with self.lock(folder.name):
+            if folder.is_dir() and _has_files(folder, files):
+                return folder
+            new = folder.with_name(folder.name + ".new")
+            for old in (new, folder):
+                shutil.rmtree(old, ignore_errors=True)
+            new.mkdir()
+            for name, file in files.items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(file.path, new / name)
+            new.rename(folder)
+        return folder
+
+    def mount_record(self, location: str) -> Path:
+        """The file that says what the link at this path leads to."""
+        return self._path("mounts", location)
+
+    def _path(self, folder: str, source: str) -> Path:
+        return self.root / folder / hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _has_files(folder: Path, files: Mapping[str, CachedFile]) -> bool:
+    try:
+        return all((folder / name).stat().st_size == file.size for name, file in files.items())
+    except OSError:
+        return False
+
+
+def link_or_copy(file: Path, new: Path) -> None:
+    """Give `file` a second name; on another file system make a copy. `new` must not exist."""
+    try:
+        new.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(file, new)
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a file of this name, which a server chose, stays in the folder that it is written to."""
+    parts = name.split("/")
+    return not ({"", ".", ".."} & set(parts) or "\0" in name or "\\" in name) and all(
+        len(part.encode("utf-8", "surrogatepass")) <= 255 for part in parts
+    )
+
+
+def hash_of(file: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def open_partial(path: Path) -> int:
+    """Open an incomplete download for reading and writing, as a file of this account alone."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
+
+
+def disk_error(error: OSError, folder: Path) -> HostError:
+    """The error of a write that failed."""
+    if error.errno in _NO_SPACE:
+        return HostError(
+            f"there is no space left in {folder}",
+            hint="make room, and start again: the download goes on from where it stopped",
+        )
+    return HostError(f"cannot write in {folder}: {error.strerror or type(error).__name__}")

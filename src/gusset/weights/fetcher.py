@@ -1,0 +1,143 @@
+"""The process that downloads: `python -P -m gusset.weights.fetcher`. It runs no code of the model.
+
+It gets what to download, and the values to log in with, over an inherited pipe,
+and reports over another one. Its lines are JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import pickle
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from gusset.errors import GussetError
+from gusset.runtime.logs import log_to_stderr
+from gusset.runtime.process import die_with_pipe, harden
+from gusset.weights import failures
+from gusset.weights.cache import WeightsCache, is_safe_name
+from gusset.weights.download import Download, FetchRequest, SourceKind
+from gusset.weights.external_data import fetch_external_data
+from gusset.weights.hub import fetch_repository
+from gusset.weights.progress import Progress
+from gusset.weights.web import WebClient
+
+LIBRARIES = {SourceKind.HUB: ("huggingface_hub", "hub")}
+"""The library that each kind of source needs, and the extra of gusset that installs it."""
+
+_QUERY = re.compile(r"\?\S*")
+
+
+class Fetcher:
+    """Carries out one request."""
+
+    def __init__(self, request: FetchRequest, cache: WeightsCache, web: WebClient) -> None:
+        self._request = request
+        self._cache = cache
+        self._web = web
+
+    def fetch_external_data(self) -> None:
+        """Download the files that must be there before the model's code is imported. Raises GussetError."""
+        for download in self._request.downloads:
+            check_library(download)
+        for download in self._request.downloads:
+            if download.data_file is not None:
+                progress = Progress(download.label, bar=self._request.readable)
+                data_dir = self._request.data_dir
+                fetch_external_data(download, data_dir, self._cache, self._web, progress)
+                progress.finish()
+
+    def fetch_folders(self) -> dict[str, Path]:
+        """Download everything else: the folder for each mount. Raises GussetError."""
+        folders = {}
+        for download in self._request.downloads:
+            if download.data_file is None:
+                progress = Progress(download.label, bar=self._request.readable)
+                folder = self._fetch(download, progress)
+                progress.finish()
+                if download.mount is not None:
+                    folders[download.mount] = folder
+        return folders
+
+    def _fetch(self, download: Download, progress: Progress) -> Path:
+        if download.kind is SourceKind.HUB:
+            return fetch_repository(download, self._token(download), progress)
+        if download.kind is SourceKind.WEB:
+            file = self._web.fetch(download, self._token(download), progress)
+            return self._cache.folder({_file_name(download): file})
+        raise failures.not_found(download, f"{download.kind}:// is not supported")
+
+    def _value(self, download: Download) -> bytes | None:
+        return self._request.values.get(download.credential.secret) if download.credential else None
+
+    def _token(self, download: Download) -> str | None:
+        value = self._value(download)
+        if value is None:
+            return None
+        token = value.strip().decode("ascii", "replace")
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise failures.malformed_credential(download, "a token, on one line")
+        return token
+
+
+def check_library(download: Download) -> None:
+    """Raise ConfigInvalid if the library that the download needs is not installed in this Python."""
+    library, extra = LIBRARIES.get(download.kind, (None, ""))
+    if library is not None and importlib.util.find_spec(library) is None:
+        raise failures.library_missing(download, library, extra)
+
+
+def _file_name(download: Download) -> str:
+    name = unquote(PurePosixPath(urlsplit(download.address).path).name)
+    if not is_safe_name(name) or "/" in name:
+        raise failures.not_found(download, f"{download.label} does not end with the name of a file")
+    return name
+
+
+def _report(pipe: int, event: Mapping[str, object]) -> None:
+    line = json.dumps(event).encode() + b"\n"
+    while line:
+        line = line[os.write(pipe, line) :]
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out a request.
+
+    `arguments` are the file descriptors of the pipes for the request, the
+    reports and the supervisor's life, then 1 if debuggers may attach, else 0.
+    """
+    requests, reports, lifeline, debuggable = map(int, arguments)
+    die_with_pipe(lifeline)
+    if not debuggable:
+        harden()
+    with os.fdopen(requests, "rb") as file:
+        request: FetchRequest = pickle.load(file)  # noqa: S301  # from the parent process
+    log_to_stderr("", readable=request.readable, level=logging.WARNING)
+    log_to_stderr(readable=request.readable)
+    try:
+        cache = WeightsCache.open(request.cache)
+        fetcher = Fetcher(request, cache, WebClient(cache))
+        fetcher.fetch_external_data()
+        _report(reports, {"event": "external_data"})
+        folders = fetcher.fetch_folders()
+    except GussetError as error:
+        name = type(error).__name__
+        _report(reports, {"event": "failed", "error": name, "message": error.message, "hint": error.hint})
+        return 1
+    except Exception as error:
+        # The text may be that of a library, and contain a URL with a signature.
+        text = _QUERY.sub("?...", f"{type(error).__name__}: {error}")
+        _report(reports, {"event": "failed", "error": "HostError", "message": text, "hint": None})
+        return 1
+    _report(reports, {"event": "done", "folders": {mount: str(path) for mount, path in folders.items()}})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""Symbolic links at the paths where models expect their weights.
+
+A machine that is not a container has no mounts of its own. A link can be made
+where the account may write. It stays when the server ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shlex
+import time
+from pathlib import Path
+
+from gusset.errors import Conflict, HostError
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW
+from gusset.weights.cache import WeightsCache
+from gusset.weights.download import Download
+
+_PATIENCE = 10.0  # seconds until another start has made its link
+_INTERVAL = 0.05
+
+
+class Mounts:
+    """The links that this process uses. While it does, no other process changes them."""
+
+    def __init__(self, cache: WeightsCache) -> None:
+        self._cache = cache
+        self._locked: dict[str, int] = {}  # path -> the descriptor that holds its lock
+
+    def check(self, download: Download) -> None:
+        """Raise early, before the download, what `mount` would raise.
+
+        Raises:
+            Conflict: something is at the path that gusset did not put there.
+            HostError: the account may not write there.
+        """
+        assert download.mount is not None  # noqa: S101  # the caller checks
+        path = Path(download.mount)
+        if self._link_at(path) is None:
+            self._check_empty(download, path)
+        existing = next(parent for parent in path.parents if os.path.lexists(parent))
+        if self._link_at(path) is None and not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            raise _not_writable(download, path)
+
+    def mount(self, download: Download, folder: Path) -> None:
+        """Have the path lead to this folder, and keep it so until `close`.
+
+        Raises:
+            Conflict: something is at the path that gusset did not put there, or a server uses it.
+            HostError: the account may not write there.
+        """
+        assert download.mount is not None  # noqa: S101  # the caller checks
+        path = Path(download.mount)
+        if self._lock(path, folder):
+            try:
+                self._link(download, path, folder)
+            finally:
+                fcntl.flock(self._locked[str(path)], fcntl.LOCK_SH)
+        elif self._link_at(path) != folder:
+            raise Conflict(
+                f"{download.location}: another server uses {path}, and with other content",
+                hint="stop that server, or name a revision, so that both use the same",
+            )
+
+    def close(self) -> None:
+        """Let other processes change the links."""
+        for descriptor in self._locked.values():
+            os.close(descriptor)
+        self._locked.clear()
+
+    def _lock(self, path: Path, folder: Path) -> bool:
+        """Lock the path: True for this process alone, False together with others that use it."""
+        descriptor = self._locked.get(str(path))
+        if descriptor is None:
+            flags = os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW
+            descriptor = os.open(self._cache.mount_record(str(path)), flags, 0o600)
+            self._locked[str(path)] = descriptor
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if self._link_at(path) == folder or time.monotonic() > deadline:
+                    return False
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            time.sleep(_INTERVAL)
+
+    def _link(self, download: Download, path: Path, folder: Path) -> None:
+        if self._link_at(path) == folder:
+            return
+        if self._link_at(path) is None:
+            self._check_empty(download, path)
+        new = path.with_name(f".gusset-{secrets.token_hex(8)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # First the record: a link without one would not be recognized as gusset's own.
+            self._cache.mount_record(str(path)).write_text(str(folder))
+            new.symlink_to(folder)
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()  # it is empty
+            new.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise _not_writable(download, path) from None
+
+    def _link_at(self, path: Path) -> Path | None:
+        """What the link leads to that gusset has put at this path; None if there is no such link."""
+        try:
+            target = path.readlink()
+            recorded = self._cache.mount_record(str(path)).read_text()
+        except OSError:
+            return None
+        is_cached = target.is_relative_to(self._cache.root)
+        return target if is_cached or recorded == str(target) else None
+
+    def _check_empty(self, download: Download, path: Path) -> None:
+        if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise Conflict(
+                f"{download.location}: {path} is there already, and gusset did not make it",
+                hint="move it away, or name another folder",
+            )
+
+
+def _not_writable(download: Download, path: Path) -> HostError:
+    parent = shlex.quote(str(path.parent))
+    return HostError(
+        f"{download.location}: this account cannot create {path}",
+        hint=f'make its folder once:\n  sudo mkdir -p {parent} && sudo chown "$USER" {parent}',
+    )
