@@ -121,9 +121,9 @@ def becomes(project: Project, condition: Callable[[dict[str, object]], bool]) ->
 
 
 def test_connections_are_spread_over_all_workers(project: Project) -> None:
-    """Each of four workers gets some of 32 connections."""
+    """Each of four workers gets some of 32 connections, unless the machine is too busy to let one run at all."""
     project.serve("--workers", "4")
-    assert len(set(project.pids(32))) == 4
+    eventually(lambda: len(set(project.pids(32))) == 4, "connections at all workers")
     assert project.stop() == 0
 
 
@@ -137,7 +137,7 @@ def test_a_dead_worker_is_replaced_while_others_serve(project: Project) -> None:
         project.predict()
     eventually(lambda: "is ready again." in project.output, "replaced")
     assert re.search(r"The process of replica \d of 2 ended \(exit status 3\)", project.output)
-    assert len(set(project.pids(16)) - before) == 1
+    eventually(lambda: len(set(project.pids(16)) - before) == 1, "connections at the new worker")
 
 
 def test_a_rotation_reaches_all_workers(project: Project) -> None:
