@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gusset.environments.installed import InstalledPackages, unsatisfied
-from gusset.environments.requirement_lines import Line, Origin, read_lines
+from gusset.environments.plan import Origin
+from gusset.environments.requirement_lines import Line, read_lines
 from tests.environments.packages import install
 
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement as Pep508
 
+from gusset.environments.plan import InstallOptions, Origin
 from gusset.environments.requirement_lines import (
-    InstallOptions,
     Line,
-    Origin,
     Requirements,
     logical_lines,
     read_lines,

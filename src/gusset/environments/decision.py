@@ -9,15 +9,13 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from gusset import __version__
 from gusset.environments.installed import InstalledPackages, unsatisfied
 from gusset.environments.local_code import fingerprint
-from gusset.environments.requested import LoginFile, Request, Version
+from gusset.environments.plan import OLDEST, EnvironmentPlan, Mode, PythonChoice, Version, text_of
+from gusset.environments.requested import Request
 from gusset.environments.requirement_lines import (
-    InstallOptions,
-    Origin,
     Requirement,
     Requirements,
     probable_name,
@@ -25,10 +23,6 @@ from gusset.environments.requirement_lines import (
 )
 from gusset.environments.resources import TRUSS_FILE, WORKER_FILE, list_text
 from gusset.errors import Problem
-
-Mode = Literal["auto", "current", "own"]
-OLDEST: Version = (3, 11)
-"""The oldest Python that gusset's worker runs on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,41 +53,6 @@ class Machine:
             settings=settings,
             constraints=constraints,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PythonChoice:
-    """The Python of an environment.
-
-    `version` None means the one that runs gusset, `executable`. `written` is the version
-    that config.yaml asks for. `exact` allows no other in its place.
-    """
-
-    executable: str
-    version: Version | None = None
-    written: Version | None = None
-    exact: bool = False
-    origin: Origin | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentPlan:
-    """How to make the environment of a folder. Plain data, without logins.
-
-    `requirements` are lines for the installer. `origins` maps names of packages to the
-    lines that ask for them. `reasons` say why this Python is not used.
-    """
-
-    key: str
-    name: str
-    folder: str
-    python: PythonChoice
-    requirements: tuple[str, ...] = field(repr=False)
-    constraints: tuple[str, ...] = field(repr=False)
-    options: InstallOptions = field(repr=False)
-    origins: Mapping[str, Origin] = field(repr=False)
-    reasons: tuple[Problem, ...] = ()
-    login_files: tuple[LoginFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,11 +132,6 @@ _NOTHING = Requirements()
 def short(requirement: Requirement) -> str:
     """A requirement as messages show it: without hashes and logins."""
     return without_login(requirement.text.split(" --", 1)[0])
-
-
-def text_of(version: Version) -> str:
-    """`3.11` for (3, 11)."""
-    return ".".join(map(str, version))
 
 
 def _plan(

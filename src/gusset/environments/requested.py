@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
 
+from gusset.environments.plan import LOGIN_FILES, LoginFile, Origin, Version
 from gusset.environments.requirement_lines import (
     Line,
-    Origin,
     ReadFile,
     Requirement,
     Requirements,
@@ -27,26 +27,12 @@ from gusset.package.model_imports import imports_of, is_in
 if TYPE_CHECKING:
     from gusset.package.config import Package
 
-LOGIN_FILES = (".netrc", "pip.conf", "uv.toml")
-"""The files with logins for package indexes that `build.secret_to_path_mapping` can name."""
-
-Version = tuple[int, int]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedPython:
     """`python_version` as it is written in config.yaml."""
 
     version: Version
-    origin: Origin
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoginFile:
-    """A secret that is a file with logins for package indexes; `kind` is one of `LOGIN_FILES`."""
-
-    secret: str
-    kind: str
     origin: Origin
 
 

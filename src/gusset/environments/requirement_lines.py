@@ -19,29 +19,8 @@ from packaging.requirements import Requirement as Pep508
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from gusset.environments.plan import InstallOptions, Origin
 from gusset.errors import Problem
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where a line of requirements is written. `key` is that of config.yaml, as in `requirements[2]`."""
-
-    file: str
-    line: int | None = None
-    column: int | None = None
-    key: str | None = None
-
-    def problem(self, message: str, hint: str | None = None, *, code: str, warning: bool = False) -> Problem:
-        return Problem(
-            message,
-            hint,
-            file=self.file,
-            line=self.line,
-            column=self.column,
-            key=self.key,
-            code=code,
-            warning=warning,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +44,12 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InstallOptions:
-    """Options for the installer from the lines: where packages are found and which kinds are used."""
-
-    index_url: str | None = None
-    extra_index_urls: tuple[str, ...] = ()
-    find_links: tuple[str, ...] = ()
-    no_index: bool = False
-    prereleases: bool = False
-    no_binary: tuple[str, ...] = ()
-    only_binary: tuple[str, ...] = ()
-    trusted_hosts: tuple[str, ...] = ()
-    require_hashes: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
     """All that some lines and the files that they include ask for; `problems` are those of the lines."""
 
     requirements: tuple[Requirement, ...] = ()
     constraints: tuple[Requirement, ...] = ()
-    options: InstallOptions = InstallOptions()
+    options: InstallOptions = field(default_factory=InstallOptions)
     problems: tuple[Problem, ...] = ()
 
 

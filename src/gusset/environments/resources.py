@@ -7,7 +7,8 @@ from importlib.resources import files
 
 from packaging.utils import canonicalize_name
 
-from gusset.environments.requirement_lines import Origin, Requirement, logical_lines, parse_requirement
+from gusset.environments.plan import Origin
+from gusset.environments.requirement_lines import Requirement, logical_lines, parse_requirement
 
 WORKER_FILE = "worker.txt"
 TRUSS_FILE = "truss.txt"

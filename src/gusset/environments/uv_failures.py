@@ -1,0 +1,106 @@
+"""What a failure of uv means: which error, for which line of config.yaml, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gusset.environments.plan import Origin
+from gusset.errors import ConfigInvalid, Denied, GussetError, HostError, ModelFailed, Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """A kind of failure: how uv words it, the error for it, its message and hint."""
+
+    pattern: re.Pattern[str]
+    error: type[GussetError]
+    message: str
+    hint: str
+    in_output_of_builds: bool = False
+
+
+def _cause(
+    error: type[GussetError], message: str, hint: str, pattern: str, *, in_output_of_builds: bool = False
+) -> _Cause:
+    return _Cause(re.compile(pattern, re.IGNORECASE), error, message, hint, in_output_of_builds)
+
+
+_CAUSES = (  # the first that fits counts
+    _cause(
+        HostError,
+        "the disk is full",
+        "free some space, for example with `gusset env prune` or `uv cache prune`",
+        r"No space left on device|os error (28|27|122)\b|Disk quota exceeded|File too large",
+        in_output_of_builds=True,
+    ),
+    _cause(
+        Denied,
+        "a package index or server refused the login",
+        "give a login as a secret: build.secret_to_path_mapping with a path that ends in .netrc",
+        r"lack of valid authentication|401 Unauthorized|403 Forbidden|Authentication failed|"
+        r"could not read (Username|Password)",
+    ),
+    _cause(
+        Unreachable,
+        "a package index or server does not respond",
+        "check the network, and the settings of the index (UV_DEFAULT_INDEX, pip.conf)",
+        r"(?<!status )client error \(|dns error|error sending request|HTTP status server error|"
+        r"Request failed after|network was disabled|Network connectivity is disabled|unable to access|"
+        r"could not resolve host|Connection (refused|timed out|reset)|Operation timed out",
+    ),
+    _cause(
+        ModelFailed,
+        "a package is broken",
+        "name another version; if the file was damaged on the way: `uv cache clean NAME`",
+        r"invalid package format|Failed to extract|Bad CRC|Failed to read from zip|"
+        r"structure of `[^`]*` .* was invalid",
+    ),
+    _cause(
+        ConfigInvalid,
+        "the requirements cannot be met",
+        "change the requirement",
+        r"No solution found|Hash mismatch|not found at|Git operation failed|404 Not Found|"
+        r"Failed to parse|is invalid|must have their versions pinned|HTTP status client error",
+    ),
+    _cause(
+        ModelFailed,
+        "a package does not build",
+        "install what its build needs (a compiler, headers), or name a version that has a wheel",
+        r"Failed to (download and )?build|build backend returned|Failed to prepare",
+    ),
+)
+_UNKNOWN = _cause(HostError, "uv failed", "run it again; its message is above", r"")
+_OUTPUT_OF_BUILDS = re.compile(r"\n\s*\[(?:stderr|stdout)\]")
+
+
+def failure(message: str, origins: Mapping[str, Origin], *, what: str) -> GussetError:
+    """The error for uv's message.
+
+    `what` was being made. `origins` are the lines that name packages: the one that
+    the message is about is named.
+    """
+    own = _OUTPUT_OF_BUILDS.split(message, maxsplit=1)[0]
+    cause = next(
+        (each for each in _CAUSES if each.pattern.search(message if each.in_output_of_builds else own)),
+        _UNKNOWN,
+    )
+    origin = origin_of(message, origins)
+    if cause.error is ConfigInvalid and origin is not None:
+        problem = origin.problem(message, cause.hint, code="unsatisfiable")
+        return ConfigInvalid(f"{what}: {cause.message}", problems=[problem])
+    location = f"{origin.problem('', code='').location()}: " if origin else ""
+    return cause.error(f"{location}{what}: {cause.message}\n{message}", hint=cause.hint)
+
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def origin_of(message: str, origins: Mapping[str, Origin]) -> Origin | None:
+    """The line of the first package that the message names."""
+    for word in _WORD.findall(message):
+        name = re.sub(r"[-_.]+", "-", word.rstrip("._-")).lower()
+        if name in origins:
+            return origins[name]
+    return None
