@@ -252,13 +252,30 @@ def test_a_folder_for_an_engine_gets_one_error(tmp_path: Path, key: str) -> None
 
 
 def test_an_error_in_a_refused_key_does_not_hide_that_it_is_refused(tmp_path: Path) -> None:
-    """Both are reported in one run, and no hint suggests another key that is refused."""
-    (tmp_path / "config.yaml").write_text("weights: [{source: 1}]\nmodel_cache: [{repo_id: a}]\n")
+    """Both are reported in one run."""
+    (tmp_path / "config.yaml").write_text(
+        "training_checkpoints: {loops_checkpoint_ids: [a], download_folder: 1}\nbis_llm: {version: 1}\n"
+    )
     with pytest.raises(ConfigInvalid) as error:
         load_package(tmp_path)
     refused = {p.key for p in error.value.problems if p.code == "unsupported"}
-    assert refused == {"weights", "model_cache"}
-    assert not any("write weights" in (p.hint or "") for p in error.value.problems)
+    assert refused == {"training_checkpoints", "bis_llm"}
+
+
+@pytest.mark.parametrize("key", ["weights", "model_cache", "external_data"])
+def test_a_custom_image_downloads_nothing(tmp_path: Path, key: str) -> None:
+    """These keys are for Python models."""
+    entries = {
+        "weights": "{source: hf://a, mount_location: /m}",
+        "model_cache": "{repo_id: a, use_volume: no}",
+        "external_data": "{url: https://h/x, local_data_path: x}",
+    }
+    server = (
+        "{start_command: x, server_port: 1, predict_endpoint: /, readiness_endpoint: /, liveness_endpoint: /}"
+    )
+    config = f"{key}: [{entries[key]}]\nbase_image: {{image: x}}\ndocker_server: {server}\n"
+    [problem] = [p for p in check(tmp_path, config, code=None) if p.code == "unsupported"]
+    assert (problem.key, problem.line) == (key, 1)
 
 
 def test_an_accelerator_of_a_custom_image_is_a_warning_that_names_the_option(tmp_path: Path) -> None:

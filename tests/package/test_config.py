@@ -50,11 +50,9 @@ runtime: {predict_concurrency: 1, predict_concurrency: 2}
         (3, 1, "requirements_file"),
         (5, 8, "resources.cpu"),
         (6, 3, "resources.memroy"),
-        (7, 1, "weights"),
         (8, 5, "weights[0].source"),
         (8, 21, "weights[0].mount_location"),
         (9, 14, "weights[1].source"),
-        (10, 1, "model_cache"),
         (10, 1, "model_cache"),
         (10, 15, "model_cache[0].use_volume"),
         (11, 35, "runtime.predict_concurrency"),
@@ -269,9 +267,8 @@ def test_any_data_loads_or_is_refused(tmp_path: Path, data: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("weights: [{source: hf://a, mount_location: /m}]", "weights"),
-        ("model_cache: [{repo_id: a, use_volume: no}]", "model_cache"),
-        ("external_data: [{url: u, local_data_path: p}]", "external_data"),
+        ("bdn: {mounts: [{source: 'bdn:n/v', path: /m}]}", "bdn.mounts"),
+        ("training_checkpoints: {loops_checkpoint_ids: [a]}", "training_checkpoints"),
         ("trt_llm: {build: {checkpoint_repository: {source: HF, repo: a/b}}}", "trt_llm"),
         ("bis_llm: {}", "bis_llm"),
         ("runtime: {transport: {kind: grpc}}", "runtime.transport.kind"),

@@ -36,6 +36,7 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
         return serve(
             lambda: nullcontext((deployment, source)),
             port=int(str(given["port"])),
+            cache=folder.parent / "cache",
             allow_missing=given["allow_missing"],
             mask_responses=bool(given["mask_responses"]),
             drain_seconds=float(str(given["drain_seconds"])),

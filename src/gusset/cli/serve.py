@@ -248,13 +248,15 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
     checking = ForkedTask.start(check)
     account = _start_account(app, options)
     from gusset.serving.supervisor.supervisor import serve as supervise
+    from gusset.weights.plan import credential_names
 
     @contextmanager
     def prepare() -> Iterator[tuple[ModelDeployment, SecretSource]]:
         model = checking.result()
         app.output.problems(model.warnings)
         _warn_if_open(app, model.deployment, options)
-        with open_deployment(app, model.deployment, options, account) as source:
+        other_names = credential_names(model.deployment.downloads)
+        with open_deployment(app, model.deployment, options, account, other_names=other_names) as source:
             yield model.deployment, source
 
     def announce(address: str) -> None:
@@ -274,6 +276,7 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
         mask_responses=options.mask_responses,
         browser_rules=options.browser_rules(),
         tls=options.tls,
+        cache=app.settings.cache / "weights",
     )
 
 
@@ -385,9 +388,11 @@ def _check_model(folder: Path, callers: Sequence[str] = ()) -> CheckedModel:
     from gusset.package.check import code_problems, code_warnings
     from gusset.package.config import load_package, unsupported_for_serving
     from gusset.serving.deployment import ModelDeployment
+    from gusset.weights.plan import find_problems
 
     package = load_package(folder).with_callers(callers)
-    refused = unsupported_for_serving(package) or [p for p in code_problems(package) if not p.warning]
+    refused = [*unsupported_for_serving(package), *find_problems(package)]
+    refused = refused or [p for p in code_problems(package) if not p.warning]
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
     warnings = (*package.warnings, *code_warnings(package))

@@ -51,8 +51,10 @@ _PLATFORM = "only for the hosted platform: gusset runs on the machine as it is"
 _BUILD = "added to the image; for a Python model, install it where `gusset serve` runs"
 _IDENTITY = "only for methods that gusset refuses"
 _LIMIT = "the container's limit; a Python model has no limit"
-_DOWNLOAD = "gusset downloads nothing before the start"
 _LOAD_IT = "download it in the model's `load` instead, with a token from the secrets"
+_CHECKPOINTS = "only the hosted platform has its training jobs"
+_IMAGE_LOADS = "have the container download it, with a token from the secrets"
+_MACHINE_LOGIN = "accepted; the login of the machine is used, as the cloud's library finds it"
 _TRT = "only the hosted platform builds and runs such engines"
 _OWN_SERVER = "write a model.py, or run an inference server's image with docker_server"
 
@@ -97,6 +99,21 @@ def _trt_llm() -> list[Key]:
     return [key for parent, names in sections.items() for key in _group("refused", parent, _TRT, names)]
 
 
+def _cached_repo(section: str) -> list[Key]:
+    """The keys of an entry of `model_cache`, or of its old name."""
+    about = {
+        "repo_id": "a repository of a hub, or a bucket and the path in it",
+        "revision": "a branch, a tag or a commit",
+        "allow_patterns": "only files that match one of them",
+        "ignore_patterns": "no files that match one of them",
+        "volume_folder": "the folder in /app/model_cache, a symbolic link into the cache",
+        "use_volume": "false: a repository goes into the hub's own cache, where its libraries look",
+        "kind": "hf, gcs, s3 or azure",
+        "runtime_secret_name": "the secret with the login; a public source needs none",
+    }
+    return [Key(f"{section}.{name}", "supported", text) for name, text in about.items()]
+
+
 KEYS: tuple[Key, ...] = (
     _supported("model_name", "the deployment's name; the folder's name by default"),
     _supported(
@@ -107,8 +124,13 @@ KEYS: tuple[Key, ...] = (
     _ignored("description", "for human readers"),
     _ignored("examples_filename", "example requests for human readers"),
     _supported("data_dir", "passed to the model as `data_dir`"),
-    Key("external_data", "refused", _DOWNLOAD, _LOAD_IT),
-    *_group("refused", "external_data[]", _DOWNLOAD, "url local_data_path backend name"),
+    _supported(
+        "external_data", "downloaded into the data folder before the import; refused for a custom image"
+    ),
+    _supported("external_data[].url", "http or https, without a login"),
+    _supported("external_data[].local_data_path", "the file in the data folder; `..` is refused"),
+    _ignored("external_data[].backend", "every file is downloaded from its URL"),
+    _ignored("external_data[].name", "for human readers"),
     _supported("external_package_dirs", "the model can import what they contain"),
     _ignored("python_version", "the model runs on the same Python as gusset"),
     _for_images("base_image", "the image to run or to build on"),
@@ -210,32 +232,23 @@ KEYS: tuple[Key, ...] = (
         "docker_server.run_as_user_id", "the user in the container, who also owns the files of secrets"
     ),
     _supported("docker_server.no_build", "run the image without adding anything to it"),
-    Key("model_cache", "refused", _DOWNLOAD, _LOAD_IT),
-    Key("hf_cache", "refused", f"the old name of model_cache; {_DOWNLOAD}", _LOAD_IT),
-    *(
-        key
-        for section in ("model_cache[]", "hf_cache[]")
-        for key in _group(
-            "refused",
-            section,
-            _DOWNLOAD,
-            "repo_id revision allow_patterns ignore_patterns volume_folder use_volume kind "
-            "runtime_secret_name",
-        )
-    ),
-    Key("weights", "refused", _DOWNLOAD, _LOAD_IT),
+    _supported("model_cache", "downloaded before `load`; refused for a custom image"),
+    _supported("hf_cache", "the old name of model_cache"),
+    *(key for section in ("model_cache[]", "hf_cache[]") for key in _cached_repo(section)),
+    _supported("weights", "downloaded before `load`; refused for a custom image"),
+    _supported("weights[].source", "hf, https, s3, gs, azure, r2 or cw; see weights.md"),
+    _supported("weights[].mount_location", "a symbolic link into the cache"),
+    _supported("weights[].auth", "how to log in at the source"),
+    _supported("weights[].auth_secret_name", "the secret with the login; a public source needs none"),
+    _supported("weights[].allow_patterns", "only files that match one of them"),
+    _supported("weights[].ignore_patterns", "no files that match one of them"),
+    _supported("weights[].auth.auth_method", "CUSTOM_SECRET; for others the login of the machine is used"),
+    _supported("weights[].auth.auth_secret_name", "the secret with the login"),
     *_group(
-        "refused",
-        "weights[]",
-        _DOWNLOAD,
-        "source mount_location auth auth_secret_name allow_patterns ignore_patterns",
-    ),
-    *_group(
-        "refused",
+        "ignored",
         "weights[].auth",
-        "credentials for the download",
-        "auth_method auth_secret_name aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account "
-        "gcp_oidc_workload_id_provider "
+        _MACHINE_LOGIN,
+        "aws_oidc_role_arn aws_oidc_region gcp_oidc_service_account gcp_oidc_workload_id_provider "
         "aws_assume_role_arn aws_assume_role_region",
     ),
     _ignored("bdn", "volumes of the hosted platform"),
@@ -252,14 +265,14 @@ KEYS: tuple[Key, ...] = (
     _ignored("bdn.hotload.enabled", "volumes of the hosted platform"),
     Key("trt_llm", "refused", _TRT, _OWN_SERVER),
     *_trt_llm(),
-    Key("training_checkpoints", "refused", _DOWNLOAD, _LOAD_IT),
+    Key("training_checkpoints", "refused", _CHECKPOINTS, _LOAD_IT),
     *_group(
         "refused",
         "training_checkpoints",
-        _DOWNLOAD,
+        _CHECKPOINTS,
         "download_folder artifact_references loops_checkpoint_ids",
     ),
-    *_group("refused", "training_checkpoints.artifact_references[]", _DOWNLOAD, "training_job_id paths"),
+    *_group("refused", "training_checkpoints.artifact_references[]", _CHECKPOINTS, "training_job_id paths"),
     _ignored("training", "only for training jobs of the hosted platform"),
     Key("bis_llm", "refused", _TRT, _OWN_SERVER),
     *_group("refused", "bis_llm", _TRT, "config version additional_autoscaling_config"),
@@ -350,9 +363,12 @@ def _unknown_key(path: tuple[Any, ...], known: list[str], problems: ProblemColle
 def refused_keys(data: Mapping[Any, Any]) -> list[tuple[tuple[str, ...], Key]]:
     """The keys that `gusset serve` refuses, with their paths, in a configuration of any shape."""
     table = keys_by_path() | {_GRPC.path: _GRPC}
-    return [
+    refused = [
         (path, table[".".join(path)]) for path, is_set in _REFUSED_WHEN.items() if is_set(_at(data, path))
     ]
+    if data.get("docker_server"):
+        refused += [((key.path,), key) for key in _REFUSED_FOR_IMAGES if data.get(key.path)]
+    return refused
 
 
 def _at(data: Any, path: tuple[str, ...]) -> Any:
@@ -361,11 +377,12 @@ def _at(data: Any, path: tuple[str, ...]) -> Any:
     return data
 
 
+_REFUSED_FOR_IMAGES = tuple(
+    Key(name, "refused", "not for custom images yet", _IMAGE_LOADS)
+    for name in ("external_data", "model_cache", "weights")
+)
 _GRPC = Key("runtime.transport.kind", "refused", "gusset serves http and websockets", "write kind: http")
 _REFUSED_WHEN: dict[tuple[str, ...], Callable[[Any], bool]] = {
-    ("external_data",): bool,
-    ("model_cache",): bool,
-    ("weights",): bool,
     ("bdn", "mounts"): bool,
     ("trt_llm",): lambda value: value is not None,
     ("training_checkpoints",): lambda value: _has_checkpoints(value),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gusset.errors import ConfigInvalid
 from gusset.runtime.declared_secrets import DeclaredSecret
+from gusset.weights.download import Download
+from gusset.weights.plan import plan_downloads
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -23,7 +25,8 @@ class ModelDeployment:
     `predict_concurrency` limits how many calls of `predict` run at a time.
     `streaming_read_timeout` is how many seconds may pass between two chunks of
     a stream. `callers` are the secrets that callers present, which the model does
-    not get. `data_dir` None means the folder `data`.
+    not get. `data_dir` None means the folder `data`. `downloads` must be there
+    before `load`, and external data before the import.
     """
 
     name: str
@@ -41,6 +44,7 @@ class ModelDeployment:
     streaming_read_timeout: float = 60.0
     transport: Mapping[str, Any] = field(default_factory=dict)
     debug_logs: bool = False
+    downloads: tuple[Download, ...] = ()
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -80,4 +84,5 @@ class ModelDeployment:
             streaming_read_timeout=package.config.runtime.streaming_read_timeout,
             transport=package.config.runtime.transport.model_dump(),
             debug_logs=package.config.runtime.enable_debug_logs,
+            downloads=plan_downloads(package),
         )

@@ -81,7 +81,14 @@ class Drain:
     """Accept no more connections, finish the requests in flight, then exit."""
 
 
-Order = WorkerPlan | SetSecrets | SetSourceError | SetMaskedHits | Accept | Drain
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """The external data of the deployment is in its folder; with `everything`, all else is there, too."""
+
+    everything: bool
+
+
+Order = WorkerPlan | SetSecrets | SetSourceError | SetMaskedHits | Downloaded | Accept | Drain
 
 
 class StartStep(enum.StrEnum):

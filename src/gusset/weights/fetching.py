@@ -63,11 +63,18 @@ class FetchProcess:
     """One run of the process that downloads."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], reports: IO[bytes], lifeline: int, pumps: list[OutputPump]
+        self,
+        process: subprocess.Popen[bytes],
+        reports: IO[bytes],
+        lifeline: int,
+        *,
+        masker: Masker,
+        pumps: list[OutputPump],
     ) -> None:
         self._process = process
         self._reports = reports
         self._lifeline = lifeline
+        self._masker = masker
         self._pumps = pumps
         self._lock = threading.Lock()
         self._ended = False
@@ -100,7 +107,8 @@ class FetchProcess:
         ]
         with contextlib.suppress(BrokenPipeError), os.fdopen(request_w, "wb") as file:
             pickle.dump(request, file)
-        return cls(process, os.fdopen(report_r, "rb"), lifeline_w, pumps)
+        reports = os.fdopen(report_r, "rb")
+        return cls(process, reports, lifeline_w, masker=options.masker, pumps=pumps)
 
     @property
     def pid(self) -> int:
@@ -147,7 +155,7 @@ class FetchProcess:
                 "message": str(message),
                 "hint": str() | None as hint,
             }:
-                raise _error(name, message, hint)
+                raise _error(name, self._masker.mask_text(message), hint)
             case {"event": str(event)} if event == expected:
                 return dict(report)
         raise HostError("the process that downloads has ended", hint="see what it printed above")

@@ -27,13 +27,18 @@ class NotReadyServer:
         listener: socket.socket,
         states: Callable[[], Collection[ReplicaState]],
         *,
+        is_fetching: Callable[[], bool],
         gate: Callable[[Exchange], Response | None] | None,
         tls: ServerTls | None,
     ) -> None:
-        """`states` returns those of all replicas. For `gate` see `RequestRules`."""
+        """`states` returns those of all replicas, `is_fetching` whether they wait for downloads.
+
+        For `gate` see `RequestRules`.
+        """
         self._gate = gate
         self._listener = listener
         self._states = states
+        self._is_fetching = is_fetching
         self._tls = tls
         self._server: HttpServer | None = None
 
@@ -51,6 +56,9 @@ class NotReadyServer:
             self._server = None
 
     def _respond(self, exchange: Exchange) -> None:
-        states = self._states()
+        states = set(self._states())
+        if self._is_fetching() and not states & {ReplicaState.FAILED, ReplicaState.STOPPING}:
+            respond_not_ready(exchange, "What it needs is being downloaded.")
+            return
         reason = next((text for state, text in _REASONS.items() if state in states), None)
         respond_not_ready(exchange, reason or "It was not a moment ago; try again.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,17 +14,18 @@ _QUIET = 200  # milliseconds without a change: saving several files counts as on
 _CANCEL_POLL = 500  # milliseconds until the watch notices that it was cancelled
 
 
-async def changes(folder: Path) -> AsyncIterator[None]:
+async def changes(folder: Path, is_ignored: Callable[[Path], bool]) -> AsyncIterator[None]:
     """Yield after each change of a source file, once no more changes follow.
 
-    All changes between two steps of the iteration count as one.
+    All changes between two steps of the iteration count as one. Paths for which
+    `is_ignored` is true do not count.
 
     Raises:
         HostError: the folder cannot be watched.
     """
 
     def is_relevant(_: Change, path: str) -> bool:
-        return is_source(PurePath(path).relative_to(folder))
+        return is_source(PurePath(path).relative_to(folder)) and not is_ignored(Path(path))
 
     options: dict[str, Any] = {"step": _QUIET, "rust_timeout": _CANCEL_POLL, "ignore_permission_denied": True}
     watch = awatch(folder, watch_filter=is_relevant, **options)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from gusset.errors import ConfigInvalid, GussetError
 from gusset.runtime.declared_secrets import names_to_read
 from gusset.serving.deployment import ModelDeployment
+from gusset.serving.supervisor.downloads import Downloads
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
 from gusset.serving.supervisor.worker_slot import WorkerSlots
 
@@ -23,11 +25,16 @@ class Reloader:
     """
 
     def __init__(
-        self, slots: WorkerSlots, secrets: SecretDistributor, read_deployment: Callable[[], ModelDeployment]
+        self,
+        slots: WorkerSlots,
+        secrets: SecretDistributor,
+        downloads: Downloads,
+        read_deployment: Callable[[], ModelDeployment],
     ) -> None:
         """`read_deployment` reads the folder; it blocks."""
         self._slots = slots
         self._secrets = secrets
+        self._downloads = downloads
         self._read_deployment = read_deployment
 
     async def run(self) -> None:
@@ -41,11 +48,18 @@ class Reloader:
 
         reload: asyncio.Task[None] | None = None
         try:
-            async for _ in changes(self._slots.deployment.folder):
+            async for _ in changes(self._slots.deployment.folder, self._is_downloaded):
                 await _cancel(reload)
                 reload = asyncio.create_task(self._try_reload())
         finally:
             await _cancel(reload)
+
+    def _is_downloaded(self, path: Path) -> bool:
+        """Whether gusset itself puts external data at the path, or in the folder at the path."""
+        deployment = self._slots.deployment
+        data_dir = deployment.data_dir or deployment.folder / "data"
+        files = (data_dir / each.data_file for each in deployment.downloads if each.data_file is not None)
+        return any(file.is_relative_to(path) for file in files)
 
     async def _try_reload(self) -> None:
         try:
@@ -64,6 +78,8 @@ class Reloader:
         if names_to_read(deployment) != names_to_read(self._slots.deployment):
             self._secrets.begin_reload(await asyncio.to_thread(self._secrets.read, deployment))
         try:
+            if deployment.downloads != self._slots.deployment.downloads:
+                await self._downloads.fetch(deployment)
             for slot in self._slots.slots:
                 await self._slots.replace(slot, deployment)
         finally:

@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.environment import child_environment
@@ -32,11 +33,13 @@ from gusset.runtime.supervision import (
 from gusset.runtime.tls import ServerTls, TlsFiles
 from gusset.secrets.sources.source import SecretSource
 from gusset.serving.deployment import ModelDeployment
+from gusset.serving.supervisor.downloads import Downloads
 from gusset.serving.supervisor.not_ready_server import NotReadyServer
 from gusset.serving.supervisor.reloader import Reloader
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
 from gusset.serving.supervisor.worker_process import WorkerOptions, WorkerProcess, describe_exit
 from gusset.serving.supervisor.worker_slot import WorkerSlot, WorkerSlots
+from gusset.weights.fetching import FetchOptions
 
 log = logging.getLogger("gusset")
 
@@ -61,6 +64,7 @@ def serve(
     mask_responses: bool = False,
     browser_rules: BrowserRules | None = None,
     tls: TlsFiles | None = None,
+    cache: Path,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -73,7 +77,8 @@ def serve(
     With `reread`, which reads the folder again, each worker is replaced when the
     folder changes. `mask_responses` masks results as errors always are;
     `browser_rules` say which web pages may send requests. With `tls` the port
-    speaks HTTPS. Events are
+    speaks HTTPS. What the deployment downloads is cached in the folder `cache`.
+    Events are
     logged to standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
@@ -82,6 +87,7 @@ def serve(
         GussetError: whatever `prepare` raised.
         SecretsMissing, Denied, Unreachable: see `read_secrets`.
         ModelFailed: the model did not start; with its own traceback.
+        ConfigInvalid, Conflict: see `Downloads.fetch`.
     """
     intake = SecretIntake()
     prepare_process(debuggable=debuggable, mask=intake.mask_log)
@@ -114,11 +120,15 @@ def serve(
             raise
         stack.callback(secrets.stop)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
+        fetch_options = FetchOptions(masker=intake.masker, errors=options.errors, debuggable=debuggable)
+        downloads = Downloads(source, intake, cache, fetch_options, readable=options.readable_logs)
+        stack.callback(downloads.stop)
         supervisor = Supervisor(
             deployment,
             secrets,
+            downloads,
             options,
-            Announcer(url_of(listener, secure=tls is not None), announce),
+            announcer=Announcer(url_of(listener, secure=tls is not None), announce),
             tls=server_tls,
             drain_seconds=drain_seconds,
             reread=reread,
@@ -135,25 +145,28 @@ class Supervisor:
         self,
         deployment: ModelDeployment,
         secrets: SecretDistributor,
+        downloads: Downloads,
         options: WorkerOptions,
-        announcer: Announcer,
         *,
+        announcer: Announcer,
         tls: ServerTls | None,
         drain_seconds: float,
         reread: Callable[[], ModelDeployment] | None,
     ) -> None:
         self._secrets = secrets
+        self._downloads = downloads
         self._listener = options.listener
         self._announcer = announcer
         self._drain_seconds = drain_seconds
         self._signals = StopSignals()
         self._slots = WorkerSlots(
-            deployment, secrets, options, self._signals.stop_now, on_ready=self._on_ready
+            deployment, secrets, downloads, options, stop_now=self._signals.stop_now, on_ready=self._on_ready
         )
-        self._reloader = Reloader(self._slots, secrets, reread) if reread else None
+        self._reloader = Reloader(self._slots, secrets, downloads, reread) if reread else None
         self._not_ready_server = NotReadyServer(
             options.listener,
             self._slots.states,
+            is_fetching=lambda: downloads.is_fetching,
             gate=all_gates(options.browser_rules, self._check_caller),
             tls=tls,
         )
@@ -163,6 +176,7 @@ class Supervisor:
 
         Raises:
             ModelFailed: one of them ended before all were ready for the first time.
+            GussetError: a download failed; see `Downloads.fetch`.
         """
         await self._run_until_stopped(processes)
         self._listener.close()
@@ -180,6 +194,7 @@ class Supervisor:
         if self._reloader is not None:
             tasks.append(asyncio.create_task(self._reloader.run()))
             await asyncio.sleep(0)  # it begins to watch in its first step, so that no later change is missed
+        tasks.append(asyncio.create_task(self._fetch_downloads()))
         self._slots.fill_all(processes)
         tasks += [asyncio.create_task(self._keep_filled(slot)) for slot in self._slots.slots]
         tasks.append(asyncio.create_task(self._check_source()))
@@ -200,6 +215,11 @@ class Supervisor:
             self._secrets.check_source()
             self._secrets.share_hits()
             await asyncio.sleep(_SOURCE_CHECK)
+
+    async def _fetch_downloads(self) -> None:
+        """Download what the deployment needs. Returns only when serving ends; raises why it failed."""
+        await self._downloads.fetch(self._slots.deployment)
+        await self._signals.drain.wait()
 
     async def _keep_filled(self, slot: WorkerSlot) -> None:
         """Replace the slot's replica whenever it ends, with backoff."""

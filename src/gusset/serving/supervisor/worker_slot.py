@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gusset.runtime.supervision import DRAIN_SECONDS
 from gusset.secrets.masking import Masker
 from gusset.serving.deployment import ModelDeployment
+from gusset.serving.supervisor.downloads import Downloads
 from gusset.serving.supervisor.replica import Replica, ReplicaState
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
 from gusset.serving.supervisor.worker_process import WorkerOptions, WorkerProcess
@@ -32,15 +33,17 @@ class WorkerSlots:
         self,
         deployment: ModelDeployment,
         secrets: SecretDistributor,
+        downloads: Downloads,
         options: WorkerOptions,
-        stop_now: asyncio.Event,
         *,
+        stop_now: asyncio.Event,
         on_ready: Callable[[WorkerSlot], object],
     ) -> None:
         """`on_ready` is called whenever a slot gets a ready replica. `stop_now` cuts drains short."""
         self.deployment = deployment
         self.slots: Sequence[WorkerSlot] = ()
         self._secrets = secrets
+        self._downloads = downloads
         self._options = options
         self._stop_now = stop_now
         self._on_ready = on_ready
@@ -114,6 +117,7 @@ class WorkerSlots:
         replica = Replica(process, deployment, self._on_replica_ready)
         self._replicas.add(replica)
         self._secrets.add(replica)
+        self._downloads.add(replica)
         return replica
 
     def _on_replica_ready(self, replica: Replica) -> None:
@@ -133,4 +137,5 @@ class WorkerSlots:
 
     def _discard(self, replica: Replica) -> None:
         self._secrets.remove(replica)
+        self._downloads.remove(replica)
         self._replicas.discard(replica)

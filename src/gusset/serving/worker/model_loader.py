@@ -22,6 +22,7 @@ from gusset.secrets.mapping import Secrets
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.inference.methods import Methods, ModelDefinitionError, find_methods
 from gusset.serving.protocol import StartStep
+from gusset.serving.worker.lazy_data import DownloadState, LazyDataResolver
 
 log = logging.getLogger("gusset")
 
@@ -39,37 +40,31 @@ class StartFailed(Exception):
         self.step = step
 
 
-class LazyDataResolver:
-    """Truss's interface for models that wait for downloaded weights. Here there is nothing to wait for."""
-
-    def block_until_download_complete(self, log_stats: bool = True, issue_collect: bool = True) -> str:
-        """Return at once."""
-        return ""
-
-    def raise_if_not_collected(self) -> None:
-        """Return at once: there is nothing to collect."""
-
-
 def start_model(
     deployment: ModelDeployment,
     secrets: Secrets,
     wait: Await,
     *,
+    downloads: DownloadState,
     on_instance: Callable[[], object] = lambda: None,
 ) -> Methods:
     """Import the model's class, construct, check and load it.
 
-    `wait` runs a coroutine to its end. `on_instance` is called before `load`.
+    `wait` runs a coroutine to its end. `on_instance` is called before `load`,
+    which waits for all `downloads`; the import waits for external data.
 
     Raises:
         StartFailed: the import, `__init__`, a signature check or `load` failed.
     """
+    downloads.wait_for_external_data()
     cls = _step(StartStep.IMPORT, lambda: import_class(deployment))
-    instance = _step(StartStep.INIT, lambda: construct(cls, deployment, secrets))
+    resolver = LazyDataResolver(downloads)
+    instance = _step(StartStep.INIT, lambda: construct(cls, deployment, secrets, resolver))
     file = deployment.model_file.relative_to(deployment.folder)
     description = f"The class {deployment.model_class} in {file}"
     methods: Methods = _step(StartStep.CHECK, lambda: find_methods(instance, description))
     on_instance()
+    downloads.wait()
     _load(instance, wait)
     return methods
 
@@ -146,14 +141,16 @@ def _data_dir(deployment: ModelDeployment) -> Path:
     return Path(tempfile.mkdtemp(prefix="gusset-data-"))  # the model's folder is read-only
 
 
-def construct(cls: Callable[..., Any], deployment: ModelDeployment, secrets: Secrets) -> Any:
+def construct(
+    cls: Callable[..., Any], deployment: ModelDeployment, secrets: Secrets, resolver: LazyDataResolver
+) -> Any:
     """The model's object, constructed with those keyword arguments that its signature accepts."""
     available: dict[str, Any] = {
         "config": dict(deployment.config),
         "data_dir": _data_dir(deployment),
         "secrets": secrets,
         "environment": None,
-        "lazy_data_resolver": LazyDataResolver(),
+        "lazy_data_resolver": resolver,
     }
     parameters = inspect.signature(cls).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):

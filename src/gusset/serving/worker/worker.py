@@ -37,6 +37,7 @@ from gusset.serving.inference.methods import Methods, ModelDefinitionError
 from gusset.serving.inference.response_masking import ResponseMasker
 from gusset.serving.protocol import (
     Accept,
+    Downloaded,
     Drain,
     Drained,
     Failed,
@@ -53,6 +54,7 @@ from gusset.serving.protocol import (
 )
 from gusset.serving.worker import exact_types, spawned_children
 from gusset.serving.worker.import_hooks import call_on_import
+from gusset.serving.worker.lazy_data import DownloadState
 from gusset.serving.worker.loop_watchdog import watch_loop
 from gusset.serving.worker.model_loader import StartFailed, start_model
 
@@ -83,6 +85,7 @@ class Worker:
         self._versions = plan.secrets.versions
         self._caller_auth = CallerAuth(plan.secrets.callers) if plan.deployment.callers else None
         self._tls = ServerTls.open(plan.tls) if plan.tls else None
+        self._downloads = DownloadState(plan.deployment.downloads)
         self._secrets = Secrets(
             plan.deployment.declared,
             _secret_values(plan.secrets.values),
@@ -103,6 +106,7 @@ class Worker:
                 self._deployment,
                 self._secrets,
                 self._loop.run_until_complete,
+                downloads=self._downloads,
                 on_instance=lambda: self._report(Loading()),
             )
         except StartFailed as failure:
@@ -186,6 +190,8 @@ class Worker:
                             self._caller_auth.replace(callers)
                     case SetSourceError(error):
                         self._source_error = error
+                    case Downloaded(everything):
+                        self._downloads.advance(everything=everything)
                     case SetMaskedHits(total):
                         self._hits = total
         os.killpg(0, signal.SIGKILL)  # the supervisor has ended: end this process and the model's children

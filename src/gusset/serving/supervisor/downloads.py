@@ -1,0 +1,110 @@
+"""Has a process download what models need before `load`. For one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from gusset.runtime.supervision import SecretIntake
+from gusset.secrets.sources.source import SecretSource
+from gusset.serving.deployment import ModelDeployment
+from gusset.serving.protocol import Downloaded
+from gusset.serving.supervisor.replica import Replica
+from gusset.weights.cache import WeightsCache
+from gusset.weights.download import Download, FetchRequest
+from gusset.weights.fetching import FetchOptions, FetchProcess, fetch_environment
+from gusset.weights.mounts import Mounts
+from gusset.weights.plan import credential_names
+
+
+class Downloads:
+    """What has been downloaded, and the replicas that wait for it."""
+
+    def __init__(
+        self,
+        source: SecretSource,
+        intake: SecretIntake,
+        cache: Path,
+        options: FetchOptions,
+        *,
+        readable: bool,
+    ) -> None:
+        """`source` has the values to log in with. `readable`: progress is shown on a terminal."""
+        self._source = source
+        self._intake = intake
+        self._cache = cache
+        self._options = options
+        self._readable = readable
+        self._mounts: Mounts | None = None
+        self._replicas: set[Replica] = set()
+        self._finished: dict[tuple[Download, ...], Downloaded] = {}
+        self.is_fetching = False
+
+    def stop(self) -> None:
+        """Let other processes change the mounts."""
+        if self._mounts is not None:
+            self._mounts.close()
+
+    def add(self, replica: Replica) -> None:
+        """Let the replica know what is downloaded, now and later."""
+        self._replicas.add(replica)
+        if finished := self._finished.get(replica.deployment.downloads):
+            replica.process.send(finished)
+
+    def remove(self, replica: Replica) -> None:
+        """Forget a replica that has ended."""
+        self._replicas.discard(replica)
+
+    async def fetch(self, deployment: ModelDeployment) -> None:
+        """Download what the deployment needs; returns at once if that was done before.
+
+        Cancelling it ends the download; the next one goes on from there.
+
+        Raises:
+            ConfigInvalid: a source does not have what the config names, or a library is missing.
+            SecretsMissing, Denied, Unreachable, Conflict, HostError: a download or a mount failed.
+        """
+        if not deployment.downloads or deployment.downloads in self._finished:
+            return
+        self.is_fetching = True
+        try:
+            await self._fetch(deployment, deployment.downloads)
+        finally:
+            self.is_fetching = False
+
+    async def _fetch(self, deployment: ModelDeployment, downloads: tuple[Download, ...]) -> None:
+        mounts = self._mounts = self._mounts or Mounts(WeightsCache.open(self._cache))
+        mounted = {each.mount: each for each in downloads if each.mount is not None}
+        for download in mounted.values():
+            mounts.check(download)
+        request = FetchRequest(
+            downloads=downloads,
+            values=await asyncio.to_thread(self._read_values, downloads),
+            cache=self._cache,
+            data_dir=deployment.data_dir or deployment.folder / "data",
+            readable=self._readable,
+        )
+        environment = fetch_environment(deployment.environment_variables)
+        process = FetchProcess.start(request, self._options, environment)
+        try:
+            await asyncio.to_thread(process.wait_for_external_data)
+            self._finish(downloads, Downloaded(everything=False))
+            for mount, folder in (await asyncio.to_thread(process.wait)).items():
+                await asyncio.to_thread(mounts.mount, mounted[mount], folder)
+        finally:
+            process.kill()
+        self._finish(downloads, Downloaded(everything=True))
+
+    def _read_values(self, downloads: tuple[Download, ...]) -> Mapping[str, bytes]:
+        """The values of those secrets that exist: a public source needs none."""
+        names = credential_names(downloads)
+        values = self._source.read(names) if names else {}
+        self._intake.accept(values)
+        return {name: delivered.value.reveal() for name, delivered in values.items()}
+
+    def _finish(self, downloads: tuple[Download, ...], finished: Downloaded) -> None:
+        self._finished[downloads] = finished
+        for replica in self._replicas:
+            if replica.deployment.downloads == downloads:
+                replica.process.send(finished)
