@@ -231,3 +231,18 @@ def test_the_token_is_in_no_file_argument_or_environment(
                     with suppress(OSError):
                         assert TOKEN not in Path(f"/proc/{pid}/{name}").read_bytes()
     assert leaking_files([project.tmp_path], TOKEN) == []
+
+
+def test_check_says_what_would_be_downloaded_and_what_is_missing(project: Project) -> None:
+    """Nothing is downloaded. A secret that is named but missing is a warning: the source may be public."""
+    project.hub_weights()
+    done = project.gusset("check", str(project.folder))
+    assert f"downloads hf://org/gated@main to {project.mount}" in done.stdout.decode()
+    text = (done.stdout + done.stderr).decode()
+    assert "config.yaml:2" in text
+    assert "the secret hub_token does not exist: only a public source can be downloaded" in text
+    assert project.hub.requests == []
+
+    project.config("external_data: [{url: https://h.test/x, local_data_path: ../x}]")
+    assert "leaves the data folder" in project.gusset("check", str(project.folder), status=4).stderr.decode()
+    assert "leaves the data folder" in project.fails(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from gusset.errors import CheckFailed, ConfigInvalid, Problem, Unreachable, Usag
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
+    from gusset.weights.download import Download
 
 _folder = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
@@ -53,25 +55,56 @@ def check(
     """Check a model folder: its config.yaml, its code, and whether its secrets exist."""
     from gusset.package.check import check_package
     from gusset.package.config import load_package
+    from gusset.weights.plan import credential_names, plan_downloads
 
     if manager is not None and secrets_dir is not None:
         raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
     package = load_package(folder)
-    declared = {*package.secrets, *package.callers}
+    downloads = () if package.is_image else plan_downloads(package)
+    declared = {*package.secrets, *package.callers, *credential_names(downloads)}
     available = None
     if declared and not no_secrets:
         available = _available(app, declared, secrets_dir, manager)
     problems = check_package(package, strict=strict, available=available, secrets_dir=secrets_dir)
-    if package.is_image:
-        problems += _image_problems(package)
+    problems += (
+        _image_problems(package) if package.is_image else _download_problems(package, available, strict)
+    )
     errors = [problem for problem in problems if not problem.warning]
     if errors:
         raise CheckFailed(f"{folder}: {_count(len(errors), 'error')}", problems=problems)
     app.output.problems([] if app.output.json else problems)
     app.output.result(
-        {"problems": [problem_data(problem) for problem in problems]},
-        f"{folder}: ready to be served" + (f" ({_count(len(problems), 'warning')})" if problems else ""),
+        {
+            "problems": [problem_data(problem) for problem in problems],
+            "downloads": [_download_data(download) for download in downloads],
+        },
+        f"{folder}: ready to be served"
+        + (f" ({_count(len(problems), 'warning')})" if problems else "")
+        + "".join(f"\nbefore load it downloads {each.label} {_destination(each)}" for each in downloads),
     )
+
+
+def _download_problems(package: Package, available: Collection[str] | None, strict: bool) -> list[Problem]:
+    """Problems of what a model downloads; `strict` makes warnings errors."""
+    from gusset.weights.plan import find_missing, find_problems
+
+    missing = [replace(problem, warning=not strict) for problem in find_missing(package, available)]
+    return [*find_problems(package), *missing]
+
+
+def _download_data(download: Download) -> dict[str, str | None]:
+    return {
+        "source": download.label,
+        "location": download.location,
+        "mount": download.mount,
+        "data_file": download.data_file,
+    }
+
+
+def _destination(download: Download) -> str:
+    if download.data_file is not None:
+        return f"to {download.data_file} in the data folder"
+    return f"to {download.mount}" if download.mount else "to the hub's cache"
 
 
 def _image_problems(package: Package) -> Sequence[Problem]:

@@ -6,7 +6,6 @@ and reports over another one. Its lines are JSON.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -25,11 +24,9 @@ from gusset.weights.cache import WeightsCache, is_safe_name
 from gusset.weights.download import Download, FetchRequest, SourceKind
 from gusset.weights.external_data import fetch_external_data
 from gusset.weights.hub import fetch_repository
+from gusset.weights.libraries import check_library
 from gusset.weights.progress import Progress
 from gusset.weights.web import WebClient
-
-LIBRARIES = {SourceKind.HUB: ("huggingface_hub", "hub")}
-"""The library that each kind of source needs, and the extra of gusset that installs it."""
 
 _QUERY = re.compile(r"\?\S*")
 
@@ -84,13 +81,6 @@ class Fetcher:
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise failures.malformed_credential(download, "a token, on one line")
         return token
-
-
-def check_library(download: Download) -> None:
-    """Raise ConfigInvalid if the library that the download needs is not installed in this Python."""
-    library, extra = LIBRARIES.get(download.kind, (None, ""))
-    if library is not None and importlib.util.find_spec(library) is None:
-        raise failures.library_missing(download, library, extra)
 
 
 def _file_name(download: Download) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gusset.secrets.name import fold_name
 from gusset.weights.download import Credential, Download, SourceKind
 
 if TYPE_CHECKING:
@@ -36,7 +37,38 @@ def find_problems(package: Package) -> list[Problem]:
     """What keeps these keys of a valid config from being fetched here."""
     problems = package.problem_collector()
     planner = _Planner(problems, package)
-    planner.report(list(planner.plan()))
+    planner.report()
+    return problems.sorted()
+
+
+def find_missing(package: Package, available: Collection[str] | None) -> list[Problem]:
+    """Warnings of what the downloads of a folder lack on this machine: libraries, and secrets.
+
+    `available` are the names of the secrets that exist; None skips them.
+    """
+    from gusset.errors import ConfigInvalid
+    from gusset.weights.libraries import check_library
+
+    problems = package.problem_collector()
+    planner = _Planner(problems, package)
+    known = None if available is None else {fold_name(name) for name in available}
+    for download, path in planner.located():
+        try:
+            check_library(download)
+        except ConfigInvalid as error:
+            message = error.message.removeprefix(f"{download.location}: ")
+            problems.add(path, message, error.hint, code="library_missing", warning=True)
+        credential = download.credential
+        if credential is None or known is None or not planner.names_secret(path):
+            continue
+        if fold_name(credential.secret) not in known:
+            problems.add(
+                path,
+                f"the secret {credential.secret} does not exist: only a public source can be downloaded",
+                f"add it with `gusset secret set {credential.secret}`",
+                code="secret_missing",
+                warning=True,
+            )
     return problems.sorted()
 
 
@@ -58,6 +90,25 @@ class _Planner:
             yield self._weights(entry, ("weights", position))
         for position, repo in enumerate(self._config.model_cache):
             yield self._cached_repo(repo, (self._cache_key, position))
+
+    def located(self) -> Iterator[tuple[Download, Path]]:
+        """The downloads, each with the path of its source in the config."""
+        sources = {"external_data": "url", "weights": "source", self._cache_key: "repo_id"}
+        counts = (
+            len(self._config.external_data or ()),
+            len(self._config.weights),
+            len(self._config.model_cache),
+        )
+        paths = [
+            (section, position, key)
+            for (section, key), count in zip(sources.items(), counts, strict=True)
+            for position in range(count)
+        ]
+        yield from zip(self.plan(), paths, strict=True)
+
+    def names_secret(self, path: Path) -> bool:
+        """Whether the file itself names the secret of the entry with this source."""
+        return path[0] == "weights" or self._is_written((*path[:2], "runtime_secret_name"))
 
     @property
     def _cache_key(self) -> str:
@@ -118,24 +169,21 @@ class _Planner:
     def _is_written(self, path: Path) -> bool:
         return path in self._problems.tree.values
 
-    def report(self, downloads: Sequence[Download]) -> None:
-        """Add the problems of these downloads, which are those of `plan`, to the collector."""
-        external = len(self._config.external_data or ())
-        weights = len(self._config.weights)
-        for position, download in enumerate(downloads):
-            if position < external:
-                path: Path = ("external_data", position)
-                self._check_data_file(download, path, downloads[:position])
-                self._check_url(download, (*path, "url"), ("https", "http"))
-            elif position < external + weights:
-                path = ("weights", position - external)
-                self._check_mount(download, (*path, "mount_location"), downloads)
-                self._check_source(download, (*path, "source"))
-            else:
-                path = (self._cache_key, position - external - weights)
-                key = "volume_folder" if self._is_written((*path, "volume_folder")) else "repo_id"
-                self._check_mount(download, (*path, key), downloads)
-                self._check_source(download, (*path, "repo_id"))
+    def report(self) -> None:
+        """Add what keeps the downloads from being fetched to the collector."""
+        located = list(self.located())
+        downloads = [download for download, _ in located]
+        for position, (download, path) in enumerate(located):
+            section = path[:2]
+            if download.data_file is not None:
+                self._check_data_file(download, section, downloads[:position])
+                self._check_url(download, path, ("https", "http"))
+                continue
+            self._check_source(download, path)
+            if download.mount is not None:
+                keys = ("mount_location", "volume_folder")
+                written = ((*section, key) for key in keys if self._is_written((*section, key)))
+                self._check_mount(download, next(written, path), downloads)
 
     def _check_data_file(self, download: Download, path: Path, earlier: Sequence[Download]) -> None:
         file = download.data_file or ""
@@ -146,9 +194,7 @@ class _Planner:
             self._add(path, "is in the way of an earlier entry", "give each entry its own path")
 
     def _check_mount(self, download: Download, path: Path, downloads: Sequence[Download]) -> None:
-        mount = download.mount
-        if mount is None:
-            return
+        mount = download.mount or ""
         is_volume = path[-1] != "mount_location"
         if ".." in mount.split("/") or "\0" in mount:
             self._add(path, "contains `..`", "write the path without it")
