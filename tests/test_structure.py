@@ -16,7 +16,7 @@ MOST_POSITIONAL = 4
 # Class -> why it may be larger.
 LARGER = {
     "containers/proxy/client_connection.py:ClientConnection": "six methods are asyncio's, four OpenConnections'",
-    "runtime/http_server.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
+    "runtime/http_connection.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
 }
 
 

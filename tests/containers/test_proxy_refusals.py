@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from gusset.runtime.browser_rules import BrowserRules
-from gusset.runtime.connections import Limits
+from gusset.runtime.limits import Limits
 from tests.containers.wire import (
     CHUNKED,
     HOST,

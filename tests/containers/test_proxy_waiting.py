@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from gusset.runtime.connections import Limits
+from gusset.runtime.limits import Limits
 from tests.containers.wire import (
     CHUNKED,
     OK,

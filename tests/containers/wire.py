@@ -17,7 +17,7 @@ import uvloop
 from gusset.containers.proxy.proxy import Proxy, Routes
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.caller_auth import CallerAuth
-from gusset.runtime.connections import Limits
+from gusset.runtime.limits import Limits
 from tests.serving.conftest import PATIENCE
 
 ROUTES = Routes(predict="/infer", readiness="/is/ready", liveness="/is/alive")

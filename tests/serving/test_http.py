@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gusset.runtime.connections import Limits
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
+from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from tests.serving.conftest import ModelProject, RunningServer, eventually
 

@@ -22,8 +22,8 @@ from gusset.errors import GussetError
 from gusset.manager.api import schemas
 from gusset.manager.api.router import Api, Route, Router, error_response, http_error, json_response
 from gusset.runtime.asgi import AsgiApp, AsgiSender, make_scope, run_asgi
-from gusset.runtime.connections import Limits
 from gusset.runtime.exchange import Exchange
+from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault.commit import greenlets
@@ -42,6 +42,7 @@ _SECURITY_HEADERS = (
     (b"x-frame-options", b"DENY"),
 )
 _CLIENT_DISCONNECTED = 499
+_PROBES = frozenset((b"/healthz", b"/readyz"))
 
 
 class Metrics:
@@ -177,6 +178,10 @@ class Middleware:
         task.add_done_callback(self._tasks.discard)
 
     # Called by the HTTP server.
+
+    def is_probe(self, exchange: Exchange) -> bool:
+        """Whether it is handled even when requests in flight take all connections."""
+        return exchange.path in _PROBES
 
     def body_limit(self, exchange: Exchange) -> int:
         """How many bytes the body of a request may have."""

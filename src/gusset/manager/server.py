@@ -107,6 +107,7 @@ async def _serve(
     server = HttpServer(
         middleware,
         limits=LIMITS,
+        is_probe=middleware.is_probe,
         body_limit=middleware.body_limit,
         skips_body=middleware.skips_body,
         render_refusal=middleware.render_refusal,

@@ -1,4 +1,4 @@
-"""What the servers' client connections share: their limits, their deadlines, and how they end.
+"""The open connections of a server: their number, their deadlines, and how they are drained.
 
 Used by the HTTP server and by the reverse proxy of custom images.
 """
@@ -7,39 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import heapq
+import os
 import resource
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
 
-from gusset.addresses import network_of
+from gusset.runtime.limits import HasPeer, address_of
 
 SWEEP_SECONDS = 0.5  # between two checks of all deadlines
 _EVICTED_SHARE = 50  # of so many connections, one is closed at a time to make room
-LINGER_SECONDS = 2.0  # how long a client may go on sending after the server has sent its last response
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client may use: bytes and seconds."""
-
-    head: int = 64 * 1024
-    body: int = 100 * 1024 * 1024
-    head_seconds: float = 30.0
-    body_seconds: float = 60.0  # plus one second for each `body_rate` bytes that have arrived
-    body_rate: float = 8 * 1024
-    idle_seconds: float = 75.0
-    stall_seconds: float = 60.0  # a client must take some of what is buffered for it within this time
-    memory: int = 1024 * 1024 * 1024  # bytes of all large bodies together; of those of one address the half
-
-
-class HasPeer(Protocol):
-    """A connection whose other end is known."""
-
-    peer: tuple[str, int] | None
-    """The address and port of the client."""
+_FOR_PROBES = 16  # connections that may still send probes when requests in flight have taken all others
+_FREE_DESCRIPTORS = 32  # when fewer are left to the process, connections make room
+_CHECKED_SHARE = 8  # of so many connections, one is checked whether it leaves that many
+_NEVER = 2**31  # no file descriptor is that large
 
 
 class Connection(HasPeer, Protocol):
@@ -48,6 +30,9 @@ class Connection(HasPeer, Protocol):
     @property
     def eviction_rank(self) -> int | None:
         """What closing the connection would lose: 0 for an idle one, None while a request is handled."""
+
+    def fileno(self) -> int:
+        """The file descriptor of the socket; -1 once it is closed."""
 
     def finish(self) -> None:
         """Close now if no request is in flight, otherwise after its response."""
@@ -59,60 +44,130 @@ class Connection(HasPeer, Protocol):
         """Close at once."""
 
 
-C = TypeVar("C", bound=Connection)
+class Admission(enum.Enum):
+    """What a new connection may do."""
+
+    EVERYTHING = enum.auto()
+    PROBES = enum.auto()  # nothing else, since all connections are in use
+    NOTHING = enum.auto()  # it must be closed
 
 
-class OpenConnections(Generic[C]):
-    """The open connections of one server: limits their number, checks their deadlines, drains them."""
+class OpenConnections:
+    """The open connections of one server: limits their number, checks their deadlines, drains them.
+
+    One address may have three quarters of them. Websockets may be three quarters
+    of all, and those of one address half of all, so that requests find room.
+    """
 
     def __init__(self, most: int, *, on_sweep: Callable[[], object] = lambda: None) -> None:
-        """`on_sweep` is called before each check of the deadlines."""
+        """`most` connections may be open. `on_sweep` is called before each check of the deadlines."""
         self._most = most
+        self._most_of_one = most * 3 // 4
+        self._most_upgraded = most * 3 // 4
+        self._most_upgraded_of_one = most // 2
         self._on_sweep = on_sweep
-        self._connections: dict[C, None] = {}  # the oldest first
+        self._open: dict[Connection, str] = {}  # the oldest first, with the address that each counts for
+        self._counts: dict[str, int] = {}  # of each address, without those for probes
+        self._for_probes: dict[Connection, None] = {}  # the oldest first
+        self._upgraded: set[Connection] = set()
+        self._last_descriptor = _last_descriptor()
         self._closing = False
         self._empty = asyncio.Event()
 
-    def __iter__(self) -> Iterator[C]:
-        return iter(tuple(self._connections))
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._open))
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self._open)
 
-    def add(self, connection: C) -> bool:
-        """Register a new connection; False when there are too many, and it must be closed.
+    def add(self, connection: Connection) -> Admission:
+        """Count a new connection until `discard`; if it may do nothing, it is not counted.
 
-        When the number is reached, others are closed first: see `_evict`.
+        When there are too many, others are closed first: see `_evict`.
         """
-        if len(self._connections) >= self._most and not self._evict():
+        if len(self._open) % _CHECKED_SHARE == 0 and connection.fileno() >= self._last_descriptor:
+            self.make_room()  # the system gives a connection the lowest descriptor that is free
+        address = address_of(connection)
+        of_one = self._counts.get(address, 0)
+        if of_one >= self._most_of_one or len(self._open) - len(self._for_probes) >= self._most:
+            admission = self._replace_others(address)
+        else:
+            admission = Admission.EVERYTHING
+        if admission is Admission.NOTHING:
+            return admission
+        if admission is Admission.PROBES:
+            self._for_probes[connection] = None
+        else:
+            self._count(address, 1)
+        self._open[connection] = address
+        if self._closing:
+            connection.finish()
+        return admission
+
+    def discard(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        address = self._open.pop(connection, None)
+        if address is None:
+            return
+        if connection in self._for_probes:
+            del self._for_probes[connection]
+        else:
+            self._count(address, -1)
+        self._upgraded.discard(connection)
+        if not self._open:
+            self._empty.set()
+
+    def upgrade(self, connection: Connection, successor: Connection) -> bool:
+        """Count `successor`, a websocket, instead of the connection; False if there are too many of them."""
+        address = self._open[connection]
+        of_one = sum(self._open[each] == address for each in self._upgraded)
+        if len(self._upgraded) >= self._most_upgraded or of_one >= self._most_upgraded_of_one:
             return False
-        self._connections[connection] = None
+        self.discard(connection)
+        self._open[successor] = address
+        self._count(address, 1)
+        self._upgraded.add(successor)
+        if self._closing:
+            successor.finish()
         return True
 
-    def _evict(self) -> bool:
-        """Close some connections that wait for their client; whether there were any.
+    def make_room(self) -> bool:
+        """Close some connections that wait for their client; whether there were any."""
+        return self._evict(self._open, max(1, self._most // _EVICTED_SHARE))
 
-        Those of the address that has most come first, of them idle ones, then those whose head is
-        incomplete, then those whose body is or that take their response slowly; the oldest first. So
-        slow clients cannot keep others out.
+    def _replace_others(self, address: str) -> Admission:
+        """Make room for a connection of `address` when it, or all together, have as many as they may."""
+        others = [each for each in self._open if each not in self._for_probes]
+        if self._counts.get(address, 0) >= self._most_of_one:
+            others = [each for each in others if self._open[each] == address]
+        if self._evict(others, max(1, self._most // _EVICTED_SHARE)):
+            return Admission.EVERYTHING
+        if len(self._for_probes) < _FOR_PROBES or self._evict(self._for_probes, 1):
+            return Admission.PROBES
+        return Admission.NOTHING
+
+    def _count(self, address: str, change: int) -> None:
+        self._counts[address] = count = self._counts.get(address, 0) + change
+        if not count:
+            del self._counts[address]
+
+    def _evict(self, connections: Collection[Connection], most: int) -> bool:
+        """Close up to `most` of the connections that wait for their client; whether there were any.
+
+        Those of the address that has most come first, of them idle ones and TLS handshakes, then those
+        whose head is incomplete, then those whose body is or that take their response slowly; the oldest
+        first. So slow clients cannot keep others out.
         """
-        counts = Counter(address_of(connection) for connection in self._connections)
         waiting = [
-            (-counts[address_of(connection)], rank, age, connection)
-            for age, connection in enumerate(self._connections)
+            (-self._counts.get(self._open[connection], 0), rank, age, connection)
+            for age, connection in enumerate(connections)
             if (rank := connection.eviction_rank) is not None
         ]
-        victims = heapq.nsmallest(max(1, self._most // _EVICTED_SHARE), waiting, key=lambda each: each[:3])
+        victims = heapq.nsmallest(most, waiting, key=lambda each: each[:3])
         for *_, connection in victims:
             self.discard(connection)
             connection.abort()
         return bool(victims)
-
-    def discard(self, connection: C) -> None:
-        """Forget a connection that has ended."""
-        self._connections.pop(connection, None)
-        if not self._connections:
-            self._empty.set()
 
     @property
     def closing(self) -> bool:
@@ -126,8 +181,20 @@ class OpenConnections(Generic[C]):
         now = loop.time()
         for connection in self:
             connection.expire(now)
-        if self._connections or not self._closing:
+        self._keep_descriptors_free()
+        if self._open or not self._closing:
             loop.call_later(SWEEP_SECONDS, self.start_sweeping)
+
+    def _keep_descriptors_free(self) -> None:
+        """Make room if the process can hardly open files, whoever has opened so many."""
+        try:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            self.make_room()
+            return
+        os.close(descriptor)
+        if descriptor >= self._last_descriptor:
+            self.make_room()
 
     def close(self) -> None:
         """Expect no more connections."""
@@ -153,75 +220,18 @@ class OpenConnections(Generic[C]):
             connection.abort()
 
     async def _until_empty(self) -> None:
-        while self._connections:
+        while self._open:
             self._empty.clear()
             await self._empty.wait()
-
-
-def address_of(connection: HasPeer) -> str:
-    """The client that a connection counts as: its address, of IPv6 the /64."""
-    return network_of(connection.peer[0] if connection.peer else None)
-
-
-class BodyMemory:
-    """Bounds the memory of the bodies that are being received or handled, in all and of each address."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: bytes in all; one address may have half of them."""
-        self._limit = limit
-        self._used = 0
-        self._used_by: defaultdict[str, int] = defaultdict(int)
-
-    def take(self, address: str, size: int) -> bool:
-        """Count `size` more bytes for an address; False, without counting them, beyond a limit."""
-        if self._used + size > self._limit or self._used_by[address] + size > self._limit // 2:
-            return False
-        self._used += size
-        self._used_by[address] += size
-        return True
-
-    def give(self, address: str, size: int) -> None:
-        """Count `size` bytes no longer."""
-        self._used -= size
-        self._used_by[address] -= size
-        if not self._used_by[address]:
-            del self._used_by[address]
-
-
-class StallDetector:
-    """Notices a client that takes nothing of what is buffered for it."""
-
-    __slots__ = ("_deadline", "_seconds", "unsent")
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._deadline = 0.0
-        self.unsent = 0  # bytes that were buffered at the last check
-
-    def check(self, transport: asyncio.WriteTransport, now: float) -> bool:
-        """Whether the buffer has held the same number of bytes for too long."""
-        if (unsent := transport.get_write_buffer_size()) != self.unsent:
-            self.unsent = unsent
-            self._deadline = now + self._seconds
-        return unsent > 0 and now >= self._deadline
-
-
-def send_eof(transport: asyncio.WriteTransport) -> None:
-    """Send no more, but go on reading; over TLS, which cannot do that, close.
-
-    If a server closes while a client is still sending, the client's system
-    may discard the response before the client has read it.
-    """
-    if transport.is_closing():
-        return
-    if transport.can_write_eof():
-        with contextlib.suppress(OSError):  # the client has just gone
-            transport.write_eof()
-    else:
-        transport.close()
 
 
 def most_connections() -> int:
     """How many clients may be connected at a time, so that the process itself can still open files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1_000_000 if soft == resource.RLIM_INFINITY else max(soft - 200, 50)
+
+
+def _last_descriptor() -> int:
+    """A connection with this file descriptor, or a higher one, leaves the process too few."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _NEVER if soft == resource.RLIM_INFINITY else soft - _FREE_DESCRIPTORS

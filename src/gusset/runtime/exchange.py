@@ -10,6 +10,8 @@ JSON = b"application/json"
 LAST_CHUNK = b"0\r\n\r\n"
 
 Headers = Iterable[tuple[bytes, bytes]]
+MakeSuccessor = Callable[[Callable[[], object]], asyncio.Protocol]
+"""Makes the protocol that takes a connection over. It calls its argument once the connection is lost."""
 
 
 def chunk(data: bytes) -> bytes:
@@ -31,7 +33,7 @@ class ResponseWriter(Protocol):
     def end(self, exchange: Exchange, last: bytes) -> None: ...
     def cut(self) -> None: ...
     def limit_silence(self, seconds: float) -> None: ...
-    def hand_over(self, exchange: Exchange, protocol: asyncio.Protocol) -> None: ...
+    def hand_over(self, exchange: Exchange, make_successor: MakeSuccessor) -> None: ...
 
 
 class Exchange:
@@ -81,7 +83,7 @@ class Exchange:
         self.keep_alive = False
         self.is_old = False  # HTTP/1.0, which has no chunks
         self.body = b""
-        self.counted_bytes = 0  # of the body, in the server's `BodyMemory`
+        self.counted_bytes = 0  # in the server's `RequestMemory`
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # in addition to those of the handler
         self.counted_as: str | None = None  # the route, for metrics
         self.began = 0.0  # when the request was complete, by time.perf_counter()
@@ -138,10 +140,13 @@ class Exchange:
         if not self.gone:
             self._connection.limit_silence(seconds)
 
-    def hand_over(self, protocol: asyncio.Protocol) -> None:
-        """Give the connection to the protocol that the client asked for; it gets the request's bytes."""
+    def hand_over(self, make_successor: MakeSuccessor) -> None:
+        """Give the connection to the protocol that the client asked for; it gets the request's bytes.
+
+        Responds with 503 instead when too many connections have been handed over.
+        """
         if not self.gone:
-            self._connection.hand_over(self, protocol)
+            self._connection.hand_over(self, make_successor)
 
     @property
     def transport(self) -> asyncio.Transport:

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import httptools
 
-from gusset.runtime.connections import BodyMemory, Limits, address_of
 from gusset.runtime.exchange import Exchange, ResponseWriter
-from gusset.runtime.responses import Response
+from gusset.runtime.limits import ConnectionMemory, Limits, RequestMemory
+from gusset.runtime.responses import RETRY, Response
 
 RefusalRenderer = Callable[[Exchange | None, int, str], Response]
 
@@ -26,23 +26,29 @@ class RequestRules:
     is read; a response that it returns refuses the request. `body_limit` returns
     how many bytes the body of a request may have. A request for which `skips_body`
     is true is passed to the handler without its body, and the connection closes
-    after its response. `memory` counts large bodies. `takes_over` says for which
+    after its response. `memory` counts the requests. `takes_over` says for which
     requests the handler will call `hand_over`. `render_refusal` makes the
     response to a request that the parser refuses, from a status and a sentence;
     the request is None when its head was at fault.
     """
 
     limits: Limits
-    memory: BodyMemory
+    memory: RequestMemory
     gate: Callable[[Exchange], Response | None] | None
     skips_body: Callable[[Exchange], bool] | None
     body_limit: Callable[[Exchange], int] | None
     takes_over: Callable[[Exchange], bool]
     render_refusal: RefusalRenderer
 
+    def render_busy(self, exchange: Exchange | None, text: str) -> Response:
+        """A 503 that says when to try again."""
+        response = self.render_refusal(exchange, 503, text)
+        return replace(response, headers=(*response.headers, RETRY))
 
-_RETRY = (b"retry-after", b"1")
-_SMALL_BODY = 64 * 1024  # bytes; the memory of smaller bodies is not counted
+
+# Bytes of the first request of a connection that are not counted: about what the connection itself takes.
+_UNCOUNTED = 4 * 1024
+_OBJECTS = 2 * 1024  # bytes that a request takes beside its head and body, at least
 _FRAMING_RATIO = 8  # bytes of framing for each byte of content; chunks of one byte need six
 _OFFER = (b"upgrade", b"http2-settings")  # in a Connection header, beside an offer of another protocol
 
@@ -62,11 +68,16 @@ class RequestParser:
     the requests before it, and closes.
     """
 
-    def __init__(self, rules: RequestRules, connection: ParserConnection) -> None:
-        self._rules = rules
+    def __init__(
+        self, rules: RequestRules, connection: ParserConnection, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.rules = rules
         self._limits = rules.limits
+        limit = rules.limits.head
+        self._unchecked = limit if limit < _UNCOUNTED else _UNCOUNTED  # bytes of a head that is not large
         self._connection = connection
-        self._loop = asyncio.get_running_loop()
+        self.memory = ConnectionMemory(rules.memory, connection)
+        self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self.requests: deque[Exchange] = deque()
         self.refusal: Response | None = None
@@ -85,6 +96,7 @@ class RequestParser:
         self._fields: dict[bytes, bytes] = {}
         self._exchange: Exchange | None = None  # the request whose body is arriving
         self._parts: list[bytes] = []
+        self._large_head = 0  # bytes of the complete head, if they matter
         self._body_size = 0
         self._framing = 0  # bytes of a chunked body that are not content: sizes, extensions, trailers
         self._most = 0  # bytes that its body may have
@@ -102,6 +114,8 @@ class RequestParser:
         if self._exchange is None:
             if self._head_size > self._limits.head:
                 self._refuse_head()
+            elif self._head_size > _UNCOUNTED:
+                self._count(self._head_size)
         else:
             self._framing += self._read_size - max(self._body_size - body_size, 0)
             if self._framing > self._limits.head + _FRAMING_RATIO * self._body_size:
@@ -123,38 +137,25 @@ class RequestParser:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             # A connection that is not handed over continues in HTTP.
-            head = self._head_without_offer() if self._declined else b""
+            head = b""
+            if self._declined:
+                line = (self._parser.get_method(), self._url, self._parser.get_http_version().encode())
+                head = _head_without_offer(line, self._headers)
             self._parser = httptools.HttpRequestParser(self)
             self._declined = False
             rest = data[upgrade.args[0] :]
-            if not head and self.requests and self._rules.takes_over(self.requests[-1]):
+            if not head and self.requests and self.rules.takes_over(self.requests[-1]):
                 self.rest = rest
             elif (head or rest) and self.refusal is None:
                 self._feed(head + rest)
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")
 
-    def _head_without_offer(self) -> bytes:
-        """The head of the current request without its offer of another protocol, such as HTTP/2.
-
-        httptools would take what follows such a head, even a body, for the other protocol.
-        """
-        version = self._parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._url, version)]
-        for name, value in self._headers:
-            lower = name.lower()
-            if lower in (b"upgrade", b"http2-settings"):
-                continue
-            if lower == b"connection":
-                listed = [each.strip() for each in value.split(b",")]
-                value = b", ".join(each for each in listed if each.lower() not in _OFFER)
-            lines.append(b"%b: %b\r\n" % (name, value))
-        return b"".join((*lines, b"\r\n"))
-
     # Called by httptools.
 
     def on_message_begin(self) -> None:
-        self._begin()
+        if self.has_begun:
+            self._begin()
         self.in_message = True
         self.has_begun = True
 
@@ -171,11 +172,9 @@ class RequestParser:
         if self.is_closed:
             return
         parser, fields = self._parser, self._fields
-        limit = self._limits.head
-        if self._head_size > limit or self._read_size > limit:  # otherwise the head cannot be too large
-            size = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
-            if size > limit:
-                self._refuse_head()
+        unchecked = self._unchecked
+        if self._head_size > unchecked or self._read_size > unchecked:  # otherwise the head is not large
+            self._check_head()
         exchange = Exchange(self._connection, parser.get_method(), self._headers, fields)
         if b"host" not in fields or len(fields) < len(self._headers):  # some header is missing or repeated
             self._check_host()
@@ -184,7 +183,7 @@ class RequestParser:
             exchange.path, _, exchange.query = url.partition(b"?")
         else:
             self._take_target(exchange)
-        if parser.should_upgrade() and exchange.method != b"CONNECT" and not self._rules.takes_over(exchange):
+        if parser.should_upgrade() and exchange.method != b"CONNECT" and not self.rules.takes_over(exchange):
             self._declined = True
             return
         exchange.keep_alive = keep = parser.should_keep_alive()
@@ -193,13 +192,14 @@ class RequestParser:
             exchange.is_old = parser.get_http_version() == "1.0"
         self._exchange = exchange
         self._body_began = self._loop.time()
-        if self.refusal is None and self._rules.gate is not None:
-            self.refusal = self._rules.gate(exchange)
+        if self.refusal is None and self.rules.gate is not None:
+            self.refusal = self.rules.gate(exchange)
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
-            skips = self._rules.skips_body
+            skips = self.rules.skips_body
             if self.refusal is None and skips is not None and skips(exchange):
                 exchange.keep_alive = False
+                exchange.counted_bytes = self.memory.finish()
                 exchange.began = time.perf_counter()
                 self.requests.append(exchange)
                 self.is_closed = True
@@ -207,6 +207,16 @@ class RequestParser:
             self._check_body(exchange, length)
         if self.refusal is None and (expected := fields.get(b"expect")):  # an empty one expects nothing
             self._expect(expected, exchange)
+
+    def _check_head(self) -> None:
+        self._large_head = self._measure_head()
+        if self._large_head > self._limits.head:
+            self._refuse_head()
+        elif self._large_head > _UNCOUNTED:
+            self._count(self._large_head)
+
+    def _measure_head(self) -> int:
+        return len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
 
     def _take_target(self, exchange: Exchange) -> None:
         url = self._url
@@ -240,7 +250,7 @@ class RequestParser:
             # httptools would leave the body unread, and parse it as the next request.
             self._refuse(400, "A request with a body cannot ask for another protocol.")
             return
-        limit = self._rules.body_limit
+        limit = self.rules.body_limit
         self._most = limit(exchange) if limit is not None else self._limits.body
         if length is not None and int(length) > self._most:
             self._refuse_body()
@@ -252,26 +262,19 @@ class RequestParser:
         if self._body_size > self._most:
             self._refuse_body()
         elif self.refusal is None:
-            if self._body_size > _SMALL_BODY and not self._count_body():
-                self._refuse(503, "The server is busy with other large requests. Try again later.", _RETRY)
-            else:
+            size = self._large_head + self._body_size
+            if size <= _UNCOUNTED or self._count(size):
                 self._parts.append(data)
 
-    def _count_body(self) -> bool:
-        """Count what has come of a large body; whether there is memory for it."""
-        exchange = self._exchange
-        assert exchange is not None  # noqa: S101  # its body is arriving
-        more = self._body_size - exchange.counted_bytes
-        if not self._rules.memory.take(address_of(self._connection), more):
-            return False
-        exchange.counted_bytes = self._body_size
-        return True
-
-    def release(self, exchange: Exchange | None) -> None:
-        """Count the memory of a request's body no longer."""
-        if exchange is not None and exchange.counted_bytes:
-            self._rules.memory.give(address_of(self._connection), exchange.counted_bytes)
-            exchange.counted_bytes = 0
+    def _count(self, size: int) -> bool:
+        """Count `size` bytes of the unfinished request. If there is no memory for them, refuse it."""
+        if self.memory.count(size):
+            return True
+        self.memory.release_unfinished()
+        if self.refusal is None:
+            text = "The server is busy with other large requests. Try again later."
+            self.refusal = self.rules.render_busy(self._exchange, text)
+        return False
 
     @property
     def unfinished(self) -> Exchange | None:
@@ -287,6 +290,11 @@ class RequestParser:
             return
         parts, self._parts = self._parts, []
         exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        # Requests that wait for others of their connection are counted even if they are small: many may wait.
+        if self.requests and not self._count(_OBJECTS + self._measure_head() + self._body_size):
+            return
+        if self.memory.unfinished:
+            exchange.counted_bytes = self.memory.finish()
         exchange.began = time.perf_counter()
         self.requests.append(exchange)
 
@@ -302,11 +310,28 @@ class RequestParser:
     def _refuse_body(self) -> None:
         self._refuse(413, f"The request's body is larger than {self._most} bytes.")
 
-    def _refuse(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-        self.release(self._exchange)
+    def _refuse(self, status: int, text: str) -> None:
+        self.memory.release_unfinished()
         if self.refusal is None:
-            refusal = self._rules.render_refusal(self._exchange, status, text)
-            self.refusal = replace(refusal, headers=(*refusal.headers, *headers))
+            self.refusal = self.rules.render_refusal(self._exchange, status, text)
+
+
+def _head_without_offer(line: tuple[bytes, bytes, bytes], headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request without its offer of another protocol, such as HTTP/2.
+
+    httptools would take what follows such a head, even a body, for the other
+    protocol. `line` is the request's method, target and version.
+    """
+    lines = [b"%b %b HTTP/%b\r\n" % line]
+    for name, value in headers:
+        lower = name.lower()
+        if lower in (b"upgrade", b"http2-settings"):
+            continue
+        if lower == b"connection":
+            listed = [each.strip() for each in value.split(b",")]
+            value = b", ".join(each for each in listed if each.lower() not in _OFFER)
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join((*lines, b"\r\n"))
 
 
 def _count_hosts(headers: list[tuple[bytes, bytes]]) -> int:

@@ -10,6 +10,9 @@ import orjson
 from gusset.runtime.exchange import JSON, Exchange, Headers
 
 NOT_READY = "Model with name model is not ready."
+ALL_IN_USE = "All connections are in use. Try again later."
+TOO_MANY_WEBSOCKETS = "Too many websockets are open. Try again later."
+RETRY = (b"retry-after", b"1")
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
@@ -48,10 +51,15 @@ def caller_error(status: int, text: str, *headers: tuple[bytes, bytes]) -> Respo
     return Response(status, error_body(text), headers=(*ERROR_OF_CALLER, *headers))
 
 
+def busy(text: str) -> Response:
+    """A server that has no room for the request now."""
+    return caller_error(503, text, RETRY)
+
+
 def not_ready(reason: str) -> Response:
     """The model cannot take requests: it is not running, or its health check fails."""
     body = error_body(f"{NOT_READY} {reason}")
-    return Response(503, body, headers=(*ERROR_OF_MODEL, (b"retry-after", b"1")))
+    return Response(503, body, headers=(*ERROR_OF_MODEL, RETRY))
 
 
 def respond_not_ready(exchange: Exchange, reason: str) -> None:

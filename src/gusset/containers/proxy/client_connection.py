@@ -13,8 +13,9 @@ from gusset.containers.proxy.http_messages import InvalidMessage, end_of_head, f
 from gusset.containers.proxy.proxied_request import Application, ProxiedRequest
 from gusset.containers.proxy.tunnel import Tunnel
 from gusset.containers.proxy.upstream import Upstream
-from gusset.runtime.connections import LINGER_SECONDS, OpenConnections, StallDetector, send_eof
-from gusset.runtime.responses import Response, caller_error, status_line
+from gusset.runtime.connections import Admission, OpenConnections
+from gusset.runtime.responses import ALL_IN_USE, Response, busy, caller_error, status_line
+from gusset.runtime.transports import LINGER_SECONDS, StallDetector, descriptor_of, peer_of, send_eof
 
 _READ_AHEAD = 64 * 1024  # bytes that a client may send before their turn
 
@@ -25,7 +26,7 @@ class ClientConnection(asyncio.Protocol):
     transport: asyncio.Transport
     peer: tuple[str, int] | None = None
 
-    def __init__(self, application: Application, connections: OpenConnections[ClientConnection]) -> None:
+    def __init__(self, application: Application, connections: OpenConnections) -> None:
         self._application = application
         self._limits = application.limits
         self.connections = connections
@@ -35,6 +36,7 @@ class ClientConnection(asyncio.Protocol):
         self._current: ProxiedRequest | None = None
         self._tunnel: Tunnel | None = None
         self._idle: Upstream | None = None  # the connection of the last request, for the next one
+        self._admission = Admission.EVERYTHING
         self._ended = False  # whatever arrives is ignored
         self._advancing = False
         self._reading = True
@@ -46,9 +48,9 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        peer = transport.get_extra_info("peername")
-        self.peer = peer[:2] if isinstance(peer, tuple) else None
-        if not self.connections.add(self):
+        self.peer = peer_of(transport)
+        self._admission = self.connections.add(self)
+        if self._admission is Admission.NOTHING:
             self._ended = True
             transport.abort()
 
@@ -86,6 +88,9 @@ class ClientConnection(asyncio.Protocol):
         self.advance()
 
     # Called by the proxy's `OpenConnections`.
+
+    def fileno(self) -> int:
+        return descriptor_of(self.transport)
 
     def finish(self) -> None:
         if self._current is None and self._tunnel is None and not self._input and not self._ended:
@@ -194,6 +199,10 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._deadline = self.loop.time() + self._limits.idle_seconds
 
+    def upgrade(self) -> bool:
+        """Count the connection as a websocket; False if there are too many."""
+        return self.connections.upgrade(self, self)
+
     def enter_tunnel(self, tunnel: Tunnel) -> None:
         """From now on pass bytes through `tunnel`, first those that have arrived already."""
         self._current, self._tunnel = None, tunnel
@@ -238,6 +247,8 @@ class ClientConnection(asyncio.Protocol):
         self._searched = 0
         self._current, refusal = _open_request(self, self._application, data[:end])
         current = self._current
+        if refusal is None and self._admission is Admission.PROBES and not current.is_probe:
+            refusal = busy(ALL_IN_USE)
         if refusal is not None:
             self.respond(refusal, close=True)
             return False

@@ -8,15 +8,23 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from gusset.containers.proxy.http_messages import InvalidMessage, Request, ResponseHead
 from gusset.containers.proxy.tunnel import Tunnel, TunnelClient
 from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.caller_auth import CallerAuth, is_open
-from gusset.runtime.connections import Limits, OpenConnections
-from gusset.runtime.responses import ERROR_OF_MODEL, Response, error_body, not_ready
+from gusset.runtime.connections import OpenConnections
+from gusset.runtime.limits import Limits
+from gusset.runtime.responses import (
+    ERROR_OF_MODEL,
+    TOO_MANY_WEBSOCKETS,
+    Response,
+    busy,
+    error_body,
+    not_ready,
+)
 
 log = logging.getLogger("gusset")
 
@@ -51,9 +59,7 @@ class RequestClient(TunnelClient, Protocol):
     """The client's connection, as a request uses it."""
 
     writable: bool  # false while too much is buffered for the client
-    connections: OpenConnections[
-        Any
-    ]  # of the proxy; once they are closing, the client's ends after its response
+    connections: OpenConnections  # of the proxy; once they are closing, the client's ends after its response
 
     def advance(self) -> None:
         """Handle what has been received, as far as its turn has come."""
@@ -63,6 +69,9 @@ class RequestClient(TunnelClient, Protocol):
 
     def finish_exchange(self, upstream: Upstream | None) -> None:
         """Turn to the next request: this one and its response, over `upstream`, are complete."""
+
+    def upgrade(self) -> bool:
+        """Count the connection as a websocket; False if there are too many."""
 
     def enter_tunnel(self, tunnel: Tunnel) -> None:
         """From now on pass bytes through `tunnel`."""
@@ -116,7 +125,7 @@ class ProxiedRequest:
             self._client.respond(refused)
             return data
         if (request.length or 0) > self._application.limits.body:
-            raise self._too_large()
+            raise _too_large(self._application.limits.body)
         part, data = self._read_body(data) if data and not request.body.done else (b"", data)
         path, mark, query = request.target.partition(b"?")
         if (reason := self._application.ready()) is not None:
@@ -152,6 +161,13 @@ class ProxiedRequest:
         if body.done and is_complete:
             self._client.finish_exchange(self.upstream)
         return rest
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether everyone may send the request, also while all connections are in use."""
+        request = self.request
+        path = request.target.partition(b"?")[0]
+        return is_open(request.method, path) and request.body.done and not request.upgrade
 
     @property
     def is_held_up(self) -> bool:
@@ -244,10 +260,7 @@ class ProxiedRequest:
         if auth is None:
             return None
         authorization = request.take_authorization()
-        path = request.target.partition(b"?")[0]
-        if is_open(request.method, path) and request.body.done and not request.upgrade:
-            return None
-        return auth.check(authorization)
+        return None if self.is_probe else auth.check(authorization)
 
     def _connect(self) -> None:
         self._phase = Phase.CONNECTING
@@ -297,12 +310,16 @@ class ProxiedRequest:
         latest = self._client.loop.time() + limits.body_seconds
         self._body_deadline = min(self._body_deadline + len(part) / _BODY_RATE, latest)
         if request.body.size > limits.body:
-            raise self._too_large()
+            raise _too_large(limits.body)
         return part, rest
 
     def _switch_protocols(self, response: ResponseHead, first: bytes) -> None:
         upstream, self.upstream = self.upstream, None
         assert upstream is not None  # noqa: S101  # it has just passed the response on
+        if not self._client.upgrade():
+            upstream.abort()
+            self._client.respond(busy(TOO_MANY_WEBSOCKETS), close=True)
+            return
         self._client.transport.write(response.head + b"\r\n" + first)
         tunnel = Tunnel(
             self._client,
@@ -319,10 +336,9 @@ class ProxiedRequest:
         body = error_body(f"The application did not respond. {reason}")
         self._client.respond(Response(status, body, headers=ERROR_OF_MODEL))
 
-    def _too_large(self) -> InvalidMessage:
-        return InvalidMessage(
-            f"The request's body is larger than {self._application.limits.body} bytes.", 413
-        )
+
+def _too_large(limit: int) -> InvalidMessage:
+    return InvalidMessage(f"The request's body is larger than {limit} bytes.", 413)
 
 
 def _response_without_application(method: bytes, path: bytes, reason: str) -> Response:

@@ -12,7 +12,6 @@ the response back; after a switch of protocols a `Tunnel` takes over.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ from dataclasses import dataclass
 from gusset.containers.proxy.client_connection import ClientConnection
 from gusset.containers.proxy.proxied_request import Application
 from gusset.containers.proxy.upstream import Connect
+from gusset.runtime.acceptor import Acceptor
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.caller_auth import CallerAuth
-from gusset.runtime.connections import Limits, OpenConnections, most_connections
+from gusset.runtime.connections import OpenConnections, most_connections
+from gusset.runtime.limits import Limits
 from gusset.runtime.tls import ServerTls
 
 
@@ -66,32 +67,32 @@ class Proxy:
             browser_rules=browser_rules,
         )
         # Each client connection may need a second descriptor, for its connection to the application.
-        self.connections: OpenConnections[ClientConnection] = OpenConnections(
-            most_connections() // 2, on_sweep=self._on_sweep
-        )
+        self.connections = OpenConnections(most_connections() // 2, on_sweep=self._on_sweep)
         self._tls: ServerTls | None = None
-        self._listener: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
 
     async def start(self, listener: socket.socket, *, tls: ServerTls | None = None) -> None:
         """Accept on `listener`, which the proxy owns from now on; with `tls`, encrypted connections."""
-        loop = asyncio.get_running_loop()
         self._tls = tls
         self.connections.start_sweeping()
-        self._listener = await loop.create_server(
+        self._acceptor = Acceptor(
+            listener,
             lambda: ClientConnection(self._application, self.connections),
-            sock=listener,
-            ssl=tls.context if tls else None,
-            ssl_handshake_timeout=self._application.limits.head_seconds if tls else None,
+            self.connections,
+            tls=tls,
+            handshake_seconds=self._application.limits.head_seconds,
+            shared=False,
         )
+        await self._acceptor.start()
 
     async def drain(self, seconds: float) -> None:
         """Accept no more, let requests in flight finish, and return when all connections have ended.
 
         What takes longer than `seconds` is aborted.
         """
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
         await self.connections.drain(seconds)
 
     def _on_sweep(self) -> None:

@@ -8,7 +8,7 @@ import math
 from typing import Protocol
 
 from gusset.containers.proxy.upstream import Upstream
-from gusset.runtime.connections import send_eof
+from gusset.runtime.transports import send_eof
 
 log = logging.getLogger("gusset")
 

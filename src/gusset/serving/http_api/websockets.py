@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Websockets:
 
     def open(self, exchange: Exchange) -> None:
         """Take over the connection of a client that requests a websocket."""
-        exchange.hand_over(WebSocketsSansIOProtocol(self._config, self._state, {}, self._loop))
+        exchange.hand_over(partial(_Protocol, self._config, self._state, self._loop))
 
     async def drain(self) -> None:
         """Close all websockets with 1012, and wait for the model's method to return."""
@@ -92,6 +93,24 @@ class Websockets:
             await _close(websocket, 1011, MODEL_ERROR)
             return
         await _close(websocket, 1000, "")
+
+
+class _Protocol(WebSocketsSansIOProtocol):
+    """One websocket. `on_lost` is called once its connection is lost."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        on_lost: Callable[[], object],
+    ) -> None:
+        super().__init__(config, state, {}, loop)
+        self._on_lost = on_lost
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost()
+        super().connection_lost(exc)
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import uvloop
 
 from gusset.runtime import logs
-from gusset.runtime.caller_auth import CallerAuth
+from gusset.runtime.caller_auth import CallerAuth, is_open
 from gusset.runtime.gates import all_gates
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.process import die_with_pipe, harden, keep_from_forks
@@ -156,6 +156,7 @@ class Worker:
         server = HttpServer(
             api.router,
             gate=all_gates(self._browser_rules, auth.gate if auth else None),
+            is_probe=lambda exchange: is_open(exchange.method, exchange.path),
             takes_over=api.takes_over,
             observe=metrics.observe,
         )
