@@ -303,8 +303,13 @@ def _stored(gusset: Cli, name: str) -> bytes:
     return bytes.fromhex(done.stdout.decode())[::-1]
 
 
-def _type_at_a_terminal(gusset: Cli, args: list[str], line: bytes) -> bytes:
-    """Run a command at a terminal, type a line at its prompt; everything that the terminal showed."""
+def _type_at_a_terminal(
+    gusset: Cli, args: list[str], line: bytes, *, hidden: bool = True, status: int = 0
+) -> bytes:
+    """Run a command at a terminal, type a line at its prompt; everything that the terminal showed.
+
+    `hidden`: the prompt turns echo off. `status` is the exit status that the command must have.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.execve(sys.executable, [sys.executable, "-m", "gusset", *args], gusset.environ)
@@ -312,16 +317,17 @@ def _type_at_a_terminal(gusset: Cli, args: list[str], line: bytes) -> bytes:
     if line:
         while b":" not in shown:
             shown += os.read(terminal, 1024)
-        eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "echo is turned off")
+        if hidden:
+            eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "echo is turned off")
         os.write(terminal, line + b"\n")
     try:
         while data := os.read(terminal, 1024):
             shown += data
     except OSError:  # the other side of the terminal is closed
         pass
-    _, status = os.waitpid(pid, 0)
+    _, ended = os.waitpid(pid, 0)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0, shown
+    assert os.waitstatus_to_exitcode(ended) == status, shown
     return shown
 
 
@@ -373,5 +379,29 @@ def test_export_needs_a_confirmation_and_refuses_binary_values_by_name(gusset: C
     refused = gusset("secret", "export", "--yes", status=2)
 
     assert b"blob" in refused.stderr and not refused.stdout
+    [record] = json.loads(gusset("audit", "show", "--action", "secret.reveal", "--output", "json").stdout)[
+        "records"
+    ]
+    assert (record["target"], record["outcome"]) == (
+        "several",
+        "invalid_value",
+    )  # none is recorded as revealed
     assert gusset("secret", "export", "token", "--yes").stdout == b"token='" + VALUE + b"'\n"
     gusset("secret", "export", "--yes", status=7, GUSSET_MANAGER="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_export_at_a_terminal_prompts_before_it_prints(gusset: Cli, agrees: bool) -> None:
+    gusset("secret", "set", "token", input=VALUE)
+
+    shown = _type_at_a_terminal(
+        gusset,
+        ["secret", "export", "token"],
+        b"y" if agrees else b"n",
+        hidden=False,
+        status=0 if agrees else 130,
+    )
+
+    assert b"Print the values of token in plain text?" in shown
+    assert (VALUE in shown) is agrees
+    assert (b"secret.reveal" in gusset("audit", "show").stdout) is agrees

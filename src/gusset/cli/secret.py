@@ -307,9 +307,7 @@ def export(app: App, names: Sequence[str], yes: bool) -> None:
     app.hold_values()
     with app.vault() as vault:
         wanted = names or [info.name for info in vault.secrets.reader.list() if info.version is not None]
-        values = {name: vault.secrets.delivery.reveal(name, actor=app.actor) for name in wanted}
-    app.held.extend(values.values())
-    lines = [dotenv_line(name, value) for name, value in values.items()]  # all or none
+        lines = vault.secrets.delivery.reveal_all(wanted, actor=app.actor, to_text=dotenv_line)
     sys.stdout.buffer.write(b"".join(lines))
     sys.stdout.flush()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -103,6 +103,32 @@ class SecretDelivery:
             return WriteResult(value, [event])
 
         return self._writer.run(AuditEvent(actor, "secret.reveal", name), write)
+
+    def reveal_all(
+        self, names: Sequence[str], *, actor: str, to_text: Callable[[str, SecretValue], bytes]
+    ) -> list[bytes]:
+        """The current values as `to_text` writes each, all or none, with an audit record for each.
+
+        Raises:
+            SecretNotFound: one of them does not exist or has no value.
+            GussetError: as raised by `to_text`. The audit log then has that the request was refused.
+            IntegrityError: the stored bytes do not open.
+        """
+        for name in names:
+            check_name(name)
+
+        def write(connection: Connection) -> WriteResult[list[bytes]]:
+            texts, events = [], []
+            for name in names:
+                row = self._rows.get_or_raise(connection, name)
+                value = self._versions.read(connection, row.id, row.name, row.current_version)
+                texts.append(to_text(row.name, value))
+                details = {"version": row.current_version}
+                events.append(AuditEvent(actor, "secret.reveal", row.name, details=details))
+            return WriteResult(texts, events)
+
+        intent = AuditEvent(actor, "secret.reveal", names[0] if len(names) == 1 else "several")
+        return self._writer.run(intent, write)
 
     def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
         """Ids and revisions of those of `names` that exist. Cheap, and not audited.
