@@ -25,7 +25,7 @@ MARK_OF_FIXTURE = {
     "manager": "server",
     "serve": "server",
 }
-STARTS_SERVERS = ("cli/test_serve.py", "cli/test_exec.py", "manager/", "serving/", "conformance/")
+STARTS_SERVERS = ("cli/test_serve.py", "cli/test_exec", "manager/", "serving/", "conformance/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -140,7 +140,7 @@ REVEALERS = {
     "client/registration.py",  # to tell a token from a person's key
     "client/remote_secrets.py",  # values that people set, to the manager
     "cli/account.py",  # between this process and the one that has the key for the manager
-    "cli/exec.py",  # into the environment of the command, where a person asked for it by name
+    "cli/provided_secrets.py",  # into the environment of a command, where a person asked for it by name
     "cli/predict.py",  # a caller's key, into the request to the model
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
     "secrets/dotenv.py",  # into the .env lines of `gusset secret export`, which a person confirms

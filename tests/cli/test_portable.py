@@ -139,7 +139,10 @@ def in_container(gusset: Cli, *args: str, system: str = "darwin", **environ: str
         (["predict", "my-model", "--data", "{}"], ["predict", "/model", "<", "input.json"]),
         (["manager"], ["manager", "--host", "0.0.0.0", "--insecure-http"]),
         (["demo"], ["demo", "--once"]),
-        (["exec", "--env", "T=a_token", "--", "psql"], ["exec", "--env", "T=a_token", "--", "COMMAND"]),
+        (
+            ["exec", "--env", "T=a_token", "--all", "--watch", "restart", "--", "psql"],
+            ["exec", "--all", "--env", "T=a_token", "--watch", "restart", "--", "COMMAND"],
+        ),
     ],
     ids=lambda words: words[0],
 )

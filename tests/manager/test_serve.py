@@ -120,7 +120,7 @@ def test_a_deployment_whose_token_was_revoked_goes_on_without_new_values(
             )
 
         until(lambda: "was revoked" in source_error())
-        assert "restart `gusset serve`" in source_error()
+        assert "restart this process" in source_error()
         assert predict(address).json() == {"sha": sha(VALUE)}
         tokens = admin.get("/v1/deployments/my-model/tokens").json()["tokens"]
         assert len(tokens) == 1 and tokens[0]["revoked_at"]
@@ -240,6 +240,83 @@ def test_exec_gets_its_secrets_from_the_manager(admin: httpx.Client, elsewhere: 
     code = "import os,hashlib;print(hashlib.sha256(open(os.environ['GUSSET_SECRETS_DIR']+'/hf_access_token','rb').read()).hexdigest())"
     done = elsewhere("exec", "--secret", "hf_access_token", "--", "python3", "-c", code)
     assert sha(VALUE).encode() in done.stdout
+
+
+def test_exec_provides_all_secrets_that_a_person_or_a_token_may_read(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, tmp_path: Path
+) -> None:
+    """Those of the person's team; with a token, those that its deployment declares."""
+    put(admin, VALUE)
+    put(admin, NEW, "other")
+    team = admin.post("/v1/teams", json={"name": "elsewhere"}).json()["id"]
+    named = {"name": "not_of_this_team", "value": "some value of it"}
+    assert admin.post(f"/v1/teams/{team}/secrets", json=named).status_code == 200
+    listing = ("exec", "--all", "--", "sh", "-c", "ls $GUSSET_SECRETS_DIR; cat $GUSSET_SECRETS_DIR/other")
+    done = elsewhere(*listing)
+    assert done.stdout == b"hf_access_token\nother\n***"
+    assert not leaks_in(manager.log.read_bytes() + done.stderr, VALUE, NEW)
+
+    made = elsewhere("token", "create", "--deployment", "ci", "--secrets", "other", "--output", "json")
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(json.loads(made.stdout)["token"])
+    assert elsewhere(*listing, GUSSET_TOKEN_FILE=str(token)).stdout == b"other\n***"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="reads the memory of non-dumpable processes")
+def test_exec_follows_a_manager_and_its_processes_have_no_key_of_a_person(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli
+) -> None:
+    """A new version restarts the command, a manager that is down does not; its token is revoked at the end."""
+    put(admin, VALUE)
+    script = (
+        "import hashlib, os, time; file = os.environ['GUSSET_SECRETS_DIR'] + '/hf_access_token';"
+        "print(hashlib.sha256(open(file, 'rb').read()).hexdigest(), flush=True); time.sleep(60)"
+    )
+    options = (
+        "exec",
+        "--secret",
+        "hf_access_token",
+        "--watch",
+        "restart",
+        "--",
+        sys.executable,
+        "-c",
+        script,
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "gusset", *options], env=elsewhere.environ, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline().split()[0] == sha(VALUE).encode()
+        until(lambda: admin.get("/v1/deployments/exec").json()["replicas"] != [])
+        put(admin, NEW)
+        assert process.stdout.readline().split()[0] == sha(NEW).encode()
+        assert [
+            pid
+            for pid in [process.pid, *children(process.pid)]
+            if manager.key.encode()[11:] in memory_of(pid)
+        ] == []
+        manager.stop()
+        manager.start()
+        put(admin, VALUE)
+        assert process.stdout.readline().split()[0] == sha(VALUE).encode()
+        process.terminate()
+        assert process.wait(60) == 128 + 15
+    replicas = admin.get("/v1/deployments/exec").json()["replicas"]
+    assert not any(replica["live"] for replica in replicas)
+    tokens = admin.get("/v1/deployments/exec/tokens").json()["tokens"]
+    assert all(token["revoked_at"] for token in tokens)
+
+
+def test_check_finds_the_secrets_at_the_manager_that_an_option_names(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path
+) -> None:
+    """With the key of `gusset login`, also after another manager was chosen."""
+    command = ("check", str(folder), "--manager", manager.address)
+    assert b"hf_access_token" in elsewhere(*command, status=4).stderr
+    put(admin, VALUE)
+    assert b"ready to be served" in elsewhere(*command).stdout
 
 
 LEAKING = """

@@ -46,6 +46,15 @@ class Account:
         token, registered = self._process.result()
         return DeploymentToken(SecretValue(token), registered)
 
+    def secret_names(self) -> list[str]:
+        """The names of all secrets that the token or the person may read. Raises as `deployment_token` does.
+
+        A person's are those of the team in which `deployment_token` registers.
+        """
+        self._process.submit(_secret_names, self.url)
+        names: list[str] = self._process.result()
+        return names
+
     def set_secrets(self, values: Mapping[str, SecretValue]) -> None:
         """Set secrets of the default team. Raises as `deployment_token` does."""
         self._process.submit(_set_secrets, self.url, {name: each.reveal() for name, each in values.items()})
@@ -71,6 +80,19 @@ def _deployment_token(url: str, deployment: str, names: list[str]) -> tuple[byte
         return key.reveal(), False
     with app.manager(url) as client:
         return register(client, deployment, names).reveal(), True
+
+
+def _secret_names(url: str) -> list[str]:
+    from gusset.client.registration import is_token
+    from gusset.client.remote_secrets import RemoteSecrets
+
+    app = App()
+    app.hold_values()
+    with app.manager(url) as client:
+        if is_token(app.settings.key_for(url)):
+            declared: list[str] = client.request("GET", "/v1/deployment")["secrets"]
+            return declared
+        return [info.name for info in RemoteSecrets(client).list_first_team() if info.version is not None]
 
 
 def _set_secrets(url: str, values: dict[str, bytes]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,28 @@ from gusset.cli.app import App, Command, pass_app
 from gusset.cli.needs_linux import docker_run, require_linux, run_in_container, source_in_container
 from gusset.errors import UsageError
 from gusset.secrets.name import check_name
-from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
-    from gusset.runtime.output_pump import OutputPump
+    from gusset.cli.command_process import Command as Process
+    from gusset.cli.command_run import OnChange
+    from gusset.cli.provided_secrets import ProvidedSecrets
     from gusset.secrets.masking import Masker
+    from gusset.secrets.sources.source import SecretSource
 
 # Seconds without output after which a child that the command left behind, and that holds the pipe open, is
 # not waited for any longer.
 _SILENCE = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    """What a person chose: which secrets the command gets as files and as variables, and from where."""
+
+    names: Sequence[str]
+    variables: Mapping[str, str]  # variable -> name of the secret
+    all_files: bool
+    secrets_dir: Path | None
+    watch: str | None
 
 
 @click.command(
@@ -36,6 +49,7 @@ _SILENCE = 1.0
 @click.option(
     "--secret", "names", multiple=True, metavar="NAME", help="Provide this secret as a file (repeatable)."
 )
+@click.option("--all", "all_files", is_flag=True, help="Provide every secret that you may read as a file.")
 @click.option(
     "--env",
     "variables",
@@ -48,33 +62,48 @@ _SILENCE = 1.0
     type=click.Path(file_okay=False, path_type=Path),
     help="Read the secrets from this folder.",
 )
+@click.option(
+    "--watch",
+    metavar="restart|SIGNAL",
+    help="Follow changes: replace the files, then restart COMMAND, or send it a signal such as HUP.",
+)
 @pass_app
 def exec_(
-    app: App, command: Sequence[str], names: Sequence[str], variables: Sequence[str], secrets_dir: Path | None
+    app: App,
+    command: Sequence[str],
+    names: Sequence[str],
+    all_files: bool,
+    variables: Sequence[str],
+    secrets_dir: Path | None,
+    watch: str | None,
 ) -> int:
     """Run COMMAND with chosen secrets.
 
     GUSSET_SECRETS_DIR names a folder in memory with a file for each secret. Only
     you can read it, and it is removed when COMMAND ends. Values are masked in what
-    COMMAND prints. The exit status is that of COMMAND.
+    COMMAND prints; at a terminal, COMMAND has one too. The exit status is that of
+    COMMAND.
 
     \b
       gusset exec --secret db_password -- sh -c 'psql "password=$(cat $GUSSET_SECRETS_DIR/db_password) ..."'
       gusset exec --env HF_TOKEN=hf_access_token -- huggingface-cli whoami
+      gusset exec --secret tls_key --watch HUP -- ./server
     """
     wanted = _variables(variables)
     for name in names:
         check_name(name)
-    if not names and not wanted:
-        raise UsageError("no secret is chosen", hint="choose each with --secret NAME or --env VARIABLE=NAME")
-    require_linux("exec", lambda: _exec_in_container(app, names, variables, secrets_dir))
+    if all_files and names:
+        raise UsageError("--all and --secret exclude each other", hint="leave one of them out")
+    if not names and not wanted and not all_files:
+        raise UsageError(
+            "no secret is chosen",
+            hint="choose each with --secret NAME or --env VARIABLE=NAME, or --all of them",
+        )
+    choice = _Choice(names=names, variables=wanted, all_files=all_files, secrets_dir=secrets_dir, watch=watch)
+    require_linux("exec", lambda: _exec_in_container(app, choice))
+    on_change = None if watch is None else _on_change(watch, wanted)
     app.hold_values()
-    from gusset.cli.sources import read_values
-
-    values = read_values(app, {*names, *wanted.values()}, secrets_dir, reader="exec")
-    app.held.extend(values.values())
-    files = {name: values[name] for name in names}
-    return _run(command, files, {variable: values[name] for variable, name in wanted.items()})
+    return _exec(app, command, choice, on_change)
 
 
 def _variables(given: Sequence[str]) -> dict[str, str]:
@@ -91,74 +120,112 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
-def _exec_in_container(
-    app: App, names: Sequence[str], variables: Sequence[str], secrets_dir: Path | None
-) -> str:
+def _on_change(watch: str, variables: Mapping[str, str]) -> OnChange:
+    """What --watch asks for."""
+    import signal
+
+    from gusset.cli.command_run import RESTART
+
+    if watch.lower() == RESTART:
+        return RESTART
+    name = "SIG" + watch.upper().removeprefix("SIG")
+    if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
+        raise UsageError(
+            "--watch takes `restart` or a signal that a process can handle",
+            hint="such as --watch restart, --watch HUP or --watch USR1",
+        )
+    if variables:
+        raise UsageError(
+            f"--watch {watch} and --env exclude each other: a running process keeps its environment",
+            hint="use --watch restart, or provide the secrets as files with --secret NAME",
+        )
+    return signal.Signals[name]
+
+
+def _exec_in_container(app: App, choice: _Choice) -> str:
     """The hint to run a command in a container. It does not repeat the command, which may hold a value."""
-    source = source_in_container(app, secrets_dir)
-    chosen = [word for name in names for word in ("--secret", name)]
-    chosen += [word for text in variables for word in ("--env", text)]
+    source = source_in_container(app, choice.secrets_dir)
+    chosen = [word for name in choice.names for word in ("--secret", name)]
+    chosen += ["--all"] if choice.all_files else []
+    chosen += [
+        word for variable, name in choice.variables.items() for word in ("--env", f"{variable}={name}")
+    ]
+    chosen += ["--watch", choice.watch] if choice.watch is not None else []
     here = ["-v", f"{Path.cwd()}:/work", "-w", "/work"]
     command = docker_run([*here, *source.options], "exec", *source.arguments, *chosen, "--", "COMMAND")
     return run_in_container(command, source.before)
 
 
-def _run(
-    command: Sequence[str], files: Mapping[str, SecretValue], variables: Mapping[str, SecretValue]
-) -> int:
-    """Run the command to its end; its exit status, or 128 plus the signal that ended it."""
-    from gusset.cli.signal_forwarding import SignalForwarder
+def _exec(app: App, words: Sequence[str], choice: _Choice, on_change: OnChange | None) -> int:
+    """Fork the processes that must not have values, read the values, and run the command."""
+    from gusset.cli.account import Account
+    from gusset.cli.provided_secrets import ProvidedSecrets
+    from gusset.cli.sources import all_names, open_source, read_all
     from gusset.containers.secrets.memory_folder import SecretsFolder
     from gusset.secrets.masking import Masker
 
-    masker = Masker([*files.values(), *variables.values()])
-    with SecretsFolder.create(files) as folder:  # forks its reaper, so before the threads below
-        environment = {**os.environb, b"GUSSET_SECRETS_DIR": os.fsencode(folder.path)}
-        environment |= {os.fsencode(name): _for_environment(name, value) for name, value in variables.items()}
-        with SignalForwarder.open() as signals:
-            process = _start(command, environment, before_exec=signals.restore_mask)
-            pumps = _masked_output(process, masker)
-            status = signals.wait(process)
-        for pump in pumps:  # a signal ends gusset from here on
-            pump.drain(_SILENCE)
+    masker = Masker()
+    with ExitStack() as stack:
+        account = Account.start(app, secrets_dir=choice.secrets_dir)
+        if account is not None:
+            stack.callback(account.close)
+        process = stack.enter_context(_process(words, masker))
+        folder = stack.enter_context(SecretsFolder.create())
+        every = all_names(app, secrets_dir=choice.secrets_dir, account=account) if choice.all_files else []
+        secrets = ProvidedSecrets(
+            folder, masker, files=every or choice.names, variables=choice.variables, held=app.held
+        )
+        with ExitStack() as reading:
+            source = reading.enter_context(
+                open_source(
+                    app, secrets_dir=choice.secrets_dir, reader="exec", names=secrets.names, account=account
+                )
+            )
+            if account is not None:
+                account.close()
+            values = read_all(source, secrets.names, allow_missing=set(every) - {*choice.variables.values()})
+            secrets.provide(values)
+            if on_change is None:
+                reading.close()
+            status = _run(process, secrets, on_change, source, masker)
     return status if status >= 0 else 128 - status
 
 
-def _for_environment(name: str, value: SecretValue) -> bytes:
-    data = value.reveal()
-    if b"\0" in data:
-        raise UsageError(f"the value for {name} has a NUL byte, which an environment variable cannot have")
-    return data
+def _run(
+    process: Process,
+    secrets: ProvidedSecrets,
+    on_change: OnChange | None,
+    source: SecretSource,
+    masker: Masker,
+) -> int:
+    """Run the command to its end; its exit status, negative for a signal."""
+    from gusset.cli.command_run import CommandRun
+    from gusset.cli.signal_forwarding import ReceivedSignals
+    from gusset.runtime.logs import log_to_stderr
+
+    if on_change is not None:
+        log_to_stderr(readable=True, mask=masker.mask_text, line_end="\r\n" if _at_terminal() else "\n")
+    following = secrets.following(source) if on_change is not None else nullcontext()
+    with ReceivedSignals.open() as signals, following:  # signals first: threads inherit that they are blocked
+        status = CommandRun(process, secrets, on_change).run(signals)
+    process.drain(_SILENCE)  # a signal ends gusset from here on
+    return status
 
 
-def _start(
-    command: Sequence[str], environment: Mapping[bytes, bytes], *, before_exec: Callable[[], None]
-) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            list(command),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=before_exec,  # there is no other thread yet
-        )
-    except FileNotFoundError:
-        raise UsageError(f"there is no command {command[0]!r}") from None
-    except PermissionError:
-        raise UsageError(f"{command[0]!r} cannot be executed") from None
-    except OSError as error:
-        raise UsageError(f"{command[0]!r} cannot be started: {error.strerror}") from None
+@contextmanager
+def _process(words: Sequence[str], masker: Masker) -> Iterator[Process]:
+    """The command, not started: at a terminal with one of its own. This may fork."""
+    from gusset.cli.command_process import DirectCommand
+
+    if _at_terminal():
+        from gusset.cli.terminal_session import TerminalSession
+
+        with TerminalSession.open(words, masker) as session:
+            yield session
+    else:
+        yield DirectCommand(words, masker)
 
 
-def _masked_output(process: subprocess.Popen[bytes], masker: Masker) -> list[OutputPump]:
-    """Start to forward both streams of the command, masked."""
-    from gusset.runtime.output_pump import OutputPump
-
-    assert process.stdout and process.stderr  # noqa: S101  # both are pipes, see _start
-    pumps = [
-        OutputPump.start(os.dup(process.stdout.fileno()), sys.stdout.fileno(), masker.stream()),
-        OutputPump.start(os.dup(process.stderr.fileno()), sys.stderr.fileno(), masker.stream()),
-    ]
-    process.stdout.close()
-    process.stderr.close()
-    return pumps
+def _at_terminal() -> bool:
+    """Whether the command gets a terminal of its own. The user's one is then in raw mode."""
+    return os.isatty(0) and os.isatty(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,8 +28,12 @@ class ForkedProcess:
         self._results = results
 
     @classmethod
-    def start(cls) -> ForkedProcess:
-        """Fork. The process ends on `close`, or when this one ends."""
+    def start(cls, *, wakes_parent: bool = False) -> ForkedProcess:
+        """Fork. The process ends on `close`, or when this one ends.
+
+        With `wakes_parent` it sends SIGCHLD to this process for each result.
+        """
+        parent = os.getpid() if wakes_parent else None
         request_r, request_w = os.pipe()
         result_r, result_w = os.pipe()
         sys.stdout.flush()
@@ -41,7 +47,7 @@ class ForkedProcess:
             os.close(request_w)
             os.close(result_r)
             with os.fdopen(request_r, "rb") as requests, os.fdopen(result_w, "wb") as results:
-                _call_all(requests, results)
+                _call_all(requests, results, parent)
         finally:
             os._exit(0)
 
@@ -50,12 +56,20 @@ class ForkedProcess:
         pickle.dump((function, args), self._requests)
         self._requests.flush()
 
+    def has_result(self) -> bool:
+        """Whether `result` returns at once; also when the process has ended, and `result` raises EOFError."""
+        return bool(select.select([self._results], [], [], 0)[0])
+
     def result(self) -> Any:
         """What the submitted function returned. Raises what it raised."""
         returned, result = pickle.load(self._results)  # noqa: S301  # from our own fork
         if not returned:
             raise result
         return result
+
+    def kill(self) -> None:
+        """End the process, even while it calls a function. `close` must follow."""
+        os.kill(self._pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Tell the process to end, and wait for it."""
@@ -69,7 +83,7 @@ class ForkedProcess:
         os.waitpid(self._pid, 0)
 
 
-def _call_all(requests: IO[bytes], results: IO[bytes]) -> None:
+def _call_all(requests: IO[bytes], results: IO[bytes], parent: int | None) -> None:
     while True:
         try:
             request = pickle.load(requests)  # noqa: S301  # from our own parent
@@ -84,6 +98,8 @@ def _call_all(requests: IO[bytes], results: IO[bytes]) -> None:
             outcome = False, error
         pickle.dump(outcome, results)
         results.flush()
+        if parent is not None and os.getppid() == parent:
+            os.kill(parent, signal.SIGCHLD)
 
 
 class ForkedTask(Generic[T]):

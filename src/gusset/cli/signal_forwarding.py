@@ -1,10 +1,9 @@
-"""Forwards the signals that this process receives to a command that it runs."""
+"""Receives the signals that this process forwards to a command that it runs."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,57 +21,73 @@ FORWARDED = frozenset(
     }
 )
 
-# A terminal sends these to its whole foreground process group, of which the command is a member too.
-# SIGHUP is not among them: when a connection ends, only the session's leader gets it.
-_FROM_TERMINAL_TO_ALL = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH})
 
-
-class SignalForwarder:
-    """Forwards signals to a process, from before it starts until it ends.
+class ReceivedSignals:
+    """Receives signals one after the other, from before the command starts until it ends.
 
     The signals are blocked and waited for, not handled. Those that arrive before
-    the process has started stay pending, and for each the kernel reports whether
+    the command has started stay pending, and for each the kernel reports whether
     a terminal or another process has sent it.
     """
 
-    def __init__(self, original_mask: set[signal.Signals]) -> None:
-        self._original_mask = original_mask
-
     @classmethod
     @contextmanager
-    def open(cls) -> Iterator[SignalForwarder]:
-        """Block the signals within the context. Call this in a process with a single thread."""
+    def open(cls) -> Iterator[ReceivedSignals]:
+        """Block the signals within the context. Call this in a process with a single thread.
+
+        Threads and processes that start within the context inherit the blocked signals.
+        """
         signal.signal(
             signal.SIGCHLD, signal.SIG_DFL
         )  # if it were ignored, the end of a process would not be noticed
         original = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
         try:
-            yield cls({signal.Signals(number) for number in original})
+            yield cls()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, original)
 
-    def restore_mask(self) -> None:
-        """Unblock in a new process what this one blocks; a `preexec_fn`."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._original_mask)
+    def wait(self, timeout: float | None) -> signal.struct_siginfo | None:
+        """Wait for a signal to forward.
 
-    def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Forward signals until the process ends; its exit status, as `Popen.wait` returns it."""
-        while (status := process.poll()) is None:
-            received = signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})
-            if received.si_signo != signal.SIGCHLD:
-                self._forward(process, received)
-        return status
-
-    def _forward(self, process: subprocess.Popen[bytes], received: signal.struct_siginfo) -> None:
-        sent_by_kernel = received.si_code > 0  # zero or less: sent by a process
-        if not (sent_by_kernel and received.si_signo in _FROM_TERMINAL_TO_ALL):
-            process.send_signal(received.si_signo)
-        if received.si_signo == signal.SIGTSTP:
-            _stop_this_process()
+        None after SIGCHLD, which `wake` and child processes send, or after `timeout` seconds.
+        """
+        awaited = FORWARDED | {signal.SIGCHLD}
+        if timeout is None:
+            received: signal.struct_siginfo | None = signal.sigwaitinfo(awaited)
+        else:
+            received = signal.sigtimedwait(awaited, max(0.0, timeout))
+        return None if received is None or received.si_signo == signal.SIGCHLD else received
 
 
-def _stop_this_process() -> None:
-    """Stop this process as SIGTSTP does by default, so that the shell sees a stopped job."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
-    os.kill(os.getpid(), signal.SIGTSTP)  # returns after SIGCONT
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+def wake() -> None:
+    """Have `ReceivedSignals.wait` return. For other threads."""
+    os.kill(os.getpid(), signal.SIGCHLD)
+
+
+def is_from_kernel(received: signal.struct_siginfo) -> bool:
+    """Whether a terminal has sent the signal, not a process."""
+    return received.si_code > 0
+
+
+def stop_this_process() -> None:
+    """Stop this process as SIGTSTP does by default, so that the shell sees a stopped job.
+
+    Returns after SIGCONT, or at once when no shell could continue the process.
+    """
+    with _unblocked(signal.SIGTSTP):
+        os.kill(os.getpid(), signal.SIGTSTP)
+
+
+def stop_process_group() -> None:
+    """The same for all processes of this job, as a terminal stops them."""
+    with _unblocked(signal.SIGTSTP):
+        os.killpg(os.getpgrp(), signal.SIGTSTP)
+
+
+@contextmanager
+def _unblocked(number: signal.Signals) -> Iterator[None]:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {number})

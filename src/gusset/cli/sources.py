@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from gusset.errors import SecretsMissing
 from gusset.secrets.sources.chain import ChainSource
 from gusset.secrets.sources.environment import EnvironmentSource
 from gusset.secrets.sources.folder import FolderSource
-from gusset.secrets.sources.source import SecretSource
+from gusset.secrets.sources.source import Delivered, SecretSource
 from gusset.secrets.value import SecretValue
 
 MOUNTED = Path("/secrets")
@@ -72,6 +72,28 @@ def _from_manager(app: App, account: Account, reader: str, names: Collection[str
         source.close()
 
 
+def all_names(app: App, *, secrets_dir: Path | None, account: Account | None) -> list[str]:
+    """The names of all secrets in the first source of `open_source`, as far as the caller may read them.
+
+    Raises:
+        SecretsMissing: there are none.
+        Denied, Unreachable: the source refuses, or cannot be reached.
+    """
+    if secrets_dir is not None:
+        names, source = FolderSource(secrets_dir).names(), str(secrets_dir)
+    elif account is not None:
+        names, source = account.secret_names(), f"the manager at {account.url}"
+    else:
+        with app.vault() as vault:
+            names = [info.name for info in vault.secrets.reader.list() if info.version is not None]
+        source = "the vault"
+    if not names:
+        raise SecretsMissing(
+            f"{source} has no secrets that you may read", names=(), hint="add one: gusset secret set NAME"
+        )
+    return names
+
+
 def read_values(
     app: App, names: set[str], secrets_dir: Path | None, *, reader: str
 ) -> dict[str, SecretValue]:
@@ -85,12 +107,25 @@ def read_values(
     with open_source(app, secrets_dir=secrets_dir, reader=reader, names=names, account=account) as source:
         if account is not None:
             account.close()
-        found = source.read(sorted(names))
-    missing = sorted(names - found.keys())
+        found = read_all(source, names)
+    return {name: delivered.value for name, delivered in found.items()}
+
+
+def read_all(
+    source: SecretSource, names: Collection[str], *, allow_missing: Collection[str] = ()
+) -> Mapping[str, Delivered]:
+    """The values of these secrets.
+
+    Raises:
+        SecretsMissing: it names all that have no value, but for those of `allow_missing`.
+        Denied, Unreachable: as raised by the source.
+    """
+    found = source.read(sorted(names))
+    missing = sorted(set(names) - found.keys() - set(allow_missing))
     if missing:
         raise SecretsMissing(
             f"no value for {', '.join(missing)}",
             names=missing,
             hint="\n".join(f"gusset secret set {name}" for name in missing),
         )
-    return {name: delivered.value for name, delivered in found.items()}
+    return found

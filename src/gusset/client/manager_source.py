@@ -128,7 +128,7 @@ class ManagerSource:
         """What a person can do about a refused token: this process does not get another one by itself."""
         if self._registered is None:
             return "put a valid token into the token file, then restart this process"
-        return "restart `gusset serve`, which registers the deployment again"
+        return "restart this process, which registers the deployment again"
 
     def _events(self, closer: _StreamCloser) -> Iterator[dict[str, Any]]:
         """The events of one stream, until it ends."""

@@ -51,6 +51,13 @@ class RemoteSecrets:
         query = {"deleted": "true"} if include_deleted else {}
         return [_info(item) for item in self._client.request("GET", "/v1/secrets", query=query)["secrets"]]
 
+    def list_first_team(self) -> Sequence[SecretInfo]:
+        """The secrets of the team that requests without a team's id are about."""
+        for team in self._client.request("GET", "/v1/teams")["teams"]:
+            path = f"/v1/teams/{quote(team['id'], safe='')}/secrets"
+            return [_info(item) for item in self._client.request("GET", path)["secrets"]]
+        return []
+
     def get(self, name: str) -> SecretInfo:
         return _info(self._client.request("GET", _path(name)))
 

@@ -26,13 +26,20 @@ Mask = Callable[[str], str]
 
 
 def log_to_stderr(
-    logger: str = "gusset", *, readable: bool, level: int = logging.INFO, mask: Mask = str
+    logger: str = "gusset",
+    *,
+    readable: bool,
+    level: int = logging.INFO,
+    mask: Mask = str,
+    line_end: str = "\n",
 ) -> None:
     """Have this logger ("": the root logger) write records of `level` and above to standard error.
 
     `mask` replaces values in messages and tracebacks, before anything in them is escaped.
+    A terminal in raw mode needs "\\r\\n" as `line_end`.
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.terminator = line_end
     handler.setFormatter(ReadableFormatter(mask) if readable else JsonFormatter(mask))
     target = logging.getLogger(logger)
     target.handlers[:] = [handler]

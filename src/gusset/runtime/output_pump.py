@@ -8,6 +8,7 @@ forwarded after `SILENCE`.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -30,7 +31,8 @@ class Stream(Protocol):
 class OutputPump:
     """Reads `source` to its end, and writes what `stream` returns for it to `sink`.
 
-    Both are file descriptors. `source` is closed at the end, `sink` is not.
+    Both are file descriptors. `source` is a pipe, or the master of a
+    pseudo-terminal. It is closed at the end, `sink` is not.
     When `sink` has no reader any more, output is dropped: the process that
     writes it neither blocks nor fails.
     """
@@ -79,7 +81,7 @@ class OutputPump:
                     self._write(self._stream.flush())
                     continue
                 self._idle_since = time.monotonic()
-                data = os.read(self._source, _CHUNK)
+                data = self._read()
                 self._idle_since = None
                 if not data:
                     break
@@ -87,6 +89,14 @@ class OutputPump:
             self._write(self._stream.flush())
         finally:
             os.close(self._source)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._source, _CHUNK)
+        except OSError as error:
+            if error.errno == errno.EIO:  # no process has the pseudo-terminal open any more
+                return b""
+            raise
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -31,28 +31,23 @@ class SecretsFolder:
         self._reaper = reaper
 
     @classmethod
-    def create(cls, values: Mapping[str, SecretValue]) -> SecretsFolder:
-        """Create the folder and its files. This forks, so call it before the process starts threads.
+    def create(cls) -> SecretsFolder:
+        """Create the folder, without files. This forks: call it before this process has threads or values.
 
         Raises:
-            HostError: there is no folder in memory that this account may write to, or no room.
+            HostError: there is no folder in memory that this account may write to.
         """
-        for name in values:
-            check_name(name)
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory()))
-        folder = cls(path, _start_reaper(path))
-        try:
-            for name, value in values.items():
-                folder._write(name, value)
-        except OSError as error:
-            folder.close()
-            raise HostError(f"cannot write secrets to {path}: {error.strerror}") from error
-        return folder
+        return cls(path, _start_reaper(path))
 
-    def _write(self, name: str, value: SecretValue) -> None:
-        fd = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        with os.fdopen(fd, "wb") as file:
-            file.write(value.reveal())
+    def replace(self, values: Mapping[str, SecretValue]) -> None:
+        """Make these the only values; each file is replaced atomically.
+
+        Raises:
+            HostError: there is no room for them.
+        """
+        # A secret's name never starts with "..", so the new file has no name of a secret.
+        _replace_files(self.path, values, new=self.path / "..next", user=None)
 
     def close(self) -> None:
         """Remove the folder and its files; the reaper process then ends."""
@@ -105,29 +100,36 @@ class ContainerFolder:
         Raises:
             HostError: there is no room for them.
         """
-        try:
-            for name, value in values.items():
-                check_name(name)
-                self._write(name, value)
-            for file in self.path.iterdir():
-                if file.name not in values:
-                    file.unlink()
-        except OSError as error:
-            raise HostError(f"cannot write secrets to {self.path}: {error.strerror}") from None
-
-    def _write(self, name: str, value: SecretValue) -> None:
-        new = self._parent / "next"
-        new.unlink(missing_ok=True)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        with os.fdopen(fd, "wb") as file:
-            file.write(value.reveal())
-            if self._user is not None:
-                os.fchown(file.fileno(), *self._user)
-        new.rename(self.path / name)
+        _replace_files(self.path, values, new=self._parent / "next", user=self._user)
 
     def close(self) -> None:
         """Remove the folder and its files."""
         shutil.rmtree(self._parent, ignore_errors=True)
+
+
+def _replace_files(
+    folder: Path, values: Mapping[str, SecretValue], *, new: Path, user: tuple[int, int] | None
+) -> None:
+    """Make these values the only files of `folder`. Each is written as `new`, then renamed."""
+    try:
+        for name, value in values.items():
+            check_name(name)
+            _write(new, value, user)
+            new.rename(folder / name)
+        for file in folder.iterdir():
+            if file.name not in values:
+                file.unlink()
+    except OSError as error:
+        raise HostError(f"cannot write secrets to {folder}: {error.strerror}") from None
+
+
+def _write(path: Path, value: SecretValue, user: tuple[int, int] | None) -> None:
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    with os.fdopen(fd, "wb") as file:
+        file.write(value.reveal())
+        if user is not None:
+            os.fchown(file.fileno(), *user)
 
 
 def remove_all(matches: Callable[[str], bool]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from gusset.errors import Denied, GussetError, Unreachable
+from gusset.errors import Denied, GussetError, InvalidName, Unreachable
 from gusset.portable import CLOSE_ON_EXEC
 from gusset.secrets.name import check_name
 from gusset.secrets.sources.source import Delivered
@@ -56,6 +56,28 @@ class FolderSource:
             time.sleep(_RETRY_AFTER)
             found |= self._read_files(missing)
         return {name: found[name] for name in names if name in found}
+
+    def names(self) -> list[str]:
+        """The names of all files, but for hidden ones such as Kubernetes' `..data`.
+
+        Raises:
+            InvalidName: a file's name is not valid for a secret.
+            Denied, Unreachable: the folder cannot be read, or does not exist but must.
+        """
+        if not self._exists():
+            return []
+        try:
+            files = [path for path in self._path.iterdir() if path.is_file()]
+        except OSError as error:
+            raise _translated(error, self._path) from None
+        names = sorted(path.name for path in files if not path.name.startswith("."))
+        try:
+            return [check_name(name) for name in names]
+        except InvalidName as error:
+            raise InvalidName(
+                f"the name of a file in {self._path} cannot be that of a secret: {error.message}",
+                hint=f"rename it, or choose secrets by name\n{error.hint}",
+            ) from None
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield after each change since the last `read`.

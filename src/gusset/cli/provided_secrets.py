@@ -1,0 +1,117 @@
+"""The secrets that the command of `gusset exec` gets: as files, as variables, and followed with --watch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from gusset.cli.signal_forwarding import wake
+from gusset.containers.secrets.memory_folder import SecretsFolder
+from gusset.errors import UsageError
+from gusset.runtime.declared_secrets import Values
+from gusset.runtime.secret_watcher import SecretWatcher
+from gusset.secrets.masking import Masker
+from gusset.secrets.sources.source import SecretSource
+from gusset.secrets.value import SecretValue
+
+log = logging.getLogger("gusset")
+
+
+class ProvidedSecrets:
+    """Puts values into the folder and the environment of a command, and teaches them to its masker."""
+
+    def __init__(
+        self,
+        folder: SecretsFolder,
+        masker: Masker,
+        *,
+        files: Sequence[str],
+        variables: Mapping[str, str],
+        held: list[SecretValue],
+    ) -> None:
+        """`files` are names of secrets; `variables` maps variables to names of secrets.
+
+        All values are added to `held`.
+        """
+        self._folder = folder
+        self._masker = masker
+        self._files = files
+        self._variables = variables
+        self._held = held
+        self._values: Values = {}
+        self._changed = threading.Event()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all of them."""
+        return sorted({*self._files, *self._variables.values()})
+
+    def provide(self, values: Values) -> None:
+        """Make these the current values. Secrets without a value have no file and no variable.
+
+        Raises:
+            UsageError: a value cannot be that of an environment variable; the values stay as they were.
+            HostError: there is no room for the files.
+        """
+        for name in self._variables.values():
+            if name in values:
+                _for_environment(name, values[name].value)
+        new = [each.value for each in values.values()]
+        self._held += new
+        self._masker.learn(new)
+        self._folder.replace({name: values[name].value for name in self._files if name in values})
+        self._values = values
+
+    def environment(self) -> dict[bytes, bytes]:
+        """This process's environment with the folder and the variables."""
+        values = self._values
+        return {
+            **os.environb,
+            b"GUSSET_SECRETS_DIR": os.fsencode(self._folder.path),
+            **{
+                os.fsencode(variable): _for_environment(name, values[name].value)
+                for variable, name in self._variables.items()
+                if name in values
+            },
+        }
+
+    @contextmanager
+    def following(self, source: SecretSource) -> Iterator[None]:
+        """Provide each new set of values of `source` within the context; see `take_change`."""
+        watcher = SecretWatcher(source, self._update)
+        watcher.start(self.names, self._values)
+        try:
+            yield
+        finally:
+            watcher.stop()
+
+    def _update(self, values: Values) -> None:
+        removed = sorted(self._values.keys() - values.keys())
+        self.provide(values)
+        for name in removed:
+            log.warning(
+                "%s was deleted, and the command has it no longer; `gusset secret restore %s` restores it",
+                name,
+                name,
+            )
+        self._changed.set()
+        wake()
+
+    def take_change(self) -> bool:
+        """Whether there were new values since the last call."""
+        changed = self._changed.is_set()
+        self._changed.clear()
+        return changed
+
+
+def _for_environment(name: str, value: SecretValue) -> bytes:
+    data = value.reveal()
+    if b"\0" in data:
+        raise UsageError(
+            f"the value for {name} has a NUL byte, which an environment variable cannot have",
+            hint=f"pass it as a file: --secret {name}",
+        )
+    return data
