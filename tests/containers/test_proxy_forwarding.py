@@ -10,6 +10,7 @@ from gusset.containers.proxy.proxy import Routes
 from tests.containers.wire import (
     CHUNKED,
     OK,
+    SWITCHING,
     RunningProxy,
     Wire,
     cut,
@@ -97,7 +98,7 @@ def test_messages_arrive_as_they_were_sent(
         ("//predict", "//predict"),
         ("/v1/chat/completions?", "/v1/chat/completions?"),
         ("http://a/predict?x", "/infer?x"),
-        ("http://A", "/is/alive"),
+        ("http://a", "/is/alive"),
         ("https://a?x=1", "/is/alive?x=1"),
     ],
 )
@@ -106,6 +107,16 @@ def test_a_path_of_truss_becomes_the_applications(proxy: RunningProxy, path: str
     heads = proxy.record_heads()
     proxy.exchange(get(path, "Connection: close"))
     assert heads == [get(forwarded)]
+
+
+def test_the_host_of_a_target_in_absolute_form_replaces_the_field(proxy: RunningProxy) -> None:
+    """As RFC 9112, 3.2.2 demands, also where HTTP/1.0 has no Host."""
+    heads = proxy.record_heads()
+    for sent in (get("http://b:81/x?y"), b"GET http://b:81/x?y HTTP/1.0\r\n\r\n"):
+        with proxy.connect() as client:
+            client.send(sent)
+            assert client.response()[0] == 200
+    assert heads == [b"GET /x?y HTTP/1.1\r\nHost: b:81\r\n\r\n"] * 2
 
 
 def test_the_query_of_an_endpoint_comes_before_that_of_a_request() -> None:
@@ -127,7 +138,7 @@ def test_the_query_of_an_endpoint_comes_before_that_of_a_request() -> None:
         (["Connection: a", "A: 1", "Connection: b", "B: 2", "C: 3"], ["C: 3"]),
         (["Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: x"], []),
         (["Upgrade: websocket"], []),
-        (["Upgrade: websocket, h2c", "Connection: upgrade"], []),
+        (["Upgrade: h2c, other", "Connection: upgrade"], []),
     ],
 )
 def test_hop_by_hop_fields_of_a_request_are_removed(
@@ -139,6 +150,20 @@ def test_hop_by_hop_fields_of_a_request_are_removed(
         client.send(get("/x", *sent))
         assert client.response()[0] == 200
     assert heads == [get("/x", *forwarded)]
+
+
+@pytest.mark.parametrize(
+    "offers", [["websocket, h2c"], ["h2c,WebSocket"], ["h2c", "websocket"], ["websocket", "h2c"]]
+)
+def test_a_websocket_is_chosen_among_the_protocols_that_a_client_offers(
+    proxy: RunningProxy, offers: list[str]
+) -> None:
+    """The application gets that offer alone: RFC 9110, 7.8."""
+    heads = proxy.record_heads(SWITCHING)
+    with proxy.connect() as client:
+        client.send(get("/x", *(f"Upgrade: {offer}" for offer in offers), "Connection: upgrade"))
+        assert client.head() == SWITCHING
+    assert heads == [b"GET /x HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nHost: a\r\n\r\n"]
 
 
 @pytest.mark.parametrize(

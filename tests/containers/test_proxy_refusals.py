@@ -67,7 +67,9 @@ from tests.serving.conftest import eventually
         (["G(T /x HTTP/1.1", HOST], 400),
         (["GET x HTTP/1.1", HOST], 400),
         (["GET * HTTP/1.1", HOST], 400),
-        (["GET http://b/x HTTP/1.1", HOST], 400),
+        (["GET http://a/x HTTP/1.1"], 400),
+        (["GET http://b@a/x HTTP/1.1", HOST], 400),
+        (["GET http:///x HTTP/1.1", HOST], 400),
         (["GET ftp://a/x HTTP/1.1", HOST], 400),
         (["CONNECT a:1 HTTP/1.1", HOST], 405),
         (
@@ -203,7 +205,12 @@ def test_web_pages_of_other_sites_are_refused_and_allowed_ones_may_read_the_resp
                 assert (b"access-control-allow-origin: https://app.example" in head) == (
                     "app" in "".join(fields)
                 )
-        for host, status in (("models.example", 200), ("evil.example", 421)):
+        for target, host, status in (
+            ("/x", "models.example", 200),
+            ("/x", "evil.example", 421),
+            ("http://models.example/x", "evil.example", 200),  # the target's host counts
+            ("http://evil.example/x", "models.example", 421),
+        ):
             with proxy.connect() as client:
-                client.send(f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-                assert (host, client.response()[0]) == (host, status)
+                client.send(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert (target, host, client.response()[0]) == (target, host, status)

@@ -479,6 +479,20 @@ def test_websockets_carry_text_and_bytes_of_any_size(serve: ModelProject) -> Non
     assert served.get("/v1/models/model").json() == {}
 
 
+@pytest.mark.parametrize("offers", ["websocket, h2c", "h2c,WebSocket", "h2c\r\nupgrade: websocket"])
+def test_a_websocket_is_chosen_among_the_protocols_that_a_client_offers(
+    serve: ModelProject, offers: str
+) -> None:
+    """Also for a target in absolute form."""
+    served = serve(with_notes(serve, ECHO)).ready()
+    for target in ("/v1/websocket", "http://localhost/v1/websocket"):
+        with served.connect() as client:
+            head = f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: {offers}\r\n"
+            key = "sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            client.sendall(f"{head}{key}".encode())
+            assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+
+
 def test_websockets_are_closed_when_the_server_stops(serve: ModelProject) -> None:
     """With 1012, and the model sees the disconnect."""
     served = serve(with_notes(serve, ECHO)).ready()

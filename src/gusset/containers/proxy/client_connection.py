@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import struct
-from functools import partial
 from typing import Any
 
 from gusset.containers.proxy.http_messages import InvalidMessage, end_of_head, find_field, read_request
@@ -317,9 +316,13 @@ def _open_request(
     Raises:
         InvalidMessage: the head is invalid.
     """
-    request, rules, header = read_request(head), application.browser_rules, partial(find_field, head)
+    request, rules = read_request(head), application.browser_rules
     if rules is None:
         return ProxiedRequest(client, application, request), None
+
+    def header(name: bytes) -> bytes | None:
+        return request.host if name == b"host" else find_field(head, name)
+
     fields = b"".join(b"%b: %b\r\n" % field for field in rules.response_headers(header))
     opened = ProxiedRequest(client, application, request, response_fields=fields)
     return opened, rules.check(request.method, header)

@@ -25,7 +25,7 @@ _RESPONSE = re.compile(
 )
 _FIELD_OR_END = re.compile(_FIELD + rb"|\r\n")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:[\t ]*+;" + _TEXT + rb")?+\r\n")
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]++)([/?].*)?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@]++)([/?].*)?")
 _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 
 # The fields that concern this hop. A server that passes fields on as variables (CGI, WSGI) cannot tell the
@@ -38,6 +38,7 @@ _OF_THIS_HOP = re.compile(
 _HOP_BY_HOP = re.compile(rb"\r\n(?:connection|keep-alive|te|upgrade|proxy-[a-z-]++):[^\r]*+", re.IGNORECASE)
 _BUT_UPGRADE = re.compile(rb"\r\n(?:keep-alive|te|proxy-[a-z-]++):[^\r]*+", re.IGNORECASE)
 _CODING = re.compile(rb"\r\ntransfer-encoding:[^\r]*+", re.IGNORECASE)
+_HOST = re.compile(rb"(\r\nhost:)[^\r]*+", re.IGNORECASE)
 _AUTHORIZATION = re.compile(rb"\r\nauthorization:([^\r]*+)", re.IGNORECASE)
 _ANY = re.compile(rb"\r\n([^:\r]++):[^\r]*+")
 _USUALLY_LISTED = frozenset(
@@ -193,6 +194,7 @@ class Request:
 
     method: bytes
     target: bytes
+    host: bytes | None  # that of the target if it has one, else of the Host field
     fields: bytes  # from the end of the request line to the empty line
     is_http_1_0: bool  # HTTP/1.0
     close: bool  # the client will send no further request on this connection
@@ -261,25 +263,29 @@ def read_request(head: bytes) -> Request:
     host, length, is_chunked, listed = hop.host, hop.length, hop.is_chunked, hop.listed
     if host is None and not is_http_1_0:
         raise InvalidMessage("The request has no Host.")
+    fields = head[start:]
     if target[0] != _SLASH:
-        target = _origin_form(method, target, host)
+        target, named = _origin_form(method, target)
+        if named is not None:  # it replaces that of the field: RFC 9112, 3.2.2
+            fields = _HOST.sub(lambda field: field[1] + b" " + named, fields)
+            host = named
     if is_chunked and is_http_1_0:
         raise InvalidMessage("HTTP/1.0 has no chunks.")
-    upgrade = hop.protocol == b"websocket" and b"upgrade" in listed and not is_http_1_0
+    upgrade = b"websocket" in hop.protocols and b"upgrade" in listed and not is_http_1_0
     if upgrade and (length or is_chunked):
         # A server that switches at once would read the body as part of the other protocol.
         raise InvalidMessage("A request with a body cannot ask for another protocol.")
-    fields = head[start:]
     if hop.is_hop:
         fields = _without(fields, listed, _HOP_BY_HOP)
         if upgrade:
             fields = b"\r\nConnection: Upgrade\r\nUpgrade: websocket" + fields
-    if host is None:
-        fields = b"\r\nHost: localhost" + fields
+    if hop.host is None:
+        fields = b"\r\nHost: " + (host or b"localhost") + fields
     body: Body = ChunkedBody() if is_chunked else FixedLengthBody(length or 0)
     return Request(
         method=method,
         target=target,
+        host=host,
         fields=fields,
         is_http_1_0=is_http_1_0,
         close=is_http_1_0 or b"close" in listed,
@@ -332,7 +338,7 @@ class _HopFields:
     length: int | None = None
     is_chunked: bool = False
     listed: Collection[bytes] = ()  # by `Connection`, in lower case
-    protocol: bytes = b""  # in `Upgrade`, in lower case
+    protocols: Collection[bytes] = ()  # that `Upgrade` offers, in lower case
     is_hop: bool = False  # there are fields for this hop only
 
 
@@ -343,7 +349,7 @@ def _read_hop_fields(head: bytes, start: int) -> _HopFields:
         InvalidMessage: they are ambiguous.
     """
     found = _HopFields()
-    connection = protocol = b""
+    connection = upgrade = b""
     for name, value in _OF_THIS_HOP.findall(head, start):
         name = name.lower()
         value = value.strip(b"\t ")
@@ -368,13 +374,19 @@ def _read_hop_fields(head: bytes, start: int) -> _HopFields:
             if name == b"connection":
                 connection = connection + b"," + value if connection else value
             elif name == b"upgrade":
-                protocol = protocol + b"," + value if protocol else value
+                upgrade = upgrade + b"," + value if upgrade else value
     if found.is_chunked and found.length is not None:
         raise InvalidMessage("There is a content-length and a transfer-encoding.")
     if connection:
-        found.listed = {part.strip(b"\t ") for part in connection.lower().split(b",")}
-    found.protocol = protocol.lower()
+        found.listed = _elements(connection)
+    if upgrade:
+        found.protocols = _elements(upgrade)
     return found
+
+
+def _elements(value: bytes) -> Collection[bytes]:
+    """The elements of a field whose value is a list, in lower case."""
+    return {part.strip(b"\t ") for part in value.lower().split(b",")}
 
 
 def _without(fields: bytes, listed: Collection[bytes], dropped: re.Pattern[bytes]) -> bytes:
@@ -386,18 +398,16 @@ def _without(fields: bytes, listed: Collection[bytes], dropped: re.Pattern[bytes
     return _ANY.sub(lambda field: b"" if field[1].lower() in others else field[0], fields)
 
 
-def _origin_form(method: bytes, target: bytes, host: bytes | None) -> bytes:
-    """The path and query of a target in absolute form, as clients send it to a proxy.
+def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+    """The path and query of a target in absolute form, as clients send it to a proxy, and its host.
 
     Raises:
         InvalidMessage: it is no valid target for a server.
     """
     if target == b"*" and method == b"OPTIONS":
-        return target
+        return target, None
     found = _ABSOLUTE.fullmatch(target)
     if found is None:
         raise InvalidMessage("The request's target is not a path.")
-    if host is None or found[1].lower() != host.lower():
-        raise InvalidMessage("The request's target and its Host differ.")
     path = found[2] or b"/"
-    return path if path.startswith(b"/") else b"/" + path
+    return path if path.startswith(b"/") else b"/" + path, found[1]

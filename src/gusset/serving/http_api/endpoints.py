@@ -130,6 +130,7 @@ class ModelApi:
         if self.takes_over(exchange):
             if self._websockets is None:
                 self._websockets = self._make_websockets()
+            _choose_websocket(exchange)
             self._websockets.open(exchange)
         else:
             send(exchange, caller_error(404, "Not Found"))
@@ -170,7 +171,15 @@ class ModelApi:
 
 
 def _wants_websocket(exchange: Exchange) -> bool:
-    return (exchange.header(b"upgrade") or b"").lower() == b"websocket"
+    """Whether a websocket is among the protocols that the client offers: RFC 9110, 7.8."""
+    offers = b",".join(value for name, value in exchange.headers if name.lower() == b"upgrade")
+    return b"websocket" in [offer.strip() for offer in offers.lower().split(b",")]
+
+
+def _choose_websocket(exchange: Exchange) -> None:
+    """Drop the other protocols that the client offers: the library for websockets refuses to choose."""
+    others = [header for header in exchange.headers if header[0].lower() != b"upgrade"]
+    exchange.headers[:] = [*others, (b"upgrade", b"websocket")]
 
 
 def _not_served(exchange: Exchange) -> None:
