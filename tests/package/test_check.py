@@ -34,7 +34,7 @@ def test_a_new_folder_has_no_problem_but_its_missing_secret(tmp_path: Path) -> N
     create_package(tmp_path / "new", 'new: "one"')
     package = load_package(tmp_path / "new")
 
-    assert codes(check_package(package, strict=True, available=["api-key"])) == ["without_effect"]
+    assert codes(check_package(package, strict=True, available=["api-key"])) == []
     [missing] = [p for p in check_package(package, available=[]) if not p.warning]
     assert (missing.line, missing.hint) == (9, "add it with `gusset secret set api_key`")
     assert package.config.model_name == 'new: "one"'
@@ -136,7 +136,7 @@ def test_keys_without_effect_are_listed_in_one_warning(tmp_path: Path) -> None:
         tmp_path, "requirements: [x]\nresources: {cpu: '1'}\nruntime: {oidc: {}}\n", strict=True
     )
     assert problem.warning
-    assert "requirements, resources, runtime.oidc" in problem.message
+    assert "gusset: resources, runtime.oidc" in problem.message
 
 
 def test_a_missing_optional_secret_is_a_warning(tmp_path: Path) -> None:

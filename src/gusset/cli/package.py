@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.environment import Environments, chosen, decide_for, environment_options, reasons_text
 from gusset.cli.output import problem_data
 from gusset.errors import CheckFailed, ConfigInvalid, Problem, Unreachable, UsageError, VaultError
 
 if TYPE_CHECKING:
+    from gusset.environments.plan import EnvironmentPlan, Mode
     from gusset.package.config import Package
     from gusset.weights.download import Download
 
@@ -48,11 +50,23 @@ def init(app: App, folder: Path) -> None:
 @click.option(
     "--manager", metavar="URL", help="Look for the secrets at this manager, with the key of `gusset login`."
 )
+@environment_options
 @pass_app
 def check(
-    app: App, folder: Path, strict: bool, no_secrets: bool, secrets_dir: Path | None, manager: str | None
+    app: App,
+    *,
+    folder: Path,
+    strict: bool,
+    no_secrets: bool,
+    secrets_dir: Path | None,
+    manager: str | None,
+    env: Mode,
+    python: str,
 ) -> None:
-    """Check a model folder: its config.yaml, its code, and whether its secrets exist."""
+    """Check a model folder: its config.yaml, its code, its requirements, and whether its secrets exist.
+
+    Nothing is installed: it says which environment `gusset serve` would make.
+    """
     from gusset.package.check import check_package
     from gusset.package.config import load_package
     from gusset.weights.plan import credential_names, plan_downloads
@@ -65,7 +79,17 @@ def check(
     available = None
     if declared and not no_secrets:
         available = _available(app, declared, secrets_dir, manager)
-    problems = check_package(package, strict=strict, available=available, secrets_dir=secrets_dir)
+    decision = None if package.is_image else decide_for(package, chosen(env, python))
+    plan = decision.plan if decision else None
+    problems = check_package(
+        package,
+        strict=strict,
+        available=available,
+        secrets_dir=secrets_dir,
+        has_own_environment=plan is not None,
+    )
+    if decision is not None:
+        problems += [replace(problem, warning=problem.warning and not strict) for problem in decision.problems]
     problems += (
         _image_problems(package) if package.is_image else _download_problems(package, available, strict)
     )
@@ -77,10 +101,12 @@ def check(
         {
             "problems": [problem_data(problem) for problem in problems],
             "downloads": [_download_data(download) for download in downloads],
+            "environment": _environment_data(app, plan),
         },
         f"{folder}: ready to be served"
         + (f" ({_count(len(problems), 'warning')})" if problems else "")
-        + "".join(f"\nbefore load it downloads {each.label} {_destination(each)}" for each in downloads),
+        + "".join(f"\nbefore load it downloads {each.label} {_destination(each)}" for each in downloads)
+        + _environment_text(app, plan),
     )
 
 
@@ -105,6 +131,22 @@ def _destination(download: Download) -> str:
     if download.data_file is not None:
         return f"to {download.data_file} in the data folder"
     return f"to {download.mount}" if download.mount else "to the hub's cache"
+
+
+def _environment_data(app: App, plan: EnvironmentPlan | None) -> dict[str, object] | None:
+    if plan is None:
+        return None
+    made = Environments(app).store.find(plan.key) is not None
+    return {"key": plan.key, "made": made, "reasons": [problem_data(each) for each in plan.reasons]}
+
+
+def _environment_text(app: App, plan: EnvironmentPlan | None) -> str:
+    """In which environment `gusset serve` runs the model, and why not in this one."""
+    if plan is None:
+        return ""
+    made = Environments(app).store.find(plan.key) is not None
+    state = "which is made already" if made else "which `gusset serve` makes first"
+    return f"\nin a Python environment of its own, {state}:\n{reasons_text(plan.reasons)}"
 
 
 def _image_problems(package: Package) -> Sequence[Problem]:

@@ -69,8 +69,9 @@ def request_of(package: Package, files: Files) -> Request:
     config = _ConfigReader(package)
     reader = _RequirementsReader(config, files)
     requirements, inputs = reader.read()
+    problems = (*requirements.problems, *config.other_build_secrets())
     return Request(
-        requirements=requirements,
+        requirements=replace(requirements, problems=problems),
         inputs=inputs,
         python=config.python(),
         imports=tuple(_imports(package, requirements.requirements)),
@@ -105,6 +106,18 @@ class _ConfigReader:
         return WantedPython(
             version=(3, int(text.removeprefix("py3"))), origin=self.origin(("python_version",))
         )
+
+    def other_build_secrets(self) -> Iterable[Problem]:
+        """Warnings for secrets of builds that are not logins for package indexes."""
+        logins = {each.secret for each in self.login_files()}
+        for name in self.package.config.build.secret_to_path_mapping:
+            if name not in logins:
+                yield self.origin(("build", "secret_to_path_mapping", name)).problem(
+                    "only images get this secret: an installation uses .netrc, pip.conf and uv.toml",
+                    "declare it under `secrets:` if the model's code reads it",
+                    code="without_effect",
+                    warning=True,
+                )
 
     def login_files(self) -> Iterable[LoginFile]:
         for name, path in self.package.config.build.secret_to_path_mapping.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from packaging.utils import canonicalize_name
-
-from gusset.environments.plan import Origin
-from gusset.environments.requirement_lines import Requirement, logical_lines, parse_requirement
+if TYPE_CHECKING:
+    from gusset.environments.requirement_lines import Requirement
 
 WORKER_FILE = "worker.txt"
 TRUSS_FILE = "truss.txt"
@@ -23,20 +25,23 @@ def list_text(name: str) -> str:
 
 def listed(name: str) -> tuple[Requirement, ...]:
     """The requirements of one of the lists."""
-    lines = logical_lines(list_text(name), name)
-    return tuple(_requirement(line.text, line.origin) for line in lines)
+    # Imported here: most starts look only for the names of modules.
+    from gusset.environments.plan import Origin
+    from gusset.environments.requirement_lines import parse_requirement
 
-
-def _requirement(text: str, origin: Origin) -> Requirement:
-    from pathlib import Path
-
-    return parse_requirement(text, origin, Path("/"))
+    return tuple(parse_requirement(line, Origin(file=name), Path("/")) for line in _lines(name))
 
 
 def truss_modules() -> dict[str, str]:
     """The top-level modules of Truss's list -> the line that provides it."""
     found = {}
-    for line in logical_lines(list_text(TRUSS_FILE), TRUSS_FILE):
-        name = canonicalize_name(line.text.split("=")[0].split(">")[0].split("<")[0].split(";")[0].strip())
-        found[_MODULES.get(name, name.replace("-", "_"))] = line.text
+    for line in _lines(TRUSS_FILE):
+        name = re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;@]", line)[0]).lower()
+        found[_MODULES.get(name, name.replace("-", "_"))] = line
     return found
+
+
+def _lines(name: str) -> Iterator[str]:
+    for line in list_text(name).splitlines():
+        if text := re.sub(r"(^|\s+)#.*", "", line).strip():
+            yield text

@@ -10,6 +10,7 @@ exclusively by who makes or removes the environment, and shared by who uses it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -105,6 +106,24 @@ class EnvironmentStore:
                     self._make(key, make)
             finally:
                 os.close(lock)
+
+    def guess(self, folder: Path) -> Path | None:
+        """The Python of the environment that a model folder used last; None if others could have set it."""
+        try:
+            self._check_folder()
+            python = Path(self._guess_file(folder).read_text())
+        except (OSError, ValueError, Denied):
+            return None
+        return python if python.is_relative_to(self.folder) and os.access(python, os.X_OK) else None
+
+    def remember(self, folder: Path, info: EnvironmentInfo | None) -> None:
+        """Keep which environment a model folder uses, for the next guess; None for this Python."""
+        file = self._guess_file(folder)
+        with suppress(OSError):
+            if info is None:
+                file.unlink(missing_ok=True)
+            elif not file.exists() or file.read_text() != str(info.python):
+                write_private_file(file, str(info.python).encode())
 
     def environments(self) -> list[StoredEnvironment]:
         """All complete environments, the one that was used last first."""
@@ -210,6 +229,10 @@ class EnvironmentStore:
         for each in home.iterdir():
             if each.is_dir():
                 shutil.rmtree(each, ignore_errors=True)  # a killed start's installer may still write there
+
+    def _guess_file(self, folder: Path) -> Path:
+        name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
+        return self.folder / f"{name[:32]}.last"
 
     def _lock_file(self, key: str) -> Path:
         return self.folder / f"{key}.lock"

@@ -29,11 +29,13 @@ def check_package(
     strict: bool = False,
     available: Collection[str] | None = None,
     secrets_dir: Path | None = None,
+    has_own_environment: bool = False,
 ) -> list[Problem]:
     """All errors and warnings, in the order of the files. The code is parsed but never run.
 
     `available` are the names of the secrets that exist; None skips that check.
     `secrets_dir` is the folder to add missing ones to, if not the vault or manager.
+    With `has_own_environment` it does not matter which modules this Python has.
     `strict` makes every warning an error, except the list of keys without effect.
     """
     found = [*_credentials_as_errors(package.warnings), *unsupported_for_serving(package)]
@@ -44,7 +46,7 @@ def check_package(
     found += _accelerator(package)
     found += code_problems(package)
     found += code_warnings(package)
-    found += _import_problems(package)
+    found += _import_problems(package, has_own_environment=has_own_environment)
     if strict:
         found = [replace(problem, warning=False) for problem in found]
     return found + _ignored_keys(package)
@@ -191,7 +193,7 @@ def code_warnings(package: Package) -> Iterator[Problem]:
         )
 
 
-def _import_problems(package: Package) -> Iterator[Problem]:
+def _import_problems(package: Package, *, has_own_environment: bool) -> Iterator[Problem]:
     """Modules that the model's code imports and that `gusset serve` will not find."""
     file = package.model_file
     if file is None or not file.is_file():
@@ -205,6 +207,8 @@ def _import_problems(package: Package) -> Iterator[Problem]:
             continue
         reported.add(name)
         is_beside = is_in(name, (package.model_module_dir,))
+        if has_own_environment and not is_beside:
+            continue  # a requirement may bring it
         yield Problem(
             f"there is no module {name}: it is part of {module_dir}"
             if is_beside

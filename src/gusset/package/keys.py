@@ -48,7 +48,7 @@ def _for_images(path: str, about: str) -> Key:
 
 
 _PLATFORM = "only for the hosted platform: gusset runs on the machine as it is"
-_BUILD = "added to the image; for a Python model, install it where `gusset serve` runs"
+_BUILD = "run when the image is built"
 _IDENTITY = "only for methods that gusset refuses"
 _LIMIT = "the container's limit; a Python model has no limit"
 _LOAD_IT = "download it in the model's `load` instead, with a token from the secrets"
@@ -132,7 +132,9 @@ KEYS: tuple[Key, ...] = (
     _ignored("external_data[].backend", "every file is downloaded from its URL"),
     _ignored("external_data[].name", "for human readers"),
     _supported("external_package_dirs", "the model can import what they contain"),
-    _ignored("python_version", "the model runs on the same Python as gusset"),
+    _supported(
+        "python_version", "the Python of the model's environment; the nearest, if there is no such one"
+    ),
     _for_images("base_image", "the image to run or to build on"),
     _for_images("base_image.image", "the image's name; pulled if the engine does not have it"),
     _for_images(
@@ -155,7 +157,9 @@ KEYS: tuple[Key, ...] = (
         "aws_access_key_id_secret_name aws_secret_access_key_secret_name aws_oidc_role_arn aws_oidc_region "
         "gcp_oidc_service_account gcp_oidc_workload_id_provider aws_assume_role_arn aws_assume_role_region",
     ),
-    *_group("images", "", _BUILD, "requirements_file requirements system_packages"),
+    _supported("requirements_file", "pip's format, pyproject.toml or uv.lock; installed like `requirements`"),
+    _supported("requirements", "installed in an environment of the model's own, or added to the image"),
+    _supported("system_packages", "added to an image; for a model, a warning names those that are missing"),
     _supported(
         "environment_variables", "set before the model's code is imported; every value is converted to a text"
     ),
@@ -206,10 +210,11 @@ KEYS: tuple[Key, ...] = (
         "ip_allow_list fqdn_allow_list",
     ),
     _ignored("runtime.truss_server_version_override", "gusset has its own server"),
-    _for_images("build", "how the image is built"),
+    _supported("build", "how the image is built; logins for package indexes"),
     *_group("ignored", "build", "internal to Truss", "model_server arguments"),
-    _for_images(
-        "build.secret_to_path_mapping", "builds get no secrets yet; `gusset serve` refuses such an image"
+    _supported(
+        "build.secret_to_path_mapping",
+        "logins for package indexes: paths that end in .netrc, pip.conf or uv.toml; refused for an image",
     ),
     _for_images("build.no_cache", "build every layer again"),
     _for_images("build_commands", _BUILD),

@@ -11,7 +11,7 @@ _CONFIG = """\
 model_name: {name}
 model_metadata:
   example_model_input: {{"text": "hello"}}
-# Packages that the model needs. Install them where the model is served.
+# Packages that the model needs; `gusset serve` installs them for it.
 requirements: []
 # Names of the secrets that the model may read. Never write values here:
 # store each with `gusset secret set NAME`.
