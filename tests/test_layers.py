@@ -141,6 +141,7 @@ REVEALERS = {
     "client/remote_secrets.py",  # values that people set, to the manager
     "cli/account.py",  # between this process and the one that has the key for the manager
     "cli/provided_secrets.py",  # into the environment of a command, where a person asked for it by name
+    "cli/environment.py",  # logins of package indexes, into files in memory for the installation
     "cli/predict.py",  # a caller's key, into the request to the model
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
     "secrets/dotenv.py",  # into the .env lines of `gusset secret export`, which a person confirms

@@ -50,7 +50,7 @@ def decided(
         ("requirements: [alpha==1.0]", None),
         ("python_version: py312\nrequirements: [alpha]", None),
         ("requirements: ['beta; python_version < \"3\"']", None),
-        ("python_version: py311", "it asks for Python 3.11, and gusset runs on 3.12"),
+        ("python_version: py311", "the model asks for Python 3.11, and gusset runs on 3.12"),
         ("requirements:\n- alpha\n- beta==2", "beta==2: it is not installed"),
         ("requirements: [alpha>1]", "alpha>1: version 1.0 is installed"),
     ],
@@ -177,9 +177,9 @@ def test_logins_come_from_secrets_and_are_part_of_the_plan_by_name(tmp_path: Pat
     config = """requirements: [beta]
 build:
   secret_to_path_mapping:
-    index_login: /root/.netrc
+    index_login: /home/app/.netrc
     pip_settings: /etc/pip.conf
-    other: /root/token
+    other: /home/app/token
 """
     plan = decided(tmp_path / "m", machine, config).plan
     assert plan is not None

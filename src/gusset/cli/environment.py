@@ -14,6 +14,7 @@ import click
 
 from gusset.cli.app import App
 from gusset.errors import ConfigInvalid, Problem, SecretsMissing
+from gusset.secrets.name import fold_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,6 +259,27 @@ def _read_logins(files: Sequence[LoginFile], source: SecretSource) -> dict[str, 
             hint="\n".join(f"gusset secret set {each.secret} --from-file FILE" for each in missing),
         )
     return {name: delivered.value for name, delivered in found.items()}
+
+
+def login_names(plan: EnvironmentPlan | None) -> tuple[str, ...]:
+    """The names of the secrets that an installation reads."""
+    return tuple(each.secret for each in plan.login_files) if plan is not None else ()
+
+
+def missing_logins(plan: EnvironmentPlan | None, available: Collection[str] | None) -> list[Problem]:
+    """An error for each secret that the installation reads and that is not `available`, if that is known."""
+    if plan is None or available is None:
+        return []
+    known = {fold_name(name) for name in available}
+    return [
+        each.origin.problem(
+            f"the secret {each.secret} does not exist",
+            f"add it with `gusset secret set {each.secret} --from-file FILE`",
+            code="secret_missing",
+        )
+        for each in plan.login_files
+        if fold_name(each.secret) not in known
+    ]
 
 
 def raise_errors(problems: Collection[Problem], folder: Path) -> None:

@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING
 import click
 
 from gusset.cli.app import App, Command, pass_app
-from gusset.cli.environment import Environments, chosen, decide_for, environment_options, reasons_text
+from gusset.cli.environment import (
+    Environments,
+    chosen,
+    decide_for,
+    environment_options,
+    login_names,
+    missing_logins,
+    reasons_text,
+)
 from gusset.cli.output import problem_data
 from gusset.errors import CheckFailed, ConfigInvalid, Problem, Unreachable, UsageError, VaultError
 
 if TYPE_CHECKING:
+    from gusset.environments.decision import Decision
     from gusset.environments.plan import EnvironmentPlan, Mode
     from gusset.package.config import Package
     from gusset.weights.download import Download
@@ -75,12 +84,12 @@ def check(
         raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
     package = load_package(folder)
     downloads = () if package.is_image else plan_downloads(package)
-    declared = {*package.secrets, *package.callers, *credential_names(downloads)}
+    decision = None if package.is_image else decide_for(package, chosen(env, python))
+    plan = decision.plan if decision else None
+    declared = {*package.secrets, *package.callers, *credential_names(downloads), *login_names(plan)}
     available = None
     if declared and not no_secrets:
         available = _available(app, declared, secrets_dir, manager)
-    decision = None if package.is_image else decide_for(package, chosen(env, python))
-    plan = decision.plan if decision else None
     problems = check_package(
         package,
         strict=strict,
@@ -88,8 +97,7 @@ def check(
         secrets_dir=secrets_dir,
         has_own_environment=plan is not None,
     )
-    if decision is not None:
-        problems += [replace(problem, warning=problem.warning and not strict) for problem in decision.problems]
+    problems += _environment_problems(decision, available, strict)
     problems += (
         _image_problems(package) if package.is_image else _download_problems(package, available, strict)
     )
@@ -131,6 +139,16 @@ def _destination(download: Download) -> str:
     if download.data_file is not None:
         return f"to {download.data_file} in the data folder"
     return f"to {download.mount}" if download.mount else "to the hub's cache"
+
+
+def _environment_problems(
+    decision: Decision | None, available: Collection[str] | None, strict: bool
+) -> list[Problem]:
+    """Problems of what the folder asks of its Python environment; `strict` makes warnings errors."""
+    if decision is None:
+        return []
+    missing = missing_logins(decision.plan, available)
+    return [replace(each, warning=each.warning and not strict) for each in (*decision.problems, *missing)]
 
 
 def _environment_data(app: App, plan: EnvironmentPlan | None) -> dict[str, object] | None:

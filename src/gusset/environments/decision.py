@@ -7,7 +7,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from gusset import __version__
@@ -73,15 +73,18 @@ def decide(
         return Decision(problems=tuple(problems))
     reasons = list(_reasons(request, machine))
     if mode == "current":
-        return Decision(problems=(*problems, *reasons))
+        found = [replace(each, warning=not exact) if _is_of_python(each) else each for each in reasons]
+        return Decision(problems=(*problems, *found))
     if not reasons and mode == "auto":
         return Decision(problems=tuple(problems))
     try:
         plan = _plan(request, machine, name=name, folder=folder, exact=exact, reasons=reasons)
     except OSError as error:
         what = error.filename or "a local requirement"
-        found = Problem(f"{what} cannot be read: {error.strerror}", "correct the path", code="requirement")
-        return Decision(problems=(*problems, found))
+        unreadable = Problem(
+            f"{what} cannot be read: {error.strerror}", "correct the path", code="requirement"
+        )
+        return Decision(problems=(*problems, unreadable))
     return Decision(plan=plan, problems=tuple(problems))
 
 
@@ -96,6 +99,10 @@ def _python_problems(request: Request, *, exact: bool) -> Iterator[Problem]:
         )
 
 
+def _is_of_python(problem: Problem) -> bool:
+    return problem.code == "python_version"
+
+
 def _missing_paths(requirements: Requirements) -> Iterator[Problem]:
     for each in requirements.requirements:
         if each.path is not None and not each.path.exists():
@@ -107,7 +114,8 @@ def _reasons(request: Request, machine: Machine) -> Iterator[Problem]:
     wanted = request.python
     if wanted is not None and max(wanted.version, OLDEST) != machine.version:
         yield wanted.origin.problem(
-            f"it asks for Python {text_of(wanted.version)}, and gusset runs on {text_of(machine.version)}",
+            f"the model asks for Python {text_of(wanted.version)}, "
+            f"and gusset runs on {text_of(machine.version)}",
             code="python_version",
             warning=True,
         )

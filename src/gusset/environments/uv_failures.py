@@ -10,7 +10,7 @@ from gusset.environments.plan import Origin
 from gusset.errors import ConfigInvalid, Denied, GussetError, HostError, ModelFailed, Unreachable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Cause:
     """A kind of failure: how uv words it, the error for it, its message and hint."""
 
@@ -18,13 +18,19 @@ class _Cause:
     error: type[GussetError]
     message: str
     hint: str
-    in_output_of_builds: bool = False
+    in_output_of_builds: bool
 
 
 def _cause(
     error: type[GussetError], message: str, hint: str, pattern: str, *, in_output_of_builds: bool = False
 ) -> _Cause:
-    return _Cause(re.compile(pattern, re.IGNORECASE), error, message, hint, in_output_of_builds)
+    return _Cause(
+        pattern=re.compile(pattern, re.IGNORECASE),
+        error=error,
+        message=message,
+        hint=hint,
+        in_output_of_builds=in_output_of_builds,
+    )
 
 
 _CAUSES = (  # the first that fits counts
