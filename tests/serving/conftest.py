@@ -141,6 +141,7 @@ class ModelProject:
         environ: dict[str, str] | None = None,
         prefix: tuple[str, ...] = (),
         mask_responses: bool = False,
+        python: str = sys.executable,
     ) -> RunningServer:
         """Serve a model with this code. Secrets that the test did not set may be missing."""
         if code:
@@ -155,6 +156,7 @@ class ModelProject:
             "port": port,
             "drain_seconds": drain_seconds,
             "mask_responses": mask_responses,
+            "python": python,
         }
         number = len(self.started)
         out, err = self._logs / f"out{number}", self._logs / f"err{number}"

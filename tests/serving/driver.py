@@ -30,6 +30,7 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
         package_dirs=(folder / "packages",),
         environment_variables={"FROM_CONFIG": "yes"},
         predict_concurrency=int(str(given["concurrency"])),
+        python=str(given["python"]),
     )
     source = ChainSource([FolderSource(Path(str(given["secrets_dir"]))), EnvironmentSource(environ)])
     try:

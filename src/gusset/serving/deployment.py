@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ class ModelDeployment:
     `streaming_read_timeout` is how many seconds may pass between two chunks of
     a stream. `callers` are the secrets that callers present, which the model does
     not get. `data_dir` None means the folder `data`. `downloads` must be there
-    before `load`, and external data before the import.
+    before `load`, and external data before the import. `python` is the interpreter
+    that runs the model.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ModelDeployment:
     transport: Mapping[str, Any] = field(default_factory=dict)
     debug_logs: bool = False
     downloads: tuple[Download, ...] = ()
+    python: str = sys.executable
 
     @property
     def declared(self) -> tuple[str, ...]:

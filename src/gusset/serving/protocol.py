@@ -9,9 +9,12 @@ bytes from there could run anything in the supervisor.
 from __future__ import annotations
 
 import enum
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
 
 import orjson
 
@@ -136,8 +139,22 @@ class Masked:
 Report = Loading | Ready | Failed | Drained | Masked
 
 
+def _path(text: str) -> Path:
+    return Path(text)
+
+
+class _OrderPickler(pickle.Pickler):
+    """Pickles paths as text: Python 3.13 names their class by a module that other versions do not have."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (_path, (str(obj),)) if isinstance(obj, PurePath) else NotImplemented
+
+
 def encode_order(order: Order) -> bytes:
-    return pickle.dumps(order, protocol=5)
+    """The order as a message to a worker, whose Python may be another version."""
+    message = io.BytesIO()
+    _OrderPickler(message, protocol=5).dump(order)
+    return message.getvalue()
 
 
 def decode_order(message: bytes) -> Order:

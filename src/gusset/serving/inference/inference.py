@@ -43,6 +43,7 @@ class Inference:
         other_threads = ModelThreads(loop, _OTHER_THREADS, "model-other")
         self.masker = masker
         sender = ResultSender(loop, masker, folder=folder, streaming_read_timeout=streaming_read_timeout)
+        self._sender = sender
         self._staged = StagedPath(
             methods,
             sender,
@@ -80,8 +81,8 @@ class Inference:
             return
         try:
             inputs = parse_inputs(call, self._methods.preprocess or predict)
-        except InvalidInputs as error:
-            call.send(caller_error(400, self.masker.text(str(error))))
+        except Exception as error:
+            self._refuse(call, error)
             return
         if self._direct is not None:
             self._direct.start(call, inputs)
@@ -94,10 +95,17 @@ class Inference:
         method = next((each for each in self._methods.openai_style if each.name == name), None)
         try:
             inputs = parse_inputs(call, method)
-        except InvalidInputs as error:
-            call.send(caller_error(400, self.masker.text(str(error))))
+        except Exception as error:
+            self._refuse(call, error)
             return
         if method is None:
             call.send(caller_error(404, f"`{name}` must only be called if model has it."))
         else:
             self._staged.start_openai_method(call, method, inputs)
+
+    def _refuse(self, call: ModelCall, error: Exception) -> None:
+        """Respond that the inputs are invalid, or that a validator of the model failed."""
+        if isinstance(error, InvalidInputs):
+            call.send(caller_error(400, self.masker.text(str(error))))
+        else:
+            self._sender.send_error(call, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gusset.serving.inference import pydantic_models
 from gusset.serving.inference.json_codec import InvalidJson, parse
 from gusset.serving.inference.methods import Method, Parameters
 from gusset.serving.inference.model_call import ModelCall
@@ -22,6 +23,7 @@ def parse_inputs(call: ModelCall, method: Method | None) -> Any:
 
     Raises:
         InvalidInputs: the body is not what the method takes.
+        Exception: whatever a validator of the model's class raised.
     """
     exchange = call.exchange
     content_type = exchange.header(b"content-type")
@@ -53,13 +55,10 @@ def _unpack(body: bytes) -> Any:
 
 def _validate(input_type: Any, value: Any) -> Any:
     """`value` as an object of a pydantic class."""
-    import pydantic
-
     try:
-        return input_type.model_validate(value)
-    except pydantic.ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        lines = [f"  `{_location(each)}`: {each['msg']}." for each in found]
+        return pydantic_models.validate(input_type, value)
+    except pydantic_models.InvalidFields as error:
+        lines = [f"  `{_location(each)}`: {each['msg']}." for each in error.errors]
     title = "Input Parsing Errors:" if len(lines) > 1 else "Input Parsing Error:"
     raise InvalidInputs("\n".join((title, *lines)))
 

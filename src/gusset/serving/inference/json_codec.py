@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from gusset.serving.inference import pydantic_models
+
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -98,8 +100,8 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, int):
         return int(value)
-    if hasattr(value, "model_dump"):  # pydantic
-        return value.model_dump(mode="json")
+    if pydantic_models.is_model(value):
+        return pydantic_models.dump_json(value)
     if hasattr(value, "tolist"):  # numpy arrays that are not contiguous, torch tensors
         return value.tolist()
     if isinstance(value, decimal.Decimal | pathlib.PurePath):

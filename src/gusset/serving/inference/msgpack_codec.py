@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # it has no types
 
+from gusset.serving.inference import pydantic_models
 from gusset.serving.inference.json_codec import NotSerializable
 
 
@@ -60,8 +61,8 @@ def pack(result: Any) -> bytes:
 def _encode(value: Any) -> Any:
     if type(value).__module__ == "numpy" or _is_array(value):
         return _encode_numpy(value)
-    if hasattr(value, "model_dump"):  # pydantic
-        return value.model_dump()
+    if pydantic_models.is_model(value):
+        return pydantic_models.dump(value)
     if isinstance(value, complex):
         return {b"complex": True, b"data": repr(value)}
     if isinstance(value, datetime.datetime):

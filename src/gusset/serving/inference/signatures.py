@@ -7,6 +7,7 @@ import types
 import typing
 from typing import Any
 
+from gusset.serving.inference import pydantic_models
 from gusset.serving.inference.methods import Methods, pydantic_class
 
 _STREAMS = (
@@ -36,7 +37,7 @@ def model_schema(methods: Methods) -> dict[str, Any] | None:
 
 
 def _schema(cls: Any) -> Any:
-    return cls.model_json_schema() if cls is not None else None
+    return pydantic_models.schema(cls) if cls is not None else None
 
 
 def _output_type(returns: Any) -> tuple[Any, bool | None]:

@@ -25,7 +25,8 @@ from gusset.serving.protocol import (
     SetSecrets,
     StartStep,
 )
-from gusset.serving.supervisor.worker_process import WorkerProcess, describe_exit
+from gusset.serving.supervisor.worker_process import UNUSABLE_PYTHON_HINT, WorkerProcess, describe_exit
+from gusset.serving.worker.shim import EXIT_UNUSABLE_PYTHON
 
 _EXIT_SECONDS = 3.0  # for a worker to exit by itself after its drain, or on SIGTERM
 
@@ -99,6 +100,11 @@ class Replica:
 
     def start_error(self, status: int, masker: Masker) -> ModelFailed:
         """Why the replica ended before it was ready."""
+        if self._failure is None and status == EXIT_UNUSABLE_PYTHON:
+            return ModelFailed(
+                f"{self.deployment.python}, which runs the model, lacks what gusset's worker imports",
+                hint=UNUSABLE_PYTHON_HINT,
+            )
         if self._failure is None:
             return ModelFailed(
                 f"the model's process ended while the model was starting ({describe_exit(status)})",

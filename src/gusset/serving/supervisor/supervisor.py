@@ -65,12 +65,14 @@ def serve(
     browser_rules: BrowserRules | None = None,
     tls: TlsFiles | None = None,
     cache: Path,
+    likely_python: str = sys.executable,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
     Call it on the main thread. `prepare` gives the deployment and the source;
     it is called while the workers' interpreters start, since reading a config
-    and opening a vault take as long as that. Port 0 takes a free port.
+    and opening a vault take as long as that. They are started on `likely_python`,
+    and again if the deployment names another one. Port 0 takes a free port.
     `announce` is called once, with the address, as in "http://127.0.0.1:8080",
     when all `workers` are ready. What the model prints goes to `output_fd` and
     standard error, masked. A stop waits `drain_seconds` for requests in flight.
@@ -82,7 +84,7 @@ def serve(
     logged to standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
-        HostError: it cannot listen on the address.
+        HostError: it cannot listen on the address, or the model's Python cannot be started.
         UsageError: the files of `tls` cannot be used.
         GussetError: whatever `prepare` raised.
         SecretsMissing, Denied, Unreachable: see `read_secrets`.
@@ -110,9 +112,13 @@ def serve(
             browser_rules=browser_rules,
             tls=tls,
         )
-        processes = [WorkerProcess.start(options) for _ in range(workers)]
+        processes = _start_workers(options, likely_python, workers)
         try:
             deployment, source = stack.enter_context(prepare())
+            if deployment.python != likely_python:
+                while processes:
+                    processes.pop().abandon()
+                processes = _start_workers(options, deployment.python, workers)
             secrets = SecretDistributor.start(deployment, source, intake, allow_missing=allow_missing)
         except BaseException:
             for process in processes:
@@ -136,6 +142,18 @@ def serve(
         stack.callback(supervisor.kill_workers)
         asyncio.run(supervisor.run(processes))
         return 0
+
+
+def _start_workers(options: WorkerOptions, python: str, count: int) -> list[WorkerProcess]:
+    started: list[WorkerProcess] = []
+    try:
+        for _ in range(count):
+            started.append(WorkerProcess.start(options, python))
+    except BaseException:
+        for process in started:
+            process.abandon()
+        raise
+    return started
 
 
 class Supervisor:

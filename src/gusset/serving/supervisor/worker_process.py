@@ -12,8 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
+from gusset.errors import HostError
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.output_pump import OutputPump
 from gusset.runtime.tls import TlsFiles
@@ -33,6 +35,9 @@ from gusset.serving.protocol import (
 
 log = logging.getLogger("gusset")
 
+UNUSABLE_PYTHON_HINT = "remove the model's environment with `gusset env remove`; the next start makes it anew"
+
+_BOOTSTRAP = str(Path(__file__).parents[1] / "worker" / "bootstrap.py")
 _LAST_OUTPUT = 2.0  # seconds to forward what a dead worker has printed and reported
 
 
@@ -82,24 +87,36 @@ class WorkerProcess:
         self._reaped = False  # from then on the process id may belong to another process
 
     @classmethod
-    def start(cls, options: WorkerOptions) -> WorkerProcess:
-        """Start a worker. It ends when this process does, however it ends."""
+    def start(cls, options: WorkerOptions, python: str) -> WorkerProcess:
+        """Start a worker on this Python. It ends when this process does, however it ends.
+
+        Raises:
+            HostError: the Python cannot be started.
+        """
         own_end, worker_end = socket.socketpair()
         lifeline_r, lifeline_w = os.pipe()
         descriptors = (worker_end.fileno(), options.listener.fileno(), lifeline_r)
-        command = [sys.executable, "-P", "-m", "gusset.serving.worker.shim"]
-        command += [str(number) for number in (*descriptors, int(options.debuggable))]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(options.environment),
-            pass_fds=descriptors,
-            process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
-        )
-        worker_end.close()
-        os.close(lifeline_r)
+        command = [python, "-P", _BOOTSTRAP, *(str(number) for number in descriptors)]
+        try:
+            process = subprocess.Popen(
+                [*command, str(int(options.debuggable))],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=_environment(options.environment, python),
+                pass_fds=descriptors,
+                process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
+            )
+        except OSError as error:
+            own_end.close()
+            os.close(lifeline_w)
+            raise HostError(
+                f"the model's Python, {python}, cannot be started: {(error.strerror or 'an error').lower()}",
+                hint=UNUSABLE_PYTHON_HINT,
+            ) from None
+        finally:
+            worker_end.close()
+            os.close(lifeline_r)
         pumps = [
             OutputPump.start(_detach(process.stdout), options.output, options.masker.stream("stdout")),
             OutputPump.start(_detach(process.stderr), options.errors, options.masker.stream("stderr")),
@@ -204,6 +221,16 @@ class WorkerProcess:
             self._threads[0].join(_LAST_OUTPUT)  # so that its last reports come before its end
         self.kill()
         self._channel.close()
+
+
+def _environment(variables: Mapping[str, str], python: str) -> Mapping[str, str]:
+    """The variables for a worker on this Python: programs of the model's environment are found first."""
+    if python == sys.executable:
+        return variables
+    programs = Path(python).parent
+    path = variables.get("PATH", os.defpath)
+    own = {"PATH": f"{programs}{os.pathsep}{path}", "VIRTUAL_ENV": str(programs.parent)}
+    return {**variables, **own}
 
 
 def _detach(pipe: IO[bytes] | None) -> int:

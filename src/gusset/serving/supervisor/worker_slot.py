@@ -68,9 +68,13 @@ class WorkerSlots:
         ]
 
     def refill(self, slot: WorkerSlot) -> None:
-        """Start a new replica in place of one that has ended."""
+        """Start a new replica in place of one that has ended.
+
+        Raises:
+            HostError: the model's Python cannot be started any more.
+        """
         self._discard(slot.replica)
-        slot.replica = self._begin(WorkerProcess.start(self._options), self.deployment)
+        slot.replica = self._start(self.deployment)
 
     async def replace(self, slot: WorkerSlot, deployment: ModelDeployment) -> None:
         """Start a replica of this deployment, and put it in the slot once it is ready.
@@ -79,8 +83,9 @@ class WorkerSlots:
 
         Raises:
             ModelFailed: it did not become ready; the slot stays as it was.
+            HostError: its Python cannot be started.
         """
-        replica = self._begin(WorkerProcess.start(self._options), deployment)
+        replica = self._start(deployment)
         try:
             is_ready = await replica.wait_ready()
         except asyncio.CancelledError:  # by a newer change, or because serving ends
@@ -112,6 +117,9 @@ class WorkerSlots:
             replica.process.kill()
         for replica in left:
             replica.process.join()
+
+    def _start(self, deployment: ModelDeployment) -> Replica:
+        return self._begin(WorkerProcess.start(self._options, deployment.python), deployment)
 
     def _begin(self, process: WorkerProcess, deployment: ModelDeployment) -> Replica:
         replica = Replica(process, deployment, self._on_replica_ready)

@@ -46,12 +46,13 @@ def start_model(
     wait: Await,
     *,
     downloads: DownloadState,
-    on_instance: Callable[[], object] = lambda: None,
+    on_instance: Callable[[Methods], object] = lambda methods: None,
 ) -> Methods:
     """Import the model's class, construct, check and load it.
 
     `wait` runs a coroutine to its end. `on_instance` is called before `load`,
-    which waits for all `downloads`; the import waits for external data.
+    which waits for all `downloads`; the import waits for external data. It may
+    raise StartFailed.
 
     Raises:
         StartFailed: the import, `__init__`, a signature check or `load` failed.
@@ -63,7 +64,7 @@ def start_model(
     file = deployment.model_file.relative_to(deployment.folder)
     description = f"The class {deployment.model_class} in {file}"
     methods: Methods = _step(StartStep.CHECK, lambda: find_methods(instance, description))
-    on_instance()
+    on_instance(methods)
     downloads.wait()
     _load(instance, wait)
     return methods

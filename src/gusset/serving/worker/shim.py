@@ -1,4 +1,4 @@
-"""The process between supervisor and worker: `python -P -m gusset.serving.worker.shim`. Nothing outlives it.
+"""The process between supervisor and worker, started by `bootstrap.py`. Nothing outlives it.
 
 It runs no code of the model and never holds a value. The worker is its child.
 Every orphaned descendant of the worker becomes its child as well, also one in a
@@ -18,6 +18,7 @@ import time
 
 from gusset.runtime.process import adopt_orphans, children, harden
 
+EXIT_UNUSABLE_PYTHON = 10  # something that the worker imports is not installed
 _KILL_SECONDS = 5.0  # for killed processes to end; one that hangs in a driver may never end
 _KILL_INTERVAL = 0.002  # seconds
 
@@ -38,15 +39,22 @@ def main(arguments: list[str]) -> int:
         os.close(lifeline)
         os.close(worker_w)
         os.setpgid(0, 0)
-        from gusset.serving.worker import worker as worker_module  # not in the shim, which stays small
-
-        return worker_module.main([str(number) for number in (control, listening, worker_r, debuggable)])
+        return _run_worker([str(number) for number in (control, listening, worker_r, debuggable)])
     with contextlib.suppress(OSError):  # the worker does it itself, too: either may come first
         os.setpgid(worker, worker)
     for descriptor in (control, listening, worker_r):
         os.close(descriptor)
     _watch(worker, lifeline)
     return _end_like(_kill_all(worker))
+
+
+def _run_worker(arguments: list[str]) -> int:
+    try:
+        from gusset.serving.worker import worker  # not in the shim, which stays small
+    except ImportError as error:
+        sys.stderr.write(f"{sys.executable} cannot run gusset's worker: {error}\n")
+        return EXIT_UNUSABLE_PYTHON
+    return worker.main(arguments)
 
 
 def _watch(worker: int, lifeline: int) -> None:
@@ -114,7 +122,3 @@ def _end_like(status: int) -> int:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
     return os.waitstatus_to_exitcode(status)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

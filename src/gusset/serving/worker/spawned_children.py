@@ -8,16 +8,19 @@ pipe, and so do those that it starts in turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-# `gusset` may be missing where the model has chosen another interpreter for its processes.
-_FIRST = """\
+# The model may have chosen another interpreter for its processes, too old to read gusset's code.
+_FIRST = f"""\
 import ctypes, resource
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
 try:
+    import runpy
+    runpy.run_path({str(Path(__file__).with_name("bootstrap.py"))!r})
     from gusset.serving.worker.spawned_children import protect_children
-except ImportError:
+except (ImportError, SyntaxError, OSError):
     pass
 else:
     protect_children()

@@ -48,6 +48,7 @@ from gusset.serving.protocol import (
     SetMaskedHits,
     SetSecrets,
     SetSourceError,
+    StartStep,
     WorkerPlan,
     decode_order,
     encode_report,
@@ -107,12 +108,17 @@ class Worker:
                 self._secrets,
                 self._loop.run_until_complete,
                 downloads=self._downloads,
-                on_instance=lambda: self._report(Loading()),
+                on_instance=self._on_instance,
             )
         except StartFailed as failure:
             self._exit_failed(failure)
         self._loop.run_until_complete(self._serve(methods))
         return 0
+
+    def _on_instance(self, methods: Methods) -> None:
+        self._report(Loading())
+        if methods.websocket is not None:
+            _import_websocket_libraries()
 
     async def _serve(self, methods: Methods) -> None:
         deployment, folder = self._deployment, self._deployment.folder
@@ -219,6 +225,21 @@ class Worker:
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(EXIT_START_FAILED)  # threads that the model has started must not delay the exit
+
+
+def _import_websocket_libraries() -> None:
+    """Import them now: the model's environment may have others than gusset's.
+
+    Raises:
+        StartFailed: they are missing or too old.
+    """
+    try:
+        import gusset.serving.http_api.websockets  # noqa: F401
+    except ImportError as error:
+        raise StartFailed(StartStep.CHECK) from ModelDefinitionError(
+            "A websocket needs Starlette, uvicorn 0.35 and websockets 13, or newer, in the model's "
+            f"environment: {error}"
+        )
 
 
 def _secret_values(values: Mapping[str, bytes]) -> dict[str, SecretValue]:
