@@ -99,6 +99,15 @@ def test_an_ambiguous_request_is_refused(proxy: RunningProxy, lines: list[str], 
     assert heads == []
 
 
+@pytest.mark.parametrize("lines", [[], ["A: " + "a" * 70_000], [HOST, "Content-Length: 999999999999"]])
+def test_the_refusal_of_a_head_request_has_no_body(proxy: RunningProxy, lines: list[str]) -> None:
+    """Its client would take the body for the next response."""
+    head = "\r\n".join(["HEAD /x HTTP/1.1", *lines, "", ""]).encode()
+    response = proxy.exchange(head)
+    assert response.startswith(b"HTTP/1.1 4")
+    assert response.endswith(b"\r\n\r\n") and response.count(b"\r\n\r\n") == 1
+
+
 def test_a_tls_handshake_gets_400_at_once(proxy: RunningProxy) -> None:
     """The proxy does not wait for the end of a line that will never come."""
     assert proxy.exchange(b"\x16\x03\x01\x02\x00\x01").startswith(b"HTTP/1.1 400 ")

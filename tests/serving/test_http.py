@@ -474,6 +474,29 @@ def test_a_request_has_one_host(head: bytes, status: bytes) -> None:
     assert exchange_with(Limits(), head)[9:12] == status
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HEAD /refused HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 70_000 + b"\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n",
+    ],
+)
+def test_the_refusal_of_a_head_request_has_no_body(head: bytes) -> None:
+    """Its client would take the body for the next response. It has the headers, and a GET gets the body."""
+
+    def gate(exchange: Exchange) -> Response | None:
+        return Response(403, b"no") if exchange.path == b"/refused" else None
+
+    refused = exchange_with(Limits(), head, gate=gate)
+    assert refused.startswith(b"HTTP/1.1 4") and refused.endswith(b"\r\n\r\n")
+    assert refused.count(b"\r\n\r\n") == 1
+    following = head.replace(b"HEAD", b"GET", 1) + b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"
+    headers, _, body = exchange_with(Limits(), following, gate=gate).partition(b"\r\n\r\n")
+    assert b"content-length: %d\r\n" % len(body) in headers and body
+
+
 def test_the_host_of_a_target_in_absolute_form_replaces_the_header() -> None:
     """What looks at the host sees the one that the request is for."""
 

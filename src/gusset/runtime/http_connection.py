@@ -306,7 +306,7 @@ class HttpConnection(asyncio.Protocol):
     def _send_refusal(self, refusal: Response) -> None:
         status, body, kind = refusal.status, refusal.body, refusal.content_type
         head = _head(status, len(body), kind, headers=refusal.headers, date=self._server.date, keep=False)
-        self.transport.write(head + body)
+        self.transport.write(head if self._parser.is_head_refused else head + body)
         self._close_gently()
 
     def _close_gently(self) -> None:

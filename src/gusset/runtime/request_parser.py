@@ -81,6 +81,7 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         self.requests: deque[Exchange] = deque()
         self.refusal: Response | None = None
+        self.is_head_refused = False  # the refused request is a HEAD: its response has no body
         self.is_closed = False  # what follows is not parsed: the connection closes after the last request
         self.has_begun = False  # the client has begun to send its first request
         self.in_message = False
@@ -182,7 +183,7 @@ class RequestParser:
         if url[:1] == b"/" and b"#" not in url:
             exchange.path, _, exchange.query = url.partition(b"?")
         else:
-            self._take_target(exchange)
+            _take_target(exchange, url)
         if parser.should_upgrade() and exchange.method != b"CONNECT" and not self.rules.takes_over(exchange):
             self._declined = True
             return
@@ -193,7 +194,7 @@ class RequestParser:
         self._exchange = exchange
         self._body_began = self._loop.time()
         if self.refusal is None and self.rules.gate is not None:
-            self.refusal = self.rules.gate(exchange)
+            self._set_refusal(self.rules.gate(exchange))
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
             skips = self.rules.skips_body
@@ -217,21 +218,6 @@ class RequestParser:
 
     def _measure_head(self) -> int:
         return len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
-
-    def _take_target(self, exchange: Exchange) -> None:
-        url = self._url
-        if b"#" in url:  # no client should send a fragment; some do
-            url = url.partition(b"#")[0]
-        if b"://" in url and url[:1] != b"/":  # the absolute form, which proxies send
-            parsed = httptools.parse_url(url)  # raises for what is no URL: 400
-            exchange.path, exchange.query = parsed.path or b"/", parsed.query or b""
-            # Its host replaces that of the header: RFC 9112, 3.2.2.
-            host = url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0].rpartition(b"@")[2]
-            self._fields[b"host"] = host
-            self._headers[:] = [(name, value) for name, value in self._headers if name.lower() != b"host"]
-            self._headers.insert(0, (b"host", host))
-        else:
-            exchange.path, _, exchange.query = url.partition(b"?")
 
     def _check_host(self) -> None:
         """Refuse what RFC 9112, 3.2 does: HTTP/1.1 without a Host, and any request with several."""
@@ -273,7 +259,7 @@ class RequestParser:
         self.memory.release_unfinished()
         if self.refusal is None:
             text = "The server is busy with other large requests. Try again later."
-            self.refusal = self.rules.render_busy(self._exchange, text)
+            self._set_refusal(self.rules.render_busy(self._exchange, text))
         return False
 
     @property
@@ -313,7 +299,27 @@ class RequestParser:
     def _refuse(self, status: int, text: str) -> None:
         self.memory.release_unfinished()
         if self.refusal is None:
-            self.refusal = self.rules.render_refusal(self._exchange, status, text)
+            self._set_refusal(self.rules.render_refusal(self._exchange, status, text))
+
+    def _set_refusal(self, refusal: Response | None) -> None:
+        self.refusal = refusal
+        self.is_head_refused = refusal is not None and self._parser.get_method() == b"HEAD"
+
+
+def _take_target(exchange: Exchange, url: bytes) -> None:
+    """Take the path and the query of a target that is not only a path, and its host if it has one."""
+    if b"#" in url:  # no client should send a fragment; some do
+        url = url.partition(b"#")[0]
+    if b"://" in url and url[:1] != b"/":  # the absolute form, which proxies send
+        parsed = httptools.parse_url(url)  # raises for what is no URL: 400
+        exchange.path, exchange.query = parsed.path or b"/", parsed.query or b""
+        # Its host replaces that of the header: RFC 9112, 3.2.2.
+        host = url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0].rpartition(b"@")[2]
+        exchange.fields[b"host"] = host
+        exchange.headers[:] = [header for header in exchange.headers if header[0].lower() != b"host"]
+        exchange.headers.insert(0, (b"host", host))
+    else:
+        exchange.path, _, exchange.query = url.partition(b"?")
 
 
 def _head_without_offer(line: tuple[bytes, bytes, bytes], headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -174,7 +174,8 @@ class ClientConnection(asyncio.Protocol):
         request = current.request if current is not None else None  # None: its own head was at fault
         has_arrived = request is not None and request.body.done
         close = close or request is None or not has_arrived or request.close or self.connections.closing
-        body = b"" if request is not None and request.method == b"HEAD" else response.body
+        method = request.method if request is not None else self._input.lstrip(b"\r\n").partition(b" ")[0]
+        body = b"" if method == b"HEAD" else response.body
         lines = [status_line(response.status), b"content-type: %b\r\n" % response.content_type]
         lines.append(b"content-length: %d\r\n" % len(response.body))
         lines += [b"%b: %b\r\n" % header for header in response.headers]
