@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "weights": {"errors", "backoff", "portable", "printable", "secrets", "package", "runtime"},
     "serving": {"errors", "secrets", "package", "runtime", "weights"},
     "containers": {"errors", "secrets", "package", "runtime"},
+    "images": {"errors", "secrets", "portable", "printable"},
     "client": {"errors", "addresses", "backoff", "secrets"},
     "manager": {"errors", "addresses", "printable", "secrets", "vault", "runtime"},
     "cli": {
@@ -44,6 +45,7 @@ MAY_IMPORT = {
         "vault",
         "serving",
         "containers",
+        "images",
         "manager",
         "client",
     },
@@ -149,6 +151,7 @@ REVEALERS = {
     "containers/secrets/memory_folder.py",  # into files in memory
     "containers/secrets/sidecar.py",  # into files in the memory of an engine elsewhere
     "containers/engine/registry.py",  # into the request to pull an image, for its registry
+    "images/value_search.py",  # to know what must not be in an image
     "manager/api/handlers.py",  # a key or a link, shown once
     "manager/api/secret_handlers.py",  # to the value doctor
     "manager/pages/responder.py",  # a new session's token, into its cookie

@@ -17,6 +17,7 @@
     ├── Unreachable                 a source or a server did not respond
     │   └── TooManyAttempts         no more attempts are accepted for a while
     ├── ModelFailed                 the model's or container's own code failed
+    │   └── ImageUnreadable         an image or a layer of it is damaged, or is none
     ├── VaultError                  the vault cannot be opened or trusted
     │   ├── RootKeyError            the root key is lost, wrong or unsafe
     │   ├── VaultTooNew             written by a newer gusset
@@ -190,6 +191,12 @@ class ModelFailed(GussetError):
     """The model's own code, or its container, failed."""
 
     code = "model_failed"
+
+
+class ImageUnreadable(ModelFailed):
+    """An image, or a layer of it, is damaged, incomplete, or no image at all."""
+
+    code = "image_unreadable"
 
 
 class VaultError(GussetError):

@@ -1,0 +1,136 @@
+"""Searches streams on a thread of its own, while the caller's thread reads and decompresses them.
+
+Decompression and search both release Python's global interpreter lock, so they use two cores.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gusset.images.value_search import Occurrence, ValueSearch
+
+_QUEUED = 8  # chunks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a part of a stream is: `part` of the file `path`; of the file `inside` it if that is an archive.
+
+    In a tar header `part` is empty: it follows from the offset. `start` is the part's offset in the stream.
+    """
+
+    path: bytes
+    part: str
+    inside: bytes = b""
+    start: int = 0
+
+
+OnOccurrence = Callable[[Place, Occurrence, int], object]
+
+
+class SearchedStream:
+    """One stream, searched as its chunks arrive. An occurrence is reported once its place is known.
+
+    The reading thread calls `mark`, and the searching thread the other methods.
+    """
+
+    def __init__(self, search: ValueSearch, report: OnOccurrence, place: Place) -> None:
+        """`report` gets an occurrence, its place, and its offset in the stream. `place` is the first."""
+        self._search = search
+        self._report = report
+        self._held = b""
+        self._offset = 0  # of `_held` in the stream
+        self._places = deque((place,))  # by their start
+        self._are_all_marked = False
+        self._waiting: deque[tuple[int, Occurrence]] = deque()  # by their offset, until their place is known
+
+    def mark(self, place: Place) -> None:
+        """From `place.start` on the stream is this place. Places are marked in their order."""
+        self._places.append(place)
+
+    def mark_end(self) -> None:
+        """No other place follows."""
+        self._are_all_marked = True
+
+    def feed(self, chunk: bytes) -> None:
+        """Search the next bytes."""
+        data = self._held + chunk
+        found, cut = self._search.find_and_cut(data)
+        self._waiting.extend((self._offset + each.start, each) for each in found)
+        self._held = data[cut:]
+        self._offset += cut
+        self._report_located(self._offset if self._are_all_marked else self._places[-1].start)
+
+    def end(self) -> None:
+        """Search what is left."""
+        found = self._search.find(self._held)
+        self._waiting.extend((self._offset + each.start, each) for each in found)
+        self._offset += len(self._held)
+        self._report_located(self._offset)
+
+    def _report_located(self, known: int) -> None:
+        """Report what is before the offset `known`, up to which all places are marked."""
+        while self._waiting and self._waiting[0][0] < known:
+            offset, occurrence = self._waiting.popleft()
+            self._forget_places(offset)
+            self._report(self._places[0], occurrence, offset)
+        self._forget_places(self._waiting[0][0] if self._waiting else self._offset)
+
+    def _forget_places(self, before: int) -> None:
+        while len(self._places) > 1 and self._places[1].start <= before:
+            self._places.popleft()
+
+
+class SearchThread:
+    """The thread. Chunks are searched in the order in which they are submitted."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[tuple[SearchedStream, bytes | None] | None] = queue.Queue(_QUEUED)
+        self._thread = threading.Thread(target=self._run, name="gusset-search", daemon=True)
+        self._error: BaseException | None = None
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[SearchThread]:
+        """A running thread; at the end of the context all that was submitted has been searched."""
+        thread = cls()
+        thread._thread.start()
+        try:
+            yield thread
+        finally:
+            thread._queue.put(None)
+            thread._thread.join()
+        thread.check()
+
+    def submit(self, stream: SearchedStream, chunk: bytes) -> None:
+        """Search the next chunk of a stream. Waits while several chunks wait already."""
+        self._queue.put((stream, chunk))
+
+    def submit_end(self, stream: SearchedStream) -> None:
+        """Nothing more follows in this stream."""
+        self._queue.put((stream, None))
+
+    def check(self) -> None:
+        """Raise the exception with which the thread has ended, if any."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    _process(*item)
+                except BaseException as error:  # raised in the caller's thread; until then nothing may block
+                    self._error = error
+
+
+def _process(stream: SearchedStream, chunk: bytes | None) -> None:
+    if chunk is None:
+        stream.end()
+    else:
+        stream.feed(chunk)
