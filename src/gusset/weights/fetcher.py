@@ -20,6 +20,7 @@ from gusset.errors import GussetError
 from gusset.runtime.logs import log_to_stderr
 from gusset.runtime.process import die_with_pipe, harden
 from gusset.weights import failures
+from gusset.weights.buckets import BucketClient
 from gusset.weights.cache import WeightsCache, is_safe_name
 from gusset.weights.download import Download, FetchRequest, SourceKind
 from gusset.weights.external_data import fetch_external_data
@@ -68,7 +69,7 @@ class Fetcher:
         if download.kind is SourceKind.WEB:
             file = self._web.fetch(download, self._token(download), progress)
             return self._cache.folder({_file_name(download): file})
-        raise failures.not_found(download, f"{download.kind}:// is not supported")
+        return BucketClient(self._cache, download, self._value(download), progress).fetch()
 
     def _value(self, download: Download) -> bytes | None:
         return self._request.values.get(download.credential.secret) if download.credential else None
@@ -108,7 +109,8 @@ def main(arguments: list[str]) -> int:
         harden()
     with os.fdopen(requests, "rb") as file:
         request: FetchRequest = pickle.load(file)  # noqa: S301  # from the parent process
-    log_to_stderr("", readable=request.readable, level=logging.WARNING)
+    # Of the libraries' own logs nothing: what fails is reported, and what may pass is tried again.
+    log_to_stderr("", readable=request.readable, level=logging.CRITICAL)
     log_to_stderr(readable=request.readable)
     try:
         cache = WeightsCache.open(request.cache)

@@ -35,6 +35,11 @@ class Progress:
         with self._lock:
             self._total, self._done = total, present
 
+    def skip(self, count: int) -> None:
+        """So many bytes were here already."""
+        with self._lock:
+            self._done += count
+
     def advance(self, count: int) -> None:
         """So many more bytes have arrived."""
         with self._lock:
