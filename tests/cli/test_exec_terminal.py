@@ -157,6 +157,12 @@ def test_a_value_written_to_the_terminal_itself_is_masked(run: Run) -> None:
     assert shown == b"***"
 
 
+def test_a_value_of_short_lines_is_masked_with_the_line_ends_of_a_terminal(gusset: Cli, run: Run) -> None:
+    """No line is long enough to be masked by itself."""
+    gusset("secret", "set", "token", "--exact", input=b"ab12\ncd34\nef56\n")
+    assert run("sh", "-c", 'cat "$GUSSET_SECRETS_DIR/token"; echo end').rest() == b"***end\r\n"
+
+
 def test_a_prompt_is_shown_at_once_and_a_value_pasted_there_is_masked(run: Run) -> None:
     """The terminal echoes it, and the command reads it whole."""
     terminal = run(*python("print('read', len(input('Token: ')))"))

@@ -40,7 +40,7 @@ class Running:
 
     @property
     def lines(self) -> list[str]:
-        return self._out.read_text().splitlines()
+        return self._out.read_text().split("\n")[:-1]  # whole ones
 
     @property
     def errors(self) -> str:

@@ -61,7 +61,7 @@ class ProvidedSecrets:
                 _for_environment(name, values[name].value)
         new = [each.value for each in values.values()]
         self._held += new
-        self._masker.learn(new)
+        self._masker.learn([*new, *(_on_terminal(value) for value in new)])
         self._folder.replace({name: values[name].value for name in self._files if name in values})
         self._values = values
 
@@ -105,6 +105,11 @@ class ProvidedSecrets:
         changed = self._changed.is_set()
         self._changed.clear()
         return changed
+
+
+def _on_terminal(value: SecretValue) -> SecretValue:
+    """The value with the line ends that a terminal writes."""
+    return SecretValue(value.reveal().replace(b"\n", b"\r\n"))
 
 
 def _for_environment(name: str, value: SecretValue) -> bytes:

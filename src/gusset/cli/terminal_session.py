@@ -15,7 +15,7 @@ import sys
 import termios
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gusset.cli.command_process import STDERR, STDIN, STDOUT, copy_size, start_error
@@ -189,7 +189,7 @@ def _ending_by_exception() -> Iterator[None]:
 @dataclass(frozen=True, slots=True)
 class _Job:
     words: list[str]
-    environment: dict[bytes, bytes]
+    environment: dict[bytes, bytes] = field(repr=False)  # it may have values
     settings: list[Any]  # of the terminal, as `termios.tcgetattr` returns them
     mask: set[int]
 
