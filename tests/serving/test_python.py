@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.serving.conftest import ModelProject, eventually
@@ -167,3 +169,35 @@ def test_a_websocket_needs_its_libraries_at_the_start(serve: ModelProject, tmp_p
     )
     assert served.ended() == 9
     assert "A websocket needs Starlette, uvicorn 0.35 and websockets 13, or newer" in served.stderr
+
+
+def test_a_worker_waits_for_a_python_that_was_deleted(serve: ModelProject, tmp_path: Path) -> None:
+    """After a crash it is started again once the Python is back; meanwhile the log says what is missing."""
+    python = environment(tmp_path / "own", sys.executable, "-r", str(WORKER_LIST))
+    served = serve("class Model:\n    def predict(self, x): return x", python=python).ready()
+    away = tmp_path / "away"
+    (tmp_path / "own").rename(away)
+    os.kill(served.worker, signal.SIGKILL)
+    eventually(lambda: "The model cannot be started again" in served.stderr, "the log")
+    away.rename(tmp_path / "own")
+    eventually(lambda: "The model is ready again." in served.stderr, "the restart")
+    assert served.predict(5).json() == 5
+
+
+def test_a_websocket_is_refused_where_its_libraries_are_missing(serve: ModelProject, tmp_path: Path) -> None:
+    """A client that wants one from a model without is refused; the log stays empty."""
+    python = environment(tmp_path / "own", sys.executable, "-r", str(WORKER_LIST))
+    served = serve(
+        "class Model:\n    def predict(self, x): return x",
+        python=python,
+        environ={"PYTHONHOME": sys.base_prefix},
+    ).ready()
+    upgrade = {
+        "connection": "upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "sec-websocket-version": "13",
+    }
+    response = httpx.get(f"{served.address}/v1/websocket", headers=upgrade)
+    assert response.status_code == 501
+    assert "Traceback" not in served.stderr

@@ -129,7 +129,11 @@ class ModelApi:
     def _websocket(self, exchange: Exchange) -> None:
         if self.takes_over(exchange):
             if self._websockets is None:
-                self._websockets = self._make_websockets()
+                try:
+                    self._websockets = self._make_websockets()
+                except ImportError:  # the libraries of the model's environment are missing or too old
+                    send(exchange, caller_error(501, "This model has no websocket."))
+                    return
             _choose_websocket(exchange)
             self._websockets.open(exchange)
         else:

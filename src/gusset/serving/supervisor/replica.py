@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import enum
 import re
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -108,13 +109,17 @@ class Replica:
         if self._failure is None:
             return ModelFailed(
                 f"the model's process ended while the model was starting ({describe_exit(status)})",
-                hint="see what it printed above",
+                hint="see what it printed above" + self._python_hint(),
             )
         step, trace = _FAILED_STEPS[self._failure.step], masker.mask_text(self._failure.trace)
         missing = _MISSING_MODULE.search(trace)
         return ModelFailed(
             f"{step}\n{trace}", hint=self._missing_module_hint(missing[1]) if missing else None
         )
+
+    def _python_hint(self) -> str:
+        python = self.deployment.python
+        return "" if python == sys.executable else f"; it runs on {python}: {UNUSABLE_PYTHON_HINT}"
 
     def _missing_module_hint(self, module: str) -> str:
         # Imported here: a start that succeeds needs neither, and Python's parser takes long to import.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from gusset.errors import HostError
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.environment import child_environment
 from gusset.runtime.exchange import Exchange
@@ -112,10 +113,12 @@ def serve(
             browser_rules=browser_rules,
             tls=tls,
         )
-        processes = _start_workers(options, likely_python, workers)
+        processes: list[WorkerProcess] = []
         try:
+            with contextlib.suppress(HostError):  # it is only likely
+                processes = _start_workers(options, likely_python, workers)
             deployment, source = stack.enter_context(prepare())
-            if deployment.python != likely_python:
+            if deployment.python != likely_python or not processes:
                 while processes:
                     processes.pop().abandon()
                 processes = _start_workers(options, deployment.python, workers)
@@ -247,10 +250,17 @@ class Supervisor:
             status = await replica.wait()
             if slot.replica is replica:
                 await self._on_end(slot, status)
+            while slot.replica is replica:  # until it is replaced here, or by a reload
                 delay = backoff.next_delay(started_at=replica.started_at, was_ready=replica.was_ready)
                 await asyncio.sleep(delay)
-            if slot.replica is replica:  # else a reload has filled the slot meanwhile
-                self._slots.refill(slot)
+                if slot.replica is replica:
+                    self._refill(slot)
+
+    def _refill(self, slot: WorkerSlot) -> None:
+        try:
+            self._slots.refill(slot)
+        except HostError as error:  # what it needs may come back
+            log.error("%s cannot be started again: %s", slot.name.capitalize(), error.message)  # noqa: TRY400
 
     def _on_ready(self, slot: WorkerSlot) -> None:
         self._not_ready_server.stop()

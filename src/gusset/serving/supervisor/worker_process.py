@@ -230,7 +230,7 @@ def _environment(variables: Mapping[str, str], python: str) -> Mapping[str, str]
     programs = Path(python).parent
     path = variables.get("PATH", os.defpath)
     own = {"PATH": f"{programs}{os.pathsep}{path}", "VIRTUAL_ENV": str(programs.parent)}
-    return {**variables, **own}
+    return {name: text for name, text in variables.items() if name != "PYTHONHOME"} | own
 
 
 def _detach(pipe: IO[bytes] | None) -> int:
