@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from gusset.runtime.caller_auth import CallerAuth, digests_of
+from gusset.runtime.tls import ServerTls, TlsFiles
 from gusset.secrets.value import SecretValue
-from tests.containers.wire import OK, SWITCHING, WEBSOCKET_REQUEST, RunningProxy, get, post, running_proxy
+from tests.containers.wire import (
+    OK,
+    SWITCHING,
+    WEBSOCKET_REQUEST,
+    RunningProxy,
+    Wire,
+    get,
+    post,
+    running_proxy,
+)
+from tests.serving.conftest import eventually
+from tests.serving.test_callers import make_certificate, trusting
 
 KEY = "caller-Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe"
 HEADER = f"Authorization: Api-Key {KEY}"
@@ -91,3 +105,48 @@ def test_a_new_key_counts_at_once(guarded: RunningProxy, auth: CallerAuth) -> No
         assert client.response()[0] == 401
         client.send(get("/x", "Authorization: Bearer another"))
         assert client.response()[0] == 200
+
+
+def test_callers_over_tls_and_a_new_certificate(tmp_path: Path, auth: CallerAuth) -> None:
+    """New connections get the new certificate; those that are open go on, a websocket too."""
+    chain, key = make_certificate(tmp_path, "first")
+    new_chain, new_key = make_certificate(tmp_path, "second")
+    first, second = trusting(chain), trusting(new_chain)
+
+    with running_proxy(caller_auth=auth, tls=ServerTls.open(TlsFiles(chain, key))) as proxy:
+
+        def connect(context: ssl.SSLContext) -> Wire:
+            return Wire(context.wrap_socket(proxy.connect().sock, server_hostname="127.0.0.1"))
+
+        def accepts(context: ssl.SSLContext) -> bool:
+            try:
+                connect(context).sock.close()
+            except ssl.SSLCertVerificationError:
+                return False
+            return True
+
+        with connect(first) as client, connect(first) as websocket:
+            for fields, status in (([], 401), ([HEADER], 200)):
+                client.send(get("/x", *fields))
+                assert client.response()[0] == status
+            proxy.handle_with(_echo_after_switching)
+            websocket.send(WEBSOCKET_REQUEST.replace(b"\r\n\r\n", f"\r\n{HEADER}\r\n\r\n".encode()))
+            assert websocket.head() == SWITCHING
+
+            chain.write_bytes(new_chain.read_bytes())
+            key.write_bytes(new_key.read_bytes())
+            eventually(lambda: accepts(second), "the new certificate")
+            assert not accepts(first)
+            websocket.send(b"frame")
+            assert websocket.exactly(5) == b"frame"
+            client.send(get("/x"))
+            assert client.response()[0] == 401
+        with connect(second) as client:
+            client.send(get("/x"))
+            assert client.response()[0] == 401
+
+
+def _echo_after_switching(wire: Wire) -> None:
+    wire.head()
+    wire.send(SWITCHING)
+    wire.send(wire.exactly(5))

@@ -18,6 +18,7 @@ from gusset.containers.proxy.proxy import Proxy, Routes
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.caller_auth import CallerAuth
 from gusset.runtime.limits import Limits
+from gusset.runtime.tls import ServerTls
 from tests.serving.conftest import PATIENCE
 
 ROUTES = Routes(predict="/infer", readiness="/is/ready", liveness="/is/alive")
@@ -184,8 +185,11 @@ class Application:
 class RunningProxy:
     """A proxy with its own event loop on a thread, and the application behind it."""
 
-    def __init__(self, application: Application, routes: Routes, **options: Any) -> None:
+    def __init__(
+        self, application: Application, routes: Routes, *, tls: ServerTls | None, **options: Any
+    ) -> None:
         """Use `running_proxy`."""
+        self._tls = tls
         self.application = application
         self.not_ready: str | None = None  # the reason why requests may not pass
         self.errors: list[str] = []  # what asyncio would only log
@@ -205,7 +209,7 @@ class RunningProxy:
         self._thread.start()
         listener = limit_receive_buffer(socket.create_server(("127.0.0.1", 0)))
         self.port = listener.getsockname()[1]
-        self.call(self.proxy.start(listener))
+        self.call(self.proxy.start(listener, tls=self._tls))
 
     def close(self) -> None:
         """Stop proxy and application; fail if asyncio has reported an error."""
@@ -283,6 +287,7 @@ def running_proxy(
     read_seconds: float = 300.0,
     browser_rules: BrowserRules | None = None,
     caller_auth: CallerAuth | None = None,
+    tls: ServerTls | None = None,
 ) -> Iterator[RunningProxy]:
     """A proxy in front of an application that runs `handler`; without one it responds with `OK`."""
     application = Application.start(handler or respond_with(OK))
@@ -293,6 +298,7 @@ def running_proxy(
         read_seconds=read_seconds,
         browser_rules=browser_rules,
         caller_auth=caller_auth,
+        tls=tls,
     )
     proxy.start()
     try:

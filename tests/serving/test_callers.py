@@ -419,18 +419,34 @@ def connects(address: str, context: ssl.SSLContext) -> bool:
 
 
 def test_bad_tls_files_stop_the_start(gusset: Cli, folder: Path, secrets: Path) -> None:
-    """The message names the file."""
+    """The message names the file and what is wrong with it, in words."""
     chain, key = make_certificate(folder.parent, "first")
     other = make_certificate(folder.parent, "second")[1]
-    for options, named in (
-        (["--tls-certificate", str(chain)], "--tls-key"),
-        (["--tls-certificate", str(chain), "--tls-key", str(other)], str(other)),
-        (["--tls-certificate", str(key), "--tls-key", str(key)], str(key)),
-        (["--tls-certificate", str(folder / "none"), "--tls-key", str(key)], "none"),
+    encrypted, cut, empty = (folder.parent / name for name in ("encrypted.key", "cut.pem", "empty"))
+    command = ["openssl", "pkey", "-in", str(key), "-out", str(encrypted), "-aes256", "-passout", "pass:x"]
+    subprocess.run(command, check=True)
+    cut.write_bytes(chain.read_bytes()[:150])
+    empty.touch()
+    for given_chain, given_key, expected in (
+        (chain, other, f"{other}: the key is not that of the certificate"),
+        (chain, encrypted, "the key is encrypted with a password"),
+        (chain, empty, "the key's file is empty"),
+        (chain, chain, "the key's file has a certificate, and no private key"),
+        (chain, folder / "config.yaml", "the key's file is not PEM"),
+        (chain, cut, "the key's file has a certificate"),
+        (key, key, "the certificate's file has a private key, and no certificate"),
+        (cut, key, "the certificate's file is damaged or incomplete"),
+        (empty, key, "the certificate's file is empty"),
+        (folder / "config.yaml", key, "the certificate's file is not PEM"),
+        (folder, key, f"'{folder}' is a directory"),
+        (folder / "none", key, "none' does not exist"),
     ):
+        options = ["--tls-certificate", str(given_chain), "--tls-key", str(given_key)]
         result = gusset("serve", str(folder), "--secrets-dir", str(secrets), *options, status=2)
-
-        assert named.encode() in result.stderr
+        assert expected in result.stderr.decode()
+        assert b"ssl" not in result.stderr.lower().replace(b"openssl", b"")
+    result = gusset("serve", str(folder), "--tls-certificate", str(chain), status=2)
+    assert b"--tls-key" in result.stderr
 
 
 # gusset predict

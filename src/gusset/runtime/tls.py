@@ -81,23 +81,66 @@ class ServerTls:
 
 
 def _load(files: TlsFiles) -> ssl.SSLContext:
-    for file in (files.certificate, files.key):
-        try:
-            file.open("rb").close()
-        except OSError as error:
-            raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    certificate, key = _read(files.certificate), _read(files.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         # A password is given so that OpenSSL does not prompt for one.
         context.load_cert_chain(files.certificate, files.key, password="")
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "reason", None) or type(error).__name__).lower().replace("_", " ")
+        reason = str(getattr(error, "reason", None) or "")
+        fault = _fault_of_certificate(certificate) or _fault_of_key(key) or _fault_of_pair(reason)
         raise UsageError(
-            f"the certificate {files.certificate} cannot be used with the key {files.key}: {reason}",
+            f"the certificate {files.certificate} cannot be used with the key {files.key}: {fault}",
             hint="both must be PEM, the key without a password, and the server's own certificate the first",
         ) from None
     return context
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _fault_of_certificate(content: bytes) -> str | None:
+    """What is wrong with the file of a certificate in itself, None if nothing is."""
+    if not content.strip():
+        return "the certificate's file is empty"
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        if b"PRIVATE KEY-----" in content:
+            return "the certificate's file has a private key, and no certificate"
+        return "the certificate's file is not PEM: it has no line -----BEGIN CERTIFICATE-----"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("latin-1"))
+    except (OSError, ValueError):
+        return "the certificate's file is damaged or incomplete"
+    return None
+
+
+def _fault_of_key(content: bytes) -> str | None:
+    """What can be seen to be wrong with the file of a key in itself, None if nothing can."""
+    if not content.strip():
+        return "the key's file is empty"
+    if b"PRIVATE KEY-----" not in content:
+        if b"-----BEGIN CERTIFICATE-----" in content:
+            return "the key's file has a certificate, and no private key"
+        return "the key's file is not PEM: it has no line -----BEGIN PRIVATE KEY-----"
+    if b"-----BEGIN ENCRYPTED" in content or b"Proc-Type: 4,ENCRYPTED" in content:
+        return "the key is encrypted with a password; `openssl pkey -in KEY -out NEW` writes it without one"
+    return None
+
+
+def _fault_of_pair(reason: str) -> str:
+    """What is wrong with two files that look right, from OpenSSL's reason."""
+    if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+        return "the key is not that of the certificate"
+    if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
+        return "OpenSSL refuses it as too weak: make a new key, of at least 2,048 bits for RSA"
+    if not reason:
+        return "the key's file is damaged or incomplete"
+    return f"OpenSSL reports {reason.lower().replace('_', ' ')}"
 
 
 def _stamp(files: TlsFiles) -> _Stamp:
