@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_exec import state
 from tests.conftest import Cli, leaks_in
 from tests.serving.conftest import eventually, is_running
 
@@ -293,6 +294,29 @@ def test_ctrl_z_stops_the_job_and_fg_continues_it(shell: Terminal) -> None:
     shell.until(b"got word")
     shell.until(b"ready>")
     assert termios.tcgetattr(shell.fd) == before
+
+
+def test_a_command_that_a_process_stops_stops_gusset_until_it_is_continued(run: Run) -> None:
+    terminal = run("sh", "-c", "echo $$ up; read x; echo got $x")
+    pid = int(terminal.until(b" up").split()[0])
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: state(terminal.pid) == "T", "gusset is stopped")
+    assert termios.tcgetattr(terminal.fd) == terminal.settings
+
+    os.kill(terminal.pid, signal.SIGCONT)
+    eventually(lambda: terminal.is_raw, "gusset is continued")
+    terminal.type(b"word\r")
+    terminal.until(b"got word")
+
+
+def test_ctrl_z_where_no_shell_could_continue_the_job_has_no_effect(run: Run) -> None:
+    """As the kernel has it for other programs: gusset is the first process of the terminal."""
+    terminal = run("sh", "-c", "echo up; read x; echo got $x")
+    terminal.until(b"up")
+    terminal.type(TSTP)
+    terminal.type(b"word\r")
+    terminal.until(b"got word")
+    assert terminal.status() == 0
 
 
 def test_a_job_in_the_background_runs_on_and_leaves_the_terminal_to_the_shell(
