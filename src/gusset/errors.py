@@ -6,7 +6,7 @@
     │   │   └── CredentialAsName    a credential where a name belongs
     │   └── InvalidValue            a value that is too long, or empty by accident
     ├── ConfigInvalid               config.yaml or the model folder cannot be used
-    ├── CheckFailed                 `gusset check` found errors
+    ├── CheckFailed                 `gusset check` or `gusset scan` found errors
     ├── NotFound                    it does not exist, or this caller may not know of it
     │   └── SecretNotFound          the store has no such secret, or no such version of it
     ├── SecretsMissing              a deployment declares secrets that no source has
@@ -116,7 +116,7 @@ class ConfigInvalid(GussetError):
 
 
 class CheckFailed(GussetError):
-    """`gusset check` found errors; `problems` are all errors and warnings."""
+    """`gusset check` or `gusset scan` found errors; `problems` are all errors and warnings."""
 
     code = "check_failed"
 

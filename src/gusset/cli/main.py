@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": ("gusset.cli.serve", "Serve a model folder with its secrets."),
     "predict": ("gusset.cli.predict", "Call a model, given its folder or its address."),
     "env": ("gusset.cli.env", "List and remove the Python environments of models."),
+    "scan": ("gusset.cli.scan", "Search a container image for values of secrets."),
     "secret": ("gusset.cli.secret", "Add, list, replace and delete secrets."),
     "exec": ("gusset.cli.exec", "Run any command with chosen secrets."),
     "manager": ("gusset.cli.manager", "Run the secret manager: pages and API."),

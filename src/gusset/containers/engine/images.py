@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from gusset.containers.engine.container import Container, reason, translate_engine_errors
 from gusset.containers.engine.registry import Credentials
 from gusset.containers.engine.run_id import RUN_ID_LABEL, run_id
-from gusset.errors import HostError
+from gusset.errors import HostError, NotFound
 
 _PULL_HINT = (
     "is the name right? A private registry needs a login: base_image.docker_auth, or the engine's own"
 )
+_EXPORT_SECONDS = 1_800.0  # without a byte: some engines write the whole archive to their disk first
+_EXPORT_CHUNK = 1 << 18  # bytes
 _PROGRESS_SECONDS = 2.0
 
 
@@ -89,6 +91,33 @@ class Images:
                 f"the engine lacks the image {name}, and it cannot be pulled: {reason(error)}",
                 hint=hint,
             ) from None
+
+    def export(self, name: str) -> Iterator[bytes]:
+        """The image as an archive, in chunks, as the engine sends it. Nothing is pulled.
+
+        Raises:
+            NotFound: the engine does not have it.
+            ModelFailed: the engine refuses it.
+            HostError: the engine does not respond, also while the chunks are read.
+        """
+        import docker.errors
+
+        what = f"the image {name} cannot be exported"
+        with translate_engine_errors(what):
+            try:
+                self._client.images.get(name)
+            except docker.errors.ImageNotFound:
+                raise NotFound(f"the engine has no image {name}", hint="pull or build it first") from None
+        return self._chunks(name, what)
+
+    def _chunks(self, name: str, what: str) -> Iterator[bytes]:
+        api = self._client.api
+        usual, api.timeout = api.timeout, _EXPORT_SECONDS
+        try:
+            with translate_engine_errors(what):
+                yield from api.get_image(name, chunk_size=_EXPORT_CHUNK)
+        finally:
+            api.timeout = usual
 
     def files(self, image: Image, *paths: str) -> list[bytes]:
         """The contents of small files of an image; empty for a file that it does not have.
