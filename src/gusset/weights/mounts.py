@@ -113,11 +113,12 @@ class Mounts:
         """What the link leads to that gusset has put at this path; None if there is no such link."""
         try:
             target = path.readlink()
+            if target.is_relative_to(self._cache.root):
+                return target
             recorded = self._cache.mount_record(str(path)).read_text()
         except OSError:
             return None
-        is_cached = target.is_relative_to(self._cache.root)
-        return target if is_cached or recorded == str(target) else None
+        return target if recorded == str(target) else None
 
     def _check_empty(self, download: Download, path: Path) -> None:
         if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
