@@ -19,7 +19,7 @@ from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
-from tests.serving.conftest import ModelProject, RunningServer, eventually
+from tests.serving.conftest import PATIENCE, ModelProject, RunningServer, eventually
 
 ECHO = """
     class Model:
@@ -570,6 +570,83 @@ def at_the_same_time(limits: Limits, waiting: bytes, whole: bytes) -> tuple[byte
             return first, second
 
     return asyncio.run(run())
+
+
+PIPELINED = [
+    pytest.param(
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n" + b"x" * 9000, 11, id="bodies"
+    ),
+    pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\nx: %b\r\n\r\n" % (b"x" * 9000), 11, id="heads"),
+    pytest.param(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", 60, id="many"),
+]
+
+
+@pytest.mark.parametrize(("request_", "times"), PIPELINED)
+def test_requests_that_wait_for_others_of_their_connection_are_bounded(request_: bytes, times: int) -> None:
+    """However small each is: with their heads, their bodies and the objects that they become."""
+
+    async def run() -> bytes:
+        handled: list[Exchange] = []
+        server = HttpServer(handled.append, limits=Limits(memory=200_000))
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        address = listener.getsockname()
+        await server.start(listener)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(request_ * times)
+        await writer.drain()
+        other, other_writer = await asyncio.open_connection(*address)
+        other_writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n" + b"x" * 9000)
+        refused = await asyncio.wait_for(other.read(), PATIENCE)
+        while handled:
+            handled.pop(0).respond(200, b"")
+        assert (await asyncio.wait_for(reader.read(), PATIENCE)).count(b"HTTP/1.1 503 ") == 1
+        for each in (writer, other_writer):
+            each.close()
+            await each.wait_closed()
+        await server.drain(0)
+        return refused
+
+    response = asyncio.run(run())
+    assert response.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in response
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9001\r\n\r\n" + b"x" * 9000,
+        b"GET / HTTP/1.1\r\nhost: x\r\nx: %b" % (b"x" * 9000),
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx: %b\r\n\r\n" % (b"x" * 9000),
+    ],
+    ids=["bodies", "heads", "heads of bodies"],
+)
+def test_what_many_connections_have_sent_is_bounded(sent: bytes) -> None:
+    """Small parts of requests add up. The memory is released when their connections end."""
+
+    async def run() -> list[bytes]:
+        async with small_server(Limits(memory=200_000)) as address:
+            waiting = [await asyncio.open_connection(*address) for _ in range(11)]
+            for _, writer in waiting:
+                writer.write(sent)
+                await writer.drain()
+            whole = (
+                b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 9000\r\n\r\n"
+                + b"x" * 9000
+            )
+            responses = []
+            for _ in range(2):
+                reader, writer = await asyncio.open_connection(*address)
+                writer.write(whole)
+                responses.append(await asyncio.wait_for(reader.read(), PATIENCE))
+                for each in (writer, *(writer for _, writer in waiting)):
+                    each.close()
+                    with contextlib.suppress(ConnectionError):
+                        await each.wait_closed()
+                await asyncio.sleep(0.1)
+            return responses
+
+    first, second = asyncio.run(run())
+    assert first.startswith(b"HTTP/1.1 503 ") and second.startswith(b"HTTP/1.1 200 ")
 
 
 def test_the_memory_of_a_refused_body_is_released() -> None:

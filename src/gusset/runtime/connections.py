@@ -85,8 +85,8 @@ class OpenConnections:
 
         When there are too many, others are closed first: see `_evict`.
         """
-        if len(self._open) % _CHECKED_SHARE == 0 and connection.fileno() >= self._last_descriptor:
-            self.make_room()  # the system gives a connection the lowest descriptor that is free
+        if len(self._open) % _CHECKED_SHARE == 0:
+            self._free_descriptors(connection.fileno())
         address = address_of(connection)
         of_one = self._counts.get(address, 0)
         if of_one >= self._most_of_one or len(self._open) - len(self._for_probes) >= self._most:
@@ -132,8 +132,11 @@ class OpenConnections:
         return True
 
     def make_room(self) -> bool:
-        """Close some connections that wait for their client; whether there were any."""
-        return self._evict(self._open, max(1, self._most // _EVICTED_SHARE))
+        """No file descriptor is free: close some connections that wait for their client.
+
+        Returns whether there were any.
+        """
+        return self._evict(self._open, _FREE_DESCRIPTORS)
 
     def _replace_others(self, address: str) -> Admission:
         """Make room for a connection of `address` when it, or all together, have as many as they may."""
@@ -191,10 +194,14 @@ class OpenConnections:
             descriptor = os.open(os.devnull, os.O_RDONLY)
         except OSError:
             self.make_room()
-            return
-        os.close(descriptor)
-        if descriptor >= self._last_descriptor:
-            self.make_room()
+        else:
+            os.close(descriptor)
+            self._free_descriptors(descriptor)
+
+    def _free_descriptors(self, newest: int) -> None:
+        """Make room if too few are free: all below `newest` are in use, since the system gives the lowest."""
+        if newest >= self._last_descriptor:
+            self._evict(self._open, newest - self._last_descriptor + 1)
 
     def close(self) -> None:
         """Expect no more connections."""
