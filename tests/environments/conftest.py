@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -132,6 +133,7 @@ class Making:
     def __call__(self, *lines: str, **options: object) -> Path:
         """Make the environment of these requirements; the folder of its packages."""
         attempt = self.folder / "environment"
+        shutil.rmtree(attempt, ignore_errors=True)
         info = self.installer().make(self.plan(*lines, **options), attempt)  # type: ignore[arg-type]
         [site] = Path(info.path).glob("lib/python*/site-packages")
         return site

@@ -160,9 +160,10 @@ class Environments:
 
         return EnvironmentStore(self._app.settings.cache)
 
-    def guess(self, folder: Path, options: EnvironmentOptions) -> Path | None:
-        """The Python that the model will probably run on; None for this one."""
-        return None if options.mode == "current" else self.store.guess(folder)
+    def guess(self, folder: Path, options: EnvironmentOptions) -> str:
+        """The Python that the model will probably run on."""
+        found = None if options.mode == "current" else self.store.guess(folder)
+        return str(found or sys.executable)
 
     def use(
         self,
@@ -171,8 +172,8 @@ class Environments:
         source: SecretSource,
         *,
         before_making: Callable[[], object] = lambda: None,
-    ) -> Path | None:
-        """The Python of the environment, which is made if it is not there; None for this one.
+    ) -> str:
+        """The Python of the environment, which is made if it is not there; this one if there is no plan.
 
         It stays in use until this process ends. `before_making` checks what else the
         start depends on, since making an environment takes long.
@@ -184,7 +185,7 @@ class Environments:
         store = self.store
         if plan is None:
             store.remember(folder, None)
-            return None
+            return sys.executable
         from gusset.environments.plan import other_python
 
         def make(attempt: Path) -> Any:
@@ -196,7 +197,7 @@ class Environments:
         if warning := other_python(plan, lease.info.python_version):
             self._app.output.problems([warning])
         store.remember(folder, lease.info)
-        return lease.info.python
+        return str(lease.info.python)
 
     def _note_waiting(self) -> None:
         self._app.output.note("another process is making this environment; waiting for it")

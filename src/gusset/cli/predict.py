@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.environment import environment_options
 from gusset.cli.needs_linux import (
     docker_run,
     mount,
@@ -51,14 +52,18 @@ READINESS_PATH = "/v1/models/model"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Send the content of this file as a caller's key.",
 )
+@environment_options
 @pass_app
 def predict(
     app: App,
+    *,
     target: str,
     data: str | None,
     secrets_dir: Path | None,
     caller: str | None,
     caller_file: Path | None,
+    env: str,
+    python: str,
 ) -> None:
     """Call a model and print its response.
 
@@ -82,7 +87,12 @@ def predict(
     from gusset.cli.served_process import serving
 
     with (
-        serving(Path(target), secrets_dir=secrets_dir, home=app.settings.home) as address,
+        serving(
+            Path(target),
+            secrets_dir=secrets_dir,
+            home=app.settings.home,
+            options=("--env", env, "--python", python),
+        ) as address,
         call(address, body, key) as response,
     ):
         _print(app, response)

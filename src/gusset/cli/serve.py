@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,14 @@ import click
 from gusset.addresses import is_loopback
 from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.environment import (
+    EnvironmentOptions,
+    Environments,
+    chosen,
+    decide_for,
+    environment_options,
+    login_names,
+)
 from gusset.cli.forked import ForkedTask
 from gusset.cli.needs_linux import (
     docker_run,
@@ -32,6 +40,7 @@ from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
+    from gusset.environments.plan import EnvironmentPlan, Mode
     from gusset.errors import Problem
     from gusset.package.config import Package
     from gusset.runtime.browser_rules import BrowserRules
@@ -58,6 +67,8 @@ class ServeOptions:
     mask_responses: bool
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    env: Mode = "auto"
+    python: str = "nearest"
 
     def browser_rules(self) -> BrowserRules | None:
         """Which web pages may send requests. Raises UsageError for a malformed host or origin."""
@@ -134,6 +145,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="ORIGIN",
     help="Let web pages of this origin send requests and read responses (repeatable).",
 )
+@environment_options
 @click.option("--gpus", type=int, help="Number of GPUs for a custom image's container; -1 for all.")
 @click.option(
     "--mask-responses",
@@ -182,9 +194,10 @@ def serve(
         lambda: _on_other_systems(app, folder, package, settings, workers=workers, reload=reload),
     )
     if package:
-        if workers > 1 or reload or settings.mask_responses:
+        if workers > 1 or reload or settings.mask_responses or settings.env != "auto":
             raise UsageError(
-                "--workers, --reload and --mask-responses are for Python models, this is a custom image"
+                "--workers, --reload, --mask-responses and --env are for Python models, "
+                "this is a custom image"
             )
         return _serve_image(app, package, settings, host_network=network == "host", gpus=gpus)
     if network != "bridge" or gpus is not None:
@@ -230,6 +243,8 @@ def _on_other_systems(
     flags += ["--workers", str(workers)] if workers > 1 else []
     flags += ["--reload"] if reload else []
     flags += ["--mask-responses"] if options.mask_responses else []
+    flags += ["--env", options.env] if options.env != "auto" else []
+    flags += ["--python", options.python] if options.python != "nearest" else []
     flags += ["--debuggable"] if options.debuggable else []
     flags += ["--output", "json"] if app.output.json else []
     command = docker_run(
@@ -244,9 +259,13 @@ def _on_other_systems(
 
 def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int, reload: bool) -> int:
     # The folder is checked in another process while this one imports the supervisor and opens the vault.
-    check = partial(_check_model, folder, options.callers)
+    environment = chosen(options.env, options.python)
+    check = partial(_check_model, folder, environment, options.callers)
     checking = ForkedTask.start(check)
     account = _start_account(app, options)
+    environments = Environments(app)
+    opened: list[SecretSource] = []
+    from gusset.runtime.declared_secrets import read_secrets
     from gusset.serving.supervisor.supervisor import serve as supervise
     from gusset.weights.plan import credential_names
 
@@ -255,9 +274,23 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
         model = checking.result()
         app.output.problems(model.warnings)
         _warn_if_open(app, model.deployment, options)
-        other_names = credential_names(model.deployment.downloads)
+        other_names = {*credential_names(model.deployment.downloads), *login_names(model.environment)}
         with open_deployment(app, model.deployment, options, account, other_names=other_names) as source:
-            yield model.deployment, source
+            opened.append(source)
+            yield with_environment(model, source), source
+
+    def with_environment(model: CheckedModel, source: SecretSource) -> ModelDeployment:
+        """The deployment on the Python of its environment, which is made if necessary."""
+        python = environments.use(
+            model.environment,
+            folder,
+            source,
+            before_making=lambda: read_secrets(model.deployment, source, options.allow_missing),
+        )
+        return replace(model.deployment, python=python)
+
+    def reread() -> ModelDeployment:
+        return with_environment(check(), opened[0])
 
     def announce(address: str) -> None:
         model = checking.result()
@@ -272,7 +305,8 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
         announce=announce,
         output_fd=_output_fd(app),
         workers=workers,
-        reread=(lambda: check().deployment) if reload else None,
+        reread=reread if reload else None,
+        likely_python=environments.guess(folder, environment),
         mask_responses=options.mask_responses,
         browser_rules=options.browser_rules(),
         tls=options.tls,
@@ -372,14 +406,18 @@ def _load_image(folder: Path) -> Package | None:
 
 
 class CheckedModel(NamedTuple):
-    """A model folder that can be served. `example` is an input to try it with, as JSON."""
+    """A model folder that can be served. `example` is an input to try it with, as JSON.
+
+    `environment` is what its environment is made from, None if it runs on this Python.
+    """
 
     deployment: ModelDeployment
     warnings: tuple[Problem, ...]
     example: str
+    environment: EnvironmentPlan | None
 
 
-def _check_model(folder: Path, callers: Sequence[str] = ()) -> CheckedModel:
+def _check_model(folder: Path, environment: EnvironmentOptions, callers: Sequence[str] = ()) -> CheckedModel:
     """Read and check the model folder. `callers` are those of `--callers`.
 
     Raises:
@@ -395,8 +433,17 @@ def _check_model(folder: Path, callers: Sequence[str] = ()) -> CheckedModel:
     refused = refused or [p for p in code_problems(package) if not p.warning]
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
-    warnings = (*package.warnings, *code_warnings(package))
-    return CheckedModel(ModelDeployment.from_package(package), warnings, _example_input(package))
+    decision = decide_for(package, environment)
+    found = decision.problems if decision else ()
+    warnings = (*package.warnings, *code_warnings(package), *found)
+    if any(not problem.warning for problem in found):
+        raise ConfigInvalid(f"{folder} cannot be served", problems=warnings)
+    return CheckedModel(
+        ModelDeployment.from_package(package),
+        warnings,
+        _example_input(package),
+        decision.plan if decision else None,
+    )
 
 
 def _example_input(package: Package) -> str:

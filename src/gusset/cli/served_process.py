@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,14 +16,24 @@ from gusset.printable import printable_lines
 
 
 @contextmanager
-def serving(folder: Path, *, home: Path, port: int = 0, secrets_dir: Path | None = None) -> Iterator[str]:
+def serving(
+    folder: Path,
+    *,
+    home: Path,
+    port: int = 0,
+    secrets_dir: Path | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[str]:
     """Run `gusset serve` on `folder` in a child process, yield its address, then stop it.
+
+    `options` are further options of the command.
 
     Raises:
         click.exceptions.Exit: it ended before it was ready, with this exit status.
             The reason is on standard error.
     """
     command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", str(port), "--output", "json"]
+    command += options
     if secrets_dir is not None:
         command += ["--secrets-dir", str(secrets_dir)]
     environment = {**os.environ, "GUSSET_HOME": str(home)}

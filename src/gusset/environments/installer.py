@@ -21,7 +21,7 @@ from gusset.environments.requirement_lines import Requirement
 from gusset.environments.resources import TRUSS_FILE, WORKER_FILE, listed
 from gusset.environments.store import EnvironmentInfo
 from gusset.environments.uv import Result, Uv, memory_file, path_of
-from gusset.environments.uv_failures import failure
+from gusset.environments.uv_failures import failure, is_not_found, is_refused_login
 from gusset.errors import ConfigInvalid, Problem
 
 
@@ -167,16 +167,15 @@ class Installer:
             arguments = ["--requirements", path_of(files[0])]
             if constraints:
                 arguments += ["--constraints", path_of(files[1])]
-            return self.uv.run(
-                "pip",
-                "install",
-                "--python",
-                python,
-                *arguments,
-                *options,
-                descriptors=(*files, *descriptors),
-                environ=environ,
-            )
+            command = ("pip", "install", "--python", python, *arguments, *options)
+            inherited = (*files, *descriptors)
+            result = self.uv.run(*command, descriptors=inherited, environ=environ)
+            if is_not_found(result.message):
+                # Only with this strategy uv tells that an index has refused the login.
+                variables = {**(environ or {}), "UV_INDEX_STRATEGY": "first-index"}
+                again = self.uv.run(*command, "--dry-run", descriptors=inherited, environ=variables)
+                return again if is_refused_login(again.message) else result
+            return result
 
 
 @contextmanager

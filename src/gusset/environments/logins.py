@@ -37,7 +37,7 @@ def login_files(files: Sequence[LoginFile], values: Mapping[str, bytes]) -> Iter
     netrc = b"\n".join(values[each.secret] for each in found if each.kind == ".netrc")
     configs = [each for each in found if each.kind != ".netrc"]
     if len(configs) > 1:
-        _refuse(configs[1], "only one pip.conf or uv.toml can be used", "remove one of them")
+        raise _refusal(configs[1], "only one pip.conf or uv.toml can be used", "remove one of them")
     descriptors: list[int] = []
     environ: dict[str, str] = {}
     options: tuple[str, ...] = ()
@@ -67,8 +67,8 @@ def _uv_config(file: LoginFile, value: bytes) -> tuple[bytes, dict[str, str]]:
             return value, {}
         return pip_to_uv(pip_options(text))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, configparser.Error):
-        _refuse(file, f"the secret {file.secret} is not a valid {file.kind}", "store its content unchanged")
-        raise AssertionError from None  # not reached
+        message = f"the secret {file.secret} is not a valid {file.kind}"
+        raise _refusal(file, message, "store the file's exact content") from None
 
 
 def pip_to_uv(options: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
@@ -92,6 +92,5 @@ def _quoted(value: str | Sequence[str]) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _refuse(file: LoginFile, message: str, hint: str) -> None:
-    problem = file.origin.problem(message, hint, code="index_login")
-    raise ConfigInvalid(message, problems=[problem])
+def _refusal(file: LoginFile, message: str, hint: str) -> ConfigInvalid:
+    return ConfigInvalid(message, problems=[file.origin.problem(message, hint, code="index_login")])

@@ -87,9 +87,10 @@ def failure(message: str, origins: Mapping[str, Origin], *, what: str) -> Gusset
     `what` was being made. `origins` are the lines that name packages: the one that
     the message is about is named.
     """
-    own = _OUTPUT_OF_BUILDS.split(message, maxsplit=1)[0]
+    whole = " ".join(message.split())  # uv breaks its lines
+    own = " ".join(_OUTPUT_OF_BUILDS.split(message, maxsplit=1)[0].split())
     cause = next(
-        (each for each in _CAUSES if each.pattern.search(message if each.in_output_of_builds else own)),
+        (each for each in _CAUSES if each.pattern.search(whole if each.in_output_of_builds else own)),
         _UNKNOWN,
     )
     origin = origin_of(message, origins)
@@ -98,6 +99,16 @@ def failure(message: str, origins: Mapping[str, Origin], *, what: str) -> Gusset
         return ConfigInvalid(f"{what}: {cause.message}", problems=[problem])
     location = f"{origin.problem('', code='').location()}: " if origin else ""
     return cause.error(f"{location}{what}: {cause.message}\n{message}", hint=cause.hint)
+
+
+def is_not_found(message: str) -> bool:
+    """Whether uv found a package in no index, so far as it says."""
+    return "was not found in the package registry" in " ".join(message.split())
+
+
+def is_refused_login(message: str) -> bool:
+    """Whether an index refused the login, or demanded one."""
+    return failure(message, {}, what="").__class__ is Denied
 
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
