@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "runtime": {"errors", "addresses", "backoff", "printable", "secrets"},
     "weights": {"errors", "backoff", "portable", "printable", "secrets", "package", "runtime"},
     "serving": {"errors", "secrets", "package", "runtime", "weights"},
-    "containers": {"errors", "secrets", "package", "runtime"},
+    "containers": {"errors", "secrets", "package", "runtime", "weights"},
     "images": {"errors", "secrets", "portable", "printable"},
     "client": {"errors", "addresses", "backoff", "secrets"},
     "manager": {"errors", "addresses", "printable", "secrets", "vault", "runtime"},
@@ -150,6 +150,7 @@ REVEALERS = {
     "cli/manager.py",  # a key, shown once
     "containers/secrets/memory_folder.py",  # into files in memory
     "containers/secrets/sidecar.py",  # into files in the memory of an engine elsewhere
+    "containers/downloads.py",  # to the process that downloads, over an inherited pipe
     "containers/engine/registry.py",  # into the request to pull an image, for its registry
     "images/value_search.py",  # to know what must not be in an image
     "manager/api/handlers.py",  # a key or a link, shown once

@@ -262,20 +262,14 @@ def test_an_error_in_a_refused_key_does_not_hide_that_it_is_refused(tmp_path: Pa
     assert refused == {"training_checkpoints", "bis_llm"}
 
 
-@pytest.mark.parametrize("key", ["weights", "model_cache", "external_data"])
-def test_a_custom_image_downloads_nothing(tmp_path: Path, key: str) -> None:
-    """These keys are for Python models."""
-    entries = {
-        "weights": "{source: hf://a, mount_location: /m}",
-        "model_cache": "{repo_id: a, use_volume: no}",
-        "external_data": "{url: https://h/x, local_data_path: x}",
-    }
+def test_a_custom_image_has_no_external_data(tmp_path: Path) -> None:
+    """It has no data folder; the hint names the key that works."""
     server = (
         "{start_command: x, server_port: 1, predict_endpoint: /, readiness_endpoint: /, liveness_endpoint: /}"
     )
-    config = f"{key}: [{entries[key]}]\nbase_image: {{image: x}}\ndocker_server: {server}\n"
+    config = f"external_data: [{{url: u, local_data_path: x}}]\nbase_image: {{image: x}}\ndocker_server: {server}\n"
     [problem] = [p for p in check(tmp_path, config, code=None) if p.code == "unsupported"]
-    assert (problem.key, problem.line) == (key, 1)
+    assert (problem.key, problem.line) == ("external_data", 1)
 
 
 def test_an_accelerator_of_a_custom_image_is_a_warning_that_names_the_option(tmp_path: Path) -> None:

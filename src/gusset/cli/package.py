@@ -83,7 +83,7 @@ def check(
     if manager is not None and secrets_dir is not None:
         raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
     package = load_package(folder)
-    downloads = () if package.is_image else plan_downloads(package)
+    downloads = plan_downloads(package)
     decision = None if package.is_image else decide_for(package, chosen(env, python))
     plan = decision.plan if decision else None
     declared = {*package.secrets, *package.callers, *credential_names(downloads), *login_names(plan)}
@@ -98,9 +98,8 @@ def check(
         has_own_environment=plan is not None,
     )
     problems += _environment_problems(decision, available, strict)
-    problems += (
-        _image_problems(package) if package.is_image else _download_problems(package, available, strict)
-    )
+    problems += _download_problems(package, available, strict)
+    problems += _image_problems(package) if package.is_image else []
     errors = [problem for problem in problems if not problem.warning]
     if errors:
         raise CheckFailed(f"{folder}: {_count(len(errors), 'error')}", problems=problems)
@@ -113,13 +112,13 @@ def check(
         },
         f"{folder}: ready to be served"
         + (f" ({_count(len(problems), 'warning')})" if problems else "")
-        + "".join(f"\nbefore load it downloads {each.label} {_destination(each)}" for each in downloads)
+        + "".join(f"\nit downloads {each.label} {_destination(each)}" for each in downloads)
         + _environment_text(app, plan),
     )
 
 
 def _download_problems(package: Package, available: Collection[str] | None, strict: bool) -> list[Problem]:
-    """Problems of what a model downloads; `strict` makes warnings errors."""
+    """Problems of what is downloaded before the start; `strict` makes warnings errors."""
     from gusset.weights.plan import find_missing, find_problems
 
     missing = [replace(problem, warning=not strict) for problem in find_missing(package, available)]

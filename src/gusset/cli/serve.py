@@ -320,18 +320,20 @@ def _serve_image(
     from gusset.containers.image_deployment import ImageDeployment
     from gusset.containers.image_supervisor import serve_image
     from gusset.package.config import unsupported_for_serving
+    from gusset.weights.plan import credential_names, find_problems
 
-    if refused := unsupported_for_serving(package):
+    if refused := [*unsupported_for_serving(package), *find_problems(package)]:
         raise ConfigInvalid(f"{package.folder} cannot be served", problems=[*package.warnings, *refused])
     deployment = ImageDeployment.from_package(package.with_callers(options.callers))
     app.output.problems(package.warnings)
     _warn_if_open(app, deployment, options)
     account = _start_account(app, options)
     login_names = deployment.login.declared if deployment.login else ()
+    other_names = (*login_names, *credential_names(deployment.downloads))
 
     @contextmanager
     def prepare() -> Iterator[tuple[ImageDeployment, SecretSource]]:
-        with open_deployment(app, deployment, options, account, other_names=login_names) as source:
+        with open_deployment(app, deployment, options, account, other_names=other_names) as source:
             yield deployment, source
 
     return serve_image(
@@ -347,6 +349,7 @@ def _serve_image(
         gpus=gpus,
         browser_rules=options.browser_rules(),
         tls=options.tls,
+        cache=app.settings.cache / "weights",
     )
 
 

@@ -7,7 +7,8 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from gusset.containers.engine import leftovers
 from gusset.containers.engine.container import Container
@@ -31,7 +32,8 @@ log = logging.getLogger("gusset")
 class ContainerOptions:
     """How to run the containers of a deployment.
 
-    `user` is the user and group id that they run as. `outputs` are the two
+    `user` is the user and group id that they run as. `folders` of this machine
+    are mounted read-only at their paths. `outputs` are the two
     descriptors to which their standard output and error are copied. For the
     other options see `serve_image`.
     """
@@ -41,6 +43,7 @@ class ContainerOptions:
     host_network: bool
     gpus: int | None
     debuggable: bool
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 class ContainerStarter:
@@ -139,6 +142,7 @@ class ContainerStarter:
                 user_namespace=self._user_namespace() if is_local and os.geteuid() != 0 else None,
                 may_leave_core=is_local or self._options.debuggable,
                 labels={"gusset.name": deployment.name},
+                folders=self._options.folders,
             )
         )
 

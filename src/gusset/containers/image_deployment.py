@@ -15,6 +15,8 @@ from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.model_code import secret_files_in_command
 from gusset.package.quantity import MAX_SECONDS, parse_cpu, parse_memory
 from gusset.runtime.declared_secrets import DeclaredSecret
+from gusset.weights.download import Download
+from gusset.weights.plan import plan_downloads
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -50,6 +52,7 @@ class ImageDeployment:
 
     `command` None runs the image's own command; `memory` is in bytes. `callers`
     are the secrets that callers present, which the container does not get.
+    `downloads` are mounted into the container.
     """
 
     name: str
@@ -70,6 +73,7 @@ class ImageDeployment:
     health: Health = field(default_factory=Health)
     recipe: Recipe = field(default_factory=Recipe)
     login: RegistryLogin | None = None
+    downloads: tuple[Download, ...] = ()
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -136,6 +140,7 @@ class ImageDeployment:
             ),
             recipe=recipe,
             login=login,
+            downloads=plan_downloads(package),
         )
 
     def check_command(self, with_value: Collection[str]) -> None:

@@ -15,8 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from gusset.containers.container_starter import ContainerOptions, ContainerStarter
+from gusset.containers.downloads import fetch_folders
 from gusset.containers.engine import leftovers
 from gusset.containers.engine.engine import Engine
 from gusset.containers.engine.image_build import build
@@ -70,6 +72,7 @@ def serve_image(
     drain_seconds: float = DRAIN_SECONDS,
     browser_rules: BrowserRules | None = None,
     tls: TlsFiles | None = None,
+    cache: Path,
 ) -> int:
     """Serve a custom image with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -82,6 +85,7 @@ def serve_image(
         HostError: there is no engine, no such image or no folder in memory, or the address cannot be used.
         SecretsMissing, Denied, Unreachable: see `read_secrets`. SecretsMissing also if the start_command
             reads a secret that is missing.
+        GussetError: a download failed; see `gusset.weights.fetcher`.
         ModelFailed: the container did not become ready; the message has its last lines.
     """
     intake = SecretIntake()
@@ -108,6 +112,7 @@ def serve_image(
         memory_folder.remove_all(run_has_ended)
         intake.accept(values)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
+        folders = fetch_folders(engine, deployment, source, intake, cache=cache, debuggable=debuggable)
         image = _prepare_image(engine, deployment, credentials, intake.masker)
         options = ContainerOptions(
             user=_find_user(deployment, engine, image),
@@ -115,6 +120,7 @@ def serve_image(
             host_network=host_network,
             gpus=gpus,
             debuggable=debuggable,
+            folders=folders,
         )
         starter = ContainerStarter(deployment, engine, image, intake, options=options)
         starter.deliver(values)

@@ -53,7 +53,6 @@ _IDENTITY = "only for methods that gusset refuses"
 _LIMIT = "the container's limit; a Python model has no limit"
 _LOAD_IT = "download it in the model's `load` instead, with a token from the secrets"
 _CHECKPOINTS = "only the hosted platform has its training jobs"
-_IMAGE_LOADS = "have the container download it, with a token from the secrets"
 _MACHINE_LOGIN = "accepted; the login of the machine is used, as the cloud's library finds it"
 _TRT = "only the hosted platform builds and runs such engines"
 _OWN_SERVER = "write a model.py, or run an inference server's image with docker_server"
@@ -106,7 +105,7 @@ def _cached_repo(section: str) -> list[Key]:
         "revision": "a branch, a tag or a commit",
         "allow_patterns": "only files that match one of them",
         "ignore_patterns": "no files that match one of them",
-        "volume_folder": "the folder in /app/model_cache, a symbolic link into the cache",
+        "volume_folder": "the folder in /app/model_cache, a link into the cache; in a container, a mount",
         "use_volume": "false: a repository goes into the hub's own cache, where its libraries look",
         "kind": "hf, gcs, s3 or azure",
         "runtime_secret_name": "the secret with the login; a public source needs none",
@@ -237,12 +236,12 @@ KEYS: tuple[Key, ...] = (
         "docker_server.run_as_user_id", "the user in the container, who also owns the files of secrets"
     ),
     _supported("docker_server.no_build", "run the image without adding anything to it"),
-    _supported("model_cache", "downloaded before `load`; refused for a custom image"),
+    _supported("model_cache", "downloaded before `load`, or before the container starts"),
     _supported("hf_cache", "the old name of model_cache"),
     *(key for section in ("model_cache[]", "hf_cache[]") for key in _cached_repo(section)),
-    _supported("weights", "downloaded before `load`; refused for a custom image"),
+    _supported("weights", "downloaded before `load`, or before the container starts"),
     _supported("weights[].source", "hf, https, s3, gs, azure, r2 or cw; see weights.md"),
-    _supported("weights[].mount_location", "a symbolic link into the cache"),
+    _supported("weights[].mount_location", "a symbolic link into the cache; in a container, a mount"),
     _supported("weights[].auth", "how to log in at the source"),
     _supported("weights[].auth_secret_name", "the secret with the login; a public source needs none"),
     _supported("weights[].allow_patterns", "only files that match one of them"),
@@ -371,8 +370,8 @@ def refused_keys(data: Mapping[Any, Any]) -> list[tuple[tuple[str, ...], Key]]:
     refused = [
         (path, table[".".join(path)]) for path, is_set in _REFUSED_WHEN.items() if is_set(_at(data, path))
     ]
-    if data.get("docker_server"):
-        refused += [((key.path,), key) for key in _REFUSED_FOR_IMAGES if data.get(key.path)]
+    if data.get("docker_server") and data.get(_IMAGE_DATA.path):
+        refused.append(((_IMAGE_DATA.path,), _IMAGE_DATA))
     return refused
 
 
@@ -382,9 +381,8 @@ def _at(data: Any, path: tuple[str, ...]) -> Any:
     return data
 
 
-_REFUSED_FOR_IMAGES = tuple(
-    Key(name, "refused", "not for custom images yet", _IMAGE_LOADS)
-    for name in ("external_data", "model_cache", "weights")
+_IMAGE_DATA = Key(
+    "external_data", "refused", "a custom image has no data folder", "use `weights` with the same URL"
 )
 _GRPC = Key("runtime.transport.kind", "refused", "gusset serves http and websockets", "write kind: http")
 _REFUSED_WHEN: dict[tuple[str, ...], Callable[[Any], bool]] = {

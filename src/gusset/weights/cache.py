@@ -146,6 +146,17 @@ class WeightsCache:
             new.rename(folder)
         return folder
 
+    def plain_folder(self, snapshot: Path) -> Path:
+        """A folder with the files that the symbolic links in a hub's snapshot lead to."""
+        files = {}
+        for path in snapshot.rglob("*"):
+            if path.is_file():
+                file = path.resolve()
+                # The name is the hub's hash of the content.
+                found = CachedFile(path=file, size=file.stat().st_size, sha256=f"hub {file.name}")
+                files[str(path.relative_to(snapshot))] = found
+        return self.folder(files)
+
     def mount_record(self, location: str) -> Path:
         """The file that says what the link at this path leads to."""
         return self._path("mounts", location)

@@ -65,7 +65,8 @@ class FetchRequest:
     """What the process that fetches is to do.
 
     `values` are the secrets by name, those that exist. External data goes into
-    `data_dir`. `readable` says that its output goes to a terminal.
+    `data_dir`. `readable` says that its output goes to a terminal. With
+    `plain_folders` no folder contains symbolic links, so that each can be mounted.
     """
 
     downloads: tuple[Download, ...]
@@ -73,3 +74,4 @@ class FetchRequest:
     cache: Path
     data_dir: Path
     readable: bool
+    plain_folders: bool = False

@@ -65,7 +65,8 @@ class Fetcher:
 
     def _fetch(self, download: Download, progress: Progress) -> Path:
         if download.kind is SourceKind.HUB:
-            return fetch_repository(download, self._token(download), progress)
+            snapshot = fetch_repository(download, self._token(download), progress)
+            return self._cache.plain_folder(snapshot) if self._request.plain_folders else snapshot
         if download.kind is SourceKind.WEB:
             file = self._web.fetch(download, self._token(download), progress)
             return self._cache.folder({_file_name(download): file})

@@ -161,6 +161,18 @@ class FetchProcess:
         raise HostError("the process that downloads has ended", hint="see what it printed above")
 
 
+def fetch_all(
+    request: FetchRequest, options: FetchOptions, environment: Mapping[str, str]
+) -> dict[str, Path]:
+    """Download everything, and return the folder for each mount. Blocks. Raises GussetError."""
+    process = FetchProcess.start(request, options, environment)
+    try:
+        process.wait_for_external_data()
+        return process.wait()
+    finally:
+        process.kill()
+
+
 def _error(name: str, message: str, hint: str | None) -> GussetError:
     if name == SecretsMissing.__name__:
         return SecretsMissing(message, names=(), hint=hint)

@@ -175,6 +175,8 @@ class _Planner:
         downloads = [download for download, _ in located]
         for position, (download, path) in enumerate(located):
             section = path[:2]
+            if self._config.docker_server is not None:
+                self._check_for_image(download, path)
             if download.data_file is not None:
                 self._check_data_file(download, section, downloads[:position])
                 self._check_url(download, path, ("https", "http"))
@@ -184,6 +186,13 @@ class _Planner:
                 keys = ("mount_location", "volume_folder")
                 written = ((*section, key) for key in keys if self._is_written((*section, key)))
                 self._check_mount(download, next(written, path), downloads)
+
+    def _check_for_image(self, download: Download, path: Path) -> None:
+        if download.mount is None and download.data_file is None:
+            hint = "write use_volume: true and a volume_folder"
+            self._add(path, "goes into the hub's cache, which a container does not share", hint)
+        elif download.mount is not None and _overlap(download.mount, "/secrets"):
+            self._add(path, "is mounted at /secrets, where the secrets are", "name another folder")
 
     def _check_data_file(self, download: Download, path: Path, earlier: Sequence[Download]) -> None:
         file = download.data_file or ""

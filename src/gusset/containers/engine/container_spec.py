@@ -12,7 +12,8 @@ class ContainerSpec:
     """A container to be created.
 
     `command` None runs the image's own command. `secrets`, a folder of this
-    machine or the name of a volume, is mounted as /secrets. `network` is a
+    machine or the name of a volume, is mounted as /secrets. `folders` of this
+    machine are mounted read-only at their paths in the container. `network` is a
     network mode of the engine's API; None leaves it to the engine. `run_id`
     goes into a label. `memory` is in bytes; `gpus` -1 means all.
     """
@@ -30,3 +31,4 @@ class ContainerSpec:
     user_namespace: str | None = None
     may_leave_core: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)

@@ -255,12 +255,19 @@ def _host_config(api: Any, spec: ContainerSpec, *, is_podman: bool) -> Any:
         "log_config": LogConfig(type="none"),  # else the engine writes the output to disk, unmasked
         "network_mode": spec.network,
     }
+    has_selinux = Path("/sys/fs/selinux/enforce").exists()
+    mounts = [] if has_selinux else list(spec.folders.items())
+    binds = [f"{folder}:{path}:ro,z" for path, folder in spec.folders.items()] if has_selinux else []
     if isinstance(spec.secrets, str):
-        options["binds"] = [f"{spec.secrets}:/secrets:ro,nocopy,z"]
-    elif Path("/sys/fs/selinux/enforce").exists():
-        options["binds"] = [f"{spec.secrets}:/secrets:ro,Z"]
+        binds.append(f"{spec.secrets}:/secrets:ro,nocopy,z")
+    elif has_selinux:
+        binds.append(f"{spec.secrets}:/secrets:ro,Z")
     else:
-        options["mounts"] = [Mount("/secrets", str(spec.secrets), type="bind", read_only=True)]
+        mounts.append(("/secrets", spec.secrets))
+    options["binds"] = binds or None
+    options["mounts"] = [
+        Mount(path, str(folder), type="bind", read_only=True) for path, folder in mounts
+    ] or None
     # Podman, given one limit, drops those that it is configured with: see `Container.leave_no_core`.
     if not (spec.may_leave_core or is_podman):
         options["ulimits"] = [Ulimit(name="core", soft=0, hard=0)]

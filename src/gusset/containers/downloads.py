@@ -1,0 +1,53 @@
+"""Downloads what a custom image needs, before its container starts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from gusset.containers.engine.engine import Engine
+from gusset.containers.image_deployment import ImageDeployment
+from gusset.errors import HostError
+from gusset.runtime.supervision import SecretIntake
+from gusset.secrets.sources.source import SecretSource
+from gusset.weights.download import FetchRequest
+from gusset.weights.fetching import FetchOptions, fetch_all, fetch_environment
+from gusset.weights.plan import credential_names
+
+
+def fetch_folders(
+    engine: Engine,
+    deployment: ImageDeployment,
+    source: SecretSource,
+    intake: SecretIntake,
+    *,
+    cache: Path,
+    debuggable: bool,
+) -> Mapping[str, Path]:
+    """Download the deployment's weights: the folder for each path in the container. Blocks.
+
+    Raises:
+        HostError: the engine cannot mount folders of this machine.
+        GussetError: a download failed.
+    """
+    if not deployment.downloads:
+        return {}
+    if not engine.can_mount_our_files:
+        raise HostError(
+            f"{deployment.downloads[0].location}: the engine cannot mount folders of this machine",
+            hint="serve on the machine of the engine, or have the container download it",
+        )
+    names = credential_names(deployment.downloads)
+    values = source.read(names) if names else {}
+    intake.accept(values)
+    request = FetchRequest(
+        downloads=deployment.downloads,
+        values={name: delivered.value.reveal() for name, delivered in values.items()},
+        cache=cache,
+        data_dir=deployment.folder,
+        readable=sys.stderr.isatty(),
+        plain_folders=True,
+    )
+    options = FetchOptions(masker=intake.masker, errors=sys.stderr.fileno(), debuggable=debuggable)
+    return fetch_all(request, options, fetch_environment({}))
