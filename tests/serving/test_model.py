@@ -166,8 +166,11 @@ def test_a_failed_start_ends_with_the_models_traceback(serve: ModelProject, step
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("import no_such", "`requirements` names no-such, which is not installed here: pip install no-such"),
-        ("import another.part", "`requirements` does not name it either: add another there, and install it"),
+        (
+            "import no_such",
+            "`requirements` names no-such: leave out --env current",
+        ),
+        ("import another.part", "`requirements` does not name it either: add another there"),
         ("import helper", "helper is part of model: import it as model.helper"),
     ],
 )

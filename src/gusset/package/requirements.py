@@ -75,8 +75,8 @@ def provider_of(module: str, requirements: Iterable[str]) -> str | None:
 def missing_module_hint(module: str, requirements: Iterable[str]) -> str:
     """What to do about a module that is not installed."""
     if name := provider_of(module, requirements):
-        return f"`requirements` names {name}, which is not installed here: pip install {name}"
-    return f"`requirements` does not name it either: add {providers(module)[0]} there, and install it"
+        return f"`requirements` names {name}: leave out --env current, or install it"
+    return f"`requirements` does not name it either: add {providers(module)[0]} there"
 
 
 def _normalized(name: str) -> str:
