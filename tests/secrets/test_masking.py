@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable
+from http.cookies import SimpleCookie
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from starlette.responses import RedirectResponse
 
 from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker, maskable
@@ -45,6 +47,8 @@ TEXT_ENCODERS = {
     "JSON, ASCII": lambda v: json.dumps(v.decode())[1:-1].encode(),
     "JSON, UTF-8": lambda v: json.dumps(v.decode(), ensure_ascii=False)[1:-1].encode(),
     "shell": lambda v: shlex.quote(v.decode()).encode(),
+    "cookie": lambda v: re.sub('^"(.*)"$', r"\1", SimpleCookie({"a": v.decode()})["a"].coded_value).encode(),
+    "Location": lambda v: RedirectResponse(v.decode()).headers["location"].encode(),
     "shell, other way": lambda v: v.replace(b"'", rb"'\''"),
 }
 

@@ -322,6 +322,7 @@ CLOSING = """
 
 LEAKY = """
     import json, logging
+    from urllib.parse import quote
     from starlette.exceptions import HTTPException
     from starlette.responses import JSONResponse, StreamingResponse
     log = logging.getLogger("mine")
@@ -337,8 +338,17 @@ LEAKY = """
                 raise HTTPException(418, {"nested": [{"it is": kept}]})
             if way == "header":
                 raise HTTPException(401, "no", headers={"x-reason": "it is " + kept})
+            if way == "name":
+                raise HTTPException(401, "no", headers={"x-" + kept: "1"})
+            if way == "location":
+                raise HTTPException(404, "no", headers={"location": quote(kept, safe=":/%#?=@[]!$&'()*+,;")})
             if way == "response":
                 return JSONResponse({"error": kept}, 502)
+            if way in ("response name", "cookie", "cookie name"):
+                response = JSONResponse({"error": "no"}, 502, headers={"x-" + kept: "1"} if way[0] == "r" else {})
+                if way[0] == "c":
+                    response.set_cookie(kept if way == "cookie name" else "session", kept)
+                return response
             if way == "stream":
                 return StreamingResponse((c for c in ("it is " + kept)), 500)
             if way == "args":
@@ -374,6 +384,31 @@ def test_a_value_in_a_header_is_masked_in_its_encoding(serve: ModelProject) -> N
     serve.secret("token", "caf\u00e9-s\u00e9cret-1".encode())
     response = serve(LEAKY).ready().predict("header")
     assert response.headers["x-reason"] == "it is ***"
+
+
+@pytest.mark.parametrize("way", ["name", "response name", "cookie name"])
+def test_a_value_in_the_name_of_a_header_or_cookie_is_masked(serve: ModelProject, way: str) -> None:
+    """Also in lower case, to which libraries change the names of headers."""
+    serve.secret("token", b"hf_Q7vR2mXc9TzL4bKp")
+    served = serve(LEAKY).ready()
+    response = served.predict(way)
+    assert response.status_code >= 400
+    everything = repr(response.headers.raw).encode().lower()
+    assert b"***" in everything
+    assert b"q7vr2mxc9tzl" not in everything
+    counted = 'name="token",form="plain",channel="response"'
+    eventually(lambda: counted in served.get("/metrics").text, "the hit is counted")
+
+
+@pytest.mark.parametrize("way", ["cookie", "location", "header"])
+def test_a_value_in_a_header_is_masked_as_libraries_escape_it(serve: ModelProject, way: str) -> None:
+    """Cookies have octal escapes; a redirect leaves other characters bare than other URLs."""
+    value = 'zq;v"\\9,x%41 [p]é!'
+    serve.secret("token", value.encode())
+    response = serve(LEAKY).ready().predict(way)
+    everything = repr(response.headers.raw)
+    assert "***" in everything
+    assert "zq" not in everything and "41" not in everything and "p]" not in everything
 
 
 @pytest.mark.parametrize("way", ["args", "json", "traceback", "raise"])
@@ -478,6 +513,27 @@ def test_results_are_masked_if_that_was_chosen(serve: ModelProject) -> None:
         headers={"content-type": "application/octet-stream"},
     )
     assert msgpack.unpackb(packed.content) == {"k": ["***"], "***": 1}
+
+
+def test_redirects_and_the_fields_of_event_streams_are_masked_if_that_was_chosen(serve: ModelProject) -> None:
+    """With --mask-responses: the names of fields, too."""
+    serve.secret("token", b"hf_Q7vR2mXc9TzL4bKp")
+    code = """
+        from starlette.responses import RedirectResponse, StreamingResponse
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, way):
+                v = str(self.secrets["token"])
+                if way == "redirect":
+                    return RedirectResponse("https://example.com/?t=" + v, headers={v: v})
+                return StreamingResponse(iter(["event: ", v, "\\n", v, ": 1\\n\\n"]), media_type="text/event-stream")
+        """
+    served = serve(code, mask_responses=True).ready()
+    redirect = served.predict("redirect")
+    assert redirect.headers["location"] == "https://example.com/?t=***"
+    assert redirect.headers["***"] == "***"
+    assert served.predict("events").text == "event: ***\n***: 1\n\n"
 
 
 def test_messages_of_websockets_are_masked_if_that_was_chosen(serve: ModelProject) -> None:

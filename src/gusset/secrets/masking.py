@@ -35,6 +35,7 @@ class Masker:
         self._known: set[SecretValue] = set()
         self._names: set[str] = set()
         self._index = PatternIndex({}, {})
+        self._lower: PatternIndex | None = None  # of the values in lower case; made when it is needed
         self.learn(values)
 
     def learn(self, values: Mapping[str, SecretValue] | Iterable[SecretValue]) -> None:
@@ -57,6 +58,7 @@ class Masker:
             self._known.update(new)
             self._names.update(new.values())
             self._index = PatternIndex(found, fragments)
+            self._lower = None
 
     def mask(self, data: bytes, channel: str = "log") -> bytes:
         """`data` with `***` in place of each pattern of a value; the same object when there is none.
@@ -82,6 +84,23 @@ class Masker:
             data, errors = text.encode("utf-8", "surrogatepass"), "replace"
         masked = self.mask(data, channel)
         return text if masked is data else masked.decode("utf-8", errors)
+
+    def mask_header_name(self, name: bytes, channel: str = "log") -> bytes:
+        """The same for a header's name, where case does not count: libraries change it to lower case."""
+        masked = self.mask(name, channel)
+        if masked is not name:
+            return masked
+        with self._learning:
+            if self._lower is None:
+                plain = {
+                    value.lower(): label
+                    for value, label in self._index.patterns.items()
+                    if label.form == "plain"
+                }
+                self._lower = PatternIndex(plain, {})
+            spans = self._lower.spans(name.lower())
+        self.hits.add((label for span in spans for label in span.labels), channel)
+        return _masked(name, spans, 0, len(name))
 
     def stream(self, channel: str = "log") -> MaskingStream:
         """A new `MaskingStream`, which also masks values that this masker learns later."""

@@ -35,10 +35,12 @@ _HTML_ESCAPES = {
 _PEM_LINE = re.compile(rb"\s*-{4,5}(BEGIN|END)[ A-Z0-9]*-{4,5}\s*")
 _LETTER_OR_DIGIT = re.compile(rb"[A-Za-z0-9\x80-\xff]")
 _URL_ALWAYS_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"
-_URL_SAFE = ("", "/", "!'()*", "/:;,?@&=+$!*'()#")  # quote(), its default, encodeURIComponent, encodeURI
+# quote(), its default, encodeURIComponent, encodeURI, a redirect of Starlette
+_URL_SAFE = ("", "/", "!'()*", "/:;,?@&=+$!*'()#", "/:;,?@&=+$!*'()#[]%")
 _URLSAFE_ALPHABET = bytes.maketrans(b"+/", b"-_")
 _PASSWORD = re.compile(rb"[a-z]://[^\s:/@]{0,256}:([^\s/@]+)@")
 _NEEDS_BACKSLASH_IN_QUOTES = re.compile(rb'(["\\$`])')
+_NEEDS_ESCAPE_IN_COOKIE = re.compile(r"[\x00-\x1f\",;\\\x7f-\xff]")
 _NEEDS_BACKSLASH = re.compile(rb"([^A-Za-z0-9_@%+=:,./-])")
 
 
@@ -235,6 +237,16 @@ def _quoted(value: bytes) -> Iterator[bytes]:
     yield _NEEDS_BACKSLASH.sub(rb"\\\1", value)
 
 
+def _cookie(value: bytes) -> Iterator[bytes]:
+    """As `http.cookies` quotes it, without the surrounding quotes."""
+    with contextlib.suppress(UnicodeDecodeError):
+        yield _NEEDS_ESCAPE_IN_COOKIE.sub(_cookie_escape, value.decode()).encode()
+
+
+def _cookie_escape(match: re.Match[str]) -> str:
+    return "\\" + match[0] if match[0] in '"\\' else f"\\{ord(match[0]):03o}"
+
+
 def _lines(value: bytes) -> Iterator[bytes]:
     for line in re.split(rb"[\r\n]+", value):
         if _LETTER_OR_DIGIT.search(line):  # otherwise a blank line or a row of dashes, as in any text
@@ -276,6 +288,7 @@ _ENCODERS: dict[str, Callable[[bytes], Iterable[bytes]]] = {
     "JSON": _json,
     "repr": _represented,
     "shell": _quoted,
+    "cookie": _cookie,
     "escaped twice": _escaped_twice,
 }
 

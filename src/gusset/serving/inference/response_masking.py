@@ -26,7 +26,7 @@ class ResponseMasker:
 
     def response(self, response: Response) -> Response:
         """The response with its body and headers masked."""
-        headers = tuple((name, self._header(value)) for name, value in response.headers)
+        headers = tuple(map(self._header, response.headers))
         return Response(response.status, self.body(response.body), response.content_type, headers)
 
     def strings(self, value: Any) -> Any:
@@ -70,11 +70,13 @@ class ResponseMasker:
 
     def _headers(self, headers: Any) -> list[tuple[bytes, bytes]]:
         """Masked, and without the length, which masking changes."""
-        return [(name, self._header(value)) for name, value in headers if name.lower() != b"content-length"]
+        return [self._header(header) for header in headers if header[0].lower() != b"content-length"]
 
-    def _header(self, value: bytes) -> bytes:
-        """A header's value, which may be in Latin-1 instead of UTF-8."""
-        return self.text(self.body(value).decode("latin-1")).encode("latin-1")
+    def _header(self, header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+        """A masked header, whose value may be in Latin-1 instead of UTF-8."""
+        name, value = header
+        masked = self.text(self.body(value).decode("latin-1")).encode("latin-1")
+        return self._masker.mask_header_name(name, CHANNEL), masked
 
     def websocket(self, send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
         """ASGI's `send` of a websocket, with a masked close reason; messages if results are masked."""
