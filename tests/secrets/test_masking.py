@@ -440,6 +440,39 @@ def test_parts_that_are_ordinary_text_are_not_masked(value):
     )
 
 
+FEW_CHARACTERS = (  # random ones that show 3.1 to 3.4 bits for each character
+    b"701ed40c-eb01-47dd-b4ad-99794ae0d0b1",
+    b"123989BE-28B6-49AE-A742-B7442798AAB4",
+    b"beadface-dead-4bad-8fab-0123456789ab",
+    b"AKIAEASHAJHGVSJXG5DS",
+    b"sxlynwwy7zzziwwc1irs",
+)
+
+
+@pytest.mark.parametrize("value", FEW_CHARACTERS)
+def test_parts_of_credentials_with_few_different_characters_are_masked(value: bytes) -> None:
+    """UUIDs, and keys of letters of one case and digits: a short one shows less than 3.5 bits a character."""
+    secret = masker(value)
+    for start in range(len(value) - 11):
+        assert secret.mask(b"<" + value[start : start + 12] + b">") == b"<***>"
+
+
+@pytest.mark.parametrize(
+    ("value", "ordinary"),
+    [
+        (b"202601311259591234567890", b"at 20260131125959 and 2026-01-31 12:59:59, no. 1234567890"),
+        (b"123456789012345678901234", b"account 123456789012, phone 4567890123456"),
+        (b"c232ab00-9414-11ec-b3c8-9f6bdeced846", b"another: 7a1b2c3d-9414-11ec-b3c8-9f6bdeced846"),
+        (b"701ed40c-eb01-47dd-b4ad-99794ae0d0b1", b"another: 701ed40c-e1f2-47dd-8e1f-2f6a9d3b7c59"),
+        (b"AKIAEASHAJHGVSJXG5DS", b"AKIAIOSFODNN7EXAMPLE, AKIA and ASIA"),
+    ],
+)
+def test_dates_numbers_and_other_ids_are_not_masked(value: bytes, ordinary: bytes) -> None:
+    """Parts of a number appear in dates; the UUIDs that one machine makes from the time end alike."""
+    assert masker(value).mask(ordinary) == ordinary
+    assert masker(value).mask(b"<" + value + b">") == b"<***>"
+
+
 def parts_masked_slowly(data: bytes, patterns: set[bytes]) -> bytes:
     """All patterns, and all substrings of 12 bytes of KEY."""
     covered = bytearray(len(data))

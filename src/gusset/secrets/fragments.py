@@ -20,7 +20,7 @@ STRIDE = MIN_PART - GRAM + 1  # if there is a gram at every fifth offset
 
 _MIN_RUN = 20
 _MIN_ENTROPY = 3.5  # bits for each character
-_MIN_ENTROPY_OF_HEX = 3.0  # which has 4 at most
+_MIN_ENTROPY_OF_FEW = 3.0  # of what has few different characters, such as hex: a short run shows fewer still
 _MIN_DISTINCT = 2  # different bytes in a gram
 _MAX_ENCODED = 8_192  # bytes; parts of the encodings of a longer run would take too much memory
 
@@ -31,7 +31,11 @@ _WORD = re.compile(rb"[a-z]{3,16}|[A-Z]{3,16}|[A-Z]?[a-z]+(?:[A-Z][a-z]+){1,7}|[
 _MIN_HUMP = 4  # letters, on average, of a word in camel case
 _SHORT_WORD = re.compile(rb"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9]?(?![A-Za-z0-9])")
 _LONG_NO_WORD = re.compile(rb"[A-Za-z0-9]{16}")
-_HEX = re.compile(rb"(?=.*[A-Fa-f])[0-9A-Fa-f]+")
+_UUID = re.compile(rb"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
+_UUID_OF_TIME = re.compile(  # versions 1, 2 and 6: all of one machine end in the same digits
+    rb"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[126][0-9A-Fa-f]{3}-[89ABab][0-9A-Fa-f]{3}-[0-9A-Fa-f]{12}"
+)
+_OF_FEW = re.compile(rb"(?=.*[A-Za-z])(?:[0-9A-Fa-f]+|(?=.*[0-9])(?:[0-9A-Z]+|[0-9a-z]+))")
 _LETTER_OR_DIGIT = re.compile(rb"[A-Za-z0-9]")
 # What is the same in every key of a kind: in PEM the first 36 bytes of a long key (RSA, OpenSSH) and 6 of
 # others (EC, Ed25519), whose secret part begins soon after; the header of a JWT.
@@ -45,6 +49,7 @@ _URLSAFE_ALPHABET = bytes.maketrans(b"+/", b"-_")
 def fragments_of(value: bytes) -> Iterator[bytes]:
     """The texts whose parts are masked for the sake of `value`."""
     searched = _SHARED.sub(b"\n", value) if b"-----BEGIN" in value or b"eyJ" in value else value
+    searched = _UUID_OF_TIME.sub(b"\n", searched)
     for match in _RUN.finditer(searched):
         run = match[0]
         if _entropy(run) >= _least_entropy(run) and any(grams_of(run)):
@@ -56,7 +61,7 @@ def fragments_of(value: bytes) -> Iterator[bytes]:
 
 def grams_of(text: bytes) -> Iterator[tuple[int, bytes]]:
     """The offset and the bytes of each gram of `text`, but for words and repeated characters."""
-    without_words = _LETTERS.sub(_blank_if_word, text)
+    without_words = text if _UUID.fullmatch(text) else _LETTERS.sub(_blank_if_word, text)
     if not _LONG_NO_WORD.search(without_words):  # else a short word is more likely part of a prefix: "sk-"
         without_words = _SHORT_WORD.sub(_blank, without_words)
     for offset in range(0, len(text) - GRAM + 1, STRIDE):
@@ -103,7 +108,7 @@ def _blank(match: re.Match[bytes]) -> bytes:
 
 
 def _least_entropy(run: bytes) -> float:
-    return _MIN_ENTROPY_OF_HEX if _HEX.fullmatch(run) else _MIN_ENTROPY
+    return _MIN_ENTROPY_OF_FEW if _OF_FEW.fullmatch(run) or _UUID.fullmatch(run) else _MIN_ENTROPY
 
 
 def _entropy(text: bytes) -> float:
