@@ -9,7 +9,6 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,4 +129,4 @@ def identifying(environ: Mapping[str, str]) -> dict[str, str]:
 def constraint_files(environ: Mapping[str, str]) -> Sequence[Path]:
     """The files that limit the versions of all packages on this machine."""
     named = f"{environ.get('UV_CONSTRAINT', '')} {environ.get('UV_OVERRIDE', '')}"
-    return [Path(name) for name in shlex.split(named)]
+    return [Path(name) for name in named.split()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -181,6 +180,8 @@ class _RequirementsReader:
         return self._lines(lines, file, file.parent), (project, text)
 
     def _pyproject(self, file: Path, text: str, origin: Origin) -> Requirements:
+        import tomllib  # few folders have such a file
+
         project = tomllib.loads(text).get("project", {})
         dependencies = project.get("dependencies", []) if isinstance(project, dict) else []
         kept, problems = [], []

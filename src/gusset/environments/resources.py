@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ _MODULES = {"pyyaml": "yaml", "python-json-logger": "pythonjsonlogger"}
 @cache
 def list_text(name: str) -> str:
     """The text of one of the lists."""
-    return files("gusset.environments").joinpath(name).read_text("utf-8")
+    return Path(__file__).with_name(name).read_text("utf-8")
 
 
 def listed(name: str) -> tuple[Requirement, ...]:

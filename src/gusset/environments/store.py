@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -185,7 +184,7 @@ class EnvironmentStore:
             home.mkdir(mode=0o700, exist_ok=True)
             (home / _COMPLETE).unlink(missing_ok=True)
             self._delete_attempts(home)
-            attempt = home / secrets.token_hex(4)
+            attempt = home / os.urandom(4).hex()
         try:
             info = make(attempt)
             with _host_errors(home):
