@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from gusset.environments.logins import login_files, pip_to_uv
 from gusset.environments.plan import LoginFile, Origin
 from gusset.errors import ConfigInvalid, Denied, GussetError
 from tests.environments.conftest import Index, Making
-from tests.environments.packages import wheel
+from tests.environments.packages import project, wheel
 
 PASSWORD = "hunter22-of-the-index"
 FORMS = (PASSWORD.encode(), base64.b64encode(f"user:{PASSWORD}".encode()).rstrip(b"="))
@@ -84,6 +85,28 @@ def test_a_login_from_a_secret_is_used_and_not_kept(
     assert_nowhere(tmp_path, bytes(make.shown), make.warnings, make.installer())
 
 
+def test_a_private_repository_gets_the_login_of_netrc(make: Making, private: Index, tmp_path: Path) -> None:
+    """git, which uv runs, reads it from memory; neither uv's clone nor the environment has it."""
+    folder = project(tmp_path / "work", "cloned")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@h.test", "-C", str(folder)]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *arguments], check=True)
+    bare = private.folder / "simple" / "r.git"
+    bare.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["git", "clone", "-q", "--bare", str(folder), str(bare)], check=True)
+    subprocess.run(["git", "-C", str(bare), "update-server-info"], check=True)
+    make.logins = {"index_login": CONTENTS[".netrc"](private, private).encode()}
+
+    site = make(f"cloned @ git+{private.url}/r.git", login_files=(login("index_login", ".netrc"),))
+
+    assert (site / "cloned.py").exists()
+    assert_nowhere(tmp_path, bytes(make.shown))
+    make.logins = {}
+    make.environ["UV_CACHE_DIR"] = str(tmp_path / "other-cache")
+    with pytest.raises(Denied, match="refused the login"):
+        make(f"cloned @ git+{private.url}/r.git")
+
+
 def test_a_url_with_a_login_from_a_variable_is_not_kept(
     make: Making, index: Index, private: Index, tmp_path: Path
 ) -> None:
@@ -114,6 +137,7 @@ def test_a_refused_login_is_denied_and_not_shown(make: Making, private: Index) -
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
+        (".netrc", b"machine h.test wrong hunter22"),
         ("pip.conf", b"hunter22 without a section"),
         ("uv.toml", b"[broken hunter22"),
         ("uv.toml", b"\xffhunter22"),

@@ -55,7 +55,12 @@ class Installer:
         """
         self._make_venv(plan, attempt)
         python = str(attempt / "bin" / "python")
-        with login_files(plan.login_files, self.logins) as login:
+        with login_files(
+            plan.login_files,
+            self.logins,
+            requirements=plan.requirements,
+            git_settings=int(self.uv.environ.get("GIT_CONFIG_COUNT") or 0),
+        ) as login:
             self._install_requirements(plan, python, login)
         self._install_lists(plan, python)
         return EnvironmentInfo(

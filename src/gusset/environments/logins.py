@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import configparser
 import json
+import netrc
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
 
 from gusset.environments.index_settings import pip_options
 from gusset.environments.plan import LoginFile
@@ -27,14 +30,23 @@ class UvLogin:
 
 
 @contextmanager
-def login_files(files: Sequence[LoginFile], values: Mapping[str, bytes]) -> Iterator[UvLogin]:
+def login_files(
+    files: Sequence[LoginFile],
+    values: Mapping[str, bytes],
+    *,
+    requirements: Sequence[str] = (),
+    git_settings: int = 0,
+) -> Iterator[UvLogin]:
     """Files in memory for the secrets, which are gone afterwards. `values` are those of the secrets.
+
+    git, which fetches `requirements` from repositories, gets the logins of .netrc as well.
+    `git_settings` is how many settings it has by variables already.
 
     Raises:
         ConfigInvalid: a value cannot be read, or two of them exclude each other.
     """
     found = [each for each in files if each.secret in values]
-    netrc = b"\n".join(values[each.secret] for each in found if each.kind == ".netrc")
+    netrcs = [each for each in found if each.kind == ".netrc"]
     configs = [each for each in found if each.kind != ".netrc"]
     if len(configs) > 1:
         raise _refusal(configs[1], "only one pip.conf or uv.toml can be used", "remove one of them")
@@ -42,9 +54,14 @@ def login_files(files: Sequence[LoginFile], values: Mapping[str, bytes]) -> Iter
     environ: dict[str, str] = {}
     options: tuple[str, ...] = ()
     try:
-        if netrc:
-            descriptors.append(memory_file("netrc", netrc + b"\n"))
+        if netrcs:
+            content = b"".join(values[each.secret] + b"\n" for each in netrcs)
+            descriptors.append(memory_file("netrc", content))
             environ["NETRC"] = path_of(descriptors[-1])
+            descriptors.append(
+                memory_file("git-credentials", _for_git(netrcs[0], descriptors[-1], requirements))
+            )
+            environ |= _git_settings(git_settings, path_of(descriptors[-1]))
         for each in configs:
             text, variables = _uv_config(each, values[each.secret])
             descriptors.append(memory_file("uv.toml", text))
@@ -56,6 +73,37 @@ def login_files(files: Sequence[LoginFile], values: Mapping[str, bytes]) -> Iter
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+_REPOSITORY = re.compile(r"git\+(https?)://(?:[^/@]*@)?([^/\s]+)")
+
+
+def _for_git(file: LoginFile, descriptor: int, requirements: Iterable[str]) -> bytes:
+    """The logins of a .netrc as git's helper `store` reads them: for https, and for these repositories."""
+    try:
+        hosts = netrc.netrc(path_of(descriptor)).hosts
+    except (netrc.NetrcParseError, UnicodeDecodeError):
+        message = f"the secret {file.secret} is not a valid {file.kind}"
+        raise _refusal(file, message, "store the file's exact content") from None
+    places = [("https", host) for host in hosts if host != "default"]
+    places += [found for text in requirements for found in _REPOSITORY.findall(text)]
+    lines = []
+    for scheme, place in places:
+        login, _, password = hosts.get(
+            urlsplit(f"//{place}").hostname or "", hosts.get("default", ("", "", ""))
+        )
+        if login or password:
+            lines.append(f"{scheme}://{quote(login, safe='')}:{quote(password, safe='')}@{place}\n")
+    return "".join(lines).encode()
+
+
+def _git_settings(count: int, path: str) -> dict[str, str]:
+    """Variables that add a helper for logins to git's settings."""
+    return {
+        "GIT_CONFIG_COUNT": str(count + 1),
+        f"GIT_CONFIG_KEY_{count}": "credential.helper",
+        f"GIT_CONFIG_VALUE_{count}": f"store --file={path}",
+    }
 
 
 def _uv_config(file: LoginFile, value: bytes) -> tuple[bytes, dict[str, str]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -115,6 +113,9 @@ class Uv:
     def _run_on_terminal(
         self, terminal: int, arguments: Sequence[str], descriptors: Sequence[int], environ: Mapping[str, str]
     ) -> Result:
+        import fcntl  # not on Windows, where `gusset check` runs uv as well
+        import termios
+
         read_end, write_end = os.openpty()
         with ExitStack() as stack:
             stack.callback(os.close, read_end)
@@ -186,7 +187,7 @@ def uv_environment(environ: Mapping[str, str], settings: Mapping[str, str]) -> d
     """
     kept = {name: value for name, value in environ.items() if name not in _FROM_OTHER_ENVIRONMENTS}
     defaults = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
-    return {**defaults, **settings, **kept, "UV_COLOR": "never", "NO_COLOR": "1"}
+    return {**defaults, **settings, **kept, "UV_COLOR": "never", "NO_COLOR": "1", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def memory_file(name: str, content: bytes) -> int:
