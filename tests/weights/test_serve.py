@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from tests.cli.test_serve import predict, served, until, write_model
 from tests.conftest import Cli
 from tests.examples.hub import Hub, serving
+from tests.serving.conftest import children, is_running
 from tests.weights.web_server import WebServer
 
 TOKEN = b"hf_tests_" + b"aB3dE5fG7h" * 2
@@ -246,3 +248,41 @@ def test_check_says_what_would_be_downloaded_and_what_is_missing(project: Projec
     project.config("external_data: [{url: https://h.test/x, local_data_path: ../x}]")
     assert "leaves the data folder" in project.gusset("check", str(project.folder), status=4).stderr.decode()
     assert "leaves the data folder" in project.fails(3)
+
+
+def test_a_killed_server_leaves_no_process_and_the_next_goes_on(project: Project) -> None:
+    """The process that downloads ends with the supervisor, however that ends."""
+    url = project.web.put("/x.bin", BODY, pause=0.5)
+    project.config(f"external_data:\n  - {{url: {url}, local_data_path: x.bin}}\n")
+    command = [sys.executable, "-m", "gusset", "serve", str(project.folder), "--port", "0"]
+    with subprocess.Popen(command, env=project.gusset.environ, stderr=subprocess.DEVNULL) as process:
+        partial = Path(project.gusset.environ["GUSSET_CACHE"]) / "weights" / "partial"
+        until(lambda: partial.is_dir() and any(file.stat().st_size for file in partial.iterdir()))
+        (fetcher,) = [pid for pid in children(process.pid) if b"weights.fetcher" in command_of(pid)]
+        process.kill()
+    until(lambda: not is_running(fetcher))
+
+    project.web.files["/x.bin"].pause = 0
+    with project.served() as address:
+        assert predict(address, {"path": "data/x.bin"}).json()["size"] == len(BODY)
+    assert project.web.seen[-1].range is not None
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_two_servers_share_download_and_mount(project: Project) -> None:
+    """Started at once, each has the weights, and each file was downloaded once."""
+    project.hub_weights()
+    project.gusset("secret", "set", "hub_token", input=TOKEN)
+    with ThreadPoolExecutor(2) as pool:
+
+        def serve_once(number: int) -> int:
+            errors = project.tmp_path / f"errors{number}"
+            with served(project.gusset, str(project.folder), errors=errors) as (address, _):
+                path = str(project.mount / "model.safetensors")
+                return predict(address, {"path": path}).json()["size"]
+
+        assert list(pool.map(serve_once, range(2))) == [len(BODY)] * 2
+    assert len(project.hub.downloads) == 2

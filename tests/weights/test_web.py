@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from gusset.errors import ConfigInvalid, Denied, HostError, SecretsMissing, Unreachable
@@ -275,3 +276,14 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path: Path) -> None:
     folder.chmod(0o777)
     with pytest.raises(HostError, match="other accounts can write"):
         WeightsCache.open(folder)
+
+
+def test_a_server_that_stalls_is_tried_again(
+    client: WebClient, web: WebServer, cache: WeightsCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while without a byte; what has arrived is kept."""
+    monkeypatch.setattr("gusset.weights.web._TIMEOUT", httpx.Timeout(0.2))
+    url = web.put("/a.bin", BODY, pause=30, faulty=1)
+    with closing(WebClient(cache, first_delay=0)) as impatient:
+        assert fetch(impatient, url).path.read_bytes() == BODY
+    assert web.seen[-1].range is not None
