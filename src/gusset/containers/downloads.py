@@ -12,7 +12,6 @@ from gusset.errors import HostError
 from gusset.runtime.supervision import SecretIntake
 from gusset.secrets.sources.source import SecretSource
 from gusset.weights.download import FetchRequest
-from gusset.weights.fetching import FetchOptions, fetch_all, fetch_environment
 from gusset.weights.plan import credential_names
 
 
@@ -33,6 +32,8 @@ def fetch_folders(
     """
     if not deployment.downloads:
         return {}
+    from gusset.weights.fetching import FetchOptions, fetch_all, fetch_environment
+
     if not engine.can_mount_our_files:
         raise HostError(
             f"{deployment.downloads[0].location}: the engine cannot mount folders of this machine",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shlex
 import time
 from pathlib import Path
@@ -95,7 +94,7 @@ class Mounts:
             return
         if self._link_at(path) is None:
             self._check_empty(download, path)
-        new = path.with_name(f".gusset-{secrets.token_hex(8)}")
+        new = path.with_name(f".gusset-{os.urandom(8).hex()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # First the record: a link without one would not be recognized as gusset's own.

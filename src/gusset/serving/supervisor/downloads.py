@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gusset.runtime.supervision import SecretIntake
 from gusset.secrets.sources.source import SecretSource
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.protocol import Downloaded
 from gusset.serving.supervisor.replica import Replica
-from gusset.weights.cache import WeightsCache
 from gusset.weights.download import Download, FetchRequest
-from gusset.weights.fetching import FetchOptions, FetchProcess, fetch_environment
-from gusset.weights.mounts import Mounts
 from gusset.weights.plan import credential_names
+
+if TYPE_CHECKING:
+    from gusset.weights.mounts import Mounts
 
 
 class Downloads:
@@ -26,15 +27,20 @@ class Downloads:
         source: SecretSource,
         intake: SecretIntake,
         cache: Path,
-        options: FetchOptions,
         *,
+        errors: int,
+        debuggable: bool,
         readable: bool,
     ) -> None:
-        """`source` has the values to log in with. `readable`: progress is shown on a terminal."""
+        """`source` has the values to log in with.
+
+        Progress goes to `errors`, a file descriptor; `readable` says that it is a terminal.
+        """
         self._source = source
         self._intake = intake
         self._cache = cache
-        self._options = options
+        self._errors = errors
+        self._debuggable = debuggable
         self._readable = readable
         self._mounts: Mounts | None = None
         self._replicas: set[Replica] = set()
@@ -74,6 +80,11 @@ class Downloads:
             self.is_fetching = False
 
     async def _fetch(self, deployment: ModelDeployment, downloads: tuple[Download, ...]) -> None:
+        # Imported here: most models download nothing.
+        from gusset.weights.cache import WeightsCache
+        from gusset.weights.fetching import FetchOptions, FetchProcess, fetch_environment
+        from gusset.weights.mounts import Mounts
+
         mounts = self._mounts = self._mounts or Mounts(WeightsCache.open(self._cache))
         mounted = {each.mount: each for each in downloads if each.mount is not None}
         for download in mounted.values():
@@ -85,8 +96,9 @@ class Downloads:
             data_dir=deployment.data_dir or deployment.folder / "data",
             readable=self._readable,
         )
+        options = FetchOptions(masker=self._intake.masker, errors=self._errors, debuggable=self._debuggable)
         environment = fetch_environment(deployment.environment_variables)
-        process = FetchProcess.start(request, self._options, environment)
+        process = FetchProcess.start(request, options, environment)
         try:
             await asyncio.to_thread(process.wait_for_external_data)
             self._finish(downloads, Downloaded(everything=False))

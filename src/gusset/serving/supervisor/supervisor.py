@@ -40,7 +40,6 @@ from gusset.serving.supervisor.reloader import Reloader
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
 from gusset.serving.supervisor.worker_process import WorkerOptions, WorkerProcess, describe_exit
 from gusset.serving.supervisor.worker_slot import WorkerSlot, WorkerSlots
-from gusset.weights.fetching import FetchOptions
 
 log = logging.getLogger("gusset")
 
@@ -129,8 +128,14 @@ def serve(
             raise
         stack.callback(secrets.stop)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
-        fetch_options = FetchOptions(masker=intake.masker, errors=options.errors, debuggable=debuggable)
-        downloads = Downloads(source, intake, cache, fetch_options, readable=options.readable_logs)
+        downloads = Downloads(
+            source,
+            intake,
+            cache,
+            errors=options.errors,
+            debuggable=debuggable,
+            readable=options.readable_logs,
+        )
         stack.callback(downloads.stop)
         supervisor = Supervisor(
             deployment,
