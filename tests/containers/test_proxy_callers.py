@@ -107,6 +107,30 @@ def test_a_new_key_counts_at_once(guarded: RunningProxy, auth: CallerAuth) -> No
         assert client.response()[0] == 200
 
 
+def test_gussets_own_metrics_count_callers(guarded: RunningProxy) -> None:
+    """Also while the application is not ready; `/metrics` is the application's. They need a key."""
+    heads = guarded.record_heads()
+    with guarded.connect() as client:
+        for path, fields, status in (
+            ("/gusset/metrics", [], 401),
+            ("/x", [HEADER], 200),
+            ("/metrics", [HEADER], 200),
+            ("/gusset/metrics", [HEADER], 200),
+        ):
+            client.send(get(path, *fields))
+            found, _, body = client.response()
+            assert (path, found) == (path, status)
+        exposition = body.decode()
+        assert 'gusset_caller_requests_total{caller="app"} 3\n' in exposition
+        assert "gusset_caller_refused_total 1\n" in exposition
+        assert "gusset_model_ready 1\n" in exposition
+        assert KEY not in exposition
+        guarded.not_ready = "It is starting."
+        client.send(get("/gusset/metrics", HEADER))
+        assert b"gusset_model_ready 0\n" in client.response()[2]
+    assert [head.split()[1] for head in heads] == [b"/x", b"/metrics"]
+
+
 def test_callers_over_tls_and_a_new_certificate(tmp_path: Path, auth: CallerAuth) -> None:
     """New connections get the new certificate; those that are open go on, a websocket too."""
     chain, key = make_certificate(tmp_path, "first")

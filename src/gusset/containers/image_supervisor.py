@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -46,6 +46,7 @@ from gusset.runtime.supervision import (
     prepare_process,
 )
 from gusset.runtime.tls import ServerTls, TlsFiles
+from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker
 from gusset.secrets.sources.source import SecretSource
 
@@ -134,6 +135,7 @@ def serve_image(
             announcer,
             drain_seconds=drain_seconds,
             browser_rules=browser_rules,
+            hits=lambda: intake.masker.hits.total,
             tls=server_tls,
         )
         asyncio.run(supervisor.run(listener))
@@ -202,10 +204,12 @@ class ImageSupervisor:
         *,
         drain_seconds: float,
         browser_rules: BrowserRules | None,
+        hits: Callable[[], Mapping[Hit, int]],
         tls: ServerTls | None,
     ) -> None:
         self._deployment = deployment
         self._browser_rules = browser_rules
+        self._hits = hits
         self._starter = starter
         self._announcer = announcer
         self._drain_seconds = drain_seconds
@@ -229,6 +233,7 @@ class ImageSupervisor:
             ready=lambda: self._unready,
             caller_auth=self._starter.caller_auth,
             browser_rules=self._browser_rules,
+            hits=self._hits,
         )
         await proxy.start(listener.dup(), tls=self._tls)
         listener.close()

@@ -16,6 +16,7 @@ from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.caller_auth import CallerAuth, is_open
 from gusset.runtime.connections import OpenConnections
+from gusset.runtime.exposition import CONTENT_TYPE
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import (
     ERROR_OF_MODEL,
@@ -32,6 +33,9 @@ _JOINABLE = 64 * 1024  # bytes; a larger part of a body is not copied to be sent
 # Bytes a second that a body must come with after its first minute. Lower than `Limits.body_rate`: a body is
 # passed on here as it comes, so that a slow one holds no memory.
 _BODY_RATE = 100
+METRICS_PATH = b"/gusset/metrics"
+"""Where gusset's own metrics are: `/metrics` is the application's."""
+
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
 
@@ -43,7 +47,7 @@ class Application:
     paths for those of a Truss model. `ready` returns None when requests may
     pass, else the reason for a 503. `caller_auth` None lets everyone in.
     `read_seconds` is how long it may be silent. `browser_rules` say which web
-    pages may send requests.
+    pages may send requests. `exposition` returns gusset's metrics.
     """
 
     connect: Connect
@@ -53,6 +57,7 @@ class Application:
     read_seconds: float
     limits: Limits
     browser_rules: BrowserRules | None
+    exposition: Callable[[], bytes]
 
 
 class RequestClient(TunnelClient, Protocol):
@@ -128,10 +133,10 @@ class ProxiedRequest:
             raise _too_large(self._application.limits.body)
         part, data = self._read_body(data) if data and not request.body.done else (b"", data)
         path, mark, query = request.target.partition(b"?")
-        if (reason := self._application.ready()) is not None:
+        if (response := _own_response(self._application, request.method, path)) is not None:
             if idle is not None:
                 idle.close()
-            self._client.respond(_response_without_application(request.method, path, reason))
+            self._client.respond(response)
             return data
         target = self._application.paths.get(path)
         if target is None:
@@ -341,8 +346,13 @@ def _too_large(limit: int) -> InvalidMessage:
     return InvalidMessage(f"The request's body is larger than {limit} bytes.", 413)
 
 
-def _response_without_application(method: bytes, path: bytes, reason: str) -> Response:
-    """The response while the application is not ready: alive, since this process is, but not ready."""
-    if path == b"/" and method in (b"GET", b"HEAD"):
+def _own_response(application: Application, method: bytes, path: bytes) -> Response | None:
+    """The response to a request for gusset itself, or that the application cannot get now; else None."""
+    is_read = method in (b"GET", b"HEAD")
+    if path == METRICS_PATH and is_read:
+        return Response(200, application.exposition(), CONTENT_TYPE)
+    if (reason := application.ready()) is None:
+        return None
+    if path == b"/" and is_read:  # alive, since this process is, but not ready
         return Response(200, b"true")
     return not_ready(reason)

@@ -13,7 +13,7 @@ the response back; after a switch of protocols a `Tunnel` takes over.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gusset.containers.proxy.client_connection import ClientConnection
@@ -23,8 +23,10 @@ from gusset.runtime.acceptor import Acceptor
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.caller_auth import CallerAuth
 from gusset.runtime.connections import OpenConnections, most_connections
+from gusset.runtime.exposition import caller_metrics, head, masked_metrics
 from gusset.runtime.limits import Limits
 from gusset.runtime.tls import ServerTls
+from gusset.secrets.hits import Hit
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,17 @@ class Proxy:
         read_seconds: float = 18_030.0,
         limits: Limits | None = None,
         browser_rules: BrowserRules | None = None,
+        hits: Callable[[], Mapping[Hit, int]] = dict,
     ) -> None:
         """`connect` returns a connected non-blocking TCP socket to the application.
 
         `ready` returns None when requests may pass, else the reason for a 503.
         With `caller_auth` only callers may send requests; the application does not
         get their keys. `read_seconds` is how long the application may be silent.
-        `browser_rules` say which web pages may send requests.
+        `browser_rules` say which web pages may send requests. `hits` says how often
+        values were masked, for gusset's metrics.
         """
+        self._hits = hits
         self._application = Application(
             connect=connect,
             paths=_paths(routes),
@@ -65,6 +70,7 @@ class Proxy:
             read_seconds=read_seconds,
             limits=limits or Limits(),
             browser_rules=browser_rules,
+            exposition=self._exposition,
         )
         # Each client connection may need a second descriptor, for its connection to the application.
         self.connections = OpenConnections(most_connections() // 2, on_sweep=self._on_sweep)
@@ -94,6 +100,16 @@ class Proxy:
             self._acceptor.close()
             self._acceptor = None
         await self.connections.drain(seconds)
+
+    def _exposition(self) -> bytes:
+        application = self._application
+        lines = [
+            *head("gusset_model_ready", "gauge", "Whether requests reach the application."),
+            f"gusset_model_ready {int(application.ready() is None)}",
+            *masked_metrics(self._hits()),
+            *caller_metrics(application.caller_auth),
+        ]
+        return "\n".join(lines).encode() + b"\n"
 
     def _on_sweep(self) -> None:
         if self._tls is not None:

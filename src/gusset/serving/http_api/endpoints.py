@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gusset.runtime.exchange import Exchange
+from gusset.runtime.exposition import CONTENT_TYPE
 from gusset.runtime.responses import caller_error
 from gusset.serving.http_api.metrics import Metrics
 from gusset.serving.http_api.readiness import ReadinessProbe
@@ -171,7 +172,7 @@ class ModelApi:
         body = self._metrics.exposition(
             waiting=self._inference.waiting, source_is_up=self._last_error() is None
         )
-        exchange.respond(200, body, b"text/plain; version=0.0.4; charset=utf-8")
+        exchange.respond(200, body, CONTENT_TYPE)
 
 
 def _wants_websocket(exchange: Exchange) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from gusset.runtime.caller_auth import CallerAuth
 from gusset.runtime.exchange import Exchange
+from gusset.runtime.exposition import caller_metrics, head, masked_metrics
 from gusset.secrets.hits import Hit
 
 # The upper bounds of the histogram's buckets, in seconds.
@@ -66,38 +67,30 @@ class Metrics:
     def exposition(self, *, waiting: int, source_is_up: bool) -> bytes:
         """All metrics in Prometheus's text format, followed by those that the model has registered."""
         lines = [
-            *_head("gusset_requests_total", "counter", "Finished requests by route and status."),
+            *head("gusset_requests_total", "counter", "Finished requests by route and status."),
             *(
                 f'gusset_requests_total{{route="{route}",status="{status}"}} {count}'
                 for (route, status), count in sorted(self._requests.items())
             ),
-            *_head(
+            *head(
                 "gusset_request_seconds", "histogram", "From a complete request to the end of its response."
             ),
             *(line for route in self._buckets for line in self._histogram(route)),
-            *_head("gusset_requests_waiting", "gauge", "Predictions that wait for a slot."),
+            *head("gusset_requests_waiting", "gauge", "Predictions that wait for a slot."),
             f"gusset_requests_waiting {waiting}",
-            *_head("gusset_model_ready", "gauge", "Whether the model has loaded."),
+            *head("gusset_model_ready", "gauge", "Whether the model has loaded."),
             "gusset_model_ready 1",
-            *_head("gusset_secret_version", "gauge", "The version of each secret that the model holds."),
+            *head("gusset_secret_version", "gauge", "The version of each secret that the model holds."),
             *(
                 f'gusset_secret_version{{name="{name}"}} {version}'
                 for name, version in sorted(self._versions().items())
                 if version is not None
             ),
-            *_head(
-                "gusset_masked_total", "counter", "How often values were masked, of the whole deployment."
-            ),
-            *(
-                f'gusset_masked_total{{name="{hit.secret}",form="{hit.form}",channel="{hit.channel}"}} {n}'
-                for hit, n in sorted(self._hits().items())
-                if hit.secret
-            ),
-            *_head("gusset_secrets_source_up", "gauge", "Whether changes of secrets reach this deployment."),
+            *masked_metrics(self._hits()),
+            *head("gusset_secrets_source_up", "gauge", "Whether changes of secrets reach this deployment."),
             f"gusset_secrets_source_up {int(source_is_up)}",
+            *caller_metrics(self._caller_auth),
         ]
-        if self._caller_auth is not None:
-            lines += _caller_metrics(self._caller_auth)
         model = self._mask(_model_exposition())
         if b"\n# TYPE process_cpu_seconds_total " not in model:
             lines += _process_metrics()
@@ -110,22 +103,6 @@ class Metrics:
             yield f'gusset_request_seconds_bucket{{route="{route}",le="{bound}"}} {total}'
         yield f'gusset_request_seconds_sum{{route="{route}"}} {self._seconds[route]:.6f}'
         yield f'gusset_request_seconds_count{{route="{route}"}} {total}'
-
-
-def _head(name: str, kind: str, text: str) -> tuple[str, str]:
-    return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
-
-
-def _caller_metrics(auth: CallerAuth) -> list[str]:
-    return [
-        *_head("gusset_caller_requests_total", "counter", "Requests by caller, also those that failed."),
-        *(
-            f'gusset_caller_requests_total{{caller="{name}"}} {count}'
-            for name, count in sorted(auth.requests.items())
-        ),
-        *_head("gusset_caller_refused_total", "counter", "Requests without the key of a caller."),
-        f"gusset_caller_refused_total {auth.refused}",
-    ]
 
 
 def _process_metrics() -> list[str]:
@@ -150,7 +127,7 @@ def _process_metrics() -> list[str]:
     )
     lines: list[str] = []
     for name, kind, text, value in figures:
-        lines += (*_head(f"process_{name}", kind, text), f"process_{name} {value}")
+        lines += (*head(f"process_{name}", kind, text), f"process_{name} {value}")
     return lines
 
 
