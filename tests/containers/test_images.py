@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -166,6 +167,40 @@ def test_a_change_at_a_manager_reaches_the_container(
     eventually(lambda: served.content("hf_access_token") == TOKEN + b"-next", "the new value")
     assert served.stop() == 0
     assert not leaks_in(served.output.encode(), TOKEN)
+
+
+def test_only_callers_may_use_an_image_and_their_keys_are_rotated_live(
+    served: ServedImage, images: dict[str, str]
+) -> None:
+    """The container gets no key, neither as a file nor with a request; the counts are gusset's own metrics."""
+    served.configure(images["root"])
+    first, second = "caller-Zx81QqLmN4vTtYbWs93K", "caller-7GhTrW2bNpQx5LkMvC9s"
+    served.secret("app", first.encode())
+    served.start("--callers", "app").ready()
+
+    def status(key: str | None, path: str = "/predict") -> int:
+        headers = {} if key is None else {"authorization": f"Api-Key {key}"}
+        body = json.dumps({"do": "describe", "name": "app"})
+        if path == "/predict":
+            return httpx.post(served.address + path, headers=headers, content=body, timeout=60).status_code
+        return httpx.get(served.address + path, headers=headers, timeout=60).status_code
+
+    container = served.container
+    assert podman("exec", container, "ls", "/secrets") == ""
+    assert [status(None, path) for path in ("/", "/v1/models/model")] == [200, 200]
+    assert [status(None), status(second), status(None, "/other")] == [401, 401, 401]
+    assert status(first, "/other") == 404
+    served.secret("app", second.encode())
+    eventually(lambda: status(second, "/other") == 404, "the new key")
+    assert status(first, "/other") == 401
+    assert served.container == container
+    headers = {"authorization": f"Bearer {second}"}
+    exposition = httpx.get(f"{served.address}/gusset/metrics", headers=headers).text
+    assert re.search(r'gusset_caller_requests_total\{caller="app"\} [3-9]', exposition)
+    assert re.search(r"gusset_caller_refused_total [4-9]", exposition)
+    assert status(None, "/gusset/metrics") == 401
+    assert served.stop() == 0
+    assert not leaks_in(served.output.encode(), first.encode())
 
 
 def test_a_value_from_the_environment_is_not_inherited(served: ServedImage, images: dict[str, str]) -> None:
