@@ -8,24 +8,23 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response
+from starlette.routing import Route
 
 from gusset.errors import GussetError
 from gusset.manager.api.handlers import OPERATIONS
 from gusset.manager.api.openapi import openapi
 from gusset.manager.api.router import Api, Router, error_response, http_error
-from gusset.manager.api.serializers import audit_lines
 from gusset.manager.auth.access_cache import AccessCache
-from gusset.manager.auth.authenticator import Authenticator, AuthRequest
-from gusset.manager.auth.authorization import authorize
+from gusset.manager.auth.authenticator import Authenticator
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
-from gusset.manager.housekeeping import RefusalTimer, WriteProbe
+from gusset.manager.housekeeping import RefusalTimer
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
 from gusset.manager.middleware import Metrics, Middleware
 from gusset.manager.pages.pages import Pages
+from gusset.manager.service_routes import ServiceRoutes
 from gusset.runtime import responses
 from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault.wiring import Vault
@@ -66,43 +65,12 @@ def make_manager(
     executors, cache = Executors(), AccessCache(vault)
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
     change_feed = ChangeFeed(vault.change_poller)
-    write_probe = WriteProbe(vault, executors)
     metrics = Metrics(lambda: change_feed.streams)
     delivery = Delivery(vault, authenticator, executors, change_feed)
     pages = Pages(vault, authenticator, executors, on_write=change_feed.notify, bootstrap_link=bootstrap_link)
     operations = [*OPERATIONS, *delivery.operations()]
-    document = openapi(operations)
-
-    async def spec(_: Request) -> Response:
-        return JSONResponse(document)
-
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(_: Request) -> Response:
-        """Whether the vault can be read and written."""
-        await executors.run(vault.people.has_any)
-        await write_probe.check()
-        return JSONResponse({"status": "ok"})
-
-    async def expose_metrics(_: Request) -> Response:
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    async def export_audit_log(request: Request) -> Response:
-        """The whole audit log, in pieces."""
-        request.scope["route_path"] = "/v1/audit/export"
-        await executors.run(authorize, authenticator, AuthRequest.from_starlette(request), "admin")
-        return StreamingResponse(audit_lines(vault), media_type="application/x-ndjson")
-
-    routes: list[BaseRoute] = [
-        Route("/v1/deployment/changes", delivery.stream),
-        Route("/v1/audit/export", export_audit_log),
-        Route("/v1/spec", spec),
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/metrics", expose_metrics),
-        *pages.routes(),
-    ]
+    service = ServiceRoutes(vault, authenticator, executors, metrics=metrics, document=openapi(operations))
+    routes = [Route("/v1/deployment/changes", delivery.stream), *service.routes(), *pages.routes()]
     exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
     middleware = Middleware(
         Router(operations),

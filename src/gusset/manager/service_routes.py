@@ -1,0 +1,70 @@
+"""Routes beside the operations of the API and the pages: probes, metrics, the document, the export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from gusset.manager.api.serializers import audit_lines
+from gusset.manager.auth.authenticator import Authenticator, AuthRequest
+from gusset.manager.auth.authorization import authorize
+from gusset.manager.executors import Executors
+from gusset.manager.housekeeping import WriteProbe
+from gusset.manager.middleware import Metrics
+from gusset.vault.wiring import Vault
+
+
+class ServiceRoutes:
+    """All are open to everybody, except the export of the audit log."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        authenticator: Authenticator,
+        executors: Executors,
+        *,
+        metrics: Metrics,
+        document: Mapping[str, Any],
+    ) -> None:
+        self._vault = vault
+        self._authenticator = authenticator
+        self._executors = executors
+        self._metrics = metrics
+        self._document = document
+        self._write_probe = WriteProbe(vault, executors)
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/v1/audit/export", self._export_audit_log),
+            Route("/v1/spec", self._spec),
+            Route("/healthz", self._healthz),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._expose_metrics),
+        ]
+
+    async def _export_audit_log(self, request: Request) -> Response:
+        """The whole audit log, in pieces."""
+        request.scope["route_path"] = "/v1/audit/export"
+        auth_request = AuthRequest.from_starlette(request)
+        await self._executors.run(authorize, self._authenticator, auth_request, "admin")
+        return StreamingResponse(audit_lines(self._vault), media_type="application/x-ndjson")
+
+    async def _spec(self, _: Request) -> Response:
+        return JSONResponse(self._document)
+
+    async def _healthz(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _readyz(self, _: Request) -> Response:
+        """Whether the vault can be read and written."""
+        await self._executors.run(self._vault.people.has_any)
+        await self._write_probe.check()
+        return JSONResponse({"status": "ok"})
+
+    async def _expose_metrics(self, _: Request) -> Response:
+        content_type = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(self._metrics.exposition(), media_type=content_type)
