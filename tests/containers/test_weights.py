@@ -50,6 +50,20 @@ def test_weights_are_mounted_read_only(
     assert served.stop() == 0
 
 
+def test_a_command_that_waits_for_trusss_downloader_goes_on(
+    served: ServedImage, images: dict[str, str], hub: Hub, tmp_path: Path
+) -> None:
+    """Published folders start with `truss-transfer-cli &&`; everything is there already."""
+    served.secret("hf_access_token", TOKEN)
+    command = 'sh -c "truss-transfer-cli && exec python3 -m http.server 8000 -d /app/model_cache/llama"'
+    cache = {"repo_id": "org/gated", "revision": "main", "use_volume": True, "volume_folder": "llama"}
+    server = SERVER | {"start_command": command}
+    served.configure(images["user"], docker_server=server, model_cache=[cache], secrets=None)
+    served.start(HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path / "hf")).ready()
+    assert httpx.get(f"{served.address}/config.json").json() == {"hidden": 1}
+    assert served.stop() == 0
+
+
 def test_a_download_that_fails_starts_no_container(
     served: ServedImage, images: dict[str, str], hub: Hub, tmp_path: Path
 ) -> None:

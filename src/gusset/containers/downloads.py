@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from gusset.secrets.sources.source import SecretSource
 from gusset.weights.download import FetchRequest
 from gusset.weights.plan import credential_names
 
+_TRANSFER = "truss-transfer-cli"
+
 
 def fetch_folders(
     engine: Engine,
@@ -24,7 +27,7 @@ def fetch_folders(
     cache: Path,
     debuggable: bool,
 ) -> Mapping[str, Path]:
-    """Download the deployment's weights: the folder for each path in the container. Blocks.
+    """Download the deployment's weights: the folder, or file, for each path in the container. Blocks.
 
     Raises:
         HostError: the engine cannot mount folders of this machine.
@@ -51,4 +54,17 @@ def fetch_folders(
         plain_folders=True,
     )
     options = FetchOptions(masker=intake.masker, errors=sys.stderr.fileno(), debuggable=debuggable)
-    return fetch_all(request, options, fetch_environment({}))
+    folders = fetch_all(request, options, fetch_environment({}))
+    if any(_TRANSFER in word for word in deployment.command or ()):
+        folders[f"/usr/local/bin/{_TRANSFER}"] = _write_transfer(cache)
+    return folders
+
+
+def _write_transfer(cache: Path) -> Path:
+    """The program that start commands wait for in Truss's images; here there is nothing left to do."""
+    program = cache / _TRANSFER
+    new = program.with_suffix(f".{os.getpid()}")
+    new.write_text("#!/bin/sh\nexit 0\n")
+    new.chmod(0o755)
+    new.replace(program)
+    return program

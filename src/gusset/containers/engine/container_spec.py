@@ -12,7 +12,7 @@ class ContainerSpec:
     """A container to be created.
 
     `command` None runs the image's own command. `secrets`, a folder of this
-    machine or the name of a volume, is mounted as /secrets. `folders` of this
+    machine or the name of a volume, is mounted as /secrets. `folders`, and files, of this
     machine are mounted read-only at their paths in the container. `network` is a
     network mode of the engine's API; None leaves it to the engine. `run_id`
     goes into a label. `memory` is in bytes; `gpus` -1 means all.
