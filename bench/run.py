@@ -9,6 +9,7 @@ from pathlib import Path
 PARTS = [
     "startup.py",
     "serving.py",
+    "environments.py",
     "lookup.py",
     "vault.py",
     "masking.py",
