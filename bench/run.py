@@ -16,6 +16,7 @@ PARTS = [
     "manager.py",
     "rotation.py",
     "proxy.py",
+    "scan.py",
 ]
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def check(report: dict[str, list[dict[str, object]]], built: Built) -> None:
         wanted = [
             each for each in found if each["file"] == leak.file and str(each["part"]).startswith(leak.part)
         ]
-        assert wanted, [(each['file'], each['part'], each['form']) for each in found]
+        assert wanted, [(each["file"], each["part"], each["form"]) for each in found]
         assert wanted[0]["form"] == leak.form
         if leak.file:
             assert wanted[0]["layer"] and str(wanted[0]["digest"]).startswith("sha256:")

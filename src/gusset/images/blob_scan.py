@@ -129,7 +129,7 @@ class BlobScanner:
         finally:
             blob.size = reader.offset
             stream.mark_end()
-            self._thread.submit_end(stream)
+            self._thread.submit(stream, None)
 
     def _scan_members(self, blob: Blob, reader: ByteReader, stream: SearchedStream, budget: Budget) -> None:
         for member in tar_reader.members(reader):
@@ -193,7 +193,7 @@ class BlobScanner:
             reader.skip_rest()
         finally:
             stream.mark_end()
-            self._thread.submit_end(stream)
+            self._thread.submit(stream, None)
 
     def _scan_zip(self, blob: Blob, member: Member, content: Iterator[bytes], budget: Budget) -> None:
         for entry in zip_reader.entries(ByteReader(content), budget):
@@ -203,7 +203,7 @@ class BlobScanner:
                 for _ in self._searched(entry.content, stream):
                     pass
             finally:
-                self._thread.submit_end(stream)
+                self._thread.submit(stream, None)
 
     def _stream(self, blob: Blob, place: Place) -> SearchedStream:
         return SearchedStream(self._search, partial(self._hits.add, blob.name), place)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from isal import isal_zlib
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -20,6 +21,7 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC = b"\x2a\x4d\x18"  # of a zstd frame without content, after a byte from 0x50 to 0x5f
 _EXTRA, _NAME, _COMMENT = 4, 8, 16  # flags in a gzip header
+_ERRORS: tuple[type[Exception], ...] = (cast("type[Exception]", isal_zlib.error), zstd.ZstdError)
 _WINDOW_BITS = {GZIP: 31, DEFLATE: -15}
 
 
@@ -110,7 +112,9 @@ class Decoder:
     def __init__(self, compression: str) -> None:
         self._compression = compression
         self._decoder: Any = (
-            zstd.ZstdDecompressor() if compression == ZSTD else zlib.decompressobj(_WINDOW_BITS[compression])
+            zstd.ZstdDecompressor()
+            if compression == ZSTD
+            else isal_zlib.decompressobj(_WINDOW_BITS[compression])
         )
 
     @property
@@ -128,7 +132,7 @@ class Decoder:
             for out in steps(data):
                 budget.add_expanded(len(out))
                 yield out
-        except (zlib.error, zstd.ZstdError):
+        except _ERRORS:
             raise Damaged(f"its {self._compression} data is corrupt") from None
         return self._decoder.unused_data if self.eof else b""
 

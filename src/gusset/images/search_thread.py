@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gusset.images.value_search import Occurrence, ValueSearch
+from gusset.secrets.patterns import MIN_BYTES
 
-_QUEUED = 8  # chunks
+_QUEUED = 4  # batches
+_BATCH = 1 << 18  # bytes; small chunks are passed on together
+_MAX_CHUNKS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ class SearchedStream:
 
     def end(self) -> None:
         """Search what is left."""
-        found = self._search.find(self._held)
+        found = self._search.find(self._held) if len(self._held) >= MIN_BYTES else []
         self._waiting.extend((self._offset + each.start, each) for each in found)
         self._offset += len(self._held)
         self._report_located(self._offset)
@@ -86,11 +89,16 @@ class SearchedStream:
             self._places.popleft()
 
 
+_Batch = list[tuple[SearchedStream, bytes | None]]
+
+
 class SearchThread:
     """The thread. Chunks are searched in the order in which they are submitted."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[tuple[SearchedStream, bytes | None] | None] = queue.Queue(_QUEUED)
+        self._queue: queue.Queue[_Batch | None] = queue.Queue(_QUEUED)
+        self._batch: _Batch = []  # of the reading thread
+        self._size = 0  # bytes in it
         self._thread = threading.Thread(target=self._run, name="gusset-search", daemon=True)
         self._error: BaseException | None = None
 
@@ -103,17 +111,18 @@ class SearchThread:
         try:
             yield thread
         finally:
+            thread._queue.put(thread._batch)
             thread._queue.put(None)
             thread._thread.join()
         thread.check()
 
-    def submit(self, stream: SearchedStream, chunk: bytes) -> None:
-        """Search the next chunk of a stream. Waits while several chunks wait already."""
-        self._queue.put((stream, chunk))
-
-    def submit_end(self, stream: SearchedStream) -> None:
-        """Nothing more follows in this stream."""
-        self._queue.put((stream, None))
+    def submit(self, stream: SearchedStream, chunk: bytes | None) -> None:
+        """Search the next chunk of a stream; None is its end. Waits while much is to be searched already."""
+        self._batch.append((stream, chunk))
+        self._size += len(chunk or b"")
+        if self._size >= _BATCH or len(self._batch) >= _MAX_CHUNKS:
+            self._queue.put(self._batch)
+            self._batch, self._size = [], 0
 
     def check(self) -> None:
         """Raise the exception with which the thread has ended, if any."""
@@ -121,16 +130,13 @@ class SearchThread:
             raise self._error
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (batch := self._queue.get()) is not None:
             if self._error is None:
                 try:
-                    _process(*item)
+                    for stream, chunk in batch:
+                        if chunk is None:
+                            stream.end()
+                        else:
+                            stream.feed(chunk)
                 except BaseException as error:  # raised in the caller's thread; until then nothing may block
                     self._error = error
-
-
-def _process(stream: SearchedStream, chunk: bytes | None) -> None:
-    if chunk is None:
-        stream.end()
-    else:
-        stream.feed(chunk)

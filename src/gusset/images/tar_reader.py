@@ -6,6 +6,7 @@ its memory does not depend on sizes that the archive claims.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ BLOCK = 512
 
 _MAX_EXTENSION = 1 << 20  # bytes, of the extended header of one member; Go's limit, too
 _END = bytes(BLOCK)
+_SEVEN = ord("7")
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL_PAX, _OLD_SPARSE = b"L", b"K", b"x", b"g", b"S"
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 _HARD_LINK, _SYMBOLIC_LINK = b"1", b"2"
@@ -179,10 +181,15 @@ def _has_checksum(header: bytes) -> bool:
     except Damaged:
         return False
     others = header[:148] + b" " * 8 + header[156:]
-    total = sum(others)
+    total = _sum(others[:256]) + _sum(others[256:])
     if total == expected:
         return True
     return total - 256 * sum(byte > 127 for byte in others) == expected  # of old programs with signed bytes
+
+
+def _sum(data: bytes) -> int:
+    """The sum of at most 257 bytes. Adler-32 contains it, and is ten times as fast as `sum`."""
+    return (zlib.adler32(data) & 0xFFFF) - 1
 
 
 def _number(data: bytes) -> int:
@@ -191,10 +198,10 @@ def _number(data: bytes) -> int:
         if data[0] & 0x40 or number >> 62:
             raise Damaged("its tar archive has a negative or too large number")
         return number
-    text = _text(data).strip()
+    text = data.strip(b" \0")
     if not text:
         return 0
-    if not all(b"0"[0] <= byte <= b"7"[0] for byte in text):
+    if not text.isdigit() or max(text) > _SEVEN:
         raise Damaged("its tar archive has a number that is not octal")
     return int(text, 8)
 
