@@ -9,6 +9,7 @@ import shutil
 import signal
 import string
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import yaml
 
 from tests.conftest import Cli, leaks_in
 from tests.examples import hub as hubs
-from tests.examples.environments import CURRENT, LEGACY, REPO, Environment, Unavailable, tiny_bert
+from tests.examples.environments import CURRENT, HOME, LEGACY, REPO, FolderEnvironment, Unavailable, tiny_bert
 
 SHARED_FOLDERS = [Path("/tmp"), Path("/dev/shm")]
 PATIENCE = 120.0  # seconds to wait for a process's output
@@ -32,7 +33,7 @@ class Variant:
     """One spelling of the example, and the environment that understands it."""
 
     folder: Path
-    environment: Environment
+    environment: FolderEnvironment
 
     @property
     def repo_id(self) -> str:
@@ -136,7 +137,6 @@ class Place:
     """Everything that a run of the example touches, in one folder."""
 
     folder: Path
-    python: Path
     environ: dict[str, str]
     begun: float = field(default_factory=time.time)
     servers: list[Server] = field(default_factory=list)
@@ -144,7 +144,7 @@ class Place:
     def serve(self, model: Path) -> Server:
         output = self.folder / "output" / str(len(self.servers))
         output.mkdir(parents=True)
-        command = [str(self.python), "-m", "gusset", "serve", str(model), "--port", "0", "--output", "json"]
+        command = [sys.executable, "-m", "gusset", "serve", str(model), "--port", "0", "--output", "json"]
         with (output / "stdout").open("wb") as stdout, (output / "stderr").open("wb") as stderr:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=self.environ
@@ -196,6 +196,7 @@ def place(tmp_path: Path, variant: Variant, hub: hubs.Hub, environ: dict[str, st
     (tmp_path / "tmp").mkdir()
     proxies = dict.fromkeys(["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"], hub.address)
     settings = {
+        "GUSSET_CACHE": str(HOME),
         "HF_ENDPOINT": hub.address,
         "HF_HOME": str(tmp_path / "huggingface"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -204,7 +205,7 @@ def place(tmp_path: Path, variant: Variant, hub: hubs.Hub, environ: dict[str, st
         "no_proxy": "127.0.0.1",
         "NO_PROXY": "127.0.0.1",
     }
-    place = Place(tmp_path, variant.environment.python, kept | proxies | settings)
+    place = Place(tmp_path, kept | proxies | settings)
     yield place
     for server in place.servers:
         server.stop()

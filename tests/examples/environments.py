@@ -1,9 +1,9 @@
-"""Environments of their own for the examples: `python -m tests.examples.environments`.
+"""Environments for the examples, with real transformers and torch: `python -m tests.examples.environments`.
 
-Each is a virtual environment with real transformers and torch, pinned by
-version, and gusset from this checkout. They are made once, under a lock, and
-again when what goes into them has changed; when nothing has, this takes a
-moment. `.cache/` gets the tiny BERT that the tests' hub serves.
+gusset makes them, as it does for a person who serves the folder, in a cache of
+their own. `.cache/` gets the tiny BERT that the tests' hub serves. The client of
+another project that drives the manager's API has a virtual environment by pip.
+All are made once; when nothing has changed, this takes a moment.
 
 Without the packages (no network, or a Python that has no wheels of them) the
 reason is printed and kept, and the tests that need them skip with it. Under CI
@@ -27,7 +27,6 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 HOME = REPO / ".venv-examples"
 CACHE = Path(os.environ.get("GUSSET_TEST_CACHE") or REPO / ".cache")
-CORE = REPO / "requirements" / "core.txt"
 TINY_BERT = REPO / "tests" / "examples" / "tiny_bert.py"
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 # Bytecode is left to the first import: few of torch's files are ever imported.
@@ -39,13 +38,59 @@ class Unavailable(Exception):
 
 
 @dataclass(frozen=True)
-class Environment:
-    """A virtual environment with the packages of one requirements file, and gusset."""
+class FolderEnvironment:
+    """The environment that `gusset serve` makes for a model folder."""
+
+    name: str
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        found = gusset("env", "path", str(self.folder))
+        if found.returncode:
+            raise Unavailable(self.reason)
+        return Path(found.stdout.strip()) / "bin" / "python"
+
+    @property
+    def ready(self) -> bool:
+        return gusset("env", "path", str(self.folder)).returncode == 0
+
+    @property
+    def reason(self) -> str:
+        """Why it is not there."""
+        note = HOME / f"{self.name}.unavailable"
+        return note.read_text() if note.is_file() else f"{self.name} is not made; `make examples` makes it"
+
+    def make(self) -> None:
+        """Serve the folder without its secret: the environment is made, and then `load` fails.
+
+        Raises:
+            Unavailable: with the end of what gusset printed.
+        """
+        done = gusset("serve", str(self.folder), "--port", "0", "--allow-missing", "all")
+        note = HOME / f"{self.name}.unavailable"
+        note.unlink(missing_ok=True)
+        if not self.ready:
+            text = " ".join(done.stderr.splitlines()[-4:])
+            note.write_text(f"no environment for {self.name}: {text}")
+            raise Unavailable(text)
+
+
+def gusset(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the checkout's gusset with the cache of the examples, and no way to the hub."""
+    own = {"GUSSET_CACHE": str(HOME), "GUSSET_HOME": str(HOME / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "gusset", *arguments]
+    HOME.mkdir(exist_ok=True)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | own, cwd=REPO)
+
+
+@dataclass(frozen=True)
+class PipEnvironment:
+    """A virtual environment with the packages of one requirements file, installed by pip."""
 
     name: str
     requirements: Path
-    imports: str = "gusset, torch, transformers"
-    with_gusset: bool = True
+    imports: str
     home: Path = HOME
 
     @property
@@ -85,16 +130,12 @@ class Environment:
     def _make(self) -> None:
         run(sys.executable, "-m", "venv", "--clear", str(self.folder))
         run(str(self.python), *INSTALL, "-r", str(self.requirements))
-        if self.with_gusset:
-            run(str(self.python), *INSTALL, "--no-deps", "--require-hashes", "-r", str(CORE))
-            packages = next(self.folder.glob("lib/python*/site-packages"))
-            (packages / "gusset.pth").write_text(f"{REPO / 'src'}\n")
         run(str(self.python), *PIP, "check")
         run(str(self.python), "-c", f"import {self.imports}")
         self._stamp.write_text(self._recipe())
 
     def _recipe(self) -> str:
-        parts = [sys.version, str(REPO), self.requirements.read_text(), CORE.read_text(), repr(INSTALL)]
+        parts = [sys.version, str(REPO), self.requirements.read_text(), repr(INSTALL)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @property
@@ -106,14 +147,13 @@ class Environment:
         return self.home / f"{self.name}.unavailable"
 
 
-CURRENT = Environment("current", REPO / "examples" / "fill-mask" / "requirements.txt")
-LEGACY = Environment("legacy", REPO / "tests" / "examples" / "requirements-legacy.txt")
+CURRENT = FolderEnvironment("fill-mask", REPO / "examples" / "fill-mask")
+LEGACY = FolderEnvironment("fill-mask of 2023", REPO / "tests" / "examples" / "legacy")
 # Not an example: the third-party client that drives the manager's API.
-TRUSS = Environment(
+TRUSS = PipEnvironment(
     "truss",
     REPO / "tests" / "manager" / "requirements-truss.txt",
     imports="truss.remote.baseten.api",
-    with_gusset=False,
 )
 
 
@@ -123,7 +163,9 @@ def tiny_bert() -> Path:
     Raises:
         Unavailable: it is not cached and cannot be made.
     """
-    key = hashlib.sha256(TINY_BERT.read_bytes() + CURRENT.requirements.read_bytes()).hexdigest()[:12]
+    key = hashlib.sha256(
+        TINY_BERT.read_bytes() + (CURRENT.folder / "requirements.txt").read_bytes()
+    ).hexdigest()[:12]
     folder = CACHE / f"tiny-bert-{key}"
     with locked(CACHE / "tiny-bert.lock"):
         if not folder.is_dir():
@@ -159,7 +201,7 @@ def main() -> int:
     for environment in (CURRENT, LEGACY, TRUSS):
         if environment.ready:
             continue
-        print(f"making {environment.folder.relative_to(REPO)} (once; takes a minute)", flush=True)
+        print(f"making the environment {environment.name} (once; takes a minute)", flush=True)
         begun = time.monotonic()
         try:
             environment.make()

@@ -109,7 +109,8 @@ class Hub:
             return Reply.json(200, self._model_info())
         if rest in [f"/tree/{revision}" for revision in REVISIONS]:
             return Reply.json(200, [self._tree_entry(name) for name in self._files])
-        if rest.startswith(("/revision/", "/tree/")):
+        revision = rest.split("/")[2] if rest.startswith(("/revision/", "/tree/")) else None
+        if revision is not None and revision not in REVISIONS:
             return _refusal(404, "RevisionNotFound", "Invalid rev id")
         return _refusal(404, "EntryNotFound", "Entry not found")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.examples.environments import Environment, Unavailable
+from tests.examples.environments import PipEnvironment, Unavailable
 
 
 def test_a_skipped_test_prints_why_its_environment_is_missing(
@@ -16,7 +16,7 @@ def test_a_skipped_test_prints_why_its_environment_is_missing(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("no-such-package==1.0\n")
-    environment = Environment("absent", requirements, home=tmp_path)
+    environment = PipEnvironment("absent", requirements, imports="absent", home=tmp_path)
     assert "make examples" in environment.reason
 
     with pytest.raises(Unavailable, match="no-such-package"):

@@ -6,9 +6,9 @@ Every test runs twice: `token=` with a current transformers, and
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,15 @@ def answer_once_it_can(server: Server) -> httpx.Response:
 
 @pytest.mark.parametrize("variant", ["use_auth_token"], indirect=True)
 def test_the_old_keyword_no_longer_reaches_the_hub(
-    place: Place, variant: Variant, hub: Hub, gusset: Cli, set_token: SetToken, token: bytes
+    place: Place, variant: Variant, hub: Hub, gusset: Cli, set_token: SetToken, token: bytes, tmp_path: Path
 ) -> None:
     """A current transformers drops `use_auth_token=`: the hub sees no token, and `check` says so before."""
     set_token(token)
     assert b"write token=" in gusset("check", str(variant.folder)).stderr
 
-    server = replace(place, python=CURRENT.python).serve(variant.folder)
+    shutil.copytree(variant.folder, folder := tmp_path / "today")
+    shutil.copy(CURRENT.folder / "requirements.txt", folder)
+    server = place.serve(folder)
 
     assert server.ended_with(9)
     assert hub.callers == {"anonymous"}

@@ -16,7 +16,7 @@ from tests.examples.conftest import Place, Server, make_token
 @pytest.fixture
 def bare(tmp_path: Path, environ: dict[str, str]) -> Place:
     """A place in which nothing has run yet."""
-    return Place(tmp_path, Path(sys.executable), environ)
+    return Place(tmp_path, environ)
 
 
 def test_a_value_in_a_file_of_the_run_is_found(bare: Place, token: bytes) -> None:
