@@ -196,6 +196,7 @@ def test_without_a_network_the_error_says_so(make: Making) -> None:
         ("No solution found\n hint: An index returned a 403 Forbidden error", 7),
         ("Failed to download and build `x`\n cause: Git operation failed\n cannot find remote ref v9", 3),
         ("Git operation failed\n fatal: unable to access 'https://h/': Could not resolve host: h", 8),
+        ("Git operation failed\n cause: Git executable not found. Ensure that Git is installed", 11),
         ("something else", 11),
     ],
 )
@@ -268,10 +269,10 @@ def test_a_python_that_uv_fetches_is_used(make: Making, tmp_path: Path) -> None:
 
 
 def test_the_installer_ends_with_its_process(tmp_path: Path) -> None:
-    """uv does not go on writing when the process that started it is killed."""
+    """Neither uv nor a build that it has started goes on when the process that started it is killed."""
     fake = tmp_path / "uv"
     fake.write_text(
-        f"#!/bin/sh\necho $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 60\n"
+        f"#!/bin/sh\nsleep 61 &\necho $! > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 60\n"
     )
     fake.chmod(0o755)
     code = (

@@ -6,6 +6,7 @@ What gusset's worker needs comes from the machine's own index or uv's cache.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 from tests.cli.test_serve import predict, served, until
 from tests.conftest import Cli
 from tests.environments.conftest import Index
-from tests.environments.packages import project, wheel
+from tests.environments.packages import project, source_archive, wheel
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -110,6 +111,46 @@ def test_changed_requirements_are_served_after_a_reload(
         until(lambda: predict(address).json()["alpha"] == "2.0")
         assert predict(address).json()["python"] != first["python"]
     assert "there is no version of alpha==3.0" in errors.read_text()
+
+
+def test_a_stop_does_not_wait_for_an_installation(
+    gusset: Cli, folder: Path, index: Index, tmp_path: Path
+) -> None:
+    """SIGTERM while a changed requirement is being built: the server ends, and so does the build."""
+    body = (
+        f"import os, time; open({str(tmp_path / 'building')!r}, 'w').write(str(os.getpid())); time.sleep(120)"
+    )
+    index.add(source_archive(tmp_path, "slow", body=body))
+    with served(gusset, str(folder), "--reload", errors=tmp_path / "errors") as (_, process):
+        write(folder, index, "alpha==1.0", "slow")
+        until((tmp_path / "building").exists)
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait(30) == 0
+        assert time.monotonic() - began < 20
+    build = Path("/proc", (tmp_path / "building").read_text(), "exe")
+    until(lambda: not build.exists())
+    assert len(environments(gusset)) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_the_first_installation_can_be_interrupted(
+    gusset: Cli, folder: Path, index: Index, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    """Ctrl-C or SIGTERM during a build: gusset ends at once, the build too, and the next start begins anew."""
+    body = (
+        f"import os, time; open({str(tmp_path / 'building')!r}, 'w').write(str(os.getpid())); time.sleep(120)"
+    )
+    index.add(source_archive(tmp_path, "slow", body=body))
+    write(folder, index, "slow")
+    command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, env=gusset.environ, stdout=-3, stderr=-3) as process:
+        until(lambda: (tmp_path / "building").exists() and (tmp_path / "building").read_text() != "")
+        process.send_signal(number)
+        assert process.wait(30) == status
+    build = Path("/proc", (tmp_path / "building").read_text(), "exe")
+    until(lambda: not build.exists())
+    assert environments(gusset) == []
 
 
 def test_several_starts_at_once_make_one_environment(

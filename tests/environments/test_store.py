@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -202,6 +204,20 @@ def test_a_cache_that_others_can_write_is_refused(store: EnvironmentStore, where
     assert outcome_of(error.value).exit == 7
     with pytest.raises(Denied):
         store.prune(unused_since=0)
+
+
+def test_the_private_group_of_the_account_may_write(store: EnvironmentStore) -> None:
+    """Where each account has a group of its own, folders are often made so; the inner folder is stricter."""
+    group, account = grp.getgrgid(os.getegid()), pwd.getpwuid(os.geteuid())
+    if group.gr_name != account.pw_name or group.gr_mem or account.pw_gid != group.gr_gid:
+        pytest.skip("this account has no group of its own")
+    store.folder.parent.mkdir(mode=0o775)
+    store.folder.parent.chmod(0o775)
+    store.use(KEY, make_in).close()
+    store.folder.chmod(0o770)
+
+    with pytest.raises(Denied, match="can be written by others"):
+        store.use(KEY, never)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import time
@@ -122,7 +123,11 @@ def _uv_config_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _read_text(path: Path) -> str:
-    return path.read_text("utf-8")
+    """The text of a file as pip reads it: in UTF-8, or in what its first bytes say."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig", "replace")
 
 
 def _text_of(path: Path) -> str:

@@ -49,7 +49,9 @@ class Machine:
             executable=base,
             build=f"{sys.version} {base}",
             platform=sysconfig.get_platform(),
-            installed=InstalledPackages(sys.path),
+            installed=InstalledPackages(
+                [folder for folder in sys.path if folder not in ("", str(Path.cwd()))]
+            ),
             settings=settings,
             constraints=constraints,
         )
@@ -105,7 +107,7 @@ def _is_of_python(problem: Problem) -> bool:
 
 def _missing_paths(requirements: Requirements) -> Iterator[Problem]:
     for each in requirements.requirements:
-        if each.path is not None and not each.path.exists():
+        if each.path is not None and each.marker is None and not each.path.exists():
             yield each.origin.problem(f"there is no {each.path}", "correct the path", code="requirement")
 
 

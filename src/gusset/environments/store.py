@@ -278,7 +278,8 @@ class EnvironmentStore:
 
     def _prepare_folder(self) -> None:
         with _host_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.folder.parent, self.folder):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_folder()
 
     def _check_folder(self) -> None:
@@ -289,7 +290,7 @@ class EnvironmentStore:
                 status = folder.stat()
             except FileNotFoundError:
                 continue
-            if problem := _unsafe(status, is_own=folder in own):
+            if problem := _unsafe(status, is_own=folder in own, is_strict=folder == self.folder):
                 raise Denied(
                     f"the folder {folder} of the cache {problem}, who could change the code that models run",
                     hint=f"`chown` it to your account and `chmod go-w {folder}`, or set GUSSET_CACHE to a "
@@ -297,14 +298,33 @@ class EnvironmentStore:
                 )
 
 
-def _unsafe(status: os.stat_result, *, is_own: bool) -> str | None:
-    """Why others could put files there. Folders above gusset's may be root's, and shared as /tmp is."""
+def _unsafe(status: os.stat_result, *, is_own: bool, is_strict: bool) -> str | None:
+    """Why others could put files there.
+
+    Folders above gusset's own may be root's, and shared as /tmp is. Unless `is_strict`, the
+    account's private group may write: on many systems each account has one.
+    """
     if not HAS_POSIX_ACCOUNTS:
         return None
     if status.st_uid != os.geteuid() and (is_own or status.st_uid != 0):
         return "belongs to another account"
     is_shared_safely = not is_own and status.st_mode & stat.S_ISVTX
-    return "can be written by others" if status.st_mode & 0o022 and not is_shared_safely else None
+    writable = status.st_mode & 0o022
+    if writable == 0o020 and not is_strict and _is_private_group(status.st_gid):
+        return None
+    return "can be written by others" if writable and not is_shared_safely else None
+
+
+def _is_private_group(group: int) -> bool:
+    """Whether a group is that of this account alone."""
+    import grp
+    import pwd
+
+    try:
+        account, entry = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return account.pw_gid == group and entry.gr_name == account.pw_name and not entry.gr_mem
 
 
 def _operation(*, exclusive: bool) -> int:

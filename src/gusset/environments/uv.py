@@ -8,17 +8,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gusset.errors import HostError
 
-# Runs in a small Python before uv: the kernel kills uv when the process that started it ends.
-_UNTIL_PARENT_ENDS = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
+# Runs in a small Python before uv: the kernel kills uv, and the builds that it has started, when the
+# other end of a pipe closes. As `runtime.process.die_with_pipe`, but the pipe stays open in uv.
+_UNTIL_PIPE_CLOSES = """
+import fcntl, os, select, sys
+pipe = int(sys.argv[1])
+fcntl.fcntl(pipe, fcntl.F_SETOWN, -os.getpgrp())
+fcntl.fcntl(pipe, 10, 9)  # F_SETSIG, SIGKILL
+fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+poll = select.poll()
+poll.register(pipe, 0)
+if not poll.poll(0):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 _QUIET_SECONDS = 1.0
@@ -96,10 +102,7 @@ class Uv:
         lines: list[bytes] = []
         shown = 0
         is_error = False
-        with (
-            _host_error(self.program),
-            self._start(arguments, descriptors, environ, subprocess.PIPE) as process,
-        ):
+        with self._started(arguments, descriptors, environ, subprocess.PIPE) as process:
             assert process.stderr  # noqa: S101  # a pipe
             for line in process.stderr:
                 lines.append(line)
@@ -108,7 +111,8 @@ class Uv:
                     for each in lines[shown:]:
                         self.progress.write(self.progress.mask(_text(each)).encode())
                     shown = len(lines)
-        return Result(process.returncode, self.progress.mask(_text(b"".join(lines))))
+            status = process.wait()
+        return Result(status, self.progress.mask(_text(b"".join(lines))))
 
     def _run_on_terminal(
         self, terminal: int, arguments: Sequence[str], descriptors: Sequence[int], environ: Mapping[str, str]
@@ -117,18 +121,15 @@ class Uv:
         import termios
 
         read_end, write_end = os.openpty()
-        with ExitStack() as stack:
-            stack.callback(os.close, read_end)
+        with os.fdopen(read_end, "rb", buffering=0), os.fdopen(write_end, "wb", buffering=0) as own_end:
             with suppress(OSError):
-                fcntl.ioctl(
-                    write_end, termios.TIOCSWINSZ, fcntl.ioctl(terminal, termios.TIOCGWINSZ, bytes(8))
-                )
-            with _host_error(self.program):
-                process = self._start(arguments, descriptors, environ, write_end)
-            os.close(write_end)
-            data = self._show(read_end)
-            process.wait()
-        return Result(process.returncode, self.progress.mask(_text(bytes(data))))
+                size = fcntl.ioctl(terminal, termios.TIOCGWINSZ, bytes(8))
+                fcntl.ioctl(write_end, termios.TIOCSWINSZ, size)
+            with self._started(arguments, descriptors, environ, write_end) as process:
+                own_end.close()  # so that reading ends when uv does
+                data = self._show(read_end)
+                status = process.wait()
+        return Result(status, self.progress.mask(_text(bytes(data))))
 
     def _show(self, read_end: int) -> bytearray:
         """Copy uv's progress to the terminal until it ends, but not its error message."""
@@ -144,21 +145,32 @@ class Uv:
                     shown = end
         return data
 
-    def _start(
+    @contextmanager
+    def _started(
         self, arguments: Sequence[str], descriptors: Sequence[int], environ: Mapping[str, str], errors: int
-    ) -> subprocess.Popen[bytes]:
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start uv in a process group of its own. At the end of the context nothing of it is left."""
         command = [self.program, *arguments]
+        lifeline_r, lifeline_w = os.pipe()
         if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", _UNTIL_PARENT_ENDS, str(os.getpid()), *command]
-        return subprocess.Popen(
-            command,
-            env=dict(environ),
-            cwd="/",  # so that uv reads the settings of no project
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            pass_fds=tuple(descriptors),
-        )
+            command = [sys.executable, "-I", "-S", "-c", _UNTIL_PIPE_CLOSES, str(lifeline_r), *command]
+        with os.fdopen(lifeline_w, "wb") as lifeline:
+            with os.fdopen(lifeline_r, "rb"), _host_error(self.program):
+                process = subprocess.Popen(
+                    command,
+                    env=dict(environ),
+                    cwd="/",  # so that uv reads the settings of no project
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=(*descriptors, lifeline_r),
+                    process_group=0,  # Ctrl-C reaches this process, which then ends it
+                )
+            with process:  # waits for its end, however the context ends
+                try:
+                    yield process
+                finally:
+                    lifeline.close()
 
 
 def find_uv() -> str:

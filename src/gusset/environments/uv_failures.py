@@ -42,6 +42,12 @@ _CAUSES = (  # the first that fits counts
         in_output_of_builds=True,
     ),
     _cause(
+        HostError,
+        "git is not installed",
+        "install git: a requirement comes from a repository",
+        r"Git executable not found",
+    ),
+    _cause(
         Denied,
         "a package index or server refused the login",
         "give a login as a secret: build.secret_to_path_mapping with a path that ends in .netrc",

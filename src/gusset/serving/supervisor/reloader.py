@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gusset.errors import ConfigInvalid, GussetError
@@ -74,7 +77,7 @@ class Reloader:
         Raises:
             GussetError: the folder cannot be served as it is now; the replicas stay.
         """
-        deployment = await asyncio.to_thread(self._read_deployment)
+        deployment = await _in_daemon_thread(self._read_deployment)
         if names_to_read(deployment) != names_to_read(self._slots.deployment):
             self._secrets.begin_reload(await asyncio.to_thread(self._secrets.read, deployment))
         try:
@@ -91,6 +94,37 @@ def _with_problems(error: GussetError) -> str:
     problems = error.problems if isinstance(error, ConfigInvalid) else ()
     lines = [f"  {problem.location()}: {problem.message}" for problem in problems if not problem.warning]
     return "\n".join((error.message, *lines))
+
+
+async def _in_daemon_thread(function: Callable[[], ModelDeployment]) -> ModelDeployment:
+    """The result of a function that may install packages, for minutes. A stop does not wait for it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[ModelDeployment] = loop.create_future()
+
+    def run() -> None:
+        try:
+            finish = partial(_finish, future, result=function())
+        except BaseException as error:
+            finish = partial(_finish, future, error=error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(finish)
+
+    threading.Thread(target=run, name="gusset-reread", daemon=True).start()
+    return await future
+
+
+def _finish(
+    future: asyncio.Future[ModelDeployment],
+    *,
+    result: ModelDeployment | None = None,
+    error: BaseException | None = None,
+) -> None:
+    if future.cancelled():
+        return
+    if error is not None:
+        future.set_exception(error)
+    elif result is not None:
+        future.set_result(result)
 
 
 async def _cancel(task: asyncio.Task[None] | None) -> None:
