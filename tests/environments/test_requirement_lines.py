@@ -35,7 +35,7 @@ def read(*lines: str, files: dict[str, str] | None = None, **variables: str) -> 
         Line(text=text, origin=Origin(file="config.yaml", line=number, key=f"requirements[{number - 1}]"))
         for number, text in enumerate(lines, 1)
     ]
-    return read_lines(written, FOLDER, read_file, variables)
+    return read_lines(written, FOLDER, read_file, variables, shown=lambda path: str(path.relative_to(FOLDER)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -73,7 +74,7 @@ def request_of(package: Package, files: Files) -> Request:
         requirements=replace(requirements, problems=problems),
         inputs=inputs,
         python=config.python(),
-        imports=tuple(_imports(package, requirements.requirements)),
+        imports=tuple(_imports(package, requirements.requirements, config.shown)),
         system_packages=tuple(
             (name.strip(), config.origin(("system_packages", index)))
             for index, name in enumerate(package.config.system_packages)
@@ -96,6 +97,13 @@ class _ConfigReader:
         self._collector.add(path, "")
         where = self._collector.found.pop()
         return Origin(file=self.package.display_file, line=where.line, column=where.column, key=where.key)
+
+    def shown(self, file: Path) -> str:
+        """The path of a file for messages: as the caller wrote that of the folder."""
+        folder = Path(os.path.normpath(self.package.folder))
+        file = Path(os.path.normpath(file))
+        inside = file.is_relative_to(folder)
+        return str(Path(self.package.display_file).parent / file.relative_to(folder)) if inside else str(file)
 
     def python(self) -> WantedPython | None:
         """The Python that is written down; the schema's default asks for nothing."""
@@ -163,11 +171,16 @@ class _RequirementsReader:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
             return self._failed(origin, f"{name} cannot be read: {reason}", "correct the path or the file")
-        return self._lines(logical_lines(text, name), file), ()
+        return self._lines(logical_lines(text, self._config.shown(file)), file), ()
 
     def _lines(self, lines: Iterable[Line], file: Path, folder: Path | None = None) -> Requirements:
         return read_lines(
-            lines, folder or self._folder, self._files.read, self._files.variables, included_from=file
+            lines,
+            folder or self._folder,
+            self._files.read,
+            self._files.variables,
+            included_from=file,
+            shown=self._config.shown,
         )
 
     def _failed(self, origin: Origin, message: str, hint: str) -> tuple[Requirements, tuple[str, ...]]:
@@ -176,7 +189,8 @@ class _RequirementsReader:
     def _lock(self, file: Path, text: str) -> tuple[Requirements, tuple[str, ...]]:
         project = self._files.read(file.with_name("pyproject.toml"))  # uv needs it as well
         exported = self._files.export(file.parent)
-        lines = (replace_origin(line, file.name) for line in logical_lines(exported, file.name))
+        shown = self._config.shown(file)
+        lines = (replace_origin(line, shown) for line in logical_lines(exported, shown))
         return self._lines(lines, file, file.parent), (project, text)
 
     def _pyproject(self, file: Path, text: str, origin: Origin) -> Requirements:
@@ -209,7 +223,9 @@ def replace_origin(line: Line, file: str) -> Line:
     return replace(line, origin=Origin(file=file))
 
 
-def _imports(package: Package, named: Iterable[Requirement]) -> Iterable[Requirement]:
+def _imports(
+    package: Package, named: Iterable[Requirement], shown: Callable[[Path], str]
+) -> Iterable[Requirement]:
     """The packages of Truss's list that the model's code imports, but no requirement names."""
     file = package.model_file
     if file is None or not file.is_file():
@@ -221,12 +237,7 @@ def _imports(package: Package, named: Iterable[Requirement]) -> Iterable[Require
         if text is None or is_in(each.top_level, (package.folder, *package.packages_dirs)):
             continue
         del modules[each.top_level]
-        shown = (
-            Path(package.display_file).parent / each.file.relative_to(package.folder)
-            if (each.file.is_relative_to(package.folder))
-            else each.file
-        )
-        origin = Origin(file=str(shown), line=each.line, column=each.column)
+        origin = Origin(file=shown(each.file), line=each.line, column=each.column)
         requirement = parse_requirement(text, origin, package.folder)
         if canonicalize_name(str(requirement.name)) not in known:
             yield requirement

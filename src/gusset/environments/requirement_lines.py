@@ -72,14 +72,16 @@ def read_lines(
     variables: Mapping[str, str],
     *,
     included_from: Path | None = None,
+    shown: Callable[[Path], str] = str,
 ) -> Requirements:
     """Read the lines of a config.yaml or a requirements file, and all files that they include.
 
     `folder` is what relative paths of packages begin at, as they do for pip; the paths
     of included files begin at the folder of `included_from`, the file with the lines.
-    `variables` replace `${NAME}`, except in URLs, which the installer completes.
+    `shown` is how messages name a file. `variables` replace `${NAME}`, except in URLs,
+    which the installer completes.
     """
-    reader = _Reader(folder, read, variables)
+    reader = _Reader(folder, read, variables, shown=shown)
     start = included_from or folder / "config.yaml"
     for line in lines:
         for part in logical_lines(line.text, line.origin.file, key=line.origin):
@@ -148,8 +150,16 @@ _MAX_DEPTH = 50
 class _Reader:
     """Collects what the lines ask for, in their order."""
 
-    def __init__(self, folder: Path, read: ReadFile, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        read: ReadFile,
+        variables: Mapping[str, str],
+        *,
+        shown: Callable[[Path], str],
+    ) -> None:
         self._folder = folder
+        self._shown = shown
         self._read = read
         self._variables = variables
         self._requirements: list[Requirement] = []
@@ -230,12 +240,8 @@ class _Reader:
             reason = getattr(error, "strerror", None) or type(error).__name__
             self._report(origin, f"{name} cannot be read: {reason.lower()}", "correct the path")
             return
-        shown = self._shown(path)
-        for line in logical_lines(text, shown):
+        for line in logical_lines(text, self._shown(path)):
             self.read_line(line, path, chain, is_constraint=is_constraint)
-
-    def _shown(self, path: Path) -> str:
-        return str(path.relative_to(self._folder)) if path.is_relative_to(self._folder) else str(path)
 
     def _add(self, text: str, origin: Origin, *, is_constraint: bool = False, editable: bool = False) -> None:
         text, options = _split_options(text)
