@@ -164,8 +164,7 @@ REVEALERS = {
     "runtime/supervision.py",  # to the value doctor
     "secrets/mapping.py",  # to the model
     "secrets/masking.py",  # to know what must not be printed
-    "serving/supervisor/downloads.py",  # to the process that downloads, over an inherited pipe
-    "serving/supervisor/secret_distributor.py",  # to the worker, over an inherited socket
+    "serving/supervisor/secret_distributor.py",  # to the worker, and to the process that downloads
     "settings.py",  # an API key, into the settings file of its owner
     "vault/services/access_keys.py",  # a key, to be compared by its hash
     "vault/crypto/passwords.py",  # a password, to be hashed

@@ -70,8 +70,8 @@ def test_without_the_token_the_error_names_secret_key_and_line(hub: Hub, run_fet
         "(config.yaml:9: model_cache[0].runtime_secret_name) has no value"
     )
     assert error.value.hint == (
-        "add it with `gusset secret set hf_access_token`; if it is gated, also accept its licence at its page, "
-        "org/gated"
+        "add it with `gusset secret set hf_access_token`; if org/gated is gated, also accept its licence on its "
+        "page at the hub"
     )
 
 

@@ -267,14 +267,13 @@ def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int,
     opened: list[SecretSource] = []
     from gusset.runtime.declared_secrets import read_secrets
     from gusset.serving.supervisor.supervisor import serve as supervise
-    from gusset.weights.plan import credential_names
 
     @contextmanager
     def prepare() -> Iterator[tuple[ModelDeployment, SecretSource]]:
         model = checking.result()
         app.output.problems(model.warnings)
         _warn_if_open(app, model.deployment, options)
-        other_names = {*credential_names(model.deployment.downloads), *login_names(model.environment)}
+        other_names = login_names(model.environment)
         with open_deployment(app, model.deployment, options, account, other_names=other_names) as source:
             opened.append(source)
             yield with_environment(model, source), source
@@ -320,7 +319,7 @@ def _serve_image(
     from gusset.containers.image_deployment import ImageDeployment
     from gusset.containers.image_supervisor import serve_image
     from gusset.package.config import unsupported_for_serving
-    from gusset.weights.plan import credential_names, find_problems
+    from gusset.weights.plan import find_problems
 
     if refused := [*unsupported_for_serving(package), *find_problems(package)]:
         raise ConfigInvalid(f"{package.folder} cannot be served", problems=[*package.warnings, *refused])
@@ -329,11 +328,10 @@ def _serve_image(
     _warn_if_open(app, deployment, options)
     account = _start_account(app, options)
     login_names = deployment.login.declared if deployment.login else ()
-    other_names = (*login_names, *credential_names(deployment.downloads))
 
     @contextmanager
     def prepare() -> Iterator[tuple[ImageDeployment, SecretSource]]:
-        with open_deployment(app, deployment, options, account, other_names=other_names) as source:
+        with open_deployment(app, deployment, options, account, other_names=login_names) as source:
             yield deployment, source
 
     return serve_image(

@@ -10,10 +10,9 @@ from pathlib import Path
 from gusset.containers.engine.engine import Engine
 from gusset.containers.image_deployment import ImageDeployment
 from gusset.errors import HostError
-from gusset.runtime.supervision import SecretIntake
-from gusset.secrets.sources.source import SecretSource
+from gusset.runtime.declared_secrets import Values
+from gusset.secrets.masking import Masker
 from gusset.weights.download import FetchRequest
-from gusset.weights.plan import credential_names
 
 _TRANSFER = "truss-transfer-cli"
 
@@ -21,13 +20,15 @@ _TRANSFER = "truss-transfer-cli"
 def fetch_folders(
     engine: Engine,
     deployment: ImageDeployment,
-    source: SecretSource,
-    intake: SecretIntake,
+    values: Values,
+    masker: Masker,
     *,
     cache: Path,
     debuggable: bool,
 ) -> Mapping[str, Path]:
     """Download the deployment's weights: the folder, or file, for each path in the container. Blocks.
+
+    `values` has the logins, which `masker` knows.
 
     Raises:
         HostError: the engine cannot mount folders of this machine.
@@ -42,18 +43,15 @@ def fetch_folders(
             f"{deployment.downloads[0].location}: the engine cannot mount folders of this machine",
             hint="serve on the machine of the engine, or have the container download it",
         )
-    names = credential_names(deployment.downloads)
-    values = source.read(names) if names else {}
-    intake.accept(values)
     request = FetchRequest(
         downloads=deployment.downloads,
-        values={name: delivered.value.reveal() for name, delivered in values.items()},
+        values={name: values[name].value.reveal() for name in deployment.download_secrets if name in values},
         cache=cache,
         data_dir=deployment.folder,
         readable=sys.stderr.isatty(),
         plain_folders=True,
     )
-    options = FetchOptions(masker=intake.masker, errors=sys.stderr.fileno(), debuggable=debuggable)
+    options = FetchOptions(masker=masker, errors=sys.stderr.fileno(), debuggable=debuggable)
     folders = fetch_all(request, options, fetch_environment({}))
     if any(_TRANSFER in word for word in deployment.command or ()):
         folders[f"/usr/local/bin/{_TRANSFER}"] = _write_transfer(cache)

@@ -16,7 +16,7 @@ from gusset.package.model_code import secret_files_in_command
 from gusset.package.quantity import MAX_SECONDS, parse_cpu, parse_memory
 from gusset.runtime.declared_secrets import DeclaredSecret
 from gusset.weights.download import Download
-from gusset.weights.plan import plan_downloads
+from gusset.weights.plan import credential_names, plan_downloads
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -79,6 +79,11 @@ class ImageDeployment:
     def declared(self) -> tuple[str, ...]:
         """The names of all declared secrets, in the config's order."""
         return tuple(secret.name for secret in self.secrets)
+
+    @property
+    def download_secrets(self) -> tuple[str, ...]:
+        """The names of the secrets that its downloads log in with."""
+        return credential_names(self.downloads)
 
     @classmethod
     def from_package(cls, package: Package) -> ImageDeployment:

@@ -113,7 +113,7 @@ def serve_image(
         memory_folder.remove_all(run_has_ended)
         intake.accept(values)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
-        folders = fetch_folders(engine, deployment, source, intake, cache=cache, debuggable=debuggable)
+        folders = fetch_folders(engine, deployment, values, intake.masker, cache=cache, debuggable=debuggable)
         image = _prepare_image(engine, deployment, credentials, intake.masker)
         options = ContainerOptions(
             user=_find_user(deployment, engine, image),

@@ -40,28 +40,34 @@ class DeclaringDeployment(Protocol):
     def callers(self) -> Sequence[DeclaredSecret]:
         """The secrets that are the keys of its callers. What is deployed does not get them."""
 
+    @property
+    def download_secrets(self) -> tuple[str, ...]:
+        """The names of secrets that its downloads log in with. They may be missing, and are not for it."""
+
 
 def names_to_read(deployment: DeclaringDeployment) -> tuple[str, ...]:
-    """The names of all secrets that the deployment reads: its own, then those of its callers."""
-    return (*deployment.declared, *(caller.name for caller in deployment.callers))
+    """The names of all secrets that the deployment reads: its own, its callers', its downloads'."""
+    callers = (caller.name for caller in deployment.callers)
+    return tuple(dict.fromkeys((*deployment.declared, *callers, *deployment.download_secrets)))
 
 
 def read_secrets(
     deployment: DeclaringDeployment, source: SecretSource, allow_missing: Collection[str] = ()
 ) -> Values:
-    """The values of those declared secrets, and callers' keys, that `source` has.
+    """The values of those secrets that `source` has: declared ones, callers' keys, logins of downloads.
 
     `allow_missing` names secrets that may be missing, besides the optional
-    ones; "all" stands for every secret.
+    ones and those of downloads; "all" stands for every secret.
 
     Raises:
         SecretsMissing: it names all others that are missing, where each is declared and how to add it.
         Denied, Unreachable: as raised by the source; neither counts as missing.
     """
-    wanted = (*deployment.secrets, *deployment.callers)
-    if not wanted:
+    names = names_to_read(deployment)
+    if not names:
         return {}
-    held = source.read(names_to_read(deployment))
+    wanted = (*deployment.secrets, *deployment.callers)
+    held = source.read(names)
     missing = [
         secret
         for secret in wanted

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gusset.errors import ConfigInvalid
 from gusset.runtime.declared_secrets import DeclaredSecret
 from gusset.weights.download import Download
-from gusset.weights.plan import plan_downloads
+from gusset.weights.plan import credential_names, plan_downloads
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -53,6 +53,11 @@ class ModelDeployment:
     def declared(self) -> tuple[str, ...]:
         """The names of all declared secrets, in the config's order."""
         return tuple(secret.name for secret in self.secrets)
+
+    @property
+    def download_secrets(self) -> tuple[str, ...]:
+        """The names of the secrets that its downloads log in with."""
+        return credential_names(self.downloads)
 
     @classmethod
     def from_package(cls, package: Package) -> ModelDeployment:

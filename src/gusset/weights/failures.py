@@ -23,7 +23,7 @@ def refused(download: Download, *, had_secret: bool) -> GussetError:
     """The source demands a login, or another one than it got."""
     credential, label = download.credential, download.label
     licence = (
-        f"; if it is gated, also accept its licence at its page, {download.address}"
+        f"; if {download.address} is gated, also accept its licence on its page at the hub"
         if download.kind is SourceKind.HUB
         else ""
     )

@@ -68,6 +68,10 @@ class RegistryLogin:
     def callers(self) -> tuple[DeclaredSecret, ...]:
         return ()
 
+    @property
+    def download_secrets(self) -> tuple[str, ...]:
+        return ()
+
     @classmethod
     def from_package(cls, package: Package, report: ProblemCollector) -> RegistryLogin | None:
         """From a checked folder's `docker_auth`; None without it. Problems are added to `report`."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gusset.runtime.supervision import SecretIntake
-from gusset.secrets.sources.source import SecretSource
+from gusset.secrets.masking import Masker
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.protocol import Downloaded
 from gusset.serving.supervisor.replica import Replica
+from gusset.serving.supervisor.secret_distributor import SecretDistributor
 from gusset.weights.download import Download, FetchRequest
-from gusset.weights.plan import credential_names
 
 if TYPE_CHECKING:
     from gusset.weights.mounts import Mounts
@@ -24,20 +22,20 @@ class Downloads:
 
     def __init__(
         self,
-        source: SecretSource,
-        intake: SecretIntake,
+        secrets: SecretDistributor,
+        masker: Masker,
         cache: Path,
         *,
         errors: int,
         debuggable: bool,
         readable: bool,
     ) -> None:
-        """`source` has the values to log in with.
+        """`secrets` has the values to log in with, and `masker` knows them.
 
         Progress goes to `errors`, a file descriptor; `readable` says that it is a terminal.
         """
-        self._source = source
-        self._intake = intake
+        self._secrets = secrets
+        self._masker = masker
         self._cache = cache
         self._errors = errors
         self._debuggable = debuggable
@@ -91,12 +89,12 @@ class Downloads:
             mounts.check(download)
         request = FetchRequest(
             downloads=downloads,
-            values=await asyncio.to_thread(self._read_values, downloads),
+            values=self._secrets.values_of(deployment.download_secrets),
             cache=self._cache,
             data_dir=deployment.data_dir or deployment.folder / "data",
             readable=self._readable,
         )
-        options = FetchOptions(masker=self._intake.masker, errors=self._errors, debuggable=self._debuggable)
+        options = FetchOptions(masker=self._masker, errors=self._errors, debuggable=self._debuggable)
         environment = fetch_environment(deployment.environment_variables)
         process = FetchProcess.start(request, options, environment)
         try:
@@ -107,13 +105,6 @@ class Downloads:
         finally:
             process.kill()
         self._finish(downloads, Downloaded(everything=True))
-
-    def _read_values(self, downloads: tuple[Download, ...]) -> Mapping[str, bytes]:
-        """The values of those secrets that exist: a public source needs none."""
-        names = credential_names(downloads)
-        values = self._source.read(names) if names else {}
-        self._intake.accept(values)
-        return {name: delivered.value.reveal() for name, delivered in values.items()}
 
     def _finish(self, downloads: tuple[Download, ...], finished: Downloaded) -> None:
         self._finished[downloads] = finished

@@ -107,6 +107,11 @@ class SecretDistributor:
         """What the deployment declares; blocks. See `read_secrets` for the errors."""
         return read_secrets(deployment, self._source, self._allow_missing)
 
+    def values_of(self, names: Collection[str]) -> dict[str, bytes]:
+        """The current values of those of `names` that have one, also while they are being loaded."""
+        values = {**self._pending, **self._values}
+        return {name: values[name].value.reveal() for name in names if name in values}
+
     def begin_reload(self, values: Values) -> None:
         """Also hold these values, for the replicas of a deployment that declares other secrets."""
         self._intake.accept(values)

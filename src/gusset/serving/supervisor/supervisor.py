@@ -129,8 +129,8 @@ def serve(
         stack.callback(secrets.stop)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
         downloads = Downloads(
-            source,
-            intake,
+            secrets,
+            intake.masker,
             cache,
             errors=options.errors,
             debuggable=debuggable,
