@@ -12,7 +12,7 @@ from gusset.images.search_thread import Place
 from gusset.images.value_search import Found, Occurrence
 from gusset.secrets.masking import Masker
 
-_MAX_HITS = 10_000  # different ones; more are only counted
+_MAX_HITS = 1_000  # different ones of a secret; more are only counted
 _MAX_TEXT = 500  # characters of a name
 _HEADER_FIELDS = (  # of a tar header: end of the field, and what it is
     (100, "name"),
@@ -49,6 +49,9 @@ class Hits:
     def __init__(self, masker: Masker) -> None:
         self.counts: Counter[Hit] = Counter()
         self.omitted = 0  # occurrences that are not in `counts`
+        self._different: Counter[tuple[str, bool]] = (
+            Counter()
+        )  # hits, by the secret and whether they are weak
         self._lock = threading.Lock()
         self._masker = masker
         self.masked = lru_cache(1_024)(self._masked)
@@ -77,10 +80,16 @@ class Hits:
                 is_weak=each.is_weak,
             )
             with self._lock:
-                if hit in self.counts or len(self.counts) < _MAX_HITS:
-                    self.counts[hit] += 1
-                else:
-                    self.omitted += 1
+                self._count(hit)
+
+    def _count(self, hit: Hit) -> None:
+        kind = (hit.secret, hit.is_weak)
+        if hit not in self.counts:
+            if self._different[kind] == _MAX_HITS:
+                self.omitted += 1
+                return
+            self._different[kind] += 1
+        self.counts[hit] += 1
 
     def _masked(self, text: bytes) -> str:
         """A text from the image without values, and not longer than people can read."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gusset.errors import Problem
 
+_MAX_SHOWN = 20  # findings of a secret
 _SHORT_DIGEST = len("sha256:") + 12
 
 
@@ -86,10 +88,8 @@ class Report:
         return not (self.found or self.errors)
 
     def problems(self) -> list[Problem]:
-        """All findings but the accepted ones: errors first, then warnings."""
-        return [each.problem(warning=False) for each in self.found] + [
-            each.problem(warning=True) for each in self.weak
-        ]
+        """The findings but the accepted ones, for people: errors, then warnings, a few of each secret."""
+        return [*_problems(self.found, warning=False), *_problems(self.weak, warning=True)]
 
     def data(self) -> Mapping[str, Any]:
         """The report as JSON data."""
@@ -110,3 +110,15 @@ class Report:
                 "not_searched_for": list(self.ignored),
             },
         }
+
+
+def _problems(findings: Sequence[Finding], *, warning: bool) -> Iterator[Problem]:
+    counts: Counter[str] = Counter()
+    for each in findings:
+        counts[each.secret] += 1
+        if counts[each.secret] <= _MAX_SHOWN:
+            yield each.problem(warning=warning)
+    for secret, count in counts.items():
+        if count > _MAX_SHOWN:
+            more = f"{secret} is in {count - _MAX_SHOWN:,} more places"
+            yield Problem(more, "--output json lists them", code="secret_in_image", warning=warning)

@@ -31,11 +31,10 @@ class Reporter:
         self._blobs = blobs
         self._hits = hits
         self._allowed = frozenset(allowed)
-        self._errors = [f"{blob.name}: {blob.error}" for blob in blobs.values() if blob.error]
 
     def report(self, links: Mapping[str, str], notes: Notes) -> Report:
         """`links` are those among the files; `notes` those of the scan."""
-        index = self._read_index(links)
+        index, error = self._read_index(links)
         layers = {layer.blob for image in index.images for layer in image.layers if layer.blob in self._blobs}
         precise = self._search_documents(index)
         found = [
@@ -51,7 +50,7 @@ class Reporter:
             found=[each for hit, each in found if each.secret not in self._allowed and not hit.is_weak],
             accepted=[each for _, each in found if each.secret in self._allowed],
             weak=[each for hit, each in found if each.secret not in self._allowed and hit.is_weak],
-            errors=[self._masked(error) for error in dict.fromkeys(self._errors)],
+            errors=[self._masked(each) for each in ([error] if error else self._errors(index, layers))],
             notes=self._notes(index, notes),
             layers=len(layers),
             files=sum(self._blobs[name].files for name in layers),
@@ -60,19 +59,24 @@ class Reporter:
             ignored=self._search.ignored,
         )
 
-    def _read_index(self, links: Mapping[str, str]) -> ImageIndex:
+    def _read_index(self, links: Mapping[str, str]) -> tuple[ImageIndex, str | None]:
+        """The images, and why they cannot be read, if so."""
         documents = {blob.name: blob.document for blob in self._blobs.values() if blob.document is not None}
         try:
-            index = read_image_index(documents, links, self._blobs)
+            return read_image_index(documents, links, self._blobs), None
         except Damaged as error:
-            self._errors.append(f"{self._target}: {error}")
-            return ImageIndex()
+            return ImageIndex(), f"{self._target}: {error}"
+
+    def _errors(self, index: ImageIndex, layers: Collection[str]) -> Iterator[str]:
+        """What was not searched as a whole, and why: layers of images, and other files."""
         for image in index.images:
             for layer in image.layers:
                 if why := self._layer_error(layer):
                     where = f"{self._name(index, image)}, layer {layer.index} of {len(image.layers)}"
-                    self._errors.append(f"{where} ({layer.digest or layer.blob}): {why}")
-        return index
+                    yield f"{where} ({layer.digest or layer.blob}): {why}"
+        for blob in self._blobs.values():
+            if blob.error and blob.name not in layers:
+                yield f"{self._target}, {blob.name}: {blob.error}"
 
     def _layer_error(self, layer: Layer) -> str | None:
         """Why the layer was not searched as a whole; None if it was."""
@@ -80,13 +84,14 @@ class Reporter:
         if blob is None:
             return None if layer.may_be_absent else "it is not in the archive"
         if blob.error:
-            self._errors = [each for each in self._errors if not each.startswith(f"{blob.name}: ")]
             return blob.error
-        if layer.is_tar and not blob.is_layer:
+        if not layer.is_tar:
+            return None
+        if not blob.is_layer:
             return "it is no tar archive, or compressed or encrypted in a way that cannot be read"
-        if layer.diff_id is None and layer.is_tar:
-            return "the image's config lists other layers"
-        if blob.diff_id and layer.diff_id and layer.is_tar and blob.diff_id != layer.diff_id:
+        if layer.diff_id is None:
+            return "the image's config lists another number of layers"
+        if blob.diff_id and blob.diff_id != layer.diff_id:
             return "its content has another digest than the image's config lists"
         return None
 
