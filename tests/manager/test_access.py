@@ -146,6 +146,40 @@ def test_a_token_is_refused_once_it_is_revoked_or_its_deployment_removed(
             assert client.post("/v1/deployment/secrets").status_code == 401
 
 
+def test_what_a_key_made_expires_and_is_revoked_with_it(manager: Manager, admin: httpx.Client) -> None:
+    """Tokens, keys, and what these made in turn; what another key made stays. All of it is recorded."""
+    expiry = datetime.now(UTC) + timedelta(days=3)
+    made = admin.post("/v1/api_keys", json={"name": "first", "expires_at": expiry.isoformat()}).json()
+    declared = {"name": "d", "secrets": ["x"]}
+    kept = admin.post("/v1/deployments", json=declared).json()
+    with manager.client(made["api_key"]) as first:
+        child = first.post("/v1/api_keys", json={"name": "child"}).json()
+        later = {"expires_at": (expiry + timedelta(days=9)).isoformat()}
+        tokens = [first.post("/v1/deployments", json=declared | later).json()]
+    with manager.client(child["api_key"]) as second:
+        tokens.append(second.post("/v1/deployments", json=declared).json())
+    expiries = {key["prefix"]: key["expires_at"] for key in admin.get("/v1/api_keys").json()["api_keys"]}
+    expiries |= {t["prefix"]: t["expires_at"] for t in admin.get("/v1/deployments/d/tokens").json()["tokens"]}
+    prefixes = [child["prefix"], *(token["prefix"] for token in tokens)]
+    assert {expiries[prefix] for prefix in prefixes} == {expiries[made["prefix"]]} != {None}
+
+    def statuses() -> list[int]:
+        found = []
+        for key, path in (
+            (child["api_key"], "/v1/secrets"),
+            *((each["token"], "/v1/deployment") for each in (*tokens, kept)),
+        ):
+            with manager.client(key) as client:
+                found.append(client.get(path).status_code)
+        return found
+
+    assert statuses() == [200, 200, 200, 200]
+    assert admin.delete(f"/v1/api_keys/{made['prefix']}").status_code == 200
+    assert statuses() == [401, 401, 401, 200]
+    [record] = records(admin, action="api_key.revoke")
+    assert sorted(record["details"]["made by it"]) == sorted(prefixes)
+
+
 def test_other_teams_things_look_like_unknown_ones(manager: Manager, admin: httpx.Client) -> None:
     """Guessed ids of a team, secret, deployment or key give the same 404 as unknown ids."""
     other = admin.post("/v1/teams", json={"name": "other"}).json()["id"]

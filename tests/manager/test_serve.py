@@ -127,6 +127,76 @@ def test_a_deployment_whose_token_was_revoked_goes_on_without_new_values(
     assert "was revoked" in (tmp_path / "err").read_text()
 
 
+def test_a_token_ends_with_the_key_of_the_person_who_served(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """The model keeps its values, gets no new ones, and its readiness says why."""
+    put(admin, VALUE)
+    made = admin.post("/v1/api_keys", json={"name": "of a laptop"}).json()
+    elsewhere("login", manager.address, input=made["api_key"].encode())
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
+        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        assert admin.delete(f"/v1/api_keys/{made['prefix']}").status_code == 200
+        put(admin, NEW)
+
+        def source_error() -> str:
+            ready = httpx.get(f"{address}/v1/models/model")
+            assert ready.status_code == 200
+            return str(ready.json().get("secrets", {}).get("last_error", ""))
+
+        until(lambda: "was revoked" in source_error())
+        assert predict(address).json() == {"sha": sha(VALUE)}
+
+
+def test_callers_are_declared_at_the_manager_and_follow_its_changes(
+    manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """Registration gives the token their names; a new key counts, and the usage is shown."""
+    put(admin, VALUE)
+    first, second = "caller-Zx81QqLmN4vTtYbWs93K", "caller-7GhTrW2bNpQx5LkMvC9s"
+    put(admin, first.encode(), "app")
+
+    def status(address: str, key: str) -> int:
+        headers = {"authorization": f"Api-Key {key}"}
+        return httpx.post(f"{address}/predict", json={}, headers=headers).status_code
+
+    with served(elsewhere, str(folder), "--callers", "app", errors=tmp_path / "err") as (address, _):
+        assert admin.get("/v1/deployments/my-model").json()["secrets"] == ["app", "hf_access_token"]
+        assert [status(address, first), status(address, second)] == [200, 401]
+        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        put(admin, second.encode(), "app")
+        until(lambda: status(address, second) == 200)
+        assert status(address, first) == 401
+        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"][0]["versions"].get("app") == 2)
+        assert admin.delete("/v1/secrets/app").status_code == 409
+    assert not leaks_in((tmp_path / "err").read_bytes(), first.encode(), second.encode())
+
+
+@pytest.mark.parametrize("starts_with", ["hf_access_token", None])
+def test_a_secret_that_is_declared_later_needs_a_restart_and_the_log_says_so(
+    manager: Manager,
+    admin: httpx.Client,
+    elsewhere: Cli,
+    tmp_path: Path,
+    starts_with: str | None,
+) -> None:
+    """With --reload; the token reads what was declared when it was made. The model from before stays."""
+    put(admin, VALUE)
+    put(admin, VALUE, "another")
+    code = "class Model:\n    def predict(self, model_input):\n        return model_input\n"
+    before = "secrets: {hf_access_token: null}\n" if starts_with else "secrets: {}\n"
+    folder = write_model(tmp_path / "reloaded", code=code, config=before)
+    errors = tmp_path / "err"
+    with served(elsewhere, str(folder), "--reload", errors=errors) as (address, _):
+        (folder / "config.yaml").write_text("secrets: {hf_access_token: null, another: null}\n")
+        until(lambda: "The change is not served" in errors.read_text())
+        log = errors.read_text()
+        assert "another was not declared when" in log or "another, hf_access_token was not declared" in log
+        assert "restart `gusset serve` to read it" in log
+        assert "secret set" not in log
+        assert predict(address, 5).json() == 5
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="reads the memory of non-dumpable processes")
 def test_no_process_that_serves_has_the_persons_key_in_its_memory(
     manager: Manager, admin: httpx.Client, elsewhere: Cli, folder: Path, tmp_path: Path

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from gusset.cli.account import Account
 from gusset.cli.app import App
-from gusset.errors import SecretsMissing
+from gusset.errors import Denied, SecretsMissing
 from gusset.secrets.sources.chain import ChainSource
 from gusset.secrets.sources.environment import EnvironmentSource
 from gusset.secrets.sources.folder import FolderSource
@@ -34,10 +35,10 @@ def open_source(
     embedded vault. Then come the folder /secrets and the variables TRUSS_SECRET_x.
 
     `reader` reads `names`, and is recorded in the audit log: a deployment's name,
-    or a command. Without names, nothing is opened.
+    or a command. Without names, nothing is opened, and nothing can be read later.
     """
     if not names:
-        yield ChainSource([])
+        yield _UnopenedSource()
         return
     others = further_sources()
     if secrets_dir is not None:
@@ -49,6 +50,30 @@ def open_source(
         return
     with app.vault() as vault:
         yield ChainSource([vault.source(actor=app.actor, deployment=reader), *others])
+
+
+class _UnopenedSource:
+    """The source of a deployment that declared no secret when it started."""
+
+    last_error = None
+
+    def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
+        """Nothing.
+
+        Raises:
+            Denied: it is read for a name: the deployment's config declares one now.
+        """
+        if not names:
+            return {}
+        raise Denied(
+            f"{', '.join(sorted(names))} was not declared when this process started; "
+            "restart `gusset serve` to read it"
+        )
+
+    def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
+        """Never yields."""
+        stop.wait()
+        yield from ()
 
 
 def further_sources() -> list[SecretSource]:

@@ -103,7 +103,7 @@ def list_api_keys(request: PersonRequest[None]) -> schemas.ApiKeyList:
 
 
 def create_api_key(request: PersonRequest[schemas.NewApiKey]) -> schemas.CreatedApiKey:
-    """Create an API key, with at most the scopes of the key that makes the request."""
+    """Create an API key, with at most the scopes and the lifetime of the key that makes the request."""
     body, caller = request.body, request.caller
     if body.team_id is not None:
         raise UsageError(
@@ -120,7 +120,7 @@ def create_api_key(request: PersonRequest[schemas.NewApiKey]) -> schemas.Created
 
 
 def revoke_api_key(request: PersonRequest[None]) -> schemas.Revoked:
-    """Revoke one of the caller's API keys; administrators may revoke anyone's."""
+    """Revoke one of the caller's API keys, and what was made with it; administrators may revoke anyone's."""
     person, scopes = request.caller.person, request.caller.scopes
 
     def allowed(info: KeyInfo) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, and_, bindparam, insert, or_, select, update
 
 from gusset.errors import Denied, NotFound, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
@@ -32,6 +32,7 @@ from gusset.vault.storage.tables import access_keys, meta
 
 Kind = Literal["key", "token", "link"]
 _MARK: dict[Kind, str] = {"key": "gusset_key_", "token": "gusset_tok_", "link": "gusset_lnk_"}
+_MAKER = re.compile(r" \(key ([a-z2-7]{8})\)\Z")  # in `created_by`: the key that the person used
 _FORMAT = re.compile(r"gusset_(?:key|tok|lnk)_([a-z2-7]{8})_[A-Za-z0-9_-]{43}")
 
 Scope = Literal["secrets:read", "secrets:write", "deployments", "admin"]
@@ -105,7 +106,13 @@ def add_key(
     user_id: str | None = None,
     deployment_id: str | None = None,
 ) -> tuple[KeyInfo, SecretValue]:
-    """Make a key and store its hash, within the caller's transaction."""
+    """Make a key and store its hash, within the caller's transaction.
+
+    It expires no later than the key by which `created_by` makes it, if there is one.
+
+    Raises:
+        NotSignedIn: that key was revoked meanwhile.
+    """
     prefix = base64.b32encode(os.urandom(5)).decode().lower()
     rest = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
     key = SecretValue(f"{_MARK[kind]}{prefix}_{rest}".encode())
@@ -116,7 +123,7 @@ def add_key(
         allows=tuple(allows),
         created_at=at,
         created_by=str(created_by),
-        expires_at=expires_at,
+        expires_at=_capped_expiry(connection, expires_at, created_by),
         user_id=user_id,
         deployment_id=deployment_id,
     )
@@ -137,10 +144,34 @@ def add_key(
     return info, key
 
 
-def revoke_keys(connection: Connection, at: str, condition: Any) -> None:
-    """Revoke the keys that meet `condition` and are not revoked yet, within the caller's transaction."""
-    connection.execute(update(access_keys).where(condition, _k.revoked_at.is_(None)).values(revoked_at=at))
+def revoke_keys(connection: Connection, at: str, condition: Any) -> list[str]:
+    """Revoke the keys that meet `condition` and are not revoked yet, within the caller's transaction.
+
+    So are the keys and tokens that were made by them. Returns the prefixes of all that it revoked.
+    """
+    revoked: list[str] = []
+    while prefixes := _revoke(connection, at, condition):
+        revoked += prefixes
+        condition = or_(*(_k.created_by.like(f"% (key {prefix})") for prefix in prefixes))
     new_access_generation(connection)
+    return revoked
+
+
+def _revoke(connection: Connection, at: str, condition: Any) -> list[str]:
+    valid = and_(condition, _k.revoked_at.is_(None))
+    prefixes = list(connection.execute(select(_k.prefix).where(valid)).scalars())
+    connection.execute(update(access_keys).where(valid).values(revoked_at=at))
+    return prefixes
+
+
+def _capped_expiry(connection: Connection, expires_at: str | None, created_by: str) -> str | None:
+    maker = _MAKER.search(created_by)
+    if maker is None:  # a session, or a command on the machine of the vault
+        return expires_at
+    row = _FIND.one(connection, {"prefix": maker[1]})
+    if row is None or row.revoked_at is not None:
+        raise NotSignedIn(f"the key {maker[1]} was revoked")
+    return min((each for each in (expires_at, row.expires_at) if each is not None), default=None)
 
 
 class AccessKeys:
@@ -217,7 +248,7 @@ class AccessKeys:
                 expires_at=expiry,
                 user_id=user_id,
             )
-            details = {"name": name, "scopes": list(scopes), "expires_at": expiry}
+            details = {"name": name, "scopes": list(scopes), "expires_at": info.expires_at}
             event = AuditEvent(actor, "api_key.create", info.prefix, details=details)
             return WriteResult((info, key), [event])
 
@@ -237,7 +268,9 @@ class AccessKeys:
             return [_info(row) for row in connection.execute(query)]
 
     def revoke(self, prefix: str, *, actor: str, allowed: Callable[[KeyInfo], bool]) -> KeyInfo:
-        """Revoke a key for good. To a caller for whom `allowed` is false, the key does not exist.
+        """Revoke a key for good, and the keys and tokens that were made by it.
+
+        To a caller for whom `allowed` is false, the key does not exist.
 
         Raises:
             NotFound: there is no such key, for this caller.
@@ -247,9 +280,11 @@ class AccessKeys:
             row = _FIND.one(connection, {"prefix": prefix})
             if row is None or not allowed(info := _info(row)):
                 raise NotFound(f"there is no key {prefix}")
-            revoke_keys(connection, timestamp(self._clock()), _k.prefix == prefix)
+            revoked = revoke_keys(connection, timestamp(self._clock()), _k.prefix == prefix)
+            made = [each for each in revoked if each != prefix]
+            details = {"name": info.name, **({"made by it": made} if made else {})}
             action = "api_key.revoke" if info.kind == "key" else "token.revoke"
-            return WriteResult(info, [AuditEvent(actor, action, prefix, details={"name": info.name})])
+            return WriteResult(info, [AuditEvent(actor, action, prefix, details=details)])
 
         return self._writer.run(AuditEvent(actor, "api_key.revoke", "a key"), write)
 

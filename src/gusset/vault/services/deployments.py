@@ -143,7 +143,7 @@ class Deployments:
                 expires_at=expiry,
                 deployment_id=deployment_id,
             )
-            details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": expiry}
+            details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": info.expires_at}
             event = AuditEvent(actor, "deployment.register", name, details=details)
             return WriteResult((self._get_or_raise(connection, team_id, name), info, token), [event])
 
