@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "runtime": {"errors", "addresses", "backoff", "printable", "secrets"},
     "weights": {"errors", "backoff", "portable", "printable", "secrets", "package", "runtime"},
     "serving": {"errors", "secrets", "package", "runtime", "weights"},
-    "containers": {"errors", "secrets", "package", "runtime", "weights"},
+    "containers": {"errors", "secrets", "package", "environments", "images", "runtime", "weights"},
     "images": {"errors", "secrets", "portable", "printable"},
     "client": {"errors", "addresses", "backoff", "secrets"},
     "manager": {"errors", "addresses", "printable", "secrets", "vault", "runtime"},
@@ -148,6 +148,8 @@ REVEALERS = {
     "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
     "secrets/dotenv.py",  # into the .env lines of `gusset secret export`, which a person confirms
     "cli/manager.py",  # a key, shown once
+    "containers/build/build_plan.py",  # into files in memory for the commands of a build
+    "containers/build/builder.py",  # into a keyed digest, by which the engine's cache notices a change
     "containers/secrets/memory_folder.py",  # into files in memory
     "containers/secrets/sidecar.py",  # into files in the memory of an engine elsewhere
     "containers/downloads.py",  # to the process that downloads, over an inherited pipe

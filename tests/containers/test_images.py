@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -682,10 +683,22 @@ def test_a_failing_build_ends_serve(served: ServedImage, images: dict[str, str])
     assert "Traceback" not in served.output
 
 
-def test_secrets_for_builds_are_refused(served: ServedImage, images: dict[str, str]) -> None:
-    """They are not supported yet."""
-    served.configure(images["root"], build={"secret_to_path_mapping": {"hf_access_token": "/token"}})
-    served.start().fails(3, "secret_to_path_mapping", "builds are not given secrets yet")
+def test_a_build_gets_secrets_that_no_layer_has(served: ServedImage, images: dict[str, str]) -> None:
+    """A command reads the file; a new value runs it again, and a value in the image ends `serve`."""
+    served.secret("build_token", TOKEN)
+    read = "sha256sum /run/token | cut -d' ' -f1 > /srv/made"
+    more = {"build": {"secret_to_path_mapping": {"build_token": "/run/token"}}, "secrets": {}}
+    served.configure(images["root"], build_commands=[read], **more)
+    for value in (TOKEN, TOKEN + b"-next"):
+        served.secret("build_token", value)
+        served.start().ready()
+        assert served.call("file", path="/srv/made") == hashlib.sha256(value).hexdigest() + "\n"
+        built = served.image
+        assert served.stop() == 0
+    remove_image(built)
+    served.configure(images["root"], build_commands=["base64 /run/token > /srv/made"], **more)
+    output = served.start().fails(4, "build_token (base64) is in the content", "srv/made")
+    assert not leaks_in(output.encode(), TOKEN)
 
 
 def _wheel(folder: Path, name: str, version: str) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gusset.environments.decision import Decision
     from gusset.environments.plan import EnvironmentPlan, LoginFile, Mode
+    from gusset.environments.requested import Request
     from gusset.environments.store import EnvironmentStore, Lease
     from gusset.package.config import Package
     from gusset.secrets.sources.source import SecretSource
@@ -68,12 +69,11 @@ def decide_for(package: Package, options: EnvironmentOptions) -> Decision | None
         return None
     from gusset.environments.decision import Machine, decide
     from gusset.environments.index_settings import constraint_files, identifying
-    from gusset.environments.requested import Files, request_of
     from gusset.environments.system_packages import missing_packages
     from gusset.runtime.environment import child_environment
 
     environ = child_environment()
-    request = request_of(package, Files(read=_read_text, export=_export, variables=environ))
+    request = read_request(package)
     settings = {**environ, **translated_settings(environ)}
     texts = [_text_of(file) for file in (*constraint_files(settings), *_uv_config_files(environ))]
     decision = decide(
@@ -86,6 +86,14 @@ def decide_for(package: Package, options: EnvironmentOptions) -> Decision | None
     )
     missing = missing_packages(request.system_packages)
     return type(decision)(plan=decision.plan, problems=(*decision.problems, *missing))
+
+
+def read_request(package: Package) -> Request:
+    """What the folder asks for."""
+    from gusset.environments.requested import Files, request_of
+    from gusset.runtime.environment import child_environment
+
+    return request_of(package, Files(read=_read_text, export=_export, variables=child_environment()))
 
 
 def _asks_for_nothing(package: Package) -> bool:

@@ -327,11 +327,12 @@ def _serve_image(
     app.output.problems(package.warnings)
     _warn_if_open(app, deployment, options)
     account = _start_account(app, options)
-    login_names = deployment.login.declared if deployment.login else ()
+    logins = deployment.login.declared if deployment.login else ()
+    other_names = (*logins, *deployment.build_secrets.declared)
 
     @contextmanager
     def prepare() -> Iterator[tuple[ImageDeployment, SecretSource]]:
-        with open_deployment(app, deployment, options, account, other_names=login_names) as source:
+        with open_deployment(app, deployment, options, account, other_names=other_names) as source:
             yield deployment, source
 
     return serve_image(
@@ -343,11 +344,11 @@ def _serve_image(
         announce=lambda address: _print_address(app, address, deployment, _example_input(package)),
         output_fd=_output_fd(app),
         docker_host=app.settings.docker_host,
+        cache=app.settings.cache,
         host_network=host_network,
         gpus=gpus,
         browser_rules=options.browser_rules(),
         tls=options.tls,
-        cache=app.settings.cache / "weights",
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gusset.containers.engine.image_build import Recipe
+from gusset.containers.build.image_recipe import ImageRecipe
+from gusset.containers.build.secret_mounts import BuildSecretNames
 from gusset.containers.engine.registry import RegistryLogin
 from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.model_code import secret_files_in_command
@@ -71,7 +72,8 @@ class ImageDeployment:
     cpus: float | None = None
     memory: int | None = None
     health: Health = field(default_factory=Health)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: ImageRecipe = field(default_factory=ImageRecipe)
+    build_secrets: BuildSecretNames = field(default_factory=BuildSecretNames)
     login: RegistryLogin | None = None
     downloads: tuple[Download, ...] = ()
 
@@ -114,7 +116,9 @@ class ImageDeployment:
                 report.add(("runtime", "health_checks", key), "not a duration", hint)
         command = _split(server.start_command, report)
         login = RegistryLogin.from_package(package, report)
-        recipe = Recipe() if server.no_build else Recipe.from_package(package, report)
+        recipe = (
+            ImageRecipe() if server.no_build else ImageRecipe.from_package(package, report, command=command)
+        )
         problems: list[Problem] = report.sorted()
         if problems or base is None:
             raise ConfigInvalid(f"{package.folder} cannot be served", problems=problems)
@@ -144,6 +148,7 @@ class ImageDeployment:
                 stop_traffic=_or_default(health.stop_traffic_threshold_seconds, STOP_TRAFFIC),
             ),
             recipe=recipe,
+            build_secrets=BuildSecretNames.from_package(package, recipe.secrets.names),
             login=login,
             downloads=plan_downloads(package),
         )

@@ -17,11 +17,12 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from gusset.containers.build.builder import BuildValues, build, local_name
+from gusset.containers.build.cache_key import load_key
 from gusset.containers.container_starter import ContainerOptions, ContainerStarter
 from gusset.containers.downloads import fetch_folders
 from gusset.containers.engine import leftovers
 from gusset.containers.engine.engine import Engine
-from gusset.containers.engine.image_build import build
 from gusset.containers.engine.images import Image
 from gusset.containers.engine.registry import Credentials
 from gusset.containers.engine.run_id import run_has_ended, run_id
@@ -62,6 +63,7 @@ def serve_image(
     prepare: Callable[[], Prepared],
     *,
     docker_host: str | None,
+    cache: Path,
     host: str = "127.0.0.1",
     port: int = 8080,
     allow_missing: Collection[str] = (),
@@ -73,13 +75,12 @@ def serve_image(
     drain_seconds: float = DRAIN_SECONDS,
     browser_rules: BrowserRules | None = None,
     tls: TlsFiles | None = None,
-    cache: Path,
 ) -> int:
     """Serve a custom image with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
     Call it on the main thread. `prepare` returns the deployment and the source.
     `host_network` puts the container on this machine's network. `gpus` is the
-    number of GPUs that it gets (-1: all). For the other options see
+    number of GPUs that it gets (-1: all). `cache` has what can be made again. For the other options see
     `gusset.serving.supervisor.supervisor.serve`.
 
     Raises:
@@ -113,8 +114,13 @@ def serve_image(
         memory_folder.remove_all(run_has_ended)
         intake.accept(values)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
-        folders = fetch_folders(engine, deployment, values, intake.masker, cache=cache, debuggable=debuggable)
-        image = _prepare_image(engine, deployment, credentials, intake.masker)
+        folders = fetch_folders(
+            engine, deployment, values, intake.masker, cache=cache / "weights", debuggable=debuggable
+        )
+        given = BuildValues()
+        if deployment.build_secrets.secrets:
+            given = BuildValues(values=deployment.build_secrets.read(source), key=load_key(cache))
+        image = _prepare_image(engine, deployment, credentials, given, intake.masker)
         options = ContainerOptions(
             user=_find_user(deployment, engine, image),
             outputs=(output_fd, sys.stderr.fileno()),
@@ -162,7 +168,11 @@ def _check_port_is_free(port: int, *, own_port: int) -> None:
 
 
 def _prepare_image(
-    engine: Engine, deployment: ImageDeployment, credentials: Credentials | None, masker: Masker
+    engine: Engine,
+    deployment: ImageDeployment,
+    credentials: Credentials | None,
+    given: BuildValues,
+    masker: Masker,
 ) -> Image:
     """The deployment's image, pulled if necessary; with a recipe, the image that is built from it."""
     masker.learn(credentials.parts if credentials else ())
@@ -172,14 +182,10 @@ def _prepare_image(
         raise HostError(masker.mask_text(error.message), hint=error.hint) from None
     if deployment.recipe.is_empty:
         return image
-    return build(
-        engine,
-        deployment.recipe,
-        base=deployment.image,
-        user=image.user,
-        model=deployment.folder,
-        mask=masker.mask_text,
-    )
+    log.info("Building the image of %s.", deployment.folder)
+    built = build(engine, deployment.recipe.plan(image.user), given, masker=masker)
+    engine.images.tag(built.id, local_name(deployment.folder))
+    return engine.images.get(built.id, log.info)
 
 
 def _find_user(deployment: ImageDeployment, engine: Engine, image: Image) -> tuple[int, int]:

@@ -213,7 +213,8 @@ KEYS: tuple[Key, ...] = (
     *_group("ignored", "build", "internal to Truss", "model_server arguments"),
     _supported(
         "build.secret_to_path_mapping",
-        "logins for package indexes: paths that end in .netrc, pip.conf or uv.toml; refused for an image",
+        "files for build_commands and the installation of an image; for a model that is served, logins for "
+        "package indexes: paths that end in .netrc, pip.conf or uv.toml",
     ),
     _for_images("build.no_cache", "build every layer again"),
     _for_images("build_commands", _BUILD),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 
 from gusset.weights import failures
 from gusset.weights.download import Download, SourceKind
@@ -16,6 +17,11 @@ _LIBRARIES = {
     SourceKind.AZURE: ("adlfs", "azure"),
 }
 """The module, and the extra of gusset that installs it."""
+
+
+def extras_of(downloads: Iterable[Download]) -> list[str]:
+    """The extras of gusset that these downloads need."""
+    return sorted({extra for each in downloads if (extra := _LIBRARIES.get(each.kind, ("", ""))[1])})
 
 
 def check_library(download: Download) -> None:

@@ -129,9 +129,14 @@ class Engine:
             log.warning("The connection to the engine had ended (%s) and was restarted.", self._service.what)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it runs on another machine, which may be a virtual one."""
+        return isinstance(self._service, SshForwarding) or self._info.is_in_vm
+
+    @property
     def can_mount_our_files(self) -> bool:
         """Whether its containers can use files of this process: it shares this machine's memory and users."""
-        if isinstance(self._service, SshForwarding) or self._info.is_in_vm:
+        if self.is_remote:
             return False
         if self._info.is_rootless:
             return self.is_podman and os.geteuid() != 0
@@ -140,9 +145,7 @@ class Engine:
     @property
     def is_on_our_network(self) -> bool:
         """Whether it runs in this process's network."""
-        return self.can_mount_our_files or not (
-            self._info.is_rootless or self._info.is_in_vm or isinstance(self._service, SshForwarding)
-        )
+        return self.can_mount_our_files or not (self._info.is_rootless or self.is_remote)
 
     def close(self) -> None:
         """Close the connection. A service of gusset's own runs until the reaper ends it."""

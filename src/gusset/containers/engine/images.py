@@ -10,7 +10,7 @@ from typing import Any
 from gusset.containers.engine.container import Container, reason, translate_engine_errors
 from gusset.containers.engine.registry import Credentials
 from gusset.containers.engine.run_id import RUN_ID_LABEL, run_id
-from gusset.errors import HostError, NotFound
+from gusset.errors import Denied, HostError, NotFound
 
 _PULL_HINT = (
     "is the name right? A private registry needs a login: base_image.docker_auth, or the engine's own"
@@ -92,6 +92,52 @@ class Images:
                 hint=hint,
             ) from None
 
+    def id_of(self, name: str) -> str | None:
+        """The id of the image of that name; None if the engine has none.
+
+        Raises:
+            ModelFailed, HostError: the engine refuses, or does not respond.
+        """
+        import docker.errors
+
+        with translate_engine_errors(f"the image {name} cannot be inspected"):
+            try:
+                return str(self._client.images.get(name).id)
+            except docker.errors.ImageNotFound:
+                return None
+
+    def tag(self, image: str, name: str) -> None:
+        """Give an image a name, which another image then loses.
+
+        Raises:
+            ModelFailed, HostError: the engine refuses, or does not respond.
+        """
+        repository, tag = _with_tag(name)
+        with translate_engine_errors(f"the image cannot be named {name}"):
+            self._client.api.tag(image, repository, tag, force=True)
+
+    def push(
+        self, name: str, on_progress: Callable[[str], object], credentials: Credentials | None = None
+    ) -> None:
+        """Push the image of that name to the registry in it.
+
+        `credentials` are for that registry; without them the engine uses its own login.
+
+        Raises:
+            Denied: the registry refuses the login.
+            HostError: it refuses the image, or does not respond.
+        """
+        repository, tag = _with_tag(name)
+        login = credentials.auth_config() if credentials else None
+        with translate_engine_errors(f"the image {name} cannot be pushed"):
+            for line in self._client.api.push(
+                repository, tag=tag, stream=True, decode=True, auth_config=login
+            ):
+                if message := line.get("error"):
+                    raise _push_error(name, str(message))
+                if line.get("status") and not line.get("progress"):
+                    on_progress(f"pushing {name}: {line['status']}")
+
     def export(self, name: str) -> Iterator[bytes]:
         """The image as an archive, in chunks, as the engine sends it. Nothing is pulled.
 
@@ -136,6 +182,20 @@ class Images:
             return [container.file(path) for path in paths]
         finally:
             container.remove()
+
+
+_REFUSED = ("denied", "unauthorized", "authentication required", "forbidden", "no basic auth")
+
+
+def _push_error(name: str, message: str) -> Denied | HostError:
+    if any(word in message.lower() for word in _REFUSED):
+        return Denied(
+            f"the registry refuses the image {name}: {message}",
+            hint="log in with `docker login` or `podman login`, or see who may write to that repository",
+        )
+    return HostError(
+        f"the image {name} cannot be pushed: {message}", hint="the image is built: push it again later"
+    )
 
 
 def _with_tag(name: str) -> tuple[str, str | None]:
