@@ -1,0 +1,133 @@
+"""The engine's own build command: which program, with which options, and whether it can mount secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gusset.containers.build.build_plan import SECRETS_ARGUMENT, BuildPlan
+from gusset.containers.build.context import CONTAINERFILE
+from gusset.containers.engine.engine import Engine
+from gusset.errors import HostError
+from gusset.runtime.environment import child_environment
+
+_CHECK_SECONDS = 30.0
+# Runs in a small Python before the command: the kernel ends the command when gusset ends.
+_UNTIL_PARENT_ENDS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildTool:
+    """The program that builds. `prefix`: its first words. `is_local`: it needs no service of the engine."""
+
+    prefix: tuple[str, ...]
+    environ: dict[str, str]
+    is_podman: bool
+    is_local: bool
+    can_mount: bool
+
+    @classmethod
+    def find(cls, engine: Engine) -> BuildTool:
+        """The command of the engine.
+
+        Raises:
+            HostError: it is not installed.
+        """
+        name = "podman" if engine.is_podman else "docker"
+        program = shutil.which(name)
+        if program is None:
+            raise HostError(
+                f"to build the image the command {name} is needed",
+                hint="install it, or build the image yourself: --context-only writes what it is built from",
+            )
+        environ = child_environment()
+        if engine.is_podman:
+            is_local = _is_same_storage(program, engine)
+            prefix = [program] if is_local else [program, "--url", engine.address]
+            can_mount = "--secret" in _output([program, "build", "--help"], environ)
+        else:
+            prefix, is_local = [program, "--host", engine.address], False
+            with_buildkit = environ | {"DOCKER_BUILDKIT": "1"}
+            can_mount = "--secret" in _output([*prefix, "build", "--help"], with_buildkit)
+            environ = with_buildkit if can_mount else environ
+        return cls(
+            prefix=tuple(prefix),
+            environ=environ,
+            is_podman=engine.is_podman,
+            is_local=is_local,
+            can_mount=can_mount,
+        )
+
+    def check(self, plan: BuildPlan) -> None:
+        """Raise HostError if it would leave something out or write values to a disk."""
+        if plan.needs_mounts and not self.can_mount:
+            what = "build secrets" if plan.secrets else "mounts in a build"
+            raise HostError(
+                f"{Path(self.prefix[0]).name} is too old for {what}, or has no BuildKit",
+                hint="install a newer one; for Docker, its plugin buildx (docker-buildx)",
+            )
+        if plan.secrets and self.is_podman and not self.is_local:
+            raise HostError(
+                "Podman would send the secrets of the build to its service, which writes them to a disk",
+                hint="build on the machine and under the account where Podman's images are",
+            )
+
+    def start(
+        self, plan: BuildPlan, context: Path, *, result: Path, secrets_key: str, descriptors: Sequence[int]
+    ) -> subprocess.Popen[str]:
+        """Start the build. It writes the image's id to the file `result`.
+
+        `descriptors` are files in memory with the contents of the plan's secrets, in their order.
+        """
+        command = [*self.prefix, "build", "--iidfile", str(result), "--file", str(context / CONTAINERFILE)]
+        if self.is_podman:
+            # Of the two formats of Podman's, only this one has a health check.
+            command += ["--timestamp", "0", "--format", "docker"]
+        elif self.can_mount:
+            command += ["--progress", "plain", "--build-arg", "SOURCE_DATE_EPOCH=0"]
+        for secret, descriptor in zip(plan.secrets, descriptors, strict=True):
+            command += ["--secret", f"id={secret.id},src=/proc/self/fd/{descriptor}"]
+        if plan.secrets:
+            command += ["--build-arg", f"{SECRETS_ARGUMENT}={secrets_key}"]
+        command += [*(["--no-cache"] if plan.no_cache else []), str(context)]
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _UNTIL_PARENT_ENDS, str(os.getpid()), *command],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=tuple(descriptors),
+        )
+
+
+def _is_same_storage(program: str, engine: Engine) -> bool:
+    """Whether Podman's command has the images of the engine that gusset uses, without its service."""
+    if engine.is_remote:
+        return False
+    found = _output([program, "info", "--format", "json"], child_environment())
+    try:
+        root = json.loads(found)["store"]["graphRoot"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(root == engine.api.info().get("DockerRootDir"))
+
+
+def _output(command: Sequence[str], environ: dict[str, str]) -> str:
+    try:
+        done = subprocess.run(command, env=environ, capture_output=True, timeout=_CHECK_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace")

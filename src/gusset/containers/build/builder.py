@@ -1,0 +1,188 @@
+"""Builds an image, and searches it for the values that the build was given before anything else uses it."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import hmac
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gusset.containers.build.build_cache import BuildCache
+from gusset.containers.build.build_command import BuildTool
+from gusset.containers.build.build_plan import BuildPlan
+from gusset.containers.build.context import write_context
+from gusset.containers.engine.engine import Engine
+from gusset.errors import CheckFailed, HostError, ImageUnreadable, ModelFailed
+from gusset.images.report import Report
+from gusset.images.scan import Wanted, scan_image
+from gusset.images.sources import ImageSource
+from gusset.images.value_search import ValueSearch
+from gusset.secrets.masking import Masker
+from gusset.secrets.value import SecretValue
+
+log = logging.getLogger("gusset")
+
+_LAST_LINES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildValues:
+    """The values that a build is given, by the names of their secrets.
+
+    `key` makes a digest of them that tells nothing about them. The secrets `allowed` may be in the image.
+    """
+
+    values: Mapping[str, SecretValue] = field(default_factory=dict, repr=False)
+    key: bytes = field(default=b"", repr=False)
+    allowed: Collection[str] = ()
+
+    def digest(self) -> str:
+        """A text that changes with a value, for the engine's cache."""
+        made = hmac.new(self.key, digestmod=hashlib.sha256)
+        for name, value in sorted(self.values.items()):
+            data = value.reveal()
+            made.update(f"{name}\0{len(data)}\0".encode() + data)
+        return made.hexdigest()[:24]
+
+
+def local_name(folder: Path) -> str:
+    """A name for the image of a folder, different for each. Pruning spares images with a name."""
+    path = folder.resolve()
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in path.name.lower()).strip("-")
+    return f"localhost/gusset-{plain or 'model'}-{hashlib.sha256(bytes(path)).hexdigest()[:12]}:latest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltImage:
+    """An image that was built, and the report of its scan; None if the build had no value to search for."""
+
+    id: str
+    report: Report | None = None
+
+
+def build(
+    engine: Engine,
+    plan: BuildPlan,
+    given: BuildValues,
+    *,
+    masker: Masker,
+    on_line: Callable[[str], object] = lambda line: log.info("build: %s", line),
+) -> BuiltImage:
+    """Build the plan; the base image is there. The image gets no name.
+
+    The engine's cache makes this quick if nothing has changed. Each line of the build's output goes to
+    `on_line` without values. If it fails or has a value in it, what this build has made is removed.
+
+    Raises:
+        HostError: the engine's command is missing or too old, a folder cannot be copied, or a disk is full.
+        ConfigInvalid: a secret is no pip.conf.
+        ModelFailed: the build fails; the message has its last lines.
+        CheckFailed: the image contains values; `problems` say where.
+        ImageUnreadable: the image cannot be searched as a whole.
+    """
+    tool = BuildTool.find(engine)
+    tool.check(plan)
+    masker.learn(given.values.values())
+    cache = BuildCache(engine)
+    image = None
+    try:
+        image = _run(tool, plan, given, _Lines(masker, cache, on_line))
+        return BuiltImage(id=image, report=_scan(engine, image, plan, given))
+    except BaseException:
+        if plan.secrets or image:
+            cache.remove(image)
+        raise
+
+
+class _Lines:
+    """Passes on the lines of a build without values, and keeps the last ones."""
+
+    def __init__(self, masker: Masker, cache: BuildCache, on_line: Callable[[str], object]) -> None:
+        self._masker = masker
+        self._cache = cache
+        self._on_line = on_line
+        self.last = collections.deque[str](maxlen=_LAST_LINES)
+
+    def add(self, line: str) -> None:
+        self._cache.read_line(line)
+        self.last.append(self._masker.mask_text(line.rstrip()))
+        self._on_line(self.last[-1])
+
+
+def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines) -> str:
+    """The id of the image."""
+    with tempfile.TemporaryDirectory(prefix="gusset-build-") as folder:
+        context, result = Path(folder) / "context", Path(folder) / "id"
+        context.mkdir()
+        write_context(plan, context)
+        with _memory_files(plan, given.values) as descriptors:
+            process = tool.start(
+                plan, context, result=result, secrets_key=given.digest(), descriptors=descriptors
+            )
+            with process:
+                try:
+                    for line in process.stdout or ():
+                        lines.add(line)
+                except BaseException:
+                    process.terminate()
+                    raise
+        if process.returncode:
+            raise _failure(list(lines.last))
+        return result.read_text().strip()
+
+
+@contextmanager
+def _memory_files(plan: BuildPlan, values: Mapping[str, SecretValue]) -> Iterator[list[int]]:
+    """Files that are only in memory, with the contents of the plan's secrets."""
+    descriptors: list[int] = []
+    try:
+        for secret in plan.secrets:
+            descriptors.append(os.memfd_create("secret", os.MFD_CLOEXEC))
+            with os.fdopen(os.dup(descriptors[-1]), "wb") as file:
+                file.write(secret.content(values))
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _failure(last: list[str]) -> ModelFailed | HostError:
+    lines = "\n".join(f"  {line}" for line in last)
+    if any("no space left on device" in line.lower() for line in last):
+        return HostError(
+            f"the image cannot be built, for a disk is full; the last lines:\n{lines}",
+            hint="make room on the disk of the engine's images and of " + tempfile.gettempdir(),
+        )
+    return ModelFailed(
+        f"the image cannot be built; the last lines:\n{lines}",
+        hint="see system_packages, requirements and build_commands in config.yaml",
+    )
+
+
+def _scan(engine: Engine, image: str, plan: BuildPlan, given: BuildValues) -> Report | None:
+    """Search the image for all values that the build was given."""
+    wanted = {name: (value,) for name, value in given.values.items()}
+    if not ValueSearch(wanted).names:
+        return None
+    source = ImageSource.from_archive(engine.images.export(image))
+    report = scan_image(source, Wanted(wanted, given.allowed), target=f"the image of {plan.name}")
+    if report.found:
+        names = ", ".join(sorted({each.secret for each in report.found}))
+        raise CheckFailed(
+            f"the image of {plan.name} contains values of secrets: {names}",
+            problems=report.problems(),
+            hint="the image and the cache of this build were removed. Use the secret in a command without "
+            "writing it to a file, a name or the output of a tool that keeps it; `--allow NAME` accepts it",
+        )
+    if report.errors:
+        raise ImageUnreadable(
+            f"the image of {plan.name} could not be searched as a whole, and was removed:\n"
+            + "\n".join(report.errors)
+        )
+    return report
