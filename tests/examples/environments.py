@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,26 +63,40 @@ class FolderEnvironment:
         return note.read_text() if note.is_file() else f"{self.name} is not made; `make examples` makes it"
 
     def make(self) -> None:
-        """Serve the folder without its secret: the environment is made, and then `load` fails.
+        """Serve the folder without its secret until the model is ready or has failed.
 
         Raises:
-            Unavailable: with the end of what gusset printed.
+            Unavailable: there is no environment; with the end of what gusset printed.
         """
-        done = gusset("serve", str(self.folder), "--port", "0", "--allow-missing", "all")
         note = HOME / f"{self.name}.unavailable"
         note.unlink(missing_ok=True)
+        serve = ("serve", str(self.folder), "--port", "0", "--allow-missing", "all", "--output", "json")
+        with tempfile.TemporaryFile("w+") as errors:
+            options = {"stdout": subprocess.PIPE, "stderr": errors, "env": _environ(), "cwd": REPO}
+            with subprocess.Popen([*GUSSET, *serve], **options) as process:
+                assert process.stdout
+                process.stdout.readline()  # the address, or nothing when it ends
+                process.terminate()
+            errors.seek(0)
+            text = " ".join(errors.read().splitlines()[-4:])
         if not self.ready:
-            text = " ".join(done.stderr.splitlines()[-4:])
             note.write_text(f"no environment for {self.name}: {text}")
             raise Unavailable(text)
 
 
+GUSSET = [sys.executable, "-m", "gusset"]
+
+
 def gusset(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the checkout's gusset with the cache of the examples, and no way to the hub."""
-    own = {"GUSSET_CACHE": str(HOME), "GUSSET_HOME": str(HOME / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "gusset", *arguments]
+    """Run the checkout's gusset with the cache of the examples."""
+    return subprocess.run([*GUSSET, *arguments], capture_output=True, text=True, env=_environ(), cwd=REPO)
+
+
+def _environ() -> dict[str, str]:
+    """With a cache and a vault of the examples, and no way to the hub."""
     HOME.mkdir(exist_ok=True)
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | own, cwd=REPO)
+    own = {"GUSSET_CACHE": str(HOME), "GUSSET_HOME": str(HOME / "home"), "HF_HUB_OFFLINE": "1"}
+    return os.environ | own
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,8 @@ class PipEnvironment:
 
 CURRENT = FolderEnvironment("fill-mask", REPO / "examples" / "fill-mask")
 LEGACY = FolderEnvironment("fill-mask of 2023", REPO / "tests" / "examples" / "legacy")
+SEARCH = FolderEnvironment("search", REPO / "examples" / "search")
+NEIGHBOURS = FolderEnvironment("word-neighbours", REPO / "examples" / "word-neighbours")
 # Not an example: the third-party client that drives the manager's API.
 TRUSS = PipEnvironment(
     "truss",
@@ -198,7 +215,7 @@ def locked(path: Path) -> Iterator[None]:
 def main() -> int:
     """Make all that is missing; 1 when something is and this is CI."""
     status = 0
-    for environment in (CURRENT, LEGACY, TRUSS):
+    for environment in (CURRENT, LEGACY, SEARCH, NEIGHBOURS, TRUSS):
         if environment.ready:
             continue
         print(f"making the environment {environment.name} (once; takes a minute)", flush=True)
