@@ -125,7 +125,8 @@ class WeightsCache:
 
     def write_entry(self, source: str, entry: Mapping[str, object]) -> None:
         """Replace what the index has of the source."""
-        write_private_file(self._path("index", source), json.dumps(entry).encode())
+        with self.lock(f"entry {source}"):
+            write_private_file(self._path("index", source), json.dumps(entry).encode())
 
     def folder(self, files: Mapping[str, CachedFile]) -> Path:
         """A folder with these files, by their relative paths, which must be safe; see `is_safe_name`."""

@@ -28,15 +28,16 @@ def fetch_external_data(
     assert download.data_file is not None  # noqa: S101  # else it is no external data
     target = _target(download, data_dir, download.data_file)
     record = f"data file {target}"
-    if target.exists() and not _is_ours(target, cache.read_entry(record)):
-        _check_foreign(download, target, web)
-        return
-    file = web.fetch(download, None, progress)
-    if not target.exists() or cache.read_entry(record).get("sha256") != file.sha256:
-        _put(file, target)
-        status = target.stat()
-        entry = {"sha256": file.sha256, "size": status.st_size, "modified": status.st_mtime_ns}
-        cache.write_entry(record, entry)
+    with cache.lock(record):
+        if target.exists() and not _is_ours(target, cache.read_entry(record)):
+            _check_foreign(download, target, web)
+            return
+        file = web.fetch(download, None, progress)
+        if not target.exists() or cache.read_entry(record).get("sha256") != file.sha256:
+            _put(file, target)
+            status = target.stat()
+            entry = {"sha256": file.sha256, "size": status.st_size, "modified": status.st_mtime_ns}
+            cache.write_entry(record, entry)
 
 
 def _target(download: Download, data_dir: Path, name: str) -> Path:
