@@ -158,7 +158,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_removed(
     bucket.put("k/x.bin", ServerSideEncryption="aws:kms")
     monkeypatch.setattr(BucketClient, "_read", lambda self, each, start, end: bytes(end - start))
     value = json.dumps(LOGIN).encode()
-    with pytest.raises(Unreachable, match="does not have the content that the store said"):
+    with pytest.raises(Unreachable, match="does not have the hash that the store gave"):
         BucketClient(cache, entry("bucket/a"), value, Progress("", bar=False)).fetch()
     assert not any((cache.root / "partial").iterdir())
     assert BucketClient(cache, entry("bucket/k"), value, Progress("", bar=False)).fetch().is_dir()

@@ -48,7 +48,7 @@ def test_a_file_is_stored_once_by_its_content(client: WebClient, web: WebServer)
 
 
 def test_an_unchanged_file_is_not_downloaded_again(client: WebClient, web: WebServer) -> None:
-    """The server is asked by its ETag, and a changed file is downloaded."""
+    """The ETag is sent along, and a changed file is downloaded."""
     url = web.put("/a.bin", BODY)
     fetch(client, url)
     assert fetch(client, url).path.read_bytes() == BODY
@@ -56,6 +56,15 @@ def test_an_unchanged_file_is_not_downloaded_again(client: WebClient, web: WebSe
 
     web.put("/a.bin", b"new")
     assert fetch(client, url).path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("etag", ['"strong"', 'W/"weak"'])
+def test_every_form_of_etag_is_sent_along(client: WebClient, web: WebServer, etag: str) -> None:
+    """A weak one, too, proves that a file has not changed."""
+    url = web.put("/a.bin", BODY, etag=etag)
+    fetch(client, url)
+    fetch(client, url)
+    assert web.statuses == [200, 304]
 
 
 def test_without_an_etag_the_size_says_whether_a_file_has_changed(client: WebClient, web: WebServer) -> None:
@@ -245,7 +254,7 @@ def test_no_server_is_unreachable_unless_the_file_is_cached(client: WebClient, w
 
 
 def test_two_starts_share_one_download(cache: WeightsCache, web: WebServer) -> None:
-    """The second one waits for the first, and then asks the server only whether the file has changed."""
+    """The second one waits for the first, and then only checks whether the file has changed."""
     url = web.put("/a.bin", BODY, pause=0.05)
     clients = [WebClient(cache) for _ in range(3)]
     threads = [threading.Thread(target=fetch, args=(client, url)) for client in clients]

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,7 @@ class BucketClient:
         self._first_delay = first_delay
         self._store = store_of(download, value)
         self._fs: Any = None
+        self._stopped = threading.Event()  # a file has failed: the others are not completed
 
     def fetch(self) -> Path:
         """A folder with the files, without those that the patterns leave out.
@@ -79,7 +81,7 @@ class BucketClient:
         Raises:
             ConfigInvalid: there is no such bucket or folder, or no file is left.
             SecretsMissing, Denied: it needs a login, or another one.
-            Unreachable: the store does not respond, or its files are not as it said.
+            Unreachable: the store does not respond, or a file does not have the hash that it gave.
             HostError: the disk is full.
         """
         entry = (
@@ -122,7 +124,7 @@ class BucketClient:
         return objects
 
     def _find(self, root: str) -> dict[str, Mapping[str, Any]]:
-        """All files below `root`, or the one file that it is, each with what the store says of it."""
+        """All files below `root`, or the one file that it is, each with its attributes at the store."""
         fs = self._file_system()
         found = fs.find(root, detail=True)
         # adlfs gives a list for one file.
@@ -135,6 +137,7 @@ class BucketClient:
             try:
                 return {name: future.result() for name, future in fetched.items()}
             except BaseException:
+                self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -164,6 +167,8 @@ class BucketClient:
             validator.write_text(each.validator)
             self._progress.skip(present)
             while present < each.size:
+                if self._stopped.is_set():
+                    raise failures.unreachable(self._download, "another file failed")
                 end = min(present + _PIECE, each.size)
                 piece = self._repeat(lambda start=present, end=end: self._read(each, start, end))  # type: ignore[misc]
                 file.write(piece)
@@ -178,7 +183,7 @@ class BucketClient:
         return piece
 
     def _check(self, partial: Path, each: _Object) -> None:
-        """Check the content as far as the store says something of it. A wrong file is removed."""
+        """Check the content by the hash or ETag that the store gave. A wrong file is removed."""
         with partial.open("rb") as file:
             has_hash = each.md5 is not None and hashlib.file_digest(file, "md5").digest() == each.md5
         is_right = has_hash or each.md5 is None or self._is_encrypted(each)
@@ -188,7 +193,7 @@ class BucketClient:
         if not is_right:
             partial.unlink()
             raise failures.unreachable(
-                self._download, f"{each.path} does not have the content that the store said, or has changed"
+                self._download, f"{each.path} does not have the hash that the store gave, or has changed"
             )
 
     def _is_encrypted(self, each: _Object) -> bool:
@@ -286,7 +291,7 @@ def _has_file_as_folder(names: Mapping[str, object]) -> bool:
 
 
 def _object(path: str, info: Mapping[str, Any]) -> _Object:
-    """A file from what a file system of fsspec says of it."""
+    """A file from its attributes in a file system of fsspec."""
     etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
     changed = info.get("LastModified") or info.get("last_modified") or info.get("updated") or ""
     size = int(info.get("size") or 0)

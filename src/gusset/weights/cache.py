@@ -66,7 +66,7 @@ class WeightsCache:
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise HostError(
                 f"other accounts can write to the cache folder {root}",
-                hint=f"make it yours alone, as in: chmod 700 {root}; or set GUSSET_CACHE to another folder",
+                hint=f"make it private (chmod 700 {root}), or set GUSSET_CACHE to another folder",
             )
         return cls(root)
 
@@ -106,7 +106,7 @@ class WeightsCache:
         partial.chmod(0o444)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        if path.exists() and path.stat().st_size == partial.stat().st_size:
+        if path.exists() and hash_of(path) == sha256:
             partial.unlink()
         else:
             partial.replace(path)
@@ -159,7 +159,7 @@ class WeightsCache:
         return self.folder(files)
 
     def mount_record(self, location: str) -> Path:
-        """The file that says what the link at this path leads to."""
+        """The file with the target of the link at this path."""
         return self._path("mounts", location)
 
     def _path(self, folder: str, source: str) -> Path:
@@ -198,7 +198,7 @@ def hash_of(file: Path) -> str:
 
 
 def open_partial(path: Path) -> int:
-    """Open an incomplete download for reading and writing, as a file of this account alone."""
+    """Open an incomplete download for reading and writing, which only this account can read."""
     return os.open(path, os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
 
 

@@ -65,7 +65,7 @@ class FetchRequest:
     """What the process that fetches is to do.
 
     `values` are the secrets by name, those that exist. External data goes into
-    `data_dir`. `readable` says that its output goes to a terminal. With
+    `data_dir`. `readable`: its output goes to a terminal. With
     `plain_folders` no folder contains symbolic links, so that each can be mounted.
     """
 

@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from gusset.errors import GussetError
+from gusset.errors import GussetError, HostError
 from gusset.runtime.logs import log_to_stderr
 from gusset.runtime.process import die_with_pipe, harden
 from gusset.weights import failures
 from gusset.weights.buckets import BucketClient
-from gusset.weights.cache import WeightsCache, is_safe_name
+from gusset.weights.cache import WeightsCache, disk_error, is_safe_name
 from gusset.weights.download import Download, FetchRequest, SourceKind
 from gusset.weights.external_data import fetch_external_data
 from gusset.weights.hub import fetch_repository
@@ -98,6 +98,11 @@ def _report(pipe: int, event: Mapping[str, object]) -> None:
         line = line[os.write(pipe, line) :]
 
 
+def _report_failure(pipe: int, error: GussetError) -> None:
+    name = type(error).__name__
+    _report(pipe, {"event": "failed", "error": name, "message": error.message, "hint": error.hint})
+
+
 def main(arguments: list[str]) -> int:
     """Carry out a request.
 
@@ -120,13 +125,15 @@ def main(arguments: list[str]) -> int:
         _report(reports, {"event": "external_data"})
         folders = fetcher.fetch_folders()
     except GussetError as error:
-        name = type(error).__name__
-        _report(reports, {"event": "failed", "error": name, "message": error.message, "hint": error.hint})
+        _report_failure(reports, error)
+        return 1
+    except OSError as error:
+        _report_failure(reports, disk_error(error, request.cache))
         return 1
     except Exception as error:
         # The text may be that of a library, and contain a URL with a signature.
         text = _QUERY.sub("?...", f"{type(error).__name__}: {error}")
-        _report(reports, {"event": "failed", "error": "HostError", "message": text, "hint": None})
+        _report_failure(reports, HostError(text))
         return 1
     _report(reports, {"event": "done", "folders": {mount: str(path) for mount, path in folders.items()}})
     return 0

@@ -52,7 +52,7 @@ class FetchOptions:
 def fetch_environment(config: Mapping[str, str]) -> dict[str, str]:
     """The environment of the process.
 
-    Of the model's own variables it gets those that say where the hub's cache
+    Of the model's own variables it gets those that set where the hub's cache
     is, so that the model finds there what was downloaded.
     """
     own = {name: config[name] for name in _FROM_CONFIG if name in config}

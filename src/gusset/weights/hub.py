@@ -87,7 +87,7 @@ def _translate(error: BaseException, download: Download, *, had_secret: bool) ->
 
 
 class _Nowhere:
-    """A file for bars that are not shown."""
+    """A file that drops what the bars print."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -111,11 +111,11 @@ def _progress_class(progress: Progress) -> type[Any]:
             self._reported = 0
 
         def update(self, n: float | None = 1) -> bool | None:
-            shown: bool | None = super().update(n)
+            was_displayed: bool | None = super().update(n)
             if self._counts:
                 progress.expect(int(self.total) if self.total else None, present=self._reported)
                 progress.advance(int(n or 0))
                 self._reported += int(n or 0)
-            return shown
+            return was_displayed
 
     return Forwarded

@@ -71,7 +71,7 @@ class Mounts:
         self._locked.clear()
 
     def _lock(self, path: Path, folder: Path) -> bool:
-        """Lock the path: True for this process alone, False together with others that use it."""
+        """Lock the path: True for this process only, False if others use it, too."""
         descriptor = self._locked.get(str(path))
         if descriptor is None:
             flags = os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW

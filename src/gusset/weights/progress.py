@@ -13,7 +13,7 @@ log = logging.getLogger("gusset")
 
 _BAR_INTERVAL = 0.2  # seconds
 _LOG_INTERVAL = 15.0
-_SILENT = 1.0  # what takes less time is not shown
+_SILENT = 1.0  # shorter downloads show no progress
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -57,7 +57,7 @@ class Progress:
             log.info("%s", text)
 
     def finish(self) -> None:
-        """The download is complete; says so if anything was fetched."""
+        """The download is complete. Logs it if anything was fetched."""
         if self._bar and time.monotonic() - self._started > _SILENT:
             sys.stderr.write("\r\x1b[2K")
             sys.stderr.flush()

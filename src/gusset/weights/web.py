@@ -46,7 +46,7 @@ class _TryAgain(Exception):
 
 
 class _GaveUp(Exception):
-    """All attempts failed; the text says why the last one did."""
+    """All attempts failed; the text is the reason of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class WebClient:
         self._http.close()
 
     def size_of(self, download: Download) -> int | None:
-        """The size of the file at its source, None if the server does not say. Raises as `fetch` does."""
+        """The size of the file at its source, None if the server does not give it. Raises as `fetch` does."""
         attempt = _Attempt(self._http, self._cache, download, token=None, progress=None)
         try:
             return self._repeat(attempt, attempt.read_size)
@@ -86,7 +86,7 @@ class WebClient:
             raise failures.unreachable(download, str(error)) from None
 
     def fetch(self, download: Download, token: str | None, progress: Progress) -> CachedFile:
-        """The file at the URL; from the cache if the server says that it has not changed.
+        """The file at the URL; from the cache if the server confirms that it has not changed.
 
         A server that does not respond is no error if the file is in the cache.
 
@@ -179,7 +179,7 @@ class _Attempt:
         if size and validator:
             headers = {"Range": f"bytes={size}-", "If-Range": validator}
         elif self.known is not None and self.known.validator:
-            name = "If-None-Match" if self.known.validator.startswith('"') else "If-Modified-Since"
+            name = "If-None-Match" if '"' in self.known.validator else "If-Modified-Since"
             headers = {name: self.known.validator}
         with self._responses(headers) as (response, digest):
             if response.status_code == HTTPStatus.NOT_MODIFIED and self.known is not None:
@@ -197,7 +197,7 @@ class _Attempt:
         validator = _validator(response)
         known = self.known
         if known is not None and not known.validator and not validator and total == known.size:
-            return known  # nothing but the size says whether the file has changed
+            return known  # a change could be noticed by the size only
         self._check_space(length)
         if start == 0:
             self._drop_partial()
@@ -234,16 +234,16 @@ class _Attempt:
                     file.truncate(0)
                     raise HostError(
                         f"{self.download.location}: {self.download.label} fills the disk: "
-                        "the server does not say how long the file is",
+                        "the server does not give its length",
                         hint="make room, or name a file of known length",
                     )
         if length is not None and received != length:
-            raise _TryAgain(f"the server sent {received} bytes in place of {length}")
+            raise _TryAgain(f"the server sent {received} bytes instead of {length}")
 
     def _finish(self, total: int | None, digest: _Digest | None, validator: str | None) -> CachedFile:
         if total is not None and self.partial_size() != total:
             self._drop_partial()
-            raise _TryAgain("the file has another size than the server said")
+            raise _TryAgain("the file has another size than the server announced")
         if digest is not None:
             with self._partial.open("rb") as file:
                 actual = hashlib.file_digest(file, digest.algorithm).digest()

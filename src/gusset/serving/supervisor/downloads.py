@@ -32,7 +32,7 @@ class Downloads:
     ) -> None:
         """`secrets` has the values to log in with, and `masker` knows them.
 
-        Progress goes to `errors`, a file descriptor; `readable` says that it is a terminal.
+        Progress goes to `errors`, a file descriptor; `readable`: that is a terminal.
         """
         self._secrets = secrets
         self._masker = masker
