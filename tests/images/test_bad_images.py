@@ -181,6 +181,11 @@ def test_an_archive_with_both_kinds_of_index_has_one_image() -> None:
     assert only(report).image == "app:9"
 
 
+def test_a_layer_whose_first_file_has_a_bracket_in_its_name_is_a_layer() -> None:
+    """It begins like JSON."""
+    assert only(scan(OciImage().add(layer(("[id]/page.js", VALUE)), packing=""))).file == "[id]/page.js"
+
+
 def test_links_between_layers_are_followed() -> None:
     """Podman and old versions of Docker write the same layer once."""
     data = docker_archive(layer(("a", VALUE)))

@@ -100,6 +100,9 @@ CONTENTS: Mapping[str, Callable[[bytes], bytes]] = {
     "tar in gzip": lambda value: gzip.compress(layer(("inner", value))),
     "zip": lambda value: zipped("inner", value * 3),
     "zip written to a pipe": lambda value: zipped("inner", value * 3, streamed=True),
+    "zip after a line for an interpreter": lambda value: (
+        b"#!/usr/bin/env python3\n" + zipped("inner", value * 3)
+    ),
     "zip without compression": lambda value: zipped("inner", value, stored=True),
 }
 

@@ -96,7 +96,7 @@ class BlobScanner:
     def _scan_content(self, blob: Blob, raw: ByteReader, size: int, budget: Budget) -> None:
         head = raw.peek(BLOCK)
         self._hits_in(blob, blob.name.encode("utf-8", "surrogateescape"), "name in the archive")
-        if size <= MAX_DOCUMENT and head.lstrip()[:1] in (b"{", b"["):
+        if size <= MAX_DOCUMENT and head.lstrip()[:1] in (b"{", b"[") and not is_tar(head):
             blob.document = raw.read(size)
             self._hits_in(blob, blob.document, CONTENT)
             return
@@ -164,8 +164,8 @@ class BlobScanner:
         try:
             if compression := compression_of(head):
                 self._scan_compressed(blob, member, decompressed(content, compression, budget))
-            elif head.startswith(zip_reader.MAGIC):
-                self._scan_zip(blob, member, content, budget)
+            elif (start := zip_reader.start_in(head)) is not None:
+                self._scan_zip(blob, member, content, start, budget)
         except Damaged as error:
             if budget.is_spent:
                 raise Damaged(f"{error}, most of it in {self._hits.masked(member.path)}") from None
@@ -195,8 +195,12 @@ class BlobScanner:
             stream.mark_end()
             self._thread.submit(stream, None)
 
-    def _scan_zip(self, blob: Blob, member: Member, content: Iterator[bytes], budget: Budget) -> None:
-        for entry in zip_reader.entries(ByteReader(content), budget):
+    def _scan_zip(
+        self, blob: Blob, member: Member, content: Iterator[bytes], start: int, budget: Budget
+    ) -> None:
+        reader = ByteReader(content)
+        reader.skip(start)
+        for entry in zip_reader.entries(reader, budget):
             stream = self._stream(blob, Place(path=member.path, part=CONTENT, inside=entry.name))
             stream.mark_end()
             try:

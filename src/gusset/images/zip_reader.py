@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from gusset.images.byte_reader import ByteReader
 from gusset.images.compression import DEFLATE, Budget, Damaged, Decoder
 
-MAGIC = b"PK\x03\x04"
-
+_MAGIC = b"PK\x03\x04"
 _HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED, _SIZES_FOLLOW = 1, 8  # flags
 _STORED, _DEFLATED = 0, 8  # methods
-_NEXT = (MAGIC, b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06")
+_NEXT = (_MAGIC, b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06")
 _DESCRIPTOR_SIZES = (12, 16, 20, 24)
 _IN_ZIP64 = 0xFFFFFFFF
 _PIECE = 65_536  # bytes
@@ -31,13 +30,22 @@ class Entry:
     content: Iterator[bytes]
 
 
+def start_in(head: bytes) -> int | None:
+    """Where in a file that begins with `head` a zip archive begins; None if it is none.
+
+    A line that names an interpreter may come before, as in a Python application in a zip archive.
+    """
+    start = head.find(_MAGIC) if head.startswith(b"#!") else 0
+    return start if start >= 0 and head.startswith(_MAGIC, start) else None
+
+
 def entries(reader: ByteReader, budget: Budget) -> Iterator[Entry]:
     """The deflated entries, up to the central directory.
 
     Raises:
         Damaged: what follows cannot be read, or is encrypted, or compressed by another method.
     """
-    while reader.peek(4) == MAGIC:
+    while reader.peek(4) == _MAGIC:
         header = reader.read(_HEADER.size)
         if len(header) < _HEADER.size:
             raise Damaged("its zip archive is truncated")
