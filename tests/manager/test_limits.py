@@ -6,24 +6,33 @@ import contextlib
 import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.manager.conftest import Manager
+from tests.serving.test_callers import make_certificate, trusting
 
 
 @pytest.fixture
 def few_descriptors(manager: Manager) -> Manager:
     """A manager that can open 256 files, and so keeps 56 connections."""
     manager.stop()
+    with few_files():
+        manager.start()
+    return manager
+
+
+@contextlib.contextmanager
+def few_files() -> Iterator[None]:
+    """Processes that are started now can open 256 files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        manager.start()
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return manager
 
 
 @contextlib.contextmanager
@@ -58,6 +67,34 @@ def test_slow_connections_do_not_keep_others_out(few_descriptors: Manager, sent:
         with few_descriptors.client() as admin:
             assert admin.get("/v1/secrets").status_code == 200
             assert admin.post("/v1/secrets", json={"name": "a", "value": "value"}).status_code == 200
+
+
+def test_silent_tls_handshakes_do_not_keep_others_out(few_descriptors: Manager, tmp_path: Path) -> None:
+    """They count as connections from when they are accepted."""
+    chain, key = make_certificate(tmp_path, "manager")
+    few_descriptors.stop()
+    with few_files():
+        few_descriptors.start("--tls-certificate", str(chain), "--tls-key", str(key))
+    trusted = trusting(chain)
+    with connections(few_descriptors, 150, b""), connections(few_descriptors, 150, b"\x16\x03\x01"):
+        for path in ("/healthz", "/readyz", "/signin"):
+            assert httpx.get(f"{few_descriptors.address}{path}", verify=trusted).status_code == 200
+
+
+def test_streams_leave_connections_to_probes(few_descriptors: Manager) -> None:
+    """Of one address there may be three quarters of the connections. Beyond that it gets 503."""
+    with few_descriptors.client() as admin, contextlib.ExitStack() as stack:
+        token = admin.post("/v1/deployments", json={"name": "m", "secrets": []}).json()["token"]
+        head = f"GET /v1/deployment/changes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        statuses = []
+        for _ in range(60):
+            client = socket.create_connection(("127.0.0.1", few_descriptors.port), timeout=20)
+            stack.enter_context(client).sendall(head.encode())
+            statuses.append(client.recv(65_536).split(b" ")[1])
+        assert statuses == [b"200"] * 42 + [b"503"] * 18
+        for path in ("/healthz", "/readyz"):
+            assert httpx.get(f"{few_descriptors.address}{path}").status_code == 200
+        assert httpx.get(f"{few_descriptors.address}/signin").status_code == 503
 
 
 def test_a_body_is_not_read_before_the_key_is_checked(manager: Manager) -> None:

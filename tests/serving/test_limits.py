@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -17,11 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect as connect_websocket
 
 from tests.conftest import Cli
-from tests.serving.conftest import PATIENCE, eventually
+from tests.serving.conftest import eventually
+from tests.serving.crowd import FILES, HEAD, ORDINARY, CrowdedServer, read_response
 from tests.serving.test_callers import make_certificate, trusting
 
 MODEL = """
@@ -51,82 +49,19 @@ class Model:
         async for text in websocket.iter_text():
             await websocket.send_text(text)
 """
-FILES = 256
-CLIENTS = 150
 OF_ONE = 42
 WEBSOCKETS_OF_ONE = 28
-PROBES = ("/", "/v1/models/model")
-HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
-ORDINARY = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"  # not a probe
+WEBSOCKET = (
+    b"GET /v1/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1Ng==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
-
-
-class Served:
-    """A served model and the clients that crowd it."""
-
-    def __init__(self, address: str, context: ssl.SSLContext | None, errors: Path) -> None:
-        self.address = address
-        self.port = int(address.rpartition(":")[2])
-        self.context = context
-        self._errors = errors
-
-    @property
-    def printed(self) -> str:
-        return self._errors.read_text()
-
-    def connect(self, host: str = "127.0.0.1", *, handshake: bool = True) -> socket.socket:
-        """A connection from the address `host` of this machine."""
-        sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE, source_address=(host, 0))
-        if self.context is None or not handshake:
-            return sock
-        return self.context.wrap_socket(sock, server_hostname="127.0.0.1")
-
-    def request(self, data: bytes, host: str = "127.0.0.1") -> bytes:
-        """The response to a request on a connection of its own."""
-        with self.connect(host) as client:
-            client.sendall(data)
-            return read_response(client)
-
-    def check_serves(self, host: str = "127.0.0.1") -> None:
-        """Probes and ordinary requests of a client at `host` get their responses."""
-        self.check_probes(host)
-        response = self.request(ORDINARY, host)
-        assert response.startswith(b"HTTP/1.1 200 "), response
-
-    def check_probes(self, host: str = "127.0.0.1") -> None:
-        for path in PROBES:
-            response = self.request(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode(), host)
-            assert response.startswith(b"HTTP/1.1 200 "), response
-
-    @contextlib.contextmanager
-    def crowd(self, sent: bytes, *, handshake: bool = True) -> Iterator[list[socket.socket]]:
-        """More connections than the server keeps, which each send the beginning of something."""
-        with contextlib.ExitStack() as stack:
-            clients = []
-            for _ in range(CLIENTS):
-                client = stack.enter_context(self.connect(handshake=handshake))
-                with contextlib.suppress(OSError):  # it was closed at once
-                    client.sendall(sent)
-                clients.append(client)
-            yield clients
-
-
-def read_response(client: socket.socket) -> bytes:
-    """A response with a content length; what there is if the server closes before."""
-    data = b""
-    while part := client.recv(65_536):
-        data += part
-        head, end, body = data.partition(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        if end and len(body) >= int(length or 0):
-            break
-    return data
 
 
 @contextlib.contextmanager
 def serving(
     gusset: Cli, folder: Path, *options: str, tls: bool = False, model: str = MODEL
-) -> Iterator[Served]:
+) -> Iterator[CrowdedServer]:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "model.py").write_text(model)
     (folder / "config.yaml").write_text("model_name: m\nruntime:\n  predict_concurrency: 1000\n")
@@ -150,14 +85,14 @@ def serving(
         try:
             line = process.stdout.readline()
             assert b"address" in line, (line, errors.read_text())
-            yield Served(json.loads(line)["address"], context, errors)
+            yield CrowdedServer(json.loads(line)["address"], context, errors)
         finally:
             process.terminate()
             process.wait()
 
 
 @pytest.fixture(params=[False, True], ids=["http", "https"])
-def served(request: pytest.FixtureRequest, gusset: Cli, tmp_path: Path) -> Iterator[Served]:
+def served(request: pytest.FixtureRequest, gusset: Cli, tmp_path: Path) -> Iterator[CrowdedServer]:
     with serving(gusset, tmp_path / "m", tls=request.param) as served:
         yield served
 
@@ -167,7 +102,7 @@ def served(request: pytest.FixtureRequest, gusset: Cli, tmp_path: Path) -> Itera
     [b"", HEAD + b"\r\n", HEAD + b"X-Slow: ", POST % (1000, b"")],
     ids=["silent", "idle", "slow heads", "slow bodies"],
 )
-def test_slow_connections_do_not_keep_others_out(served: Served, sent: bytes) -> None:
+def test_slow_connections_do_not_keep_others_out(served: CrowdedServer, sent: bytes) -> None:
     """The oldest make room; clients at the same address and at others are served."""
     with served.crowd(sent):
         for host in ("127.0.0.1", "127.0.0.2"):
@@ -194,40 +129,32 @@ def test_websockets_are_limited_and_others_are_served(gusset: Cli, tmp_path: Pat
     ):
 
         def open_websocket(host: str) -> bool:
-            try:
-                websocket = stack.enter_context(
-                    connect_websocket(
-                        served.address.replace("http", "ws", 1) + "/v1/websocket",
-                        ssl=served.context,
-                        source_address=(host, 0),
-                        proxy=None,
-                    )
-                )
-            except InvalidStatus as refused:
-                assert refused.response.status_code == 503 and refused.response.headers["retry-after"] == "1"
-                return False
-            opened.append(websocket)
-            return True
+            client = stack.enter_context(served.connect(host))
+            client.sendall(WEBSOCKET)
+            response = read_response(client)
+            if response.startswith(b"HTTP/1.1 101 "):
+                opened.append(client)
+                return True
+            assert response.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in response
+            return False
 
-        opened: list[object] = []
-        assert [open_websocket("127.0.0.1") for _ in range(WEBSOCKETS_OF_ONE + 5)].count(
-            True
-        ) == WEBSOCKETS_OF_ONE
-        assert [open_websocket("127.0.0.2") for _ in range(WEBSOCKETS_OF_ONE)].count(
-            True
-        ) == OF_ONE - WEBSOCKETS_OF_ONE
+        opened: list[socket.socket] = []
+        of_one = [open_websocket("127.0.0.1") for _ in range(WEBSOCKETS_OF_ONE + 5)]
+        assert of_one.count(True) == WEBSOCKETS_OF_ONE
+        others = [open_websocket("127.0.0.2") for _ in range(WEBSOCKETS_OF_ONE)]
+        assert others.count(True) == OF_ONE - WEBSOCKETS_OF_ONE
         assert not open_websocket("127.0.0.3")
         with served.crowd(b""):
             for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
                 served.check_serves(host)
-        for websocket in opened:
-            websocket.send("still open")
-            assert websocket.recv(PATIENCE) == "still open"
+        for client in opened:
+            client.sendall(b"\x81\x81\0\0\0\0x")
+            assert client.recv(3) == b"\x81\x01x"
         opened[0].close()
         eventually(lambda: open_websocket("127.0.0.3"), "a websocket that was closed makes room")
 
 
-def test_requests_in_flight_leave_connections_to_probes_and_to_other_addresses(served: Served) -> None:
+def test_requests_in_flight_leave_connections_to_probes_and_to_other_addresses(served: CrowdedServer) -> None:
     """One address has three quarters of them. Beyond that it gets 503, but its probes pass."""
     with contextlib.ExitStack() as stack:
 
@@ -273,24 +200,24 @@ def test_idle_connections_make_room_when_a_model_opens_too_many_files(
                 served.request(POST % (6, b'"open"'))
 
         def serves() -> bool:
-            try:
-                served.check_serves()
-            except (OSError, AssertionError):
-                return False
-            return True
+            """Whether four clients at the same time get their responses."""
+            with contextlib.suppress(OSError), contextlib.ExitStack() as clients:
+                opened = [clients.enter_context(served.connect()) for _ in range(4)]
+                for client in opened:
+                    client.sendall(ORDINARY)
+                return all(read_response(client).startswith(b"HTTP/1.1 200 ") for client in opened)
+            return False
 
-        eventually(serves, "idle connections have made room")
-        for _ in range(20):
-            served.check_serves()
+        eventually(lambda: all(serves() for _ in range(20)), "idle connections have made room")
 
 
 @pytest.mark.parametrize("sent", [HEAD + b"X: %b\r\n\r\n" % (b"x" * 66_000), HEAD + b"X: x\r\n" * 11_000])
-def test_a_head_that_is_too_large_gets_431(served: Served, sent: bytes) -> None:
+def test_a_head_that_is_too_large_gets_431(served: CrowdedServer, sent: bytes) -> None:
     assert served.request(sent).startswith(b"HTTP/1.1 431 ")
     served.check_serves()
 
 
-def test_a_body_that_is_too_large_gets_413_before_it_is_sent(served: Served) -> None:
+def test_a_body_that_is_too_large_gets_413_before_it_is_sent(served: CrowdedServer) -> None:
     assert served.request(POST % (100 * 1024 * 1024 + 1, b"")).startswith(b"HTTP/1.1 413 ")
     served.check_serves()
 

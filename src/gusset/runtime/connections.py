@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import enum
 import heapq
-import os
 import resource
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from gusset.runtime.limits import HasPeer, address_of
@@ -19,9 +19,11 @@ from gusset.runtime.limits import HasPeer, address_of
 SWEEP_SECONDS = 0.5  # between two checks of all deadlines
 _EVICTED_SHARE = 50  # of so many connections, one is closed at a time to make room
 _FOR_PROBES = 16  # connections that may still send probes when requests in flight have taken all others
-_FREE_DESCRIPTORS = 32  # when fewer are left to the process, connections make room
-_CHECKED_SHARE = 8  # of so many connections, one is checked whether it leaves that many
-_NEVER = 2**31  # no file descriptor is that large
+_SPARE_FILES = 32  # that the process can still open; beyond that, new connections replace others
+_LEAST_FILES = 8  # with fewer, connections are closed at once
+_LEAST = 16  # connections that may be open in any case
+_MANY = 1_000_000
+_OPEN_FILES = Path("/proc/self/fd")
 
 
 class Connection(HasPeer, Protocol):
@@ -62,7 +64,9 @@ class OpenConnections:
     def __init__(self, most: int, *, on_sweep: Callable[[], object] = lambda: None) -> None:
         """`most` connections may be open. `on_sweep` is called before each check of the deadlines."""
         self._most = most
-        self._most_of_one = most * 3 // 4
+        self._share = max(1, most // _EVICTED_SHARE)
+        self._room = most  # the number that may be open now
+        self._room_of_one = most * 3 // 4
         self._most_upgraded = most * 3 // 4
         self._most_upgraded_of_one = most // 2
         self._on_sweep = on_sweep
@@ -70,7 +74,6 @@ class OpenConnections:
         self._counts: dict[str, int] = {}  # of each address, without those for probes
         self._for_probes: dict[Connection, None] = {}  # the oldest first
         self._upgraded: set[Connection] = set()
-        self._last_descriptor = _last_descriptor()
         self._closing = False
         self._empty = asyncio.Event()
 
@@ -85,11 +88,9 @@ class OpenConnections:
 
         When there are too many, others are closed first: see `_evict`.
         """
-        if len(self._open) % _CHECKED_SHARE == 0:
-            self._free_descriptors(connection.fileno())
         address = address_of(connection)
         of_one = self._counts.get(address, 0)
-        if of_one >= self._most_of_one or len(self._open) - len(self._for_probes) >= self._most:
+        if of_one >= self._room_of_one or len(self._open) - len(self._for_probes) >= self._room:
             admission = self._replace_others(address)
         else:
             admission = Admission.EVERYTHING
@@ -136,14 +137,14 @@ class OpenConnections:
 
         Returns whether there were any.
         """
-        return self._evict(self._open, _FREE_DESCRIPTORS)
+        return self._evict(self._open, self._share)
 
     def _replace_others(self, address: str) -> Admission:
         """Make room for a connection of `address` when it, or all together, have as many as they may."""
         others = [each for each in self._open if each not in self._for_probes]
-        if self._counts.get(address, 0) >= self._most_of_one:
+        if self._counts.get(address, 0) >= self._room_of_one:
             others = [each for each in others if self._open[each] == address]
-        if self._evict(others, max(1, self._most // _EVICTED_SHARE)):
+        if self._evict(others, self._share):
             return Admission.EVERYTHING
         if len(self._for_probes) < _FOR_PROBES or self._evict(self._for_probes, 1):
             return Admission.PROBES
@@ -184,24 +185,17 @@ class OpenConnections:
         now = loop.time()
         for connection in self:
             connection.expire(now)
-        self._keep_descriptors_free()
+        self._fit_files()
         if self._open or not self._closing:
             loop.call_later(SWEEP_SECONDS, self.start_sweeping)
 
-    def _keep_descriptors_free(self) -> None:
-        """Make room if the process can hardly open files, whoever has opened so many."""
-        try:
-            descriptor = os.open(os.devnull, os.O_RDONLY)
-        except OSError:
-            self.make_room()
-        else:
-            os.close(descriptor)
-            self._free_descriptors(descriptor)
-
-    def _free_descriptors(self, newest: int) -> None:
-        """Make room if too few are free: all below `newest` are in use, since the system gives the lowest."""
-        if newest >= self._last_descriptor:
-            self._evict(self._open, newest - self._last_descriptor + 1)
+    def _fit_files(self) -> None:
+        """Let no more be open than leave the process files to open, whoever has opened the others."""
+        free = _free_files()
+        self._room = min(self._most, max(_LEAST, len(self._open) + free - _SPARE_FILES))
+        self._room_of_one = self._room * 3 // 4
+        if free < _LEAST_FILES:
+            self._evict(self._open, _LEAST_FILES - free)
 
     def close(self) -> None:
         """Expect no more connections."""
@@ -235,10 +229,18 @@ class OpenConnections:
 def most_connections() -> int:
     """How many clients may be connected at a time, so that the process itself can still open files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1_000_000 if soft == resource.RLIM_INFINITY else max(soft - 200, 50)
+    return _MANY if soft == resource.RLIM_INFINITY else max(soft - 200, 50)
 
 
-def _last_descriptor() -> int:
-    """A connection with this file descriptor, or a higher one, leaves the process too few."""
+def _free_files() -> int:
+    """How many files the process can still open; many where the system does not say how many are open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _NEVER if soft == resource.RLIM_INFINITY else soft - _FREE_DESCRIPTORS
+    if soft == resource.RLIM_INFINITY:
+        return _MANY
+    try:
+        # Linux before 6.2 gives a size of 0.
+        return soft - (_OPEN_FILES.stat().st_size or sum(1 for _ in _OPEN_FILES.iterdir()))
+    except FileNotFoundError:
+        return _MANY
+    except OSError:  # not even the folder could be opened
+        return 0
