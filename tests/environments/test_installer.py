@@ -197,6 +197,8 @@ def test_without_a_network_the_error_says_so(make: Making) -> None:
         ("Failed to download and build `x`\n cause: Git operation failed\n cannot find remote ref v9", 3),
         ("Git operation failed\n fatal: unable to access 'https://h/': Could not resolve host: h", 8),
         ("Git operation failed\n cause: Git executable not found. Ensure that Git is installed", 11),
+        ("Failed to download and build `x`\n cause: Failed to parse: pyproject.toml", 9),
+        ("The wheel filename `x.whl` is invalid: Must have a version", 3),
         ("something else", 11),
     ],
 )

@@ -287,6 +287,13 @@ def test_a_private_index_gets_its_login_from_a_secret(
     index.requests.clear()
 
 
+def test_predict_shows_what_is_wrong_with_the_requirements(gusset: Cli, folder: Path, index: Index) -> None:
+    """The folder is served in another process, whose problems are printed with their lines."""
+    write(folder, index, "alpha==9")
+    done = gusset("predict", str(folder), "-d", "{}", status=3)
+    assert "config.yaml:3:3: error: requirements[1]: No solution found" in done.stderr.decode()
+
+
 def test_system_packages_that_are_missing_are_named(gusset: Cli, folder: Path, index: Index) -> None:
     """With the one command that installs them."""
     write(folder, index, more="system_packages:\n- no-such-package-1\n- no-such-package-2=1.0\n")

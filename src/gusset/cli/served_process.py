@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
+from gusset.cli.output import Output
+from gusset.errors import Problem
 from gusset.printable import printable_lines
 
 
@@ -46,12 +49,19 @@ def serving(
             process.terminate()
 
 
+def _problem(data: dict[str, Any]) -> Problem:
+    """A problem from what `problem_data` makes of it."""
+    fields = {name: value for name, value in data.items() if name != "severity"}
+    return Problem(**fields, warning=data["severity"] == "warning")
+
+
 def _address(process: subprocess.Popen[bytes]) -> str:
     """The address that the server prints on standard output when it is ready."""
     assert process.stdout  # noqa: S101  # a pipe, see above
     result = json.loads(process.stdout.readline() or b"{}")
     if "address" in result:
         return str(result["address"])
+    Output().problems(_problem(each) for each in result.get("problems", ()))
     if "message" in result:
         hint = f"\n  {result['hint']}" if result.get("hint") else ""
         click.echo(printable_lines(f"error: {result['message']}{hint}"), err=True)

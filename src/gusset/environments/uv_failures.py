@@ -73,14 +73,20 @@ _CAUSES = (  # the first that fits counts
         ConfigInvalid,
         "the requirements cannot be met",
         "change the requirement",
-        r"No solution found|Hash mismatch|not found at|Git operation failed|404 Not Found|"
-        r"Failed to parse|is invalid|must have their versions pinned|HTTP status client error",
+        r"No solution found|Hash mismatch|not found at|Git operation failed|HTTP status client error|"
+        r"must have their versions pinned",
     ),
     _cause(
         ModelFailed,
         "a package does not build",
         "install what its build needs (a compiler, headers), or name a version that has a wheel",
         r"Failed to (download and )?build|build backend returned|Failed to prepare",
+    ),
+    _cause(
+        ConfigInvalid,
+        "a requirement cannot be used",
+        "change the requirement",
+        r"Failed to parse|is invalid|not supported",
     ),
 )
 _UNKNOWN = _cause(HostError, "uv failed", "run it again; its message is above", r"")
