@@ -83,7 +83,7 @@ def test_options_say_where_packages_are_found() -> None:
         "--no-binary :all:",
         "--only-binary=x,y",
         "--pre",
-        "--trusted-host h.test",
+        "--trusted-host h.test --pre",
         "--prefer-binary",
     )
 

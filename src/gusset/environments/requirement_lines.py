@@ -139,6 +139,7 @@ _WITHOUT_EFFECT = (
     "--no-build-isolation",
 )
 _OPTION = re.compile(r"(?P<name>--[a-z0-9-]+|-[a-z])(?:\s*=\s*|\s*)(?P<value>.*)", re.DOTALL)
+_NEXT_OPTION = re.compile(r"\s+(?=--?[a-z])")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _PER_REQUIREMENT = re.compile(r"\s(--[a-z].*)$", re.DOTALL)
 _HASH = re.compile(r"--hash(?:=|\s+)(sha(?:256|384|512)|md5|sha1|sha224):[0-9A-Fa-f]+")
@@ -183,6 +184,12 @@ class _Reader:
         if not text.startswith("-"):
             self._add(text, line.origin, is_constraint=is_constraint)
             return
+        for option in _NEXT_OPTION.split(text):
+            self._read_option(option, line, file, including, is_constraint=is_constraint)
+
+    def _read_option(
+        self, text: str, line: Line, file: Path, including: Sequence[Path], *, is_constraint: bool
+    ) -> None:
         found = _OPTION.fullmatch(text)
         name, value = (found["name"], _unquoted(found["value"])) if found else (text, "")
         if name in _INCLUDES:
