@@ -70,6 +70,18 @@ def test_a_file_of_the_users_own_is_kept_if_it_has_the_size(data: Data, web: Web
     assert file.read_bytes() == b"mine"
 
 
+def test_a_file_that_the_model_changed_is_kept(data: Data, web: WebServer, cache: WeightsCache) -> None:
+    """The cache does not hand out the changed content, although both are one file on disk."""
+    url = web.put("/x", BODY)
+    file = data.fetch(url)
+    file.chmod(0o644)
+    with file.open("ab") as opened:
+        opened.write(b"a row more")
+    data.fetch(url)
+    assert file.read_bytes() == BODY + b"a row more"
+    assert data.fetch(url, "weights/y.bin").read_bytes() == BODY
+
+
 def test_a_file_of_the_users_own_is_used_without_a_network(data: Data) -> None:
     """Nothing says that it is wrong."""
     file = data.folder / "weights" / "x.bin"

@@ -209,6 +209,20 @@ def test_a_token_stays_at_its_own_origin(client: WebClient, web: WebServer) -> N
     assert [each.authorized for each in web.seen] == [True, False]
 
 
+def test_https_does_not_lead_to_http(client: WebClient, cache: WeightsCache) -> None:
+    """The file could be replaced on its way, and the URL be read."""
+    requested = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        requested.append(str(request.url))
+        return httpx.Response(302, headers={"Location": "http://h.test/plain"})
+
+    client._http = httpx.Client(transport=httpx.MockTransport(respond))
+    with pytest.raises(Unreachable, match="redirects from https to another scheme"):
+        fetch(client, "https://h.test/a.bin", TOKEN)
+    assert requested == ["https://h.test/a.bin"]
+
+
 def test_redirects_end(client: WebClient, web: WebServer) -> None:
     """A circle of redirects is an error."""
     with pytest.raises(Unreachable, match="redirects too often"):

@@ -18,7 +18,8 @@ def fetch_external_data(
     """Download a file into the data folder.
 
     A file that is there already, and that gusset did not put there, is kept
-    if it has the size of the file at the source.
+    if it has the size of the file at the source. So is one that was changed
+    since gusset put it there.
 
     Raises:
         ConfigInvalid: there is no such file at the source, or the path leads out of the data folder.
@@ -29,15 +30,19 @@ def fetch_external_data(
     target = _target(download, data_dir, download.data_file)
     record = f"data file {target}"
     with cache.lock(record):
-        if target.exists() and not _is_ours(target, cache.read_entry(record)):
-            _check_foreign(download, target, web)
+        known = cache.read_entry(record)
+        if target.exists() and not _is_ours(target, known):
+            if known.get("source") == download.address:
+                log.warning("%s was changed after its download; it is used as it is.", target)
+            else:
+                _check_foreign(download, target, web)
             return
         file = web.fetch(download, None, progress)
-        if not target.exists() or cache.read_entry(record).get("sha256") != file.sha256:
+        if not target.exists() or known.get("sha256") != file.sha256:
             _put(file, target)
             status = target.stat()
             entry = {"sha256": file.sha256, "size": status.st_size, "modified": status.st_mtime_ns}
-            cache.write_entry(record, entry)
+            cache.write_entry(record, entry | {"source": download.address})
 
 
 def _target(download: Download, data_dir: Path, name: str) -> Path:
