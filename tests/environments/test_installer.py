@@ -186,6 +186,36 @@ def test_without_a_network_the_error_says_so(make: Making) -> None:
     assert outcome_of(error.value).exit == 8
 
 
+def test_without_an_index_gussets_own_packages_are_used(make: Making, tmp_path: Path) -> None:
+    """What the worker needs is copied from gusset's Python, native code too, with all that it depends on."""
+    wheel(tmp_path / "links", "alpha")
+    make.environ["UV_DEFAULT_INDEX"] = "http://127.0.0.1:9/simple"
+    make.worker, make.truss = ("orjson", "httpx>=0.1"), ("pydantic", "no-such-package")
+
+    site = make("--no-index", "--find-links ./links", "alpha")
+
+    code = "import alpha, orjson, httpx, pydantic; print(orjson.dumps(pydantic.TypeAdapter(int).validate_python('1')))"
+    python = str(make.folder / "environment" / "bin" / "python")
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "b'1'\n"
+    assert not list(site.glob("no_such*"))
+    make.worker = ("no-such-package",)
+    with pytest.raises(GussetError, match="does not respond"):
+        make("--no-index", "--find-links ./links", "alpha")
+
+
+def test_without_the_machines_index_the_models_own_is_used(
+    make: Making, private_index: Index, tmp_path: Path
+) -> None:
+    """A mirror that only the model names has what the worker needs as well."""
+    private_index.add(wheel(tmp_path, "alpha"))
+    private_index.add(wheel(tmp_path, "needed"))
+    make.environ["UV_DEFAULT_INDEX"] = "http://127.0.0.1:9/simple"
+    make.worker = ("needed",)
+
+    assert names(make(f"--index-url {private_index.url}", "alpha")) == {"alpha", "needed"}
+
+
 @pytest.mark.parametrize(
     ("message", "status"),
     [

@@ -54,6 +54,11 @@ class Distribution:
             except InvalidRequirement:
                 continue  # of an old package; pip leaves it out as well
 
+    @property
+    def tags(self) -> list[str]:
+        """The platforms of the wheel that it was installed from, as in "py3-none-any"."""
+        return self._fields("Tag", "WHEEL")
+
     @cached_property
     def direct_url(self) -> Mapping[str, Any]:
         """The content of direct_url.json: where it was installed from, if not from an index."""
@@ -63,8 +68,8 @@ class Distribution:
             return {}
         return data if isinstance(data, dict) else {}
 
-    def _fields(self, name: str) -> list[str]:
-        for file in ("METADATA", "PKG-INFO"):
+    def _fields(self, name: str, *files: str) -> list[str]:
+        for file in files or ("METADATA", "PKG-INFO"):
             try:
                 text = (self.metadata / file).read_text(encoding="utf-8", errors="replace")
             except OSError:
