@@ -14,12 +14,15 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
+from gusset.runtime.tls import ServerTls, TlsFiles
 from tests.serving.conftest import PATIENCE, ModelProject, RunningServer, eventually
+from tests.serving.test_callers import make_certificate, trusting
 
 ECHO = """
     class Model:
@@ -366,6 +369,36 @@ def test_draining_aborts_what_takes_too_long() -> None:
         return b"drained"
 
     assert asyncio.run(run()) == b"drained"
+
+
+def test_draining_waits_a_moment_for_tls_handshakes(tmp_path: Path) -> None:
+    """A client that continues gets its response; a silent one does not delay the end."""
+    chain, key = make_certificate(tmp_path, "server")
+
+    async def run() -> bytes:
+        server = HttpServer(lambda exchange: exchange.respond(200, b"served"))
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        address = listener.getsockname()
+        await server.start(listener, tls=ServerTls.open(TlsFiles(chain, key)))
+        _, silent = await asyncio.open_connection(*address)
+        reader, writer = await asyncio.open_connection(*address)
+        while len(server.connections) < 2:
+            await asyncio.sleep(0.01)
+        draining = asyncio.create_task(server.drain())
+        await asyncio.sleep(0)
+        await writer.start_tls(trusting(chain), server_hostname="127.0.0.1")
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        response = await reader.read()
+        await asyncio.wait_for(draining, PATIENCE)
+        for each in (silent, writer):
+            each.close()
+            with contextlib.suppress(OSError):
+                await each.wait_closed()
+        return response
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run()).endswith(b"served")
 
 
 def test_a_slow_head_gets_408() -> None:

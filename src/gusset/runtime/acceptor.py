@@ -91,7 +91,6 @@ class Acceptor:
                 log.error("A connection cannot be accepted: %s", error.strerror)  # noqa: TRY400
                 self._pause(_NO_ROOM_PAUSE)
             return
-        sock.setblocking(False)
         self._open(sock, address)
         if self._shared:
             self._pause(_SHARED_PAUSE)
