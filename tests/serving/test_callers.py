@@ -236,6 +236,31 @@ def test_callers_in_the_config_and_on_the_command_line_add_up(
         assert served.predict().status_code == 401
 
 
+def test_reload_follows_changed_callers(gusset: Cli, folder: Path, secrets: Path) -> None:
+    """From one caller to another, to none, and to one again; a caller that is also a secret changes nothing."""
+    (secrets / "batch").write_bytes(OTHER)
+    (secrets / "token").write_bytes(b"model-" + OTHER)
+    config = folder / "config.yaml"
+    config.write_text("secrets: {token: null}\nmodel_metadata: {gusset: {callers: [app]}}\n")
+    with serving(gusset, folder, secrets, "--reload") as served:
+
+        def statuses() -> list[int]:
+            return [served.predict(key).status_code for key in (None, KEY, OTHER)]
+
+        assert statuses() == [401, 200, 401]
+        config.write_text("secrets: {token: null}\nmodel_metadata: {gusset: {callers: [batch]}}\n")
+        eventually(lambda: statuses() == [401, 401, 200], "the other caller")
+        replace_file(secrets / "batch", KEY)
+        eventually(lambda: statuses() == [401, 200, 401], "the new key of the other caller")
+        config.write_text("secrets: {batch: null}\nmodel_metadata: {gusset: {callers: [batch]}}\n")
+        eventually(lambda: "The change is not served" in served.printed, "the refusal")
+        assert statuses() == [401, 200, 401]
+        config.write_text("secrets: {token: null}\n")
+        eventually(lambda: statuses() == [200, 200, 200], "everyone")
+        config.write_text("secrets: {token: null}\nmodel_metadata: {gusset: {callers: [app, batch]}}\n")
+        eventually(lambda: statuses() == [401, 200, 401], "callers again")
+
+
 def test_a_key_is_demanded_while_no_worker_accepts(gusset: Cli, folder: Path, secrets: Path) -> None:
     """The supervisor responds meanwhile: probes as ever, everything else needs a key."""
     code = (
