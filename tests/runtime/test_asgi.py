@@ -28,8 +28,30 @@ async def close(_: Request) -> Response:
     return Response("bye", headers={"connection": "close"})
 
 
+async def odd(request: Request) -> Response:
+    """Responses whose end is where the head does not say."""
+    what = request.path_params["what"]
+    if what.startswith("stream"):
+        length = "9" if what == "stream-too-short" else "2"
+        return StreamingResponse(iter([b"he", b"llo"]), headers={"content-length": length})
+    statuses = {"no-content": 204, "not-modified": 304, "interim": 199}
+    headers = {
+        "too-long": {"content-length": "2"},
+        "too-short": {"content-length": "9"},
+        "chunked": {"transfer-encoding": "chunked"},
+        "upgrade": {"upgrade": "h2c", "connection": "upgrade"},
+        "bad-name": {"a b": "1"},
+        "bad-value": {"a": "b\0"},
+    }.get(what, {})
+    response = Response("hello", statuses.get(what, 200), headers)
+    if what == "two-lengths":
+        response.raw_headers += [(b"content-length", b"7")]
+    return response
+
+
 APP = Starlette(
     routes=[
+        Route("/odd/{what}", odd),
         Route("/echo/{name}", echo, methods=["GET", "POST"]),
         Route("/stream", stream),
         Route("/close", close),
@@ -43,9 +65,18 @@ async def serve_one(request: bytes) -> bytes:
 
     def handle(exchange: Exchange) -> None:
         send = AsgiSender(exchange, ((b"x-extra", b"yes"),))
-        task = asyncio.get_running_loop().create_task(run_asgi(APP, exchange, make_scope(exchange), send))
+        task = asyncio.get_running_loop().create_task(respond(exchange, send))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+
+    async def respond(exchange: Exchange, send: AsgiSender) -> None:
+        try:
+            await run_asgi(APP, exchange, make_scope(exchange), send)
+        except (ValueError, RuntimeError):
+            if send.has_begun:
+                exchange.cut()
+            else:
+                exchange.respond(500, b"")
 
     server = HttpServer(handle)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -71,6 +102,42 @@ def test_an_application_gets_the_body_and_the_decoded_path() -> None:
         b"POST /echo/%C3%A9 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
     )
     assert body.decode() == '["POST","/echo/é","hi"]' and b"x-extra: yes" in head
+
+
+FOLLOWED = b"GET /odd/%s HTTP/1.1\r\nHost: x\r\n\r\nGET /close HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "body"),
+    [
+        (b"too-long", b"200", b"hello"),
+        (b"too-short", b"200", b"hello"),
+        (b"chunked", b"200", b"hello"),
+        (b"upgrade", b"200", b"hello"),
+        (b"no-content", b"204", b""),
+        (b"not-modified", b"304", b""),
+        (b"interim", b"500", b""),
+        (b"bad-name", b"500", b""),
+        (b"bad-value", b"500", b""),
+        (b"two-lengths", b"500", b""),
+    ],
+)
+def test_an_application_cannot_confuse_where_its_response_ends(
+    what: bytes, status: bytes, body: bytes
+) -> None:
+    """Not by a wrong length, other framing, or a body that there cannot be: another client may get the rest."""
+    response = asyncio.run(serve_one(FOLLOWED % what))
+    head, _, rest = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert head.count(b"content-length") <= 1 and b"transfer-encoding" not in head and b"upgrade" not in head
+    assert rest.startswith(body + b"HTTP/1.1 200 ") and rest.endswith(b"bye")
+
+
+@pytest.mark.parametrize(("what", "sent"), [(b"stream-too-long", b"he"), (b"stream-too-short", b"hello")])
+def test_a_stream_of_another_length_than_declared_ends_the_connection(what: bytes, sent: bytes) -> None:
+    """Nothing beyond the declared length is sent, and no other response follows."""
+    response = asyncio.run(serve_one(FOLLOWED % what))
+    assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b"\r\n\r\n" + sent)
 
 
 def test_a_stream_is_sent_in_chunks() -> None:

@@ -166,6 +166,19 @@ def test_probes_are_open_and_everything_else_needs_a_key(gusset: Cli, folder: Pa
         assert served.request("/sync/predict", KEY, method="POST", content=b"{}") == 200
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+def test_a_probe_with_a_body_needs_a_key(gusset: Cli, folder: Path, secrets: Path, framing: bytes) -> None:
+    """Strangers cannot have bodies read, of up to 100 MB."""
+    with serving(gusset, folder, secrets, "--callers", "app") as served:
+        import socket
+
+        port = int(served.address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+            client.sendall(b"GET /ping HTTP/1.1\r\nHost: a.localhost\r\n" + framing + b"\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 401 ")
+        assert served.response("/ping", content=b"").status_code == 200
+
+
 def test_a_stream_needs_a_key(gusset: Cli, folder: Path, secrets: Path) -> None:
     (folder / "model" / "model.py").write_text(STREAM)
     with serving(gusset, folder, secrets, "--callers", "app") as served:

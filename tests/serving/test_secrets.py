@@ -386,6 +386,27 @@ def test_a_value_in_a_header_is_masked_in_its_encoding(serve: ModelProject) -> N
     assert response.headers["x-reason"] == "it is ***"
 
 
+def test_the_headers_of_an_error_cannot_change_its_framing(serve: ModelProject) -> None:
+    """A model that passes on another server's headers; the connection serves the next request."""
+    served = serve(
+        """
+        from starlette.exceptions import HTTPException
+        class Model:
+            def predict(self, status):
+                raise HTTPException(status, "detail", headers={
+                    "Content-Length": "3", "Transfer-Encoding": "chunked", "Connection": "close",
+                    "Content-Type": "text/html", "Retry-After": "7"})
+        """
+    ).ready()
+    with httpx.Client() as client:
+        for status in (429, 204, 304, 429):
+            response = client.post(f"{served.address}/predict", json=status)
+            assert response.status_code == status
+            assert response.headers["retry-after"] == "7"
+        assert response.json() == {"error": "detail"}
+        assert client.post(f"{served.address}/predict", json=102).status_code == 500
+
+
 @pytest.mark.parametrize("way", ["name", "response name", "cookie name"])
 def test_a_value_in_the_name_of_a_header_or_cookie_is_masked(serve: ModelProject, way: str) -> None:
     """Also in lower case, to which libraries change the names of headers."""

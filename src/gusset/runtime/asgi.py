@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
+from gusset.runtime.responses import checked_headers
 
 Message = MutableMapping[str, Any]
 AsgiApp = Callable[
@@ -82,6 +83,8 @@ class AsgiSender:
         self._on_complete = on_complete
         self._start: Message | None = None
         self._frames = False
+        self._is_bodiless = False
+        self._left: int | None = None  # bytes until the declared length
         self._drained = asyncio.Event()
         self.status = 0  # 0 until the application has given one
         self.has_begun = False
@@ -107,9 +110,12 @@ class AsgiSender:
             if not body and more:
                 return  # the head waits for the first byte
             self._begin(body, more=more)
-        elif body and self._exchange.method != b"HEAD":
+        elif body and not self._is_bodiless:
+            self._count(body)
             self._exchange.write(chunk(body) if self._frames else body)
         if not more:
+            if self._left:
+                raise RuntimeError("the response is shorter than its content-length")
             self.is_complete = True
             self._exchange.end(LAST_CHUNK if self._frames else b"")
             self._on_complete()
@@ -117,21 +123,42 @@ class AsgiSender:
     def _begin(self, body: bytes, *, more: bool) -> None:
         if self._start is None:
             raise RuntimeError("a response's body came before its head")
-        headers = list(self._start.get("headers", ()))
-        has_length = any(name.lower() == b"content-length" for name, _ in headers)
-        bodiless = self.status in (204, 304)
-        if not (more or has_length or bodiless):
-            headers.append((b"content-length", b"%d" % len(body)))
-            has_length = True
-        is_head = self._exchange.method == b"HEAD"
-        self._frames = not (has_length or bodiless or is_head or self._exchange.is_old)
+        if self.status < 200:
+            raise ValueError(f"{self.status} is not the status of a complete response")
+        given = list(self._start.get("headers", ()))
         ours = {name for name, _ in self._extra}
-        headers = [header for header in headers if header[0].lower() not in ours]
-        if any(b"\r" in part or b"\n" in part for header in headers for part in header):
-            raise ValueError("a response's header cannot have line breaks")
-        if (b"connection", b"close") in headers:
-            headers.remove((b"connection", b"close"))  # the connection adds it
+        headers = [header for header in checked_headers(given) if header[0].lower() not in ours]
+        headers, length = _without_length(headers)
+        is_head = self._exchange.method == b"HEAD"
+        self._is_bodiless = is_head or self.status in (204, 304)
+        if self.status == 204:
+            length = None
+        elif not more and self.status != 304 and not (is_head and length is not None):
+            length = len(body)  # whatever the application has declared
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
+        if (b"connection", b"close") in given:
             self._exchange.keep_alive = False
-        first = b"" if is_head else chunk(body) if self._frames and body else body
+        self._frames = length is None and not self._is_bodiless and not self._exchange.is_old
+        self._left = None if self._is_bodiless else length
+        self._count(body)
+        first = b"" if self._is_bodiless else chunk(body) if self._frames and body else body
         self.has_begun = True
         self._exchange.start(self.status, (*headers, *self._extra), first)
+
+    def _count(self, body: bytes) -> None:
+        """Refuse what is longer than the declared length: the rest would be read as the next response."""
+        if self._left is not None:
+            self._left -= len(body)
+            if self._left < 0:
+                raise RuntimeError("the response is longer than its content-length")
+
+
+def _without_length(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], int | None]:
+    """The headers without the content-length, and that."""
+    values = {value for name, value in headers if name.lower() == b"content-length"}
+    if not values:
+        return headers, None
+    if len(values) > 1 or not (value := values.pop()).isdigit():
+        raise ValueError("the content-length of a response is not one number")
+    return [header for header in headers if header[0].lower() != b"content-length"], int(value)

@@ -76,7 +76,11 @@ class CallerAuth:
 
     def gate(self, exchange: Exchange) -> Response | None:
         """The gate of a model's `HttpServer` (see `RequestRules`). The model does not get the key."""
-        if exchange.path in OPEN_PATHS and is_open(exchange.method, exchange.path):
+        if (
+            exchange.path in OPEN_PATHS
+            and is_open(exchange.method, exchange.path)
+            and not _has_body(exchange)
+        ):
             return None
         refused = self.check(exchange.fields.pop(AUTHORIZATION, None))
         if refused is None:
@@ -91,6 +95,11 @@ class CallerAuth:
 def is_open(method: bytes, path: bytes) -> bool:
     """Whether everyone may send this request, if it has no body and asks for no other protocol."""
     return path in OPEN_PATHS and method in (b"GET", b"HEAD")
+
+
+def _has_body(exchange: Exchange) -> bool:
+    fields = exchange.fields
+    return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
 
 
 def digests_of(names: Iterable[str], values: Mapping[str, SecretValue]) -> CallerDigests:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -13,6 +14,14 @@ NOT_READY = "Model with name model is not ready."
 ALL_IN_USE = "All connections are in use. Try again later."
 TOO_MANY_WEBSOCKETS = "Too many websockets are open. Try again later."
 RETRY = (b"retry-after", b"1")
+
+_OF_CONNECTION = frozenset(
+    (
+        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer"),
+        *(b"transfer-encoding", b"upgrade"),
+    )
+)
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[^\x00\r\n]*")
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
@@ -30,6 +39,19 @@ class Response:
 def status_line(status: int) -> bytes:
     """The first line of a response; also for a status that has no name."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def checked_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers that an application chose, without those of the connection, which the server sets.
+
+    Raises:
+        ValueError: one would end the head too early, or is no header.
+    """
+    headers = list(headers)
+    for name, value in headers:
+        if _FIELD.fullmatch(b"%b:%b" % (name, value)) is None:
+            raise ValueError("a response's header is invalid")
+    return [header for header in headers if header[0].lower() not in _OF_CONNECTION]
 
 
 def error_body(text: str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gusset.runtime.logs import model_traceback
-from gusset.runtime.responses import ERROR_OF_MODEL, Response, error_body, error_headers
+from gusset.runtime.responses import ERROR_OF_MODEL, Response, checked_headers, error_body, error_headers
 from gusset.serving.inference.json_codec import NotSerializable, render
 from gusset.serving.inference.model_threads import WrappedError
 from gusset.serving.inference.response_masking import ResponseMasker
@@ -23,6 +23,7 @@ MODEL_ERROR = "Internal Server Error (in model/chainlet)."
 MSGPACK = b"application/octet-stream"
 
 ERROR_OF_SERVER = error_headers(500)
+_OF_BODY = frozenset((b"content-length", b"content-type"))  # that of an error is gusset's
 
 
 def success_response(result: Any, masker: ResponseMasker, *, uses_msgpack: bool) -> Response:
@@ -65,13 +66,12 @@ def error_response(error: BaseException, folder: Path, masker: ResponseMasker) -
 
 
 def _http_exception_response(error: starlette.exceptions.HTTPException, masker: ResponseMasker) -> Response:
-    headers = tuple(
+    given = [
         (name.lower().encode("latin-1"), str(value).encode("latin-1"))
         for name, value in (error.headers or {}).items()
-    )
-    if any(b"\r" in part or b"\n" in part for header in headers for part in header):
-        raise ValueError("a header must not contain line breaks")
-    if not 100 < error.status_code < 1000:
-        raise ValueError(f"{error.status_code} is no HTTP status")
-    body = render({"error": masker.strings(error.detail)})
+    ]
+    if not 200 <= error.status_code < 1000:
+        raise ValueError(f"{error.status_code} is not the status of a complete response")
+    headers = [header for header in checked_headers(given) if header[0] not in _OF_BODY]
+    body = b"" if error.status_code in (204, 304) else render({"error": masker.strings(error.detail)})
     return masker.response(Response(error.status_code, body, headers=(*ERROR_OF_MODEL, *headers)))
