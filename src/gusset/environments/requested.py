@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
@@ -128,11 +128,10 @@ class _ConfigReader:
 
     def login_files(self) -> Iterable[LoginFile]:
         for name, path in self.package.config.build.secret_to_path_mapping.items():
-            file = PurePosixPath(path).name
-            if file in LOGIN_FILES or file == "_netrc":
-                kind = ".netrc" if file == "_netrc" else file
-                origin = self.origin(("build", "secret_to_path_mapping", name))
-                yield LoginFile(secret=name, kind=kind, origin=origin)
+            origin = self.origin(("build", "secret_to_path_mapping", name))
+            for kind in LOGIN_FILES:
+                if path.endswith(kind):
+                    yield LoginFile(secret=name, kind=kind, origin=origin)
 
 
 _OTHER_TOOLS = ("poetry.lock", "environment.yml", "environment.yaml", "Pipfile", "Pipfile.lock", "pdm.lock")
