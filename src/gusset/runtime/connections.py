@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import enum
 import heapq
+import os
 import resource
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -57,8 +58,10 @@ class Admission(enum.Enum):
 class OpenConnections:
     """The open connections of one server: limits their number, checks their deadlines, drains them.
 
-    One address may have three quarters of them. Websockets may be three quarters
-    of all, and those of one address half of all, so that requests find room.
+    A connection counts from when it is accepted until its socket closes, also
+    during a TLS handshake and as a websocket. One address may have three quarters
+    of all. Websockets may be three quarters, and those of one address half, so
+    that requests find room.
     """
 
     def __init__(self, most: int, *, on_sweep: Callable[[], object] = lambda: None) -> None:
@@ -219,6 +222,14 @@ class OpenConnections:
         """Close all connections at once."""
         for connection in self:
             connection.abort()
+
+    def release_in_child(self) -> None:
+        """In a forked child process: keep no connection open that the parent closes."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for connection in self:
+            if (descriptor := connection.fileno()) >= 0:
+                os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
 
     async def _until_empty(self) -> None:
         while self._open:

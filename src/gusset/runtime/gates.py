@@ -13,9 +13,9 @@ Gate = Callable[[Exchange], Response | None]
 
 
 def all_gates(*gates: Gate | None) -> Gate | None:
-    """A gate that lets pass what all of these do, in this order. None stands for no gate.
+    """A gate that passes a request through these in order; the first refusal counts. None is skipped.
 
-    A refusal has the headers that an earlier gate gave the request's response,
+    A refusal also has the headers that earlier gates have added to the response,
     such as those that let a web page read it.
     """
     left = [gate for gate in gates if gate is not None]

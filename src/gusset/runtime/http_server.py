@@ -8,7 +8,6 @@ loop's thread.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,14 +117,6 @@ class HttpServer:
         self.stop_accepting()
         self._state.closing = True
         await self.connections.drain(seconds)
-
-    def release_in_child(self) -> None:
-        """In a forked child process: keep no connection open that the parent closes."""
-        null = os.open(os.devnull, os.O_RDWR)
-        for connection in self.connections:
-            if (descriptor := connection.fileno()) >= 0:
-                os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
 
     def _on_sweep(self) -> None:
         if self._tls is not None:

@@ -46,7 +46,7 @@ class RequestRules:
         return replace(response, headers=(*response.headers, RETRY))
 
 
-# Bytes of the first request of a connection that are not counted: about what the connection itself takes.
+# Bytes of a request that are not counted, unless it waits for others: about what the connection itself takes.
 _UNCOUNTED = 4 * 1024
 _OBJECTS = 2 * 1024  # bytes that a request takes beside its head and body, at least
 _FRAMING_RATIO = 8  # bytes of framing for each byte of content; chunks of one byte need six

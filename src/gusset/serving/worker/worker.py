@@ -166,7 +166,7 @@ class Worker:
             takes_over=api.takes_over,
             observe=metrics.observe,
         )
-        os.register_at_fork(after_in_child=server.release_in_child)
+        os.register_at_fork(after_in_child=server.connections.release_in_child)
         watch_loop(self._loop, folder)
         self._report_hits()
         self._report(Ready())
