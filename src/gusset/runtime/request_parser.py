@@ -193,8 +193,9 @@ class RequestParser:
             exchange.is_old = parser.get_http_version() == "1.0"
         self._exchange = exchange
         self._body_began = self._loop.time()
-        if self.refusal is None and self.rules.gate is not None:
-            self._set_refusal(self.rules.gate(exchange))
+        gate = self.rules.gate
+        if self.refusal is None and gate is not None and (refusal := gate(exchange)) is not None:
+            self._set_refusal(refusal)
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
             skips = self.rules.skips_body
@@ -301,9 +302,9 @@ class RequestParser:
         if self.refusal is None:
             self._set_refusal(self.rules.render_refusal(self._exchange, status, text))
 
-    def _set_refusal(self, refusal: Response | None) -> None:
+    def _set_refusal(self, refusal: Response) -> None:
         self.refusal = refusal
-        self.is_head_refused = refusal is not None and self._parser.get_method() == b"HEAD"
+        self.is_head_refused = self._parser.get_method() == b"HEAD"
 
 
 def _take_target(exchange: Exchange, url: bytes) -> None:
