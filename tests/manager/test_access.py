@@ -213,12 +213,18 @@ def test_other_teams_things_look_like_unknown_ones(manager: Manager, admin: http
 
 
 def test_the_key_of_a_disabled_person_is_refused(manager: Manager, admin: httpx.Client) -> None:
+    """So are the tokens that were made with it. The record of the act names all of them."""
     key = manager.member()
     person = next(p for p in admin.get("/v1/people").json()["people"] if p["email"] == "mem@example.com")
     with manager.client(key) as member:
         assert member.get("/v1/secrets").status_code == 200
+        made = member.post("/v1/deployments", json={"name": "theirs", "secrets": ["x"]}).json()
         admin.patch(f"/v1/people/{person['id']}", json={"disabled": True})
         assert member.get("/v1/secrets").status_code == 401
+    with manager.client(made["token"]) as deployment:
+        assert deployment.get("/v1/deployment").status_code == 401
+    [record] = records(admin, action="person.disable")
+    assert made["prefix"] in record["details"]["keys"]
 
 
 def test_the_last_administrator_cannot_be_demoted_or_disabled(admin: httpx.Client) -> None:

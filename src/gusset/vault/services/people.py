@@ -111,7 +111,7 @@ class People:
         return self._change(user_id, actor, "person.role", details={"role": role}, role=role)
 
     def disable(self, user_id: str, *, actor: str) -> Person:
-        """End a person's sessions, revoke their keys, and refuse them from now on.
+        """End a person's sessions, revoke their keys and what these made, and refuse them from now on.
 
         Raises:
             Conflict: no administrator would be left.
@@ -123,17 +123,18 @@ class People:
         return self._change(user_id, actor, "person.enable", details={}, disabled_at=None)
 
     def _change(
-        self, user_id: str, actor: str, action: str, *, details: dict[str, str], **values: str | None
+        self, user_id: str, actor: str, action: str, *, details: dict[str, Any], **values: str | None
     ) -> Person:
         def write(connection: Connection) -> WriteResult[Person]:
             email = get_person(connection, user_id).email
+            revoked: list[str] = []
             connection.execute(update(users).where(_u.id == user_id).values(**values))
             new_access_generation(connection)
             _require_admin(connection)
             if values.get("disabled_at"):
                 connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
-                revoke_keys(connection, self._now(), access_keys.c.user_id == user_id)
-            event = AuditEvent(actor, action, email, details=details)
+                revoked = revoke_keys(connection, self._now(), access_keys.c.user_id == user_id)
+            event = AuditEvent(actor, action, email, details=details | ({"keys": revoked} if revoked else {}))
             return WriteResult(get_person(connection, user_id), [event])
 
         return self._writer.run(AuditEvent(actor, action, user_id), write)
