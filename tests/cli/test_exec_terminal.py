@@ -31,6 +31,9 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             termios.tcsetwinsize(0, (30, 97))
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP):
+                signal.signal(number, signal.SIG_DFL)  # the tests may run in the background
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
             os.execve(argv[0], argv, environ)
         eventually(lambda: termios.tcgetwinsize(self.fd) == (30, 97), "the process has started")
         self.settings = termios.tcgetattr(self.fd)
@@ -397,6 +400,8 @@ def test_only_what_is_a_terminal_is_one_for_the_command(
     eventually(lambda: said.exists() and said.read_text() == f"isatty {ends}\n", "what it has")
     if "true" in ends.split()[1:]:
         shell.until(b"err ***")
+    else:
+        eventually(lambda: b"err ***" in file.read_bytes(), "the output in the file")
     assert not shell.is_raw
     shell.type(INT)
     shell.until(b"ready>")
