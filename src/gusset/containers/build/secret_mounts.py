@@ -156,7 +156,7 @@ def _is_usable(name: str, path: str, report: ProblemCollector) -> bool:
         )
         return False
     if not _PATH.fullmatch(path) or ".." in PurePosixPath(path).parts:
-        hint = "write an absolute path without spaces and commas, as in /root/.netrc"
+        hint = "write an absolute path without spaces and commas, as in /app/.netrc"
         report.add((*_KEY, name), "a build cannot mount a secret at this path", hint)
         return False
     return True
