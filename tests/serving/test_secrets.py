@@ -536,6 +536,43 @@ def test_results_are_masked_if_that_was_chosen(serve: ModelProject) -> None:
     assert msgpack.unpackb(packed.content) == {"k": ["***"], "***": 1}
 
 
+def test_strings_within_objects_are_masked_in_msgpack_if_that_was_chosen(serve: ModelProject) -> None:
+    """With --mask-responses: in pydantic's models, numpy's arrays and other kinds of bytes."""
+    serve.secret("token", b"hf_Q7vR2mXc9TzL4bKp")
+    code = """
+        import numpy
+        from pydantic import BaseModel
+        class Inner(BaseModel):
+            text: str
+        class Outer(BaseModel):
+            inner: Inner
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, way):
+                v = str(self.secrets["token"])
+                array = numpy.array([["it is " + v], ["none"]])
+                return {
+                    "model": Outer(inner=Inner(text=v)), "bytes": [bytearray(v.encode()), memoryview(v.encode())],
+                    "text": array, "scalar": array[0][0], "array": numpy.array([v.encode()]),
+                    "empty": numpy.array([], "U4"), "numbers": numpy.arange(3),
+                }
+        """
+    served = serve(code, mask_responses=True).ready()
+    packed = httpx.post(
+        served.address + "/predict",
+        content=msgpack.packb(1),
+        headers={"content-type": "application/octet-stream"},
+    ).content
+    assert not any("Q7vR2mXc9TzL".encode(encoding) in packed for encoding in ("utf-8", "utf-32-le"))
+    unpacked = msgpack.unpackb(packed)
+    assert unpacked["model"] == {"inner": {"text": "***"}}
+    assert unpacked["bytes"] == [b"***", b"***"]
+    assert unpacked["text"][b"data"].decode("utf-32-le").rstrip("\0") == "it is ***none"
+    assert unpacked["text"][b"shape"] == [2, 1]
+    assert unpacked["numbers"][b"shape"] == [3]
+
+
 def test_redirects_and_the_fields_of_event_streams_are_masked_if_that_was_chosen(serve: ModelProject) -> None:
     """With --mask-responses: the names of fields, too."""
     serve.secret("token", b"hf_Q7vR2mXc9TzL4bKp")

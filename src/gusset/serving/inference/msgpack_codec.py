@@ -39,8 +39,10 @@ def unpack(body: bytes) -> Any:
         raise InvalidMsgpack(str(error) or type(error).__name__) from None
 
 
-def pack(result: Any) -> bytes:
+def pack(result: Any, mask: Callable[[Any], Any] = lambda value: value) -> bytes:
     """A result as msgpack; bytes are sent as they are.
+
+    `mask` is applied to what a part of the result becomes whose strings cannot be seen from outside.
 
     Raises:
         NotSerializable: a part of it has no msgpack form.
@@ -48,7 +50,7 @@ def pack(result: Any) -> bytes:
     if isinstance(result, bytes):
         return result
     try:
-        packed: bytes = msgpack.packb(result, default=_encode)
+        packed: bytes = msgpack.packb(result, default=lambda value: _encode(value, mask))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, NotSerializable):
             raise
@@ -58,11 +60,11 @@ def pack(result: Any) -> bytes:
     return packed
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, mask: Callable[[Any], Any]) -> Any:
     if type(value).__module__ == "numpy" or _is_array(value):
-        return _encode_numpy(value)
+        return _encode_numpy(_masked_array(value, mask) if value.dtype.kind in "SU" else value)
     if pydantic_models.is_model(value):
-        return pydantic_models.dump(value)
+        return mask(pydantic_models.dump(value))
     if isinstance(value, complex):
         return {b"complex": True, b"data": repr(value)}
     if isinstance(value, datetime.datetime):
@@ -83,6 +85,17 @@ def _encode(value: Any) -> Any:
 def _is_array(value: Any) -> bool:
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _masked_array(value: Any, mask: Callable[[Any], Any]) -> Any:
+    """An array or a scalar of numpy's strings, masked."""
+    import numpy
+
+    strings = value.tolist()
+    if (masked := mask(strings)) == strings:
+        return value
+    array = numpy.array(masked, dtype=value.dtype.kind)
+    return array if _is_array(value) else array[()]
 
 
 def _encode_numpy(value: Any) -> Any:

@@ -33,8 +33,8 @@ class ResponseMasker:
         """A value with all strings in its dicts, lists and tuples masked, before they are escaped."""
         if isinstance(value, str):
             return self.text(value)
-        if isinstance(value, bytes):
-            return self.body(value)
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self.body(bytes(value))
         if isinstance(value, dict):
             return {self.strings(key): self.strings(item) for key, item in value.items()}
         if isinstance(value, list):

@@ -34,7 +34,8 @@ def success_response(result: Any, masker: ResponseMasker, *, uses_msgpack: bool)
         if uses_msgpack:
             from gusset.serving.inference.msgpack_codec import pack
 
-            return Response(200, pack(result), MSGPACK)
+            packed = pack(result, masker.strings) if masker.results else pack(result)
+            return Response(200, packed, MSGPACK)
         body = render(result)
         return Response(200, masker.body(body) if masker.results else body)
     except NotSerializable as error:
