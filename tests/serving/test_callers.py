@@ -429,8 +429,15 @@ def test_websockets_over_tls(gusset: Cli, folder: Path, secrets: Path) -> None:
     chain, key = make_certificate(folder.parent, "first")
     with serving(gusset, folder, secrets, "--tls-certificate", str(chain), "--tls-key", str(key)) as served:
         url = served.address.replace("https", "wss") + "/v1/websocket"
-        with connect(url, ssl=trusting(chain)) as websocket:
-            assert "host" in json.loads(websocket.recv())
+        for _ in range(3):  # about one in 200 handshakes of this client over TLS never ends, with any server
+            try:
+                websocket = connect(url, ssl=trusting(chain), open_timeout=20)
+            except TimeoutError:
+                continue
+            with websocket:
+                assert "host" in json.loads(websocket.recv())
+            return
+    pytest.fail("three handshakes did not end")
 
 
 def test_a_new_certificate_is_used_without_a_restart(gusset: Cli, folder: Path, secrets: Path) -> None:
