@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gusset.containers.build.secret_mounts import BuildSecretNames
     from gusset.containers.engine.engine import Engine
     from gusset.containers.engine.registry import Credentials, RegistryLogin
+    from gusset.containers.reaper import Reaper
     from gusset.images.report import Report
     from gusset.package.config import Package
 
@@ -82,8 +83,8 @@ def build(
     with ExitStack() as stack:
         values, credentials = _read_values(app, job, secrets_dir, manager)
         stack.enter_context(_ending_on_sigterm())
-        engine = stack.enter_context(_engine(app))
-        built = _build(app, engine, job, values, credentials, allowed)
+        engine, reaper = stack.enter_context(_engine(app))
+        built = _build(app, engine, reaper, job, values=values, credentials=credentials, allowed=allowed)
         name = _name(app, engine, built, tag, job)
         if push:
             engine.images.push(name, app.output.note, credentials)
@@ -238,7 +239,8 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _engine(app: App) -> Iterator[Engine]:
+def _engine(app: App) -> Iterator[tuple[Engine, Reaper]]:
+    """The engine, and the process that removes what is left if gusset is killed."""
     from gusset.containers.engine.engine import Engine
     from gusset.containers.engine.run_id import run_id
     from gusset.containers.reaper import Reaper
@@ -248,14 +250,16 @@ def _engine(app: App) -> Iterator[Engine]:
         stack.callback(reaper.close)
         engine = Engine.find(app.settings.docker_host, reaper.notify)
         stack.callback(engine.close)
-        yield engine
+        yield engine, reaper
         reaper.notify("done")
 
 
 def _build(
     app: App,
     engine: Engine,
+    reaper: Reaper,
     job: _Job,
+    *,
     values: dict[str, SecretValue],
     credentials: Credentials | None,
     allowed: Sequence[str],
@@ -281,6 +285,7 @@ def _build(
         job.plan(base.user),
         given,
         masker=masker,
+        notify=reaper.notify,
         on_line=lambda line: click.echo(line, err=True) if is_shown else None,
     )
 
@@ -331,7 +336,7 @@ def _write_context(app: App, job: _Job, folder: Path) -> None:
         raise UsageError(f"the folder {folder} is not empty", hint="name a new one")
     user = ""
     if job.package.is_image:
-        with _engine(app) as engine:
+        with _engine(app) as (engine, _):
             user = engine.images.get(job.recipe.base, app.output.note).user
     plan = job.plan(user)
     folder.mkdir(parents=True, exist_ok=True)

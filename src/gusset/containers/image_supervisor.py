@@ -120,7 +120,7 @@ def serve_image(
         given = BuildValues()
         if deployment.build_secrets.secrets:
             given = BuildValues(values=deployment.build_secrets.read(source), key=load_key(cache))
-        image = _prepare_image(engine, deployment, credentials, given, intake.masker)
+        image = _prepare_image(engine, deployment, credentials, given, intake.masker, reaper.notify)
         options = ContainerOptions(
             user=_find_user(deployment, engine, image),
             outputs=(output_fd, sys.stderr.fileno()),
@@ -173,6 +173,7 @@ def _prepare_image(
     credentials: Credentials | None,
     given: BuildValues,
     masker: Masker,
+    notify: Callable[[str, str], object],
 ) -> Image:
     """The deployment's image, pulled if necessary; with a recipe, the image that is built from it."""
     masker.learn(credentials.parts if credentials else ())
@@ -183,7 +184,7 @@ def _prepare_image(
     if deployment.recipe.is_empty:
         return image
     log.info("Building the image of %s.", deployment.folder)
-    built = build(engine, deployment.recipe.plan(image.user), given, masker=masker)
+    built = build(engine, deployment.recipe.plan(image.user), given, masker=masker, notify=notify)
     engine.images.tag(built.id, local_name(deployment.folder))
     return engine.images.get(built.id, log.info)
 

@@ -4,15 +4,19 @@ Reads lines from standard input, whose other end only the process of that run ho
 
 - `engine ADDRESS`: the engine at which the run has its containers and volumes.
 - `service ADDRESS`: the same, by a service that the run starts and the reaper has to end.
+- `build PID`: the process of a build, which leads a group.
+- `image ID`: an intermediate image of a build that is not finished.
+- `built`: the build is finished or removed.
 - `done`: nothing is left to remove.
 
 At the end of the input it removes everything that carries the run id, unless it
-has read `done`.
+has read `done`, ends the build and removes its images.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -27,19 +31,31 @@ log = logging.getLogger("gusset")
 _TRIES = 10  # the engine may be busy, or may itself be restarting
 _PAUSE = 1.0  # seconds between them
 _CLOSE_SECONDS = 20.0
+_BUILD_PAUSE = 0.1  # seconds between looks at a build that ends
+_BUILD_CHECKS = 50
 
 
 def main(run_id: str) -> None:
     """Read standard input to its end, then clean up."""
     address, is_service, is_done = "", False, False
+    build, images = 0, list[str]()
     for line in sys.stdin:
         kind, _, argument = line.rstrip("\n").partition(" ")
         if kind in ("engine", "service"):
             address, is_service = argument, kind == "service"
+        elif kind == "build":
+            build = int(argument)
+        elif kind == "image":
+            images.append(argument)
+        elif kind == "built":
+            build, images = 0, []
         elif kind == "done":
             is_done = True
     if not is_done:
         _remove(address, run_id)
+    if build:
+        end_group(build)
+        _remove_images(address, images)
     if is_service:
         end_service(address)
 
@@ -58,6 +74,29 @@ def _remove(address: str, run_id: str) -> None:
         if times_empty == 2:
             break
         time.sleep(_PAUSE)
+
+
+def _remove_images(address: str, images: list[str]) -> None:
+    """Remove the images of a build, the last one first; those that others use stay."""
+    from gusset.containers.engine import leftovers
+
+    left: list[str] | None = None
+    for _ in range(_TRIES if images else 0):
+        with suppress(Exception):  # no caller is waiting for an error any more
+            before, left = left, leftovers.remove_images(address, images)
+            if not left or left == before:
+                return
+        time.sleep(_PAUSE)
+
+
+def end_group(leader: int) -> None:
+    """End the processes of a build, as Ctrl-C at a terminal does: the engine's command cleans up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(leader, number)
+            for _ in range(_BUILD_CHECKS):
+                time.sleep(_BUILD_PAUSE)
+                os.killpg(leader, 0)
 
 
 class Reaper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,10 +14,11 @@ _PASSES = 10  # a record of the cache is removed only after those that depend on
 
 
 class BuildCache:
-    """Follows one build, from before its start."""
+    """Follows one build, from before its start. `on_image` gets the ids of Podman's intermediate images."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, on_image: Callable[[str], object]) -> None:
         self._engine = engine
+        self._on_image = on_image
         self._before = self._records()
         self._made: list[str] = []
         self._cached: str = ""
@@ -29,6 +31,7 @@ class BuildCache:
             self._cached = found[2]
         elif not (self._cached and self._cached.startswith(found[2])):
             self._made.append(found[2])
+            self._on_image(found[2])
 
     def remove(self, image: str | None) -> None:
         """Remove the image with the layers that no other image has, and the cache of this build.
@@ -37,7 +40,7 @@ class BuildCache:
         """
         for each in [*([image] if image else []), *reversed(self._made)]:
             with suppress(Exception):  # it was removed with the one before, or others use it
-                self._engine.api.remove_image(each, force=each == image)
+                self._engine.api.remove_image(each, force=True)
         for _ in range(_PASSES):
             new = self._records() - self._before
             for record in new:

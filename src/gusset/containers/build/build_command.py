@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gusset.containers.build.build_plan import SECRETS_ARGUMENT, BuildPlan
+from gusset.containers.build.build_plan import SECRETS_ARGUMENT, BuildPlan, BuildSecret
 from gusset.containers.build.context import CONTAINERFILE
 from gusset.containers.engine.engine import Engine
 from gusset.errors import HostError
 from gusset.runtime.environment import child_environment
 
 _CHECK_SECONDS = 30.0
-# Runs in a small Python before the command: the kernel ends the command when gusset ends.
-_UNTIL_PARENT_ENDS = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +60,11 @@ class BuildTool:
             can_mount=can_mount,
         )
 
+    @property
+    def mounts_secrets(self) -> bool:
+        """Whether instructions mount secrets. Podman copies these to a disk: there they are volumes."""
+        return not self.is_podman
+
     def check(self, plan: BuildPlan) -> None:
         """Raise HostError if it would leave something out or write values to a disk."""
         if plan.needs_mounts and not self.can_mount:
@@ -79,16 +75,16 @@ class BuildTool:
             )
         if plan.secrets and self.is_podman and not self.is_local:
             raise HostError(
-                "Podman would send the secrets of the build to its service, which writes them to a disk",
+                "the secrets of a build are in this machine's memory, which Podman's service does not reach",
                 hint="build on the machine and under the account where Podman's images are",
             )
 
     def start(
-        self, plan: BuildPlan, context: Path, *, result: Path, secrets_key: str, descriptors: Sequence[int]
+        self, plan: BuildPlan, context: Path, *, result: Path, secrets_key: str, folder: Path | None
     ) -> subprocess.Popen[str]:
         """Start the build. It writes the image's id to the file `result`.
 
-        `descriptors` are files in memory with the contents of the plan's secrets, in their order.
+        `folder`, which is in memory, has the contents of the plan's secrets, by their ids.
         """
         command = [*self.prefix, "build", "--iidfile", str(result), "--file", str(context / CONTAINERFILE)]
         if self.is_podman:
@@ -96,21 +92,28 @@ class BuildTool:
             command += ["--timestamp", "0", "--format", "docker"]
         elif self.can_mount:
             command += ["--progress", "plain", "--build-arg", "SOURCE_DATE_EPOCH=0"]
-        for secret, descriptor in zip(plan.secrets, descriptors, strict=True):
-            command += ["--secret", f"id={secret.id},src=/proc/self/fd/{descriptor}"]
+        for secret in plan.secrets:
+            command += self._secret(secret, f"{folder}/{secret.id}")
         if plan.secrets:
             command += ["--build-arg", f"{SECRETS_ARGUMENT}={secrets_key}"]
         command += [*(["--no-cache"] if plan.no_cache else []), str(context)]
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _UNTIL_PARENT_ENDS, str(os.getpid()), *command],
+            command,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            pass_fds=tuple(descriptors),
+            start_new_session=True,  # so that it can be ended with its own children: see `end_group`
         )
+
+    def _secret(self, secret: BuildSecret, file: str) -> list[str]:
+        """The options that give the build a secret."""
+        if self.mounts_secrets:
+            return ["--secret", f"id={secret.id},src={file}"]
+        label = ",z" if Path("/sys/fs/selinux/enforce").exists() else ""
+        return ["--volume", f"{file}:{secret.target}:ro{label}"]
 
 
 def _is_same_storage(program: str, engine: Engine) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +37,14 @@ class ContextCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSecret:
-    """A file that instructions mount by its `id`, and the engine keeps in no layer.
+    """A file that instructions mount by its `id` at `target`, and the engine keeps in no layer.
 
     Its content is the values of the secrets `names`, one after the other, after `logins`, which
     come from URLs. With `to_uv`, the value is a pip.conf, and the content a uv.toml that means the same.
     """
 
     id: str
+    target: str
     names: tuple[str, ...] = ()
     to_uv: bool = False
     logins: bytes = field(default=b"", repr=False)
@@ -89,11 +91,18 @@ class BuildPlan:
     needs_mounts: bool = False
     no_cache: bool = False
 
-    def containerfile(self, digest: str) -> str:
-        """The text of the Containerfile; `digest` is that of the folder's content."""
+    def containerfile(self, digest: str, *, mount_secrets: bool = True) -> str:
+        """The text of the Containerfile; `digest` is that of the folder's content.
+
+        Without `mount_secrets`, the build command mounts them at their targets, for all commands.
+        """
         lines = (line.replace(FOLDER_DIGEST, digest) for line in self.instructions)
+        if not mount_secrets:
+            lines = (_SECRET_MOUNT.sub("", line) if line.startswith("RUN ") else line for line in lines)
         return "\n".join(lines) + "\n"
 
+
+_SECRET_MOUNT = re.compile(r"--mount=type=secret,\S+ (?=.*\[\"/bin/sh\", \"-c\")")
 
 FOLDER_DIGEST = "@GUSSET_FOLDER_DIGEST@"
 """Stands for the digest of the folder in the instructions, until its files were read."""

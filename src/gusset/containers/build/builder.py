@@ -6,7 +6,6 @@ import collections
 import hashlib
 import hmac
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,9 @@ from gusset.containers.build.build_command import BuildTool
 from gusset.containers.build.build_plan import BuildPlan
 from gusset.containers.build.context import write_context
 from gusset.containers.engine.engine import Engine
+from gusset.containers.engine.run_id import run_id
+from gusset.containers.reaper import end_group
+from gusset.containers.secrets.memory_folder import ContainerFolder
 from gusset.errors import CheckFailed, HostError, ImageUnreadable, ModelFailed
 from gusset.images.report import Report
 from gusset.images.scan import Wanted, scan_image
@@ -73,11 +75,13 @@ def build(
     *,
     masker: Masker,
     on_line: Callable[[str], object] = lambda line: log.info("build: %s", line),
+    notify: Callable[[str, str], object] = lambda kind, text: None,
 ) -> BuiltImage:
     """Build the plan; the base image is there. The image gets no name.
 
     The engine's cache makes this quick if nothing has changed. Each line of the build's output goes to
-    `on_line` without values. If it fails or has a value in it, what this build has made is removed.
+    `on_line` without values. If it fails or has a value in it, what this build has made is removed; the
+    reaper behind `notify` does that if gusset is killed.
 
     Raises:
         HostError: the engine's command is missing or too old, a folder cannot be copied, or a disk is full.
@@ -89,14 +93,17 @@ def build(
     tool = BuildTool.find(engine)
     tool.check(plan)
     masker.learn(given.values.values())
-    cache = BuildCache(engine)
+    cache = BuildCache(engine, on_image=lambda id: notify("image", id) if plan.secrets else None)
     image = None
     try:
-        image = _run(tool, plan, given, _Lines(masker, cache, on_line))
-        return BuiltImage(id=image, report=_scan(engine, image, plan, given))
+        image = _run(tool, plan, given, _Lines(masker, cache, on_line), notify)
+        report = _scan(engine, image, plan, given)
+        notify("built", "")
+        return BuiltImage(id=image, report=report)
     except BaseException:
         if plan.secrets or image:
             cache.remove(image)
+        notify("built", "")
         raise
 
 
@@ -115,22 +122,23 @@ class _Lines:
         self._on_line(self.last[-1])
 
 
-def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines) -> str:
+def _run(
+    tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines, notify: Callable[[str, str], object]
+) -> str:
     """The id of the image."""
     with tempfile.TemporaryDirectory(prefix="gusset-build-") as folder:
         context, result = Path(folder) / "context", Path(folder) / "id"
         context.mkdir()
-        write_context(plan, context)
-        with _memory_files(plan, given.values) as descriptors:
-            process = tool.start(
-                plan, context, result=result, secrets_key=given.digest(), descriptors=descriptors
-            )
+        write_context(plan, context, mount_secrets=tool.mounts_secrets)
+        with _secrets_folder(plan, given.values) as secrets:
+            process = tool.start(plan, context, result=result, secrets_key=given.digest(), folder=secrets)
+            notify("build", str(process.pid))
             with process:
                 try:
                     for line in process.stdout or ():
                         lines.add(line)
                 except BaseException:
-                    process.terminate()
+                    end_group(process.pid)
                     raise
         if process.returncode:
             raise _failure(list(lines.last))
@@ -138,18 +146,17 @@ def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines) ->
 
 
 @contextmanager
-def _memory_files(plan: BuildPlan, values: Mapping[str, SecretValue]) -> Iterator[list[int]]:
-    """Files that are only in memory, with the contents of the plan's secrets."""
-    descriptors: list[int] = []
+def _secrets_folder(plan: BuildPlan, values: Mapping[str, SecretValue]) -> Iterator[Path | None]:
+    """A folder in memory with the contents of the plan's secrets. The reaper removes it after a kill."""
+    if not plan.secrets:
+        yield None
+        return
+    folder = ContainerFolder.create(run_id(), None)
     try:
-        for secret in plan.secrets:
-            descriptors.append(os.memfd_create("secret", os.MFD_CLOEXEC))
-            with os.fdopen(os.dup(descriptors[-1]), "wb") as file:
-                file.write(secret.content(values))
-        yield descriptors
+        folder.replace({each.id: SecretValue(each.content(values)) for each in plan.secrets})
+        yield folder.path
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        folder.close()
 
 
 def _failure(last: list[str]) -> ModelFailed | HostError:

@@ -28,11 +28,12 @@ class _Hash(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-def write_context(plan: BuildPlan, context: Path) -> None:
+def write_context(plan: BuildPlan, context: Path, *, mount_secrets: bool = True) -> None:
     """Write the Containerfile and all files that it uses into the empty folder `context`.
 
     Modes are 644 or 755, and times are fixed. Left out are caches of Python and what version
-    control keeps. Large files are hard links if they have such a mode: their times stay.
+    control keeps. Large files are hard links if they have such a mode: their times stay. For `mount_secrets`
+    see `BuildPlan.containerfile`.
 
     Raises:
         HostError: a folder cannot be read, or there is no room.
@@ -43,7 +44,7 @@ def write_context(plan: BuildPlan, context: Path) -> None:
             _write(context / entry.path, entry.content, executable=entry.executable)
         else:
             _copy(entry, context, digest if entry.is_model else hashlib.sha256())
-    text = plan.containerfile(f"sha256:{digest.hexdigest()}")
+    text = plan.containerfile(f"sha256:{digest.hexdigest()}", mount_secrets=mount_secrets)
     _write(context / CONTAINERFILE, text.encode(), executable=False)
     for folder, _, _ in os.walk(context, topdown=False):
         Path(folder).chmod(0o755)

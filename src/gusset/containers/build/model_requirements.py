@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from packaging.requirements import Requirement as Pep508
 
-from gusset.containers.build.build_plan import BuildSecret, ContextCopy, ContextFile
+from gusset.containers.build.build_plan import ContextCopy, ContextFile
 from gusset.containers.build.instructions import BindMount, SecretMount, run
 from gusset.containers.build.secret_mounts import MountedSecrets, netrc_lines
 from gusset.environments.plan import InstallOptions
@@ -29,6 +29,7 @@ _MOUNTED = "/tmp/gusset-install"  # noqa: S108  # in the image
 _NOT_IN_IMAGES = frozenset({"uv"})  # nothing is installed when the image runs
 _URL_LOGIN = re.compile(r"((?:[a-z]+\+)?https?://)([^/\s@:]*)(?::([^/\s@]*))?@([^/\s:?#]+)")
 _EXTRA = re.compile(r'extra == "([^"]+)"')
+_NO_INDEX = "UV_NO_INDEX"
 _INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
@@ -100,7 +101,7 @@ class Installation:
         """The secrets of the build, and the logins that URLs had."""
         if not self.logins:
             return secrets
-        return secrets.with_netrc(BuildSecret(id="gusset-netrc", logins=netrc_lines(self.logins)))
+        return secrets.with_netrc(logins=netrc_lines(self.logins))
 
     @staticmethod
     def unreachable(settings: IndexSettings) -> list[str]:
@@ -131,6 +132,7 @@ class Installation:
             "constraints.txt": "".join(f"{line}\n" for line in constraints),
             "runtime.txt": "".join(f"{line}\n" for line in self.runtime),
             "truss.txt": list_text(TRUSS_FILE),
+            "tidy.py": _TIDY,
         }
 
     def instructions(self, python: str, secrets: MountedSecrets) -> Iterator[str]:
@@ -141,26 +143,31 @@ class Installation:
             identity = _identity(files, "requirements.txt", "constraints.txt")
             install = self._install(python, secrets, leave_out=set(self._overridden(secrets)))
             words = [install, "-r requirements.txt -c constraints.txt", *_options(self.options)]
-            yield run(f"{identity}\ncd {_MOUNTED} && {' '.join(words)}", mounts)
+            yield run(f"{identity}\ncd {_MOUNTED} && {' '.join(words)} && {_tidy(python)}", mounts)
         command = _RUNTIME.format(
             identity=_identity(files, "runtime.txt", "truss.txt", "constraints.txt"),
             folder=_MOUNTED,
             python=_path_of(python),
             install=self._install(python, secrets),
+            tidy=_tidy(python),
         )
         yield run(command, mounts)
 
     def _install(self, python: str, secrets: MountedSecrets, *, leave_out: Collection[str] = ()) -> str:
         variables = {"PYTHONDONTWRITEBYTECODE": "1", "UV_INDEX_STRATEGY": "unsafe-best-match"}
         variables |= {
-            name: text for name, text in self.settings.variables.items() if text and name not in leave_out
+            name: text
+            for name, text in self.settings.variables.items()
+            if text and name not in (*leave_out, _NO_INDEX)
         }
         if self.settings.certificates:
             variables["SSL_CERT_FILE"] = f"{_MOUNTED}/certificates.pem"
         words = [f"{name}={shlex.quote(text)}" for name, text in variables.items()]
         words += secrets.for_installation()
-        words.append("./uv pip install --no-cache --no-progress --break-system-packages --python")
-        return " ".join([*words, _path_of(python)])
+        words.append("./uv pip install --no-cache --no-progress --break-system-packages")
+        if _NO_INDEX in self.settings.variables:
+            words.append("--no-index")  # uv reads no such variable
+        return " ".join([*words, "--python", _path_of(python)])
 
     def _overridden(self, secrets: MountedSecrets) -> Iterator[str]:
         """The machine's settings that the model's own indexes replace, as pip would."""
@@ -185,7 +192,24 @@ if ! install -r runtime.txt -r truss.txt; then
     install "$line" || echo "left out: $line of Truss's list does not fit the requirements"
   done
 fi
-rm "$pins\""""
+rm "$pins"
+{tidy}"""
+
+# uv notes when a local package was made, in a file that only uv reads: no two builds have the same.
+_TIDY = """import sys
+from pathlib import Path
+
+for folder in sys.path:
+    for file in Path(folder).glob("*.dist-info/uv_cache.json"):
+        file.unlink()
+        record = file.with_name("RECORD")
+        lines = record.read_text("utf-8").splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if "/uv_cache.json," not in line), "utf-8")
+"""
+
+
+def _tidy(python: str) -> str:
+    return f"PYTHONDONTWRITEBYTECODE=1 {shlex.quote(python)} tidy.py"
 
 
 def _path_of(python: str) -> str:

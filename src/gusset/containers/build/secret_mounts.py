@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _KEY = ("build", "secret_to_path_mapping")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PATH = re.compile(r'/[^\x00-\x20\x7f,"\\$]+')  # as an option of RUN can hold it
+_NETRC = "gusset-netrc"
 _LOGINS = PurePosixPath("/run/secrets/gusset")
 
 
@@ -94,7 +95,7 @@ class MountedSecrets:
             report.add(_KEY, "two secrets have the same path", "give each a path of its own", at_key=True)
         secrets, commands = [], []
         if config.build_commands:
-            secrets = [BuildSecret(id=name, names=(name,)) for name in mapping]
+            secrets = [BuildSecret(id=name, target=path, names=(name,)) for name, path in mapping.items()]
             commands = [SecretMount(name, path) for name, path in mapping.items()]
         found = cls(secrets=tuple(secrets), commands=tuple(commands))
         return found._with_logins(mapping, report, installer)
@@ -108,24 +109,24 @@ class MountedSecrets:
         for name in configs[1:]:
             hint = "remove one of them"
             report.add((*_KEY, name), "only one pip.conf or uv.toml can be used", hint, at_key=True)
-        found = self.with_netrc(BuildSecret(id="gusset-netrc", names=tuple(netrc))) if netrc else self
+        found = self.with_netrc(netrc) if netrc else self
         for name in configs[:1]:
             to_uv = installer == "uv" and _kind(mapping[name]) == "pip.conf"
-            secret = BuildSecret(id=f"gusset-{installer}-config", names=(name,), to_uv=to_uv)
+            secret = _login(f"gusset-{installer}-config", (name,), to_uv=to_uv)
             variable = "UV_CONFIG_FILE" if installer == "uv" else "PIP_CONFIG_FILE"
             found = found._with_login(secret, variable)
         return found
 
-    def with_netrc(self, secret: BuildSecret) -> MountedSecrets:
-        """These, and a .netrc for the installation. One that is there already is joined with it."""
-        old = next((each for each in self.secrets if each.id == secret.id), None)
+    def with_netrc(self, names: Sequence[str] = (), logins: bytes = b"") -> MountedSecrets:
+        """These, and a .netrc of secrets and `logins` for the installation, joined with one that is there."""
+        old = next((each for each in self.secrets if each.id == _NETRC), None)
         if old is None:
-            return self._with_login(secret, "NETRC")
-        joined = replace(old, names=(*old.names, *secret.names), logins=old.logins + secret.logins)
+            return self._with_login(_login(_NETRC, tuple(names), logins=logins), "NETRC")
+        joined = replace(old, names=(*old.names, *names), logins=old.logins + logins)
         return replace(self, secrets=tuple(joined if each is old else each for each in self.secrets))
 
     def _with_login(self, secret: BuildSecret, variable: str) -> MountedSecrets:
-        mount = SecretMount(secret.id, str(_LOGINS / secret.id))
+        mount = SecretMount(secret.id, secret.target)
         return replace(
             self,
             secrets=(*self.secrets, secret),
@@ -160,6 +161,10 @@ def _is_usable(name: str, path: str, report: ProblemCollector) -> bool:
         report.add((*_KEY, name), "a build cannot mount a secret at this path", hint)
         return False
     return True
+
+
+def _login(id: str, names: tuple[str, ...], *, to_uv: bool = False, logins: bytes = b"") -> BuildSecret:
+    return BuildSecret(id=id, target=str(_LOGINS / id), names=names, to_uv=to_uv, logins=logins)
 
 
 def _kind(path: str) -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -37,6 +37,25 @@ def remove_run(address: str, name: str) -> bool:
     The library's own exceptions pass through if the engine does not respond.
     """
     return _remove_all(connect(address).api, lambda found: found == name)
+
+
+def remove_images(address: str, images: Sequence[str]) -> list[str]:
+    """Remove these intermediate images, each made from the one before it; those that are still there.
+
+    The library's own exceptions pass through if the engine does not respond.
+    """
+    from docker.errors import APIError, ImageNotFound
+
+    api = connect(address).api
+    left = []
+    for image in reversed(images):
+        try:
+            api.remove_image(image, force=True)
+        except ImageNotFound:
+            continue
+        except APIError:  # another image was made from it
+            left.append(image)
+    return left
 
 
 def remove_volume(api: Any, name: str) -> None:

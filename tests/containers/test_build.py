@@ -1,0 +1,387 @@
+"""`gusset build` with real engines: the images run, their secrets rotate, and no layer has a build's secret."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from gusset.containers.build.model_requirements import runtime_requirements
+from gusset.environments.resources import TRUSS_FILE, list_text
+from tests.cli.test_serve import VALUE, sha, write_model
+from tests.conftest import Cli, leaks_in
+from tests.containers.conftest import CACHE, EngineAccess, podman, skip_if
+from tests.manager.conftest import Manager
+from tests.serving.conftest import eventually
+
+PYTHON = "3.11"  # of the tests' base image
+NEXT = b"hf_the-value-after-the-rotation-77"
+SECRET = b"build-secret-" + b"cHVibGljIHRva2VuIG9mIGEgYnVpbGQ-0815-4711-" * 3
+USER = 60000
+
+
+@dataclass(frozen=True)
+class Builder:
+    """An engine, and how `gusset build` finds it."""
+
+    engine: EngineAccess
+    environ: dict[str, str]
+    storage: Path
+
+    def images(self) -> set[str]:
+        """The ids of all images, intermediate ones included."""
+        return set(self.engine("images", "--all", "--quiet", "--no-trunc").split())
+
+
+@pytest.fixture(scope="module")
+def wheels() -> Path:
+    """A folder with what an image of a model installs, since a build may not reach an index."""
+    lines = [*runtime_requirements(()), *list_text(TRUSS_FILE).splitlines()]
+    folder = CACHE / f"build-wheels-{hashlib.sha256(repr(lines).encode()).hexdigest()[:12]}"
+    if not folder.exists():
+        new = folder.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        (CACHE / "build-requirements.txt").write_text("\n".join(lines))
+        command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "-d", str(new)]
+        command += ["--python-version", PYTHON, "-r", str(CACHE / "build-requirements.txt")]
+        subprocess.run(command, check=True, capture_output=True)
+        new.rename(folder)
+    return folder
+
+
+@pytest.fixture(params=["podman", "docker"])
+def builder(request: pytest.FixtureRequest, images: dict[str, str]) -> Builder:
+    if request.param == "podman":
+        info = json.loads(podman("info", "--format", "json"))
+        return Builder(podman, {}, Path(info["store"]["graphRoot"]))
+    address = request.getfixturevalue("docker")
+    environ = {"DOCKER_HOST": f"unix://{address}", "PATH": path_with_buildkit()}
+    return Builder(EngineAccess(("docker", "--host", f"unix://{address}")), environ, address.parent / "data")
+
+
+def path_with_buildkit() -> str:
+    """PATH, with the folder first that has a docker command with BuildKit."""
+    folders = os.environ["PATH"].split(":")
+    for folder in folders:
+        if Path(folder, "docker").exists():
+            help_text = subprocess.run(
+                [f"{folder}/docker", "build", "--help"],
+                env=os.environ | {"DOCKER_BUILDKIT": "1"},
+                capture_output=True,
+            ).stdout
+            if b"--secret" in help_text:
+                return ":".join([folder, *folders])
+    skip_if("no docker command here has BuildKit; `make system-deps` installs one")
+    raise AssertionError
+
+
+@contextmanager
+def running(builder: Builder, image: str, *options: str, port: int) -> Iterator[str]:
+    """A container of an image, with a read-only root, until the end of the context; its id."""
+    common = ["run", "-d", "--read-only", "--network", "host"]
+    container = builder.engine(*common, *options, image, "--port", str(port)).splitlines()[-1]
+    try:
+        yield container
+    finally:
+        builder.engine("rm", "-f", container)
+
+
+def predict(port: int) -> object:
+    response = httpx.post(f"http://127.0.0.1:{port}/v1/models/model:predict", json={}, timeout=20)
+    return response.json()
+
+
+def answers(port: int, expected: object) -> bool:
+    try:
+        return predict(port) == expected
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_configured(folder: Path, **config: object) -> Path:
+    """The model of the tests, with more keys."""
+    file = write_model(folder) / "config.yaml"
+    file.write_text(file.read_text() + yaml.safe_dump(config))
+    return folder
+
+
+def build_model(gusset: Cli, builder: Builder, folder: Path, wheels: Path, tag: str) -> None:
+    gusset(
+        "build",
+        str(folder),
+        "--tag",
+        tag,
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(wheels),
+        **builder.environ,
+    )
+
+
+def test_the_image_of_a_model_is_served_and_rotates(
+    gusset: Cli,
+    tmp_path: Path,
+    images: dict[str, str],
+    builder: Builder,
+    wheels: Path,
+    manager: Manager,
+    free_port: int,
+) -> None:
+    """With a folder that is mounted, and with a manager and a token file; SIGTERM ends it."""
+    folder = write_configured(tmp_path / "model", base_image={"image": images["root"]})
+    tag = "localhost/gusset-built-model"
+    build_model(gusset, builder, folder, wheels, tag)
+
+    secrets = tmp_path / "mounted"
+    secrets.mkdir()
+    (secrets / "hf_access_token").write_bytes(VALUE)
+    with running(builder, tag, "-v", f"{secrets}:/secrets:ro", port=free_port) as container:
+        eventually(lambda: answers(free_port, sha(VALUE)), "the model is served")
+        (secrets / ".next").write_bytes(NEXT)
+        (secrets / ".next").rename(secrets / "hf_access_token")
+        eventually(lambda: answers(free_port, sha(NEXT)), "the rotation reaches it")
+        assert VALUE.decode() not in builder.engine("logs", container)
+        assert builder.engine("inspect", "--format", "{{.Config.User}}", container) == f"{USER}:{USER}"
+        builder.engine("stop", "-t", "20", container)
+        assert builder.engine("inspect", "--format", "{{.State.ExitCode}}", container) == "0"
+
+    with manager.client() as admin:
+        admin.post(
+            "/v1/secrets", json={"name": "hf_access_token", "value": VALUE.decode()}
+        ).raise_for_status()
+        made = admin.post("/v1/deployments", json={"name": "built", "secrets": ["hf_access_token"]})
+        token = tmp_path / "token"
+        token.write_text(made.json()["token"])
+        token.chmod(0o600)
+        os.chown(token, USER, USER)
+        options = ["-v", f"{token}:/token:ro", "-e", "GUSSET_TOKEN_FILE=/token"]
+        options += ["-e", f"GUSSET_MANAGER={manager.address}"]
+        with running(builder, tag, *options, port=free_port):
+            eventually(lambda: answers(free_port, sha(VALUE)), "the model is served")
+            admin.post(
+                "/v1/secrets", json={"name": "hf_access_token", "value": NEXT.decode()}
+            ).raise_for_status()
+            eventually(lambda: answers(free_port, sha(NEXT)), "the rotation reaches it")
+
+
+SERVER = {
+    "start_command": "python3 /app/inside.py 8000",
+    "server_port": 8000,
+    "predict_endpoint": "/command",
+    "readiness_endpoint": "/ready",
+    "liveness_endpoint": "/health",
+}
+
+
+def write_image(folder: Path, image: str, commands: Sequence[str], **config: object) -> Path:
+    """A custom image whose build has a secret."""
+    folder.mkdir()
+    base = {"base_image": {"image": image}, "docker_server": SERVER, "build_commands": list(commands)}
+    build = {"build": {"secret_to_path_mapping": {"build_token": "/run/build/token"}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(base | build | config))
+    return folder
+
+
+@pytest.fixture
+def build_secrets(tmp_path: Path) -> Path:
+    folder = tmp_path / "build-secrets"
+    folder.mkdir()
+    (folder / "build_token").write_bytes(SECRET)
+    return folder
+
+
+LEAKS = {
+    "srv/copied": "cp /run/build/token /srv/copied",
+    "srv/zipped.gz": "gzip < /run/build/token > /srv/zipped.gz",
+    "srv/encoded": "base64 /run/build/token > /srv/encoded",
+    "srv/named-": 'touch "/srv/named-$(cat /run/build/token)"',
+    "srv/link": 'ln -s "$(cat /run/build/token)" /srv/link',
+    "srv/removed": "cp /run/build/token /srv/removed",
+    "srv/overwritten": "cp /run/build/token /srv/overwritten",
+}
+
+
+def test_each_kind_of_leak_ends_the_build_and_leaves_nothing(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], builder: Builder, build_secrets: Path
+) -> None:
+    """The error names layer, file and instruction; the engine's storage has the value nowhere."""
+    later = ["rm /srv/removed", "echo harmless > /srv/overwritten"]
+    folder = write_image(tmp_path / "image", images["root"], [*LEAKS.values(), *later])
+    before = builder.images()
+    command = ["build", str(folder), "--tag", "localhost/gusset-leak", "--secrets-dir", str(build_secrets)]
+    done = gusset(*command, status=4, **builder.environ)
+    output = done.stdout + done.stderr
+    for file in LEAKS:
+        assert f", {file}".encode() in output, file
+    assert b"made by: " in output and b"layer " in output
+    assert not leaks_in(output, SECRET)
+    left = builder.images() - before
+    assert not {image for image in left if "build_token" in builder.engine("history", "--no-trunc", image)}
+    assert not files_with(builder.storage, SECRET)
+    assert not gusset.home.joinpath("gusset-leak").exists()
+
+
+def files_with(storage: Path, value: bytes) -> str:
+    """The files in an engine's storage that contain a value, or have it in their names."""
+    found = subprocess.run(
+        [
+            "find",
+            storage,
+            "-xdev",
+            "-newermt",
+            "-15 minutes",
+            "-size",
+            "-1M",
+            "-type",
+            "f",
+            "-exec",
+            "grep",
+            "-l",
+            value.decode(),
+            "{}",
+            "+",
+        ],
+        capture_output=True,
+    ).stdout
+    named = subprocess.run(
+        ["find", storage, "-xdev", "-name", f"*{value.decode()}*"], capture_output=True
+    ).stdout
+    return (found + named).decode()
+
+
+def test_a_build_with_a_secret_that_it_keeps_to_itself(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], builder: Builder, build_secrets: Path
+) -> None:
+    """The image is searched, runs, and is built anew when the value changes; a name that is in use moves."""
+    read = "sha256sum /run/build/token > /srv/made"
+    folder = write_image(tmp_path / "image", images["root"], [read])
+    tag = "localhost/gusset-clean"
+    command = ["build", str(folder), "--tag", tag, "--secrets-dir", str(build_secrets), "--output", "json"]
+    made = []
+    for value in (SECRET, SECRET + b"-next"):
+        (build_secrets / "build_token").write_bytes(value)
+        result = json.loads(gusset(*command, **builder.environ).stdout)
+        assert result["scan"]["clean"] and result["scan"]["searched"]["secrets"] == ["build_token"]
+        shown = builder.engine("run", "--rm", "--entrypoint", "cat", tag, "/srv/made")
+        assert shown.startswith(hashlib.sha256(value).hexdigest())
+        made.append(result["id"])
+    assert made[0] != made[1]
+    assert not files_with(builder.storage, SECRET)
+    again = gusset(*command[:-2], **builder.environ)
+    assert b"was another image before" not in again.stderr
+
+
+def test_a_leak_is_accepted_by_name(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], build_secrets: Path
+) -> None:
+    """The output says so; a name that the build does not know is refused."""
+    folder = write_image(tmp_path / "image", images["root"], ["cp /run/build/token /srv/kept"])
+    command = [
+        "build",
+        str(folder),
+        "--tag",
+        "localhost/gusset-accepted",
+        "--secrets-dir",
+        str(build_secrets),
+    ]
+    assert b"accepted with --allow" in gusset(*command, "--allow", "build_token").stderr
+    gusset(*command, "--allow", "another", status=2)
+    podman("rmi", "-f", "localhost/gusset-accepted")
+
+
+def test_a_build_that_fails_or_is_ended_leaves_nothing(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], build_secrets: Path
+) -> None:
+    """Neither the layer that has the value, nor the file of the secret."""
+    leak = "cp /run/build/token /srv/copied"
+    storage = Path(json.loads(podman("info", "--format", "json"))["store"]["graphRoot"])
+    folder = write_image(tmp_path / "failing", images["root"], [leak, "cat /run/build/token; exit 3"])
+    command = ["build", str(folder), "--secrets-dir", str(build_secrets)]
+    done = gusset(*command, status=9)
+    assert not leaks_in(done.stdout + done.stderr, SECRET)
+    assert b"***" in done.stderr
+    assert not files_with(storage, SECRET)
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        folder = write_image(tmp_path / number.name, images["root"], [leak, "echo now; sleep 30"])
+        command = [sys.executable, "-m", "gusset", "build", str(folder), "--secrets-dir", str(build_secrets)]
+        log = tmp_path / f"{number.name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=gusset.environ, stdout=output, stderr=output)
+        eventually(lambda log=log: "\nnow\n" in log.read_text(), "the second command runs")
+        process.send_signal(number)
+        process.wait(60)
+        eventually(lambda: not files_with(storage, SECRET), "everything is removed")
+        assert not list(Path("/dev/shm").glob(f"gusset-{process.pid}-*"))
+
+
+def test_an_engine_that_is_too_old_or_absent_builds_nothing(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], build_secrets: Path
+) -> None:
+    """It is never built without the secrets."""
+    folder = write_image(tmp_path / "image", images["root"], ["true"])
+    command = ["build", str(folder), "--secrets-dir", str(build_secrets)]
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "podman").write_text(
+        f'#!/bin/sh\ncase "$*" in *--help) echo no such option;; *build*) touch {tmp_path}/built;; '
+        f'*) exec {shutil.which("podman")} "$@";; esac\n'
+    )
+    (old / "podman").chmod(0o755)
+    done = gusset(*command, status=11, PATH=f"{old}:{os.environ['PATH']}")
+    assert b"too old for build secrets" in done.stderr
+    assert not (tmp_path / "built").exists()
+    done = gusset(*command, status=11, DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert b"no container engine responds" in done.stderr
+    (build_secrets / "build_token").unlink()
+    assert b"build_token" in gusset(*command, status=5).stderr
+
+
+def test_a_push_that_is_refused_keeps_the_image(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], free_port: int
+) -> None:
+    """Nothing listens at that address."""
+    folder = write_image(tmp_path / "image", images["root"], ["true"], build={})
+    tag = f"127.0.0.1:{free_port}/team/model:1"
+    done = gusset("build", str(folder), "--tag", tag, "--push", status=11)
+    assert b"cannot be pushed" in done.stderr
+    assert podman("image", "inspect", "--format", "{{.Id}}", tag)
+    podman("rmi", "-f", tag)
+
+
+def test_two_builds_of_two_clones_have_the_same_layers(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], wheels: Path
+) -> None:
+    """With nothing from the cache."""
+    layers = []
+    for name in ("one", "other"):
+        folder = write_configured(
+            tmp_path / name / "model", base_image={"image": images["root"]}, build={"no_cache": "true"}
+        )
+        tag = f"localhost/gusset-clone-{name}"
+        time.sleep(1.1)  # other times of files
+        build_model(gusset, Builder(podman, {}, tmp_path), folder, wheels, tag)
+        layers.append(podman("image", "inspect", "--format", "{{.RootFS.Layers}}", tag))
+        podman("rmi", "-f", tag)
+    assert layers[0] == layers[1]
