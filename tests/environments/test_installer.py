@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gusset.environments.plan import Origin, PythonChoice, other_python
+from gusset.environments.terminal_output import TerminalOutput
 from gusset.environments.uv import Progress, Uv
 from gusset.environments.uv_failures import failure
 from gusset.errors import ConfigInvalid, GussetError, outcome_of
@@ -353,3 +355,49 @@ def test_a_terminal_gets_uvs_own_progress(tmp_path: Path) -> None:
 
     assert shown == b"bar\rbar\r"
     assert result.message == "bad"
+
+
+HOSTILE = "a\x1b]0;title\x07b\x1b[6nc\x1b[2Jd\x9b6ne\x1bcf"
+SHOWN = "\\x1b]0;title\\x07b\\x1b[6nc\\x1b[2Jd\\x9b6ne\\x1bcf"
+
+
+def test_an_index_cannot_control_the_terminal(make: Making, index: Index, tmp_path: Path) -> None:
+    """uv prints the reason for which a release was withdrawn with its 8-bit control characters; its own bars stay."""
+    index.add(wheel(tmp_path, "withdrawn"))
+    page = index.folder / "simple" / "withdrawn" / "index.html"
+    page.write_text(page.read_text().replace("<a ", f'<a data-yanked="{HOSTILE}" '))
+    master, terminal = os.openpty()
+    progress = Progress(write=make.shown.extend, terminal=terminal)
+    uv = Uv(program=make.program, environ=make.environ, progress=progress)
+    result = uv.run("venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv"))
+    assert result.status == 0
+    result = uv.run(
+        *("pip", "install", "--python", str(tmp_path / "venv/bin/python")),
+        *("--index-url", index.url, "withdrawn==1.0"),
+    )
+    os.close(master)
+    os.close(terminal)
+
+    assert result.status == 0
+    shown = make.shown.decode()
+    assert "\\x9b6ne" in shown
+    assert set(re.findall("\x1b(?!\\[[0-9;?]*[A-DGKJmhl])|[\x07\x9b]", shown)) == set()
+
+
+def test_a_log_gets_no_escape_codes(tmp_path: Path) -> None:
+    """What uv prints without a terminal comes from indexes and repositories as well."""
+    (tmp_path / "uv").write_text(f"#!/bin/sh\nsleep 1.2\nprintf '%s\\n' '{HOSTILE}' >&2\n")
+    (tmp_path / "uv").chmod(0o755)
+    shown = bytearray()
+    Uv(program=str(tmp_path / "uv"), environ=dict(os.environ), progress=Progress(write=shown.extend)).run("x")
+
+    assert shown.decode().rstrip("\n").isprintable()
+
+
+def test_a_sequence_in_two_pieces_is_seen_whole() -> None:
+    """Whatever way uv's output is cut."""
+    text = f"\x1b[1mx\x1b[0m\r\x1b[2K⠋ {HOSTILE}\n".encode()
+    for size in range(1, len(text)):
+        output = TerminalOutput()
+        pieces = [output.pass_on(text[at : at + size]) for at in range(0, len(text), size)]
+        assert b"".join(pieces).decode() == f"\x1b[1mx\x1b[0m\r\x1b[2K⠋ a{SHOWN}\n"

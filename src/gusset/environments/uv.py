@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gusset.environments.terminal_output import TerminalOutput
 from gusset.errors import HostError
+from gusset.printable import printable_lines
 
 # Runs in a small Python before uv: the kernel kills uv, and the builds that it has started, when the
 # other end of a pipe closes. As `runtime.process.die_with_pipe`, but the pipe stays open in uv.
@@ -109,7 +111,8 @@ class Uv:
                 is_error = is_error or line.startswith(b"error: ")
                 if not is_error and time.monotonic() - started > _QUIET_SECONDS:
                     for each in lines[shown:]:
-                        self.progress.write(self.progress.mask(_text(each)).encode())
+                        text = _text(each).replace("\r", "")
+                        self.progress.write(printable_lines(self.progress.mask(text)).encode())
                     shown = len(lines)
             status = process.wait()
         return Result(status, self.progress.mask(_text(b"".join(lines))))
@@ -133,7 +136,7 @@ class Uv:
 
     def _show(self, read_end: int) -> bytearray:
         """Copy uv's progress to the terminal until it ends, but not its error message."""
-        data = bytearray()
+        data, output = bytearray(), TerminalOutput()
         shown = 0
         with suppress(OSError):  # EIO: the other end was closed
             while chunk := os.read(read_end, 65536):
@@ -141,7 +144,7 @@ class Uv:
                 error = _ERROR.search(data)
                 end = error.start() if error else len(data)
                 if end > shown:
-                    self.progress.write(bytes(data[shown:end]))
+                    self.progress.write(output.pass_on(bytes(data[shown:end])))
                     shown = end
         return data
 
