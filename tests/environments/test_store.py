@@ -230,6 +230,38 @@ def test_a_cache_of_another_account_is_refused(store: EnvironmentStore) -> None:
         store.use(KEY, never)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_link_to_the_cache_that_another_account_can_replace_is_refused(
+    store: EnvironmentStore, tmp_path: Path, sticky: bool
+) -> None:
+    """Its owner could let it lead to other code once the path of the environment's Python is known."""
+    store.use(KEY, make_in).close()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "cache").symlink_to(store.folder.parent)
+    if sticky:
+        shared.chmod(0o1777)
+        os.chown(shared / "cache", 12345, 12345, follow_symlinks=False)
+    else:
+        os.chown(shared, 12345, 12345)
+
+    with pytest.raises(Denied, match="belongs to another account"):
+        EnvironmentStore(shared / "cache").use(KEY, never)
+    assert EnvironmentStore(shared / "cache").guess(tmp_path) is None
+
+
+def test_only_an_environment_can_be_removed(store: EnvironmentStore, tmp_path: Path) -> None:
+    """A key that is a path would remove other folders."""
+    store.use(KEY, make_in).close()
+    (store.folder.parent / "weights").mkdir()
+
+    for key in ("../weights", str(tmp_path), ".", ".."):
+        with pytest.raises(NotFound):
+            store.remove(key)
+    assert (store.folder.parent / "weights").is_dir()
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_machine(tmp_path: Path) -> None:
     """The error names the folder and what to do."""
     (tmp_path / "cache").write_text("a file")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gusset.errors import Conflict, HostError
+from gusset.errors import Conflict, Denied, HostError
 from gusset.weights.cache import WeightsCache
 from gusset.weights.download import Download, SourceKind
 from gusset.weights.mounts import Mounts
@@ -125,3 +125,43 @@ def test_a_link_whose_record_is_lost_is_not_gussets(
     (tmp_path / "llama").unlink()
     (tmp_path / "llama").symlink_to(cache.root / "folders" / "gone")
     Mounts(cache).check(wanted)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("planted", ["link", "folder"])
+def test_what_another_account_has_put_into_a_shared_folder_is_refused(
+    cache: WeightsCache, tmp_path: Path, folders: tuple[Path, Path], planted: str
+) -> None:
+    """Its owner could replace it when the model loads its weights: even a link that leads to the cache."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    path = shared / "llama"
+    if planted == "link":
+        path.symlink_to(cache.root / "folders")
+    else:
+        path.mkdir()
+        path = path / "weights"
+    os.chown(shared / "llama", 12345, 12345, follow_symlinks=False)
+
+    mounts = Mounts(cache)
+    with pytest.raises(Denied, match="everybody may write"):
+        mounts.check(download(path))
+    with pytest.raises(Denied, match="everybody may write"):
+        mounts.mount(download(path), cache.root / "folders")
+
+
+def test_a_folder_in_which_everybody_may_replace_links_is_refused(
+    cache: WeightsCache, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    """With the sticky bit, as /tmp has it, nobody else can replace the link."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    mounts = Mounts(cache)
+    with pytest.raises(Denied, match="everybody may write"):
+        mounts.check(download(shared / "llama"))
+    shared.chmod(0o1777)
+    mounts.mount(download(shared / "llama"), folders[0])
+    assert (shared / "llama").readlink() == folders[0]
+    mounts.close()

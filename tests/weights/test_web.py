@@ -301,6 +301,16 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path: Path) -> None:
         WeightsCache.open(folder)
 
 
+def test_a_cache_in_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    """Another account could move the cache away and put its own in that place, while a model loads."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+
+    with pytest.raises(HostError, match="other accounts can write") as error:
+        WeightsCache.open(tmp_path / "shared" / "weights")
+    assert f"chmod go-w {tmp_path / 'shared'}" in str(error.value.hint)
+
+
 def test_a_server_that_stalls_is_tried_again(
     client: WebClient, web: WebServer, cache: WeightsCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gusset.errors import Conflict, Denied, HostError, NotFound
-from gusset.portable import CLOSE_ON_EXEC, HAS_POSIX_ACCOUNTS, NO_FOLLOW, write_private_file
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, write_private_file
+from gusset.trusted_folders import folder_problem
 
 _COMPLETE = "complete.json"
 _FORMAT = 1
@@ -147,7 +147,7 @@ class EnvironmentStore:
             Conflict: a model runs in it, or it is being made.
         """
         self._check_folder()
-        if not (self.folder / key).is_dir():
+        if key not in self._keys():
             raise NotFound(f"there is no environment {key}", hint="`gusset env list` shows them")
         lock = self._try_lock(key, exclusive=True)
         if lock is None:
@@ -284,47 +284,14 @@ class EnvironmentStore:
 
     def _check_folder(self) -> None:
         """Refuse a folder in which others could put code that models then run."""
-        own = (self.folder, self.folder.parent)
-        for folder in (*own, *self.folder.parent.resolve().parents):
-            try:
-                status = folder.stat()
-            except FileNotFoundError:
-                continue
-            if problem := _unsafe(status, is_own=folder in own, is_strict=folder == self.folder):
-                raise Denied(
-                    f"the folder {folder} of the cache {problem}, who could change the code that models run",
-                    hint=f"`chown` it to your account and `chmod go-w {folder}`, or set GUSSET_CACHE to a "
-                    "folder that is yours",
-                )
-
-
-def _unsafe(status: os.stat_result, *, is_own: bool, is_strict: bool) -> str | None:
-    """Why others could put files there.
-
-    Folders above gusset's own may be root's, and shared as /tmp is. Unless `is_strict`, the
-    account's private group may write: on many systems each account has one.
-    """
-    if not HAS_POSIX_ACCOUNTS:
-        return None
-    if status.st_uid != os.geteuid() and (is_own or status.st_uid != 0):
-        return "belongs to another account"
-    is_shared_safely = not is_own and status.st_mode & stat.S_ISVTX
-    writable = status.st_mode & 0o022
-    if writable == 0o020 and not is_strict and _is_private_group(status.st_gid):
-        return None
-    return "can be written by others" if writable and not is_shared_safely else None
-
-
-def _is_private_group(group: int) -> bool:
-    """Whether a group is that of this account alone."""
-    import grp
-    import pwd
-
-    try:
-        account, entry = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
-    except KeyError:
-        return False
-    return account.pw_gid == group and entry.gr_name == account.pw_name and not entry.gr_mem
+        problem = folder_problem(self.folder, own=[self.folder.parent])
+        if problem is not None:
+            raise Denied(
+                f"the folder {problem.path} of the cache {problem.reason}, who could change the code "
+                "that models run",
+                hint=f"`chown` it to your account and `chmod go-w {problem.path}`, or set GUSSET_CACHE to a "
+                "folder that is yours",
+            )
 
 
 def _operation(*, exclusive: bool) -> int:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from gusset.errors import HostError
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, write_private_file
+from gusset.trusted_folders import folder_problem
 
 _FOLDERS = ("files", "index", "partial", "folders", "mounts", "lock")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -55,18 +56,17 @@ class WeightsCache:
         """The cache in this folder, which is created if necessary.
 
         Raises:
-            HostError: it cannot be created, or other accounts can write to it.
+            HostError: it cannot be created, or other accounts can write to it or to a folder above it.
         """
         try:
             for folder in (root, *(root / name for name in _FOLDERS)):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise HostError(f"cannot create the folder {error.filename}: {error.strerror}") from None
-        status = root.stat()
-        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        if (problem := folder_problem(root)) is not None:
             raise HostError(
-                f"other accounts can write to the cache folder {root}",
-                hint=f"make it private (chmod 700 {root}), or set GUSSET_CACHE to another folder",
+                f"other accounts can write to the cache folder {root}: {problem.path} {problem.reason}",
+                hint=f"make it private (chmod go-w {problem.path}), or set GUSSET_CACHE to another folder",
             )
         return cls(root)
 

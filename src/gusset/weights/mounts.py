@@ -13,8 +13,9 @@ import shlex
 import time
 from pathlib import Path
 
-from gusset.errors import Conflict, HostError
+from gusset.errors import Conflict, Denied, HostError
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW
+from gusset.trusted_folders import planted
 from gusset.weights.cache import WeightsCache
 from gusset.weights.download import Download
 
@@ -34,10 +35,12 @@ class Mounts:
 
         Raises:
             Conflict: something is at the path that gusset did not put there.
+            Denied: another account could have put there what is at the path, or can replace it.
             HostError: the account may not write there.
         """
         assert download.mount is not None  # noqa: S101  # the caller checks
         path = Path(download.mount)
+        _check_not_planted(download, path)
         if self._link_at(path) is None:
             self._check_empty(download, path)
         existing = next(parent for parent in path.parents if os.path.lexists(parent))
@@ -49,10 +52,12 @@ class Mounts:
 
         Raises:
             Conflict: something is at the path that gusset did not put there, or a server uses it.
+            Denied: another account could have put there what is at the path, or can replace it.
             HostError: the account may not write there.
         """
         assert download.mount is not None  # noqa: S101  # the caller checks
         path = Path(download.mount)
+        _check_not_planted(download, path)
         if self._lock(path, folder):
             try:
                 self._link(download, path, folder)
@@ -125,6 +130,16 @@ class Mounts:
                 f"{download.location}: {path} is there already, and gusset did not make it",
                 hint="move it away, or name another folder",
             )
+
+
+def _check_not_planted(download: Download, path: Path) -> None:
+    """Refuse a path that leads through what another account has put into a folder for everybody."""
+    if (found := planted(path)) is not None:
+        raise Denied(
+            f"{download.location}: other accounts could change where {path} leads: everybody may write to "
+            f"{found.parent}",
+            hint="name a folder that only this account can write to",
+        )
 
 
 def _not_writable(download: Download, path: Path) -> HostError:
