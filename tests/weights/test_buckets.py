@@ -282,3 +282,26 @@ def test_what_is_no_login_is_refused_without_quoting_it(kind: SourceKind, value:
     with pytest.raises(Denied, match="is not a login") as error:
         store_of(entry("abc.d/e/f", kind), value)
     assert "must be" in (error.value.hint or "")
+
+
+def test_buckets_of_two_accounts_share_nothing(cache: WeightsCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns a bucket of the same name could announce the same ETag and size for another content."""
+
+    class OneFile:
+        def __init__(self, body: bytes) -> None:
+            self.body = body
+
+        def info(self, path: str) -> dict[str, object]:
+            return {"ETag": '"same"', "size": len(self.body)}
+
+        def find(self, root: str, detail: bool) -> dict[str, object]:
+            return {f"{root}/x": self.info(root)}
+
+        def cat_file(self, path: str, start: int, end: int) -> bytes:
+            return self.body[start:end]
+
+    for account, body in (("first", b"evil"), ("second", b"good")):
+        monkeypatch.setattr("fsspec.filesystem", lambda *_, body=body, **__: OneFile(body))
+        bucket = entry(f"{account}.bucket/a", SourceKind.R2)
+        folder = BucketClient(cache, bucket, json.dumps(LOGIN).encode(), Progress("x", bar=False)).fetch()
+        assert (folder / "x").read_bytes() == body

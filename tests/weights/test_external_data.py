@@ -90,7 +90,7 @@ def test_a_file_of_the_users_own_is_used_without_a_network(data: Data) -> None:
     assert data.fetch("http://127.0.0.1:9/x").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("name", ["out/x.bin", "x.bin/y"])
+@pytest.mark.parametrize("name", ["out/x.bin", "x.bin/y", "out/new/x.bin"])
 def test_a_symbolic_link_does_not_lead_out_of_the_folder(
     data: Data, web: WebServer, tmp_path: Path, name: str
 ) -> None:

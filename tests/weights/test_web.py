@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import gzip
 import hashlib
 import random
 import shutil
@@ -290,6 +291,16 @@ def test_a_file_that_somebody_changed_is_downloaded_again(
     path.write_bytes(BODY[:-1] + b"!")
     assert cache.find(url) is None
     assert fetch(client, url).path.read_bytes() == BODY
+
+
+def test_a_body_is_decompressed_once_at_most(client: WebClient, web: WebServer) -> None:
+    """A few kilobytes that are compressed twice could expand to more than the memory."""
+    once = gzip.compress(bytes(1 << 20))
+    assert fetch(client, web.put("/a", once, headers={"Content-Encoding": "gzip"})).size == 1 << 20
+    for name in ("gzip, gzip", "zstd", "br"):
+        url = web.put("/b", gzip.compress(once), headers={"Content-Encoding": name})
+        with pytest.raises(Unreachable, match="compresses it"):
+            fetch(client, url)
 
 
 def test_a_cache_that_others_can_write_is_refused(tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ class BucketClient:
                 raise
 
     def _fetch_object(self, each: _Object) -> CachedFile:
-        source = f"{self._download.kind}://{self._store.options.get('account_name', '')}/{each.path}"
+        account = self._download.address.removesuffix(self._store.path).rstrip("/.")
+        source = f"{self._download.kind}://{account}/{each.path}"
         with self._cache.lock(source):
             known = self._cache.find(source)
             if known is not None and known.validator == each.validator:

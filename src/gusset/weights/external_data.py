@@ -48,18 +48,16 @@ def fetch_external_data(
 def _target(download: Download, data_dir: Path, name: str) -> Path:
     """Where the file goes. Its folders are created; a symbolic link among them may lead elsewhere."""
     target = data_dir / name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(
-            f"{download.location}: cannot create the folder {target.parent}: {error.strerror}"
-        ) from None
     folder = target.parent.resolve()
     if not folder.is_relative_to(data_dir.resolve()):
         raise ConfigInvalid(
             f"{download.location}: {target} leads out of the data folder by a symbolic link",
             hint="name another path",
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"{download.location}: cannot create the folder {folder}: {error.strerror}") from None
     return folder / target.name
 
 

@@ -38,6 +38,8 @@ _FIRST_DELAY = 0.5  # seconds
 _TIMEOUT = httpx.Timeout(60.0, connect=20.0)
 _MAX_REDIRECTS = 10
 _FREE_SPACE = 1 << 30  # bytes that a body of unknown length leaves free
+# What servers send without being asked for it. Others, and several at once, expand without any bound.
+_READABLE_ENCODINGS = {"identity", "gzip", "x-gzip", "deflate"}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -191,6 +193,8 @@ class _Attempt:
             return self._receive(response, digest)
 
     def _receive(self, response: httpx.Response, digest: _Digest | None) -> CachedFile:
+        if response.headers.get("Content-Encoding", "identity").strip().lower() not in _READABLE_ENCODINGS:
+            raise failures.unreachable(self.download, "the server compresses it, though asked not to")
         start = self._start_of(response)
         length = _length(response)
         total = None if length is None else start + length
