@@ -58,6 +58,15 @@ def test_a_bomb_in_a_file_of_a_layer_is_an_error() -> None:
     assert scan(OciImage().add(layer(*bombs[:2])), limits=SMALL).is_clean
 
 
+def test_a_member_with_endless_extended_headers_is_an_error() -> None:
+    """They would be kept until its own header comes, and a small layer can expand to many of them."""
+    header = (member("x", type=tarfile.XHDTYPE), b"900000 a=" + b"b" * 899_990 + b"\n")
+    small = (member("x", type=tarfile.XHDTYPE), b"")
+    for headers in ([header] * 3, [small] * 5_000):
+        image = OciImage().add(layer(*headers, ("f", b"f"), format=tarfile.USTAR_FORMAT), packing="+gzip")
+        assert "extended headers" in error_of(scan(image))
+
+
 def test_an_archive_that_is_a_bomb_is_an_error() -> None:
     """It is not read to its end."""
     bomb = gzip.compress(layer(("a", bytes(20_000_000))))

@@ -16,6 +16,7 @@ from gusset.images.compression import Damaged
 BLOCK = 512
 
 _MAX_EXTENSION = 1 << 20  # bytes, of the extended header of one member; Go's limit, too
+_MAX_EXTENSIONS = 2 << 20  # bytes, of all extended headers of one member
 _END = bytes(BLOCK)
 _SEVEN = ord("7")
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL_PAX, _OLD_SPARSE = b"L", b"K", b"x", b"g", b"S"
@@ -66,6 +67,7 @@ class _Extensions:
     path: bytes | None = None
     link: bytes | None = None
     size: int | None = None
+    length: int = 0  # bytes of these headers
     attributes: list[Attribute] = field(default_factory=list)
 
 
@@ -129,6 +131,9 @@ def _read_extension(reader: ByteReader, header: bytes, extensions: _Extensions) 
     size, kind = _number(header[124:136]), header[156:157]
     if size > _MAX_EXTENSION:
         raise Damaged(f"its tar archive has an extended header of {size:,} bytes")
+    extensions.length += BLOCK + size
+    if extensions.length > _MAX_EXTENSIONS:
+        raise Damaged(f"its tar archive has a member with over {_MAX_EXTENSIONS:,} bytes of extended headers")
     start = reader.offset
     data = reader.read(size)
     _skip(reader, size - len(data) + -size % BLOCK)
@@ -137,9 +142,10 @@ def _read_extension(reader: ByteReader, header: bytes, extensions: _Extensions) 
     elif kind == _LONG_LINK:
         extensions.link = _text(data)
     else:
-        extensions.attributes += _attributes(data, start)
+        attributes = list(_attributes(data, start))
+        extensions.attributes += attributes
         if kind == _PAX:
-            _apply({each.key: each.value for each in extensions.attributes}, extensions)
+            _apply({each.key: each.value for each in attributes}, extensions)
 
 
 def _apply(records: Mapping[str, bytes], extensions: _Extensions) -> None:
