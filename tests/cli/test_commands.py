@@ -236,3 +236,11 @@ def test_the_error_for_a_number_out_of_range_names_the_range(gusset: Cli) -> Non
 def test_gusset_without_arguments_prints_help(gusset: Cli) -> None:
     done = gusset(status=2)
     assert b"Commands:" in done.stdout + done.stderr
+
+
+def test_a_vault_folder_that_cannot_be_made_is_named(gusset: Cli, tmp_path: Path) -> None:
+    """With status 11, and what to do."""
+    (tmp_path / "file").write_text("")
+    home = tmp_path / "file" / "home"
+    done = gusset("secret", "set", "a", input=b"12345678", status=11, GUSSET_HOME=str(home))
+    assert str(home).encode() in done.stderr and b"GUSSET_HOME" in done.stderr

@@ -91,7 +91,16 @@ def translate_db_errors(engine: Engine) -> Iterator[None]:
     except engine.dialect.loaded_dbapi.Error as error:  # from a compiled statement
         raise _translated(str(error), file_of(engine)) from None
     except OSError as error:
-        raise HostError(f"cannot use the vault's folder: {error.strerror}") from None
+        reason = (error.strerror or "an error").lower()
+        raise HostError(
+            f"the vault's folder cannot be used: {reason}", hint=_folder_hint(file_of(engine))
+        ) from None
+
+
+def _folder_hint(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    return f"make {file.parent} writable for your account, or set GUSSET_HOME to another folder"
 
 
 def _translated(message: str, file: Path | None) -> Exception:
