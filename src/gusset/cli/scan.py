@@ -101,17 +101,18 @@ def _open_image(app: App, image: str) -> Iterator[ImageSource]:
     if image == "-":
         if sys.stdin.isatty():
             raise UsageError("standard input is a terminal", hint="as in `docker save IMAGE | gusset scan -`")
-        yield ImageSource.from_archive(read_chunks(sys.stdin.buffer, "standard input"))
+        name = "standard input"
+        yield ImageSource.from_archive(read_chunks(sys.stdin.buffer, name), name=name)
     elif path.is_dir() and (is_image_folder(path) or image.startswith((".", "/")) or image.endswith("/")):
         if not is_image_folder(path):
             raise UsageError(f"{image} is no OCI folder", hint="it has neither index.json nor manifest.json")
         yield ImageSource.from_folder(path)
     elif path.exists() and not path.is_dir():
         with _open_file(path) as file:
-            yield ImageSource.from_archive(read_chunks(file, image))
+            yield ImageSource.from_archive(read_chunks(file, image), name=image)
     else:
         with _exported(app, image) as chunks:
-            yield ImageSource.from_archive(chunks)
+            yield ImageSource.from_archive(chunks, name=image)
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -142,9 +143,12 @@ def _exported(app: App, image: str) -> Iterator[Iterator[bytes]]:
         try:
             chunks = engine.images.export(image)
         except NotFound as error:
-            raise NotFound(
-                f"{error.message}, and there is no file or OCI folder {image}", hint=error.hint
-            ) from None
+            is_folder = Path(image).is_dir()
+            local = (
+                f"the folder {image} is no OCI folder" if is_folder else f"there is no file or folder {image}"
+            )
+            hint = "pull or build the image first, or correct the path"
+            raise NotFound(f"{error.message}, and {local}", hint=hint) from None
         yield chunks
 
 

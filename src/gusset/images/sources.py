@@ -36,10 +36,15 @@ class ImageSource:
         return cls(_files_of_folder(folder), {})
 
     @classmethod
-    def from_archive(cls, chunks: Iterator[bytes], limits: Limits = DEFAULT_LIMITS) -> ImageSource:
-        """The files of a tar archive, which may be compressed. Its chunks are read as they come."""
+    def from_archive(
+        cls, chunks: Iterator[bytes], limits: Limits = DEFAULT_LIMITS, *, name: str = "the archive"
+    ) -> ImageSource:
+        """The files of a tar archive, which may be compressed. Its chunks are read as they come.
+
+        `name` is what errors call it.
+        """
         links: dict[str, str] = {}
-        return cls(_files_of_archive(chunks, links, limits), links)
+        return cls(_files_of_archive(chunks, links, limits, name), links)
 
 
 def read_chunks(file: BinaryIO, name: str) -> Iterator[bytes]:
@@ -73,7 +78,9 @@ def _files_of_folder(folder: Path) -> Iterator[ImageFile]:
                     fail(error)
 
 
-def _files_of_archive(chunks: Iterator[bytes], links: dict[str, str], limits: Limits) -> Iterator[ImageFile]:
+def _files_of_archive(
+    chunks: Iterator[bytes], links: dict[str, str], limits: Limits, archive: str
+) -> Iterator[ImageFile]:
     reader = ByteReader(chunks)
     try:
         if compression := compression_of(reader.peek(BLOCK)):
@@ -87,7 +94,9 @@ def _files_of_archive(chunks: Iterator[bytes], links: dict[str, str], limits: Li
                 yield ImageFile(name, member.size, reader.pieces(member.size))
         reader.skip_rest()  # also proves that the compressed data is whole
     except Damaged as error:
-        raise ImageUnreadable(f"the archive cannot be read: {error}") from None
+        raise ImageUnreadable(
+            f"{archive} could not be searched as a whole: {error}", hint="save, pull or build the image anew"
+        ) from None
 
 
 def _read(chunks: Iterator[bytes], budget: Budget) -> Iterator[bytes]:
