@@ -340,6 +340,14 @@ def test_a_new_folder_can_be_served(gusset: Cli, tmp_path: Path) -> None:
     assert (folder / "config.yaml").read_text() == "model_name: mine\n"
 
 
+def test_commands_in_hints_can_be_pasted_when_a_folder_has_a_space(gusset: Cli, tmp_path: Path) -> None:
+    """The folder's path is quoted for the shell."""
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    assert f"`gusset init '{folder}'`".encode() in gusset("check", str(folder), status=3).stderr
+    assert f"`gusset serve '{folder}'`".encode() in gusset("init", str(folder)).stdout
+
+
 def test_the_demo_succeeds(gusset: Cli) -> None:
     """`gusset demo --once` has status 0 only if the prediction was correct; its output is masked."""
     done = gusset("demo", "--once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +56,7 @@ def path(app: App, folder: Path, env: Mode, python: str) -> None:
     if info is None:
         raise NotFound(
             f"the environment of {folder} is not made yet",
-            hint=f"`gusset serve {folder}` makes it",
+            hint=f"`gusset serve {shlex.quote(str(folder))}` makes it",
         )
     app.output.result({"path": info.path, "key": info.key}, info.path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def init(app: App, folder: Path) -> None:
     app.output.result(
         {"files": [str(path) for path in written]},
         "\n".join(f"wrote {path}" for path in written)
-        + f"\nnext: `gusset secret set api_key`, then `gusset serve {folder}`",
+        + f"\nnext: `gusset secret set api_key`, then `gusset serve {shlex.quote(str(folder))}`",
     )
 
 
@@ -163,7 +164,8 @@ def _environment_text(app: App, plan: EnvironmentPlan | None) -> str:
         return ""
     made = Environments(app).store.find(plan.key) is not None
     state = "which is made already" if made else "which `gusset serve` makes first"
-    return f"\nin a Python environment of its own, {state}:\n{reasons_text(plan.reasons)}"
+    why = "; gusset's own Python does not fit" if plan.reasons else ""
+    return f"\nin a Python environment of its own, {state}{why}:\n{reasons_text(plan.reasons)}"
 
 
 def _image_problems(package: Package) -> Sequence[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,7 +166,7 @@ def _read(folder: Path, config_file: Path) -> bytes:
         hint = (
             f"rename {similar} to {config_file.name}"
             if similar.is_file()
-            else f"create one with `gusset init {folder}`"
+            else f"create one with `gusset init {shlex.quote(str(folder))}`"
         )
         raise _unreadable(config_file, f"there is no {config_file}", hint)
     try:
