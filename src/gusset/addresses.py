@@ -15,6 +15,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_wildcard(host: str) -> bool:
+    """Whether a server that listens on `host` accepts connections to every address of the machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def http_url(host: str, port: int, *, scheme: str = "http") -> str:
     """The URL of a server, as in `http://127.0.0.1:8080` or `http://[::1]:8080`."""
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -98,6 +98,14 @@ def test_listening_that_is_unsafe_or_impossible_is_refused(
     assert message in done.stderr and b"Traceback" not in done.stderr
 
 
+def test_a_manager_on_all_addresses_announces_one_that_can_be_opened(manager: Manager) -> None:
+    """`0.0.0.0` is not an address to connect to."""
+    manager.stop()
+    manager.start("--host", "0.0.0.0", "--insecure-http")
+    assert manager.address == f"http://localhost:{manager.port}"
+    assert httpx.get(f"{manager.address}/healthz", trust_env=False).status_code == 200
+
+
 def test_only_a_trusted_proxy_may_give_the_address_of_its_clients(manager: Manager) -> None:
     """The audit log has that of the connection otherwise."""
     headers = {"x-forwarded-for": "203.0.113.9"}

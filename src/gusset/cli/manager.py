@@ -95,7 +95,9 @@ def manager(
             listening,
             bootstrap_link=link,
             key_rate=key_rate,
-            announce=lambda address: _print_address(app, address, link),
+            announce=lambda address: _print_address(
+                app, address, link, on_all_addresses=listening.on_all_addresses
+            ),
         )
 
 
@@ -126,7 +128,7 @@ def _in_container(
     return run_in_container(docker_run(options, *arguments))
 
 
-def _print_address(app: App, address: str, link: BootstrapLink | None) -> None:
+def _print_address(app: App, address: str, link: BootstrapLink | None, *, on_all_addresses: bool) -> None:
     """Print the address, and the link that sets up a manager without accounts."""
     token = None if link is None else link.token
     if app.output.json:
@@ -134,6 +136,8 @@ def _print_address(app: App, address: str, link: BootstrapLink | None) -> None:
         sys.stdout.flush()
         return
     app.output.note(f"the manager is ready at {address}/settings/secrets")
+    if on_all_addresses:
+        app.output.note("it listens on all addresses of this machine")
     if token:
         app.output.note("not set up yet; open this link, which works once, to create the first administrator")
         app.output.note(f"  {address}/setup/{token}")

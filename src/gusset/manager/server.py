@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from gusset.addresses import http_url, is_loopback
+from gusset.addresses import http_url, is_loopback, is_wildcard
 from gusset.errors import UsageError
 from gusset.manager.app import Manager, make_manager
 from gusset.manager.auth.authenticator import KEY_RATE
@@ -55,6 +55,15 @@ class Listening:
     def scheme(self) -> str:
         return "https" if self.certificate else "http"
 
+    @property
+    def on_all_addresses(self) -> bool:
+        return is_wildcard(self.host)
+
+    @property
+    def reachable_host(self) -> str:
+        """A host that this machine can connect to."""
+        return "localhost" if self.on_all_addresses else self.host
+
     def tls(self) -> ServerTls | None:
         """TLS with the certificate, None without one. Raises UsageError if it cannot be used."""
         files = TlsFiles.given(self.certificate, self.key)
@@ -69,7 +78,7 @@ def run(
     announce: Callable[[str], None],
     key_rate: int = KEY_RATE,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C. `announce` is called with the address once it accepts connections.
+    """Serve until SIGTERM or Ctrl-C. `announce` is called with the URL once it accepts connections.
 
     `bootstrap_link` is the link of a manager that has not been set up. `key_rate` limits the requests
     a second of one valid key; 0 does not.
@@ -81,7 +90,7 @@ def run(
     listening.check()
     tls = listening.tls()
     with listen(listening.host, listening.port) as listener:
-        address = http_url(listening.host, listener.getsockname()[1], scheme=listening.scheme)
+        address = http_url(listening.reachable_host, listener.getsockname()[1], scheme=listening.scheme)
         proxies = TrustedProxies(listening.trusted_proxy)
         manager = make_manager(
             vault,
