@@ -102,9 +102,7 @@ class SecretIntake:
     def __init__(self) -> None:
         self.masker = Masker()
         self._lock = threading.Lock()
-        self._warned_short: set[str] = set()
-        self._warned_environment: set[str] = set()
-        self._warned_mistakes: set[tuple[str, str]] = set()  # name and code
+        self._warned: set[tuple[str, str]] = set()  # a name or origin, and what was wrong with it
 
     def mask_log(self, text: str) -> str:
         """A text of a log of this process, masked."""
@@ -115,14 +113,9 @@ class SecretIntake:
         self.masker.learn({name: delivered.value for name, delivered in values.items()})
         short = {name for name, delivered in values.items() if not maskable(delivered.value)}
         exposed = {held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)}
-        with self._lock:
-            short -= self._warned_short
-            exposed -= self._warned_environment
-            self._warned_short |= short
-            self._warned_environment |= exposed
-        if short:
+        if short := self._new(short, "unmaskable"):
             log.warning("Too short to be masked in output (under 8 bytes): %s", ", ".join(sorted(short)))
-        if exposed:
+        if exposed := self._new(exposed, "environment"):
             log.warning(
                 "These values come from the environment, where other processes may read them: %s. "
                 "Store them with: gusset secret set NAME",
@@ -131,6 +124,13 @@ class SecretIntake:
         if values:  # on a thread, since a start must not wait for the doctor's import
             threading.Thread(target=self._warn_of_mistakes, args=(values,), daemon=True).start()
 
+    def _new(self, subjects: set[str], code: str) -> set[str]:
+        """Those of `subjects` that have not been warned of for the reason `code`; from now on they have."""
+        with self._lock:
+            new = {subject for subject in subjects if (subject, code) not in self._warned}
+            self._warned |= {(subject, code) for subject in new}
+        return new
+
     def _warn_of_mistakes(self, values: Values) -> None:
         """Warn of what the value doctor finds, whichever source a value came from."""
         from gusset.secrets.value_doctor import examine
@@ -138,9 +138,6 @@ class SecretIntake:
         now = datetime.now(UTC)
         for name, delivered in values.items():
             for finding in examine(delivered.value.reveal(), name=name, now=now):
-                with self._lock:
-                    is_new = (name, finding.code) not in self._warned_mistakes
-                    self._warned_mistakes.add((name, finding.code))
-                if is_new and finding.code != "short":
+                if finding.code != "short" and self._new({name}, finding.code):
                     text = f"{finding.message}. {finding.hint}."
                     log.warning("%s (from %s): %s", name, delivered.origin, text)
