@@ -298,3 +298,11 @@ def test_the_platforms_training_section_is_accepted(tmp_path: Path) -> None:
     [problem] = check(tmp_path, "training: {image: {base_image: x}}\n")
     assert problem.code == "without_effect" and "training" in problem.message
     assert load_package(tmp_path).dump()["training"] == {"image": {"base_image": "x"}}
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", '"a\\tb"', "x" * 254])
+def test_a_name_that_a_manager_refuses_is_reported(tmp_path: Path, name: str) -> None:
+    """With its line, and as a warning: without a manager the name works."""
+    [problem] = check(tmp_path, f"# a model\nmodel_name: {name}\n")
+    assert (problem.code, problem.key, problem.warning) == ("deployment_name", "model_name", True)
+    assert problem.line == 2

@@ -15,7 +15,7 @@ from gusset.errors import ConfigInvalid, Problem
 from gusset.package import keys, rules
 from gusset.package.problems import ProblemCollector, type_name
 from gusset.package.quantity import MAX_SECONDS
-from gusset.package.rules import Declarations, SecretDeclaration
+from gusset.package.rules import Declarations, SecretEntry
 from gusset.package.schema import TrussConfig
 from gusset.package.yaml_tree import Tree, read_tree
 
@@ -29,9 +29,9 @@ class Package:
     folder: Path
     config_file: Path
     config: TrussConfig = field(repr=False)
-    secrets: Mapping[str, SecretDeclaration]
+    secrets: Mapping[str, SecretEntry]
     """The declared secrets, in the order of the file."""
-    callers: Mapping[str, SecretDeclaration]
+    callers: Mapping[str, SecretEntry]
     """The secrets that are the keys of its callers, which the model does not get."""
     warnings: tuple[Problem, ...]
     _dumped: dict[str, Any] = field(repr=False)
@@ -109,7 +109,7 @@ class Package:
                 )
         if found := problems.sorted():
             raise ConfigInvalid(_summary(Path(self.display_file), found), problems=found)
-        given = {name: SecretDeclaration(name, None, None) for name in names}
+        given = {name: SecretEntry(name, None, None) for name in names}
         return replace(self, callers=given | dict(self.callers))
 
     def problem_collector(self) -> ProblemCollector:

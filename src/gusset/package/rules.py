@@ -15,12 +15,12 @@ from gusset.errors import CredentialAsName, InvalidName
 from gusset.package.problems import ProblemCollector, type_name
 from gusset.package.yaml_tree import Location, Path
 from gusset.secrets.credentials import find_credentials, looks_like_credential
-from gusset.secrets.name import check_name, fold_name, spelling_clashes
+from gusset.secrets.name import check_name, fold_name, is_deployment_name, spelling_clashes
 
 
 @dataclass(frozen=True, slots=True)
-class SecretDeclaration:
-    """The name of a secret, its location, and whether the model can start without its value."""
+class SecretEntry:
+    """A secret that the file names: its location, and whether the model can start without its value."""
 
     name: str
     line: int | None
@@ -32,8 +32,8 @@ class SecretDeclaration:
 class Declarations:
     """The secrets that a file declares, by name: those for the model, and its callers' keys."""
 
-    secrets: dict[str, SecretDeclaration]
-    callers: dict[str, SecretDeclaration]
+    secrets: dict[str, SecretEntry]
+    callers: dict[str, SecretEntry]
 
 
 def prepare(data: dict[Any, Any], problems: ProblemCollector) -> tuple[dict[Any, Any], Declarations]:
@@ -48,6 +48,7 @@ def prepare(data: dict[Any, Any], problems: ProblemCollector) -> tuple[dict[Any,
     _check_between_sections(data, problems)
     _check_docker_server(data, problems)
     _deprecated(data, problems)
+    _model_name(data, problems)
     return data, Declarations(declared, callers)
 
 
@@ -177,7 +178,7 @@ def _stays_inside(path: str, start: str = "") -> bool:
 # secrets
 
 
-def _secrets(data: dict[Any, Any], problems: ProblemCollector) -> dict[str, SecretDeclaration]:
+def _secrets(data: dict[Any, Any], problems: ProblemCollector) -> dict[str, SecretEntry]:
     section = data.pop("secrets", None)
     if section is None:
         section = {}
@@ -193,7 +194,7 @@ def _secrets(data: dict[Any, Any], problems: ProblemCollector) -> dict[str, Secr
     for name, value in section.items():
         if _is_valid_name(name, problems, ("secrets", name)):
             location = problems.tree.keys.get(("secrets", name))
-            declarations[name] = SecretDeclaration(
+            declarations[name] = SecretEntry(
                 name, location.line if location else None, location.column if location else None
             )
             _check_declaration_text(name, value, problems)
@@ -201,7 +202,7 @@ def _secrets(data: dict[Any, Any], problems: ProblemCollector) -> dict[str, Secr
     optional = _optional(data, declarations, problems)
     data["secrets"] = dict.fromkeys(declarations)
     return {
-        name: SecretDeclaration(name, declaration.line, declaration.column, optional=name in optional)
+        name: SecretEntry(name, declaration.line, declaration.column, optional=name in optional)
         for name, declaration in declarations.items()
     }
 
@@ -258,7 +259,7 @@ def _check_declaration_text(name: str, value: object, problems: ProblemCollector
 
 
 def _report_spellings(
-    data: dict[Any, Any], declarations: dict[str, SecretDeclaration], problems: ProblemCollector
+    data: dict[Any, Any], declarations: dict[str, SecretEntry], problems: ProblemCollector
 ) -> None:
     """Refuse two spellings of one secret in the file, since files and code use the exact name."""
     paths: dict[str, tuple[Any, ...]] = {name: ("secrets", name) for name in declarations}
@@ -283,7 +284,7 @@ def _is_name(text: str) -> bool:
 
 
 def _optional(
-    data: dict[Any, Any], declarations: dict[str, SecretDeclaration], problems: ProblemCollector
+    data: dict[Any, Any], declarations: dict[str, SecretEntry], problems: ProblemCollector
 ) -> set[str]:
     """The names under `model_metadata: {gusset: {optional_secrets: [NAME]}}`."""
     path = ("model_metadata", "gusset", "optional_secrets")
@@ -304,8 +305,8 @@ def _optional(
 
 
 def _callers(
-    data: dict[Any, Any], declared: dict[str, SecretDeclaration], problems: ProblemCollector
-) -> dict[str, SecretDeclaration]:
+    data: dict[Any, Any], declared: dict[str, SecretEntry], problems: ProblemCollector
+) -> dict[str, SecretEntry]:
     """The names under `model_metadata: {gusset: {callers: [NAME]}}`."""
     path = ("model_metadata", "gusset", "callers")
     names = _get(data, *path)
@@ -322,7 +323,7 @@ def _callers(
         if secret := same_secret(name, declared):
             problems.add(at, caller_is_secret(name, secret), CALLER_HINT, code="caller_is_secret")
         location = problems.tree.values.get(at)
-        callers[name] = SecretDeclaration(
+        callers[name] = SecretEntry(
             name, location.line if location else None, location.column if location else None
         )
     return callers
@@ -414,6 +415,15 @@ def _deprecated(data: dict[Any, Any], problems: ProblemCollector) -> None:
     if data.get("python_version") == "py39":
         message = "Python 3.9 is no longer maintained"
         problems.add(("python_version",), message, "write py311 or newer", code="deprecated", warning=True)
+
+
+def _model_name(data: dict[Any, Any], problems: ProblemCollector) -> None:
+    """Warn of a name that only works without a manager."""
+    name = _decoded(data.get("model_name"))
+    if isinstance(name, str) and name and not is_deployment_name(name):
+        message = "a manager does not register a deployment with this name"
+        hint = "use 1 to 253 printable characters, without '/'"
+        problems.add(("model_name",), message, hint, code="deployment_name", warning=True)
 
 
 def report_credentials(problems: ProblemCollector) -> None:

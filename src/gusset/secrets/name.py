@@ -67,6 +67,11 @@ def fold_name(name: str) -> str:
     return name.translate(_FOLD)
 
 
+def is_deployment_name(name: str) -> bool:
+    """Whether a manager registers a deployment under this name."""
+    return 1 <= len(name) <= 253 and name.isprintable() and "/" not in name and name not in (".", "..")
+
+
 def spelling_clashes(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of different spellings of one secret, in the order of `names`."""
     first: dict[str, str] = {}

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, or_, select, update
 
 from gusset.errors import Conflict, NotFound, NotSignedIn, UsageError
-from gusset.secrets.name import check_name, fold_name, spelling_clashes
+from gusset.secrets.name import check_name, fold_name, is_deployment_name, spelling_clashes
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
@@ -322,7 +322,7 @@ class Deployments:
 
 def check_deployment_name(name: str) -> str:
     """Returns `name`. Raises UsageError when it is not a valid name of a deployment."""
-    if not 1 <= len(name) <= 253 or not name.isprintable() or "/" in name or name in (".", ".."):
+    if not is_deployment_name(name):
         raise UsageError("a deployment's name must have 1 to 253 printable characters, without '/'")
     return name
 
