@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
-.PHONY: help demo test quick check unit engines browser examples-test examples bench dist lock system-deps clean
+.PHONY: help demo test quick check unit engines browser examples-test examples bench dist image lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(STAMP) ## run every benchmark
 
 dist: $(STAMP) ## build wheel and sdist, install them into an empty environment and try them
 	$(BIN)/python scripts/dist
+
+image: ## build the image of gusset itself, from packaging/Containerfile, with Docker or Podman
+	$$(command -v podman || command -v docker) build -f packaging/Containerfile -t gusset $(IMAGE_ARGS) .
 
 lock: ## pin the dependencies anew, with hashes
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import http.server
+import io
 import json
 import os
 import shutil
@@ -10,7 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +37,7 @@ PYTHON = "3.11"  # of the tests' base image
 NEXT = b"hf_the-value-after-the-rotation-77"
 SECRET = b"build-secret-" + b"cHVibGljIHRva2VuIG9mIGEgYnVpbGQ-0815-4711-" * 3
 USER = 60000
+WORD = "index-word-cHVibGlj-0815"
 
 
 @dataclass(frozen=True)
@@ -385,3 +391,109 @@ def test_two_builds_of_two_clones_have_the_same_layers(
         layers.append(podman("image", "inspect", "--format", "{{.RootFS.Layers}}", tag))
         podman("rmi", "-f", tag)
     assert layers[0] == layers[1]
+
+
+class _Index(http.server.BaseHTTPRequestHandler):
+    """An index with one package, for those who present the login."""
+
+    wheel: bytes
+    authorization = "Basic " + base64.b64encode(f"robot:{WORD}".encode()).decode()
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") != self.authorization:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic")
+            self.end_headers()
+            return
+        name = "tiny_thing-1.2-py3-none-any.whl"
+        body = self.wheel if self.path.endswith(".whl") else f'<a href="/files/{name}">{name}</a>'.encode()
+        self.send_response(200 if "tiny" in self.path else 404)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def private_index() -> Iterator[int]:
+    """The port of a private index."""
+    packed = io.BytesIO()
+    about = "tiny_thing-1.2.dist-info"
+    with zipfile.ZipFile(packed, "w") as wheel:
+        wheel.writestr("tiny_thing.py", "")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny_thing\nVersion: 1.2\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    _Index.wheel = packed.getvalue()
+    with http.server.ThreadingHTTPServer(("", 0), _Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture
+def index_host(images: dict[str, str]) -> str:
+    """This machine's address in Podman's network."""
+    return podman("network", "inspect", "podman", "--format", "{{(index .Subnets 0).Gateway}}")
+
+
+def test_the_installation_of_a_custom_image_gets_a_login(
+    gusset: Cli,
+    tmp_path: Path,
+    images: dict[str, str],
+    private_index: int,
+    index_host: str,
+    build_secrets: Path,
+) -> None:
+    """Its pip reads the .netrc."""
+    (build_secrets / "index_login").write_text(f"machine {index_host}\nlogin robot\npassword {WORD}\n")
+    options = [f"--index-url http://{index_host}:{private_index}/simple", f"--trusted-host {index_host}"]
+    folder = write_image(
+        tmp_path / "image",
+        images["root"],
+        [],
+        requirements=[*options, "tiny_thing"],
+        build={"secret_to_path_mapping": {"index_login": "/root/.netrc"}},
+    )
+    tag = "localhost/gusset-login-image"
+    done = gusset("build", str(folder), "--tag", tag, "--secrets-dir", str(build_secrets))
+    assert not leaks_in(done.stdout + done.stderr, WORD.encode())
+    assert has_tiny_thing(tag)
+
+
+def test_the_installation_of_a_model_gets_a_login(
+    gusset: Cli,
+    tmp_path: Path,
+    images: dict[str, str],
+    private_index: int,
+    index_host: str,
+    build_secrets: Path,
+    wheels: Path,
+) -> None:
+    """uv gets a pip.conf in its own words; what gusset needs comes from the machine's index."""
+    url = f"http://robot:{WORD}@{index_host}:{private_index}/simple"
+    (build_secrets / "index_login").write_text(f"[global]\nindex-url = {url}\ntrusted-host = {index_host}\n")
+    folder = write_configured(
+        tmp_path / "model",
+        base_image={"image": images["root"]},
+        requirements=["tiny_thing"],
+        build={"secret_to_path_mapping": {"index_login": "/root/pip.conf"}},
+    )
+    tag = "localhost/gusset-login-model"
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    done = gusset("build", str(folder), "--tag", tag, "--secrets-dir", str(build_secrets), **offline)
+    assert not leaks_in(done.stdout + done.stderr, WORD.encode())
+    assert has_tiny_thing(tag)
+
+
+def has_tiny_thing(tag: str) -> bool:
+    """Whether the image has the package of the private index. The image is removed."""
+    command = ["--entrypoint", "python3", tag, "-c", "import tiny_thing as t; print(t.__name__)"]
+    found = podman("run", "--rm", *command)
+    podman("rmi", "-f", tag)
+    return found == "tiny_thing"

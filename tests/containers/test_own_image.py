@@ -20,7 +20,7 @@ import pytest
 from tests.cli.test_portable import elsewhere
 from tests.cli.test_serve import VALUE, sha, write_model
 from tests.conftest import Cli
-from tests.containers.conftest import BASE, CACHE, REPO, podman
+from tests.containers.conftest import BASE, CACHE, REPO
 from tests.serving.conftest import eventually
 
 PYTHON = "3.11"  # of the tests' base image
@@ -47,9 +47,12 @@ def image(images: dict[str, str], wheels: Path) -> str:
     """The image that packaging/Containerfile builds, on the base image of the tests."""
     name = "localhost/gusset-own-image"
     offline = ["--build-arg", "PIP_FIND_LINKS=/wheels", "--build-arg", "PIP_NO_INDEX=1"]
-    podman(
-        *("build", "-q", "-f", str(REPO / "packaging/Containerfile"), "-t", name),
-        *("--build-arg", f"BASE={BASE}", "--volume", f"{wheels}:/wheels:ro", *offline, str(REPO)),
+    options = ["--build-arg", f"BASE={BASE}", "--volume", f"{wheels}:/wheels:ro", *offline, "-t", name]
+    subprocess.run(
+        ["make", "-o", ".venv/.made", "image", f"IMAGE_ARGS={shlex.join(options)}"],
+        cwd=REPO,
+        check=True,
+        capture_output=True,
     )
     return name  # not removed: Podman cannot remove an image while another worker builds one
 

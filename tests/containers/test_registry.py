@@ -173,6 +173,26 @@ def test_a_wrong_login_is_reported_by_the_name_of_its_secret(
     assert not leaks_in(served.output.encode(), PASSWORD)
 
 
+def test_a_built_image_is_pushed_with_the_login_of_its_base(
+    served: ServedImage, registry: str, gusset: Cli
+) -> None:
+    """To the same registry only. Without a login the registry refuses it, and the image stays here."""
+    served.secret("pull", b"robot:" + PASSWORD)
+    auth: dict[str, object] = {"auth_method": "REGISTRY_SECRET", "secret_name": "pull"}
+    _configure(served, _image(registry), auth)
+    tag = f"{registry}/private/built:1"
+    command = ["build", str(served.folder), "--tag", tag, "--push", "--secrets-dir", str(served.secrets)]
+    done = gusset(*command, **served.engine.environ)
+    assert b"built and pushed" in done.stdout
+    assert not leaks_in(done.stdout + done.stderr, PASSWORD)
+
+    _configure(served, _image(registry), None)
+    done = gusset(*command, status=7, **served.engine.environ)
+    assert b"the registry refuses the image" in done.stderr
+    assert served.engine("image", "inspect", "--format", "{{.Id}}", tag)
+    served.engine("rmi", "-f", tag)
+
+
 def test_a_missing_login_is_reported(served: ServedImage, registry: str) -> None:
     """With the registry's error, and what to do."""
     _configure(served, _image(registry), None)

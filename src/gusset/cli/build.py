@@ -15,7 +15,7 @@ import click
 from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.needs_linux import require_linux
-from gusset.errors import ConfigInvalid, UsageError
+from gusset.errors import ConfigInvalid, Denied, HostError, UsageError
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def build(
         built = _build(app, engine, reaper, job, values=values, credentials=credentials, allowed=allowed)
         name = _name(app, engine, built, tag, job)
         if push:
-            engine.images.push(name, app.output.note, credentials)
+            _push(app, engine, name, job, credentials)
     _print(app, built, name, pushed=push)
 
 
@@ -300,6 +300,20 @@ def _name(app: App, engine: Engine, built: BuiltImage, tag: str | None, job: _Jo
     if before is not None and before.removeprefix("sha256:") != built.id.removeprefix("sha256:"):
         app.output.note(f"{name} was another image before, {before.removeprefix('sha256:')[:12]}")
     return name
+
+
+def _push(app: App, engine: Engine, name: str, job: _Job, credentials: Credentials | None) -> None:
+    """Push the image. The login of the base image is only for the registry of that."""
+    from gusset.containers.engine.registry import registry_of
+    from gusset.secrets.masking import Masker
+
+    if registry_of(name) != registry_of(job.recipe.base):
+        credentials = None
+    try:
+        engine.images.push(name, app.output.note, credentials)
+    except (Denied, HostError) as error:  # a registry's message may quote the credentials
+        masker = Masker(credentials.parts if credentials else ())
+        raise type(error)(masker.mask_text(error.message), hint=error.hint) from None
 
 
 def _print(app: App, built: BuiltImage, name: str, *, pushed: bool) -> None:

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from gusset.containers.engine.engine_socket import end_service
 from gusset.runtime.environment import child_environment
@@ -94,9 +95,20 @@ def end_group(leader: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(leader, number)
-            for _ in range(_BUILD_CHECKS):
-                time.sleep(_BUILD_PAUSE)
-                os.killpg(leader, 0)
+        for _ in range(_BUILD_CHECKS):
+            if not _is_running(leader):
+                return
+            time.sleep(_BUILD_PAUSE)
+
+
+def _is_running(group: int) -> bool:
+    """Whether a process of the group runs. Ended ones that nobody has waited for do not count."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError):
+            state, _, found = file.read_text().rpartition(")")[2].split()[:3]
+            if int(found) == group and state != "Z":
+                return True
+    return False
 
 
 class Reaper:

@@ -148,7 +148,9 @@ class Installation:
             identity=_identity(files, "runtime.txt", "truss.txt", "constraints.txt"),
             folder=_MOUNTED,
             python=_path_of(python),
-            install=self._install(python, secrets),
+            install=" || ".join(
+                f'{each} -c "$pins" "$@"' for each in self._runtime_installs(python, secrets)
+            ),
             tidy=_tidy(python),
         )
         yield run(command, mounts)
@@ -165,16 +167,21 @@ class Installation:
         words = [f"{name}={shlex.quote(text)}" for name, text in variables.items()]
         words += secrets.for_installation()
         words.append("./uv pip install --no-cache --no-progress --break-system-packages")
-        if _NO_INDEX in self.settings.variables:
+        if _NO_INDEX in self.settings.variables and _NO_INDEX not in leave_out:
             words.append("--no-index")  # uv reads no such variable
         return " ".join([*words, "--python", _path_of(python)])
 
+    def _runtime_installs(self, python: str, secrets: MountedSecrets) -> Iterator[str]:
+        """Install from the machine's indexes, else from those of the model's pip.conf or uv.toml."""
+        yield self._install(python, secrets.without_config())
+        if secrets.has_config:
+            yield self._install(python, secrets, leave_out=set(self._overridden(secrets)))
+
     def _overridden(self, secrets: MountedSecrets) -> Iterator[str]:
         """The machine's settings that the model's own indexes replace, as pip would."""
-        has_config = any(variable == "UV_CONFIG_FILE" for variable, _ in secrets.variables)
-        if (has_config or self.options.index_url) and "UV_DEFAULT_INDEX" in self.settings.translated:
-            yield "UV_DEFAULT_INDEX"
-        if has_config and "UV_INDEX" in self.settings.translated:
+        if secrets.has_config or self.options.index_url:
+            yield from {"UV_DEFAULT_INDEX", _NO_INDEX} & self.settings.translated
+        if secrets.has_config and "UV_INDEX" in self.settings.translated:
             yield "UV_INDEX"
 
 
@@ -182,7 +189,7 @@ class Installation:
 _RUNTIME = """{identity}
 set -e
 cd {folder}
-install() {{ {install} -c "$pins" "$@"; }}
+install() {{ {install}; }}
 pins=$(mktemp)
 ./uv pip list --quiet --format freeze --python {python} > "$pins"
 cat constraints.txt >> "$pins"

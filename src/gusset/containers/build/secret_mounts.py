@@ -23,6 +23,7 @@ _KEY = ("build", "secret_to_path_mapping")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PATH = re.compile(r'/[^\x00-\x20\x7f,"\\$]+')  # as an option of RUN can hold it
 _NETRC = "gusset-netrc"
+_UV_CONFIG = "UV_CONFIG_FILE"
 _LOGINS = PurePosixPath("/run/secrets/gusset")
 
 
@@ -113,7 +114,7 @@ class MountedSecrets:
         for name in configs[:1]:
             to_uv = installer == "uv" and _kind(mapping[name]) == "pip.conf"
             secret = _login(f"gusset-{installer}-config", (name,), to_uv=to_uv)
-            variable = "UV_CONFIG_FILE" if installer == "uv" else "PIP_CONFIG_FILE"
+            variable = _UV_CONFIG if installer == "uv" else "PIP_CONFIG_FILE"
             found = found._with_login(secret, variable)
         return found
 
@@ -142,6 +143,15 @@ class MountedSecrets:
     def for_installation(self) -> Iterator[str]:
         """Assignments for the shell that tell the installer about the files."""
         return (f"{variable}={path}" for variable, path in self.variables)
+
+    @property
+    def has_config(self) -> bool:
+        """Whether uv gets indexes from a secret."""
+        return any(variable == _UV_CONFIG for variable, _ in self.variables)
+
+    def without_config(self) -> MountedSecrets:
+        """These, for an installation from the machine's indexes."""
+        return replace(self, variables=tuple(each for each in self.variables if each[0] != _UV_CONFIG))
 
     def without_installation(self) -> MountedSecrets:
         """These without the logins, for a folder that installs nothing."""
