@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gusset.errors import ConfigInvalid, Denied, SecretsMissing, Unreachable
 from gusset.weights.download import Credential, Download, SourceKind
-from tests.examples.hub import COMMIT, Hub, serving
+from tests.examples.hub import COMMIT, Caller, Hub, Reply, serving
 from tests.weights.conftest import Fetch
 
 TOKEN = b"hf_tests_" + b"aB3dE5fG7h" * 2
@@ -113,6 +114,40 @@ def test_a_hub_that_does_not_respond_is_unreachable_unless_cached(hub: Hub, run_
 def test_a_hub_cannot_write_outside_of_its_cache(hub: Hub, run_fetch: Fetch, tmp_path: Path) -> None:
     """Names of files come from the hub."""
     hub._files["../../../../../escaped"] = b"x"
+    with pytest.raises((Unreachable, ConfigInvalid)):
+        run_fetch(repository(), hf_access_token=TOKEN)
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative", "another repository"])
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-ETag", "X-Repo-Commit", "sha"])
+def test_a_hub_cannot_name_files_of_its_cache_by_paths(
+    hub: Hub, run_fetch: Fetch, tmp_path: Path, form: str, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library names files by the hashes that the hub sends."""
+    name = {
+        "absolute": str(tmp_path / "escaped"),
+        "relative": "../../../../../escaped",
+        "another repository": "../../models--org--escaped",
+    }[form]
+    if header == "sha":
+        info = hub._model_info()
+        monkeypatch.setattr(hub, "_model_info", lambda: info | {"sha": name})
+        tree = [hub._tree_entry(file) for file in hub._files]
+        about = hub._about
+        monkeypatch.setattr(
+            hub,
+            "_about",
+            lambda rest, caller: Reply.json(200, tree) if "/tree/" in rest else about(rest, caller),
+        )
+    else:
+        file = hub._file
+
+        def changed(path: str, caller: Caller) -> Reply:
+            reply = file(path, caller)
+            return replace(reply, headers={**reply.headers, header: f'"{name}"' if "Tag" in header else name})
+
+        monkeypatch.setattr(hub, "_file", changed)
     with pytest.raises((Unreachable, ConfigInvalid)):
         run_fetch(repository(), hf_access_token=TOKEN)
     assert not list(tmp_path.rglob("escaped*"))

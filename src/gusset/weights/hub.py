@@ -12,6 +12,7 @@ from typing import Any
 from gusset.errors import GussetError
 from gusset.weights import failures
 from gusset.weights.cache import disk_error
+from gusset.weights.confinement import OutsideError, writing_only_for
 from gusset.weights.download import Download
 from gusset.weights.progress import Progress
 
@@ -35,17 +36,26 @@ def fetch_repository(download: Download, token: str | None, progress: Progress) 
             raise
         raise failures.library_missing(download, "huggingface_hub", "hub") from None
     try:
-        folder = huggingface_hub.snapshot_download(
-            download.address,
-            revision=download.revision,
-            allow_patterns=_list(download.allow_patterns),
-            ignore_patterns=_list(download.ignore_patterns or None),
-            token=token,
-            tqdm_class=_progress_class(progress),
-        )
+        with writing_only_for(download.address, *_cache_folders()):
+            folder = huggingface_hub.snapshot_download(
+                download.address,
+                revision=download.revision,
+                allow_patterns=_list(download.allow_patterns),
+                ignore_patterns=_list(download.ignore_patterns or None),
+                token=token,
+                tqdm_class=_progress_class(progress),
+            )
     except Exception as error:
         raise _translate(error, download, had_secret=token is not None) from None
     return Path(folder)
+
+
+def _cache_folders() -> tuple[Path, Path]:
+    """The hub's cache, and the one of its library for faster transfers."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    return cache, Path(getattr(constants, "HF_XET_CACHE", cache / "xet"))
 
 
 def _list(patterns: tuple[str, ...] | None) -> list[str] | None:
@@ -57,6 +67,8 @@ def _translate(error: BaseException, download: Download, *, had_secret: bool) ->
     from huggingface_hub import errors
 
     repository = download.address
+    if isinstance(error, OutsideError) or isinstance(error.__cause__ or error.__context__, OutsideError):
+        return failures.unreachable(download, "the hub names files outside of the repository's folder")
     if isinstance(error, errors.RevisionNotFoundError):
         return failures.not_found(download, f"{repository} has no revision {download.revision or 'main'}")
     status = getattr(getattr(error, "response", None), "status_code", None)
