@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from gusset import errors, settings
+from gusset.vault.audit.actions import Action
 from tests.cli.test_serve import served
 from tests.conftest import Cli
 
@@ -151,6 +152,14 @@ def test_settings_are_documented() -> None:
     """docs/cli.md has each variable that gusset reads."""
     table = (ROOT / "docs" / "cli.md").read_text()
     assert [name for name in settings._VARIABLES.values() if name not in table] == []
+
+
+def test_actions_of_the_audit_log_are_documented() -> None:
+    """docs/manager.md explains each action, and none that does not exist."""
+    section = (
+        (ROOT / "docs" / "manager.md").read_text().partition("## The audit log")[2].partition("\n## ")[0]
+    )
+    assert sorted(re.findall(r"^\| `(\S+)` \|", section, re.MULTILINE)) == sorted(Action)
 
 
 def test_the_picture_is_well_formed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import Actor, AuditEvent
 from gusset.vault.audit.refusals import MAX_SUMS, MAX_TARGETS, WINDOW, RefusalSums
 
@@ -14,7 +15,7 @@ class Clock:
 
 
 def refusal(address: str = "192.0.2.1", target: str = "GET /v1/secrets") -> AuditEvent:
-    return AuditEvent(Actor("somebody", address), "request.refuse", target, outcome="not_signed_in")
+    return AuditEvent(Actor("somebody", address), Action.REQUEST_REFUSE, target, outcome="not_signed_in")
 
 
 def test_the_first_is_recorded_at_once_and_then_one_sum_for_each_window() -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.events import AuditEvent
@@ -160,7 +161,7 @@ def _create_or_migrate(connection: Connection, settings: Settings, clock: Clock)
     keyring = Keyring.new()
     KeyringStore(settings.root_key_file, vault).write(connection, keyring.keys(), root, at)
     # A log is never empty, so an empty one was emptied.
-    created = AuditEvent("gusset", "vault.create", vault)
+    created = AuditEvent("gusset", Action.VAULT_CREATE, vault)
     return Chain(vault, lambda: keyring, clock).extend(connection, [created])
 
 
@@ -243,7 +244,7 @@ def _check_writable(writer: Writer, clock: Clock) -> None:
         connection.execute(update(meta).where(meta.c.key == _PROBE).values(value=timestamp(clock())))
         return WriteResult(None, [])
 
-    writer.run(AuditEvent("gusset", "vault.probe", "vault"), write)
+    writer.run(AuditEvent("gusset", Action.VAULT_PROBE, "vault"), write)
 
 
 def _read_keyring(keys: KeyringStore, connection: Connection) -> None:

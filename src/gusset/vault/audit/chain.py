@@ -60,7 +60,8 @@ class Chain:
         at, rows = timestamp(now), []
         for event in events:
             details = json.dumps(event.stored_details(), sort_keys=True)
-            fields = (head.seq + 1, at, str(event.actor), event.action, event.target, event.outcome, details)
+            actor, action = str(event.actor), str(event.action)
+            fields = (head.seq + 1, at, actor, action, event.target, event.outcome, details)
             head = Head(head.seq + 1, chain_hash(head.hash, *fields))
             mac = keyring.mac(head.hash)
             rows.append(dict(zip(audit_table.c.keys(), (*fields, head.hash, mac), strict=True)))

@@ -20,6 +20,7 @@ from sqlalchemy import select
 
 from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import fold_name
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.storage.tables import secret_versions, secrets_table
 
@@ -29,7 +30,15 @@ VERSION_ROWS = select(_s.team_id, _s.folded, _v.secret_id, _v.version, _v.sealed
     secrets_table, _s.id == _v.secret_id
 )
 CHANGES = frozenset(
-    f"secret.{verb}" for verb in ("create", "write", "annotate", "rollback", "delete", "restore", "destroy")
+    (
+        Action.SECRET_CREATE,
+        Action.SECRET_WRITE,
+        Action.SECRET_ANNOTATE,
+        Action.SECRET_ROLLBACK,
+        Action.SECRET_DELETE,
+        Action.SECRET_RESTORE,
+        Action.SECRET_DESTROY,
+    )
 )
 
 
@@ -72,7 +81,7 @@ class ConsistencyCheck:
             details: Mapping[str, Any] = json.loads(record.details)
             if record.action in CHANGES:
                 self._follow_change(record, details)
-            elif record.action == "secret.deliver":
+            elif record.action == Action.SECRET_DELIVER:
                 self._follow_delivery(record, details)
 
     def _follow_change(self, record: AuditRecord, details: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from gusset.vault.audit.actions import Action
+
 
 class Actor(str):
     """Who acts, and the network `address` of the request, where there is one."""
@@ -25,7 +27,7 @@ class AuditEvent:
     """One act or refusal, to be recorded. `outcome` is "ok" or the code of the error."""
 
     actor: str
-    action: str
+    action: Action
     target: str
     _: KW_ONLY
     outcome: str = "ok"

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import Actor, AuditEvent
 
 WINDOW = 60.0  # seconds that one sum covers
 MAX_TARGETS = 64  # of one caller and action in a window; further ones share a sum
 MAX_SUMS = 1024  # in all; the refusals of further callers share a sum for each action
 
-Key = tuple[str, str | None, str, str, str]  # actor, address, action, target, outcome
+Key = tuple[str, str | None, Action, str, str]  # actor, address, action, target, outcome
 
 
 class RefusalSum(AuditEvent):

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from gusset.errors import GussetError, HostError, VaultError
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.events import AuditEvent
@@ -194,7 +195,7 @@ class Writer:
         """Record how often refusals were repeated in the windows that have ended."""
         events = self._refusals.take_due(all_of_them=all_of_them)
         if events:
-            intent = AuditEvent("gusset", "request.refuse", "several")
+            intent = AuditEvent("gusset", Action.REQUEST_REFUSE, "several")
             try:
                 self.run(intent, lambda _: WriteResult(None, events))
             except GussetError:

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, insert, or_, select,
 
 from gusset.errors import Denied, NotFound, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -214,7 +215,7 @@ class AccessKeys:
             connection.execute(update(access_keys).where(_k.prefix == info.prefix).values(**values))
             return WriteResult(None, [])
 
-        self._writer.run(AuditEvent("gusset", "key.use", info.prefix), write)
+        self._writer.run(AuditEvent("gusset", Action.KEY_USE, info.prefix), write)
 
     def create(
         self,
@@ -249,10 +250,10 @@ class AccessKeys:
                 user_id=user_id,
             )
             details = {"name": name, "scopes": list(scopes), "expires_at": info.expires_at}
-            event = AuditEvent(actor, "api_key.create", info.prefix, details=details)
+            event = AuditEvent(actor, Action.API_KEY_CREATE, info.prefix, details=details)
             return WriteResult((info, key), [event])
 
-        return self._writer.run(AuditEvent(actor, "api_key.create", name), write)
+        return self._writer.run(AuditEvent(actor, Action.API_KEY_CREATE, name), write)
 
     def of_user(self, user_id: str) -> list[KeyInfo]:
         """A person's keys, newest first."""
@@ -283,20 +284,20 @@ class AccessKeys:
             revoked = revoke_keys(connection, timestamp(self._clock()), _k.prefix == prefix)
             made = [each for each in revoked if each != prefix]
             details = {"name": info.name, **({"made by it": made} if made else {})}
-            action = "api_key.revoke" if info.kind == "key" else "token.revoke"
+            action = Action.API_KEY_REVOKE if info.kind == "key" else Action.TOKEN_REVOKE
             return WriteResult(info, [AuditEvent(actor, action, prefix, details=details)])
 
-        return self._writer.run(AuditEvent(actor, "api_key.revoke", "a key"), write)
+        return self._writer.run(AuditEvent(actor, Action.API_KEY_REVOKE, "a key"), write)
 
     def record_refusal(self, actor: str, target: str, error: Denied) -> None:
         """Record that a request of `actor` was refused."""
 
         def write(_: Connection) -> WriteResult[None]:
             details = {"why": error.message}
-            event = AuditEvent(actor, "request.refuse", target, outcome=error.code, details=details)
+            event = AuditEvent(actor, Action.REQUEST_REFUSE, target, outcome=error.code, details=details)
             return WriteResult(None, [event])
 
-        self._writer.run(AuditEvent(actor, "request.refuse", target), write)
+        self._writer.run(AuditEvent(actor, Action.REQUEST_REFUSE, target), write)
 
 
 def expiry_text(moment: datetime | None, now: datetime) -> str | None:

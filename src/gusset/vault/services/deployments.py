@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert
 from gusset.errors import Conflict, NotFound, NotSignedIn, UsageError
 from gusset.secrets.name import check_name, fold_name, is_deployment_name, spelling_clashes
 from gusset.secrets.value import SecretValue
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -144,10 +145,10 @@ class Deployments:
                 deployment_id=deployment_id,
             )
             details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": info.expires_at}
-            event = AuditEvent(actor, "deployment.register", name, details=details)
+            event = AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name, details=details)
             return WriteResult((self._get_or_raise(connection, team_id, name), info, token), [event])
 
-        return self._writer.run(AuditEvent(actor, "deployment.register", name), write)
+        return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name), write)
 
     def _put(self, connection: Connection, team_id: str, name: str, names: Sequence[str], actor: str) -> str:
         at, declared = self._now(), json.dumps(names)
@@ -223,10 +224,10 @@ class Deployments:
             revoke_keys(connection, at, access_keys.c.deployment_id == info.id)
             connection.execute(delete(replicas).where(_r.deployment_id == info.id))
             new_access_generation(connection)
-            event = AuditEvent(actor, "deployment.remove", name, details={"team": team_id})
+            event = AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name, details={"team": team_id})
             return WriteResult(info, [event])
 
-        return self._writer.run(AuditEvent(actor, "deployment.remove", name), write)
+        return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name), write)
 
     # --- replicas
 
@@ -256,7 +257,7 @@ class Deployments:
                 connection.execute(insert(replicas), {**new, **report})
             return WriteResult(None, [])
 
-        self._writer.run(AuditEvent("gusset", "replica.report", grant.deployment), write)
+        self._writer.run(AuditEvent("gusset", Action.REPLICA_REPORT, grant.deployment), write)
 
     def _make_room(self, connection: Connection, grant: Grant) -> None:
         """Have at least one place free for a replica, if need be by forgetting those that are gone."""
@@ -280,7 +281,7 @@ class Deployments:
             connection.execute(update(replicas).where(_replica(grant, replica_id)).values(**values))
             return WriteResult(None, [])
 
-        self._writer.run(AuditEvent("gusset", "replica.seen", grant.deployment), write)
+        self._writer.run(AuditEvent("gusset", Action.REPLICA_SEEN, grant.deployment), write)
 
     def in_use_by(self, connection: Connection, team_id: str, folded: str) -> list[str]:
         """The names of the deployments of which a running replica uses the secret of that folded name."""

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from gusset.errors import Conflict, NotSignedIn
 from gusset.secrets.value import SecretValue
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import Actor, AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -63,10 +64,10 @@ class Invitations:
                 connection.execute(insert(members), {"team_id": team_id, "user_id": user_id})
             link = self._link(connection, user_id, actor)
             details = {"role": role, "teams": sorted(set(team_ids))}
-            event = AuditEvent(actor, "person.create", email, details=details)
+            event = AuditEvent(actor, Action.PERSON_CREATE, email, details=details)
             return WriteResult((get_person(connection, user_id), link), [event])
 
-        return self._writer.run(AuditEvent(actor, "person.create", email), write)
+        return self._writer.run(AuditEvent(actor, Action.PERSON_CREATE, email), write)
 
     def new_link(self, user_id: str, *, actor: str) -> SecretValue:
         """A new link for a person to choose a password with; it replaces their earlier links."""
@@ -74,9 +75,9 @@ class Invitations:
         def write(connection: Connection) -> WriteResult[SecretValue]:
             person = get_person(connection, user_id)
             link = self._link(connection, user_id, actor)
-            return WriteResult(link, [AuditEvent(actor, "person.link", person.email)])
+            return WriteResult(link, [AuditEvent(actor, Action.PERSON_LINK, person.email)])
 
-        return self._writer.run(AuditEvent(actor, "person.link", user_id), write)
+        return self._writer.run(AuditEvent(actor, Action.PERSON_LINK, user_id), write)
 
     def _link(self, connection: Connection, user_id: str, actor: str) -> SecretValue:
         at = self._now()
@@ -118,10 +119,10 @@ class Invitations:
                 raise NotSignedIn("that link was used already")
             connection.execute(update(users).where(_u.id == person.id).values(password=password_hash))
             connection.execute(delete(sessions).where(sessions.c.user_id == person.id))
-            event = AuditEvent(Actor(person.email, address), "person.password", person.email)
+            event = AuditEvent(Actor(person.email, address), Action.PERSON_PASSWORD, person.email)
             return WriteResult(get_person(connection, person.id), [event])
 
-        intent = AuditEvent(Actor("somebody", address), "person.password", info.prefix)
+        intent = AuditEvent(Actor("somebody", address), Action.PERSON_PASSWORD, info.prefix)
         return self._writer.run(intent, write)
 
     def _now(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 
 from gusset.errors import Conflict, RootKeyError
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -146,10 +147,10 @@ class KeyRotation:
             keyring = self._keys.reload(connection).with_new_kek()
             root, number = read_root_key(self._root_key_file), keyring.newest
             self._keys.write(connection, {(KEK, number): keyring.keys()[KEK, number]}, root, self._now())
-            return WriteResult(number, [AuditEvent(actor, "key.rotate", f"KEK {number}")])
+            return WriteResult(number, [AuditEvent(actor, Action.KEY_ROTATE, f"KEK {number}")])
 
         with self._exclusive_lock():
-            number = self._writer.run(AuditEvent(actor, "key.rotate", "KEK"), write)
+            number = self._writer.run(AuditEvent(actor, Action.KEY_ROTATE, "KEK"), write)
         with self._engine.connect() as connection:
             self._keys.reload(connection)
         return RotationResult(number, self._rewrap_all(actor))
@@ -180,10 +181,10 @@ class KeyRotation:
                 connection.execute(_rewrap, changes)
             last = (rows[-1].secret_id, rows[-1].version) if rows else None
             target, details = f"KEK {self._keys.current.newest}", {"versions": len(changes)}
-            events = [AuditEvent(actor, "key.rewrap", target, details=details)] if changes else []
+            events = [AuditEvent(actor, Action.KEY_REWRAP, target, details=details)] if changes else []
             return WriteResult((len(changes), last), events)
 
-        return self._writer.run(AuditEvent(actor, "key.rewrap", "KEK"), write)
+        return self._writer.run(AuditEvent(actor, Action.KEY_REWRAP, "KEK"), write)
 
     def _rewrapped(self, row: Any) -> dict[str, Any] | None:
         keyring = self._keys.current
@@ -213,7 +214,7 @@ class KeyRotation:
         def wrap(connection: Connection) -> WriteResult[None]:
             keys = self._keys.reload(connection).keys()
             self._keys.write(connection, keys, root, self._now())
-            return WriteResult(None, [AuditEvent(actor, "key.rotate_root", f"root key {root.id}")])
+            return WriteResult(None, [AuditEvent(actor, Action.KEY_ROTATE_ROOT, f"root key {root.id}")])
 
         def drop_old(connection: Connection) -> WriteResult[None]:
             if read_root_key(self._root_key_file).id != root.id:
@@ -221,9 +222,9 @@ class KeyRotation:
             connection.execute(delete(keyring_table).where(_k.root_key_id != root.id))
             return WriteResult(None, [])
 
-        self._writer.run(AuditEvent(actor, "key.rotate_root", "root key"), wrap)
+        self._writer.run(AuditEvent(actor, Action.KEY_ROTATE_ROOT, "root key"), wrap)
         write_root_key(self._root_key_file, root)
-        self._writer.run(AuditEvent(actor, "key.rotate_root", "root key"), drop_old)
+        self._writer.run(AuditEvent(actor, Action.KEY_ROTATE_ROOT, "root key"), drop_old)
         truncate_wal(self._engine)
 
     def _now(self) -> str:

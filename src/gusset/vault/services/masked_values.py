@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from gusset.secrets.hits import Hit
 from gusset.secrets.name import fold_name
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -61,10 +62,10 @@ class MaskedValues:
                     self._add(connection, row, deployment, hit, times)
                 sums[row.name] = {f"{hit.form}, {hit.channel}": times for hit, times in found.items()}
             details = {"team": team_id, "times": sums}
-            event = AuditEvent(actor, "secret.masked", deployment, details=details)
+            event = AuditEvent(actor, Action.SECRET_MASKED, deployment, details=details)
             return WriteResult(None, [event] if sums else [])
 
-        self._writer.run(AuditEvent(actor, "secret.masked", deployment), write)
+        self._writer.run(AuditEvent(actor, Action.SECRET_MASKED, deployment), write)
 
     def _add(self, connection: Connection, secret: Any, deployment: str, hit: Hit, times: int) -> None:
         key = {

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from gusset.errors import Conflict
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.secrets.value import SecretValue
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -75,10 +76,12 @@ class People:
                 expires_at=None,
                 user_id=person.id,
             )
-            created = AuditEvent(actor, "person.create", email, details={"role": "admin"})
-            return WriteResult((person, key), [created, AuditEvent(actor, "api_key.create", info.prefix)])
+            created = AuditEvent(actor, Action.PERSON_CREATE, email, details={"role": "admin"})
+            return WriteResult(
+                (person, key), [created, AuditEvent(actor, Action.API_KEY_CREATE, info.prefix)]
+            )
 
-        return self._writer.run(AuditEvent(actor, "person.create", email), write)
+        return self._writer.run(AuditEvent(actor, Action.PERSON_CREATE, email), write)
 
     def set_up(self, email: str, password: SecretValue, *, actor: str) -> Person:
         """Create the first administrator, without a key. Raises the same errors as `create_first`."""
@@ -86,9 +89,11 @@ class People:
 
         def write(connection: Connection) -> WriteResult[Person]:
             person = self._insert_first(connection, email, password_hash)
-            return WriteResult(person, [AuditEvent(actor, "person.create", email, details={"role": "admin"})])
+            return WriteResult(
+                person, [AuditEvent(actor, Action.PERSON_CREATE, email, details={"role": "admin"})]
+            )
 
-        return self._writer.run(AuditEvent(actor, "person.create", email), write)
+        return self._writer.run(AuditEvent(actor, Action.PERSON_CREATE, email), write)
 
     def _insert_first(self, connection: Connection, email: str, password_hash: str) -> Person:
         if connection.execute(select(_u.id).limit(1)).one_or_none():
@@ -108,7 +113,7 @@ class People:
     def set_role(self, user_id: str, role: Role, *, actor: str) -> Person:
         """Raises Conflict when no administrator would be left, UsageError for an unknown role."""
         check_role(role)
-        return self._change(user_id, actor, "person.role", details={"role": role}, role=role)
+        return self._change(user_id, actor, Action.PERSON_ROLE, details={"role": role}, role=role)
 
     def disable(self, user_id: str, *, actor: str) -> Person:
         """End a person's sessions, revoke their keys and what these made, and refuse them from now on.
@@ -116,14 +121,14 @@ class People:
         Raises:
             Conflict: no administrator would be left.
         """
-        return self._change(user_id, actor, "person.disable", details={}, disabled_at=self._now())
+        return self._change(user_id, actor, Action.PERSON_DISABLE, details={}, disabled_at=self._now())
 
     def enable(self, user_id: str, *, actor: str) -> Person:
         """Let a disabled person sign in again; revoked keys stay revoked."""
-        return self._change(user_id, actor, "person.enable", details={}, disabled_at=None)
+        return self._change(user_id, actor, Action.PERSON_ENABLE, details={}, disabled_at=None)
 
     def _change(
-        self, user_id: str, actor: str, action: str, *, details: dict[str, Any], **values: str | None
+        self, user_id: str, actor: str, action: Action, *, details: dict[str, Any], **values: str | None
     ) -> Person:
         def write(connection: Connection) -> WriteResult[Person]:
             email = get_person(connection, user_id).email

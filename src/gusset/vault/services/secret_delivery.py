@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -61,11 +62,11 @@ class SecretDelivery:
             if missing := sorted(wanted.keys() - deliverable.keys()):
                 details["missing"] = missing
             outcome = "ok" if values else "secret_not_found"
-            event = AuditEvent(actor, "secret.deliver", deployment, outcome=outcome, details=details)
+            event = AuditEvent(actor, Action.SECRET_DELIVER, deployment, outcome=outcome, details=details)
             revisions = {row.folded: (row.id, row.revision) for row in found.values()}
             return WriteResult(DeliveredValues(values, revisions), [event])
 
-        return self._writer.run(AuditEvent(actor, "secret.deliver", deployment), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_DELIVER, deployment), write)
 
     def _find(self, connection: Connection, wanted: Mapping[str, str]) -> dict[str, Any | None]:
         team = self._rows.team_id
@@ -99,10 +100,10 @@ class SecretDelivery:
             row = self._rows.get_or_raise(connection, name)
             wanted = version if version is not None else row.current_version
             value = self._versions.read(connection, row.id, row.name, wanted)
-            event = AuditEvent(actor, "secret.reveal", row.name, details={"version": wanted})
+            event = AuditEvent(actor, Action.SECRET_REVEAL, row.name, details={"version": wanted})
             return WriteResult(value, [event])
 
-        return self._writer.run(AuditEvent(actor, "secret.reveal", name), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_REVEAL, name), write)
 
     def reveal_all(
         self, names: Sequence[str], *, actor: str, to_text: Callable[[str, SecretValue], bytes]
@@ -124,10 +125,10 @@ class SecretDelivery:
                 value = self._versions.read(connection, row.id, row.name, row.current_version)
                 texts.append(to_text(row.name, value))
                 details = {"version": row.current_version}
-                events.append(AuditEvent(actor, "secret.reveal", row.name, details=details))
+                events.append(AuditEvent(actor, Action.SECRET_REVEAL, row.name, details=details))
             return WriteResult(texts, events)
 
-        intent = AuditEvent(actor, "secret.reveal", names[0] if len(names) == 1 else "several")
+        intent = AuditEvent(actor, Action.SECRET_REVEAL, names[0] if len(names) == 1 else "several")
         return self._writer.run(intent, write)
 
     def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:

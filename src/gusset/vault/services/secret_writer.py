@@ -17,6 +17,7 @@ from gusset.errors import Conflict, InvalidValue, SecretNotFound, VersionConflic
 from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretValue, check_length
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.consistency import state_details
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
@@ -90,7 +91,7 @@ class SecretWriter:
                 info = self._rows.info(self._rows.get_or_raise(connection, name))
             return WriteResult(info, [_set_event(actor, info)])
 
-        return self._writer.run(AuditEvent(actor, "secret.write", name), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, name), write)
 
     def set_many(self, values: Sequence[tuple[str, SecretValue]], *, actor: str) -> list[SecretInfo]:
         """`set` for each, all or none."""
@@ -103,7 +104,7 @@ class SecretWriter:
             return WriteResult(infos, [_set_event(actor, info) for info in infos])
 
         names = ", ".join(name for name, _ in values)
-        return self._writer.run(AuditEvent(actor, "secret.write", names), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, names), write)
 
     def _put(
         self,
@@ -137,9 +138,9 @@ class SecretWriter:
             row = self._rows.get_or_raise(connection, name)
             value = self._versions.read(connection, row.id, row.name, version)
             info = self._versions.add(connection, row, value, actor=actor)
-            return WriteResult(info, [_change_event(actor, "secret.rollback", info, {"from": version})])
+            return WriteResult(info, [_change_event(actor, Action.SECRET_ROLLBACK, info, {"from": version})])
 
-        return self._writer.run(AuditEvent(actor, "secret.rollback", name), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_ROLLBACK, name), write)
 
     def annotate(
         self,
@@ -165,10 +166,10 @@ class SecretWriter:
                     update(secrets_table).where(secrets_table.c.id == row.id).values(**columns)
                 )
             info = self._rows.info(self._rows.get_or_raise(connection, name))
-            event = _change_event(actor, "secret.annotate", info, {"changed": sorted(columns)})
+            event = _change_event(actor, Action.SECRET_ANNOTATE, info, {"changed": sorted(columns)})
             return WriteResult(info, [event])
 
-        return self._writer.run(AuditEvent(actor, "secret.annotate", name), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_ANNOTATE, name), write)
 
     def delete(self, name: str, *, actor: str, force: bool = False) -> SecretInfo:
         """Delete a secret for every reader; `restore` brings it back.
@@ -189,9 +190,9 @@ class SecretWriter:
                 )
             self._update(connection, row.id, deleted_at=at)
             info = replace(self._rows.info(row), deleted_at=at)
-            return WriteResult(info, [_change_event(actor, "secret.delete", info)])
+            return WriteResult(info, [_change_event(actor, Action.SECRET_DELETE, info)])
 
-        return self._writer.run(AuditEvent(actor, "secret.delete", name), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_DELETE, name), write)
 
     def restore(self, name_or_id: str, *, actor: str) -> SecretInfo:
         """Bring back the most recently deleted secret of that name, or the deleted secret with that id.
@@ -210,9 +211,9 @@ class SecretWriter:
                 )
             self._update(connection, row.id, deleted_at=None)
             info = replace(self._rows.info(row), deleted_at=None)
-            return WriteResult(info, [_change_event(actor, "secret.restore", info)])
+            return WriteResult(info, [_change_event(actor, Action.SECRET_RESTORE, info)])
 
-        return self._writer.run(AuditEvent(actor, "secret.restore", name_or_id), write)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_RESTORE, name_or_id), write)
 
     def _find_deleted(self, connection: Connection, name_or_id: str) -> Any:
         wanted = {"team": self._rows.team_id, "name_or_id": name_or_id, "folded": fold_name(name_or_id)}
@@ -249,10 +250,10 @@ class SecretWriter:
             )
             self._update(connection, row.id, current_version=current)
             info = replace(self._rows.info(row), version=current, updated_at=at)
-            event = _change_event(actor, "secret.destroy", info, {"destroyed": destroyed})
+            event = _change_event(actor, Action.SECRET_DESTROY, info, {"destroyed": destroyed})
             return WriteResult(info, [event])
 
-        info = self._writer.run(AuditEvent(actor, "secret.destroy", name), write)
+        info = self._writer.run(AuditEvent(actor, Action.SECRET_DESTROY, name), write)
         truncate_wal(self._engine)
         return info
 
@@ -266,10 +267,10 @@ class SecretWriter:
 
 
 def _set_event(actor: str, info: SecretInfo) -> AuditEvent:
-    return _change_event(actor, "secret.create" if info.version == 1 else "secret.write", info)
+    return _change_event(actor, Action.SECRET_CREATE if info.version == 1 else Action.SECRET_WRITE, info)
 
 
-def _change_event(actor: str, action: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:
+def _change_event(actor: str, action: Action, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:
     """The event of a change, with the state that it led to: `consistency` compares that with the rows."""
     return AuditEvent(actor, action, info.name, details={**state_details(info), **more})
 

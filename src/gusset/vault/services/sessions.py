@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, bindparam, delete, insert, or_, selec
 
 from gusset.errors import Denied, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import Actor, AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -73,10 +74,10 @@ class Sessions:
             ended = or_(_s.expires_at < timestamp(now), _s.created_at < timestamp(now - MAX_SESSION_LIFETIME))
             connection.execute(delete(sessions).where(ended))
             connection.execute(insert(sessions), values)
-            return WriteResult(person, [AuditEvent(actor, "session.create", person.email)])
+            return WriteResult(person, [AuditEvent(actor, Action.SESSION_CREATE, person.email)])
 
         target = row.email if row else "unknown"
-        person = self._writer.run(AuditEvent(actor, "session.create", target), write)
+        person = self._writer.run(AuditEvent(actor, Action.SESSION_CREATE, target), write)
         return person, SecretValue(token.encode())
 
     def authenticate(self, token: str) -> Person | None:
@@ -102,16 +103,16 @@ class Sessions:
             connection.execute(update(sessions).where(_s.hash == hashed).values(**values))
             return WriteResult(None, [])
 
-        self._writer.run(AuditEvent(person.email, "session.use", person.email), write)
+        self._writer.run(AuditEvent(person.email, Action.SESSION_USE, person.email), write)
 
     def sign_out(self, token: str, *, actor: str) -> None:
         """End the session of `token`."""
 
         def write(connection: Connection) -> WriteResult[None]:
             connection.execute(delete(sessions).where(_s.hash == _token_hash(token)))
-            return WriteResult(None, [AuditEvent(actor, "session.end", actor)])
+            return WriteResult(None, [AuditEvent(actor, Action.SESSION_END, actor)])
 
-        self._writer.run(AuditEvent(actor, "session.end", actor), write)
+        self._writer.run(AuditEvent(actor, Action.SESSION_END, actor), write)
 
     def change_password(
         self, person: Person, old: SecretValue, new: SecretValue, *, keep: str, actor: str
@@ -131,9 +132,9 @@ class Sessions:
                 raise Denied("that is not your current password")
             connection.execute(update(users).where(_u.id == person.id).values(password=password_hash))
             connection.execute(delete(sessions).where(_s.user_id == person.id, _s.hash != _token_hash(keep)))
-            return WriteResult(None, [AuditEvent(actor, "person.password", person.email)])
+            return WriteResult(None, [AuditEvent(actor, Action.PERSON_PASSWORD, person.email)])
 
-        self._writer.run(AuditEvent(actor, "person.password", person.email), write)
+        self._writer.run(AuditEvent(actor, Action.PERSON_PASSWORD, person.email), write)
 
 
 def _token_hash(token: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from gusset.errors import Conflict, UsageError
+from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -44,9 +45,9 @@ class Teams:
             row = {"id": team.id, "name": team.name, "created_at": team.created_at}
             connection.execute(insert(teams), row)
             new_access_generation(connection)
-            return WriteResult(team, [AuditEvent(actor, "team.create", name, details={"team": team.id})])
+            return WriteResult(team, [AuditEvent(actor, Action.TEAM_CREATE, name, details={"team": team.id})])
 
-        return self._writer.run(AuditEvent(actor, "team.create", name), write)
+        return self._writer.run(AuditEvent(actor, Action.TEAM_CREATE, name), write)
 
     def add_member(self, team_id: str, user_id: str, *, actor: str) -> None:
         """Add a person to a team; does nothing when they are in it already. Raises NotFound."""
@@ -58,9 +59,9 @@ class Teams:
             connection.execute(insert(members), {"team_id": team_id, "user_id": user_id})
             new_access_generation(connection)
             details = {"person": person.email, "team": team_id}
-            return WriteResult(None, [AuditEvent(actor, "team.add_member", team.name, details=details)])
+            return WriteResult(None, [AuditEvent(actor, Action.TEAM_ADD_MEMBER, team.name, details=details)])
 
-        self._writer.run(AuditEvent(actor, "team.add_member", team_id), write)
+        self._writer.run(AuditEvent(actor, Action.TEAM_ADD_MEMBER, team_id), write)
 
     def remove_member(self, team_id: str, user_id: str, *, actor: str) -> None:
         """Remove a person from a team. Raises NotFound."""
@@ -72,6 +73,8 @@ class Teams:
             )
             new_access_generation(connection)
             details = {"person": person.email, "team": team_id}
-            return WriteResult(None, [AuditEvent(actor, "team.remove_member", team.name, details=details)])
+            return WriteResult(
+                None, [AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)]
+            )
 
-        self._writer.run(AuditEvent(actor, "team.remove_member", team_id), write)
+        self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team_id), write)
