@@ -458,7 +458,7 @@ def test_the_installation_of_a_custom_image_gets_a_login(
         images["root"],
         [],
         requirements=[*options, "tiny_thing"],
-        build={"secret_to_path_mapping": {"index_login": "/root/.netrc"}},
+        build={"secret_to_path_mapping": {"index_login": "/run/build/.netrc"}},
     )
     tag = "localhost/gusset-login-image"
     done = gusset("build", str(folder), "--tag", tag, "--secrets-dir", str(build_secrets))
@@ -482,7 +482,7 @@ def test_the_installation_of_a_model_gets_a_login(
         tmp_path / "model",
         base_image={"image": images["root"]},
         requirements=["tiny_thing"],
-        build={"secret_to_path_mapping": {"index_login": "/root/pip.conf"}},
+        build={"secret_to_path_mapping": {"index_login": "/run/build/pip.conf"}},
     )
     tag = "localhost/gusset-login-model"
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}

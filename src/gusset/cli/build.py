@@ -189,10 +189,19 @@ def _index_settings(environ: dict[str, str]) -> IndexSettings:
         variables={**identifying(settings), **{name: settings[name] for name in also if name in settings}},
         translated=frozenset(translated),
         certificates=certificates if certificates.is_file() else None,
-        constraints=[
-            line for file in constraint_files(settings) for line in file.read_text("utf-8").splitlines()
-        ],
+        constraints=[line for file in constraint_files(settings) for line in _lines(file)],
     )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(
+            f"the constraints in {file} cannot be read: {reason}",
+            hint="UV_CONSTRAINT or PIP_CONSTRAINT names it",
+        ) from None
 
 
 def _read_values(
