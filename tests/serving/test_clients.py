@@ -201,52 +201,24 @@ def test_a_generator_is_closed_when_its_client_leaves(serve: ModelProject, kind:
     assert served.predict(0).text == "next"
 
 
-def test_synchronous_code_can_watch_for_a_disconnect(serve: ModelProject) -> None:
-    """By `watch_disconnect`, as with Truss."""
-    served = serve(
-        with_notes(
-            serve,
-            """
-    class Model:
+NOTICING = {
+    "watch_disconnect, as with Truss": """
         def predict(self, model_input, request: Request):
             with request.state.watch_disconnect() as event:
                 note("begin")
-                note("disconnected" if event.wait(60) else "never disconnected")
+                note("noticed" if event.wait(60) else "never disconnected")
     """,
-        )
-    ).ready()
-    sock = ask(served, 1)
-    eventually(lambda: has(serve, "begin"), "begun")
-    sock.close()
-    eventually(lambda: has(serve, "disconnected"), "disconnected")
-
-
-def test_a_shielded_task_can_poll_is_disconnected(serve: ModelProject) -> None:
-    """In a task that the model shields from being cancelled."""
-    served = serve(
-        with_notes(
-            serve,
-            """
-    class Model:
+    "task that is shielded from the cancellation": """
         async def watch(self, request):
-            note(f"at first {await request.is_disconnected()}")
+            note("begin" if not await request.is_disconnected() else "disconnected too early")
             while not await request.is_disconnected():
                 await asyncio.sleep(0.01)
-            note("gone")
+            note("noticed")
 
         async def predict(self, model_input, request: Request):
             self.task = asyncio.create_task(self.watch(request))
             await asyncio.shield(self.task)
     """,
-        )
-    ).ready()
-    sock = ask(served, 1)
-    eventually(lambda: has(serve, "at first False"), "begun")
-    sock.close()
-    eventually(lambda: has(serve, "gone"), "gone")
-
-
-POLLING = {
     "coroutine": """
         async def predict(self, model_input, request: Request):
             note("begin")
@@ -282,12 +254,14 @@ POLLING = {
 }
 
 
-@pytest.mark.parametrize("kind", POLLING)
+@pytest.mark.parametrize("kind", NOTICING)
 def test_a_method_that_takes_the_request_can_notice_the_disconnect_itself(
     serve: ModelProject, kind: str
 ) -> None:
     """It is not cancelled at once, so that it can abort an engine's work in its own way."""
-    code = "import anyio.from_thread\nclass Model:\n" + textwrap.dedent(POLLING[kind]).replace("\n", "\n    ")
+    code = "import anyio.from_thread\nclass Model:\n" + textwrap.dedent(NOTICING[kind]).replace(
+        "\n", "\n    "
+    )
     served = serve(textwrap.dedent(with_notes(serve, "")) + code).ready()
     sock = ask(served, 1)
     eventually(lambda: has(serve, "begin"), "begun")
