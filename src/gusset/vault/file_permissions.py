@@ -85,7 +85,7 @@ def _wrong_owner(path: Path, owner: int) -> FileProblem:
 
 
 def _account_name(account: int) -> str:
-    import pwd
+    import pwd  # Windows has no such module; see `HAS_POSIX_ACCOUNTS`
 
     try:
         return pwd.getpwuid(account).pw_name

@@ -44,7 +44,7 @@ def check_password(password: SecretValue) -> str:
 
 def verify_password(stored: str | None, password: SecretValue) -> bool:
     """Whether `password` matches the stored hash. None (no such account) never matches, but takes as long."""
-    from argon2.exceptions import InvalidHashError, VerificationError
+    from argon2.exceptions import InvalidHashError, VerificationError  # late, see `_hasher`
 
     try:
         return _hasher().verify(stored or _dummy_hash(), password.reveal()) and stored is not None
