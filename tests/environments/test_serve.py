@@ -206,6 +206,18 @@ def test_local_code_that_changed_is_installed_anew(
         assert json.loads(done.stdout)["alpha"] == version
 
 
+def test_local_code_is_built_anew_when_its_metadata_is_the_same(
+    gusset: Cli, folder: Path, index: Index
+) -> None:
+    """In a folder with a space, an umlaut and a condition, too: uv's older build is not used."""
+    lib = project(folder / "lib ä", "alpha", "5.0")
+    write(folder, index, "\"alpha @ ./lib%20ä ; python_version > '3'\"")
+    for version in ("5.0", "of the new code"):
+        backend = (lib / "backend.py").read_text()
+        (lib / "backend.py").write_text(backend.replace("version = '5.0'", f"version = '{version}'"))
+        assert json.loads(gusset("predict", str(folder), "-d", "{}").stdout)["alpha"] == version
+
+
 def old_httptools(folder: Path, index: Index) -> None:
     index.add(wheel(folder, "httptools", "0.1.0"))
     write(folder, index, "httptools==0.1.0")

@@ -105,6 +105,13 @@ def _is_of_python(problem: Problem) -> bool:
     return problem.code == "python_version"
 
 
+def _projects(requirements: Requirements) -> Iterator[str]:
+    """The folders whose code is copied into the environment, as requirements."""
+    for each in requirements.requirements:
+        if each.path is not None and each.path.is_dir() and not each.editable:
+            yield f"{each.url} ; {each.marker}" if each.marker else str(each.url)
+
+
 def _missing_paths(requirements: Requirements) -> Iterator[Problem]:
     for each in requirements.requirements:
         if each.path is not None and each.marker is None and not each.path.exists():
@@ -177,6 +184,7 @@ def _plan(
         python=python,
         requirements=tuple(lines),
         constraints=tuple(each.text for each in requirements.constraints),
+        projects=tuple(_projects(requirements)),
         options=requirements.options,
         origins=origins,
         reasons=tuple(reasons),

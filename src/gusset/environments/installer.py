@@ -116,7 +116,7 @@ def _install_requirements(packages: PackageInstaller, plan: EnvironmentPlan, ind
     """Install what the model asks for, from its own indexes."""
     if not plan.requirements:
         return
-    result = packages.install(plan.requirements, plan.constraints, indexes)
+    result = packages.install(plan.requirements, plan.constraints, indexes, projects=plan.projects)
     if result.status != 0:
         raise failure(result.message, plan.origins, what=f"the environment of {plan.name}")
 

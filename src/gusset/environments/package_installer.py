@@ -46,14 +46,23 @@ class PackageInstaller:
         return {canonicalize_name(each["name"]): each["version"] for each in json.loads(result.output)}
 
     def install(
-        self, requirements: Sequence[str], constraints: Sequence[str] = (), indexes: Indexes = MACHINE
+        self,
+        requirements: Sequence[str],
+        constraints: Sequence[str] = (),
+        indexes: Indexes = MACHINE,
+        *,
+        projects: Sequence[str] = (),
     ) -> Result:
-        """Install requirements, within constraints; whether that failed is in the result."""
+        """Install requirements, within constraints; whether that failed is in the result.
+
+        `projects` are the requirements for folders with code: for those in a file, uv uses an older
+        build until their metadata changes, so they are arguments as well.
+        """
         with _memory_files((*indexes.lines, *requirements), constraints) as files:
             arguments = ["--requirements", path_of(files[0]), *indexes.options]
             if constraints:
                 arguments += ["--constraints", path_of(files[1])]
-            command = ("pip", "install", "--python", self.python, *arguments)
+            command = ("pip", "install", "--python", self.python, *arguments, *projects)
             inherited = (*files, *indexes.descriptors)
             result = self.uv.run(*command, descriptors=inherited, environ=indexes.environ)
             if is_not_found(result.message):

@@ -83,7 +83,8 @@ class PythonChoice:
 class EnvironmentPlan:
     """How to make the environment of a folder. Plain data, without logins.
 
-    `requirements` are lines for the installer. `origins` maps names of packages to the
+    `requirements` are lines for the installer; `projects` are those for folders whose code is
+    copied, which is built anew even if uv has an older build of it. `origins` maps names of packages to the
     lines that ask for them. `reasons` say why this Python is not used.
     """
 
@@ -93,6 +94,7 @@ class EnvironmentPlan:
     python: PythonChoice
     requirements: tuple[str, ...] = field(repr=False)
     constraints: tuple[str, ...] = field(repr=False)
+    projects: tuple[str, ...] = field(default=(), repr=False)
     options: InstallOptions = field(repr=False)
     origins: Mapping[str, Origin] = field(repr=False)
     reasons: tuple[Problem, ...] = ()
