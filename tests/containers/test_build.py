@@ -364,6 +364,28 @@ def test_an_engine_that_is_too_old_or_absent_builds_nothing(
     assert b"build_token" in gusset(*command, status=5).stderr
 
 
+def test_a_disk_that_is_full_and_a_foreign_image_are_failures_of_the_machine(
+    gusset: Cli, tmp_path: Path, images: dict[str, str]
+) -> None:
+    """Podman's own message stands for a disk that fills up in the middle of a build."""
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "podman").write_text(
+        f'#!/bin/sh\ncase "$*" in *build*help) echo --secret;; *build*) echo "write: no space left on device"; '
+        f'exit 125;; *) exec {shutil.which("podman")} "$@";; esac\n'
+    )
+    (full / "podman").chmod(0o755)
+    folder = write_image(tmp_path / "image", images["root"], ["true"], build={})
+    done = gusset("build", str(folder), status=11, PATH=f"{full}:{os.environ['PATH']}")
+    assert b"a disk is full" in done.stderr
+    foreign = "localhost/gusset-test:foreign-base"
+    command = ["build", "-q", "--arch", "s390x", "-t", foreign, "-f", "-"]
+    podman(*command, input=b"FROM scratch\nENV A=c\n")
+    folder = write_image(tmp_path / "foreign", foreign, ["true"], build={})
+    assert b"is for s390x" in gusset("build", str(folder), status=11).stderr
+    podman("rmi", "-f", foreign)
+
+
 def test_a_push_that_is_refused_keeps_the_image(
     gusset: Cli, tmp_path: Path, images: dict[str, str], free_port: int
 ) -> None:
