@@ -121,14 +121,40 @@ class Worker:
             _import_websocket_libraries()
 
     async def _serve(self, methods: Methods) -> None:
-        deployment, folder = self._deployment, self._deployment.folder
+        """Serve from the order to accept until the order to drain."""
+        metrics = self._make_metrics()
+        api = self._make_api(methods, metrics)
         auth = self._caller_auth
-        metrics = Metrics(
+        server = HttpServer(
+            api.router,
+            gate=all_gates(self._browser_rules, auth.gate if auth else None),
+            is_probe=lambda exchange: is_open(exchange.method, exchange.path),
+            takes_over=api.takes_over,
+            observe=metrics.observe,
+        )
+        os.register_at_fork(after_in_child=server.connections.release_in_child)
+        watch_loop(self._loop, self._deployment.folder)
+        self._report_hits()
+        self._report(Ready())
+        await self._accept.wait()
+        if not self._drain.is_set():
+            await server.start(self._listener, shared=self._shares_port, tls=self._tls)
+        await self._drain.wait()
+        await api.drain()
+        await server.drain()
+        self._report_hits()
+        self._report(Drained())
+
+    def _make_metrics(self) -> Metrics:
+        return Metrics(
             lambda: self._versions,
             lambda: self._hits,
             mask=lambda text: self._masker.mask(text, "metrics"),
-            caller_auth=auth,
+            caller_auth=self._caller_auth,
         )
+
+    def _make_api(self, methods: Methods, metrics: Metrics) -> ModelApi:
+        deployment, folder = self._deployment, self._deployment.folder
         inference = Inference(
             methods,
             self._loop,
@@ -149,7 +175,7 @@ class Worker:
                 transport=deployment.transport,
             )
 
-        api = ModelApi(
+        return ModelApi(
             methods,
             inference,
             self._loop,
@@ -159,25 +185,6 @@ class Worker:
             make_websockets=make_websockets,
             name=deployment.name,
         )
-        server = HttpServer(
-            api.router,
-            gate=all_gates(self._browser_rules, auth.gate if auth else None),
-            is_probe=lambda exchange: is_open(exchange.method, exchange.path),
-            takes_over=api.takes_over,
-            observe=metrics.observe,
-        )
-        os.register_at_fork(after_in_child=server.connections.release_in_child)
-        watch_loop(self._loop, folder)
-        self._report_hits()
-        self._report(Ready())
-        await self._accept.wait()
-        if not self._drain.is_set():
-            await server.start(self._listener, shared=self._shares_port, tls=self._tls)
-        await self._drain.wait()
-        await api.drain()
-        await server.drain()
-        self._report_hits()
-        self._report(Drained())
 
     def _follow_orders(self) -> None:
         with contextlib.suppress(Closed):
