@@ -244,3 +244,11 @@ def test_a_vault_folder_that_cannot_be_made_is_named(gusset: Cli, tmp_path: Path
     home = tmp_path / "file" / "home"
     done = gusset("secret", "set", "a", input=b"12345678", status=11, GUSSET_HOME=str(home))
     assert str(home).encode() in done.stderr and b"GUSSET_HOME" in done.stderr
+
+
+def test_a_folder_can_be_checked_where_no_vault_can_be_made(gusset: Cli, tmp_path: Path) -> None:
+    """As in CI with a read-only home: a warning, and the folder's other problems are found."""
+    (tmp_path / "file").write_text("")
+    gusset("init", str(tmp_path / "model"))
+    done = gusset("check", str(tmp_path / "model"), GUSSET_HOME=str(tmp_path / "file" / "home"))
+    assert b"could not check whether the secrets exist" in done.stderr

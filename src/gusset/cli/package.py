@@ -22,7 +22,15 @@ from gusset.cli.environment import (
     reasons_text,
 )
 from gusset.cli.output import problem_data
-from gusset.errors import CheckFailed, ConfigInvalid, Problem, Unreachable, UsageError, VaultError
+from gusset.errors import (
+    CheckFailed,
+    ConfigInvalid,
+    HostError,
+    Problem,
+    Unreachable,
+    UsageError,
+    VaultError,
+)
 
 if TYPE_CHECKING:
     from gusset.environments.decision import Decision
@@ -208,7 +216,7 @@ def _available(
     try:
         with app.secret_reader() as secrets:
             return [*found, *(info.name for info in secrets.list())]
-    except (VaultError, Unreachable) as error:
+    except (VaultError, Unreachable, HostError) as error:
         app.output.warn(f"could not check whether the secrets exist: {error}")
         return None
 
