@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
+from tests.serving.conftest import eventually
 
 VALUE = b"hf_Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe5u"
 
@@ -72,13 +73,6 @@ def predict(address: str, body: object = None) -> httpx.Response:
     return httpx.post(f"{address}/v1/models/model:predict", json=body or {})
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 def sha(value: bytes) -> dict[str, str]:
     import hashlib
 
@@ -93,7 +87,7 @@ def test_a_served_model_has_the_secret_and_its_replacement(gusset: Cli, folder: 
         assert predict(address).json() == sha(VALUE)
 
         gusset("secret", "set", "hf_access_token", input=VALUE + b"2")
-        until(lambda: predict(address).json() == sha(VALUE + b"2"))
+        eventually(lambda: predict(address).json() == sha(VALUE + b"2"), "the new value in the model")
         process.terminate()
         assert process.wait(30) == 0
 
@@ -107,9 +101,9 @@ def test_a_deleted_secret_is_gone_from_the_running_model(gusset: Cli, folder: Pa
     gusset("secret", "set", "hf_access_token", input=VALUE)
     with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):
         gusset("secret", "delete", "hf_access_token")
-        until(lambda: predict(address).status_code == 500)
+        eventually(lambda: predict(address).status_code == 500, "a failed request")
         gusset("secret", "restore", "hf_access_token")
-        until(lambda: predict(address).status_code == 200)
+        eventually(lambda: predict(address).status_code == 200, "a request that succeeds")
     assert b"gusset secret set hf_access_token" in (tmp_path / "errors").read_bytes()
 
 
