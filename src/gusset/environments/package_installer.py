@@ -66,7 +66,7 @@ class PackageInstaller:
             inherited = (*files, *indexes.descriptors)
             result = self.uv.run(*command, descriptors=inherited, environ=indexes.environ)
             if is_not_found(result.message):
-                # Only with this strategy uv tells that an index has refused the login.
+                # Only with this strategy does uv report that an index has refused the login.
                 variables = {**indexes.environ, "UV_INDEX_STRATEGY": "first-index"}
                 again = self.uv.run(*command, "--dry-run", descriptors=inherited, environ=variables)
                 return again if is_refused_login(again.message) else result

@@ -60,7 +60,7 @@ class Member:
         return self.content_offset + -(-self.size // BLOCK) * BLOCK
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Extensions:
     """What the headers before a member's own header say of it."""
 

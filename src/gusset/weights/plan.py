@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gusset.errors import ConfigInvalid, Problem
 from gusset.secrets.name import fold_name
 from gusset.weights.download import Credential, Download, SourceKind
 
 if TYPE_CHECKING:
-    from gusset.errors import Problem
     from gusset.package.config import Package
     from gusset.package.problems import ProblemCollector
     from gusset.package.storage import ModelRepo, Weights
@@ -46,7 +46,6 @@ def find_missing(package: Package, available: Collection[str] | None) -> list[Pr
 
     `available` are the names of the secrets that exist; None skips them.
     """
-    from gusset.errors import ConfigInvalid
     from gusset.weights.libraries import check_library
 
     problems = package.problem_collector()
