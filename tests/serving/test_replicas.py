@@ -263,7 +263,7 @@ def test_reload_ignores_files_that_tools_write(tmp_path: Path) -> None:
         await everything
         assert not change.done()
         (tmp_path / "model" / "model.py").write_text("code")
-        await asyncio.wait_for(change, PATIENCE)
+        assert await asyncio.wait_for(change, PATIENCE) == "model/model.py"
 
     asyncio.run(watch())
 

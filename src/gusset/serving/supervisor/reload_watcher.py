@@ -14,11 +14,11 @@ _QUIET = 200  # milliseconds without a change: saving several files counts as on
 _CANCEL_POLL = 500  # milliseconds until the watch notices that it was cancelled
 
 
-async def changes(folder: Path, is_ignored: Callable[[Path], bool]) -> AsyncIterator[None]:
-    """Yield after each change of a source file, once no more changes follow.
+async def changes(folder: Path, is_ignored: Callable[[Path], bool]) -> AsyncIterator[str]:
+    """Yield the path of a changed source file within the folder, once no more changes follow.
 
-    All changes between two steps of the iteration count as one. Paths for which
-    `is_ignored` is true do not count.
+    All changes between two steps of the iteration count as one, and one of their files is named.
+    Paths for which `is_ignored` is true do not count.
 
     Raises:
         HostError: the folder cannot be watched.
@@ -31,14 +31,14 @@ async def changes(folder: Path, is_ignored: Callable[[Path], bool]) -> AsyncIter
     watch = awatch(folder, watch_filter=is_relevant, **options)
     while True:
         try:
-            await anext(watch)
+            changed = await anext(watch)
         except StopAsyncIteration:
             return
         except (OSError, RuntimeError) as error:  # RuntimeError: an error of the library's native part
             raise HostError(
                 f"{folder} cannot be watched for changes: {error}", hint="start without --reload"
             ) from None
-        yield
+        yield str(PurePath(min(path for _, path in changed)).relative_to(folder))
 
 
 def is_source(path: PurePath) -> bool:

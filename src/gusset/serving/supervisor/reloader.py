@@ -51,7 +51,8 @@ class Reloader:
 
         reload: asyncio.Task[None] | None = None
         try:
-            async for _ in changes(self._slots.deployment.folder, self._is_downloaded):
+            async for file in changes(self._slots.deployment.folder, self._is_downloaded):
+                log.info("Serving the folder anew: %r has changed.", file)
                 await _cancel(reload)
                 reload = asyncio.create_task(self._try_reload())
         finally:
