@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -25,7 +26,20 @@ MARK_OF_FIXTURE = {
     "manager": "server",
     "serve": "server",
 }
-STARTS_SERVERS = ("cli/test_serve.py", "cli/test_exec", "manager/", "serving/", "conformance/")
+STARTS_SERVERS = (
+    "cli/test_serve.py",
+    "cli/test_exec",
+    "conformance/",
+    "environments/",
+    "manager/",
+    "serving/",
+    "weights/",
+)
+
+# A shell ignores these in what it starts in the background, and children inherit that: tests send them to commands.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
