@@ -41,20 +41,20 @@ class Additions:
         present = packages.present()
         missing = list(_missing(self.worker, present, plan.origins))
         usual = [each for each in self.truss if each.name not in present]
-        attempt = _Attempt(packages, plan, self.warn)
+        adder = _PackageAdder(packages, plan, self.warn)
         try:
-            attempt.add(missing, usual, MACHINE)
+            adder.add(missing, usual, MACHINE)
         except (Unreachable, Denied) as error:
-            if not self._add_from_elsewhere(attempt, missing, usual, models):
+            if not self._add_from_elsewhere(adder, missing, usual, models):
                 raise error from None
 
     def _add_from_elsewhere(
-        self, attempt: _Attempt, missing: list[Requirement], usual: list[Requirement], models: Indexes
+        self, adder: _PackageAdder, missing: list[Requirement], usual: list[Requirement], models: Indexes
     ) -> bool:
         """Add it from the model's indexes, else from gusset's own Python; whether one of them had it."""
         if models != MACHINE:
             try:
-                attempt.add(missing, usual, models)
+                adder.add(missing, usual, models)
             except GussetError:
                 pass
             else:
@@ -62,7 +62,7 @@ class Additions:
         there = [each for each in usual if self.installed.find(str(each.name))]
         with self._own_packages([*missing, *there]) as indexes:
             try:
-                attempt.add(missing, there, indexes)
+                adder.add(missing, there, indexes)
             except GussetError:
                 return False
         return True
@@ -75,7 +75,7 @@ class Additions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
+class _PackageAdder:
     packages: PackageInstaller
     plan: EnvironmentPlan
     warn: Callable[[Problem], object]

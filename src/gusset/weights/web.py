@@ -44,11 +44,11 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _TryAgain(Exception):
-    """The attempt failed for a reason that may pass."""
+    """A request failed for a reason that may pass."""
 
 
 class _GaveUp(Exception):
-    """All attempts failed; the text is the reason of the last one."""
+    """All requests failed; the text is the reason of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ class WebClient:
 
     def size_of(self, download: Download) -> int | None:
         """The size of the file at its source, None if the server does not give it. Raises as `fetch` does."""
-        attempt = _Attempt(self._http, self._cache, download, token=None, progress=None)
+        request = _FileRequest(self._http, self._cache, download, token=None, progress=None)
         try:
-            return self._repeat(attempt, attempt.read_size)
+            return self._repeat(request, request.read_size)
         except _GaveUp as error:
             raise failures.unreachable(download, str(error)) from None
 
@@ -100,9 +100,11 @@ class WebClient:
         """
         with self._cache.lock(download.address):
             known = self._cache.find(download.address)
-            attempt = _Attempt(self._http, self._cache, download, token=token, progress=progress, known=known)
+            request = _FileRequest(
+                self._http, self._cache, download, token=token, progress=progress, known=known
+            )
             try:
-                return self._repeat(attempt, attempt.run)
+                return self._repeat(request, request.run)
             except _GaveUp as error:
                 if known is None:
                     raise failures.unreachable(download, str(error)) from None
@@ -111,7 +113,7 @@ class WebClient:
             except OSError as error:
                 raise disk_error(error, self._cache.root) from None
 
-    def _repeat(self, attempt: _Attempt, action: Callable[[], T]) -> T:
+    def _repeat(self, request: _FileRequest, action: Callable[[], T]) -> T:
         """What `action` returns, tried again as long as its errors may pass.
 
         Raises:
@@ -119,23 +121,23 @@ class WebClient:
         """
         backoff, failed = Backoff(self._first_delay), 0
         while True:
-            before = attempt.partial_size()
+            before = request.partial_size()
             try:
                 return action()
             except _TryAgain as error:
                 reason = str(error)
             except (httpx.TransportError, httpx.DecodingError) as error:
                 reason = _reason(error)
-            if attempt.partial_size() > before:
+            if request.partial_size() > before:
                 failed = 0
                 backoff.reset()
             failed += 1
-            if failed > _RETRIES or attempt.can_do_without:
+            if failed > _RETRIES or request.can_do_without:
                 raise _GaveUp(reason)
             self._sleep(backoff.next_delay())
 
 
-class _Attempt:
+class _FileRequest:
     """One request for a file, and the next one if that fails."""
 
     def __init__(
