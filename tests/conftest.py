@@ -29,6 +29,7 @@ MARK_OF_FIXTURE = {
 STARTS_SERVERS = (
     "cli/test_serve.py",
     "cli/test_exec",
+    "cli/test_predict.py",
     "conformance/",
     "environments/",
     "manager/",

@@ -26,6 +26,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.server
 def test_the_readmes_model_is_served_as_it_stands(gusset: Cli, tmp_path: Path) -> None:
     """Its config.yaml, its model.py, its commands: a newcomer gets the promised response."""
     folder = tmp_path / "my-model"
@@ -44,6 +45,7 @@ def test_the_readmes_model_is_served_as_it_stands(gusset: Cli, tmp_path: Path) -
     assert response.json() == {"authorized": True, "text": "hello"}
 
 
+@pytest.mark.server
 def test_the_quickstart_works_as_it_stands(gusset: Cli, tmp_path: Path) -> None:
     """Its commands after the installation, in order, with the edit that it asks for: each does what the text says."""
     text = (ROOT / "docs" / "quickstart.md").read_text()
@@ -81,6 +83,7 @@ def test_the_quickstart_works_as_it_stands(gusset: Cli, tmp_path: Path) -> None:
     assert not any(value in printed.read_text() + shown for value in ("the-first-", "the-second-"))
 
 
+@pytest.mark.server
 def test_the_reference_of_secrets_is_true(gusset: Cli, tmp_path: Path) -> None:
     """The model of docs/secrets.md says what the text beside it promises."""
     text = (ROOT / "docs" / "secrets.md").read_text()

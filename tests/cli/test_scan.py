@@ -211,6 +211,7 @@ def test_a_deployments_token_searches_for_its_secrets(
     assert b"never returns a value to a person" in done.stderr
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_a_layer(gusset: Cli, secrets: Path) -> None:
     """A layer of 2 GB of zeros, from a pipe, takes less than 200 MB of memory."""
     script = Path(__file__).parent / "large_image.py"

@@ -9,6 +9,7 @@ import pytest
 from tests.examples.environments import PipEnvironment, Unavailable
 
 
+@pytest.mark.slow
 def test_a_skipped_test_prints_why_its_environment_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

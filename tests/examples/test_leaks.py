@@ -19,6 +19,7 @@ def bare(tmp_path: Path, environ: dict[str, str]) -> Place:
     return Place(tmp_path, environ)
 
 
+@pytest.mark.slow
 def test_a_value_in_a_file_of_the_run_is_found(bare: Place, token: bytes) -> None:
     """A value in a file, as it is or in base64 within other text, is found."""
     assert bare.leaks(token) == []
@@ -30,6 +31,7 @@ def test_a_value_in_a_file_of_the_run_is_found(bare: Place, token: bytes) -> Non
     assert sorted(Path(path).name for path in bare.leaks(token)) == ["basic", "plain"]
 
 
+@pytest.mark.slow
 def test_a_value_in_a_new_file_elsewhere_is_found(bare: Place, token: bytes) -> None:
     """A temporary file outside the run's own folder is found."""
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:
@@ -39,6 +41,7 @@ def test_a_value_in_a_new_file_elsewhere_is_found(bare: Place, token: bytes) -> 
         assert bare.leaks(token) == [file.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place_of_value", ["environ", "cmdline"])
 def test_a_value_in_a_process_is_found(bare: Place, token: bytes, place_of_value: str) -> None:
     """A value in the environment or the arguments of a server's child is found."""
