@@ -10,9 +10,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Site
-from tests.cli.test_serve import predict, served, until, write_model
+from tests.cli.test_serve import predict, served, write_model
 from tests.conftest import Cli, clean_environ, leaks_in
 from tests.manager.conftest import PASSWORD, Manager
+from tests.serving.conftest import eventually
 
 VALUE = "hf_" + "aB3dE6gH" * 5
 NEW = "hf_" + "zY9xW8vU" * 5
@@ -77,7 +78,7 @@ def test_a_model_served_with_the_manager_receives_a_rotated_secret(
         site.open("hf_access_token")
         page.get_by_label("New value").fill(NEW)
         page.get_by_role("button", name="Replace").click()
-        until(lambda: predict(address).json() == sha(NEW))
+        eventually(lambda: predict(address).json() == sha(NEW))
         page.goto("/settings/deployments")
         page.get_by_role("link", name="my-model").click()
         expect(site.row("running")).to_contain_text("hf_access_token v2")
@@ -124,6 +125,6 @@ def test_the_same_works_with_commands_only(machine: Cli, tmp_path: Path) -> None
     with served(laptop, str(folder), errors=tmp_path / "err") as (address, _):
         assert predict(address).json() == sha(VALUE)
         laptop("secret", "set", "hf_access_token", input=NEW.encode())
-        until(lambda: predict(address).json() == sha(NEW))
-        until(lambda: b"hf_access_token=2" in laptop("deployment", "show", "my-model").stdout)
+        eventually(lambda: predict(address).json() == sha(NEW))
+        eventually(lambda: b"hf_access_token=2" in laptop("deployment", "show", "my-model").stdout)
     assert manager.stop() == 0

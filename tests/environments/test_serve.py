@@ -18,10 +18,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.test_serve import predict, served, until
+from tests.cli.test_serve import predict, served
 from tests.conftest import Cli
 from tests.environments.conftest import Index
 from tests.environments.packages import project, source_archive, wheel
+from tests.serving.conftest import eventually
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -104,11 +105,11 @@ def test_changed_requirements_are_served_after_a_reload(
         assert first["alpha"] == "1.0"
 
         write(folder, index, "alpha==3.0")
-        until(lambda: "The change is not served" in errors.read_text())
+        eventually(lambda: "The change is not served" in errors.read_text())
         assert predict(address).json() == first
 
         write(folder, index, "alpha==2.0")
-        until(lambda: predict(address).json()["alpha"] == "2.0")
+        eventually(lambda: predict(address).json()["alpha"] == "2.0")
         assert predict(address).json()["python"] != first["python"]
     assert "there is no version of alpha==3.0" in errors.read_text()
 
@@ -123,13 +124,13 @@ def test_a_stop_does_not_wait_for_an_installation(
     index.add(source_archive(tmp_path, "slow", body=body))
     with served(gusset, str(folder), "--reload", errors=tmp_path / "errors") as (_, process):
         write(folder, index, "alpha==1.0", "slow")
-        until((tmp_path / "building").exists)
+        eventually((tmp_path / "building").exists)
         began = time.monotonic()
         process.terminate()
         assert process.wait(30) == 0
         assert time.monotonic() - began < 20
     build = Path("/proc", (tmp_path / "building").read_text(), "exe")
-    until(lambda: not build.exists())
+    eventually(lambda: not build.exists())
     assert len(environments(gusset)) == 1
 
 
@@ -145,11 +146,11 @@ def test_the_first_installation_can_be_interrupted(
     write(folder, index, "slow")
     command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", "0"]
     with subprocess.Popen(command, env=gusset.environ, stdout=-3, stderr=-3) as process:
-        until(lambda: (tmp_path / "building").exists() and (tmp_path / "building").read_text() != "")
+        eventually(lambda: (tmp_path / "building").exists() and (tmp_path / "building").read_text() != "")
         process.send_signal(number)
         assert process.wait(30) == status
     build = Path("/proc", (tmp_path / "building").read_text(), "exe")
-    until(lambda: not build.exists())
+    eventually(lambda: not build.exists())
     assert environments(gusset) == []
 
 
@@ -186,7 +187,7 @@ def test_a_start_that_is_killed_leaves_no_half_environment(
         errors.open("wb") as log,
         subprocess.Popen(command, env=gusset.environ, stdout=subprocess.DEVNULL, stderr=log) as process,
     ):
-        until(lambda: b"making" in errors.read_bytes())
+        eventually(lambda: b"making" in errors.read_bytes())
         time.sleep(delay)
         process.kill()
     with served(gusset, str(folder), errors=tmp_path / "errors") as (address, _):

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.cli.test_serve import until
 from tests.conftest import leaks_in
 from tests.manager.conftest import Manager
+from tests.serving.conftest import eventually
 
 VALUE = "hf_" + "aB3dE6gH" * 5
 
@@ -92,7 +92,7 @@ def test_a_key_is_refused_once_it_has_expired(manager: Manager, admin: httpx.Cli
     made = admin.post("/v1/api_keys", json={"name": "x", "expires_at": soon.isoformat()}).json()
     with manager.client(made["api_key"]) as client:
         assert client.get("/v1/secrets").status_code == 200
-        until(lambda: client.get("/v1/secrets").status_code == 401)
+        eventually(lambda: client.get("/v1/secrets").status_code == 401)
         response = client.get("/v1/secrets")
     assert response.status_code == 401 and "expired" in response.json()["message"]
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.test_serve import children, predict, served, until, write_model
+from tests.cli.test_serve import children, predict, served, write_model
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager
 from tests.manager.test_pages import Visitor
+from tests.serving.conftest import eventually
 
 VALUE = b"hf_" + b"aB3dE6gH" * 5
 NEW = b"hf_" + b"zY9xW8vU" * 5
@@ -55,18 +56,18 @@ def test_a_model_gets_its_secret_and_each_new_value(
     put(admin, VALUE)
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, process):
         assert predict(address).json() == {"sha": sha(VALUE)}
-        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        eventually(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
         put(admin, NEW)
-        until(lambda: predict(address).json() == {"sha": sha(NEW)})
+        eventually(lambda: predict(address).json() == {"sha": sha(NEW)})
 
         def holds() -> bool:
             [replica] = admin.get("/v1/deployments/my-model").json()["replicas"]
             return bool(replica["live"] and replica["versions"] == {"hf_access_token": 2})
 
-        until(holds)
+        eventually(holds)
         assert admin.delete("/v1/secrets/hf_access_token").status_code == 409
         assert admin.delete("/v1/secrets/hf_access_token?force=true").status_code == 200
-        until(lambda: predict(address).status_code == 500)
+        eventually(lambda: predict(address).status_code == 500)
         process.terminate()
         assert process.wait(20) == 0
     [replica] = admin.get("/v1/deployments/my-model").json()["replicas"]
@@ -83,7 +84,7 @@ def test_a_model_goes_on_while_the_manager_is_down(
     """It keeps its values and reports the error; a value set meanwhile arrives when the manager is back."""
     put(admin, VALUE)
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
-        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        eventually(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
         manager.kill()
 
         def source_error() -> str:
@@ -91,13 +92,13 @@ def test_a_model_goes_on_while_the_manager_is_down(
             assert ready.status_code == 200
             return str(ready.json().get("secrets", {}).get("last_error", ""))
 
-        until(lambda: "does not respond" in source_error())
+        eventually(lambda: "does not respond" in source_error())
         assert "\ngusset_secrets_source_up 0\n" in httpx.get(f"{address}/metrics").text
         assert predict(address).json() == {"sha": sha(VALUE)}
         manager.gusset("secret", "set", "hf_access_token", input=NEW)
         manager.start()
-        until(lambda: predict(address).json() == {"sha": sha(NEW)})
-        until(lambda: source_error() == "")
+        eventually(lambda: predict(address).json() == {"sha": sha(NEW)})
+        eventually(lambda: source_error() == "")
         assert "\ngusset_secrets_source_up 1\n" in httpx.get(f"{address}/metrics").text
     log = (tmp_path / "err").read_text()
     assert log.count("are not followed") == 1 and log.count("responds again") == 1
@@ -109,7 +110,7 @@ def test_a_deployment_whose_token_was_revoked_goes_on_without_new_values(
     """A revocation holds: the process registers no other token, keeps its values, and says what to do."""
     put(admin, VALUE)
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
-        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        eventually(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
         for token in admin.get("/v1/deployments/my-model/tokens").json()["tokens"]:
             assert admin.delete(f"/v1/tokens/{token['prefix']}").status_code == 200
         put(admin, NEW)
@@ -119,7 +120,7 @@ def test_a_deployment_whose_token_was_revoked_goes_on_without_new_values(
                 httpx.get(f"{address}/v1/models/model").json().get("secrets", {}).get("last_error", "")
             )
 
-        until(lambda: "was revoked" in source_error())
+        eventually(lambda: "was revoked" in source_error())
         assert "restart this process" in source_error()
         assert predict(address).json() == {"sha": sha(VALUE)}
         tokens = admin.get("/v1/deployments/my-model/tokens").json()["tokens"]
@@ -135,7 +136,7 @@ def test_a_token_ends_with_the_key_of_the_person_who_served(
     made = admin.post("/v1/api_keys", json={"name": "of a laptop"}).json()
     elsewhere("login", manager.address, input=made["api_key"].encode())
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
-        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        eventually(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
         assert admin.delete(f"/v1/api_keys/{made['prefix']}").status_code == 200
         put(admin, NEW)
 
@@ -144,7 +145,7 @@ def test_a_token_ends_with_the_key_of_the_person_who_served(
             assert ready.status_code == 200
             return str(ready.json().get("secrets", {}).get("last_error", ""))
 
-        until(lambda: "was revoked" in source_error())
+        eventually(lambda: "was revoked" in source_error())
         assert predict(address).json() == {"sha": sha(VALUE)}
 
 
@@ -163,11 +164,13 @@ def test_callers_are_declared_at_the_manager_and_follow_its_changes(
     with served(elsewhere, str(folder), "--callers", "app", errors=tmp_path / "err") as (address, _):
         assert admin.get("/v1/deployments/my-model").json()["secrets"] == ["app", "hf_access_token"]
         assert [status(address, first), status(address, second)] == [200, 401]
-        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
+        eventually(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])
         put(admin, second.encode(), "app")
-        until(lambda: status(address, second) == 200)
+        eventually(lambda: status(address, second) == 200)
         assert status(address, first) == 401
-        until(lambda: admin.get("/v1/deployments/my-model").json()["replicas"][0]["versions"].get("app") == 2)
+        eventually(
+            lambda: admin.get("/v1/deployments/my-model").json()["replicas"][0]["versions"].get("app") == 2
+        )
         assert admin.delete("/v1/secrets/app").status_code == 409
     assert not leaks_in((tmp_path / "err").read_bytes(), first.encode(), second.encode())
 
@@ -189,7 +192,7 @@ def test_a_secret_that_is_declared_later_needs_a_restart_and_the_log_says_so(
     errors = tmp_path / "err"
     with served(elsewhere, str(folder), "--reload", errors=errors) as (address, _):
         (folder / "config.yaml").write_text("secrets: {hf_access_token: null, another: null}\n")
-        until(lambda: "The change is not served" in errors.read_text())
+        eventually(lambda: "The change is not served" in errors.read_text())
         log = errors.read_text()
         assert "another was not declared when" in log or "another, hf_access_token was not declared" in log
         assert "restart `gusset serve` to read it" in log
@@ -359,7 +362,7 @@ def test_exec_follows_a_manager_and_its_processes_have_no_key_of_a_person(
     ) as process:
         assert process.stdout
         assert process.stdout.readline().split()[0] == sha(VALUE).encode()
-        until(lambda: admin.get("/v1/deployments/exec").json()["replicas"] != [])
+        eventually(lambda: admin.get("/v1/deployments/exec").json()["replicas"] != [])
         put(admin, NEW)
         assert process.stdout.readline().split()[0] == sha(NEW).encode()
         assert [
@@ -415,9 +418,9 @@ def test_a_value_that_a_model_prints_is_audited_and_shown_beside_the_secret(
             found: list[dict[str, object]] = admin.get("/v1/audit?action=secret.masked").json()["records"]
             return found
 
-        until(records)
+        eventually(records)
         predict(address)  # counted later: reports are sums of a minute
-    until(lambda: len(records()) == 2)  # the last one is sent at the end
+    eventually(lambda: len(records()) == 2)  # the last one is sent at the end
     sums = [record["details"]["times"] for record in records()]  # type: ignore[index]
     assert sum(each["hf_access_token"]["base64, stderr"] for each in sums) == 4
     assert records()[0]["target"] == "leaking"

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.cli.test_serve import until
 from tests.conftest import Cli, as_ordinary_process, leaks_in
 from tests.manager.conftest import PASSWORD, Manager
+from tests.serving.conftest import eventually
 
 VALUE = "hf_" + "aB3dE6gH" * 5
 
@@ -185,7 +185,7 @@ def test_a_stop_lets_requests_in_flight_finish(manager: Manager) -> None:
         assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         stopping = threading.Thread(target=manager.stop)
         stopping.start()
-        until(lambda: not accepts(manager.port))
+        eventually(lambda: not accepts(manager.port))
         client.sendall(body[10:])
         response = client.recv(65_536)
     stopping.join()

@@ -20,7 +20,9 @@ import pytest
 PATIENCE = 30.0  # seconds until a test fails; no test passes by waiting this long
 
 
-def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def eventually(
+    condition: Callable[[], object], what: str = "the condition", patience: float = PATIENCE
+) -> None:
     """Wait until `condition` is true."""
     deadline = time.monotonic() + patience
     while not condition():

@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.test_serve import predict, served, until, write_model
+from tests.cli.test_serve import predict, served, write_model
 from tests.conftest import Cli
 from tests.examples.hub import Hub, serving
-from tests.serving.conftest import children, is_running
+from tests.serving.conftest import children, eventually, is_running
 from tests.weights.web_server import WebServer
 
 TOKEN = b"hf_tests_" + b"aB3dE5fG7h" * 2
@@ -175,7 +175,7 @@ def test_the_probe_says_that_weights_are_being_downloaded(project: Project) -> N
         errors.open("wb") as log,
         subprocess.Popen(command, env=project.gusset.environ, stdout=log, stderr=log) as process,
     ):
-        until(lambda: cache.is_dir() and any(file.stat().st_size for file in cache.iterdir()))
+        eventually(lambda: cache.is_dir() and any(file.stat().st_size for file in cache.iterdir()))
         response = httpx.get(f"http://127.0.0.1:{port}/v1/models/model")
         assert (response.status_code, "is being downloaded" in response.text) == (503, True)
         started = time.monotonic()
@@ -208,7 +208,7 @@ def test_reload_downloads_what_a_changed_key_names(project: Project) -> None:
             response = predict(address, {"path": "data/y.bin"})
             return response.status_code == 200 and response.json()["size"] == 2
 
-        until(is_new)
+        eventually(is_new)
 
 
 def test_predict_downloads_too(project: Project) -> None:
@@ -257,10 +257,10 @@ def test_a_killed_server_leaves_no_process_and_the_next_goes_on(project: Project
     command = [sys.executable, "-m", "gusset", "serve", str(project.folder), "--port", "0"]
     with subprocess.Popen(command, env=project.gusset.environ, stderr=subprocess.DEVNULL) as process:
         partial = Path(project.gusset.environ["GUSSET_CACHE"]) / "weights" / "partial"
-        until(lambda: partial.is_dir() and any(file.stat().st_size for file in partial.iterdir()))
+        eventually(lambda: partial.is_dir() and any(file.stat().st_size for file in partial.iterdir()))
         (fetcher,) = [pid for pid in children(process.pid) if b"weights.fetcher" in command_of(pid)]
         process.kill()
-    until(lambda: not is_running(fetcher))
+    eventually(lambda: not is_running(fetcher))
 
     project.web.files["/x.bin"].pause = 0
     with project.served() as address:
