@@ -206,6 +206,17 @@ def test_without_an_index_gussets_own_packages_are_used(make: Making, tmp_path: 
         make("--no-index", "--find-links ./links", "alpha")
 
 
+def test_pips_no_index_holds(make: Making, index: Index, tmp_path: Path) -> None:
+    """With it no index is contacted, and packages come from the folders that are named."""
+    wheel(tmp_path / "links", "alpha")
+    index.add(wheel(tmp_path / "other", "beta"))
+    make.environ["UV_NO_INDEX"] = "1"
+
+    assert (make("--find-links ./links", "alpha") / "alpha.py").exists()
+    with pytest.raises(GussetError, match="beta"):
+        make("--find-links ./links", "beta")
+
+
 def test_without_the_machines_index_the_models_own_is_used(
     make: Making, private_index: Index, tmp_path: Path
 ) -> None:

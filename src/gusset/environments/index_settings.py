@@ -39,7 +39,7 @@ _SETTINGS = {
     "timeout": _Setting("UV_HTTP_TIMEOUT"),
     "default-timeout": _Setting("UV_HTTP_TIMEOUT"),
     "retries": _Setting("UV_HTTP_RETRIES"),
-    "no-index": _Setting("UV_NO_INDEX", switch="1"),
+    "no-index": _Setting("UV_NO_INDEX", switch="1"),  # not uv's: the installer passes it on
     "pre": _Setting("UV_PRERELEASE", switch="allow"),
 }
 

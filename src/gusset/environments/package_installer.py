@@ -62,6 +62,8 @@ class PackageInstaller:
             arguments = ["--requirements", path_of(files[0]), *indexes.options]
             if constraints:
                 arguments += ["--constraints", path_of(files[1])]
+            if self.uv.environ.get("UV_NO_INDEX") and "--no-index" not in arguments:
+                arguments.append("--no-index")  # uv itself has no such variable
             command = ("pip", "install", "--python", self.python, *arguments, *projects)
             inherited = (*files, *indexes.descriptors)
             result = self.uv.run(*command, descriptors=inherited, environ=indexes.environ)
