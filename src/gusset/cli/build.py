@@ -15,6 +15,7 @@ import click
 from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.needs_linux import require_linux
+from gusset.cli.scan import print_notes
 from gusset.errors import ConfigInvalid, Denied, HostError, UsageError
 from gusset.secrets.value import SecretValue
 
@@ -328,7 +329,8 @@ def _push(app: App, engine: Engine, name: str, job: _Job, credentials: Credentia
 def _print(app: App, built: BuiltImage, name: str, *, pushed: bool) -> None:
     report = built.report
     if report is not None:
-        _print_report(app, report)
+        print_notes(app, report)
+        app.output.problems(report.problems())
     app.output.result(
         {
             "image": name,
@@ -339,16 +341,6 @@ def _print(app: App, built: BuiltImage, name: str, *, pushed: bool) -> None:
         f"{'built and pushed' if pushed else 'built'} {name}\n  run it: "
         f"docker run --rm -p 8080:8080 -v DIR:/secrets:ro {shlex.quote(name)}",
     )
-
-
-def _print_report(app: App, report: Report) -> None:
-    for finding in report.accepted:
-        app.output.note(f"accepted with --allow: {finding.location}: {finding.problem(warning=True).message}")
-    for note in report.notes:
-        app.output.warn(note)
-    if report.ignored:
-        app.output.warn(f"not searched for, as too short or too simple: {', '.join(report.ignored)}")
-    app.output.problems(report.problems())
 
 
 def _write_context(app: App, job: _Job, folder: Path) -> None:

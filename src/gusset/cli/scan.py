@@ -202,6 +202,16 @@ def _values_of_deployment(app: App, url: str) -> Mapping[str, Sequence[SecretVal
 # --- the result
 
 
+def print_notes(app: App, report: Report) -> None:
+    """Print what a report says besides its problems."""
+    for finding in report.accepted:
+        app.output.note(f"accepted with --allow: {finding.location}: {finding.problem(warning=True).message}")
+    for note in report.notes:
+        app.output.warn(note)
+    if report.ignored:
+        app.output.warn(f"not searched for, as too short or too simple: {', '.join(report.ignored)}")
+
+
 def _print(app: App, report: Report) -> int:
     """Print the report; the exit status."""
     error = _error_of(report)
@@ -209,12 +219,7 @@ def _print(app: App, report: Report) -> int:
         failure = {"code": error.code, "message": error.message, "hint": error.hint} if error else {}
         app.output.result({**failure, **report.data()})
         return outcome_of(error).exit if error else 0
-    for finding in report.accepted:
-        app.output.note(f"accepted with --allow: {finding.location}: {finding.problem(warning=True).message}")
-    for note in report.notes:
-        app.output.warn(note)
-    if report.ignored:
-        app.output.warn(f"not searched for, as too short or too simple: {', '.join(report.ignored)}")
+    print_notes(app, report)
     if error is None:
         app.output.problems(report.problems())
         app.output.result(report.data(), f"{report.target}: no value found; {_searched(report)}")

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement as Pep508
 from gusset.containers.build.build_plan import ContextCopy, ContextFile
 from gusset.containers.build.instructions import BindMount, SecretMount, run
 from gusset.containers.build.secret_mounts import MountedSecrets, netrc_lines
+from gusset.environments.package_installer import option_arguments, option_lines
 from gusset.environments.plan import InstallOptions
 from gusset.environments.requested import Request
 from gusset.environments.resources import TRUSS_FILE, list_text
@@ -126,7 +127,7 @@ class Installation:
 
     def _texts(self) -> dict[str, str]:
         constraints = (*self.constraints, *self.settings.constraints)
-        lines = [*_option_lines(self.options), *self.requirements]
+        lines = [*option_lines(self.options), *self.requirements]
         return {
             "requirements.txt": "".join(f"{line}\n" for line in lines),
             "constraints.txt": "".join(f"{line}\n" for line in constraints),
@@ -142,7 +143,8 @@ class Installation:
         if self.requirements:
             identity = _identity(files, "requirements.txt", "constraints.txt")
             install = self._install(python, secrets, leave_out=set(self._overridden(secrets)))
-            words = [install, "-r requirements.txt -c constraints.txt", *_options(self.options)]
+            options = map(shlex.quote, option_arguments(self.options))
+            words = [install, "-r requirements.txt -c constraints.txt", *options]
             yield run(f"{identity}\ncd {_MOUNTED} && {' '.join(words)} && {_tidy(python)}", mounts)
         command = _RUNTIME.format(
             identity=_identity(files, "runtime.txt", "truss.txt", "constraints.txt"),
@@ -297,29 +299,3 @@ class _Collector:
         if name == "UV_FIND_LINKS":
             return ",".join(self.links(each) for each in text.split(",") if each)
         return self.without_login(text)
-
-
-def _option_lines(options: InstallOptions) -> Iterator[str]:
-    if options.index_url:
-        yield f"--index-url {options.index_url}"
-    for url in options.extra_index_urls:
-        yield f"--extra-index-url {url}"
-    for place in options.find_links:
-        yield f"--find-links {place}"
-
-
-def _options(options: InstallOptions) -> Iterator[str]:
-    """The other options, as arguments of uv."""
-    if options.no_index:
-        yield "--no-index"
-    if options.prereleases:
-        yield "--prerelease allow"
-    if options.require_hashes:
-        yield "--require-hashes"
-    for flag, values in (
-        ("--allow-insecure-host", options.trusted_hosts),
-        ("--no-binary", options.no_binary),
-        ("--only-binary", options.only_binary),
-    ):
-        for value in values:
-            yield f"{flag} {shlex.quote(value)}"
