@@ -594,7 +594,9 @@ def test_a_config_in_json_is_served(served: ServedImage, launch: Callable[..., S
 def test_options_for_models_are_refused(served: ServedImage) -> None:
     """Rather than ignored."""
     served.configure("localhost/gusset-test:root")
-    served.start("--workers", "2").fails(2, "--workers, --reload and --mask-responses are for Python models")
+    served.start("--workers", "2").fails(
+        2, "--workers, --reload, --mask-responses and --env are for Python models"
+    )
 
 
 def test_check_reports_undeclared_secrets_in_the_command(served: ServedImage, gusset: Cli) -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gusset.containers.engine.engine import Engine
     from gusset.containers.engine.registry import Credentials, RegistryLogin
     from gusset.containers.reaper import Reaper
-    from gusset.images.report import Report
     from gusset.package.config import Package
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
