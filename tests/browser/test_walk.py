@@ -106,6 +106,7 @@ def copied(site: Site, title: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_the_same_works_with_commands_only(machine: Cli, tmp_path: Path) -> None:
     """init, login, secret set, serve, predict, secret set again, deployment show."""
     made = machine("manager", "init", "--email", "ada@example.com", "--output", "json", input=PASSWORD)

@@ -350,6 +350,7 @@ AWKWARD = {
 }
 
 
+@pytest.mark.slow
 def test_exported_lines_are_read_back_exactly_by_a_shell_and_by_import(gusset: Cli, tmp_path: Path) -> None:
     for name, value in AWKWARD.items():
         gusset("secret", "set", name, "--exact", input=value)

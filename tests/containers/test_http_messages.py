@@ -126,6 +126,7 @@ def content(data: bytes) -> bytes:
     return body
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=1_500)
 @given(LINE, st.lists(FIELD, max_size=4), BODY)
 @example(

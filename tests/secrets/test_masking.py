@@ -522,6 +522,7 @@ LETTERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LETTERS)
 @pytest.mark.parametrize("chunk", [0, 4_096])
 def test_time_grows_with_the_length_of_the_input(case, chunk):

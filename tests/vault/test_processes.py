@@ -50,6 +50,7 @@ def forked_writer(settings: Settings, start: int, ready: int) -> int:
         os._exit(1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the parent opens nothing meanwhile
 def test_nothing_acknowledged_is_lost_by_200_kills(settings: Settings) -> None:
     """`kill -9` at random moments: every acknowledged version has its value, and the chain verifies.
