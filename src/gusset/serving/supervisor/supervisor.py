@@ -35,6 +35,7 @@ from gusset.runtime.tls import ServerTls, TlsFiles
 from gusset.secrets.sources.source import SecretSource
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.downloads import Downloads
+from gusset.serving.supervisor.early_workers import EarlyWorkers
 from gusset.serving.supervisor.not_ready_server import NotReadyServer
 from gusset.serving.supervisor.reloader import Reloader
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
@@ -80,8 +81,8 @@ def serve(
     folder changes. `mask_responses` masks results as errors always are;
     `browser_rules` say which web pages may send requests. With `tls` the port
     speaks HTTPS. What the deployment downloads is cached in the folder `cache`.
-    Events are
-    logged to standard error, unless the caller has given the logger "gusset" handlers.
+    Events are logged to standard error, unless the caller has given the logger
+    "gusset" handlers.
 
     Raises:
         HostError: it cannot listen on the address, or the model's Python cannot be started.
@@ -112,20 +113,10 @@ def serve(
             browser_rules=browser_rules,
             tls=tls,
         )
-        processes: list[WorkerProcess] = []
-        try:
-            with contextlib.suppress(HostError):  # it is only likely
-                processes = _start_workers(options, likely_python, workers)
-            deployment, source = stack.enter_context(prepare())
-            if deployment.python != likely_python or not processes:
-                while processes:
-                    processes.pop().abandon()
-                processes = _start_workers(options, deployment.python, workers)
-            secrets = SecretDistributor.start(deployment, source, intake, allow_missing=allow_missing)
-        except BaseException:
-            for process in processes:
-                process.abandon()
-            raise
+        early = stack.enter_context(EarlyWorkers(options, workers))
+        early.start(likely_python)
+        deployment, source = stack.enter_context(prepare())
+        secrets = SecretDistributor.start(deployment, source, intake, allow_missing=allow_missing)
         stack.callback(secrets.stop)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
         downloads = Downloads(
@@ -148,20 +139,8 @@ def serve(
             reread=reread,
         )
         stack.callback(supervisor.kill_workers)
-        asyncio.run(supervisor.run(processes))
+        asyncio.run(supervisor.run(early.take(deployment.python)))
         return 0
-
-
-def _start_workers(options: WorkerOptions, python: str, count: int) -> list[WorkerProcess]:
-    started: list[WorkerProcess] = []
-    try:
-        for _ in range(count):
-            started.append(WorkerProcess.start(options, python))
-    except BaseException:
-        for process in started:
-            process.abandon()
-        raise
-    return started
 
 
 class Supervisor:
