@@ -56,7 +56,10 @@ class CrowdedServer:
 
     @contextlib.contextmanager
     def crowd(self, sent: bytes, *, handshake: bool = True) -> Iterator[list[socket.socket]]:
-        """More connections than the server keeps, each of which sends the beginning of something."""
+        """More connections than the server keeps, each of which sends the beginning of something, or a request.
+
+        The responses to requests are awaited, so that the connections are idle.
+        """
         with contextlib.ExitStack() as stack:
             clients = []
             for _ in range(CLIENTS):
@@ -64,6 +67,10 @@ class CrowdedServer:
                 with contextlib.suppress(OSError):  # it was closed at once
                     client.sendall(sent)
                 clients.append(client)
+            if sent.endswith(b"\r\n\r\n"):
+                for client in clients:
+                    with contextlib.suppress(OSError):  # it was closed to make room
+                        read_response(client)
             yield clients
 
 
