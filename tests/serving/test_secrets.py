@@ -427,7 +427,8 @@ def test_a_value_in_a_header_is_masked_as_libraries_escape_it(serve: ModelProjec
     value = 'zq;v"\\9,x%41 [p]é!'
     serve.secret("token", value.encode())
     response = serve(LEAKY).ready().predict(way)
-    everything = repr(response.headers.raw)
+    varying = (b"date", b"content-length", b"x-baseten-request-id")  # may have these digits by chance
+    everything = repr([pair for pair in response.headers.raw if pair[0].lower() not in varying])
     assert "***" in everything
     assert "zq" not in everything and "41" not in everything and "p]" not in everything
 
