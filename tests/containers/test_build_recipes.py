@@ -131,7 +131,7 @@ def test_a_login_in_a_url_is_not_in_the_context(gusset: Cli, tmp_path: Path) -> 
     """It is mounted as a .netrc."""
     folder = write_folder(
         tmp_path / "model",
-        requirements=["--extra-index-url https://${USER_AND_WORD}@pypi.example/simple", "left"],
+        requirements=["--extra-index-url https://${USER_AND_WORD}@index.example/simple", "left"],
     )
     written = context(
         gusset,
@@ -141,7 +141,7 @@ def test_a_login_in_a_url_is_not_in_the_context(gusset: Cli, tmp_path: Path) -> 
     )
     everything = b"".join(content for _, _, content in files(written).values())
     assert b"hunter" not in everything
-    assert b"https://pypi.example/simple" in everything
+    assert b"https://index.example/simple" in everything
     assert b"UV_DEFAULT_INDEX=https://mirror.example/simple" in everything
     assert (
         b"--mount=type=secret,id=gusset-netrc,target=/run/secrets/gusset/gusset-netrc,required=true"
@@ -161,14 +161,14 @@ def test_a_change_of_the_requirements_changes_the_instruction(gusset: Cli, tmp_p
 
 def test_local_requirements_and_folders_of_packages_are_copied(gusset: Cli, tmp_path: Path) -> None:
     """Also from outside of the model's folder: the model finds them by the same relative paths."""
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "common.py").write_text("X = 1")
-    folder = write_folder(tmp_path / "model", requirements=["./lib"], external_package_dirs=["../shared"])
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "module.py").write_text("X = 1")
+    folder = write_folder(tmp_path / "model", requirements=["./lib"], external_package_dirs=["../common"])
     (folder / "lib").mkdir()
     (folder / "lib" / "pyproject.toml").write_text("[project]\nname = 'lib'\nversion = '1'\n")
     written = context(gusset, folder)
-    assert 'COPY ["folders/0", "/shared"]' in (written / "Containerfile").read_text()
-    assert (written / "folders" / "0" / "common.py").is_file()
+    assert 'COPY ["folders/0", "/common"]' in (written / "Containerfile").read_text()
+    assert (written / "folders" / "0" / "module.py").is_file()
     assert (written / "install" / "local" / "0" / "lib" / "pyproject.toml").is_file()
     lines = (written / "install" / "requirements.txt").read_text()
     assert "/tmp/gusset-install/local/0/lib" in lines and str(tmp_path) not in lines

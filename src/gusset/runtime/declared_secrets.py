@@ -45,6 +45,27 @@ class DeclaringDeployment(Protocol):
         """The names of secrets that its downloads log in with. They may be missing, and are not for it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredSecrets:
+    """Secrets that are read for one purpose, without callers and downloads. A `DeclaringDeployment`."""
+
+    name: str = ""
+    config_file: str = ""
+    secrets: tuple[DeclaredSecret, ...] = ()
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        return tuple(secret.name for secret in self.secrets)
+
+    @property
+    def callers(self) -> tuple[DeclaredSecret, ...]:
+        return ()
+
+    @property
+    def download_secrets(self) -> tuple[str, ...]:
+        return ()
+
+
 def names_to_read(deployment: DeclaringDeployment) -> tuple[str, ...]:
     """The names of all secrets that the deployment reads: its own, its callers', its downloads'."""
     callers = (caller.name for caller in deployment.callers)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gusset.containers.build.build_plan import BuildSecret
 from gusset.containers.build.instructions import SecretMount
 from gusset.environments.plan import LOGIN_FILES
-from gusset.runtime.declared_secrets import DeclaredSecret, read_secrets
+from gusset.runtime.declared_secrets import DeclaredSecret, DeclaredSecrets, read_secrets
 from gusset.secrets.sources.source import SecretSource
 from gusset.secrets.value import SecretValue
 
@@ -28,24 +28,8 @@ _LOGINS = PurePosixPath("/run/secrets/gusset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuildSecretNames:
-    """The secrets that the build of a folder reads. A `DeclaringDeployment`."""
-
-    name: str = ""
-    config_file: str = ""
-    secrets: tuple[DeclaredSecret, ...] = ()
-
-    @property
-    def declared(self) -> tuple[str, ...]:
-        return tuple(secret.name for secret in self.secrets)
-
-    @property
-    def callers(self) -> tuple[DeclaredSecret, ...]:
-        return ()
-
-    @property
-    def download_secrets(self) -> tuple[str, ...]:
-        return ()
+class BuildSecretNames(DeclaredSecrets):
+    """The secrets that the build of a folder reads."""
 
     @classmethod
     def from_package(cls, package: Package, names: Sequence[str]) -> BuildSecretNames:

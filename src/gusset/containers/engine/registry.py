@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gusset.errors import HostError, InvalidName
-from gusset.runtime.declared_secrets import DeclaredSecret, read_secrets
+from gusset.runtime.declared_secrets import DeclaredSecret, DeclaredSecrets, read_secrets
 from gusset.secrets.name import check_name
 from gusset.secrets.sources.source import SecretSource
 from gusset.secrets.value import SecretValue
@@ -51,26 +51,11 @@ class Credentials:
         return {"username": self.user, "password": self.password.reveal().decode()}
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryLogin:
-    """The secret that holds the credentials for a registry. A `DeclaringDeployment`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryLogin(DeclaredSecrets):
+    """The secret that holds the credentials for a registry."""
 
-    name: str
-    config_file: str
-    secrets: tuple[DeclaredSecret, ...]
     is_json_key: bool  # the value is the JSON key of a Google service account
-
-    @property
-    def declared(self) -> tuple[str, ...]:
-        return tuple(secret.name for secret in self.secrets)
-
-    @property
-    def callers(self) -> tuple[DeclaredSecret, ...]:
-        return ()
-
-    @property
-    def download_secrets(self) -> tuple[str, ...]:
-        return ()
 
     @classmethod
     def from_package(cls, package: Package, report: ProblemCollector) -> RegistryLogin | None:
@@ -103,10 +88,10 @@ class RegistryLogin:
         except InvalidName as error:
             report.add(path, error.message, error.hint)
         return cls(
-            f"the login to {host}",
-            str(package.config_file),
-            (DeclaredSecret(name, location.line if location else None),),
-            is_json_key,
+            name=f"the login to {host}",
+            config_file=str(package.config_file),
+            secrets=(DeclaredSecret(name, location.line if location else None),),
+            is_json_key=is_json_key,
         )
 
     def read(self, source: SecretSource, allow_missing: Collection[str] = ()) -> Credentials | None:
