@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gusset.errors import GussetError, outcome_of
 from gusset.runtime.declared_secrets import DeclaredSecret
+from gusset.runtime.supervision import ServingOptions
 from gusset.secrets.sources.chain import ChainSource
 from gusset.secrets.sources.environment import EnvironmentSource
 from gusset.secrets.sources.folder import FolderSource
@@ -36,12 +37,14 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
     try:
         return serve(
             lambda: nullcontext((deployment, source)),
-            port=int(str(given["port"])),
-            cache=folder.parent / "cache",
-            allow_missing=given["allow_missing"],
+            ServingOptions(
+                port=int(str(given["port"])),
+                cache=folder.parent / "cache",
+                allow_missing=given["allow_missing"],
+                drain_seconds=float(str(given["drain_seconds"])),
+                announce=lambda address: print(f"ready at {address}", flush=True),
+            ),
             mask_responses=bool(given["mask_responses"]),
-            drain_seconds=float(str(given["drain_seconds"])),
-            announce=lambda address: print(f"ready at {address}", flush=True),
         )
     except GussetError as error:
         print(f"error: {error.message}\n  {error.hint or ''}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from gusset.environments.plan import EnvironmentPlan, Mode
     from gusset.errors import Problem
     from gusset.package.config import Package
-    from gusset.runtime.browser_rules import BrowserRules
     from gusset.runtime.declared_secrets import DeclaringDeployment
+    from gusset.runtime.supervision import ServingOptions
     from gusset.runtime.tls import TlsFiles
     from gusset.secrets.sources.source import SecretSource
     from gusset.serving.deployment import ModelDeployment
@@ -54,7 +54,7 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """The options that apply to models and to custom images."""
+    """The options of the command."""
 
     host: str
     port: int
@@ -64,17 +64,55 @@ class ServeOptions:
     callers: tuple[str, ...]
     tls: TlsFiles | None
     debuggable: bool
-    mask_responses: bool
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
-    env: Mode = "auto"
-    python: str = "nearest"
+    # For models
+    workers: int
+    reload: bool
+    mask_responses: bool
+    env: Mode
+    python: str
+    # For custom images
+    network: str
+    gpus: int | None
 
-    def browser_rules(self) -> BrowserRules | None:
-        """Which web pages may send requests. Raises UsageError for a malformed host or origin."""
+    def check_combination(self, *, is_image: bool) -> None:
+        """Check that the options can be used together, and for a model or a custom image.
+
+        Raises:
+            UsageError: they cannot.
+        """
+        if is_image and (self.workers > 1 or self.reload or self.mask_responses or self.env != "auto"):
+            raise UsageError(
+                "--workers, --reload, --mask-responses and --env are for Python models, "
+                "this is a custom image"
+            )
+        if not is_image and (self.network != "bridge" or self.gpus is not None):
+            raise UsageError("--network and --gpus are for custom images, this is a Python model")
+
+    def for_supervisor(self, app: App, announce: Callable[[str], object]) -> ServingOptions:
+        """What the supervisors of models and of images have in common.
+
+        Raises:
+            UsageError: an allowed host or origin is malformed.
+        """
         from gusset.runtime.browser_rules import BrowserRules
+        from gusset.runtime.supervision import ServingOptions
 
-        return BrowserRules.make(self.host, hosts=self.allowed_hosts, origins=self.allowed_origins)
+        return ServingOptions(
+            cache=app.settings.cache,
+            host=self.host,
+            port=self.port,
+            allow_missing=self.allow_missing,
+            debuggable=self.debuggable,
+            announce=announce,
+            # With `--output json`, standard output is for JSON only.
+            output_fd=sys.stderr.fileno() if app.output.json else sys.stdout.fileno(),
+            browser_rules=BrowserRules.make(
+                self.host, hosts=self.allowed_hosts, origins=self.allowed_origins
+            ),
+            tls=self.tls,
+        )
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -167,10 +205,6 @@ def serve(
     callers: Sequence[str],
     certificate: Path | None,
     key: Path | None,
-    workers: int,
-    reload: bool,
-    network: str,
-    gpus: int | None,
     **options: Any,
 ) -> int:
     """Serve a model folder; its code gets the secrets that config.yaml declares.
@@ -188,21 +222,12 @@ def serve(
     )
     if settings.manager is not None and settings.secrets_dir is not None:
         raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
-    package = _load_image(folder)
-    require_linux(
-        "serve",
-        lambda: _on_other_systems(app, folder, package, settings, workers=workers, reload=reload),
-    )
-    if package:
-        if workers > 1 or reload or settings.mask_responses or settings.env != "auto":
-            raise UsageError(
-                "--workers, --reload, --mask-responses and --env are for Python models, "
-                "this is a custom image"
-            )
-        return _serve_image(app, package, settings, host_network=network == "host", gpus=gpus)
-    if network != "bridge" or gpus is not None:
-        raise UsageError("--network and --gpus are for custom images, this is a Python model")
-    return _serve_model(app, folder, settings, workers=workers, reload=reload)
+    image = _load_image(folder)
+    require_linux("serve", lambda: _on_other_systems(app, folder, image, settings))
+    settings.check_combination(is_image=image is not None)
+    if image is not None:
+        return _serve_image(app, image, settings)
+    return _serve_model(app, folder, settings)
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:
@@ -221,101 +246,128 @@ def _tls_files(certificate: Path | None, key: Path | None) -> TlsFiles | None:
 _PORT_IN_CONTAINER = 8080  # when the engine picks the one outside
 
 
-def _on_other_systems(
-    app: App, folder: Path, image: Package | None, options: ServeOptions, *, workers: int, reload: bool
-) -> str:
+def _on_other_systems(app: App, folder: Path, image: Package | None, options: ServeOptions) -> str:
     """The hint to serve a Python model in a container, with the same options."""
     if image is not None:
         return "serve a custom image from Linux, on the machine where its container engine runs"
     source = source_in_container(app, options.secrets_dir, options.manager)
     port = options.port or _PORT_IN_CONTAINER
+    mounts = mount(folder, "/model")
+    tls_arguments: tuple[str, ...] = ()
+    if options.tls is not None:
+        mounts += mount(options.tls.certificate, "/tls/certificate.pem")
+        mounts += mount(options.tls.key, "/tls/key.pem")
+        tls_arguments = ("--tls-certificate", "/tls/certificate.pem", "--tls-key", "/tls/key.pem")
+    command = docker_run(
+        [*publish(options.host, options.port, port), *mounts, *source.options],
+        *("serve", "/model", "--host", "0.0.0.0", "--port", str(port)),  # noqa: S104  # inside the container
+        *source.arguments,
+        *tls_arguments,
+        *_arguments_in_container(options),
+        *(("--output", "json") if app.output.json else ()),
+        terminal=not app.output.json,
+    )
+    return run_in_container(command, source.before)
+
+
+def _arguments_in_container(options: ServeOptions) -> list[str]:
+    """The options, as arguments, that are the same in a container."""
     flags = [word for name in sorted(options.allow_missing) for word in ("--allow-missing", name)]
     # In the container it does not listen on loopback, so the hosts that it serves are named.
     hosts = ("localhost", *options.allowed_hosts) if is_loopback(options.host) else options.allowed_hosts
     flags += [word for name in hosts for word in ("--allowed-host", name)]
     flags += [word for origin in options.allowed_origins for word in ("--allow-origin", origin)]
     flags += ["--callers", ",".join(options.callers)] if options.callers else []
-    mounts = mount(folder, "/model")
-    if options.tls is not None:
-        mounts += mount(options.tls.certificate, "/tls/certificate.pem")
-        mounts += mount(options.tls.key, "/tls/key.pem")
-        flags += ["--tls-certificate", "/tls/certificate.pem", "--tls-key", "/tls/key.pem"]
-    flags += ["--workers", str(workers)] if workers > 1 else []
-    flags += ["--reload"] if reload else []
+    flags += ["--workers", str(options.workers)] if options.workers > 1 else []
+    flags += ["--reload"] if options.reload else []
     flags += ["--mask-responses"] if options.mask_responses else []
     flags += ["--env", options.env] if options.env != "auto" else []
     flags += ["--python", options.python] if options.python != "nearest" else []
     flags += ["--debuggable"] if options.debuggable else []
-    flags += ["--output", "json"] if app.output.json else []
-    command = docker_run(
-        [*publish(options.host, options.port, port), *mounts, *source.options],
-        *("serve", "/model", "--host", "0.0.0.0", "--port", str(port)),  # noqa: S104  # inside the container
-        *source.arguments,
-        *flags,
-        terminal=not app.output.json,
-    )
-    return run_in_container(command, source.before)
+    return flags
 
 
-def _serve_model(app: App, folder: Path, options: ServeOptions, *, workers: int, reload: bool) -> int:
-    # The folder is checked in another process while this one imports the supervisor and opens the vault.
-    environment = chosen(options.env, options.python)
-    check = partial(_check_model, folder, environment, options.callers)
-    checking = ForkedTask.start(check)
-    account = _start_account(app, options)
-    environments = Environments(app)
-    opened: list[SecretSource] = []
-    from gusset.runtime.declared_secrets import read_secrets
+def _serve_model(app: App, folder: Path, options: ServeOptions) -> int:
+    served = ServedModel.start(app, folder, options)
     from gusset.serving.supervisor.supervisor import serve as supervise
 
-    @contextmanager
-    def prepare() -> Iterator[tuple[ModelDeployment, SecretSource]]:
-        model = checking.result()
-        app.output.problems(model.warnings)
-        _warn_if_open(app, model.deployment, options)
-        other_names = login_names(model.environment)
-        with open_deployment(app, model.deployment, options, account, other_names=other_names) as source:
-            opened.append(source)
-            yield with_environment(model, source), source
+    return supervise(
+        served.open,
+        options.for_supervisor(app, served.announce),
+        workers=options.workers,
+        reread=served.reread if options.reload else None,
+        mask_responses=options.mask_responses,
+        likely_python=served.likely_python(),
+    )
 
-    def with_environment(model: CheckedModel, source: SecretSource) -> ModelDeployment:
+
+class ServedModel:
+    """The model folder of one `gusset serve`: checked, opened, and read again when it changes."""
+
+    def __init__(
+        self,
+        app: App,
+        folder: Path,
+        options: ServeOptions,
+        checking: ForkedTask[CheckedModel],
+        *,
+        account: Account | None,
+    ) -> None:
+        self._app = app
+        self._folder = folder
+        self._options = options
+        self._checking = checking
+        self._account = account
+        self._environments = Environments(app)
+        self._source: SecretSource | None = None
+
+    @classmethod
+    def start(cls, app: App, folder: Path, options: ServeOptions) -> ServedModel:
+        """Check the folder in another process, while this one imports the supervisor and opens the vault."""
+        checking = ForkedTask.start(partial(_check_model, folder, options))
+        return cls(app, folder, options, checking, account=_start_account(app, options))
+
+    def likely_python(self) -> str:
+        """The Python that the model will probably run on."""
+        return self._environments.guess(self._folder, _environment_options(self._options))
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[ModelDeployment, SecretSource]]:
+        """The deployment, once it is checked and its environment is made, and the source of its secrets."""
+        model = self._checking.result()
+        self._app.output.problems(model.warnings)
+        _warn_if_open(self._app, model.deployment, self._options)
+        other_names = login_names(model.environment)
+        with open_deployment(
+            self._app, model.deployment, self._options, self._account, other_names=other_names
+        ) as source:
+            self._source = source
+            yield self._with_environment(model, source), source
+
+    def reread(self) -> ModelDeployment:
+        """The deployment as the folder is now, while `open` is in use."""
+        assert self._source is not None  # noqa: S101  # set by `open`
+        return self._with_environment(_check_model(self._folder, self._options), self._source)
+
+    def announce(self, address: str) -> None:
+        """Print that the model is ready at this address."""
+        model = self._checking.result()
+        _print_address(self._app, address, model.deployment, model.example)
+
+    def _with_environment(self, model: CheckedModel, source: SecretSource) -> ModelDeployment:
         """The deployment on the Python of its environment, which is made if necessary."""
-        python = environments.use(
+        from gusset.runtime.declared_secrets import read_secrets
+
+        python = self._environments.use(
             model.environment,
-            folder,
+            self._folder,
             source,
-            before_making=lambda: read_secrets(model.deployment, source, options.allow_missing),
+            before_making=lambda: read_secrets(model.deployment, source, self._options.allow_missing),
         )
         return replace(model.deployment, python=python)
 
-    def reread() -> ModelDeployment:
-        return with_environment(check(), opened[0])
 
-    def announce(address: str) -> None:
-        model = checking.result()
-        _print_address(app, address, model.deployment, model.example)
-
-    return supervise(
-        prepare,
-        host=options.host,
-        port=options.port,
-        allow_missing=options.allow_missing,
-        debuggable=options.debuggable,
-        announce=announce,
-        output_fd=_output_fd(app),
-        workers=workers,
-        reread=reread if reload else None,
-        likely_python=environments.guess(folder, environment),
-        mask_responses=options.mask_responses,
-        browser_rules=options.browser_rules(),
-        tls=options.tls,
-        cache=app.settings.cache / "weights",
-    )
-
-
-def _serve_image(
-    app: App, package: Package, options: ServeOptions, *, host_network: bool, gpus: int | None
-) -> int:
+def _serve_image(app: App, package: Package, options: ServeOptions) -> int:
     from gusset.containers.image_deployment import ImageDeployment
     from gusset.containers.image_supervisor import serve_image
     from gusset.package.config import unsupported_for_serving
@@ -337,18 +389,12 @@ def _serve_image(
 
     return serve_image(
         prepare,
-        host=options.host,
-        port=options.port,
-        allow_missing=options.allow_missing,
-        debuggable=options.debuggable,
-        announce=lambda address: _print_address(app, address, deployment, _example_input(package)),
-        output_fd=_output_fd(app),
+        options.for_supervisor(
+            app, lambda address: _print_address(app, address, deployment, _example_input(package))
+        ),
         docker_host=app.settings.docker_host,
-        cache=app.settings.cache,
-        host_network=host_network,
-        gpus=gpus,
-        browser_rules=options.browser_rules(),
-        tls=options.tls,
+        host_network=options.network == "host",
+        gpus=options.gpus,
     )
 
 
@@ -419,8 +465,12 @@ class CheckedModel(NamedTuple):
     environment: EnvironmentPlan | None
 
 
-def _check_model(folder: Path, environment: EnvironmentOptions, callers: Sequence[str] = ()) -> CheckedModel:
-    """Read and check the model folder. `callers` are those of `--callers`.
+def _environment_options(options: ServeOptions) -> EnvironmentOptions:
+    return chosen(options.env, options.python)
+
+
+def _check_model(folder: Path, options: ServeOptions) -> CheckedModel:
+    """Read and check the model folder.
 
     Raises:
         ConfigInvalid: it has errors, or needs features that gusset does not support.
@@ -430,12 +480,12 @@ def _check_model(folder: Path, environment: EnvironmentOptions, callers: Sequenc
     from gusset.serving.deployment import ModelDeployment
     from gusset.weights.plan import find_problems
 
-    package = load_package(folder).with_callers(callers)
+    package = load_package(folder).with_callers(options.callers)
     refused = [*unsupported_for_serving(package), *find_problems(package)]
     refused = refused or [p for p in code_problems(package) if not p.warning]
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
-    decision = decide_for(package, environment)
+    decision = decide_for(package, _environment_options(options))
     found = decision.problems if decision else ()
     warnings = (*package.warnings, *code_warnings(package), *found)
     if any(not problem.warning for problem in found):
@@ -450,11 +500,6 @@ def _check_model(folder: Path, environment: EnvironmentOptions, callers: Sequenc
 
 def _example_input(package: Package) -> str:
     return json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
-
-
-def _output_fd(app: App) -> int:
-    """The descriptor for the model's output. With `--output json`, standard output is for JSON only."""
-    return sys.stderr.fileno() if app.output.json else sys.stdout.fileno()
 
 
 def _print_address(app: App, address: str, deployment: DeclaringDeployment, example: str) -> None:

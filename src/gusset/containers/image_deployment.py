@@ -22,6 +22,7 @@ from gusset.weights.plan import credential_names, plan_downloads
 if TYPE_CHECKING:
     from gusset.package.config import Package
     from gusset.package.problems import ProblemCollector
+    from gusset.package.schema import DockerServer, HealthChecks
 
 _MAX_USER_ID = 2**32 - 2  # the next one means "unchanged" to chown
 _PATH = re.compile(r"[^\x00-\x20\x7f]*")
@@ -45,6 +46,15 @@ class Health:
     restart_delay: float = 0
     restart: float = RESTART
     stop_traffic: float = STOP_TRAFFIC
+
+    @classmethod
+    def from_config(cls, checks: HealthChecks) -> Health:
+        return cls(
+            startup=_or_default(checks.startup_threshold_seconds, STARTUP),
+            restart_delay=_or_default(checks.restart_check_delay_seconds, 0),
+            restart=_or_default(checks.restart_threshold_seconds, RESTART),
+            stop_traffic=_or_default(checks.stop_traffic_threshold_seconds, STOP_TRAFFIC),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,25 +105,14 @@ class ImageDeployment:
             ConfigInvalid: it is not a custom image, or its config has values that cannot be used or built.
         """
         config = package.config
-        server, base, health = config.docker_server, config.base_image, config.runtime.health_checks
+        server, base = config.docker_server, config.base_image
         report = package.problem_collector()
         if server is None:
             raise ConfigInvalid(f"{package.folder} is not a custom image")
         if base is None or not base.image:
             report.add(("base_image",), "a custom image needs base_image.image", "name the image that is run")
-        if not 0 < server.server_port < 65536:
-            report.add(("docker_server", "server_port"), "not a port", "write a number from 1 to 65535")
-        if server.run_as_user_id is not None and not 0 < server.run_as_user_id <= _MAX_USER_ID:
-            path = ("docker_server", "run_as_user_id")
-            report.add(path, "not a user id", f"write a number from 1 to {_MAX_USER_ID}")
-        for key in ("predict_endpoint", "readiness_endpoint", "liveness_endpoint"):
-            if not _PATH.fullmatch(getattr(server, key)):
-                hint = "write it without spaces and control characters, as in /predict"
-                report.add(("docker_server", key), "not the path of a URL", hint)
-        for key in type(health).model_fields:
-            if not 0 <= (getattr(health, key) or 0) <= MAX_SECONDS:
-                hint = f"write a number of seconds from 0 to {MAX_SECONDS}"
-                report.add(("runtime", "health_checks", key), "not a duration", hint)
+        _check_server(server, report)
+        _check_health(config.runtime.health_checks, report)
         command = _split(server.start_command, report)
         login = RegistryLogin.from_package(package, report)
         recipe = (
@@ -141,12 +140,7 @@ class ImageDeployment:
             environment_variables=package.environment_variables,
             cpus=parse_cpu(config.resources.cpu) if "cpu" in given else None,
             memory=parse_memory(config.resources.memory) if "memory" in given else None,
-            health=Health(
-                startup=_or_default(health.startup_threshold_seconds, STARTUP),
-                restart_delay=_or_default(health.restart_check_delay_seconds, 0),
-                restart=_or_default(health.restart_threshold_seconds, RESTART),
-                stop_traffic=_or_default(health.stop_traffic_threshold_seconds, STOP_TRAFFIC),
-            ),
+            health=Health.from_config(config.runtime.health_checks),
             recipe=recipe,
             build_secrets=BuildSecretNames.from_package(package, recipe.secrets.names),
             login=login,
@@ -205,6 +199,25 @@ def _no_such(kind: str, name: str, file: str) -> ModelFailed:
         f"the image runs as the {kind} {name}, which is not in its {file}",
         hint="give the user as a number: docker_server.run_as_user_id",
     )
+
+
+def _check_server(server: DockerServer, report: ProblemCollector) -> None:
+    if not 0 < server.server_port < 65536:
+        report.add(("docker_server", "server_port"), "not a port", "write a number from 1 to 65535")
+    if server.run_as_user_id is not None and not 0 < server.run_as_user_id <= _MAX_USER_ID:
+        path = ("docker_server", "run_as_user_id")
+        report.add(path, "not a user id", f"write a number from 1 to {_MAX_USER_ID}")
+    for key in ("predict_endpoint", "readiness_endpoint", "liveness_endpoint"):
+        if not _PATH.fullmatch(getattr(server, key)):
+            hint = "write it without spaces and control characters, as in /predict"
+            report.add(("docker_server", key), "not the path of a URL", hint)
+
+
+def _check_health(checks: HealthChecks, report: ProblemCollector) -> None:
+    for key in type(checks).model_fields:
+        if not 0 <= (getattr(checks, key) or 0) <= MAX_SECONDS:
+            hint = f"write a number of seconds from 0 to {MAX_SECONDS}"
+            report.add(("runtime", "health_checks", key), "not a duration", hint)
 
 
 def _split(command: str | None, report: ProblemCollector) -> tuple[str, ...] | None:

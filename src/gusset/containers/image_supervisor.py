@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -33,20 +33,19 @@ from gusset.containers.reaper import Reaper
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
-from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.declared_secrets import names_to_read, read_secrets
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
 from gusset.runtime.secret_watcher import SecretWatcher
 from gusset.runtime.supervision import (
-    DRAIN_SECONDS,
     Announcer,
     RestartBackoff,
     SecretIntake,
+    ServingOptions,
     StopSignals,
     prepare_process,
 )
-from gusset.runtime.tls import ServerTls, TlsFiles
+from gusset.runtime.tls import ServerTls
 from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker
 from gusset.secrets.sources.source import SecretSource
@@ -61,91 +60,101 @@ Prepared = AbstractContextManager[tuple[ImageDeployment, SecretSource]]
 
 def serve_image(
     prepare: Callable[[], Prepared],
+    options: ServingOptions,
     *,
     docker_host: str | None,
-    cache: Path,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    allow_missing: Collection[str] = (),
     host_network: bool = False,
     gpus: int | None = None,
-    debuggable: bool = False,
-    announce: Callable[[str], object] = lambda address: None,
-    output_fd: int = 1,
-    drain_seconds: float = DRAIN_SECONDS,
-    browser_rules: BrowserRules | None = None,
-    tls: TlsFiles | None = None,
 ) -> int:
     """Serve a custom image with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
     Call it on the main thread. `prepare` returns the deployment and the source.
     `host_network` puts the container on this machine's network. `gpus` is the
-    number of GPUs that it gets (-1: all). `cache` has what can be made again. For the other options see
-    `gusset.serving.supervisor.supervisor.serve`.
+    number of GPUs that it gets (-1: all).
 
     Raises:
         HostError: there is no engine, no such image or no folder in memory, or the address cannot be used.
+        UsageError: the files of `options.tls` cannot be used.
         SecretsMissing, Denied, Unreachable: see `read_secrets`. SecretsMissing also if the start_command
             reads a secret that is missing.
         GussetError: a download failed; see `gusset.weights.fetcher`.
         ModelFailed: the container did not become ready; the message has its last lines.
     """
     intake = SecretIntake()
-    prepare_process(debuggable=debuggable, mask=intake.mask_log)
-    server_tls = ServerTls.open(tls) if tls else None
-    with listen(host, port) as listener, contextlib.ExitStack() as stack:
+    prepare_process(debuggable=options.debuggable, mask=intake.mask_log)
+    tls = ServerTls.open(options.tls) if options.tls else None
+    with listen(options.host, options.port) as listener, contextlib.ExitStack() as stack:
         deployment, source = stack.enter_context(prepare())
-        values = read_secrets(deployment, source, allow_missing)
+        values = read_secrets(deployment, source, options.allow_missing)
         deployment.check_command([name for name in deployment.declared if name in values])
-        credentials = deployment.login.read(source, allow_missing) if deployment.login else None
+        login = deployment.login.read(source, options.allow_missing) if deployment.login else None
         if host_network:
             _check_port_is_free(deployment.port, own_port=listener.getsockname()[1])
-        reaper = Reaper.start(run_id())
-        stack.callback(reaper.close)
-        engine = Engine.find(docker_host, reaper.notify)
-        stack.callback(engine.close)
-        stack.callback(_finish, engine, reaper)
-        if host_network and not engine.is_on_our_network:
-            raise HostError(
-                "with --network host the container would be on its engine's network, not on this machine's",
-                hint="leave --network out",
-            )
-        leftovers.remove_orphans(engine.api)
-        memory_folder.remove_all(run_has_ended)
+        engine, reaper = stack.enter_context(_open_engine(docker_host, host_network=host_network))
         intake.accept(values)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
         folders = fetch_folders(
-            engine, deployment, values, intake.masker, cache=cache / "weights", debuggable=debuggable
+            engine,
+            deployment,
+            values,
+            intake.masker,
+            cache=options.cache / "weights",
+            debuggable=options.debuggable,
         )
-        given = BuildValues()
-        if deployment.build_secrets.secrets:
-            given = BuildValues(values=deployment.build_secrets.read(source), key=load_key(cache))
-        image = _prepare_image(engine, deployment, credentials, given, intake.masker, reaper.notify)
-        options = ContainerOptions(
+        build_values = _read_build_values(deployment, source, options.cache)
+        image = _prepare_image(engine, deployment, login, build_values, intake.masker, reaper.notify)
+        container_options = ContainerOptions(
             user=_find_user(deployment, engine, image),
-            outputs=(output_fd, sys.stderr.fileno()),
+            outputs=(options.output_fd, sys.stderr.fileno()),
             host_network=host_network,
             gpus=gpus,
-            debuggable=debuggable,
+            debuggable=options.debuggable,
             folders=folders,
         )
-        starter = ContainerStarter(deployment, engine, image, intake, options=options)
+        starter = ContainerStarter(deployment, engine, image, intake, options=container_options)
         starter.deliver(values)
         watcher = SecretWatcher(source, starter.deliver)
         watcher.start(names_to_read(deployment), values)
         stack.callback(watcher.stop)
-        announcer = Announcer(url_of(listener, secure=tls is not None), announce)
         supervisor = ImageSupervisor(
-            deployment,
-            starter,
-            announcer,
-            drain_seconds=drain_seconds,
-            browser_rules=browser_rules,
-            hits=lambda: intake.masker.hits.total,
-            tls=server_tls,
+            deployment, starter, listener, options, hits=lambda: intake.masker.hits.total, tls=tls
         )
-        asyncio.run(supervisor.run(listener))
+        asyncio.run(supervisor.run())
         return 0
+
+
+@contextlib.contextmanager
+def _open_engine(docker_host: str | None, *, host_network: bool) -> Iterator[tuple[Engine, Reaper]]:
+    """The engine, and the reaper that removes what this process leaves there if it is killed.
+
+    What killed processes have left is removed.
+
+    Raises:
+        HostError: there is no engine, or it has no access to this machine's network if that is wanted.
+    """
+    with (
+        contextlib.closing(Reaper.start(run_id())) as reaper,
+        contextlib.closing(Engine.find(docker_host, reaper.notify)) as engine,
+    ):
+        try:
+            if host_network and not engine.is_on_our_network:
+                raise HostError(
+                    "with --network host the container would be on its engine's network, "
+                    "not on this machine's",
+                    hint="leave --network out",
+                )
+            leftovers.remove_orphans(engine.api)
+            memory_folder.remove_all(run_has_ended)
+            yield engine, reaper
+        finally:
+            _finish(engine, reaper)
+
+
+def _read_build_values(deployment: ImageDeployment, source: SecretSource, cache: Path) -> BuildValues:
+    """The values of the secrets that the build of the image reads."""
+    if not deployment.build_secrets.secrets:
+        return BuildValues()
+    return BuildValues(values=deployment.build_secrets.read(source), key=load_key(cache))
 
 
 def _finish(engine: Engine, reaper: Reaper) -> None:
@@ -207,25 +216,26 @@ class ImageSupervisor:
         self,
         deployment: ImageDeployment,
         starter: ContainerStarter,
-        announcer: Announcer,
+        listener: socket.socket,
+        options: ServingOptions,
         *,
-        drain_seconds: float,
-        browser_rules: BrowserRules | None,
         hits: Callable[[], Mapping[Hit, int]],
         tls: ServerTls | None,
     ) -> None:
+        """`hits` returns what was masked so far. `tls` are the loaded files of `options.tls`."""
         self._deployment = deployment
-        self._browser_rules = browser_rules
-        self._hits = hits
         self._starter = starter
-        self._announcer = announcer
-        self._drain_seconds = drain_seconds
+        self._listener = listener
+        self._browser_rules = options.browser_rules
+        self._hits = hits
+        self._announcer = Announcer(url_of(listener, secure=tls is not None), options.announce)
+        self._drain_seconds = options.drain_seconds
         self._tls = tls
         self._signals = StopSignals()
         self._unready: str | None = "It is starting."  # why requests get 503
         self._was_ready = False  # of the current container
 
-    async def run(self, listener: socket.socket) -> None:
+    async def run(self) -> None:
         """Serve until stopped.
 
         Raises:
@@ -242,8 +252,8 @@ class ImageSupervisor:
             browser_rules=self._browser_rules,
             hits=self._hits,
         )
-        await proxy.start(listener.dup(), tls=self._tls)
-        listener.close()
+        await proxy.start(self._listener.dup(), tls=self._tls)
+        self._listener.close()
         running = asyncio.create_task(self._keep_running())
         stop_now = asyncio.create_task(self._signals.stop_now.wait())
         drain = asyncio.create_task(self._signals.drain.wait())

@@ -8,13 +8,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from gusset.backoff import Backoff
 from gusset.runtime import logs
+from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.declared_secrets import Values
 from gusset.runtime.process import harden
+from gusset.runtime.tls import TlsFiles
 from gusset.secrets.masking import Masker, maskable
 from gusset.secrets.sources.environment import ENVIRONMENT_PREFIX
 
@@ -24,6 +28,30 @@ DRAIN_SECONDS = 30.0  # that a stopping server waits for requests in flight
 
 _FIRST_RESTART = 0.2  # seconds
 _STABLE = 60.0  # seconds; a replica that was ready and ran this long is restarted without a longer delay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """How a deployment is served, whether it is a model or an image.
+
+    Port 0 takes a free port. `announce` is called once, with the address, as in
+    "http://127.0.0.1:8080", when all replicas are ready. What the deployment
+    prints goes to `output_fd` and standard error, masked. A stop waits
+    `drain_seconds` for requests in flight. `browser_rules` say which web pages
+    may send requests. With `tls` the port speaks HTTPS. `cache` is the folder for
+    what can be made or downloaded again. `allow_missing`: see `read_secrets`.
+    """
+
+    cache: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    allow_missing: Collection[str] = ()
+    debuggable: bool = False
+    announce: Callable[[str], object] = lambda address: None
+    output_fd: int = 1
+    drain_seconds: float = DRAIN_SECONDS
+    browser_rules: BrowserRules | None = None
+    tls: TlsFiles | None = None
 
 
 def prepare_process(*, debuggable: bool, mask: logs.Mask) -> None:

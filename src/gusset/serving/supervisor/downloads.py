@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gusset.secrets.masking import Masker
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.protocol import Downloaded
 from gusset.serving.supervisor.replica import Replica
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
+from gusset.serving.supervisor.worker_process import WorkerOptions
 from gusset.weights.download import Download, FetchRequest
 
 if TYPE_CHECKING:
@@ -20,26 +20,11 @@ if TYPE_CHECKING:
 class Downloads:
     """What has been downloaded, and the replicas that wait for it."""
 
-    def __init__(
-        self,
-        secrets: SecretDistributor,
-        masker: Masker,
-        cache: Path,
-        *,
-        errors: int,
-        debuggable: bool,
-        readable: bool,
-    ) -> None:
-        """`secrets` has the values to log in with, and `masker` knows them.
-
-        Progress goes to `errors`, a file descriptor; `readable`: that is a terminal.
-        """
+    def __init__(self, secrets: SecretDistributor, cache: Path, options: WorkerOptions) -> None:
+        """`secrets` has the values to log in with. Progress goes where the workers' errors go."""
         self._secrets = secrets
-        self._masker = masker
         self._cache = cache
-        self._errors = errors
-        self._debuggable = debuggable
-        self._readable = readable
+        self._options = options
         self._mounts: Mounts | None = None
         self._replicas: set[Replica] = set()
         self._finished: dict[tuple[Download, ...], Downloaded] = {}
@@ -92,9 +77,11 @@ class Downloads:
             values=self._secrets.values_of(deployment.download_secrets),
             cache=self._cache,
             data_dir=deployment.data_dir or deployment.folder / "data",
-            readable=self._readable,
+            readable=self._options.readable_logs,
         )
-        options = FetchOptions(masker=self._masker, errors=self._errors, debuggable=self._debuggable)
+        options = FetchOptions(
+            masker=self._options.masker, errors=self._options.errors, debuggable=self._options.debuggable
+        )
         environment = fetch_environment(deployment.environment_variables)
         process = FetchProcess.start(request, options, environment)
         try:

@@ -11,12 +11,10 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from gusset.errors import HostError
-from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.environment import child_environment
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.gates import all_gates
@@ -24,14 +22,14 @@ from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
 from gusset.runtime.responses import Response
 from gusset.runtime.supervision import (
-    DRAIN_SECONDS,
     Announcer,
     RestartBackoff,
     SecretIntake,
+    ServingOptions,
     StopSignals,
     prepare_process,
 )
-from gusset.runtime.tls import ServerTls, TlsFiles
+from gusset.runtime.tls import ServerTls
 from gusset.secrets.sources.source import SecretSource
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.downloads import Downloads
@@ -52,20 +50,11 @@ Prepared = AbstractContextManager[tuple[ModelDeployment, SecretSource]]
 
 def serve(
     prepare: Callable[[], Prepared],
+    options: ServingOptions,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    allow_missing: Collection[str] = (),
-    debuggable: bool = False,
-    announce: Callable[[str], object] = lambda address: None,
-    output_fd: int = 1,
-    drain_seconds: float = DRAIN_SECONDS,
     workers: int = 1,
     reread: Callable[[], ModelDeployment] | None = None,
     mask_responses: bool = False,
-    browser_rules: BrowserRules | None = None,
-    tls: TlsFiles | None = None,
-    cache: Path,
     likely_python: str = sys.executable,
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; then return 0.
@@ -73,74 +62,54 @@ def serve(
     Call it on the main thread. `prepare` gives the deployment and the source;
     it is called while the workers' interpreters start, since reading a config
     and opening a vault take as long as that. They are started on `likely_python`,
-    and again if the deployment names another one. Port 0 takes a free port.
-    `announce` is called once, with the address, as in "http://127.0.0.1:8080",
-    when all `workers` are ready. What the model prints goes to `output_fd` and
-    standard error, masked. A stop waits `drain_seconds` for requests in flight.
-    With `reread`, which reads the folder again, each worker is replaced when the
-    folder changes. `mask_responses` masks results as errors always are;
-    `browser_rules` say which web pages may send requests. With `tls` the port
-    speaks HTTPS. What the deployment downloads is cached in the folder `cache`.
-    Events are logged to standard error, unless the caller has given the logger
-    "gusset" handlers.
+    and again if the deployment names another one. With `reread`, which reads the
+    folder again, each worker is replaced when the folder changes.
+    `mask_responses` masks results as errors always are. Events are logged to
+    standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
         HostError: it cannot listen on the address, or the model's Python cannot be started.
-        UsageError: the files of `tls` cannot be used.
+        UsageError: the files of `options.tls` cannot be used.
         GussetError: whatever `prepare` raised.
         SecretsMissing, Denied, Unreachable: see `read_secrets`.
         ModelFailed: the model did not start; with its own traceback.
         ConfigInvalid, Conflict: see `Downloads.fetch`.
     """
     intake = SecretIntake()
-    prepare_process(debuggable=debuggable, mask=intake.mask_log)
-    server_tls = ServerTls.open(tls) if tls else None
-    with listen(host, port) as listener, contextlib.ExitStack() as stack:
-        environment = child_environment() | {"PYTHONUNBUFFERED": "1"}  # show output when it is printed
-        if reread is not None:
-            # Byte code is checked against its source by whole seconds: an edit could go unnoticed.
-            environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        options = WorkerOptions(
+    prepare_process(debuggable=options.debuggable, mask=intake.mask_log)
+    tls = ServerTls.open(options.tls) if options.tls else None
+    with listen(options.host, options.port) as listener, contextlib.ExitStack() as stack:
+        worker_options = WorkerOptions(
             listener=listener,
             masker=intake.masker,
-            environment=environment,
-            output=output_fd,
+            environment=_worker_environment(reloads=reread is not None),
+            output=options.output_fd,
             errors=sys.stderr.fileno(),
-            debuggable=debuggable,
+            debuggable=options.debuggable,
             readable_logs=sys.stderr.isatty(),
             shares_port=workers > 1,
             masks_responses=mask_responses,
-            browser_rules=browser_rules,
-            tls=tls,
+            browser_rules=options.browser_rules,
+            tls=options.tls,
         )
-        early = stack.enter_context(EarlyWorkers(options, workers))
+        early = stack.enter_context(EarlyWorkers(worker_options, workers))
         early.start(likely_python)
         deployment, source = stack.enter_context(prepare())
-        secrets = SecretDistributor.start(deployment, source, intake, allow_missing=allow_missing)
+        secrets = SecretDistributor.start(deployment, source, intake, allow_missing=options.allow_missing)
         stack.callback(secrets.stop)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
-        downloads = Downloads(
-            secrets,
-            intake.masker,
-            cache,
-            errors=options.errors,
-            debuggable=debuggable,
-            readable=options.readable_logs,
-        )
-        stack.callback(downloads.stop)
-        supervisor = Supervisor(
-            deployment,
-            secrets,
-            downloads,
-            options,
-            announcer=Announcer(url_of(listener, secure=tls is not None), announce),
-            tls=server_tls,
-            drain_seconds=drain_seconds,
-            reread=reread,
-        )
-        stack.callback(supervisor.kill_workers)
+        supervisor = Supervisor(deployment, secrets, worker_options, options, tls=tls, reread=reread)
+        stack.callback(supervisor.close)
         asyncio.run(supervisor.run(early.take(deployment.python)))
         return 0
+
+
+def _worker_environment(*, reloads: bool) -> dict[str, str]:
+    environment = child_environment() | {"PYTHONUNBUFFERED": "1"}  # show output when it is printed
+    if reloads:
+        # Byte code is checked against its source by whole seconds: an edit could go unnoticed.
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    return environment
 
 
 class Supervisor:
@@ -150,26 +119,30 @@ class Supervisor:
         self,
         deployment: ModelDeployment,
         secrets: SecretDistributor,
-        downloads: Downloads,
-        options: WorkerOptions,
+        worker_options: WorkerOptions,
+        options: ServingOptions,
         *,
-        announcer: Announcer,
         tls: ServerTls | None,
-        drain_seconds: float,
         reread: Callable[[], ModelDeployment] | None,
     ) -> None:
+        """`tls` are the loaded files of `options.tls`. For `reread` see `serve`."""
         self._secrets = secrets
-        self._downloads = downloads
-        self._listener = options.listener
-        self._announcer = announcer
-        self._drain_seconds = drain_seconds
+        self._listener = worker_options.listener
+        self._downloads = downloads = Downloads(secrets, options.cache / "weights", worker_options)
+        self._announcer = Announcer(url_of(self._listener, secure=tls is not None), options.announce)
+        self._drain_seconds = options.drain_seconds
         self._signals = StopSignals()
         self._slots = WorkerSlots(
-            deployment, secrets, downloads, options, stop_now=self._signals.stop_now, on_ready=self._on_ready
+            deployment,
+            secrets,
+            downloads,
+            worker_options,
+            stop_now=self._signals.stop_now,
+            on_ready=self._on_ready,
         )
         self._reloader = Reloader(self._slots, secrets, downloads, reread) if reread else None
         self._not_ready_server = NotReadyServer(
-            options.listener,
+            self._listener,
             self._slots.states,
             is_fetching=lambda: downloads.is_fetching,
             gate=all_gates(options.browser_rules, self._check_caller),
@@ -188,9 +161,10 @@ class Supervisor:
         self._not_ready_server.stop()
         await self._slots.drain(self._drain_seconds)
 
-    def kill_workers(self) -> None:
-        """Kill the workers that are left, and wait for their ends."""
+    def close(self) -> None:
+        """Kill the workers that are left, wait for their ends, and let other processes change the mounts."""
         self._slots.kill_all()
+        self._downloads.stop()
 
     async def _run_until_stopped(self, processes: Sequence[WorkerProcess]) -> None:
         self._signals.install()
