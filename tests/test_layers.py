@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "backoff": set(),
     "portable": set(),
     "printable": set(),
-    "trusted_folders": {"portable"},
+    "trusted_folders": {"errors", "portable"},
     "settings": {"errors", "secrets", "portable"},
     "secrets": {"errors", "portable"},
     "package": {"errors", "secrets"},

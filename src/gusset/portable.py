@@ -26,6 +26,14 @@ def accessible_to_others(mode: int) -> bool:
     return HAS_POSIX_ACCOUNTS and bool(mode & 0o077)
 
 
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed because the disk, the account's quota or the largest file size is used up."""
+    return error.errno in _DISK_FULL
+
+
 def lock_exclusively(fd: int) -> None:
     """Wait for the exclusive lock of an open file. Closing `fd` releases it."""
     try:

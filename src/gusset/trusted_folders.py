@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gusset.errors import HostError
 from gusset.portable import HAS_POSIX_ACCOUNTS
 
 
@@ -39,6 +40,20 @@ def folder_problem(folder: Path, *, own: Collection[Path] = ()) -> FolderProblem
         if reason:
             return FolderProblem(path, reason)
     return None
+
+
+def check_cache_folder(folder: Path, *, own: Collection[Path] = ()) -> None:
+    """Check that only this account decides what is in a folder of the cache. For `own` see `folder_problem`.
+
+    Raises:
+        HostError: others could put files there, or code that models run.
+    """
+    if (problem := folder_problem(folder, own=own)) is not None:
+        raise HostError(
+            f"other accounts can write to the cache folder {folder}: {problem.path} {problem.reason}",
+            hint=f"`chown` it to your account and `chmod go-w {problem.path}`, or set GUSSET_CACHE to a "
+            "folder that is yours",
+        )
 
 
 def planted(path: Path) -> Path | None:

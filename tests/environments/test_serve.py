@@ -265,10 +265,10 @@ def test_a_start_that_cannot_succeed_says_why(
 
 
 def test_a_cache_that_others_can_write_is_refused(gusset: Cli, folder: Path, tmp_path: Path) -> None:
-    """Status 7, before anything is installed there."""
+    """Status 11, before anything is installed there."""
     (tmp_path / "cache").mkdir(mode=0o777)
     (tmp_path / "cache").chmod(0o777)
-    done = gusset("serve", str(folder), "--port", "0", status=7)
+    done = gusset("serve", str(folder), "--port", "0", status=11)
     assert "can be written by others" in done.stderr.decode()
 
 

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from gusset.environments.store import EnvironmentInfo, EnvironmentStore, days_ago
-from gusset.errors import Conflict, Denied, GussetError, HostError, NotFound, outcome_of
+from gusset.errors import Conflict, GussetError, HostError, NotFound, outcome_of
 
 KEY = "0123abcd"
 
@@ -169,6 +170,26 @@ def test_an_environment_in_use_is_not_removed(store: EnvironmentStore) -> None:
         store.remove(KEY)
 
 
+@pytest.mark.parametrize("way", ["prune", "remove"])
+def test_a_removed_environment_leaves_no_file(store: EnvironmentStore, tmp_path: Path, way: str) -> None:
+    """Neither does the record of which environment a model folder used last. Those of others stay."""
+    kept = store.use("fedc", partial(make_in, key="fedc"))
+    store.remember(tmp_path / "other", kept.info)
+    lease = store.use(KEY, make_in)
+    store.remember(tmp_path / "model", lease.info)
+    lease.close()
+
+    if way == "prune":
+        store.prune(unused_since=time.time() + 10)
+    else:
+        store.remove(KEY)
+    kept.close()
+    assert store.guess(tmp_path / "model") is None
+    assert store.guess(tmp_path / "other") is not None
+    assert len(list(store.folder.glob("*.last"))) == 1
+    assert not list(store.folder.glob(f"{KEY}*"))
+
+
 def test_prune_removes_what_was_not_used(store: EnvironmentStore) -> None:
     """Environments used since then stay; what killed starts left goes, whatever its age."""
     store.use(KEY, make_in).close()
@@ -198,11 +219,11 @@ def test_a_cache_that_others_can_write_is_refused(store: EnvironmentStore, where
     store.use(KEY, make_in).close()
     (store.folder.parent / where).chmod(0o777)
 
-    with pytest.raises(Denied, match="can be written by others") as error:
+    with pytest.raises(HostError, match="can be written by others") as error:
         store.use(KEY, never)
     assert "chmod go-w" in str(error.value.hint)
-    assert outcome_of(error.value).exit == 7
-    with pytest.raises(Denied):
+    assert outcome_of(error.value).exit == 11
+    with pytest.raises(HostError):
         store.prune(unused_since=0)
 
 
@@ -216,7 +237,7 @@ def test_the_private_group_of_the_account_may_write(store: EnvironmentStore) -> 
     store.use(KEY, make_in).close()
     store.folder.chmod(0o770)
 
-    with pytest.raises(Denied, match="can be written by others"):
+    with pytest.raises(HostError, match="can be written by others"):
         store.use(KEY, never)
 
 
@@ -226,7 +247,7 @@ def test_a_cache_of_another_account_is_refused(store: EnvironmentStore) -> None:
     store.use(KEY, make_in).close()
     os.chown(store.folder, 12345, 12345)
 
-    with pytest.raises(Denied, match="belongs to another account"):
+    with pytest.raises(HostError, match="belongs to another account"):
         store.use(KEY, never)
 
 
@@ -246,7 +267,7 @@ def test_a_link_to_the_cache_that_another_account_can_replace_is_refused(
     else:
         os.chown(shared, 12345, 12345)
 
-    with pytest.raises(Denied, match="belongs to another account"):
+    with pytest.raises(HostError, match="belongs to another account"):
         EnvironmentStore(shared / "cache").use(KEY, never)
     assert EnvironmentStore(shared / "cache").guess(tmp_path) is None
 

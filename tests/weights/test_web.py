@@ -6,6 +6,7 @@ import base64
 import errno
 import gzip
 import hashlib
+import os
 import random
 import shutil
 import threading
@@ -117,9 +118,12 @@ def test_a_server_without_ranges_sends_everything_again(client: WebClient, web: 
     assert {each.range for each in web.seen} == {None}
 
 
-def test_a_server_that_is_busy_is_tried_again(client: WebClient, web: WebServer) -> None:
-    """Five retries, then the error says why."""
+def test_a_server_that_is_busy_is_tried_again(
+    client: WebClient, web: WebServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five retries, which are logged, then the error says why."""
     assert fetch(client, web.put("/a.bin", BODY, status=503, faulty=3)).size == len(BODY)
+    assert "the server responds with status 503; trying again in" in caplog.text
     with pytest.raises(Unreachable, match="status 503"):
         fetch(client, web.put("/b.bin", BODY, status=503))
     assert web.statuses.count(503) == 3 + 6
@@ -131,6 +135,15 @@ def test_a_body_shorter_than_announced_is_never_used(client: WebClient, web: Web
     url = web.put("/a.bin", BODY, says=says, etag="")
     with pytest.raises(Unreachable, match="broke off"):
         fetch(client, url)
+
+
+def test_a_server_that_cannot_be_reached_is_no_silent_wait(
+    client: WebClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why nothing is downloaded yet, before the error does."""
+    with pytest.raises(Unreachable):
+        fetch(client, "http://127.0.0.1:9/a.bin")
+    assert "trying again in" in caplog.text
 
 
 def test_bytes_beyond_the_announced_length_are_not_read(client: WebClient, web: WebServer) -> None:
@@ -159,13 +172,14 @@ def test_a_file_that_is_too_large_is_not_begun(
         fetch(client, web.put("/a.bin", BODY))
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG], ids=errno.errorcode.get)
 def test_a_full_disk_is_an_error_of_the_machine(
-    client: WebClient, web: WebServer, monkeypatch: pytest.MonkeyPatch
+    client: WebClient, web: WebServer, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The error says that the download can be resumed."""
+    """A quota or the largest size of a file, too. The error says that the download can be resumed."""
 
     def full(_: Path) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("gusset.weights.web.open_partial", full)
     with pytest.raises(HostError, match="no space left") as error:

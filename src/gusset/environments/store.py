@@ -9,7 +9,6 @@ exclusively by who makes or removes the environment, and shared by who uses it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -20,11 +19,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gusset.errors import Conflict, Denied, HostError, NotFound
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, write_private_file
-from gusset.trusted_folders import folder_problem
+from gusset.errors import Conflict, HostError, NotFound
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, write_private_file
+from gusset.trusted_folders import check_cache_folder
 
 _COMPLETE = "complete.json"
+_GUESS = ".last"  # suffix of a file with the Python that a model folder used last
 _FORMAT = 1
 
 
@@ -89,8 +89,7 @@ class EnvironmentStore:
         `on_wait` is called if another process is making or removing it just now.
 
         Raises:
-            Denied: other accounts can write to the cache folder.
-            HostError: the cache folder cannot be written.
+            HostError: the cache folder cannot be written, or other accounts can write to it.
         """
         self._prepare_folder()
         while True:
@@ -111,7 +110,7 @@ class EnvironmentStore:
         try:
             self._check_folder()
             python = Path(self._guess_file(folder).read_text())
-        except (OSError, ValueError, Denied):
+        except (OSError, ValueError, HostError):
             return None
         return python if python.is_relative_to(self.folder) and os.access(python, os.X_OK) else None
 
@@ -158,6 +157,7 @@ class EnvironmentStore:
             self._delete(key)
         finally:
             os.close(lock)
+        self._forget_missing()
 
     def prune(self, *, unused_since: float) -> list[EnvironmentInfo]:
         """Remove what was not used since then, and what killed starts have left; the ones removed."""
@@ -176,6 +176,7 @@ class EnvironmentStore:
                     removed += [info] if info is not None else []
             finally:
                 os.close(lock)
+        self._forget_missing()
         return removed
 
     def _make(self, key: str, make: Callable[[Path], EnvironmentInfo]) -> None:
@@ -231,7 +232,14 @@ class EnvironmentStore:
 
     def _guess_file(self, folder: Path) -> Path:
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
-        return self.folder / f"{name[:32]}.last"
+        return self.folder / (name[:32] + _GUESS)
+
+    def _forget_missing(self) -> None:
+        """Remove the guesses that name an environment that is not there any more."""
+        for file in self.folder.glob(f"*{_GUESS}"):
+            with suppress(OSError, ValueError):
+                if not os.access(file.read_text(), os.X_OK):
+                    file.unlink()
 
     def _lock_file(self, key: str) -> Path:
         return self.folder / f"{key}.lock"
@@ -284,14 +292,7 @@ class EnvironmentStore:
 
     def _check_folder(self) -> None:
         """Refuse a folder in which others could put code that models then run."""
-        problem = folder_problem(self.folder, own=[self.folder.parent])
-        if problem is not None:
-            raise Denied(
-                f"the folder {problem.path} of the cache {problem.reason}, who could change the code "
-                "that models run",
-                hint=f"`chown` it to your account and `chmod go-w {problem.path}`, or set GUSSET_CACHE to a "
-                "folder that is yours",
-            )
+        check_cache_folder(self.folder, own=[self.folder.parent])
 
 
 def _operation(*, exclusive: bool) -> int:
@@ -318,11 +319,10 @@ def _host_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise HostError(
             f"{path} cannot be written: {reason}",
             hint="free some space, for example with `gusset env prune`"
-            if is_full
+            if is_disk_full(error)
             else "make it writable, or set GUSSET_CACHE to another folder",
         ) from None
 

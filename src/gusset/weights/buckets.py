@@ -230,7 +230,10 @@ class BucketClient:
                 final = self._final(error)
                 if final is not None or attempt == _RETRIES:
                     raise final or failures.unreachable(self._download, _reason(error)) from None
-            time.sleep(backoff.next_delay())
+                reason = _reason(error)
+            delay = backoff.next_delay()
+            self._progress.retry(reason, delay)
+            time.sleep(delay)
         raise AssertionError("unreachable: the last attempt raises")
 
     def _final(self, error: Exception) -> GussetError | None:

@@ -15,7 +15,6 @@ KEY is the SHA-256 of a source's name.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -27,11 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gusset.errors import HostError
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, write_private_file
-from gusset.trusted_folders import folder_problem
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, write_private_file
+from gusset.trusted_folders import check_cache_folder
 
 _FOLDERS = ("files", "index", "partial", "folders", "mounts", "lock")
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +61,7 @@ class WeightsCache:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise HostError(f"cannot create the folder {error.filename}: {error.strerror}") from None
-        if (problem := folder_problem(root)) is not None:
-            raise HostError(
-                f"other accounts can write to the cache folder {root}: {problem.path} {problem.reason}",
-                hint=f"make it private (chmod go-w {problem.path}), or set GUSSET_CACHE to another folder",
-            )
+        check_cache_folder(root)
         return cls(root)
 
     @contextmanager
@@ -204,7 +198,7 @@ def open_partial(path: Path) -> int:
 
 def disk_error(error: OSError, folder: Path) -> HostError:
     """The error of a write that failed."""
-    if error.errno in _NO_SPACE:
+    if is_disk_full(error):
         return HostError(
             f"there is no space left in {folder}",
             hint="make room, and start again: the download goes on from where it stopped",

@@ -13,6 +13,7 @@ log = logging.getLogger("gusset")
 
 _BAR_INTERVAL = 0.2  # seconds
 _LOG_INTERVAL = 15.0
+_RETRY_INTERVAL = 0.1
 _SILENT = 1.0  # shorter downloads show no progress
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -29,6 +30,7 @@ class Progress:
         self._total: int | None = None
         self._started = time.monotonic()
         self._next = self._started + _SILENT
+        self._next_retry = 0.0
 
     def expect(self, total: int | None, *, present: int = 0) -> None:
         """Of `total` bytes, `present` are here already."""
@@ -56,13 +58,26 @@ class Progress:
         else:
             log.info("%s", text)
 
+    def retry(self, reason: str, delay: float) -> None:
+        """A request failed, and is sent again after `delay` seconds. Logs it."""
+        with self._lock:
+            now = time.monotonic()
+            is_logged = now >= self._next_retry  # many files may fail at once
+            self._next_retry = now + _RETRY_INTERVAL if is_logged else self._next_retry
+        if is_logged:
+            self._clear_bar()
+            log.warning("%s: %s; trying again in %.1f s.", self._label, printable(reason), delay)
+
     def finish(self) -> None:
         """The download is complete. Logs it if anything was fetched."""
+        self._clear_bar()
+        if self._fetched:
+            log.info("Downloaded %s (%s).", self._label, size_text(self._done))
+
+    def _clear_bar(self) -> None:
         if self._bar and time.monotonic() - self._started > _SILENT:
             sys.stderr.write("\r\x1b[2K")
             sys.stderr.flush()
-        if self._fetched:
-            log.info("Downloaded %s (%s).", self._label, size_text(self._done))
 
     def _amount(self) -> str:
         if not self._total:

@@ -81,7 +81,9 @@ class WebClient:
 
     def size_of(self, download: Download) -> int | None:
         """The size of the file at its source, None if the server does not give it. Raises as `fetch` does."""
-        request = _FileRequest(self._http, self._cache, download, token=None, progress=None)
+        request = _FileRequest(
+            self._http, self._cache, download, token=None, progress=Progress(download.label, bar=False)
+        )
         try:
             return self._repeat(request, request.read_size)
         except _GaveUp as error:
@@ -134,7 +136,9 @@ class WebClient:
             failed += 1
             if failed > _RETRIES or request.can_do_without:
                 raise _GaveUp(reason)
-            self._sleep(backoff.next_delay())
+            delay = backoff.next_delay()
+            request.progress.retry(reason, delay)
+            self._sleep(delay)
 
 
 class _FileRequest:
@@ -147,15 +151,15 @@ class _FileRequest:
         download: Download,
         *,
         token: str | None,
-        progress: Progress | None,
+        progress: Progress,
         known: CachedFile | None = None,
     ) -> None:
         self.download = download
         self.known = known
+        self.progress = progress
         self._http = http
         self._cache = cache
         self._token = token
-        self._progress = progress
         self._partial = cache.partial(download.address)
         self._validator_file = self._partial.with_name(self._partial.name + ".validator")
 
@@ -209,8 +213,7 @@ class _FileRequest:
             self._drop_partial()
             if validator and not validator.startswith("W/"):
                 self._validator_file.write_text(validator)
-        if self._progress is not None:
-            self._progress.expect(total, present=start)
+        self.progress.expect(total, present=start)
         self._append(response, start, length)
         return self._finish(total, digest, validator)
 
@@ -234,8 +237,7 @@ class _FileRequest:
             for chunk in response.iter_bytes():
                 file.write(chunk)
                 received += len(chunk)
-                if self._progress is not None:
-                    self._progress.advance(len(chunk))
+                self.progress.advance(len(chunk))
                 if length is None and shutil.disk_usage(self._cache.root).free < _FREE_SPACE:
                     file.truncate(0)
                     raise HostError(
