@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -199,16 +200,25 @@ def free_port() -> int:
 def test_reload_downloads_what_a_changed_key_names(project: Project) -> None:
     """The old model serves until the new weights are there."""
     first, second = project.web.put("/1.bin", b"1"), project.web.put("/2.bin", b"22")
+    slow = project.web.put("/3.bin", BODY, pause=1)
     project.config(f"external_data:\n  - {{url: {first}, local_data_path: x.bin}}\n")
     with project.served("--reload") as address:
         assert predict(address, {"path": "data/x.bin"}).json()["size"] == 1
-        project.config(f"external_data:\n  - {{url: {second}, local_data_path: y.bin}}\n")
+        project.config(
+            f"external_data:\n  - {{url: {second}, local_data_path: y.bin}}\n"
+            f"  - {{url: {slow}, local_data_path: z.bin}}\n"
+        )
 
         def is_new() -> bool:
             response = predict(address, {"path": "data/y.bin"})
             return response.status_code == 200 and response.json()["size"] == 2
 
         eventually(is_new)
+
+        (project.folder / "model" / "model.py").write_text(MODEL + "# changed")
+        eventually(lambda: "'model/model.py' has changed" in (project.tmp_path / "errors").read_text())
+    reloads = re.findall("anew: '(.*)' has changed", (project.tmp_path / "errors").read_text())
+    assert reloads == ["config.yaml", "model/model.py"]  # not once more for what gusset downloads
 
 
 def test_predict_downloads_too(project: Project) -> None:

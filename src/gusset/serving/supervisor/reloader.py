@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Reloader:
         self._secrets = secrets
         self._downloads = downloads
         self._read_deployment = read_deployment
+        self._loading: ModelDeployment | None = None  # that the current reload has read
 
     async def run(self) -> None:
         """Watch the folder, until cancelled.
@@ -60,10 +61,13 @@ class Reloader:
 
     def _is_downloaded(self, path: Path) -> bool:
         """Whether gusset itself puts external data at the path, or in the folder at the path."""
-        deployment = self._slots.deployment
-        data_dir = deployment.data_dir or deployment.folder / "data"
-        files = (data_dir / each.data_file for each in deployment.downloads if each.data_file is not None)
-        return any(file.is_relative_to(path) for file in files)
+        deployments = (self._slots.deployment, self._loading)
+        return any(
+            file.is_relative_to(path)
+            for each in deployments
+            if each is not None
+            for file in _data_files(each)
+        )
 
     async def _try_reload(self) -> None:
         try:
@@ -78,7 +82,7 @@ class Reloader:
         Raises:
             GussetError: the folder cannot be served as it is now; the replicas stay.
         """
-        deployment = await _in_daemon_thread(self._read_deployment)
+        self._loading = deployment = await _in_daemon_thread(self._read_deployment)
         if names_to_read(deployment) != names_to_read(self._slots.deployment):
             self._secrets.begin_reload(await asyncio.to_thread(self._secrets.read, deployment))
         try:
@@ -88,6 +92,12 @@ class Reloader:
                 await self._slots.replace(slot, deployment)
         finally:
             self._secrets.end_reload()
+
+
+def _data_files(deployment: ModelDeployment) -> Iterator[Path]:
+    """The files of external data, which gusset puts into the data folder."""
+    data_dir = deployment.data_dir or deployment.folder / "data"
+    return (data_dir / each.data_file for each in deployment.downloads if each.data_file is not None)
 
 
 def _with_problems(error: GussetError) -> str:
