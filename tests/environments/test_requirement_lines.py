@@ -73,6 +73,17 @@ def test_a_line_is_read_as_pip_reads_it(line: str, text: str, name: str | None) 
     assert requirement.origin == Origin(file="config.yaml", line=1, key="requirements[0]")
 
 
+@pytest.mark.parametrize("line", ["https://${TOKEN}@h.test/x.zip", "./lib-${TOKEN}", "-r ${TOKEN}.txt"])
+@pytest.mark.parametrize("variables", [{}, {"TOKEN": ""}], ids=["unset", "empty"])
+def test_a_variable_that_is_not_set_is_a_warning(line: str, variables: dict[str, str]) -> None:
+    """The text stays as it is, as for pip, which then fails for a reason that names no variable."""
+    warnings = [each for each in read(line, files={"${TOKEN}.txt": ""}, **variables).problems if each.warning]
+    assert [(each.message, each.line) for each in warnings] == [
+        ("the variable TOKEN is not set: ${TOKEN} stays as it is written", 1)
+    ]
+    assert read(line, files={"set.txt": ""}, TOKEN="set").problems == ()
+
+
 def test_options_say_where_packages_are_found() -> None:
     """Each spelling of an option counts; paths of --find-links begin at the file's folder."""
     found = read(

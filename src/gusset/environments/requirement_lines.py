@@ -180,6 +180,7 @@ class _Reader:
         self, line: Line, file: Path, including: Sequence[Path], *, is_constraint: bool = False
     ) -> None:
         """Read one logical line of `file`, which the files `including` have included."""
+        self._check_variables(line)
         text = line.text if "://" in line.text else self._expand(line.text)
         if not text.startswith("-"):
             self._add(text, line.origin, is_constraint=is_constraint)
@@ -210,6 +211,13 @@ class _Reader:
 
     def _expand(self, text: str) -> str:
         return _VARIABLE.sub(lambda found: self._variables.get(found[1]) or found[0], text)
+
+    def _check_variables(self, line: Line) -> None:
+        for name in dict.fromkeys(_VARIABLE.findall(line.text)):
+            if not self._variables.get(name):
+                message = f"the variable {name} is not set: ${{{name}}} stays as it is written"
+                hint = f"set {name} where gusset runs"
+                self._problems.append(line.origin.problem(message, hint, code="requirement", warning=True))
 
     def _report(self, origin: Origin, message: str, hint: str) -> None:
         self._problems.append(origin.problem(message, hint, code="requirement"))
