@@ -106,12 +106,8 @@ def _read(file: Path) -> bytes:
 
 def _fault_of_certificate(content: bytes) -> str | None:
     """What is wrong with the file of a certificate in itself, None if nothing is."""
-    if not content.strip():
-        return "the certificate's file is empty"
-    if b"-----BEGIN CERTIFICATE-----" not in content:
-        if b"PRIVATE KEY-----" in content:
-            return "the certificate's file has a private key, and no certificate"
-        return "the certificate's file is not PEM: it has no line -----BEGIN CERTIFICATE-----"
+    if fault := _fault_of_pem(content, "certificate", "private key"):
+        return fault
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("latin-1"))
     except (OSError, ValueError):
@@ -121,15 +117,26 @@ def _fault_of_certificate(content: bytes) -> str | None:
 
 def _fault_of_key(content: bytes) -> str | None:
     """What can be seen to be wrong with the file of a key in itself, None if nothing can."""
-    if not content.strip():
-        return "the key's file is empty"
-    if b"PRIVATE KEY-----" not in content:
-        if b"-----BEGIN CERTIFICATE-----" in content:
-            return "the key's file has a certificate, and no private key"
-        return "the key's file is not PEM: it has no line -----BEGIN PRIVATE KEY-----"
+    if fault := _fault_of_pem(content, "private key", "certificate"):
+        return fault
     if b"-----BEGIN ENCRYPTED" in content or b"Proc-Type: 4,ENCRYPTED" in content:
         return "the key is encrypted with a password; `openssl pkey -in KEY -out NEW` writes it without one"
     return None
+
+
+_PEM_LABELS = {"certificate": b"-----BEGIN CERTIFICATE-----", "private key": b"PRIVATE KEY-----"}
+
+
+def _fault_of_pem(content: bytes, wanted: str, other: str) -> str | None:
+    """Why a file is no PEM file of the `wanted` kind; that of the pair's `other` file is named if it is."""
+    file = f"the {wanted.removeprefix('private ')}'s file"
+    if not content.strip():
+        return f"{file} is empty"
+    if _PEM_LABELS[wanted] in content:
+        return None
+    if _PEM_LABELS[other] in content:
+        return f"{file} has a {other}, and no {wanted}"
+    return f"{file} is not PEM: it has no line -----BEGIN {wanted.upper()}-----"
 
 
 def _fault_of_pair(reason: str) -> str:
