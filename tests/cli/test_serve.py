@@ -96,6 +96,17 @@ def test_a_served_model_has_the_secret_and_its_replacement(gusset: Cli, folder: 
     assert not leaks_in(printed, VALUE)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_server_on_all_addresses_announces_one_that_can_be_opened(
+    gusset: Cli, folder: Path, tmp_path: Path, host: str
+) -> None:
+    """`0.0.0.0` is not an address to connect to."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    with served(gusset, str(folder), "--host", host, errors=tmp_path / "errors") as (address, _):
+        assert address.startswith("http://localhost:")
+        assert predict(address).json() == sha(VALUE)
+
+
 def test_a_deleted_secret_is_gone_from_the_running_model(gusset: Cli, folder: Path, tmp_path: Path) -> None:
     """After `secret delete` the look-up fails like that of a secret without a value; `restore` brings it back."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
@@ -307,10 +318,11 @@ def test_secrets_from_the_environment_are_removed_from_it(gusset: Cli, tmp_path:
 
 
 def test_predict_serves_a_folder_for_one_call(gusset: Cli, folder: Path) -> None:
-    """`gusset predict DIR` prints only the response on standard output."""
+    """`gusset predict DIR` prints only the response on standard output, and nothing of the server's stop."""
     gusset("secret", "set", "hf_access_token", input=VALUE)
     done = gusset("predict", str(folder), "--data", "{}")
     assert json.loads(done.stdout) == sha(VALUE)
+    assert b"Stopping" not in done.stderr
     assert not leaks_in(done.stderr, VALUE)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gusset.addresses import is_loopback
+from gusset.addresses import is_loopback, is_wildcard
 from gusset.cli.account import Account
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.environment import (
@@ -66,6 +66,7 @@ class ServeOptions:
     debuggable: bool
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    quiet_stop: bool
     # For models
     workers: int
     reload: bool
@@ -112,6 +113,7 @@ class ServeOptions:
                 self.host, hosts=self.allowed_hosts, origins=self.allowed_origins
             ),
             tls=self.tls,
+            quiet_stop=self.quiet_stop,
         )
 
 
@@ -195,6 +197,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     is_flag=True,
     help="Allow debuggers and profilers to attach; they can then read the values of secrets.",
 )
+@click.option("--quiet-stop", is_flag=True, hidden=True)  # for commands that serve a model for one purpose
 @pass_app
 def serve(
     app: App,
@@ -352,7 +355,7 @@ class ServedModel:
     def announce(self, address: str) -> None:
         """Print that the model is ready at this address."""
         model = self._checking.result()
-        _print_address(self._app, address, model.deployment, model.example)
+        _print_address(self._app, address, model.deployment, self._options, model.example)
 
     def _with_environment(self, model: CheckedModel, source: SecretSource) -> ModelDeployment:
         """The deployment on the Python of its environment, which is made if necessary."""
@@ -390,7 +393,7 @@ def _serve_image(app: App, package: Package, options: ServeOptions) -> int:
     return serve_image(
         prepare,
         options.for_supervisor(
-            app, lambda address: _print_address(app, address, deployment, _example_input(package))
+            app, lambda address: _print_address(app, address, deployment, options, _example_input(package))
         ),
         docker_host=app.settings.docker_host,
         host_network=options.network == "host",
@@ -502,7 +505,9 @@ def _example_input(package: Package) -> str:
     return json.dumps(package.config.model_metadata.get("example_model_input", {}), default=str)
 
 
-def _print_address(app: App, address: str, deployment: DeclaringDeployment, example: str) -> None:
+def _print_address(
+    app: App, address: str, deployment: DeclaringDeployment, options: ServeOptions, example: str
+) -> None:
     """Print the address, with a command that calls the model on its example input."""
     name = deployment.name
     if app.output.json:
@@ -512,6 +517,8 @@ def _print_address(app: App, address: str, deployment: DeclaringDeployment, exam
         key = '-H "Authorization: Api-Key $KEY" ' if deployment.callers else ""
         call = f"curl {key}-d {shlex.quote(example)} {address}/v1/models/model:predict"
         app.output.note(f"{name} is ready at {address}\n  {call}")
+        if is_wildcard(options.host):
+            app.output.note("it listens on all addresses of this machine")
 
 
 def _prompt_for_missing(

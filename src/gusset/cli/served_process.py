@@ -36,7 +36,7 @@ def serving(
             The reason is on standard error.
     """
     command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", str(port), "--output", "json"]
-    command += options
+    command += ["--quiet-stop", *options]
     if secrets_dir is not None:
         command += ["--secrets-dir", str(secrets_dir)]
     environment = {**os.environ, "GUSSET_HOME": str(home)}

@@ -231,7 +231,7 @@ class ImageSupervisor:
         self._announcer = Announcer(url_of(listener, secure=tls is not None), options.announce)
         self._drain_seconds = options.drain_seconds
         self._tls = tls
-        self._signals = StopSignals()
+        self._signals = StopSignals(quiet=options.quiet_stop)
         self._unready: str | None = "It is starting."  # why requests get 503
         self._was_ready = False  # of the current container
 

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 
-from gusset.addresses import http_url
+from gusset.addresses import http_url, is_wildcard
 from gusset.errors import HostError
 
 
@@ -40,6 +40,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket, *, secure: bool = False) -> str:
-    """The URL of what is served on a listening socket; `secure` is https."""
+    """The URL of what is served on a listening socket, for clients on this machine; `secure` is https."""
     host, port = listener.getsockname()[:2]
-    return http_url(host, port, scheme="https" if secure else "http")
+    return http_url("localhost" if is_wildcard(host) else host, port, scheme="https" if secure else "http")

@@ -38,7 +38,8 @@ class ServingOptions:
     "http://127.0.0.1:8080", when all replicas are ready. What the deployment
     prints goes to `output_fd` and standard error, masked. A stop waits
     `drain_seconds` for requests in flight. `browser_rules` say which web pages
-    may send requests. With `tls` the port speaks HTTPS. `cache` is the folder for
+    may send requests. With `tls` the port speaks HTTPS. `quiet_stop`: a stop by a
+    signal is not logged, since no person has sent it. `cache` is the folder for
     what can be made or downloaded again. `allow_missing`: see `read_secrets`.
     """
 
@@ -52,6 +53,7 @@ class ServingOptions:
     drain_seconds: float = DRAIN_SECONDS
     browser_rules: BrowserRules | None = None
     tls: TlsFiles | None = None
+    quiet_stop: bool = False
 
 
 def prepare_process(*, debuggable: bool, mask: logs.Mask) -> None:
@@ -70,7 +72,9 @@ def prepare_process(*, debuggable: bool, mask: logs.Mask) -> None:
 class StopSignals:
     """SIGTERM and SIGINT: the first sets `drain`, the second `stop_now`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        """With `quiet` they are not logged."""
+        self._quiet = quiet
         self.drain = asyncio.Event()
         self.stop_now = asyncio.Event()
 
@@ -84,7 +88,8 @@ class StopSignals:
         if self.drain.is_set():
             self.stop_now.set()
         else:
-            log.info("Stopping when the requests in flight have finished. A second signal stops at once.")
+            if not self._quiet:
+                log.info("Stopping when the requests in flight have finished. A second signal stops at once.")
             self.drain.set()
 
 

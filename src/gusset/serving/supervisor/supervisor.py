@@ -131,7 +131,7 @@ class Supervisor:
         self._downloads = downloads = Downloads(secrets, options.cache / "weights", worker_options)
         self._announcer = Announcer(url_of(self._listener, secure=tls is not None), options.announce)
         self._drain_seconds = options.drain_seconds
-        self._signals = StopSignals()
+        self._signals = StopSignals(quiet=options.quiet_stop)
         self._slots = WorkerSlots(
             deployment,
             secrets,
