@@ -18,7 +18,7 @@ import pytest
 from gusset.environments.installer import Installer
 from gusset.environments.plan import EnvironmentPlan, InstallOptions, Origin, PythonChoice
 from gusset.environments.requirement_lines import Line, Requirement, parse_requirement, read_lines
-from gusset.environments.uv import Progress, Uv, find_uv, uv_environment
+from gusset.environments.uv import ProgressSink, Uv, find_uv, uv_environment
 from gusset.errors import Problem
 
 
@@ -99,7 +99,7 @@ class Making:
     program: str = field(default_factory=find_uv)
 
     def installer(self) -> Installer:
-        progress = Progress(write=self.shown.extend)
+        progress = ProgressSink(write=self.shown.extend)
         return Installer(
             uv=Uv(program=self.program, environ=self.environ, progress=progress),
             python_version=sys.version_info[:2],

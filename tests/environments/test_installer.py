@@ -14,7 +14,7 @@ import pytest
 
 from gusset.environments.plan import Origin, PythonChoice, other_python
 from gusset.environments.terminal_output import TerminalOutput
-from gusset.environments.uv import Progress, Uv
+from gusset.environments.uv import ProgressSink, Uv
 from gusset.environments.uv_failures import failure
 from gusset.errors import ConfigInvalid, GussetError, outcome_of
 from tests.environments.conftest import Index, Making
@@ -344,7 +344,7 @@ def test_progress_appears_after_a_second_and_errors_not_at_all(tmp_path: Path) -
     (tmp_path / "uv").chmod(0o755)
     shown = bytearray()
     mask = lambda text: text.replace("alpha", "****")  # noqa: E731
-    progress = Progress(write=shown.extend, mask=mask)
+    progress = ProgressSink(write=shown.extend, mask=mask)
     result = Uv(program=str(tmp_path / "uv"), environ=dict(os.environ), progress=progress).run("x")
 
     assert shown == b"Resolved 1 package\n + ****\n"
@@ -359,7 +359,7 @@ def test_a_terminal_gets_uvs_own_progress(tmp_path: Path) -> None:
     (tmp_path / "uv").chmod(0o755)
     master, terminal = os.openpty()
     shown = bytearray()
-    progress = Progress(write=shown.extend, terminal=terminal)
+    progress = ProgressSink(write=shown.extend, terminal=terminal)
     result = Uv(program=str(tmp_path / "uv"), environ=dict(os.environ), progress=progress).run("x")
     os.close(master)
     os.close(terminal)
@@ -378,7 +378,7 @@ def test_an_index_cannot_control_the_terminal(make: Making, index: Index, tmp_pa
     page = index.folder / "simple" / "withdrawn" / "index.html"
     page.write_text(page.read_text().replace("<a ", f'<a data-yanked="{HOSTILE}" '))
     master, terminal = os.openpty()
-    progress = Progress(write=make.shown.extend, terminal=terminal)
+    progress = ProgressSink(write=make.shown.extend, terminal=terminal)
     uv = Uv(program=make.program, environ=make.environ, progress=progress)
     result = uv.run("venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv"))
     assert result.status == 0
@@ -400,7 +400,9 @@ def test_a_log_gets_no_escape_codes(tmp_path: Path) -> None:
     (tmp_path / "uv").write_text(f"#!/bin/sh\nsleep 1.2\nprintf '%s\\n' '{HOSTILE}' >&2\n")
     (tmp_path / "uv").chmod(0o755)
     shown = bytearray()
-    Uv(program=str(tmp_path / "uv"), environ=dict(os.environ), progress=Progress(write=shown.extend)).run("x")
+    Uv(program=str(tmp_path / "uv"), environ=dict(os.environ), progress=ProgressSink(write=shown.extend)).run(
+        "x"
+    )
 
     assert shown.decode().rstrip("\n").isprintable()
 

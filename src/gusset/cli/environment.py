@@ -220,7 +220,7 @@ class Environments:
 
     def _make(self, plan: EnvironmentPlan, attempt: Path, source: SecretSource) -> Any:
         from gusset.environments.installer import Installer
-        from gusset.environments.uv import Progress, Uv, find_uv, uv_environment
+        from gusset.environments.uv import ProgressSink, Uv, find_uv, uv_environment
         from gusset.runtime.environment import child_environment
         from gusset.secrets.masking import Masker
 
@@ -234,7 +234,7 @@ class Environments:
         # Bars are drawn in pieces, in which nothing can be masked.
         is_terminal = sys.stderr.isatty() and not output.json and not logins
         errors = sys.stderr.fileno()
-        progress = Progress(
+        progress = ProgressSink(
             write=lambda data: _write(errors, data),
             terminal=errors if is_terminal else None,
             mask=masker.mask_text,

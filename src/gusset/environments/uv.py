@@ -52,7 +52,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class ProgressSink:
     """Where uv's progress goes. `write` gets bytes; `mask` replaces secrets in a text.
 
     On a terminal uv draws its own bars. Otherwise its lines appear once it has
@@ -70,7 +70,7 @@ class Uv:
 
     program: str
     environ: Mapping[str, str] = field(repr=False)
-    progress: Progress = Progress()
+    progress: ProgressSink = ProgressSink()
 
     def run(
         self,

@@ -13,7 +13,7 @@ from gusset.images import tar_reader, zip_reader
 from gusset.images.byte_reader import ByteReader
 from gusset.images.compression import Budget, Damaged, Limits, compression_of, decompressed, uncompressed_head
 from gusset.images.hits import Hits
-from gusset.images.search_thread import Place, SearchedStream, SearchThread
+from gusset.images.search_thread import SearchedStream, SearchThread, Segment
 from gusset.images.tar_reader import BLOCK, Member, is_tar
 from gusset.images.value_search import ValueSearch
 
@@ -117,7 +117,7 @@ class BlobScanner:
             self._hits.add_found(blob.name, part, occurrence.found)
 
     def _scan_stream(self, blob: Blob, chunks: Iterator[bytes], budget: Budget) -> None:
-        stream = self._stream(blob, Place(path=b"", part=CONTENT))
+        stream = self._stream(blob, Segment(path=b"", part=CONTENT))
         reader = ByteReader(self._searched(chunks, stream))
         try:
             head = reader.peek(BLOCK)
@@ -133,9 +133,9 @@ class BlobScanner:
 
     def _scan_members(self, blob: Blob, reader: ByteReader, stream: SearchedStream, budget: Budget) -> None:
         for member in tar_reader.members(reader):
-            *places, padding = _places_of(member)
-            for place in places:
-                stream.mark(place)
+            *segments, padding = _segments_of(member)
+            for segment in segments:
+                stream.mark(segment)
             if member.split_name:
                 self._find_across(blob, member)
             if member.is_file:
@@ -147,7 +147,7 @@ class BlobScanner:
             else:
                 stream.mark(padding)
                 self._open(blob, member, head, reader.pieces(member.size), budget)
-        stream.mark(Place(path=b"", part="bytes after the end of the layer", start=reader.offset))
+        stream.mark(Segment(path=b"", part="bytes after the end of the layer", start=reader.offset))
 
     def _find_across(self, blob: Blob, member: Member) -> None:
         """Find values in a name that are cut by the border between the two fields that contain it."""
@@ -177,18 +177,18 @@ class BlobScanner:
             for member in tar_reader.members(ByteReader(reader.pieces(archive.size))):
                 if member.content_offset + member.size > archive.size:
                     return
-                for place in _places_of(member, archive=archive.path, base=archive.content_offset):
-                    stream.mark(place)
+                for segment in _segments_of(member, archive=archive.path, base=archive.content_offset):
+                    stream.mark(segment)
 
     def _scan_compressed(self, blob: Blob, member: Member, content: Iterator[bytes]) -> None:
-        stream = self._stream(blob, Place(path=member.path, part=CONTENT))
+        stream = self._stream(blob, Segment(path=member.path, part=CONTENT))
         reader = ByteReader(self._searched(content, stream))
         try:
             head = reader.peek(BLOCK)
             if _is_ustar(head):
                 for each in tar_reader.members(reader):
-                    for place in _places_of(each, archive=member.path):
-                        stream.mark(place)
+                    for segment in _segments_of(each, archive=member.path):
+                        stream.mark(segment)
             stream.mark_end()
             reader.skip_rest()
         finally:
@@ -201,7 +201,7 @@ class BlobScanner:
         reader = ByteReader(content)
         reader.skip(start)
         for entry in zip_reader.entries(reader, budget):
-            stream = self._stream(blob, Place(path=member.path, part=CONTENT, inside=entry.name))
+            stream = self._stream(blob, Segment(path=member.path, part=CONTENT, inside=entry.name))
             stream.mark_end()
             try:
                 for _ in self._searched(entry.content, stream):
@@ -209,8 +209,8 @@ class BlobScanner:
             finally:
                 self._thread.submit(stream, None)
 
-    def _stream(self, blob: Blob, place: Place) -> SearchedStream:
-        return SearchedStream(self._search, partial(self._hits.add, blob.name), place)
+    def _stream(self, blob: Blob, segment: Segment) -> SearchedStream:
+        return SearchedStream(self._search, partial(self._hits.add, blob.name), segment)
 
     def _searched(self, chunks: Iterator[bytes], stream: SearchedStream) -> Iterator[bytes]:
         for chunk in chunks:
@@ -218,21 +218,21 @@ class BlobScanner:
             yield chunk
 
 
-def _places_of(member: Member, *, archive: bytes | None = None, base: int = 0) -> Iterator[Place]:
-    """The parts of a member in the stream, or in `archive`, which begins at `base` of the stream."""
+def _segments_of(member: Member, *, archive: bytes | None = None, base: int = 0) -> Iterator[Segment]:
+    """The segments of a member in the stream, or in `archive`, which begins at `base` of the stream."""
     path, inside = (member.path, b"") if archive is None else (archive, member.path)
 
-    def place(part: str, start: int) -> Place:
-        return Place(path=path, part=part, inside=inside, start=base + start)
+    def segment(part: str, start: int) -> Segment:
+        return Segment(path=path, part=part, inside=inside, start=base + start)
 
     if member.extensions_offset < member.offset:
-        yield place("extended header", member.extensions_offset)
+        yield segment("extended header", member.extensions_offset)
         for each in member.attributes:
-            yield place(_PARTS_OF_ATTRIBUTES.get(each.key, f"attribute {each.key}"), each.offset)
-    yield place("", member.offset)
+            yield segment(_PARTS_OF_ATTRIBUTES.get(each.key, f"attribute {each.key}"), each.offset)
+    yield segment("", member.offset)
     if member.size:
-        yield place(CONTENT, member.content_offset)
-    yield place("padding", member.content_offset + member.size)
+        yield segment(CONTENT, member.content_offset)
+    yield segment("padding", member.content_offset + member.size)
 
 
 def _is_ustar(head: bytes) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gusset.images.search_thread import Place
+from gusset.images.search_thread import Segment
 from gusset.images.value_search import Found, Occurrence
 from gusset.secrets.masking import Masker
 
@@ -56,14 +56,14 @@ class Hits:
         self._masker = masker
         self.masked = lru_cache(1_024)(self._masked)
 
-    def add(self, blob: str, place: Place, occurrence: Occurrence, offset: int) -> None:
+    def add(self, blob: str, segment: Segment, occurrence: Occurrence, offset: int) -> None:
         """Count an occurrence at that offset of a stream."""
-        part = place.part or next(
+        part = segment.part or next(
             field
             for end, field in _HEADER_FIELDS
-            if offset - place.start < end or end == _HEADER_FIELDS[-1][0]
+            if offset - segment.start < end or end == _HEADER_FIELDS[-1][0]
         )
-        self.add_found(blob, part, occurrence.found, path=place.path, inside=place.inside)
+        self.add_found(blob, part, occurrence.found, path=segment.path, inside=segment.inside)
 
     def add_found(
         self, blob: str, part: str, found: Iterable[Found], *, path: bytes = b"", inside: bytes = b""

@@ -21,10 +21,10 @@ _MAX_CHUNKS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """What a part of a stream is: `part` of the file `path`; of the file `inside` it if that is an archive.
+class Segment:
+    """A stretch of a stream: `part` of the file `path`; of the file `inside` it if that is an archive.
 
-    In a tar header `part` is empty: it follows from the offset. `start` is the part's offset in the stream.
+    `start` is its offset in the stream. In a tar header `part` is empty: it follows from the offset.
     """
 
     path: bytes
@@ -33,31 +33,31 @@ class Place:
     start: int = 0
 
 
-OnOccurrence = Callable[[Place, Occurrence, int], object]
+OnOccurrence = Callable[[Segment, Occurrence, int], object]
 
 
 class SearchedStream:
-    """One stream, searched as its chunks arrive. An occurrence is reported once its place is known.
+    """One stream, searched as its chunks arrive. An occurrence is reported once its segment is known.
 
     The reading thread calls `mark`, and the searching thread the other methods.
     """
 
-    def __init__(self, search: ValueSearch, report: OnOccurrence, place: Place) -> None:
-        """`report` gets an occurrence, its place, and its offset in the stream. `place` is the first."""
+    def __init__(self, search: ValueSearch, report: OnOccurrence, segment: Segment) -> None:
+        """`report` gets an occurrence's segment, itself and its offset. `segment` is the stream's first."""
         self._search = search
         self._report = report
         self._held = b""
         self._offset = 0  # of `_held` in the stream
-        self._places = deque((place,))  # by their start
+        self._segments = deque((segment,))  # by their start
         self._are_all_marked = False
-        self._waiting: deque[tuple[int, Occurrence]] = deque()  # by their offset, until their place is known
+        self._waiting: deque[tuple[int, Occurrence]] = deque()  # by offset, until their segments are known
 
-    def mark(self, place: Place) -> None:
-        """From `place.start` on the stream is this place. Places are marked in their order."""
-        self._places.append(place)
+    def mark(self, segment: Segment) -> None:
+        """The segment begins at its `start`, where the one before it ends. Mark them in their order."""
+        self._segments.append(segment)
 
     def mark_end(self) -> None:
-        """No other place follows."""
+        """No other segment follows."""
         self._are_all_marked = True
 
     def feed(self, chunk: bytes) -> None:
@@ -67,7 +67,7 @@ class SearchedStream:
         self._waiting.extend((self._offset + each.start, each) for each in found)
         self._held = data[cut:]
         self._offset += cut
-        self._report_located(self._offset if self._are_all_marked else self._places[-1].start)
+        self._report_located(self._offset if self._are_all_marked else self._segments[-1].start)
 
     def end(self) -> None:
         """Search what is left."""
@@ -77,16 +77,16 @@ class SearchedStream:
         self._report_located(self._offset)
 
     def _report_located(self, known: int) -> None:
-        """Report what is before the offset `known`, up to which all places are marked."""
+        """Report what is before the offset `known`, up to which all segments are marked."""
         while self._waiting and self._waiting[0][0] < known:
             offset, occurrence = self._waiting.popleft()
-            self._forget_places(offset)
-            self._report(self._places[0], occurrence, offset)
-        self._forget_places(self._waiting[0][0] if self._waiting else self._offset)
+            self._forget_segments(offset)
+            self._report(self._segments[0], occurrence, offset)
+        self._forget_segments(self._waiting[0][0] if self._waiting else self._offset)
 
-    def _forget_places(self, before: int) -> None:
-        while len(self._places) > 1 and self._places[1].start <= before:
-            self._places.popleft()
+    def _forget_segments(self, before: int) -> None:
+        while len(self._segments) > 1 and self._segments[1].start <= before:
+            self._segments.popleft()
 
 
 _Batch = list[tuple[SearchedStream, bytes | None]]

@@ -36,7 +36,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A place in data where values are: its offset, and all secrets that are in it."""
+    """A range of data that values cover: its offsets, and all secrets that are in it."""
 
     start: int
     end: int
