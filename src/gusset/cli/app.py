@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def check_exclusive(**options: object) -> None:
+    """Check that at most one of these options is given. `secrets_dir` is the value of `--secrets-dir`.
+
+    Raises:
+        UsageError: there are more.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", hint="leave one of them out")
+
+
 class App:
     """Created once by `main` and passed to each command.
 

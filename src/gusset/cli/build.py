@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gusset.cli.account import Account
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, check_exclusive, pass_app
 from gusset.cli.needs_linux import require_linux
 from gusset.cli.scan import print_notes
 from gusset.errors import ConfigInvalid, Denied, HostError, UsageError
@@ -21,7 +21,7 @@ from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
     from gusset.containers.build.build_plan import BuildPlan
-    from gusset.containers.build.builder import BuiltImage
+    from gusset.containers.build.builder import BuildValues, BuiltImage
     from gusset.containers.build.image_recipe import ImageRecipe
     from gusset.containers.build.model_recipe import ModelRecipe
     from gusset.containers.build.model_requirements import IndexSettings
@@ -72,8 +72,7 @@ def build(
     """
     if push and (tag is None or context_only):
         raise UsageError("--push needs the name to push to", hint="as in --tag registry.example/team/model:1")
-    if manager is not None and secrets_dir is not None:
-        raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
+    check_exclusive(manager=manager, secrets_dir=secrets_dir)
     require_linux("build", lambda: "build on the machine where the container engine runs")
     job = _read_job(app, folder)
     app.output.problems(job.package.warnings)
@@ -273,21 +272,12 @@ def _build(
     credentials: Credentials | None,
     allowed: Sequence[str],
 ) -> BuiltImage:
-    from gusset.containers.build.builder import BuildValues
     from gusset.containers.build.builder import build as build_image
-    from gusset.containers.build.cache_key import load_key
     from gusset.secrets.masking import Masker
 
-    if unknown := sorted(set(allowed) - values.keys()):
-        raise UsageError(
-            f"{', '.join(unknown)} cannot be allowed: the build is not given it",
-            hint="allow a secret of build.secret_to_path_mapping by its exact name",
-        )
+    given = _build_values(app, values, allowed)
     masker = Masker(values.values())
     base = engine.images.get(job.recipe.base, app.output.note, credentials)
-    given = BuildValues(
-        values=values, key=load_key(app.settings.cache) if values else b"", allowed=tuple(allowed)
-    )
     is_shown = not app.output.json
     return build_image(
         engine,
@@ -297,6 +287,24 @@ def _build(
         notify=reaper.notify,
         on_line=lambda line: click.echo(line, err=True) if is_shown else None,
     )
+
+
+def _build_values(app: App, values: dict[str, SecretValue], allowed: Sequence[str]) -> BuildValues:
+    """The values, of which the image may contain those that are `allowed`.
+
+    Raises:
+        UsageError: a name in `allowed` is none of a value.
+    """
+    from gusset.containers.build.builder import BuildValues
+    from gusset.containers.build.cache_key import load_key
+
+    if unknown := sorted(set(allowed) - values.keys()):
+        raise UsageError(
+            f"{', '.join(unknown)} cannot be allowed: the build is not given it",
+            hint="allow a secret of build.secret_to_path_mapping by its exact name",
+        )
+    key = load_key(app.settings.cache) if values else b""
+    return BuildValues(values=values, key=key, allowed=tuple(allowed))
 
 
 def _name(app: App, engine: Engine, built: BuiltImage, tag: str | None, job: _Job) -> str:

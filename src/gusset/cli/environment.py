@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gusset.environments.plan import EnvironmentPlan, LoginFile, Mode
     from gusset.environments.requested import Request
     from gusset.environments.store import EnvironmentStore, Lease
+    from gusset.environments.uv import ProgressSink
     from gusset.package.config import Package
     from gusset.secrets.sources.source import SecretSource
     from gusset.secrets.value import SecretValue
@@ -220,25 +221,16 @@ class Environments:
 
     def _make(self, plan: EnvironmentPlan, attempt: Path, source: SecretSource) -> Any:
         from gusset.environments.installer import Installer
-        from gusset.environments.uv import ProgressSink, Uv, find_uv, uv_environment
+        from gusset.environments.uv import Uv, find_uv, uv_environment
         from gusset.runtime.environment import child_environment
-        from gusset.secrets.masking import Masker
 
         output = self._app.output
         output.note(f"making a Python environment for {plan.name}, once:\n{reasons_text(plan.reasons)}")
         logins = _read_logins(plan.login_files, source)
         self._app.held.extend(logins.values())
-        masker = Masker(logins.values())
         environ = child_environment()
         settings = translated_settings(environ)
-        # Bars are drawn in pieces, in which nothing can be masked.
-        is_terminal = sys.stderr.isatty() and not output.json and not logins
-        errors = sys.stderr.fileno()
-        progress = ProgressSink(
-            write=lambda data: _write(errors, data),
-            terminal=errors if is_terminal else None,
-            mask=masker.mask_text,
-        )
+        progress = self._progress_sink(logins.values())
         installer = Installer(
             uv=Uv(program=find_uv(), environ=uv_environment(environ, settings), progress=progress),
             python_version=sys.version_info[:2],
@@ -250,6 +242,20 @@ class Environments:
         info = installer.make(plan, attempt)
         output.note(f"made it in {time.monotonic() - started:.1f} s; the next start uses it from the cache")
         return info
+
+    def _progress_sink(self, logins: Collection[SecretValue]) -> ProgressSink:
+        """Standard error, with the logins masked."""
+        from gusset.environments.uv import ProgressSink
+        from gusset.secrets.masking import Masker
+
+        # Bars are drawn in pieces, in which nothing can be masked.
+        is_terminal = sys.stderr.isatty() and not self._app.output.json and not logins
+        errors = sys.stderr.fileno()
+        return ProgressSink(
+            write=lambda data: _write(errors, data),
+            terminal=errors if is_terminal else None,
+            mask=Masker(logins).mask_text,
+        )
 
 
 def _write(descriptor: int, data: bytes) -> None:

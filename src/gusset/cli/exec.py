@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, check_exclusive, pass_app
 from gusset.cli.needs_linux import docker_run, require_linux, run_in_container, source_in_container
 from gusset.errors import UsageError
 from gusset.secrets.name import check_name
@@ -92,8 +92,7 @@ def exec_(
     wanted = _variables(variables)
     for name in names:
         check_name(name)
-    if all_files and names:
-        raise UsageError("--all and --secret exclude each other", hint="leave one of them out")
+    check_exclusive(all=all_files, secret=names)
     if not names and not wanted and not all_files:
         raise UsageError(
             "no secret is chosen",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, check_exclusive, pass_app
 from gusset.cli.environment import (
     Environments,
     chosen,
@@ -89,8 +89,7 @@ def check(
     from gusset.package.config import load_package
     from gusset.weights.plan import credential_names, plan_downloads
 
-    if manager is not None and secrets_dir is not None:
-        raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
+    check_exclusive(manager=manager, secrets_dir=secrets_dir)
     package = load_package(folder)
     downloads = plan_downloads(package)
     decision = None if package.is_image else decide_for(package, chosen(env, python))
@@ -112,15 +111,26 @@ def check(
     errors = [problem for problem in problems if not problem.warning]
     if errors:
         raise CheckFailed(f"{folder}: {_count(len(errors), 'error')}", problems=problems)
-    app.output.problems([] if app.output.json else problems)
+    _print_ready(app, folder, problems, downloads, plan)
+
+
+def _print_ready(
+    app: App,
+    folder: Path,
+    warnings: Sequence[Problem],
+    downloads: Sequence[Download],
+    plan: EnvironmentPlan | None,
+) -> None:
+    """Print that the folder can be served, and what `gusset serve` would download and make."""
+    app.output.problems([] if app.output.json else warnings)
     app.output.result(
         {
-            "problems": [problem_data(problem) for problem in problems],
+            "problems": [problem_data(problem) for problem in warnings],
             "downloads": [_download_data(download) for download in downloads],
             "environment": _environment_data(app, plan),
         },
         f"{folder}: ready to be served"
-        + (f" ({_count(len(problems), 'warning')})" if problems else "")
+        + (f" ({_count(len(warnings), 'warning')})" if warnings else "")
         + "".join(f"\nit downloads {each.label} {_destination(each)}" for each in downloads)
         + _environment_text(app, plan),
     )

@@ -8,15 +8,15 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, check_exclusive, pass_app
 from gusset.cli.environment import environment_options
 from gusset.cli.needs_linux import (
     docker_run,
@@ -71,8 +71,7 @@ def predict(
     served already; one that is served with --callers needs a key. A streamed
     response is printed as it arrives.
     """
-    if caller is not None and caller_file is not None:
-        raise UsageError("--caller and --caller-file exclude each other", hint="leave one of them out")
+    check_exclusive(caller=caller, caller_file=caller_file)
     is_url = target.startswith(("http://", "https://"))
     if not is_url:
         require_linux(
@@ -80,22 +79,19 @@ def predict(
         )
     body = _body(target, data)
     key = _caller_key(app, caller, caller_file, secrets_dir)
-    if is_url:
-        with call(target, body, key) as response:
-            _print(app, response)
-        return
+    options = ("--env", env, "--python", python)
+    served = nullcontext(target) if is_url else _serving(app, Path(target), secrets_dir, options)
+    with served as address, call(address, body, key) as response:
+        _print(app, response)
+
+
+def _serving(
+    app: App, folder: Path, secrets_dir: Path | None, options: Sequence[str]
+) -> AbstractContextManager[str]:
+    """Serve the folder for the time of the context, whose value is the address."""
     from gusset.cli.served_process import serving
 
-    with (
-        serving(
-            Path(target),
-            secrets_dir=secrets_dir,
-            home=app.settings.home,
-            options=("--env", env, "--python", python),
-        ) as address,
-        call(address, body, key) as response,
-    ):
-        _print(app, response)
+    return serving(folder, secrets_dir=secrets_dir, home=app.settings.home, options=options)
 
 
 def _caller_key(

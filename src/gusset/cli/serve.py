@@ -16,7 +16,7 @@ import click
 
 from gusset.addresses import is_loopback, is_wildcard
 from gusset.cli.account import Account
-from gusset.cli.app import App, Command, pass_app
+from gusset.cli.app import App, Command, check_exclusive, pass_app
 from gusset.cli.environment import (
     EnvironmentOptions,
     Environments,
@@ -223,8 +223,7 @@ def serve(
         tls=_tls_files(certificate, key),
         **options,
     )
-    if settings.manager is not None and settings.secrets_dir is not None:
-        raise UsageError("--manager and --secrets-dir exclude each other", hint="leave one of them out")
+    check_exclusive(manager=settings.manager, secrets_dir=settings.secrets_dir)
     image = _load_image(folder)
     require_linux("serve", lambda: _on_other_systems(app, folder, image, settings))
     settings.check_combination(is_image=image is not None)

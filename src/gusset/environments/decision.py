@@ -160,19 +160,8 @@ def _plan(
     exact: bool,
     reasons: Iterable[Problem],
 ) -> EnvironmentPlan:
-    wanted = request.python
-    python = PythonChoice(executable=machine.executable, exact=exact)
-    if wanted is not None:
-        version = max(wanted.version, OLDEST)
-        python = PythonChoice(
-            executable=machine.executable,
-            version=version if version != machine.version else None,
-            written=wanted.version,
-            exact=exact,
-            origin=wanted.origin,
-        )
+    python = _python_choice(request, machine, exact=exact)
     requirements = request.requirements
-    lines = [each.text for each in requirements.requirements]
     origins = {}
     for each in (*requirements.constraints, *requirements.requirements):
         if found := probable_name(each):
@@ -182,13 +171,27 @@ def _plan(
         name=name,
         folder=str(folder),
         python=python,
-        requirements=tuple(lines),
+        requirements=tuple(each.text for each in requirements.requirements),
         constraints=tuple(each.text for each in requirements.constraints),
         projects=tuple(_projects(requirements)),
         options=requirements.options,
         origins=origins,
         reasons=tuple(reasons),
         login_files=request.login_files,
+    )
+
+
+def _python_choice(request: Request, machine: Machine, *, exact: bool) -> PythonChoice:
+    wanted = request.python
+    if wanted is None:
+        return PythonChoice(executable=machine.executable, exact=exact)
+    version = max(wanted.version, OLDEST)
+    return PythonChoice(
+        executable=machine.executable,
+        version=version if version != machine.version else None,
+        written=wanted.version,
+        exact=exact,
+        origin=wanted.origin,
     )
 
 

@@ -58,44 +58,47 @@ _TRT = "only the hosted platform builds and runs such engines"
 _OWN_SERVER = "write a model.py, or run an inference server's image with docker_server"
 
 
+_REPOSITORY = "source repo revision runtime_secret_name"
+_SECTIONS_OF_TRT_LLM = {  # names of keys, by the path of their section
+    "trt_llm": "inference_stack build runtime version_overrides",
+    "trt_llm.version_overrides": (
+        "engine_builder_version briton_version bei_version bei_bert_version v2_llm_version"
+    ),
+    "trt_llm.build": (
+        "base_model max_seq_len max_batch_size max_num_tokens max_beam_width "
+        "max_prompt_embedding_table_size "
+        "checkpoint_repository gather_all_token_logits strongly_typed quantization_type "
+        "quantization_config "
+        "tensor_parallel_count pipeline_parallel_count moe_expert_parallel_option "
+        "sequence_parallel_count "
+        "plugin_configuration num_builder_gpus speculator lora_adapters lora_configuration "
+        "skip_build_result"
+    ),
+    "trt_llm.build.checkpoint_repository": _REPOSITORY,
+    "trt_llm.build.quantization_config": "calib_size calib_dataset calib_max_seq_length",
+    "trt_llm.build.plugin_configuration": "paged_kv_cache use_paged_context_fmha use_fp8_context_fmha",
+    "trt_llm.build.lora_configuration": "max_lora_rank lora_target_modules",
+    "trt_llm.build.speculator": (
+        "speculative_decoding_mode num_draft_tokens checkpoint_repository runtime build "
+        "lookahead_windows_size "
+        "lookahead_ngram_size lookahead_verification_set_size enable_b10_lookahead"
+    ),
+    "trt_llm.build.speculator.checkpoint_repository": _REPOSITORY,
+    "trt_llm.runtime": (
+        "kv_cache_free_gpu_mem_fraction kv_cache_host_memory_bytes enable_chunked_context "
+        "batch_scheduler_policy request_default_max_tokens total_token_limit served_model_name "
+        "webserver_default_route lora_cache_max_adapter_size lora_cache_optimal_adapter_size "
+        "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes max_seq_len max_batch_size "
+        "max_num_tokens "
+        "tensor_parallel_size enable_chunked_prefill patch_kwargs gated_features"
+    ),
+}
+
+
 def _trt_llm() -> list[Key]:
     """The keys of both inference stacks."""
-    repository = "source repo revision runtime_secret_name"
-    sections = {
-        "trt_llm": "inference_stack build runtime version_overrides",
-        "trt_llm.version_overrides": (
-            "engine_builder_version briton_version bei_version bei_bert_version v2_llm_version"
-        ),
-        "trt_llm.build": (
-            "base_model max_seq_len max_batch_size max_num_tokens max_beam_width "
-            "max_prompt_embedding_table_size "
-            "checkpoint_repository gather_all_token_logits strongly_typed quantization_type "
-            "quantization_config "
-            "tensor_parallel_count pipeline_parallel_count moe_expert_parallel_option "
-            "sequence_parallel_count "
-            "plugin_configuration num_builder_gpus speculator lora_adapters lora_configuration "
-            "skip_build_result"
-        ),
-        "trt_llm.build.checkpoint_repository": repository,
-        "trt_llm.build.quantization_config": "calib_size calib_dataset calib_max_seq_length",
-        "trt_llm.build.plugin_configuration": "paged_kv_cache use_paged_context_fmha use_fp8_context_fmha",
-        "trt_llm.build.lora_configuration": "max_lora_rank lora_target_modules",
-        "trt_llm.build.speculator": (
-            "speculative_decoding_mode num_draft_tokens checkpoint_repository runtime build "
-            "lookahead_windows_size "
-            "lookahead_ngram_size lookahead_verification_set_size enable_b10_lookahead"
-        ),
-        "trt_llm.build.speculator.checkpoint_repository": repository,
-        "trt_llm.runtime": (
-            "kv_cache_free_gpu_mem_fraction kv_cache_host_memory_bytes enable_chunked_context "
-            "batch_scheduler_policy request_default_max_tokens total_token_limit served_model_name "
-            "webserver_default_route lora_cache_max_adapter_size lora_cache_optimal_adapter_size "
-            "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes max_seq_len max_batch_size "
-            "max_num_tokens "
-            "tensor_parallel_size enable_chunked_prefill patch_kwargs gated_features"
-        ),
-    }
-    return [key for parent, names in sections.items() for key in _group("refused", parent, _TRT, names)]
+    sections = _SECTIONS_OF_TRT_LLM.items()
+    return [key for parent, names in sections for key in _group("refused", parent, _TRT, names)]
 
 
 def _cached_repo(section: str) -> list[Key]:

@@ -6,7 +6,7 @@ are reported in the same run as those of the schema.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from posixpath import join, normpath
 from typing import Any
@@ -115,6 +115,10 @@ def _environment(data: dict[Any, Any], problems: ProblemCollector) -> None:
                 warning=True,
                 at_key=True,
             )
+    _warn_of_platform_names(variables, problems)
+
+
+def _warn_of_platform_names(variables: Mapping[object, object], problems: ProblemCollector) -> None:
     for name in ("PORT", "HOSTNAME"):
         if name in variables:
             problems.add(

@@ -34,7 +34,7 @@ def examine(value: bytes, *, name: str | None = None, now: datetime) -> list[Fin
     compared with the expiry time of a JWT.
     """
     text = value.decode("utf-8", "replace").removeprefix("\ufeff")
-    findings = [*_encoding(value), *_edges_and_characters(text)]
+    findings = [*_encoding(value), *_edges(text), *_characters(text)]
     bare = text.strip()
     for check in (_placeholder, _pasted, _pem_and_json):
         findings += check(bare)
@@ -66,7 +66,7 @@ _ENDS_IN_NEWLINE = ("-----BEGIN", "{", "[")  # as PEM and JSON files do; their r
 _WRAPPED = re.compile(r"""(['"`]).*\1""", re.DOTALL)
 
 
-def _edges_and_characters(text: str) -> Iterator[Finding]:
+def _edges(text: str) -> Iterator[Finding]:
     bare = text.strip()
     if text != text.rstrip() and bare and not bare.startswith(_ENDS_IN_NEWLINE):
         yield Finding(
@@ -84,6 +84,10 @@ def _edges_and_characters(text: str) -> Iterator[Finding]:
         yield Finding(
             "quotes", "the value is in quotes, which are stored with it", "set it again without the quotes"
         )
+
+
+def _characters(text: str) -> Iterator[Finding]:
+    bare = text.strip()
     if _SMART_QUOTES.search(text):
         yield Finding(
             "smart_quotes",

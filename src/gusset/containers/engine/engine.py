@@ -252,25 +252,13 @@ def _candidate_sockets() -> list[str]:
 
 
 def _host_config(api: Any, spec: ContainerSpec, *, is_podman: bool) -> Any:
-    from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+    from docker.types import DeviceRequest, LogConfig, Ulimit
 
     options: dict[str, Any] = {
         "log_config": LogConfig(type="none"),  # else the engine writes the output to disk, unmasked
         "network_mode": spec.network,
+        **_mount_options(spec),
     }
-    has_selinux = Path("/sys/fs/selinux/enforce").exists()
-    mounts = [] if has_selinux else list(spec.folders.items())
-    binds = [f"{folder}:{path}:ro,z" for path, folder in spec.folders.items()] if has_selinux else []
-    if isinstance(spec.secrets, str):
-        binds.append(f"{spec.secrets}:/secrets:ro,nocopy,z")
-    elif has_selinux:
-        binds.append(f"{spec.secrets}:/secrets:ro,Z")
-    else:
-        mounts.append(("/secrets", spec.secrets))
-    options["binds"] = binds or None
-    options["mounts"] = [
-        Mount(path, str(folder), type="bind", read_only=True) for path, folder in mounts
-    ] or None
     # Podman, given one limit, drops those that it is configured with: see `Container.leave_no_core`.
     if not (spec.may_leave_core or is_podman):
         options["ulimits"] = [Ulimit(name="core", soft=0, hard=0)]
@@ -284,3 +272,22 @@ def _host_config(api: Any, spec: ContainerSpec, *, is_podman: bool) -> Any:
     if spec.user_namespace is not None:
         host_config["UsernsMode"] = spec.user_namespace  # the library knows only Docker's
     return host_config
+
+
+def _mount_options(spec: ContainerSpec) -> dict[str, Any]:
+    """How the container gets its folders and secrets: only binds can have the labels that SELinux demands."""
+    from docker.types import Mount
+
+    has_selinux = Path("/sys/fs/selinux/enforce").exists()
+    mounts = [] if has_selinux else list(spec.folders.items())
+    binds = [f"{folder}:{path}:ro,z" for path, folder in spec.folders.items()] if has_selinux else []
+    if isinstance(spec.secrets, str):
+        binds.append(f"{spec.secrets}:/secrets:ro,nocopy,z")
+    elif has_selinux:
+        binds.append(f"{spec.secrets}:/secrets:ro,Z")
+    else:
+        mounts.append(("/secrets", spec.secrets))
+    return {
+        "binds": binds or None,
+        "mounts": [Mount(path, str(folder), type="bind", read_only=True) for path, folder in mounts] or None,
+    }

@@ -188,7 +188,19 @@ class Upstream(asyncio.Protocol):
     def _parse(self, handler: ResponseHandler, data: bytes) -> None:
         """Parse what has arrived, up to the end of the response."""
         response = self._response
-        while response is None:
+        if response is None:
+            self._parse_head(handler, data)
+            return
+        if response.body.done:  # the response is complete while the request's body is still being sent
+            raise InvalidMessage("there is more than one response")
+        part, rest = response.body.feed(data)
+        if part:
+            handler.write(part)
+        self._check_end(handler, response, rest)
+
+    def _parse_head(self, handler: ResponseHandler, data: bytes) -> None:
+        """Parse interim responses and the head of the final one, which may not be complete yet."""
+        while True:
             if self._held:
                 data, self._held = self._held + data, b""
             if not (end := end_of_head(data, self._searched)) > 0 or end > MAX_HEAD:
@@ -212,17 +224,11 @@ class Upstream(asyncio.Protocol):
                 if not data:
                     return
                 continue
-            response = self._response = head
-            first, rest = response.body.feed(data)
-            handler.begin(response, first)
-            self._check_end(handler, response, rest)
+            self._response = head
+            first, rest = head.body.feed(data)
+            handler.begin(head, first)
+            self._check_end(handler, head, rest)
             return
-        if response.body.done:  # the response is complete while the request's body is still being sent
-            raise InvalidMessage("there is more than one response")
-        part, rest = response.body.feed(data)
-        if part:
-            handler.write(part)
-        self._check_end(handler, response, rest)
 
     def _check_end(self, handler: ResponseHandler, response: ResponseHead, rest: bytes) -> None:
         if response.body.done and self._handler is handler:

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
@@ -163,18 +164,6 @@ class Worker:
             streaming_read_timeout=deployment.streaming_read_timeout,
             folder=folder,
         )
-
-        def make_websockets() -> Websockets:
-            from gusset.serving.http_api.websockets import Websockets  # imports Starlette and uvicorn
-
-            return Websockets(
-                methods.websocket,
-                self._loop,
-                self._response_masker,
-                folder=folder,
-                transport=deployment.transport,
-            )
-
         return ModelApi(
             methods,
             inference,
@@ -182,8 +171,19 @@ class Worker:
             metrics=metrics,
             folder=folder,
             last_error=lambda: self._source_error,
-            make_websockets=make_websockets,
+            make_websockets=partial(self._make_websockets, methods),
             name=deployment.name,
+        )
+
+    def _make_websockets(self, methods: Methods) -> Websockets:
+        from gusset.serving.http_api.websockets import Websockets  # imports Starlette and uvicorn
+
+        return Websockets(
+            methods.websocket,
+            self._loop,
+            self._response_masker,
+            folder=self._deployment.folder,
+            transport=self._deployment.transport,
         )
 
     def _follow_orders(self) -> None:
