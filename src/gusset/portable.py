@@ -37,8 +37,8 @@ def is_disk_full(error: OSError) -> bool:
 def lock_exclusively(fd: int) -> None:
     """Wait for the exclusive lock of an open file. Closing `fd` releases it."""
     try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
+        import fcntl  # not on Windows
+    except ModuleNotFoundError:
         msvcrt = importlib.import_module("msvcrt")
         while True:
             os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
@@ -97,7 +97,7 @@ def account_name() -> str:
     """The name of the account that runs this process. Not from `$LOGNAME`, which any process can set."""
     if not HAS_POSIX_ACCOUNTS:
         return os.getlogin()
-    import pwd
+    import pwd  # not on Windows
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name

@@ -4,6 +4,8 @@ The only module that reads gusset's own environment variables and the settings
 file; everything else is passed a `Settings`.
 """
 
+# Imports in functions: every command reads the settings, and most need none of these.
+
 from __future__ import annotations
 
 import os
@@ -204,7 +206,7 @@ def _read(path: Path, *, with_key: bool = False) -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the settings file {path}: {type(error).__name__}") from error
-    import tomllib  # most people have no such file, and every command comes by here
+    import tomllib
 
     try:
         found: dict[str, Any] = tomllib.loads(text)

@@ -116,7 +116,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 def _is_private_group(group: int) -> bool:
     """Whether a group is that of this account alone."""
-    import grp
+    import grp  # not on Windows
     import pwd
 
     try:

@@ -1,5 +1,7 @@
 """Uses the key for a manager in a separate process, so that the process that serves never holds it."""
 
+# Imports in functions: only the forked process uses them.
+
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping

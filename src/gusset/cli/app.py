@@ -1,5 +1,7 @@
 """What commands share: settings, output, the vault or manager, and the values to mask."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import os

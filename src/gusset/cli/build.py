@@ -1,5 +1,7 @@
 """`gusset build`: makes a container image of a model folder or custom image, without secrets in it."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import shlex

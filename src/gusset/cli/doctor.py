@@ -1,5 +1,7 @@
 """`gusset doctor`: looks for problems on this machine that weaken security."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import os
@@ -11,6 +13,7 @@ from pathlib import Path
 import click
 
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.output import problem_data
 from gusset.errors import CheckFailed, GussetError, Problem
 from gusset.portable import HAS_POSIX_ACCOUNTS, accessible_to_others
 from gusset.settings import Settings
@@ -27,8 +30,6 @@ def doctor(app: App) -> None:
     if errors:
         raise CheckFailed("there are problems to fix", problems=problems)
     app.output.problems([] if app.output.json else problems)
-    from gusset.cli.output import problem_data
-
     app.output.result(
         {"problems": [problem_data(p) for p in problems]},
         f"no problem that must be fixed; the vault is in {app.settings.home}",

@@ -1,5 +1,7 @@
 """`gusset env`: the Python environments that gusset has made for model folders."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import shlex

@@ -1,5 +1,7 @@
 """The environment of a model folder for `serve`, `check` and `env`: decided, made and used."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import codecs

@@ -1,8 +1,11 @@
 """`gusset exec -- COMMAND`: any command, with chosen secrets as files in memory and its output masked."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -121,8 +124,6 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
 
 def _on_change(watch: str, variables: Mapping[str, str]) -> OnChange:
     """What --watch asks for."""
-    import signal
-
     from gusset.cli.command_run import RESTART
 
     if watch.lower() == RESTART:

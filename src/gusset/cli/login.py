@@ -1,5 +1,7 @@
 """`gusset login` and `logout`: choose the manager that this account's commands use."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import os

@@ -146,9 +146,9 @@ def _ignore_closed_pipe() -> int:
 
 
 def _show_bug(app: App, error: Exception) -> None:
-    import traceback
+    import traceback  # only for this
 
-    from gusset.secrets.masking import Masker
+    from gusset.secrets.masking import Masker  # only for this
 
     text = "".join(traceback.format_exception(error))
     click.echo(printable_lines(Masker(app.held).mask_text(text)), err=True, nl=False)

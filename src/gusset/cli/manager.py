@@ -1,5 +1,7 @@
 """`gusset manager`: runs the server for people and deployments; `init` sets it up."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import sys

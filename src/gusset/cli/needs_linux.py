@@ -1,5 +1,7 @@
 """Commands that need Linux. On another system they end with the command that runs them in a container."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import os

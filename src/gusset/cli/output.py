@@ -26,7 +26,7 @@ class Output:
     def result(self, data: Mapping[str, Any], text: str | None = None) -> None:
         """Print the command's result: `data` as JSON for programs, `text` for people (nothing when None)."""
         if self.json:
-            import json
+            import json  # few commands print it
 
             click.echo(printable_json(json.dumps(data, default=str, ensure_ascii=False)))
         elif text is not None:

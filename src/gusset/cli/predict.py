@@ -1,5 +1,7 @@
 """`gusset predict DIR|URL`: calls a model once."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import codecs

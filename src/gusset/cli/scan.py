@@ -1,5 +1,7 @@
 """`gusset scan`: searches a container image for the values of secrets. It changes nothing."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import errno

@@ -4,6 +4,8 @@ A value is entered at a hidden prompt, on standard input or in a file, never as
 an argument, and is shown only by `reveal`.
 """
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import re

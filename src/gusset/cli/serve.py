@@ -1,5 +1,7 @@
 """`gusset serve DIR`: serves a model folder or image with secrets from a source."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,7 @@
 """HTTP requests to a manager: its address, the API key, and its errors as gusset's own."""
 
+# Imports in functions: httpx is slow to import.
+
 from __future__ import annotations
 
 import json

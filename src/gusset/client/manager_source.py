@@ -132,7 +132,7 @@ class ManagerSource:
 
     def _events(self, closer: _StreamCloser) -> Iterator[dict[str, Any]]:
         """The events of one stream, until it ends."""
-        import httpx
+        import httpx  # slow to import
 
         client = self._client
         query = {"replica": self._replica} | ({"since": self._revision} if self._revision else {})

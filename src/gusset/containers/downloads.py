@@ -13,6 +13,7 @@ from gusset.errors import HostError
 from gusset.runtime.declared_secrets import Values
 from gusset.secrets.masking import Masker
 from gusset.weights.download import FetchRequest
+from gusset.weights.fetching import FetchOptions, fetch_all, fetch_environment
 
 _TRANSFER = "truss-transfer-cli"
 
@@ -36,8 +37,6 @@ def fetch_folders(
     """
     if not deployment.downloads:
         return {}
-    from gusset.weights.fetching import FetchOptions, fetch_all, fetch_environment
-
     if not engine.can_mount_our_files:
         raise HostError(
             f"{deployment.downloads[0].location}: the engine cannot mount folders of this machine",

@@ -13,6 +13,8 @@ At the end of the input it removes everything that carries the run id, unless it
 has read `done`, ends the build and removes its images.
 """
 
+# Imports in functions: the process stays small until it acts.
+
 from __future__ import annotations
 
 import logging
@@ -62,7 +64,7 @@ def main(run_id: str) -> None:
 
 
 def _remove(address: str, run_id: str) -> None:
-    from gusset.containers.engine import leftovers  # only now: the process stays small until it acts
+    from gusset.containers.engine import leftovers
     from gusset.containers.secrets import memory_folder
 
     # The values first. The files go from the containers that have the folder mounted, too.

@@ -7,6 +7,8 @@ would use, even if its installer goes on for a moment. `KEY.lock` is locked
 exclusively by who makes or removes the environment, and shared by who uses it.
 """
 
+# Imports in functions: Windows, where `gusset check` looks environments up, has no fcntl.
+
 from __future__ import annotations
 
 import hashlib

@@ -178,7 +178,7 @@ class Uv:
 
 def find_uv() -> str:
     """The program that was installed with gusset. Raises HostError."""
-    import uv
+    import uv  # an image of `gusset build` does not have it
 
     try:
         return os.fspath(uv.find_uv_bin())

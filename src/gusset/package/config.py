@@ -203,7 +203,7 @@ def _validate(plain: dict[Any, Any], problems: ProblemCollector) -> tuple[TrussC
     prepared, declared = rules.prepare(plain, problems)
     data = dict(prepared)
     if isinstance(data.get("trt_llm"), dict):
-        from gusset.package.trt_llm import check_trt_llm
+        from gusset.package.trt_llm import check_trt_llm  # few files have this section
 
         data["trt_llm"] = check_trt_llm(data, problems)
     config = None
@@ -274,6 +274,6 @@ def _at(config: TrussConfig, path: tuple[str, ...]) -> float | None:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of `config.yaml`, for editors."""
-    from gusset.package.json_schema import make
+    from gusset.package.json_schema import make  # only `gusset schema` needs it
 
     return make()

@@ -166,7 +166,7 @@ class SecretIntake:
 
     def _warn_of_mistakes(self, values: Values) -> None:
         """Warn of what the value doctor finds, whichever source a value came from."""
-        from gusset.secrets.value_doctor import examine
+        from gusset.secrets.value_doctor import examine  # slow to import; see `accept`
 
         now = datetime.now(UTC)
         for name, delivered in values.items():

@@ -208,7 +208,7 @@ class BucketClient:
     def _file_system(self) -> Any:
         """The file system. It is made once; making it may read the login of the machine."""
         if self._fs is None:
-            import fsspec
+            import fsspec  # an optional extra
 
             options = {"skip_instance_cache": True, "use_listings_cache": False}
             try:

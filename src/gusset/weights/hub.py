@@ -4,6 +4,8 @@ The library `huggingface_hub` resumes, checks and shares downloads itself. Its
 own variables hold, such as HF_ENDPOINT, HF_HOME and HF_TOKEN.
 """
 
+# Imports in functions: huggingface_hub is an optional extra.
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from gusset.errors import ConfigInvalid, Problem
 from gusset.secrets.name import fold_name
 from gusset.weights.download import Credential, Download, SourceKind
+from gusset.weights.libraries import check_library
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -46,8 +47,6 @@ def find_missing(package: Package, available: Collection[str] | None) -> list[Pr
 
     `available` are the names of the secrets that exist; None skips them.
     """
-    from gusset.weights.libraries import check_library
-
     problems = package.problem_collector()
     planner = _Planner(problems, package)
     known = None if available is None else {fold_name(name) for name in available}
@@ -159,7 +158,7 @@ class _Planner:
         return Credential(name, self._location(path)) if name else None
 
     def _location(self, path: Path) -> str:
-        from gusset.package.problems import format_path
+        from gusset.package.problems import format_path  # workers, too, import this module
 
         location = self._problems.tree.location(path)
         line = f":{location.line}" if location else ""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gusset.environments.index_settings import pip_options
+from gusset.environments.logins import pip_to_uv
+from gusset.errors import ConfigInvalid
 from gusset.secrets.value import SecretValue
 
 SECRETS_ARGUMENT = "GUSSET_BUILD_SECRETS"
@@ -59,12 +63,6 @@ class BuildSecret:
 
 
 def _to_uv(name: str, value: bytes) -> bytes:
-    import configparser
-
-    from gusset.environments.index_settings import pip_options
-    from gusset.environments.logins import pip_to_uv
-    from gusset.errors import ConfigInvalid
-
     try:
         content, _ = pip_to_uv(pip_options(value.decode()))
     except (UnicodeDecodeError, configparser.Error):

@@ -1,11 +1,15 @@
 """One container: its output, its input, its end. And translation of the library's exceptions."""
 
+# Imports in functions: the library docker is an optional extra.
+
 from __future__ import annotations
 
+import io
 import os
 import resource
 import select
 import socket
+import tarfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,9 +35,6 @@ class Container:
 
     def file(self, path: str) -> bytes:
         """The content of a small file; empty if there is none."""
-        import io
-        import tarfile
-
         import docker.errors
 
         try:

@@ -4,6 +4,8 @@ Only the modules of this folder use the library and its exceptions. An engine
 receives no secret's value, except the login to a registry, which it does not keep.
 """
 
+# Imports in functions: the library docker is an optional extra.
+
 from __future__ import annotations
 
 import logging

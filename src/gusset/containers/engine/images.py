@@ -1,5 +1,7 @@
 """The images of an engine: finding them, pulling them, and reading their files."""
 
+# Imports in functions: the library docker is an optional extra.
+
 from __future__ import annotations
 
 import time

@@ -3,6 +3,8 @@
 `api` is the library's low-level client of an engine, as `Engine.api` is.
 """
 
+# Imports in functions: the library docker is an optional extra.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

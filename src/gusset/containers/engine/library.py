@@ -20,7 +20,7 @@ def check_library() -> None:
 
 def connect(address: str) -> Any:
     """A client of the engine at that address. The library's own exceptions pass through if none responds."""
-    import docker
+    import docker  # see `check_library`
 
     client = docker.DockerClient(base_url=address, version="auto", timeout=API_SECONDS)
     client.ping()

@@ -29,7 +29,7 @@ else:
 
 def protect_children() -> None:
     """Protect the processes that `multiprocessing` starts from this one."""
-    import multiprocessing.util
+    import multiprocessing.util  # only in those processes
 
     _protect(multiprocessing.util)
 
