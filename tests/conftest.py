@@ -18,6 +18,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("gusset", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gusset")
 
+# Without byte code, every process that a test starts would compile all of gusset again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # What a test needs, derived from its fixtures: `make quick` and CI's jobs select by these marks.
 MARK_OF_FIXTURE = {
     "images": "engine",

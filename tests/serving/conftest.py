@@ -169,7 +169,7 @@ class ModelProject:
                 stdout=stdout,
                 stderr=stderr,
                 cwd=Path(__file__).parents[2],
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environ or {})},
+                env={**os.environ, **(environ or {})},
             )
         self.started.append(RunningServer(process, out, err))
         return self.started[-1]
