@@ -203,6 +203,18 @@ def test_reload_keeps_the_old_model_after_a_broken_edit(
     becomes(project, lambda result: result["code"] == 3)
 
 
+def test_reload_ignores_the_data_folder_that_gusset_makes(project: Project) -> None:
+    """A model always has one. What a person puts there is a change."""
+    project.serve("--reload")
+    assert (project.folder / "data").is_dir()
+    project.write("model/model.py", WHO.replace('"code": 1', '"code": 2'))
+    becomes(project, lambda result: result["code"] == 2)
+    project.write("data/words.txt", "one")
+    eventually(lambda: "'data/words.txt' has changed" in project.output, "a reload")
+    reloads = re.findall("anew: '(.*)' has changed", project.output)
+    assert reloads == ["model/model.py", "data/words.txt"]
+
+
 def test_reload_reads_a_newly_declared_secret(project: Project) -> None:
     """Its rotations are followed from then on."""
     project.secret("second", "1234567890")

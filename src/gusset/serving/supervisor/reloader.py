@@ -52,22 +52,18 @@ class Reloader:
 
         reload: asyncio.Task[None] | None = None
         try:
-            async for file in changes(self._slots.deployment.folder, self._is_downloaded):
+            async for file in changes(self._slots.deployment.folder, self._is_own_change):
                 log.info("Serving the folder anew: %r has changed.", file)
                 await _cancel(reload)
                 reload = asyncio.create_task(self._try_reload())
         finally:
             await _cancel(reload)
 
-    def _is_downloaded(self, path: Path) -> bool:
-        """Whether gusset itself puts external data at the path, or in the folder at the path."""
+    def _is_own_change(self, path: Path) -> bool:
+        """Whether gusset itself has put what is at the path, or in the folder at the path."""
         deployments = (self._slots.deployment, self._loading)
-        return any(
-            file.is_relative_to(path)
-            for each in deployments
-            if each is not None
-            for file in _data_files(each)
-        )
+        made = [file for each in deployments if each is not None for file in _made_by_gusset(each)]
+        return any(file.is_relative_to(path) for file in made)
 
     async def _try_reload(self) -> None:
         try:
@@ -94,10 +90,12 @@ class Reloader:
             self._secrets.end_reload()
 
 
-def _data_files(deployment: ModelDeployment) -> Iterator[Path]:
-    """The files of external data, which gusset puts into the data folder."""
+def _made_by_gusset(deployment: ModelDeployment) -> Iterator[Path]:
+    """The files of external data, and the data folder, which workers create; one with files is a person's."""
     data_dir = deployment.data_dir or deployment.folder / "data"
-    return (data_dir / each.data_file for each in deployment.downloads if each.data_file is not None)
+    yield from (data_dir / each.data_file for each in deployment.downloads if each.data_file is not None)
+    if data_dir.is_dir() and not any(data_dir.iterdir()):
+        yield data_dir
 
 
 def _with_problems(error: GussetError) -> str:
