@@ -27,6 +27,7 @@ OPEN_PATHS = frozenset((b"/", b"/ping", b"/v1/models/model", b"/v1/models/model/
 """What probes request: open to everyone, by GET and HEAD."""
 
 _SCHEMES = frozenset((b"api-key", b"bearer"))
+_MOST_ACCEPTED = 1024  # headers that are remembered: a caller may write its own in several ways
 _MISSING = "This model is only for its callers. Send the header: Authorization: Api-Key KEY"
 _WRONG = "The key in the header Authorization is not that of a caller of this model."
 
@@ -39,13 +40,14 @@ class CallerAuth:
     """
 
     def __init__(self, digests: CallerDigests) -> None:
-        self._known = _flat(digests)
+        self._known = _KnownKeys(digests)
+        self._position = 0  # of the header in the last request; those of one client have it at the same one
         self.requests = Counter(dict.fromkeys(digests, 0))
         self.refused = 0
 
     def replace(self, digests: CallerDigests) -> None:
         """From now on these are the callers and their keys."""
-        self._known = _flat(digests)
+        self._known = _KnownKeys(digests)
 
     def authenticate(self, authorization: bytes | None) -> str | None:
         """The name of the caller who sent this `Authorization` header; None if there is no such caller.
@@ -54,15 +56,10 @@ class CallerAuth:
         """
         if authorization is None:
             return None
-        scheme, _, key = authorization.partition(b" ")
-        if scheme.lower() not in _SCHEMES:
-            return None
-        digest = sha256(key.strip()).digest()
-        caller = None
-        for name, known in self._known:
-            if compare_digest(known, digest):
-                caller = name
-        return caller
+        known = self._known
+        digest = sha256(authorization).digest()
+        # Nobody can choose a digest, so the time of a look-up reveals nothing of those that are remembered.
+        return known.accepted.get(digest) or known.compare(authorization, digest)
 
     def check(self, authorization: bytes | None) -> Response | None:
         """None if a caller sent the request, else the response that refuses it. Counts it."""
@@ -82,14 +79,47 @@ class CallerAuth:
             and not _has_body(exchange)
         ):
             return None
-        refused = self.check(exchange.fields.pop(AUTHORIZATION, None))
-        if refused is None:
-            headers = exchange.headers
-            for position in range(len(headers) - 1, -1, -1):
-                name = headers[position][0]
-                if len(name) == len(AUTHORIZATION) and name.lower() == AUTHORIZATION:
-                    del headers[position]
+        authorization = exchange.fields.get(AUTHORIZATION)
+        refused = self.check(authorization)
+        if authorization is not None and refused is None:
+            self._hide(exchange, authorization)
         return refused
+
+    def _hide(self, exchange: Exchange, authorization: bytes) -> None:
+        fields, headers, position = exchange.fields, exchange.headers, self._position
+        is_repeated = len(fields) < len(headers)  # this header or another
+        del fields[AUTHORIZATION]
+        if not is_repeated and position < len(headers) and headers[position][1] is authorization:
+            del headers[position]
+            return
+        for position in range(len(headers) - 1, -1, -1):
+            if headers[position][0].lower() == AUTHORIZATION:
+                del headers[position]
+                self._position = position
+
+
+class _KnownKeys:
+    """The keys that count until they are replaced. `accepted` are digests of headers that had one of them."""
+
+    __slots__ = ("_digests", "accepted")
+
+    def __init__(self, digests: CallerDigests) -> None:
+        self._digests = [(name, digest) for name, known in digests.items() for digest in known]
+        self.accepted: dict[bytes, str] = {}
+
+    def compare(self, authorization: bytes, digest: bytes) -> str | None:
+        """The caller whose key the header has. Remembers the header by `digest`, its own."""
+        scheme, _, key = authorization.partition(b" ")
+        if scheme.lower() not in _SCHEMES:
+            return None
+        of_key = sha256(key.strip()).digest()
+        caller = None
+        for name, known in self._digests:
+            if compare_digest(known, of_key):
+                caller = name
+        if caller is not None and len(self.accepted) < _MOST_ACCEPTED:
+            self.accepted[digest] = caller
+        return caller
 
 
 def is_open(method: bytes, path: bytes) -> bool:
@@ -109,7 +139,3 @@ def digests_of(names: Iterable[str], values: Mapping[str, SecretValue]) -> Calle
     """
     keys = {name: values[name].reveal().strip() if name in values else b"" for name in names}
     return {name: (sha256(key).digest(),) if key else () for name, key in keys.items()}
-
-
-def _flat(digests: CallerDigests) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, digest) for name, known in digests.items() for digest in known)

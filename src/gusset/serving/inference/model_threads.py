@@ -1,8 +1,8 @@
 """The threads that a model's synchronous methods run on.
 
-Calls are handed over through one queue. Results come back in batches: the loop
-is woken once for all results that are ready, since a wake-up for each would
-cost several times as much.
+Calls and results are handed over in batches, since waking the other side for each
+would cost several times as much: calls that arrive in one turn of the loop are put
+into the queue together, and the loop is woken once for all results that are ready.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class ModelThreads:
         self._started = 0
         self._outstanding = 0  # calls put whose results are not delivered yet
         self._calls: queue.SimpleQueue[Callable[[], Callable[[], object]]] = queue.SimpleQueue()
+        self._gathered: list[Callable[[], Callable[[], object]]] = []  # to be queued in this turn of the loop
+        self._one_by_one = True  # no call was put while another was outstanding, since there was none last
         self._ready: deque[Callable[[], object]] = deque()
         self._wake_scheduled = False
 
@@ -44,12 +46,26 @@ class ModelThreads:
             name = f"{self._name}-{self._started}"
             threading.Thread(target=self._run, name=name, daemon=True).start()
             self._started += 1
-        self._calls.put(call)
+        if self._outstanding > 1:
+            self._one_by_one = False
+        elif self._one_by_one:
+            self._calls.put(call)
+            return
+        else:
+            self._one_by_one = True
+        if not self._gathered:
+            self._loop.call_soon(self._queue_gathered)
+        self._gathered.append(call)
+
+    def _queue_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for call in gathered:
+            self._calls.put(call)
 
     @property
     def waiting(self) -> int:
         """How many calls no thread has started yet."""
-        return self._calls.qsize()
+        return self._calls.qsize() + len(self._gathered)
 
     async def run(self, function: Callable[[], T]) -> T:
         """The result of `function`, run on a thread in the caller's context.

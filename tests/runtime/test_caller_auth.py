@@ -1,0 +1,86 @@
+"""Who is let in by the callers' keys, and what is left of a key in the request."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from gusset.runtime.caller_auth import CallerAuth, CallerDigests
+from gusset.runtime.exchange import Exchange
+
+KEY = b"caller-Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe"
+OTHER = b"caller-7GhTrW2bNpQx5LkMvC9sYdFj3HzRt8Ue"
+HEADER = b"Api-Key " + KEY
+
+
+def digests(**keys: bytes) -> CallerDigests:
+    return {name: (sha256(key).digest(),) for name, key in keys.items()}
+
+
+def request(*headers: tuple[bytes, bytes]) -> Exchange:
+    connection: Any = None
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        fields.setdefault(name.lower(), value)
+    exchange = Exchange(connection, b"POST", list(headers), fields)
+    exchange.path = b"/predict"
+    return exchange
+
+
+def test_a_header_that_was_accepted_is_refused_once_the_key_is_replaced() -> None:
+    auth = CallerAuth(digests(app=KEY))
+    assert auth.check(HEADER) is None
+    assert auth.check(HEADER) is None
+    auth.replace(digests(app=OTHER))
+    assert auth.check(HEADER) is not None
+    auth.replace(digests(other=KEY))
+    assert auth.check(HEADER) is None
+    assert auth.requests == {"app": 2, "other": 1}
+    assert auth.refused == 1
+
+
+def test_a_caller_may_write_its_header_in_several_ways() -> None:
+    auth = CallerAuth(digests(app=KEY))
+    for scheme in (b"Api-Key ", b"api-key  ", b"Bearer ", b"BEARER "):
+        for _ in range(2):
+            assert auth.authenticate(scheme + KEY) == "app"
+    for refused in (KEY, b"Basic " + KEY, b"Api-Key", b"Api-Key " + KEY[:-1], b"Api-Key " + OTHER, b""):
+        for _ in range(2):
+            assert auth.authenticate(refused) is None
+
+
+def test_no_more_than_a_bounded_number_of_headers_is_remembered() -> None:
+    auth = CallerAuth(digests(app=KEY))
+    for spaces in range(1, 1500):
+        assert auth.authenticate(b"Api-Key" + b" " * spaces + KEY) == "app"
+    assert len(auth._known.accepted) == 1024
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_the_handler_does_not_get_the_key_wherever_the_header_is(position: int) -> None:
+    auth = CallerAuth(digests(app=KEY))
+    others = [(b"Host", b"x"), (b"Accept", b"*/*")]
+    for headers in ([(b"authorization", HEADER), *others], [*others, (b"AUTHORIZATION", HEADER)]):
+        assert auth.gate(request(*headers)) is None
+    headers = others.copy()
+    headers.insert(position, (b"Authorization", HEADER))
+    for _ in range(2):
+        exchange = request(*headers)
+        assert auth.gate(exchange) is None
+        assert exchange.headers == others
+        assert b"authorization" not in exchange.fields
+
+
+def test_the_handler_gets_no_key_of_a_header_that_is_repeated() -> None:
+    auth = CallerAuth(digests(app=KEY))
+    single = [(b"Host", b"x"), (b"Authorization", HEADER)]
+    for headers in (
+        single,
+        [*single, (b"authorization", HEADER)],
+        [*single, (b"Authorization", b"Api-Key 2")],
+    ):
+        exchange = request(*headers)
+        assert auth.gate(exchange) is None
+        assert exchange.headers == [(b"Host", b"x")]

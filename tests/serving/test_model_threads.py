@@ -1,0 +1,57 @@
+"""How calls reach the model's threads and their results the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from gusset.serving.inference.model_threads import ModelThreads
+
+
+def test_calls_start_in_the_order_in_which_they_were_put_however_many_arrive_at_once() -> None:
+    async def scenario() -> None:
+        threads = ModelThreads(asyncio.get_running_loop(), 1, "model")
+        started: list[int] = []
+        numbers = iter(range(1000))
+        for burst in (1, 1, 5, 1, 2, 1, 1, 30, 1):
+            ended = [
+                asyncio.ensure_future(threads.run(partial(started.append, next(numbers))))
+                for _ in range(burst)
+            ]
+            await asyncio.sleep(0)
+            ended += [asyncio.ensure_future(threads.run(partial(started.append, next(numbers))))]
+            await asyncio.gather(*ended)
+        assert started == sorted(started)
+        assert len(started) == next(numbers)
+
+    asyncio.run(scenario())
+
+
+def test_calls_that_no_thread_has_started_are_counted_as_waiting_from_when_they_are_put() -> None:
+    async def scenario() -> None:
+        threads = ModelThreads(asyncio.get_running_loop(), 1, "model")
+        begun, may_end = threading.Event(), threading.Event()
+        delivered: list[str] = []
+
+        def block() -> Callable[[], object]:
+            begun.set()
+            may_end.wait(10)
+            return partial(delivered.append, "block")
+
+        threads.put(block)
+        assert begun.wait(10)
+        for number in range(3):
+            threads.put(lambda number=number: partial(delivered.append, str(number)))  # type: ignore[misc]
+            assert threads.waiting == number + 1
+        await asyncio.sleep(0)
+        assert threads.waiting == 3
+        may_end.set()
+        async with asyncio.timeout(10):
+            while len(delivered) < 4:
+                await asyncio.sleep(0.01)
+        assert delivered == ["block", "0", "1", "2"]
+        assert threads.waiting == 0
+
+    asyncio.run(scenario())
