@@ -11,7 +11,6 @@ from gusset.containers.engine.engine import Engine
 from gusset.containers.image_deployment import ImageDeployment
 from gusset.errors import HostError
 from gusset.runtime.declared_secrets import Values
-from gusset.secrets.masking import Masker
 from gusset.weights.download import FetchRequest
 from gusset.weights.fetching import FetchOptions, fetch_all, fetch_environment
 
@@ -19,17 +18,11 @@ _TRANSFER = "truss-transfer-cli"
 
 
 def fetch_folders(
-    engine: Engine,
-    deployment: ImageDeployment,
-    values: Values,
-    masker: Masker,
-    *,
-    cache: Path,
-    debuggable: bool,
+    engine: Engine, deployment: ImageDeployment, values: Values, options: FetchOptions, *, cache: Path
 ) -> Mapping[str, Path]:
     """Download the deployment's weights: the folder, or file, for each path in the container. Blocks.
 
-    `values` has the logins, which `masker` knows.
+    `values` has the logins, which the masker of `options` knows.
 
     Raises:
         HostError: the engine cannot mount folders of this machine.
@@ -50,7 +43,6 @@ def fetch_folders(
         readable=sys.stderr.isatty(),
         plain_folders=True,
     )
-    options = FetchOptions(masker=masker, errors=sys.stderr.fileno(), debuggable=debuggable)
     folders = fetch_all(request, options, fetch_environment({}))
     if any(_TRANSFER in word for word in deployment.command or ()):
         folders[f"/usr/local/bin/{_TRANSFER}"] = _write_transfer(cache)

@@ -49,6 +49,7 @@ from gusset.runtime.tls import ServerTls
 from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker
 from gusset.secrets.sources.source import SecretSource
+from gusset.weights.fetching import FetchOptions
 
 log = logging.getLogger("gusset")
 
@@ -93,14 +94,10 @@ def serve_image(
         engine, reaper = stack.enter_context(_open_engine(docker_host, host_network=host_network))
         intake.accept(values)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
-        folders = fetch_folders(
-            engine,
-            deployment,
-            values,
-            intake.masker,
-            cache=options.cache / "weights",
-            debuggable=options.debuggable,
+        fetch_options = FetchOptions(
+            masker=intake.masker, errors=sys.stderr.fileno(), debuggable=options.debuggable
         )
+        folders = fetch_folders(engine, deployment, values, fetch_options, cache=options.cache / "weights")
         build_values = _read_build_values(deployment, source, options.cache)
         image = _prepare_image(engine, deployment, login, build_values, intake.masker, reaper.notify)
         container_options = ContainerOptions(
