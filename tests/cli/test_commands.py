@@ -222,6 +222,26 @@ def test_a_closed_pipe_causes_no_traceback(gusset: Cli) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "both"),
+    [
+        (["serve", ".", "--manager", "https://h.test", "--secrets-dir", "."], b"--manager and --secrets-dir"),
+        (["check", ".", "--manager", "https://h.test", "--secrets-dir", "."], b"--manager and --secrets-dir"),
+        (["build", ".", "--manager", "https://h.test", "--secrets-dir", "."], b"--manager and --secrets-dir"),
+        (["predict", ".", "--caller", "app", "--caller-file", "config.yaml"], b"--caller and --caller-file"),
+        (["exec", "--all", "--secret", "token", "--", "true"], b"--all and --secret"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_options_that_exclude_each_other_are_refused(
+    gusset: Cli, tmp_path: Path, arguments: list[str], both: bytes
+) -> None:
+    """Before anything else is read."""
+    (tmp_path / "config.yaml").write_text("{}")
+    words = [str(tmp_path / word) if word in (".", "config.yaml") else word for word in arguments]
+    assert both + b" exclude each other" in gusset(*words, status=2).stderr
+
+
 def test_the_error_for_a_number_out_of_range_names_the_range(gusset: Cli) -> None:
     """It names the bounds, and does not repeat what was typed."""
     assert (

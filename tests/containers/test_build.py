@@ -357,6 +357,7 @@ def test_an_engine_that_is_too_old_or_absent_builds_nothing(
     (old / "podman").chmod(0o755)
     done = gusset(*command, status=11, PATH=f"{old}:{os.environ['PATH']}")
     assert b"too old for build secrets" in done.stderr
+    assert b"docker-buildx" in done.stderr  # what to install
     assert not (tmp_path / "built").exists()
     done = gusset(*command, status=11, DOCKER_HOST="unix:///nowhere/docker.sock")
     assert b"no container engine responds" in done.stderr
