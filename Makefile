@@ -3,7 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+# Tests of servers mostly wait for processes and timers: two workers for each core. A worker runs whole files.
+WORKERS ?= $(shell expr 2 '*' `getconf _NPROCESSORS_ONLN`)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: help demo test quick check unit engines browser examples-test examples bench dist image lock system-deps clean
 
@@ -16,6 +18,7 @@ demo: $(STAMP) ## serve and call a model with a secret, in a temporary vault
 test: $(STAMP) check examples ## lint, types and every test
 	$(PYTEST)
 
+quick: WORKERS = auto
 quick: $(STAMP) check ## lint, types and the tests that start no server, browser, engine or torch
 	$(PYTEST) -m "not (slow or server or engine or browser or torch or truss)"
 

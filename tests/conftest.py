@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -21,6 +23,9 @@ settings.load_profile("gusset")
 # Without byte code, every process that a test starts would compile all of gusset again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# httpx loads the certificates of all authorities for each new client, also for plain HTTP: 15 ms of CPU time.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 # What a test needs, derived from its fixtures: `make quick` and CI's jobs select by these marks.
 MARK_OF_FIXTURE = {
@@ -55,6 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             marks.add("server")
         for mark in sorted(marks):
             item.add_marker(mark)
+    # The workers take whole files in this order: no worker may be left with minutes of work at the end.
+    takes_minutes = {
+        item.path
+        for item in items
+        if any(item.get_closest_marker(mark) for mark in ("engine", "torch", "slow"))
+    }
+    items.sort(key=lambda item: item.path not in takes_minutes)
 
 
 @dataclass

@@ -94,6 +94,16 @@ def remove_image(image: str) -> None:
     subprocess.run(["podman", "rmi", "-f", image], capture_output=True, check=False)
 
 
+def files_newer_than(folder: Path, *roots: str | Path, tests: Sequence[str] = ()) -> Iterator[Path]:
+    """The files below `roots` that changed after the folder; `tests` go before those of `find`.
+
+    `find` needs much less time than `os.walk` for an engine's storage.
+    """
+    command = ["find", *map(str, roots), *tests, "-type", "f", "-newer", str(folder), "-print0"]
+    done = subprocess.run(command, capture_output=True, check=False)  # it fails for files that vanish
+    yield from (Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name)
+
+
 def skip_if(reason: str | None) -> None:
     """Skip the test if there is a reason; in CI, fail it."""
     if reason and os.environ.get("CI") == "1":

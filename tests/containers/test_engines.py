@@ -20,7 +20,14 @@ import httpx
 import pytest
 
 from tests.conftest import as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, EngineAccess, ServedImage, missing_programs, skip_if
+from tests.containers.conftest import (
+    SERVER,
+    EngineAccess,
+    ServedImage,
+    files_newer_than,
+    missing_programs,
+    skip_if,
+)
 from tests.containers.engine_proxy import engine_with
 from tests.serving.conftest import PATIENCE, eventually
 
@@ -221,15 +228,12 @@ def test_no_value_is_stored_outside_of_secrets(
 
 def _assert_not_on_disk(served: ServedImage) -> None:
     roots = [path for path in Path("/tmp").glob("gusset-*") if path.is_dir()]
-    for root in (*roots, Path("/var/lib/containers"), Path("/run/containers")):
-        for top, folders, names in os.walk(root):
-            folders[:] = [
-                name for name in folders if not os.path.ismount(Path(top, name))
-            ]  # the volume in memory
-            for file in (Path(top, name) for name in names):
-                with contextlib.suppress(OSError):
-                    if file.is_file() and file.stat().st_mtime >= served.folder.stat().st_mtime:
-                        assert not leaks_in(file.read_bytes(), TOKEN), file
+    outside_mounts = ("-xdev",)  # the volume in memory is one
+    for file in files_newer_than(
+        served.folder, *roots, "/var/lib/containers", "/run/containers", tests=outside_mounts
+    ):
+        with contextlib.suppress(OSError):
+            assert not leaks_in(file.read_bytes(), TOKEN), file
 
 
 @on_every_engine

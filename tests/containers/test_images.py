@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, ServedImage, podman, remove_image
+from tests.containers.conftest import SERVER, ServedImage, files_newer_than, podman, remove_image
 from tests.manager.conftest import Manager
 from tests.serving.conftest import children, eventually, is_running
 
@@ -243,27 +243,10 @@ def test_no_value_is_stored_outside_of_secrets(
 def _assert_nowhere_on_disk(served: ServedImage) -> None:
     """Search all files that are newer than the run, which include the engine's logs."""
     excluded = served.tmp.parents[1]  # pytest's folder, which contains the source
-    for root in ("/var/lib/containers", "/run/containers", "/run/libpod", "/tmp", "/var/tmp"):
-        found = subprocess.run(
-            [
-                "find",
-                root,
-                "-path",
-                str(excluded),
-                "-prune",
-                "-o",
-                "-type",
-                "f",
-                "-newer",
-                served.folder,
-                "-print0",
-            ],
-            capture_output=True,
-            check=False,
-        ).stdout
-        for name in filter(None, found.split(b"\0")):
-            with contextlib.suppress(OSError):
-                assert not leaks_in(Path(os.fsdecode(name)).read_bytes(), TOKEN), name
+    roots = ("/var/lib/containers", "/run/containers", "/run/libpod", "/tmp", "/var/tmp")
+    for file in files_newer_than(served.folder, *roots, tests=("-path", str(excluded), "-prune", "-o")):
+        with contextlib.suppress(OSError):
+            assert not leaks_in(file.read_bytes(), TOKEN), file
 
 
 def test_nothing_is_left_after_a_kill(served: ServedImage, launch: Callable[..., ServedImage]) -> None:

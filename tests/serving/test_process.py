@@ -116,6 +116,7 @@ def predictions_at_first_readiness(port: int) -> list[str]:
                     break
             except httpx.TransportError:
                 pass  # nothing listens yet
+            time.sleep(0.005)
         for _ in range(3):
             try:
                 response = httpx.post(f"{address}/predict", json=1, timeout=PATIENCE)
