@@ -157,6 +157,22 @@ def test_a_malformed_line_is_a_problem_with_its_location(line: str, message: str
     assert [r.name for r in found.requirements] == ["good"]
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("torch --extra-index-url https://h.test", "write it on a line of its own"),
+        ("torch --no-build-isolation", "write it on a line of its own"),
+        ("torch --config-settings=a=b", "remove it; docs/environments.md lists the options"),
+    ],
+)
+def test_the_hint_for_an_option_behind_a_requirement_leads_to_a_line_that_is_read(
+    line: str, hint: str
+) -> None:
+    """Not every option may stand on a line of its own."""
+    [problem] = read(line).problems
+    assert problem.hint == hint
+
+
 def test_no_login_is_in_a_message() -> None:
     """A malformed line with a login in it is not repeated."""
     found = read("https://user:hunter22@h.test/x ; nonsense", "--nope https://user:hunter22@h.test")

@@ -12,6 +12,7 @@ from gusset.package.config import load_package
 from gusset.package.requirements import declared_requirements, provider_of
 from gusset.package.scaffold import create_package
 
+SERVER = "server_port: 1, predict_endpoint: /, readiness_endpoint: /, liveness_endpoint: /"
 MODEL = "class Model:\n    def predict(self, inputs):\n        return inputs\n"
 
 
@@ -132,11 +133,59 @@ def test_a_credential_in_a_comment_is_found(tmp_path: Path) -> None:
 
 def test_keys_without_effect_are_listed_in_one_warning(tmp_path: Path) -> None:
     """For information only, so `strict` does not make it an error."""
-    [problem] = check(
-        tmp_path, "requirements: [x]\nresources: {cpu: '1'}\nruntime: {oidc: {}}\n", strict=True
-    )
+    config = "requirements: [x]\nlive_reload: true\nruntime: {oidc: {enabled: true}}\n"
+    [problem] = check(tmp_path, config, strict=True)
     assert problem.warning
-    assert "gusset: resources, runtime.oidc" in problem.message
+    assert "gusset: live_reload, runtime.oidc" in problem.message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "description: for readers\nspec_version: '2.0'\nmodel_framework: custom\n",
+        "resources: {cpu: '1', memory: 2Gi, accelerator: L4}\n",
+        "build_commands: []\nlive_reload: false\nruntime: {oidc: {}}\n",
+    ],
+)
+def test_a_key_whose_effect_nobody_misses_is_not_reported(tmp_path: Path, config: str) -> None:
+    """Texts for readers, what chooses a machine of the platform, and empty values."""
+    assert check(tmp_path, config) == []
+
+
+def test_what_a_model_has_only_in_an_image_is_a_warning_that_names_the_command(tmp_path: Path) -> None:
+    """With its line; `strict` does not make it an error, and a custom image has all of it."""
+    config = "base_image: {image: with-torch:1}\nbuild_commands: [make weights]\n"
+    problems = check(tmp_path, config, strict=True)
+
+    assert [(p.key, p.line, p.warning) for p in problems] == [
+        ("base_image", 1, True),
+        ("build_commands", 2, True),
+    ]
+    assert all("gusset build" in str(problem.hint) for problem in problems)
+    assert check(tmp_path, f"{config}docker_server: {{start_command: x, {SERVER}}}\n", code=None) == []
+
+
+def test_the_hint_for_a_missing_module_names_the_base_image_that_may_have_it(tmp_path: Path) -> None:
+    """Many folders rely on the packages of their image."""
+    problems = check(tmp_path, "base_image: {image: with-it:1}\n", "import nowhere_to_be_found\n" + MODEL)
+    [missing] = [problem for problem in problems if problem.code == "no_module"]
+    assert "base_image" in str(missing.hint) and "nowhere-to-be-found" in str(missing.hint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["sys.path.insert(0, os.path.dirname(__file__))", "sys.path += ['/opt/x']", "site.addsitedir('x')"],
+)
+def test_code_that_changes_where_modules_are_found_gets_no_report_of_missing_ones(
+    tmp_path: Path, change: str
+) -> None:
+    """The module may be in the folder that it adds, as `beside` is here."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "beside.py").touch()
+    imports = "import beside\nfrom elsewhere import thing\n"
+
+    assert "no_module" in codes(check(tmp_path, code=f"{imports}{MODEL}"))
+    assert check(tmp_path, code=f"import os, site, sys\n{change}\n{imports}{MODEL}") == []
 
 
 def test_a_missing_optional_secret_is_a_warning(tmp_path: Path) -> None:
@@ -281,6 +330,37 @@ def test_an_accelerator_of_a_custom_image_is_a_warning_that_names_the_option(tmp
     [problem] = [p for p in check(tmp_path, config, code=None) if p.code == "no_accelerator"]
     assert problem.warning and "--gpus" in (problem.hint or "")
     assert "no_accelerator" not in codes(check(tmp_path, "resources: {accelerator: L4}\n"))
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"), [("RTX-PRO-6000", True), ("L4:4x16", True), ("b200:8", True), ("4x16", False)]
+)
+def test_a_type_of_machine_with_an_accelerator_is_a_warning_that_names_the_option(
+    tmp_path: Path, machine: str, expected: bool
+) -> None:
+    """As for `resources.accelerator`: the container would start without the GPU that it needs."""
+    config = f"base_image: {{image: x}}\nresources: {{instance_type: '{machine}'}}\ndocker_server: {{start_command: x, {SERVER}}}\n"
+    found = [problem for problem in check(tmp_path, config, code=None) if problem.code == "no_accelerator"]
+    assert [problem.key for problem in found] == ["resources.instance_type"] * expected
+
+
+def test_the_hint_for_an_undeclared_secret_names_the_wrong_section(tmp_path: Path) -> None:
+    """Published folders have such names below `environment_variables`, where they are only the text None."""
+    config = "base_image: {image: x}\nenvironment_variables: {token: null}\n"
+    command = 'sh -c "A=$(cat /secrets/token) B=$(cat /secrets/other) run"'
+    config += f"docker_server: {{start_command: '{command}', {SERVER}}}\n"
+    errors = [problem for problem in check(tmp_path, config, code=None) if not problem.warning]
+
+    assert [problem.hint for problem in errors] == [
+        "move `token: null` from `environment_variables:` to `secrets:`",
+        "add `other: null` under `secrets:`",
+    ]
+
+
+def test_an_empty_text_after_the_name_of_a_secret_is_like_null(tmp_path: Path) -> None:
+    """Any other text is a warning, since it is never the value."""
+    assert check(tmp_path, "secrets: {a: '', b: null}\n") == []
+    assert codes(check(tmp_path, "secrets: {a: ENTER TOKEN HERE}\n")) == ["secret_text"]
 
 
 def test_a_null_environment_variable_is_a_warning(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ _WITHOUT_EFFECT = (
     "--no-use-pep517",
     "--no-build-isolation",
 )
+_ALLOWED = "remove it; docs/environments.md lists the options"
 _OPTION = re.compile(r"(?P<name>--[a-z0-9-]+|-[a-z])(?:\s*=\s*|\s*)(?P<value>.*)", re.DOTALL)
 _NEXT_OPTION = re.compile(r"\s+(?=--?[a-z])")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
@@ -206,7 +207,7 @@ class _Reader:
             self._report(
                 line.origin,
                 f"{name} has no value" if missing else f"the option {name} cannot be used here",
-                f"write `{name} VALUE`" if missing else "remove it; docs/environments.md lists the options",
+                f"write `{name} VALUE`" if missing else _ALLOWED,
             )
 
     def _expand(self, text: str) -> str:
@@ -262,8 +263,11 @@ class _Reader:
         text, options = _split_options(text)
         if options and not re.fullmatch(rf"(?:{_HASH.pattern}\s*)+", options):
             name = options.split()[0].split("=")[0]
+            is_for_all = name in (*_VALUES, *_SWITCHES, *_WITHOUT_EFFECT)
             self._report(
-                origin, f"{name} cannot be used behind a requirement", "write it on a line of its own"
+                origin,
+                f"{name} cannot be used behind a requirement",
+                "write it on a line of its own" if is_for_all else _ALLOWED,
             )
             return
         try:

@@ -19,6 +19,7 @@ from gusset.package.model_code import (
 )
 from gusset.package.model_imports import imports_of, is_in, is_installed
 from gusset.package.requirements import declared_requirements, missing_module_hint
+from gusset.package.schema import names_accelerator
 from gusset.package.yaml_tree import looks_like_key
 from gusset.secrets.name import fold_name
 
@@ -36,7 +37,7 @@ def check_package(
     `available` are the names of the secrets that exist; None skips that check.
     `secrets_dir` is the folder to add missing ones to, if not the vault or manager.
     With `has_own_environment` it does not matter which modules this Python has.
-    `strict` makes every warning an error, except the list of keys without effect.
+    `strict` makes every warning an error, except those about keys without effect.
     """
     found = [*_credentials_as_errors(package.warnings), *unsupported_for_serving(package)]
     if available is not None:
@@ -49,7 +50,7 @@ def check_package(
     found += _import_problems(package, has_own_environment=has_own_environment)
     if strict:
         found = [replace(problem, warning=False) for problem in found]
-    return found + _ignored_keys(package)
+    return [*found, *_build_keys(package), *_ignored_keys(package)]
 
 
 def _credentials_as_errors(warnings: Iterable[Problem]) -> Iterator[Problem]:
@@ -95,10 +96,13 @@ def _start_command(package: Package) -> list[Problem]:
     problems = package.problem_collector()
     for name in secret_files_in_command(server.start_command or "") if server else ():
         if name not in package.secrets:
+            is_variable = name in package.config.environment_variables
             problems.add(
                 ("docker_server", "start_command"),
                 f"the command reads /secrets/{name}, which is not declared",
-                f"add `{name}: null` under `secrets:`",
+                f"move `{name}: null` from `environment_variables:` to `secrets:`"
+                if is_variable
+                else f"add `{name}: null` under `secrets:`",
                 code="secret_not_declared",
             )
     return problems.sorted()
@@ -107,9 +111,11 @@ def _start_command(package: Package) -> list[Problem]:
 def _accelerator(package: Package) -> list[Problem]:
     """Warn that a custom image gets a GPU only by an option of `serve`."""
     problems = package.problem_collector()
-    if package.is_image and package.config.resources.use_gpu:
+    resources = package.config.resources
+    key = "accelerator" if resources.use_gpu else "instance_type"
+    if package.is_image and (resources.use_gpu or names_accelerator(resources.instance_type or "")):
         problems.add(
-            ("resources", "accelerator"),
+            ("resources", key),
             "gusset gives the container no accelerator by itself",
             "start it with `gusset serve --gpus N` (-1 for all)",
             code="no_accelerator",
@@ -199,10 +205,13 @@ def _import_problems(package: Package, *, has_own_environment: bool) -> Iterator
     if file is None or not file.is_file():
         return
     requirements = declared_requirements(package.dump(), package.folder)
+    has_base_image = package.config.base_image is not None
     module_dir = ".".join(package.model_module_dir.relative_to(package.folder).parts)
     reported = set()
     for each in imports_of(file, package.folder):
         name = each.top_level
+        if each.is_path_changed:
+            continue  # the module may be in a folder that the code adds
         if name in reported or is_in(name, (package.folder, *package.packages_dirs)) or is_installed(name):
             continue
         reported.add(name)
@@ -215,13 +224,33 @@ def _import_problems(package: Package, *, has_own_environment: bool) -> Iterator
             else f"the module {name} is not installed",
             f"import it as {module_dir}.{each.module}"
             if is_beside
-            else missing_module_hint(name, requirements),
+            else missing_module_hint(name, requirements, has_base_image=has_base_image),
             file=_display_path(package, each.file),
             line=each.line,
             column=each.column,
             code="no_module",
             warning=not is_beside,
         )
+
+
+_BUILD_HINTS = {
+    "base_image": (
+        "gusset serve runs the model on this machine, without what is in this image",
+        "name the packages in `requirements`, or make an image with `gusset build`",
+    ),
+    "build_commands": (
+        "gusset serve runs the model on this machine, without these commands",
+        "run them yourself if the model needs their results, or make an image with `gusset build`",
+    ),
+}
+
+
+def _build_keys(package: Package) -> list[Problem]:
+    """Warn of what a Python model would have only in an image. `strict` does not apply."""
+    problems = package.problem_collector()
+    for name in keys.keys_for_build(problems.tree.data or {}):
+        problems.add((name,), *_BUILD_HINTS[name], code="without_effect", warning=True, at_key=True)
+    return problems.sorted()
 
 
 def _ignored_keys(package: Package) -> list[Problem]:

@@ -158,6 +158,15 @@ def _look_up(node: ast.AST) -> tuple[ast.expr | None, ast.expr | None]:
     return None, None
 
 
+def changes_search_path(tree: ast.Module) -> bool:
+    """Whether the code may change where modules are found, by `sys.path` or `site.addsitedir`."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and (_name(node.value), node.attr) in (("sys", "path"), ("site", "addsitedir"))
+        for node in ast.walk(tree)
+    )
+
+
 def keyword_uses(tree: ast.Module, keyword: str, function: str, module: str) -> list[Reference]:
     """Arguments `keyword=` in calls of one function, which the file imports from `module` or by its name."""
     names, modules = set(), set()

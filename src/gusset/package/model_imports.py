@@ -6,20 +6,24 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from gusset.package.model_code import read_code
+from gusset.package.model_code import changes_search_path, read_code
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """An absolute import: the module, and where it stands, counted from 1."""
+    """An absolute import: the module, and where it stands, counted from 1.
+
+    `is_path_changed` says whether this file, or one that was read before it, changes `sys.path`.
+    """
 
     module: str
     file: Path
     line: int
     column: int
+    is_path_changed: bool = field(default=False, kw_only=True)
 
     @property
     def top_level(self) -> str:
@@ -33,13 +37,16 @@ def imports_of(model_file: Path, root: Path) -> Iterator[Import]:
     that is missing.
     """
     waiting, seen = [model_file], {model_file}
+    is_path_changed = False
     while waiting:
         file = waiting.pop(0)
         tree = read_code(file).tree
+        is_path_changed = is_path_changed or (tree is not None and changes_search_path(tree))
         for node in _imports(tree) if tree else ():
             for module, is_local in _modules(node, file, root):
                 if not is_local:
-                    yield Import(module, file, node.lineno, node.col_offset + 1)
+                    column = node.col_offset + 1
+                    yield Import(module, file, node.lineno, column, is_path_changed=is_path_changed)
                 for found in _files_of(root, module):
                     if found not in seen:
                         seen.add(found)

@@ -72,10 +72,15 @@ def provider_of(module: str, requirements: Iterable[str]) -> str | None:
     return next((name for name in providers(module) if name in declared), None)
 
 
-def missing_module_hint(module: str, requirements: Iterable[str]) -> str:
+def missing_module_hint(module: str, requirements: Iterable[str], *, has_base_image: bool = False) -> str:
     """What to do about a module that is not installed."""
     if name := provider_of(module, requirements):
         return f"`requirements` names {name}: leave out --env current, or install it"
+    if has_base_image:
+        return (
+            f"it may be part of base_image: add {providers(module)[0]} to `requirements`, "
+            "or make an image with `gusset build`"
+        )
     return f"`requirements` does not name it either: add {providers(module)[0]} there"
 
 

@@ -239,9 +239,9 @@ _EXPOSED = (
 def _check_declaration_text(name: str, value: object, problems: ProblemCollector) -> None:
     """Warn about text after a name, which is never used as the value. A credential is an error."""
     path = ("secrets", name)
-    if value is None:
-        return
     value = _decoded(value)
+    if value is None or value == "":
+        return
     if not isinstance(value, str):
         hint = f"write `{name}: null`; store the value with `gusset secret set {name}`"
         problems.add(path, f"expected null, found {type_name(value)}", hint)
@@ -416,9 +416,6 @@ def _deprecated(data: dict[Any, Any], problems: ProblemCollector) -> None:
         if _get(data, *path) and path in problems.tree.keys:
             message = f"{'.'.join(path)} is deprecated in Truss"
             problems.add(path, message, f"write {successor}", code="deprecated", warning=True, at_key=True)
-    if data.get("python_version") == "py39":
-        message = "Python 3.9 is no longer maintained"
-        problems.add(("python_version",), message, "write py311 or newer", code="deprecated", warning=True)
 
 
 def _model_name(data: dict[Any, Any], problems: ProblemCollector) -> None:

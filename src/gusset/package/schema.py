@@ -50,6 +50,11 @@ ACCELERATORS = (
 )
 
 
+def names_accelerator(instance_type: str) -> bool:
+    """Whether a type of machine, such as `L4:4x16` or `RTX-PRO-6000`, has a GPU by its name."""
+    return instance_type.partition(":")[0].upper().replace("-", "_") in ACCELERATORS
+
+
 def _cpu(text: str) -> str:
     try:
         parse_cpu(text)
