@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -22,16 +22,12 @@ Status = Literal["supported", "ignored", "images", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key by its path (`weights[].source`), what gusset does with it, and why or how.
-
-    `is_missed` says whether a user may miss the effect that an ignored key has on the hosted platform.
-    """
+    """A key by its path (`weights[].source`), what gusset does with it, and why or how."""
 
     path: str
     status: Status
     about: str
     instead: str | None = None
-    is_missed: bool = field(default=True, kw_only=True)
 
 
 def _group(status: Status, parent: str, about: str, names: str) -> list[Key]:
@@ -45,11 +41,6 @@ def _supported(path: str, about: str) -> Key:
 
 def _ignored(path: str, about: str) -> Key:
     return Key(path, "ignored", about)
-
-
-def _not_missed(about: str, names: str) -> list[Key]:
-    """Ignored keys at the top level that have no effect on a served model anywhere."""
-    return [Key(name, "ignored", about, is_missed=False) for name in names.split()]
 
 
 def _for_images(path: str, about: str) -> Key:
@@ -132,8 +123,8 @@ KEYS: tuple[Key, ...] = (
         "passed to the model; `gusset.optional_secrets` lists secrets that may be missing, `gusset.callers` "
         "those that callers must present",
     ),
-    *_not_missed("for human readers", "description"),
-    *_not_missed("example requests for human readers", "examples_filename"),
+    _ignored("description", "for human readers"),
+    _ignored("examples_filename", "example requests for human readers"),
     _supported("data_dir", "passed to the model as `data_dir`"),
     _supported(
         "external_data", "downloaded into the data folder before the import; refused for a custom image"
@@ -175,7 +166,7 @@ KEYS: tuple[Key, ...] = (
         "environment_variables", "set before the model's code is imported; every value is converted to a text"
     ),
     _supported("secrets", "the names that the model may read; text after a name is never its value"),
-    Key("resources", "images", _LIMIT, is_missed=False),
+    _for_images("resources", _LIMIT),
     *_group("images", "resources", _LIMIT, "cpu memory"),
     *_group("ignored", "resources", _PLATFORM, "accelerator instance_type node_count fabric"),
     _ignored(
@@ -295,12 +286,13 @@ KEYS: tuple[Key, ...] = (
     *_group("refused", "bis_llm", _TRT, "config version additional_autoscaling_config"),
     *_group("refused", "bis_llm.additional_autoscaling_config", _TRT, "metrics"),
     *_group("refused", "bis_llm.additional_autoscaling_config.metrics[]", _TRT, "name target"),
-    *_not_missed("Truss does not use it either", "input_type model_framework model_type"),
+    *_group("ignored", "", "Truss does not use it either", "input_type model_framework model_type"),
     _supported("model_module_dir", "the folder with the model's code"),
     _supported("model_class_filename", "the file with the model's class"),
     _supported("model_class_name", "the name of the model's class"),
     _supported("bundled_packages_dir", "the model can import what it contains"),
-    *_not_missed("internal to Truss", "use_local_src cache_internal"),
+    _ignored("use_local_src", "internal to Truss"),
+    _ignored("cache_internal", "internal to Truss"),
     *_group(
         "ignored",
         "cache_internal[]",
@@ -309,7 +301,7 @@ KEYS: tuple[Key, ...] = (
     ),
     _ignored("live_reload", "use `gusset serve --reload`"),
     _ignored("apply_library_patches", "gusset patches no libraries"),
-    *_not_missed("there is only one version", "spec_version"),
+    _ignored("spec_version", "there is only one version"),
 )
 
 _OPEN = frozenset(
@@ -415,27 +407,38 @@ def _has_checkpoints(value: Any) -> bool:
     return any(_at(value, (name,)) for name in ("artifact_references", "loops_checkpoint_ids"))
 
 
-_BUILT_IN = ("base_image", "build_commands")
+_FOR_BUILDS = ("base_image", "build_commands")
 """Keys of a Python model that `gusset build` uses, and `gusset serve` does not."""
+
+_NOT_MISSED = frozenset(
+    {
+        *_FOR_BUILDS,
+        "resources",  # they choose a machine of the hosted platform
+        "description",
+        "examples_filename",
+        "input_type",
+        "model_framework",
+        "model_type",
+        "use_local_src",
+        "cache_internal",
+        "spec_version",
+    }
+)
+"""Ignored keys without an effect on a served model that a user could miss, or with a warning of their own."""
 
 
 def ignored_keys(data: Mapping[Any, Any]) -> list[str]:
-    """The keys at the top level and in `runtime` whose effect a user may miss, in the file's order.
-
-    Without keys that are empty, and without those of `keys_for_build`.
-    """
+    """The keys at the top level and in `runtime` whose effect a user may miss, in the file's order."""
     runtime = data.get("runtime")
     values = {name: value for name, value in data.items() if isinstance(name, str)}
     if isinstance(runtime, dict):
         values |= {f"runtime.{name}": value for name, value in runtime.items() if isinstance(name, str)}
     statuses = {"ignored"} if data.get("docker_server") else {"ignored", "images"}
     table = keys_by_path()
-    found = [table[name] for name, value in values.items() if value and name in table]
-    return [
-        key.path for key in found if key.status in statuses and key.is_missed and key.path not in _BUILT_IN
-    ]
+    found = [name for name, value in values.items() if value and name in table and name not in _NOT_MISSED]
+    return [name for name in found if table[name].status in statuses]
 
 
 def keys_for_build(data: Mapping[Any, Any]) -> list[str]:
     """The keys of a Python model that have an effect only in the image that `gusset build` makes."""
-    return [] if data.get("docker_server") else [name for name in _BUILT_IN if data.get(name)]
+    return [] if data.get("docker_server") else [name for name in _FOR_BUILDS if data.get(name)]

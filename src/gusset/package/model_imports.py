@@ -6,13 +6,13 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from gusset.package.model_code import changes_search_path, read_code
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
     """An absolute import: the module, and where it stands, counted from 1.
 
@@ -23,7 +23,7 @@ class Import:
     file: Path
     line: int
     column: int
-    is_path_changed: bool = field(default=False, kw_only=True)
+    is_path_changed: bool
 
     @property
     def top_level(self) -> str:
@@ -45,8 +45,13 @@ def imports_of(model_file: Path, root: Path) -> Iterator[Import]:
         for node in _imports(tree) if tree else ():
             for module, is_local in _modules(node, file, root):
                 if not is_local:
-                    column = node.col_offset + 1
-                    yield Import(module, file, node.lineno, column, is_path_changed=is_path_changed)
+                    yield Import(
+                        module=module,
+                        file=file,
+                        line=node.lineno,
+                        column=node.col_offset + 1,
+                        is_path_changed=is_path_changed,
+                    )
                 for found in _files_of(root, module):
                     if found not in seen:
                         seen.add(found)
