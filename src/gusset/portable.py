@@ -93,6 +93,25 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def sync_file_system(folder: Path) -> None:
+    """Write everything of the file system of `folder` to the disk, so that it survives a power failure.
+
+    For a folder with many files, where an fsync of each would take much longer.
+    """
+    import ctypes  # takes milliseconds, and few commands need it
+
+    syncfs = getattr(ctypes.CDLL(None), "syncfs", None) if os.name == "posix" else None
+    if syncfs is None:  # not Linux
+        getattr(os, "sync", lambda: None)()
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if syncfs(fd):
+            os.sync()
+    finally:
+        os.close(fd)
+
+
 def account_name() -> str:
     """The name of the account that runs this process. Not from `$LOGNAME`, which any process can set."""
     if not HAS_POSIX_ACCOUNTS:

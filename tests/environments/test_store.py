@@ -17,6 +17,7 @@ import pytest
 
 from gusset.environments.store import EnvironmentInfo, EnvironmentStore, days_ago
 from gusset.errors import Conflict, GussetError, HostError, NotFound, outcome_of
+from gusset.portable import sync_file_system
 
 KEY = "0123abcd"
 
@@ -49,6 +50,23 @@ def test_an_environment_is_made_once(store: EnvironmentStore) -> None:
     assert store.find(KEY) == lease.info
     assert (store.folder.stat().st_mode & 0o777) == 0o700
     lease.close()
+
+
+def test_an_environment_is_on_the_disk_before_it_counts_as_complete(
+    store: EnvironmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure must not leave the marker of an environment whose files are lost."""
+    found = []
+
+    def sync(folder: Path) -> None:
+        sync_file_system(folder)  # the real one fails for no folder of ours
+        found.append({each.name for each in folder.rglob("*")})
+
+    monkeypatch.setattr("gusset.environments.store.sync_file_system", sync)
+    lease = store.use(KEY, make_in)
+    lease.close()
+
+    assert found == [{Path(lease.info.path).name, "bin", "python"}]
 
 
 def test_a_failed_attempt_leaves_nothing(store: EnvironmentStore) -> None:

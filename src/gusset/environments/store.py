@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gusset.errors import Conflict, HostError, NotFound
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, write_private_file
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, sync_file_system, write_private_file
 from gusset.trusted_folders import check_cache_folder
 
 _COMPLETE = "complete.json"
@@ -191,6 +191,7 @@ class EnvironmentStore:
         try:
             info = make(attempt)
             with _host_errors(home):
+                sync_file_system(home)  # after a power failure no marker names files that are not there
                 write_private_file(home / _COMPLETE, json.dumps(asdict(info)).encode())
                 self._stamp(key)
         except BaseException:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gusset.errors import HostError
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, write_private_file
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, sync_folder, write_private_file
 from gusset.trusted_folders import check_cache_folder
 
 _FOLDERS = ("files", "index", "partial", "folders", "mounts", "lock")
@@ -104,6 +104,7 @@ class WeightsCache:
             partial.unlink()
         else:
             partial.replace(path)
+            sync_folder(path.parent)
         status = path.stat()
         entry = {"sha256": sha256, "size": status.st_size, "modified": status.st_mtime_ns}
         self.write_entry(source, entry | {"validator": validator})
@@ -139,6 +140,7 @@ class WeightsCache:
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(file.path, new / name)
             new.rename(folder)
+            sync_folder(folder.parent)
         return folder
 
     def plain_folder(self, snapshot: Path) -> Path:
@@ -168,13 +170,15 @@ def _has_files(folder: Path, files: Mapping[str, CachedFile]) -> bool:
 
 
 def link_or_copy(file: Path, new: Path) -> None:
-    """Give `file` a second name; on another file system make a copy. `new` must not exist."""
+    """Give `file` a second name; on another file system make a copy, and sync it. `new` must not exist."""
     try:
         new.hardlink_to(file)
     except FileExistsError:
         raise
     except OSError:
         shutil.copyfile(file, new)
+        with new.open("rb") as copy:
+            os.fsync(copy.fileno())
 
 
 def is_safe_name(name: str) -> bool:
