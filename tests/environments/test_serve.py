@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -152,6 +153,40 @@ def test_the_first_installation_can_be_interrupted(
     build = Path("/proc", (tmp_path / "building").read_text(), "exe")
     eventually(lambda: not build.exists())
     assert environments(gusset) == []
+
+
+def test_the_port_responds_while_the_environment_is_being_made(
+    gusset: Cli, folder: Path, index: Index, tmp_path: Path
+) -> None:
+    """It is alive and not ready, and says why; then the same port serves the model."""
+    building, go_on, port = tmp_path / "building", tmp_path / "go-on", free_port()
+    body = (
+        f"import os, time; open({str(building)!r}, 'w').close()\n"
+        f"while not os.path.exists({str(go_on)!r}): time.sleep(0.05)"
+    )
+    index.add(source_archive(tmp_path, "slow", body=body))
+    write(folder, index, "alpha==1.0", "slow")
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", str(port)]
+    with subprocess.Popen(command, env=gusset.environ, stdout=-3, stderr=-3) as process:
+        try:
+            eventually(building.exists)
+            assert httpx.get(address, timeout=20).status_code == 200
+            for response in (httpx.get(f"{address}/v1/models/model"), predict(address)):
+                assert response.status_code == 503
+                assert "Python environment is being made" in response.text
+            go_on.touch()
+            eventually(lambda: predict(address).status_code == 200)
+            assert predict(address).json()["alpha"] == "1.0"
+        finally:
+            go_on.touch()
+            process.terminate()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
 
 
 def test_several_starts_at_once_make_one_environment(

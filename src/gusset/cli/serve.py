@@ -302,6 +302,7 @@ def _serve_model(app: App, folder: Path, options: ServeOptions) -> int:
         reread=served.reread if options.reload else None,
         mask_responses=options.mask_responses,
         likely_python=served.likely_python(),
+        not_ready_reason=lambda: served.not_ready_reason,
     )
 
 
@@ -324,6 +325,7 @@ class ServedModel:
         self._account = account
         self._environments = Environments(app)
         self._source: SecretSource | None = None
+        self.not_ready_reason = "It is starting."
 
     @classmethod
     def start(cls, app: App, folder: Path, options: ServeOptions) -> ServedModel:
@@ -362,12 +364,11 @@ class ServedModel:
         """The deployment on the Python of its environment, which is made if necessary."""
         from gusset.runtime.declared_secrets import read_secrets
 
-        python = self._environments.use(
-            model.environment,
-            self._folder,
-            source,
-            before_making=lambda: read_secrets(model.deployment, source, self._options.allow_missing),
-        )
+        def before_making() -> None:
+            read_secrets(model.deployment, source, self._options.allow_missing)
+            self.not_ready_reason = "Its Python environment is being made."
+
+        python = self._environments.use(model.environment, self._folder, source, before_making=before_making)
         return replace(model.deployment, python=python)
 
 

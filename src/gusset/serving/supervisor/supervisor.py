@@ -37,6 +37,7 @@ from gusset.serving.supervisor.early_workers import EarlyWorkers
 from gusset.serving.supervisor.not_ready_server import NotReadyServer
 from gusset.serving.supervisor.reloader import Reloader
 from gusset.serving.supervisor.secret_distributor import SecretDistributor
+from gusset.serving.supervisor.startup_responder import StartupResponder
 from gusset.serving.supervisor.worker_process import WorkerOptions, WorkerProcess, describe_exit
 from gusset.serving.supervisor.worker_slot import WorkerSlot, WorkerSlots
 
@@ -56,6 +57,7 @@ def serve(
     reread: Callable[[], ModelDeployment] | None = None,
     mask_responses: bool = False,
     likely_python: str = sys.executable,
+    not_ready_reason: Callable[[], str] = lambda: "It is starting.",
 ) -> int:
     """Serve a deployment with the secrets of its source until SIGTERM or SIGINT; then return 0.
 
@@ -64,7 +66,8 @@ def serve(
     and opening a vault take as long as that. They are started on `likely_python`,
     and again if the deployment names another one. With `reread`, which reads the
     folder again, each worker is replaced when the folder changes.
-    `mask_responses` masks results as errors always are. Events are logged to
+    `mask_responses` masks results as errors always are. While `prepare` works, requests
+    get `not_ready_reason`, which is called on another thread. Events are logged to
     standard error, unless the caller has given the logger "gusset" handlers.
 
     Raises:
@@ -94,12 +97,16 @@ def serve(
         )
         early = stack.enter_context(EarlyWorkers(worker_options, workers))
         early.start(likely_python)
+        responder = StartupResponder(listener, not_ready_reason, gate=options.browser_rules, tls=tls)
+        responder.start()
+        stack.callback(responder.stop)
         deployment, source = stack.enter_context(prepare())
         secrets = SecretDistributor.start(deployment, source, intake, allow_missing=options.allow_missing)
         stack.callback(secrets.stop)
         stack.callback(HitReporter.start(intake.masker.hits, source).stop)
         supervisor = Supervisor(deployment, secrets, worker_options, options, tls=tls, reread=reread)
         stack.callback(supervisor.close)
+        responder.stop()
         asyncio.run(supervisor.run(early.take(deployment.python)))
         return 0
 
