@@ -89,12 +89,20 @@ def remove(app: App, environment: str, env: Mode, python: str) -> None:
 )
 @pass_app
 def prune(app: App, days: int) -> None:
-    """Remove environments that were not used for some time."""
+    """Remove environments and downloaded weights that were not used for some time."""
     from gusset.environments.store import days_ago
+    from gusset.weights import pruning  # Windows has no fcntl
 
-    removed = [each.key for each in Environments(app).store.prune(unused_since=days_ago(days))]
-    text = "\n".join(f"removed {key}" for key in removed) or "nothing to remove"
-    app.output.result({"removed": removed}, text)
+    since = days_ago(days)
+    removed = [each.key for each in Environments(app).store.prune(unused_since=since)]
+    downloads = pruning.prune(app.settings.cache / "weights", unused_since=since)
+    if downloads is None:
+        app.output.note("downloads stay: a model that uses some of them is running")
+    lines = [f"removed {key}" for key in removed]
+    if downloads is not None and downloads.files:
+        lines.append(f"removed {downloads.files} downloaded files, {downloads.bytes / 1e6:.0f} MB")
+    data = {"files": downloads.files, "bytes": downloads.bytes} if downloads is not None else None
+    app.output.result({"removed": removed, "downloads": data}, "\n".join(lines) or "nothing to remove")
 
 
 def _plan(folder: Path, env: Mode, python: str) -> EnvironmentPlan | None:

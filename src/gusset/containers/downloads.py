@@ -11,6 +11,7 @@ from gusset.containers.engine.engine import Engine
 from gusset.containers.image_deployment import ImageDeployment
 from gusset.errors import HostError
 from gusset.runtime.declared_secrets import Values
+from gusset.weights.cache import WeightsCache
 from gusset.weights.download import FetchRequest
 from gusset.weights.fetching import FetchOptions, fetch_all, fetch_environment
 
@@ -22,7 +23,8 @@ def fetch_folders(
 ) -> Mapping[str, Path]:
     """Download the deployment's weights: the folder, or file, for each path in the container. Blocks.
 
-    `values` has the logins, which the masker of `options` knows.
+    `values` has the logins, which the masker of `options` knows. What is downloaded
+    stays until this process ends.
 
     Raises:
         HostError: the engine cannot mount folders of this machine.
@@ -43,6 +45,7 @@ def fetch_folders(
         readable=sys.stderr.isatty(),
         plain_folders=True,
     )
+    WeightsCache.open(cache).hold()
     folders = fetch_all(request, options, fetch_environment({}))
     if any(_TRANSFER in word for word in deployment.command or ()):
         folders[f"/usr/local/bin/{_TRANSFER}"] = _write_transfer(cache)

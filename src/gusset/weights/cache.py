@@ -8,8 +8,10 @@ In the cache's folder:
     folders/HASH    the files of one source as a folder, as hard links to `files`
     mounts/KEY      which folder the path of a mount links to; locked while a server uses it
     lock/KEY        locked while a process downloads from that source
+    in-use          locked while a server runs that uses what is here
 
-KEY is the SHA-256 of a source's name.
+KEY is the SHA-256 of a source's name. When a source or a folder was used last is the
+modification time of its entry in `index` or of the folder.
 """
 
 from __future__ import annotations
@@ -64,6 +66,15 @@ class WeightsCache:
         check_cache_folder(root)
         return cls(root)
 
+    def hold(self) -> int:
+        """Have nothing removed from the cache until the returned descriptor is closed.
+
+        Waits while another process removes what is not used.
+        """
+        descriptor = os.open(self.root / "in-use", os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return descriptor
+
     @contextmanager
     def lock(self, source: str) -> Iterator[None]:
         """Have this source to oneself; waits while another process downloads from it."""
@@ -112,8 +123,10 @@ class WeightsCache:
 
     def read_entry(self, source: str) -> dict[str, object]:
         """What the index has of the source; empty if it has nothing."""
+        path = self._path("index", source)
         try:
-            entry = json.loads(self._path("index", source).read_bytes())
+            entry = json.loads(path.read_bytes())
+            _stamp(path)
         except (OSError, ValueError):
             return {}
         return entry if isinstance(entry, dict) else {}
@@ -128,6 +141,7 @@ class WeightsCache:
         listing = "".join(f"{name}\0{files[name].sha256}\n" for name in sorted(files))
         folder = self.root / "folders" / hashlib.sha256(listing.encode()).hexdigest()
         if folder.is_dir() and _has_files(folder, files):
+            _stamp(folder)
             return folder
         with self.lock(folder.name):
             if folder.is_dir() and _has_files(folder, files):
@@ -160,6 +174,12 @@ class WeightsCache:
 
     def _path(self, folder: str, source: str) -> Path:
         return self.root / folder / hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _stamp(path: Path) -> None:
+    """Record that this was used now."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def _has_files(folder: Path, files: Mapping[str, CachedFile]) -> bool:

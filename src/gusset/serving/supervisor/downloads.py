@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,18 @@ class Downloads:
         self._cache = cache
         self._options = options
         self._mounts: Mounts | None = None
+        self._cache_in_use: int | None = None  # a descriptor; see `WeightsCache.hold`
         self._replicas: set[Replica] = set()
         self._finished: dict[tuple[Download, ...], Downloaded] = {}
         self.is_fetching = False
 
     def stop(self) -> None:
-        """Let other processes change the mounts."""
+        """Let other processes change the mounts, and remove what is not used."""
         if self._mounts is not None:
             self._mounts.close()
+        if self._cache_in_use is not None:
+            os.close(self._cache_in_use)
+            self._cache_in_use = None
 
     def add(self, replica: Replica) -> None:
         """Let the replica know what is downloaded, now and later."""
@@ -68,7 +73,10 @@ class Downloads:
         from gusset.weights.fetching import FetchOptions, FetchProcess, fetch_environment
         from gusset.weights.mounts import Mounts
 
-        mounts = self._mounts = self._mounts or Mounts(WeightsCache.open(self._cache))
+        cache = WeightsCache.open(self._cache)
+        if self._cache_in_use is None:
+            self._cache_in_use = await asyncio.to_thread(cache.hold)
+        mounts = self._mounts = self._mounts or Mounts(cache)
         mounted = {each.mount: each for each in downloads if each.mount is not None}
         for download in mounted.values():
             mounts.check(download)
