@@ -19,7 +19,7 @@ from tests.serving.conftest import eventually
 
 ALL = behaviours()
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
-PATIENCE = 30.0
+PATIENCE = 60.0
 TITLES = {"openai": "OpenAI-style methods", "msgpack": "msgpack"}
 BEGIN, END = "<!-- behaviours: begin -->\n", "<!-- behaviours: end -->\n"
 

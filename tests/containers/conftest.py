@@ -314,7 +314,10 @@ class ServedImage:
         return self
 
     def ready(self) -> ServedImage:
-        eventually(lambda: "ready at" in self.output or self.running.poll() is not None, "ready")
+        try:
+            eventually(lambda: "ready at" in self.output or self.running.poll() is not None, "ready")
+        except AssertionError as late:
+            raise AssertionError(self.output) from late
         assert self.running.poll() is None, self.output
         return self
 

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,18 +117,19 @@ def _rootless_docker(prefix: list[str]) -> Iterator[EngineAccess]:
 
 
 @pytest.fixture
-def served(tmp_path: Path, account: pwd.struct_passwd, engine: EngineAccess) -> Iterator[ServedImage]:
-    """A served image, by that account."""
-    image = ServedImage(tmp_path, engine)
-    (tmp_path / "home").mkdir()
-    for path in (image.folder, image.secrets, tmp_path, *tmp_path.parents):
-        if Path("/tmp") in path.parents:
-            path.chmod(path.stat().st_mode | 0o055)
-    for path in (tmp_path / "home", tmp_path):
-        os.chown(path, account.pw_uid, account.pw_gid)
-    yield image
-    if image.process and image.process.poll() is None:
-        image.stop()
+def served(account: pwd.struct_passwd, engine: EngineAccess) -> Iterator[ServedImage]:
+    """A served image, by that account. Other runs of pytest close pytest's own folder to other accounts."""
+    with tempfile.TemporaryDirectory(prefix="rootless-") as name:
+        folder = Path(name)
+        image = ServedImage(folder, engine)
+        (folder / "home").mkdir()
+        for path in (folder, image.folder, image.secrets):
+            path.chmod(0o755)
+        for path in (folder, folder / "home"):
+            os.chown(path, account.pw_uid, account.pw_gid)
+        yield image
+        if image.process and image.process.poll() is None:
+            image.stop()
 
 
 @pytest.mark.parametrize(("image", "user"), [("root", 0), ("user", 4321), ("number", 4321)])

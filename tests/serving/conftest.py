@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-PATIENCE = 30.0  # seconds until a test fails; no test passes by waiting this long
+PATIENCE = 60.0  # seconds until a test fails; no test passes by waiting this long
 
 
 def eventually(
@@ -139,7 +139,7 @@ class ModelProject:
         allow_missing: tuple[str, ...] = ("all",),
         concurrency: int = 1,
         port: int = 0,
-        drain_seconds: float = PATIENCE,
+        drain_seconds: float = 30.0,
         environ: dict[str, str] | None = None,
         prefix: tuple[str, ...] = (),
         mask_responses: bool = False,
