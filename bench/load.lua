@@ -7,8 +7,8 @@ wrk.headers["Content-Type"] = "application/json"
 
 function done(summary, latency, requests)
   io.write(string.format(
-    '{"rate": %.1f, "p50": %d, "p95": %d, "p99": %d, "errors": %d}\n',
-    summary.requests / summary.duration * 1e6,
+    '{"requests": %d, "rate": %.1f, "p50": %d, "p95": %d, "p99": %d, "errors": %d}\n',
+    summary.requests, summary.requests / summary.duration * 1e6,
     latency:percentile(50), latency:percentile(95), latency:percentile(99),
     summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.timeout))
 end

@@ -112,7 +112,7 @@ async def serve() -> None:
 
 
 def load(port: int, path: str, body: bytes, connections: int, seconds: int) -> dict[str, float]:
-    environ = os.environ | {"METHOD": "POST" if body else "GET", "BODY": body.decode(), "KEY": ""}
+    environ = {"KEY": "", **os.environ, "METHOD": "POST" if body else "GET", "BODY": body.decode()}
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", LUA, f"http://127.0.0.1:{port}{path}"]
     done = subprocess.run(command, env=environ, capture_output=True, check=True, text=True)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gusset.runtime.caller_auth import CallerAuth, CallerDigests
-from gusset.runtime.exchange import Exchange
+from gusset.runtime.exchange import AcceptedHeader, Exchange
 
 KEY = b"caller-Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe"
 OTHER = b"caller-7GhTrW2bNpQx5LkMvC9sYdFj3HzRt8Ue"
@@ -19,26 +19,53 @@ def digests(**keys: bytes) -> CallerDigests:
     return {name: (sha256(key).digest(),) for name, key in keys.items()}
 
 
-def request(*headers: tuple[bytes, bytes]) -> Exchange:
-    connection: Any = None
+class Connection:
+    """What a gate uses of a connection."""
+
+    accepted: AcceptedHeader | None = None
+
+
+def request(*headers: tuple[bytes, bytes], connection: Any = None) -> Exchange:
     fields: dict[bytes, bytes] = {}
     for name, value in headers:
         fields.setdefault(name.lower(), value)
+    connection = connection or Connection()
     exchange = Exchange(connection, b"POST", list(headers), fields)
     exchange.path = b"/predict"
     return exchange
 
 
-def test_a_header_that_was_accepted_is_refused_once_the_key_is_replaced() -> None:
+def test_a_header_that_a_connection_has_sent_before_is_refused_once_the_key_is_replaced() -> None:
     auth = CallerAuth(digests(app=KEY))
-    assert auth.check(HEADER) is None
-    assert auth.check(HEADER) is None
+    connection = Connection()
+
+    def is_refused(header: bytes = HEADER) -> bool:
+        return auth.gate(request((b"Authorization", header), connection=connection)) is not None
+
+    assert not is_refused()
+    assert not is_refused()
+    assert is_refused(HEADER[:-1])
+    assert is_refused(HEADER + b"x")
     auth.replace(digests(app=OTHER))
-    assert auth.check(HEADER) is not None
+    assert is_refused()
+    assert is_refused()
     auth.replace(digests(other=KEY))
-    assert auth.check(HEADER) is None
-    assert auth.requests == {"app": 2, "other": 1}
-    assert auth.refused == 1
+    assert not is_refused()
+    auth.replace({})
+    assert is_refused()
+    auth.replace(digests(app=KEY))
+    assert not is_refused()
+    assert auth.requests == {"app": 3, "other": 1}
+    assert auth.refused == 5
+
+
+def test_what_one_connection_has_sent_lets_no_other_in() -> None:
+    auth = CallerAuth(digests(app=KEY))
+    assert auth.gate(request((b"Authorization", HEADER))) is None
+    assert auth.gate(request((b"Host", b"x"))) is not None
+    connection = Connection()
+    assert auth.gate(request((b"Authorization", HEADER), connection=connection)) is None
+    assert auth.gate(request((b"Host", b"x"), connection=connection)) is not None
 
 
 def test_a_caller_may_write_its_header_in_several_ways() -> None:
@@ -51,11 +78,21 @@ def test_a_caller_may_write_its_header_in_several_ways() -> None:
             assert auth.authenticate(refused) is None
 
 
-def test_no_more_than_a_bounded_number_of_headers_is_remembered() -> None:
+def test_a_large_header_is_not_remembered() -> None:
     auth = CallerAuth(digests(app=KEY))
-    for spaces in range(1, 1500):
-        assert auth.authenticate(b"Api-Key" + b" " * spaces + KEY) == "app"
-    assert len(auth._known.accepted) == 1024
+    connection = Connection()
+    for _ in range(2):
+        large = request((b"Authorization", b"Api-Key" + b" " * 1000 + KEY), connection=connection)
+        assert auth.gate(large) is None
+    assert connection.accepted is None
+
+
+def test_a_remembered_header_is_not_in_texts() -> None:
+    auth = CallerAuth(digests(app=KEY))
+    connection = Connection()
+    assert auth.gate(request((b"Authorization", HEADER), connection=connection)) is None
+    assert connection.accepted is not None
+    assert KEY.decode() not in repr(connection.accepted)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

@@ -331,7 +331,7 @@ def test_a_request_can_be_refused_before_its_body_is_sent() -> None:
         return Response(401, b"no")
 
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n"
-    response = exchange_with(Limits(), head, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", gate=gate)
+    response = exchange_with(Limits(), head, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", gates=(gate,))
     assert response.startswith(b"HTTP/1.1 401 ") and response.count(b"HTTP/1.1") == 1
     assert b"connection: close" in response
 
@@ -522,11 +522,11 @@ def test_the_refusal_of_a_head_request_has_no_body(head: bytes) -> None:
     def gate(exchange: Exchange) -> Response | None:
         return Response(403, b"no") if exchange.path == b"/refused" else None
 
-    refused = exchange_with(Limits(), head, gate=gate)
+    refused = exchange_with(Limits(), head, gates=(gate,))
     assert refused.startswith(b"HTTP/1.1 4") and refused.endswith(b"\r\n\r\n")
     assert refused.count(b"\r\n\r\n") == 1
     following = head.replace(b"HEAD", b"GET", 1) + b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"
-    headers, _, body = exchange_with(Limits(), following, gate=gate).partition(b"\r\n\r\n")
+    headers, _, body = exchange_with(Limits(), following, gates=(gate,)).partition(b"\r\n\r\n")
     assert b"content-length: %d\r\n" % len(body) in headers and body
 
 
@@ -537,7 +537,7 @@ def test_the_host_of_a_target_in_absolute_form_replaces_the_header() -> None:
         return Response(403, exchange.header(b"host") or b"none")
 
     for target in (b"http://real:81/a", b"http://user@real:81", b"https://real:81?q=/"):
-        response = exchange_with(Limits(), b"GET %b HTTP/1.1\r\nhost: other\r\n\r\n" % target, gate=gate)
+        response = exchange_with(Limits(), b"GET %b HTTP/1.1\r\nhost: other\r\n\r\n" % target, gates=(gate,))
         assert response.endswith(b"\r\n\r\nreal:81")
 
 
@@ -549,7 +549,7 @@ def test_trailers_are_never_headers() -> None:
 
     body = b"3\r\nabc\r\n0\r\nAuthorization: x\r\nX-Request-Id: y\r\n\r\n"
     sent = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n" + body
-    response = exchange_with(Limits(), sent, gate=gate)
+    response = exchange_with(Limits(), sent, gates=(gate,))
     assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b"/? abc")
 
 

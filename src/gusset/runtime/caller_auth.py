@@ -1,4 +1,4 @@
-"""Who may call a deployment: callers present keys, which are known here only by their digests.
+"""Who may call a deployment: callers present keys, which are known here by their digests.
 
 Used where a deployment's requests arrive: by the model's HTTP API, in a process
 that also runs the model's code, by the reverse proxy of custom images, and by
@@ -13,6 +13,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeAlias
 
+from gusset.runtime.exchange import AcceptedHeader
 from gusset.runtime.responses import Response, caller_error
 
 if TYPE_CHECKING:
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 
 CallerDigests: TypeAlias = Mapping[str, tuple[bytes, ...]]
 """For each caller the SHA-256 digests of the keys that it may present."""
+KnownKeys: TypeAlias = tuple[tuple[str, bytes], ...]
+"""Callers and digests of their keys. A new set is a new object, even with the same content."""
 
 AUTHORIZATION = b"authorization"
 OPEN_PATHS = frozenset((b"/", b"/ping", b"/v1/models/model", b"/v1/models/model/loaded"))
 """What probes request: open to everyone, by GET and HEAD."""
 
 _SCHEMES = frozenset((b"api-key", b"bearer"))
-_MOST_ACCEPTED = 1024  # headers that are remembered: a caller may write its own in several ways
+_MOST_REMEMBERED = 1024  # bytes of a header; there may be any number of spaces in it
 _MISSING = "This model is only for its callers. Send the header: Authorization: Api-Key KEY"
 _WRONG = "The key in the header Authorization is not that of a caller of this model."
 
@@ -40,30 +43,70 @@ class CallerAuth:
     """
 
     def __init__(self, digests: CallerDigests) -> None:
-        self._known = _KnownKeys(digests)
+        self._known = _flat(digests)
         self._position = 0  # of the header in the last request; those of one client have it at the same one
         self.requests = Counter(dict.fromkeys(digests, 0))
         self.refused = 0
 
     def replace(self, digests: CallerDigests) -> None:
         """From now on these are the callers and their keys."""
-        self._known = _KnownKeys(digests)
+        self._known = _flat(digests)
 
     def authenticate(self, authorization: bytes | None) -> str | None:
         """The name of the caller who sent this `Authorization` header; None if there is no such caller.
 
         The time that it takes does not depend on which key matches.
         """
-        if authorization is None:
-            return None
-        known = self._known
-        digest = sha256(authorization).digest()
-        # Nobody can choose a digest, so the time of a look-up reveals nothing of those that are remembered.
-        return known.accepted.get(digest) or known.compare(authorization, digest)
+        return _caller_of(authorization, self._known)
 
     def check(self, authorization: bytes | None) -> Response | None:
         """None if a caller sent the request, else the response that refuses it. Counts it."""
-        caller = self.authenticate(authorization)
+        return self._count(_caller_of(authorization, self._known), authorization)
+
+    def gate(self, exchange: Exchange) -> Response | None:
+        """The gate of a model's `HttpServer` (see `RequestRules`). The model does not get the key.
+
+        The connection remembers the header, which is then only compared until the keys are replaced.
+        """
+        if (
+            exchange.path in OPEN_PATHS
+            and is_open(exchange.method, exchange.path)
+            and not _has_body(exchange)
+        ):
+            return None
+        fields, headers, position = exchange.fields, exchange.headers, self._position
+        authorization = fields.get(AUTHORIZATION)
+        accepted = exchange.accepted
+        if (
+            authorization is not None
+            and accepted is not None
+            and accepted.known is self._known
+            and compare_digest(accepted.header, authorization)
+        ):
+            self.requests[accepted.caller] += 1
+        elif (refused := self._check_first(exchange, authorization)) is not None:
+            return refused
+        if (
+            len(fields) == len(headers)  # none is repeated
+            and position < len(headers)
+            and headers[position][1] is authorization
+        ):
+            del headers[position]
+        else:
+            self._search_and_delete(headers)
+        del fields[AUTHORIZATION]
+        return None
+
+    def _check_first(self, exchange: Exchange, authorization: bytes | None) -> Response | None:
+        """As `check`, and have the connection remember the header of a caller."""
+        known = self._known
+        caller = _caller_of(authorization, known)
+        if caller is not None and authorization is not None and len(authorization) <= _MOST_REMEMBERED:
+            exchange.accepted = AcceptedHeader(authorization, caller, known)
+        return self._count(caller, authorization)
+
+    def _count(self, caller: str | None, authorization: bytes | None) -> Response | None:
+        """The response that refuses the request, if there is no such caller."""
         if caller is not None:
             self.requests[caller] += 1
             return None
@@ -71,55 +114,11 @@ class CallerAuth:
         text = _MISSING if authorization is None else _WRONG
         return caller_error(401, text, (b"www-authenticate", b"Api-Key, Bearer"))
 
-    def gate(self, exchange: Exchange) -> Response | None:
-        """The gate of a model's `HttpServer` (see `RequestRules`). The model does not get the key."""
-        if (
-            exchange.path in OPEN_PATHS
-            and is_open(exchange.method, exchange.path)
-            and not _has_body(exchange)
-        ):
-            return None
-        authorization = exchange.fields.get(AUTHORIZATION)
-        refused = self.check(authorization)
-        if authorization is not None and refused is None:
-            self._hide(exchange, authorization)
-        return refused
-
-    def _hide(self, exchange: Exchange, authorization: bytes) -> None:
-        fields, headers, position = exchange.fields, exchange.headers, self._position
-        is_repeated = len(fields) < len(headers)  # this header or another
-        del fields[AUTHORIZATION]
-        if not is_repeated and position < len(headers) and headers[position][1] is authorization:
-            del headers[position]
-            return
+    def _search_and_delete(self, headers: list[tuple[bytes, bytes]]) -> None:
         for position in range(len(headers) - 1, -1, -1):
             if headers[position][0].lower() == AUTHORIZATION:
                 del headers[position]
                 self._position = position
-
-
-class _KnownKeys:
-    """The keys that count until they are replaced. `accepted` are digests of headers that had one of them."""
-
-    __slots__ = ("_digests", "accepted")
-
-    def __init__(self, digests: CallerDigests) -> None:
-        self._digests = [(name, digest) for name, known in digests.items() for digest in known]
-        self.accepted: dict[bytes, str] = {}
-
-    def compare(self, authorization: bytes, digest: bytes) -> str | None:
-        """The caller whose key the header has. Remembers the header by `digest`, its own."""
-        scheme, _, key = authorization.partition(b" ")
-        if scheme.lower() not in _SCHEMES:
-            return None
-        of_key = sha256(key.strip()).digest()
-        caller = None
-        for name, known in self._digests:
-            if compare_digest(known, of_key):
-                caller = name
-        if caller is not None and len(self.accepted) < _MOST_ACCEPTED:
-            self.accepted[digest] = caller
-        return caller
 
 
 def is_open(method: bytes, path: bytes) -> bool:
@@ -139,3 +138,21 @@ def digests_of(names: Iterable[str], values: Mapping[str, SecretValue]) -> Calle
     """
     keys = {name: values[name].reveal().strip() if name in values else b"" for name in names}
     return {name: (sha256(key).digest(),) if key else () for name, key in keys.items()}
+
+
+def _flat(digests: CallerDigests) -> KnownKeys:
+    return tuple((name, digest) for name, known in digests.items() for digest in known)
+
+
+def _caller_of(authorization: bytes | None, known: KnownKeys) -> str | None:
+    if authorization is None:
+        return None
+    scheme, _, key = authorization.partition(b" ")
+    if scheme.lower() not in _SCHEMES:
+        return None
+    digest = sha256(key.strip()).digest()
+    caller = None
+    for name, each in known:
+        if compare_digest(each, digest):
+            caller = name
+    return caller

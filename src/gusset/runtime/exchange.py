@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 JSON = b"application/json"
@@ -19,11 +20,21 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+@dataclass(frozen=True, slots=True)
+class AcceptedHeader:
+    """The `Authorization` header of a caller, as accepted while the `known` keys counted."""
+
+    header: bytes = field(repr=False)
+    caller: str
+    known: object = field(repr=False)
+
+
 class ResponseWriter(Protocol):
     """The connection of an exchange. Its methods are those of `Exchange`."""
 
     transport: asyncio.Transport
     peer: tuple[str, int] | None
+    accepted: AcceptedHeader | None
 
     def respond(
         self, exchange: Exchange, status: int, body: bytes, content_type: bytes, headers: Headers
@@ -147,6 +158,15 @@ class Exchange:
         """
         if not self.gone:
             self._connection.hand_over(self, make_successor)
+
+    @property
+    def accepted(self) -> AcceptedHeader | None:
+        """What the connection remembers of the caller of an earlier request."""
+        return self._connection.accepted
+
+    @accepted.setter
+    def accepted(self, accepted: AcceptedHeader) -> None:
+        self._connection.accepted = accepted
 
     @property
     def transport(self) -> asyncio.Transport:

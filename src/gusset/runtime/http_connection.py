@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from gusset.runtime.connections import Admission, OpenConnections
-from gusset.runtime.exchange import Exchange, Headers, MakeSuccessor
+from gusset.runtime.exchange import AcceptedHeader, Exchange, Headers, MakeSuccessor
 from gusset.runtime.limits import Limits
 from gusset.runtime.request_parser import RequestParser, RequestRules
 from gusset.runtime.responses import TOO_MANY_WEBSOCKETS, Response, status_line
@@ -41,7 +41,9 @@ class ServerState:
 class HttpConnection(asyncio.Protocol):
     """One client: passes its requests to the handler in order, and writes the responses.
 
-    Of its public methods six are asyncio's callbacks, seven are those of `Exchange`.
+    Of its public methods six are asyncio's callbacks, seven are those of `Exchange`. It stays one
+    class: reading, responding and deadlines share one state, and a second object would cost each
+    request time.
     """
 
     transport: asyncio.Transport
@@ -63,6 +65,7 @@ class HttpConnection(asyncio.Protocol):
         self._status = 0  # of the response that was started
         self._deadline = 0.0
         self.peer: tuple[str, int] | None = None
+        self.accepted: AcceptedHeader | None = None
 
     # Called by asyncio.
 
@@ -280,7 +283,8 @@ class HttpConnection(asyncio.Protocol):
         self._silence = None
         if exchange.keep_alive:
             self._deadline = self._loop.time() + self._server.limits.idle_seconds
-            self._advance()
+            if self._waiting or not self._reading or self._parser.refusal is not None:
+                self._advance()
         else:
             self._drop_waiting()
             self._close_gently()

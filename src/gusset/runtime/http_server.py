@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 from gusset.runtime.acceptor import Acceptor
 from gusset.runtime.connections import OpenConnections, most_connections
 from gusset.runtime.exchange import Exchange
-from gusset.runtime.gates import all_gates
 from gusset.runtime.http_connection import HttpConnection, ServerState
 from gusset.runtime.limits import Limits, RequestMemory
-from gusset.runtime.request_parser import RefusalRenderer, RequestRules
+from gusset.runtime.request_parser import Gate, RefusalRenderer, RequestRules
 from gusset.runtime.responses import ALL_IN_USE, Response, caller_error
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class HttpServer:
         *,
         limits: Limits | None = None,
         one_request_each: bool = False,
-        gate: Callable[[Exchange], Response | None] | None = None,
+        gates: tuple[Gate | None, ...] = (),
         is_probe: Callable[[Exchange], bool] = lambda exchange: True,
         skips_body: Callable[[Exchange], bool] | None = None,
         body_limit: Callable[[Exchange], int] | None = None,
@@ -48,7 +47,7 @@ class HttpServer:
     ) -> None:
         """`one_request_each` closes every connection after its first response.
 
-        `gate`, `skips_body`, `body_limit`, `render_refusal` and `takes_over` are explained at
+        `gates`, `skips_body`, `body_limit`, `render_refusal` and `takes_over` are explained at
         `RequestRules`; without `body_limit` it is that of `limits`. `is_probe` says which requests
         are handled even when requests in flight and websockets take all connections.
         `observe` gets each handled request when it is over, with the status of
@@ -58,7 +57,7 @@ class HttpServer:
         rules = RequestRules(
             limits=limits,
             memory=RequestMemory(limits.memory),
-            gate=gate,
+            gates=tuple(gate for gate in gates if gate is not None),
             skips_body=skips_body,
             body_limit=body_limit,
             takes_over=takes_over,
@@ -73,7 +72,7 @@ class HttpServer:
             handler=handler,
             limits=limits,
             rules=rules,
-            rules_for_probes=replace(rules, gate=all_gates(gate, refuse_all_but_probes)),
+            rules_for_probes=replace(rules, gates=(*rules.gates, refuse_all_but_probes)),
             observe=observe,
             connections=self.connections,
             closing=one_request_each,

@@ -15,6 +15,12 @@ from gusset.runtime.exchange import Exchange, ResponseWriter
 from gusset.runtime.limits import ConnectionMemory, Limits, RequestMemory
 from gusset.runtime.responses import RETRY, Response
 
+Gate = Callable[[Exchange], Response | None]
+"""Decides about a request when its head is complete, before its body is read.
+
+Returns None to let it pass, or the response that refuses it. That is sent with the
+headers that gates have added to the response, such as those that let a web page read it.
+"""
 RefusalRenderer = Callable[[Exchange | None, int, str], Response]
 
 
@@ -22,19 +28,18 @@ RefusalRenderer = Callable[[Exchange | None, int, str], Response]
 class RequestRules:
     """What a server accepts.
 
-    `gate` is called with each request when its head is complete, before its body
-    is read; a response that it returns refuses the request. `body_limit` returns
-    how many bytes the body of a request may have. A request for which `skips_body`
-    is true is passed to the handler without its body, and the connection closes
-    after its response. `memory` counts the requests. `takes_over` says for which
-    requests the handler will call `hand_over`. `render_refusal` makes the
-    response to a request that the parser refuses, from a status and a sentence;
-    the request is None when its head was at fault.
+    A request passes through the `gates` in order; the first refusal counts.
+    `body_limit` returns how many bytes the body of a request may have. A request
+    for which `skips_body` is true is passed to the handler without its body, and
+    the connection closes after its response. `memory` counts the requests.
+    `takes_over` says for which requests the handler will call `hand_over`.
+    `render_refusal` makes the response to a request that the parser refuses,
+    from a status and a sentence; the request is None when its head was at fault.
     """
 
     limits: Limits
     memory: RequestMemory
-    gate: Callable[[Exchange], Response | None] | None
+    gates: tuple[Gate, ...]
     skips_body: Callable[[Exchange], bool] | None
     body_limit: Callable[[Exchange], int] | None
     takes_over: Callable[[Exchange], bool]
@@ -101,7 +106,9 @@ class RequestParser:
         self._body_size = 0
         self._framing = 0  # bytes of a chunked body that are not content: sizes, extensions, trailers
         self._most = 0  # bytes that its body may have
-        self._body_began = 0.0
+        self._body_began = (
+            0.0  # when its head was complete, by the event loop's clock; not set before it matters
+        )
 
     def feed(self, data: bytes) -> None:
         """Parse what the client has sent."""
@@ -126,6 +133,8 @@ class RequestParser:
         """When the unfinished body must be complete, on the event loop's clock; None while there is none."""
         if self._exchange is None:
             return None
+        if not self._body_began:
+            self._body_began = self._loop.time()
         limits = self._limits
         return self._body_began + limits.body_seconds + self._body_size / limits.body_rate
 
@@ -167,7 +176,8 @@ class RequestParser:
         if self._exchange is not None:
             return  # a trailer, which is never a header
         self._headers.append((name, value))
-        self._fields.setdefault(name.lower(), value)
+        if (lower := name.lower()) not in self._fields:
+            self._fields[lower] = value
 
     def on_headers_complete(self) -> None:
         if self.is_closed:
@@ -192,10 +202,14 @@ class RequestParser:
         if not keep or b"connection" in fields:
             exchange.is_old = parser.get_http_version() == "1.0"
         self._exchange = exchange
-        self._body_began = self._loop.time()
-        gate = self.rules.gate
-        if self.refusal is None and gate is not None and (refusal := gate(exchange)) is not None:
-            self._set_refusal(refusal)
+        if self.refusal is None:
+            for gate in self.rules.gates:
+                if (refusal := gate(exchange)) is not None:
+                    added = exchange.response_headers
+                    self._set_refusal(
+                        replace(refusal, headers=(*refusal.headers, *added)) if added else refusal
+                    )
+                    break
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
             skips = self.rules.skips_body

@@ -124,7 +124,7 @@ class ModelApi:
 
     def _request_id(self, exchange: Exchange) -> bytes:
         """The request id that the client sent, or a new one."""
-        given = exchange.header(REQUEST_ID)
+        given = exchange.fields.get(REQUEST_ID)
         return given if given and _ACCEPTED_ID.match(given) else next(self._new_ids)
 
     def _websocket(self, exchange: Exchange) -> None:

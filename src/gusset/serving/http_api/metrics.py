@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +25,17 @@ from gusset.secrets.hits import Hit
 
 # The upper bounds of the histogram's buckets, in seconds.
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class _RouteFigures:
+    """The requests of one route: by status, by duration, and all their seconds."""
+
+    __slots__ = ("buckets", "seconds", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: defaultdict[int, int] = defaultdict(int)
+        self.buckets = [0] * (len(_BOUNDS) + 1)
+        self.seconds = 0.0
 
 
 class Metrics:
@@ -46,9 +57,7 @@ class Metrics:
         self._hits = hits
         self._caller_auth = caller_auth
         self._mask = mask
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._buckets: dict[str, list[int]] = {}
-        self._seconds: dict[str, float] = {}
+        self._routes: dict[str, _RouteFigures] = {}
 
     def observe(self, exchange: Exchange, status: int) -> None:
         """Count a request that is over. Probes, which have no `counted_as`, are not counted."""
@@ -56,13 +65,12 @@ class Metrics:
         if route is None:
             return
         seconds = time.perf_counter() - exchange.began
-        self._requests[route, status] += 1
-        buckets = self._buckets.get(route)
-        if buckets is None:
-            buckets = self._buckets[route] = [0] * (len(_BOUNDS) + 1)
-            self._seconds[route] = 0.0
-        buckets[bisect_left(_BOUNDS, seconds)] += 1
-        self._seconds[route] += seconds
+        figures = self._routes.get(route)
+        if figures is None:
+            figures = self._routes[route] = _RouteFigures()
+        figures.statuses[status] += 1
+        figures.buckets[bisect_left(_BOUNDS, seconds)] += 1
+        figures.seconds += seconds
 
     def exposition(self, *, waiting: int, source_is_up: bool) -> bytes:
         """All metrics in Prometheus's text format, followed by those that the model has registered."""
@@ -70,12 +78,13 @@ class Metrics:
             *head("gusset_requests_total", "counter", "Finished requests by route and status."),
             *(
                 f'gusset_requests_total{{route="{route}",status="{status}"}} {count}'
-                for (route, status), count in sorted(self._requests.items())
+                for route, figures in sorted(self._routes.items())
+                for status, count in sorted(figures.statuses.items())
             ),
             *head(
                 "gusset_request_seconds", "histogram", "From a complete request to the end of its response."
             ),
-            *(line for route in self._buckets for line in self._histogram(route)),
+            *(line for route, figures in self._routes.items() for line in _histogram(route, figures)),
             *head("gusset_requests_waiting", "gauge", "Predictions that wait for a slot."),
             f"gusset_requests_waiting {waiting}",
             *head("gusset_model_ready", "gauge", "Whether the model has loaded."),
@@ -96,13 +105,14 @@ class Metrics:
             lines += _process_metrics()
         return "\n".join(lines).encode() + b"\n" + model
 
-    def _histogram(self, route: str) -> Iterator[str]:
-        total = 0
-        for bound, count in zip((*map(str, _BOUNDS), "+Inf"), self._buckets[route], strict=True):
-            total += count
-            yield f'gusset_request_seconds_bucket{{route="{route}",le="{bound}"}} {total}'
-        yield f'gusset_request_seconds_sum{{route="{route}"}} {self._seconds[route]:.6f}'
-        yield f'gusset_request_seconds_count{{route="{route}"}} {total}'
+
+def _histogram(route: str, figures: _RouteFigures) -> Iterator[str]:
+    total = 0
+    for bound, count in zip((*map(str, _BOUNDS), "+Inf"), figures.buckets, strict=True):
+        total += count
+        yield f'gusset_request_seconds_bucket{{route="{route}",le="{bound}"}} {total}'
+    yield f'gusset_request_seconds_sum{{route="{route}"}} {figures.seconds:.6f}'
+    yield f'gusset_request_seconds_count{{route="{route}"}} {total}'
 
 
 def _process_metrics() -> list[str]:

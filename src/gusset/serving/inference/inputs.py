@@ -26,7 +26,7 @@ def parse_inputs(call: ModelCall, method: Method | None) -> Any:
         Exception: whatever a validator of the model's class raised.
     """
     exchange = call.exchange
-    content_type = exchange.header(b"content-type")
+    content_type = exchange.fields.get(b"content-type")
     if content_type is not None and content_type[:24].lower() == MSGPACK:
         call.uses_msgpack = content_type[24:].strip()[:1] in (b"", b";")
     if method is not None and method.parameters is Parameters.REQUEST:

@@ -13,7 +13,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 STAGES = ("preprocess", "predict", "postprocess")
@@ -61,10 +61,11 @@ class Method:
     kind: MethodKind
     input_type: Any = None
     returns: Any = None
+    wants_request: bool = field(init=False)
 
-    @property
-    def wants_request(self) -> bool:
-        return self.parameters in (Parameters.REQUEST, Parameters.INPUTS_AND_REQUEST)
+    def __post_init__(self) -> None:
+        wants_request = self.parameters in (Parameters.REQUEST, Parameters.INPUTS_AND_REQUEST)
+        object.__setattr__(self, "wants_request", wants_request)
 
     def arguments(self, inputs: Any, request: Any) -> tuple[Any, ...]:
         """The positional arguments of a call."""

@@ -72,25 +72,28 @@ class ResultSender:
         `may_join`: whether a stream is sent as one string to a client that wants that.
         """
         if is_value(result):
-            call.send(success_response(result, self.masker, uses_msgpack=call.uses_msgpack))
+            self.send_value(call, result)
         elif is_generator(result):
             if may_join and call.wants_whole_stream:
                 text = await threads.run(partial(collect, result, lambda: call.must_stop))
-                call.send(success_response(text, self.masker, uses_msgpack=call.uses_msgpack))
+                self.send_value(call, text)
             else:
                 stream = self.open_stream(call)
                 self.close_stream(call, stream, await threads.run(partial(stream.send_all, result)))
         elif is_async_generator(result):
             if may_join and call.wants_whole_stream:
                 text = await collect_async(result)
-                call.send(success_response(text, self.masker, uses_msgpack=call.uses_msgpack))
+                self.send_value(call, text)
             else:
                 stream = self.open_stream(call)
                 self.close_stream(call, stream, await stream.send_all_async(result))
         elif _is_starlette_response(result):
             await self._send_starlette_response(call, result)
         else:  # an awaitable that a coroutine returned: becomes an error, since it has no JSON form
-            call.send(success_response(result, self.masker, uses_msgpack=call.uses_msgpack))
+            self.send_value(call, result)
+
+    def send_value(self, call: ModelCall, result: Any) -> None:
+        call.send(success_response(result, self.masker, uses_msgpack=call.uses_msgpack))
 
     def send_error(self, call: ModelCall, error: BaseException) -> None:
         call.send(self.error_response(error))

@@ -58,6 +58,9 @@ class StagedPath:
         try:
             result = await _invoke(predict, value, call, self._predict_threads)
             if postprocess is None:
+                if is_value(result):  # `send` would do the same, at the cost of a coroutine
+                    self._sender.send_value(call, result)
+                    return
                 await self._sender.send(call, result, self._predict_threads)
                 return
         finally:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
-from gusset.runtime.responses import Response, respond_not_ready
+from gusset.runtime.request_parser import Gate
+from gusset.runtime.responses import respond_not_ready
 from gusset.runtime.tls import ServerTls
 from gusset.serving.supervisor.replica import ReplicaState
 
@@ -28,14 +29,14 @@ class NotReadyServer:
         states: Callable[[], Collection[ReplicaState]],
         *,
         is_fetching: Callable[[], bool],
-        gate: Callable[[Exchange], Response | None] | None,
+        gates: tuple[Gate | None, ...],
         tls: ServerTls | None,
     ) -> None:
         """`states` returns those of all replicas, `is_fetching` whether they wait for downloads.
 
-        For `gate` see `RequestRules`.
+        For `gates` see `RequestRules`.
         """
-        self._gate = gate
+        self._gates = gates
         self._listener = listener
         self._states = states
         self._is_fetching = is_fetching
@@ -45,7 +46,7 @@ class NotReadyServer:
     async def start(self) -> None:
         """Accept connections, unless it does so already."""
         if self._server is None:
-            self._server = HttpServer(self._respond, one_request_each=True, gate=self._gate)
+            self._server = HttpServer(self._respond, one_request_each=True, gates=self._gates)
             # `shared`: when asyncio's own server is closed, it drops connections that it has just accepted.
             await self._server.start(self._listener.dup(), shared=True, tls=self._tls)
 

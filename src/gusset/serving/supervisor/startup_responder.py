@@ -11,9 +11,9 @@ import socket
 import threading
 from collections.abc import Callable
 
-from gusset.runtime.exchange import Exchange
 from gusset.runtime.http_server import HttpServer
-from gusset.runtime.responses import Response, respond_not_ready
+from gusset.runtime.request_parser import Gate
+from gusset.runtime.responses import respond_not_ready
 from gusset.runtime.tls import ServerTls
 
 _DELAY = 0.5  # seconds; a start that is faster needs no event loop for this
@@ -28,13 +28,13 @@ class StartupResponder:
         listener: socket.socket,
         reason: Callable[[], str],
         *,
-        gate: Callable[[Exchange], Response | None] | None,
+        gates: tuple[Gate | None, ...],
         tls: ServerTls | None,
     ) -> None:
-        """`reason` is called on the responder's thread. For `gate` see `RequestRules`."""
+        """`reason` is called on the responder's thread. For `gates` see `RequestRules`."""
         self._listener = listener
         self._reason = reason
-        self._gate = gate
+        self._gates = gates
         self._tls = tls
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="startup responder", daemon=True)
@@ -55,7 +55,7 @@ class StartupResponder:
         server = HttpServer(
             lambda exchange: respond_not_ready(exchange, self._reason()),
             one_request_each=True,
-            gate=self._gate,
+            gates=self._gates,
         )
         # `shared`: when asyncio's own server is closed, it drops connections that it has just accepted.
         await server.start(self._listener.dup(), shared=True, tls=self._tls)

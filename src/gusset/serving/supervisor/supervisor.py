@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager
 from gusset.errors import HostError
 from gusset.runtime.environment import child_environment
 from gusset.runtime.exchange import Exchange
-from gusset.runtime.gates import all_gates
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
 from gusset.runtime.responses import Response
@@ -97,7 +96,7 @@ def serve(
         )
         early = stack.enter_context(EarlyWorkers(worker_options, workers))
         early.start(likely_python)
-        responder = StartupResponder(listener, not_ready_reason, gate=options.browser_rules, tls=tls)
+        responder = StartupResponder(listener, not_ready_reason, gates=(options.browser_rules,), tls=tls)
         responder.start()
         stack.callback(responder.stop)
         deployment, source = stack.enter_context(prepare())
@@ -152,7 +151,7 @@ class Supervisor:
             self._listener,
             self._slots.states,
             is_fetching=lambda: downloads.is_fetching,
-            gate=all_gates(options.browser_rules, self._check_caller),
+            gates=(options.browser_rules, self._check_caller),
             tls=tls,
         )
 

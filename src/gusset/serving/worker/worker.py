@@ -22,7 +22,6 @@ import uvloop
 
 from gusset.runtime import logs
 from gusset.runtime.caller_auth import CallerAuth, is_open
-from gusset.runtime.gates import all_gates
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.process import die_with_pipe, harden, keep_from_forks
 from gusset.runtime.tls import ServerTls
@@ -128,7 +127,7 @@ class Worker:
         auth = self._caller_auth
         server = HttpServer(
             api.router,
-            gate=all_gates(self._browser_rules, auth.gate if auth else None),
+            gates=(self._browser_rules, auth.gate if auth else None),
             is_probe=lambda exchange: is_open(exchange.method, exchange.path),
             takes_over=api.takes_over,
             observe=metrics.observe,
