@@ -19,6 +19,7 @@ from gusset.errors import HostError, ModelFailed
 
 API_SECONDS = 60  # timeout of a request to an engine
 
+_SMALL_FILE = 4 * 1024 * 1024  # bytes of an archive with a small file
 _RESPONSE_SECONDS = 20  # timeout of a program in a container that has little to do
 _START_HINT = (
     "is the first word of docker_server.start_command a program in the image? "
@@ -34,14 +35,21 @@ class Container:
         self.id = id_
 
     def file(self, path: str) -> bytes:
-        """The content of a small file; empty if there is none."""
+        """The content of a small file; empty if there is none, or a larger one: the image may have any."""
         import docker.errors
 
+        packed = io.BytesIO()
         try:
             parts, _ = self._api.get_archive(self.id, path)
+            for part in parts:
+                packed.write(part)
+                if packed.tell() > _SMALL_FILE:
+                    parts.close()
+                    return b""
         except docker.errors.APIError:
             return b""
-        with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as archive:
+        packed.seek(0)
+        with tarfile.open(fileobj=packed) as archive:
             member = next((each for each in archive if each.isfile()), None)
             file = archive.extractfile(member) if member else None
             return file.read() if file else b""

@@ -6,6 +6,7 @@ process is killed. For a `ContainerFolder`, `gusset.containers.reaper` does that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -136,8 +137,10 @@ def remove_all(matches: Callable[[str], bool]) -> None:
     """Remove the folders of containers whose run id matches."""
     for folder in _memory().glob(f"{_PREFIX}*-*-*-*"):
         run_id = folder.name.removeprefix(_PREFIX).rpartition("-")[0]
-        if matches(run_id) and folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
+        # Other accounts can put links and folders with any name there: nothing of theirs may end this.
+        with contextlib.suppress(OSError):
+            if matches(run_id) and folder.lstat().st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _memory() -> Path:
