@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from gusset.containers.engine.container import Container
+from gusset.containers.image_deployment import user_ids
 from gusset.containers.secrets import memory_folder
 from gusset.containers.secrets.memory_folder import ContainerFolder
+from gusset.errors import ModelFailed
 from gusset.secrets.value import SecretValue
 
+BIG = b"9" * 5000
 RUN = "999999-1-feedfeedfeedfeed"
 
 
@@ -78,3 +81,28 @@ def test_a_huge_file_of_an_image_is_not_read_into_memory() -> None:
 
 def test_a_small_file_of_an_image_is_read() -> None:
     assert Container(Engine(2000), "id").file("/etc/passwd") == b"x" * 2000
+
+
+@pytest.mark.parametrize(
+    ("passwd", "group"),
+    [
+        (b"server:x:-1:0::", b""),
+        (b"server:x:\xc2\xb2:0::", b""),
+        (b"server:x:4294967295:0::", b""),
+        (b"server:x:1000:%b::" % BIG, b""),
+        (b"server:x:1000:1000::", b"workers:x:-1:"),
+        (b"server:x:1000:1000::", b"workers:x:%b:" % BIG),
+        (b"server:x", b""),
+    ],
+)
+def test_ids_of_an_image_that_are_none_are_refused(passwd: bytes, group: bytes) -> None:
+    with pytest.raises(ModelFailed):
+        user_ids("server:workers", passwd, group)
+
+
+def test_lists_of_an_image_may_contain_any_bytes() -> None:
+    passwd, group = b"\xff\nserver:x:1000:1000:\xff::", b"\xff:x:5:\nworkers:x:7:\xff"
+    assert user_ids("server:workers", passwd, group) == (1000, 7)
+    assert user_ids("1234", b"", b"") == (1234, 0)
+    with pytest.raises(ModelFailed):
+        user_ids("4294967295", b"", b"")

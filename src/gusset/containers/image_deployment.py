@@ -175,23 +175,28 @@ def user_ids(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
     `passwd` and `group` are the contents of the image's files of these names.
 
     Raises:
-        ModelFailed: the name is in neither.
+        ModelFailed: the name is in neither, or not with numbers that can be ids.
     """
     name, _, group_name = user.partition(":")
     if not name:
         return 0, 0
     rows = [line.split(":") for line in passwd.decode("utf-8", "replace").splitlines()]
     row = next((row for row in rows if len(row) > 3 and name in (row[0], row[2])), None)
-    if row is None and not name.isdecimal():
+    if not all(map(_is_id, row[2:4] if row else [name])):
         raise _no_such("user", name, "/etc/passwd")
     uid, gid = (int(row[2]), int(row[3])) if row else (int(name), 0)
     if not group_name:
         return uid, gid
-    groups = {row[0]: row[2] for row in (line.split(":") for line in group.decode().splitlines()) if row[2:]}
+    lines = group.decode("utf-8", "replace").splitlines()
+    groups = {row[0]: row[2] for row in (line.split(":") for line in lines) if row[2:]}
     number = group_name if group_name.isdecimal() else groups.get(group_name)
-    if number is None:
+    if number is None or not _is_id(number):
         raise _no_such("group", group_name, "/etc/group")
     return uid, int(number)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= _MAX_USER_ID
 
 
 def _no_such(kind: str, name: str, file: str) -> ModelFailed:
