@@ -314,6 +314,20 @@ def test_the_published_port_requires_the_password(
     assert httpx.get(served.address).json() == {"path": "/health"}
 
 
+@pytest.mark.parametrize("served", ["docker-unprivileged", "podman-unprivileged"], indirect=True)
+def test_a_server_that_can_be_called_past_the_sidecar_is_warned_about_if_it_has_callers(
+    served: ServedImage, images: dict[str, str]
+) -> None:
+    at_root = dict.fromkeys(("predict_endpoint", "readiness_endpoint", "liveness_endpoint"), "/")
+    served.configure(
+        images["root"], "python3 -m http.server 8000 --bind 0.0.0.0 --directory /srv", docker_server=at_root
+    )
+    served.secret("app", b"caller-Zx81QqLmN4vTtYbWs93K")
+    served.start("--callers", "app").ready()
+    assert httpx.get(f"{served.address}/other").status_code == 401
+    eventually(lambda: "Let it listen on 127.0.0.1 only" in served.output, "the warning")
+
+
 BUSY = """
 import os, signal, socket
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -204,6 +204,25 @@ def test_only_callers_may_use_an_image_and_their_keys_are_rotated_live(
     assert not leaks_in(served.output.encode(), first.encode())
 
 
+@pytest.mark.parametrize(("host", "is_exposed"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_server_that_can_be_called_past_gusset_is_warned_about_if_it_has_callers(
+    served: ServedImage, images: dict[str, str], host: str, is_exposed: bool
+) -> None:
+    command = f"python3 -m http.server 8000 --bind {host} --directory /srv"
+    at_root = dict.fromkeys(("predict_endpoint", "readiness_endpoint", "liveness_endpoint"), "/")
+    served.configure(images["root"], command, docker_server=at_root)
+    served.secret("app", b"caller-Zx81QqLmN4vTtYbWs93K")
+    served.start("--callers", "app").ready()
+    assert httpx.get(f"{served.address}/other").status_code == 401
+    if is_exposed:
+        eventually(lambda: "Let it listen on 127.0.0.1 only" in served.output, "the warning")
+        found = re.search(r"without a key, at (\S+:8000)\.", served.output)
+        assert found
+        assert httpx.get(f"http://{found[1]}/").status_code == 200
+    assert served.stop() == 0
+    assert ("without a key, at" in served.output) is is_exposed
+
+
 def test_a_value_from_the_environment_is_not_inherited(served: ServedImage, images: dict[str, str]) -> None:
     """Neither by the engine's service, nor by the reaper, nor by the container's environment."""
     served.configure(images["root"], secrets={"hf_access_token": None})

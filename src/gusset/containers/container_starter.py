@@ -17,6 +17,7 @@ from gusset.containers.engine.engine import Engine
 from gusset.containers.engine.images import Image
 from gusset.containers.engine.run_id import run_id
 from gusset.containers.image_deployment import ImageDeployment
+from gusset.containers.network.network import is_reachable
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets.secret_mount import LocalMount, SecretMount
 from gusset.containers.secrets.sidecar import SidecarMount
@@ -106,6 +107,21 @@ class ContainerStarter:
                 self.running = running
             stack.pop_all()
         return running
+
+    def warn_if_exposed(self) -> None:
+        """Warn if others can reach the server in the running container past gusset, and so without a key."""
+        running, port = self.running, self._deployment.port
+        if running is None or self.caller_auth is None or not self._engine.is_on_our_network:
+            return
+        for address in running.mount.addresses(running.container):
+            if is_reachable(address, port):
+                log.warning(
+                    "Other containers and all accounts of this machine can call the server in the container "
+                    "without a key, at %s:%d. Let it listen on 127.0.0.1 only, where gusset finds it.",
+                    address,
+                    port,
+                )
+                return
 
     def release(self) -> None:
         """Stop deliveries to the running container, which is about to be removed."""

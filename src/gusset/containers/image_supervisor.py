@@ -231,6 +231,7 @@ class ImageSupervisor:
         self._signals = StopSignals(quiet=options.quiet_stop)
         self._unready: str | None = "It is starting."  # why requests get 503
         self._was_ready = False  # of the current container
+        self._exposure: asyncio.Task[None] | None = None  # held while it runs
 
     async def run(self) -> None:
         """Serve until stopped.
@@ -329,6 +330,7 @@ class ImageSupervisor:
             log.info("The container is ready again.")
         else:
             self._announcer.announce()
+            self._exposure = asyncio.create_task(asyncio.to_thread(self._starter.warn_if_exposed))
 
     async def _start(self) -> RunningContainer:
         """Start a container. If this is cancelled, the container is removed first."""

@@ -109,6 +109,14 @@ class Container:
         except Exception:  # it was removed, or the engine does not respond
             return 0
 
+    def addresses(self) -> list[str]:
+        """Its addresses in the engine's networks; none if it does not run or has the network of another."""
+        try:
+            networks = self._api.inspect_container(self.id)["NetworkSettings"]["Networks"] or {}
+        except Exception:  # it was removed, or the engine does not respond
+            return []
+        return [each["IPAddress"] for each in networks.values() if each.get("IPAddress")]
+
     def leave_no_core(self) -> None:
         """Forbid core files, which would contain the values. Call it right after `start`.
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from gusset.containers.network.netns_helper import ADDRESSES, CLONE_NEWNET, enter, sockets
 from gusset.runtime.environment import child_environment
 
+_REACH_SECONDS = 1.0
 _CAP_SYS_ADMIN = 21  # its bit in a set of capabilities
 
 
@@ -163,6 +164,15 @@ class PublishedPort:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def is_reachable(address: str, port: int) -> bool:
+    """Whether something listens there that this process can connect to."""
+    try:
+        with socket.create_connection((address, port), timeout=_REACH_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def may_enter() -> bool:

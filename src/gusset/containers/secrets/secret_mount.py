@@ -39,6 +39,9 @@ class SecretMount(Protocol):
             HostError: they cannot be made.
         """
 
+    def addresses(self, container: Container) -> list[str]:
+        """The container's addresses in the engine's networks, of which the engine's machine is a part."""
+
     def close(self) -> None:
         """Remove the values and release everything, after the container has been removed."""
 
@@ -91,6 +94,10 @@ class LocalMount:
                 return EnteredNetns.open(pid, self._port)
             return HelperNetns.start(pid, self._port)
         return None
+
+    def addresses(self, container: Container) -> list[str]:
+        """See `SecretMount.addresses`."""
+        return container.addresses()
 
     def close(self) -> None:
         """See `SecretMount.close`."""

@@ -153,6 +153,10 @@ class SidecarMount:
         self._container.wait()
         container.kill()
 
+    def addresses(self, container: Container) -> list[str]:
+        """See `SecretMount.addresses`."""
+        return self._container.addresses()
+
     def close(self) -> None:
         """See `SecretMount.close`."""
         self._resources.close()
