@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import codecs
-import importlib.util
 import os
 import sys
 import time
@@ -71,8 +70,6 @@ def decide_for(package: Package, options: EnvironmentOptions) -> Decision | None
     """Decide where the model runs, and warn of missing system packages; None: here, with nothing to say."""
     if options.mode != "own" and _asks_for_nothing(package):
         return None
-    if options.mode == "current" and importlib.util.find_spec("uv") is None:
-        return None  # in an image of `gusset build`, which installed what the folder asks for
     from gusset.environments.decision import Machine, decide
     from gusset.environments.index_settings import constraint_files, identifying
     from gusset.environments.system_packages import missing_packages

@@ -75,6 +75,7 @@ class ServeOptions:
     mask_responses: bool
     env: Mode
     python: str
+    model_python: str | None
     # For custom images
     network: str
     gpus: int | None
@@ -199,6 +200,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     is_flag=True,
     help="Allow debuggers and profilers to attach; they can then read the values of secrets.",
 )
+@click.option("--model-python", hidden=True)  # for images of `gusset build`: it has all that the model needs
 @click.option("--quiet-stop", is_flag=True, hidden=True)  # for commands that serve a model for one purpose
 @pass_app
 def serve(
@@ -335,7 +337,8 @@ class ServedModel:
 
     def likely_python(self) -> str:
         """The Python that the model will probably run on."""
-        return self._environments.guess(self._folder, _environment_options(self._options))
+        options = self._options
+        return options.model_python or self._environments.guess(self._folder, _environment_options(options))
 
     @contextmanager
     def open(self) -> Iterator[tuple[ModelDeployment, SecretSource]]:
@@ -362,6 +365,8 @@ class ServedModel:
 
     def _with_environment(self, model: CheckedModel, source: SecretSource) -> ModelDeployment:
         """The deployment on the Python of its environment, which is made if necessary."""
+        if self._options.model_python is not None:
+            return replace(model.deployment, python=self._options.model_python)
         from gusset.runtime.declared_secrets import read_secrets
 
         def before_making() -> None:
@@ -490,7 +495,7 @@ def _check_model(folder: Path, options: ServeOptions) -> CheckedModel:
     refused = refused or [p for p in code_problems(package) if not p.warning]
     if refused:
         raise ConfigInvalid(f"{folder} cannot be served", problems=[*package.warnings, *refused])
-    decision = decide_for(package, _environment_options(options))
+    decision = None if options.model_python else decide_for(package, _environment_options(options))
     found = decision.problems if decision else ()
     warnings = (*package.warnings, *code_warnings(package), *found)
     if any(not problem.warning for problem in found):

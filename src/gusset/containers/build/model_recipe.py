@@ -21,7 +21,7 @@ from gusset.containers.build.instructions import (
     secrets_argument,
     system_packages,
 )
-from gusset.containers.build.model_requirements import Installation
+from gusset.containers.build.model_requirements import GUSSET, GUSSET_PYTHON, Installation
 from gusset.containers.build.secret_mounts import MountedSecrets
 from gusset.environments.plan import OLDEST, text_of
 from gusset.environments.requested import Request
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 APP = "/app"
 PORT = 8080
-_GUSSET = "/opt/gusset"
 _USER = "60000:60000"  # a number, so that an orchestrator can see that it is not root
 _SYSTEM = ("/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys")
-_OURS = (APP, "/usr", "/var", "/tmp", "/root", "/secrets", _GUSSET)  # noqa: S108  # in the image
+_OURS = (APP, "/usr", "/var", "/tmp", "/root", "/secrets", GUSSET)  # noqa: S108  # in the image
 _START = """#!/bin/sh
 # Secrets come from the manager that GUSSET_MANAGER names, else from the folder that is mounted at /secrets.
 [ -n "$GUSSET_MANAGER" ] || set -- --secrets-dir /secrets "$@"
-exec {python} -m gusset serve {app} --env current --host 0.0.0.0 --port {port} "$@"
+exec {gusset_python} -I -m gusset serve {app} --model-python "$(command -v {python})" \\
+  --host 0.0.0.0 --port {port} "$@"
 """
 _HEALTH = "import urllib.request as r; r.urlopen('http://127.0.0.1:{port}/v1/models/model', timeout=5)"
 _CHECK_PYTHON = "import sys; sys.exit(sys.version_info < {oldest} and 'gusset needs Python {text} or newer')"
@@ -103,9 +103,8 @@ class ModelRecipe:
         if self.system_packages:
             yield system_packages(self.system_packages)
         check = _CHECK_PYTHON.format(oldest=OLDEST, text=text_of(OLDEST))
-        yield run(
-            f"PYTHONDONTWRITEBYTECODE=1 {shlex.quote(self.python)} -c {shlex.quote(check)} && mkdir /secrets"
-        )
+        words = ["PYTHONDONTWRITEBYTECODE=1", shlex.quote(self.python), "-c", shlex.quote(check)]
+        yield run(f"{' '.join(words)} && mkdir -p /secrets")
         if self.secrets.secrets:
             yield secrets_argument()
         yield from self.installation.instructions(self.python, self.secrets)
@@ -113,22 +112,22 @@ class ModelRecipe:
         yield copy("data", self.data_target)
         yield from (copy(f"folders/{number}", path) for number, (path, _) in enumerate(self.folders))
         yield copy("app", APP)
-        yield copy("gusset", _GUSSET)
+        yield copy("gusset", GUSSET)
         yield from env(
             {
                 "GUSSET_CACHE": "/tmp/gusset/cache",  # noqa: S108  # in the image
                 "GUSSET_HOME": "/tmp/gusset",  # noqa: S108
                 "HOME": "/tmp",  # noqa: S108
                 "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONPATH": _GUSSET,
             }
         )
         yield from labels(self.name, self.base)
         yield f"EXPOSE {PORT}"
         yield f"USER {_USER}"
-        health = [self.python, "-c", _HEALTH.format(port=PORT)]
+        yield "STOPSIGNAL SIGTERM"  # the base may have another
+        health = [GUSSET_PYTHON, "-I", "-c", _HEALTH.format(port=PORT)]
         yield "HEALTHCHECK --start-period=30m CMD " + entrypoint(health).removeprefix("ENTRYPOINT ")
-        yield from (entrypoint([f"{_GUSSET}/serve"]), "CMD []")
+        yield from (entrypoint([f"{GUSSET}/serve"]), "CMD []")
 
     def _context(self) -> Iterator[ContextFile | ContextCopy]:
         yield from self.installation.context()
@@ -143,7 +142,8 @@ class ModelRecipe:
             path="app", source=self.folder, is_model=True, leave_out=frozenset(map(Path.resolve, elsewhere))
         )
         yield ContextCopy(path="gusset/gusset", source=Path(gusset.__file__).parent)
-        start = _START.format(python=shlex.quote(self.python), app=APP, port=PORT)
+        python = shlex.quote(self.python)
+        start = _START.format(gusset_python=GUSSET_PYTHON, python=python, app=APP, port=PORT)
         yield ContextFile(path="gusset/serve", content=start.encode(), executable=True)
 
 

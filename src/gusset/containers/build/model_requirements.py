@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import requires
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from packaging.requirements import Requirement as Pep508
@@ -19,9 +19,15 @@ from gusset.containers.build.secret_mounts import MountedSecrets, netrc_lines
 from gusset.environments.package_installer import option_arguments, option_lines
 from gusset.environments.plan import InstallOptions
 from gusset.environments.requested import Request
-from gusset.environments.resources import TRUSS_FILE, list_text
+from gusset.environments.resources import TRUSS_FILE, WORKER_FILE, list_text
 from gusset.environments.uv import find_uv
 from gusset.secrets.value import SecretValue
+
+GUSSET = "/opt/gusset"
+"""The folder of the image that has gusset."""
+
+GUSSET_PYTHON = f"{GUSSET}/environment/bin/python"
+"""The Python of the image with what gusset needs. The model has another one, so that it may pin anything."""
 
 FOLDER = "install"
 """The folder of the context that the installation mounts."""
@@ -131,28 +137,39 @@ class Installation:
         return {
             "requirements.txt": "".join(f"{line}\n" for line in lines),
             "constraints.txt": "".join(f"{line}\n" for line in constraints),
-            "runtime.txt": "".join(f"{line}\n" for line in self.runtime),
+            "gusset.txt": "".join(f"{line}\n" for line in self.runtime),
+            "gusset-constraints.txt": "".join(f"{line}\n" for line in self.settings.constraints),
+            "worker.txt": list_text(WORKER_FILE),
             "truss.txt": list_text(TRUSS_FILE),
             "tidy.py": _TIDY,
         }
 
     def instructions(self, python: str, secrets: MountedSecrets) -> Iterator[str]:
-        """Install the model's requirements, then what gusset needs and Truss's server has."""
+        """Install what gusset needs; then the model's requirements, and what is added to them."""
         mounts: list[BindMount | SecretMount] = [BindMount(FOLDER, _MOUNTED), *secrets.installation]
         files = self._texts()
+        command = _GUSSET_ENVIRONMENT.format(
+            identity=_identity(files, "gusset.txt", "gusset-constraints.txt"),
+            folder=_MOUNTED,
+            python=_path_of(python),
+            environment=str(PurePosixPath(GUSSET_PYTHON).parents[1]),
+            install=" || ".join(self._installs(GUSSET_PYTHON, secrets, '"$@"')),
+            gusset=GUSSET,
+            gusset_python=GUSSET_PYTHON,
+            tidy=_tidy(GUSSET_PYTHON),
+        )
+        yield run(command, mounts)
         if self.requirements:
             identity = _identity(files, "requirements.txt", "constraints.txt")
-            install = self._install(python, secrets, leave_out=set(self._overridden(secrets)))
+            install = self._install(_path_of(python), secrets, leave_out=set(self._overridden(secrets)))
             options = map(shlex.quote, option_arguments(self.options))
             words = [install, "-r requirements.txt -c constraints.txt", *options]
             yield run(f"{identity}\ncd {_MOUNTED} && {' '.join(words)} && {_tidy(python)}", mounts)
-        command = _RUNTIME.format(
-            identity=_identity(files, "runtime.txt", "truss.txt", "constraints.txt"),
+        command = _ADDITIONS.format(
+            identity=_identity(files, "worker.txt", "truss.txt", "constraints.txt"),
             folder=_MOUNTED,
             python=_path_of(python),
-            install=" || ".join(
-                f'{each} -c "$pins" "$@"' for each in self._runtime_installs(python, secrets)
-            ),
+            install=" || ".join(self._installs(_path_of(python), secrets, '-c "$pins" "$@"')),
             tidy=_tidy(python),
         )
         yield run(command, mounts)
@@ -171,13 +188,14 @@ class Installation:
         words.append("./uv pip install --no-cache --no-progress --break-system-packages")
         if _NO_INDEX in self.settings.variables and _NO_INDEX not in leave_out:
             words.append("--no-index")  # uv reads no such variable
-        return " ".join([*words, "--python", _path_of(python)])
+        return " ".join([*words, "--python", python])
 
-    def _runtime_installs(self, python: str, secrets: MountedSecrets) -> Iterator[str]:
+    def _installs(self, python: str, secrets: MountedSecrets, arguments: str) -> Iterator[str]:
         """Install from the machine's indexes, else from those of the model's pip.conf or uv.toml."""
-        yield self._install(python, secrets.without_config())
+        yield f"{self._install(python, secrets.without_config())} {arguments}"
         if secrets.has_config:
-            yield self._install(python, secrets, leave_out=set(self._overridden(secrets)))
+            install = self._install(python, secrets, leave_out=set(self._overridden(secrets)))
+            yield f"{install} {arguments}"
 
     def _overridden(self, secrets: MountedSecrets) -> Iterator[str]:
         """The machine's settings that the model's own indexes replace, as pip would."""
@@ -187,16 +205,26 @@ class Installation:
             yield "UV_INDEX"
 
 
+_GUSSET_ENVIRONMENT = """{identity}
+set -e
+cd {folder}
+install() {{ {install}; }}
+./uv venv --quiet --no-config --no-cache --python {python} {environment}
+install -r gusset.txt -c gusset-constraints.txt
+packages=$({gusset_python} -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+echo {gusset} > "$packages/gusset.pth"
+{tidy}"""
+
 # What is there holds: it constrains what is added. Of Truss's list, what does not fit is left out.
-_RUNTIME = """{identity}
+_ADDITIONS = """{identity}
 set -e
 cd {folder}
 install() {{ {install}; }}
 pins=$(mktemp)
 ./uv pip list --quiet --format freeze --python {python} > "$pins"
 cat constraints.txt >> "$pins"
-if ! install -r runtime.txt -r truss.txt; then
-  install -r runtime.txt
+if ! install -r worker.txt -r truss.txt; then
+  install -r worker.txt
   grep -v '^#' truss.txt | while read -r line; do
     install "$line" || echo "left out: $line of Truss's list does not fit the requirements"
   done

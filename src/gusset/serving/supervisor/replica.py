@@ -26,7 +26,12 @@ from gusset.serving.protocol import (
     SetSecrets,
     StartStep,
 )
-from gusset.serving.supervisor.worker_process import UNUSABLE_PYTHON_HINT, WorkerProcess, describe_exit
+from gusset.serving.supervisor.worker_process import (
+    UNUSABLE_PYTHON_HINT,
+    WorkerProcess,
+    describe_exit,
+    is_environment,
+)
 from gusset.serving.worker.shim import EXIT_UNUSABLE_PYTHON
 
 _EXIT_SECONDS = 3.0  # for a worker to exit by itself after its drain, or on SIGTERM
@@ -119,7 +124,9 @@ class Replica:
 
     def _python_hint(self) -> str:
         python = self.deployment.python
-        return "" if python == sys.executable else f"; it runs on {python}: {UNUSABLE_PYTHON_HINT}"
+        if python == sys.executable or not is_environment(python):
+            return ""
+        return f"; it runs on {python}: {UNUSABLE_PYTHON_HINT}"
 
     def _missing_module_hint(self, module: str) -> str:
         # Imported here: a start that succeeds needs neither, and Python's parser takes long to import.

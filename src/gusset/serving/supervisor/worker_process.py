@@ -229,8 +229,15 @@ def _environment(variables: Mapping[str, str], python: str) -> Mapping[str, str]
         return variables
     programs = Path(python).parent
     path = variables.get("PATH", os.defpath)
-    own = {"PATH": f"{programs}{os.pathsep}{path}", "VIRTUAL_ENV": str(programs.parent)}
+    own = {"PATH": f"{programs}{os.pathsep}{path}"}
+    if is_environment(python):
+        own["VIRTUAL_ENV"] = str(programs.parent)
     return {name: text for name, text in variables.items() if name != "PYTHONHOME"} | own
+
+
+def is_environment(python: str) -> bool:
+    """Whether a Python is that of a virtual environment, which in images it need not be."""
+    return (Path(python).parents[1] / "pyvenv.cfg").is_file()
 
 
 def _detach(pipe: IO[bytes] | None) -> int:
