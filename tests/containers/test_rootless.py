@@ -163,3 +163,38 @@ def test_nothing_is_left_after_a_kill(served: ServedImage, launch: Callable[...,
     served.running.kill()
     served.running.wait()
     eventually(lambda: not served.left_behind(), "nothing is left")
+
+
+def test_an_image_is_built_searched_and_served(
+    served: ServedImage, engine: EngineAccess, images: dict[str, str]
+) -> None:
+    """With a secret of the build. One that writes it into a file is removed."""
+    if "docker" in engine.command:
+        pytest.skip("Debian's docker command has no BuildKit")
+    served.secret("build_token", TOKEN)
+    secret = "/run/build/token"
+    more = {"secrets": {}, "build": {"secret_to_path_mapping": {"build_token": secret}}}
+    served.configure(images["root"], build_commands=[f"sha256sum {secret} > /srv/made"], **more)
+    tag = "localhost/gusset-rootless:built"
+
+    def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        words = [*served.engine.before, *environ, PYTHON, "-m", "gusset", command, *arguments]
+        done = subprocess.run(
+            [*words, "--secrets-dir", str(served.secrets)], capture_output=True, text=True, check=False
+        )
+        assert TOKEN.decode() not in done.stdout + done.stderr
+        return done
+
+    environ = [f"GUSSET_HOME={served.tmp}/home", f"GUSSET_CACHE={served.tmp}/cache"]
+    environ = ["env", *environ, f"GUSSET_SETTINGS={served.tmp}/settings.toml"]
+    built = run("build", str(served.folder), "--tag", tag)
+    assert built.returncode == 0, built.stderr
+    scanned = run("scan", tag)
+    assert scanned.returncode == 0, scanned.stderr
+    assert "searched" in scanned.stdout + scanned.stderr
+    assert served.start().ready().stop() == 0
+    served.configure(images["root"], build_commands=[f"cp {secret} /srv/made"], **more)
+    leaking = run("build", str(served.folder), "--tag", tag)
+    assert leaking.returncode == 4, leaking.stderr
+    assert "srv/made" in leaking.stderr
+    engine("rmi", "--force", tag)
