@@ -12,6 +12,7 @@ import yaml
 
 from gusset.containers.build.context import write_context
 from gusset.containers.build.image_recipe import ImageRecipe
+from gusset.containers.engine.registry import check_image_name
 from gusset.errors import HostError
 from tests.conftest import Cli, as_ordinary_process
 
@@ -205,3 +206,84 @@ def test_a_folder_with_files_is_not_overwritten(gusset: Cli, tmp_path: Path) -> 
 def test_push_needs_a_name(gusset: Cli, tmp_path: Path) -> None:
     done = gusset("build", str(write_folder(tmp_path / "model")), "--push", status=2)
     assert b"--tag" in done.stderr
+
+
+def test_a_context_in_the_folder_itself_does_not_contain_itself(gusset: Cli, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", data_dir="data")
+    gusset("build", str(folder), "--context-only", str(folder / "data" / "context"))
+    written = folder / "data" / "context"
+    assert (written / "data" / "weights.txt").is_file()
+    assert not (written / "data" / "context").exists()
+
+
+def test_links_to_what_the_image_does_not_have_are_warnings(gusset: Cli, tmp_path: Path) -> None:
+    """They stay links: no file from outside of the folder gets into the image."""
+    (tmp_path / "outside").write_text("of the machine")
+    folder = write_folder(tmp_path / "model")
+    (folder / "data" / "relative").symlink_to("../../outside")
+    (folder / "data" / "absolute").symlink_to(tmp_path / "outside")
+    (folder / "data" / "good").symlink_to("weights.txt")
+    (folder / "model" / "good").symlink_to("../data/weights.txt")
+    written = tmp_path / "context"
+    done = gusset("build", str(folder), "--context-only", str(written))
+    text = done.stderr.decode()
+    assert "has the link relative, but not ../../outside" in text
+    assert f"has the link absolute, but not {tmp_path}/outside" in text
+    assert text.count("has the link") == 2
+    assert (written / "data" / "absolute").is_symlink() and (written / "app" / "model" / "good").is_symlink()
+
+
+def test_links_of_the_machine_are_followed(gusset: Cli, tmp_path: Path) -> None:
+    """uv, certificates and wheels may be links here; the build could not follow them."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (tmp_path / "left-1-py3-none-any.whl").write_bytes(b"wheel")
+    (wheels / "left-1-py3-none-any.whl").symlink_to("../left-1-py3-none-any.whl")
+    (tmp_path / "bundle.pem").write_text("certificates")
+    (tmp_path / "link.pem").symlink_to("bundle.pem")
+    folder = write_folder(tmp_path / "model")
+    written = context(gusset, folder, PIP_FIND_LINKS=str(wheels), PIP_CERT=str(tmp_path / "link.pem"))
+    for name in ("links/0/left-1-py3-none-any.whl", "certificates.pem", "uv"):
+        assert (written / "install" / name).is_file(), name
+        assert not (written / "install" / name).is_symlink(), name
+
+
+def test_a_dockerignore_hides_nothing_and_is_a_file_like_others(gusset: Cli, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model")
+    (folder / ".dockerignore").write_text("**\n")
+    (folder / "data" / ".dockerignore").write_text("**\n")
+    written = context(gusset, folder)
+    assert (written / "app" / ".dockerignore").is_file() and (written / "data" / ".dockerignore").is_file()
+    assert not (written / ".dockerignore").exists()  # the engine reads only this one
+
+
+@pytest.mark.parametrize(
+    "tags", [["Team/Model"], ["a b"], ["-x"], [""], ["model@sha256:ab"], ["host:5000/Model"], ["a", "b"]]
+)
+def test_a_name_that_no_image_can_have_is_refused_before_the_build(
+    gusset: Cli, tmp_path: Path, tags: list[str]
+) -> None:
+    folder = write_folder(tmp_path / "model")
+    done = gusset("build", str(folder), *(f"--tag={tag}" for tag in tags), status=2)
+    assert b"cannot be the name of an image" in done.stderr or b"given twice" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "team/my-model:1.2", "localhost/a__b", "127.0.0.1:5000/team/model:1", "REG.example/m"]
+)
+def test_names_of_images(name: str) -> None:
+    check_image_name(name)
+
+
+def test_the_image_overrides_what_the_base_image_sets(gusset: Cli, tmp_path: Path) -> None:
+    """Its user, command, health check and stop signal; a volume at /secrets is no obstacle."""
+    text = (context(gusset, write_folder(tmp_path / "model")) / "Containerfile").read_text()
+    for line in (
+        "USER 0",
+        "USER 60000:60000",
+        "STOPSIGNAL SIGTERM",
+        "CMD []",
+        'ENTRYPOINT ["/opt/gusset/serve"]',
+    ):
+        assert f"\n{line}\n" in text, line
+    assert "HEALTHCHECK " in text and "mkdir -p /secrets" in text

@@ -38,7 +38,9 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--tag", metavar="NAME", help="Name of the image, with its registry to push it.")
+@click.option(
+    "--tag", "tags", metavar="NAME", multiple=True, help="Name of the image, with its registry to push it."
+)
 @click.option("--push", is_flag=True, help="Push the image to its registry after it was searched.")
 @click.option(
     "--context-only",
@@ -59,7 +61,7 @@ def build(
     /,
     *,
     folder: Path,
-    tag: str | None,
+    tags: Sequence[str],
     push: bool,
     context_only: Path | None,
     allowed: Sequence[str],
@@ -72,12 +74,15 @@ def build(
     name a manager. Secrets of the build (build.secret_to_path_mapping) are in memory only. The image is
     searched for their values, and is removed if it contains one.
     """
+    tag = _tag(tags)
     if push and (tag is None or context_only):
         raise UsageError("--push needs the name to push to", hint="as in --tag registry.example/team/model:1")
     check_exclusive(manager=manager, secrets_dir=secrets_dir)
     require_linux("build", lambda: "build on the machine where the container engine runs")
+    from gusset.containers.build.context import dangling_links
+
     job = _read_job(app, folder)
-    app.output.problems(job.package.warnings)
+    app.output.problems([*job.package.warnings, *dangling_links(job.plan(""))])
     if context_only:
         _write_context(app, job, context_only)
         return
@@ -90,6 +95,21 @@ def build(
         if push:
             _push(app, engine, name, job, credentials)
     _print(app, built, name, pushed=push)
+
+
+def _tag(tags: Sequence[str]) -> str | None:
+    """The name that was given, if one was.
+
+    Raises:
+        UsageError: there are several, or no image can have it.
+    """
+    from gusset.containers.engine.registry import check_image_name
+
+    if len(tags) > 1:
+        raise UsageError("--tag was given twice", hint="give one name, and others with `docker tag`")
+    for tag in tags:
+        check_image_name(tag)
+    return tags[0] if tags else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gusset.containers.build.build_plan import BuildPlan, ContextCopy, ContextFile
-from gusset.errors import HostError
+from gusset.errors import HostError, Problem
 
 CONTAINERFILE = "Containerfile"
 
@@ -51,6 +51,32 @@ def write_context(plan: BuildPlan, context: Path, *, mount_secrets: bool = True)
         os.utime(folder, (_TIME, _TIME))
 
 
+def dangling_links(plan: BuildPlan) -> Iterator[Problem]:
+    """A warning for each link in the model's folders to what is not in them.
+
+    Raises:
+        HostError: a folder cannot be read.
+    """
+    roots = [
+        entry.source.resolve() for entry in plan.context if isinstance(entry, ContextCopy) and entry.is_model
+    ]
+    for root in roots:
+        try:
+            links = [path for path in _walk(root, frozenset(roots)) if path.is_symlink()]
+        except OSError as error:
+            raise _unreadable(root, error) from None
+        for link in links:
+            target = link.readlink()
+            if target.is_absolute() or not any(link.resolve().is_relative_to(each) for each in roots):
+                yield Problem(
+                    f"the image has the link {link.relative_to(root)}, but not {target}",
+                    "put the file itself into the folder, unless the base image has it there",
+                    file=str(root),
+                    code="link",
+                    warning=True,
+                )
+
+
 def _write(path: Path, content: bytes, *, executable: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -65,20 +91,26 @@ def _normalize(path: Path, *, executable: bool) -> None:
 def _copy(entry: ContextCopy, context: Path, digest: _Hash) -> None:
     target = context / entry.path
     try:
-        if entry.source.is_dir():
+        root = entry.source.resolve()
+        if root.is_dir():
             target.mkdir(parents=True, exist_ok=True)
-            for source in _walk(entry.source, entry.leave_out):
-                path = target / source.relative_to(entry.source)
-                _copy_one(source, path, digest, path.relative_to(context))
+            # The context itself may be in the folder.
+            for source in _walk(root, entry.leave_out | {context.resolve()}):
+                path = target / source.relative_to(root)
+                _copy_one(_followed(source, entry), path, digest, path.relative_to(context))
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy_one(entry.source, target, digest, Path(entry.path))
+            _copy_one(root, target, digest, Path(entry.path))
     except OSError as error:
-        raise HostError(
-            f"{entry.source} cannot be copied for the build of the image: {error.strerror}",
-            hint="let the account that runs gusset read all of it; "
-            f"{tempfile.gettempdir()} needs room for a copy",
-        ) from None
+        raise _unreadable(entry.source, error) from None
+
+
+def _unreadable(source: Path, error: OSError) -> HostError:
+    return HostError(
+        f"{source} cannot be copied for the build of the image: {error.strerror}",
+        hint="let the account that runs gusset read all of it; "
+        f"{tempfile.gettempdir()} needs room for a copy",
+    )
 
 
 def _walk(folder: Path, leave_out: frozenset[Path]) -> Iterator[Path]:
@@ -92,6 +124,11 @@ def _walk(folder: Path, leave_out: frozenset[Path]) -> Iterator[Path]:
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path, leave_out)
+
+
+def _followed(path: Path, entry: ContextCopy) -> Path:
+    """The file itself, for a link to one in a folder of this machine. The model's own links stay links."""
+    return path if entry.is_model or not path.is_file() else path.resolve()
 
 
 def _copy_one(source: Path, target: Path, digest: _Hash, name: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gusset.errors import HostError, InvalidName
+from gusset.errors import HostError, InvalidName, UsageError
 from gusset.runtime.declared_secrets import DeclaredSecret, DeclaredSecrets, read_secrets
 from gusset.secrets.name import check_name
 from gusset.secrets.sources.source import SecretSource
@@ -28,6 +28,8 @@ HUB = "docker.io"
 _KEY = ("base_image", "docker_auth")
 _HUBS = frozenset({"", HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _SCHEME = re.compile(r"(?i:https?)://")
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
 _JSON_KEY_USER = "_json_key"  # the user name for a service account's key at Google's registries
 _ALTERNATIVE = "store the login as a secret, USER:PASSWORD, and write auth_method: REGISTRY_SECRET"
 
@@ -117,8 +119,28 @@ class RegistryLogin(DeclaredSecrets):
 
 def registry_of(image: str) -> str:
     """The host of the registry of an image, with its port if the image's name has one."""
+    first = _registry_in(image)
+    return _registry_host(first) if first else HUB
+
+
+def check_image_name(name: str) -> None:
+    """Check that an image can get this name.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    registry = _registry_in(name)
+    if not _REPOSITORY.fullmatch(name.removeprefix(f"{registry}/") if registry else name):
+        raise UsageError(
+            f"{name!r} cannot be the name of an image",
+            hint="write it in small letters, as in registry.example:5000/team/my-model:1.2",
+        )
+
+
+def _registry_in(image: str) -> str:
+    """The registry in the name of an image, as it is written; empty if there is none."""
     first, slash, _ = image.partition("/")
-    return _registry_host(first) if slash and ("." in first or ":" in first or first == "localhost") else HUB
+    return first if slash and ("." in first or ":" in first or first == "localhost") else ""
 
 
 def _registry_host(registry: str) -> str:
