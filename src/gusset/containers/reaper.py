@@ -5,6 +5,7 @@ Reads lines from standard input, whose other end only the process of that run ho
 - `engine ADDRESS`: the engine at which the run has its containers and volumes.
 - `service ADDRESS`: the same, by a service that the run starts and the reaper has to end.
 - `build PID`: the process of a build, which leads a group.
+- `containers FOLDER`: where Podman describes the containers in which the build runs commands with secrets.
 - `image ID`: an intermediate image of a build that is not finished.
 - `built`: the build is finished or removed.
 - `done`: nothing is left to remove.
@@ -41,13 +42,15 @@ _BUILD_CHECKS = 50
 def main(run_id: str) -> None:
     """Read standard input to its end, then clean up."""
     address, is_service, is_done = "", False, False
-    build, images = 0, list[str]()
+    build, containers, images = 0, "", list[str]()
     for line in sys.stdin:
         kind, _, argument = line.rstrip("\n").partition(" ")
         if kind in ("engine", "service"):
             address, is_service = argument, kind == "service"
         elif kind == "build":
             build = int(argument)
+        elif kind == "containers":
+            containers = argument
         elif kind == "image":
             images.append(argument)
         elif kind == "built":
@@ -58,6 +61,8 @@ def main(run_id: str) -> None:
         _remove(address, run_id)
     if build:
         end_group(build)
+        if containers:
+            _remove_working_containers(Path(containers), run_id)
         _remove_images(address, images)
     if is_service:
         end_service(address)
@@ -77,6 +82,12 @@ def _remove(address: str, run_id: str) -> None:
         if times_empty == 2:
             break
         time.sleep(_PAUSE)
+
+
+def _remove_working_containers(folder: Path, run_id: str) -> None:
+    from gusset.containers.engine.working_containers import remove_working_containers
+
+    remove_working_containers(folder, lambda name: name == run_id)
 
 
 def _remove_images(address: str, images: list[str]) -> None:

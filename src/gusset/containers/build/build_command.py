@@ -20,12 +20,15 @@ _CHECK_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildTool:
-    """The program that builds. `prefix`: its first words. `is_local`: it needs no service of the engine."""
+    """The program that builds. `prefix`: its first words.
+
+    `working_containers` is where a Podman that needs no service describes the containers of builds.
+    """
 
     prefix: tuple[str, ...]
     environ: dict[str, str]
     is_podman: bool
-    is_local: bool
+    working_containers: Path | None
     can_mount: bool
 
     @classmethod
@@ -44,11 +47,11 @@ class BuildTool:
             )
         environ = child_environment()
         if engine.is_podman:
-            is_local = _is_same_storage(program, engine)
-            prefix = [program] if is_local else [program, "--url", engine.address]
+            containers = _local_containers(program, engine)
+            prefix = [program] if containers else [program, "--url", engine.address]
             can_mount = "--secret" in _output([program, "build", "--help"], environ)
         else:
-            prefix, is_local = [program, "--host", engine.address], False
+            prefix, containers = [program, "--host", engine.address], None
             with_buildkit = environ | {"DOCKER_BUILDKIT": "1"}
             can_mount = "--secret" in _output([*prefix, "build", "--help"], with_buildkit)
             environ = with_buildkit if can_mount else environ
@@ -56,7 +59,7 @@ class BuildTool:
             prefix=tuple(prefix),
             environ=environ,
             is_podman=engine.is_podman,
-            is_local=is_local,
+            working_containers=containers,
             can_mount=can_mount,
         )
 
@@ -73,7 +76,7 @@ class BuildTool:
                 f"{Path(self.prefix[0]).name} is too old for {what}, or has no BuildKit",
                 hint="install a newer one; for Docker, its plugin buildx (docker-buildx)",
             )
-        if plan.secrets and self.is_podman and not self.is_local:
+        if plan.secrets and self.is_podman and self.working_containers is None:
             raise HostError(
                 "the secrets of a build are in this machine's memory, which Podman's service does not reach",
                 hint="build on the machine and under the account where Podman's images are",
@@ -116,16 +119,17 @@ class BuildTool:
         return ["--volume", f"{file}:{secret.target}:ro{label}"]
 
 
-def _is_same_storage(program: str, engine: Engine) -> bool:
-    """Whether Podman's command has the images of the engine that gusset uses, without its service."""
+def _local_containers(program: str, engine: Engine) -> Path | None:
+    """The folder for containers in Podman's storage, if that is the storage of the engine."""
     if engine.is_remote:
-        return False
+        return None
     found = _output([program, "info", "--format", "json"], child_environment())
     try:
-        root = json.loads(found)["store"]["graphRoot"]
+        store = json.loads(found)["store"]
+        root, driver = store["graphRoot"], store["graphDriverName"]
     except (ValueError, KeyError, TypeError):
-        return False
-    return bool(root == engine.api.info().get("DockerRootDir"))
+        return None
+    return Path(root, f"{driver}-containers") if root == engine.api.info().get("DockerRootDir") else None
 
 
 def _output(command: Sequence[str], environ: dict[str, str]) -> str:

@@ -17,7 +17,8 @@ from gusset.containers.build.build_command import BuildTool
 from gusset.containers.build.build_plan import BuildPlan
 from gusset.containers.build.context import write_context
 from gusset.containers.engine.engine import Engine
-from gusset.containers.engine.run_id import run_id
+from gusset.containers.engine.run_id import run_has_ended, run_id
+from gusset.containers.engine.working_containers import remove_working_containers
 from gusset.containers.reaper import end_group
 from gusset.containers.secrets.memory_folder import ContainerFolder
 from gusset.errors import CheckFailed, HostError, ImageUnreadable, ModelFailed
@@ -93,14 +94,20 @@ def build(
     tool = BuildTool.find(engine)
     tool.check(plan)
     masker.learn(given.values.values())
+    if plan.secrets and tool.working_containers:
+        remove_working_containers(tool.working_containers, run_has_ended)  # of builds that were killed
+        notify("containers", str(tool.working_containers))
     cache = BuildCache(engine, on_image=lambda id: notify("image", id) if plan.secrets else None)
     image = None
     try:
         image = _run(tool, plan, given, _Lines(masker, cache, on_line), notify)
-        report = _scan(engine, image, plan, given)
+        # The name comes from the config, which may contain a value.
+        report = _scan(engine, image, f"the image of {masker.mask_text(plan.name)}", given)
         notify("built", "")
         return BuiltImage(id=image, report=report)
     except BaseException:
+        if plan.secrets and tool.working_containers:
+            remove_working_containers(tool.working_containers, lambda name: name == run_id())
         if plan.secrets or image:
             cache.remove(image)
         notify("built", "")
@@ -172,24 +179,23 @@ def _failure(last: list[str]) -> ModelFailed | HostError:
     )
 
 
-def _scan(engine: Engine, image: str, plan: BuildPlan, given: BuildValues) -> Report | None:
-    """Search the image for all values that the build was given."""
+def _scan(engine: Engine, image: str, target: str, given: BuildValues) -> Report | None:
+    """Search the image, which messages name `target`, for all values that the build was given."""
     wanted = {name: (value,) for name, value in given.values.items()}
     if not ValueSearch(wanted).names:
         return None
     source = ImageSource.from_archive(engine.images.export(image))
-    report = scan_image(source, Wanted(wanted, given.allowed), target=f"the image of {plan.name}")
+    report = scan_image(source, Wanted(wanted, given.allowed), target=target)
     if report.found:
         names = ", ".join(sorted({each.secret for each in report.found}))
         raise CheckFailed(
-            f"the image of {plan.name} contains values of secrets: {names}",
+            f"{target} contains values of secrets: {names}",
             problems=report.problems(),
             hint="the image and the cache of this build were removed. Use the secret in a command without "
             "writing it to a file, a name or the output of a tool that keeps it; `--allow NAME` accepts it",
         )
     if report.errors:
         raise ImageUnreadable(
-            f"the image of {plan.name} could not be searched as a whole, and was removed:\n"
-            + "\n".join(report.errors)
+            f"{target} could not be searched as a whole, and was removed:\n" + "\n".join(report.errors)
         )
     return report
