@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,12 +27,13 @@ import yaml
 from gusset.containers.build.model_requirements import runtime_requirements
 from gusset.environments.resources import TRUSS_FILE, list_text
 from tests.cli.test_serve import VALUE, sha, write_model
-from tests.conftest import Cli, leaks_in
+from tests.conftest import Cli, clean_environ, leaks_in
 from tests.containers.conftest import CACHE, EngineAccess, podman, skip_if
 from tests.manager.conftest import Manager
 from tests.serving.conftest import eventually
 
 PYTHON = "3.11"  # of the tests' base image
+OLD_PYDANTIC = "pydantic==1.10.*"  # gusset itself needs pydantic 2
 NEXT = b"hf_the-value-after-the-rotation-77"
 SECRET = b"build-secret-" + b"cHVibGljIHRva2VuIG9mIGEgYnVpbGQ-0815-4711-" * 3
 USER = 60000
@@ -48,6 +48,10 @@ class Builder:
     environ: dict[str, str]
     storage: Path
 
+    @property
+    def is_docker(self) -> bool:
+        return "docker" in self.engine.command
+
     def images(self) -> set[str]:
         """The ids of all images, intermediate ones included."""
         return set(self.engine("images", "--all", "--quiet", "--no-trunc").split())
@@ -57,19 +61,21 @@ class Builder:
 def wheels() -> Path:
     """A folder with what an image of a model installs, since a build may not reach an index."""
     lines = [*runtime_requirements(()), *list_text(TRUSS_FILE).splitlines()]
-    folder = CACHE / f"build-wheels-{hashlib.sha256(repr(lines).encode()).hexdigest()[:12]}"
+    sets = [lines, [OLD_PYDANTIC]]
+    folder = CACHE / f"build-wheels-{hashlib.sha256(repr(sets).encode()).hexdigest()[:12]}"
     if not folder.exists():
         new = folder.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
-        (CACHE / "build-requirements.txt").write_text("\n".join(lines))
-        command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "-d", str(new)]
-        command += ["--python-version", PYTHON, "-r", str(CACHE / "build-requirements.txt")]
-        subprocess.run(command, check=True, capture_output=True)
+        for each in sets:
+            (CACHE / "build-requirements.txt").write_text("\n".join(each))
+            command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "-d", str(new)]
+            command += ["--python-version", PYTHON, "-r", str(CACHE / "build-requirements.txt")]
+            subprocess.run(command, check=True, capture_output=True)
         new.rename(folder)
     return folder
 
 
-@pytest.fixture(params=["podman", "docker"])
+@pytest.fixture(scope="module", params=["podman", "docker"])
 def builder(request: pytest.FixtureRequest, images: dict[str, str]) -> Builder:
     if request.param == "podman":
         info = json.loads(podman("info", "--format", "json"))
@@ -104,6 +110,44 @@ def running(builder: Builder, image: str, *options: str, port: int) -> Iterator[
         yield container
     finally:
         builder.engine("rm", "-f", container)
+
+
+PYDANTIC_MODEL = """\
+import hashlib
+
+import pydantic
+
+
+class Model:
+    def __init__(self, **kwargs):
+        self._secrets = kwargs["secrets"]
+
+    def predict(self, inputs):
+        assert pydantic.VERSION.startswith("1.")
+        return {"sha": hashlib.sha256(self._secrets.bytes("hf_access_token")).hexdigest()}
+"""
+
+
+def write_pydantic_model(folder: Path, image: str) -> Path:
+    """A model that pins another pydantic than gusset needs. Its image is built without the cache."""
+    folder = write_configured(
+        folder, base_image={"image": image}, requirements=[OLD_PYDANTIC], build={"no_cache": "true"}
+    )
+    (folder / "model" / "model.py").write_text(PYDANTIC_MODEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built_model(
+    builder: Builder, images: dict[str, str], wheels: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The name of the image of that model in the engine."""
+    folder = tmp_path_factory.mktemp("built")
+    gusset = Cli(folder / "home", clean_environ(folder / "home", folder / "settings.toml"))
+    name = "localhost/gusset-built-model"
+    build_model(gusset, builder, write_pydantic_model(folder / "model", images["root"]), wheels, name)
+    yield name
+    builder.engine("rmi", "-f", name)
 
 
 def predict(port: int) -> object:
@@ -146,23 +190,17 @@ def build_model(gusset: Cli, builder: Builder, folder: Path, wheels: Path, tag: 
 
 
 def test_the_image_of_a_model_is_served_and_rotates(
-    gusset: Cli,
     tmp_path: Path,
-    images: dict[str, str],
     builder: Builder,
-    wheels: Path,
+    built_model: str,
     manager: Manager,
     free_port: int,
 ) -> None:
     """With a folder that is mounted, and with a manager and a token file; SIGTERM ends it."""
-    folder = write_configured(tmp_path / "model", base_image={"image": images["root"]})
-    tag = "localhost/gusset-built-model"
-    build_model(gusset, builder, folder, wheels, tag)
-
     secrets = tmp_path / "mounted"
     secrets.mkdir()
     (secrets / "hf_access_token").write_bytes(VALUE)
-    with running(builder, tag, "-v", f"{secrets}:/secrets:ro", port=free_port) as container:
+    with running(builder, built_model, "-v", f"{secrets}:/secrets:ro", port=free_port) as container:
         eventually(lambda: answers(free_port, sha(VALUE)), "the model is served")
         (secrets / ".next").write_bytes(NEXT)
         (secrets / ".next").rename(secrets / "hf_access_token")
@@ -183,7 +221,7 @@ def test_the_image_of_a_model_is_served_and_rotates(
         os.chown(token, USER, USER)
         options = ["-v", f"{token}:/token:ro", "-e", "GUSSET_TOKEN_FILE=/token"]
         options += ["-e", f"GUSSET_MANAGER={manager.address}"]
-        with running(builder, tag, *options, port=free_port):
+        with running(builder, built_model, *options, port=free_port):
             eventually(lambda: answers(free_port, sha(VALUE)), "the model is served")
             admin.post(
                 "/v1/secrets", json={"name": "hf_access_token", "value": NEXT.decode()}
@@ -217,7 +255,7 @@ def build_secrets(tmp_path: Path) -> Path:
     return folder
 
 
-LEAKS = {
+LEAKS = {  # by the file that the error names
     "srv/copied": "cp /run/build/token /srv/copied",
     "srv/zipped.gz": "gzip < /run/build/token > /srv/zipped.gz",
     "srv/encoded": "base64 /run/build/token > /srv/encoded",
@@ -225,7 +263,10 @@ LEAKS = {
     "srv/link": 'ln -s "$(cat /run/build/token)" /srv/link',
     "srv/removed": "cp /run/build/token /srv/removed",
     "srv/overwritten": "cp /run/build/token /srv/overwritten",
+    "srv/attribute": 'python3 -c \'import os, pathlib as p; p.Path("/srv/attribute").touch(); '
+    'os.setxattr("/srv/attribute", "user.note", p.Path("/run/build/token").read_bytes())\'',
 }
+IN_CONFIG = ("environment variable API_KEY", "label org.opencontainers.image.title", "history, entry ")
 
 
 def test_each_kind_of_leak_ends_the_build_and_leaves_nothing(
@@ -233,13 +274,21 @@ def test_each_kind_of_leak_ends_the_build_and_leaves_nothing(
 ) -> None:
     """The error names layer, file and instruction; the engine's storage has the value nowhere."""
     later = ["rm /srv/removed", "echo harmless > /srv/overwritten"]
-    folder = write_image(tmp_path / "image", images["root"], [*LEAKS.values(), *later])
+    commands = [*LEAKS.values(), *later, ": " + SECRET.decode()]
+    config = {
+        "environment_variables": {"API_KEY": SECRET.decode()},
+        "model_name": SECRET.decode(),
+    }
+    folder = write_image(tmp_path / "image", images["root"], commands, **config)
     before = builder.images()
     command = ["build", str(folder), "--tag", "localhost/gusset-leak", "--secrets-dir", str(build_secrets)]
     done = gusset(*command, status=4, **builder.environ)
     output = done.stdout + done.stderr
     for file in LEAKS:
-        assert f", {file}".encode() in output, file
+        # Docker leaves attributes out of its layers.
+        assert f", {file}".encode() in output or (file, builder.is_docker) == ("srv/attribute", True), file
+    for part in IN_CONFIG:
+        assert part.encode() in output, part
     assert b"made by: " in output and b"layer " in output
     assert not leaks_in(output, SECRET)
     left = builder.images() - before
@@ -248,32 +297,58 @@ def test_each_kind_of_leak_ends_the_build_and_leaves_nothing(
     assert not gusset.home.joinpath("gusset-leak").exists()
 
 
-def files_with(storage: Path, value: bytes) -> str:
-    """The files in an engine's storage that contain a value, or have it in their names."""
-    found = subprocess.run(
-        [
-            "find",
-            storage,
-            "-xdev",
-            "-newerct",
-            "15 minutes ago",
-            "-size",
-            "-1M",
-            "-type",
-            "f",
-            "-exec",
-            "grep",
-            "-l",
-            value.decode(),
-            "{}",
-            "+",
-        ],
-        capture_output=True,
-    ).stdout
-    named = subprocess.run(
-        ["find", storage, "-xdev", "-name", f"*{value.decode()}*"], capture_output=True
-    ).stdout
-    return (found + named).decode()
+def test_a_value_that_the_base_image_has_ends_the_build(
+    gusset: Cli, tmp_path: Path, images: dict[str, str], builder: Builder, build_secrets: Path
+) -> None:
+    """In a variable or label, or since a trigger of it (ONBUILD) writes one. The base image stays."""
+    base = "localhost/gusset-leaking-base"
+    lines = [
+        f"FROM {images['root']}",
+        f"ENV BASE_KEY={SECRET.decode()}",
+        f"LABEL base.note={SECRET.decode()}",
+    ]
+    lines.append("ONBUILD RUN cp /run/build/token /srv/triggered || true")
+    options = ["--format", "docker"] if not builder.is_docker else []  # OCI's has no ONBUILD
+    builder.engine("build", "-q", *options, "-t", base, "-", input="\n".join(lines).encode())
+    folder = write_image(tmp_path / "image", base, ["true"])
+    before = builder.images()
+    done = gusset("build", str(folder), "--secrets-dir", str(build_secrets), status=4, **builder.environ)
+    output = done.stdout + done.stderr
+    parts = [b"environment variable BASE_KEY", b"label base.note"]
+    # Docker mounts the secret for the commands of build_commands only.
+    parts += [] if builder.is_docker else [b"srv/triggered"]
+    for part in parts:
+        assert part in output, part
+    assert not leaks_in(output, SECRET)
+    assert builder.images() == before
+    builder.engine("rmi", "-f", base)
+
+
+def files_with(storage: Path, value: bytes) -> list[str]:
+    """What is new in an engine's storage and has a value in content, name, link target or attribute."""
+    recent = ["find", str(storage), "-xdev", "-newerct", "15 minutes ago"]
+    encoded = base64.b64encode(value)[:60]  # a line of it
+    words = [word for each in (value, encoded) for word in ("-e", each.decode())]
+    grep = ["-type", "f", "-exec", "grep", "-lF", *words, "{}", "+"]
+    text = value.decode()
+    named = ["(", "-name", f"*{text}*", "-o", "-lname", f"*{text}*", ")"]
+    listings = [
+        subprocess.run([*recent, *tests], capture_output=True, check=False).stdout
+        for tests in (grep, named, ["-print0"])
+    ]
+    paths = listings.pop().split(b"\0")
+    return [
+        *b"".join(listings).decode().splitlines(),
+        *(str(path) for path in paths if in_attribute(path, value)),
+    ]
+
+
+def in_attribute(path: bytes, value: bytes) -> bool:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return any(value in os.getxattr(path, name, follow_symlinks=False) for name in names)
+    except OSError:  # it was removed
+        return False
 
 
 def test_a_build_with_a_secret_that_it_keeps_to_itself(
@@ -399,20 +474,17 @@ def test_a_push_that_is_refused_keeps_the_image(
     podman("rmi", "-f", tag)
 
 
+@pytest.mark.parametrize("builder", ["podman"], indirect=True)
 def test_two_builds_of_two_clones_have_the_same_layers(
-    gusset: Cli, tmp_path: Path, images: dict[str, str], wheels: Path
+    gusset: Cli, tmp_path: Path, images: dict[str, str], wheels: Path, builder: Builder, built_model: str
 ) -> None:
     """With nothing from the cache."""
-    layers = []
-    for name in ("one", "other"):
-        folder = write_configured(
-            tmp_path / name / "model", base_image={"image": images["root"]}, build={"no_cache": "true"}
-        )
-        tag = f"localhost/gusset-clone-{name}"
-        time.sleep(1.1)  # other times of files
-        build_model(gusset, Builder(podman, {}, tmp_path), folder, wheels, tag)
-        layers.append(podman("image", "inspect", "--format", "{{.RootFS.Layers}}", tag))
-        podman("rmi", "-f", tag)
+    clone = "localhost/gusset-clone"
+    build_model(gusset, builder, write_pydantic_model(tmp_path / "model", images["root"]), wheels, clone)
+    layers = [
+        podman("image", "inspect", "--format", "{{.RootFS.Layers}}", each) for each in (built_model, clone)
+    ]
+    podman("rmi", "-f", clone)
     assert layers[0] == layers[1]
 
 
