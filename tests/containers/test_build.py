@@ -369,11 +369,9 @@ def test_a_build_with_a_secret_that_it_keeps_to_itself(
     assert b"was another image before" not in again.stderr
 
 
-def test_a_leak_is_accepted_by_name(
-    gusset: Cli, tmp_path: Path, images: dict[str, str], build_secrets: Path
-) -> None:
+def test_a_leak_is_accepted_by_name(gusset: Cli, tmp_path: Path, busybox: str, build_secrets: Path) -> None:
     """The output says so; a name that the build does not know is refused."""
-    folder = write_image(tmp_path / "image", images["root"], ["cp /run/build/token /srv/kept"])
+    folder = write_image(tmp_path / "image", busybox, ["cp /run/build/token /kept"])
     command = [
         "build",
         str(folder),
@@ -388,12 +386,12 @@ def test_a_leak_is_accepted_by_name(
 
 
 def test_a_build_that_fails_or_is_ended_leaves_nothing(
-    gusset: Cli, tmp_path: Path, images: dict[str, str], build_secrets: Path
+    gusset: Cli, tmp_path: Path, busybox: str, build_secrets: Path
 ) -> None:
     """Neither the layer that has the value, nor the file of the secret."""
-    leak = "cp /run/build/token /srv/copied"
+    leak = "cp /run/build/token /copied"
     storage = Path(json.loads(podman("info", "--format", "json"))["store"]["graphRoot"])
-    folder = write_image(tmp_path / "failing", images["root"], [leak, "cat /run/build/token; exit 3"])
+    folder = write_image(tmp_path / "failing", busybox, [leak, "cat /run/build/token; exit 3"])
     command = ["build", str(folder), "--secrets-dir", str(build_secrets)]
     done = gusset(*command, status=9)
     assert not leaks_in(done.stdout + done.stderr, SECRET)
@@ -401,7 +399,7 @@ def test_a_build_that_fails_or_is_ended_leaves_nothing(
     assert not files_with(storage, SECRET)
 
     for number in (signal.SIGTERM, signal.SIGKILL):
-        folder = write_image(tmp_path / number.name, images["root"], [leak, "echo now; sleep 30"])
+        folder = write_image(tmp_path / number.name, busybox, [leak, "echo now; sleep 30"])
         command = [sys.executable, "-m", "gusset", "build", str(folder), "--secrets-dir", str(build_secrets)]
         log = tmp_path / f"{number.name}.log"
         with log.open("wb") as output:
@@ -414,10 +412,10 @@ def test_a_build_that_fails_or_is_ended_leaves_nothing(
 
 
 def test_an_engine_that_is_too_old_or_absent_builds_nothing(
-    gusset: Cli, tmp_path: Path, images: dict[str, str], build_secrets: Path
+    gusset: Cli, tmp_path: Path, busybox: str, build_secrets: Path
 ) -> None:
     """It is never built without the secrets."""
-    folder = write_image(tmp_path / "image", images["root"], ["true"])
+    folder = write_image(tmp_path / "image", busybox, ["true"])
     command = ["build", str(folder), "--secrets-dir", str(build_secrets)]
     old = tmp_path / "old"
     old.mkdir()
@@ -437,7 +435,7 @@ def test_an_engine_that_is_too_old_or_absent_builds_nothing(
 
 
 def test_a_disk_that_is_full_and_a_foreign_image_are_failures_of_the_machine(
-    gusset: Cli, tmp_path: Path, images: dict[str, str]
+    gusset: Cli, tmp_path: Path, busybox: str
 ) -> None:
     """Podman's own message stands for a disk that fills up in the middle of a build."""
     full = tmp_path / "full"
@@ -447,7 +445,7 @@ def test_a_disk_that_is_full_and_a_foreign_image_are_failures_of_the_machine(
         f'exit 125;; *) exec {shutil.which("podman")} "$@";; esac\n'
     )
     (full / "podman").chmod(0o755)
-    folder = write_image(tmp_path / "image", images["root"], ["true"], build={})
+    folder = write_image(tmp_path / "image", busybox, ["true"], build={})
     done = gusset("build", str(folder), status=11, PATH=f"{full}:{os.environ['PATH']}")
     assert b"a disk is full" in done.stderr
     foreign = "localhost/gusset-test:foreign-base"
@@ -459,10 +457,10 @@ def test_a_disk_that_is_full_and_a_foreign_image_are_failures_of_the_machine(
 
 
 def test_a_push_that_is_refused_keeps_the_image(
-    gusset: Cli, tmp_path: Path, images: dict[str, str], free_port: int
+    gusset: Cli, tmp_path: Path, busybox: str, free_port: int
 ) -> None:
     """Nothing listens at that address."""
-    folder = write_image(tmp_path / "image", images["root"], ["true"], build={})
+    folder = write_image(tmp_path / "image", busybox, ["true"], build={})
     tag = f"127.0.0.1:{free_port}/team/model:1"
     done = gusset("build", str(folder), "--tag", tag, "--push", status=11)
     assert b"cannot be pushed" in done.stderr
