@@ -2,33 +2,36 @@
 
 Each record's hash covers the hash before it; its HMAC proves that a holder of
 the keyring wrote it. A signed checkpoint names the newest record, at most once
-per `CHECKPOINT_INTERVAL`.
+per `CHECKPOINT_INTERVAL` while there are writes; `sign_head` signs what is left.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-
-from sqlalchemy import Connection, func, insert, select
+from typing import Any
 
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent, chain_hash, genesis_hash
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
-from gusset.vault.storage.compiled_sql import CompiledStatement
-from gusset.vault.storage.tables import audit_table, checkpoints_table
+from gusset.vault.storage.connection import Connection
+from gusset.vault.storage.signed_rows import RowChange, changes_text
+from gusset.vault.storage.sql import Statement
 
 CHECKPOINT_INTERVAL = 1.0  # seconds, while there are writes
 
-_last = select(func.max(audit_table.c.seq)).scalar_subquery()
-_find_head = CompiledStatement(
-    select(audit_table.c.seq, audit_table.c.hash).where(audit_table.c.seq == _last)
+_COLUMNS = ("seq", "at", "actor", "action", "target", "outcome", "details", "changes", "hash", "mac")
+_FIND_HEAD = Statement("SELECT seq, hash FROM audit WHERE seq = (SELECT max(seq) FROM audit)")
+_ADD_RECORD = Statement(
+    f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608
 )
-_add_record = CompiledStatement(insert(audit_table), audit_table.c.keys())
-_add_checkpoint = insert(checkpoints_table)
+_FIND_CHECKPOINT = Statement("SELECT seq FROM checkpoints WHERE seq = :seq")
+_ADD_CHECKPOINT = Statement(
+    "INSERT INTO checkpoints (seq, at, hash, signature) VALUES (:seq, :at, :hash, :signature)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,35 @@ class Head:
     hash: bytes
 
 
+class ChainTail:
+    """The records that one transaction adds."""
+
+    def __init__(self, head: Head, at: str, keyring: Keyring) -> None:
+        self.head = head
+        self.rows: list[dict[str, Any]] = []
+        self._at = at
+        self._keyring = keyring
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the record that is added next."""
+        return self.head.seq + 1
+
+    def add(self, events: Sequence[AuditEvent], changes: Sequence[RowChange] = ()) -> None:
+        """Add a record of each event; the first has `changes`, which were made with its number."""
+        for event in events:
+            seq = self.head.seq + 1
+            details = json.dumps(event.stored_details(), sort_keys=True)
+            changed = json.dumps(changes_text(changes), separators=(",", ":")) if changes else None
+            fields = (seq, self._at, str(event.actor), str(event.action), event.target, event.outcome, details)
+            fields += (changed,) if changed else ()
+            self.head = Head(seq, chain_hash(self.head.hash, *fields))
+            row = dict(zip(_COLUMNS, fields, strict=False))
+            mac = self._keyring.audit_mac(self.head.hash, seq)
+            self.rows.append(row | {"changes": changed, "hash": self.head.hash, "mac": mac})
+            changes = ()
+
+
 class Chain:
     """Extends the chain, for the writer: within its transaction, once per batch."""
 
@@ -47,47 +79,50 @@ class Chain:
         self._keyring = keyring
         self._clock = clock
         self._genesis = genesis_hash(vault)
-        self._signed_at: datetime | None = None
+        self._signed_at: float | None = None  # monotonic: a clock that is set back delays nothing
 
     def head(self, connection: Connection) -> Head:
         """The newest record's number and hash; number 0 for an empty log."""
-        row = _find_head.one(connection, {})
+        row = connection.one(_FIND_HEAD)
         return Head(row.seq, row.hash) if row else Head(0, self._genesis)
 
-    def extend(self, connection: Connection, events: Sequence[AuditEvent]) -> Checkpoint | None:
-        """Append `events`. Returns the checkpoint if one was due; it is stored already."""
-        head, keyring, now = self.head(connection), self._keyring(), self._clock()
-        at, rows = timestamp(now), []
-        for event in events:
-            details = json.dumps(event.stored_details(), sort_keys=True)
-            actor, action = str(event.actor), str(event.action)
-            fields = (head.seq + 1, at, actor, action, event.target, event.outcome, details)
-            head = Head(head.seq + 1, chain_hash(head.hash, *fields))
-            mac = keyring.mac(head.hash)
-            rows.append(dict(zip(audit_table.c.keys(), (*fields, head.hash, mac), strict=True)))
-        _add_record.run_many(connection, rows)
-        return self._checkpoint(connection, head, now) if self._checkpoint_due(now) else None
+    def tail(self, connection: Connection) -> ChainTail:
+        """What a transaction adds its records to."""
+        return ChainTail(self.head(connection), timestamp(self._clock()), self._keyring())
 
-    def _checkpoint_due(self, now: datetime) -> bool:
-        return self._signed_at is None or (now - self._signed_at).total_seconds() >= CHECKPOINT_INTERVAL
+    def extend(self, connection: Connection, tail: ChainTail) -> Checkpoint | None:
+        """Store the records of `tail`. Returns the checkpoint if one was due; it is stored already."""
+        if not tail.rows:
+            return None
+        connection.run_many(_ADD_RECORD, tail.rows)
+        return self._checkpoint(connection, tail.head) if self._checkpoint_due() else None
 
-    def _checkpoint(self, connection: Connection, head: Head, now: datetime) -> Checkpoint:
-        unsigned = Checkpoint(vault=self._vault, seq=head.seq, at=timestamp(now), hash=head.hash)
+    def _checkpoint_due(self) -> bool:
+        return self._signed_at is None or time.monotonic() - self._signed_at >= CHECKPOINT_INTERVAL
+
+    def _checkpoint(self, connection: Connection, head: Head) -> Checkpoint:
+        unsigned = Checkpoint(vault=self._vault, seq=head.seq, at=timestamp(self._clock()), hash=head.hash)
         checkpoint = replace(unsigned, signature=self._keyring().sign(unsigned.signed_bytes()))
-        values = {
-            "seq": checkpoint.seq,
-            "at": checkpoint.at,
-            "hash": checkpoint.hash,
-            "signature": checkpoint.signature,
-        }
-        connection.execute(_add_checkpoint, values)
-        self._signed_at = now
+        connection.run(
+            _ADD_CHECKPOINT,
+            {
+                "seq": checkpoint.seq,
+                "at": checkpoint.at,
+                "hash": checkpoint.hash,
+                "signature": checkpoint.signature,
+            },
+        )
+        self._signed_at = time.monotonic()
         return checkpoint
 
-    def final_checkpoint(self, connection: Connection) -> Checkpoint | None:
-        """On close: a checkpoint of the newest record, unless it has one."""
+    def head_is_signed(self, connection: Connection) -> bool:
+        """Whether the newest record has a checkpoint."""
         head = self.head(connection)
-        known = select(checkpoints_table.c.seq).where(checkpoints_table.c.seq == head.seq)
-        if head.seq == 0 or connection.execute(known).one_or_none():
+        return head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None
+
+    def sign_head(self, connection: Connection) -> Checkpoint | None:
+        """Store a checkpoint of the newest record, unless it has one."""
+        head = self.head(connection)
+        if head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None:
             return None
-        return self._checkpoint(connection, head, self._clock())
+        return self._checkpoint(connection, head)

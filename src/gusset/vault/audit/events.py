@@ -14,6 +14,8 @@ from gusset.vault.audit.actions import Action
 class Actor(str):
     """Who acts, and the network `address` of the request, where there is one."""
 
+    # A `str`, since the vault takes any text as an actor: only the manager knows addresses.
+
     address: str | None
 
     def __new__(cls, name: str, address: str | None = None) -> Actor:
@@ -41,7 +43,7 @@ class AuditEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """An event in the chain. `details` is JSON text."""
+    """An event in the chain. `details` is JSON text; `changes`, too: see `RowChange`."""
 
     seq: int
     at: str
@@ -50,6 +52,7 @@ class AuditRecord:
     target: str
     outcome: str
     details: str
+    changes: str | None
     hash: bytes
     mac: bytes
 
@@ -63,15 +66,15 @@ class AuditRecord:
             "target": self.target,
             "outcome": self.outcome,
             "details": json.loads(self.details),
+            **({"changes": json.loads(self.changes)} if self.changes else {}),
             "hash": self.hash.hex(),
             "mac": self.mac.hex(),
         }
 
     def hash_after(self, previous: bytes) -> bytes:
         """The hash that this record must have when it follows a record with the hash `previous`."""
-        return chain_hash(
-            previous, self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details
-        )
+        fields = (self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details)
+        return chain_hash(previous, *fields, *((self.changes,) if self.changes else ()))
 
 
 def chain_hash(previous: bytes, *fields: str | int) -> bytes:

@@ -3,7 +3,7 @@
 Writes run on the loop's own thread: each takes microseconds, and on another
 thread every statement would compete for the interpreter lock. Only what may
 take long leaves it: waiting for another process's lock, and the commit where
-the disk is slow.
+the disk is slow. For SQLite alone: no statement of it waits on a network.
 """
 
 from __future__ import annotations
@@ -14,19 +14,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
-
-from gusset.vault.audit.chain import Chain
-from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
+from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
+from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
 from gusset.vault.commit.greenlets import spawned, wait
-from gusset.vault.commit.writer import PendingWrite, Write, Writer
-from gusset.vault.storage.database import (
-    disable_busy_timeout,
-    translate_db_errors,
-    try_begin,
-    wait_and_begin,
-)
+from gusset.vault.commit.thread_writer import ThreadWriter, record_refusal_sums
+from gusset.vault.commit.writer import PendingWrite, Write
+from gusset.vault.storage.sqlite import Sqlite
 
 log = logging.getLogger("gusset")
 
@@ -36,24 +30,31 @@ MAX_BATCH = 256  # writes in one transaction
 SLOW_COMMIT = 0.003  # seconds; a faster commit costs less than handing it to a thread
 
 
-class LoopWriter(Writer):
-    """For callers in a greenlet of an event loop (see `greenlets`); for others it is the plain `Writer`."""
+class LoopWriter:
+    """For callers in a greenlet of an event loop (see `greenlets`); others' writes go to a `ThreadWriter`."""
 
-    def __init__(self, engine: Engine, chain: Chain, witness: WitnessFile) -> None:
-        super().__init__(engine, chain, witness)
-        self._connection: Connection | None = None
-        self._loop_queue: list[PendingWrite] = []
+    def __init__(self, runner: BatchRunner, sqlite: Sqlite) -> None:
+        self._runner = runner
+        self._sqlite = sqlite
+        self._others = ThreadWriter(runner)
+        self._driver: Any = None
+        self._queue: list[PendingWrite] = []
         self._working = False
+        self._commits = 0
         self._slow_disk = False
         self._witness_write: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None  # the event loop itself keeps no task alive
 
+    @property
+    def commits(self) -> int:
+        return self._commits + self._others.commits
+
     def run(self, intent: AuditEvent, write: Write[T]) -> T:
         if not spawned():
-            return super().run(intent, write)
-        loop, pending = asyncio.get_running_loop(), PendingWrite(intent, write)
-        pending.wake = loop.create_future()
-        self._loop_queue.append(pending)
+            return self._others.run(intent, write)
+        loop = asyncio.get_running_loop()
+        pending = PendingWrite(intent, write, loop.create_future())
+        self._queue.append(pending)
         if not self._working:
             self._working = True
             loop.call_soon(self._start)  # deferred: writes of the same turn of the loop share the commit
@@ -69,18 +70,17 @@ class LoopWriter(Writer):
         try:
             await self._commit_all()
         finally:
-            self._working = bool(self._loop_queue)
+            self._working = bool(self._queue)
             if self._working:
                 asyncio.get_running_loop().call_soon(self._start)
 
     async def _commit_all(self) -> None:
-        while self._loop_queue:
-            batch, self._loop_queue = self._loop_queue[:MAX_BATCH], self._loop_queue[MAX_BATCH:]
+        while self._queue:
+            batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
             checkpoint = None
             try:
-                with translate_db_errors(self._engine):
-                    checkpoint = await self._commit_batch(batch)
-                self.commits += 1
+                checkpoint = await self._commit_batch(batch)
+                self._commits += 1
             except BaseException as error:
                 for pending in batch:
                     pending.error = error
@@ -101,29 +101,32 @@ class LoopWriter(Writer):
 
     async def _write_witness(self, checkpoint: Checkpoint) -> None:
         try:
-            await asyncio.to_thread(self._witness.add, checkpoint)
+            await asyncio.to_thread(self._runner.committed, checkpoint)
         except Exception as error:  # such as a system that cannot start a thread: the next one may succeed
-            log.warning("cannot write the witness file %s: %s", self._witness.path, error)
+            log.warning("cannot write the witness file %s: %s", self._runner.witness.path, error)
 
     async def _commit_batch(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
         """Execute a batch in one transaction. Returns the checkpoint if one was due."""
-        connection = self._connection
-        if connection is None:
-            connection = self._connection = self._engine.connect().execution_options(manual_begin=True)
-            disable_busy_timeout(connection.connection.dbapi_connection)
-        driver: Any = connection.connection.dbapi_connection
-        await _begin(driver)
         try:
-            single = len(batch) == 1
-            events = self._run_batch(connection, batch, single)
-            if single and batch[0].error:  # a single write that was refused: only its record is kept
-                driver.rollback()
-                await _begin(driver)
-            checkpoint = self._chain.extend(connection, events) if events else None
+            try:
+                return await self._transaction(batch, savepoints=False)
+            except NeedsSavepoints:
+                return await self._transaction(batch, savepoints=True)
+        except (self._sqlite.errors, OSError) as error:
+            raise self._sqlite.translated(error) from None
+
+    async def _transaction(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        driver = self._driver
+        if driver is None:
+            driver = self._driver = self._sqlite.connect()
+            self._sqlite.disable_busy_timeout(driver)
+        if not self._sqlite.try_begin_write(driver):
+            await asyncio.to_thread(self._sqlite.wait_and_begin_write, driver)
+        try:
+            checkpoint = self._runner.run(driver, batch, savepoints=savepoints)
             await self._commit(driver)
         finally:
             driver.rollback()  # does nothing after a commit
-            connection.rollback()
         return checkpoint
 
     async def _commit(self, driver: Any) -> None:
@@ -135,13 +138,18 @@ class LoopWriter(Writer):
             driver.commit()
         self._slow_disk = time.perf_counter() - began > SLOW_COMMIT
 
+    def record_refusal_sums(self) -> None:
+        record_refusal_sums(self._runner, self.run, all_of_them=False)
+
+    def sign_head(self) -> None:
+        self._others.sign_head()
+
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        super().close()
-
-
-async def _begin(driver: Any) -> None:
-    """Take the database's write lock; if another process has it, wait on a thread."""
-    if not try_begin(driver):
-        await asyncio.to_thread(wait_and_begin, driver)
+        if self._driver is not None:
+            self._driver.close()
+        try:
+            self._others.record_refusal_sums(all_of_them=True)
+            if self.commits:
+                self.sign_head()
+        finally:
+            self._others.close()

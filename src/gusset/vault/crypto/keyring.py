@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gusset.vault.crypto.envelope import KEY_BYTES, kek_number, open_sealed, rewrap, seal
 
-KEK, AUDIT, SIGNING = "kek", "audit", "signing"
+KEK, AUDIT, SIGNING, STATE = "kek", "audit", "signing", "state"
+KINDS = (KEK, AUDIT, SIGNING, STATE)
 
 # (kind, number) -> key; stored wrapped by the root key.
 Keys = Mapping[tuple[str, int], bytes]
@@ -33,7 +34,7 @@ class Keyring:
 
     @classmethod
     def new(cls) -> Keyring:
-        return cls({(kind, 1): os.urandom(KEY_BYTES) for kind in (KEK, AUDIT, SIGNING)})
+        return cls({(kind, 1): os.urandom(KEY_BYTES) for kind in KINDS})
 
     def with_new_kek(self) -> Keyring:
         """A keyring with one more KEK, which is now the newest."""
@@ -60,12 +61,18 @@ class Keyring:
         kek = self._keks[self.newest]
         return rewrap(sealed, context=context, keks=self._keks.__getitem__, kek=kek, number=self.newest)
 
-    def mac(self, data: bytes) -> bytes:
+    def audit_mac(self, data: bytes, seq: int) -> bytes:
+        """The HMAC of the audit record `seq`, whose hash is `data`."""
         return hmac.digest(self._keys[AUDIT, 1], data, "sha256")
+
+    def state_mac(self, data: bytes, seq: int) -> bytes:
+        """The HMAC of a row that the audit record `seq` wrote."""
+        return hmac.digest(self._keys[STATE, 1], data, "sha256")
 
     def derive(self, purpose: str) -> bytes:
         """A key for one purpose outside the vault. It differs from every MAC of the audit log."""
-        return self.mac(f"gusset: a key derived for the purpose of: {purpose}".encode())
+        data = f"gusset: a key derived for the purpose of: {purpose}".encode()
+        return hmac.digest(self._keys[AUDIT, 1], data, "sha256")
 
     def sign(self, data: bytes) -> bytes:
         return self._signing.sign(data)

@@ -1,0 +1,101 @@
+"""One batch: writes that share a transaction, with their audit records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from gusset.errors import GussetError, HostError, VaultError
+from gusset.vault.audit.actions import Action
+from gusset.vault.audit.chain import Chain, ChainTail
+from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.refusals import RefusalSums
+from gusset.vault.commit.writer import PendingWrite, WriteResult
+from gusset.vault.storage.connection import Connection, Dialect, Transaction
+from gusset.vault.storage.signed_rows import RowSigner
+
+log = logging.getLogger("gusset.vault")
+
+
+class NeedsSavepoints(Exception):
+    """A write failed after it had changed something: the batch must run again, each write in a savepoint.
+
+    This is rare, and savepoints cost more than most writes.
+    """
+
+
+class BatchRunner:
+    """Executes the writes of a batch within a transaction that its caller begins and commits."""
+
+    def __init__(self, dialect: Dialect, signer: RowSigner, chain: Chain, witness: WitnessFile) -> None:
+        self.dialect = dialect
+        self.refusals = RefusalSums()
+        self.witness = witness
+        self._signer = signer
+        self._chain = chain
+
+    def run(self, driver: Any, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        """Execute every write and add the audit records. Returns the checkpoint if one was due.
+
+        Raises:
+            NeedsSavepoints: call it again in a new transaction, with `savepoints`.
+        """
+        connection = Connection(driver, self.dialect, self._signer)
+        tail = self._chain.tail(connection)
+        for pending in batch:
+            self._run_one(driver, pending, tail, savepoints=savepoints)
+        return self._chain.extend(connection, tail)
+
+    def _run_one(self, driver: Any, pending: PendingWrite, tail: ChainTail, *, savepoints: bool) -> None:
+        transaction = Transaction(driver, self.dialect, self._signer, tail.next_seq)
+        pending.value = pending.error = None
+        try:
+            result = self._in_savepoint(transaction, pending) if savepoints else pending.write(transaction)
+        except self.dialect.errors:
+            raise  # a failure of the database concerns the whole batch
+        except Exception as error:
+            if transaction.written and not savepoints:
+                raise NeedsSavepoints from None
+            pending.error = error
+            if isinstance(error, GussetError) and not isinstance(error, VaultError | HostError):
+                tail.add(self.refusals.admit([replace(pending.intent, outcome=error.code)]))
+            return
+        if transaction.changes and not result.events:
+            raise AssertionError(f"{pending.intent.action} changes signed rows without an audit record")
+        pending.value = result.value
+        tail.add(result.events if transaction.changes else self.refusals.admit(result.events), transaction.changes)
+
+    def _in_savepoint(self, transaction: Transaction, pending: PendingWrite) -> WriteResult[Any]:
+        driver = transaction.driver
+        self.dialect.savepoint(driver, "SAVEPOINT")
+        try:
+            result = pending.write(transaction)
+        except self.dialect.errors:
+            raise
+        except Exception:
+            self.dialect.savepoint(driver, "ROLLBACK TO SAVEPOINT")
+            self.dialect.savepoint(driver, "RELEASE SAVEPOINT")
+            raise
+        self.dialect.savepoint(driver, "RELEASE SAVEPOINT")
+        return result
+
+    def committed(self, checkpoint: Checkpoint | None) -> None:
+        """Write the checkpoint of a committed batch to the witness file."""
+        if checkpoint:
+            self.witness.add(checkpoint)
+
+    def head_is_signed(self, driver: Any) -> bool:
+        """Whether the newest record has a checkpoint."""
+        return self._chain.head_is_signed(Connection(driver, self.dialect, self._signer))
+
+    def sign_head(self, driver: Any) -> Checkpoint | None:
+        """Store a checkpoint of the newest record, unless it has one."""
+        return self._chain.sign_head(Connection(driver, self.dialect, self._signer))
+
+
+def refusal_sums_event() -> AuditEvent:
+    """The intent of recording sums of refusals."""
+    return AuditEvent("gusset", Action.REQUEST_REFUSE, "several")

@@ -1,0 +1,165 @@
+"""Group commit: writes that wait at the same moment share one durable transaction.
+
+The first caller leads: it executes everything that is waiting, its own write
+and others', in one transaction with their audit records, wakes their callers,
+and passes the lead to the first caller that came meanwhile. There is no writer
+thread, so nothing to start or stop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from gusset.errors import GussetError
+from gusset.vault.audit.checkpoints import Checkpoint
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints, refusal_sums_event
+from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
+
+T = TypeVar("T")
+
+
+class ThreadWriter:
+    """The writer for callers on any thread. See `Writer`."""
+
+    def __init__(self, runner: BatchRunner) -> None:
+        self.commits = 0
+        self._runner = runner
+        self._transaction_lock = threading.Lock()  # held throughout a transaction
+        self._driver: Any = None  # guarded by `_transaction_lock`
+        self._queue_lock = threading.Lock()  # guards `_queue` and `_has_leader`; held only for a moment
+        self._queue: list[PendingWrite] = []
+        self._has_leader = False
+
+    def run(self, intent: AuditEvent, write: Write[T]) -> T:
+        pending = PendingWrite(intent, write, threading.Event())
+        with self._queue_lock:
+            self._queue.append(pending)
+            leads, self._has_leader = not self._has_leader, True
+        if not leads:
+            self._wait(pending)
+        if not pending.finished:
+            self._lead()
+        value: T = pending.result()
+        return value
+
+    def _wait(self, pending: PendingWrite) -> None:
+        try:
+            pending.wake.wait()
+        except BaseException:  # Ctrl-C: others must not wait for a leader that has left
+            with self._queue_lock:
+                if pending in self._queue:
+                    self._queue.remove(pending)
+                    if pending.wake.is_set():
+                        self._pass_lead()
+            raise
+
+    def _lead(self) -> None:
+        """Execute what is waiting.
+
+        Callers need no lock to see that their write is finished. So all callers
+        of this batch can be back in the queue before the next batch is taken.
+        """
+        with self._queue_lock:
+            batch, self._queue = self._queue, []
+        try:
+            self._execute(batch)
+        finally:
+            with self._queue_lock:
+                self._pass_lead()
+            for pending in batch:
+                pending.wake.set()
+
+    def _pass_lead(self) -> None:
+        """Make the first caller in the queue the leader. Requires `_queue_lock`."""
+        self._has_leader = bool(self._queue)
+        if self._has_leader:
+            self._queue[0].wake.set()
+
+    def _execute(self, batch: Sequence[PendingWrite]) -> None:
+        """Execute a batch in one transaction; if that fails as a whole, every write has failed."""
+        try:
+            checkpoint = self._transaction(batch)
+        except BaseException as error:
+            for pending in batch:
+                pending.error, pending.finished = error, True
+            if not isinstance(error, Exception):  # Ctrl-C goes on in the leader, after the others have ended
+                raise
+            return
+        self.commits += 1
+        for pending in batch:
+            pending.finished = True
+        self._runner.committed(checkpoint)
+
+    def _transaction(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
+        try:
+            with self._begun() as driver:
+                return self._runner.run(driver, batch, savepoints=False)
+        except NeedsSavepoints:
+            with self._begun() as driver:
+                return self._runner.run(driver, batch, savepoints=True)
+
+    @contextmanager
+    def _begun(self) -> Iterator[Any]:
+        """A connection in a transaction, which is committed at the end and rolled back after an error."""
+        with self._connected() as driver:
+            try:
+                self._runner.dialect.begin_write(driver)
+                yield driver
+                driver.commit()
+            finally:
+                driver.rollback()  # does nothing after a commit
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """The writer's connection, for one thread at a time. After an error the next caller gets a new one."""
+        dialect = self._runner.dialect
+        with self._transaction_lock:
+            try:
+                self._driver = self._driver or dialect.connect()
+                yield self._driver
+            except (dialect.errors, OSError) as error:
+                self._drop_connection()
+                raise dialect.translated(error) from None
+
+    def _drop_connection(self) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()
+
+    def record_refusal_sums(self, *, all_of_them: bool = False) -> None:
+        record_refusal_sums(self._runner, self.run, all_of_them=all_of_them)
+
+    def sign_head(self) -> None:
+        with self._connected() as driver:
+            signed = self._runner.head_is_signed(driver)
+        if not signed:
+            with self._begun() as driver:
+                checkpoint = self._runner.sign_head(driver)
+            self._runner.committed(checkpoint)
+
+    def close(self) -> None:
+        try:
+            self.record_refusal_sums(all_of_them=True)
+            if self.commits:
+                self.sign_head()
+        finally:
+            with self._transaction_lock:
+                self._drop_connection()
+
+
+def record_refusal_sums(
+    runner: BatchRunner, run: Callable[[AuditEvent, Write[None]], None], *, all_of_them: bool
+) -> None:
+    """See `Writer.record_refusal_sums`; `run` is the writer's."""
+    events = runner.refusals.take_due(all_of_them=all_of_them)
+    if not events:
+        return
+    try:
+        run(refusal_sums_event(), lambda _: WriteResult(None, events))
+    except GussetError:
+        runner.refusals.put_back(events)
+        raise

@@ -1,0 +1,238 @@
+"""What services use of the database: verified reads, and changes of signed rows.
+
+The same for SQLite and PostgreSQL; a `Dialect` has what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from gusset.vault.storage.signed_rows import RowChange, RowSigner, Select, SignedTable, new_row
+from gusset.vault.storage.sql import Parameters, Statement
+
+_NONE: Parameters = {}
+
+
+class Dialect(Protocol):
+    """What differs between the databases. A `driver` is a connection of the database's driver."""
+
+    errors: type[Exception]  # the base class of the driver's errors
+
+    def connect(self) -> Any:
+        """A new connection. No transaction is open, and none begins by itself."""
+
+    def text(self, statement: Statement) -> str:
+        """The statement as the driver takes it."""
+
+    def begin_snapshot(self, driver: Any) -> None:
+        """Begin a transaction in which all reads see the same state."""
+
+    def begin_write(self, driver: Any) -> None:
+        """Begin a transaction in which nobody else writes to the vault, waiting for others to end."""
+
+    def savepoint(self, driver: Any, verb: str) -> None:
+        """Execute `SAVEPOINT`, `ROLLBACK TO SAVEPOINT` or `RELEASE SAVEPOINT` for one write of a batch."""
+
+    def translated(self, error: Exception) -> Exception:
+        """gusset's error for one of the driver, without its text, which may contain parameters."""
+
+
+class Connection:
+    """Executes statements. Rows of signed tables are verified when they are read."""
+
+    __slots__ = ("_dialect", "_signer", "driver")
+
+    def __init__(self, driver: Any, dialect: Dialect, signer: RowSigner | None) -> None:
+        self.driver = driver
+        self._dialect = dialect
+        self._signer = signer  # None only while a vault is created or migrated
+
+    def one(self, statement: Statement, parameters: Parameters = _NONE) -> Any | None:
+        """The first row, None when there is none.
+
+        Raises:
+            IntegrityError: it is a signed row that was altered.
+        """
+        cursor = self._execute(statement, parameters)
+        values = cursor.fetchone()
+        row = None if values is None else self._row(statement, values, cursor.description)
+        cursor.close()
+        return row
+
+    def all(self, statement: Statement, parameters: Parameters = _NONE) -> list[Any]:
+        """Every row. Raises the same errors as `one`."""
+        cursor = self._execute(statement, parameters)
+        found = cursor.fetchall()
+        rows = [self._row(statement, values, cursor.description) for values in found]
+        cursor.close()
+        return rows
+
+    def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
+        """Execute a statement that returns nothing."""
+        self._execute(statement, parameters).close()
+
+    def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
+        """Execute a statement for each of `rows`."""
+        cursor = self.driver.cursor()
+        cursor.executemany(self._dialect.text(statement), rows)
+        cursor.close()
+
+    def _execute(self, statement: Statement, parameters: Parameters) -> Any:
+        if statement.lists:
+            statement, parameters = statement.with_lists(parameters)
+        return self.driver.execute(self._dialect.text(statement), parameters)
+
+    def _row(self, statement: Statement, values: Any, description: Any) -> Any:
+        if isinstance(statement, Select):
+            row = statement.table.row_type._make(values)
+            if self._signer is not None:
+                self._signer.check(statement.table, row)
+            return row
+        return statement.row(values, description)
+
+
+class Transaction(Connection):
+    """One write, within the transaction of its batch. Changes of signed rows are signed and noted.
+
+    `seq` is the number of the audit record that the changes will be part of.
+    """
+
+    __slots__ = ("changes", "seq", "written")
+
+    def __init__(self, driver: Any, dialect: Dialect, signer: RowSigner, seq: int) -> None:
+        super().__init__(driver, dialect, signer)
+        self.seq = seq
+        self.changes: list[RowChange] = []
+        self.written = False  # whether it has executed anything but a SELECT
+
+    def insert(self, table: SignedTable, values: Mapping[str, Any]) -> Any:
+        """Insert a row; columns that are not in `values` are NULL. Returns the row."""
+        row = self._signed(table, new_row(table, values, self.seq))
+        self.run(table.insert, row._asdict())
+        return row
+
+    def update(self, table: SignedTable, row: Any, **values: Any) -> Any:
+        """Change columns of `row`, a row that was read in this transaction. Returns the new row."""
+        new = self._signed(table, row._replace(**values, changed_seq=self.seq))
+        parameters = {name: getattr(new, name) for name in (*values, *table.key, "changed_seq", "mac")}
+        self.run(table.update(tuple(values)), parameters)
+        return new
+
+    def delete(self, table: SignedTable, row: Any) -> None:
+        """Remove `row`, a row that was read in this transaction."""
+        self.run(table.delete, {name: getattr(row, name) for name in table.key})
+        self.changes.append(RowChange(table.name, table.key_text(row), None))
+
+    def _signed(self, table: SignedTable, row: Any) -> Any:
+        assert self._signer is not None  # noqa: S101  # see `__init__`
+        mac = self._signer.mac(table, row)
+        self.changes.append(RowChange(table.name, table.key_text(row), mac))
+        return row._replace(mac=mac)
+
+    def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
+        self.written = True
+        super().run_many(statement, rows)
+
+    def _execute(self, statement: Statement, parameters: Parameters) -> Any:
+        if not statement.reads:
+            self.written = True
+        return super()._execute(statement, parameters)
+
+
+class Store:
+    """The vault's database as services read it. Connections are kept open and used again.
+
+    Thread-safe. Both context managers translate the driver's errors into gusset's.
+    """
+
+    def __init__(self, dialect: Dialect, signer: RowSigner | None) -> None:
+        self._dialect = dialect
+        self._signer = signer
+        self._idle: list[Any] = []  # append and pop are atomic
+        self._closed = False
+
+    def read(self) -> _Borrowed:
+        """A connection on which each statement sees the newest data."""
+        return _Borrowed(self, self._dialect, snapshot=False)
+
+    def snapshot(self) -> _Borrowed:
+        """A connection on which all statements see the same state."""
+        return _Borrowed(self, self._dialect, snapshot=True)
+
+    def iterate(self, statement: Statement, parameters: Parameters = _NONE) -> Iterator[Any]:
+        """Every row of one statement, read in pieces; unlike with `Connection.all` they are not verified."""
+        with self.snapshot() as connection:
+            yield from iterate(connection, statement, parameters)
+
+    def take(self) -> Connection:
+        try:
+            driver = self._idle.pop()
+        except IndexError:
+            driver = self._dialect.connect()
+        return Connection(driver, self._dialect, self._signer)
+
+    def give_back(self, driver: Any, *, usable: bool) -> None:
+        if usable and not self._closed:
+            self._idle.append(driver)
+        else:
+            driver.close()
+
+    def close(self) -> None:
+        """Close the connections that are not in use, and the others when they are given back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def iterate(connection: Connection, statement: Statement, parameters: Parameters = _NONE) -> Iterator[Any]:
+    """Every row of `statement`, read in pieces, in the connection's snapshot."""
+    cursor = connection.driver.cursor()
+    try:
+        cursor.execute(connection._dialect.text(statement), parameters)
+        while values := cursor.fetchmany(1000):
+            for each in values:
+                yield statement.row(each, cursor.description)
+    finally:
+        cursor.close()
+
+
+class _Borrowed:
+    """A connection of a `Store` for a while. A class: half the cost of a generator."""
+
+    __slots__ = ("_connection", "_dialect", "_snapshot", "_store")
+
+    def __init__(self, store: Store, dialect: Dialect, *, snapshot: bool) -> None:
+        self._store = store
+        self._dialect = dialect
+        self._snapshot = snapshot
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Connection:
+        try:
+            connection = self._connection = self._store.take()
+            if self._snapshot:
+                self._dialect.begin_snapshot(connection.driver)
+        except (self._dialect.errors, OSError) as error:
+            self._give_back(usable=False)
+            raise self._dialect.translated(error) from None
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failed = isinstance(error, (self._dialect.errors, OSError))
+        try:
+            if self._snapshot and self._connection is not None and not failed:
+                self._connection.driver.rollback()
+        except self._dialect.errors:
+            failed = True
+        self._give_back(usable=not failed)
+        if isinstance(error, (self._dialect.errors, OSError)):
+            raise self._dialect.translated(error) from None
+
+    def _give_back(self, *, usable: bool) -> None:
+        if self._connection is not None:
+            self._store.give_back(self._connection.driver, usable=usable)
+            self._connection = None

@@ -1,0 +1,181 @@
+"""Rows that nobody can forge: each carries an HMAC, and so does the audit record that wrote it.
+
+Whoever can write the database, but has not the root key, can change, add, remove or
+put back a row. A changed or added row has no valid HMAC, so it is refused wherever it is
+used. A removed row, and one that was put back with the HMAC that it had, contradict
+the audit log: each record has the HMACs of the rows that it wrote (`RowChange`), and
+`consistency` compares all rows with the newest of these.
+
+The HMAC covers the vault, the epoch, the table, the number of the audit record that
+wrote the row (`changed_seq`), and each signed column with its type and length. Columns
+that give neither authority nor meaning, such as times of last use, are not signed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gusset.errors import IntegrityError
+from gusset.vault.crypto.keyring import Keyring
+from gusset.vault.storage.sql import Statement
+
+_FORMAT = b"gusset row 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedTable:
+    """A table whose rows are signed. `columns` are signed, its `key` first; `unsigned` are not.
+
+    `row` says what a row is, for messages, with the names of columns in braces.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    unsigned: tuple[str, ...] = ()
+    row: str
+
+    @cached_property
+    def all_columns(self) -> tuple[str, ...]:
+        return (*self.columns, *self.unsigned, "changed_seq", "mac")
+
+    @cached_property
+    def row_type(self) -> Any:
+        return namedtuple("Row", self.all_columns)  # its fields are known at run time only
+
+    @cached_property
+    def insert(self) -> Statement:
+        names = ", ".join(self.all_columns)
+        places = ", ".join(f":{name}" for name in self.all_columns)
+        return Statement(f"INSERT INTO {self.name} ({names}) VALUES ({places})")
+
+    @cached_property
+    def delete(self) -> Statement:
+        return Statement(f"DELETE FROM {self.name} WHERE {self._this_row}")
+
+    @cached_property
+    def _updates(self) -> dict[tuple[str, ...], Statement]:
+        return {}
+
+    def update(self, changed: tuple[str, ...]) -> Statement:
+        """The UPDATE of the columns `changed`, of one row."""
+        found = self._updates.get(changed)
+        if found is None:
+            sets = ", ".join(f"{name} = :{name}" for name in (*changed, "changed_seq", "mac"))
+            found = Statement(f"UPDATE {self.name} SET {sets} WHERE {self._this_row}")
+            self._updates[changed] = found
+        return found
+
+    @property
+    def _this_row(self) -> str:
+        return " AND ".join(f"{name} = :{name}" for name in self.key)
+
+    def key_text(self, row: Any) -> str:
+        """The key of a row as one text, as audit records have it."""
+        return "/".join(_key_part(getattr(row, name)) for name in self.key)
+
+    def describe(self, row: Any) -> str:
+        """What `row` is, for a message."""
+        return self.row.format_map(row._asdict())
+
+
+class Select(Statement):
+    """A SELECT of whole rows of one signed table; each is verified when it is read.
+
+    `rest` is what follows `FROM table`.
+    """
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: SignedTable, rest: str) -> None:
+        super().__init__(f"SELECT {', '.join(table.all_columns)} FROM {table.name} {rest}")
+        self.table = table
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """A signed row that was written, with its new HMAC; None for one that was removed."""
+
+    table: str
+    key: str
+    mac: bytes | None
+
+    def data(self) -> list[str | None]:
+        """As audit records store it."""
+        return [self.table, self.key, None if self.mac is None else base64.b64encode(self.mac).decode()]
+
+
+class RowSigner:
+    """Signs rows, and verifies them."""
+
+    def __init__(self, vault: str, keyring: Callable[[], Keyring], epoch_of: Callable[[int], int]) -> None:
+        """`epoch_of` gives the epoch of the audit record with that number."""
+        self._vault = _encoded(vault)
+        self._keyring = keyring
+        self._epoch_of = epoch_of
+
+    def mac(self, table: SignedTable, row: Any) -> bytes:
+        """The HMAC that `row` must have, for its `changed_seq`."""
+        return self._keyring().state_mac(self._content(table, row), row.changed_seq)
+
+    def check(self, table: SignedTable, row: Any) -> None:
+        """Raises IntegrityError for a row that was not written by a holder of the state key."""
+        if not self.is_valid(table, row):
+            raise IntegrityError(
+                f"{table.describe(row)} was altered in the database: nothing is done with it",
+                hint="`gusset audit verify` lists what differs from the audit log",
+            )
+
+    def is_valid(self, table: SignedTable, row: Any) -> bool:
+        """Whether a holder of the state key wrote this row."""
+        # SQLite's columns hold any type.
+        if type(row.mac) is not bytes or type(row.changed_seq) is not int:
+            return False
+        try:
+            return hmac.compare_digest(self.mac(table, row), row.mac)
+        except (TypeError, KeyError):
+            return False
+
+    def _content(self, table: SignedTable, row: Any) -> bytes:
+        head = [_FORMAT, self._vault, _encoded(self._epoch_of(row.changed_seq)), _encoded(table.name)]
+        values = [_encoded(row.changed_seq), *map(_encoded, row[: len(table.columns)])]
+        return b"".join(head + values)
+
+
+def _encoded(value: Any) -> bytes:
+    """A value with its type and length, so that two rows are never encoded alike."""
+    if value is None:
+        return b"n"
+    if type(value) is str:
+        data = value.encode()
+        return b"t" + len(data).to_bytes(4, "big") + data
+    if type(value) is int:
+        data = b"%d" % value
+        return b"i" + len(data).to_bytes(4, "big") + data
+    if type(value) is bytes:
+        return b"b" + len(value).to_bytes(4, "big") + value
+    raise TypeError("the column holds another type")
+
+
+def _key_part(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def new_row(table: SignedTable, values: Mapping[str, Any], seq: int) -> Any:
+    """A row of `table` that is not signed yet; columns that are not in `values` are NULL."""
+    if unknown := values.keys() - set(table.all_columns):
+        raise TypeError(f"{table.name} has no columns {sorted(unknown)}")
+    return table.row_type._make(
+        [*(values.get(name) for name in (*table.columns, *table.unsigned)), seq, None]
+    )
+
+
+def changes_text(changes: Sequence[RowChange]) -> list[list[str | None]]:
+    """The changes as audit records store them."""
+    return [change.data() for change in changes]

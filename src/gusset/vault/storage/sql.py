@@ -1,0 +1,55 @@
+"""Statements as text, written once for both databases, and the rows that they return.
+
+Parameters are `:name`. `:name...` in `IN (:name...)` stands for a list. Only SQL that
+SQLite and PostgreSQL read alike is used; what differs is in `sqlite.py` and `postgres.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Parameters = Mapping[str, Any]
+
+_LIST = re.compile(r":(\w+)\.\.\.")
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
+
+
+class Statement:
+    """One statement. Rows of a SELECT are named tuples with the names of its columns."""
+
+    __slots__ = ("_by_lengths", "_row_type", "lists", "pyformat", "reads", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.lists = tuple(_LIST.findall(text))
+        self.pyformat = _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
+        self.reads = text.lstrip()[:6].upper() == "SELECT"
+        self._row_type: Any = None
+        self._by_lengths: dict[tuple[int, ...], Statement] = {}
+
+    def row(self, values: Sequence[Any], description: Sequence[Any]) -> Any:
+        """A row of the result as a named tuple. `description` is the cursor's."""
+        if self._row_type is None:
+            names = [column[0] for column in description]
+            self._row_type = namedtuple("Row", names)  # its fields are known at run time only
+        return self._row_type._make(values)
+
+    def with_lists(self, parameters: Parameters) -> tuple[Statement, Parameters]:
+        """The statement with a parameter for each element of its lists, and these parameters."""
+        lengths = tuple(len(parameters[name]) for name in self.lists)
+        found = self._by_lengths.get(lengths)
+        if found is None:
+            found = self._by_lengths[lengths] = Statement(_LIST.sub(lambda m: _places(m, parameters), self.text))
+        values = {name: value for name, value in parameters.items() if name not in self.lists}
+        for name in self.lists:
+            values |= {f"{name}_{index}": value for index, value in enumerate(parameters[name])}
+        return found, values
+
+
+def _places(match: re.Match[str], parameters: Parameters) -> str:
+    """`:name_0, :name_1`; NULL for an empty list, which no value is in."""
+    name = match[1]
+    return ", ".join(f":{name}_{index}" for index in range(len(parameters[name]))) or "NULL"

@@ -1,0 +1,183 @@
+"""What is specific to SQLite. It knows nothing of secrets or keys."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gusset.errors import HostError, IntegrityError, Unreachable, VaultError
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
+from gusset.vault.storage.sql import Statement
+
+LOCK_TIMEOUT = 30  # seconds that a writer waits for another process's lock
+
+_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    f"PRAGMA busy_timeout={LOCK_TIMEOUT * 1000}",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",  # destroyed bytes are overwritten, not only unlinked
+)
+
+
+class Sqlite:
+    """A vault in one file."""
+
+    errors = sqlite3.Error
+    waits_on_network = False
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def connect(self) -> sqlite3.Connection:
+        # Connections are used by one thread after another, never by two at once.
+        driver = sqlite3.connect(self.file, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT)
+        for pragma in _PRAGMAS:
+            driver.execute(pragma).close()
+        return driver
+
+    def text(self, statement: Statement) -> str:
+        return statement.text
+
+    def begin_snapshot(self, driver: Any) -> None:
+        driver.execute("BEGIN")
+
+    def begin_write(self, driver: Any) -> None:
+        """Takes the write lock first, so that no write fails half-way."""
+        driver.execute("BEGIN IMMEDIATE")
+
+    def savepoint(self, driver: Any, verb: str) -> None:
+        driver.execute(f"{verb} one_write")
+
+    def try_begin_write(self, driver: Any) -> bool:
+        """Take the write lock on a connection without a busy timeout; False when another process has it."""
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            return False
+        return True
+
+    def disable_busy_timeout(self, driver: Any) -> None:
+        """Let a connection fail at once when another process holds the lock."""
+        driver.execute("PRAGMA busy_timeout=0")
+
+    def wait_and_begin_write(self, driver: Any) -> None:
+        """Take the write lock on a connection without a busy timeout, waiting up to `LOCK_TIMEOUT` once."""
+        driver.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT * 1000}")
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        finally:
+            self.disable_busy_timeout(driver)
+
+    def change_counter(self, driver: Any) -> int:
+        """A number that changes whenever another connection has written to the database; cheap to read."""
+        return int(driver.execute("PRAGMA data_version").fetchone()[0])
+
+    def forget_overwritten(self) -> None:
+        """Empty the write-ahead log, which otherwise keeps overwritten pages until the database is closed.
+
+        Best effort: pages that a reader still uses stay until the next time.
+        """
+        driver = self.connect()
+        try:
+            driver.execute("PRAGMA busy_timeout=2000")
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            driver.close()
+
+    @contextmanager
+    def exclusive_lock(self) -> Iterator[None]:
+        """Hold the lock under which processes create, migrate or re-key the vault.
+
+        Raises:
+            IntegrityError: the lock file is a symbolic link, which gusset never makes.
+        """
+        path = self.file.with_name(self.file.name + ".lock")
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW, 0o600)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise IntegrityError(
+                f"{path} is a symbolic link", hint="find out who created it, then remove it"
+            ) from None
+        try:
+            lock_exclusively(lock)
+            yield
+        finally:
+            os.close(lock)
+
+    def exists(self) -> bool:
+        """Whether there is a database with anything in it."""
+        return self.file.exists() and self.file.stat().st_size > 0
+
+    def make(self) -> None:
+        """Create folder and empty file with modes 0700 and 0600; SQLite's other files get the same mode."""
+        self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):
+            os.close(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC, 0o600))
+
+    def sqlalchemy_url(self) -> str:
+        """The database as SQLAlchemy names it, for migrations."""
+        return f"sqlite:///{self.file}"
+
+    def revision(self, driver: Any) -> str | None:
+        """The schema's revision; None for a database without tables."""
+        exists = "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
+        if not driver.execute(exists).fetchone()[0]:
+            return None
+        return str(driver.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+    def foreign_objects(self, driver: Any) -> list[str]:
+        """Triggers and views, which gusset does not have: they could change what is read or written."""
+        query = "SELECT type || ' ' || name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
+        return [str(row[0]) for row in driver.execute(query)]
+
+    def translated(self, error: Exception) -> Exception:
+        """gusset's error. The file is in the hint alone: strangers, who may see a message, must not learn paths.
+
+        Returns:
+            Unreachable: the database was locked for too long.
+            HostError: the disk is full, failing or read-only.
+            IntegrityError: the file is damaged or not a database.
+        """
+        if isinstance(error, OSError):
+            reason = (error.strerror or "an error").lower()
+            hint = f"make {self.file.parent} writable for your account, or set GUSSET_HOME to another folder"
+            return HostError(f"the vault's folder cannot be used: {reason}", hint=hint)
+        message = str(error).lower()
+        if "locked" in message or "busy" in message:
+            return Unreachable(
+                f"another process has kept the vault locked for {LOCK_TIMEOUT} s", hint="try again"
+            )
+        if "full" in message:
+            return HostError(
+                "the disk is full: nothing was written",
+                hint=f"free some space where {self.file} is and try again",
+            )
+        if "readonly" in message or "read-only" in message:
+            return HostError(
+                "the database cannot be written", hint=f"check the owner and mode of {self.file}"
+            )
+        if "unable to open" in message:
+            return HostError(
+                "the database cannot be opened",
+                hint=f"check the owner and mode of {self.file} and its folder",
+            )
+        if "i/o error" in message:
+            return HostError(
+                "the disk failed while the database was in use: the write was not confirmed",
+                hint=f"check the disk that {self.file} is on",
+            )
+        if "malformed" in message or "not a database" in message or "corrupt" in message:
+            return IntegrityError(
+                "the database is damaged", hint=f"restore a backup; keep {self.file} for analysis"
+            )
+        return VaultError(f"the database refused the statement ({message.split('(')[0].strip()[:80]})")
