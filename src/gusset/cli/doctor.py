@@ -70,9 +70,9 @@ def _files(settings: Settings) -> Iterator[Problem]:
 
 
 def _database(settings: Settings) -> Path | None:
-    from gusset.vault.storage.database import connect, file_of
+    from gusset.vault.storage.database import open_database
 
-    return file_of(connect(settings.database))
+    return open_database(settings.database).file
 
 
 def _root_key(settings: Settings) -> Iterator[Problem]:

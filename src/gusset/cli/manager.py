@@ -88,9 +88,9 @@ def manager(
     )
     listening.check()
     log_to_stderr(readable=sys.stderr.isatty())
-    from gusset.vault.commit.loop_writer import LoopWriter
+    from gusset.vault.commit.loop_writer import make_server_writer
 
-    with app.vault(writer=LoopWriter) as vault:
+    with app.vault(make_writer=make_server_writer) as vault:
         link = None if vault.people.has_any() else BootstrapLink()
         run(
             vault,

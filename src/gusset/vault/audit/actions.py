@@ -14,6 +14,7 @@ class Action(StrEnum):
     """
 
     VAULT_CREATE = "vault.create"
+    VAULT_SIGN = "vault.sign"
     VAULT_PROBE = "vault.probe"
     SECRET_CREATE = "secret.create"
     SECRET_WRITE = "secret.write"

@@ -26,7 +26,7 @@ CHECKPOINT_INTERVAL = 1.0  # seconds, while there are writes
 _COLUMNS = ("seq", "at", "actor", "action", "target", "outcome", "details", "changes", "hash", "mac")
 _FIND_HEAD = Statement("SELECT seq, hash FROM audit WHERE seq = (SELECT max(seq) FROM audit)")
 _ADD_RECORD = Statement(
-    f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608
+    f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
 )
 _FIND_CHECKPOINT = Statement("SELECT seq FROM checkpoints WHERE seq = :seq")
 _ADD_CHECKPOINT = Statement(
@@ -62,8 +62,8 @@ class ChainTail:
             seq = self.head.seq + 1
             details = json.dumps(event.stored_details(), sort_keys=True)
             changed = json.dumps(changes_text(changes), separators=(",", ":")) if changes else None
-            fields = (seq, self._at, str(event.actor), str(event.action), event.target, event.outcome, details)
-            fields += (changed,) if changed else ()
+            act = (str(event.actor), str(event.action), event.target, event.outcome, details)
+            fields = (seq, self._at, *act, *((changed,) if changed else ()))
             self.head = Head(seq, chain_hash(self.head.hash, *fields))
             row = dict(zip(_COLUMNS, fields, strict=False))
             mac = self._keyring.audit_mac(self.head.hash, seq)

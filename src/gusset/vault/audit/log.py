@@ -7,22 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, select
-
 from gusset.errors import UsageError
 from gusset.vault.audit.chain import Head
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile, read_checkpoints
-from gusset.vault.audit.consistency import SECRET_ROWS, VERSION_ROWS, ConsistencyCheck
+from gusset.vault.audit.consistency import LogState, RowComparison, unopened
 from gusset.vault.audit.events import AuditRecord, genesis_hash
-from gusset.vault.crypto.envelope import CannotOpen, aad_for
+from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.crypto.keyring import Keyring
-from gusset.vault.storage.database import translate_db_errors
-from gusset.vault.storage.tables import audit_table, checkpoints_table
+from gusset.vault.storage.connection import Connection, Store, iterate
+from gusset.vault.storage.signed_rows import RowSigner, SignedTable
+from gusset.vault.storage.sql import Statement, containing_pattern
+from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS, SIGNED_TABLES
 
-_all_records = select(audit_table).order_by(audit_table.c.seq)
-_all_checkpoints = select(
-    checkpoints_table.c.seq, checkpoints_table.c.at, checkpoints_table.c.hash, checkpoints_table.c.signature
-).order_by(checkpoints_table.c.seq)
+_RECORD = "SELECT seq, at, actor, action, target, outcome, details, changes, hash, mac FROM audit"
+_ALL_RECORDS = Statement(f"{_RECORD} ORDER BY seq")
+_ALL_CHECKPOINTS = Statement("SELECT seq, at, hash, signature FROM checkpoints ORDER BY seq")
+_ALL_ROWS = {
+    table: Statement(f"SELECT {', '.join(table.all_columns)} FROM {table.name}") for table in SIGNED_TABLES
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,21 @@ class AuditLog:
     """Reads and verifies the log."""
 
     def __init__(
-        self, engine: Engine, vault: str, keyring: Callable[[], Keyring], witness: WitnessFile
+        self,
+        store: Store,
+        vault: str,
+        *,
+        keyring: Callable[[], Keyring],
+        reload_keyring: Callable[[Connection], Keyring],
+        signer: RowSigner,
+        witness: WitnessFile,
     ) -> None:
-        self._engine = engine
+        """`reload_keyring` reads the keyring anew: another process may have rotated keys."""
+        self._store = store
         self._vault = vault
         self._keyring = keyring
+        self._reload_keyring = reload_keyring
+        self._signer = signer
         self._witness = witness
 
     def show(
@@ -62,23 +74,23 @@ class AuditLog:
         A field matches when it equals what is given; with `substring`, when it
         contains it, ignoring case.
         """
-        query = select(audit_table).order_by(audit_table.c.seq.desc()).limit(limit)
         filters = {"target": target, "action": action, "actor": actor, "outcome": outcome}
-        for name, wanted in filters.items():
-            if wanted is not None:
-                column = audit_table.c[name]
-                query = query.where(
-                    column.icontains(wanted, autoescape=True) if substring else column == wanted
-                )
+        wanted: dict[str, Any] = {name: text for name, text in filters.items() if text is not None}
+        conditions = [f"{name} = :{name}" for name in wanted]
+        if substring:
+            conditions = [f"lower({name}) LIKE :{name} ESCAPE '/'" for name in wanted]
+            wanted = {name: containing_pattern(text) for name, text in wanted.items()}
         if before is not None:
-            query = query.where(audit_table.c.seq < before)
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            return [_record(row) for row in connection.execute(query)][::-1]
+            conditions, wanted = [*conditions, "seq < :before"], wanted | {"before": before}
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        query = Statement(f"{_RECORD}{where} ORDER BY seq DESC LIMIT :limit")
+        with self._store.read() as connection:
+            return [_record(row) for row in connection.all(query, wanted | {"limit": limit})][::-1]
 
     def export(self) -> Iterator[AuditRecord]:
         """Every record, oldest first."""
-        with self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=1000).execute(_all_records):
+        with self._store.snapshot() as connection:
+            for row in iterate(connection, _ALL_RECORDS):
                 yield _record(row)
 
     def verify(self, checkpoint_file: Path | None = None) -> VerificationReport:
@@ -87,7 +99,7 @@ class AuditLog:
         Finds records that were edited, removed or reordered; a log that was cut
         short and a database that was replaced by an older copy, up to the newest
         checkpoint in the database, in the witness file or in `checkpoint_file`;
-        and secrets whose rows differ from what the log says.
+        and rows of any signed table that differ from what the log says.
 
         Raises:
             UsageError: `checkpoint_file` holds no checkpoint.
@@ -96,14 +108,13 @@ class AuditLog:
         # never in the witness file alone.
         sources = {} if checkpoint_file is None else {str(checkpoint_file): _given(checkpoint_file)}
         sources[str(self._witness.path)] = self._witness.checkpoints()
-        with translate_db_errors(self._engine), self._engine.connect() as connection, connection.begin():
+        with self._store.snapshot() as connection:
+            self._reload_keyring(connection)
             sources["the database"] = self._stored_checkpoints(connection)
             wanted = {point.seq for points in sources.values() for point in points}
-            consistency = ConsistencyCheck(self._opens)
-            head, hashes, problems = self._walk(connection, wanted, consistency)
-            problems += consistency.problems(
-                connection.execute(SECRET_ROWS), connection.execute(VERSION_ROWS)
-            )
+            state = LogState()
+            head, hashes, problems = self._walk(connection, wanted, state)
+            problems += [*state.wrong_deliveries, *self._row_problems(connection, state)]
         if head.seq == 0:  # creating the vault is its first record
             problems.append("the log is empty: every record was removed")
         for source, points in sources.items():
@@ -112,35 +123,41 @@ class AuditLog:
         return VerificationReport(head.seq, count, f"{head.seq}:{head.hash.hex()}", tuple(problems))
 
     def _stored_checkpoints(self, connection: Connection) -> list[Checkpoint]:
-        rows = connection.execute(_all_checkpoints)
         return [
             Checkpoint(vault=self._vault, seq=row.seq, at=row.at, hash=row.hash, signature=row.signature)
-            for row in rows
+            for row in connection.all(_ALL_CHECKPOINTS)
         ]
 
-    def _opens(self, row: Any) -> bool:
-        """Whether the sealed bytes of a row of `VERSION_ROWS` open."""
+    def _row_problems(self, connection: Connection, state: LogState) -> Iterator[str]:
+        comparison = RowComparison(state, self._signer)
+        for table in SIGNED_TABLES:
+            yield from comparison.table_problems(table, _rows(connection, table))
+        yield from comparison.missing()
+        secrets = {row.id: row for row in _rows(connection, SECRETS)}
+        yield from unopened(_rows(connection, SECRET_VERSIONS), secrets, self._opens)
+
+    def _opens(self, secret: Any, version: Any) -> bool:
+        context = version_context(secret.team_id, secret.id, secret.folded, version.version, version.write_id)
         try:
-            self._keyring().open(row.sealed, aad_for(row.team_id, row.secret_id, row.folded, row.version))
+            self._keyring().open(version.sealed, context)
         except (CannotOpen, KeyError):
             return False
         return True
 
     def _walk(
-        self, connection: Connection, wanted: set[int], consistency: ConsistencyCheck
+        self, connection: Connection, wanted: set[int], state: LogState
     ) -> tuple[Head, dict[int, bytes], list[str]]:
         """Follow the chain from its start: its head, the hashes of the records `wanted`, the problems."""
         keyring, previous = self._keyring(), Head(0, genesis_hash(self._vault))
         hashes, problems = {}, []
-        for row in connection.execution_options(yield_per=1000).execute(_all_records):
-            record = _record(row)
+        for record in map(_record, iterate(connection, _ALL_RECORDS)):
             if record.seq != previous.seq + 1:
                 problems.append(f"records {previous.seq + 1} to {record.seq - 1} are missing")
             elif record.hash_after(previous.hash) != record.hash:
                 problems.append(f"record {record.seq} was altered or moved")
-            elif keyring.mac(record.hash) != record.mac:
+            elif keyring.audit_mac(record.hash, record.seq) != record.mac:
                 problems.append(f"record {record.seq} was not written with this vault's keyring")
-            consistency.follow(record)
+            state.follow(record)
             if record.seq in wanted:
                 hashes[record.seq] = record.hash
             previous = Head(record.seq, record.hash)
@@ -172,5 +189,11 @@ def _given(path: Path) -> list[Checkpoint]:
     return found
 
 
-def _record(row: Row[Any]) -> AuditRecord:
-    return AuditRecord(**row._mapping)
+def _record(row: Any) -> AuditRecord:
+    return AuditRecord(**row._asdict())
+
+
+def _rows(connection: Connection, table: SignedTable) -> Iterator[Any]:
+    """Every row of a signed table, not verified."""
+    for row in iterate(connection, _ALL_ROWS[table]):
+        yield table.row_type._make(row)

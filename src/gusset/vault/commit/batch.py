@@ -66,7 +66,9 @@ class BatchRunner:
         if transaction.changes and not result.events:
             raise AssertionError(f"{pending.intent.action} changes signed rows without an audit record")
         pending.value = result.value
-        tail.add(result.events if transaction.changes else self.refusals.admit(result.events), transaction.changes)
+        tail.add(
+            result.events if transaction.changes else self.refusals.admit(result.events), transaction.changes
+        )
 
     def _in_savepoint(self, transaction: Transaction, pending: PendingWrite) -> WriteResult[Any]:
         driver = transaction.driver

@@ -19,7 +19,8 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
 from gusset.vault.commit.greenlets import spawned, wait
 from gusset.vault.commit.thread_writer import ThreadWriter, record_refusal_sums
-from gusset.vault.commit.writer import PendingWrite, Write
+from gusset.vault.commit.writer import PendingWrite, Write, Writer
+from gusset.vault.storage.database import Database
 from gusset.vault.storage.sqlite import Sqlite
 
 log = logging.getLogger("gusset")
@@ -28,6 +29,11 @@ T = TypeVar("T")
 
 MAX_BATCH = 256  # writes in one transaction
 SLOW_COMMIT = 0.003  # seconds; a faster commit costs less than handing it to a thread
+
+
+def make_server_writer(runner: BatchRunner, database: Database) -> Writer:
+    """The writer for a server's vault: writes of SQLite run on the event loop's thread."""
+    return LoopWriter(runner, database) if isinstance(database, Sqlite) else ThreadWriter(runner)
 
 
 class LoopWriter:

@@ -115,7 +115,7 @@ class ThreadWriter:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The writer's connection, for one thread at a time. After an error the next caller gets a new one."""
+        """The writer's connection, for one thread at a time; a new one after an error."""
         dialect = self._runner.dialect
         with self._transaction_lock:
             try:

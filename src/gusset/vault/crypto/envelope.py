@@ -1,13 +1,15 @@
 """Envelope encryption: seals one value under a fresh key, and opens it again.
 
-Layout of a sealed value, format 1:
+Layout of a sealed value, format 2:
 
-    1 byte    format (1)
+    1 byte    format (2)
     4 bytes   number of the key-encryption key (KEK), big endian
     12 bytes  nonce of the wrapped DEK
     48 bytes  data-encryption key (DEK), AES-256-GCM under the KEK
     12 bytes  nonce of the value
     n + 16    value, AES-256-GCM under the DEK
+
+Format 1 differs only in the context, which had no write id then.
 
 Promise: the bytes open only under the KEK that they name and with the context
 that they were sealed with; anything else raises, and never yields other bytes.
@@ -23,7 +25,8 @@ from collections.abc import Callable
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-FORMAT = 1
+FORMAT = 2
+_FORMATS = (1, 2)
 KEY_BYTES = 32
 _NONCE = 12
 _HEAD = 1 + 4
@@ -42,16 +45,25 @@ def encode_context(*parts: str | int) -> bytes:
     return b"".join(len(text).to_bytes(4, "big") + text for text in texts)
 
 
-def aad_for(team_id: str, secret_id: str, folded: str, version: int | None) -> bytes:
-    """The associated data of one version of a secret: a row that is renamed or moved does not open."""
-    return encode_context("secret", team_id, secret_id, folded, str(version))
+def version_context(team_id: str, secret_id: str, folded: str, version: int, write_id: str | None) -> bytes:
+    """What one version of a secret is bound to: a row that is renamed or moved does not open.
+
+    `write_id` is random: a version number that is used again, after the database was put
+    back, does not open the value that had it before. It is None for values of format 1.
+    """
+    parts = ("secret", team_id, secret_id, folded, str(version))
+    return encode_context(*parts, *(() if write_id is None else (write_id,)))
 
 
 def seal(value: bytes, *, context: bytes, kek: AESGCM, number: int) -> bytes:
     """Seal `value` for `context` under a fresh DEK, wrapped by KEK `number`."""
     dek = AESGCM.generate_key(256)
     nonce = os.urandom(_NONCE)
-    return _wrap(dek, context, kek, number) + nonce + AESGCM(dek).encrypt(nonce, value, b"value" + context)
+    return (
+        _wrap(dek, context, kek, number, FORMAT)
+        + nonce
+        + AESGCM(dek).encrypt(nonce, value, b"value" + context)
+    )
 
 
 def open_sealed(sealed: bytes, *, context: bytes, keks: KeyByNumber) -> bytes:
@@ -71,7 +83,7 @@ def open_sealed(sealed: bytes, *, context: bytes, keks: KeyByNumber) -> bytes:
 
 def rewrap(sealed: bytes, *, context: bytes, keks: KeyByNumber, kek: AESGCM, number: int) -> bytes:
     """`sealed` with its DEK wrapped by KEK `number` instead; the value itself is not opened."""
-    return _wrap(_unwrap(sealed, context, keks), context, kek, number) + sealed[_WRAPPED:]
+    return _wrap(_unwrap(sealed, context, keks), context, kek, number, sealed[0]) + sealed[_WRAPPED:]
 
 
 def kek_number(sealed: bytes) -> int:
@@ -79,8 +91,8 @@ def kek_number(sealed: bytes) -> int:
     return int.from_bytes(sealed[1:_HEAD], "big")
 
 
-def _wrap(dek: bytes, context: bytes, kek: AESGCM, number: int) -> bytes:
-    head = bytes([FORMAT]) + number.to_bytes(4, "big")
+def _wrap(dek: bytes, context: bytes, kek: AESGCM, number: int, format_byte: int) -> bytes:
+    head = bytes([format_byte]) + number.to_bytes(4, "big")
     nonce = os.urandom(_NONCE)
     return head + nonce + kek.encrypt(nonce, dek, b"dek" + head + context)
 
@@ -90,8 +102,8 @@ def _unwrap(sealed: bytes, context: bytes, keks: KeyByNumber) -> bytes:
         raise CannotOpen("the column holds no bytes")
     if len(sealed) < _WRAPPED + _NONCE + 16:
         raise CannotOpen("the sealed bytes are cut short")
-    if sealed[0] != FORMAT:
-        raise CannotOpen(f"the sealed bytes have format {sealed[0]}, this gusset supports {FORMAT}")
+    if sealed[0] not in _FORMATS:
+        raise CannotOpen(f"the sealed bytes have format {sealed[0]}, this gusset supports up to {FORMAT}")
     head, nonce, wrapped = sealed[:_HEAD], sealed[_HEAD : _HEAD + _NONCE], sealed[_HEAD + _NONCE : _WRAPPED]
     try:
         return keks(kek_number(sealed)).decrypt(nonce, wrapped, b"dek" + head + context)

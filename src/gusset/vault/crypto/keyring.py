@@ -34,7 +34,16 @@ class Keyring:
 
     @classmethod
     def new(cls) -> Keyring:
-        return cls({(kind, 1): os.urandom(KEY_BYTES) for kind in KINDS})
+        return cls(cls.new_keys(*KINDS))
+
+    @staticmethod
+    def new_keys(*kinds: str) -> Keys:
+        """The first key of each kind."""
+        return {(kind, 1): os.urandom(KEY_BYTES) for kind in kinds}
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a key of that kind."""
+        return any(each == kind for each, _ in self._keys)
 
     def with_new_kek(self) -> Keyring:
         """A keyring with one more KEK, which is now the newest."""

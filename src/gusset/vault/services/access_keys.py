@@ -19,17 +19,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, and_, bindparam, insert, or_, select, update
-
 from gusset.errors import Denied, NotFound, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.storage.compiled_sql import CompiledStatement
-from gusset.vault.storage.database import translate_db_errors
-from gusset.vault.storage.tables import access_keys, meta
+from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import ACCESS_KEYS
 
 Kind = Literal["key", "token", "link"]
 _MARK: dict[Kind, str] = {"key": "gusset_key_", "token": "gusset_tok_", "link": "gusset_lnk_"}
@@ -75,28 +74,26 @@ def key_hash(key: SecretValue) -> bytes:
     return hashlib.sha256(key.reveal()).digest()
 
 
-_k = access_keys.c
-_columns = [_k.prefix, _k.kind, _k.name, _k.allows, _k.created_at, _k.created_by, _k.expires_at]
-_columns += [_k.last_used_at, _k.revoked_at, _k.user_id, _k.deployment_id]
-_FIND = CompiledStatement(select(*_columns, _k.hash).where(_k.prefix == bindparam("prefix")))
-_INSERT = insert(access_keys)
+_FIND = Select(ACCESS_KEYS, "WHERE prefix = :prefix")
+_OF_USER = Select(ACCESS_KEYS, "WHERE user_id = :id AND kind = 'key' ORDER BY created_at DESC, prefix")
+_OF_DEPLOYMENT = Select(ACCESS_KEYS, "WHERE deployment_id = :id ORDER BY created_at DESC, prefix")
+_MADE_BY = Select(ACCESS_KEYS, "WHERE created_by LIKE :maker ESCAPE '/' AND revoked_at IS NULL")
+_SET_LAST_USED = Statement("UPDATE access_keys SET last_used_at = :at WHERE prefix = :prefix")
 
 # A random text that every change of a key, a person, a team or a deployment replaces:
 # caches of what a caller may do compare it.
 ACCESS_GENERATION = "access"
-READ_META = CompiledStatement(select(meta.c.value).where(meta.c.key == bindparam("key")))
-_WRITE_META = CompiledStatement(
-    update(meta).where(meta.c.key == bindparam("b_key")).values(value=bindparam("b_value"))
-)
+READ_META = Statement("SELECT value FROM meta WHERE key = :key")
+_WRITE_META = Statement("UPDATE meta SET value = :value WHERE key = :key")
 
 
-def new_access_generation(connection: Connection) -> None:
+def new_access_generation(transaction: Transaction) -> None:
     """Invalidate what others have cached about access, within the caller's transaction."""
-    _WRITE_META.run(connection, {"b_key": ACCESS_GENERATION, "b_value": os.urandom(8).hex()})
+    transaction.run(_WRITE_META, {"key": ACCESS_GENERATION, "value": os.urandom(8).hex()})
 
 
 def add_key(
-    connection: Connection,
+    transaction: Transaction,
     kind: Kind,
     *,
     at: str,
@@ -117,59 +114,47 @@ def add_key(
     prefix = base64.b32encode(os.urandom(5)).decode().lower()
     rest = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
     key = SecretValue(f"{_MARK[kind]}{prefix}_{rest}".encode())
-    info = KeyInfo(
-        prefix=prefix,
-        kind=kind,
-        name=name,
-        allows=tuple(allows),
-        created_at=at,
-        created_by=str(created_by),
-        expires_at=_capped_expiry(connection, expires_at, created_by),
-        user_id=user_id,
-        deployment_id=deployment_id,
+    row = transaction.insert(
+        ACCESS_KEYS,
+        {
+            "prefix": prefix,
+            "hash": key_hash(key),
+            "kind": kind,
+            "user_id": user_id,
+            "deployment_id": deployment_id,
+            "name": name,
+            "allows": json.dumps(list(allows)),
+            "created_at": at,
+            "created_by": str(created_by),
+            "expires_at": _capped_expiry(transaction, expires_at, created_by),
+        },
     )
-    row = {
-        "prefix": info.prefix,
-        "kind": info.kind,
-        "name": info.name,
-        "allows": json.dumps(info.allows),
-        "created_at": info.created_at,
-        "created_by": info.created_by,
-        "expires_at": info.expires_at,
-        "user_id": info.user_id,
-        "deployment_id": info.deployment_id,
-        "hash": key_hash(key),
-    }
-    connection.execute(_INSERT, row)
-    new_access_generation(connection)
-    return info, key
+    new_access_generation(transaction)
+    return _info(row), key
 
 
-def revoke_keys(connection: Connection, at: str, condition: Any) -> list[str]:
-    """Revoke the keys that meet `condition` and are not revoked yet, within the caller's transaction.
+def revoke_keys(transaction: Transaction, at: str, rows: Sequence[Any]) -> list[str]:
+    """Revoke the keys in `rows` that are not revoked yet, within the caller's transaction.
 
     So are the keys and tokens that were made by them. Returns the prefixes of all that it revoked.
     """
     revoked: list[str] = []
-    while prefixes := _revoke(connection, at, condition):
-        revoked += prefixes
-        condition = or_(*(_k.created_by.like(f"% (key {prefix})") for prefix in prefixes))
-    new_access_generation(connection)
+    while rows := [row for row in rows if row.revoked_at is None and row.prefix not in revoked]:
+        for row in rows:
+            transaction.update(ACCESS_KEYS, row, revoked_at=at)
+            revoked.append(row.prefix)
+        rows = [
+            each for row in rows for each in transaction.all(_MADE_BY, {"maker": f"% (key {row.prefix})"})
+        ]
+    new_access_generation(transaction)
     return revoked
-
-
-def _revoke(connection: Connection, at: str, condition: Any) -> list[str]:
-    valid = and_(condition, _k.revoked_at.is_(None))
-    prefixes = list(connection.execute(select(_k.prefix).where(valid)).scalars())
-    connection.execute(update(access_keys).where(valid).values(revoked_at=at))
-    return prefixes
 
 
 def _capped_expiry(connection: Connection, expires_at: str | None, created_by: str) -> str | None:
     maker = _MAKER.search(created_by)
     if maker is None:  # a session, or a command on the machine of the vault
         return expires_at
-    row = _FIND.one(connection, {"prefix": maker[1]})
+    row = connection.one(_FIND, {"prefix": maker[1]})
     if row is None or row.revoked_at is not None:
         raise NotSignedIn(f"the key {maker[1]} was revoked")
     return min((each for each in (expires_at, row.expires_at) if each is not None), default=None)
@@ -178,8 +163,8 @@ def _capped_expiry(connection: Connection, expires_at: str | None, created_by: s
 class AccessKeys:
     """Authenticates by keys of every kind, creates people's keys, and revokes."""
 
-    def __init__(self, engine: Engine, writer: Writer, clock: Clock) -> None:
-        self._engine = engine
+    def __init__(self, store: Store, writer: Writer, clock: Clock) -> None:
+        self._store = store
         self._writer = writer
         self._clock = clock
 
@@ -196,8 +181,8 @@ class AccessKeys:
         prefix = prefix_of(text)
         if prefix is None:
             raise NotSignedIn("that is not a gusset key")
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            row = _FIND.one(connection, {"prefix": prefix})
+        with self._store.read() as connection:
+            row = connection.one(_FIND, {"prefix": prefix})
         if row is None or not hmac.compare_digest(row.hash, key_hash(key)) or row.kind not in kinds:
             raise NotSignedIn("that key is unknown here")
         info = _info(row)
@@ -210,9 +195,8 @@ class AccessKeys:
     def record_use(self, info: KeyInfo) -> None:
         """Store that a key was used now. Callers do so at most once a minute for each key."""
 
-        def write(connection: Connection) -> WriteResult[None]:
-            values = {"last_used_at": timestamp(self._clock())}
-            connection.execute(update(access_keys).where(_k.prefix == info.prefix).values(**values))
+        def write(transaction: Transaction) -> WriteResult[None]:
+            transaction.run(_SET_LAST_USED, {"prefix": info.prefix, "at": timestamp(self._clock())})
             return WriteResult(None, [])
 
         self._writer.run(AuditEvent("gusset", Action.KEY_USE, info.prefix), write)
@@ -238,9 +222,9 @@ class AccessKeys:
             raise UsageError("a key needs at least one scope", hint=known)
         expiry = expiry_text(expires_at, self._clock())
 
-        def write(connection: Connection) -> WriteResult[tuple[KeyInfo, SecretValue]]:
+        def write(transaction: Transaction) -> WriteResult[tuple[KeyInfo, SecretValue]]:
             info, key = add_key(
-                connection,
+                transaction,
                 "key",
                 at=timestamp(self._clock()),
                 name=name,
@@ -257,16 +241,15 @@ class AccessKeys:
 
     def of_user(self, user_id: str) -> list[KeyInfo]:
         """A person's keys, newest first."""
-        return self._list(_k.user_id == user_id, _k.kind == "key")
+        return self._list(_OF_USER, user_id)
 
     def of_deployment(self, deployment_id: str) -> list[KeyInfo]:
         """A deployment's tokens, newest first."""
-        return self._list(_k.deployment_id == deployment_id)
+        return self._list(_OF_DEPLOYMENT, deployment_id)
 
-    def _list(self, *conditions: Any) -> list[KeyInfo]:
-        query = select(*_columns).where(*conditions).order_by(_k.created_at.desc(), _k.prefix)
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            return [_info(row) for row in connection.execute(query)]
+    def _list(self, select: Select, owner: str) -> list[KeyInfo]:
+        with self._store.read() as connection:
+            return [_info(row) for row in connection.all(select, {"id": owner})]
 
     def revoke(self, prefix: str, *, actor: str, allowed: Callable[[KeyInfo], bool]) -> KeyInfo:
         """Revoke a key for good, and the keys and tokens that were made by it.
@@ -277,11 +260,11 @@ class AccessKeys:
             NotFound: there is no such key, for this caller.
         """
 
-        def write(connection: Connection) -> WriteResult[KeyInfo]:
-            row = _FIND.one(connection, {"prefix": prefix})
+        def write(transaction: Transaction) -> WriteResult[KeyInfo]:
+            row = transaction.one(_FIND, {"prefix": prefix})
             if row is None or not allowed(info := _info(row)):
                 raise NotFound(f"there is no key {prefix}")
-            revoked = revoke_keys(connection, timestamp(self._clock()), _k.prefix == prefix)
+            revoked = revoke_keys(transaction, timestamp(self._clock()), [row])
             made = [each for each in revoked if each != prefix]
             details = {"name": info.name, **({"made by it": made} if made else {})}
             action = Action.API_KEY_REVOKE if info.kind == "key" else Action.TOKEN_REVOKE
@@ -292,7 +275,7 @@ class AccessKeys:
     def record_refusal(self, actor: str, target: str, error: Denied) -> None:
         """Record that a request of `actor` was refused."""
 
-        def write(_: Connection) -> WriteResult[None]:
+        def write(_: Transaction) -> WriteResult[None]:
             details = {"why": error.message}
             event = AuditEvent(actor, Action.REQUEST_REFUSE, target, outcome=error.code, details=details)
             return WriteResult(None, [event])

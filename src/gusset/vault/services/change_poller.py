@@ -1,39 +1,38 @@
-"""Notices changes of secrets: SQLite's change counter first, then the secrets' revisions. Not audited."""
+"""Notices changes of secrets: a counter of the database first, then the secrets' revisions. Not audited."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import Connection, bindparam, select
-
 from gusset.vault.services.access_keys import ACCESS_GENERATION, READ_META
-from gusset.vault.storage.database import change_counter
-from gusset.vault.storage.tables import secrets_table
+from gusset.vault.storage.connection import Store
+from gusset.vault.storage.database import ChangeSignal
+from gusset.vault.storage.sql import Statement
 
 # (team id, folded name) -> id and revision of a secret that is not deleted.
 Revisions = Mapping[tuple[str, str], tuple[str, int]]
 
-_s = secrets_table.c
-_LIST_REVISIONS = select(_s.team_id, _s.folded, _s.id, _s.revision).where(
-    _s.team_id == bindparam("team"),
-    _s.folded.in_(bindparam("folded", expanding=True)),
-    _s.deleted_at.is_(None),
+_LIST_REVISIONS = Statement(
+    "SELECT team_id, folded, id, revision FROM secrets "
+    "WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL"
 )
 
 
 class ChangePoller:
-    """Polls the database on a connection of its own, which it closes. For use by one thread."""
+    """Polls the database. For use by one thread; `close` it."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, store: Store, signal: ChangeSignal) -> None:
+        self._store = store
+        self._signal = signal
 
     def counter(self) -> int:
         """A number that changes whenever another connection has written anything; cheap to read."""
-        return change_counter(self._connection)
+        return self._signal.counter()
 
     def generation(self) -> str:
         """A text that every change of keys, people, teams or deployments replaces."""
-        row = READ_META.one(self._connection, {"key": ACCESS_GENERATION})
+        with self._store.read() as connection:
+            row = connection.one(READ_META, {"key": ACCESS_GENERATION})
         return str(row.value) if row else ""
 
     def revisions(self, wanted: Collection[tuple[str, str]]) -> Revisions:
@@ -42,11 +41,11 @@ class ChangePoller:
         for team, folded in wanted:
             by_team.setdefault(team, []).append(folded)
         found = {}
-        for team, names in by_team.items():
-            for row in self._connection.execute(_LIST_REVISIONS, {"team": team, "folded": sorted(names)}):
-                found[row.team_id, row.folded] = (row.id, row.revision)
-        self._connection.rollback()
+        with self._store.snapshot() as connection:
+            for team, names in by_team.items():
+                for row in connection.all(_LIST_REVISIONS, {"team": team, "folded": sorted(names)}):
+                    found[row.team_id, row.folded] = (row.id, row.revision)
         return found
 
     def close(self) -> None:
-        self._connection.close()
+        self._signal.close()

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, or_, select, update
-
 from gusset.errors import Conflict, NotFound, NotSignedIn, UsageError
 from gusset.secrets.name import check_name, fold_name, is_deployment_name, spelling_clashes
 from gusset.secrets.value import SecretValue
@@ -25,19 +23,18 @@ from gusset.vault.services.access_keys import (
     KeyInfo,
     add_key,
     expiry_text,
-    new_access_generation,
     revoke_keys,
 )
-from gusset.vault.storage.compiled_sql import CompiledStatement
-from gusset.vault.storage.database import translate_db_errors
-from gusset.vault.storage.tables import access_keys, deployments, replicas, teams
+from gusset.vault.services.person import get_team, team_names
+from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import ACCESS_KEYS, DEPLOYMENTS
 
 REPLICA_TIMEOUT = timedelta(seconds=60)  # a replica that was silent for longer does not count as running
 _REPLICA_RETENTION = timedelta(days=1)
 MAX_NAMES = 1000
 MAX_REPLICAS = 1000  # of a deployment, running or not; those that are gone make room for others
-
-_d, _r = deployments.c, replicas.c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,28 +79,46 @@ class Grant:
     names: tuple[str, ...]
 
 
-_FIND_FOR_GRANT = CompiledStatement(
-    select(_d.id, _d.name, _d.team_id, teams.c.name.label("team"))
-    .join(teams, teams.c.id == _d.team_id)
-    .where(_d.id == bindparam("id"), _d.deleted_at.is_(None))
+_FIND_BY_ID = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
+_FIND = Select(DEPLOYMENTS, "WHERE team_id = :team AND name = :name AND deleted_at IS NULL")
+_LIST = Select(DEPLOYMENTS, "WHERE team_id IN (:teams...) AND deleted_at IS NULL ORDER BY name, team_id")
+_TOKENS = Select(ACCESS_KEYS, "WHERE deployment_id = :id")
+
+# Replicas are not signed: what they report gives no rights.
+_LIST_REPLICAS = Statement(
+    "SELECT deployment_id, id, host, versions, started_at, seen_at, stopped_at FROM replicas "
+    "WHERE deployment_id IN (:ids...) ORDER BY started_at"
 )
-_LIST_DECLARED = CompiledStatement(
-    select(_d.name, _d.secrets)
-    .where(_d.team_id == bindparam("team"), _d.deleted_at.is_(None))
-    .order_by(_d.name)
+_LIST_LIVE_REPLICAS = Statement(
+    "SELECT d.name, r.versions FROM replicas r JOIN deployments d ON d.id = r.deployment_id "
+    "WHERE d.team_id = :team AND d.deleted_at IS NULL AND r.stopped_at IS NULL AND r.seen_at > :since"
 )
-_LIST = (
-    select(deployments, teams.c.name.label("team"))
-    .join(teams, teams.c.id == _d.team_id)
-    .where(_d.deleted_at.is_(None))
+_FIND_REPLICA = Statement("SELECT id FROM replicas WHERE deployment_id = :deployment_id AND id = :id")
+_INSERT_REPLICA = Statement(
+    "INSERT INTO replicas (deployment_id, id, host, versions, started_at, seen_at, stopped_at) "
+    "VALUES (:deployment_id, :id, :host, :versions, :seen_at, :seen_at, :stopped_at)"
+)
+_UPDATE_REPLICA = Statement(
+    "UPDATE replicas SET versions = :versions, seen_at = :seen_at, stopped_at = :stopped_at "
+    "WHERE deployment_id = :deployment_id AND id = :id"
+)
+_TOUCH_REPLICA = Statement(
+    "UPDATE replicas SET seen_at = :seen_at, stopped_at = NULL "
+    "WHERE deployment_id = :deployment_id AND id = :id"
+)
+_COUNT_REPLICAS = Statement("SELECT count(*) AS total FROM replicas WHERE deployment_id = :id")
+_DELETE_REPLICAS = Statement("DELETE FROM replicas WHERE deployment_id = :id")
+_DELETE_OLD_REPLICAS = Statement("DELETE FROM replicas WHERE deployment_id = :id AND seen_at < :before")
+_DELETE_GONE_REPLICAS = Statement(
+    "DELETE FROM replicas WHERE deployment_id = :id AND (stopped_at IS NOT NULL OR seen_at <= :since)"
 )
 
 
 class Deployments:
     """Registers deployments, grants access by their tokens, and keeps track of replicas."""
 
-    def __init__(self, engine: Engine, writer: Writer, clock: Clock) -> None:
-        self._engine = engine
+    def __init__(self, store: Store, writer: Writer, clock: Clock) -> None:
+        self._store = store
         self._writer = writer
         self._clock = clock
 
@@ -132,46 +147,44 @@ class Deployments:
             raise UsageError(f"{' and '.join(clash)} are two spellings of one name")
         expiry = expiry_text(expires_at, self._clock())
 
-        def write(connection: Connection) -> WriteResult[tuple[DeploymentInfo, KeyInfo, SecretValue]]:
-            deployment_id = self._put(connection, team_id, name, names, actor)
+        def write(transaction: Transaction) -> WriteResult[tuple[DeploymentInfo, KeyInfo, SecretValue]]:
+            row = self._put(transaction, team_id, name, names, actor)
             info, token = add_key(
-                connection,
+                transaction,
                 "token",
                 at=self._now(),
                 name=name,
                 allows=names,
                 created_by=actor,
                 expires_at=expiry,
-                deployment_id=deployment_id,
+                deployment_id=row.id,
             )
             details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": info.expires_at}
             event = AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name, details=details)
-            return WriteResult((self._get_or_raise(connection, team_id, name), info, token), [event])
+            return WriteResult((self._info(transaction, row), info, token), [event])
 
         return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name), write)
 
-    def _put(self, connection: Connection, team_id: str, name: str, names: Sequence[str], actor: str) -> str:
+    def _put(
+        self, transaction: Transaction, team_id: str, name: str, names: Sequence[str], actor: str
+    ) -> Any:
         at, declared = self._now(), json.dumps(names)
-        if connection.execute(select(teams.c.id).where(teams.c.id == team_id)).one_or_none() is None:
-            raise NotFound("there is no such team")
-        existing = and_(_d.team_id == team_id, _d.name == name, _d.deleted_at.is_(None))
-        found = connection.execute(select(_d.id).where(existing)).scalar_one_or_none()
-        if found is not None:
-            connection.execute(
-                update(deployments).where(_d.id == found).values(secrets=declared, updated_at=at)
-            )
-            return str(found)
-        row = {
-            "id": new_id(),
-            "team_id": team_id,
-            "name": name,
-            "secrets": declared,
-            "created_at": at,
-            "created_by": str(actor),
-            "updated_at": at,
-        }
-        connection.execute(insert(deployments), row)
-        return row["id"]
+        get_team(transaction, team_id)
+        row = transaction.one(_FIND, {"team": team_id, "name": name})
+        if row is not None:
+            return transaction.update(DEPLOYMENTS, row, secrets=declared, updated_at=at)
+        return transaction.insert(
+            DEPLOYMENTS,
+            {
+                "id": new_id(),
+                "team_id": team_id,
+                "name": name,
+                "secrets": declared,
+                "created_at": at,
+                "created_by": str(actor),
+                "updated_at": at,
+            },
+        )
 
     def grant(self, token: KeyInfo) -> Grant:
         """What a token that `AccessKeys.authenticate` accepted allows.
@@ -179,51 +192,51 @@ class Deployments:
         Raises:
             NotSignedIn: the deployment was removed.
         """
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            row = _FIND_FOR_GRANT.one(connection, {"id": token.deployment_id})
-        if row is None:
-            raise NotSignedIn("the deployment of that token was removed")
+        with self._store.read() as connection:
+            row = connection.one(_FIND_BY_ID, {"id": token.deployment_id})
+            if row is None:
+                raise NotSignedIn("the deployment of that token was removed")
+            team = get_team(connection, row.team_id)
         return Grant(
             deployment_id=row.id,
             deployment=row.name,
             team_id=row.team_id,
-            team=row.team,
+            team=team.name,
             names=token.allows,
         )
 
     def of_teams(self, team_ids: Collection[str]) -> list[DeploymentInfo]:
         """The deployments of these teams, by name, with their replicas."""
-        query = _LIST.where(_d.team_id.in_(sorted(team_ids))).order_by(_d.name, _d.team_id)
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(query).all()
-            found = self._replicas(connection, [row.id for row in rows])
-        return [_info(row, found.get(row.id, ())) for row in rows]
+        with self._store.snapshot() as connection:
+            rows = connection.all(_LIST, {"teams": sorted(team_ids)})
+            teams, found = team_names(connection), self._replicas(connection, [row.id for row in rows])
+        return [_info(row, teams[row.team_id], found.get(row.id, ())) for row in rows]
 
     def by_declared_secret(self, team_id: str) -> dict[str, list[str]]:
         """For each folded name of a secret, the team's deployments that declare it."""
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            rows = _LIST_DECLARED.all(connection, {"team": team_id})
+        with self._store.read() as connection:
+            rows = connection.all(_LIST, {"teams": [team_id]})
         found: dict[str, list[str]] = {}
         for row in rows:
             for name in json.loads(row.secrets):
                 found.setdefault(fold_name(name), []).append(row.name)
         return found
 
-    def _get_or_raise(self, connection: Connection, team_id: str, name: str) -> DeploymentInfo:
-        row = connection.execute(_LIST.where(_d.team_id == team_id, _d.name == name)).one_or_none()
-        if row is None:
-            raise NotFound("there is no such deployment")
-        return _info(row, self._replicas(connection, [row.id]).get(row.id, ()))
+    def _info(self, connection: Connection, row: Any) -> DeploymentInfo:
+        replicas = self._replicas(connection, [row.id]).get(row.id, ())
+        return _info(row, get_team(connection, row.team_id).name, replicas)
 
     def remove(self, team_id: str, name: str, *, actor: str) -> DeploymentInfo:
         """Remove a deployment and revoke its tokens. Raises NotFound."""
 
-        def write(connection: Connection) -> WriteResult[DeploymentInfo]:
-            info, at = self._get_or_raise(connection, team_id, name), self._now()
-            connection.execute(update(deployments).where(_d.id == info.id).values(deleted_at=at))
-            revoke_keys(connection, at, access_keys.c.deployment_id == info.id)
-            connection.execute(delete(replicas).where(_r.deployment_id == info.id))
-            new_access_generation(connection)
+        def write(transaction: Transaction) -> WriteResult[DeploymentInfo]:
+            row, at = transaction.one(_FIND, {"team": team_id, "name": name}), self._now()
+            if row is None:
+                raise NotFound("there is no such deployment")
+            info = self._info(transaction, row)
+            transaction.update(DEPLOYMENTS, row, deleted_at=at)
+            revoke_keys(transaction, at, transaction.all(_TOKENS, {"id": row.id}))
+            transaction.run(_DELETE_REPLICAS, {"id": row.id})
             event = AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name, details={"team": team_id})
             return WriteResult(info, [event])
 
@@ -240,69 +253,59 @@ class Deployments:
             Conflict: the deployment has `MAX_REPLICAS` others that are running.
         """
 
-        def write(connection: Connection) -> WriteResult[None]:
-            at, this_one = self._now(), _replica(grant, replica_id)
-            expired = timestamp(self._clock() - _REPLICA_RETENTION)
-            connection.execute(
-                delete(replicas).where(_r.deployment_id == grant.deployment_id, _r.seen_at < expired)
-            )
+        def write(transaction: Transaction) -> WriteResult[None]:
+            at = self._now()
+            before = timestamp(self._clock() - _REPLICA_RETENTION)
+            transaction.run(_DELETE_OLD_REPLICAS, {"id": grant.deployment_id, "before": before})
+            key = {"deployment_id": grant.deployment_id, "id": replica_id}
             report = {
                 "versions": json.dumps(dict(versions)),
                 "seen_at": at,
                 "stopped_at": at if stopped else None,
             }
-            if not connection.execute(update(replicas).where(this_one).values(**report)).rowcount:
-                self._make_room(connection, grant)
-                new = {"deployment_id": grant.deployment_id, "id": replica_id, "host": host, "started_at": at}
-                connection.execute(insert(replicas), {**new, **report})
+            if transaction.one(_FIND_REPLICA, key) is not None:
+                transaction.run(_UPDATE_REPLICA, key | report)
+            else:
+                self._make_room(transaction, grant)
+                transaction.run(_INSERT_REPLICA, key | report | {"host": host})
             return WriteResult(None, [])
 
         self._writer.run(AuditEvent("gusset", Action.REPLICA_REPORT, grant.deployment), write)
 
-    def _make_room(self, connection: Connection, grant: Grant) -> None:
+    def _make_room(self, transaction: Transaction, grant: Grant) -> None:
         """Have at least one place free for a replica, if need be by forgetting those that are gone."""
-        own = _r.deployment_id == grant.deployment_id
-        count = select(func.count()).select_from(replicas).where(own)
-        if connection.execute(count).scalar_one() < MAX_REPLICAS:
+        if self._count(transaction, grant) < MAX_REPLICAS:
             return
-        gone = or_(_r.stopped_at.is_not(None), _r.seen_at <= self._live_since())
-        connection.execute(delete(replicas).where(own, gone))
-        if connection.execute(count).scalar_one() >= MAX_REPLICAS:
+        transaction.run(_DELETE_GONE_REPLICAS, {"id": grant.deployment_id, "since": self._live_since()})
+        if self._count(transaction, grant) >= MAX_REPLICAS:
             raise Conflict(
                 f"{grant.deployment} has {MAX_REPLICAS} running replicas, and can have no more",
                 hint="a replica that reports nothing for a minute no longer counts",
             )
 
+    def _count(self, connection: Connection, grant: Grant) -> int:
+        row: Any = connection.one(_COUNT_REPLICAS, {"id": grant.deployment_id})
+        return int(row.total)
+
     def record_replica_seen(self, grant: Grant, replica_id: str) -> None:
         """Store that the replica is still connected."""
 
-        def write(connection: Connection) -> WriteResult[None]:
-            values = {"seen_at": self._now(), "stopped_at": None}
-            connection.execute(update(replicas).where(_replica(grant, replica_id)).values(**values))
+        def write(transaction: Transaction) -> WriteResult[None]:
+            key = {"deployment_id": grant.deployment_id, "id": replica_id}
+            transaction.run(_TOUCH_REPLICA, key | {"seen_at": self._now()})
             return WriteResult(None, [])
 
         self._writer.run(AuditEvent("gusset", Action.REPLICA_SEEN, grant.deployment), write)
 
     def in_use_by(self, connection: Connection, team_id: str, folded: str) -> list[str]:
         """The names of the deployments of which a running replica uses the secret of that folded name."""
-        query = (
-            select(_d.name, _r.versions)
-            .join(deployments, _d.id == _r.deployment_id)
-            .where(
-                _d.team_id == team_id,
-                _d.deleted_at.is_(None),
-                _r.stopped_at.is_(None),
-                _r.seen_at > self._live_since(),
-            )
-        )
-        rows = connection.execute(query).all()
+        rows = connection.all(_LIST_LIVE_REPLICAS, {"team": team_id, "since": self._live_since()})
         return sorted({row.name for row in rows if folded in map(fold_name, json.loads(row.versions))})
 
     def _replicas(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[ReplicaInfo, ...]]:
         since = self._live_since()
         found: dict[str, tuple[ReplicaInfo, ...]] = {}
-        rows = connection.execute(select(replicas).where(_r.deployment_id.in_(ids)).order_by(_r.started_at))
-        for row in rows:
+        for row in connection.all(_LIST_REPLICAS, {"ids": ids}):
             info = ReplicaInfo(
                 id=row.id,
                 host=row.host,
@@ -328,19 +331,15 @@ def check_deployment_name(name: str) -> str:
     return name
 
 
-def _replica(grant: Grant, replica_id: str) -> Any:
-    return and_(_r.deployment_id == grant.deployment_id, _r.id == replica_id)
-
-
-def _info(row: Any, found: tuple[ReplicaInfo, ...]) -> DeploymentInfo:
+def _info(row: Any, team: str, replicas: tuple[ReplicaInfo, ...]) -> DeploymentInfo:
     return DeploymentInfo(
         id=row.id,
         team_id=row.team_id,
-        team=row.team,
+        team=team,
         name=row.name,
         secrets=tuple(json.loads(row.secrets)),
         created_at=row.created_at,
         created_by=row.created_by,
         updated_at=row.updated_at,
-        replicas=found,
+        replicas=replicas,
     )

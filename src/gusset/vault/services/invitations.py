@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from sqlalchemy import Connection, delete, insert, select, update
-
 from gusset.errors import Conflict, NotSignedIn
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
@@ -15,20 +13,23 @@ from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password
 from gusset.vault.services.access_keys import AccessKeys, KeyInfo, add_key, revoke_keys
+from gusset.vault.services.people import KEYS_OF_USER, end_sessions
 from gusset.vault.services.person import (
+    FIND_USER_BY_EMAIL,
     Person,
     Role,
     check_email,
     check_role,
     get_person,
     get_team,
+    get_user,
     insert_person,
+    person_from_row,
 )
-from gusset.vault.storage.tables import access_keys, members, sessions, users
+from gusset.vault.storage.connection import Transaction
+from gusset.vault.storage.tables import MEMBERS, USERS
 
 LINK_LIFETIME = timedelta(hours=72)
-
-_u = users.c
 
 
 class Invitations:
@@ -53,37 +54,37 @@ class Invitations:
         check_role(role)
         display_name = (name or "").strip() or email.split("@")[0]
 
-        def write(connection: Connection) -> WriteResult[tuple[Person, SecretValue]]:
-            if connection.execute(select(_u.id).where(_u.email == email)).one_or_none():
+        def write(transaction: Transaction) -> WriteResult[tuple[Person, SecretValue]]:
+            if transaction.one(FIND_USER_BY_EMAIL, {"email": email}) is not None:
                 raise Conflict(f"there is already a person with the address {email}")
-            user_id = insert_person(
-                connection, email, name=display_name, role=role, password_hash=None, at=self._now()
+            user = insert_person(
+                transaction, email, name=display_name, role=role, password_hash=None, at=self._now()
             )
             for team_id in sorted(set(team_ids)):
-                get_team(connection, team_id)
-                connection.execute(insert(members), {"team_id": team_id, "user_id": user_id})
-            link = self._link(connection, user_id, actor)
+                get_team(transaction, team_id)
+                transaction.insert(MEMBERS, {"team_id": team_id, "user_id": user.id})
+            link = self._link(transaction, user.id, actor)
             details = {"role": role, "teams": sorted(set(team_ids))}
             event = AuditEvent(actor, Action.PERSON_CREATE, email, details=details)
-            return WriteResult((get_person(connection, user_id), link), [event])
+            return WriteResult((get_person(transaction, user.id), link), [event])
 
         return self._writer.run(AuditEvent(actor, Action.PERSON_CREATE, email), write)
 
     def new_link(self, user_id: str, *, actor: str) -> SecretValue:
         """A new link for a person to choose a password with; it replaces their earlier links."""
 
-        def write(connection: Connection) -> WriteResult[SecretValue]:
-            person = get_person(connection, user_id)
-            link = self._link(connection, user_id, actor)
+        def write(transaction: Transaction) -> WriteResult[SecretValue]:
+            person = get_person(transaction, user_id)
+            link = self._link(transaction, user_id, actor)
             return WriteResult(link, [AuditEvent(actor, Action.PERSON_LINK, person.email)])
 
         return self._writer.run(AuditEvent(actor, Action.PERSON_LINK, user_id), write)
 
-    def _link(self, connection: Connection, user_id: str, actor: str) -> SecretValue:
-        at = self._now()
-        revoke_keys(connection, at, (access_keys.c.user_id == user_id) & (access_keys.c.kind == "link"))
+    def _link(self, transaction: Transaction, user_id: str, actor: str) -> SecretValue:
+        at, keys = self._now(), transaction.all(KEYS_OF_USER, {"user": user_id})
+        revoke_keys(transaction, at, [key for key in keys if key.kind == "link"])
         _, link = add_key(
-            connection,
+            transaction,
             "link",
             at=at,
             name="link",
@@ -108,19 +109,16 @@ class Invitations:
         info = self.check_link(link)
         password_hash = hash_password(password)
 
-        def write(connection: Connection) -> WriteResult[Person]:
-            person = get_person(connection, info.user_id or "")
-            spent = connection.execute(
-                update(access_keys)
-                .where(access_keys.c.prefix == info.prefix, access_keys.c.revoked_at.is_(None))
-                .values(revoked_at=self._now())
-            )
-            if not spent.rowcount or person.disabled_at is not None:
+        def write(transaction: Transaction) -> WriteResult[Person]:
+            user = get_user(transaction, info.user_id or "")
+            keys = transaction.all(KEYS_OF_USER, {"user": user.id})
+            used = [key for key in keys if key.prefix == info.prefix]
+            if not revoke_keys(transaction, self._now(), used) or user.disabled_at is not None:
                 raise NotSignedIn("that link was used already")
-            connection.execute(update(users).where(_u.id == person.id).values(password=password_hash))
-            connection.execute(delete(sessions).where(sessions.c.user_id == person.id))
-            event = AuditEvent(Actor(person.email, address), Action.PERSON_PASSWORD, person.email)
-            return WriteResult(get_person(connection, person.id), [event])
+            user = transaction.update(USERS, user, password=password_hash)
+            end_sessions(transaction, user.id)
+            event = AuditEvent(Actor(user.email, address), Action.PERSON_PASSWORD, user.email)
+            return WriteResult(person_from_row(transaction, user), [event])
 
         intent = AuditEvent(Actor("somebody", address), Action.PERSON_PASSWORD, info.prefix)
         return self._writer.run(intent, write)

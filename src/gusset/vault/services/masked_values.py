@@ -7,20 +7,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
-
 from gusset.secrets.hits import Hit
 from gusset.secrets.name import fold_name
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.storage.database import translate_db_errors
-from gusset.vault.storage.tables import masked_values, secrets_table
+from gusset.vault.services.secret_rows import FIND_MANY
+from gusset.vault.storage.connection import Store, Transaction
+from gusset.vault.storage.sql import Statement
 
 MAX_TIMES = 2**53  # what JSON can represent; a count stays there
 
-_m, _s = masked_values.c, secrets_table.c
+_ADD = Statement(
+    "INSERT INTO masked_values (secret_id, deployment, form, channel, times, version, last_at) "
+    "VALUES (:secret_id, :deployment, :form, :channel, :times, :version, :last_at) "
+    "ON CONFLICT (secret_id, deployment, form, channel) DO UPDATE SET version = excluded.version, "
+    "last_at = excluded.last_at, times = CASE WHEN masked_values.times > :limit - excluded.times "
+    "THEN :limit ELSE masked_values.times + excluded.times END"
+)
+_OF_SECRET = Statement(
+    "SELECT deployment, form, channel, times, version, last_at FROM masked_values "
+    "WHERE secret_id = :secret ORDER BY last_at DESC"
+)
+_LEAKED = Statement(
+    "SELECT DISTINCT m.secret_id FROM masked_values m JOIN secrets s ON s.id = m.secret_id "
+    "WHERE s.team_id = :team AND s.current_version = m.version"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +51,8 @@ class MaskedValue:
 class MaskedValues:
     """Records what deployments report, in sums."""
 
-    def __init__(self, engine: Engine, writer: Writer, clock: Clock) -> None:
-        self._engine = engine
+    def __init__(self, store: Store, writer: Writer, clock: Clock) -> None:
+        self._store = store
         self._writer = writer
         self._clock = clock
 
@@ -51,15 +64,13 @@ class MaskedValues:
         if not by_name:
             return
 
-        def write(connection: Connection) -> WriteResult[None]:
-            query = select(_s.id, _s.name, _s.folded, _s.current_version).where(
-                _s.team_id == team_id, _s.folded.in_(by_name), _s.deleted_at.is_(None)
-            )
+        def write(transaction: Transaction) -> WriteResult[None]:
             sums: dict[str, dict[str, int]] = {}
-            for row in connection.execute(query.order_by(_s.name)).all():
+            rows = transaction.all(FIND_MANY, {"team": team_id, "folded": list(by_name)})
+            for row in sorted(rows, key=lambda each: each.name):
                 found = by_name[row.folded]
                 for hit, times in found.items():
-                    self._add(connection, row, deployment, hit, times)
+                    self._add(transaction, row, deployment, hit, times)
                 sums[row.name] = {f"{hit.form}, {hit.channel}": times for hit, times in found.items()}
             details = {"team": team_id, "times": sums}
             event = AuditEvent(actor, Action.SECRET_MASKED, deployment, details=details)
@@ -67,29 +78,21 @@ class MaskedValues:
 
         self._writer.run(AuditEvent(actor, Action.SECRET_MASKED, deployment), write)
 
-    def _add(self, connection: Connection, secret: Any, deployment: str, hit: Hit, times: int) -> None:
-        key = {
+    def _add(self, transaction: Transaction, secret: Any, deployment: str, hit: Hit, times: int) -> None:
+        row = {
             "secret_id": secret.id,
             "deployment": deployment,
             "form": hit.form,
             "channel": hit.channel,
-        }
-        this_one = [_m[name] == value for name, value in key.items()]
-        known = connection.execute(select(_m.times).where(*this_one)).scalar_one_or_none()
-        now = {
-            "times": min((known or 0) + times, MAX_TIMES),
+            "times": min(times, MAX_TIMES),
             "version": secret.current_version,
             "last_at": timestamp(self._clock()),
         }
-        if known is None:
-            connection.execute(insert(masked_values), {**key, **now})
-        else:
-            connection.execute(update(masked_values).where(*this_one).values(**now))
+        transaction.run(_ADD, row | {"limit": MAX_TIMES})
 
     def of_secret(self, secret_id: str) -> Sequence[MaskedValue]:
         """What was found of one secret, newest first."""
-        query = select(masked_values).where(_m.secret_id == secret_id).order_by(_m.last_at.desc())
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
+        with self._store.read() as connection:
             return [
                 MaskedValue(
                     deployment=row.deployment,
@@ -99,16 +102,10 @@ class MaskedValues:
                     version=row.version,
                     last_at=row.last_at,
                 )
-                for row in connection.execute(query)
+                for row in connection.all(_OF_SECRET, {"secret": secret_id})
             ]
 
     def leaked(self, team_id: str) -> frozenset[str]:
         """The ids of the team's secrets of which the current version was found."""
-        query = (
-            select(_m.secret_id)
-            .join(secrets_table, _s.id == _m.secret_id)
-            .where(_s.team_id == team_id, _s.current_version == _m.version)
-            .distinct()
-        )
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            return frozenset(connection.execute(query).scalars())
+        with self._store.read() as connection:
+            return frozenset(row.secret_id for row in connection.all(_LEAKED, {"team": team_id}))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
-
 from gusset.errors import Conflict
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.secrets.value import SecretValue
@@ -21,38 +19,45 @@ from gusset.vault.services.person import (
     check_email,
     check_role,
     get_person,
+    get_user,
     insert_person,
     person_from_row,
 )
-from gusset.vault.storage.database import translate_db_errors
-from gusset.vault.storage.tables import access_keys, members, sessions, teams, users
+from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import ACCESS_KEYS, MEMBERS, SESSIONS, TEAMS, USERS
 
-_u = users.c
+_ANY = Statement("SELECT id FROM users LIMIT 1")
+_LIST = Select(USERS, "ORDER BY email")
+_ADMINS = Select(USERS, "WHERE role = 'admin' AND disabled_at IS NULL AND password IS NOT NULL")
+_DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
+KEYS_OF_USER = Select(ACCESS_KEYS, "WHERE user_id = :user")
+SESSIONS_OF_USER = Select(SESSIONS, "WHERE user_id = :user")
 
 
 class People:
     """Lists people, and changes what they may do."""
 
-    def __init__(self, engine: Engine, writer: Writer, clock: Clock) -> None:
-        self._engine = engine
+    def __init__(self, store: Store, writer: Writer, clock: Clock) -> None:
+        self._store = store
         self._writer = writer
         self._clock = clock
 
     def has_any(self) -> bool:
         """Whether there is any person; before that, the manager waits to be set up."""
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            return connection.execute(select(_u.id).limit(1)).one_or_none() is not None
+        with self._store.read() as connection:
+            return connection.one(_ANY) is not None
 
     def get(self, user_id: str) -> Person:
         """The person with that id. Raises NotFound."""
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
+        with self._store.snapshot() as connection:
             return get_person(connection, user_id)
 
     def all(self) -> list[Person]:
         """Everybody, by e-mail address."""
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(select(users).order_by(_u.email)).all()
-            return [person_from_row(connection, row) for row in rows]
+        with self._store.snapshot() as connection:
+            return [person_from_row(connection, row) for row in connection.all(_LIST)]
 
     def create_first(self, email: str, password: SecretValue, *, actor: str) -> tuple[Person, SecretValue]:
         """Create the first administrator with an API key. Slow by design, as it hashes a password.
@@ -64,10 +69,10 @@ class People:
         """
         password_hash, email = hash_password(password), check_email(email)
 
-        def write(connection: Connection) -> WriteResult[tuple[Person, SecretValue]]:
-            person = self._insert_first(connection, email, password_hash)
+        def write(transaction: Transaction) -> WriteResult[tuple[Person, SecretValue]]:
+            person = self._insert_first(transaction, email, password_hash)
             info, key = add_key(
-                connection,
+                transaction,
                 "key",
                 at=self._now(),
                 name="first key",
@@ -87,28 +92,28 @@ class People:
         """Create the first administrator, without a key. Raises the same errors as `create_first`."""
         password_hash, email = hash_password(password), check_email(email)
 
-        def write(connection: Connection) -> WriteResult[Person]:
-            person = self._insert_first(connection, email, password_hash)
+        def write(transaction: Transaction) -> WriteResult[Person]:
+            person = self._insert_first(transaction, email, password_hash)
             return WriteResult(
                 person, [AuditEvent(actor, Action.PERSON_CREATE, email, details={"role": "admin"})]
             )
 
         return self._writer.run(AuditEvent(actor, Action.PERSON_CREATE, email), write)
 
-    def _insert_first(self, connection: Connection, email: str, password_hash: str) -> Person:
-        if connection.execute(select(_u.id).limit(1)).one_or_none():
+    def _insert_first(self, transaction: Transaction, email: str, password_hash: str) -> Person:
+        if transaction.one(_ANY) is not None:
             raise Conflict("the manager has an administrator already", hint="sign in, or ask them for a key")
-        user_id = insert_person(
-            connection,
+        user = insert_person(
+            transaction,
             email,
             name=email.split("@")[0],
             role="admin",
             password_hash=password_hash,
             at=self._now(),
         )
-        team_id = connection.execute(select(teams.c.id).where(teams.c.name == DEFAULT_TEAM)).scalar_one()
-        connection.execute(insert(members), {"team_id": team_id, "user_id": user_id})
-        return get_person(connection, user_id)
+        team: Any = transaction.one(_DEFAULT_TEAM, {"name": DEFAULT_TEAM})
+        transaction.insert(MEMBERS, {"team_id": team.id, "user_id": user.id})
+        return get_person(transaction, user.id)
 
     def set_role(self, user_id: str, role: Role, *, actor: str) -> Person:
         """Raises Conflict when no administrator would be left, UsageError for an unknown role."""
@@ -130,17 +135,20 @@ class People:
     def _change(
         self, user_id: str, actor: str, action: Action, *, details: dict[str, Any], **values: str | None
     ) -> Person:
-        def write(connection: Connection) -> WriteResult[Person]:
-            email = get_person(connection, user_id).email
+        def write(transaction: Transaction) -> WriteResult[Person]:
+            row = get_user(transaction, user_id)
+            row = transaction.update(USERS, row, **values)
+            new_access_generation(transaction)
+            _require_admin(transaction)
             revoked: list[str] = []
-            connection.execute(update(users).where(_u.id == user_id).values(**values))
-            new_access_generation(connection)
-            _require_admin(connection)
-            if values.get("disabled_at"):
-                connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
-                revoked = revoke_keys(connection, self._now(), access_keys.c.user_id == user_id)
-            event = AuditEvent(actor, action, email, details=details | ({"keys": revoked} if revoked else {}))
-            return WriteResult(get_person(connection, user_id), [event])
+            if row.disabled_at:
+                end_sessions(transaction, user_id)
+                keys = transaction.all(KEYS_OF_USER, {"user": user_id})
+                revoked = revoke_keys(transaction, self._now(), keys)
+            event = AuditEvent(
+                actor, action, row.email, details=details | ({"keys": revoked} if revoked else {})
+            )
+            return WriteResult(person_from_row(transaction, row), [event])
 
         return self._writer.run(AuditEvent(actor, action, user_id), write)
 
@@ -148,10 +156,14 @@ class People:
         return timestamp(self._clock())
 
 
+def end_sessions(transaction: Transaction, user_id: str, *, keep: bytes = b"") -> None:
+    """End a person's sessions, all but that with the token's hash `keep`."""
+    for row in transaction.all(SESSIONS_OF_USER, {"user": user_id}):
+        if row.hash != keep:
+            transaction.delete(SESSIONS, row)
+
+
 def _require_admin(connection: Connection) -> None:
     """Raises Conflict when no administrator can sign in."""
-    admins: Any = select(func.count()).where(
-        _u.role == "admin", _u.disabled_at.is_(None), _u.password.is_not(None)
-    )
-    if not connection.execute(admins).scalar_one():
+    if not connection.all(_ADMINS):
         raise Conflict("no administrator would be left", hint="make another person an administrator first")

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, bindparam, insert, select
-
 from gusset.errors import NotFound, UsageError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.vault.ids import new_id
-from gusset.vault.storage.compiled_sql import CompiledStatement
-from gusset.vault.storage.tables import members, teams, users
+from gusset.vault.storage.connection import Connection, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.tables import MEMBERS, TEAMS, USERS
 
 Role = Literal["admin", "member"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -23,12 +22,13 @@ _EMAIL = re.compile(
     r"[^@\s<>\"'\\\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]{1,64}@[A-Za-z0-9.-]{1,189}"
 )
 
-_u, _t = users.c, teams.c
-_FIND_PERSON = CompiledStatement(select(users).where(_u.id == bindparam("id")))
-_LIST_TEAMS_OF_PERSON = CompiledStatement(
-    select(_t.id, _t.name, _t.created_at)
-    .join(members, members.c.team_id == _t.id)
-    .where(members.c.user_id == bindparam("user"))
+FIND_USER = Select(USERS, "WHERE id = :id")
+FIND_USER_BY_EMAIL = Select(USERS, "WHERE email = :email")
+LIST_TEAMS = Select(TEAMS, "ORDER BY name")
+FIND_TEAM = Select(TEAMS, "WHERE id = :id")
+LIST_MEMBERSHIPS = Select(MEMBERS, "WHERE user_id = :user")
+_LIST_TEAMS_OF_PERSON = Select(
+    TEAMS, "WHERE id IN (SELECT team_id FROM members WHERE members.user_id = :user)"
 )
 
 
@@ -76,14 +76,21 @@ def check_role(role: str) -> None:
 
 def get_person(connection: Connection, user_id: str) -> Person:
     """The person with that id. Raises NotFound."""
-    row = _FIND_PERSON.one(connection, {"id": user_id})
+    return person_from_row(connection, get_user(connection, user_id))
+
+
+def get_user(connection: Connection, user_id: str) -> Any:
+    """The row of the `users` table with that id. Raises NotFound."""
+    row = connection.one(FIND_USER, {"id": user_id})
     if row is None:
         raise NotFound("there is no such person")
-    return person_from_row(connection, row)
+    return row
 
 
 def person_from_row(connection: Connection, row: Any) -> Person:
     """A person from a row of the `users` table, with their teams."""
+    memberships = {each.team_id for each in connection.all(LIST_MEMBERSHIPS, {"user": row.id})}
+    teams = connection.all(_LIST_TEAMS_OF_PERSON, {"user": row.id}) if memberships else []
     return Person(
         id=row.id,
         email=row.email,
@@ -91,33 +98,39 @@ def person_from_row(connection: Connection, row: Any) -> Person:
         role=row.role,
         created_at=row.created_at,
         disabled_at=row.disabled_at,
-        teams=tuple(teams_from_rows(_LIST_TEAMS_OF_PERSON.all(connection, {"user": row.id}))),
+        teams=tuple(teams_from_rows(team for team in teams if team.id in memberships)),
         invited=row.password is None,
     )
 
 
 def insert_person(
-    connection: Connection, email: str, *, name: str, role: Role, password_hash: str | None, at: str
-) -> str:
-    """Add a person; returns the new id. A new person is in no team."""
-    row = {
-        "id": new_id(),
-        "email": email,
-        "name": name,
-        "role": role,
-        "password": password_hash,
-        "created_at": at,
-    }
-    connection.execute(insert(users), row)
-    return row["id"]  # type: ignore[return-value]
+    transaction: Transaction, email: str, *, name: str, role: Role, password_hash: str | None, at: str
+) -> Any:
+    """Add a person; returns the row. A new person is in no team."""
+    return transaction.insert(
+        USERS,
+        {
+            "id": new_id(),
+            "email": email,
+            "name": name,
+            "role": role,
+            "password": password_hash,
+            "created_at": at,
+        },
+    )
 
 
 def get_team(connection: Connection, team_id: str) -> TeamInfo:
     """The team with that id. Raises NotFound."""
-    row = connection.execute(select(teams).where(_t.id == team_id)).one_or_none()
+    row = connection.one(FIND_TEAM, {"id": team_id})
     if row is None:
         raise NotFound("there is no such team")
     return _team(row)
+
+
+def team_names(connection: Connection) -> dict[str, str]:
+    """The name of every team, by its id."""
+    return {row.id: row.name for row in connection.all(LIST_TEAMS)}
 
 
 def teams_from_rows(rows: Iterable[Any]) -> list[TeamInfo]:

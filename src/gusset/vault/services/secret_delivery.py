@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection
-
+from gusset.errors import IntegrityError
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
@@ -16,8 +15,21 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.services.secret_rows import SecretRows, VersionStore
-from gusset.vault.storage.secret_statements import FIND_CURRENT_SEALED, LIST_REVISIONS, SET_LAST_READ
+from gusset.vault.services.secret_rows import FIND_MANY, SecretRows, VersionStore
+from gusset.vault.storage.connection import Connection, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import SECRET_VERSIONS
+
+_FIND_CURRENT = Select(
+    SECRET_VERSIONS,
+    "WHERE EXISTS (SELECT 1 FROM secrets WHERE secrets.id = secret_versions.secret_id "
+    "AND secrets.current_version = secret_versions.version AND secrets.id IN (:ids...))",
+)
+_SET_LAST_READ = Statement("UPDATE secrets SET last_read_at = :at WHERE id IN (:ids...)")
+_LIST_REVISIONS = Statement(
+    "SELECT id, revision FROM secrets WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +62,61 @@ class SecretDelivery:
         if not wanted:
             return DeliveredValues({}, {})
 
-        def write(connection: Connection) -> WriteResult[DeliveredValues]:
-            found = {name: row for name, row in self._find(connection, wanted).items() if row is not None}
-            deliverable = {name: row for name, row in found.items() if row.version is not None}
-            values = {name: self._open(connection, name, row) for name, row in deliverable.items()}
-            self._record_read(connection, deliverable.values())
+        def write(transaction: Transaction) -> WriteResult[DeliveredValues]:
+            secrets = self._find(transaction, wanted)
+            current = self._current_versions(transaction, secrets.values())
+            values = {
+                name: self._open(transaction, row, current[row.id])
+                for name, row in secrets.items()
+                if row.current_version is not None
+            }
+            self._record_read(transaction, [secrets[name] for name in values])
             details: dict[str, Any] = {
                 "team": self._rows.team_id,
-                "versions": {name: row.version for name, row in deliverable.items()},
+                "versions": {name: value.version for name, value in values.items()},
             }
-            if missing := sorted(wanted.keys() - deliverable.keys()):
+            if missing := sorted(wanted.keys() - values.keys()):
                 details["missing"] = missing
             outcome = "ok" if values else "secret_not_found"
             event = AuditEvent(actor, Action.SECRET_DELIVER, deployment, outcome=outcome, details=details)
-            revisions = {row.folded: (row.id, row.revision) for row in found.values()}
+            revisions = {row.folded: (row.id, row.revision) for row in secrets.values()}
             return WriteResult(DeliveredValues(values, revisions), [event])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_DELIVER, deployment), write)
 
-    def _find(self, connection: Connection, wanted: Mapping[str, str]) -> dict[str, Any | None]:
-        team = self._rows.team_id
-        return {
-            name: FIND_CURRENT_SEALED.one(connection, {"team": team, "folded": folded})
-            for name, folded in wanted.items()
-        }
+    def _find(self, connection: Connection, wanted: Mapping[str, str]) -> dict[str, Any]:
+        """The rows of those secrets that exist, by the spelling in `wanted`."""
+        parameters = {"team": self._rows.team_id, "folded": list(wanted.values())}
+        by_folded = {row.folded: row for row in connection.all(FIND_MANY, parameters)}
+        return {name: by_folded[folded] for name, folded in wanted.items() if folded in by_folded}
 
-    def _open(self, connection: Connection, name: str, row: Any) -> Delivered:
-        value = self._versions.open(connection, row.sealed, secret_id=row.id, name=name, version=row.version)
-        return Delivered(value, row.version, "the vault")
+    def _current_versions(self, connection: Connection, secrets: Collection[Any]) -> dict[str, Any]:
+        """The rows of the current versions of `secrets`, by the secret's id.
+
+        Raises:
+            IntegrityError: one is missing, or a secret's row names another version.
+        """
+        ids = [row.id for row in secrets if row.current_version is not None]
+        found = {row.secret_id: row for row in connection.all(_FIND_CURRENT, {"ids": ids})} if ids else {}
+        for row in secrets:
+            version = found.get(row.id)
+            if row.current_version is not None and (version is None or version.sealed is None):
+                raise IntegrityError(
+                    f"the current version {row.current_version} of {row.name} is missing from the database",
+                    hint="set a new value; `gusset audit verify` lists what differs from the audit log",
+                )
+        return found
+
+    def _open(self, connection: Connection, secret: Any, version: Any) -> Delivered:
+        return Delivered(self._versions.open(connection, secret, version), version.version, "the vault")
 
     def _record_read(self, connection: Connection, rows: Collection[Any]) -> None:
         """Store when they were last read, to the second: replicas that read together share an update."""
         now = self._clock()
         due = timestamp(now - timedelta(seconds=1))
-        for row in rows:
-            if row.last_read_at is None or row.last_read_at < due:
-                SET_LAST_READ.run(connection, {"b_id": row.id, "b_at": timestamp(now)})
+        ids = [row.id for row in rows if row.last_read_at is None or row.last_read_at < due]
+        if ids:
+            connection.run(_SET_LAST_READ, {"ids": ids, "at": timestamp(now)})
 
     def reveal(self, name: str, *, actor: str, version: int | None = None) -> SecretValue:
         """A value, for a person at a terminal: of `version`, or the current one.
@@ -96,10 +127,10 @@ class SecretDelivery:
         """
         check_name(name)
 
-        def write(connection: Connection) -> WriteResult[SecretValue]:
-            row = self._rows.get_or_raise(connection, name)
+        def write(transaction: Transaction) -> WriteResult[SecretValue]:
+            row = self._rows.get_or_raise(transaction, name)
             wanted = version if version is not None else row.current_version
-            value = self._versions.read(connection, row.id, row.name, wanted)
+            value = self._versions.read(transaction, row, wanted)
             event = AuditEvent(actor, Action.SECRET_REVEAL, row.name, details={"version": wanted})
             return WriteResult(value, [event])
 
@@ -118,11 +149,11 @@ class SecretDelivery:
         for name in names:
             check_name(name)
 
-        def write(connection: Connection) -> WriteResult[list[bytes]]:
+        def write(transaction: Transaction) -> WriteResult[list[bytes]]:
             texts, events = [], []
             for name in names:
-                row = self._rows.get_or_raise(connection, name)
-                value = self._versions.read(connection, row.id, row.name, row.current_version)
+                row = self._rows.get_or_raise(transaction, name)
+                value = self._versions.read(transaction, row, row.current_version)
                 texts.append(to_text(row.name, value))
                 details = {"version": row.current_version}
                 events.append(AuditEvent(actor, Action.SECRET_REVEAL, row.name, details=details))
@@ -137,5 +168,5 @@ class SecretDelivery:
         They differ from before when `deliver` may return something else.
         """
         folded = sorted({fold_name(check_name(name)) for name in names})
-        rows = connection.execute(LIST_REVISIONS, {"team": self._rows.team_id, "folded": folded})
+        rows = connection.all(_LIST_REVISIONS, {"team": self._rows.team_id, "folded": folded})
         return frozenset((row.id, row.revision) for row in rows)

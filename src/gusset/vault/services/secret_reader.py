@@ -5,31 +5,34 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, func, select
-
 from gusset.secrets.info import SecretInfo, State, VersionInfo
-from gusset.secrets.name import check_name, fold_name
-from gusset.vault.services.secret_rows import SecretRows
-from gusset.vault.storage.compiled_sql import ReadConnections
-from gusset.vault.storage.database import translate_db_errors
-from gusset.vault.storage.secret_statements import LIST, LIST_VERSIONS
-from gusset.vault.storage.tables import secrets_table
+from gusset.secrets.name import fold_name
+from gusset.vault.services.secret_rows import FIND_MANY, LIST, LIST_VERSIONS, SecretRows
+from gusset.vault.storage.connection import Store
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.sql import Statement, containing_pattern
+from gusset.vault.storage.tables import SECRETS
 
-_s = secrets_table.c
+_FIND_BY_ID = Select(SECRETS, "WHERE team_id = :team AND id = :id")
+_LIVE = "WHERE team_id = :team AND lower(name) LIKE :pattern ESCAPE '/' AND deleted_at IS NULL"
+_DELETED = "WHERE team_id = :team AND lower(name) LIKE :pattern ESCAPE '/' AND deleted_at IS NOT NULL"
+_COUNT_LIVE = Statement(f"SELECT count(*) AS total FROM secrets {_LIVE}")
+_COUNT_DELETED = Statement(f"SELECT count(*) AS total FROM secrets {_DELETED}")
+_PAGE_OF_LIVE = Select(SECRETS, f"{_LIVE} ORDER BY name LIMIT :limit OFFSET :offset")
+_PAGE_OF_DELETED = Select(SECRETS, f"{_DELETED} ORDER BY deleted_at DESC, name LIMIT :limit OFFSET :offset")
 
 
 class SecretReader:
     """Metadata of one team's secrets."""
 
-    def __init__(self, engine: Engine, connections: ReadConnections, rows: SecretRows) -> None:
-        self._engine = engine
-        self._connections = connections
+    def __init__(self, store: Store, rows: SecretRows) -> None:
+        self._store = store
         self._rows = rows
 
     def list(self, *, include_deleted: bool = False) -> list[SecretInfo]:
         """Every secret, by name."""
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(LIST, {"team": self._rows.team_id}).all()
+        with self._store.read() as connection:
+            rows = connection.all(LIST, {"team": self._rows.team_id})
         return [self._rows.info(row) for row in rows if include_deleted or row.deleted_at is None]
 
     def page(
@@ -39,46 +42,38 @@ class SecretReader:
 
         The live ones by name; with `deleted`, the deleted ones instead, newest first.
         """
-        conditions = [_s.team_id == self._rows.team_id, _s.deleted_at.is_not(None) == deleted]
-        if containing:
-            conditions.append(_s.name.icontains(containing, autoescape=True))
-        order = [_s.deleted_at.desc()] if deleted else []
-        query = select(secrets_table).where(*conditions).order_by(*order, _s.name).limit(limit).offset(offset)
-        count = select(func.count()).select_from(secrets_table).where(*conditions)
-        with translate_db_errors(self._engine), self._engine.connect() as connection, connection.begin():
-            rows = connection.execute(query).all()
-            return [self._rows.info(row) for row in rows], connection.execute(count).scalar_one()
+        wanted = {"team": self._rows.team_id, "pattern": containing_pattern(containing)}
+        with self._store.snapshot() as connection:
+            rows = connection.all(
+                _PAGE_OF_DELETED if deleted else _PAGE_OF_LIVE, wanted | {"limit": limit, "offset": offset}
+            )
+            count: Any = connection.one(_COUNT_DELETED if deleted else _COUNT_LIVE, wanted)
+        return [self._rows.info(row) for row in rows], count.total
 
     def get(self, name: str) -> SecretInfo:
         """Metadata of one secret. Raises SecretNotFound."""
-        with translate_db_errors(self._engine):
-            row = self._rows.find(self._connections.current, check_name(name))
-            if row is not None:
-                return self._rows.info(row)
-            with self._engine.connect() as connection:  # for the hint in the error
-                return self._rows.info(self._rows.get_or_raise(connection, name))
+        with self._store.read() as connection:
+            return self._rows.info(self._rows.get_or_raise(connection, name))
 
     def by_id(self, secret_id: str) -> SecretInfo | None:
         """Metadata of the team's secret with that id, deleted or not; None when there is none."""
-        return next(iter(self._select(_s.id == secret_id)), None)
+        with self._store.read() as connection:
+            row = connection.one(_FIND_BY_ID, {"team": self._rows.team_id, "id": secret_id})
+        return None if row is None else self._rows.info(row)
 
     def find_many(self, names: Collection[str]) -> dict[str, SecretInfo]:
         """Metadata of those of `names` that exist, by the spelling in `names`."""
-        folded = {fold_name(name) for name in names}
-        found = self._select(_s.folded.in_(sorted(folded)), _s.deleted_at.is_(None))
-        by_folded = {fold_name(info.name): info for info in found}
-        return {name: by_folded[fold_name(name)] for name in names if fold_name(name) in by_folded}
-
-    def _select(self, *conditions: Any) -> Sequence[SecretInfo]:
-        query = select(secrets_table).where(_s.team_id == self._rows.team_id, *conditions)
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
-            return [self._rows.info(row) for row in connection.execute(query)]
+        folded = {name: fold_name(name) for name in names}
+        wanted = {"team": self._rows.team_id, "folded": sorted(set(folded.values()))}
+        with self._store.read() as connection:
+            found = {row.folded: self._rows.info(row) for row in connection.all(FIND_MANY, wanted)}
+        return {name: found[key] for name, key in folded.items() if key in found}
 
     def history(self, name: str) -> Sequence[VersionInfo]:
         """The versions of a secret, oldest first. Raises SecretNotFound."""
-        with translate_db_errors(self._engine), self._engine.connect() as connection, connection.begin():
+        with self._store.snapshot() as connection:
             secret = self._rows.get_or_raise(connection, name)
-            rows = connection.execute(LIST_VERSIONS, {"id": secret.id}).all()
+            rows = connection.all(LIST_VERSIONS, {"id": secret.id})
         return [
             VersionInfo(
                 version=row.version,

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
 from difflib import get_close_matches
 from typing import Any
-
-from sqlalchemy import Connection
 
 from gusset.errors import IntegrityError, SecretNotFound
 from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretValue
 from gusset.vault.clock import Clock, timestamp
-from gusset.vault.crypto.envelope import CannotOpen, aad_for
+from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.ids import new_id
-from gusset.vault.services.key_rotation import KeyringStore
-from gusset.vault.storage.secret_statements import (
-    FIND,
-    FIND_SEALED,
-    INSERT_SECRET,
-    INSERT_VERSION,
-    LIST,
-    SET_CURRENT_VERSION,
-)
+from gusset.vault.services.keyring_store import KeyringStore
+from gusset.vault.storage.connection import Connection, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
+
+_FIND = Select(SECRETS, "WHERE team_id = :team AND folded = :folded AND deleted_at IS NULL")
+FIND_MANY = Select(SECRETS, "WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL")
+LIST = Select(SECRETS, "WHERE team_id = :team ORDER BY name, created_at")
+FIND_VERSION = Select(SECRET_VERSIONS, "WHERE secret_id = :id AND version = :version")
+LIST_VERSIONS = Select(SECRET_VERSIONS, "WHERE secret_id = :id ORDER BY version")
+
+
+def context_of(secret: Any, version: int, write_id: str | None) -> bytes:
+    """What the sealed bytes of a version of the secret of that row are bound to."""
+    return version_context(secret.team_id, secret.id, secret.folded, version, write_id)
 
 
 class SecretRows:
@@ -35,13 +39,13 @@ class SecretRows:
 
     def find(self, connection: Connection, name: str) -> Any | None:
         """The row of the secret `name`, in any spelling, unless it is deleted."""
-        return FIND.one(connection, {"team": self.team_id, "folded": fold_name(name)})
+        return connection.one(_FIND, {"team": self.team_id, "folded": fold_name(name)})
 
     def get_or_raise(self, connection: Connection, name: str) -> Any:
         """The row of the secret `name`. Raises SecretNotFound, with the nearest name as a hint."""
         row = self.find(connection, check_name(name))
         if row is None:
-            rows = connection.execute(LIST, {"team": self.team_id})
+            rows = connection.all(LIST, {"team": self.team_id})
             near = get_close_matches(name, [row.name for row in rows if row.deleted_at is None], 1)
             hint = f"did you mean {near[0]}?" if near else f"add it with `gusset secret set {name}`"
             raise SecretNotFound(f"there is no secret {name}", hint=hint)
@@ -72,89 +76,89 @@ class VersionStore:
         self._clock = clock
         self._rows = rows
 
-    def create(self, connection: Connection, name: str, value: SecretValue, *, actor: str) -> SecretInfo:
-        """Insert a new secret with `value` as its version 1."""
+    def create(self, transaction: Transaction, name: str, value: SecretValue, *, actor: str) -> Any:
+        """Insert a new secret with `value` as its version 1. Returns its row."""
         at = timestamp(self._clock())
-        info = SecretInfo(
-            id=new_id(),
-            name=name,
-            team=self._rows.team,
-            team_id=self._rows.team_id,
-            version=1,
-            created_at=at,
-            updated_at=at,
+        row = transaction.insert(
+            SECRETS,
+            {
+                "id": new_id(),
+                "team_id": self._rows.team_id,
+                "name": name,
+                "folded": fold_name(name),
+                "created_at": at,
+                "updated_at": at,
+                "last_version": 1,
+                "current_version": 1,
+                "revision": 1,
+            },
         )
-        row = {
-            "id": info.id,
-            "team_id": info.team_id,
-            "name": name,
-            "folded": fold_name(name),
-            "created_at": at,
-            "updated_at": at,
-            "last_version": 1,
-            "current_version": 1,
-            "revision": 1,
-        }
-        INSERT_SECRET.run(connection, row)
-        self._insert(connection, info, 1, value, actor)
-        return info
+        self._insert(transaction, row, value, actor)
+        return row
 
-    def add(self, connection: Connection, row: Any, value: SecretValue, *, actor: str) -> SecretInfo:
-        """Insert `value` as the next version of the secret of `row`, and make it current."""
-        at, version = timestamp(self._clock()), row.last_version + 1
-        SET_CURRENT_VERSION.run(connection, {"b_id": row.id, "b_version": version, "b_at": at})
-        info = replace(self._rows.info(row), version=version, updated_at=at)
-        self._insert(connection, info, version, value, actor)
-        return info
+    def add(self, transaction: Transaction, row: Any, value: SecretValue, *, actor: str) -> Any:
+        """Insert `value` as the next version of a secret, which becomes current. Returns its new row."""
+        version = row.last_version + 1
+        row = transaction.update(
+            SECRETS,
+            row,
+            last_version=version,
+            current_version=version,
+            updated_at=timestamp(self._clock()),
+            revision=row.revision + 1,
+        )
+        self._insert(transaction, row, value, actor)
+        return row
 
-    def _insert(
-        self, connection: Connection, info: SecretInfo, version: int, value: SecretValue, actor: str
-    ) -> None:
-        aad = self._aad(info.id, info.name, version)
-        row = {
-            "secret_id": info.id,
-            "version": version,
-            "sealed": self._keys.current.seal(value.reveal(), aad),
-            "created_at": info.updated_at,
-            "created_by": str(actor),
-        }
-        INSERT_VERSION.run(connection, row)
+    def _insert(self, transaction: Transaction, secret: Any, value: SecretValue, actor: str) -> None:
+        write_id = os.urandom(16).hex()
+        context = context_of(secret, secret.last_version, write_id)
+        transaction.insert(
+            SECRET_VERSIONS,
+            {
+                "secret_id": secret.id,
+                "version": secret.last_version,
+                "sealed": self._keys.current.seal(value.reveal(), context),
+                "write_id": write_id,
+                "created_at": secret.updated_at,
+                "created_by": str(actor),
+            },
+        )
 
-    def read(self, connection: Connection, secret_id: str, name: str, version: int | None) -> SecretValue:
-        """The value of a stored version; `version` is None when every version is destroyed.
+    def read(self, connection: Connection, secret: Any, version: int | None) -> SecretValue:
+        """The value of a stored version of the secret of that row; None when every version is destroyed.
 
         Raises:
             SecretNotFound: there is no such version, or it is destroyed.
             IntegrityError: see `open`.
         """
+        name = secret.name
         if version is None:
             raise SecretNotFound(
                 f"every version of {name} has been destroyed", hint=f"see `gusset secret history {name}`"
             )
-        found = connection.execute(FIND_SEALED, {"id": secret_id, "version": version}).one_or_none()
+        found = connection.one(FIND_VERSION, {"id": secret.id, "version": version})
         if found is None:
             raise SecretNotFound(
                 f"{name} has no version {version}", hint=f"see `gusset secret history {name}`"
             )
         if found.sealed is None:
             raise SecretNotFound(f"version {version} of {name} has been destroyed")
-        return self.open(connection, found.sealed, secret_id=secret_id, name=name, version=version)
+        return self.open(connection, secret, found)
 
-    def open(
-        self, connection: Connection, sealed: bytes, *, secret_id: str, name: str, version: int
-    ) -> SecretValue:
-        """The value in `sealed`.
+    def open(self, connection: Connection, secret: Any, version: Any) -> SecretValue:
+        """The value in a row of `secret_versions`, of the secret of the row `secret`.
 
         Raises:
             IntegrityError: the bytes do not open as this version of this secret.
         """
+        context = context_of(secret, version.version, version.write_id)
         try:
-            return SecretValue(self._keys.open(connection, sealed, self._aad(secret_id, name, version)))
+            return SecretValue(self._keys.open(connection, version.sealed, context))
         except (CannotOpen, KeyError):
             raise IntegrityError(
-                f"the stored bytes of {name} (version {version}) were altered or damaged: they do not open",
-                hint=f"set a new value, or roll back to an older version: `gusset secret history {name}`",
+                f"the stored bytes of {secret.name} (version {version.version}) were altered or damaged: "
+                "they do not open",
+                hint="set a new value, or roll back to an older version: "
+                f"`gusset secret history {secret.name}`",
             ) from None
-
-    def _aad(self, secret_id: str, name: str, version: int) -> bytes:
-        return aad_for(self._rows.team_id, secret_id, fold_name(name), version)

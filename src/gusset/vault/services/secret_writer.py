@@ -7,11 +7,8 @@ a text that is no valid name may be a value in the wrong place.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
-
-from sqlalchemy import Connection, Engine, update
 
 from gusset.errors import Conflict, InvalidValue, SecretNotFound, VersionConflict
 from gusset.secrets.info import SecretInfo
@@ -22,15 +19,18 @@ from gusset.vault.audit.consistency import state_details
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.services.secret_rows import SecretRows, VersionStore
-from gusset.vault.storage.database import truncate_wal
-from gusset.vault.storage.secret_statements import (
-    FIND_DELETED,
-    LIST_VERSIONS,
-)
-from gusset.vault.storage.tables import secret_versions, secrets_table
+from gusset.vault.services.secret_rows import LIST_VERSIONS, SecretRows, VersionStore
+from gusset.vault.storage.connection import Connection, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
 MAX_NOTE = 1000  # characters
+
+_FIND_DELETED = Select(
+    SECRETS,
+    "WHERE team_id = :team AND deleted_at IS NOT NULL AND (id = :name_or_id OR folded = :folded) "
+    "ORDER BY deleted_at DESC, updated_at DESC LIMIT 1",
+)
 
 # (connection, team id, folded name) -> the deployments that use the secret now.
 InUse = Callable[[Connection, str, str], Sequence[str]]
@@ -41,16 +41,17 @@ class SecretWriter:
 
     def __init__(
         self,
-        engine: Engine,
         writer: Writer,
         clock: Clock,
         *,
         rows: SecretRows,
         versions: VersionStore,
         in_use: InUse,
+        forget_overwritten: Callable[[], None],
         overwrite_spellings: bool = False,
     ) -> None:
-        self._engine = engine
+        """`forget_overwritten` removes from disk what a transaction has overwritten, as far as possible."""
+        self._forget_overwritten = forget_overwritten
         self._writer = writer
         self._clock = clock
         self._rows = rows
@@ -82,13 +83,11 @@ class SecretWriter:
         check_length(value.reveal())
         columns = _annotation(note, expires_at)
 
-        def write(connection: Connection) -> WriteResult[SecretInfo]:
-            info = self._put(connection, name, value, actor=actor, expect_version=expect_version)
+        def write(transaction: Transaction) -> WriteResult[SecretInfo]:
+            row = self._put(transaction, name, value, actor=actor, expect_version=expect_version)
             if columns:
-                connection.execute(
-                    update(secrets_table).where(secrets_table.c.id == info.id).values(**columns)
-                )
-                info = self._rows.info(self._rows.get_or_raise(connection, name))
+                row = transaction.update(SECRETS, row, **columns)
+            info = self._rows.info(row)
             return WriteResult(info, [_set_event(actor, info)])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, name), write)
@@ -99,8 +98,9 @@ class SecretWriter:
             check_name(name)
             check_length(value.reveal())
 
-        def write(connection: Connection) -> WriteResult[list[SecretInfo]]:
-            infos = [self._put(connection, name, value, actor=actor) for name, value in values]
+        def write(transaction: Transaction) -> WriteResult[list[SecretInfo]]:
+            rows = [self._put(transaction, name, value, actor=actor) for name, value in values]
+            infos = [self._rows.info(row) for row in rows]
             return WriteResult(infos, [_set_event(actor, info) for info in infos])
 
         names = ", ".join(name for name, _ in values)
@@ -108,23 +108,23 @@ class SecretWriter:
 
     def _put(
         self,
-        connection: Connection,
+        transaction: Transaction,
         name: str,
         value: SecretValue,
         *,
         actor: str,
         expect_version: int | None = None,
-    ) -> SecretInfo:
-        row = self._rows.find(connection, name)
+    ) -> Any:
+        row = self._rows.find(transaction, name)
         _check_expected(name, row, expect_version)
         if row is None:
-            return self._versions.create(connection, name, value, actor=actor)
+            return self._versions.create(transaction, name, value, actor=actor)
         if row.name != name and not self._overwrite_spellings:
             raise Conflict(
                 f"{name} is another spelling of the secret {row.name}",
                 hint=f'write {row.name}, or set name_collisions = "overwrite" if both are meant to be one',
             )
-        return self._versions.add(connection, row, value, actor=actor)
+        return self._versions.add(transaction, row, value, actor=actor)
 
     def rollback(self, name: str, version: int, *, actor: str) -> SecretInfo:
         """Make the value of an older version current again, as a new version.
@@ -134,10 +134,10 @@ class SecretWriter:
         """
         check_name(name)
 
-        def write(connection: Connection) -> WriteResult[SecretInfo]:
-            row = self._rows.get_or_raise(connection, name)
-            value = self._versions.read(connection, row.id, row.name, version)
-            info = self._versions.add(connection, row, value, actor=actor)
+        def write(transaction: Transaction) -> WriteResult[SecretInfo]:
+            row = self._rows.get_or_raise(transaction, name)
+            value = self._versions.read(transaction, row, version)
+            info = self._rows.info(self._versions.add(transaction, row, value, actor=actor))
             return WriteResult(info, [_change_event(actor, Action.SECRET_ROLLBACK, info, {"from": version})])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_ROLLBACK, name), write)
@@ -159,13 +159,11 @@ class SecretWriter:
         check_name(name)
         columns = _annotation(note, expires_at)
 
-        def write(connection: Connection) -> WriteResult[SecretInfo]:
-            row = self._rows.get_or_raise(connection, name)
+        def write(transaction: Transaction) -> WriteResult[SecretInfo]:
+            row = self._rows.get_or_raise(transaction, name)
             if columns:
-                connection.execute(
-                    update(secrets_table).where(secrets_table.c.id == row.id).values(**columns)
-                )
-            info = self._rows.info(self._rows.get_or_raise(connection, name))
+                row = transaction.update(SECRETS, row, **columns)
+            info = self._rows.info(row)
             event = _change_event(actor, Action.SECRET_ANNOTATE, info, {"changed": sorted(columns)})
             return WriteResult(info, [event])
 
@@ -180,16 +178,15 @@ class SecretWriter:
         """
         check_name(name)
 
-        def write(connection: Connection) -> WriteResult[SecretInfo]:
-            row, at = self._rows.get_or_raise(connection, name), self._now()
-            users = self._in_use(connection, self._rows.team_id, row.folded)
+        def write(transaction: Transaction) -> WriteResult[SecretInfo]:
+            row, at = self._rows.get_or_raise(transaction, name), self._now()
+            users = self._in_use(transaction, self._rows.team_id, row.folded)
             if users and not force:
                 raise Conflict(
                     f"{row.name} is in use by {', '.join(users)}",
                     hint="stop them first, or force the deletion: they lose the secret at once",
                 )
-            self._update(connection, row.id, deleted_at=at)
-            info = replace(self._rows.info(row), deleted_at=at)
+            info = self._rows.info(self._change(transaction, row, deleted_at=at))
             return WriteResult(info, [_change_event(actor, Action.SECRET_DELETE, info)])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_DELETE, name), write)
@@ -203,21 +200,20 @@ class SecretWriter:
         """
         check_name(name_or_id)
 
-        def write(connection: Connection) -> WriteResult[SecretInfo]:
-            row = self._find_deleted(connection, name_or_id)
-            if existing := self._rows.find(connection, row.name):
+        def write(transaction: Transaction) -> WriteResult[SecretInfo]:
+            row = self._find_deleted(transaction, name_or_id)
+            if existing := self._rows.find(transaction, row.name):
                 raise Conflict(
                     f"there is a new secret {existing.name}, so the deleted one cannot be restored"
                 )
-            self._update(connection, row.id, deleted_at=None)
-            info = replace(self._rows.info(row), deleted_at=None)
+            info = self._rows.info(self._change(transaction, row, deleted_at=None))
             return WriteResult(info, [_change_event(actor, Action.SECRET_RESTORE, info)])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_RESTORE, name_or_id), write)
 
     def _find_deleted(self, connection: Connection, name_or_id: str) -> Any:
         wanted = {"team": self._rows.team_id, "name_or_id": name_or_id, "folded": fold_name(name_or_id)}
-        row = connection.execute(FIND_DELETED, wanted).one_or_none()
+        row = connection.one(_FIND_DELETED, wanted)
         if row is None:
             raise SecretNotFound(
                 f"there is no deleted secret {name_or_id}", hint="see `gusset secret list --deleted`"
@@ -234,33 +230,27 @@ class SecretWriter:
         """
         check_name(name)
 
-        def write(connection: Connection) -> WriteResult[SecretInfo]:
-            row, at = self._rows.get_or_raise(connection, name), self._now()
-            rows = connection.execute(LIST_VERSIONS, {"id": row.id}).all()
+        def write(transaction: Transaction) -> WriteResult[SecretInfo]:
+            row, at = self._rows.get_or_raise(transaction, name), self._now()
+            rows = transaction.all(LIST_VERSIONS, {"id": row.id})
             existing = {found.version for found in rows}
             wanted = existing if versions is None else set(versions)
             if unknown := sorted(wanted - existing):
                 raise SecretNotFound(f"{row.name} has no version {', '.join(map(str, unknown))}")
-            sealed = {found.version for found in rows if found.sealed is not None}
-            destroyed, current = sorted(sealed & wanted), max(sealed - wanted, default=None)
-            connection.execute(
-                update(secret_versions)
-                .where(secret_versions.c.secret_id == row.id, secret_versions.c.version.in_(destroyed))
-                .values(sealed=None, destroyed_at=at)
-            )
-            self._update(connection, row.id, current_version=current)
-            info = replace(self._rows.info(row), version=current, updated_at=at)
+            sealed = {found.version: found for found in rows if found.sealed is not None}
+            destroyed, current = sorted(sealed.keys() & wanted), max(sealed.keys() - wanted, default=None)
+            for version in destroyed:
+                transaction.update(SECRET_VERSIONS, sealed[version], sealed=None, destroyed_at=at)
+            info = self._rows.info(self._change(transaction, row, current_version=current))
             event = _change_event(actor, Action.SECRET_DESTROY, info, {"destroyed": destroyed})
             return WriteResult(info, [event])
 
         info = self._writer.run(AuditEvent(actor, Action.SECRET_DESTROY, name), write)
-        truncate_wal(self._engine)
+        self._forget_overwritten()
         return info
 
-    def _update(self, connection: Connection, secret_id: str, **values: Any) -> None:
-        statement = update(secrets_table).where(secrets_table.c.id == secret_id)
-        revision = secrets_table.c.revision + 1
-        connection.execute(statement.values(**values, updated_at=self._now(), revision=revision))
+    def _change(self, transaction: Transaction, row: Any, **values: Any) -> Any:
+        return transaction.update(SECRETS, row, **values, updated_at=self._now(), revision=row.revision + 1)
 
     def _now(self) -> str:
         return timestamp(self._clock())

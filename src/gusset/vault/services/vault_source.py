@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
-
+from gusset.errors import GussetError
 from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import Delivered
 from gusset.vault.services.secret_delivery import SecretDelivery
-from gusset.vault.storage.database import change_counter, translate_db_errors
+from gusset.vault.storage.connection import Store
+from gusset.vault.storage.database import ChangeSignal
 
 log = logging.getLogger("gusset.vault")
 
-POLL_INTERVAL = 0.05  # seconds between two reads of SQLite's change counter
+POLL_INTERVAL = 0.05  # seconds between two reads of the change counter
 _RETRY_INTERVAL = 1.0  # seconds after an error
 
 
@@ -27,15 +27,17 @@ class VaultSource:
 
     def __init__(
         self,
-        engine: Engine,
+        store: Store,
         delivery: SecretDelivery,
         record_hits: Callable[..., None],
         *,
+        open_signal: Callable[[], ChangeSignal],
         actor: str,
         deployment: str,
     ) -> None:
         """`record_hits` is `MaskedValues.record` for the team of `delivery`."""
-        self._engine = engine
+        self._store = store
+        self._open_signal = open_signal
         self._delivery = delivery
         self._record_hits = record_hits
         self._actor = actor
@@ -43,7 +45,7 @@ class VaultSource:
         self._last_read: tuple[frozenset[str], frozenset[tuple[str, int]]] | None = None
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
-        with translate_db_errors(self._engine), self._engine.connect() as connection:
+        with self._store.read() as connection:
             # Revisions before values: `watch` then notices a change between the two.
             self._last_read = (frozenset(names), self._delivery.revisions(connection, names))
         return self._delivery.deliver(names, actor=self._actor, deployment=self._deployment).values
@@ -57,25 +59,23 @@ class VaultSource:
         known = self._last_read[1] if self._last_read and self._last_read[0] == frozenset(names) else None
         while not stop.is_set():
             try:
-                with self._engine.connect() as connection:
-                    for current in self._poll(connection, names, stop):
-                        if known is not None and current != known:
-                            yield
-                        known = current
-            except SQLAlchemyError as error:
-                log.warning("cannot watch the vault, will retry: %s", type(error).__name__)
+                for current in self._poll(names, stop):
+                    if known is not None and current != known:
+                        yield
+                    known = current
+            except GussetError as error:
+                log.warning("cannot watch the vault, will retry: %s", error.message)
                 stop.wait(_RETRY_INTERVAL)
 
-    def _poll(
-        self, connection: Connection, names: Collection[str], stop: threading.Event
-    ) -> Iterator[frozenset[tuple[str, int]]]:
+    def _poll(self, names: Collection[str], stop: threading.Event) -> Iterator[frozenset[tuple[str, int]]]:
         """The names' revisions, now and after each change of the database."""
         last_counter = None
-        while not stop.is_set():
-            # The counter ignores writes of this connection itself; it makes none.
-            counter = change_counter(connection)
-            if counter != last_counter:
-                last_counter = counter
-                yield self._delivery.revisions(connection, names)
-                connection.rollback()
-            stop.wait(POLL_INTERVAL)
+        with closing(self._open_signal()) as signal:
+            while not stop.is_set():
+                counter = signal.counter()
+                if counter != last_counter:
+                    last_counter = counter
+                    with self._store.read() as connection:
+                        current = self._delivery.revisions(connection, names)
+                    yield current
+                stop.wait(POLL_INTERVAL)

@@ -42,11 +42,11 @@ class Dialect(Protocol):
 class Connection:
     """Executes statements. Rows of signed tables are verified when they are read."""
 
-    __slots__ = ("_dialect", "_signer", "driver")
+    __slots__ = ("_signer", "dialect", "driver")
 
     def __init__(self, driver: Any, dialect: Dialect, signer: RowSigner | None) -> None:
         self.driver = driver
-        self._dialect = dialect
+        self.dialect = dialect
         self._signer = signer  # None only while a vault is created or migrated
 
     def one(self, statement: Statement, parameters: Parameters = _NONE) -> Any | None:
@@ -69,6 +69,18 @@ class Connection:
         cursor.close()
         return rows
 
+    def all_valid(self, select: Select, parameters: Parameters = _NONE) -> tuple[list[Any], list[Any]]:
+        """Every row: the valid ones, and those that were altered, with which nothing may be done."""
+        assert self._signer is not None  # noqa: S101  # see `__init__`
+        cursor = self._execute(select, parameters)
+        rows = [select.table.row_type._make(values) for values in cursor.fetchall()]
+        cursor.close()
+        valid: list[Any] = []
+        altered: list[Any] = []
+        for row in rows:
+            (valid if self._signer.is_valid(select.table, row) else altered).append(row)
+        return valid, altered
+
     def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
         """Execute a statement that returns nothing."""
         self._execute(statement, parameters).close()
@@ -76,13 +88,13 @@ class Connection:
     def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
         """Execute a statement for each of `rows`."""
         cursor = self.driver.cursor()
-        cursor.executemany(self._dialect.text(statement), rows)
+        cursor.executemany(self.dialect.text(statement), rows)
         cursor.close()
 
     def _execute(self, statement: Statement, parameters: Parameters) -> Any:
         if statement.lists:
             statement, parameters = statement.with_lists(parameters)
-        return self.driver.execute(self._dialect.text(statement), parameters)
+        return self.driver.execute(self.dialect.text(statement), parameters)
 
     def _row(self, statement: Statement, values: Any, description: Any) -> Any:
         if isinstance(statement, Select):
@@ -190,7 +202,7 @@ def iterate(connection: Connection, statement: Statement, parameters: Parameters
     """Every row of `statement`, read in pieces, in the connection's snapshot."""
     cursor = connection.driver.cursor()
     try:
-        cursor.execute(connection._dialect.text(statement), parameters)
+        cursor.execute(connection.dialect.text(statement), parameters)
         while values := cursor.fetchmany(1000):
             for each in values:
                 yield statement.row(each, cursor.description)

@@ -34,7 +34,7 @@ class Statement:
         """A row of the result as a named tuple. `description` is the cursor's."""
         if self._row_type is None:
             names = [column[0] for column in description]
-            self._row_type = namedtuple("Row", names)  # its fields are known at run time only
+            self._row_type = _row_type(names)
         return self._row_type._make(values)
 
     def with_lists(self, parameters: Parameters) -> tuple[Statement, Parameters]:
@@ -42,14 +42,25 @@ class Statement:
         lengths = tuple(len(parameters[name]) for name in self.lists)
         found = self._by_lengths.get(lengths)
         if found is None:
-            found = self._by_lengths[lengths] = Statement(_LIST.sub(lambda m: _places(m, parameters), self.text))
+            text = _LIST.sub(lambda match: _places(match, parameters), self.text)
+            found = self._by_lengths[lengths] = Statement(text)
         values = {name: value for name, value in parameters.items() if name not in self.lists}
         for name in self.lists:
             values |= {f"{name}_{index}": value for index, value in enumerate(parameters[name])}
         return found, values
 
 
+def _row_type(names: Sequence[str]) -> Any:
+    return namedtuple("Row", names)  # its fields are known at run time only
+
+
 def _places(match: re.Match[str], parameters: Parameters) -> str:
     """`:name_0, :name_1`; NULL for an empty list, which no value is in."""
     name = match[1]
     return ", ".join(f":{name}_{index}" for index in range(len(parameters[name]))) or "NULL"
+
+
+def containing_pattern(text: str) -> str:
+    """The LIKE pattern, with `ESCAPE '/'`, of what contains `text`; compare it with `lower(column)`."""
+    escaped = text.lower().replace("/", "//").replace("%", "/%").replace("_", "/_")
+    return f"%{escaped}%"

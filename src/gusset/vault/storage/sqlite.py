@@ -28,15 +28,17 @@ _PRAGMAS = (
 class Sqlite:
     """A vault in one file."""
 
-    errors = sqlite3.Error
-    waits_on_network = False
+    errors: type[Exception] = sqlite3.Error
+    migration_url = "sqlite://"
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def connect(self) -> sqlite3.Connection:
         # Connections are used by one thread after another, never by two at once.
-        driver = sqlite3.connect(self.file, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT)
+        driver = sqlite3.connect(
+            self.file, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT
+        )
         for pragma in _PRAGMAS:
             driver.execute(pragma).close()
         return driver
@@ -76,9 +78,8 @@ class Sqlite:
         finally:
             self.disable_busy_timeout(driver)
 
-    def change_counter(self, driver: Any) -> int:
-        """A number that changes whenever another connection has written to the database; cheap to read."""
-        return int(driver.execute("PRAGMA data_version").fetchone()[0])
+    def change_signal(self) -> _ChangeCounter:
+        return _ChangeCounter(self.connect(), self)
 
     def forget_overwritten(self) -> None:
         """Empty the write-ahead log, which otherwise keeps overwritten pages until the database is closed.
@@ -124,10 +125,6 @@ class Sqlite:
         with suppress(FileExistsError):
             os.close(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC, 0o600))
 
-    def sqlalchemy_url(self) -> str:
-        """The database as SQLAlchemy names it, for migrations."""
-        return f"sqlite:///{self.file}"
-
     def revision(self, driver: Any) -> str | None:
         """The schema's revision; None for a database without tables."""
         exists = "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
@@ -137,11 +134,11 @@ class Sqlite:
 
     def foreign_objects(self, driver: Any) -> list[str]:
         """Triggers and views, which gusset does not have: they could change what is read or written."""
-        query = "SELECT type || ' ' || name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
+        query = "SELECT type || ' ' || name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY 1"
         return [str(row[0]) for row in driver.execute(query)]
 
     def translated(self, error: Exception) -> Exception:
-        """gusset's error. The file is in the hint alone: strangers, who may see a message, must not learn paths.
+        """gusset's error. Only the hint has paths: a message may reach a stranger.
 
         Returns:
             Unreachable: the database was locked for too long.
@@ -181,3 +178,20 @@ class Sqlite:
                 "the database is damaged", hint=f"restore a backup; keep {self.file} for analysis"
             )
         return VaultError(f"the database refused the statement ({message.split('(')[0].strip()[:80]})")
+
+
+class _ChangeCounter:
+    """SQLite's own counter of the commits of other connections."""
+
+    def __init__(self, driver: sqlite3.Connection, sqlite: Sqlite) -> None:
+        self._driver = driver
+        self._sqlite = sqlite
+
+    def counter(self) -> int:
+        try:
+            return int(self._driver.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise self._sqlite.translated(error) from None
+
+    def close(self) -> None:
+        self._driver.close()

@@ -1,8 +1,6 @@
-"""Run by Alembic; the connection and its transaction come from `storage.database.migrate`."""
+"""Run by Alembic; the connection and its transaction come from `storage.database.migrated`."""
 
 from alembic import context
 
-from gusset.vault.storage.tables import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(connection=context.config.attributes["connection"])
 context.run_migrations()
