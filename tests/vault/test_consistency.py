@@ -54,56 +54,72 @@ def test_secrets_may_have_the_names_of_fields_in_audit_details(settings: Setting
     assert problems(settings) == ()
 
 
+def changed(settings: Settings, *statements: str) -> None:
+    """Change the database behind the vault's back, as somebody does who has no key."""
+    with closing(sqlite3.connect(settings.home / "vault.db")) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+
+
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
-        (
-            "UPDATE secrets SET current_version = 1 WHERE name = 'replaced'",
-            "but in the database it is at version 1",
-        ),
+        ("UPDATE secrets SET current_version = 1 WHERE name = 'replaced'", "the secret replaced was altered"),
         (
             "UPDATE secrets SET deleted_at = NULL WHERE name = 'deleted' AND deleted_at IS NOT NULL",
-            "left the secret deleted at version 1, deleted, but in the database it is at version 1",
+            "the secret deleted was altered",
         ),
-        (
-            "UPDATE secrets SET deleted_at = 'x' WHERE name = 'plain'",
-            "but in the database it is at version 1, deleted",
-        ),
-        ("UPDATE secrets SET name = 'plane', folded = 'plane' WHERE name = 'plain'", "named plane"),
-        ("UPDATE secrets SET folded = 'plane' WHERE name = 'plain'", "named plain"),
-        ("DELETE FROM secrets WHERE name = 'plain'", "is missing from the database"),
+        ("UPDATE secrets SET deleted_at = 'x' WHERE name = 'plain'", "the secret plain was altered"),
+        ("UPDATE secrets SET name = 'plane' WHERE name = 'plain'", "the secret plane was altered"),
+        ("UPDATE secrets SET folded = 'plane' WHERE name = 'plain'", "the secret plain was altered"),
+        ("UPDATE secrets SET note = 'x' WHERE name = 'plain'", "the secret plain was altered"),
+        ("UPDATE secrets SET mac = NULL WHERE name = 'plain'", "the secret plain was altered"),
+        ("UPDATE secrets SET changed_seq = 'x' WHERE name = 'plain'", "the secret plain was altered"),
+        ("UPDATE teams SET name = 'other'", "the team other was altered"),
+        ("DELETE FROM secrets WHERE name = 'plain'", "(secret.create plain) is missing"),
         (
             "INSERT INTO secrets SELECT 'other', team_id, 'forged', 'forged', note, expires_at, created_at,"
-            " updated_at, NULL, last_version, current_version, revision, NULL FROM secrets WHERE name = 'plain'",
-            "no record says that it was created",
+            " updated_at, NULL, last_version, current_version, revision, NULL, changed_seq, mac"
+            " FROM secrets WHERE name = 'plain'",
+            "the secret forged is in the database, but no record says that it was written",
         ),
     ],
-    ids=["rolled back", "undeleted", "deleted", "renamed", "refolded", "removed", "added"],
 )
 def test_a_row_changed_without_a_record_is_found(settings: Settings, statement: str, expected: str) -> None:
-    """The current version cannot be set back unnoticed."""
-    with closing(sqlite3.connect(settings.home / "vault.db")) as database:
-        database.execute("DROP INDEX secrets_live_name")
-        database.execute(statement)
-        database.commit()
-
-    found = problems(settings)
+    """Whatever is changed of a row, and however: the log says which row differs."""
+    changed(settings, "DROP INDEX secrets_live_name")
+    with open_vault(settings) as vault:
+        changed(settings, statement)
+        found = vault.audit.verify().problems
 
     assert expected in found[0]
 
 
-def test_a_delivery_while_a_row_was_set_back_is_found(settings: Settings) -> None:
-    """The row is corrected afterwards; the record of the delivery still shows it."""
+def test_a_row_that_was_put_back_with_its_signature_is_found(settings: Settings) -> None:
+    """An older row is valid by itself, but the log has a newer one; a removed row that is back, too."""
     with closing(sqlite3.connect(settings.home / "vault.db")) as database, open_vault(settings) as vault:
-        database.execute("UPDATE secrets SET current_version = 1 WHERE name = 'replaced'")
+        old = database.execute("SELECT * FROM secrets WHERE name = 'plain'").fetchone()
+        version = database.execute("SELECT * FROM secret_versions WHERE secret_id = ?", old[:1]).fetchone()
+        vault.secrets.writer.set("plain", SecretValue(b"second"), actor="alice")
+        places = ", ".join("?" * len(old))
+        new = database.execute("SELECT * FROM secrets WHERE name = 'plain'").fetchone()
+        database.execute("DELETE FROM secrets WHERE name = 'plain'")
+        database.execute(f"INSERT INTO secrets VALUES ({places})", old)
         database.commit()
-        vault.secrets.delivery.deliver(["replaced"], actor="alice", deployment="model")
-        database.execute("UPDATE secrets SET current_version = 2 WHERE name = 'replaced'")
-        database.commit()
-        found = vault.audit.verify().problems
 
-    assert len(found) == 1
-    assert "delivered version 1 of replaced, but version 2 was current" in found[0]
+        found = vault.audit.verify().problems
+        delivered = vault.secrets.delivery.deliver(["plain"], actor="alice", deployment="model")
+
+        assert "the secret plain was put back to its state of record" in found[0]
+        assert delivered.values["plain"].version == version[1] == 1
+
+        database.execute("DELETE FROM secrets WHERE name = 'plain'")
+        database.execute(f"INSERT INTO secrets VALUES ({places})", new)
+        database.commit()
+        [later] = vault.audit.verify().problems
+
+    assert "delivered version 1 of plain, but version 2 was current" in later
 
 
 @pytest.mark.parametrize(
@@ -112,26 +128,26 @@ def test_a_delivery_while_a_row_was_set_back_is_found(settings: Settings) -> Non
         (
             "UPDATE secret_versions SET sealed = x'00' WHERE secret_id ="
             " (SELECT id FROM secrets WHERE name = 'plain')",
-            "the stored bytes of plain (version 1) do not open",
+            "the bytes of plain (version 1) do not open",
         ),
         (
             "UPDATE secret_versions SET sealed = NULL WHERE secret_id ="
             " (SELECT id FROM secrets WHERE name = 'plain')",
-            "the stored bytes of plain (version 1) do not open",
+            "version 1 of the secret ",
         ),
         (
             "UPDATE secret_versions SET sealed = 'text' WHERE secret_id ="
             " (SELECT id FROM secrets WHERE name = 'plain')",
-            "the stored bytes of plain (version 1) do not open",
+            "the bytes of plain (version 1) do not open",
         ),
         (
             "DELETE FROM secret_versions WHERE secret_id = (SELECT id FROM secrets WHERE name = 'plain')",
-            "the current version 1 of plain is missing",
+            " is missing",
         ),
         (
             "UPDATE secret_versions SET sealed = x'00' WHERE version = 2 AND secret_id ="
             " (SELECT id FROM secrets WHERE name = 'partly')",
-            "version 2 of partly was destroyed, but is in the database again",
+            "(secret.destroy partly) wrote it",
         ),
         ("DELETE FROM audit", "the log is empty"),
     ],
@@ -142,10 +158,7 @@ def test_damaged_missing_and_restored_bytes_are_found(
 ) -> None:
     """Every version that was not destroyed must open, and no destroyed version may be back."""
     (settings.home / "audit.witness").unlink()
-    with closing(sqlite3.connect(settings.home / "vault.db")) as database:
-        database.execute("DELETE FROM checkpoints")
-        database.execute(statement)
-        database.commit()
+    changed(settings, "DELETE FROM checkpoints", statement)
     assert expected in "\n".join(problems(settings))
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gusset.errors import IntegrityError, RootKeyError, VaultError, VaultTooNew
+from gusset.errors import IntegrityError, RootKeyError, SecretNotFound, VaultError, VaultTooNew
 from gusset.secrets.hits import Hit
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.services.fast_list import list_secrets
+from gusset.vault.services.key_rotation import KeyRotation
 from tests.vault.conftest import settings_in
 
 
@@ -173,18 +176,81 @@ def test_the_lock_is_never_taken_through_a_link(settings: Settings, tmp_path: Pa
     assert not (tmp_path / "target").exists()
 
 
-def test_a_vault_of_the_first_schema_is_migrated(filled: Settings, sql: Callable[..., list[Any]]) -> None:
-    """It keeps its secrets, and has what later schemas add."""
-    sql("DROP TABLE masked_values")
-    sql("UPDATE alembic_version SET version_num = '0001'")
-    with open_vault(filled) as vault:
-        assert shown(vault, "x") == b"kept"
+@pytest.fixture
+def older(settings: Settings) -> Settings:
+    """A vault that a release before signed rows wrote: schema 0002, with people, a deployment and a rotation."""
+    vector = Path(__file__).parent.parent / "vectors" / "vault-0002"
+    settings.home.mkdir(mode=0o700, parents=True)
+    with closing(sqlite3.connect(settings.home / "vault.db")) as database:
+        database.executescript((vector / "vault.sql").read_text())
+    for name in ("vault.db", "root.key", "audit.witness"):
+        if name != "vault.db":
+            shutil.copy(vector / name, settings.home / name)
+        (settings.home / name).chmod(0o600)
+    return settings
+
+
+KEY = b"gusset_key_nrdoem2d_df6W8G8IWpcLP5htWkbCJe8mSTX45MtPdagsqiW-Quk"
+
+
+def test_a_vault_of_an_older_release_is_migrated(older: Settings) -> None:
+    """Values, versions, people and keys stay; every row is signed, and what later schemas add is there."""
+    with open_vault(older) as vault:
+        assert shown(vault, "plain") == b"first value of plain"
+        assert vault.secrets.delivery.reveal("replaced", actor="alice", version=1).reveal() == (
+            b"first value of replaced"
+        )
+        assert [info.name for info in vault.secrets.reader.list()] == ["partly", "plain", "replaced"]
+        key = vault.access_keys.authenticate(SecretValue(KEY), kinds=("key",))
+        assert vault.people.get(key.user_id or "").email == "alice@example.com"
+        put(vault, "replaced", b"third")
+        assert shown(vault, "replaced") == b"third"
         source = vault.source(actor="alice", deployment="d")
-        source.record_hits({Hit("x", "hex", "log"): 2, Hit("other", "hex", "log"): 1})
-        source.record_hits({Hit("x", "hex", "log"): 3})
-        [found] = vault.masked_values.of_secret(vault.secrets.reader.list()[0].id)
-        assert (found.deployment, found.form, found.channel, found.times) == ("d", "hex", "log", 5)
+        source.record_hits({Hit("plain", "hex", "log"): 2, Hit("other", "hex", "log"): 1})
         assert vault.audit.verify().problems == ()
+        assert [record.action for record in vault.audit.show(action="vault.sign")] == ["vault.sign"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        (
+            "UPDATE secrets SET current_version = 1 WHERE name = 'replaced'",
+            "record 6 left it at version 2, but it is at version 1",
+        ),
+        ("UPDATE secrets SET deleted_at = 'x' WHERE name = 'replaced'", "but it is at version 2, deleted"),
+        ("UPDATE secrets SET name = 'other', folded = 'other' WHERE name = 'replaced'", "names it replaced"),
+    ],
+)
+def test_what_contradicts_the_log_is_not_signed_by_the_migration(
+    older: Settings,
+    sql: Callable[..., list[Any]],
+    statement: str,
+    text: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is named, it cannot be read, and all the rest goes on."""
+    sql(statement)
+    with open_vault(older) as vault:
+        assert text in caplog.text
+        assert shown(vault, "plain") == b"first value of plain"
+        with pytest.raises((IntegrityError, SecretNotFound)):
+            shown(vault, "replaced")
+        [record] = vault.audit.show(action="vault.sign")
+        assert text in record.details
+        assert any("no record says that it was written" in each for each in vault.audit.verify().problems)
+
+
+@pytest.mark.parametrize(
+    "kind", ["TRIGGER t AFTER UPDATE ON secrets BEGIN SELECT 1; END", "VIEW v AS SELECT 1"]
+)
+def test_a_database_with_triggers_or_views_is_refused(
+    filled: Settings, sql: Callable[..., list[Any]], kind: str
+) -> None:
+    """They could change what gusset reads or writes; gusset makes none."""
+    sql(f"CREATE {kind}")
+    with pytest.raises(IntegrityError, match="gusset never makes"), open_vault(filled):
+        pass
 
 
 def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[..., list[Any]]) -> None:
@@ -224,13 +290,13 @@ def test_rotating_keeps_every_value_and_reaches_other_openings(
 
 
 def test_a_rotation_that_stopped_half_way_is_finished_by_the_next(
-    filled: Settings, sql: Callable[..., list[Any]]
+    filled: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Versions that an interrupted rotation left behind still open, and are taken along later."""
     with open_vault(filled) as vault:
-        [(old,)] = sql("SELECT sealed FROM secret_versions")
-        vault.key_rotation.rotate(actor="alice")
-        sql("UPDATE secret_versions SET sealed = ?", old)
+        with monkeypatch.context() as interrupted:
+            interrupted.setattr(KeyRotation, "_rewrap_all", lambda self, actor: 0)
+            vault.key_rotation.rotate(actor="alice")
         assert shown(vault, "x") == b"kept"
         assert vault.key_rotation.rotate(actor="alice").rewrapped == 1
         assert shown(vault, "x") == b"kept"

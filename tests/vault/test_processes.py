@@ -142,7 +142,7 @@ from gusset.vault import open_vault
 from tests.vault.conftest import settings_in
 with open_vault(settings_in(Path(sys.argv[1]))) as vault:
     vault.secrets.writer.set("x", SecretValue(b"kept"), actor="t")
-    limit = max(p.stat().st_size for p in Path(sys.argv[1]).iterdir()) + 20_000
+    limit = (Path(sys.argv[1]) / "vault.db-wal").stat().st_size + 20_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         vault.secrets.writer.set("x", SecretValue(b"s3cret" * 10_000), actor="t")
@@ -169,13 +169,13 @@ def test_a_write_that_does_not_fit_on_the_disk_loses_nothing(settings: Settings)
 def test_a_full_database_is_reported_as_a_full_disk(vault: Vault, sql: Callable[..., list[Any]]) -> None:
     """SQLite's error "full" is reported as a full disk, with nothing written."""
     vault.secrets.writer.set("x", SecretValue(b"kept"), actor="t")
-    engine = vault.secrets.reader._engine
-    with engine.connect() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    driver = vault._writer._driver
+    [(pages,)] = driver.execute("PRAGMA page_count")
+    driver.execute(f"PRAGMA max_page_count={pages}").fetchall()
     with pytest.raises(HostError, match="disk is full: nothing was written"):
         vault.secrets.writer.set("x", SecretValue(bytes(60_000)), actor="t")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+    vault._writer._driver.execute(
+        "PRAGMA max_page_count=1000000"
+    ).fetchall() if vault._writer._driver else None
     assert vault.secrets.reader.get("x").version == 1
     assert vault.secrets.writer.set("x", SecretValue(bytes(60_000)), actor="t").version == 2

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from gusset.errors import IntegrityError
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
@@ -15,7 +14,7 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.services.secret_rows import FIND_MANY, SecretRows, VersionStore
+from gusset.vault.services.secret_rows import FIND_MANY, SecretRows, VersionStore, damaged
 from gusset.vault.storage.connection import Connection, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
@@ -94,17 +93,14 @@ class SecretDelivery:
         """The rows of the current versions of `secrets`, by the secret's id.
 
         Raises:
-            IntegrityError: one is missing, or a secret's row names another version.
+            IntegrityError: one is missing or was altered.
         """
         ids = [row.id for row in secrets if row.current_version is not None]
-        found = {row.secret_id: row for row in connection.all(_FIND_CURRENT, {"ids": ids})} if ids else {}
+        valid, _ = connection.all_valid(_FIND_CURRENT, {"ids": ids}) if ids else ([], [])
+        found = {row.secret_id: row for row in valid if row.sealed is not None}
         for row in secrets:
-            version = found.get(row.id)
-            if row.current_version is not None and (version is None or version.sealed is None):
-                raise IntegrityError(
-                    f"the current version {row.current_version} of {row.name} is missing from the database",
-                    hint="set a new value; `gusset audit verify` lists what differs from the audit log",
-                )
+            if row.current_version is not None and row.id not in found:
+                raise damaged(row, row.current_version)
         return found
 
     def _open(self, connection: Connection, secret: Any, version: Any) -> Delivered:

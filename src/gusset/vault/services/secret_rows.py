@@ -137,14 +137,16 @@ class VersionStore:
             raise SecretNotFound(
                 f"every version of {name} has been destroyed", hint=f"see `gusset secret history {name}`"
             )
-        found = connection.one(FIND_VERSION, {"id": secret.id, "version": version})
-        if found is None:
+        rows, altered = connection.all_valid(FIND_VERSION, {"id": secret.id, "version": version})
+        if altered:
+            raise damaged(secret, version)
+        if not rows:
             raise SecretNotFound(
                 f"{name} has no version {version}", hint=f"see `gusset secret history {name}`"
             )
-        if found.sealed is None:
+        if rows[0].sealed is None:
             raise SecretNotFound(f"version {version} of {name} has been destroyed")
-        return self.open(connection, secret, found)
+        return self.open(connection, secret, rows[0])
 
     def open(self, connection: Connection, secret: Any, version: Any) -> SecretValue:
         """The value in a row of `secret_versions`, of the secret of the row `secret`.
@@ -156,9 +158,12 @@ class VersionStore:
         try:
             return SecretValue(self._keys.open(connection, version.sealed, context))
         except (CannotOpen, KeyError):
-            raise IntegrityError(
-                f"the stored bytes of {secret.name} (version {version.version}) were altered or damaged: "
-                "they do not open",
-                hint="set a new value, or roll back to an older version: "
-                f"`gusset secret history {secret.name}`",
-            ) from None
+            raise damaged(secret, version.version) from None
+
+
+def damaged(secret: Any, version: int) -> IntegrityError:
+    """The error about a version that was altered or does not open. `secret` is the secret's row."""
+    return IntegrityError(
+        f"the stored bytes of {secret.name} (version {version}) were altered or damaged: they do not open",
+        hint=f"set a new value, or roll back to an older version: `gusset secret history {secret.name}`",
+    )
