@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.secrets.info import DEFAULT_TEAM
@@ -17,7 +17,6 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.events import AuditEvent
-from gusset.vault.audit.log import AuditLog
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.batch import BatchRunner
 from gusset.vault.commit.thread_writer import ThreadWriter
@@ -26,27 +25,31 @@ from gusset.vault.crypto.keyring import STATE, Keyring
 from gusset.vault.crypto.root_key import new_root_key, read_root_key, write_root_key
 from gusset.vault.file_permissions import check_files
 from gusset.vault.ids import new_id
-from gusset.vault.services.access_keys import ACCESS_GENERATION, READ_META, AccessKeys
-from gusset.vault.services.change_poller import ChangePoller
-from gusset.vault.services.deployments import Deployments
-from gusset.vault.services.invitations import Invitations
-from gusset.vault.services.key_rotation import KeyRotation
 from gusset.vault.services.keyring_store import KeyringStore
-from gusset.vault.services.masked_values import MaskedValues
-from gusset.vault.services.people import People
 from gusset.vault.services.secret_delivery import SecretDelivery
 from gusset.vault.services.secret_reader import SecretReader
 from gusset.vault.services.secret_rows import SecretRows, VersionStore
 from gusset.vault.services.secret_writer import SecretWriter
-from gusset.vault.services.sessions import Sessions
-from gusset.vault.services.teams import Teams
-from gusset.vault.services.vault_source import VaultSource
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.database import Database, check_revision, check_schema, migrated, open_database
+from gusset.vault.storage.meta import ACCESS_GENERATION, DELETE_META, INSERT_META, READ_META, WRITE_META
 from gusset.vault.storage.revision import REVISION
 from gusset.vault.storage.signed_rows import RowSigner, Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import TEAMS
+
+if TYPE_CHECKING:
+    from gusset.vault.audit.log import AuditLog
+    from gusset.vault.services.access_keys import AccessKeys
+    from gusset.vault.services.change_poller import ChangePoller
+    from gusset.vault.services.deployments import Deployments
+    from gusset.vault.services.invitations import Invitations
+    from gusset.vault.services.key_rotation import KeyRotation
+    from gusset.vault.services.masked_values import MaskedValues
+    from gusset.vault.services.people import People
+    from gusset.vault.services.sessions import Sessions
+    from gusset.vault.services.teams import Teams
+    from gusset.vault.services.vault_source import VaultSource
 
 log = logging.getLogger("gusset.vault")
 
@@ -55,9 +58,6 @@ _VAULT = "vault"  # the row of `meta` with the vault's id
 _PROBE = "write_probe"  # the row that `Vault.check_writable` writes
 
 _ANY_KEY = Statement("SELECT kind FROM keyring LIMIT 1")
-_INSERT_META = Statement("INSERT INTO meta (key, value) VALUES (:key, :value)")
-_UPDATE_META = Statement("UPDATE meta SET value = :value WHERE key = :key")
-_DELETE_META = Statement("DELETE FROM meta WHERE key = :key")
 _DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
 
 
@@ -70,99 +70,161 @@ class TeamSecrets:
     delivery: SecretDelivery
 
 
-class Vault:
-    """An open vault; `open_vault` makes it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultParts:
+    """What the services of one vault share."""
 
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        *,
-        store: Store,
-        writer: Writer,
-        keys: KeyringStore,
-        audit: AuditLog,
-        default_team_id: str,
-        clock: Clock,
-    ) -> None:
-        self._database = database
-        self._settings = settings
-        self._store = store
-        self._writer = writer
-        self._keys = keys
-        self._clock = clock
-        self._default_team_id = default_team_id
-        self.audit = audit
-        self.people = People(store, writer, clock)
-        self.sessions = Sessions(store, writer, clock)
-        self.teams = Teams(store, writer, clock)
-        self.access_keys = AccessKeys(store, writer, clock)
-        self.invitations = Invitations(writer, self.access_keys, clock)
-        self.deployments = Deployments(store, writer, clock)
-        self.masked_values = MaskedValues(store, writer, clock)
-        self.key_rotation = KeyRotation(
-            store,
-            writer,
-            keys,
-            clock,
-            root_key_file=settings.root_key_file,
+    database: Database
+    settings: Settings
+    store: Store
+    writer: Writer
+    keys: KeyringStore
+    signer: RowSigner
+    witness: WitnessFile
+    vault_id: str
+    default_team_id: str
+    clock: Clock
+
+
+class Vault:
+    """An open vault; `open_vault` makes it.
+
+    Its services are made, and their modules imported, when they are first used: a
+    command that stores a secret needs few of them.
+    """
+
+    def __init__(self, parts: VaultParts) -> None:
+        self._parts = parts
+        self._shared = (parts.store, parts.writer, parts.clock)
+
+    @cached_property
+    def secrets(self) -> TeamSecrets:
+        """The default team's secrets."""
+        return self.secrets_of(self._parts.default_team_id, DEFAULT_TEAM)
+
+    @cached_property
+    def people(self) -> People:
+        from gusset.vault.services.people import People
+
+        return People(*self._shared)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from gusset.vault.services.sessions import Sessions
+
+        return Sessions(*self._shared)
+
+    @cached_property
+    def teams(self) -> Teams:
+        from gusset.vault.services.teams import Teams
+
+        return Teams(*self._shared)
+
+    @cached_property
+    def access_keys(self) -> AccessKeys:
+        from gusset.vault.services.access_keys import AccessKeys
+
+        return AccessKeys(*self._shared)
+
+    @cached_property
+    def invitations(self) -> Invitations:
+        from gusset.vault.services.invitations import Invitations
+
+        return Invitations(self._parts.writer, self.access_keys, self._parts.clock)
+
+    @cached_property
+    def deployments(self) -> Deployments:
+        from gusset.vault.services.deployments import Deployments
+
+        return Deployments(*self._shared)
+
+    @cached_property
+    def masked_values(self) -> MaskedValues:
+        from gusset.vault.services.masked_values import MaskedValues
+
+        return MaskedValues(*self._shared)
+
+    @cached_property
+    def key_rotation(self) -> KeyRotation:
+        from gusset.vault.services.key_rotation import KeyRotation
+
+        database = self._parts.database
+        return KeyRotation(
+            *self._shared,
+            keys=self._parts.keys,
+            root_key_file=self._parts.settings.root_key_file,
             exclusive_lock=database.exclusive_lock,
             forget_overwritten=database.forget_overwritten,
         )
-        self.secrets = self.secrets_of(default_team_id, DEFAULT_TEAM)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        from gusset.vault.audit.log import AuditLog
+
+        return AuditLog(
+            self._parts.store,
+            self._parts.vault_id,
+            keys=self._parts.keys,
+            signer=self._parts.signer,
+            witness=self._parts.witness,
+        )
 
     def secrets_of(self, team_id: str, name: str) -> TeamSecrets:
         """The secrets of a team, by its id and name."""
-        rows = SecretRows(team_id, name)
-        versions = VersionStore(self._keys, self._clock, rows)
+        parts, rows = self._parts, SecretRows(team_id, name)
+        versions = VersionStore(parts.keys, parts.clock, rows)
         return TeamSecrets(
-            reader=SecretReader(self._store, rows),
+            reader=SecretReader(parts.store, rows),
             writer=SecretWriter(
-                self._writer,
-                self._clock,
+                parts.writer,
+                parts.clock,
                 rows=rows,
                 versions=versions,
-                in_use=self.deployments.in_use_by,
-                forget_overwritten=self._database.forget_overwritten,
-                overwrite_spellings=self._settings.name_collisions == "overwrite",
+                in_use=lambda *secret: self.deployments.in_use_by(*secret),
+                forget_overwritten=parts.database.forget_overwritten,
+                overwrite_spellings=parts.settings.name_collisions == "overwrite",
             ),
-            delivery=SecretDelivery(self._writer, self._clock, rows, versions),
+            delivery=SecretDelivery(parts.writer, parts.clock, rows, versions),
         )
 
     def source(self, *, actor: str, deployment: str) -> VaultSource:
         """The default team's secrets as a source, for a deployment that is served with the embedded vault."""
+        from gusset.vault.services.vault_source import VaultSource
+
         return VaultSource(
-            self._store,
+            self._parts.store,
             self.secrets.delivery,
-            partial(self.masked_values.record, self._default_team_id),
-            open_signal=self._database.change_signal,
+            lambda hits, **who: self.masked_values.record(self._parts.default_team_id, hits, **who),
+            open_signal=self._parts.database.change_signal,
             actor=actor,
             deployment=deployment,
         )
 
     def change_poller(self) -> ChangePoller:
         """Follow changes of secrets and of access, of all teams."""
-        return ChangePoller(self._store, self._database.change_signal())
+        from gusset.vault.services.change_poller import ChangePoller
+
+        return ChangePoller(self._parts.store, self._parts.database.change_signal())
 
     def now(self) -> str:
         """The time, as the vault stores times."""
-        return timestamp(self._clock())
+        return timestamp(self._parts.clock())
 
     def commits(self) -> int:
         """How many transactions this process has committed."""
-        return self._writer.commits
+        return self._parts.writer.commits
 
     def record_refusal_sums(self) -> None:
         """Record the sums of repeated refusals that are due; call it every few seconds."""
-        self._writer.record_refusal_sums()
+        self._parts.writer.record_refusal_sums()
 
     def sign_head(self) -> None:
         """Sign a checkpoint of the newest audit record if it has none; call it every second."""
-        self._writer.sign_head()
+        self._parts.writer.sign_head()
 
     def derived_key(self, purpose: str) -> bytes:
         """A key for one purpose, the same as long as the vault exists."""
-        return self._keys.current.derive(purpose)
+        return self._parts.keys.current.derive(purpose)
 
     def check_writable(self) -> None:
         """Write something large. Raises HostError or Unreachable when that fails."""
@@ -170,12 +232,12 @@ class Vault:
         def write(transaction: Transaction) -> WriteResult[None]:
             # Large, so that pages are needed for it, and then another time each time: SQLite writes no page
             # that stays as it is.
-            transaction.run(_DELETE_META, {"key": _PROBE})
-            transaction.run(_INSERT_META, {"key": _PROBE, "value": "x" * _PROBE_BYTES})
-            transaction.run(_UPDATE_META, {"key": _PROBE, "value": self.now()})
+            transaction.run(DELETE_META, {"key": _PROBE})
+            transaction.run(INSERT_META, {"key": _PROBE, "value": "x" * _PROBE_BYTES})
+            transaction.run(WRITE_META, {"key": _PROBE, "value": self.now()})
             return WriteResult(None, [])
 
-        self._writer.run(AuditEvent("gusset", Action.VAULT_PROBE, "vault"), write)
+        self._parts.writer.run(AuditEvent("gusset", Action.VAULT_PROBE, "vault"), write)
 
 
 @contextmanager
@@ -218,21 +280,18 @@ def open_vault(
             raise _incomplete()
         with closing(make_writer(BatchRunner(database, signer, chain, witness), database)) as writer:
             yield Vault(
-                database,
-                settings,
-                store=store,
-                writer=writer,
-                keys=keys,
-                audit=AuditLog(
-                    store,
-                    vault,
-                    keyring=lambda: keys.current,
-                    reload_keyring=keys.reload,
+                VaultParts(
+                    database=database,
+                    settings=settings,
+                    store=store,
+                    writer=writer,
+                    keys=keys,
                     signer=signer,
                     witness=witness,
-                ),
-                default_team_id=team.id,
-                clock=clock,
+                    vault_id=vault,
+                    default_team_id=team.id,
+                    clock=clock,
+                )
             )
 
 
@@ -266,8 +325,8 @@ def _create_or_sign(database: Database, driver: Any, settings: Settings, clock: 
     connection, at = Connection(driver, database, None), timestamp(clock())
     new = connection.one(_ANY_KEY) is None
     if new:
-        connection.run(_INSERT_META, {"key": _VAULT, "value": new_id()})
-        connection.run(_INSERT_META, {"key": ACCESS_GENERATION, "value": "0"})
+        connection.run(INSERT_META, {"key": _VAULT, "value": new_id()})
+        connection.run(INSERT_META, {"key": ACCESS_GENERATION, "value": "0"})
         if not settings.root_key_file.exists():
             write_root_key(settings.root_key_file, new_root_key())
     vault = _stored_id(connection)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile, read_checkpo
 from gusset.vault.audit.consistency import LogState, RowComparison, unopened
 from gusset.vault.audit.events import AuditRecord, genesis_hash
 from gusset.vault.crypto.envelope import CannotOpen, version_context
-from gusset.vault.crypto.keyring import Keyring
+from gusset.vault.services.keyring_store import KeyringStore
 from gusset.vault.storage.connection import Connection, Store, iterate
 from gusset.vault.storage.signed_rows import RowSigner, SignedTable
 from gusset.vault.storage.sql import Statement, containing_pattern
@@ -45,16 +45,13 @@ class AuditLog:
         store: Store,
         vault: str,
         *,
-        keyring: Callable[[], Keyring],
-        reload_keyring: Callable[[Connection], Keyring],
+        keys: KeyringStore,
         signer: RowSigner,
         witness: WitnessFile,
     ) -> None:
-        """`reload_keyring` reads the keyring anew: another process may have rotated keys."""
         self._store = store
         self._vault = vault
-        self._keyring = keyring
-        self._reload_keyring = reload_keyring
+        self._keys = keys
         self._signer = signer
         self._witness = witness
 
@@ -109,7 +106,7 @@ class AuditLog:
         sources = {} if checkpoint_file is None else {str(checkpoint_file): _given(checkpoint_file)}
         sources[str(self._witness.path)] = self._witness.checkpoints()
         with self._store.snapshot() as connection:
-            self._reload_keyring(connection)
+            self._keys.reload(connection)  # another process may have rotated keys
             sources["the database"] = self._stored_checkpoints(connection)
             wanted = {point.seq for points in sources.values() for point in points}
             state = LogState()
@@ -139,7 +136,7 @@ class AuditLog:
     def _opens(self, secret: Any, version: Any) -> bool:
         context = version_context(secret.team_id, secret.id, secret.folded, version.version, version.write_id)
         try:
-            self._keyring().open(version.sealed, context)
+            self._keys.current.open(version.sealed, context)
         except (CannotOpen, KeyError):
             return False
         return True
@@ -148,7 +145,7 @@ class AuditLog:
         self, connection: Connection, wanted: set[int], state: LogState
     ) -> tuple[Head, dict[int, bytes], list[str]]:
         """Follow the chain from its start: its head, the hashes of the records `wanted`, the problems."""
-        keyring, previous = self._keyring(), Head(0, genesis_hash(self._vault))
+        keyring, previous = self._keys.current, Head(0, genesis_hash(self._vault))
         hashes, problems = {}, []
         for record in map(_record, iterate(connection, _ALL_RECORDS)):
             if record.seq != previous.seq + 1:
@@ -170,7 +167,7 @@ class AuditLog:
         for point in points:
             if point.vault != self._vault:
                 problems.append(f"{source}: the checkpoint of record {point.seq} is from another vault")
-            elif not self._keyring().signed(point.signed_bytes(), point.signature):
+            elif not self._keys.current.signed(point.signed_bytes(), point.signature):
                 problems.append(f"{source}: the checkpoint of record {point.seq} is not signed by this vault")
             elif point.seq > head.seq:
                 problems.append(

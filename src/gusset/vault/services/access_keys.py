@@ -26,6 +26,7 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.meta import ACCESS_GENERATION, WRITE_META
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import ACCESS_KEYS
@@ -80,16 +81,10 @@ _OF_DEPLOYMENT = Select(ACCESS_KEYS, "WHERE deployment_id = :id ORDER BY created
 _MADE_BY = Select(ACCESS_KEYS, "WHERE created_by LIKE :maker ESCAPE '/' AND revoked_at IS NULL")
 _SET_LAST_USED = Statement("UPDATE access_keys SET last_used_at = :at WHERE prefix = :prefix")
 
-# A random text that every change of a key, a person, a team or a deployment replaces:
-# caches of what a caller may do compare it.
-ACCESS_GENERATION = "access"
-READ_META = Statement("SELECT value FROM meta WHERE key = :key")
-_WRITE_META = Statement("UPDATE meta SET value = :value WHERE key = :key")
-
 
 def new_access_generation(transaction: Transaction) -> None:
     """Invalidate what others have cached about access, within the caller's transaction."""
-    transaction.run(_WRITE_META, {"key": ACCESS_GENERATION, "value": os.urandom(8).hex()})
+    transaction.run(WRITE_META, {"key": ACCESS_GENERATION, "value": os.urandom(8).hex()})
 
 
 def add_key(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from gusset.vault.services.access_keys import ACCESS_GENERATION, READ_META
 from gusset.vault.storage.connection import Store
 from gusset.vault.storage.database import ChangeSignal
+from gusset.vault.storage.meta import ACCESS_GENERATION, READ_META
 from gusset.vault.storage.sql import Statement
 
 # (team id, folded name) -> id and revision of a secret that is not deleted.
