@@ -261,19 +261,17 @@ def open_vault(
         HostError, Unreachable, IntegrityError: as the database's errors are translated.
     """
     database = open_database(settings.database)
-    try:
-        check_files(settings, database.file)
-        _prepare(database, settings, create, clock)
-    except (database.errors, OSError) as error:
-        raise database.translated(error) from None
-    with closing(Store(database, None)) as unsigned, unsigned.snapshot() as connection:
-        vault = _stored_id(connection)
+    with closing(Store(database, None)) as unsigned:
+        _prepare(database, unsigned, settings, create=create, clock=clock)
+        with unsigned.read() as connection:
+            vault = _stored_id(connection)
         keys = KeyringStore(settings.root_key_file, vault)
-        _read_keyring(keys, connection)
-    signer = RowSigner(vault, lambda: keys.current, _epoch_of)
+        _read_keyring(keys, unsigned)
+        signer = RowSigner(vault, lambda: keys.current, _epoch_of)
+        store = unsigned.signed_by(signer)
     witness = WitnessFile(settings.witness_file)
     chain = Chain(vault, lambda: keys.current, clock)
-    with closing(Store(database, signer)) as store:
+    with closing(store):
         with store.read() as connection:
             team = connection.one(_DEFAULT_TEAM, {"name": DEFAULT_TEAM})
         if team is None:
@@ -295,22 +293,30 @@ def open_vault(
             )
 
 
-def _prepare(database: Database, settings: Settings, create: bool, clock: Clock) -> None:
+def _prepare(database: Database, store: Store, settings: Settings, *, create: bool, clock: Clock) -> None:
     """Create the vault or migrate it to the newest schema, where needed."""
+    try:
+        check_files(settings, database.file)
+        exists = database.exists()
+    except OSError as error:
+        raise database.translated(error) from None
     found = None
-    if database.exists():
-        with closing(database.connect()) as driver:
-            found = database.revision(driver)
+    if exists:
+        with store.read() as connection:
+            found = database.revision(connection.driver)
             if found is not None:
                 check_revision(found)
-                check_schema(database, driver)
+                check_schema(database, connection.driver)
     if found == REVISION:
         return
     if found is None and not create:
         raise VaultError(f"there is no vault at {database.file}", hint="`gusset secret set NAME` creates one")
-    database.make()
-    with database.exclusive_lock(), closing(database.connect()) as driver, migrated(database, driver):
-        checkpoint = _create_or_sign(database, driver, settings, clock)
+    try:
+        database.make()
+        with database.exclusive_lock(), closing(database.connect()) as driver, migrated(database, driver):
+            checkpoint = _create_or_sign(database, driver, settings, clock)
+    except (database.errors, OSError) as error:
+        raise database.translated(error) from None
     if checkpoint:
         WitnessFile(settings.witness_file).add(checkpoint)
 
@@ -368,13 +374,14 @@ def _stored_id(connection: Connection) -> str:
     return str(row.value)
 
 
-def _read_keyring(keys: KeyringStore, connection: Connection) -> None:
-    """Retries once: the root key may be replaced between the snapshot and the read of its file."""
+def _read_keyring(keys: KeyringStore, store: Store) -> None:
+    """Retries once: the root key may be replaced between the read of the database and that of its file."""
     try:
-        keys.reload(connection)
+        with store.snapshot() as connection:
+            keys.reload(connection)
     except RootKeyError:
-        with closing(Store(connection.dialect, None)) as store, store.read() as newer:
-            keys.reload(newer)
+        with store.snapshot() as connection:
+            keys.reload(connection)
 
 
 def _incomplete() -> IntegrityError:

@@ -5,7 +5,7 @@ The same for SQLite and PostgreSQL; a `Dialect` has what differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -159,11 +159,20 @@ class Store:
     Thread-safe. Both context managers translate the driver's errors into gusset's.
     """
 
-    def __init__(self, dialect: Dialect, signer: RowSigner | None) -> None:
+    def __init__(self, dialect: Dialect, signer: RowSigner | None, idle: Sequence[Any] = ()) -> None:
+        """Without a `signer` no row is verified: only for what is read before the keyring is.
+
+        `idle` are open connections that it takes over.
+        """
         self._dialect = dialect
         self._signer = signer
-        self._idle: list[Any] = []  # append and pop are atomic
+        self._idle = list(idle)  # append and pop are atomic
         self._closed = False
+
+    def signed_by(self, signer: RowSigner) -> Store:
+        """A store that verifies rows. It takes over the connections of this one."""
+        idle, self._idle = self._idle, []
+        return Store(self._dialect, signer, idle)
 
     def read(self) -> _Borrowed:
         """A connection on which each statement sees the newest data."""
