@@ -15,7 +15,8 @@
     ├── Denied                      this caller may not do it
     │   └── NotSignedIn             no API key or password, or an invalid one
     ├── Unreachable                 a source or a server did not respond
-    │   └── TooManyAttempts         no more attempts are accepted for a while
+    │   ├── TooManyAttempts         no more attempts are accepted for a while
+    │   └── OutcomeUnknown          a change was sent and never confirmed
     ├── ModelFailed                 the model's or container's own code failed
     │   └── ImageUnreadable         an image or a layer of it is damaged, or is none
     ├── VaultError                  the vault cannot be opened or trusted
@@ -185,6 +186,12 @@ class TooManyAttempts(Unreachable):
     def __init__(self, message: str, *, hint: str | None = None, retry_after: float = 60.0) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+
+
+class OutcomeUnknown(Unreachable):
+    """A change was sent and never confirmed: it may have been made or not."""
+
+    code = "outcome_unknown"
 
 
 class ModelFailed(GussetError):

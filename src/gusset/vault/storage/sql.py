@@ -9,9 +9,17 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Parameters = Mapping[str, Any]
+
+
+class Numbered(NamedTuple):
+    """A statement as PostgreSQL reads it: parameters are `$1`, `$2`; `names` are theirs, in that order."""
+
+    sql: bytes
+    names: tuple[str, ...]
+
 
 _LIST = re.compile(r":(\w+)\.\.\.")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
@@ -20,15 +28,24 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
 class Statement:
     """One statement. Rows of a SELECT are named tuples with the names of its columns."""
 
-    __slots__ = ("_by_lengths", "_row_type", "lists", "pyformat", "reads", "text")
+    __slots__ = ("_by_lengths", "_numbered", "_row_type", "lists", "reads", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.lists = tuple(_LIST.findall(text))
-        self.pyformat = _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
         self.reads = text.lstrip()[:6].upper() == "SELECT"
+        self._numbered: Numbered | None = None
         self._row_type: Any = None
         self._by_lengths: dict[tuple[int, ...], Statement] = {}
+
+    @property
+    def numbered(self) -> Numbered:
+        """The statement as PostgreSQL reads it."""
+        if self._numbered is None:
+            names = tuple(dict.fromkeys(_PARAMETER.findall(self.text)))
+            sql = _PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}", self.text)
+            self._numbered = Numbered(sql.encode(), names)
+        return self._numbered
 
     def row(self, values: Sequence[Any], description: Sequence[Any]) -> Any:
         """A row of the result as a named tuple. `description` is the cursor's."""

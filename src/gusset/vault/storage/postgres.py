@@ -1,0 +1,282 @@
+"""What is specific to PostgreSQL. It knows nothing of secrets or keys."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gusset.errors import HostError, IntegrityError, OutcomeUnknown, Unreachable, VaultError
+from gusset.vault.storage.postgres_connect import Connector
+from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
+from gusset.vault.storage.postgres_url import parse
+from gusset.vault.storage.sql import Numbered, Parameters, Statement
+
+ACT_TIMEOUT = 4.5  # seconds that a write may take from its call on
+
+# Advisory locks, by numbers that other programs on the same database are unlikely to use.
+_CHAIN_LOCK = 0x6775_7373_6574_0001  # held by the transaction that extends the audit chain
+_EXCLUSIVE_LOCK = 0x6775_7373_6574_0002  # held while the vault is created, migrated or re-keyed
+
+_CHANNEL = "gusset"
+_PIECE = 1000  # rows
+
+# What the isolation says matters: with a snapshot from before the lock, a chain's head would be an old one.
+_BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_LONG_SNAPSHOT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"  # its reader may be slow
+
+_FOREIGN_OBJECTS = """
+WITH ours AS (
+  SELECT c.oid, c.relname, c.relkind, c.relrowsecurity FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
+  WHERE NOT EXISTS (
+    SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+SELECT 'trigger ' || t.tgname FROM pg_trigger t JOIN ours ON ours.oid = t.tgrelid WHERE NOT t.tgisinternal
+UNION SELECT 'rule ' || r.rulename FROM pg_rewrite r JOIN ours ON ours.oid = r.ev_class
+  WHERE r.rulename <> '_RETURN'
+UNION SELECT 'view ' || relname FROM ours WHERE relkind IN ('v', 'm', 'f')
+UNION SELECT 'row security of ' || relname FROM ours WHERE relrowsecurity
+UNION SELECT 'check ' || k.conname FROM pg_constraint k JOIN ours ON ours.oid = k.conrelid
+  WHERE k.contype = 'c'
+UNION SELECT 'child table ' || c.relname FROM pg_inherits i JOIN ours ON ours.oid = i.inhparent
+  JOIN pg_class c ON c.oid = i.inhrelid WHERE ours.relkind <> 'i'
+UNION SELECT 'event trigger ' || e.evtname FROM pg_event_trigger e WHERE e.evtenabled <> 'D' AND NOT EXISTS (
+  SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e')
+ORDER BY 1
+"""
+
+
+class Postgres:
+    """A vault in a PostgreSQL database, which several processes may use."""
+
+    errors: type[Exception] = PostgresError
+    migration_url = "postgresql+psycopg://"
+    file: Path | None = None
+
+    def __init__(self, url: str) -> None:
+        """Opens nothing yet. Raises UsageError."""
+        address = parse(url)
+        self.name = address.name
+        self._connector = Connector(address)
+
+    def connect(self, *, patient: bool = False) -> PostgresDriver:
+        return self._connector.connect(patient=patient)
+
+    def is_usable(self, driver: Any) -> bool:
+        """Whether a connection that was idle can be used."""
+        return not self._connector.breaker.is_open and bool(driver.is_alive())
+
+    def text(self, statement: Statement) -> Numbered:
+        return statement.numbered
+
+    def begin_snapshot(self, driver: Any) -> None:
+        driver.begin(_BEGIN_SNAPSHOT)
+
+    def begin_write(self, driver: Any, *, started: float | None = None) -> None:
+        """Queues for the lock that every writer takes, until its transaction ends.
+
+        So a process that was paused cannot commit late: the server ends its session, and with
+        it the transaction, before another one has the lock.
+        """
+        driver.begin(_BEGIN_WRITE, deadline=None if started is None else started + ACT_TIMEOUT)
+        driver.execute(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
+
+    def savepoint(self, driver: Any, verb: str) -> None:
+        driver.execute(f"{verb} one_write")
+
+    def announce(self, driver: Any) -> None:
+        """Wake those who follow changes, once the transaction is committed.
+
+        Nobody can see whether another session listens. It costs little here: the sending of
+        notifications is serialized by the server, but so are writes by the chain's lock already.
+        """
+        driver.execute(f"NOTIFY {_CHANNEL}")
+
+    def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
+        """Rows of a SELECT in a snapshot, a thousand at a time, each with the description of columns."""
+        driver.execute(_LONG_SNAPSHOT)
+        numbered = statement.numbered
+        declare = Numbered(b"DECLARE pieces NO SCROLL CURSOR FOR " + numbered.sql, numbered.names)
+        driver.execute(declare, parameters)
+        while True:
+            result = driver.execute(f"FETCH {_PIECE} FROM pieces")
+            if not (rows := result.fetchall()):
+                break
+            yield rows, result.description
+        driver.execute("CLOSE pieces")
+
+    def change_signal(self) -> Notifications:
+        return Notifications(self)
+
+    def forget_overwritten(self) -> None:
+        """Nothing: VACUUM is the server's business, and so is what its log and backups keep."""
+
+    @contextmanager
+    def exclusive_lock(self) -> Iterator[None]:
+        """Hold the lock under which processes create, migrate or re-key the vault."""
+        with closing(self.connect(patient=True)) as driver:
+            driver.execute(f"SELECT pg_advisory_lock({_EXCLUSIVE_LOCK})").fetchone()
+            yield
+
+    def exists(self) -> bool:
+        """The database itself must exist; `revision` says whether a vault is in it."""
+        return True
+
+    def make(self) -> None:
+        """Nothing: whoever administers the server creates the database."""
+
+    @contextmanager
+    def for_sqlalchemy(self, driver: Any) -> Iterator[Any]:
+        """The connection as psycopg's, with the transaction that it is in, for migrations."""
+        from psycopg import Connection
+
+        driver.collect()
+        driver.connection.exit_pipeline_mode()
+        try:
+            yield Connection(driver.connection)
+        finally:
+            driver.connection.enter_pipeline_mode()
+
+    def revision(self, driver: Any) -> str | None:
+        """The schema's revision; None for a database without tables."""
+        exists = driver.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()[0]
+        if not exists:
+            return None
+        row = driver.execute("SELECT version_num FROM alembic_version").fetchone()
+        return None if row is None else str(row[0])
+
+    def foreign_objects(self, driver: Any) -> list[str]:
+        """What could change what is read or written, in the schema of the vault, and is not gusset's."""
+        return [str(row[0]) for row in driver.execute(_FOREIGN_OBJECTS).fetchall()]
+
+    def translated(self, error: Exception) -> Exception:
+        """gusset's error. Only the hint has addresses: a message may reach a stranger.
+
+        Returns:
+            OutcomeUnknown: the connection was lost during a commit.
+            Unreachable: the database is away, starting, overloaded, or a lock was held for too long.
+            HostError: the disk is full, the database read-only, or gusset's role lacks a right.
+            IntegrityError: the server found its files damaged.
+        """
+        if not isinstance(error, PostgresError):
+            return HostError(f"the database cannot be used: {type(error).__name__}")
+        if error.outcome_unknown:
+            return OutcomeUnknown(
+                "the database did not confirm the change: it may have been made or not",
+                hint="look whether it was made before you try again",
+            )
+        state = error.sqlstate or ""
+        for prefix, cls, message, hint in _TRANSLATIONS:
+            if state.startswith(prefix):
+                return cls(message, hint=_with_text(hint, error.text))
+        if error.lost:
+            hint = f"check that {self.name} is up and can be reached"
+            return Unreachable("the database does not respond", hint=_with_text(hint, error.text))
+        return VaultError(f"the database refused the statement (SQLSTATE {state})")
+
+
+def _with_text(hint: str, text: str) -> str:
+    return f"{hint}; PostgreSQL's client reports: {text}" if text else hint
+
+
+_TRY_AGAIN = "nothing was written; try again"
+
+# The beginning of the SQLSTATE, gusset's error, its message and hint.
+_TRANSLATIONS: tuple[tuple[str, type[Unreachable | HostError | IntegrityError], str, str], ...] = (
+    ("25006", HostError, "the database is read-only", "check whether this server is a standby, or full"),
+    ("53100", HostError, "the disk of the database is full", "free some space on the database's server"),
+    (
+        "53300",
+        Unreachable,
+        "the database has no free connection",
+        "raise max_connections, or end other clients",
+    ),
+    ("53", Unreachable, "the database lacks memory or other resources", _TRY_AGAIN),
+    ("55P03", Unreachable, "another session keeps the vault locked", "see pg_locks on the server; try again"),
+    ("57014", Unreachable, "the database took too long", _TRY_AGAIN),
+    ("57P03", Unreachable, "the database is starting or stopping", _TRY_AGAIN),
+    ("57", Unreachable, "the database ended the connection", _TRY_AGAIN),
+    ("25P03", Unreachable, "the database ended a transaction that was idle for too long", _TRY_AGAIN),
+    ("40", Unreachable, "the database rolled back a transaction in favour of another", _TRY_AGAIN),
+    (
+        "42501",
+        HostError,
+        "gusset's role may not do this in the database",
+        "docs/production.md lists its GRANTs",
+    ),
+    ("28", HostError, "the database refuses gusset's role", "check user, password and pg_hba.conf"),
+    ("3D000", HostError, "the database does not exist", "create it: CREATE DATABASE gusset"),
+    ("58", HostError, "the disk of the database failed", "check the database's server"),
+    (
+        "XX001",
+        IntegrityError,
+        "the database is damaged",
+        "restore a backup; keep the damaged one for analysis",
+    ),
+    ("XX002", IntegrityError, "an index of the database is damaged", "check the server's disk, then REINDEX"),
+)
+
+
+class Notifications:
+    """Follows what other connections commit. For use by one thread, but for `wake`."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        """Connects. Raises Unreachable, HostError."""
+        self._postgres = postgres
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._wake_r, select.POLLIN)
+        try:
+            self._driver = postgres.connect()
+            # LISTEN first: what is committed before the first look is seen by it, what comes later is notified.
+            self._driver.execute(f"LISTEN {_CHANNEL}").close()
+        except PostgresError as error:
+            self._close_pipe()
+            raise postgres.translated(error) from None
+        self._poll.register(self._driver.connection.socket, select.POLLIN)
+
+    def counter(self) -> int:
+        """The newest audit record's number: every change of a secret or of a right has one.
+
+        It is also what shows that the connection is alive.
+        """
+        try:
+            row = self._driver.execute("SELECT coalesce(max(seq), 0) FROM audit").fetchone()
+        except PostgresError as error:
+            raise self._postgres.translated(error) from None
+        return int(row[0]) if row else 0
+
+    def wait(self, timeout: float) -> None:
+        """Return when something was committed, when `wake` was called, or after `timeout` seconds.
+
+        Notifications may be lost with a connection: look at the counter after each return.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            while not self._driver.take_notifications():
+                found = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                if not found:
+                    return
+                if any(descriptor == self._wake_r for descriptor, _ in found):
+                    os.read(self._wake_r, 4096)
+                    return
+        except PostgresError as error:
+            raise self._postgres.translated(error) from None
+
+    def wake(self) -> None:
+        """Let `wait` return. Thread-safe."""
+        with suppress(BlockingIOError):  # a full pipe wakes as well
+            os.write(self._wake_w, b"w")
+
+    def close(self) -> None:
+        self._driver.close()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        os.close(self._wake_r)
+        os.close(self._wake_w)

@@ -1,0 +1,222 @@
+"""Connecting to PostgreSQL within a deadline, on whichever host responds, with the settings that gusset needs."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from gusset.errors import HostError
+from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
+from gusset.vault.storage.postgres_url import PostgresAddress
+
+HOST_TIMEOUT = 2.0  # seconds for one host
+CONNECT_TIMEOUT = 4.0  # seconds for all hosts
+RETRY_INTERVAL = 0.5  # seconds between attempts while the database does not respond
+PATIENCE = 600.0  # seconds that a statement of a migration may take
+OLDEST_SERVER = 15
+
+# Seconds. A session that is idle within a transaction, such as that of a paused process, loses the lock of
+# the chain before others give up waiting for it; and the server gives up before this process does.
+IDLE_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT = 2.0, 2.5, 3.5
+
+_SAME_SESSION_CHECKS = 4
+
+
+class _Breaker:
+    """Lets a single caller try again now and then while the database is silent; others fail at once.
+
+    Without it every caller would hold a thread until its own timeout, and those that wait
+    for a thread would wait for longer than a request may take.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next_try: float | None = None  # None while the database responds
+
+    @property
+    def is_open(self) -> bool:
+        return self._next_try is not None
+
+    def trip(self) -> None:
+        with self._lock:
+            self._next_try = time.monotonic() + RETRY_INTERVAL
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Raises PostgresError when another caller tries, or has just tried."""
+        with self._lock:
+            if self._next_try is not None:
+                if time.monotonic() < self._next_try:
+                    raise PostgresError(None, lost=True, timed_out=True)
+                self._next_try = time.monotonic() + CONNECT_TIMEOUT
+        try:
+            yield
+        except PostgresError as error:
+            if error.timed_out:
+                self.trip()
+            else:
+                self._next_try = None
+            raise
+        self._next_try = None
+
+
+class Connector:
+    """Opens connections. Thread-safe."""
+
+    def __init__(self, address: PostgresAddress) -> None:
+        self.breaker = _Breaker()
+        self._address = address
+        self._first = 0  # the host that is tried first: the one that worked last
+
+    def connect(self, *, patient: bool = False) -> PostgresDriver:
+        """A connection; `patient` for one whose statements may take long.
+
+        Raises:
+            PostgresError: no host accepts a connection.
+            HostError: the server, or what is in front of it, cannot hold a vault.
+        """
+        with self.breaker.attempt():
+            driver = self._open()
+            try:
+                self._configure(driver, patient=patient)
+            except BaseException:
+                driver.close()
+                raise
+        return driver
+
+    def _open(self) -> PostgresDriver:
+        hosts = self._address.hosts
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        failure = PostgresError(None, lost=True, timed_out=True)
+        for offset in range(len(hosts)):
+            index = (self._first + offset) % len(hosts)
+            host_deadline = min(deadline, time.monotonic() + HOST_TIMEOUT)
+            try:
+                connection = _open_host(hosts[index], host_deadline)
+            except PostgresError as error:
+                failure = error
+                if error.timed_out and time.monotonic() >= deadline:
+                    self._first = index + 1  # the hosts after it have not been tried
+                    break
+                continue
+            self._first = index
+            return PostgresDriver(connection, self.breaker.trip)
+        raise failure
+
+    def _configure(self, driver: PostgresDriver, *, patient: bool) -> None:
+        """Set the session's limits, and check in the same statement what the server is."""
+        row = driver.execute(_configuration(patient=patient)).fetchone()
+        assert row is not None  # noqa: S101  # a SELECT without FROM
+        version, encoding, process = row[:3]
+        if version < OLDEST_SERVER * 10_000:
+            raise HostError(
+                f"the database is PostgreSQL {version // 10_000}, which gusset does not support",
+                hint=f"use PostgreSQL {OLDEST_SERVER} or newer",
+            )
+        if encoding != "UTF8":
+            raise HostError(
+                f"the database stores texts as {encoding}",
+                hint="create it anew: CREATE DATABASE gusset ENCODING 'UTF8' TEMPLATE template0",
+            )
+        if process != driver.connection.backend_pid:
+            self._check_pooler(driver, process)
+        if patient:
+            driver.patience = PATIENCE
+
+    def _check_pooler(self, driver: PostgresDriver, process: int) -> None:
+        """Something is between us and the server; refuse it if it changes sessions between transactions.
+
+        Locks, LISTEN and settings of a session are then lost, or another client's.
+        """
+        with closing(self._open()) as other:
+            for _ in range(_SAME_SESSION_CHECKS):
+                other.begin("BEGIN")
+                if _process(other) == process or _process(driver) != process:
+                    raise HostError(
+                        "a transaction pooler is in front of the database",
+                        hint="use the address of PostgreSQL itself, or a pool in session mode: "
+                        "gusset keeps its own connections open",
+                    )
+                other.rollback()
+
+
+def _process(driver: PostgresDriver) -> int:
+    row = driver.execute("SELECT pg_backend_pid()").fetchone()
+    assert row is not None  # noqa: S101  # a SELECT without FROM
+    return int(row[0])
+
+
+def _configuration(*, patient: bool) -> str:
+    """The statement that configures a session. `synchronous_commit` may be stricter, but not off."""
+    lock, statement, idle = (30.0, 0.0, 0.0) if patient else (LOCK_TIMEOUT, STATEMENT_TIMEOUT, IDLE_TIMEOUT)
+    settings = {
+        "lock_timeout": f"{lock * 1000:.0f}",
+        "statement_timeout": f"{statement * 1000:.0f}",
+        "idle_in_transaction_session_timeout": f"{idle * 1000:.0f}",
+        "idle_session_timeout": "0",
+        "default_transaction_isolation": "read committed",
+    }
+    sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
+    return (
+        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "  # noqa: S608
+        f"pg_backend_pid(), {sets}, CASE WHEN current_setting('synchronous_commit') = 'off' "
+        "THEN set_config('synchronous_commit', 'on', false) END"
+    )
+
+
+def _open_host(parameters: Mapping[str, str], deadline: float) -> pq.abc.PGconn:
+    """Connect to one host. Raises PostgresError."""
+    connection = pq.PGconn.connect_start(make_conninfo("", **parameters).encode())
+    try:
+        while connection.status != pq.ConnStatus.BAD:
+            status = connection.connect_poll()
+            if status == pq.PollingStatus.OK:
+                return connection
+            if status == pq.PollingStatus.FAILED:
+                break
+            _wait_for(connection.socket, status, deadline)
+        raise _failed(connection, parameters)
+    except BaseException:
+        connection.finish()
+        raise
+
+
+def _wait_for(socket: int, status: pq.PollingStatus | int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(socket, select.POLLIN if status == pq.PollingStatus.READING else select.POLLOUT)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise PostgresError(None, lost=True, timed_out=True)
+
+
+# libpq gives no SQLSTATE for a failed connection. Servers in other languages get the general message.
+_STATES = (
+    ("too many clients", "53300"),
+    ("remaining connection slots", "53300"),
+    ("too many connections", "53300"),
+    ("starting up", "57P03"),
+    ("shutting down", "57P03"),
+    ("not yet accepting", "57P03"),
+    ("in recovery mode", "57P03"),
+    ("session is read-only", "25006"),
+    ("hot standby", "25006"),
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("authentication failed", "28000"),
+    ("no pg_hba.conf entry", "28000"),
+    ("role ", "28000"),
+    ("database ", "3D000"),
+)
+
+
+def _failed(connection: pq.abc.PGconn, parameters: Mapping[str, str]) -> PostgresError:
+    text = connection.get_error_message("utf-8")
+    if password := parameters.get("password"):
+        text = text.replace(password, "***")
+    state = next((state for part, state in _STATES if part in text), None)
+    return PostgresError(state, text=" ".join(text.split()), lost=True)
