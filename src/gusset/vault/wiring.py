@@ -310,10 +310,14 @@ def _prepare(database: Database, store: Store, settings: Settings, *, create: bo
     if found == REVISION:
         return
     if found is None and not create:
-        raise VaultError(f"there is no vault at {database.file}", hint="`gusset secret set NAME` creates one")
+        raise VaultError(f"there is no vault at {database.name}", hint="`gusset secret set NAME` creates one")
     try:
         database.make()
-        with database.exclusive_lock(), closing(database.connect()) as driver, migrated(database, driver):
+        with (
+            database.exclusive_lock(),
+            closing(database.connect(patient=True)) as driver,
+            migrated(database, driver),
+        ):
             checkpoint = _create_or_sign(database, driver, settings, clock)
     except (database.errors, OSError) as error:
         raise database.translated(error) from None

@@ -47,6 +47,8 @@ class BatchRunner:
         tail = self._chain.tail(connection)
         for pending in batch:
             self._run_one(driver, pending, tail, savepoints=savepoints)
+        if tail.rows:
+            self.dialect.announce(driver)
         return self._chain.extend(connection, tail)
 
     def _run_one(self, driver: Any, pending: PendingWrite, tail: ChainTail, *, savepoints: bool) -> None:

@@ -9,17 +9,20 @@ thread, so nothing to start or stop.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gusset.errors import GussetError
+from gusset.errors import GussetError, Unreachable
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints, refusal_sums_event
 from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
 
 T = TypeVar("T")
+
+SHORTEST_BATCH = 0.3  # seconds that must be left of a write's time when its batch begins
 
 
 class ThreadWriter:
@@ -66,7 +69,7 @@ class ThreadWriter:
         with self._queue_lock:
             batch, self._queue = self._queue, []
         try:
-            self._execute(batch)
+            self._execute(self._in_time(batch))
         finally:
             with self._queue_lock:
                 self._pass_lead()
@@ -79,8 +82,24 @@ class ThreadWriter:
         if self._has_leader:
             self._queue[0].wake.set()
 
+    def _in_time(self, batch: Sequence[PendingWrite]) -> Sequence[PendingWrite]:
+        """Those that can still be executed; the others have waited for too long for earlier batches."""
+        timeout = self._runner.dialect.write_timeout
+        if timeout is None:
+            return batch
+        latest = time.monotonic() - timeout + SHORTEST_BATCH
+        for pending in batch:
+            if pending.started < latest:
+                pending.error = Unreachable(
+                    "the database is too slow for all that is written", hint="nothing was written; try again"
+                )
+                pending.finished = True
+        return [pending for pending in batch if not pending.finished]
+
     def _execute(self, batch: Sequence[PendingWrite]) -> None:
         """Execute a batch in one transaction; if that fails as a whole, every write has failed."""
+        if not batch:
+            return
         try:
             checkpoint = self._transaction(batch)
         except BaseException as error:
@@ -95,35 +114,42 @@ class ThreadWriter:
         self._runner.committed(checkpoint)
 
     def _transaction(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
+        started = min(pending.started for pending in batch)
         try:
-            with self._begun() as driver:
+            with self._begun(started) as driver:
                 return self._runner.run(driver, batch, savepoints=False)
         except NeedsSavepoints:
-            with self._begun() as driver:
+            with self._begun(started) as driver:
                 return self._runner.run(driver, batch, savepoints=True)
 
     @contextmanager
-    def _begun(self) -> Iterator[Any]:
+    def _begun(self, started: float) -> Iterator[Any]:
         """A connection in a transaction, which is committed at the end and rolled back after an error."""
-        with self._connected() as driver:
+        with self._connected(started) as driver:
             try:
-                self._runner.dialect.begin_write(driver)
+                self._runner.dialect.begin_write(driver, deadline=self._deadline(started))
                 yield driver
                 driver.commit()
             finally:
                 driver.rollback()  # does nothing after a commit
 
     @contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def _connected(self, started: float) -> Iterator[Any]:
         """The writer's connection, for one thread at a time; a new one after an error."""
         dialect = self._runner.dialect
         with self._transaction_lock:
             try:
-                self._driver = self._driver or dialect.connect()
+                if self._driver is not None and not dialect.is_usable(self._driver):
+                    self._drop_connection()
+                self._driver = self._driver or dialect.connect(deadline=self._deadline(started))
                 yield self._driver
             except (dialect.errors, OSError) as error:
                 self._drop_connection()
                 raise dialect.translated(error) from None
+
+    def _deadline(self, started: float) -> float | None:
+        timeout = self._runner.dialect.write_timeout
+        return None if timeout is None else started + timeout
 
     def _drop_connection(self) -> None:
         driver, self._driver = self._driver, None
@@ -134,10 +160,11 @@ class ThreadWriter:
         record_refusal_sums(self._runner, self.run, all_of_them=all_of_them)
 
     def sign_head(self) -> None:
-        with self._connected() as driver:
+        started = time.monotonic()
+        with self._connected(started) as driver:
             signed = self._runner.head_is_signed(driver)
         if not signed:
-            with self._begun() as driver:
+            with self._begun(started) as driver:
                 checkpoint = self._runner.sign_head(driver)
             self._runner.committed(checkpoint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -30,11 +31,12 @@ Write = Callable[[Transaction], WriteResult[T]]
 class PendingWrite:
     """A write that waits for a commit, and its result or error."""
 
-    __slots__ = ("error", "finished", "intent", "value", "wake", "write")
+    __slots__ = ("error", "finished", "intent", "started", "value", "wake", "write")
 
     def __init__(self, intent: AuditEvent, write: Write[Any], wake: Any) -> None:
         self.intent = intent
         self.write = write
+        self.started = time.monotonic()
         self.finished = False
         self.wake = wake  # an event or a future: set when finished; for a thread also when it must lead
         self.value: Any = None
@@ -62,6 +64,7 @@ class Writer(Protocol):
         with the error's code as its outcome; repeated ones in sums, see `RefusalSums`.
 
         Raises:
+            OutcomeUnknown: the connection to the database was lost during the commit.
             Unreachable, HostError, IntegrityError: the database failed; nothing was written.
             Exception: whatever `write` raised.
         """

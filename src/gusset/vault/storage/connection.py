@@ -19,21 +19,37 @@ class Dialect(Protocol):
     """What differs between the databases. A `driver` is a connection of the database's driver."""
 
     errors: type[Exception]  # the base class of the driver's errors
+    write_timeout: float | None  # seconds that a write may take, with all its waiting; None for any time
 
-    def connect(self) -> Any:
-        """A new connection. No transaction is open, and none begins by itself."""
+    def connect(self, *, deadline: float | None = None, patient: bool = False) -> Any:
+        """A new connection, made before the monotonic time `deadline`. No transaction is open.
 
-    def text(self, statement: Statement) -> str:
+        A `patient` one is for statements that may take long.
+        """
+
+    def is_usable(self, driver: Any) -> bool:
+        """Whether a connection that was not in use can be used again."""
+
+    def text(self, statement: Statement) -> Any:
         """The statement as the driver takes it."""
 
     def begin_snapshot(self, driver: Any) -> None:
         """Begin a transaction in which all reads see the same state."""
 
-    def begin_write(self, driver: Any) -> None:
-        """Begin a transaction in which nobody else writes to the vault, waiting for others to end."""
+    def begin_write(self, driver: Any, *, deadline: float | None = None) -> None:
+        """Begin a transaction in which nobody else writes to the vault, waiting for others to end.
+
+        It fails when it has not ended at the monotonic time `deadline`.
+        """
+
+    def announce(self, driver: Any) -> None:
+        """Wake those who follow changes when this transaction is committed."""
 
     def savepoint(self, driver: Any, verb: str) -> None:
         """Execute `SAVEPOINT`, `ROLLBACK TO SAVEPOINT` or `RELEASE SAVEPOINT` for one write of a batch."""
+
+    def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
+        """The rows of a SELECT within a transaction, some at a time, each time with their description."""
 
     def translated(self, error: Exception) -> Exception:
         """gusset's error for one of the driver, without its text, which may contain parameters."""
@@ -57,7 +73,7 @@ class Connection:
         """
         cursor = self._execute(statement, parameters)
         values = cursor.fetchone()
-        row = None if values is None else self._row(statement, values, cursor.description)
+        row = None if values is None else self._row(statement, values, cursor)
         cursor.close()
         return row
 
@@ -65,7 +81,7 @@ class Connection:
         """Every row. Raises the same errors as `one`."""
         cursor = self._execute(statement, parameters)
         found = cursor.fetchall()
-        rows = [self._row(statement, values, cursor.description) for values in found]
+        rows = [self._row(statement, values, cursor) for values in found]
         cursor.close()
         return rows
 
@@ -87,22 +103,20 @@ class Connection:
 
     def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
         """Execute a statement for each of `rows`."""
-        cursor = self.driver.cursor()
-        cursor.executemany(self.dialect.text(statement), rows)
-        cursor.close()
+        self.driver.executemany(self.dialect.text(statement), rows).close()
 
     def _execute(self, statement: Statement, parameters: Parameters) -> Any:
         if statement.lists:
             statement, parameters = statement.with_lists(parameters)
         return self.driver.execute(self.dialect.text(statement), parameters)
 
-    def _row(self, statement: Statement, values: Any, description: Any) -> Any:
+    def _row(self, statement: Statement, values: Any, cursor: Any) -> Any:
         if isinstance(statement, Select):
             row = statement.table.row_type._make(values)
             if self._signer is not None:
                 self._signer.check(statement.table, row)
             return row
-        return statement.row(values, description)
+        return statement.row(values, cursor.description)
 
 
 class Transaction(Connection):
@@ -188,11 +202,19 @@ class Store:
             yield from iterate(connection, statement, parameters)
 
     def take(self) -> Connection:
-        try:
-            driver = self._idle.pop()
-        except IndexError:
-            driver = self._dialect.connect()
-        return Connection(driver, self._dialect, self._signer)
+        return Connection(self._idle_driver() or self._dialect.connect(), self._dialect, self._signer)
+
+    def _idle_driver(self) -> Any | None:
+        """A connection that is not in use. Those that the server has ended meanwhile are closed."""
+        while self._idle:
+            try:
+                driver = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if self._dialect.is_usable(driver):
+                return driver
+            driver.close()
+        return None
 
     def give_back(self, driver: Any, *, usable: bool) -> None:
         if usable and not self._closed:
@@ -209,14 +231,9 @@ class Store:
 
 def iterate(connection: Connection, statement: Statement, parameters: Parameters = _NONE) -> Iterator[Any]:
     """Every row of `statement`, read in pieces, in the connection's snapshot."""
-    cursor = connection.driver.cursor()
-    try:
-        cursor.execute(connection.dialect.text(statement), parameters)
-        while values := cursor.fetchmany(1000):
-            for each in values:
-                yield statement.row(each, cursor.description)
-    finally:
-        cursor.close()
+    for rows, description in connection.dialect.pieces(connection.driver, statement, parameters):
+        for values in rows:
+            yield statement.row(values, description)
 
 
 class _Borrowed:

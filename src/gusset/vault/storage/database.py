@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from gusset.errors import IntegrityError, UsageError, VaultError, VaultTooNew
 from gusset.vault.storage.connection import Dialect
+from gusset.vault.storage.postgres_url import is_postgres
 from gusset.vault.storage.revision import REVISION
 from gusset.vault.storage.sqlite import Sqlite
 
@@ -28,6 +29,7 @@ class ChangeSignal(Protocol):
 class Database(Dialect, Protocol):
     """A dialect, and what opening and migrating a database needs."""
 
+    name: str  # for people: the file, or the server without user and password
     migration_url: str  # the dialect and driver as SQLAlchemy names them
 
     @property
@@ -42,6 +44,9 @@ class Database(Dialect, Protocol):
 
     def exclusive_lock(self) -> AbstractContextManager[None]:
         """Hold the lock under which processes create, migrate or re-key the vault."""
+
+    def for_sqlalchemy(self, driver: Any) -> AbstractContextManager[Any]:
+        """The connection as SQLAlchemy uses it, in the transaction that it is in."""
 
     def revision(self, driver: Any) -> str | None:
         """The schema's revision; None for a database without tables."""
@@ -67,11 +72,29 @@ def open_database(url: str) -> Database:
         raise VaultError("a vault in memory would be lost at exit", hint="set GUSSET_DATABASE to a file")
     if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
         return Sqlite(Path(url.removeprefix(_SQLITE)))
+    if is_postgres(url):
+        return _postgres(url)
     if "://" in url:
-        raise UsageError("the database must be SQLite: sqlite:///PATH", hint="check GUSSET_DATABASE")
+        raise UsageError(
+            "the database must be SQLite or PostgreSQL: sqlite:///PATH or postgresql://USER@HOST/DATABASE",
+            hint="check GUSSET_DATABASE",
+        )
     raise UsageError(
         "GUSSET_DATABASE is not a database URL", hint="an example: sqlite:////var/lib/gusset/vault.db"
     )
+
+
+def _postgres(url: str) -> Database:
+    """Imported only here: SQLite's users need no psycopg, nor the time that it takes to load."""
+    try:
+        from gusset.vault.storage.postgres import Postgres
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise UsageError(
+            "PostgreSQL needs an extra of gusset", hint="pip install 'gusset[postgres]'"
+        ) from None
+    return Postgres(url)
 
 
 def check_revision(found: str) -> None:
@@ -95,6 +118,18 @@ def check_schema(database: Database, driver: Any) -> None:
 @contextmanager
 def migrated(database: Database, driver: Any) -> Iterator[None]:
     """A transaction that begins with the migration to `REVISION`, and is committed at the end."""
+    try:
+        database.begin_write(driver)
+        with database.for_sqlalchemy(driver) as raw:
+            _upgrade(database.migration_url, raw)
+        yield
+        driver.commit()
+    finally:
+        driver.rollback()  # does nothing after a commit
+
+
+def _upgrade(url: str, raw: Any) -> None:
+    """Run the migrations on `raw`, a connection in a transaction that its caller ends."""
     from alembic import command  # slow to import, and rarely needed
     from alembic.config import Config
     from sqlalchemy import create_engine
@@ -104,18 +139,15 @@ def migrated(database: Database, driver: Any) -> Iterator[None]:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     engine = create_engine(
-        database.migration_url,
-        creator=lambda: driver,
-        poolclass=StaticPool,
-        pool_reset_on_return=None,
-        hide_parameters=True,
+        url, creator=lambda: raw, poolclass=StaticPool, pool_reset_on_return=None, hide_parameters=True
     )
+    # SQLAlchemy ends the transaction that it takes for its own, the first time already when it connects.
+    dialect: Any = engine.dialect
+    dialect.do_rollback = dialect.do_commit = _do_nothing
     with engine.connect() as connection:
-        try:
-            database.begin_write(driver)
-            config.attributes["connection"] = connection
-            command.upgrade(config, REVISION)
-            yield
-            driver.commit()
-        finally:
-            driver.rollback()  # does nothing after a commit
+        config.attributes["connection"] = connection
+        command.upgrade(config, REVISION)
+
+
+def _do_nothing(_: object) -> None:
+    """In place of SQLAlchemy's commit and rollback."""

@@ -10,13 +10,13 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from gusset.errors import HostError, IntegrityError, OutcomeUnknown, Unreachable, VaultError
 from gusset.vault.storage.postgres_connect import Connector
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import parse
 from gusset.vault.storage.sql import Numbered, Parameters, Statement
-
-ACT_TIMEOUT = 4.5  # seconds that a write may take from its call on
 
 # Advisory locks, by numbers that other programs on the same database are unlikely to use.
 _CHAIN_LOCK = 0x6775_7373_6574_0001  # held by the transaction that extends the audit chain
@@ -46,7 +46,8 @@ UNION SELECT 'check ' || k.conname FROM pg_constraint k JOIN ours ON ours.oid = 
 UNION SELECT 'child table ' || c.relname FROM pg_inherits i JOIN ours ON ours.oid = i.inhparent
   JOIN pg_class c ON c.oid = i.inhrelid WHERE ours.relkind <> 'i'
 UNION SELECT 'event trigger ' || e.evtname FROM pg_event_trigger e WHERE e.evtenabled <> 'D' AND NOT EXISTS (
-  SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e')
+  SELECT 1 FROM pg_depend d
+  WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e')
 ORDER BY 1
 """
 
@@ -55,6 +56,7 @@ class Postgres:
     """A vault in a PostgreSQL database, which several processes may use."""
 
     errors: type[Exception] = PostgresError
+    write_timeout: float | None = 4.5
     migration_url = "postgresql+psycopg://"
     file: Path | None = None
 
@@ -64,8 +66,8 @@ class Postgres:
         self.name = address.name
         self._connector = Connector(address)
 
-    def connect(self, *, patient: bool = False) -> PostgresDriver:
-        return self._connector.connect(patient=patient)
+    def connect(self, *, deadline: float | None = None, patient: bool = False) -> PostgresDriver:
+        return self._connector.connect(deadline=deadline, patient=patient)
 
     def is_usable(self, driver: Any) -> bool:
         """Whether a connection that was idle can be used."""
@@ -77,13 +79,13 @@ class Postgres:
     def begin_snapshot(self, driver: Any) -> None:
         driver.begin(_BEGIN_SNAPSHOT)
 
-    def begin_write(self, driver: Any, *, started: float | None = None) -> None:
+    def begin_write(self, driver: Any, *, deadline: float | None = None) -> None:
         """Queues for the lock that every writer takes, until its transaction ends.
 
         So a process that was paused cannot commit late: the server ends its session, and with
         it the transaction, before another one has the lock.
         """
-        driver.begin(_BEGIN_WRITE, deadline=None if started is None else started + ACT_TIMEOUT)
+        driver.begin(_BEGIN_WRITE, deadline=deadline)
         driver.execute(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
 
     def savepoint(self, driver: Any, verb: str) -> None:
@@ -132,15 +134,9 @@ class Postgres:
 
     @contextmanager
     def for_sqlalchemy(self, driver: Any) -> Iterator[Any]:
-        """The connection as psycopg's, with the transaction that it is in, for migrations."""
-        from psycopg import Connection
-
-        driver.collect()
-        driver.connection.exit_pipeline_mode()
-        try:
-            yield Connection(driver.connection)
-        finally:
-            driver.connection.enter_pipeline_mode()
+        """The connection as psycopg's, in the transaction that it is in."""
+        with driver.without_pipeline() as connection:
+            yield _Migrating(connection)
 
     def revision(self, driver: Any) -> str | None:
         """The schema's revision; None for a database without tables."""
@@ -222,6 +218,13 @@ _TRANSLATIONS: tuple[tuple[str, type[Unreachable | HostError | IntegrityError], 
 )
 
 
+class _Migrating(psycopg.Connection[Any]):
+    """psycopg's connection on one that is not its own, so it is not missed when it is forgotten."""
+
+    def __del__(self, *_: Any) -> None:
+        """Without psycopg's warning that it was not closed."""
+
+
 class Notifications:
     """Follows what other connections commit. For use by one thread, but for `wake`."""
 
@@ -233,7 +236,7 @@ class Notifications:
         self._poll.register(self._wake_r, select.POLLIN)
         try:
             self._driver = postgres.connect()
-            # LISTEN first: what is committed before the first look is seen by it, what comes later is notified.
+            # LISTEN first: the first look sees what was committed before, and later commits notify.
             self._driver.execute(f"LISTEN {_CHANNEL}").close()
         except PostgresError as error:
             self._close_pipe()

@@ -1,4 +1,4 @@
-"""Connecting to PostgreSQL within a deadline, on whichever host responds, with the settings that gusset needs."""
+"""Connecting to PostgreSQL within a deadline, on the host that responds, with gusset's settings."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Connector:
         self._address = address
         self._first = 0  # the host that is tried first: the one that worked last
 
-    def connect(self, *, patient: bool = False) -> PostgresDriver:
+    def connect(self, *, deadline: float | None = None, patient: bool = False) -> PostgresDriver:
         """A connection; `patient` for one whose statements may take long.
 
         Raises:
@@ -82,7 +82,8 @@ class Connector:
             HostError: the server, or what is in front of it, cannot hold a vault.
         """
         with self.breaker.attempt():
-            driver = self._open()
+            latest = time.monotonic() + CONNECT_TIMEOUT
+            driver = self._open(latest if deadline is None else min(deadline, latest))
             try:
                 self._configure(driver, patient=patient)
             except BaseException:
@@ -90,9 +91,8 @@ class Connector:
                 raise
         return driver
 
-    def _open(self) -> PostgresDriver:
+    def _open(self, deadline: float) -> PostgresDriver:
         hosts = self._address.hosts
-        deadline = time.monotonic() + CONNECT_TIMEOUT
         failure = PostgresError(None, lost=True, timed_out=True)
         for offset in range(len(hosts)):
             index = (self._first + offset) % len(hosts)
@@ -134,7 +134,7 @@ class Connector:
 
         Locks, LISTEN and settings of a session are then lost, or another client's.
         """
-        with closing(self._open()) as other:
+        with closing(self._open(time.monotonic() + CONNECT_TIMEOUT)) as other:
             for _ in range(_SAME_SESSION_CHECKS):
                 other.begin("BEGIN")
                 if _process(other) == process or _process(driver) != process:
@@ -164,7 +164,7 @@ def _configuration(*, patient: bool) -> str:
     }
     sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
     return (
-        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "  # noqa: S608
+        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
         f"pg_backend_pid(), {sets}, CASE WHEN current_setting('synchronous_commit') = 'off' "
         "THEN set_config('synchronous_commit', 'on', false) END"
     )
@@ -181,7 +181,7 @@ def _open_host(parameters: Mapping[str, str], deadline: float) -> pq.abc.PGconn:
             if status == pq.PollingStatus.FAILED:
                 break
             _wait_for(connection.socket, status, deadline)
-        raise _failed(connection, parameters)
+        raise _failed(connection, parameters)  # noqa: TRY301  # finished below
     except BaseException:
         connection.finish()
         raise

@@ -13,8 +13,8 @@ from __future__ import annotations
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from psycopg import Error as PsycopgError
@@ -24,6 +24,7 @@ from gusset.errors import InvalidValue
 from gusset.vault.storage.sql import Numbered, Parameters
 
 WAIT_TIMEOUT = 4.0  # seconds that a response may take
+SILENCE = 1.0  # seconds without a response after which the server is taken to be silent
 MAX_PENDING = 500  # queued statements; with more their results are read at once
 MAX_PREPARED = 300  # prepared statements of a connection; statements that are made at run time could be many
 MAX_PREPARED_PARAMETERS = 64  # a longer list is not likely to come again
@@ -134,11 +135,10 @@ class PostgresDriver:
         )  # a Result per queued statement, None where nobody reads it
         self._names: dict[bytes, bytes] = {}
         self._warned = False
+        self._asked_at = 0.0
         self._poll = select.poll()
         self._poll.register(connection.socket, _READ)
-        connection.nonblocking = 1
-        connection.notice_handler = self._on_notice
-        connection.enter_pipeline_mode()
+        self._configure()
 
     def execute(self, statement: Numbered | str, parameters: Parameters | None = None) -> Result:
         """Queue a statement; its errors are raised where its result, or a later one, is read."""
@@ -203,7 +203,7 @@ class PostgresDriver:
             raise
         committed = result.status == b"COMMIT"
         self.in_transaction, self.deadline = False, None
-        # A warning: the commit is on this server's disk, but was not confirmed by a standby that it must wait for.
+        # A warning: this server has committed, but a standby that it must wait for has not confirmed it.
         if self._warned or not committed:
             self.failed = True
             raise PostgresError(None, outcome_unknown=self._warned)
@@ -229,7 +229,8 @@ class PostgresDriver:
             else:
                 self.connection.pipeline_sync()
                 self._pending.append(None)
-            deadline = time.monotonic() + self.patience if self.deadline is None else self.deadline
+            self._asked_at = time.monotonic()
+            deadline = self._asked_at + self.patience if self.deadline is None else self.deadline
             self._send(deadline)
             while self._pending:
                 self._receive(deadline)
@@ -279,7 +280,8 @@ class PostgresDriver:
         found = self._poll.poll(max(0.0, left) * 1000)
         if not found:
             self.failed = True
-            self._on_silence()
+            if time.monotonic() - self._asked_at > SILENCE:
+                self._on_silence()
             raise PostgresError(None, lost=True, timed_out=True)
         return found[0][1]
 
@@ -319,6 +321,24 @@ class PostgresDriver:
         while self.connection.notifies() is not None:
             found = True
         return found
+
+    @contextmanager
+    def without_pipeline(self) -> Iterator[pq.abc.PGconn]:
+        """libpq's connection, for another user for a while, in the transaction that it is in."""
+        self.connection.pipeline_sync()
+        self._pending.append(None)
+        self.collect()
+        self.connection.exit_pipeline_mode()
+        try:
+            yield self.connection
+        finally:
+            self._configure()
+
+    def _configure(self) -> None:
+        self.connection.nonblocking = 1
+        self.connection.notice_handler = self._on_notice
+        self.connection.notify_handler = None
+        self.connection.enter_pipeline_mode()
 
     def close(self) -> None:
         self.failed = True

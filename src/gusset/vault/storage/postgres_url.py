@@ -23,7 +23,7 @@ _EXAMPLE = "an example: postgresql://gusset@db.example.com/gusset?sslmode=verify
 
 @dataclass(frozen=True)
 class PostgresAddress:
-    """Where the database is. `hosts` has libpq's parameters for each host; they are tried one after another."""
+    """Where the database is. `hosts` has libpq's parameters for each host, in the order to try."""
 
     name: str  # for people: without user and password
     hosts: tuple[Mapping[str, str], ...] = field(repr=False)

@@ -6,13 +6,13 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gusset.errors import HostError, IntegrityError, Unreachable, VaultError
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
-from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.sql import Parameters, Statement
 
 LOCK_TIMEOUT = 30  # seconds that a writer waits for another process's lock
 
@@ -29,12 +29,14 @@ class Sqlite:
     """A vault in one file."""
 
     errors: type[Exception] = sqlite3.Error
+    write_timeout: float | None = None  # `LOCK_TIMEOUT` is the only limit
     migration_url = "sqlite://"
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.name = str(file)
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self, *, deadline: float | None = None, patient: bool = False) -> sqlite3.Connection:
         # Connections are used by one thread after another, never by two at once.
         driver = sqlite3.connect(
             self.file, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT
@@ -43,18 +45,29 @@ class Sqlite:
             driver.execute(pragma).close()
         return driver
 
+    def is_usable(self, driver: Any) -> bool:
+        return True  # a file ends no connection
+
     def text(self, statement: Statement) -> str:
         return statement.text
 
     def begin_snapshot(self, driver: Any) -> None:
         driver.execute("BEGIN")
 
-    def begin_write(self, driver: Any) -> None:
-        """Takes the write lock first, so that no write fails half-way."""
+    def begin_write(self, driver: Any, *, deadline: float | None = None) -> None:
+        """Takes the write lock first, so that no write fails half-way. Waits `LOCK_TIMEOUT` for it."""
         driver.execute("BEGIN IMMEDIATE")
+
+    def announce(self, driver: Any) -> None:
+        """Nothing: SQLite counts the commits of others."""
 
     def savepoint(self, driver: Any, verb: str) -> None:
         driver.execute(f"{verb} one_write")
+
+    def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
+        with closing(driver.execute(statement.text, parameters)) as cursor:
+            while rows := cursor.fetchmany(1000):
+                yield rows, cursor.description
 
     def try_begin_write(self, driver: Any) -> bool:
         """Take the write lock on a connection without a busy timeout; False when another process has it."""
@@ -124,6 +137,11 @@ class Sqlite:
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileExistsError):
             os.close(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC, 0o600))
+
+    @contextmanager
+    def for_sqlalchemy(self, driver: Any) -> Iterator[Any]:
+        """The connection as SQLAlchemy uses it, for migrations."""
+        yield driver
 
     def revision(self, driver: Any) -> str | None:
         """The schema's revision; None for a database without tables."""
