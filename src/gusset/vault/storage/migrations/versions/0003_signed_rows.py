@@ -6,6 +6,8 @@ Sessions end: their rows had an expiry that moved with each use. People sign in 
 import sqlalchemy as sa
 from alembic import op
 
+from gusset.vault.storage.migrations.columns import TEXT, short_text
+
 revision = "0003"
 down_revision = "0002"
 
@@ -26,5 +28,5 @@ def upgrade() -> None:
     for table in _SIGNED:
         op.add_column(table, sa.Column("changed_seq", sa.BigInteger))
         op.add_column(table, sa.Column("mac", sa.LargeBinary))
-    op.add_column("secret_versions", sa.Column("write_id", sa.String(32)))
-    op.add_column("audit", sa.Column("changes", sa.Text))
+    op.add_column("secret_versions", sa.Column("write_id", short_text(32)))
+    op.add_column("audit", sa.Column("changes", TEXT))
