@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +43,10 @@ def binaries() -> Path:
 
 
 class PostgresServer:
-    """A server of its own in `folder`, listening on loopback and on a socket in the folder."""
+    """A server of its own in `folder`, listening on loopback and on a socket in the folder.
+
+    As root it runs as another account, for which pytest's folders are closed: see `running`.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, str] = SETTINGS) -> None:
         self.folder = folder
@@ -54,6 +58,18 @@ class PostgresServer:
         # PostgreSQL refuses to run as root.
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._binaries = self._reachable_binaries()
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[PostgresServer]:
+        """A new server in a folder of its own, which is removed with it."""
+        with tempfile.TemporaryDirectory(prefix="gusset-postgres-") as folder:
+            server = cls(Path(folder))
+            server.create()
+            try:
+                yield server
+            finally:
+                server.stop(signal.SIGQUIT)
 
     def _reachable_binaries(self) -> Path:
         """The binaries, or a copy of them where the other account cannot reach the folder."""
@@ -77,10 +93,6 @@ class PostgresServer:
 
     def create(self) -> None:
         """Make the cluster, and start the server."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in [self.folder, *self.folder.parents]:  # pytest's folders are for their owner alone
-            if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)
         self.data.mkdir()
         if self._account is not None:
             for folder in (self.folder, self.data):

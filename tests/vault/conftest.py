@@ -1,7 +1,12 @@
-"""A vault of its own for each test, as a person's first command makes it."""
+"""A vault of its own for each test, as a person's first command makes it: once in a file, once on PostgreSQL.
+
+A test with the mark `sqlite` concerns only SQLite; the mark says why.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,8 +17,26 @@ import pytest
 
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
+from tests.postgres_server import PostgresServer
 
 MakeSettings = Callable[..., Settings]
+Sql = Callable[..., list[Any]]
+
+# What tests use of SQLite's SQL to damage rows, and PostgreSQL has under other names.
+_FUNCTIONS = (
+    "CREATE FUNCTION zeroblob(length int) RETURNS bytea LANGUAGE sql AS "
+    "$$ SELECT decode(repeat('00', length), 'hex') $$",
+    "CREATE FUNCTION hex(bytes bytea) RETURNS text LANGUAGE sql AS $$ SELECT upper(encode(bytes, 'hex')) $$",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not (_uses_postgres(item) and item.get_closest_marker("sqlite"))]
+
+
+def _uses_postgres(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("database") == "postgres"
 
 
 def settings_in(home: Path, **changes: Any) -> Settings:
@@ -28,9 +51,42 @@ def settings_in(home: Path, **changes: Any) -> Settings:
     return Settings(**(places | changes))
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server that all tests share. A test that stops or breaks it has one of its own."""
+    with PostgresServer.running() as server:
+        for function in _FUNCTIONS:
+            server.run(function, database="template1")
+        yield server
+
+
 @pytest.fixture
-def settings(home: Path) -> Settings:
-    return settings_in(home)
+def new_database(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Makes empty databases on the shared server; returns their URLs."""
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(server.new_database())
+        return server.url(made[-1])
+
+    yield make
+    for name in made:
+        server.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, home: Path) -> str:
+    """The URL of a database without a vault; tests run once with each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{home / 'vault.db'}"
+    url: str = request.getfixturevalue("new_database")()
+    return url
+
+
+@pytest.fixture
+def settings(home: Path, database: str) -> Settings:
+    return settings_in(home, database=database)
 
 
 @pytest.fixture
@@ -40,11 +96,55 @@ def vault(settings: Settings) -> Iterator[Vault]:
 
 
 @pytest.fixture
-def sql(home: Path) -> Callable[..., list[Any]]:
-    """Runs SQL in the database's file behind the vault's back, as an attacker would."""
+def sql(database: str) -> Sql:
+    """Runs SQL in the database behind the vault's back, as an attacker would."""
 
     def run(statement: str, *values: Any) -> list[Any]:
-        with closing(sqlite3.connect(home / "vault.db", timeout=30)) as connection, connection:
-            return connection.execute(statement, values).fetchall()
+        return run_sql(database, statement, *values)
 
     return run
+
+
+class OlderCopy:
+    """A copy of a database that is put back in its place. No process has the vault open meanwhile."""
+
+    def __init__(self, url: str, home: Path, server: PostgresServer | None) -> None:
+        self._file = home / "vault.db"
+        self._server = server
+        self._name = url.rpartition("/")[2]
+
+    def save(self) -> None:
+        if self._server is None:
+            shutil.copy(self._file, self._file.with_name("old.db"))
+        else:
+            self._server.run(f"CREATE DATABASE {self._name}_old TEMPLATE {self._name}")
+
+    def put_back(self) -> None:
+        if self._server is None:
+            for leftover in self._file.parent.glob("vault.db-*"):
+                leftover.unlink()
+            shutil.copy(self._file.with_name("old.db"), self._file)
+        else:
+            self._server.drop(self._name)
+            self._server.run(f"ALTER DATABASE {self._name}_old RENAME TO {self._name}")
+
+
+@pytest.fixture
+def older_copy(request: pytest.FixtureRequest, database: str, home: Path) -> OlderCopy:
+    on_server = database.startswith("postgresql:")
+    return OlderCopy(database, home, request.getfixturevalue("postgres_server") if on_server else None)
+
+
+def run_sql(url: str, statement: str, *values: Any) -> list[Any]:
+    """Execute a statement in SQLite's words on either database."""
+    if url.startswith("sqlite:///"):
+        file = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(file, timeout=30)) as connection, connection:
+            return connection.execute(statement, values).fetchall()
+    import psycopg
+
+    statement = re.sub(r"\bx'([0-9a-f]*)'", r"'\\x\1'::bytea", statement).replace("?", "%s")
+    with psycopg.connect(url) as server:
+        server.execute("SET session_replication_role = replica")  # as in SQLite, no foreign key is checked
+        cursor = server.execute(statement, values or None)  # type: ignore[arg-type]
+        return cursor.fetchall() if cursor.description else []

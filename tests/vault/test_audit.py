@@ -15,7 +15,7 @@ from gusset.errors import Conflict, SecretNotFound, UsageError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
-from tests.vault.conftest import settings_in
+from tests.vault.conftest import OlderCopy, settings_in
 
 Sql = Callable[..., list[Any]]
 
@@ -120,38 +120,37 @@ def _genesis(sql: Sql) -> bytes:
     return hashlib.sha256(json.dumps(["gusset audit 1", vault], separators=(",", ":")).encode()).digest()
 
 
-def test_an_older_copy_of_the_database_is_found(settings: Settings, home: Path) -> None:
+def test_an_older_copy_of_the_database_is_found(settings: Settings, older_copy: OlderCopy) -> None:
     """An old database is put back: the witness file shows that the log was longer."""
     write(settings, b"1")
-    shutil.copy(home / "vault.db", home / "old.db")
+    older_copy.save()
     write(settings, b"2")
-    for leftover in home.glob("vault.db-*"):
-        leftover.unlink()
-    shutil.copy(home / "old.db", home / "vault.db")
+    older_copy.put_back()
     assert "older copy" in problems(settings)
 
 
-def test_an_older_copy_that_has_grown_again_is_found(settings: Settings, home: Path) -> None:
+def test_an_older_copy_that_has_grown_again_is_found(settings: Settings, older_copy: OlderCopy) -> None:
     """Also after new records have replaced the missing ones: their hashes differ."""
     write(settings, b"1")
-    shutil.copy(home / "vault.db", home / "old.db")
+    older_copy.save()
     write(settings, b"2")
-    shutil.copy(home / "old.db", home / "vault.db")
+    older_copy.put_back()
     write(settings, b"other", b"more")
     assert "is not the same as at" in problems(settings)
 
 
 def test_a_checkpoint_kept_elsewhere_finds_what_the_witness_cannot(
-    settings: Settings, tmp_path: Path
+    settings: Settings, older_copy: OlderCopy, tmp_path: Path
 ) -> None:
     """Database and witness rolled back together are found by a copy of the witness file."""
     kept = tmp_path / "kept"
     write(settings, b"1")
-    shutil.copytree(settings.home, tmp_path / "old")
+    older_copy.save()
+    older_witness = settings.witness_file.read_bytes()
     write(settings, b"2")
     shutil.copy(settings.witness_file, kept)
-    shutil.rmtree(settings.home)
-    shutil.copytree(tmp_path / "old", settings.home)
+    older_copy.put_back()
+    settings.witness_file.write_bytes(older_witness)
     assert problems(settings) == ""
     assert "older copy" in problems(settings, kept)
 

@@ -40,6 +40,7 @@ def filled(settings: Settings) -> Settings:
     return settings
 
 
+@pytest.mark.sqlite("files of the vault")
 def test_only_the_owner_can_access_the_files(vault: Vault, home: Path) -> None:
     """The folder is 0700 and each file in it 0600, while the vault is in use."""
     put(vault, "x", b"v")
@@ -93,7 +94,8 @@ def test_a_root_key_that_others_may_read_is_refused(filled: Settings) -> None:
     assert "chmod 600" in str(caught.value.hint)
 
 
-PLACES = [".", "vault.db", "root.key", "audit.witness"]
+_FILE_ONLY = pytest.mark.sqlite("PostgreSQL's files are the server's business")
+PLACES = [".", pytest.param("vault.db", marks=_FILE_ONLY), "root.key", "audit.witness"]
 
 Opening = Callable[[Settings], object]
 
@@ -103,7 +105,7 @@ def opened(settings: Settings) -> None:
         pass
 
 
-@pytest.fixture(params=[opened, list_secrets], ids=["opened", "listed"])
+@pytest.fixture(params=[opened, pytest.param(list_secrets, marks=_FILE_ONLY)], ids=["opened", "listed"])
 def opening(request: pytest.FixtureRequest) -> Opening:
     """Each way to a vault."""
     way: Opening = request.param
@@ -167,6 +169,7 @@ def test_the_folder_of_a_database_elsewhere_is_checked_too(home: Path, tmp_path:
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.sqlite("its lock is a file")
 def test_the_lock_is_never_taken_through_a_link(settings: Settings, tmp_path: Path) -> None:
     """A link laid where the lock belongs makes no file elsewhere."""
     settings.home.mkdir(mode=0o700)
@@ -193,6 +196,10 @@ def older(settings: Settings) -> Settings:
 KEY = b"gusset_key_nrdoem2d_df6W8G8IWpcLP5htWkbCJe8mSTX45MtPdagsqiW-Quk"
 
 
+_OLDER = pytest.mark.sqlite("older releases had no other database")
+
+
+@_OLDER
 def test_a_vault_of_an_older_release_is_migrated(older: Settings) -> None:
     """Values, versions, people and keys stay; every row is signed, and what later schemas add is there."""
     with open_vault(older) as vault:
@@ -222,6 +229,7 @@ def test_a_vault_of_an_older_release_is_migrated(older: Settings) -> None:
         ("UPDATE secrets SET name = 'other', folded = 'other' WHERE name = 'replaced'", "names it replaced"),
     ],
 )
+@_OLDER
 def test_what_contradicts_the_log_is_not_signed_by_the_migration(
     older: Settings,
     sql: Callable[..., list[Any]],
@@ -244,6 +252,7 @@ def test_what_contradicts_the_log_is_not_signed_by_the_migration(
 @pytest.mark.parametrize(
     "kind", ["TRIGGER t AFTER UPDATE ON secrets BEGIN SELECT 1; END", "VIEW v AS SELECT 1"]
 )
+@pytest.mark.sqlite("test_postgres.py has what PostgreSQL knows")
 def test_a_database_with_triggers_or_views_is_refused(
     filled: Settings, sql: Callable[..., list[Any]], kind: str
 ) -> None:
@@ -253,6 +262,7 @@ def test_a_database_with_triggers_or_views_is_refused(
         pass
 
 
+@pytest.mark.sqlite("compares its file")
 def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[..., list[Any]]) -> None:
     """A vault of a later gusset is not opened, and not a byte of it changes."""
     sql("UPDATE alembic_version SET version_num = '9999'")
@@ -263,6 +273,7 @@ def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[...,
     assert (filled.home / "vault.db").read_bytes() == before
 
 
+@pytest.mark.sqlite("damages its file")
 def test_a_file_that_is_not_a_database_is_reported_as_damaged(filled: Settings) -> None:
     """Its bytes stay as they are for a look at them."""
     file = filled.home / "vault.db"

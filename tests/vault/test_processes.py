@@ -23,8 +23,9 @@ from gusset.vault import Vault, open_vault
 KILLS = 200
 
 
-def writing(home: Path, name: str, start: int, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.vault.writing", str(home), name, str(start), str(count)]
+def writing(settings: Settings, name: str, start: int, count: int) -> subprocess.Popen[str]:
+    places = [str(settings.home), settings.database]
+    command = [sys.executable, "-m", "tests.vault.writing", *places, name, str(start), str(count)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent.parent
     )
@@ -98,7 +99,7 @@ def check_whole(vault: Vault, known: dict[int, int]) -> None:
 def test_several_processes_lose_no_version(settings: Settings) -> None:
     """Four processes at once, from the vault's first moment on, two of them on the same secret."""
     names = ["same", "same", "one", "two"]
-    processes = [writing(settings.home, name, start * 1000, 30) for start, name in enumerate(names)]
+    processes = [writing(settings, name, start * 1000, 30) for start, name in enumerate(names)]
     acks = [acknowledged(process) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0, 0]
     with open_vault(settings) as vault:
@@ -154,6 +155,7 @@ with open_vault(settings_in(Path(sys.argv[1]))) as vault:
 """
 
 
+@pytest.mark.sqlite("limits the size of its file")
 def test_a_write_that_does_not_fit_on_the_disk_loses_nothing(settings: Settings) -> None:
     """A write that does not fit fails as HostError without the value; the vault goes on where it was."""
     root = Path(__file__).parent.parent.parent
@@ -166,6 +168,7 @@ def test_a_write_that_does_not_fit_on_the_disk_loses_nothing(settings: Settings)
     assert (kept, after) == ("b'kept' 1", "2 ()")
 
 
+@pytest.mark.sqlite("limits its number of pages")
 def test_a_full_database_is_reported_as_a_full_disk(vault: Vault, sql: Callable[..., list[Any]]) -> None:
     """SQLite's error "full" is reported as a full disk, with nothing written."""
     vault.secrets.writer.set("x", SecretValue(b"kept"), actor="t")

@@ -215,8 +215,8 @@ def test_find_many_keeps_the_requested_spelling(vault: Vault) -> None:
         "UPDATE secret_versions SET sealed = x'01' WHERE version = 2",
         "UPDATE secret_versions SET sealed = x'' WHERE version = 2",
         "UPDATE secret_versions SET sealed = zeroblob(200) WHERE version = 2",
-        "UPDATE secret_versions SET sealed = (SELECT sealed FROM secret_versions WHERE version = 1)"
-        " WHERE version = 2",
+        "UPDATE secret_versions SET sealed = (SELECT other.sealed FROM secret_versions other WHERE"
+        " other.version = 1 AND other.secret_id = secret_versions.secret_id) WHERE version = 2",
     ],
     ids=["cut", "one byte", "emptied", "zeroes", "swapped"],
 )
@@ -237,6 +237,7 @@ def test_a_damaged_row_is_named_and_does_not_affect_others(
     assert shown(vault, "hurt", 1) == b"one"
 
 
+@pytest.mark.sqlite("looks into its files; test_postgres.py looks into the server's")
 def test_no_file_holds_a_value_in_any_form(
     vault: Vault, home: Path, leaking_files: Callable[[Iterable[Path], bytes], list[Path]]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A process that writes secrets and says so: python -m tests.vault.writing HOME NAME START COUNT
+"""A process that writes secrets and says so: python -m tests.vault.writing HOME DATABASE NAME START COUNT
 
 Prints the version of each write once it is acknowledged; the value of a write is the text of its number.
 """
@@ -13,8 +13,8 @@ from gusset.vault import open_vault
 from tests.vault.conftest import settings_in
 
 
-def main(home: str, name: str, start: str, count: str) -> None:
-    with open_vault(settings_in(Path(home))) as vault:
+def main(home: str, database: str, name: str, start: str, count: str) -> None:
+    with open_vault(settings_in(Path(home), database=database)) as vault:
         for number in range(int(start), int(start) + int(count)):
             info = vault.secrets.writer.set(name, SecretValue(b"value %d" % number), actor="writer")
             print(number, info.version, flush=True)
