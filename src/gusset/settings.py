@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -49,13 +49,13 @@ class Settings:
     """One reading of the settings file and the environment, without the API key in the file.
 
     `cache` holds what can be made or fetched again: the environments of models.
-    `database` is a SQLAlchemy URL. `name_collisions` says what writing a
+    `database` is a URL; one of PostgreSQL may have a password. `name_collisions` says what writing a
     secret through another spelling of its name does: "refuse" or "overwrite".
     """
 
     home: Path
     cache: Path
-    database: str
+    database: str = field(repr=False)
     root_key_file: Path
     witness_file: Path
     manager: str | None = None

@@ -22,6 +22,8 @@ from gusset.vault.storage.sql import Numbered, Parameters, Statement
 _CHAIN_LOCK = 0x6775_7373_6574_0001  # held by the transaction that extends the audit chain
 _EXCLUSIVE_LOCK = 0x6775_7373_6574_0002  # held while the vault is created, migrated or re-keyed
 
+_LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, ())
+
 _CHANNEL = "gusset"
 _PIECE = 1000  # rows
 
@@ -86,7 +88,7 @@ class Postgres:
         it the transaction, before another one has the lock.
         """
         driver.begin(_BEGIN_WRITE, deadline=deadline)
-        driver.execute(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
+        driver.execute(_LOCK_CHAIN)
 
     def savepoint(self, driver: Any, verb: str) -> None:
         driver.execute(f"{verb} one_write")

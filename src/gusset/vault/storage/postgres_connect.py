@@ -26,6 +26,7 @@ OLDEST_SERVER = 15
 IDLE_TIMEOUT, LOCK_TIMEOUT, STATEMENT_TIMEOUT = 2.0, 2.5, 3.5
 
 _SAME_SESSION_CHECKS = 4
+_REFUSED_BY_POOLER = "08P01"  # a transaction, in PgBouncer's statement mode
 
 
 class _Breaker:
@@ -134,16 +135,28 @@ class Connector:
 
         Locks, LISTEN and settings of a session are then lost, or another client's.
         """
-        with closing(self._open(time.monotonic() + CONNECT_TIMEOUT)) as other:
-            for _ in range(_SAME_SESSION_CHECKS):
-                other.begin("BEGIN")
-                if _process(other) == process or _process(driver) != process:
-                    raise HostError(
-                        "a transaction pooler is in front of the database",
-                        hint="use the address of PostgreSQL itself, or a pool in session mode: "
-                        "gusset keeps its own connections open",
-                    )
-                other.rollback()
+        try:
+            with closing(self._open(time.monotonic() + CONNECT_TIMEOUT)) as other:
+                changes = any(_changes_sessions(driver, process, other) for _ in range(_SAME_SESSION_CHECKS))
+        except PostgresError as error:
+            if error.sqlstate != _REFUSED_BY_POOLER:
+                raise
+            changes = True
+        if changes:
+            raise HostError(
+                "a transaction pooler is in front of the database",
+                hint="use the address of PostgreSQL itself, or a pool in session mode: "
+                "gusset keeps its own connections open",
+            )
+
+
+def _changes_sessions(driver: PostgresDriver, process: int, other: PostgresDriver) -> bool:
+    """Whether another client gets our session of the server, whose process this was, or we get another one."""
+    other.begin("BEGIN")
+    try:
+        return _process(other) == process or _process(driver) != process
+    finally:
+        other.rollback()
 
 
 def _process(driver: PostgresDriver) -> int:

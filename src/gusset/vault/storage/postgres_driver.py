@@ -136,12 +136,16 @@ class PostgresDriver:
         self._names: dict[bytes, bytes] = {}
         self._warned = False
         self._asked_at = 0.0
+        self._committing = False  # a commit may wait for a standby while all else goes on
         self._poll = select.poll()
         self._poll.register(connection.socket, _READ)
         self._configure()
 
     def execute(self, statement: Numbered | str, parameters: Parameters | None = None) -> Result:
-        """Queue a statement; its errors are raised where its result, or a later one, is read."""
+        """Queue a statement; its errors are raised where its result, or a later one, is read.
+
+        A `Numbered` one is prepared the first time. A text has no parameters.
+        """
         result = Result(self)
         self._queue(statement, parameters or {}, result)
         return result
@@ -155,16 +159,16 @@ class PostgresDriver:
 
     def _queue(self, statement: Numbered | str, parameters: Parameters, result: Result) -> None:
         if isinstance(statement, str):
-            sql, values, formats = statement.encode(), [], []
+            statement = Numbered(statement.encode(), ())
+            name = None
         else:
-            sql = statement.sql
-            encoded = [_encoded(parameters[name]) for name in statement.names]
-            values = [value for value, _ in encoded]
-            formats = [form for _, form in encoded]
+            name = self._prepared(statement)
+        encoded = [_encoded(parameters[name]) for name in statement.names]
+        values = [value for value, _ in encoded]
+        formats = [form for _, form in encoded]
         try:
-            name = self._prepared(sql, len(values))
             if name is None:
-                self.connection.send_query_params(sql, values, None, formats, _BINARY)
+                self.connection.send_query_params(statement.sql, values, None, formats, _BINARY)
             else:
                 self.connection.send_query_prepared(name, values, formats, _BINARY)
         except PsycopgError:
@@ -173,12 +177,16 @@ class PostgresDriver:
         if len(self._pending) > MAX_PENDING:
             self.collect()
 
-    def _prepared(self, sql: bytes, parameters: int) -> bytes | None:
+    def _prepared(self, statement: Numbered) -> bytes | None:
         """The name of the prepared statement; None for one that is not worth it."""
-        name = self._names.get(sql)
-        if name is None and parameters <= MAX_PREPARED_PARAMETERS and len(self._names) < MAX_PREPARED:
-            name = self._names[sql] = b"g%d" % len(self._names)
-            self.connection.send_prepare(name, sql)
+        name = self._names.get(statement.sql)
+        many = len(statement.names) > MAX_PREPARED_PARAMETERS or len(self._names) >= MAX_PREPARED
+        if name is None and not many:
+            name = self._names[statement.sql] = b"g%d" % len(self._names)
+            try:
+                self.connection.send_prepare(name, statement.sql)
+            except PsycopgError:
+                raise self._lost() from None
             self._pending.append(None)
         return name
 
@@ -193,7 +201,7 @@ class PostgresDriver:
         if not self.in_transaction:
             return
         self._take_input()  # raises if the session has ended; the COMMIT is not sent then
-        self._warned = False
+        self._warned, self._committing = False, True
         result = self.execute("COMMIT")
         try:
             self.collect()
@@ -202,7 +210,8 @@ class PostgresDriver:
             error.outcome_unknown = error.lost and not before and error.sqlstate != IDLE_IN_TRANSACTION
             raise
         committed = result.status == b"COMMIT"
-        self.in_transaction, self.deadline = False, None
+        self._committing = self.in_transaction = False
+        self.deadline = None
         # A warning: this server has committed, but a standby that it must wait for has not confirmed it.
         if self._warned or not committed:
             self.failed = True
@@ -224,11 +233,9 @@ class PostgresDriver:
             PostgresError: a statement failed, the connection was lost or the server did not respond.
         """
         try:
-            if self.in_transaction:
-                self.connection.send_flush_request()
-            else:
-                self.connection.pipeline_sync()
-                self._pending.append(None)
+            # Within a transaction too: only after a sync does the server take the session for idle.
+            self.connection.pipeline_sync()
+            self._pending.append(None)
             self._asked_at = time.monotonic()
             deadline = self._asked_at + self.patience if self.deadline is None else self.deadline
             self._send(deadline)
@@ -280,7 +287,7 @@ class PostgresDriver:
         found = self._poll.poll(max(0.0, left) * 1000)
         if not found:
             self.failed = True
-            if time.monotonic() - self._asked_at > SILENCE:
+            if time.monotonic() - self._asked_at > SILENCE and not self._committing:
                 self._on_silence()
             raise PostgresError(None, lost=True, timed_out=True)
         return found[0][1]
@@ -325,8 +332,6 @@ class PostgresDriver:
     @contextmanager
     def without_pipeline(self) -> Iterator[pq.abc.PGconn]:
         """libpq's connection, for another user for a while, in the transaction that it is in."""
-        self.connection.pipeline_sync()
-        self._pending.append(None)
         self.collect()
         self.connection.exit_pipeline_mode()
         try:

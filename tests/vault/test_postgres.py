@@ -1,0 +1,625 @@
+"""What only PostgreSQL has: sessions that are lost, servers that are silent, roles, poolers, notifications."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from gusset.errors import (
+    GussetError,
+    HostError,
+    IntegrityError,
+    InvalidValue,
+    OutcomeUnknown,
+    Unreachable,
+    UsageError,
+    VaultTooNew,
+)
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
+from gusset.vault.storage import postgres_connect
+from gusset.vault.storage.postgres import Postgres
+from gusset.vault.storage.postgres_driver import PostgresError
+from gusset.vault.storage.postgres_url import parse, refuse_password
+from gusset.vault.storage.sql import Statement
+from tests.postgres_server import SETTINGS, PostgresServer
+from tests.vault.conftest import settings_in
+
+LIMIT = 5.0  # seconds within which every act ends, whatever the database does
+RECOVERY = 10.0  # seconds after which all is well again
+
+
+@pytest.fixture(scope="module")
+def fragile_server() -> Iterator[PostgresServer]:
+    """A server for tests that stop or break it. They leave it running."""
+    with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture
+def server(fragile_server: PostgresServer) -> PostgresServer:
+    return fragile_server
+
+
+@pytest.fixture
+def settings(home: Path, server: PostgresServer) -> Iterator[Settings]:
+    name = server.new_database()
+    yield settings_in(home, database=server.url(name))
+    server.drop(name)
+
+
+@pytest.fixture
+def database(settings: Settings) -> str:
+    """The name of the vault's database."""
+    return settings.database.rpartition("/")[2]
+
+
+@pytest.fixture
+def vault(settings: Settings) -> Iterator[Vault]:
+    """An open vault in which `x` has the value "kept"."""
+    with open_vault(settings) as opened:
+        put(opened, b"kept")
+        yield opened
+
+
+def put(vault: Vault, value: bytes) -> int:
+    return vault.secrets.writer.set("x", SecretValue(value), actor="alice").version
+
+
+def shown(vault: Vault) -> bytes:
+    return vault.secrets.delivery.reveal("x", actor="alice").reveal()
+
+
+def read(vault: Vault) -> object:
+    return vault.secrets.reader.get("x")
+
+
+def failure(act: Callable[[], object]) -> GussetError:
+    """The error of an act, which must come within the limit."""
+    began = time.monotonic()
+    with pytest.raises(GussetError) as caught:
+        act()
+    assert time.monotonic() - began < LIMIT
+    return caught.value
+
+
+def works_again(vault: Vault) -> None:
+    """Reads and writes work without help, soon."""
+    deadline = time.monotonic() + RECOVERY
+    while True:
+        try:
+            put(vault, b"after")
+            assert shown(vault) == b"after"
+        except Unreachable:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            assert vault.audit.verify().problems == ()
+            return
+
+
+# Outages
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+def test_a_stopped_server_is_unreachable_until_it_is_back(
+    vault: Vault, server: PostgresServer, how: signal.Signals
+) -> None:
+    """Stopped in order, at once, or crashed."""
+    server.stop(how)
+    try:
+        assert type(failure(lambda: put(vault, b"lost"))) is Unreachable
+        assert type(failure(lambda: read(vault))) is Unreachable
+    finally:
+        server.start()
+    assert shown(vault) == b"kept"
+    works_again(vault)
+
+
+def test_a_restart_between_two_acts_is_not_noticed(vault: Vault, server: PostgresServer) -> None:
+    """Connections that the server has ended are replaced before they are used."""
+    read(vault)
+    server.stop()
+    server.start()
+    read(vault)
+    assert put(vault, b"next") == 2
+
+
+@pytest.mark.slow
+def test_a_silent_server_holds_up_nobody(vault: Vault, server: PostgresServer) -> None:
+    """Callers at the same moment, and those after them: each fails in time, and later ones at once."""
+    read(vault)
+    with server.paused():
+        threads = [
+            threading.Thread(target=failure, args=(act,))
+            for act in [lambda: read(vault), lambda: put(vault, b"lost")] * 8
+        ]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - began < LIMIT + 1.6
+        later = time.monotonic()
+        failures = [failure(lambda: read(vault)) for _ in range(20)]
+        assert {type(error) for error in failures} == {Unreachable}
+        assert time.monotonic() - later < LIMIT  # one of them tried
+    works_again(vault)
+
+
+def test_a_read_only_database_is_reported_and_its_connections_are_dropped(
+    vault: Vault, server: PostgresServer, database: str
+) -> None:
+    """As after a failover to a standby: reads go on, writes fail, and the next one asks anew."""
+    server.run(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    terminate(server, database)
+    error = failure(lambda: put(vault, b"lost"))
+    assert (type(error), error.message) == (HostError, "the database is read-only")
+    read(vault)
+    server.run(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+    assert put(vault, b"next") == 2
+
+
+def terminate(server: PostgresServer, database: str) -> None:
+    """End all sessions of the vault."""
+    server.run("SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE datname = %s", database)
+
+
+def test_a_server_without_free_connections_is_reported(
+    vault: Vault, server: PostgresServer, database: str
+) -> None:
+    """A vault that needs a new connection says why it has none."""
+    terminate(server, database)
+    with ExitStack() as others:
+        with pytest.raises(psycopg.OperationalError):
+            for _ in range(int(SETTINGS["max_connections"]) + 1):
+                others.enter_context(server.admin())
+        error = failure(lambda: put(vault, b"lost"))
+        assert (type(error), error.message) == (Unreachable, "the database has no free connection")
+    works_again(vault)
+
+
+@pytest.mark.parametrize("table", ["secrets", "audit"])
+def test_tables_that_an_operator_locked_fail_acts_in_time(
+    vault: Vault, server: PostgresServer, database: str, table: str
+) -> None:
+    """The server ends the wait; nothing was written."""
+    with server.admin(database) as operator:
+        operator.execute("BEGIN")
+        operator.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        error = failure(lambda: put(vault, b"lost"))
+        assert (type(error), error.message) == (Unreachable, "another session keeps the vault locked")
+        operator.execute("ROLLBACK")
+    assert put(vault, b"next") == 2
+
+
+def test_a_full_disk_is_reported(vault: Vault, server: PostgresServer, database: str) -> None:
+    """The server's error, which here a trigger raises, becomes gusset's; nothing was written."""
+    body = "$$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$"
+    server.run(f"CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS {body}", database=database)
+    server.run(
+        "CREATE TRIGGER full_disk BEFORE INSERT ON audit EXECUTE FUNCTION full_disk()", database=database
+    )
+    error = failure(lambda: put(vault, b"lost"))
+    assert (type(error), error.message) == (HostError, "the disk of the database is full")
+    server.run("DROP TRIGGER full_disk ON audit", database=database)
+    assert put(vault, b"next") == 2
+
+
+# Writes that fail, and those that nobody can know of
+
+
+def test_a_session_that_is_ended_within_a_write_leaves_nothing(
+    vault: Vault, server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is certain that nothing was written, and the error says so."""
+    runner = vault._writer._runner
+    run = runner.run
+
+    def terminated(driver: Any, *args: Any, **kwargs: Any) -> Any:
+        done = run(driver, *args, **kwargs)
+        terminate(server, database)
+        return done
+
+    monkeypatch.setattr(runner, "run", terminated)
+    assert type(failure(lambda: put(vault, b"lost"))) is Unreachable
+    monkeypatch.undo()
+    assert put(vault, b"next") == 2
+
+
+@contextmanager
+def waiting_for_a_standby(server: PostgresServer) -> Iterator[None]:
+    """Each COMMIT waits for a standby that does not exist."""
+    server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    server.run("SELECT pg_reload_conf()")
+    time.sleep(0.2)
+    try:
+        yield
+    finally:
+        server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        server.run("SELECT pg_reload_conf()")
+        time.sleep(0.2)
+
+
+def test_a_commit_that_no_standby_confirms_is_of_unknown_outcome(
+    vault: Vault, server: PostgresServer
+) -> None:
+    """The server gives up waiting and calls it committed, with a warning; a failover could lose it."""
+    with waiting_for_a_standby(server):
+        error = failure(lambda: put(vault, b"unknown"))
+    assert (type(error), error.code) == (OutcomeUnknown, "outcome_unknown")
+    assert shown(vault) == b"unknown"
+
+
+def test_a_session_that_is_ended_within_a_commit_is_of_unknown_outcome(
+    vault: Vault, server: PostgresServer, database: str
+) -> None:
+    """Here it was made, on this server; gusset cannot know."""
+    with waiting_for_a_standby(server):
+        timer = threading.Timer(1.0, terminate, (server, database))
+        timer.start()
+        error = failure(lambda: put(vault, b"unknown"))
+        timer.join()
+    assert type(error) is OutcomeUnknown
+
+
+def test_a_paused_writer_loses_its_turn_and_cannot_commit_late(settings: Settings, vault: Vault) -> None:
+    """Others go on without it within the limit, and its own commit fails for certain."""
+    postgres = Postgres(settings.database)
+    with closing(postgres.connect()) as paused:
+        postgres.begin_write(paused)
+        paused.execute("DELETE FROM checkpoints").close()
+        paused.collect()
+        began = time.monotonic()
+        assert put(vault, b"next") == 2
+        assert time.monotonic() - began < LIMIT
+        with pytest.raises(PostgresError) as caught:
+            paused.commit()
+        assert not caught.value.outcome_unknown
+    assert shown(vault) == b"next"
+
+
+def test_a_text_that_cannot_be_stored_fails_alone(vault: Vault) -> None:
+    """PostgreSQL has no NUL in texts."""
+    with pytest.raises(InvalidValue):
+        vault.secrets.writer.set("y", SecretValue(b"v"), note="a\0b", actor="alice")
+    assert put(vault, b"next") == 2
+
+
+# Connecting
+
+
+def test_the_first_host_that_responds_is_used(
+    vault: Vault, settings: Settings, server: PostgresServer
+) -> None:
+    """One refuses, one accepts and is silent; the one that works is the first from then on."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:1,127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{server.port}"
+        url = settings.database.replace(f"127.0.0.1:{server.port}", hosts)
+        postgres = Postgres(url)
+        began = time.monotonic()
+        postgres.connect().close()
+        assert time.monotonic() - began < LIMIT
+        began = time.monotonic()
+        postgres.connect().close()
+        assert time.monotonic() - began < 1.0
+
+
+def test_a_database_that_cannot_hold_a_vault_is_refused(
+    settings: Settings, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old server, and one that does not store UTF-8."""
+    name = server.new_database()
+    server.drop(name)
+    server.run(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0")
+    with pytest.raises(HostError, match="stores texts as SQL_ASCII"):
+        Postgres(server.url(name)).connect()
+    server.drop(name)
+    monkeypatch.setattr(postgres_connect, "OLDEST_SERVER", 99)
+    with pytest.raises(HostError, match="does not support"):
+        Postgres(settings.database).connect()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://nobody.invalid/x", "does not respond"),
+        ("postgresql://postgres@127.0.0.1:{port}/nothing", "database does not exist"),
+        ("postgresql://unknown@127.0.0.1:{port}/postgres", "refuses gusset's role"),
+    ],
+)
+def test_a_failed_connection_says_what_to_look_at(
+    home: Path, server: PostgresServer, url: str, message: str
+) -> None:
+    """The address is only in the hint."""
+    error = failure(lambda: opened(settings_in(home, database=url.format(port=server.port))))
+    assert message in error.message
+    assert str(server.port) not in error.message
+    assert error.hint
+
+
+def opened(settings: Settings) -> None:
+    with open_vault(settings):
+        pass
+
+
+def test_a_database_with_a_stricter_default_works_as_any_other(
+    settings: Settings, server: PostgresServer, database: str
+) -> None:
+    """The isolation is gusset's own choice, and so is that commits are durable."""
+    server.run(f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'")
+    server.run(f"ALTER DATABASE {database} SET synchronous_commit = off")
+    with open_vault(settings) as one, open_vault(settings) as other:
+        for number in range(4):
+            put(one, b"%d" % number)
+            assert put(other, b"%d" % number) == 2 * number + 2
+        with one._store.read() as connection:
+            row = connection.one(Statement("SELECT current_setting('synchronous_commit') AS value"))
+    assert row is not None
+    assert row.value == "on"
+
+
+def test_several_processes_may_create_the_vault_at_once(settings: Settings) -> None:
+    """One creates it, the others wait and use it."""
+    opened(settings_in(settings.home, database=settings.database, root_key_file=settings.root_key_file))
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with open_vault(settings) as vault:
+                put(vault, b"v")
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    with open_vault(settings) as vault:
+        assert len(vault.secrets.reader.history("x")) == 5
+        assert vault.audit.verify().problems == ()
+
+
+# Passwords
+
+PASSWORD = "pa55word-that-must-not-show"
+
+
+@pytest.fixture
+def password_url(settings: Settings, server: PostgresServer) -> str:
+    """The URL, without a password, for a role that needs one."""
+    rules = server.data / "pg_hba.conf"
+    line = "host all sealed 127.0.0.1/32 scram-sha-256\n"
+    if not rules.read_text().startswith(line):
+        rules.write_text(line + rules.read_text())
+        server.run(f"CREATE ROLE sealed LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
+        server.run("SELECT pg_reload_conf()")
+        time.sleep(0.2)
+    return settings.database.replace("postgres@", "sealed@")
+
+
+def test_the_password_comes_from_a_file(
+    password_url: str,
+    home: Path,
+    server: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the one that the URL names, ~/.pgpass's replacement, or a service file."""
+    file = tmp_path / "pass"
+    file.write_text(f"127.0.0.1:{server.port}:*:sealed:{PASSWORD}\n")
+    file.chmod(0o600)
+    Postgres(f"{password_url}?passfile={file}").connect().close()
+    monkeypatch.setenv("PGPASSFILE", str(file))
+    Postgres(password_url).connect().close()
+    monkeypatch.delenv("PGPASSFILE")
+    service = tmp_path / "service"
+    name = password_url.rpartition("/")[2]
+    service.write_text(
+        f"[vault]\nhost=127.0.0.1\nport={server.port}\nuser=sealed\npassword={PASSWORD}\ndbname={name}\n"
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(service))
+    Postgres("postgresql:///?service=vault").connect().close()
+    error = failure(lambda: opened(settings_in(home, database=password_url)))
+    assert "refuses gusset's role" in error.message
+
+
+def test_a_password_in_the_url_shows_nowhere(
+    password_url: str, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in settings that are printed, nor in errors, nor in logs."""
+    url = password_url.replace("sealed@", f"sealed:{PASSWORD}@")
+    settings = settings_in(home, database=url)
+    opened(settings)
+    wrong = settings_in(home, database=url.replace(":" + PASSWORD, f":{PASSWORD}x"))
+    error = failure(lambda: opened(wrong))
+    nowhere = settings_in(home, database=url.replace("127.0.0.1", "127.0.0.2"))
+    other = failure(lambda: opened(nowhere))
+    shown = [repr(settings), repr(error), str(error.hint), repr(other), str(other.hint), caplog.text]
+    shown += [repr(Postgres(url)), Postgres(url).name, repr(parse(url))]
+    assert not [text for text in shown if PASSWORD in text]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:pw@host/db",
+        "postgres://host/db?password=pw",
+        "postgresql://host/db?%70assword=pw",
+        "postgresql://host/db?sslpassword=pw",
+    ],
+)
+def test_a_password_in_an_argument_is_refused(url: str) -> None:
+    """Other accounts can see arguments. The message does not repeat it."""
+    with pytest.raises(UsageError) as caught:
+        refuse_password(url)
+    assert "pw" not in caught.value.message
+    refuse_password("postgresql://user@host/db?passfile=/pass")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:pw@[::1/db",
+        "postgresql://host/db?nothing=1",
+        "postgresql://host/db?target_session_attrs=standby",
+        "postgresql://a,b,c/db?hostaddr=10.0.0.1",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(url)
+    assert "pw" not in caught.value.message
+
+
+# What others have in the database
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("CREATE TRIGGER t AFTER UPDATE ON secrets EXECUTE FUNCTION f()", "trigger t"),
+        ("CREATE VIEW v AS SELECT 1", "view v"),
+        ("CREATE RULE r AS ON DELETE TO audit DO INSTEAD NOTHING", "rule r"),
+        ("ALTER TABLE secrets ENABLE ROW LEVEL SECURITY", "row security of secrets"),
+        ("ALTER TABLE secrets ADD CONSTRAINT c CHECK (name <> 'x')", "check c"),
+        ("CREATE TABLE child () INHERITS (secrets)", "child table child"),
+        ("CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION g()", "event trigger e"),
+    ],
+)
+def test_what_could_change_rows_unseen_is_refused(
+    settings: Settings, server: PostgresServer, database: str, statement: str, found: str
+) -> None:
+    """gusset makes none of these."""
+    opened(settings)
+    for name, returned in (("f", "trigger"), ("g", "event_trigger")):
+        body = "$$ BEGIN RETURN NULL; END $$" if returned == "trigger" else "$$ BEGIN END $$"
+        server.run(
+            f"CREATE FUNCTION {name}() RETURNS {returned} LANGUAGE plpgsql AS {body}", database=database
+        )
+    server.run(statement, database=database)
+    with pytest.raises(IntegrityError, match=f"gusset never makes: {found}"):
+        opened(settings)
+
+
+def test_a_newer_vault_is_refused(settings: Settings, server: PostgresServer, database: str) -> None:
+    opened(settings)
+    server.run("UPDATE alembic_version SET version_num = '9999'", database=database)
+    with pytest.raises(VaultTooNew):
+        opened(settings)
+
+
+def test_no_file_of_the_server_holds_a_value(vault: Vault, server: PostgresServer) -> None:
+    """Neither its tables, nor its write-ahead log, nor what it logs."""
+    value = b"a value that must not be found 4711"
+    put(vault, value)
+    shown(vault)
+    server.run("CHECKPOINT")
+    files = [file for file in server.folder.rglob("*") if file.is_file()]
+    assert len(files) > 100
+    assert [file for file in files if value in file.read_bytes()] == []
+
+
+# Following changes
+
+
+@pytest.fixture
+def notifications(vault: Vault, settings: Settings) -> Iterator[Any]:
+    with closing(Postgres(settings.database).change_signal()) as found:
+        yield found
+
+
+def test_a_commit_wakes_who_waits_for_changes(vault: Vault, notifications: Any) -> None:
+    """At once, also where the commit was made before the wait."""
+    before = notifications.counter()
+    put(vault, b"next")
+    began = time.monotonic()
+    notifications.wait(5.0)
+    assert time.monotonic() - began < 1.0
+    assert notifications.counter() > before
+
+
+def test_a_wait_ends_by_itself_or_by_a_call(notifications: Any) -> None:
+    began = time.monotonic()
+    notifications.wait(0.2)
+    assert 0.1 < time.monotonic() - began < 1.0
+    threading.Timer(0.2, notifications.wake).start()
+    began = time.monotonic()
+    notifications.wait(5.0)
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_lost_connection_ends_the_wait(
+    vault: Vault, notifications: Any, server: PostgresServer, database: str
+) -> None:
+    """A new one sees by its counter what was not notified."""
+    before = notifications.counter()
+    terminate(server, database)
+    with pytest.raises(Unreachable):
+        notifications.wait(5.0)
+    put(vault, b"unnoticed")
+    with closing(Postgres(str(vault._settings.database)).change_signal()) as again:
+        assert again.counter() > before
+
+
+# Poolers
+
+
+@pytest.fixture
+def pooled(request: pytest.FixtureRequest, settings: Settings, server: PostgresServer) -> Iterator[str]:
+    """The URL of the database behind PgBouncer in the mode that the test's parameter names."""
+    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    users, config = server.folder / "users", server.folder / "pgbouncer.ini"
+    users.write_text('"postgres" ""\n')
+    config.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nauth_type = any\nauth_file = {users}\npool_mode = {request.param}\n"
+        f"unix_socket_dir =\nignore_startup_parameters = extra_float_digits\n"
+    )
+    process = subprocess.Popen([program, str(config)], **server._as_account(), stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield settings.database.replace(str(server.port), str(port))
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("pooled", ["transaction", "statement"], indirect=True)
+def test_a_transaction_pooler_is_refused(pooled: str) -> None:
+    with pytest.raises(HostError, match="transaction pooler"):
+        Postgres(pooled).connect()
+
+
+@pytest.mark.parametrize("pooled", ["session"], indirect=True)
+def test_a_session_pooler_is_accepted(pooled: str, settings: Settings) -> None:
+    with open_vault(settings_in(settings.home, database=pooled)) as vault:
+        put(vault, b"value")
+        assert shown(vault) == b"value"
