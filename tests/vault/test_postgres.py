@@ -226,7 +226,7 @@ def test_a_session_that_is_ended_within_a_write_leaves_nothing(
     vault: Vault, server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is certain that nothing was written, and the error says so."""
-    runner = vault._writer._runner
+    runner = vault._parts.writer._runner
     run = runner.run
 
     def terminated(driver: Any, *args: Any, **kwargs: Any) -> Any:
@@ -366,7 +366,7 @@ def test_a_database_with_a_stricter_default_works_as_any_other(
         for number in range(4):
             put(one, b"%d" % number)
             assert put(other, b"%d" % number) == 2 * number + 2
-        with one._store.read() as connection:
+        with one._parts.store.read() as connection:
             row = connection.one(Statement("SELECT current_setting('synchronous_commit') AS value"))
     assert row is not None
     assert row.value == "on"
@@ -573,7 +573,7 @@ def test_a_lost_connection_ends_the_wait(
     with pytest.raises(Unreachable):
         notifications.wait(5.0)
     put(vault, b"unnoticed")
-    with closing(Postgres(str(vault._settings.database)).change_signal()) as again:
+    with closing(Postgres(vault._parts.settings.database).change_signal()) as again:
         assert again.counter() > before
 
 

@@ -172,9 +172,9 @@ def test_a_write_that_does_not_fit_on_the_disk_loses_nothing(settings: Settings)
 def test_a_full_database_is_reported_as_a_full_disk(vault: Vault, sql: Callable[..., list[Any]]) -> None:
     """SQLite's error "full" is reported as a full disk, with nothing written."""
     vault.secrets.writer.set("x", SecretValue(b"kept"), actor="t")
-    driver = vault._parts.writer._driver
-    [(pages,)] = driver.execute("PRAGMA page_count")
-    driver.execute(f"PRAGMA max_page_count={pages}").fetchall()
+    connection = vault._parts.writer._connection
+    [(pages,)] = connection._driver.execute("PRAGMA page_count")
+    connection._driver.execute(f"PRAGMA max_page_count={pages}").fetchall()
     with pytest.raises(HostError, match="disk is full: nothing was written"):
         vault.secrets.writer.set("x", SecretValue(bytes(60_000)), actor="t")
     assert vault.secrets.reader.get("x").version == 1

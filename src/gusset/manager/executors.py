@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from gusset.vault.commit.greenlets import spawn
+from gusset.vault.greenlets import spawn
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from gusset.runtime.exchange import Exchange
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from gusset.runtime.trusted_proxies import TrustedProxies
-from gusset.vault.commit import greenlets
+from gusset.vault import greenlets
 
 log = logging.getLogger("gusset.manager")
 

@@ -51,7 +51,7 @@ class AuthRequest:
 class Authenticator:
     """Authenticates callers by API key, token or session.
 
-    For the event loop's thread, in a greenlet: see `gusset.vault.commit.greenlets`.
+    For the event loop's thread, in a greenlet: see `gusset.vault.greenlets`.
     Only `authenticate_session` and `record_refusal` may be called from other threads.
     """
 

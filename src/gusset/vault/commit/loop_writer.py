@@ -1,9 +1,10 @@
 """Group commit for a server: writes that wait on its event loop share commits, without a thread for each.
 
 Writes run on the loop's own thread: each takes microseconds, and on another
-thread every statement would compete for the interpreter lock. Only what may
-take long leaves it: waiting for another process's lock, and the commit where
-the disk is slow. For SQLite alone: no statement of it waits on a network.
+thread every statement would compete for the interpreter lock. With SQLite, only what
+may take long leaves it: waiting for another process's lock, and the commit where
+the disk is slow. With PostgreSQL a batch runs in a greenlet, which lets the loop
+continue while it waits for the server.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
-from gusset.vault.commit.greenlets import spawned, wait
 from gusset.vault.commit.thread_writer import ThreadWriter, record_refusal_sums
 from gusset.vault.commit.writer import PendingWrite, Write, Writer
+from gusset.vault.commit.writer_connection import WriterConnection, in_time
+from gusset.vault.greenlets import spawn, spawned, wait
 from gusset.vault.storage.database import Database
 from gusset.vault.storage.sqlite import Sqlite
 
@@ -32,22 +34,99 @@ SLOW_COMMIT = 0.003  # seconds; a faster commit costs less than handing it to a 
 
 
 def make_server_writer(runner: BatchRunner, database: Database) -> Writer:
-    """The writer for a server's vault: writes of SQLite run on the event loop's thread."""
-    return LoopWriter(runner, database) if isinstance(database, Sqlite) else ThreadWriter(runner)
+    """The writer for a server's vault."""
+    transactions = (
+        SqliteTransactions(runner, database) if isinstance(database, Sqlite) else GreenletTransactions(runner)
+    )
+    return LoopWriter(runner, transactions)
+
+
+class Transactions(Protocol):
+    """Executes batches of a `LoopWriter`, one at a time."""
+
+    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        """Execute a batch in one transaction. Returns the checkpoint if one was due.
+
+        Raises:
+            NeedsSavepoints: see `BatchRunner.run`.
+            GussetError: the database failed.
+        """
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class SqliteTransactions:
+    """On the loop's thread, but for waits that would block it."""
+
+    def __init__(self, runner: BatchRunner, sqlite: Sqlite) -> None:
+        self._runner = runner
+        self._sqlite = sqlite
+        self._driver: Any = None
+        self._slow_disk = False
+
+    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        try:
+            return await self._execute(batch, savepoints=savepoints)
+        except (self._sqlite.errors, OSError) as error:
+            raise self._sqlite.translated(error) from None
+
+    async def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        driver = self._driver
+        if driver is None:
+            driver = self._driver = self._sqlite.connect()
+            self._sqlite.disable_busy_timeout(driver)
+        if not self._sqlite.try_begin_write(driver):
+            await asyncio.to_thread(self._sqlite.wait_and_begin_write, driver)
+        try:
+            checkpoint = self._runner.run(driver, batch, savepoints=savepoints)
+            await self._commit(driver)
+        finally:
+            driver.rollback()  # does nothing after a commit
+        return checkpoint
+
+    async def _commit(self, driver: Any) -> None:
+        """Commit: here where the disk is fast, on a thread where it would block the loop."""
+        began = time.perf_counter()
+        if self._slow_disk:
+            await asyncio.to_thread(driver.commit)
+        else:
+            driver.commit()
+        self._slow_disk = time.perf_counter() - began > SLOW_COMMIT
+
+    def close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+
+
+class GreenletTransactions:
+    """In a greenlet, where waits for the server suspend it."""
+
+    def __init__(self, runner: BatchRunner) -> None:
+        self._runner = runner
+        self._connection = WriterConnection(runner.dialect)
+
+    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        return await spawn(self._execute, batch, savepoints=savepoints)
+
+    def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        with self._connection.begun(min(pending.started for pending in batch)) as driver:
+            return self._runner.run(driver, batch, savepoints=savepoints)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class LoopWriter:
     """For callers in a greenlet of an event loop (see `greenlets`); others' writes go to a `ThreadWriter`."""
 
-    def __init__(self, runner: BatchRunner, sqlite: Sqlite) -> None:
+    def __init__(self, runner: BatchRunner, transactions: Transactions) -> None:
         self._runner = runner
-        self._sqlite = sqlite
+        self._transactions = transactions
         self._others = ThreadWriter(runner)
-        self._driver: Any = None
         self._queue: list[PendingWrite] = []
         self._working = False
         self._commits = 0
-        self._slow_disk = False
         self._witness_write: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None  # the event loop itself keeps no task alive
 
@@ -83,12 +162,14 @@ class LoopWriter:
     async def _commit_all(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+            remaining = in_time(batch, self._runner.dialect.write_timeout)
             checkpoint = None
             try:
-                checkpoint = await self._commit_batch(batch)
-                self._commits += 1
+                if remaining:
+                    checkpoint = await self._commit_batch(remaining)
+                    self._commits += 1
             except BaseException as error:
-                for pending in batch:
+                for pending in remaining:
                     pending.error = error
                 if not isinstance(error, Exception):
                     raise
@@ -112,37 +193,10 @@ class LoopWriter:
             log.warning("cannot write the witness file %s: %s", self._runner.witness.path, error)
 
     async def _commit_batch(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
-        """Execute a batch in one transaction. Returns the checkpoint if one was due."""
         try:
-            try:
-                return await self._transaction(batch, savepoints=False)
-            except NeedsSavepoints:
-                return await self._transaction(batch, savepoints=True)
-        except (self._sqlite.errors, OSError) as error:
-            raise self._sqlite.translated(error) from None
-
-    async def _transaction(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
-        driver = self._driver
-        if driver is None:
-            driver = self._driver = self._sqlite.connect()
-            self._sqlite.disable_busy_timeout(driver)
-        if not self._sqlite.try_begin_write(driver):
-            await asyncio.to_thread(self._sqlite.wait_and_begin_write, driver)
-        try:
-            checkpoint = self._runner.run(driver, batch, savepoints=savepoints)
-            await self._commit(driver)
-        finally:
-            driver.rollback()  # does nothing after a commit
-        return checkpoint
-
-    async def _commit(self, driver: Any) -> None:
-        """Commit: here where the disk is fast, on a thread where it would block the loop."""
-        began = time.perf_counter()
-        if self._slow_disk:
-            await asyncio.to_thread(driver.commit)
-        else:
-            driver.commit()
-        self._slow_disk = time.perf_counter() - began > SLOW_COMMIT
+            return await self._transactions.execute(batch, savepoints=False)
+        except NeedsSavepoints:
+            return await self._transactions.execute(batch, savepoints=True)
 
     def record_refusal_sums(self) -> None:
         record_refusal_sums(self._runner, self.run, all_of_them=False)
@@ -151,8 +205,7 @@ class LoopWriter:
         self._others.sign_head()
 
     def close(self) -> None:
-        if self._driver is not None:
-            self._driver.close()
+        self._transactions.close()
         try:
             self._others.record_refusal_sums(all_of_them=True)
             if self.commits:

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from gusset.errors import GussetError, Unreachable
+from gusset.errors import GussetError
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints, refusal_sums_event
 from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
+from gusset.vault.commit.writer_connection import WriterConnection, in_time
 
 T = TypeVar("T")
-
-SHORTEST_BATCH = 0.3  # seconds that must be left of a write's time when its batch begins
 
 
 class ThreadWriter:
@@ -32,7 +30,7 @@ class ThreadWriter:
         self.commits = 0
         self._runner = runner
         self._transaction_lock = threading.Lock()  # held throughout a transaction
-        self._driver: Any = None  # guarded by `_transaction_lock`
+        self._connection = WriterConnection(runner.dialect)  # guarded by `_transaction_lock`
         self._queue_lock = threading.Lock()  # guards `_queue` and `_has_leader`; held only for a moment
         self._queue: list[PendingWrite] = []
         self._has_leader = False
@@ -69,7 +67,7 @@ class ThreadWriter:
         with self._queue_lock:
             batch, self._queue = self._queue, []
         try:
-            self._execute(self._in_time(batch))
+            self._execute(in_time(batch, self._runner.dialect.write_timeout))
         finally:
             with self._queue_lock:
                 self._pass_lead()
@@ -81,20 +79,6 @@ class ThreadWriter:
         self._has_leader = bool(self._queue)
         if self._has_leader:
             self._queue[0].wake.set()
-
-    def _in_time(self, batch: Sequence[PendingWrite]) -> Sequence[PendingWrite]:
-        """Those that can still be executed; the others have waited for too long for earlier batches."""
-        timeout = self._runner.dialect.write_timeout
-        if timeout is None:
-            return batch
-        latest = time.monotonic() - timeout + SHORTEST_BATCH
-        for pending in batch:
-            if pending.started < latest:
-                pending.error = Unreachable(
-                    "the database is too slow for all that is written", hint="nothing was written; try again"
-                )
-                pending.finished = True
-        return [pending for pending in batch if not pending.finished]
 
     def _execute(self, batch: Sequence[PendingWrite]) -> None:
         """Execute a batch in one transaction; if that fails as a whole, every write has failed."""
@@ -114,57 +98,25 @@ class ThreadWriter:
         self._runner.committed(checkpoint)
 
     def _transaction(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
-        started = min(pending.started for pending in batch)
         try:
-            with self._begun(started) as driver:
-                return self._runner.run(driver, batch, savepoints=False)
+            return self._attempt(batch, savepoints=False)
         except NeedsSavepoints:
-            with self._begun(started) as driver:
-                return self._runner.run(driver, batch, savepoints=True)
+            return self._attempt(batch, savepoints=True)
 
-    @contextmanager
-    def _begun(self, started: float) -> Iterator[Any]:
-        """A connection in a transaction, which is committed at the end and rolled back after an error."""
-        with self._connected(started) as driver:
-            try:
-                self._runner.dialect.begin_write(driver, deadline=self._deadline(started))
-                yield driver
-                driver.commit()
-            finally:
-                driver.rollback()  # does nothing after a commit
-
-    @contextmanager
-    def _connected(self, started: float) -> Iterator[Any]:
-        """The writer's connection, for one thread at a time; a new one after an error."""
-        dialect = self._runner.dialect
-        with self._transaction_lock:
-            try:
-                if self._driver is not None and not dialect.is_usable(self._driver):
-                    self._drop_connection()
-                self._driver = self._driver or dialect.connect(deadline=self._deadline(started))
-                yield self._driver
-            except (dialect.errors, OSError) as error:
-                self._drop_connection()
-                raise dialect.translated(error) from None
-
-    def _deadline(self, started: float) -> float | None:
-        timeout = self._runner.dialect.write_timeout
-        return None if timeout is None else started + timeout
-
-    def _drop_connection(self) -> None:
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            driver.close()
+    def _attempt(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+        started = min(pending.started for pending in batch)
+        with self._transaction_lock, self._connection.begun(started) as driver:
+            return self._runner.run(driver, batch, savepoints=savepoints)
 
     def record_refusal_sums(self, *, all_of_them: bool = False) -> None:
         record_refusal_sums(self._runner, self.run, all_of_them=all_of_them)
 
     def sign_head(self) -> None:
         started = time.monotonic()
-        with self._connected(started) as driver:
+        with self._transaction_lock, self._connection.opened(started) as driver:
             signed = self._runner.head_is_signed(driver)
         if not signed:
-            with self._begun(started) as driver:
+            with self._transaction_lock, self._connection.begun(started) as driver:
                 checkpoint = self._runner.sign_head(driver)
             self._runner.committed(checkpoint)
 
@@ -175,7 +127,7 @@ class ThreadWriter:
                 self.sign_head()
         finally:
             with self._transaction_lock:
-                self._drop_connection()
+                self._connection.close()
 
 
 def record_refusal_sums(

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from gusset.errors import Unreachable
 from gusset.vault.storage.signed_rows import RowChange, RowSigner, Select, SignedTable, new_row
 from gusset.vault.storage.sql import Parameters, Statement
+
+if TYPE_CHECKING:
+    from gusset.vault.storage.turns import Turns
+
+TURN_TIMEOUT = 4.0  # seconds
 
 _NONE: Parameters = {}
 
@@ -19,6 +25,7 @@ class Dialect(Protocol):
     """What differs between the databases. A `driver` is a connection of the database's driver."""
 
     errors: type[Exception]  # the base class of the driver's errors
+    max_connections: int | None  # that a `Store` uses at a time; None for any number
     write_timeout: float | None  # seconds that a write may take, with all its waiting; None for any time
 
     def connect(self, *, deadline: float | None = None, patient: bool = False) -> Any:
@@ -181,6 +188,7 @@ class Store:
         self._dialect = dialect
         self._signer = signer
         self._idle = list(idle)  # append and pop are atomic
+        self._turns = _turns(dialect.max_connections)
         self._closed = False
 
     def signed_by(self, signer: RowSigner) -> Store:
@@ -202,7 +210,18 @@ class Store:
             yield from iterate(connection, statement, parameters)
 
     def take(self) -> Connection:
-        return Connection(self._idle_driver() or self._dialect.connect(), self._dialect, self._signer)
+        """A connection. Raises Unreachable if all are in use for too long."""
+        if self._turns is not None and not self._turns.take(TURN_TIMEOUT):
+            raise Unreachable("too many requests use the database at the same time", hint="try again")
+        try:
+            return Connection(self._idle_driver() or self._dialect.connect(), self._dialect, self._signer)
+        except BaseException:
+            self._end_turn()
+            raise
+
+    def _end_turn(self) -> None:
+        if self._turns is not None:
+            self._turns.give_back()
 
     def _idle_driver(self) -> Any | None:
         """A connection that is not in use. Those that the server has ended meanwhile are closed."""
@@ -217,6 +236,7 @@ class Store:
         return None
 
     def give_back(self, driver: Any, *, usable: bool) -> None:
+        self._end_turn()
         if usable and not self._closed:
             self._idle.append(driver)
         else:
@@ -227,6 +247,14 @@ class Store:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+def _turns(count: int | None) -> Turns | None:
+    if count is None:
+        return None
+    from gusset.vault.storage.turns import Turns  # it imports asyncio, which short commands have no use for
+
+    return Turns(count)
 
 
 def iterate(connection: Connection, statement: Statement, parameters: Parameters = _NONE) -> Iterator[Any]:

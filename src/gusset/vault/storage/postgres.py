@@ -58,6 +58,7 @@ class Postgres:
     """A vault in a PostgreSQL database, which several processes may use."""
 
     errors: type[Exception] = PostgresError
+    max_connections: int | None = 16
     write_timeout: float | None = 4.5
     migration_url = "postgresql+psycopg://"
     file: Path | None = None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from gusset.errors import HostError
+from gusset.vault.greenlets import spawned, wait
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import PostgresAddress
 
@@ -82,9 +85,17 @@ class Connector:
             PostgresError: no host accepts a connection.
             HostError: the server, or what is in front of it, cannot hold a vault.
         """
+        latest = time.monotonic() + CONNECT_TIMEOUT
+        latest = latest if deadline is None else min(deadline, latest)
+        connect = partial(self._connect, latest, patient=patient)
+        if not spawned():
+            return connect()
+        # On a thread, since names are looked up too, which cannot be interrupted.
+        return wait(asyncio.get_running_loop().run_in_executor(None, connect))
+
+    def _connect(self, deadline: float, *, patient: bool) -> PostgresDriver:
         with self.breaker.attempt():
-            latest = time.monotonic() + CONNECT_TIMEOUT
-            driver = self._open(latest if deadline is None else min(deadline, latest))
+            driver = self._open(deadline)
             try:
                 self._configure(driver, patient=patient)
             except BaseException:
@@ -151,7 +162,7 @@ class Connector:
 
 
 def _changes_sessions(driver: PostgresDriver, process: int, other: PostgresDriver) -> bool:
-    """Whether another client gets our session of the server, whose process this was, or we get another one."""
+    """Whether another client gets our session, whose process this was, or we get another one."""
     other.begin("BEGIN")
     try:
         return _process(other) == process or _process(driver) != process

@@ -21,6 +21,7 @@ from psycopg import Error as PsycopgError
 from psycopg import pq
 
 from gusset.errors import InvalidValue
+from gusset.vault.greenlets import spawned, wait_for_socket
 from gusset.vault.storage.sql import Numbered, Parameters
 
 WAIT_TIMEOUT = 4.0  # seconds that a response may take
@@ -31,7 +32,6 @@ MAX_PREPARED_PARAMETERS = 64  # a longer list is not likely to come again
 
 IDLE_IN_TRANSACTION = "25P03"
 
-_READ, _WRITE = select.POLLIN, select.POLLOUT
 _TEXT, _BINARY = 0, 1
 _OK = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
@@ -138,7 +138,7 @@ class PostgresDriver:
         self._asked_at = 0.0
         self._committing = False  # a commit may wait for a standby while all else goes on
         self._poll = select.poll()
-        self._poll.register(connection.socket, _READ)
+        self._poll.register(connection.socket, select.POLLIN)
         self._configure()
 
     def execute(self, statement: Numbered | str, parameters: Parameters | None = None) -> Result:
@@ -247,13 +247,10 @@ class PostgresDriver:
     def _send(self, deadline: float) -> None:
         if self.connection.flush() == 0:
             return
-        self._poll.modify(self.connection.socket, _READ | _WRITE)
-        try:
-            while self.connection.flush() != 0:
-                if self._wait(deadline) & ~_WRITE:
-                    self.connection.consume_input()
-        finally:
-            self._poll.modify(self.connection.socket, _READ)
+        while self.connection.flush() != 0:
+            self._wait(deadline, writing=True)
+            if self._poll.poll(0):
+                self.connection.consume_input()
 
     def _receive(self, deadline: float) -> None:
         """The next of libpq's results; a None ends those of one statement."""
@@ -281,16 +278,21 @@ class PostgresDriver:
             dead = state is None or connection.status != pq.ConnStatus.OK or _ends_session(result)
             raise PostgresError(state.decode() if state else None, lost=dead)
 
-    def _wait(self, deadline: float) -> int:
-        """Wait for the socket. Returns poll's events."""
-        left = deadline - time.monotonic()
-        found = self._poll.poll(max(0.0, left) * 1000)
-        if not found:
+    def _wait(self, deadline: float, *, writing: bool = False) -> None:
+        """Wait until the socket can be read, or written if `writing`."""
+        if spawned():
+            ready = wait_for_socket(self.connection.socket, deadline=deadline, writing=writing)
+        else:
+            poll = self._poll
+            if writing:
+                poll = select.poll()
+                poll.register(self.connection.socket, select.POLLIN | select.POLLOUT)
+            ready = bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        if not ready:
             self.failed = True
             if time.monotonic() - self._asked_at > SILENCE and not self._committing:
                 self._on_silence()
             raise PostgresError(None, lost=True, timed_out=True)
-        return found[0][1]
 
     def _lost(self) -> PostgresError:
         self.failed = True

@@ -29,6 +29,7 @@ class Sqlite:
     """A vault in one file."""
 
     errors: type[Exception] = sqlite3.Error
+    max_connections: int | None = None
     write_timeout: float | None = None  # `LOCK_TIMEOUT` is the only limit
     migration_url = "sqlite://"
 

@@ -1,15 +1,16 @@
 """Lets synchronous code wait for something that an event loop does, without blocking its thread.
 
-The vault's writes are plain functions that wait for a commit. `spawn` and
-`start` call such a function in a greenlet on the event loop's thread; `wait`,
-anywhere below it, suspends the greenlet until a future is done, while the
-event loop continues.
+The vault's reads and writes are plain functions that wait for a commit, or for a
+server's response. `spawn` and `start` call such a function in a greenlet on
+the event loop's thread; `wait`, anywhere below it, suspends the greenlet until
+a future is done, while the event loop continues.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -65,6 +66,32 @@ async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
             result = child.switch(value)
     found: T = result
     return found
+
+
+def wait_for_socket(descriptor: int, *, deadline: float, writing: bool = False) -> bool:
+    """Wait until a socket can be read, or written if `writing`; False at the monotonic time `deadline`.
+
+    Suspends the current greenlet of `spawn` or `start`.
+    """
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[bool] = loop.create_future()
+    loop.add_reader(descriptor, set_result, ready, True)
+    if writing:
+        loop.add_writer(descriptor, set_result, ready, True)
+    timer = loop.call_later(max(0.0, deadline - time.monotonic()), set_result, ready, False)
+    try:
+        return wait(ready)
+    finally:
+        timer.cancel()
+        loop.remove_reader(descriptor)
+        if writing:
+            loop.remove_writer(descriptor)
+
+
+def set_result(future: asyncio.Future[bool], result: bool) -> None:
+    """Give a future its result, unless it has one."""
+    if not future.done():
+        future.set_result(result)
 
 
 def spawned() -> bool:
