@@ -11,7 +11,8 @@
     │   └── SecretNotFound          the store has no such secret, or no such version of it
     ├── SecretsMissing              a deployment declares secrets that no source has
     ├── Conflict                    the name is in use, or in another spelling
-    │   └── VersionConflict         the secret has a newer version than the caller expected
+    │   ├── VersionConflict         the secret has a newer version than the caller expected
+    │   └── TokensLeft              tokens that a person made would outlive their account
     ├── Denied                      this caller may not do it
     │   └── NotSignedIn             no API key or password, or an invalid one
     ├── Unreachable                 a source or a server did not respond
@@ -158,6 +159,16 @@ class VersionConflict(Conflict):
     """The secret's current version is not the one that the caller expected."""
 
     code = "version_conflict"
+
+
+class TokensLeft(Conflict):
+    """A person whose account is to be disabled made tokens; `tokens` are prefix and deployment of each."""
+
+    code = "tokens_left"
+
+    def __init__(self, message: str, *, tokens: Sequence[tuple[str, str]], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.tokens = tuple(tokens)
 
 
 class Denied(GussetError):

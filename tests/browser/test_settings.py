@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import httpx
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Site, accessibility_problems
@@ -82,10 +83,24 @@ def test_an_invited_person_chooses_a_password_and_sees_what_members_see(
     guest.page.goto("/settings/people")
     expect(guest.page.get_by_role("heading", name="Not allowed")).to_be_visible()
 
+    guest.page.goto("/settings/api-keys")
+    guest.page.get_by_label("Name").fill("laptop")
+    guest.page.get_by_role("button", name="Create key").click()
+    key = guest.page.locator("#new-key").inner_text()
+    made = httpx.post(
+        page.url.split("/settings")[0] + "/v1/deployments",
+        json={"name": "bobs-model", "secrets": ["x"]},
+        headers={"Authorization": f"Bearer {key}"},
+    )
+    assert made.status_code == 200, made.text
+
     page.reload()
     site.row("bob@example.com").get_by_role("button", name="Make admin").click()
     expect(page.get_by_role("status")).to_contain_text("bob@example.com is now admin")
     site.row("bob@example.com").get_by_role("button", name="Disable").click()
+    expect(page.get_by_role("alert")).to_contain_text("bobs-model")
+    assert accessibility_problems(page) == []
+    page.get_by_role("button", name="Disable and revoke the tokens").click()
     expect(site.row("bob@example.com")).to_contain_text("disabled")
     guest.page.goto("/settings/secrets")
     expect(guest.page.get_by_role("heading", name="Sign in")).to_be_visible()

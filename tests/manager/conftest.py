@@ -88,7 +88,7 @@ from gusset.vault.services.access_keys import SCOPES
 with open_vault(Settings.load(os.environ)) as vault:
     person = vault.invitations.accept(SecretValue({link!r}.encode()), SecretValue({password!r}))
     scopes = [scope for scope in SCOPES if scope != "admin"]
-    key = vault.access_keys.create(person.id, "test", scopes=scopes, actor=person.email)[1]
+    key = vault.access_keys.create(person.id, "test", scopes=scopes, gives=["*"], actor=person.email)[1]
 print(key.reveal().decode(), end="")
 """
 

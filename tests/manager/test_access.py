@@ -149,11 +149,13 @@ def test_a_token_is_refused_once_it_is_revoked_or_its_deployment_removed(
 def test_what_a_key_made_expires_and_is_revoked_with_it(manager: Manager, admin: httpx.Client) -> None:
     """Tokens, keys, and what these made in turn; what another key made stays. All of it is recorded."""
     expiry = datetime.now(UTC) + timedelta(days=3)
-    made = admin.post("/v1/api_keys", json={"name": "first", "expires_at": expiry.isoformat()}).json()
+    made = admin.post(
+        "/v1/api_keys", json={"name": "first", "gives": ["x"], "expires_at": expiry.isoformat()}
+    ).json()
     declared = {"name": "d", "secrets": ["x"]}
     kept = admin.post("/v1/deployments", json=declared).json()
     with manager.client(made["api_key"]) as first:
-        child = first.post("/v1/api_keys", json={"name": "child"}).json()
+        child = first.post("/v1/api_keys", json={"name": "child", "gives": ["x"]}).json()
         later = {"expires_at": (expiry + timedelta(days=9)).isoformat()}
         tokens = [first.post("/v1/deployments", json=declared | later).json()]
     with manager.client(child["api_key"]) as second:
@@ -212,19 +214,54 @@ def test_other_teams_things_look_like_unknown_ones(manager: Manager, admin: http
             assert member.request(method, path).status_code == 403
 
 
-def test_the_key_of_a_disabled_person_is_refused(manager: Manager, admin: httpx.Client) -> None:
-    """So are the tokens that were made with it. The record of the act names all of them."""
+@pytest.mark.parametrize("choice", ["revoke", "pass"])
+def test_disabling_a_person_takes_a_choice_about_their_tokens(
+    manager: Manager, admin: httpx.Client, choice: str
+) -> None:
+    """Their key is refused. Their tokens are listed first, then revoked or the administrator's; all is audited."""
     key = manager.member()
     person = next(p for p in admin.get("/v1/people").json()["people"] if p["email"] == "mem@example.com")
+    path = f"/v1/people/{person['id']}"
     with manager.client(key) as member:
         assert member.get("/v1/secrets").status_code == 200
         made = member.post("/v1/deployments", json={"name": "theirs", "secrets": ["x"]}).json()
-        admin.patch(f"/v1/people/{person['id']}", json={"disabled": True})
+        undecided = admin.patch(path, json={"disabled": True})
+        assert (undecided.status_code, undecided.json()["code"]) == (409, "tokens_left")
+        assert undecided.json()["tokens"] == [{"prefix": made["prefix"], "deployment": "theirs"}]
+        assert member.get("/v1/secrets").status_code == 200
+        assert admin.patch(path, json={"disabled": True, "tokens": choice}).status_code == 200
         assert member.get("/v1/secrets").status_code == 401
     with manager.client(made["token"]) as deployment:
-        assert deployment.get("/v1/deployment").status_code == 401
-    [record] = records(admin, action="person.disable")
-    assert made["prefix"] in record["details"]["keys"]
+        assert deployment.get("/v1/deployment").status_code == (401 if choice == "revoke" else 200)
+    found = {record["outcome"]: record for record in records(admin, action="person.disable")}
+    assert found.keys() == {"tokens_left", "ok"}
+    record = found["ok"]
+    assert made["prefix"] in record["details"]["keys" if choice == "revoke" else "passed"]
+    assert admin.post("/v1/audit/verify").json()["problems"] == []
+
+
+def test_a_key_gives_only_the_secrets_that_it_names(manager: Manager, admin: httpx.Client) -> None:
+    """To deployments, and to keys that it makes; a new key that names none gives none."""
+    for name in ("open_data", "payroll"):
+        admin.post("/v1/secrets", json={"name": name, "value": VALUE})
+    new = {"name": "ci", "scopes": ["deployments", "secrets:write"]}
+    nothing = admin.post("/v1/api_keys", json=new).json()
+    some = admin.post("/v1/api_keys", json=new | {"gives": ["open-data"]}).json()
+    with manager.client(nothing["api_key"]) as client:
+        refused = client.post("/v1/deployments", json={"name": "d", "secrets": ["open_data"]})
+        assert (refused.status_code, refused.json()["code"]) == (403, "denied")
+        assert client.post("/v1/deployments", json={"name": "d", "secrets": []}).status_code == 200
+    with manager.client(some["api_key"]) as client:
+        assert client.post("/v1/deployments", json={"name": "d", "secrets": ["open_data"]}).status_code == 200
+        refused = client.post("/v1/deployments", json={"name": "d", "secrets": ["open_data", "payroll"]})
+        assert refused.status_code == 403
+        assert "may not give payroll" in refused.json()["message"]
+        for gives in (["*"], ["payroll"]):
+            assert client.post("/v1/api_keys", json={"name": "k", "gives": gives}).status_code == 403
+        assert client.post("/v1/api_keys", json={"name": "k", "gives": ["open_data"]}).status_code == 200
+    listed = {key["prefix"]: key["gives"] for key in admin.get("/v1/api_keys").json()["api_keys"]}
+    assert (listed[nothing["prefix"]], listed[some["prefix"]]) == ([], ["open-data"])
+    assert ["*"] in listed.values()  # the first administrator's
 
 
 def test_the_last_administrator_cannot_be_demoted_or_disabled(admin: httpx.Client) -> None:

@@ -133,7 +133,7 @@ def test_a_token_ends_with_the_key_of_the_person_who_served(
 ) -> None:
     """The model keeps its values, gets no new ones, and its readiness says why."""
     put(admin, VALUE)
-    made = admin.post("/v1/api_keys", json={"name": "of a laptop"}).json()
+    made = admin.post("/v1/api_keys", json={"name": "of a laptop", "gives": ["*"]}).json()
     elsewhere("login", manager.address, input=made["api_key"].encode())
     with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
         eventually(lambda: admin.get("/v1/deployments/my-model").json()["replicas"] != [])

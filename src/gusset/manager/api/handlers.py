@@ -83,13 +83,18 @@ def _setup_path(link: SecretValue) -> str:
 
 
 def update_person(request: PersonRequest[schemas.PersonUpdate]) -> schemas.Person:
-    """Change a person's role, or disable or enable their account."""
+    """Change a person's role, or disable or enable their account.
+
+    Disabling somebody who made tokens needs `tokens`; else the response is 409 with the list of them.
+    """
     body, people = request.body, request.vault.people
     user_id, actor = request.path["user_id"], request.caller.actor
     if body.role is not None:
         people.set_role(user_id, body.role, actor=actor)
-    if body.disabled is not None:
-        (people.disable if body.disabled else people.enable)(user_id, actor=actor)
+    if body.disabled:
+        people.disable(user_id, tokens=body.tokens, actor=actor)
+    elif body.disabled is not None:
+        people.enable(user_id, actor=actor)
     return person_model(people.get(user_id))
 
 
@@ -113,8 +118,14 @@ def create_api_key(request: PersonRequest[schemas.NewApiKey]) -> schemas.Created
     scopes = own_scopes if body.scopes is None else list(dict.fromkeys(body.scopes))
     for scope in scopes:
         caller.require_scope(scope)
+    caller.require_gives(body.gives)
     info, key = request.vault.access_keys.create(
-        caller.person.id, body.name, scopes=scopes, actor=caller.actor, expires_at=body.expires_at
+        caller.person.id,
+        body.name,
+        scopes=scopes,
+        gives=body.gives,
+        actor=caller.actor,
+        expires_at=body.expires_at,
     )
     return schemas.CreatedApiKey(api_key=key.reveal().decode(), prefix=info.prefix)
 
@@ -144,6 +155,7 @@ def list_deployments(request: PersonRequest[None]) -> schemas.DeploymentList:
 def register_deployment(request: PersonRequest[schemas.NewDeployment]) -> schemas.RegisteredDeployment:
     """Register a deployment and the secrets it declares; the response has a token that reads only these."""
     body = request.body
+    request.caller.require_gives(body.secrets)
     info, key, token = request.vault.deployments.register(
         request.caller.team(body.team_id).id,
         body.name,

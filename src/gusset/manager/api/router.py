@@ -14,6 +14,7 @@ from gusset.errors import (
     GussetError,
     HostError,
     RootKeyError,
+    TokensLeft,
     TooManyAttempts,
     VaultError,
     outcome_of,
@@ -187,6 +188,10 @@ def error_response(error: GussetError) -> Response:
     headers = _UNAUTHORIZED if status == 401 else ()
     if isinstance(error, TooManyAttempts):
         headers = ((b"retry-after", str(ceil(error.retry_after)).encode()),)
+    if isinstance(error, TokensLeft):
+        tokens = [schemas.TokenLeft(prefix=prefix, deployment=name) for prefix, name in error.tokens]
+        body = schemas.TokensLeft(message=message, code=error.code, hint=hint, tokens=tokens)
+        return json_response(status, body, *headers)
     return json_response(status, schemas.Error(message=message, code=error.code, hint=hint), *headers)
 
 

@@ -101,21 +101,29 @@ class NewPerson(Body):
 
 
 class PersonUpdate(Body):
-    """A person's role, and whether their account is disabled. An omitted field keeps its value."""
+    """A person's role, and whether their account is disabled. An omitted field keeps its value.
+
+    `tokens` says what happens to tokens that a disabled person made: they are revoked, or passed
+    to the person who makes the request.
+    """
 
     role: Role | None = None
     disabled: bool | None = None
+    tokens: Literal["revoke", "pass"] | None = None
 
 
 class NewApiKey(Body):
     """An API key to create. `scopes` defaults to all scopes of the key that makes the request.
 
-    A `team_id` is refused rather than ignored: the key would allow more than was requested.
+    `gives` are the names of the secrets that it may give to deployments, `["*"]` all of the
+    person's teams; none if omitted. A `team_id` is refused rather than ignored: the key would
+    allow more than was requested.
     """
 
     name: ShortText = "key"
     team_id: ShortText | None = None
     scopes: list[Scope] | None = None
+    gives: list[ShortText] = Field(default_factory=list, max_length=1000)
     expires_at: AwareDatetime | None = None
 
 
@@ -293,6 +301,7 @@ class ApiKey:
     prefix: str
     name: str
     scopes: Sequence[str]
+    gives: Sequence[str]
     created_at: str
     expires_at: str | None
     last_used_at: str | None
@@ -473,3 +482,21 @@ class Error:
     message: str
     code: str
     hint: str | None
+
+
+@response_model
+class TokenLeft:
+    """A token that a person made whose account is to be disabled."""
+
+    prefix: str
+    deployment: str
+
+
+@response_model
+class TokensLeft:
+    """The body of the refusal to disable a person who made tokens."""
+
+    message: str
+    code: str
+    hint: str | None
+    tokens: Sequence[TokenLeft]

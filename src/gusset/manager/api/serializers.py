@@ -74,6 +74,7 @@ def api_key_model(key: KeyInfo) -> schemas.ApiKey:
         prefix=key.prefix,
         name=key.name,
         scopes=key.allows,
+        gives=key.gives,
         created_at=key.created_at,
         expires_at=key.expires_at,
         last_used_at=key.last_used_at,

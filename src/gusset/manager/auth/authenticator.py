@@ -19,7 +19,7 @@ from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
-from gusset.vault.services.access_keys import SCOPES, KeyInfo, key_hash
+from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, KeyInfo, key_hash
 from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
@@ -80,7 +80,14 @@ class Authenticator:
             self._limit_refusals(known.info.prefix)
             raise error
         actor = Actor(f"{known.person.email} (key {known.info.prefix})", request.address)
-        return PersonCaller(known.person, actor, known.scopes, teams=known.teams, prefix=known.info.prefix)
+        return PersonCaller(
+            known.person,
+            actor,
+            known.scopes,
+            teams=known.teams,
+            prefix=known.info.prefix,
+            gives=known.info.gives,
+        )
 
     def authenticate_deployment(self, request: AuthRequest) -> DeploymentCaller:
         """The deployment whose token the request carries. Raises as `authenticate_person` does."""
@@ -104,7 +111,8 @@ class Authenticator:
             return None
         scopes = frozenset[str](SCOPES)
         teams = self._teams(person, scopes)
-        return PersonCaller(person, Actor(person.email, address), scopes, teams=teams, prefix=person.email)
+        actor = Actor(person.email, address)
+        return PersonCaller(person, actor, scopes, teams=teams, prefix=person.email, gives=(ALL_SECRETS,))
 
     def record_refusal(self, request: AuthRequest, caller: Caller, error: Denied) -> None:
         """Record in the audit log that an authenticated caller was refused.

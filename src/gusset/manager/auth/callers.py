@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from gusset.errors import Denied, NotFound
+from gusset.secrets.name import fold_name
 from gusset.vault.audit.events import Actor
-from gusset.vault.services.access_keys import Scope
+from gusset.vault.services.access_keys import ALL_SECRETS, Scope
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.person import Person, TeamInfo
 
@@ -17,7 +18,8 @@ class PersonCaller:
     """A person, with the scopes of the API key or session that they use.
 
     `teams` are those that they see: all of them for an administrator whose key has the scope `admin`.
-    `prefix` is the key's, for a session the person's email address.
+    `prefix` is the key's, for a session the person's email address. `gives` are the secrets that
+    they may give to deployments.
     """
 
     person: Person
@@ -26,6 +28,18 @@ class PersonCaller:
     _: KW_ONLY
     teams: Sequence[TeamInfo]
     prefix: str
+    gives: Collection[str]
+
+    def require_gives(self, names: Iterable[str]) -> None:
+        """Raises Denied if the key may not give these secrets to a deployment, or to another key."""
+        if ALL_SECRETS in self.gives:
+            return
+        given = {fold_name(name) for name in self.gives}
+        if refused := sorted(name for name in names if name == ALL_SECRETS or fold_name(name) not in given):
+            raise Denied(
+                f"this API key may not give {', '.join(refused)} to deployments",
+                hint='create a key that may: its `gives` names the secrets, or is ["*"]',
+            )
 
     def require_scope(self, scope: Scope) -> None:
         """Raises Denied if the key lacks the scope, or the person the role that it needs."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from gusset.errors import GussetError, UsageError, outcome_of
 from gusset.manager.api.serializers import api_key_model
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text
-from gusset.vault.services.access_keys import SCOPES, KeyInfo, Scope
+from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, KeyInfo, Scope
 
 API_KEYS = "/settings/api-keys"
 
@@ -18,6 +20,7 @@ def list_page(request: PageRequest) -> Page:
 def _page(request: PageRequest, *, new_key: str | None = None, error: GussetError | None = None) -> Page:
     form = {
         "name": request.form.text("name") if error else "",
+        "gives": request.form.text("gives") if error else ALL_SECRETS,
         "error": error_text(error) if error else None,
     }
     context = {
@@ -40,6 +43,7 @@ def create(request: PageRequest) -> Page:
             caller.person.id,
             _checked_name(form.text("name")),
             scopes=scopes,
+            gives=[name for name in re.split(r"[,\s]+", form.text("gives")) if name],
             actor=caller.actor,
             expires_at=form.date("expires"),
         )

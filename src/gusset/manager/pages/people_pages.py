@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-from gusset.errors import Conflict, GussetError, UsageError, outcome_of
+from gusset.errors import Conflict, GussetError, TokensLeft, UsageError, outcome_of
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text
 from gusset.vault.services.person import Person, Role, TeamInfo
 
@@ -20,21 +21,31 @@ def list_page(request: PageRequest) -> Page:
 
 
 def _page(
-    request: PageRequest, *, link: str | None = None, link_email: str = "", error: GussetError | None = None
+    request: PageRequest,
+    *,
+    link: str | None = None,
+    link_email: str = "",
+    error: GussetError | None = None,
+    disabling: Person | None = None,
+    tokens_left: TokensLeft | None = None,
 ) -> Page:
+    """`disabling` is a person who made tokens: somebody must decide about `tokens_left`."""
     people, form = request.vault.people.all(), request.form
     context = {
         "people": people,
         "all_teams": [_team(team, people) for team in request.vault.teams.all()],
         "new_link": f"{request.base_url}/setup/{link}" if link else None,
         "link_email": link_email,
+        "disabling": disabling,
+        "tokens_left": tokens_left.tokens if tokens_left else (),
         "form": {
             "email": form.text("email") if error else "",
             "name": form.text("name") if error else "",
             "error": error_text(error) if error else None,
         },
     }
-    status = outcome_of(error).http if error else 200
+    refusal = error or tokens_left
+    status = outcome_of(refusal).http if refusal else 200
     return Page(template="people.html", title="People", context=context, status=status)
 
 
@@ -84,10 +95,17 @@ def _role(text: str) -> Role:
     return "admin" if text == "admin" else "member"
 
 
-def disable(request: PageRequest) -> Redirect:
-    """Disable a person's account."""
+def disable(request: PageRequest) -> Page | Redirect:
+    """Disable a person's account. If they made tokens, ask first what happens to those."""
     text = "{} is disabled. Their sessions have ended and their API keys are revoked."
-    return _change(request, request.vault.people.disable, text)
+    chosen: Literal["revoke", "pass"] | None = None
+    if (choice := request.form.raw("tokens")) in ("revoke", "pass"):
+        chosen = "revoke" if choice == "revoke" else "pass"
+    try:
+        return _change(request, partial(request.vault.people.disable, tokens=chosen), text)
+    except TokensLeft as error:
+        person = request.vault.people.get(request.path["id"])
+        return _page(request, disabling=person, tokens_left=error)
 
 
 def enable(request: PageRequest) -> Redirect:
@@ -99,6 +117,8 @@ def enable(request: PageRequest) -> Redirect:
 def _change(request: PageRequest, change: Callable[..., Person], text: str, *args: str) -> Redirect:
     try:
         person = change(request.path["id"], *args, actor=request.caller.actor)
+    except TokensLeft:
+        raise
     except Conflict as error:
         return Redirect(PEOPLE, Notice("error", error_text(error)))
     return Redirect(PEOPLE, Notice("ok", text.format(person.email)))

@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from gusset.errors import Denied, NotFound, NotSignedIn, UsageError
+from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
@@ -38,13 +39,16 @@ _FORMAT = re.compile(r"gusset_(?:key|tok|lnk)_([a-z2-7]{8})_[A-Za-z0-9_-]{43}")
 
 Scope = Literal["secrets:read", "secrets:write", "deployments", "admin"]
 SCOPES: tuple[Scope, ...] = ("secrets:read", "secrets:write", "deployments", "admin")
+ALL_SECRETS = "*"  # in `KeyInfo.gives`: every secret of the person's teams
+MAX_GIVES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyInfo:
     """The metadata of a key.
 
-    `allows` are the scopes of a person's key, the names of secrets of a token.
+    `allows` are the scopes of a person's key, the names of secrets of a token. `gives` are
+    the secrets that a person's key may give to deployments.
     """
 
     prefix: str
@@ -58,6 +62,7 @@ class KeyInfo:
     revoked_at: str | None = None
     user_id: str | None = None
     deployment_id: str | None = None
+    gives: tuple[str, ...] = ()
 
     def is_valid(self, now: str) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -98,6 +103,7 @@ def add_key(
     expires_at: str | None,
     user_id: str | None = None,
     deployment_id: str | None = None,
+    gives: Sequence[str] = (),
 ) -> tuple[KeyInfo, SecretValue]:
     """Make a key and store its hash, within the caller's transaction.
 
@@ -119,6 +125,7 @@ def add_key(
             "deployment_id": deployment_id,
             "name": name,
             "allows": json.dumps(list(allows)),
+            "gives": json.dumps(list(gives)) if kind == "key" else None,
             "created_at": at,
             "created_by": str(created_by),
             "expires_at": _capped_expiry(transaction, expires_at, created_by),
@@ -202,19 +209,25 @@ class AccessKeys:
         name: str,
         *,
         scopes: Sequence[str],
+        gives: Sequence[str],
         actor: str,
         expires_at: datetime | None = None,
     ) -> tuple[KeyInfo, SecretValue]:
         """Create a key for a person. The key itself cannot be read again.
 
+        With the scope `deployments` it can give the secrets `gives` to deployments; `ALL_SECRETS`
+        stands for every secret of the person's teams.
+
         Raises:
-            UsageError: an unknown scope, no scope, or an expiry date in the past.
+            InvalidName: `gives` has a text that is no name.
+            UsageError: an unknown scope, no scope, too many names, or an expiry date in the past.
         """
         known = f"known scopes: {', '.join(SCOPES)}"
         if unknown := sorted(set(scopes) - set(SCOPES)):
             raise UsageError(f"unknown scope: {', '.join(unknown)}", hint=known)
         if not scopes:
             raise UsageError("a key needs at least one scope", hint=known)
+        given = checked_gives(gives)
         expiry = expiry_text(expires_at, self._clock())
 
         def write(transaction: Transaction) -> WriteResult[tuple[KeyInfo, SecretValue]]:
@@ -227,8 +240,9 @@ class AccessKeys:
                 created_by=actor,
                 expires_at=expiry,
                 user_id=user_id,
+                gives=given,
             )
-            details = {"name": name, "scopes": list(scopes), "expires_at": info.expires_at}
+            details = {"name": name, "scopes": list(scopes), "gives": given, "expires_at": info.expires_at}
             event = AuditEvent(actor, Action.API_KEY_CREATE, info.prefix, details=details)
             return WriteResult((info, key), [event])
 
@@ -278,6 +292,17 @@ class AccessKeys:
         self._writer.run(AuditEvent(actor, Action.REQUEST_REFUSE, target), write)
 
 
+def checked_gives(names: Sequence[str]) -> list[str]:
+    """The names that a key gives, sorted. Raises InvalidName, and UsageError for too many."""
+    if len(names) > MAX_GIVES:
+        raise UsageError(
+            f"a key can name at most {MAX_GIVES} secrets", hint=f'"{ALL_SECRETS}" is all of them'
+        )
+    if ALL_SECRETS in names:
+        return [ALL_SECRETS]
+    return sorted({check_name(name) for name in names})
+
+
 def expiry_text(moment: datetime | None, now: datetime) -> str | None:
     """An expiry date as it is stored. Raises UsageError for one in the past."""
     if moment is None:
@@ -300,4 +325,5 @@ def _info(row: Any) -> KeyInfo:
         revoked_at=row.revoked_at,
         user_id=row.user_id,
         deployment_id=row.deployment_id,
+        gives=tuple(json.loads(row.gives or "[]")),
     )

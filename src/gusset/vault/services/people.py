@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from gusset.errors import Conflict
+from gusset.errors import Conflict, TokensLeft
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
@@ -12,7 +12,7 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password
-from gusset.vault.services.access_keys import SCOPES, add_key, new_access_generation, revoke_keys
+from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, add_key, new_access_generation, revoke_keys
 from gusset.vault.services.person import (
     Person,
     Role,
@@ -25,13 +25,19 @@ from gusset.vault.services.person import (
 )
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
-from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.sql import Statement, escaped
 from gusset.vault.storage.tables import ACCESS_KEYS, MEMBERS, SESSIONS, TEAMS, USERS
 
 _ANY = Statement("SELECT id FROM users LIMIT 1")
 _LIST = Select(USERS, "ORDER BY email")
 _ADMINS = Select(USERS, "WHERE role = 'admin' AND disabled_at IS NULL AND password IS NOT NULL")
 _DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
+_TOKENS_MADE_BY = Select(
+    ACCESS_KEYS,
+    "WHERE kind = 'token' AND revoked_at IS NULL "
+    "AND (created_by = :email OR created_by LIKE :by_key ESCAPE '/') "
+    "ORDER BY name, prefix",
+)
 KEYS_OF_USER = Select(ACCESS_KEYS, "WHERE user_id = :user")
 SESSIONS_OF_USER = Select(SESSIONS, "WHERE user_id = :user")
 
@@ -77,6 +83,7 @@ class People:
                 at=self._now(),
                 name="first key",
                 allows=SCOPES,
+                gives=(ALL_SECRETS,),
                 created_by=actor,
                 expires_at=None,
                 user_id=person.id,
@@ -120,13 +127,46 @@ class People:
         check_role(role)
         return self._change(user_id, actor, Action.PERSON_ROLE, details={"role": role}, role=role)
 
-    def disable(self, user_id: str, *, actor: str) -> Person:
-        """End a person's sessions, revoke their keys and what these made, and refuse them from now on.
+    def disable(self, user_id: str, *, tokens: Literal["revoke", "pass"] | None = None, actor: str) -> Person:
+        """End a person's sessions, revoke their keys, and refuse them from now on.
+
+        `tokens` says what happens to the tokens of deployments that they made: they are revoked, or
+        they go on as tokens of `actor`. Only somebody who made none may be disabled without it.
 
         Raises:
             Conflict: no administrator would be left.
+            TokensLeft: they made tokens, and `tokens` is None.
         """
-        return self._change(user_id, actor, Action.PERSON_DISABLE, details={}, disabled_at=self._now())
+
+        def write(transaction: Transaction) -> WriteResult[Person]:
+            user = get_user(transaction, user_id)
+            made = transaction.all(
+                _TOKENS_MADE_BY, {"email": user.email, "by_key": f"{escaped(user.email)} (key %"}
+            )
+            if made and tokens is None:
+                raise TokensLeft(
+                    f"{user.email} made {len(made)} token(s), which would go on reading secrets: "
+                    f"{', '.join(f'{row.prefix} ({row.name})' for row in made)}",
+                    tokens=[(row.prefix, row.name) for row in made],
+                    hint='say what happens to them: "tokens" is "revoke" or "pass" (to you)',
+                )
+            user = transaction.update(USERS, user, disabled_at=self._now())
+            new_access_generation(transaction)
+            _require_admin(transaction)
+            end_sessions(transaction, user_id)
+            details: dict[str, Any] = {}
+            if made and tokens == "pass":
+                for row in made:
+                    transaction.update(ACCESS_KEYS, row, created_by=_without_key(actor))
+                details["passed"] = [row.prefix for row in made]
+            doomed = transaction.all(KEYS_OF_USER, {"user": user_id})
+            doomed += made if tokens == "revoke" else []
+            if revoked := revoke_keys(transaction, self._now(), doomed):
+                details["keys"] = revoked
+            event = AuditEvent(actor, Action.PERSON_DISABLE, user.email, details=details)
+            return WriteResult(person_from_row(transaction, user), [event])
+
+        return self._writer.run(AuditEvent(actor, Action.PERSON_DISABLE, user_id), write)
 
     def enable(self, user_id: str, *, actor: str) -> Person:
         """Let a disabled person sign in again; revoked keys stay revoked."""
@@ -140,14 +180,7 @@ class People:
             row = transaction.update(USERS, row, **values)
             new_access_generation(transaction)
             _require_admin(transaction)
-            revoked: list[str] = []
-            if row.disabled_at:
-                end_sessions(transaction, user_id)
-                keys = transaction.all(KEYS_OF_USER, {"user": user_id})
-                revoked = revoke_keys(transaction, self._now(), keys)
-            event = AuditEvent(
-                actor, action, row.email, details=details | ({"keys": revoked} if revoked else {})
-            )
+            event = AuditEvent(actor, action, row.email, details=details)
             return WriteResult(person_from_row(transaction, row), [event])
 
         return self._writer.run(AuditEvent(actor, action, user_id), write)
@@ -161,6 +194,11 @@ def end_sessions(transaction: Transaction, user_id: str, *, keep: bytes = b"") -
     for row in transaction.all(SESSIONS_OF_USER, {"user": user_id}):
         if row.hash != keep:
             transaction.delete(SESSIONS, row)
+
+
+def _without_key(actor: str) -> str:
+    """An actor without the key that they use: what is passed to them does not end with that key."""
+    return str(actor).split(" (key ")[0]
 
 
 def _require_admin(connection: Connection) -> None:

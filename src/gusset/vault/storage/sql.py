@@ -79,5 +79,9 @@ def _places(match: re.Match[str], parameters: Parameters) -> str:
 
 def containing_pattern(text: str) -> str:
     """The LIKE pattern, with `ESCAPE '/'`, of what contains `text`; compare it with `lower(column)`."""
-    escaped = text.lower().replace("/", "//").replace("%", "/%").replace("_", "/_")
-    return f"%{escaped}%"
+    return f"%{escaped(text.lower())}%"
+
+
+def escaped(text: str) -> str:
+    """`text` in a LIKE pattern with `ESCAPE '/'`, where it stands for itself."""
+    return text.replace("/", "//").replace("%", "/%").replace("_", "/_")

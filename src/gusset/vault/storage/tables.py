@@ -105,6 +105,7 @@ ACCESS_KEYS = SignedTable(
         "deployment_id",
         "name",
         "allows",  # a JSON list: a key's scopes, or the secrets that a token may read
+        "gives",  # of a key, a JSON list: the secrets that it may give to deployments; "*" is all
         "created_at",
         "created_by",
         "expires_at",

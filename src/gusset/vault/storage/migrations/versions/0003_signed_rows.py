@@ -29,4 +29,6 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("changed_seq", sa.BigInteger))
         op.add_column(table, sa.Column("mac", sa.LargeBinary))
     op.add_column("secret_versions", sa.Column("write_id", short_text(32)))
+    op.add_column("access_keys", sa.Column("gives", TEXT))
+    op.execute("UPDATE access_keys SET gives = '[\"*\"]' WHERE kind = 'key'")  # as before
     op.add_column("audit", sa.Column("changes", TEXT))
