@@ -2,6 +2,7 @@
 
     GussetError
     ├── UsageError                  the call itself is wrong
+    │   ├── RequestMismatch         an idempotency key that another request had
     │   ├── InvalidName             a name that breaks the rule for names
     │   │   └── CredentialAsName    a credential where a name belongs
     │   └── InvalidValue            a value that is too long, or empty by accident
@@ -69,6 +70,12 @@ class InvalidName(UsageError):
     """A name that breaks the rule for names; see `gusset.secrets.name`."""
 
     code = "invalid_name"
+
+
+class RequestMismatch(UsageError):
+    """An idempotency key that was used for another request."""
+
+    code = "idempotency_mismatch"
 
 
 class CredentialAsName(InvalidName):
@@ -289,6 +296,7 @@ BUG = Outcome(exit=1, http=500)
 
 OUTCOMES: dict[type[GussetError], Outcome] = {
     UsageError: Outcome(exit=2, http=400),
+    RequestMismatch: Outcome(exit=2, http=422),
     ConfigInvalid: Outcome(exit=3, http=400),
     CheckFailed: Outcome(exit=4, http=400),
     NotFound: Outcome(exit=5, http=404),

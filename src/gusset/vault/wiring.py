@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gusset.vault.services.access_keys import AccessKeys
     from gusset.vault.services.change_poller import ChangePoller
     from gusset.vault.services.deployments import Deployments
+    from gusset.vault.services.idempotency import Idempotency
     from gusset.vault.services.invitations import Invitations
     from gusset.vault.services.key_rotation import KeyRotation
     from gusset.vault.services.masked_values import MaskedValues
@@ -156,6 +157,16 @@ class Vault:
             exclusive_lock=database.exclusive_lock,
             forget_overwritten=database.forget_overwritten,
         )
+
+    @cached_property
+    def idempotency(self) -> Idempotency:
+        from gusset.vault.services.idempotency import Idempotency
+
+        return Idempotency(*self._shared, mac_key=self.derived_key("idempotency"))
+
+    def with_writer(self, writer: Writer) -> Vault:
+        """The same vault, whose services use another writer."""
+        return Vault(replace(self._parts, writer=writer))
 
     @cached_property
     def audit(self) -> AuditLog:

@@ -21,6 +21,7 @@ _ERRORS = {
     "409": "The request conflicts with the current state, such as a name that is taken.",
     "412": "The current version is another one than `If-Match` or `If-None-Match` requires.",
     "413": "The body is too large.",
+    "422": "Another request had this `Idempotency-Key`.",
     "429": "Too many requests, or too many that were refused; `Retry-After` says for how long.",
 }
 
@@ -69,6 +70,8 @@ def _operation(each: Operation) -> dict[str, Any]:
     ]
     if each.body is schemas.SetSecret:
         parameters += _CONDITIONS
+    if each.method != "GET" and each.scope is not None:
+        parameters.append(_IDEMPOTENCY_KEY)
     data: dict[str, Any] = {
         "operationId": _identifier(each),
         "summary": each.summary,
@@ -124,6 +127,12 @@ _CONDITIONS = [
         "schema": {"type": "string", "enum": ["*"]},
     },
 ]
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A text of your choice; the same request with the same key is not executed again for a day.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+}
 _LINES = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
 _CHANGES = {
     "operationId": "get_deployment_changes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from gusset.errors import (
 )
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import ApiRequest, ApiResponse, Operation, parse
+from gusset.manager.api.repeated_requests import RepeatableRequest
 from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.authorization import authorize
@@ -32,6 +34,7 @@ from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
 
+_REPLAYED = (b"idempotency-replayed", b"true")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -153,12 +156,26 @@ class Api:
         caller: Caller,
         declaring: Callable[[str], Mapping[str, Sequence[str]]],
     ) -> Response:
+        repeatable = RepeatableRequest.of(self._vault, exchange, route.operation, caller)
+        execute = partial(self._execute, exchange, route, caller, declaring)
+        if repeatable is None:
+            return execute(self._vault)
+        return repeatable.respond(execute, lambda body: json_response(200, body, _REPLAYED))
+
+    def _execute(
+        self,
+        exchange: Exchange,
+        route: Route,
+        caller: Caller,
+        declaring: Callable[[str], Mapping[str, Sequence[str]]],
+        vault: Vault,
+    ) -> Response:
         operation = route.operation
         body = parse(operation.body, exchange.body) if operation.body else None
         try:
             result = operation.handler(
                 ApiRequest(
-                    vault=self._vault,
+                    vault=vault,
                     caller=caller,
                     body=body,
                     path=route.parameters,

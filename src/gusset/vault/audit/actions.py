@@ -50,3 +50,4 @@ class Action(StrEnum):
     TEAM_ADD_MEMBER = "team.add_member"
     TEAM_REMOVE_MEMBER = "team.remove_member"
     REQUEST_REFUSE = "request.refuse"
+    REQUEST_REPEAT = "request.repeat"

@@ -32,3 +32,14 @@ def upgrade() -> None:
     op.add_column("access_keys", sa.Column("gives", TEXT))
     op.execute("UPDATE access_keys SET gives = '[\"*\"]' WHERE kind = 'key'")  # as before
     op.add_column("audit", sa.Column("changes", TEXT))
+    op.create_table(
+        "idempotency",
+        sa.Column("caller", short_text(64), nullable=False),
+        sa.Column("route", short_text(200), nullable=False),
+        sa.Column("key", short_text(200), nullable=False),
+        sa.Column("mac", sa.LargeBinary, nullable=False),
+        sa.Column("response", TEXT),
+        sa.Column("created_at", short_text(24), nullable=False),
+        sa.PrimaryKeyConstraint("caller", "route", "key"),
+    )
+    op.create_index("idempotency_created_at", "idempotency", ["created_at"])
