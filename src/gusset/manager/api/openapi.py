@@ -130,7 +130,7 @@ _CONDITIONS = [
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "A text of your choice; the same request with the same key is not executed again for a day.",
+    "description": "Of your choice; the same request with the same key is executed once in a day.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
 }
 _LINES = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
