@@ -14,17 +14,10 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.services.secret_rows import FIND_MANY, SecretRows, VersionStore, damaged
+from gusset.vault.services.secret_rows import FIND_MANY, FIND_VERSION, SecretRows, VersionStore, damaged
 from gusset.vault.storage.connection import Connection, Transaction
-from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
-from gusset.vault.storage.tables import SECRET_VERSIONS
 
-_FIND_CURRENT = Select(
-    SECRET_VERSIONS,
-    "WHERE EXISTS (SELECT 1 FROM secrets WHERE secrets.id = secret_versions.secret_id "
-    "AND secrets.current_version = secret_versions.version AND secrets.id IN (:ids...))",
-)
 _SET_LAST_READ = Statement("UPDATE secrets SET last_read_at = :at WHERE id IN (:ids...)")
 _LIST_REVISIONS = Statement(
     "SELECT id, revision FROM secrets WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL"
@@ -95,12 +88,13 @@ class SecretDelivery:
         Raises:
             IntegrityError: one is missing or was altered.
         """
-        ids = [row.id for row in secrets if row.current_version is not None]
-        valid, _ = connection.all_valid(_FIND_CURRENT, {"ids": ids}) if ids else ([], [])
-        found = {row.secret_id: row for row in valid if row.sealed is not None}
-        for row in secrets:
-            if row.current_version is not None and row.id not in found:
+        wanted = [row for row in secrets if row.current_version is not None]
+        keys = [{"id": row.id, "version": row.current_version} for row in wanted]
+        found = {}
+        for row, version in zip(wanted, connection.one_valid_each(FIND_VERSION, keys), strict=True):
+            if version is None or version.sealed is None:
                 raise damaged(row, row.current_version)
+            found[row.id] = version
         return found
 
     def _open(self, connection: Connection, secret: Any, version: Any) -> Delivered:

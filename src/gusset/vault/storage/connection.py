@@ -104,6 +104,17 @@ class Connection:
             (valid if self._signer.is_valid(select.table, row) else altered).append(row)
         return valid, altered
 
+    def one_valid_each(self, select: Select, keys: Sequence[Parameters]) -> list[Any | None]:
+        """For each of `keys` the row, None when there is none or it was altered. One round trip for all."""
+        assert self._signer is not None  # noqa: S101  # see `__init__`
+        found: list[Any | None] = []
+        for cursor in [self._execute(select, key) for key in keys]:
+            values = cursor.fetchone()
+            cursor.close()
+            row = None if values is None else select.table.row_type._make(values)
+            found.append(row if row is not None and self._signer.is_valid(select.table, row) else None)
+        return found
+
     def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
         """Execute a statement that returns nothing."""
         self._execute(statement, parameters).close()
