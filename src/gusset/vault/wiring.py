@@ -25,13 +25,13 @@ from gusset.vault.crypto.keyring import STATE, Keyring
 from gusset.vault.crypto.root_key import new_root_key, read_root_key, write_root_key
 from gusset.vault.file_permissions import check_files
 from gusset.vault.ids import new_id
-from gusset.vault.services.keyring_store import KeyringStore
 from gusset.vault.services.secret_delivery import SecretDelivery
 from gusset.vault.services.secret_reader import SecretReader
 from gusset.vault.services.secret_rows import SecretRows, VersionStore
 from gusset.vault.services.secret_writer import SecretWriter
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.database import Database, check_revision, check_schema, migrated, open_database
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.meta import ACCESS_GENERATION, DELETE_META, INSERT_META, READ_META, WRITE_META
 from gusset.vault.storage.revision import REVISION
 from gusset.vault.storage.signed_rows import RowSigner, Select

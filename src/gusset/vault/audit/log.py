@@ -13,8 +13,8 @@ from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile, read_checkpo
 from gusset.vault.audit.consistency import LogState, RowComparison, unopened
 from gusset.vault.audit.events import AuditRecord, genesis_hash
 from gusset.vault.crypto.envelope import CannotOpen, version_context
-from gusset.vault.services.keyring_store import KeyringStore
 from gusset.vault.storage.connection import Connection, Store, iterate
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.signed_rows import RowSigner, SignedTable
 from gusset.vault.storage.sql import Statement, containing_pattern
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS, SIGNED_TABLES

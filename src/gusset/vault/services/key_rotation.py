@@ -16,9 +16,9 @@ from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.envelope import CannotOpen, kek_number
 from gusset.vault.crypto.keyring import KEK
 from gusset.vault.crypto.root_key import RootKey, new_root_key, read_root_key, write_root_key
-from gusset.vault.services.keyring_store import KeyringStore
 from gusset.vault.services.secret_rows import context_of
 from gusset.vault.storage.connection import Store, Transaction
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS

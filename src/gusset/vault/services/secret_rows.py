@@ -13,8 +13,8 @@ from gusset.secrets.value import SecretValue
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.ids import new_id
-from gusset.vault.services.keyring_store import KeyringStore
 from gusset.vault.storage.connection import Connection, Transaction
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
