@@ -87,7 +87,7 @@ class VaultParts:
     clock: Clock
 
 
-class Vault:
+class Vault:  # large: an attribute for each service
     """An open vault; `open_vault` makes it.
 
     Its services are made, and their modules imported, when they are first used: a

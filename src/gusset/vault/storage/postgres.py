@@ -54,7 +54,7 @@ ORDER BY 1
 """
 
 
-class Postgres:
+class Postgres:  # large: one method for each thing in which databases differ
     """A vault in a PostgreSQL database, which several processes may use."""
 
     errors: type[Exception] = PostgresError

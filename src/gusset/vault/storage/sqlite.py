@@ -25,7 +25,7 @@ _PRAGMAS = (
 )
 
 
-class Sqlite:
+class Sqlite:  # large: one method for each thing in which databases differ
     """A vault in one file."""
 
     errors: type[Exception] = sqlite3.Error
