@@ -11,13 +11,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gusset.errors import NotSignedIn, UsageError
 from gusset.portable import accessible_to_others, write_private_file
 from gusset.secrets.value import SecretValue
+
+# What the root key command gets of the environment.
+_COMMAND_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "SYSTEMROOT")
+_CREDENTIAL = "gusset-root-key"  # the name of the systemd credential
 
 NameCollisions = Literal["refuse", "overwrite"]
 
@@ -27,6 +31,8 @@ _VARIABLES = {
     "cache": "GUSSET_CACHE",
     "database": "GUSSET_DATABASE",
     "root_key_file": "GUSSET_ROOT_KEY_FILE",
+    "root_key_command": "GUSSET_ROOT_KEY_COMMAND",
+    "root_key_passphrase_file": "GUSSET_ROOT_KEY_PASSPHRASE_FILE",
     "witness_file": "GUSSET_WITNESS_FILE",
     "manager": "GUSSET_MANAGER",
     "token_file": "GUSSET_TOKEN_FILE",
@@ -51,6 +57,8 @@ class Settings:
     `cache` holds what can be made or fetched again: the environments of models.
     `database` is a URL; one of PostgreSQL may have a password. `name_collisions` says what writing a
     secret through another spelling of its name does: "refuse" or "overwrite".
+    The root key comes from `root_key_command` if there is one, else from `root_key_credential`,
+    else from `root_key_file`. `command_environ` is the environment of the command.
     """
 
     home: Path
@@ -58,6 +66,10 @@ class Settings:
     database: str = field(repr=False)
     root_key_file: Path
     witness_file: Path
+    root_key_command: str | None = None
+    root_key_credential: Path | None = None
+    root_key_passphrase_file: Path | None = None
+    command_environ: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     manager: str | None = None
     token_file: Path | None = None
     docker_host: str | None = None
@@ -80,6 +92,12 @@ class Settings:
             f"there is no key for the manager at {manager}", hint=f"log in: `gusset login {manager}`"
         )
 
+    def with_root_key_command(self, command: str) -> Settings:
+        """The same settings, with the root key from a command. Raises UsageError if a file is named."""
+        if self.root_key_file != self.home / "root.key":
+            raise _two_sources()
+        return replace(self, root_key_command=command, root_key_credential=None)
+
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
         """Read `environ` and the settings file that it points to.
@@ -98,6 +116,10 @@ class Settings:
             database=values.get("database") or f"sqlite:///{home / 'vault.db'}",
             root_key_file=_path(values, "root_key_file") or home / "root.key",
             witness_file=_path(values, "witness_file") or home / "audit.witness",
+            root_key_command=_root_key_command(values),
+            root_key_credential=_credential(values, environ),
+            root_key_passphrase_file=_path(values, "root_key_passphrase_file"),
+            command_environ=tuple((name, environ[name]) for name in _COMMAND_VARIABLES if name in environ),
             manager=values.get("manager"),
             token_file=_path(values, "token_file"),
             docker_host=environ.get("DOCKER_HOST") or None,
@@ -105,6 +127,30 @@ class Settings:
             login=_login(path),
             name_collisions=_name_collisions(values.get("name_collisions", "refuse")),
         )
+
+
+def _root_key_command(values: Mapping[str, str]) -> str | None:
+    command = values.get("root_key_command")
+    if command is not None and "root_key_file" in values:
+        raise _two_sources()
+    return command
+
+
+def _two_sources() -> UsageError:
+    return UsageError(
+        "the root key has two sources: root_key_file and root_key_command",
+        hint="remove one of them from settings.toml or the environment "
+        "(GUSSET_ROOT_KEY_FILE, GUSSET_ROOT_KEY_COMMAND), or leave out --root-key-command",
+    )
+
+
+def _credential(values: Mapping[str, str], environ: Mapping[str, str]) -> Path | None:
+    """The systemd credential with the root key, if the service has one and no setting names a source."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder or "root_key_file" in values or "root_key_command" in values:
+        return None
+    path = Path(folder) / _CREDENTIAL
+    return path if path.exists() else None
 
 
 def settings_file(environ: Mapping[str, str]) -> Path:

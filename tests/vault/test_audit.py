@@ -29,7 +29,7 @@ def write(settings: Settings, *values: bytes) -> None:
 
 def problems(settings: Settings, checkpoint: Path | None = None) -> str:
     with open_vault(settings) as vault:
-        return "\n".join(vault.audit.verify(checkpoint).problems)
+        return "\n".join(vault.audit.verify(*([checkpoint] if checkpoint else [])).problems)
 
 
 def test_every_act_and_every_refusal_is_recorded(vault: Vault) -> None:

@@ -290,7 +290,7 @@ def test_rotating_keeps_every_value_and_reaches_other_openings(
     with open_vault(filled) as other, open_vault(filled) as vault:
         put(vault, "y", b"more")
         rotated = vault.key_rotation.rotate(actor="alice")
-        assert (rotated.kek, rotated.rewrapped) == (2, 2)
+        assert (rotated.newest, rotated.rewrapped) == ({"kek": 2}, 2)
         assert {row[0] for row in sql("SELECT hex(substr(sealed, 2, 4)) FROM secret_versions")} == {
             "00000002"
         }
@@ -317,7 +317,7 @@ def test_a_new_root_key_opens_and_the_old_one_does_not(filled: Settings) -> None
     """Values stay; the former key file is of no use any more; an open vault goes on."""
     old = filled.root_key_file.read_bytes()
     with open_vault(filled) as vault:
-        vault.key_rotation.rotate_root(actor="alice")
+        vault.root_key_rotation.rotate(actor="alice")
         assert shown(vault, "x") == b"kept"
     new = filled.root_key_file.read_bytes()
     filled.root_key_file.write_bytes(old)
@@ -333,7 +333,7 @@ def test_rotations_at_the_same_time_leave_a_vault_that_opens(filled: Settings) -
 
     def rotate(number: int) -> None:
         with open_vault(filled) as vault:
-            vault.key_rotation.rotate_root(actor="t") if number % 2 else vault.key_rotation.rotate(actor="t")
+            vault.root_key_rotation.rotate(actor="t") if number % 2 else vault.key_rotation.rotate(actor="t")
 
     threads = [threading.Thread(target=rotate, args=(number,)) for number in range(6)]
     for thread in threads:

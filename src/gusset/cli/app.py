@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -76,8 +77,18 @@ class App:
         """The embedded vault, open within the context; see `open_vault` for the options."""
         from gusset.vault import open_vault
 
-        with open_vault(self.settings, **options) as vault:
+        with open_vault(self.settings, ask_passphrase=self._ask_passphrase, **options) as vault:
             yield vault
+
+    def _ask_passphrase(self, name: str) -> SecretValue | None:
+        """The passphrase of the root key's file `name`; None without a terminal."""
+        if not sys.stdin.isatty():
+            return None
+        self.hold_values()
+        text: str = click.prompt(f"Passphrase of {name}", hide_input=True, err=True)
+        passphrase = SecretValue(text.encode("utf-8", "surrogateescape"))
+        self.held.append(passphrase)
+        return passphrase
 
     @contextmanager
     def manager(self, url: str | None = None) -> Iterator[ManagerClient]:

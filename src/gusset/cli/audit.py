@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
-from gusset.errors import IntegrityError
+from gusset.errors import IntegrityError, UsageError
 from gusset.printable import printable_json
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(name="audit", cls=Group)
@@ -49,19 +51,35 @@ def show(app: App, target: str | None, action: str | None, actor: str | None, li
 @audit.command("verify", cls=Command)
 @click.option(
     "--checkpoint",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A checkpoint kept elsewhere: a copy of the witness file, or of the last one of `audit export`.",
+    "checkpoints",
+    multiple=True,
+    type=_FILE,
+    help="Checkpoints kept elsewhere: a copy of the witness file. May be repeated.",
 )
+@click.option(
+    "--public-key",
+    type=_FILE,
+    help="Verify --checkpoint and --log by the keys that `audit public-key` printed, without the vault.",
+)
+@click.option("--log", type=_FILE, help="With --public-key: what `audit export` printed.")
 @pass_app
-def verify(app: App, checkpoint: Path | None) -> None:
+def verify(app: App, checkpoints: tuple[Path, ...], public_key: Path | None, log: Path | None) -> None:
     """Verify that no record was edited, removed, reordered or cut off."""
+    if public_key is not None:
+        _verify_by_public_key(app, public_key, checkpoints, log)
+        return
+    if log is not None:
+        raise UsageError("--log goes with --public-key")
     with app.vault(create=False) as vault:
-        report = vault.audit.verify(checkpoint_file=checkpoint)
+        report = vault.audit.verify(*checkpoints)
+        unfinished = vault.root_key_rotation.unfinished
     if report.problems:
         raise IntegrityError(
             "the audit log is not intact:\n" + "\n".join(report.problems), hint=_NOT_INTACT_HINT
         )
-    if not app.settings.witness_file.exists() and checkpoint is None:
+    if unfinished:
+        app.output.warn(unfinished)
+    if not app.settings.witness_file.exists() and not checkpoints:
         app.output.warn(
             f"there is no witness file at {app.settings.witness_file}: "
             "a log cut short, or an older database put back, would not be noticed"
@@ -70,6 +88,34 @@ def verify(app: App, checkpoint: Path | None) -> None:
         {"records": report.records, "checkpoints": report.checkpoints, "head": report.head},
         f"the audit log is intact: {report.records} records, {report.checkpoints} checkpoints",
     )
+
+
+def _verify_by_public_key(app: App, key: Path, checkpoints: tuple[Path, ...], log: Path | None) -> None:
+    from gusset.vault.audit.public_verification import read_public_keys, verify_by_public_keys
+
+    if not checkpoints:
+        raise UsageError(
+            "--public-key verifies checkpoints", hint="give a copy of the witness file: --checkpoint FILE"
+        )
+    report = verify_by_public_keys(read_public_keys(key), checkpoints, log)
+    if report.problems:
+        raise IntegrityError(
+            "the checkpoints or the log are not intact:\n" + "\n".join(report.problems),
+            hint=_NOT_INTACT_HINT,
+        )
+    text = f"the signatures of {report.checkpoints} checkpoints are valid"
+    if log is not None:
+        text += f", and the log is what they say: {report.records} records"
+    app.output.result({"records": report.records, "checkpoints": report.checkpoints}, text)
+
+
+@audit.command("public-key", cls=Command)
+@pass_app
+def public_key(app: App) -> None:
+    """Print the public keys that verify checkpoints: they are for auditors, and open nothing."""
+    with app.vault(create=False) as vault:
+        text = vault.audit.public_keys().text()
+    app.output.result({"public_keys": text.splitlines()}, text)
 
 
 _NOT_INTACT_HINT = (

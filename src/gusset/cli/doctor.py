@@ -77,6 +77,8 @@ def _database(settings: Settings) -> Path | None:
 
 def _root_key(settings: Settings) -> Iterator[Problem]:
     """A backup of the database should not include the root key."""
+    if settings.root_key_command is not None or settings.root_key_credential is not None:
+        return
     if settings.root_key_file.exists() and settings.root_key_file.parent == settings.home:
         yield Problem(
             "the root key is in the folder of the vault: a backup of the folder contains both",
@@ -139,6 +141,8 @@ def _vault(app: App) -> Iterator[Problem]:
         with app.vault(create=False) as vault:
             for text in vault.audit.verify().problems:
                 yield Problem(text, code="audit", hint="see `gusset audit verify`")
+            if unfinished := vault.root_key_rotation.unfinished:
+                yield Problem(unfinished, code="root_key_rotation")
     except GussetError as error:
         yield Problem(str(error), hint=error.hint, code=error.code)
 

@@ -2,34 +2,143 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
+from gusset.errors import UsageError
+from gusset.secrets.value import SecretValue
+
+if TYPE_CHECKING:
+    from gusset.vault import Vault
+
+_ALL = ("kek", "audit", "state", "signing", "idempotency")  # the kinds of `gusset.vault.crypto.keyring`
 
 
 @click.group(name="key", cls=Group)
 def key() -> None:
-    """Rotate the vault's keys."""
+    """Rotate and list the vault's keys."""
 
 
 @key.command("rotate", cls=Command)
+@click.option("--kek", is_flag=True, help="The key-encryption key: all data keys are rewrapped. The default.")
+@click.option("--audit", is_flag=True, help="The key that authenticates audit records.")
+@click.option("--state", is_flag=True, help="The key that authenticates rows of the database.")
+@click.option("--signing", is_flag=True, help="The key that signs checkpoints of the audit log.")
+@click.option("--idempotency", is_flag=True, help="The key that recognises repeated requests.")
+@click.option("--root", is_flag=True, help="The root key; keep a copy of its file apart from backups.")
+@click.option("--all", "all_", is_flag=True, help="All of these, the root key last.")
 @click.option(
-    "--root", is_flag=True, help="Replace the root key instead; keep a copy of its file apart from backups."
+    "--finish",
+    is_flag=True,
+    help="With --root: drop the old root key, after the new one was copied to each machine.",
 )
 @pass_app
-def rotate(app: App, root: bool) -> None:
-    """Create a new key-encryption key and rewrap all data keys with it, while others use the vault."""
+def rotate(app: App, /, root: bool, all_: bool, finish: bool, **flags: bool) -> None:
+    """Replace keys of the vault, while others use it."""
+    kinds = [kind for kind in _ALL if all_ or flags[kind]]
+    if finish and (kinds or not root):
+        raise UsageError("--finish goes with --root alone")
     with app.vault(create=False) as vault:
-        if root:
-            vault.key_rotation.rotate_root(actor=app.actor)
-            path = str(app.settings.root_key_file)
-            app.output.result(
-                {"root_key_file": path},
-                f"the new root key is in {path}; the old one no longer opens the vault",
-            )
-        else:
-            rotated = vault.key_rotation.rotate(actor=app.actor)
-            app.output.result(
-                {"kek": rotated.kek, "rewrapped": rotated.rewrapped},
-                f"key {rotated.kek} is current; {rotated.rewrapped} versions were rewrapped",
-            )
+        if kinds or not root:
+            _rotate(app, vault, kinds or ["kek"], is_last=not (root or all_))
+        if root or all_:
+            _rotate_root(app, vault, finish=finish)
+
+
+def _rotate(app: App, vault: Vault, kinds: list[str], *, is_last: bool) -> None:
+    from gusset.vault.crypto.keyring import KEK, KINDS
+
+    rotated = vault.key_rotation.rotate(kinds, actor=app.actor)
+    names = [f"{KINDS[kind]} {number}" for kind, number in rotated.newest.items()]
+    text = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} current"
+    if KEK in kinds:
+        text += f"; {rotated.rewrapped} versions were rewrapped"
+    if is_last:
+        app.output.result({**rotated.newest, "rewrapped": rotated.rewrapped}, text)
+    else:
+        app.output.note(text)
+
+
+def _rotate_root(app: App, vault: Vault, *, finish: bool) -> None:
+    rotation = vault.root_key_rotation
+    done = rotation.finish(actor=app.actor) if finish else rotation.rotate(actor=app.actor)
+    name = vault.root_key_rotation.source_name
+    if done.pending_file is not None:
+        text = (
+            f"a new root key is in {done.pending_file}, and opens the vault beside the old one.\n"
+            f"Put it where each machine has its root key (on this one: {name}),\n"
+            "then run `gusset key rotate --root --finish`"
+        )
+    elif done.was_interrupted:
+        text = f"an earlier rotation is finished: the root key of {name} alone opens the vault"
+    else:
+        text = f"the new root key is in {name}; the old one no longer opens the vault"
+    data = {
+        "root_key": done.root_key_id,
+        "root_key_file": name,
+        "pending_file": None if done.pending_file is None else str(done.pending_file),
+        "was_interrupted": done.was_interrupted,
+    }
+    app.output.result(data, text)
+
+
+@key.command("status", cls=Command)
+@pass_app
+def status(app: App) -> None:
+    """List the keys by kind and number, never the keys themselves."""
+    with app.vault(create=False) as vault:
+        keys = [each.data() for each in vault.key_rotation.infos()]
+        unfinished, managers = vault.root_key_rotation.unfinished, vault.managers.alive()
+    if app.output.json:
+        rows = [
+            {"host": each.host, "root_key": each.root_key_id, "seen_at": each.seen_at} for each in managers
+        ]
+        app.output.result({"keys": keys, "unfinished": unfinished, "managers": rows})
+        return
+    columns = {"kind": "KEY", "number": "NUMBER", "first": "FIRST RECORD", "newest": "NEWEST"}
+    app.output.table("keys", keys, columns, empty="there is no key")
+    for each in managers:
+        app.output.note(f"the manager on {each.host} uses the root key {each.root_key_id}")
+    if unfinished:
+        app.output.warn(unfinished)
+
+
+@key.command("passphrase", cls=Command)
+@click.option("--remove", is_flag=True, help="Protect the file by its mode only.")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the new passphrase from this file, which others may not read.",
+)
+@pass_app
+def passphrase(app: App, remove: bool, file: Path | None) -> None:
+    """Protect the root key's file by a passphrase, or by another one."""
+    if remove and file is not None:
+        raise UsageError("--remove and --file exclude each other")
+    app.hold_values()
+    with app.vault(create=False) as vault:
+        new = None if remove else _new_passphrase(app, file)
+        vault.root_key_rotation.protect(new)
+        name = vault.root_key_rotation.source_name
+    text = "is no longer protected by a passphrase" if remove else "is protected by the new passphrase"
+    app.output.result({"root_key_file": name, "protected": not remove}, f"{name} {text}")
+
+
+def _new_passphrase(app: App, file: Path | None) -> SecretValue:
+    from gusset.vault.crypto.passwords import check_password
+    from gusset.vault.crypto.root_key_sources import read_passphrase
+
+    if file is not None:
+        new = read_passphrase(file)
+    elif sys.stdin.isatty():
+        text: str = click.prompt("New passphrase", hide_input=True, confirmation_prompt=True, err=True)
+        new = SecretValue(text.encode("utf-8", "surrogateescape"))
+    else:
+        raise UsageError("there is no terminal to ask at", hint="give the new passphrase with --file FILE")
+    app.held.append(new)
+    check_password(new)
+    return new

@@ -51,6 +51,21 @@ def file_problem(path: Path, found: os.stat_result, *, private: bool = False) ->
     )
 
 
+def credential_problem(path: Path, found: os.stat_result) -> FileProblem | None:
+    """What is wrong with a systemd credential. It may be root's, with the service's account in an ACL.
+
+    An ACL shows as the group's right to read.
+    """
+    if stat.S_IMODE(found.st_mode) & 0o027:
+        return FileProblem(
+            path,
+            f"other accounts can access the credential {path}",
+            "pass the root key by LoadCredential= or LoadCredentialEncrypted=",
+            "open_to_others",
+        )
+    return file_problem(path, found)
+
+
 def file_problems(settings: Settings, database: Path | None) -> Iterator[FileProblem]:
     """What is wrong with the vault's folders and files, as far as they exist."""
     folders = [settings.home]
@@ -58,7 +73,9 @@ def file_problems(settings: Settings, database: Path | None) -> Iterator[FilePro
     if database is not None:
         folders.append(database.absolute().parent)
         files = [database.with_name(database.name + suffix) for suffix in _DATABASE_SUFFIXES]
-    for path in dict.fromkeys([*folders, *files, settings.witness_file, settings.root_key_file]):
+    if settings.root_key_command is None and settings.root_key_credential is None:
+        files.append(settings.root_key_file)
+    for path in dict.fromkeys([*folders, *files, settings.witness_file]):
         try:
             found = path.stat()
         except FileNotFoundError:

@@ -21,8 +21,8 @@ from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.batch import BatchRunner
 from gusset.vault.commit.thread_writer import ThreadWriter
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.crypto.keyring import STATE, Keyring
-from gusset.vault.crypto.root_key import new_root_key, read_root_key, write_root_key
+from gusset.vault.crypto.keyring import IDEMPOTENCY, KINDS, STATE, Keyring
+from gusset.vault.crypto.root_key_sources import AskPassphrase, RootKeySource, root_key_source
 from gusset.vault.file_permissions import check_files
 from gusset.vault.ids import new_id
 from gusset.vault.services.secret_delivery import SecretDelivery
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from gusset.vault.services.idempotency import Idempotency
     from gusset.vault.services.invitations import Invitations
     from gusset.vault.services.key_rotation import KeyRotation
+    from gusset.vault.services.managers import Managers
     from gusset.vault.services.masked_values import MaskedValues
     from gusset.vault.services.people import People
+    from gusset.vault.services.root_key_rotation import RootKeyRotation
     from gusset.vault.services.sessions import Sessions
     from gusset.vault.services.teams import Teams
     from gusset.vault.services.vault_source import VaultSource
@@ -59,6 +61,10 @@ _VAULT = "vault"  # the row of `meta` with the vault's id
 _PROBE = "write_probe"  # the row that `Vault.check_writable` writes
 
 _ANY_KEY = Statement("SELECT kind FROM keyring LIMIT 1")
+_ANY_KEY_CHANGE = Statement(
+    "SELECT seq FROM audit WHERE details LIKE '%\"keyring\": %' "
+    "AND action IN ('vault.create', 'vault.sign', 'key.rotate', 'key.add_root', 'key.rotate_root') LIMIT 1"
+)
 _DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
 
 
@@ -149,11 +155,24 @@ class Vault:  # large: an attribute for each service
     def key_rotation(self) -> KeyRotation:
         from gusset.vault.services.key_rotation import KeyRotation
 
-        database = self._parts.database
         return KeyRotation(
+            self._parts.writer,
+            self._parts.clock,
+            keys=self._parts.keys,
+            root=self.root_key_rotation,
+            exclusive_lock=self._parts.database.exclusive_lock,
+        )
+
+    @cached_property
+    def root_key_rotation(self) -> RootKeyRotation:
+        from gusset.vault.services.root_key_rotation import RootKeyRotation
+
+        database = self._parts.database
+        return RootKeyRotation(
             *self._shared,
             keys=self._parts.keys,
-            root_key_file=self._parts.settings.root_key_file,
+            managers=self.managers,
+            is_shared=database.file is None,
             exclusive_lock=database.exclusive_lock,
             forget_overwritten=database.forget_overwritten,
         )
@@ -162,11 +181,17 @@ class Vault:  # large: an attribute for each service
     def idempotency(self) -> Idempotency:
         from gusset.vault.services.idempotency import Idempotency
 
-        return Idempotency(*self._shared, mac_key=self.derived_key("idempotency"))
+        return Idempotency(*self._shared, self._parts.keys)
 
     def with_writer(self, writer: Writer) -> Vault:
         """The same vault, whose services use another writer."""
         return Vault(replace(self._parts, writer=writer))
+
+    @cached_property
+    def managers(self) -> Managers:
+        from gusset.vault.services.managers import Managers
+
+        return Managers(*self._shared, self._parts.keys)
 
     @cached_property
     def audit(self) -> AuditLog:
@@ -175,7 +200,7 @@ class Vault:  # large: an attribute for each service
         return AuditLog(
             self._parts.store,
             self._parts.vault_id,
-            keys=self._parts.keys,
+            reload_keyring=self._parts.keys.reload,
             signer=self._parts.signer,
             witness=self._parts.witness,
         )
@@ -234,7 +259,7 @@ class Vault:  # large: an attribute for each service
         self._parts.writer.sign_head()
 
     def derived_key(self, purpose: str) -> bytes:
-        """A key for one purpose, the same as long as the vault exists."""
+        """A key for one purpose, until the audit key is replaced."""
         return self._parts.keys.current.derive(purpose)
 
     def check_writable(self) -> None:
@@ -258,10 +283,12 @@ def open_vault(
     create: bool = True,
     clock: Clock = lambda: datetime.now(UTC),
     make_writer: Callable[[BatchRunner, Database], Writer] = lambda runner, _: ThreadWriter(runner),
+    ask_passphrase: AskPassphrase = lambda _: None,
 ) -> Iterator[Vault]:
     """Open the vault that `settings` name. It is created on first use, unless `create` is false.
 
     `make_writer` makes the writer that all parts share; a server passes one with a `LoopWriter`.
+    `ask_passphrase` asks a person for the passphrase of the root key's file.
 
     Raises:
         VaultError: there is no vault, and `create` is false.
@@ -272,16 +299,17 @@ def open_vault(
         HostError, Unreachable, IntegrityError: as the database's errors are translated.
     """
     database = open_database(settings.database)
+    source = root_key_source(settings, ask_passphrase)
     with closing(Store(database, None)) as unsigned:
-        _prepare(database, unsigned, settings, create=create, clock=clock)
+        _prepare(database, unsigned, settings, source, create=create, clock=clock)
         with unsigned.read() as connection:
             vault = _stored_id(connection)
-        keys = KeyringStore(settings.root_key_file, vault)
+        keys = KeyringStore(source, vault)
         _read_keyring(keys, unsigned)
-        signer = RowSigner(vault, lambda: keys.current, _epoch_of)
+        signer = RowSigner(vault, lambda: keys.current, _epoch_of, keys.reload_if_newer)
         store = unsigned.signed_by(signer)
     witness = WitnessFile(settings.witness_file)
-    chain = Chain(vault, lambda: keys.current, clock)
+    chain = Chain(vault, keys, clock)
     with closing(store):
         with store.read() as connection:
             team = connection.one(_DEFAULT_TEAM, {"name": DEFAULT_TEAM})
@@ -304,7 +332,15 @@ def open_vault(
             )
 
 
-def _prepare(database: Database, store: Store, settings: Settings, *, create: bool, clock: Clock) -> None:
+def _prepare(
+    database: Database,
+    store: Store,
+    settings: Settings,
+    source: RootKeySource,
+    *,
+    create: bool,
+    clock: Clock,
+) -> None:
     """Create the vault or migrate it to the newest schema, where needed."""
     try:
         check_files(settings, database.file)
@@ -329,15 +365,17 @@ def _prepare(database: Database, store: Store, settings: Settings, *, create: bo
             closing(database.connect(patient=True)) as driver,
             migrated(database, driver),
         ):
-            checkpoint = _create_or_sign(database, driver, settings, clock)
+            checkpoint = _create_or_sign(database, driver, source, clock)
     except (database.errors, OSError) as error:
         raise database.translated(error) from None
     if checkpoint:
         WitnessFile(settings.witness_file).add(checkpoint)
 
 
-def _create_or_sign(database: Database, driver: Any, settings: Settings, clock: Clock) -> Checkpoint | None:
-    """Create what a new vault has, or sign the rows of one that an older gusset wrote.
+def _create_or_sign(
+    database: Database, driver: Any, source: RootKeySource, clock: Clock
+) -> Checkpoint | None:
+    """Create what a new vault has, or what an older gusset's lacks: keys, and signatures of rows.
 
     All in the transaction of the migration: a vault exists as a whole or not at all. The
     root key's file comes first: the next attempt uses a root key without a vault, but a
@@ -348,18 +386,17 @@ def _create_or_sign(database: Database, driver: Any, settings: Settings, clock: 
     if new:
         connection.run(INSERT_META, {"key": _VAULT, "value": new_id()})
         connection.run(INSERT_META, {"key": ACCESS_GENERATION, "value": "0"})
-        if not settings.root_key_file.exists():
-            write_root_key(settings.root_key_file, new_root_key())
+        source.create_if_missing()
     vault = _stored_id(connection)
-    keys, root = KeyringStore(settings.root_key_file, vault), read_root_key(settings.root_key_file)
-    if new:
-        keys.write(connection, Keyring.new().keys(), root, at)
-    elif keys.reload(connection).has(STATE):
+    keys, root = KeyringStore(source, vault), source.read()
+    if not new and keys.has_manifest(connection):
         return None
-    else:
-        keys.write(connection, Keyring.new_keys(STATE), root, at)
-    keyring = keys.reload(connection)
-    chain = Chain(vault, lambda: keyring, clock)
+    keyring = Keyring.new(root.id) if new else _older_keyring(connection, keys)
+    was_signed = keyring.has(STATE)
+    keyring = keyring.complete()
+    keys.write(connection, keyring, at, root)
+    keys.use(keyring, root)
+    chain = Chain(vault, keys, clock)
     tail = chain.tail(connection)
     signer = RowSigner(vault, lambda: keyring, _epoch_of)
     transaction = Transaction(driver, database, signer, tail.next_seq)
@@ -367,14 +404,26 @@ def _create_or_sign(database: Database, driver: Any, settings: Settings, clock: 
         transaction.insert(TEAMS, {"id": new_id(), "name": DEFAULT_TEAM, "created_at": at})
         # A log is never empty, so an empty one was emptied.
         event = AuditEvent("gusset", Action.VAULT_CREATE, vault)
+    elif was_signed:
+        event = AuditEvent("gusset", Action.KEY_ROTATE, KINDS[IDEMPOTENCY])
     else:
         from gusset.vault.audit.first_signing import sign_existing_rows  # needed once in a vault's life
 
         event = sign_existing_rows(transaction, vault)
         for difference in event.details.get("differences", ()):
             log.warning("the audit log contradicts a secret, which cannot be read any more: %s", difference)
+    event = replace(event, details={**event.details, "keyring": keyring.generation})
     tail.add([event], transaction.changes)
     return chain.extend(connection, tail)
+
+
+def _older_keyring(connection: Connection, keys: KeyringStore) -> Keyring:
+    """The keyring of an older gusset. Raises IntegrityError if it had a manifest: it was put back."""
+    if connection.one(_ANY_KEY_CHANGE) is not None:
+        raise IntegrityError(
+            "the keyring was put back to that of an older gusset", hint="restore the database from a backup"
+        )
+    return keys.read_without_manifest(connection)
 
 
 def _epoch_of(_: int) -> int:
@@ -393,10 +442,10 @@ def _read_keyring(keys: KeyringStore, store: Store) -> None:
     """Retries once: the root key may be replaced between the read of the database and that of its file."""
     try:
         with store.snapshot() as connection:
-            keys.reload(connection)
+            keys.load(connection)
     except RootKeyError:
         with store.snapshot() as connection:
-            keys.reload(connection)
+            keys.load(connection)
 
 
 def _incomplete() -> IntegrityError:

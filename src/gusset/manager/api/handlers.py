@@ -19,6 +19,7 @@ from gusset.manager.api.serializers import (
 )
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import AuditRecord
+from gusset.vault.crypto.keyring import KEK
 from gusset.vault.services.access_keys import SCOPES, KeyInfo
 from gusset.vault.services.deployments import DeploymentInfo
 from gusset.vault.wiring import Vault
@@ -235,7 +236,7 @@ def verify_audit_log(request: PersonRequest[None]) -> schemas.AuditVerification:
 def rotate_keyring(request: PersonRequest[None]) -> schemas.KeyRotation:
     """Create a new key-encryption key, and rewrap every stored version with it."""
     rotated = request.vault.key_rotation.rotate(actor=request.caller.actor)
-    return schemas.KeyRotation(kek=rotated.kek, rewrapped=rotated.rewrapped)
+    return schemas.KeyRotation(kek=rotated.newest[KEK], rewrapped=rotated.rewrapped)
 
 
 def audit_records(vault: Vault, query: Mapping[str, str]) -> Sequence[AuditRecord]:

@@ -27,7 +27,7 @@ class RepeatableRequest:
 
     vault: Vault
     request: RequestId
-    mac: bytes
+    digest: bytes
 
     @classmethod
     def of(
@@ -46,10 +46,10 @@ class RepeatableRequest:
             raise UsageError(f"an Idempotency-Key must have 1 to {MAX_KEY} printable ASCII characters")
         route = f"{operation.method} {operation.path}"
         request = RequestId(caller=caller.person.id, route=route, key=key)
-        mac = vault.idempotency.mac(
+        digest = vault.idempotency.digest(
             exchange.path, exchange.query, exchange.header(b"if-match") or b"", exchange.body
         )
-        return cls(vault, request, mac)
+        return cls(vault, request, digest)
 
     def respond(self, execute: Callable[[Vault], Response], replayed: Callable[[Any], Response]) -> Response:
         """The response of `execute`, or of the earlier request that this one repeats: `replayed` makes it.
@@ -59,10 +59,10 @@ class RepeatableRequest:
             Conflict: the other one is in flight, or its response cannot be shown again.
             GussetError: as `execute` raises it. Nothing is remembered then.
         """
-        known = self.vault.idempotency.find(self.request, self.mac)
+        known = self.vault.idempotency.find(self.request, self.digest)
         if known is not None:
             return replayed(self._earlier(known))
-        once = self.vault.idempotency.writer(self.request, self.mac)
+        once = self.vault.idempotency.writer(self.request, self.digest)
         try:
             response = execute(self.vault.with_writer(once))
         except AlreadyExecuted as error:

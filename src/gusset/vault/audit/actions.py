@@ -36,6 +36,7 @@ class Action(StrEnum):
     KEY_USE = "key.use"
     KEY_ROTATE = "key.rotate"
     KEY_REWRAP = "key.rewrap"
+    KEY_ADD_ROOT = "key.add_root"
     KEY_ROTATE_ROOT = "key.rotate_root"
     SESSION_CREATE = "session.create"
     SESSION_USE = "session.use"

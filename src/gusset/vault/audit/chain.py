@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent, chain_hash, genesis_hash
@@ -24,32 +24,48 @@ from gusset.vault.storage.sql import Statement
 CHECKPOINT_INTERVAL = 1.0  # seconds, while there are writes
 
 _COLUMNS = ("seq", "at", "actor", "action", "target", "outcome", "details", "changes", "hash", "mac")
-_FIND_HEAD = Statement("SELECT seq, hash FROM audit WHERE seq = (SELECT max(seq) FROM audit)")
+_FIND_HEAD = Statement(
+    "SELECT seq, hash, (SELECT max(number) FROM keyring WHERE kind = 'manifest') AS generation "
+    "FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
+)
 _ADD_RECORD = Statement(
     f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
 )
 _FIND_CHECKPOINT = Statement("SELECT seq FROM checkpoints WHERE seq = :seq")
 _ADD_CHECKPOINT = Statement(
-    "INSERT INTO checkpoints (seq, at, hash, signature) VALUES (:seq, :at, :hash, :signature)"
+    "INSERT INTO checkpoints (seq, at, hash, signature, signing_key, keyring) "
+    "VALUES (:seq, :at, :hash, :signature, :key, :keyring)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of the chain: the newest record's number and hash."""
+    """The end of the chain: the newest record's number and hash. `generation` is the stored keyring's."""
 
     seq: int
     hash: bytes
+    generation: int | None = None
+
+
+class CurrentKeyring(Protocol):
+    """The keyring to use. `KeyringStore` is one."""
+
+    @property
+    def current(self) -> Keyring:
+        """The keyring as it was last read."""
+
+    def refresh(self, connection: Connection, generation: int) -> None:
+        """Make the stored keyring, of that generation, the current one."""
 
 
 class ChainTail:
     """The records that one transaction adds."""
 
-    def __init__(self, head: Head, at: str, keyring: Keyring) -> None:
+    def __init__(self, head: Head, at: str, keys: CurrentKeyring) -> None:
         self.head = head
         self.rows: list[dict[str, Any]] = []
         self._at = at
-        self._keyring = keyring
+        self._keys = keys  # a write of this transaction may replace the keyring
 
     @property
     def next_seq(self) -> int:
@@ -66,7 +82,7 @@ class ChainTail:
             fields = (seq, self._at, *act, *((changed,) if changed else ()))
             self.head = Head(seq, chain_hash(self.head.hash, *fields))
             row = dict(zip(_COLUMNS, fields, strict=False))
-            mac = self._keyring.audit_mac(self.head.hash, seq)
+            mac = self._keys.current.audit_mac(self.head.hash, seq)
             self.rows.append(row | {"changes": changed, "hash": self.head.hash, "mac": mac})
             changes = ()
 
@@ -74,9 +90,9 @@ class ChainTail:
 class Chain:
     """Extends the chain, for the writer: within its transaction, once per batch."""
 
-    def __init__(self, vault: str, keyring: Callable[[], Keyring], clock: Clock) -> None:
+    def __init__(self, vault: str, keys: CurrentKeyring, clock: Clock) -> None:
         self._vault = vault
-        self._keyring = keyring
+        self._keys = keys
         self._clock = clock
         self._genesis = genesis_hash(vault)
         self._signed_at: float | None = None  # monotonic: a clock that is set back delays nothing
@@ -84,11 +100,17 @@ class Chain:
     def head(self, connection: Connection) -> Head:
         """The newest record's number and hash; number 0 for an empty log."""
         row = connection.one(_FIND_HEAD)
-        return Head(row.seq, row.hash) if row else Head(0, self._genesis)
+        return Head(row.seq, row.hash, row.generation) if row else Head(0, self._genesis)
 
     def tail(self, connection: Connection) -> ChainTail:
-        """What a transaction adds its records to."""
-        return ChainTail(self.head(connection), timestamp(self._clock()), self._keyring())
+        """What a write transaction adds its records to. Call it first: the keyring is then up to date."""
+        return ChainTail(self._refreshed_head(connection), timestamp(self._clock()), self._keys)
+
+    def _refreshed_head(self, connection: Connection) -> Head:
+        head = self.head(connection)
+        if head.generation is not None:
+            self._keys.refresh(connection, head.generation)
+        return head
 
     def extend(self, connection: Connection, tail: ChainTail) -> Checkpoint | None:
         """Store the records of `tail`. Returns the checkpoint if one was due; it is stored already."""
@@ -101,8 +123,16 @@ class Chain:
         return self._signed_at is None or time.monotonic() - self._signed_at >= CHECKPOINT_INTERVAL
 
     def _checkpoint(self, connection: Connection, head: Head) -> Checkpoint:
-        unsigned = Checkpoint(vault=self._vault, seq=head.seq, at=timestamp(self._clock()), hash=head.hash)
-        checkpoint = replace(unsigned, signature=self._keyring().sign(unsigned.signed_bytes()))
+        keyring = self._keys.current
+        unsigned = Checkpoint(
+            vault=self._vault,
+            seq=head.seq,
+            at=timestamp(self._clock()),
+            hash=head.hash,
+            key=keyring.signing_key(head.seq),
+            keyring=keyring.generation,
+        )
+        checkpoint = replace(unsigned, signature=keyring.sign(unsigned.signed_bytes(), head.seq))
         connection.run(
             _ADD_CHECKPOINT,
             {
@@ -110,6 +140,8 @@ class Chain:
                 "at": checkpoint.at,
                 "hash": checkpoint.hash,
                 "signature": checkpoint.signature,
+                "key": checkpoint.key,
+                "keyring": checkpoint.keyring,
             },
         )
         self._signed_at = time.monotonic()
@@ -122,7 +154,7 @@ class Chain:
 
     def sign_head(self, connection: Connection) -> Checkpoint | None:
         """Store a checkpoint of the newest record, unless it has one."""
-        head = self.head(connection)
+        head = self._refreshed_head(connection)
         if head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None:
             return None
         return self._checkpoint(connection, head)

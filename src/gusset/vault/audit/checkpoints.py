@@ -6,10 +6,13 @@ import base64
 import json
 import logging
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from gusset.errors import UsageError
 from gusset.portable import (
     BINARY,
     CAN_REPLACE_OPEN_FILES,
@@ -18,6 +21,7 @@ from gusset.portable import (
     lock_exclusively,
     write_private_file,
 )
+from gusset.vault.crypto.public_keys import PublicKeys
 
 log = logging.getLogger("gusset.vault")
 
@@ -27,17 +31,33 @@ _KEPT_LINES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A signed statement that record `seq` had `hash`. `vault` is the vault's id."""
+    """A signed statement that record `seq` had `hash`. `vault` is the vault's id.
+
+    `key` is the number of the signing key, `keyring` the generation of the keyring; checkpoints
+    of older releases, which had one signing key, have neither.
+    """
 
     vault: str
     seq: int
     at: str
     hash: bytes
+    key: int | None = None
+    keyring: int | None = None
     signature: bytes = b""
 
     def signed_bytes(self) -> bytes:
         """What the signature covers."""
-        return json.dumps(["gusset checkpoint 1", self.vault, self.seq, self.at, self.hash.hex()]).encode()
+        statement = [self.vault, self.seq, self.at, self.hash.hex()]
+        if self.key is None:
+            return json.dumps(["gusset checkpoint 1", *statement]).encode()
+        return json.dumps(["gusset checkpoint 2", *statement, self.key, self.keyring]).encode()
+
+    def is_signed(self, public_keys: PublicKeys) -> bool:
+        """Whether the signing key for this record has signed the checkpoint."""
+        key = public_keys.key_of(self.seq)
+        if key is None or key.number != (self.key or 1):
+            return False
+        return key.verifies(self.signature, self.signed_bytes())
 
     def line(self) -> bytes:
         """The checkpoint as one line of the witness file."""
@@ -46,6 +66,7 @@ class Checkpoint:
             "seq": self.seq,
             "at": self.at,
             "hash": self.hash.hex(),
+            **({} if self.key is None else {"key": self.key, "keyring": self.keyring}),
             "signature": base64.b64encode(self.signature).decode(),
         }
         return json.dumps(data).encode() + b"\n"
@@ -60,10 +81,50 @@ class Checkpoint:
                 seq=int(data["seq"]),
                 at=str(data["at"]),
                 hash=bytes.fromhex(data["hash"]),
+                key=_number(data.get("key")),
+                keyring=_number(data.get("keyring")),
                 signature=base64.b64decode(data["signature"], validate=True),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a checkpoint") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointComparison:
+    """Compares checkpoints with a log of that many `records`, and these `hashes` by their numbers.
+
+    Without a log, `records` is None.
+    """
+
+    public_keys: PublicKeys
+    records: int | None
+    hashes: Mapping[int, bytes]
+
+    def problems(self, source: str, points: Iterable[Checkpoint]) -> Iterator[str]:
+        """What is wrong with checkpoints from `source`, or with the log if they are right."""
+        for point in points:
+            if (problem := self._problem(point)) is not None:
+                yield f"{source}: {problem}"
+
+    def _problem(self, point: Checkpoint) -> str | None:
+        if point.vault != self.public_keys.vault:
+            return f"the checkpoint of record {point.seq} is from another vault"
+        if not point.is_signed(self.public_keys):
+            return f"the checkpoint of record {point.seq} is not signed by this vault"
+        if self.records is None:
+            return None
+        if point.seq > self.records:
+            return (
+                f"the log had {point.seq} records at {point.at} and has {self.records} now: "
+                "it was cut short, or this is an older copy of the database"
+            )
+        if self.hashes.get(point.seq) != point.hash:
+            return f"record {point.seq} is not the same as at {point.at}"
+        return None
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 class WitnessFile:
@@ -126,4 +187,12 @@ def read_checkpoints(path: Path) -> list[Checkpoint]:
             found.append(Checkpoint.parse(line))
         except ValueError:
             log.warning("%s has a line that is not a checkpoint", path)
+    return found
+
+
+def given_checkpoints(path: Path) -> list[Checkpoint]:
+    """The checkpoints in a file that a person named. Raises UsageError when it holds none."""
+    found = read_checkpoints(path)
+    if not found:
+        raise UsageError(f"{path} contains no checkpoint", hint="use a copy of a witness file")
     return found

@@ -34,6 +34,17 @@ CHANGES = frozenset(
     )
 )
 
+# Each of them makes a keyring of the next generation, which its details have as `keyring`.
+KEY_CHANGES = frozenset(
+    (
+        Action.VAULT_CREATE,
+        Action.VAULT_SIGN,
+        Action.KEY_ROTATE,
+        Action.KEY_ADD_ROOT,
+        Action.KEY_ROTATE_ROOT,
+    )
+)
+
 
 def state_details(info: SecretInfo) -> dict[str, Any]:
     """The details of a change's audit event: the state of the secret after it."""
@@ -70,6 +81,7 @@ class LogState:
         self.rows: dict[tuple[str, str], _RowState] = {}  # by table and key
         self.secrets: dict[str, _SecretState] = {}  # by the secret's id
         self.wrong_deliveries: list[str] = []
+        self.keyring = 0  # the generation of the keyring
         self._live: dict[tuple[str, str], str] = {}  # team and folded name -> id
 
     def follow(self, record: AuditRecord) -> None:
@@ -85,6 +97,8 @@ class LogState:
                 self._follow_change(record, details)
             elif record.action == Action.SECRET_DELIVER:
                 self._follow_delivery(record, details)
+            elif record.action in KEY_CHANGES:
+                self.keyring = max(self.keyring, details["keyring"])
 
     def _follow_rows(self, record: AuditRecord) -> None:
         act = f"{record.action} {record.target}"

@@ -71,6 +71,21 @@ class AuditRecord:
             "mac": self.mac.hex(),
         }
 
+    @classmethod
+    def parse(cls, line: bytes) -> AuditRecord:
+        """The record of such an object. Raises ValueError."""
+        try:
+            data = json.loads(line)
+            changes = data.pop("changes", None)
+            details = json.dumps(data.pop("details"), sort_keys=True)
+            hashed, mac = bytes.fromhex(data.pop("hash")), bytes.fromhex(data.pop("mac"))
+            if type(data["seq"]) is not int:
+                raise ValueError("not a number")
+            text = json.dumps(changes, separators=(",", ":")) if changes else None
+            return cls(**data, details=details, changes=text, hash=hashed, mac=mac)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not an audit record") from error
+
     def hash_after(self, previous: bytes) -> bytes:
         """The hash that this record must have when it follows a record with the hash `previous`."""
         fields = (self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gusset.errors import UsageError
 from gusset.vault.audit.chain import Head
-from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile, read_checkpoints
+from gusset.vault.audit.checkpoints import (
+    Checkpoint,
+    CheckpointComparison,
+    WitnessFile,
+    given_checkpoints,
+)
 from gusset.vault.audit.consistency import LogState, RowComparison, unopened
 from gusset.vault.audit.events import AuditRecord, genesis_hash
 from gusset.vault.crypto.envelope import CannotOpen, version_context
+from gusset.vault.crypto.keyring import Keyring
+from gusset.vault.crypto.public_keys import PublicKeys
 from gusset.vault.storage.connection import Connection, Store, iterate
-from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.signed_rows import RowSigner, SignedTable
 from gusset.vault.storage.sql import Statement, containing_pattern
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS, SIGNED_TABLES
 
 _RECORD = "SELECT seq, at, actor, action, target, outcome, details, changes, hash, mac FROM audit"
 _ALL_RECORDS = Statement(f"{_RECORD} ORDER BY seq")
-_ALL_CHECKPOINTS = Statement("SELECT seq, at, hash, signature FROM checkpoints ORDER BY seq")
+_ALL_CHECKPOINTS = Statement(
+    "SELECT seq, at, hash, signature, signing_key, keyring FROM checkpoints ORDER BY seq"
+)
 _ALL_ROWS = {
     table: Statement(f"SELECT {', '.join(table.all_columns)} FROM {table.name}") for table in SIGNED_TABLES
 }
@@ -45,13 +53,14 @@ class AuditLog:
         store: Store,
         vault: str,
         *,
-        keys: KeyringStore,
+        reload_keyring: Callable[[Connection], Keyring],
         signer: RowSigner,
         witness: WitnessFile,
     ) -> None:
+        """`reload_keyring` reads the keyring anew: another process may have rotated keys."""
         self._store = store
         self._vault = vault
-        self._keys = keys
+        self._reload_keyring = reload_keyring
         self._signer = signer
         self._witness = witness
 
@@ -90,62 +99,76 @@ class AuditLog:
             for row in iterate(connection, _ALL_RECORDS):
                 yield _record(row)
 
-    def verify(self, checkpoint_file: Path | None = None) -> VerificationReport:
+    def public_keys(self) -> PublicKeys:
+        """The public keys that verify checkpoints."""
+        with self._store.snapshot() as connection:
+            return PublicKeys(self._vault, self._reload_keyring(connection).public_keys)
+
+    def verify(self, *checkpoint_files: Path) -> VerificationReport:
         """Check the whole log, offline.
 
         Finds records that were edited, removed or reordered; a log that was cut
         short and a database that was replaced by an older copy, up to the newest
-        checkpoint in the database, in the witness file or in `checkpoint_file`;
-        and rows of any signed table that differ from what the log says.
+        checkpoint in the database, in the witness file or in `checkpoint_files`;
+        rows of any signed table that differ from what the log says; and a keyring
+        that was put back to an older state.
 
         Raises:
-            UsageError: `checkpoint_file` holds no checkpoint.
+            UsageError: one of `checkpoint_files` holds no checkpoint.
         """
         # Files before the database: what others write meanwhile is then in the snapshot too,
         # never in the witness file alone.
-        sources = {} if checkpoint_file is None else {str(checkpoint_file): _given(checkpoint_file)}
+        sources = {str(path): given_checkpoints(path) for path in checkpoint_files}
         sources[str(self._witness.path)] = self._witness.checkpoints()
         with self._store.snapshot() as connection:
-            self._keys.reload(connection)  # another process may have rotated keys
+            keyring = self._reload_keyring(connection)
             sources["the database"] = self._stored_checkpoints(connection)
             wanted = {point.seq for points in sources.values() for point in points}
             state = LogState()
-            head, hashes, problems = self._walk(connection, wanted, state)
-            problems += [*state.wrong_deliveries, *self._row_problems(connection, state)]
+            head, hashes, problems = self._walk(connection, keyring, wanted, state)
+            problems += [*state.wrong_deliveries, *self._row_problems(connection, keyring, state)]
         if head.seq == 0:  # creating the vault is its first record
             problems.append("the log is empty: every record was removed")
+        if keyring.generation < state.keyring:
+            problems.append(
+                f"the keyring was put back: it is of generation {keyring.generation}, "
+                f"but the log has generation {state.keyring}"
+            )
+        comparison = CheckpointComparison(
+            public_keys=PublicKeys(self._vault, keyring.public_keys), records=head.seq, hashes=hashes
+        )
         for source, points in sources.items():
-            problems += self._checkpoint_problems(source, points, head, hashes)
+            problems += comparison.problems(source, points)
         count = sum(map(len, sources.values()))
         return VerificationReport(head.seq, count, f"{head.seq}:{head.hash.hex()}", tuple(problems))
 
     def _stored_checkpoints(self, connection: Connection) -> list[Checkpoint]:
         return [
-            Checkpoint(vault=self._vault, seq=row.seq, at=row.at, hash=row.hash, signature=row.signature)
+            Checkpoint(
+                vault=self._vault,
+                seq=row.seq,
+                at=row.at,
+                hash=row.hash,
+                key=row.signing_key,
+                keyring=row.keyring,
+                signature=row.signature,
+            )
             for row in connection.all(_ALL_CHECKPOINTS)
         ]
 
-    def _row_problems(self, connection: Connection, state: LogState) -> Iterator[str]:
+    def _row_problems(self, connection: Connection, keyring: Keyring, state: LogState) -> Iterator[str]:
         comparison = RowComparison(state, self._signer)
         for table in SIGNED_TABLES:
             yield from comparison.table_problems(table, _rows(connection, table))
         yield from comparison.missing()
         secrets = {row.id: row for row in _rows(connection, SECRETS)}
-        yield from unopened(_rows(connection, SECRET_VERSIONS), secrets, self._opens)
-
-    def _opens(self, secret: Any, version: Any) -> bool:
-        context = version_context(secret.team_id, secret.id, secret.folded, version.version, version.write_id)
-        try:
-            self._keys.current.open(version.sealed, context)
-        except (CannotOpen, KeyError):
-            return False
-        return True
+        yield from unopened(_rows(connection, SECRET_VERSIONS), secrets, partial(_opens, keyring))
 
     def _walk(
-        self, connection: Connection, wanted: set[int], state: LogState
+        self, connection: Connection, keyring: Keyring, wanted: set[int], state: LogState
     ) -> tuple[Head, dict[int, bytes], list[str]]:
         """Follow the chain from its start: its head, the hashes of the records `wanted`, the problems."""
-        keyring, previous = self._keys.current, Head(0, genesis_hash(self._vault))
+        previous = Head(0, genesis_hash(self._vault))
         hashes, problems = {}, []
         for record in map(_record, iterate(connection, _ALL_RECORDS)):
             if record.seq != previous.seq + 1:
@@ -160,30 +183,14 @@ class AuditLog:
             previous = Head(record.seq, record.hash)
         return previous, hashes, problems
 
-    def _checkpoint_problems(
-        self, source: str, points: Sequence[Checkpoint], head: Head, hashes: Mapping[int, bytes]
-    ) -> list[str]:
-        problems = []
-        for point in points:
-            if point.vault != self._vault:
-                problems.append(f"{source}: the checkpoint of record {point.seq} is from another vault")
-            elif not self._keys.current.signed(point.signed_bytes(), point.signature):
-                problems.append(f"{source}: the checkpoint of record {point.seq} is not signed by this vault")
-            elif point.seq > head.seq:
-                problems.append(
-                    f"{source}: the log had {point.seq} records at {point.at} and has {head.seq} now: "
-                    "it was cut short, or this is an older copy of the database"
-                )
-            elif hashes.get(point.seq) != point.hash:
-                problems.append(f"{source}: record {point.seq} is not the same as at {point.at}")
-        return problems
 
-
-def _given(path: Path) -> list[Checkpoint]:
-    found = read_checkpoints(path)
-    if not found:
-        raise UsageError(f"{path} contains no checkpoint", hint="use a copy of a witness file")
-    return found
+def _opens(keyring: Keyring, secret: Any, version: Any) -> bool:
+    context = version_context(secret.team_id, secret.id, secret.folded, version.version, version.write_id)
+    try:
+        keyring.keks.open(version.sealed, context)
+    except (CannotOpen, KeyError):
+        return False
+    return True
 
 
 def _record(row: Any) -> AuditRecord:

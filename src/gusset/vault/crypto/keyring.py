@@ -1,68 +1,79 @@
-"""The vault's keys: KEKs by number, the audit log's HMAC key and its signing key.
+"""The vault's keys: KEKs, and those for the audit log, for rows, for checkpoints and for repeated requests.
 
-The newest KEK wraps, every KEK unwraps. A keyring is immutable: adding a KEK
-makes a new one. This module does not know where the root key is kept.
+Each key has a kind and a number. The newest KEK wraps, every KEK unwraps. A key that
+authenticates audit records, or what belongs to one, is valid for the records from its
+`first` to the one before the next key's `first`: whoever learns a key that was replaced
+can forge nothing newer. A keyring is immutable: adding a key makes a new one, of the
+next generation. This module does not know where the root key is kept.
 """
 
 from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gusset.vault.crypto.envelope import KEY_BYTES, kek_number, open_sealed, rewrap, seal
+from gusset.vault.crypto.public_keys import PublicKey
 
-KEK, AUDIT, SIGNING, STATE = "kek", "audit", "signing", "state"
-KINDS = (KEK, AUDIT, SIGNING, STATE)
+KEK, AUDIT, SIGNING, STATE, IDEMPOTENCY = "kek", "audit", "signing", "state", "idempotency"
+KINDS = {
+    KEK: "KEK",
+    AUDIT: "audit key",
+    STATE: "state key",
+    SIGNING: "signing key",
+    IDEMPOTENCY: "idempotency key",
+}
 
-# (kind, number) -> key; stored wrapped by the root key.
-Keys = Mapping[tuple[str, int], bytes]
+
+@dataclass(frozen=True, slots=True)
+class VaultKey:
+    """32 random bytes, and the number of the first audit record that they are for."""
+
+    secret: bytes = field(repr=False)
+    first: int = 0
 
 
-class Keyring:
-    """Seals and opens values, and authenticates the audit log."""
+Keys = Mapping[tuple[str, int], VaultKey]  # by kind and number
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = dict(keys)
-        self._keks = {number: AESGCM(key) for (kind, number), key in keys.items() if kind == KEK}
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """What is public about a key. Newer keys replace it from their own first audit record on."""
+
+    kind: str
+    number: int
+    first: int
+    newest: bool
+
+    def data(self) -> dict[str, Any]:
+        """The key as a JSON object."""
+        return {"kind": self.kind, "number": self.number, "first": self.first, "newest": self.newest}
+
+
+class Keks:
+    """The KEKs by number: they seal and open values."""
+
+    def __init__(self, keks: Mapping[int, bytes]) -> None:
+        self._keks = {number: AESGCM(key) for number, key in keks.items()}
         self.newest = max(self._keks)
-
-    @classmethod
-    def new(cls) -> Keyring:
-        return cls(cls.new_keys(*KINDS))
-
-    @staticmethod
-    def new_keys(*kinds: str) -> Keys:
-        """The first key of each kind."""
-        return {(kind, 1): os.urandom(KEY_BYTES) for kind in kinds}
-
-    def has(self, kind: str) -> bool:
-        """Whether there is a key of that kind."""
-        return any(each == kind for each, _ in self._keys)
-
-    def with_new_kek(self) -> Keyring:
-        """A keyring with one more KEK, which is now the newest."""
-        return Keyring({**self._keys, (KEK, self.newest + 1): AESGCM.generate_key(256)})
-
-    def keys(self) -> Keys:
-        """Every key, to be wrapped and stored."""
-        return dict(self._keys)
 
     def seal(self, value: bytes, context: bytes) -> bytes:
         """Seal `value` for `context` under the newest KEK."""
         return seal(value, context=context, kek=self._keks[self.newest], number=self.newest)
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
-        """Raises CannotOpen, or KeyError for a KEK that was added after this keyring was read."""
+        """Raises CannotOpen, or KeyError for a KEK that was added after the keyring was read."""
         return open_sealed(sealed, context=context, keks=self._keks.__getitem__)
 
     def knows(self, sealed: bytes) -> bool:
-        """Whether this keyring has the KEK that `sealed` names."""
+        """Whether there is the KEK that `sealed` names."""
         return kek_number(sealed) in self._keks
 
     def rewrap(self, sealed: bytes, context: bytes) -> bytes:
@@ -70,33 +81,104 @@ class Keyring:
         kek = self._keks[self.newest]
         return rewrap(sealed, context=context, keks=self._keks.__getitem__, kek=kek, number=self.newest)
 
+
+class Keyring:
+    """The KEKs, and the keys that authenticate the audit log and rows.
+
+    `generation` grows with each change of the keyring. `root_keys` are the ids of the root
+    keys that open it, the newest last: two while the root key is being replaced.
+    """
+
+    def __init__(self, keys: Keys, *, generation: int = 1, root_keys: Iterable[str] = ()) -> None:
+        self.generation = generation
+        self.root_keys = tuple(root_keys)
+        self._keys = dict(keys)
+        self.keks = Keks({number: key.secret for (kind, number), key in keys.items() if kind == KEK})
+        self._ranges = {kind: self._range(kind) for kind in KINDS}
+
+    def _range(self, kind: str) -> list[tuple[int, int, bytes]]:
+        """First record, number and bytes of each key of a kind, the newest first."""
+        found = [(number, key) for (each, number), key in self._keys.items() if each == kind]
+        return [(key.first, number, key.secret) for number, key in sorted(found, reverse=True)]
+
+    @classmethod
+    def new(cls, root_key: str) -> Keyring:
+        """The keyring of a new vault, which the root key with that id opens."""
+        keys = {(kind, 1): VaultKey(os.urandom(KEY_BYTES)) for kind in KINDS}
+        return cls(keys, root_keys=[root_key])
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a key of that kind."""
+        return bool(self._ranges[kind])
+
+    def newest(self, kind: str) -> int:
+        """The number of the newest key of a kind; 0 when there is none."""
+        return max((number for _, number, _ in self._ranges[kind]), default=0)
+
+    def with_new(self, kinds: Iterable[str], first: int) -> Keyring:
+        """The next generation, with a new key of each of `kinds`, for the records from `first` on."""
+        new = {(kind, self.newest(kind) + 1): VaultKey(os.urandom(KEY_BYTES), first) for kind in kinds}
+        return Keyring(self._keys | new, generation=self.generation + 1, root_keys=self.root_keys)
+
+    def complete(self) -> Keyring:
+        """This keyring, or the next generation with a key of each kind that it lacks."""
+        missing = [kind for kind in KINDS if not self.has(kind)]
+        return self if self.generation and not missing else self.with_new(missing, first=0)
+
+    def with_root_keys(self, root_keys: Iterable[str]) -> Keyring:
+        """The next generation, which the root keys with these ids open."""
+        return Keyring(self._keys, generation=self.generation + 1, root_keys=root_keys)
+
+    def keys(self) -> Keys:
+        """Every key, to be wrapped and stored."""
+        return dict(self._keys)
+
     def audit_mac(self, data: bytes, seq: int) -> bytes:
         """The HMAC of the audit record `seq`, whose hash is `data`."""
-        return hmac.digest(self._keys[AUDIT, 1], data, "sha256")
+        return hmac.digest(self._key_of(AUDIT, seq)[1], data, "sha256")
 
     def state_mac(self, data: bytes, seq: int) -> bytes:
         """The HMAC of a row that the audit record `seq` wrote."""
-        return hmac.digest(self._keys[STATE, 1], data, "sha256")
+        return hmac.digest(self._key_of(STATE, seq)[1], data, "sha256")
+
+    def request_macs(self, data: bytes) -> tuple[bytes, ...]:
+        """HMACs of a request: under the newest idempotency key, and under those that it replaced.
+
+        Store the first, and compare with all: a request may be repeated after a rotation.
+        """
+        return tuple(hmac.digest(secret, data, "sha256") for _, _, secret in self._ranges[IDEMPOTENCY])
 
     def derive(self, purpose: str) -> bytes:
-        """A key for one purpose outside the vault. It differs from every MAC of the audit log."""
+        """A key for one purpose outside the vault, until the audit key is replaced."""
         data = f"gusset: a key derived for the purpose of: {purpose}".encode()
-        return hmac.digest(self._keys[AUDIT, 1], data, "sha256")
+        return hmac.digest(self._ranges[AUDIT][0][2], data, "sha256")
 
-    def sign(self, data: bytes) -> bytes:
-        return self._signing.sign(data)
+    def signing_key(self, seq: int) -> int:
+        """The number of the key that signs the checkpoint of the audit record `seq`."""
+        return self._key_of(SIGNING, seq)[0]
 
-    def signed(self, data: bytes, signature: bytes) -> bool:
-        """Whether `signature` over `data` was made with this keyring's signing key."""
-        try:
-            self._signing.public_key().verify(signature, data)
-        except InvalidSignature:
-            return False
-        return True
+    def sign(self, data: bytes, seq: int) -> bytes:
+        """Sign `data`, the checkpoint of the audit record `seq`."""
+        return _private_key(self._key_of(SIGNING, seq)[1]).sign(data)
 
     @cached_property
-    def _signing(self) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self._keys[SIGNING, 1])
+    def public_keys(self) -> Sequence[PublicKey]:
+        """The public part of each signing key, the oldest first."""
+        return [
+            PublicKey(number, first, _private_key(secret).public_key().public_bytes_raw())
+            for first, number, secret in reversed(self._ranges[SIGNING])
+        ]
+
+    def _key_of(self, kind: str, seq: int) -> tuple[int, bytes]:
+        """Number and bytes of the key for the audit record `seq`. Raises KeyError."""
+        for first, number, secret in self._ranges[kind]:
+            if seq >= first:
+                return number, secret
+        raise KeyError(kind)
 
     def __repr__(self) -> str:
-        return f"Keyring({len(self._keks)} KEKs)"
+        return f"Keyring(generation {self.generation}, {len(self._keys)} keys)"
+
+
+def _private_key(secret: bytes) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(secret)

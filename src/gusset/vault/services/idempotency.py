@@ -7,6 +7,7 @@ is an HMAC of the request: a plain hash would let whoever reads the database gue
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Write, Writer, WriteResult
 from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.sql import Statement
 
 KEPT = timedelta(days=1)
@@ -104,39 +106,44 @@ class OnceWriter:
 class Idempotency:
     """Remembers executed requests for `KEPT`."""
 
-    def __init__(self, store: Store, writer: Writer, clock: Clock, *, mac_key: bytes) -> None:
+    def __init__(self, store: Store, writer: Writer, clock: Clock, keys: KeyringStore) -> None:
         self._store = store
         self._writer = writer
         self._clock = clock
-        self._mac_key = mac_key
+        self._keys = keys
 
-    def mac(self, *parts: bytes) -> bytes:
-        """The HMAC of a request's parts."""
-        data = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-        return hmac.digest(self._mac_key, data, "sha256")
+    def digest(self, *parts: bytes) -> bytes:
+        """What requests are compared by. Only its HMAC is stored."""
+        return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
 
-    def find(self, request: RequestId, mac: bytes) -> Executed | None:
+    def find(self, request: RequestId, digest: bytes) -> Executed | None:
         """What is known of a request; None if it was not executed within the last day."""
         with self._store.read() as connection:
-            return self._find(connection, request, mac)
+            return self._find(connection, request, digest)
 
-    def _find(self, connection: Connection, request: RequestId, mac: bytes) -> Executed | None:
+    def _find(self, connection: Connection, request: RequestId, digest: bytes) -> Executed | None:
         row = connection.one(_FIND, request.parameters())
         if row is None or row.created_at < self._oldest():
             return None
-        same = hmac.compare_digest(row.mac, mac)
+        same = self._is_of(row.mac, digest)
+        if not same and self._keys.reload_if_newer(connection):  # another process has rotated the key
+            same = self._is_of(row.mac, digest)
         return Executed(same=same, response=row.response, created_at=row.created_at)
 
-    def writer(self, request: RequestId, mac: bytes) -> OnceWriter:
+    def _is_of(self, mac: bytes, digest: bytes) -> bool:
+        return any(hmac.compare_digest(mac, each) for each in self._keys.current.request_macs(digest))
+
+    def writer(self, request: RequestId, digest: bytes) -> OnceWriter:
         """The writer for the handler of a request.
 
         Its `run` raises AlreadyExecuted if the request was executed meanwhile.
         """
 
         def claim(transaction: Transaction) -> None:
-            if (executed := self._find(transaction, request, mac)) is not None:
+            if (executed := self._find(transaction, request, digest)) is not None:
                 raise AlreadyExecuted(executed)
             transaction.run(_FORGET, {"before": self._oldest()})
+            mac = self._keys.current.request_macs(digest)[0]
             row = request.parameters() | {"mac": mac, "created_at": timestamp(self._clock())}
             transaction.run(_INSERT, row)
 

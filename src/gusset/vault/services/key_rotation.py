@@ -1,26 +1,23 @@
-"""Rotation of KEKs and of the root key, while this and other processes use the vault."""
+"""Rotation of the vault's keys, while this and other processes use the vault."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from gusset.errors import Conflict
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.envelope import CannotOpen, kek_number
-from gusset.vault.crypto.keyring import KEK
-from gusset.vault.crypto.root_key import RootKey, new_root_key, read_root_key, write_root_key
+from gusset.vault.crypto.keyring import KEK, KINDS, KeyInfo
+from gusset.vault.services.root_key_rotation import RootKeyRotation
 from gusset.vault.services.secret_rows import context_of
-from gusset.vault.storage.connection import Store, Transaction
+from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.signed_rows import Select
-from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
 REWRAP_BATCH = 500
@@ -31,58 +28,73 @@ _SEALED_AFTER = Select(
     "ORDER BY secret_id, version LIMIT :limit",
 )
 _FIND_SECRETS = Select(SECRETS, "WHERE id IN (:ids...)")
-_DROP_OTHERS = Statement("DELETE FROM keyring WHERE root_key_id <> :root_key_id")
 
 
 @dataclass(frozen=True, slots=True)
 class RotationResult:
-    """`kek` is the number of the new KEK, `rewrapped` how many versions it wraps now."""
+    """The numbers of the newest keys by kind, and how many versions were rewrapped."""
 
-    kek: int
+    newest: Mapping[str, int]
     rewrapped: int
 
 
 class KeyRotation:
-    """Replaces keys while this and other processes use the vault."""
+    """Replaces keys of the keyring while this and other processes use the vault."""
 
     def __init__(
         self,
-        store: Store,
         writer: Writer,
         clock: Clock,
         *,
         keys: KeyringStore,
-        root_key_file: Path,
+        root: RootKeyRotation,
         exclusive_lock: Callable[[], AbstractContextManager[None]],
-        forget_overwritten: Callable[[], None],
     ) -> None:
-        """For `forget_overwritten` see `SecretWriter`; under the lock one rotation runs at a time."""
-        self._store = store
+        """Under the lock one rotation runs at a time, over all processes."""
         self._exclusive_lock = exclusive_lock
-        self._forget_overwritten = forget_overwritten
         self._writer = writer
         self._keys = keys
         self._clock = clock
-        self._root_key_file = root_key_file
+        self._root = root
 
-    def rotate(self, *, actor: str) -> RotationResult:
-        """Add a KEK and wrap every version's DEK with it, in small steps between which others can write.
+    def rotate(self, kinds: Sequence[str] = (KEK,), *, actor: str) -> RotationResult:
+        """Add a key of each of `kinds`, which is the newest from the next audit record on.
 
-        If it is interrupted, some versions stay wrapped by an older KEK, which
-        still opens them; the next rotation rewraps them too.
+        A new KEK then wraps every version's DEK, in small steps between which others can
+        write. If that is interrupted, some versions stay wrapped by an older KEK, which
+        still opens them; the next rotation rewraps them, too.
+
+        Raises:
+            Conflict: the root key is being replaced on several machines.
+            RootKeyError: the root key cannot be read.
         """
-
-        def write(transaction: Transaction) -> WriteResult[int]:
-            keyring = self._keys.reload(transaction).with_new_kek()
-            root, number = read_root_key(self._root_key_file), keyring.newest
-            self._keys.write(transaction, {(KEK, number): keyring.keys()[KEK, number]}, root, self._now())
-            return WriteResult(number, [AuditEvent(actor, Action.KEY_ROTATE, f"KEK {number}")])
-
         with self._exclusive_lock():
-            number = self._writer.run(AuditEvent(actor, Action.KEY_ROTATE, "KEK"), write)
-        with self._store.read() as connection:
-            self._keys.reload(connection)
-        return RotationResult(number, self._rewrap_all(actor))
+            self._root.finish_interrupted(actor=actor)
+            newest = self._add(kinds, actor)
+            return RotationResult(newest, self._rewrap_all(actor) if KEK in kinds else 0)
+
+    def infos(self) -> list[KeyInfo]:
+        """The vault's keys by kind and number, without the keys themselves."""
+        keyring = self._keys.current
+        return [
+            KeyInfo(kind, number, key.first, number == keyring.newest(kind))
+            for (kind, number), key in keyring.keys().items()
+        ]
+
+    def _add(self, kinds: Sequence[str], actor: str) -> Mapping[str, int]:
+        def write(transaction: Transaction) -> WriteResult[Mapping[str, int]]:
+            # The record of this rotation is the last one of the old keys.
+            keyring = self._keys.current.with_new(kinds, first=transaction.seq + 1)
+            root = self._keys.source.read()
+            self._keys.write(transaction, keyring, timestamp(self._clock()), root)
+            self._keys.use(keyring, root)
+            newest = {kind: keyring.newest(kind) for kind in kinds}
+            target = ", ".join(f"{KINDS[kind]} {number}" for kind, number in newest.items())
+            details = {"keyring": keyring.generation}
+            return WriteResult(newest, [AuditEvent(actor, Action.KEY_ROTATE, target, details=details)])
+
+        target = ", ".join(KINDS[kind] for kind in kinds)
+        return self._writer.run(AuditEvent(actor, Action.KEY_ROTATE, target), write)
 
     def _rewrap_all(self, actor: str) -> int:
         """Rewrap in steps, by primary key, so that each transaction is short and no row is done twice."""
@@ -107,47 +119,18 @@ class KeyRotation:
                 self._rewrap(transaction, row, by_id.get(row.secret_id))
             count = len(transaction.changes)
             last = max(((row.secret_id, row.version) for row in [*rows, *altered]), default=None)
-            target, details = f"KEK {self._keys.current.newest}", {"versions": count}
+            target, details = f"KEK {self._keys.current.keks.newest}", {"versions": count}
             events = [AuditEvent(actor, Action.KEY_REWRAP, target, details=details)] if count else []
             return WriteResult((count, last), events)
 
         return self._writer.run(AuditEvent(actor, Action.KEY_REWRAP, "KEK"), write)
 
     def _rewrap(self, transaction: Transaction, row: Any, secret: Any | None) -> None:
-        keyring = self._keys.current
-        if secret is None or kek_number(row.sealed) == keyring.newest:
+        keks = self._keys.current.keks
+        if secret is None or kek_number(row.sealed) == keks.newest:
             return
         try:
-            sealed = keyring.rewrap(row.sealed, context_of(secret, row.version, row.write_id))
+            sealed = keks.rewrap(row.sealed, context_of(secret, row.version, row.write_id))
         except (CannotOpen, KeyError):
             return  # damaged: left as it is; reading it raises
         transaction.update(SECRET_VERSIONS, row, sealed=sealed)
-
-    def rotate_root(self, *, actor: str) -> None:
-        """Replace the root key.
-
-        Meanwhile the keyring is stored wrapped by both keys: if the rotation is
-        interrupted, the vault opens with whichever key is in the file.
-        """
-        with self._exclusive_lock():
-            self._rotate_root(actor, new_root_key())
-
-    def _rotate_root(self, actor: str, root: RootKey) -> None:
-        def wrap(transaction: Transaction) -> WriteResult[None]:
-            keys = self._keys.reload(transaction).keys()
-            self._keys.write(transaction, keys, root, self._now())
-            return WriteResult(None, [AuditEvent(actor, Action.KEY_ROTATE_ROOT, f"root key {root.id}")])
-
-        def drop_old(transaction: Transaction) -> WriteResult[None]:
-            if read_root_key(self._root_key_file).id != root.id:
-                raise Conflict(f"{self._root_key_file} was replaced during the rotation; no key was dropped")
-            transaction.run(_DROP_OTHERS, {"root_key_id": root.id})
-            return WriteResult(None, [])
-
-        self._writer.run(AuditEvent(actor, Action.KEY_ROTATE_ROOT, "root key"), wrap)
-        write_root_key(self._root_key_file, root)
-        self._writer.run(AuditEvent(actor, Action.KEY_ROTATE_ROOT, "root key"), drop_old)
-        self._forget_overwritten()
-
-    def _now(self) -> str:
-        return timestamp(self._clock())

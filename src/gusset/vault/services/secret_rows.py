@@ -118,7 +118,7 @@ class VersionStore:
             {
                 "secret_id": secret.id,
                 "version": secret.last_version,
-                "sealed": self._keys.current.seal(value.reveal(), context),
+                "sealed": self._keys.current.keks.seal(value.reveal(), context),
                 "write_id": write_id,
                 "created_at": secret.updated_at,
                 "created_by": str(actor),

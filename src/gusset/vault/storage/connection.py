@@ -101,7 +101,7 @@ class Connection:
         valid: list[Any] = []
         altered: list[Any] = []
         for row in rows:
-            (valid if self._signer.is_valid(select.table, row) else altered).append(row)
+            (valid if self._signer.is_valid_now(self, select.table, row) else altered).append(row)
         return valid, altered
 
     def one_valid_each(self, select: Select, keys: Sequence[Parameters]) -> list[Any | None]:
@@ -132,7 +132,7 @@ class Connection:
         if isinstance(statement, Select):
             row = statement.table.row_type._make(values)
             if self._signer is not None:
-                self._signer.check(statement.table, row)
+                self._signer.check(self, statement.table, row)
             return row
         return statement.row(values, cursor.description)
 

@@ -114,23 +114,39 @@ class RowChange:
 class RowSigner:
     """Signs rows, and verifies them."""
 
-    def __init__(self, vault: str, keyring: Callable[[], Keyring], epoch_of: Callable[[int], int]) -> None:
-        """`epoch_of` gives the epoch of the audit record with that number."""
+    def __init__(
+        self,
+        vault: str,
+        keyring: Callable[[], Keyring],
+        epoch_of: Callable[[int], int],
+        reload_if_newer: Callable[[Any], bool] = lambda _: False,
+    ) -> None:
+        """`epoch_of` gives the epoch of the audit record with that number.
+
+        `reload_if_newer` reads the keyring by a connection, if another process has changed it.
+        """
         self._vault = _encoded(vault)
         self._keyring = keyring
         self._epoch_of = epoch_of
+        self._reload_if_newer = reload_if_newer
 
     def mac(self, table: SignedTable, row: Any) -> bytes:
         """The HMAC that `row` must have, for its `changed_seq`."""
         return self._keyring().state_mac(self._content(table, row), row.changed_seq)
 
-    def check(self, table: SignedTable, row: Any) -> None:
+    def check(self, connection: Any, table: SignedTable, row: Any) -> None:
         """Raises IntegrityError for a row that was not written by a holder of the state key."""
-        if not self.is_valid(table, row):
+        if not self.is_valid_now(connection, table, row):
             raise IntegrityError(
                 f"{table.describe(row)} was altered in the database: nothing is done with it",
                 hint="`gusset audit verify` lists what differs from the audit log",
             )
+
+    def is_valid_now(self, connection: Any, table: SignedTable, row: Any) -> bool:
+        """Whether a row that `connection` has read is valid, perhaps by a key that another process added."""
+        if self.is_valid(table, row):
+            return True
+        return self._reload_if_newer(connection) and self.is_valid(table, row)
 
     def is_valid(self, table: SignedTable, row: Any) -> bool:
         """Whether a holder of the state key wrote this row."""

@@ -1,0 +1,103 @@
+"""Managers that use this vault: each reports that it is alive, and which root key it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gusset.vault.audit.actions import Action
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.ids import new_id
+from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.keyring_store import KeyringStore
+from gusset.vault.storage.sql import Statement
+
+ALIVE = timedelta(seconds=30)  # after its last report
+_FORGOTTEN = timedelta(hours=1)
+
+_LIST = Statement(
+    "SELECT id, host, started_at, seen_at, root_key_id, keyring, checkpoint FROM managers "
+    "WHERE seen_at >= :since ORDER BY started_at, id"
+)
+_INSERT = Statement(
+    "INSERT INTO managers (id, host, started_at, seen_at, root_key_id, keyring, checkpoint) "
+    "VALUES (:id, :host, :at, :at, :root_key_id, :keyring, :checkpoint)"
+)
+_UPDATE = Statement(
+    "UPDATE managers SET seen_at = :at, root_key_id = :root_key_id, keyring = :keyring, "
+    "checkpoint = :checkpoint WHERE id = :id"
+)
+_FIND = Statement("SELECT id FROM managers WHERE id = :id")
+_DELETE = Statement("DELETE FROM managers WHERE id = :id OR seen_at < :since")
+_NEWEST_CHECKPOINT = Statement("SELECT coalesce(max(seq), 0) AS seq FROM checkpoints")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerInfo:
+    """A manager, as it last reported. `checkpoint` is the newest audit record that it knew to be signed."""
+
+    id: str
+    host: str
+    started_at: str
+    seen_at: str
+    root_key_id: str
+    keyring: int
+    checkpoint: int
+
+
+class Managers:
+    """Reports of managers. They are not signed: they hold up a rotation of the root key, nothing else."""
+
+    def __init__(self, store: Store, writer: Writer, clock: Clock, keys: KeyringStore) -> None:
+        self._store = store
+        self._writer = writer
+        self._keys = keys
+        self._clock = clock
+        self._id = new_id()
+
+    def report(self, host: str) -> None:
+        """Report that this manager, on `host`, is alive. Call it every few seconds.
+
+        Raises:
+            RootKeyError, IntegrityError: the root key or the keyring cannot be read again.
+        """
+        with self._store.read() as connection:
+            self._keys.check(connection)
+
+        def write(transaction: Transaction) -> WriteResult[None]:
+            newest = transaction.one(_NEWEST_CHECKPOINT)
+            row = {
+                "id": self._id,
+                "host": host,
+                "at": timestamp(self._clock()),
+                "root_key_id": self._keys.root_key_id,
+                "keyring": self._keys.current.generation,
+                "checkpoint": newest.seq if newest else 0,
+            }
+            known = transaction.one(_FIND, {"id": self._id}) is not None
+            transaction.run(_UPDATE if known else _INSERT, row)
+            return WriteResult(None, [])
+
+        self._writer.run(AuditEvent("gusset", Action.VAULT_PROBE, "vault"), write)
+
+    def leave(self) -> None:
+        """Remove this manager's report, and those of managers that ended without doing so."""
+
+        def write(transaction: Transaction) -> WriteResult[None]:
+            since = timestamp(self._clock() - _FORGOTTEN)
+            transaction.run(_DELETE, {"id": self._id, "since": since})
+            return WriteResult(None, [])
+
+        self._writer.run(AuditEvent("gusset", Action.VAULT_PROBE, "vault"), write)
+
+    def alive(self) -> list[ManagerInfo]:
+        """The managers that have reported in the last 30 seconds."""
+        with self._store.read() as connection:
+            return self.alive_in(connection)
+
+    def alive_in(self, connection: Connection) -> list[ManagerInfo]:
+        """`alive`, as `connection` sees them."""
+        since = timestamp(self._clock() - ALIVE)
+        return [ManagerInfo(**row._asdict()) for row in connection.all(_LIST, {"since": since})]
