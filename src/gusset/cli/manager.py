@@ -50,6 +50,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Requests a second that one API key or token may make; 0 for any number.",
 )
+@click.option(
+    "--root-key-command",
+    metavar="COMMAND",
+    help="Get the root key from the output of this command, which is run without a shell.",
+)
 @click.pass_context
 def manager(
     ctx: click.Context,
@@ -60,15 +65,18 @@ def manager(
     trusted_proxy: str | None,
     insecure_http: bool,
     key_rate: int,
+    root_key_command: str | None,
 ) -> None:
     """Run the secret manager.
 
     Runs until Ctrl-C or SIGTERM. Set it up first with `gusset manager init`, or
     open the link that it prints while it is not set up.
     """
+    app = ctx.ensure_object(App)
+    if root_key_command is not None:
+        app.settings = app.settings.with_root_key_command(root_key_command)
     if ctx.invoked_subcommand is not None:
         return
-    app = ctx.ensure_object(App)
     require_linux(
         "manager",
         lambda: _in_container(host, port, certificate, key, trusted_proxy, insecure_http=insecure_http),
@@ -162,10 +170,11 @@ def init(app: App, email: str) -> None:
     app.held.append(password)
     with app.vault() as vault:
         person, key = vault.people.create_first(email, password, actor=app.actor)
+        root_key = vault.root_key_rotation.source_name
     app.held.append(key)
     text = key.reveal().decode()
     app.output.note(f"{person.email} is the first administrator.")
-    app.output.note(f"Keep a copy of {app.settings.root_key_file} apart from backups of the database:")
+    app.output.note(f"Keep a copy of {root_key} apart from backups of the database:")
     app.output.note("without it, nobody can open the vault. This API key is shown only once:")
     app.output.result({"api_key": text, "email": person.email}, text)
 

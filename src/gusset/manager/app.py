@@ -19,7 +19,7 @@ from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
-from gusset.manager.housekeeping import RefusalTimer
+from gusset.manager.housekeeping import ManagerReports, RefusalTimer
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
 from gusset.manager.middleware import Metrics, Middleware
@@ -37,6 +37,7 @@ class Manager:
     middleware: Middleware
     change_feed: ChangeFeed
     refusal_timer: RefusalTimer
+    reports: ManagerReports
     executors: Executors
     cache: AccessCache
 
@@ -44,11 +45,13 @@ class Manager:
         """Start what runs beside requests. Call this on the event loop."""
         self.change_feed.start()
         self.refusal_timer.start()
+        self.reports.start()
 
     def close(self) -> None:
         """Release threads and connections, when no request is in flight any more."""
         self.change_feed.stop()
         self.refusal_timer.stop()
+        self.reports.stop()
         self.executors.close()
         self.cache.close()
 
@@ -69,7 +72,10 @@ def make_manager(
     delivery = Delivery(vault, authenticator, executors, change_feed)
     pages = Pages(vault, authenticator, executors, on_write=change_feed.notify, bootstrap_link=bootstrap_link)
     operations = [*OPERATIONS, *delivery.operations()]
-    service = ServiceRoutes(vault, authenticator, executors, metrics=metrics, document=openapi(operations))
+    reports = ManagerReports(vault, executors)
+    service = ServiceRoutes(
+        vault, authenticator, executors, reports=reports, metrics=metrics, document=openapi(operations)
+    )
     routes = [Route("/v1/deployment/changes", delivery.stream), *service.routes(), *pages.routes()]
     exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
     middleware = Middleware(
@@ -85,6 +91,7 @@ def make_manager(
         middleware=middleware,
         change_feed=change_feed,
         refusal_timer=RefusalTimer(vault, executors),
+        reports=reports,
         executors=executors,
         cache=cache,
     )

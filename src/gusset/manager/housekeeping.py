@@ -1,18 +1,20 @@
-"""What the manager does beside requests: sums of refusals, and a probe whether the vault is writable."""
+"""What the manager does beside requests: sums of refusals, reports to the vault, and a probe for writes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 
-from gusset.errors import GussetError, Unreachable
+from gusset.errors import GussetError, Unreachable, VaultError
 from gusset.manager.executors import Executors
 from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
 
 SUMS_EVERY = 5.0  # seconds
+REPORT_EVERY = 5.0
 PROBE_EVERY = 5.0  # seconds that a good probe holds; strangers may ask, and each probe is a write
 PROBE_AFTER_FAILURE = 1.0
 PROBE_TIMEOUT = 5.0
@@ -41,6 +43,47 @@ class RefusalTimer:
                 await self._executors.run(self._vault.record_refusal_sums)
             except GussetError as error:
                 log.warning("The sums of refused requests could not be recorded: %s", error.message)
+
+
+class ManagerReports:
+    """Reports to the vault that this manager is alive, and finds out whether its keys can still be read."""
+
+    def __init__(self, vault: Vault, executors: Executors) -> None:
+        self._vault = vault
+        self._executors = executors
+        self._task: asyncio.Task[None] | None = None
+        self._error: GussetError | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """Report no more. Called when no request is in flight."""
+        if self._task is not None:
+            self._task.cancel()
+            try:
+                self._vault.managers.leave()
+            except GussetError as error:
+                log.warning("The vault could not be informed that this manager ends: %s", error.message)
+
+    def check(self) -> None:
+        """Raises RootKeyError or IntegrityError if the last report failed: the keyring cannot be read."""
+        if isinstance(self._error, VaultError):
+            raise self._error
+
+    async def _run(self) -> None:
+        host = socket.gethostname()
+        while True:
+            failed_before = self._error is not None
+            try:
+                await self._executors.run_slow(self._vault.managers.report, host)
+                self._error = None
+            except GussetError as error:
+                self._error = error
+                if not failed_before:
+                    hint = f" ({error.hint})" if error.hint else ""
+                    log.warning("This manager cannot report to the vault: %s%s", error.message, hint)
+            await asyncio.sleep(REPORT_EVERY)
 
 
 class WriteProbe:

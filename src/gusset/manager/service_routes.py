@@ -13,7 +13,7 @@ from gusset.manager.api.serializers import audit_lines
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.authorization import authorize
 from gusset.manager.executors import Executors
-from gusset.manager.housekeeping import WriteProbe
+from gusset.manager.housekeeping import ManagerReports, WriteProbe
 from gusset.manager.middleware import Metrics
 from gusset.vault.wiring import Vault
 
@@ -27,12 +27,14 @@ class ServiceRoutes:
         authenticator: Authenticator,
         executors: Executors,
         *,
+        reports: ManagerReports,
         metrics: Metrics,
         document: Mapping[str, Any],
     ) -> None:
         self._vault = vault
         self._authenticator = authenticator
         self._executors = executors
+        self._reports = reports
         self._metrics = metrics
         self._document = document
         self._write_probe = WriteProbe(vault, executors)
@@ -60,7 +62,8 @@ class ServiceRoutes:
         return JSONResponse({"status": "ok"})
 
     async def _readyz(self, _: Request) -> Response:
-        """Whether the vault can be read and written."""
+        """Whether the vault can be read and written, and its keys be read again."""
+        self._reports.check()
         await self._executors.run(self._vault.people.has_any)
         await self._write_probe.check()
         return JSONResponse({"status": "ok"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from gusset.vault.storage.sql import Statement
 
 ALIVE = timedelta(seconds=30)  # after its last report
 _FORGOTTEN = timedelta(hours=1)
+_REPORT_EVERY = 10.0  # seconds
 
 _LIST = Statement(
     "SELECT id, host, started_at, seen_at, root_key_id, keyring, checkpoint FROM managers "
@@ -56,15 +58,22 @@ class Managers:
         self._keys = keys
         self._clock = clock
         self._id = new_id()
+        self._reported: tuple[str, int] | None = None  # root key and keyring
+        self._reported_at = 0.0
 
     def report(self, host: str) -> None:
         """Report that this manager, on `host`, is alive. Call it every few seconds.
+
+        Writes only when there is something new, and every ten seconds.
 
         Raises:
             RootKeyError, IntegrityError: the root key or the keyring cannot be read again.
         """
         with self._store.read() as connection:
             self._keys.check(connection)
+        now = (self._keys.root_key_id, self._keys.current.generation)
+        if now == self._reported and time.monotonic() - self._reported_at < _REPORT_EVERY:
+            return
 
         def write(transaction: Transaction) -> WriteResult[None]:
             newest = transaction.one(_NEWEST_CHECKPOINT)
@@ -81,6 +90,7 @@ class Managers:
             return WriteResult(None, [])
 
         self._writer.run(AuditEvent("gusset", Action.VAULT_PROBE, "vault"), write)
+        self._reported, self._reported_at = now, time.monotonic()
 
     def leave(self) -> None:
         """Remove this manager's report, and those of managers that ended without doing so."""
