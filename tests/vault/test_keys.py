@@ -25,8 +25,7 @@ from gusset.vault.crypto import root_key_sources
 from gusset.vault.crypto.keyring import AUDIT, KEK, KINDS, SIGNING, STATE, Keyring
 from gusset.vault.crypto.root_key import parse_root_key
 from tests.conftest import as_ordinary_process, leaks_in
-
-Sql = Callable[..., list[Any]]
+from tests.vault.conftest import Sql, settings_in
 
 
 def put(vault: Vault, name: str, value: bytes) -> None:
@@ -57,7 +56,8 @@ def in_other_process(settings: Settings, code: str) -> subprocess.CompletedProce
         "with open_vault(Settings.load(os.environ)) as vault:\n"
     )
     body = "".join(f"    {line}\n" for line in code.strip().splitlines())
-    environ = os.environ | {"GUSSET_HOME": str(settings.home), "GUSSET_SETTINGS": "/nowhere"}
+    own = {"GUSSET_HOME": str(settings.home), "GUSSET_DATABASE": settings.database}
+    environ = os.environ | own | {"GUSSET_SETTINGS": "/nowhere"}
     return subprocess.run(
         [sys.executable, "-c", prelude + body], env=environ, capture_output=True, timeout=60
     )
@@ -231,6 +231,7 @@ vault.root_key_rotation.rotate(actor='t')
     assert in_other_process(settings, code).returncode == -9
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 @pytest.mark.parametrize("kind", ["root key", "KEK"])
 @pytest.mark.parametrize("step", KILLS)
 def test_a_killed_rotation_of_the_root_key_is_reported_and_finished_by_the_next(
@@ -260,6 +261,7 @@ def test_a_killed_rotation_of_the_root_key_is_reported_and_finished_by_the_next(
             pass
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 def test_a_new_root_key_that_was_lost_is_dropped(filled: Settings) -> None:
     """The old one stays until another has replaced it."""
     kill_after(filled, KILLS["new key added"])
@@ -278,6 +280,7 @@ def test_a_new_root_key_that_was_lost_is_dropped(filled: Settings) -> None:
         assert shown(vault, "x") == b"kept"
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 def test_a_linked_root_key_is_replaced_where_the_link_leads(filled: Settings, tmp_path: Path) -> None:
     """The link stays: whoever made it keeps the key there."""
     elsewhere = tmp_path / "elsewhere" / "the.key"
@@ -404,6 +407,33 @@ def test_a_root_key_that_gusset_cannot_replace_is_replaced_in_two_steps(kept: tu
         assert vault.audit.verify().problems == ()
 
 
+def test_a_root_key_that_several_machines_share_is_replaced_in_two_steps(
+    home: Path, tmp_path: Path, new_database: Callable[[], str]
+) -> None:
+    """Each has a file of its own. `finish` puts the new one in place on the machine where it is run."""
+    here = settings_in(home, database=new_database())
+    with open_vault(here) as vault:
+        put(vault, "x", b"kept")
+    there = settings_in(tmp_path / "there", database=here.database)
+    there.home.mkdir(mode=0o700)
+    shutil.copy(here.root_key_file, there.root_key_file)
+    with open_vault(there) as manager, open_vault(here) as vault:
+        manager.managers.report("there")
+        pending = vault.root_key_rotation.rotate(actor="alice").pending_file
+        assert pending == home / "root.key.new"
+        with pytest.raises(Conflict, match="still use the old root key: there"):
+            vault.root_key_rotation.finish(actor="alice")
+        assert not pending.exists()
+        shutil.copy(here.root_key_file, there.root_key_file)
+        manager.managers.report("there")
+        vault.root_key_rotation.finish(actor="alice")
+        put(manager, "y", b"later")
+        assert manager.audit.verify().problems == ()
+    for settings in (here, there):
+        with open_vault(settings) as vault:
+            assert shown(vault, "y") == b"later"
+
+
 def test_a_manager_that_has_left_holds_up_nothing(kept: tuple[Settings, Path]) -> None:
     """It has removed its report."""
     settings, file = kept
@@ -423,6 +453,7 @@ def test_a_systemd_credential_is_the_root_key(filled: Settings, tmp_path: Path) 
     (folder / "gusset-root-key").chmod(0o440)
     environ = {
         "GUSSET_HOME": str(filled.home),
+        "GUSSET_DATABASE": filled.database,
         "GUSSET_SETTINGS": str(tmp_path / "none"),
         "CREDENTIALS_DIRECTORY": str(folder),
     }
@@ -455,6 +486,7 @@ def protected(filled: Settings) -> Iterator[Settings]:
     yield filled
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 def test_a_passphrase_protects_the_root_key(protected: Settings) -> None:
     """The right one opens it, a wrong one or none does not, and the key is not in the file."""
     with pytest.raises(RootKeyError, match="a passphrase protects"), open_vault(protected):
@@ -515,6 +547,7 @@ def test_a_request_is_recognised_after_a_rotation_of_the_idempotency_key(vault: 
     assert stored in macs and stored != macs[0]
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 def test_no_key_is_in_the_files_of_the_vault(
     filled: Settings, leaking_files: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -532,6 +565,7 @@ def test_no_key_is_in_the_files_of_the_vault(
         )
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 @pytest.mark.skipif(not shutil.which("setpriv") and os.getuid() == 0, reason="root writes everywhere")
 def test_a_key_folder_that_is_read_only_is_an_error_in_words(filled: Settings, tmp_path: Path) -> None:
     """By the command itself; nothing is replaced."""

@@ -313,6 +313,7 @@ def test_a_rotation_that_stopped_half_way_is_finished_by_the_next(
         assert shown(vault, "x") == b"kept"
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 def test_a_new_root_key_opens_and_the_old_one_does_not(filled: Settings) -> None:
     """Values stay; the former key file is of no use any more; an open vault goes on."""
     old = filled.root_key_file.read_bytes()
@@ -328,6 +329,7 @@ def test_a_new_root_key_opens_and_the_old_one_does_not(filled: Settings) -> None
         assert shown(vault, "x") == b"kept"
 
 
+@pytest.mark.sqlite("a file on one machine is replaced in one step")
 def test_rotations_at_the_same_time_leave_a_vault_that_opens(filled: Settings) -> None:
     """Root key and KEK rotated by several threads with openings of their own: nothing is locked out."""
 
