@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_a_key_that_another_process_has_rotated_is_used_at_the_next_write(
         assert vault.audit.verify().problems == ()
     numbers = {row[0] for row in sql("SELECT hex(substr(sealed, 2, 4)) FROM secret_versions")}
     assert numbers == {"00000002" if kind == KEK else "00000001"}
+
+
+def test_rotations_by_several_processes_run_one_after_another(filled: Settings, sql: Sql) -> None:
+    """Each adds a key of its own, and all versions end up under the newest."""
+    code = "for _ in range(2): vault.key_rotation.rotate(['kek', 'state'], actor='t')"
+    threads = [threading.Thread(target=in_other_process, args=(filled, code)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with open_vault(filled) as vault:
+        assert (keyring_of(vault).newest(KEK), keyring_of(vault).newest(STATE)) == (7, 7)
+        assert shown(vault, "x") == b"kept"
+        assert vault.audit.verify().problems == ()
+    assert sql("SELECT hex(substr(sealed, 2, 4)) FROM secret_versions") == [("00000007",)]
 
 
 def test_verification_by_a_process_with_old_keys_raises_no_false_alarm(filled: Settings) -> None:

@@ -77,6 +77,15 @@ def _database(settings: Settings) -> Path | None:
 
 def _root_key(settings: Settings) -> Iterator[Problem]:
     """A backup of the database should not include the root key."""
+    pending = settings.root_key_file.with_name(settings.root_key_file.name + ".new")
+    if pending.exists():
+        yield Problem(
+            "a root key was written here by a rotation",
+            hint="delete the file when the rotation is finished and each machine has the new root key",
+            file=str(pending),
+            code="root_key_pending",
+            warning=True,
+        )
     if settings.root_key_command is not None or settings.root_key_credential is not None:
         return
     if settings.root_key_file.exists() and settings.root_key_file.parent == settings.home:

@@ -101,7 +101,9 @@ class Connection:
         valid: list[Any] = []
         altered: list[Any] = []
         for row in rows:
-            (valid if self._signer.is_valid_now(self, select.table, row) else altered).append(row)
+            is_valid = self._signer.is_valid(select.table, row)
+            is_valid = is_valid or self._signer.is_valid_by_newer_key(self, select.table, row)
+            (valid if is_valid else altered).append(row)
         return valid, altered
 
     def one_valid_each(self, select: Select, keys: Sequence[Parameters]) -> list[Any | None]:

@@ -136,16 +136,14 @@ class RowSigner:
 
     def check(self, connection: Any, table: SignedTable, row: Any) -> None:
         """Raises IntegrityError for a row that was not written by a holder of the state key."""
-        if not self.is_valid_now(connection, table, row):
+        if not self.is_valid(table, row) and not self.is_valid_by_newer_key(connection, table, row):
             raise IntegrityError(
                 f"{table.describe(row)} was altered in the database: nothing is done with it",
                 hint="`gusset audit verify` lists what differs from the audit log",
             )
 
-    def is_valid_now(self, connection: Any, table: SignedTable, row: Any) -> bool:
-        """Whether a row that `connection` has read is valid, perhaps by a key that another process added."""
-        if self.is_valid(table, row):
-            return True
+    def is_valid_by_newer_key(self, connection: Any, table: SignedTable, row: Any) -> bool:
+        """Whether a row that `connection` has read is valid by a key that another process has added."""
         return self._reload_if_newer(connection) and self.is_valid(table, row)
 
     def is_valid(self, table: SignedTable, row: Any) -> bool:
