@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +62,8 @@ def test_finish_without_a_replacement_is_refused(filled: Cli) -> None:
     assert b"no replacement of the root key" in filled("key", "rotate", "--root", "--finish", status=6).stderr
     filled("key", "rotate", "--kek", "--finish", status=2)
     filled("key", "rotate", "--finish", status=2)
+    filled("key", "rotate", "--root", "--finish", "--cancel", status=2)
+    assert b"no replacement of the root key" in filled("key", "rotate", "--root", "--cancel", status=6).stderr
 
 
 def test_a_replacement_in_two_steps_is_reported_until_it_is_finished(filled: Cli, tmp_path: Path) -> None:
@@ -173,3 +181,33 @@ def test_a_passphrase_is_set_changed_and_removed(filled: Cli, tmp_path: Path) ->
     filled("key", "passphrase", "--remove")
     del filled.environ["GUSSET_ROOT_KEY_PASSPHRASE_FILE"]
     filled("audit", "verify")
+
+
+def test_a_passphrase_is_asked_for_at_a_terminal(filled: Cli, tmp_path: Path) -> None:
+    """It is not echoed, and never prompted for where there is no terminal."""
+    file = tmp_path / "passphrase"
+    file.write_text("correct horse battery\n")
+    file.chmod(0o600)
+    filled("key", "passphrase", "--file", str(file))
+    command = [sys.executable, "-m", "gusset", "key", "status"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=filled.environ,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    while b"Passphrase of" not in shown:
+        shown += os.read(ours, 4096)
+    time.sleep(0.2)  # until the terminal's echo is off
+    os.write(ours, b"correct horse battery\n")
+    output, _ = process.communicate(timeout=60)
+    with suppress(OSError):  # the other end is closed
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    assert process.returncode == 0 and b"kek\t1" in output
+    assert b"correct horse" not in shown

@@ -408,7 +408,7 @@ def test_a_root_key_that_gusset_cannot_replace_is_replaced_in_two_steps(kept: tu
         with pytest.raises(Conflict, match="is still the old root key"):
             vault.root_key_rotation.finish(actor="alice")
         shutil.copy(pending, file)
-        with pytest.raises(Conflict, match=r"still use the old root key: far\.example\.com"):
+        with pytest.raises(Conflict, match=r"use another root key: far\.example\.com"):
             vault.root_key_rotation.finish(actor="alice")
         put(manager, "y", b"meanwhile")
         manager.managers.report("far.example.com")
@@ -437,7 +437,7 @@ def test_a_root_key_that_several_machines_share_is_replaced_in_two_steps(
         manager.managers.report("there")
         pending = vault.root_key_rotation.rotate(actor="alice").pending_file
         assert pending == home / "root.key.new"
-        with pytest.raises(Conflict, match="still use the old root key: there"):
+        with pytest.raises(Conflict, match="use another root key: there"):
             vault.root_key_rotation.finish(actor="alice")
         assert not pending.exists()
         shutil.copy(here.root_key_file, there.root_key_file)
@@ -448,6 +448,29 @@ def test_a_root_key_that_several_machines_share_is_replaced_in_two_steps(
     for settings in (here, there):
         with open_vault(settings) as vault:
             assert shown(vault, "y") == b"later"
+
+
+def test_a_new_root_key_that_nobody_has_is_dropped_by_cancelling(kept: tuple[Settings, Path]) -> None:
+    """Then it opens nothing. Nothing is cancelled where it is in use."""
+    settings, file = kept
+    old = file.read_bytes()
+    with open_vault(settings) as vault:
+        pending = vault.root_key_rotation.rotate(actor="alice").pending_file
+        shutil.copy(str(pending), file)
+        with pytest.raises(Conflict, match="is the new root key"):
+            vault.root_key_rotation.cancel(actor="alice")
+        file.write_bytes(old)
+        vault.root_key_rotation.cancel(actor="alice")
+        assert vault.root_key_rotation.unfinished is None
+        outcomes = [record.outcome for record in vault.audit.show(action="key.rotate_root")]
+        assert outcomes == ["conflict", "ok"]
+    shutil.copy(str(pending), file)
+    with pytest.raises(RootKeyError), open_vault(settings):
+        pass
+    file.write_bytes(old)
+    with open_vault(settings) as vault:
+        assert shown(vault, "x") == b"kept"
+        assert vault.audit.verify().problems == ()
 
 
 def test_a_manager_that_has_left_holds_up_nothing(kept: tuple[Settings, Path]) -> None:
@@ -489,6 +512,9 @@ def test_two_sources_of_the_root_key_are_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text('root_key_file = "/x"\n')
     with pytest.raises(UsageError, match="root_key_file and root_key_command"):
         Settings.load(environ)
+    named = Settings.load(environ | {"GUSSET_ROOT_KEY_COMMAND": ""})
+    with pytest.raises(UsageError, match="root_key_file and root_key_command"):
+        named.with_root_key_command("cat y")
 
 
 PASSPHRASE = b"correct horse battery staple"

@@ -14,6 +14,7 @@ from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
     from gusset.vault import Vault
+    from gusset.vault.services.root_key_rotation import RootKeyResult
 
 _ALL = ("kek", "audit", "state", "signing", "idempotency")  # the kinds of `gusset.vault.crypto.keyring`
 
@@ -36,17 +37,22 @@ def key() -> None:
     is_flag=True,
     help="With --root: drop the old root key, after the new one was copied to each machine.",
 )
+@click.option(
+    "--cancel", is_flag=True, help="With --root: drop the new root key, such as one that was lost, instead."
+)
 @pass_app
-def rotate(app: App, /, root: bool, all_: bool, finish: bool, **flags: bool) -> None:
+def rotate(app: App, /, root: bool, all_: bool, finish: bool, cancel: bool, **flags: bool) -> None:
     """Replace keys of the vault, while others use it."""
     kinds = [kind for kind in _ALL if all_ or flags[kind]]
-    if finish and (kinds or not root):
-        raise UsageError("--finish goes with --root alone")
+    if (finish or cancel) and (kinds or not root or (finish and cancel)):
+        raise UsageError("--finish and --cancel go with --root alone")
     with app.vault(create=False) as vault:
         if kinds or not root:
             _rotate(app, vault, kinds or ["kek"], is_last=not (root or all_))
         if root or all_:
-            _rotate_root(app, vault, finish=finish)
+            rotation = vault.root_key_rotation
+            act = rotation.finish if finish else rotation.cancel if cancel else rotation.rotate
+            _show_root(app, rotation.source_name, act(actor=app.actor))
 
 
 def _rotate(app: App, vault: Vault, kinds: list[str], *, is_last: bool) -> None:
@@ -63,10 +69,7 @@ def _rotate(app: App, vault: Vault, kinds: list[str], *, is_last: bool) -> None:
         app.output.note(text)
 
 
-def _rotate_root(app: App, vault: Vault, *, finish: bool) -> None:
-    rotation = vault.root_key_rotation
-    done = rotation.finish(actor=app.actor) if finish else rotation.rotate(actor=app.actor)
-    name = vault.root_key_rotation.source_name
+def _show_root(app: App, name: str, done: RootKeyResult) -> None:
     if done.pending_file is not None:
         text = (
             f"a new root key is in {done.pending_file}, and opens the vault beside the old one.\n"
@@ -76,7 +79,7 @@ def _rotate_root(app: App, vault: Vault, *, finish: bool) -> None:
     elif done.was_interrupted:
         text = f"an earlier rotation is finished: the root key of {name} alone opens the vault"
     else:
-        text = f"the new root key is in {name}; the old one no longer opens the vault"
+        text = f"the root key is in {name}; no other one opens the vault"
     data = {
         "root_key": done.root_key_id,
         "root_key_file": name,

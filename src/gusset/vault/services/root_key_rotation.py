@@ -109,25 +109,58 @@ class RootKeyRotation:
                 old root key.
         """
         with self._exclusive_lock():
-            *old, newest = self._root_keys()
-            if not old:
-                raise Conflict(
-                    "no replacement of the root key is under way",
-                    hint="`gusset key rotate --root` begins one",
-                )
+            newest = self._replaced(actor)[-1]
             self._install_if_pending(newest)
             source = self._keys.source
             if source.read_again().id != newest:
-                raise Conflict(
-                    f"{source.name} is still the old root key", hint=f"put {source.pending_file} there first"
+                raise self._conflict(
+                    actor,
+                    f"{source.name} is still the old root key",
+                    f"put {source.pending_file} there; `gusset key rotate --root --cancel` if it is lost",
                 )
-            if late := [each for each in self._managers.alive() if each.root_key_id != newest]:
-                raise Conflict(
-                    f"managers that still use the old root key: {', '.join(map(_described, late))}",
-                    hint="copy the new root key to their machines; they notice it within seconds",
-                )
-            self._drop_others(newest, actor)
+            self._drop_others_if_unused(newest, actor)
             return RootKeyResult(root_key_id=newest)
+
+    def cancel(self, *, actor: str) -> RootKeyResult:
+        """Drop the new root key instead, such as one that was lost before it was copied.
+
+        Raises:
+            Conflict: there is nothing to cancel; or this machine, or a manager that is alive, has the
+                new root key.
+        """
+        with self._exclusive_lock():
+            newest = self._replaced(actor)[-1]
+            kept = self._keys.source.read_again().id
+            if kept == newest:
+                raise self._conflict(
+                    actor,
+                    f"{self.source_name} is the new root key",
+                    "put the old one back, or finish: `gusset key rotate --root --finish`",
+                )
+            self._drop_others_if_unused(kept, actor)
+            return RootKeyResult(root_key_id=kept)
+
+    def _replaced(self, actor: str) -> Sequence[str]:
+        """The ids of the root keys, of which there are two. Raises Conflict."""
+        if len(found := self._root_keys()) < 2:
+            hint = "`gusset key rotate --root` begins one"
+            raise self._conflict(actor, "no replacement of the root key is under way", hint)
+        return found
+
+    def _drop_others_if_unused(self, kept: str, actor: str) -> None:
+        if others := [each for each in self._managers.alive() if each.root_key_id != kept]:
+            raise self._conflict(
+                actor,
+                f"managers that use another root key: {', '.join(map(_described, others))}",
+                "copy the right root key to their machines; they notice it within seconds",
+            )
+        self._drop_others(kept, actor)
+
+    def _conflict(self, actor: str, message: str, hint: str) -> Conflict:
+        """An error to raise, which is recorded."""
+        error = Conflict(message, hint=hint)
+        self._record(AuditEvent(actor, Action.KEY_ROTATE_ROOT, "root key", outcome=error.code))
+        return error
 
     def _root_keys(self) -> Sequence[str]:
         """The ids of the root keys that open the vault, the newest last, as the database has them now."""
@@ -179,9 +212,10 @@ class RootKeyRotation:
         if not old:
             return False
         if self._file is None:
-            raise Conflict(
+            raise self._conflict(
+                actor,
                 "the root key is being replaced, and the old one still opens the vault",
-                hint="finish it: `gusset key rotate --root --finish`",
+                "finish it: `gusset key rotate --root --finish`",
             )
         self._install_if_pending(newest)
         kept = self._file.read().id
