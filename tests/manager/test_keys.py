@@ -87,3 +87,15 @@ def test_a_manager_with_a_command_reports_the_new_root_key(manager: Manager, tmp
     assert not leaks_in(b"".join(seen), old.key, new.key)
     assert manager.stop() == 0
     assert reported() == []
+
+
+def test_a_request_is_recognised_after_its_key_was_rotated(manager: Manager, admin: httpx.Client) -> None:
+    """The idempotency key is another one then; the request is not executed again."""
+    body, key = {"name": "a", "value": "first value"}, {"Idempotency-Key": "one"}
+    assert admin.post("/v1/secrets", json=body, headers=key).json()["version"] == 1
+    manager.gusset("key", "rotate", "--idempotency")
+    again = admin.post("/v1/secrets", json=body, headers=key)
+    assert (again.json()["version"], again.headers["idempotency-replayed"]) == (1, "true")
+    later = {"Idempotency-Key": "two"}
+    assert admin.post("/v1/secrets", json=body, headers=later).json()["version"] == 2
+    assert admin.post("/v1/secrets", json=body, headers=later).json()["version"] == 2
