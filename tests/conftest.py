@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.postgres_server import PostgresServer
 
 # A property has no time limit of its own: how fast a machine is says nothing of whether it holds.
 settings.register_profile("gusset", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,6 +114,23 @@ def environ(home: Path, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def gusset(home: Path, environ: dict[str, str]) -> Cli:
     return Cli(home, environ)
+
+
+# What tests use of SQLite's SQL to damage rows, and PostgreSQL has under other names.
+_FUNCTIONS = (
+    "CREATE FUNCTION zeroblob(length int) RETURNS bytea LANGUAGE sql AS "
+    "$$ SELECT decode(repeat('00', length), 'hex') $$",
+    "CREATE FUNCTION hex(bytes bytea) RETURNS text LANGUAGE sql AS $$ SELECT upper(encode(bytes, 'hex')) $$",
+)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server that all tests share. A test that stops or breaks it has one of its own."""
+    with PostgresServer.running() as server:
+        for function in _FUNCTIONS:
+            server.run(function, database="template1")
+        yield server
 
 
 def forms_of(value: bytes) -> list[bytes]:

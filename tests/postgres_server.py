@@ -159,12 +159,13 @@ class PostgresServer:
             cursor = connection.execute(statement, parameters or None)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
-    def new_database(self) -> str:
-        """An empty database of its own; its name."""
+    def new_database(self, template: str = "template1") -> str:
+        """A database of its own, empty or a copy of one that nobody uses; its name."""
         self._databases += 1
         name = f"gusset_{self._databases}"
         with self.admin() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         return name
 
     def drop(self, database: str) -> None:

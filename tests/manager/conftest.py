@@ -93,20 +93,33 @@ print(key.reveal().decode(), end="")
 """
 
 
+# The managers of these tests keep their vaults in SQLite's files, or on PostgreSQL where this is "postgres".
+ON_POSTGRES = os.environ.get("GUSSET_TEST_DATABASE") == "postgres"
+_SET_UP = "gusset_set_up"
+
+
 @pytest.fixture(scope="session")
-def set_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A home made by `manager init`, for copying, and the key that it printed."""
+def set_up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A home made by `manager init`, for copying with its database, and the key that it printed."""
     folder = tmp_path_factory.mktemp("set-up")
-    gusset = Cli(
-        folder / "home", os.environ | {"GUSSET_HOME": str(folder / "home"), "GUSSET_SETTINGS": "/nowhere"}
-    )
+    places = {"GUSSET_HOME": str(folder / "home"), "GUSSET_SETTINGS": "/nowhere"}
+    if ON_POSTGRES:
+        server = request.getfixturevalue("postgres_server")
+        server.run(f"CREATE DATABASE {_SET_UP}")
+        places["GUSSET_DATABASE"] = server.url(_SET_UP)
+    gusset = Cli(folder / "home", os.environ | places)
     initialized = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
     return folder / "home", json.loads(initialized.stdout)["api_key"]
 
 
 @pytest.fixture
-def manager(gusset: Cli, tmp_path: Path, set_up: tuple[Path, str]) -> Iterator[Manager]:
+def manager(
+    request: pytest.FixtureRequest, gusset: Cli, tmp_path: Path, set_up: tuple[Path, str]
+) -> Iterator[Manager]:
     shutil.copytree(set_up[0], gusset.home)
+    if ON_POSTGRES:
+        server = request.getfixturevalue("postgres_server")
+        gusset.environ["GUSSET_DATABASE"] = server.url(server.new_database(template=_SET_UP))
     running = Manager(gusset, set_up[1], tmp_path)
     yield running
     if running.process.poll() is None:

@@ -22,13 +22,6 @@ from tests.postgres_server import PostgresServer
 MakeSettings = Callable[..., Settings]
 Sql = Callable[..., list[Any]]
 
-# What tests use of SQLite's SQL to damage rows, and PostgreSQL has under other names.
-_FUNCTIONS = (
-    "CREATE FUNCTION zeroblob(length int) RETURNS bytea LANGUAGE sql AS "
-    "$$ SELECT decode(repeat('00', length), 'hex') $$",
-    "CREATE FUNCTION hex(bytes bytea) RETURNS text LANGUAGE sql AS $$ SELECT upper(encode(bytes, 'hex')) $$",
-)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if not (_uses_postgres(item) and item.get_closest_marker("sqlite"))]
@@ -49,15 +42,6 @@ def settings_in(home: Path, **changes: Any) -> Settings:
         "witness_file": home / "audit.witness",
     }
     return Settings(**(places | changes))
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """A server that all tests share. A test that stops or breaks it has one of its own."""
-    with PostgresServer.running() as server:
-        for function in _FUNCTIONS:
-            server.run(function, database="template1")
-        yield server
 
 
 @pytest.fixture
