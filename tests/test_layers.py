@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "manager": {"errors", "addresses", "printable", "secrets", "vault", "runtime"},
     "cli": {
         "addresses",
+        "backoff",
         "portable",
         "printable",
         "errors",

@@ -32,6 +32,7 @@ from gusset.vault import Vault, open_vault
 from gusset.vault.storage import postgres_connect
 from gusset.vault.storage.postgres import Postgres
 from gusset.vault.storage.postgres_driver import PostgresError
+from gusset.vault.storage.postgres_roles import grants
 from gusset.vault.storage.postgres_url import parse, refuse_password
 from gusset.vault.storage.sql import Statement
 from tests.postgres_server import SETTINGS, PostgresServer
@@ -623,3 +624,44 @@ def test_a_session_pooler_is_accepted(pooled: str, settings: Settings) -> None:
     with open_vault(settings_in(settings.home, database=pooled)) as vault:
         put(vault, b"value")
         assert shown(vault) == b"value"
+
+
+# Roles
+
+
+def test_a_managers_role_cannot_change_or_remove_audit_records(
+    settings: Settings, server: PostgresServer, database: str
+) -> None:
+    """With its grants it does all that a manager does; another role owns the tables."""
+    opened(settings)
+    server.run(f"CREATE ROLE manager_of_{database} LOGIN")
+    for statement in grants(f"manager_of_{database}"):
+        server.run(statement, database=database)
+    url = server.url(database, user=f"manager_of_{database}")
+    with open_vault(settings_in(settings.home, database=url)) as vault:
+        put(vault, b"one")
+        vault.key_rotation.rotate(actor="alice")
+        vault.check_writable()
+        assert shown(vault) == b"one"
+        vault.secrets.writer.destroy("x", actor="alice")
+        assert vault.audit.verify().problems == ()
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in (
+            "UPDATE audit SET actor = 'mallory'",
+            "DELETE FROM audit",
+            "TRUNCATE audit",
+            "DELETE FROM checkpoints",
+            "DROP TABLE audit",
+            "ALTER TABLE audit DISABLE TRIGGER ALL",
+            "CREATE TABLE other (id int)",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+def test_a_role_without_rights_is_told_so(settings: Settings, server: PostgresServer, database: str) -> None:
+    opened(settings)
+    server.run(f"CREATE ROLE powerless_of_{database} LOGIN")
+    url = server.url(database, user=f"powerless_of_{database}")
+    error = failure(lambda: opened(settings_in(settings.home, database=url)))
+    assert (type(error), error.message) == (HostError, "gusset's role may not do this in the database")

@@ -4,20 +4,28 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gusset.addresses import is_loopback
+from gusset.backoff import Backoff
 from gusset.cli.app import App, Command, Group, output_option, pass_app
 from gusset.cli.needs_linux import docker_run, mount, publish, require_linux, run_in_container
-from gusset.errors import InvalidValue
+from gusset.errors import InvalidValue, Unreachable
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
     from gusset.manager.auth.bootstrap_link import BootstrapLink
+    from gusset.vault.wiring import Vault
+
+log = logging.getLogger("gusset.manager")
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -96,9 +104,8 @@ def manager(
     )
     listening.check()
     log_to_stderr(readable=sys.stderr.isatty())
-    from gusset.vault.commit.loop_writer import make_server_writer
 
-    with app.vault(make_writer=make_server_writer) as vault:
+    with _open_vault(app) as vault:
         link = None if vault.people.has_any() else BootstrapLink()
         run(
             vault,
@@ -109,6 +116,26 @@ def manager(
                 app, address, link, on_all_addresses=listening.on_all_addresses
             ),
         )
+
+
+@contextmanager
+def _open_vault(app: App) -> Iterator[Vault]:
+    """The vault; waits for a database server that does not respond yet."""
+    from gusset.vault.commit.loop_writer import make_server_writer
+    from gusset.vault.storage.postgres_url import is_postgres
+
+    backoff = Backoff(0.5, longest=4.0)
+    with ExitStack() as stack:
+        while True:
+            try:
+                vault = stack.enter_context(app.vault(make_writer=make_server_writer))
+                break
+            except Unreachable as error:
+                if not is_postgres(app.settings.database):
+                    raise
+                log.warning("Waiting for the database: %s (%s)", error.message, error.hint)
+            time.sleep(backoff.next_delay())
+        yield vault
 
 
 def _in_container(
@@ -177,6 +204,22 @@ def init(app: App, email: str) -> None:
     app.output.note(f"Keep a copy of {root_key} apart from backups of the database:")
     app.output.note("without it, nobody can open the vault. This API key is shown only once:")
     app.output.result({"api_key": text, "email": person.email}, text)
+
+
+@manager.command("grants", cls=Command)
+@click.argument("role")
+@click.option("--schema", default="public", show_default=True, help="The schema of the vault's tables.")
+@pass_app
+def grants(app: App, role: str, schema: str) -> None:
+    """Print the SQL that gives ROLE what a manager needs on PostgreSQL.
+
+    Execute it as the owner of the tables, after `gusset manager init` and after each
+    upgrade. ROLE cannot change or remove audit records then.
+    """
+    from gusset.vault.storage.postgres_roles import grants as statements
+
+    found = statements(role, schema)
+    app.output.result({"statements": found}, "\n".join(f"{statement};" for statement in found))
 
 
 def _password() -> SecretValue:

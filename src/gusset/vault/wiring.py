@@ -240,7 +240,7 @@ class Vault:  # large: an attribute for each service
         """Follow changes of secrets and of access, of all teams."""
         from gusset.vault.services.change_poller import ChangePoller
 
-        return ChangePoller(self._parts.store, self._parts.database.change_signal())
+        return ChangePoller(self._parts.store, self._parts.database.change_signal)
 
     def now(self) -> str:
         """The time, as the vault stores times."""

@@ -46,8 +46,8 @@ class AccessCache:
         now, commits = time.monotonic(), self._vault.commits()
         if commits == self._commits and now < self._next_poll:
             return
+        generation = self._poller.generation()  # may let other requests run: they must look for themselves
         self._commits, self._next_poll = commits, now + POLL
-        generation = self._poller.generation()
         if generation != self._generation or len(self._keys) > MAX_KEYS:
             self._generation = generation
             self._keys.clear()
@@ -58,14 +58,25 @@ class AccessCache:
         known = self._keys.get(hashed)
         return known if known is not None and known.info.is_valid(self._vault.now()) else None
 
-    def add(self, hashed: bytes, known: KnownKey) -> None:
-        self._keys[hashed] = known
+    @property
+    def generation(self) -> str:
+        """Changes when the cache is emptied."""
+        return self._generation
+
+    def add(self, hashed: bytes, known: KnownKey, *, generation: str) -> None:
+        """Add a key that was read when the cache had this generation, unless access has changed since."""
+        if generation == self._generation:
+            self._keys[hashed] = known
 
     def declaring(self, team_id: str) -> Mapping[str, Sequence[str]]:
         """Folded secret name -> the deployments of the team that declare it, as of the last `refresh`."""
-        if team_id not in self._declared:
-            self._declared[team_id] = self._vault.deployments.by_declared_secret(team_id)
-        return self._declared[team_id]
+        known = self._declared.get(team_id)
+        if known is None:
+            generation = self._generation
+            known = self._vault.deployments.by_declared_secret(team_id)
+            if generation == self._generation:
+                self._declared[team_id] = known
+        return known
 
     def close(self) -> None:
         self._poller.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from gusset.addresses import network_of
-from gusset.errors import Denied, NotSignedIn, TooManyAttempts
+from gusset.errors import Denied, HostError, NotSignedIn, TooManyAttempts, Unreachable
 from gusset.manager.auth.access_cache import AccessCache, KnownKey
 from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
@@ -135,6 +135,8 @@ class Authenticator:
             self._find(bearer(authorization))
         except (NotSignedIn, Denied):
             return False
+        except (Unreachable, HostError):
+            return True  # not known; handling the request fails with the same error
         return True
 
     def _authenticate(self, request: AuthRequest) -> KnownKey:
@@ -163,8 +165,9 @@ class Authenticator:
         hashed = key_hash(key)
         known = self._cache.get(hashed)
         if known is None:
+            generation = self._cache.generation
             known = self._look_up(key)
-            self._cache.add(hashed, known)
+            self._cache.add(hashed, known, generation=generation)
         return known
 
     def _look_up(self, key: SecretValue) -> KnownKey:

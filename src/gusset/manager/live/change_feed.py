@@ -20,7 +20,6 @@ from gusset.vault.services.change_poller import ChangePoller, Revisions
 
 log = logging.getLogger("gusset.manager")
 
-POLL_INTERVAL = 0.05  # seconds, for writes of other processes
 HEARTBEAT_INTERVAL = 10.0  # seconds without an event on a stream
 
 Keys = frozenset[tuple[str, str]]
@@ -46,7 +45,8 @@ class ChangeFeed:
         self._wanted: Counter[tuple[str, str]] = Counter()  # how many streams follow each
         self._known: Revisions = {}
         self._polled: Keys = frozenset()
-        self._wake_thread = threading.Event()
+        self._wake_thread = threading.Event()  # while no stream is open, or after an error
+        self._poller: ChangePoller | None = None  # the thread's
         self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="gusset-changes", daemon=True)
@@ -64,7 +64,7 @@ class ChangeFeed:
     def stop(self) -> None:
         """End every stream."""
         self._stopped = True
-        self._wake_thread.set()
+        self._wake()
         for stream in self._streams:
             stream.wake.set()
         if self._thread.is_alive():
@@ -73,7 +73,14 @@ class ChangeFeed:
     def notify(self) -> None:
         """Poll now, because this process has written. Thread-safe."""
         if self._wanted:
-            self._wake_thread.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Wake the thread. Thread-safe."""
+        self._wake_thread.set()
+        poller = self._poller
+        if poller is not None:
+            poller.wake()
 
     async def follow(
         self, keys: Keys, since: str | None, *, is_valid: Callable[[], Awaitable[bool]]
@@ -86,7 +93,7 @@ class ChangeFeed:
         stream = Subscription(keys)
         self._streams.add(stream)
         self._wanted.update(keys)
-        self._wake_thread.set()
+        self._wake()
         try:
             stream.revision = await self._current(keys)
             event = "hello" if since in (None, stream.revision) else "changed"
@@ -128,11 +135,14 @@ class ChangeFeed:
                 self._watch()
             except Exception as error:  # without this thread no stream would ever be woken again
                 log.warning("Changes in the vault cannot be read, retrying: %s", type(error).__name__)
+                self._wake_thread.clear()
                 self._wake_thread.wait(1.0)
 
     def _watch(self) -> None:
         poller, counter = self._open_poller(), -1
         try:
+            poller.counter()  # connects
+            self._poller = poller
             while not self._stopped:
                 if not self._wanted:  # no stream is open: sleep until one is
                     self._wake_thread.wait()
@@ -143,18 +153,18 @@ class ChangeFeed:
                 if now != counter or not wanted <= self._polled:
                     counter, self._polled = now, wanted
                     self._publish(poller.revisions(wanted))
-                self._wake_thread.wait(POLL_INTERVAL)
-                self._wake_thread.clear()
+                poller.wait()
         finally:
+            self._poller = None
             poller.close()
 
     def _publish(self, found: Revisions) -> None:
         before, self._known = self._known, found
         changed = {key for key in before.keys() | found.keys() if before.get(key) != found.get(key)}
         if changed and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake, changed)
+            self._loop.call_soon_threadsafe(self._wake_streams, changed)
 
-    def _wake(self, changed: set[tuple[str, str]]) -> None:
+    def _wake_streams(self, changed: set[tuple[str, str]]) -> None:
         for stream in self._streams:
             if not stream.keys.isdisjoint(changed):
                 stream.wake.set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 
 from gusset.vault.storage.connection import Store
 from gusset.vault.storage.database import ChangeSignal
@@ -19,15 +20,28 @@ _LIST_REVISIONS = Statement(
 
 
 class ChangePoller:
-    """Polls the database. For use by one thread; `close` it."""
+    """Polls the database. For use by one thread, but for `wake`; `close` it."""
 
-    def __init__(self, store: Store, signal: ChangeSignal) -> None:
+    def __init__(self, store: Store, open_signal: Callable[[], ChangeSignal]) -> None:
+        """`open_signal` is called when changes are first followed: it takes a connection."""
         self._store = store
-        self._signal = signal
+        self._open_signal = open_signal
+
+    @cached_property
+    def _signal(self) -> ChangeSignal:
+        return self._open_signal()
 
     def counter(self) -> int:
         """A number that changes whenever another connection has written anything; cheap to read."""
         return self._signal.counter()
+
+    def wait(self) -> None:
+        """Return when the counter may have changed, after a call of `wake`, or after a while."""
+        self._signal.wait()
+
+    def wake(self) -> None:
+        """Let `wait` return, once it has been called. Thread-safe."""
+        self._signal.wake()
 
     def generation(self) -> str:
         """A text that every change of keys, people, teams or deployments replaces."""
@@ -48,4 +62,5 @@ class ChangePoller:
         return found
 
     def close(self) -> None:
-        self._signal.close()
+        if "_signal" in self.__dict__:
+            self._signal.close()

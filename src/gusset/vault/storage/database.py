@@ -17,10 +17,16 @@ _SQLITE = "sqlite:///"
 
 
 class ChangeSignal(Protocol):
-    """Tells when others have written to the database. For use by one thread."""
+    """Tells when others have written to the database. For use by one thread, but for `wake`."""
 
     def counter(self) -> int:
         """A number that changes whenever another connection has changed a secret; cheap to read."""
+
+    def wait(self) -> None:
+        """Return when the counter may have changed, after a call of `wake`, or after a while."""
+
+    def wake(self) -> None:
+        """Let `wait` return. Thread-safe."""
 
     def close(self) -> None:
         """Close its connection."""

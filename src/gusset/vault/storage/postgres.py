@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -26,6 +27,7 @@ _LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, ())
 
 _CHANNEL = "gusset"
 _PIECE = 1000  # rows
+POLL_INTERVAL = 0.5  # seconds after which the counter is looked at without a notification
 
 # What the isolation says matters: with a snapshot from before the lock, a chain's head would be an old one.
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -206,7 +208,7 @@ _TRANSLATIONS: tuple[tuple[str, type[Unreachable | HostError | IntegrityError], 
         "42501",
         HostError,
         "gusset's role may not do this in the database",
-        "docs/production.md lists its GRANTs",
+        "`gusset manager grants ROLE` prints what it needs",
     ),
     ("28", HostError, "the database refuses gusset's role", "check user, password and pg_hba.conf"),
     ("3D000", HostError, "the database does not exist", "create it: CREATE DATABASE gusset"),
@@ -234,6 +236,7 @@ class Notifications:
     def __init__(self, postgres: Postgres) -> None:
         """Connects. Raises Unreachable, HostError."""
         self._postgres = postgres
+        self._lock, self._closed = threading.Lock(), False  # no other file may get the pipe's number
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._wake_r, select.POLLIN)
@@ -257,10 +260,10 @@ class Notifications:
             raise self._postgres.translated(error) from None
         return int(row[0]) if row else 0
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float = POLL_INTERVAL) -> None:
         """Return when something was committed, when `wake` was called, or after `timeout` seconds.
 
-        Notifications may be lost with a connection: look at the counter after each return.
+        Notifications may be lost: look at the counter after each return.
         """
         deadline = time.monotonic() + timeout
         try:
@@ -275,14 +278,17 @@ class Notifications:
             raise self._postgres.translated(error) from None
 
     def wake(self) -> None:
-        """Let `wait` return. Thread-safe."""
-        with suppress(BlockingIOError):  # a full pipe wakes as well
-            os.write(self._wake_w, b"w")
+        """Let `wait` return. Thread-safe; does nothing once it is closed."""
+        with self._lock, suppress(BlockingIOError):  # a full pipe wakes as well
+            if not self._closed:
+                os.write(self._wake_w, b"w")
 
     def close(self) -> None:
         self._driver.close()
         self._close_pipe()
 
     def _close_pipe(self) -> None:
-        os.close(self._wake_r)
-        os.close(self._wake_w)
+        with self._lock:
+            self._closed = True
+            os.close(self._wake_r)
+            os.close(self._wake_w)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from gusset.errors import HostError, IntegrityError, Unreachable, VaultError
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
 from gusset.vault.storage.sql import Parameters, Statement
 
+POLL_INTERVAL = 0.05  # seconds between looks at the counter of other connections' commits
 LOCK_TIMEOUT = 30  # seconds that a writer waits for another process's lock
 
 _PRAGMAS = (
@@ -205,12 +207,20 @@ class _ChangeCounter:
     def __init__(self, driver: sqlite3.Connection, sqlite: Sqlite) -> None:
         self._driver = driver
         self._sqlite = sqlite
+        self._woken = threading.Event()
 
     def counter(self) -> int:
         try:
             return int(self._driver.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
             raise self._sqlite.translated(error) from None
+
+    def wait(self) -> None:
+        self._woken.wait(POLL_INTERVAL)
+        self._woken.clear()
+
+    def wake(self) -> None:
+        self._woken.set()
 
     def close(self) -> None:
         self._driver.close()
