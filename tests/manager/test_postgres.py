@@ -1,0 +1,188 @@
+"""Managers on PostgreSQL: two beside each other, and what they do while it is away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Cli
+from tests.manager.conftest import ADMIN, PASSWORD, Manager
+from tests.postgres_server import PostgresServer
+
+LIMIT = 5.0  # seconds within which every request ends
+RECOVERY = 10.0  # seconds until all is well again
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer.running() as running:
+        yield running
+
+
+@pytest.fixture
+def gusset(gusset: Cli, server: PostgresServer) -> Cli:
+    gusset.environ["GUSSET_DATABASE"] = server.url(server.new_database())
+    return gusset
+
+
+@pytest.fixture
+def api_key(gusset: Cli) -> str:
+    done = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
+    key: str = json.loads(done.stdout)["api_key"]
+    return key
+
+
+@pytest.fixture
+def start(gusset: Cli, api_key: str, tmp_path: Path) -> Iterator[Callable[[str], Manager]]:
+    """Starts managers with homes of their own, the same database and the same root key."""
+    managers: list[Manager] = []
+
+    def starting(name: str) -> Manager:
+        home, folder = tmp_path / name, tmp_path / f"{name}-log"
+        home.mkdir(mode=0o700)
+        folder.mkdir()
+        shutil.copy(gusset.home / "root.key", home / "root.key")
+        own = Cli(home, gusset.environ | {"GUSSET_HOME": str(home)})
+        managers.append(Manager(own, api_key, folder))
+        return managers[-1]
+
+    yield starting
+    for manager in managers:
+        assert manager.stop() == 0
+        assert b"A bug in gusset" not in manager.log.read_bytes(), manager.log.read_text()
+
+
+def put(client: httpx.Client, name: str, value: str = "value") -> httpx.Response:
+    return client.post("/v1/secrets", json={"name": name, "value": value})
+
+
+def test_two_managers_share_a_vault(start: Callable[[str], Manager]) -> None:
+    """What one writes the other has, also when both write at once; the log is whole."""
+    with start("one").client() as one, start("two").client() as two:
+        failures: list[str] = []
+
+        def write(client: httpx.Client, name: str) -> None:
+            for number in range(20):
+                response = put(client, f"{name}-{number}")
+                if response.status_code != 200:
+                    failures.append(response.text)
+
+        threads = [threading.Thread(target=write, args=pair) for pair in ((one, "a"), (two, "b"), (one, "c"))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        names = [
+            {item["name"] for item in client.get("/v1/secrets").json()["secrets"]} for client in (one, two)
+        ]
+        assert names[0] == names[1]
+        assert len(names[0]) == 60
+
+
+def test_a_revoked_token_is_refused_by_the_other_manager_within_a_second(
+    start: Callable[[str], Manager],
+) -> None:
+    first, second = start("one"), start("two")
+    with first.client() as one:
+        put(one, "x")
+        made = one.post("/v1/deployments", json={"name": "d", "secrets": ["x"]})
+        token = made.json()["token"]
+        with second.client(token) as other:
+            assert other.post("/v1/deployment/secrets", json={}).status_code != 401
+            one.delete("/v1/deployments/d")
+            time.sleep(1.0)
+            assert other.post("/v1/deployment/secrets", json={}).status_code == 401
+
+
+def timed(request: Callable[[], httpx.Response]) -> httpx.Response:
+    began = time.monotonic()
+    response = request()
+    assert time.monotonic() - began < LIMIT
+    return response
+
+
+def recovers(client: httpx.Client) -> None:
+    deadline = time.monotonic() + RECOVERY
+    while put(client, "after").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_requests_end_in_time_while_the_database_is_stopped(
+    start: Callable[[str], Manager], server: PostgresServer
+) -> None:
+    """503, and all is well again by itself."""
+    with start("one").client() as one:
+        assert put(one, "x").status_code == 200
+        server.stop()
+        try:
+            assert timed(lambda: put(one, "x")).status_code == 503
+            assert timed(lambda: one.get("/v1/secrets")).status_code == 503
+            assert timed(lambda: one.get("/readyz")).status_code == 503
+        finally:
+            server.start()
+        recovers(one)
+
+
+@pytest.mark.slow
+def test_requests_end_in_time_while_the_database_is_silent(
+    start: Callable[[str], Manager], server: PostgresServer
+) -> None:
+    """Twenty at the same moment: none waits for the others."""
+    with start("one").client() as one:
+        assert put(one, "x").status_code == 200
+        statuses: list[int] = []
+        durations: list[float] = []
+
+        def ask(number: int) -> None:
+            began = time.monotonic()
+            response = put(one, "x") if number % 2 else one.get("/v1/secrets")
+            durations.append(time.monotonic() - began)
+            statuses.append(response.status_code)
+
+        with server.paused():
+            threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert set(statuses) == {503}
+        assert max(durations) < LIMIT
+        recovers(one)
+
+
+def test_a_manager_that_starts_before_its_database_waits(
+    start: Callable[[str], Manager], server: PostgresServer
+) -> None:
+    server.stop()
+    timer = threading.Timer(2.0, server.start)
+    timer.start()
+    try:
+        with start("early").client() as client:
+            assert put(client, "x").status_code == 200
+    finally:
+        timer.join()
+
+
+def test_a_change_wakes_the_streams_of_the_other_manager(start: Callable[[str], Manager]) -> None:
+    """Within a second, also without the notification."""
+    first, second = start("one"), start("two")
+    with first.client() as one:
+        put(one, "x")
+        token = one.post("/v1/deployments", json={"name": "d", "secrets": ["x"]}).json()["token"]
+        with second.client(token) as other, other.stream("GET", "/v1/deployment/changes") as stream:
+            lines = stream.iter_lines()
+            assert json.loads(next(lines))["event"] == "hello"
+            began = time.monotonic()
+            put(one, "x", "next")
+            event = next(json.loads(line) for line in lines if json.loads(line)["event"] == "changed")
+            assert event["revision"]
+            assert time.monotonic() - began < 1.0
