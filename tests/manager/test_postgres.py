@@ -124,7 +124,9 @@ def test_requests_end_in_time_while_the_database_is_stopped(
         assert put(one, "x").status_code == 200
         server.stop()
         try:
-            assert timed(lambda: put(one, "x")).status_code == 503
+            refused = timed(lambda: put(one, "x"))
+            assert (refused.status_code, refused.json()["code"]) == (503, "unreachable")
+            assert refused.headers["retry-after"] == "1"
             assert timed(lambda: one.get("/v1/secrets")).status_code == 503
             assert timed(lambda: one.get("/readyz")).status_code == 503
         finally:

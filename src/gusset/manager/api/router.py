@@ -202,7 +202,7 @@ def error_response(error: GussetError) -> Response:
     """The response for an expected error: its status, and its message, code and hint as JSON."""
     status = outcome_of(error).http
     message, hint = public_text(error)
-    headers = _UNAUTHORIZED if status == 401 else ()
+    headers = _HEADERS.get(status, ())
     if isinstance(error, TooManyAttempts):
         headers = ((b"retry-after", str(ceil(error.retry_after)).encode()),)
     if isinstance(error, TokensLeft):
@@ -230,5 +230,8 @@ def http_error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Resp
     return json_response(status, schemas.Error(message=message, code=code, hint=None), *headers)
 
 
-_UNAUTHORIZED = ((b"www-authenticate", b"Bearer"),)
+_HEADERS: Mapping[int, tuple[tuple[bytes, bytes], ...]] = {
+    401: ((b"www-authenticate", b"Bearer"),),
+    503: ((b"retry-after", b"1"),),
+}
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large"}
