@@ -188,3 +188,10 @@ def test_a_change_wakes_the_streams_of_the_other_manager(start: Callable[[str], 
             event = next(json.loads(line) for line in lines if json.loads(line)["event"] == "changed")
             assert event["revision"]
             assert time.monotonic() - began < 1.0
+
+
+def test_a_password_in_an_argument_is_refused(gusset: Cli) -> None:
+    """It is not repeated either."""
+    done = gusset("manager", "--database", "postgresql://u:hidden@h/d", status=2)
+    assert b"other accounts can read" in done.stderr
+    assert b"hidden" not in done.stderr

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="COMMAND",
     help="Get the root key from the output of this command, which is run without a shell.",
 )
+@click.option(
+    "--database", metavar="URL", help="SQLite's file or PostgreSQL; a password belongs into a file."
+)
 @click.pass_context
 def manager(
     ctx: click.Context,
+    database: str | None,
     host: str,
     port: int,
     certificate: Path | None,
@@ -83,6 +88,11 @@ def manager(
     app = ctx.ensure_object(App)
     if root_key_command is not None:
         app.settings = app.settings.with_root_key_command(root_key_command)
+    if database is not None:
+        from gusset.vault.storage.postgres_url import refuse_password
+
+        refuse_password(database)
+        app.settings = replace(app.settings, database=database)
     if ctx.invoked_subcommand is not None:
         return
     require_linux(
