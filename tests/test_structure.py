@@ -16,8 +16,6 @@ MOST_POSITIONAL = 4
 # Class -> why it may be larger.
 LARGER = {
     "containers/proxy/client_connection.py:ClientConnection": "six methods are asyncio's, four OpenConnections'",
-    "vault/storage/postgres.py:Postgres": "a dialect has a method for each thing that differs",
-    "vault/storage/sqlite.py:Sqlite": "a dialect has a method for each thing that differs",
     "runtime/http_connection.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
     "vault/storage/postgres.py:Postgres": "a dialect: one method for each thing in which databases differ",
     "vault/storage/sqlite.py:Sqlite": "a dialect: one method for each thing in which databases differ",
