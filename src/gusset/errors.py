@@ -24,6 +24,7 @@
     ├── VaultError                  the vault cannot be opened or trusted
     │   ├── RootKeyError            the root key is lost, wrong or unsafe
     │   ├── VaultTooNew             written by a newer gusset
+    │   ├── RecordsLost             the database has lost audit records that were committed
     │   └── IntegrityError          stored bytes or records were changed, or others may change them
     ├── HostError                   a failure of the machine: port, disk, engine
     ├── SecretNotText               a model looked up the text of a value that is not UTF-8 (a ValueError)
@@ -248,6 +249,12 @@ class IntegrityError(VaultError):
     code = "integrity"
 
 
+class RecordsLost(VaultError):
+    """The database has lost audit records that were committed: nothing is written until that is accepted."""
+
+    code = "records_lost"
+
+
 class HostError(GussetError):
     """A failure of the machine: a port in use, a full disk, no engine."""
 
@@ -311,6 +318,7 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     SecretLookupError: Outcome(exit=9, http=500),
     SecretNotText: Outcome(exit=9, http=500),
     VaultError: Outcome(exit=10, http=500),
+    RecordsLost: Outcome(exit=10, http=503),
     HostError: Outcome(exit=11, http=503),
 }
 

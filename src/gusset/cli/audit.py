@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -121,6 +122,42 @@ def public_key(app: App) -> None:
 _NOT_INTACT_HINT = (
     "keep a copy of the vault as it is now, then find out who could write to its files; see docs/security.md"
 )
+
+
+@audit.command("accept-loss", cls=Command)
+@click.option("--yes", is_flag=True, help="Do not prompt for confirmation.")
+@pass_app
+def accept_loss(app: App, *, yes: bool) -> None:
+    """Accept that the database has lost records, so that managers write again.
+
+    Do it only when you know why: the database was put back from a backup, or a
+    standby took over without the newest commits. What the lost records did is
+    undone: keys that were revoked may be valid again, and values are older ones.
+    """
+    with app.vault(create=False) as vault:
+        loss = vault.lost_records.find()
+        if loss.known is None:
+            text = f"the log ends with record {loss.head.seq}; this machine's witness file has no later one"
+        else:
+            text = f"the log ends with record {loss.head.seq} and lacks record {loss.known.seq}"
+        if not yes:
+            _confirm_loss(app, text)
+        epoch = vault.lost_records.accept(actor=app.actor)
+    app.output.result(
+        {
+            "epoch": epoch,
+            "kept": loss.head.seq,
+            "lost": None if loss.known is None else {"seq": loss.known.seq, "hash": loss.known.hash.hex()},
+        },
+        f"accepted: {text}. Epoch {epoch} has begun.",
+    )
+
+
+def _confirm_loss(app: App, text: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError(f"this would accept a loss: {text}", hint="confirm with --yes")
+    app.output.note(text)
+    click.confirm("Accept that later records are lost, and begin a new epoch?", abort=True, err=True)
 
 
 @audit.command("export", cls=Command)

@@ -16,7 +16,9 @@ from gusset.settings import Settings
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
+from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.known_head import KnownHead
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.batch import BatchRunner
 from gusset.vault.commit.thread_writer import ThreadWriter
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from gusset.vault.services.idempotency import Idempotency
     from gusset.vault.services.invitations import Invitations
     from gusset.vault.services.key_rotation import KeyRotation
+    from gusset.vault.services.lost_records import LostRecords
     from gusset.vault.services.managers import Managers
     from gusset.vault.services.masked_values import MaskedValues
     from gusset.vault.services.people import People
@@ -88,6 +91,9 @@ class VaultParts:
     keys: KeyringStore
     signer: RowSigner
     witness: WitnessFile
+    chain: Chain
+    known: KnownHead
+    epochs: Epochs
     vault_id: str
     default_team_id: str
     clock: Clock
@@ -194,15 +200,28 @@ class Vault:  # large: an attribute for each service
         return Managers(*self._shared, self._parts.keys)
 
     @cached_property
+    def lost_records(self) -> LostRecords:
+        from gusset.vault.services.lost_records import LostRecords
+
+        parts = self._parts
+        return LostRecords(*self._shared, chain=parts.chain, known=parts.known, epochs=parts.epochs)
+
+    @cached_property
     def audit(self) -> AuditLog:
         from gusset.vault.audit.log import AuditLog
 
+        parts = self._parts
+
+        def reload(connection: Connection) -> Keyring:
+            parts.epochs.reload_if_other(connection)
+            return parts.keys.reload(connection)
+
         return AuditLog(
-            self._parts.store,
-            self._parts.vault_id,
-            reload_keyring=self._parts.keys.reload,
-            signer=self._parts.signer,
-            witness=self._parts.witness,
+            parts.store,
+            parts.vault_id,
+            reload_keyring=reload,
+            signer=parts.signer,
+            witness=parts.witness,
         )
 
     def secrets_of(self, team_id: str, name: str) -> TeamSecrets:
@@ -306,12 +325,19 @@ def open_vault(
             vault = _stored_id(connection)
         keys = KeyringStore(source, vault)
         _read_keyring(keys, unsigned)
-        signer = RowSigner(vault, lambda: keys.current, _epoch_of, keys.reload_if_newer)
+        epochs = Epochs()
+
+        def reload_if_newer(connection: Connection) -> bool:
+            return any([keys.reload_if_newer(connection), epochs.reload_if_other(connection)])
+
+        signer = RowSigner(vault, lambda: keys.current, epochs.of, reload_if_newer)
         store = unsigned.signed_by(signer)
     witness = WitnessFile(settings.witness_file)
-    chain = Chain(vault, keys, clock)
+    known = KnownHead(epochs, lambda: witness.newest(vault))
+    chain = Chain(vault, keys, clock, epochs=epochs, known=known)
     with closing(store):
         with store.read() as connection:
+            epochs.load(connection)
             team = connection.one(_DEFAULT_TEAM, {"name": DEFAULT_TEAM})
         if team is None:
             raise _incomplete()
@@ -325,6 +351,9 @@ def open_vault(
                     keys=keys,
                     signer=signer,
                     witness=witness,
+                    chain=chain,
+                    known=known,
+                    epochs=epochs,
                     vault_id=vault,
                     default_team_id=team.id,
                     clock=clock,
@@ -396,9 +425,10 @@ def _create_or_sign(
     keyring = keyring.complete()
     keys.write(connection, keyring, at, root)
     keys.use(keyring, root)
-    chain = Chain(vault, keys, clock)
+    epochs = Epochs()
+    chain = Chain(vault, keys, clock, epochs=epochs, known=KnownHead(epochs, lambda: None))
     tail = chain.tail(connection)
-    signer = RowSigner(vault, lambda: keyring, _epoch_of)
+    signer = RowSigner(vault, lambda: keyring, epochs.of)
     transaction = Transaction(driver, database, signer, tail.next_seq)
     if new:
         transaction.insert(TEAMS, {"id": new_id(), "name": DEFAULT_TEAM, "created_at": at})
@@ -414,7 +444,8 @@ def _create_or_sign(
             log.warning("the audit log contradicts a secret, which cannot be read any more: %s", difference)
     event = replace(event, details={**event.details, "keyring": keyring.generation})
     tail.add([event], transaction.changes)
-    return chain.extend(connection, tail)
+    extension = chain.extend(connection, tail)
+    return extension.checkpoint if extension else None
 
 
 def _older_keyring(connection: Connection, keys: KeyringStore) -> Keyring:
@@ -424,11 +455,6 @@ def _older_keyring(connection: Connection, keys: KeyringStore) -> Keyring:
             "the keyring was put back to that of an older gusset", hint="restore the database from a backup"
         )
     return keys.read_without_manifest(connection)
-
-
-def _epoch_of(_: int) -> int:
-    """The epoch of an audit record. There is one until a lost part of the log can be accepted."""
-    return 1
 
 
 def _stored_id(connection: Connection) -> str:

@@ -50,5 +50,6 @@ class Action(StrEnum):
     TEAM_CREATE = "team.create"
     TEAM_ADD_MEMBER = "team.add_member"
     TEAM_REMOVE_MEMBER = "team.remove_member"
+    AUDIT_ACCEPT_LOSS = "audit.accept_loss"
     REQUEST_REFUSE = "request.refuse"
     REQUEST_REPEAT = "request.repeat"

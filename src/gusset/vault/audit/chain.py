@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gusset.vault.audit.checkpoints import Checkpoint
+from gusset.vault.audit.epochs import FIRST, Epochs
 from gusset.vault.audit.events import AuditEvent, chain_hash, genesis_hash
+from gusset.vault.audit.known_head import KnownHead, KnownRecord
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.storage.connection import Connection
@@ -25,7 +27,8 @@ CHECKPOINT_INTERVAL = 1.0  # seconds, while there are writes
 
 _COLUMNS = ("seq", "at", "actor", "action", "target", "outcome", "details", "changes", "hash", "mac")
 _FIND_HEAD = Statement(
-    "SELECT seq, hash, (SELECT max(number) FROM keyring WHERE kind = 'manifest') AS generation "
+    "SELECT seq, hash, (SELECT max(number) FROM keyring WHERE kind = 'manifest') AS generation, "
+    "(SELECT max(number) FROM epochs) AS epoch "
     "FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
 )
 _ADD_RECORD = Statement(
@@ -33,18 +36,30 @@ _ADD_RECORD = Statement(
 )
 _FIND_CHECKPOINT = Statement("SELECT seq FROM checkpoints WHERE seq = :seq")
 _ADD_CHECKPOINT = Statement(
-    "INSERT INTO checkpoints (seq, at, hash, signature, signing_key, keyring) "
-    "VALUES (:seq, :at, :hash, :signature, :key, :keyring)"
+    "INSERT INTO checkpoints (seq, at, hash, signature, signing_key, keyring, epoch) "
+    "VALUES (:seq, :at, :hash, :signature, :key, :keyring, :epoch)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of the chain: the newest record's number and hash. `generation` is the stored keyring's."""
+    """The end of the chain: the newest record's number and hash.
+
+    `generation` is that of the stored keyring, `epoch` the newest one that is stored.
+    """
 
     seq: int
     hash: bytes
     generation: int | None = None
+    epoch: int = FIRST
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What a transaction has added to the log: its new head, and a checkpoint if one was due."""
+
+    head: KnownRecord
+    checkpoint: Checkpoint | None
 
 
 class CurrentKeyring(Protocol):
@@ -90,34 +105,55 @@ class ChainTail:
 class Chain:
     """Extends the chain, for the writer: within its transaction, once per batch."""
 
-    def __init__(self, vault: str, keys: CurrentKeyring, clock: Clock) -> None:
+    def __init__(
+        self, vault: str, keys: CurrentKeyring, clock: Clock, *, epochs: Epochs, known: KnownHead
+    ) -> None:
         self._vault = vault
         self._keys = keys
         self._clock = clock
+        self._epochs = epochs
+        self._known = known
         self._genesis = genesis_hash(vault)
         self._signed_at: float | None = None  # monotonic: a clock that is set back delays nothing
 
     def head(self, connection: Connection) -> Head:
         """The newest record's number and hash; number 0 for an empty log."""
         row = connection.one(_FIND_HEAD)
-        return Head(row.seq, row.hash, row.generation) if row else Head(0, self._genesis)
+        if row is None:
+            return Head(0, self._genesis)
+        return Head(row.seq, row.hash, row.generation, FIRST if row.epoch is None else row.epoch)
 
     def tail(self, connection: Connection) -> ChainTail:
-        """What a write transaction adds its records to. Call it first: the keyring is then up to date."""
+        """What a write transaction adds its records to. Call it first: it reads keyring and epochs anew.
+
+        Raises:
+            RecordsLost: see `KnownHead`.
+        """
         return ChainTail(self._refreshed_head(connection), timestamp(self._clock()), self._keys)
 
     def _refreshed_head(self, connection: Connection) -> Head:
         head = self.head(connection)
+        self._epochs.refresh(connection, head.epoch)
+        self._known.check(connection, head.seq, head.hash)
         if head.generation is not None:
             self._keys.refresh(connection, head.generation)
         return head
 
-    def extend(self, connection: Connection, tail: ChainTail) -> Checkpoint | None:
-        """Store the records of `tail`. Returns the checkpoint if one was due; it is stored already."""
+    def extend(self, connection: Connection, tail: ChainTail) -> Extension | None:
+        """Store the records of `tail`, and a checkpoint if one is due. None if there are no records.
+
+        Once it is committed, pass the result to `committed`.
+        """
         if not tail.rows:
             return None
         connection.run_many(_ADD_RECORD, tail.rows)
-        return self._checkpoint(connection, tail.head) if self._checkpoint_due() else None
+        checkpoint = self._checkpoint(connection, tail.head) if self._checkpoint_due() else None
+        head = tail.head
+        return Extension(KnownRecord(self._epochs.of(head.seq), head.seq, head.hash), checkpoint)
+
+    def committed(self, extension: Extension) -> None:
+        """Remember that what `extend` returned was committed."""
+        self._known.remember(extension.head)
 
     def _checkpoint_due(self) -> bool:
         return self._signed_at is None or time.monotonic() - self._signed_at >= CHECKPOINT_INTERVAL
@@ -131,6 +167,7 @@ class Chain:
             hash=head.hash,
             key=keyring.signing_key(head.seq),
             keyring=keyring.generation,
+            epoch=self._epochs.of(head.seq),
         )
         checkpoint = replace(unsigned, signature=keyring.sign(unsigned.signed_bytes(), head.seq))
         connection.run(
@@ -142,6 +179,7 @@ class Chain:
                 "signature": checkpoint.signature,
                 "key": checkpoint.key,
                 "keyring": checkpoint.keyring,
+                "epoch": checkpoint.epoch,
             },
         )
         self._signed_at = time.monotonic()

@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ log = logging.getLogger("gusset.vault")
 
 _MAX_BYTES = 262_144  # a longer witness file is cut down to its newest lines, except on Windows
 _KEPT_LINES = 200
+_NEWEST_BYTES = 4096  # several lines: writers add theirs in any order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Checkpoint:
     """A signed statement that record `seq` had `hash`. `vault` is the vault's id.
 
     `key` is the number of the signing key, `keyring` the generation of the keyring; checkpoints
-    of older releases, which had one signing key, have neither.
+    of older releases, which had one signing key and one epoch, have neither.
     """
 
     vault: str
@@ -43,6 +44,7 @@ class Checkpoint:
     hash: bytes
     key: int | None = None
     keyring: int | None = None
+    epoch: int = 1
     signature: bytes = b""
 
     def signed_bytes(self) -> bytes:
@@ -50,7 +52,7 @@ class Checkpoint:
         statement = [self.vault, self.seq, self.at, self.hash.hex()]
         if self.key is None:
             return json.dumps(["gusset checkpoint 1", *statement]).encode()
-        return json.dumps(["gusset checkpoint 2", *statement, self.key, self.keyring]).encode()
+        return json.dumps(["gusset checkpoint 2", *statement, self.key, self.keyring, self.epoch]).encode()
 
     def is_signed(self, public_keys: PublicKeys) -> bool:
         """Whether the signing key for this record has signed the checkpoint."""
@@ -66,7 +68,7 @@ class Checkpoint:
             "seq": self.seq,
             "at": self.at,
             "hash": self.hash.hex(),
-            **({} if self.key is None else {"key": self.key, "keyring": self.keyring}),
+            **({} if self.key is None else {"key": self.key, "keyring": self.keyring, "epoch": self.epoch}),
             "signature": base64.b64encode(self.signature).decode(),
         }
         return json.dumps(data).encode() + b"\n"
@@ -83,6 +85,7 @@ class Checkpoint:
                 hash=bytes.fromhex(data["hash"]),
                 key=_number(data.get("key")),
                 keyring=_number(data.get("keyring")),
+                epoch=int(data.get("epoch", 1)),
                 signature=base64.b64decode(data["signature"], validate=True),
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -93,10 +96,12 @@ class Checkpoint:
 class CheckpointComparison:
     """Compares checkpoints with a log of that many `records`, and these `hashes` by their numbers.
 
-    Without a log, `records` is None.
+    Without a log, `records` is None. `is_lost` says of an epoch and a record's number whether the
+    log itself says that this record was lost.
     """
 
     public_keys: PublicKeys
+    is_lost: Callable[[int, int], bool]
     records: int | None
     hashes: Mapping[int, bytes]
 
@@ -111,7 +116,7 @@ class CheckpointComparison:
             return f"the checkpoint of record {point.seq} is from another vault"
         if not point.is_signed(self.public_keys):
             return f"the checkpoint of record {point.seq} is not signed by this vault"
-        if self.records is None:
+        if self.records is None or self.is_lost(point.epoch, point.seq):
             return None
         if point.seq > self.records:
             return (
@@ -165,6 +170,21 @@ class WitnessFile:
         """Move the newest lines to a new file: a crash leaves either the old file or the new one."""
         lines = self.path.read_bytes().splitlines(keepends=True)[-_KEPT_LINES:]
         write_private_file(self.path, b"".join(lines))
+
+    def newest(self, vault: str) -> Checkpoint | None:
+        """The newest checkpoint of that vault; None when there is none near the end of the file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _NEWEST_BYTES))
+                lines = file.read().splitlines()
+        except OSError:
+            return None
+        found = []
+        for line in lines:
+            with suppress(ValueError):  # the first line is cut off; `checkpoints` logs others
+                found.append(Checkpoint.parse(line))
+        mine = [point for point in found if point.vault == vault]
+        return max(mine, key=lambda point: (point.epoch, point.seq), default=None)
 
     def checkpoints(self) -> list[Checkpoint]:
         """The checkpoints in the file; none when there is no file."""

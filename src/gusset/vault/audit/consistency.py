@@ -19,6 +19,7 @@ from typing import Any
 from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import fold_name
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.storage.signed_rows import RowSigner, SignedTable
 
@@ -82,6 +83,7 @@ class LogState:
         self.secrets: dict[str, _SecretState] = {}  # by the secret's id
         self.wrong_deliveries: list[str] = []
         self.keyring = 0  # the generation of the keyring
+        self.epochs = Epochs()
         self._live: dict[tuple[str, str], str] = {}  # team and folded name -> id
 
     def follow(self, record: AuditRecord) -> None:
@@ -99,6 +101,8 @@ class LogState:
                 self._follow_delivery(record, details)
             elif record.action in KEY_CHANGES:
                 self.keyring = max(self.keyring, details["keyring"])
+            elif record.action == Action.AUDIT_ACCEPT_LOSS and "kept" in details:
+                self.epochs.begin(details["epoch"], record.seq)
 
     def _follow_rows(self, record: AuditRecord) -> None:
         act = f"{record.action} {record.target}"

@@ -28,7 +28,7 @@ from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS, SIGNED_TABLES
 _RECORD = "SELECT seq, at, actor, action, target, outcome, details, changes, hash, mac FROM audit"
 _ALL_RECORDS = Statement(f"{_RECORD} ORDER BY seq")
 _ALL_CHECKPOINTS = Statement(
-    "SELECT seq, at, hash, signature, signing_key, keyring FROM checkpoints ORDER BY seq"
+    "SELECT seq, at, hash, signature, signing_key, keyring, epoch FROM checkpoints ORDER BY seq"
 )
 _ALL_ROWS = {
     table: Statement(f"SELECT {', '.join(table.all_columns)} FROM {table.name}") for table in SIGNED_TABLES
@@ -57,7 +57,7 @@ class AuditLog:
         signer: RowSigner,
         witness: WitnessFile,
     ) -> None:
-        """`reload_keyring` reads the keyring anew: another process may have rotated keys."""
+        """`reload_keyring` reads keyring and epochs anew: another process may have changed them."""
         self._store = store
         self._vault = vault
         self._reload_keyring = reload_keyring
@@ -135,7 +135,10 @@ class AuditLog:
                 f"but the log has generation {state.keyring}"
             )
         comparison = CheckpointComparison(
-            public_keys=PublicKeys(self._vault, keyring.public_keys), records=head.seq, hashes=hashes
+            public_keys=PublicKeys(self._vault, keyring.public_keys),
+            is_lost=state.epochs.has_lost,
+            records=head.seq,
+            hashes=hashes,
         )
         for source, points in sources.items():
             problems += comparison.problems(source, points)
@@ -151,6 +154,7 @@ class AuditLog:
                 hash=row.hash,
                 key=row.signing_key,
                 keyring=row.keyring,
+                epoch=row.epoch,
                 signature=row.signature,
             )
             for row in connection.all(_ALL_CHECKPOINTS)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gusset.errors import UsageError
 from gusset.vault.audit.checkpoints import CheckpointComparison, given_checkpoints
+from gusset.vault.audit.consistency import LogState
 from gusset.vault.audit.events import AuditRecord, genesis_hash
 from gusset.vault.audit.log import VerificationReport
 from gusset.vault.crypto.public_keys import PublicKeys
@@ -38,6 +39,7 @@ def verify_by_public_keys(
     """
     sources = {str(path): given_checkpoints(path) for path in checkpoint_files}
     wanted = {point.seq for points in sources.values() for point in points}
+    state = LogState()
     problems, hashes, length, head = list[str](), dict[int, bytes](), 0, genesis_hash(keys.vault)
     for record in () if exported is None else _exported(exported):
         if record.seq != length + 1:
@@ -45,10 +47,13 @@ def verify_by_public_keys(
         elif record.hash_after(head) != record.hash:
             problems.append(f"record {record.seq} was altered or moved")
         length, head = record.seq, record.hash
+        state.follow(record)
         if length in wanted:
             hashes[length] = head
     records = None if exported is None else length
-    comparison = CheckpointComparison(public_keys=keys, records=records, hashes=hashes)
+    comparison = CheckpointComparison(
+        public_keys=keys, is_lost=state.epochs.has_lost, records=records, hashes=hashes
+    )
     for source, points in sources.items():
         problems += comparison.problems(source, points)
     if exported is not None and length > max(wanted):

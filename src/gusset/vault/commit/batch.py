@@ -9,7 +9,7 @@ from typing import Any
 
 from gusset.errors import GussetError, HostError, VaultError
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.chain import Chain, ChainTail
+from gusset.vault.audit.chain import Chain, ChainTail, Extension
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.audit.refusals import RefusalSums
@@ -37,8 +37,8 @@ class BatchRunner:
         self._signer = signer
         self._chain = chain
 
-    def run(self, driver: Any, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
-        """Execute every write and add the audit records. Returns the checkpoint if one was due.
+    def run(self, driver: Any, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+        """Execute every write and add the audit records. Once it is committed, call `committed`.
 
         Raises:
             NeedsSavepoints: call it again in a new transaction, with `savepoints`.
@@ -86,10 +86,12 @@ class BatchRunner:
         self.dialect.savepoint(driver, "RELEASE SAVEPOINT")
         return result
 
-    def committed(self, checkpoint: Checkpoint | None) -> None:
-        """Write the checkpoint of a committed batch to the witness file."""
-        if checkpoint:
-            self.witness.add(checkpoint)
+    def committed(self, extension: Extension | None) -> Checkpoint | None:
+        """Remember that a batch was committed. Returns its checkpoint, which belongs in the witness file."""
+        if extension is None:
+            return None
+        self._chain.committed(extension)
+        return extension.checkpoint
 
     def head_is_signed(self, driver: Any) -> bool:
         """Whether the newest record has a checkpoint."""

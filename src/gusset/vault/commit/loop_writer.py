@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
+from gusset.vault.audit.chain import Extension
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
@@ -44,8 +45,8 @@ def make_server_writer(runner: BatchRunner, database: Database) -> Writer:
 class Transactions(Protocol):
     """Executes batches of a `LoopWriter`, one at a time."""
 
-    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
-        """Execute a batch in one transaction. Returns the checkpoint if one was due.
+    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+        """Execute a batch in one transaction. Returns what it has added to the log.
 
         Raises:
             NeedsSavepoints: see `BatchRunner.run`.
@@ -65,13 +66,13 @@ class SqliteTransactions:
         self._driver: Any = None
         self._slow_disk = False
 
-    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         try:
             return await self._execute(batch, savepoints=savepoints)
         except (self._sqlite.errors, OSError) as error:
             raise self._sqlite.translated(error) from None
 
-    async def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+    async def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         driver = self._driver
         if driver is None:
             driver = self._driver = self._sqlite.connect()
@@ -79,11 +80,11 @@ class SqliteTransactions:
         if not self._sqlite.try_begin_write(driver):
             await asyncio.to_thread(self._sqlite.wait_and_begin_write, driver)
         try:
-            checkpoint = self._runner.run(driver, batch, savepoints=savepoints)
+            extension = self._runner.run(driver, batch, savepoints=savepoints)
             await self._commit(driver)
         finally:
             driver.rollback()  # does nothing after a commit
-        return checkpoint
+        return extension
 
     async def _commit(self, driver: Any) -> None:
         """Commit: here where the disk is fast, on a thread where it would block the loop."""
@@ -106,10 +107,10 @@ class GreenletTransactions:
         self._runner = runner
         self._connection = WriterConnection(runner.dialect)
 
-    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         return await spawn(self._execute, batch, savepoints=savepoints)
 
-    def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+    def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         with self._connection.begun(min(pending.started for pending in batch)) as driver:
             return self._runner.run(driver, batch, savepoints=savepoints)
 
@@ -166,7 +167,7 @@ class LoopWriter:
             checkpoint = None
             try:
                 if remaining:
-                    checkpoint = await self._commit_batch(remaining)
+                    checkpoint = self._runner.committed(await self._commit_batch(remaining))
                     self._commits += 1
             except BaseException as error:
                 for pending in remaining:
@@ -188,11 +189,11 @@ class LoopWriter:
 
     async def _write_witness(self, checkpoint: Checkpoint) -> None:
         try:
-            await asyncio.to_thread(self._runner.committed, checkpoint)
+            await asyncio.to_thread(self._runner.witness.add, checkpoint)
         except Exception as error:  # such as a system that cannot start a thread: the next one may succeed
             log.warning("cannot write the witness file %s: %s", self._runner.witness.path, error)
 
-    async def _commit_batch(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
+    async def _commit_batch(self, batch: Sequence[PendingWrite]) -> Extension | None:
         try:
             return await self._transactions.execute(batch, savepoints=False)
         except NeedsSavepoints:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from gusset.errors import GussetError
+from gusset.vault.audit.chain import Extension
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints, refusal_sums_event
@@ -85,7 +86,7 @@ class ThreadWriter:
         if not batch:
             return
         try:
-            checkpoint = self._transaction(batch)
+            checkpoint = self._runner.committed(self._transaction(batch))
         except BaseException as error:
             for pending in batch:
                 pending.error, pending.finished = error, True
@@ -95,15 +96,19 @@ class ThreadWriter:
         self.commits += 1
         for pending in batch:
             pending.finished = True
-        self._runner.committed(checkpoint)
+        self._add_to_witness(checkpoint)
 
-    def _transaction(self, batch: Sequence[PendingWrite]) -> Checkpoint | None:
+    def _add_to_witness(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint:
+            self._runner.witness.add(checkpoint)
+
+    def _transaction(self, batch: Sequence[PendingWrite]) -> Extension | None:
         try:
             return self._attempt(batch, savepoints=False)
         except NeedsSavepoints:
             return self._attempt(batch, savepoints=True)
 
-    def _attempt(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Checkpoint | None:
+    def _attempt(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         started = min(pending.started for pending in batch)
         with self._transaction_lock, self._connection.begun(started) as driver:
             return self._runner.run(driver, batch, savepoints=savepoints)
@@ -118,7 +123,7 @@ class ThreadWriter:
         if not signed:
             with self._transaction_lock, self._connection.begun(started) as driver:
                 checkpoint = self._runner.sign_head(driver)
-            self._runner.committed(checkpoint)
+            self._add_to_witness(checkpoint)
 
     def close(self) -> None:
         try:

@@ -115,4 +115,9 @@ ACCESS_KEYS = SignedTable(
     row="the key {prefix}",
 )
 
-SIGNED_TABLES = (TEAMS, USERS, MEMBERS, SESSIONS, DEPLOYMENTS, ACCESS_KEYS, SECRETS, SECRET_VERSIONS)
+# See `audit/epochs.py`. The record `first_seq` is the first of the epoch, and has written the row.
+EPOCHS = SignedTable(
+    name="epochs", key=("number",), columns=("number", "first_seq", "started_at"), row="the epoch {number}"
+)
+
+SIGNED_TABLES = (EPOCHS, TEAMS, USERS, MEMBERS, SESSIONS, DEPLOYMENTS, ACCESS_KEYS, SECRETS, SECRET_VERSIONS)
