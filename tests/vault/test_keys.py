@@ -217,6 +217,8 @@ def test_a_keyring_without_a_manifest_is_refused(filled: Settings, sql: Sql) -> 
         pass
     sql("UPDATE alembic_version SET version_num = '0003'")
     sql("DROP TABLE managers")
+    sql("DROP TABLE epochs")
+    sql("ALTER TABLE checkpoints DROP COLUMN epoch")
     sql("ALTER TABLE checkpoints DROP COLUMN signing_key")
     sql("ALTER TABLE checkpoints DROP COLUMN keyring")
     with pytest.raises(IntegrityError, match="put back to that of an older gusset"), open_vault(filled):
