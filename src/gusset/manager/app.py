@@ -19,7 +19,8 @@ from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
-from gusset.manager.housekeeping import ManagerReports, RefusalTimer
+from gusset.manager.housekeeping import CheckpointTimer, ManagerReports, RefusalTimer
+from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
 from gusset.manager.middleware import Metrics, Middleware
@@ -37,21 +38,27 @@ class Manager:
     middleware: Middleware
     change_feed: ChangeFeed
     refusal_timer: RefusalTimer
+    checkpoint_timer: CheckpointTimer
     reports: ManagerReports
+    integrity: IntegrityWatch
     executors: Executors
     cache: AccessCache
 
     def start(self) -> None:
         """Start what runs beside requests. Call this on the event loop."""
         self.change_feed.start()
+        self.checkpoint_timer.start()
         self.refusal_timer.start()
         self.reports.start()
+        self.integrity.start()
 
     def close(self) -> None:
         """Release threads and connections, when no request is in flight any more."""
         self.change_feed.stop()
         self.refusal_timer.stop()
         self.reports.stop()
+        self.checkpoint_timer.stop()
+        self.integrity.stop()
         self.executors.close()
         self.cache.close()
 
@@ -68,13 +75,27 @@ def make_manager(
     executors, cache = Executors(), AccessCache(vault)
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
     change_feed = ChangeFeed(vault.change_poller)
-    metrics = Metrics(lambda: change_feed.streams)
+    integrity = IntegrityWatch(vault.verification())
+    metrics = Metrics(lambda: change_feed.streams, lambda: integrity.result)
     delivery = Delivery(vault, authenticator, executors, change_feed)
-    pages = Pages(vault, authenticator, executors, on_write=change_feed.notify, bootstrap_link=bootstrap_link)
+    pages = Pages(
+        vault,
+        authenticator,
+        executors,
+        on_write=change_feed.notify,
+        integrity=integrity,
+        bootstrap_link=bootstrap_link,
+    )
     operations = [*OPERATIONS, *delivery.operations()]
     reports = ManagerReports(vault, executors)
     service = ServiceRoutes(
-        vault, authenticator, executors, reports=reports, metrics=metrics, document=openapi(operations)
+        vault,
+        authenticator,
+        executors,
+        reports=reports,
+        integrity=integrity,
+        metrics=metrics,
+        document=openapi(operations),
     )
     routes = [Route("/v1/deployment/changes", delivery.stream), *service.routes(), *pages.routes()]
     exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
@@ -91,7 +112,9 @@ def make_manager(
         middleware=middleware,
         change_feed=change_feed,
         refusal_timer=RefusalTimer(vault, executors),
+        checkpoint_timer=CheckpointTimer(vault, executors),
         reports=reports,
+        integrity=integrity,
         executors=executors,
         cache=cache,
     )

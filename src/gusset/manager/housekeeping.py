@@ -14,6 +14,7 @@ from gusset.vault.wiring import Vault
 log = logging.getLogger("gusset.manager")
 
 SUMS_EVERY = 5.0  # seconds
+SIGN_EVERY = 0.8  # so that, with what it takes, no record stays without a checkpoint for over a second
 REPORT_EVERY = 5.0
 PROBE_EVERY = 5.0  # seconds that a good probe holds; strangers may ask, and each probe is a write
 PROBE_AFTER_FAILURE = 1.0
@@ -43,6 +44,40 @@ class RefusalTimer:
                 await self._executors.run(self._vault.record_refusal_sums)
             except GussetError as error:
                 log.warning("The sums of refused requests could not be recorded: %s", error.message)
+
+
+class CheckpointTimer:
+    """Signs the newest audit record if it has no checkpoint, whoever wrote it: also a manager that died."""
+
+    def __init__(self, vault: Vault, executors: Executors) -> None:
+        self._vault = vault
+        self._executors = executors
+        self._task: asyncio.Task[None] | None = None
+        self._failed = False
+
+    def start(self) -> None:
+        """Sign the head before anything is served, then go on with that."""
+        self._sign()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """The newest record is signed when the vault is closed."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(SIGN_EVERY)
+            await self._executors.run_slow(self._sign)
+
+    def _sign(self) -> None:
+        try:
+            self._vault.sign_head()
+            self._failed = False
+        except GussetError as error:
+            if not self._failed:
+                log.warning("The audit log's newest record cannot be signed: %s", error.message)
+            self._failed = True
 
 
 class ManagerReports:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault import greenlets
+from gusset.vault.audit.continuous import Integrity
 
 log = logging.getLogger("gusset.manager")
 
@@ -48,8 +50,8 @@ _PROBES = frozenset((b"/healthz", b"/readyz"))
 class Metrics:
     """The figures of `/metrics`, for Prometheus. Their labels are routes and statuses, never names."""
 
-    def __init__(self, streams: Callable[[], float]) -> None:
-        """`streams` is the number of open streams of changes."""
+    def __init__(self, streams: Callable[[], float], integrity: Callable[[], Integrity]) -> None:
+        """`streams` is the number of open streams of changes; `integrity`, what verification has found."""
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "gusset_http_requests",
@@ -67,6 +69,19 @@ class Metrics:
         Gauge(
             "gusset_watch_streams", "Replicas that watch for changes.", registry=self.registry
         ).set_function(streams)
+        Gauge(
+            "gusset_integrity_problems",
+            "Records and rows of the vault that were altered, removed or put back.",
+            registry=self.registry,
+        ).set_function(lambda: len(integrity().problems))
+        verified = Gauge(
+            "gusset_integrity_verified_timestamp_seconds",
+            "When new audit records, and all signed rows, were last verified; 0 before the first time.",
+            ("what",),
+            registry=self.registry,
+        )
+        verified.labels("records").set_function(lambda: _seconds_of(integrity().records_at))
+        verified.labels("rows").set_function(lambda: _seconds_of(integrity().rows_at))
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def count(self, route: str, status: int, seconds: float) -> None:
@@ -84,6 +99,10 @@ class Metrics:
     def exposition(self) -> bytes:
         """The figures in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _seconds_of(at: str | None) -> float:
+    return datetime.fromisoformat(at).timestamp() if at else 0.0
 
 
 class Middleware:

@@ -14,6 +14,7 @@ from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.authorization import authorize
 from gusset.manager.executors import Executors
 from gusset.manager.housekeeping import ManagerReports, WriteProbe
+from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.middleware import Metrics
 from gusset.vault.wiring import Vault
 
@@ -28,6 +29,7 @@ class ServiceRoutes:
         executors: Executors,
         *,
         reports: ManagerReports,
+        integrity: IntegrityWatch,
         metrics: Metrics,
         document: Mapping[str, Any],
     ) -> None:
@@ -35,6 +37,7 @@ class ServiceRoutes:
         self._authenticator = authenticator
         self._executors = executors
         self._reports = reports
+        self._integrity = integrity
         self._metrics = metrics
         self._document = document
         self._write_probe = WriteProbe(vault, executors)
@@ -62,11 +65,20 @@ class ServiceRoutes:
         return JSONResponse({"status": "ok"})
 
     async def _readyz(self, _: Request) -> Response:
-        """Whether the vault can be read and written, and its keys be read again."""
+        """Whether the vault can be read and written, and its keys be read again.
+
+        What continuous verification found makes it not unready: other secrets are still served.
+        """
         self._reports.check()
         await self._executors.run(self._vault.people.has_any)
         await self._write_probe.check()
-        return JSONResponse({"status": "ok"})
+        result = self._integrity.result
+        integrity = {
+            "problems": len(result.problems),
+            "records_verified_at": result.records_at,
+            "rows_verified_at": result.rows_at,
+        }
+        return JSONResponse({"status": "ok", "integrity": integrity})
 
     async def _expose_metrics(self, _: Request) -> Response:
         content_type = "text/plain; version=0.0.4; charset=utf-8"

@@ -41,6 +41,7 @@ from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import TEAMS
 
 if TYPE_CHECKING:
+    from gusset.vault.audit.continuous import ContinuousVerification
     from gusset.vault.audit.log import AuditLog
     from gusset.vault.services.access_keys import AccessKeys
     from gusset.vault.services.change_poller import ChangePoller
@@ -224,6 +225,10 @@ class Vault:  # large: an attribute for each service
             witness=parts.witness,
         )
 
+    def verification(self) -> ContinuousVerification:
+        """Verification that goes on while the vault is in use."""
+        return self.audit.continuous(self._parts.clock)
+
     def secrets_of(self, team_id: str, name: str) -> TeamSecrets:
         """The secrets of a team, by its id and name."""
         parts, rows = self._parts, SecretRows(team_id, name)
@@ -251,6 +256,7 @@ class Vault:  # large: an attribute for each service
             self.secrets.delivery,
             lambda hits, **who: self.masked_values.record(self._parts.default_team_id, hits, **who),
             open_signal=self._parts.database.change_signal,
+            sign_head=self.sign_head,
             actor=actor,
             deployment=deployment,
         )

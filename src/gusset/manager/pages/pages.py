@@ -23,6 +23,7 @@ from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.auth.callers import PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.executors import Executors
+from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.middleware import frames_of
 from gusset.manager.pages.assets import static
 from gusset.manager.pages.auth_pages import HOME, AuthPages
@@ -60,12 +61,14 @@ class Pages:
         executors: Executors,
         *,
         on_write: Callable[[], None],
+        integrity: IntegrityWatch,
         bootstrap_link: BootstrapLink | None,
     ) -> None:
         self._vault = vault
         self._authenticator = authenticator
         self._executors = executors
         self._on_write = on_write
+        self._integrity = integrity
         self._templates = environment()
         self._strangers = RateLimiter(PAGES_OF_STRANGER, 60.0)
         self._routes = page_routes(AuthPages(bootstrap_link))
@@ -126,7 +129,7 @@ class Pages:
     def _responder(
         self, request: Request, caller: PersonCaller | None = None, session: str = ""
     ) -> PageResponder:
-        return PageResponder(self._templates, request, caller, session)
+        return PageResponder(self._templates, request, caller, session, integrity=self._integrity.result)
 
     def _authenticate(self, request: Request) -> PageResponder:
         """A responder for the person whose session cookie the request carries, or for nobody."""

@@ -26,6 +26,7 @@ from gusset.manager.pages.session_tokens import (
     load_notice,
     sign_notice,
 )
+from gusset.vault.audit.continuous import Integrity
 from gusset.vault.services.person import TeamInfo
 
 CONTENT_SECURITY_POLICY = (
@@ -45,11 +46,20 @@ _NOTICE_COOKIE = "gusset_notice"
 class PageResponder:
     """Responds to one request. Without a session, forms are bound to the cookie `gusset_form`."""
 
-    def __init__(self, templates: Environment, request: Request, caller: PersonCaller | None, session: str):
+    def __init__(
+        self,
+        templates: Environment,
+        request: Request,
+        caller: PersonCaller | None,
+        session: str,
+        *,
+        integrity: Integrity,
+    ) -> None:
         self.request = request
         self.caller = caller
         self.session = session if caller else ""
         self.base_url = f"{request.url.scheme}://{request.url.netloc}"
+        self._integrity = integrity
         self._templates = templates
         self._secure = request.url.scheme == "https"
         self.device = request.cookies.get(cookie_name("gusset_device", self._secure), "")
@@ -76,6 +86,7 @@ class PageResponder:
             "user": self.caller.person if self.caller else None,
             "csrf": csrf_token(owner),
             "teams": teams,
+            "integrity": self._integrity,
             "notice": page.notice or notice,
             "now": datetime.now(UTC),
             "manager_url": self.base_url,

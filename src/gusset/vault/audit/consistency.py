@@ -137,7 +137,7 @@ class RowComparison:
     """Compares the rows of all signed tables with a `LogState`."""
 
     def __init__(self, state: LogState, signer: RowSigner) -> None:
-        self._state = state
+        self.state = state
         self._signer = signer
         self._seen: set[tuple[str, str]] = set()
 
@@ -146,7 +146,7 @@ class RowComparison:
         for row in rows:
             key = (table.name, table.key_text(row))
             self._seen.add(key)
-            if (problem := self._row_problem(table, row, self._state.rows.get(key))) is not None:
+            if (problem := self._row_problem(table, row, self.state.rows.get(key))) is not None:
                 yield f"{table.name}: {table.describe(row)} {problem}"
 
     def _row_problem(self, table: SignedTable, row: Any, state: _RowState | None) -> str | None:
@@ -164,9 +164,14 @@ class RowComparison:
             )
         return f"was altered after record {state.seq} ({state.act}) wrote it"
 
-    def missing(self) -> Iterator[str]:
-        """The rows that only the log has. Call it after `table_problems` for each table."""
-        for (table, key), state in self._state.rows.items():
+    def missing(self, until: int | None = None) -> Iterator[str]:
+        """The rows that only the log has. Call it after `table_problems` for each table.
+
+        With `until`, only rows that no record after that one has changed.
+        """
+        for (table, key), state in self.state.rows.items():
+            if until is not None and state.seq > until:
+                continue
             if state.mac is not None and (table, key) not in self._seen:
                 yield f"{table}: the row {key} of record {state.seq} ({state.act}) is missing"
 

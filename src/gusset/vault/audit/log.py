@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gusset.vault.audit.chain import Head
+from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
 from gusset.vault.audit.checkpoints import (
     Checkpoint,
     CheckpointComparison,
@@ -16,7 +16,9 @@ from gusset.vault.audit.checkpoints import (
     given_checkpoints,
 )
 from gusset.vault.audit.consistency import LogState, RowComparison, unopened
-from gusset.vault.audit.events import AuditRecord, genesis_hash
+from gusset.vault.audit.continuous import ContinuousVerification
+from gusset.vault.audit.events import AuditRecord
+from gusset.vault.clock import Clock
 from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.crypto.public_keys import PublicKeys
@@ -25,8 +27,7 @@ from gusset.vault.storage.signed_rows import RowSigner, SignedTable
 from gusset.vault.storage.sql import Statement, containing_pattern
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS, SIGNED_TABLES
 
-_RECORD = "SELECT seq, at, actor, action, target, outcome, details, changes, hash, mac FROM audit"
-_ALL_RECORDS = Statement(f"{_RECORD} ORDER BY seq")
+_ALL_RECORDS = Statement(f"{RECORD} ORDER BY seq")
 _ALL_CHECKPOINTS = Statement(
     "SELECT seq, at, hash, signature, signing_key, keyring, epoch FROM checkpoints ORDER BY seq"
 )
@@ -89,15 +90,15 @@ class AuditLog:
         if before is not None:
             conditions, wanted = [*conditions, "seq < :before"], wanted | {"before": before}
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        query = Statement(f"{_RECORD}{where} ORDER BY seq DESC LIMIT :limit")
+        query = Statement(f"{RECORD}{where} ORDER BY seq DESC LIMIT :limit")
         with self._store.read() as connection:
-            return [_record(row) for row in connection.all(query, wanted | {"limit": limit})][::-1]
+            return [record_of(row) for row in connection.all(query, wanted | {"limit": limit})][::-1]
 
     def export(self) -> Iterator[AuditRecord]:
         """Every record, oldest first."""
         with self._store.snapshot() as connection:
             for row in iterate(connection, _ALL_RECORDS):
-                yield _record(row)
+                yield record_of(row)
 
     def public_keys(self) -> PublicKeys:
         """The public keys that verify checkpoints."""
@@ -124,8 +125,8 @@ class AuditLog:
             keyring = self._reload_keyring(connection)
             sources["the database"] = self._stored_checkpoints(connection)
             wanted = {point.seq for points in sources.values() for point in points}
-            state = LogState()
-            head, hashes, problems = self._walk(connection, keyring, wanted, state)
+            walk, hashes, problems = self._walk(connection, keyring, wanted)
+            head, state = walk.head, walk.state
             problems += [*state.wrong_deliveries, *self._row_problems(connection, keyring, state)]
         if head.seq == 0:  # creating the vault is its first record
             problems.append("the log is empty: every record was removed")
@@ -144,6 +145,16 @@ class AuditLog:
             problems += comparison.problems(source, points)
         count = sum(map(len, sources.values()))
         return VerificationReport(head.seq, count, f"{head.seq}:{head.hash.hex()}", tuple(problems))
+
+    def continuous(self, clock: Clock) -> ContinuousVerification:
+        """Verification that goes on while the vault is in use."""
+        return ContinuousVerification(
+            self._store,
+            self._vault,
+            reload_keyring=self._reload_keyring,
+            signer=self._signer,
+            clock=clock,
+        )
 
     def _stored_checkpoints(self, connection: Connection) -> list[Checkpoint]:
         return [
@@ -169,23 +180,17 @@ class AuditLog:
         yield from unopened(_rows(connection, SECRET_VERSIONS), secrets, partial(_opens, keyring))
 
     def _walk(
-        self, connection: Connection, keyring: Keyring, wanted: set[int], state: LogState
-    ) -> tuple[Head, dict[int, bytes], list[str]]:
-        """Follow the chain from its start: its head, the hashes of the records `wanted`, the problems."""
-        previous = Head(0, genesis_hash(self._vault))
+        self, connection: Connection, keyring: Keyring, wanted: set[int]
+    ) -> tuple[ChainWalk, dict[int, bytes], list[str]]:
+        """Follow the chain from its start: to where, the hashes of the records `wanted`, the problems."""
+        walk = ChainWalk(self._vault)
         hashes, problems = {}, []
-        for record in map(_record, iterate(connection, _ALL_RECORDS)):
-            if record.seq != previous.seq + 1:
-                problems.append(f"records {previous.seq + 1} to {record.seq - 1} are missing")
-            elif record.hash_after(previous.hash) != record.hash:
-                problems.append(f"record {record.seq} was altered or moved")
-            elif keyring.audit_mac(record.hash, record.seq) != record.mac:
-                problems.append(f"record {record.seq} was not written with this vault's keyring")
-            state.follow(record)
+        for record in map(record_of, iterate(connection, _ALL_RECORDS)):
+            if (problem := walk.follow(record, keyring)) is not None:
+                problems.append(problem)
             if record.seq in wanted:
                 hashes[record.seq] = record.hash
-            previous = Head(record.seq, record.hash)
-        return previous, hashes, problems
+        return walk, hashes, problems
 
 
 def _opens(keyring: Keyring, secret: Any, version: Any) -> bool:
@@ -195,10 +200,6 @@ def _opens(keyring: Keyring, secret: Any, version: Any) -> bool:
     except (CannotOpen, KeyError):
         return False
     return True
-
-
-def _record(row: Any) -> AuditRecord:
-    return AuditRecord(**row._asdict())
 
 
 def _rows(connection: Connection, table: SignedTable) -> Iterator[Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 
@@ -17,6 +19,7 @@ from gusset.vault.storage.database import ChangeSignal
 log = logging.getLogger("gusset.vault")
 
 POLL_INTERVAL = 0.05  # seconds between two reads of the change counter
+SIGN_AFTER = 0.8  # seconds after a change: no record stays without a checkpoint for over a second
 _RETRY_INTERVAL = 1.0  # seconds after an error
 
 
@@ -32,12 +35,14 @@ class VaultSource:
         record_hits: Callable[..., None],
         *,
         open_signal: Callable[[], ChangeSignal],
+        sign_head: Callable[[], None],
         actor: str,
         deployment: str,
     ) -> None:
-        """`record_hits` is `MaskedValues.record` for the team of `delivery`."""
+        """`record_hits` is `MaskedValues.record` for the team of `delivery`; `sign_head`, that of `Vault`."""
         self._store = store
         self._open_signal = open_signal
+        self._sign_head = sign_head
         self._delivery = delivery
         self._record_hits = record_hits
         self._actor = actor
@@ -69,13 +74,24 @@ class VaultSource:
 
     def _poll(self, names: Collection[str], stop: threading.Event) -> Iterator[frozenset[tuple[str, int]]]:
         """The names' revisions, now and after each change of the database."""
-        last_counter = None
+        last_counter, sign_at = None, math.inf
         with closing(self._open_signal()) as signal:
             while not stop.is_set():
                 counter = signal.counter()
                 if counter != last_counter:
                     last_counter = counter
+                    sign_at = min(sign_at, time.monotonic() + SIGN_AFTER)
                     with self._store.read() as connection:
                         current = self._delivery.revisions(connection, names)
                     yield current
+                if time.monotonic() >= sign_at:
+                    sign_at = math.inf
+                    self._sign()
                 stop.wait(POLL_INTERVAL)
+
+    def _sign(self) -> None:
+        """Sign the newest audit record, unless it is signed: by whoever wrote it, this process or another."""
+        try:
+            self._sign_head()
+        except GussetError as error:
+            log.warning("the audit log's newest record cannot be signed: %s", error.message)

@@ -1,0 +1,69 @@
+"""Verifies the audit log and all signed rows while the manager runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from gusset.errors import GussetError
+from gusset.vault.audit.continuous import ContinuousVerification, Integrity
+
+log = logging.getLogger("gusset.manager")
+
+RECORDS_EVERY = 60.0  # seconds
+ROWS_EVERY = 3600.0
+_PAUSE = 0.005  # between two pieces, so that requests come first
+
+
+class IntegrityWatch:
+    """A thread that verifies new records each minute, and all rows when it starts and each hour.
+
+    A problem makes the manager neither unready nor stop: a row that was altered is refused where it is
+    used, and everything else goes on. Problems are logged once, counted in the metrics, and shown
+    to administrators.
+    """
+
+    def __init__(self, verification: ContinuousVerification) -> None:
+        self._verification = verification
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._logged: frozenset[str] = frozenset()
+
+    @property
+    def result(self) -> Integrity:
+        """What was found up to now."""
+        return self._verification.result
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="gusset-verification", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the current piece."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        rows_due = 0.0
+        while not self._stop.is_set():
+            try:
+                self._verification.verify_new_records(self._pause)
+                if time.monotonic() >= rows_due and not self._stop.is_set():
+                    self._verification.verify_rows(self._pause)
+                    rows_due = time.monotonic() + ROWS_EVERY
+            except GussetError as error:
+                log.warning("The vault could not be verified: %s", error.message)
+            self._log_new()
+            self._stop.wait(RECORDS_EVERY)
+
+    def _pause(self) -> bool:
+        return self._stop.wait(_PAUSE)
+
+    def _log_new(self) -> None:
+        problems = self.result.problems
+        for problem in problems:
+            if problem not in self._logged:
+                log.error("The vault was tampered with or is damaged: %s", problem)
+        self._logged = frozenset(problems)

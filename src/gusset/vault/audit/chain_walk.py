@@ -1,0 +1,42 @@
+"""Follows the records of a log from its start, and verifies each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gusset.vault.audit.chain import Head
+from gusset.vault.audit.consistency import LogState
+from gusset.vault.audit.events import AuditRecord, genesis_hash
+from gusset.vault.crypto.keyring import Keyring
+
+RECORD = "SELECT seq, at, actor, action, target, outcome, details, changes, hash, mac FROM audit"
+
+
+class ChainWalk:
+    """How far the log was followed, and the state of all rows after that."""
+
+    def __init__(self, vault: str) -> None:
+        self.head = Head(0, genesis_hash(vault))
+        self.state = LogState()
+
+    def follow(self, record: AuditRecord, keyring: Keyring) -> str | None:
+        """Verify the next record, and take it in. Returns what is wrong with it."""
+        problem = None
+        if record.seq != self.head.seq + 1:
+            problem = f"records {self.head.seq + 1} to {record.seq - 1} are missing"
+        elif record.hash_after(self.head.hash) != record.hash:
+            problem = f"record {record.seq} was altered or moved"
+        elif not self.is_signed(record, keyring):
+            problem = f"record {record.seq} was not written with this vault's keyring"
+        self.state.follow(record)
+        self.head = Head(record.seq, record.hash)
+        return problem
+
+    def is_signed(self, record: AuditRecord, keyring: Keyring) -> bool:
+        """Whether a holder of the audit key wrote the record, if its hash is right."""
+        return keyring.audit_mac(record.hash, record.seq) == record.mac
+
+
+def record_of(row: Any) -> AuditRecord:
+    """The record in a row of `RECORD`."""
+    return AuditRecord(**row._asdict())

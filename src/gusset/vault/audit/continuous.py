@@ -1,0 +1,173 @@
+"""Verification while the vault is in use: new records soon, all rows now and then, a piece at a time.
+
+The state that the log gives is kept between the runs, one entry for each signed row, so that
+only new records are read. No snapshot is held for longer than a piece takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import Any
+
+from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
+from gusset.vault.audit.consistency import RowComparison
+from gusset.vault.audit.known_head import KnownRecord
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.crypto.keyring import Keyring
+from gusset.vault.storage.connection import Connection, Store
+from gusset.vault.storage.signed_rows import RowSigner, SignedTable
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import SIGNED_TABLES
+
+PIECE = 200  # records or rows that are read at a time: some milliseconds
+_MOST_PROBLEMS = 1000  # of each kind that are kept; whoever can alter one row can alter all
+
+_NEXT_RECORDS = Statement(f"{RECORD} WHERE seq > :seq ORDER BY seq LIMIT :limit")
+_FIND_HASH = Statement("SELECT hash FROM audit WHERE seq = :seq")
+
+# Called between two pieces, to leave time to others. Returns whether to stop.
+Pause = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """What was found. `records_at` and `rows_at` are when new records and all rows were last verified."""
+
+    problems: tuple[str, ...] = ()
+    records: int = 0
+    records_at: str | None = None
+    rows_at: str | None = None
+
+
+class ContinuousVerification:
+    """For use by one thread; any thread may read `result`."""
+
+    def __init__(
+        self,
+        store: Store,
+        vault: str,
+        *,
+        reload_keyring: Callable[[Connection], Keyring],
+        signer: RowSigner,
+        clock: Clock,
+    ) -> None:
+        self.result = Integrity()
+        self._store = store
+        self._vault = vault
+        self._reload_keyring = reload_keyring
+        self._signer = signer
+        self._clock = clock
+        self._walk = ChainWalk(vault)
+        self._keyring: Keyring | None = None
+        self._records_at: str | None = None
+        self._rows_at: str | None = None
+        self._lost: KnownRecord | None = None
+        self._chain_problems: list[str] = []
+        self._row_problems: list[str] = []
+
+    def verify_new_records(self, pause: Pause) -> None:
+        """Verify the records that were added since the last call; the first call verifies all."""
+        more = True
+        while more:
+            with self._store.snapshot() as connection:
+                more = self._follow_piece(connection)
+            if more and pause():
+                return
+        self._records_at = timestamp(self._clock())
+        self._publish()
+
+    def verify_rows(self, pause: Pause) -> None:
+        """Compare all signed rows with the log. Call it after `verify_new_records`."""
+        until, comparison = self._walk.head.seq, RowComparison(self._walk.state, self._signer)
+        found: list[str] = []
+        for table in SIGNED_TABLES:
+            last: Any = None
+            while True:
+                with self._store.snapshot() as connection:
+                    while self._follow_piece(connection):
+                        pass
+                    if comparison.state is not self._walk.state:
+                        return  # the database was put back meanwhile: the next call begins again
+                    rows = _next_rows(connection, table, last)
+                    problems = list(comparison.table_problems(table, rows))
+                    if problems and not found:  # another process may have rotated keys
+                        self._keyring = self._reload_keyring(connection)
+                        problems = list(comparison.table_problems(table, rows))
+                if problems:
+                    found = (found + problems)[:_MOST_PROBLEMS]
+                    self._row_problems = list(dict.fromkeys([*self._row_problems, *found]))
+                    self._publish()
+                if len(rows) < PIECE:
+                    break
+                last = rows[-1]
+                if pause():
+                    return
+        # A row that was added after its part of the table had been read is in the next comparison.
+        found += islice(comparison.missing(until), _MOST_PROBLEMS)
+        self._row_problems, self._rows_at = found, timestamp(self._clock())
+        self._publish()
+
+    def _follow_piece(self, connection: Connection) -> bool:
+        """Verify the next records. Returns whether there may be more."""
+        self._check_head(connection)
+        rows = connection.all(_NEXT_RECORDS, {"seq": self._walk.head.seq, "limit": PIECE})
+        if self._keyring is None:
+            self._keyring = self._reload_keyring(connection)
+        for record in map(record_of, rows):
+            if not self._chain_problems and not self._walk.is_signed(record, self._keyring):
+                self._keyring = self._reload_keyring(connection)
+            problem = self._walk.follow(record, self._keyring)
+            if problem is not None and len(self._chain_problems) < _MOST_PROBLEMS:
+                self._chain_problems.append(problem)
+        return len(rows) == PIECE
+
+    def _check_head(self, connection: Connection) -> None:
+        """Begin again if the newest verified record is not in the log any more."""
+        head = self._walk.head
+        row = connection.one(_FIND_HASH, {"seq": head.seq}) if head.seq else None
+        if head.seq and (row is None or row.hash != head.hash):
+            self._lost = KnownRecord(self._walk.state.epochs.of(head.seq), head.seq, head.hash)
+            self._walk, self._chain_problems = ChainWalk(self._vault), []
+
+    def _publish(self) -> None:
+        lost = []
+        if self._lost is not None and not self._walk.state.epochs.has_lost(self._lost.epoch, self._lost.seq):
+            lost = [
+                f"record {self._lost.seq}, which was verified before, is not in the log any more: "
+                "it was altered or cut short, or the database was put back"
+            ]
+        wrong = self._walk.state.wrong_deliveries[:_MOST_PROBLEMS]
+        self.result = Integrity(
+            problems=(*lost, *self._chain_problems, *wrong, *self._row_problems),
+            records=self._walk.head.seq,
+            records_at=self._records_at,
+            rows_at=self._rows_at,
+        )
+
+
+def _next_rows(connection: Connection, table: SignedTable, last: Any) -> list[Any]:
+    """The rows that follow `last` by their keys, not verified; the first rows if it is None."""
+    parameters: dict[str, Any] = {"limit": PIECE}
+    if last is not None:
+        parameters |= {name: getattr(last, name) for name in table.key}
+    rows = connection.all(_statement(table, first=last is None), parameters)
+    return [table.row_type._make(row) for row in rows]
+
+
+@cache
+def _statement(table: SignedTable, *, first: bool) -> Statement:
+    where = "" if first else f" WHERE {' OR '.join(_after(table.key))}"
+    order = ", ".join(table.key)
+    return Statement(
+        f"SELECT {', '.join(table.all_columns)} FROM {table.name}{where} ORDER BY {order} LIMIT :limit"
+    )
+
+
+def _after(key: tuple[str, ...]) -> Iterator[str]:
+    """The conditions, one of which the rows after a key meet."""
+    for index, name in enumerate(key):
+        equal = "".join(f"{each} = :{each} AND " for each in key[:index])
+        yield f"({equal}{name} > :{name})"

@@ -1,0 +1,95 @@
+"""No record stays without a checkpoint while somebody signs the head each second."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
+from tests.vault.conftest import Sql
+
+
+def newest_witnessed(settings: Settings) -> int:
+    return int(json.loads(settings.witness_file.read_bytes().splitlines()[-1])["seq"])
+
+
+def newest(sql: Sql, table: str) -> int:
+    [(seq,)] = sql(f"SELECT max(seq) FROM {table}")
+    return int(seq)
+
+
+def test_what_a_killed_process_left_is_signed_by_another(settings: Settings, sql: Sql) -> None:
+    """It was killed between a commit and the checkpoint, which comes once a second."""
+    command = [sys.executable, "-m", "tests.vault.writing", str(settings.home), settings.database, "x"]
+    root = Path(__file__).parent.parent.parent
+    process = subprocess.Popen([*command, "0", "1000"], stdout=subprocess.PIPE, cwd=root)
+    assert process.stdout is not None
+    for _ in range(3):
+        process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with open_vault(settings) as vault:
+        vault.sign_head()
+        assert newest(sql, "checkpoints") == newest(sql, "audit") == newest_witnessed(settings) >= 4
+
+
+def test_a_clock_that_is_set_back_delays_no_checkpoint(settings: Settings, sql: Sql) -> None:
+    """Also by years: what is due is decided by a monotonic clock."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    with open_vault(settings, clock=lambda: now) as vault:
+        for step in (timedelta(0), timedelta(days=900), timedelta(hours=1)):
+            now -= step
+            vault.secrets.writer.set("x", SecretValue(b"v"), actor="alice")
+            vault.sign_head()
+            assert newest(sql, "checkpoints") == newest(sql, "audit") == newest_witnessed(settings)
+        assert vault.audit.verify().problems == ()
+
+
+def test_a_signed_head_is_not_signed_again(vault: Vault, sql: Sql) -> None:
+    """Signing each second costs no writes while nothing happens."""
+    vault.sign_head()
+    before = sql("SELECT count(*) FROM checkpoints")
+    vault.sign_head()
+    assert sql("SELECT count(*) FROM checkpoints") == before
+
+
+def test_a_served_model_has_its_records_signed(settings: Settings, vault: Vault, sql: Sql) -> None:
+    """Whoever watches the embedded vault signs what it and other processes have recorded."""
+    vault.secrets.writer.set("x", SecretValue(b"v"), actor="alice")
+    source, stop = vault.source(actor="serve", deployment="model"), threading.Event()
+    source.read(["x"])
+    watcher = threading.Thread(target=lambda: list(source.watch(["x"], stop)))
+    watcher.start()
+    try:
+        for _ in range(2):
+            with open_vault(settings) as other:
+                other.secrets.delivery.deliver(["x"], actor="bob", deployment="other")
+                deadline = time.monotonic() + 10
+                while newest_witnessed(settings) < newest(sql, "audit") and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                assert newest_witnessed(settings) == newest(sql, "audit")
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def test_witness_files_of_several_machines_verify_together(settings: Settings, tmp_path: Path) -> None:
+    """Each process writes its own; all of them are given to one verification."""
+    from dataclasses import replace
+
+    files = [tmp_path / f"witness{number}" for number in range(3)]
+    for number in range(6):
+        with open_vault(replace(settings, witness_file=files[number % 3])) as vault:
+            vault.secrets.writer.set("x", SecretValue(b"%d" % number), actor="alice")
+    with open_vault(settings) as vault:
+        report = vault.audit.verify(*files)
+    assert report.problems == ()
+    assert report.checkpoints >= 12

@@ -1,0 +1,139 @@
+"""Verification that goes on while the vault is in use: what it finds, and that it finds nothing in a sound one."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from gusset.secrets.value import SecretValue
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
+from gusset.vault.audit import continuous
+from gusset.vault.audit.continuous import ContinuousVerification
+from tests.vault.conftest import Sql
+
+
+def go_on() -> bool:
+    return False
+
+
+def verify(verification: ContinuousVerification) -> str:
+    verification.verify_new_records(go_on)
+    verification.verify_rows(go_on)
+    return "\n".join(verification.result.problems)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "PIECE", 3)
+
+
+@pytest.fixture
+def vault(vault: Vault) -> Vault:
+    for number in range(8):
+        vault.secrets.writer.set(f"s{number}", SecretValue(b"v"), actor="alice")
+    vault.secrets.writer.set("s0", SecretValue(b"w"), actor="alice")
+    return vault
+
+
+def test_a_sound_vault_has_no_problems(vault: Vault) -> None:
+    """The result says up to which record, and when; later runs read only what is new."""
+    verification = vault.verification()
+    assert verify(verification) == ""
+    assert verification.result.records == 10
+    assert verification.result.records_at is not None
+    assert verification.result.rows_at is not None
+    vault.secrets.writer.set("s1", SecretValue(b"w"), actor="alice")
+    vault.secrets.writer.delete("s2", actor="alice")
+    vault.key_rotation.rotate(actor="alice")
+    assert verify(verification) == ""
+    assert verification.result.records > 12
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE secrets SET note = 'x' WHERE name = 's5'", "the secret s5 was altered"),
+        ("UPDATE teams SET name = 'x'", "the team x was altered"),
+        ("DELETE FROM secrets WHERE name = 's7'", "(secret.create s7) is missing"),
+        ("DELETE FROM secret_versions WHERE version = 2", "(secret.write s0) is missing"),
+        (
+            "INSERT INTO secret_versions SELECT secret_id, 9, sealed, created_at, created_by, destroyed_at,"
+            " changed_seq, mac, write_id FROM secret_versions WHERE version = 2",
+            "no record says that it was written",
+        ),
+    ],
+)
+def test_an_altered_row_is_found(vault: Vault, sql: Sql, statement: str, problem: str) -> None:
+    """Whatever was done to a row; once it is right again, it is no problem any more."""
+    verification = vault.verification()
+    assert verify(verification) == ""
+    sql("DROP INDEX IF EXISTS secrets_live_name")
+    sql(statement)
+    assert problem in verify(verification)
+
+
+def test_a_row_that_was_put_back_is_found(vault: Vault, sql: Sql) -> None:
+    """With the HMAC that it had."""
+    [old] = sql("SELECT note, updated_at, revision, changed_seq, mac FROM secrets WHERE name = 's3'")
+    vault.secrets.writer.annotate("s3", note="new", actor="alice")
+    verification = vault.verification()
+    assert verify(verification) == ""
+    sql(
+        "UPDATE secrets SET note = ?, updated_at = ?, revision = ?, changed_seq = ?, mac = ?"
+        " WHERE name = 's3'",
+        *old,
+    )
+    assert "the secret s3 was put back to its state of record" in verify(verification)
+
+
+def test_a_forged_record_is_found_in_the_next_minute(vault: Vault, sql: Sql) -> None:
+    """New records are verified without the older ones."""
+    verification = vault.verification()
+    verification.verify_new_records(go_on)
+    vault.secrets.writer.set("s1", SecretValue(b"w"), actor="alice")
+    sql("UPDATE audit SET actor = 'mallory' WHERE seq = 11")
+    verification.verify_new_records(go_on)
+    assert verification.result.problems == ("record 11 was altered or moved",)
+
+
+def test_a_log_that_was_cut_short_is_found(vault: Vault, sql: Sql) -> None:
+    """The newest verified record is remembered."""
+    verification = vault.verification()
+    verification.verify_new_records(go_on)
+    [record] = sql("SELECT * FROM audit WHERE seq = 10")
+    sql("DELETE FROM audit WHERE seq = 10")
+    verification.verify_new_records(go_on)
+    assert "record 10, which was verified before" in verification.result.problems[0]
+    sql(f"INSERT INTO audit VALUES ({', '.join('?' * len(record))})", *record)  # so that the vault closes
+
+
+def test_writes_during_a_comparison_are_no_problems(settings: Settings, vault: Vault) -> None:
+    """Rows that are added, changed and removed between two pieces agree with the log, too."""
+    verification, done = vault.verification(), threading.Event()
+
+    def write() -> None:
+        with open_vault(settings) as other:
+            for number in range(60):
+                other.secrets.writer.set(f"s{number % 20}", SecretValue(b"%d" % number), actor="bob")
+                if number % 3 == 0:
+                    other.secrets.writer.delete(f"s{number % 20}", actor="bob")
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        runs = 0
+        while not done.is_set() or runs < 2:
+            assert verify(verification) == ""
+            runs += 1
+    finally:
+        writer.join()
+
+
+def test_it_ends_between_two_pieces(vault: Vault) -> None:
+    """A manager that stops does not wait for the rest."""
+    verification = vault.verification()
+    verification.verify_new_records(lambda: True)
+    assert verification.result.records_at is None
