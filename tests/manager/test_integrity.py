@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 
 import httpx
 
 from tests.manager.conftest import Manager
+from tests.vault.conftest import run_sql
 
 
 def sql(manager: Manager, statement: str) -> int:
-    """Execute a statement as somebody who can write the database."""
-    with closing(sqlite3.connect(manager.gusset.home / "vault.db", timeout=30)) as connection, connection:
-        row = connection.execute(statement).fetchone()
-    return int(row[0]) if row else 0
+    """Execute a statement as somebody who can write the database; returns the number that it selects."""
+    file = f"sqlite:///{manager.gusset.home / 'vault.db'}"
+    rows = run_sql(manager.gusset.environ.get("GUSSET_DATABASE", file), statement)
+    return int(rows[0][0]) if rows else 0
 
 
 def witnessed(manager: Manager) -> int:

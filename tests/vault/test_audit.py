@@ -79,6 +79,16 @@ def test_records_are_filtered_and_limited(vault: Vault) -> None:
         ("""UPDATE audit SET details = '{"version": 9}' WHERE seq = 2""", "record 2 was altered"),
         ("UPDATE audit SET mac = zeroblob(32) WHERE seq = 2", "record 2 was not written with this vault"),
         ("UPDATE audit SET hash = zeroblob(32) WHERE seq = 2", "record 2 was altered"),
+        pytest.param(
+            "UPDATE audit SET hash = 'text' WHERE seq = 2",
+            "record 2 was altered",
+            marks=pytest.mark.sqlite("its columns hold any type"),
+        ),
+        pytest.param(
+            "UPDATE audit SET actor = x'00' WHERE seq = 2",
+            "record 2 was altered",
+            marks=pytest.mark.sqlite("its columns hold any type"),
+        ),
         ("DELETE FROM audit WHERE seq = 1", "records 1 to 1 are missing"),
         ("DELETE FROM audit WHERE seq = 2", "records 2 to 2 are missing"),
         ("DELETE FROM audit WHERE seq > 5", "it was cut short, or this is an older copy"),

@@ -267,6 +267,11 @@ class Vault:  # large: an attribute for each service
 
         return ChangePoller(self._parts.store, self._parts.database.change_signal)
 
+    @property
+    def epoch(self) -> int:
+        """The number of the vault's present epoch. A vault that lost a part of its log begins another."""
+        return self._parts.epochs.newest
+
     def now(self) -> str:
         """The time, as the vault stores times."""
         return timestamp(self._parts.clock())
