@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Site, accessibility_problems
+from tests.manager.conftest import Replica, lease
 
 
 def test_replacing_a_value_adds_a_version(site: Site) -> None:
@@ -157,14 +162,22 @@ def test_a_note_and_an_expiry_date_can_be_set_and_cleared(site: Site) -> None:
     expect(page.get_by_text("This secret expired")).to_have_count(0)
 
 
-def replica(site: Site, *names: str, deployment: str, version: int = 1) -> None:
-    """Register a deployment that declares `names`, with one running replica that holds them."""
+def replica(site: Site, *names: str, deployment: str, version: int = 1) -> Replica:
+    """Register a deployment that declares `names`, with one running replica that holds them.
+
+    It runs until its manager stops.
+    """
     with site.manager.client() as admin:
         made = admin.post("/v1/deployments", json={"name": deployment, "secrets": list(names)})
         assert made.status_code == 200, made.text
-    with site.manager.client(made.json()["token"]) as client:
-        reported = client.put(
-            "/v1/deployment/replicas/replica-1",
-            json={"host": "gpu-1", "versions": dict.fromkeys(names, version)},
-        )
-        assert reported.status_code == 200, reported.text
+    held = lease(site.manager.client(made.json()["token"]))
+    reported = held.renew({"host": "gpu-1", "versions": dict.fromkeys(names, version)})
+    assert reported.status_code == 200, reported.text
+    threading.Thread(target=_keep_renewing, args=(held,), daemon=True).start()
+    return held
+
+
+def _keep_renewing(held: Replica) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        while held.renew({}).status_code == 200:
+            time.sleep(5)

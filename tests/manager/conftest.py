@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -77,6 +79,26 @@ class Manager:
             [sys.executable, "-c", code], env=self.gusset.environ, capture_output=True, check=True
         )
         return done.stdout.decode()
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica with a lease."""
+
+    client: httpx.Client
+    id: str
+    key: str
+
+    def renew(self, report: Mapping[str, Any]) -> httpx.Response:
+        path, headers = f"/v1/deployment/replicas/{self.id}", {"gusset-session": self.key}
+        return self.client.put(path, json=report, headers=headers)
+
+
+def lease(client: httpx.Client) -> Replica:
+    """A new replica of the deployment whose token `client` has."""
+    fetched = client.post("/v1/deployment/secrets")
+    assert fetched.status_code == 200, fetched.text
+    return Replica(client, fetched.json()["replica"], fetched.json()["session_key"])
 
 
 _MAKE_KEY = """

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,10 +22,11 @@ from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import open_vault
-from gusset.vault.services.deployments import MAX_REPLICAS
+from gusset.vault.services.leases import MAX_REPLICAS
 from tests.conftest import Cli
-from tests.manager.conftest import ADMIN, PASSWORD, Manager
+from tests.manager.conftest import ADMIN, PASSWORD, Manager, lease
 from tests.manager.test_pages import Visitor
+from tests.serving.conftest import eventually
 
 # --- limits
 
@@ -92,14 +94,23 @@ def test_failed_writes_of_one_key_are_recorded_in_sums(admin: httpx.Client) -> N
 def test_a_deployment_has_a_bounded_number_of_replicas(
     admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """One more is a conflict that says so; one that has stopped makes room."""
+    """One more is a conflict that says so; one that has stopped makes room.
+
+    So do clients that have only fetched: whoever fetches in a loop locks no replica out.
+    """
     with deployment("d", "x") as client:
-        for number in range(MAX_REPLICAS):
-            assert client.put(f"/v1/deployment/replicas/r{number}", json={"host": "h"}).status_code == 200
-        refused = client.put("/v1/deployment/replicas/more", json={"host": "h"})
+        replicas = [lease(client) for _ in range(MAX_REPLICAS)]
+        replicas += [lease(client) for _ in range(5)]
+        assert replicas[0].renew({"host": "h"}).status_code == 404
+        running = [replica for replica in replicas if replica.renew({"host": "h"}).status_code == 200]
+        running += [lease(client) for _ in range(MAX_REPLICAS - len(running))]
+        for replica in running:
+            assert replica.renew({"host": "h"}).status_code == 200
+        time.sleep(1)  # reports are written after a quarter of a second
+        refused = client.post("/v1/deployment/secrets")
         assert refused.status_code == 409 and f"{MAX_REPLICAS} running replicas" in refused.json()["message"]
-        assert client.put("/v1/deployment/replicas/r1", json={"stopped": True}).status_code == 200
-        assert client.put("/v1/deployment/replicas/more", json={"host": "h"}).status_code == 200
+        assert running[0].renew({"stopped": True}).status_code == 200
+        eventually(lambda: client.post("/v1/deployment/secrets").status_code == 200)
     assert len(admin.get("/v1/deployments/d").json()["replicas"]) == MAX_REPLICAS
 
 
@@ -180,7 +191,7 @@ def test_a_replicas_host_name_reaches_no_terminal_and_no_page_with_control_chara
 ) -> None:
     """A host, a team's name, an action filter: shown with escapes."""
     with deployment("d", "x") as client:
-        assert client.put("/v1/deployment/replicas/r", json={"host": HOSTILE}).status_code == 200
+        assert lease(client).renew({"host": HOSTILE}).status_code == 200
     settings = manager.gusset.home.parent / "login.toml"
     cli = Cli(manager.gusset.home, manager.gusset.environ | {"GUSSET_SETTINGS": str(settings)})
     cli("login", manager.address, input=manager.key.encode())

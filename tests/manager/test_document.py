@@ -62,8 +62,16 @@ class DocumentedClient:
         self.document: dict[str, Any] = httpx.get(f"{manager.address}/v1/spec", trust_env=False).json()
         self.called: set[tuple[str, str]] = set()
 
-    def call(self, method: str, path: str, json: Any = None, key: str | None = None, **names: str) -> Any:
-        with self._manager.client(key) as client:
+    def call(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        key: str | None = None,
+        session: str = "",
+        **names: str,
+    ) -> Any:
+        with self._manager.client(key, **({"gusset-session": session} if session else {})) as client:
             response = client.request(method, path.format(**names), json=json)
         assert response.status_code == 200, (method, path, response.text)
         self.called.add((method, path))
@@ -123,8 +131,10 @@ def test_every_response_has_exactly_the_documented_keys(manager: Manager) -> Non
     made = call("POST", "/v1/deployments", {"name": "d", "secrets": ["x", "missing"]})
     token, prefix = made["token"], made["prefix"]
     call("GET", "/v1/deployment", key=token)
-    call("POST", "/v1/deployment/secrets", key=token)
-    call("PUT", "/v1/deployment/replicas/{id}", {"host": "h", "versions": {"x": 2}}, key=token, id="r")
+    replica = call("POST", "/v1/deployment/secrets", key=token)
+    report, session = {"host": "h", "versions": {"x": 2}}, replica["session_key"]
+    path = "/v1/deployment/replicas/{id}"
+    call("PUT", path, report, key=token, session=session, id=replica["replica"])
     masked = {"hits": [{"secret": "x", "form": "hex", "channel": "log", "times": 1}]}
     call("POST", "/v1/deployment/masked", masked, key=token)
     assert call("GET", "/v1/deployments")["deployments"][0]["replicas"]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.manager.conftest import Manager
+from tests.manager.conftest import Manager, lease
 
 PATIENCE = 20.0
 
@@ -126,24 +126,86 @@ def test_a_replica_reports_the_versions_that_it_holds(
 ) -> None:
     """Only of its own secrets. It is live until it reports that it stopped. None of this is audited."""
     put(admin, "mine", "value")
-    before = len(admin.get("/v1/audit?limit=1000").json()["records"])
     with deployment("d", "mine") as client:
-        report = {"host": "gpu-1", "versions": {"mine": 1, "other": 3}}
-        assert client.put("/v1/deployment/replicas/r-1", json=report).json() == {}
+        replica = lease(client)
+        before = len(admin.get("/v1/audit?limit=1000").json()["records"])
+        report = {"host": "gpu-1", "versions": {"mine": 1, "other": 3}, "used": {"mine": 1}}
+        assert replica.renew(report).json() == {}
         [listed] = admin.get("/v1/deployments").json()["deployments"]
-        [replica] = listed["replicas"]
-        assert (replica["id"], replica["host"], replica["versions"], replica["live"]) == (
-            "r-1",
+        [shown] = listed["replicas"]
+        assert (shown["id"], shown["host"], shown["versions"], shown["used"], shown["live"]) == (
+            replica.id,
             "gpu-1",
+            {"mine": 1},
             {"mine": 1},
             True,
         )
         assert admin.get("/v1/secrets/mine").json()["used_by"] == ["d"]
-        client.put("/v1/deployment/replicas/r-1", json={"stopped": True})
-        [replica] = admin.get("/v1/deployments/d").json()["replicas"]
-        assert replica["live"] is False
-        assert client.put("/v1/deployment/replicas/..%2f", json=report).status_code in (400, 404)
-    assert len(admin.get("/v1/audit?limit=1000").json()["records"]) == before + 1  # the registration
+        replica.renew({"stopped": True})
+        [shown] = admin.get("/v1/deployments/d").json()["replicas"]
+        assert shown["live"] is False and shown["versions"] == {"mine": 1}
+        assert replica.renew({}).status_code == 404  # a lease that has ended does not begin again
+    assert len(admin.get("/v1/audit?limit=1000").json()["records"]) == before
+
+
+def test_a_lease_is_renewed_only_with_its_session_key(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """403 without the key, with that of another replica or deployment; 404 for an unknown replica."""
+    put(admin, "mine", "value")
+    with deployment("d", "mine") as client, deployment("other", "mine") as stranger:
+        replica, second, third = lease(client), lease(client), lease(stranger)
+        path = f"/v1/deployment/replicas/{replica.id}"
+        old = client.put(path, json={"host": "h", "versions": {}})
+        assert old.status_code == 403 and "Gusset-Session" in old.json()["message"]
+        for key in (second.key, third.key, replica.key[:-1], "x"):
+            assert client.put(path, json={}, headers={"gusset-session": key}).status_code == 403
+        assert stranger.put(path, json={}, headers={"gusset-session": replica.key}).status_code == 404
+        unknown = client.put("/v1/deployment/replicas/x", json={}, headers={"gusset-session": replica.key})
+        assert unknown.status_code == 404
+        assert replica.renew({}).status_code == 200
+    refused = admin.get("/v1/audit?action=request.refuse").json()["records"]
+    assert refused and all(record["target"] == "a replica's lease" for record in refused)
+
+
+def test_a_claim_of_a_version_that_the_secret_does_not_have_is_refused(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """What was reported before stays; a version that was destroyed or deleted since may still be held."""
+    put(admin, "mine", "value")
+    with deployment("d", "mine") as client:
+        replica = lease(client)
+        assert replica.renew({"versions": {"mine": 1}}).status_code == 200
+        for claim in ({"versions": {"mine": 2}}, {"used": {"mine": 2}}):
+            refused = replica.renew(claim)
+            assert refused.status_code == 409 and "no version 2" in refused.json()["message"]
+        put(admin, "mine", "again")
+        assert replica.renew({"versions": {"mine": 2}, "used": {"mine": 1}}).status_code == 200
+        admin.delete("/v1/secrets/mine?force=true")
+        assert lease(client).renew({"versions": {"mine": 2}}).status_code == 200
+
+
+def test_a_session_key_is_returned_once_and_keeps_its_lease(
+    manager: Manager, admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """Also after the manager was restarted; a key that is not valid gets a new lease."""
+    put(admin, "mine", "value")
+    with deployment("d", "mine") as client:
+        replica = lease(client)
+        replica.renew({"host": "h", "versions": {"mine": 1}})
+        manager.stop()
+        manager.start()
+        with manager.client(client.headers["authorization"].split()[1]) as again:
+            headers = {"gusset-session": replica.key}
+            fetched = again.post("/v1/deployment/secrets", headers=headers).json()
+            assert (fetched["replica"], fetched["session_key"]) == (replica.id, None)
+            path = f"/v1/deployment/replicas/{replica.id}"
+            assert again.put(path, json={}, headers=headers).status_code == 200
+            other = again.post("/v1/deployment/secrets", headers={"gusset-session": "x"}).json()
+            assert other["replica"] != replica.id and other["session_key"]
+    with manager.client() as admin_again:
+        listed = {each["id"]: each for each in admin_again.get("/v1/deployments/d").json()["replicas"]}
+        assert listed[replica.id]["versions"] == {"mine": 1} and listed[replica.id]["host"] == "h"
 
 
 def test_reports_of_masked_values_are_bounded_and_only_of_the_tokens_own_secrets(
@@ -178,7 +240,7 @@ def test_a_secret_in_use_is_deleted_only_by_force(
     """The refusal names the deployments that hold it."""
     put(admin, "mine", "value")
     with deployment("d", "mine") as client:
-        client.put("/v1/deployment/replicas/r-1", json={"versions": {"mine": 1}})
+        lease(client).renew({"versions": {"mine": 1}})
         refused = admin.delete("/v1/secrets/mine")
         assert refused.status_code == 409 and "d" in refused.json()["message"]
         assert admin.delete("/v1/secrets/mine?force=perhaps").status_code == 400

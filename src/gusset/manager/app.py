@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from gusset.errors import GussetError
 from gusset.manager.api.handlers import OPERATIONS
@@ -19,11 +19,12 @@ from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
-from gusset.manager.housekeeping import CheckpointTimer, ManagerReports, RefusalTimer
+from gusset.manager.housekeeping import CheckpointTimer, LeaseTimer, ManagerReports, RefusalTimer
 from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
-from gusset.manager.middleware import Metrics, Middleware
+from gusset.manager.live.streams import CHANGES, ChangeStreams
+from gusset.manager.middleware import SECURITY_HEADERS, Metrics, Middleware
 from gusset.manager.pages.pages import Pages
 from gusset.manager.service_routes import ServiceRoutes
 from gusset.runtime import responses
@@ -37,10 +38,12 @@ class Manager:
 
     middleware: Middleware
     change_feed: ChangeFeed
+    streams: ChangeStreams
     refusal_timer: RefusalTimer
     checkpoint_timer: CheckpointTimer
     reports: ManagerReports
     integrity: IntegrityWatch
+    lease_timer: LeaseTimer
     executors: Executors
     cache: AccessCache
 
@@ -51,14 +54,20 @@ class Manager:
         self.refusal_timer.start()
         self.reports.start()
         self.integrity.start()
+        self.lease_timer.start()
+
+    def end_streams(self) -> None:
+        """End the streams of changes, which would never end by themselves, and accept no more."""
+        self.streams.stop()
+        self.change_feed.stop()
 
     def close(self) -> None:
         """Release threads and connections, when no request is in flight any more."""
-        self.change_feed.stop()
         self.refusal_timer.stop()
         self.reports.stop()
         self.checkpoint_timer.stop()
         self.integrity.stop()
+        self.lease_timer.stop()
         self.executors.close()
         self.cache.close()
 
@@ -74,10 +83,16 @@ def make_manager(
     """Join the parts over an open vault. `scheme` is the listener's; for `key_rate` see `Authenticator`."""
     executors, cache = Executors(), AccessCache(vault)
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
-    change_feed = ChangeFeed(vault.change_poller)
+    change_feed = ChangeFeed(vault.change_poller, lambda: vault.epoch)
     integrity = IntegrityWatch(vault.verification())
     metrics = Metrics(lambda: change_feed.streams, lambda: integrity.result)
-    delivery = Delivery(vault, authenticator, executors, change_feed)
+    streams = ChangeStreams(
+        authenticator,
+        change_feed,
+        headers=SECURITY_HEADERS,
+        count=lambda exchange, status: metrics.count(CHANGES, status, time.perf_counter() - exchange.began),
+    )
+    delivery = Delivery(authenticator)
     pages = Pages(
         vault,
         authenticator,
@@ -97,13 +112,14 @@ def make_manager(
         metrics=metrics,
         document=openapi(operations),
     )
-    routes = [Route("/v1/deployment/changes", delivery.stream), *service.routes(), *pages.routes()]
+    routes = [*service.routes(), *pages.routes()]
     exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
     middleware = Middleware(
         Router(operations),
         Api(vault, authenticator, cache, executors=executors, on_write=change_feed.notify),
         Starlette(routes=routes, exception_handlers=exception_handlers),
         metrics,
+        streams=streams,
         proxies=proxies,
         scheme=scheme,
         refuse_form=pages.refuse_form,
@@ -111,10 +127,12 @@ def make_manager(
     return Manager(
         middleware=middleware,
         change_feed=change_feed,
+        streams=streams,
         refusal_timer=RefusalTimer(vault, executors),
         checkpoint_timer=CheckpointTimer(vault, executors),
         reports=reports,
         integrity=integrity,
+        lease_timer=LeaseTimer(vault, executors),
         executors=executors,
         cache=cache,
     )

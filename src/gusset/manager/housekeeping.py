@@ -1,9 +1,10 @@
-"""What the manager does beside requests: sums of refusals, reports to the vault, and a probe for writes."""
+"""What the manager does beside requests: sums of refusals, reports, leases, and a probe for writes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 import time
 
@@ -16,6 +17,8 @@ log = logging.getLogger("gusset.manager")
 SUMS_EVERY = 5.0  # seconds
 SIGN_EVERY = 0.8  # so that, with what it takes, no record stays without a checkpoint for over a second
 REPORT_EVERY = 5.0
+RENEWALS_EVERY = 5.0  # seconds at most, of leases
+REPLICA_REPORTS_EVERY = 0.25  # seconds
 PROBE_EVERY = 5.0  # seconds that a good probe holds; strangers may ask, and each probe is a write
 PROBE_AFTER_FAILURE = 1.0
 PROBE_TIMEOUT = 5.0
@@ -119,6 +122,45 @@ class ManagerReports:
                     hint = f" ({error.hint})" if error.hint else ""
                     log.warning("This manager cannot report to the vault: %s%s", error.message, hint)
             await asyncio.sleep(REPORT_EVERY)
+
+
+class LeaseTimer:
+    """Has the renewals of replicas' leases written in batches, and what replicas report soon."""
+
+    def __init__(self, vault: Vault, executors: Executors) -> None:
+        self._vault = vault
+        self._executors = executors
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """Write what is left. Call this when no request is in flight any more."""
+        if self._task is not None:
+            self._task.cancel()
+        try:
+            self._vault.leases.flush()
+        except GussetError as error:
+            log.warning("The leases of replicas could not be written: %s", error.message)
+
+    async def _run(self) -> None:
+        due = 0.0
+        while True:
+            await asyncio.sleep(REPLICA_REPORTS_EVERY)
+            now = time.monotonic()
+            if now >= due:
+                # Managers that were started together should not write together.
+                due = now + random.uniform(0.6, 1.0) * RENEWALS_EVERY  # noqa: S311  # nothing secret
+                await self._flush(reports_only=False)
+            elif self._vault.leases.has_reports:
+                await self._flush(reports_only=True)
+
+    async def _flush(self, *, reports_only: bool) -> None:
+        try:
+            await self._executors.run(self._vault.leases.flush, reports_only=reports_only)
+        except GussetError as error:
+            log.warning("The leases of replicas could not be written: %s", error.message)
 
 
 class WriteProbe:

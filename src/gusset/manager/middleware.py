@@ -22,6 +22,7 @@ from starlette.responses import Response as StarletteResponse
 from gusset.errors import GussetError
 from gusset.manager.api import schemas
 from gusset.manager.api.router import Api, Route, Router, error_response, http_error, json_response
+from gusset.manager.live.streams import CHANGES, ChangeStreams
 from gusset.runtime.asgi import AsgiApp, AsgiSender, make_scope, run_asgi
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.limits import Limits
@@ -38,7 +39,7 @@ LIMITS = Limits(
     body=MAX_BODY, body_seconds=30.0, body_rate=float("inf"), idle_seconds=75.0, memory=134_217_728
 )
 
-_SECURITY_HEADERS = (
+SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
@@ -108,8 +109,8 @@ def _seconds_of(at: str | None) -> float:
 class Middleware:
     """The request handler of the manager's HTTP server.
 
-    Requests of the API go directly to `Api`, all others (pages, streams, probes)
-    to an ASGI application. All are counted and get the security headers; an
+    Requests of the API go directly to `Api`, streams of changes to `ChangeStreams`,
+    and all others (pages, probes) to an ASGI application. All are counted and get the security headers; an
     unexpected exception is logged without its message, which may hold a value,
     and becomes a 500.
     """
@@ -121,6 +122,7 @@ class Middleware:
         app: AsgiApp,
         metrics: Metrics,
         *,
+        streams: ChangeStreams,
         proxies: TrustedProxies,
         scheme: str,
         refuse_form: Callable[[Request, HTTPException], StarletteResponse],
@@ -130,6 +132,7 @@ class Middleware:
         self._api = api
         self._app = app
         self._metrics = metrics
+        self._streams = streams
         self._proxies = proxies
         self._scheme = scheme
         self._refuse_form = refuse_form
@@ -137,8 +140,11 @@ class Middleware:
 
     def __call__(self, exchange: Exchange) -> None:
         """Handle one request."""
-        route = self._router.find(path_of(exchange), exchange.method.decode("ascii"))
-        if route is None:
+        path = path_of(exchange)
+        route = self._router.find(path, exchange.method.decode("ascii"))
+        if route is None and path == CHANGES and exchange.method == b"GET":
+            self._streams.open(exchange, self._address(exchange))
+        elif route is None:
             self._start_task(self._run_app(exchange))
         elif isinstance(route, Response):
             self._respond(exchange, "other", route)
@@ -163,14 +169,14 @@ class Middleware:
 
     def _respond(self, exchange: Exchange, route: str, response: Response) -> None:
         exchange.respond(
-            response.status, response.body, response.content_type, (*response.headers, *_SECURITY_HEADERS)
+            response.status, response.body, response.content_type, (*response.headers, *SECURITY_HEADERS)
         )
         self._metrics.count(route, response.status, time.perf_counter() - exchange.began)
 
     async def _run_app(self, exchange: Exchange) -> None:
         """Have the ASGI application respond."""
         scope = self._scope(exchange)
-        send = AsgiSender(exchange, _SECURITY_HEADERS)
+        send = AsgiSender(exchange, SECURITY_HEADERS)
         status = 0
         try:
             await run_asgi(self._app, exchange, scope, send)
@@ -182,7 +188,7 @@ class Middleware:
                 exchange.cut()
             else:
                 status = response.status
-                exchange.respond(status, response.body, response.content_type, _SECURITY_HEADERS)
+                exchange.respond(status, response.body, response.content_type, SECURITY_HEADERS)
         finally:
             route = scope.get("route_path") or "other"
             self._metrics.count(route, status or send.status, time.perf_counter() - exchange.began)
@@ -253,7 +259,7 @@ def is_form(exchange: Exchange) -> bool:
 
 
 def with_security_headers(response: Response) -> Response:
-    return replace(response, headers=(*response.headers, *_SECURITY_HEADERS))
+    return replace(response, headers=(*response.headers, *SECURITY_HEADERS))
 
 
 def from_starlette(response: StarletteResponse) -> Response:

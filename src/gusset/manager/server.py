@@ -131,7 +131,7 @@ async def _serve(
     gc.freeze()
     on_start()
     await signals.drain.wait()
-    manager.change_feed.stop()  # streams would never end by themselves
+    manager.end_streams()
     abort = asyncio.create_task(_abort(server, signals))
     await server.drain(DRAIN_SECONDS)
     abort.cancel()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from gusset.vault.services.invitations import Invitations
     from gusset.vault.services.key_rotation import KeyRotation
     from gusset.vault.services.lost_records import LostRecords
+    from gusset.vault.services.leases import Leases
     from gusset.vault.services.managers import Managers
     from gusset.vault.services.masked_values import MaskedValues
     from gusset.vault.services.people import People
@@ -150,7 +151,13 @@ class Vault:  # large: an attribute for each service
     def deployments(self) -> Deployments:
         from gusset.vault.services.deployments import Deployments
 
-        return Deployments(*self._shared)
+        return Deployments(*self._shared, self.leases)
+
+    @cached_property
+    def leases(self) -> Leases:
+        from gusset.vault.services.leases import Leases
+
+        return Leases(*self._shared, session_key=self.derived_key("sessions of replicas"))
 
     @cached_property
     def masked_values(self) -> MaskedValues:

@@ -143,10 +143,14 @@ class ReadSecrets(Body):
 
 
 class ReplicaReport(Body):
-    """The versions that a replica holds. `stopped` removes the replica."""
+    """The versions that a replica holds, and the newest that it has used; null or omitted if unchanged.
 
-    host: ShortText = ""
-    versions: dict[Name, VersionNumber] = Field(default_factory=dict, max_length=1000)
+    `stopped` ends its lease.
+    """
+
+    host: ShortText | None = None
+    versions: dict[Name, VersionNumber] | None = Field(None, max_length=1000)
+    used: dict[Name, VersionNumber] | None = Field(None, max_length=1000)
     stopped: bool = False
 
 
@@ -335,11 +339,12 @@ class Revoked:
 
 @response_model
 class Replica:
-    """A running process or container, and the versions that it holds by secret name."""
+    """A running process or container, and the versions that it holds and has used by secret name."""
 
     id: str
     host: str
     versions: Mapping[str, int]
+    used: Mapping[str, int]
     started_at: str
     seen_at: str
     live: bool
@@ -420,11 +425,17 @@ class DeliveredSecret:
 
 @response_model
 class DeliveredSecrets:
-    """Values by name, the names that have no value, and the revision to watch for changes from."""
+    """Values by name, the names that have no value, and the revision to watch for changes from.
+
+    `replica` is the id of the replica's lease. `session_key` renews it, sent in the header
+    `Gusset-Session`; it is null in the response to a request that has sent it.
+    """
 
     secrets: Mapping[str, DeliveredSecret]
     missing: Sequence[str]
     revision: str
+    replica: str
+    session_key: str | None
 
 
 @response_model

@@ -116,6 +116,7 @@ def _replica_model(replica: ReplicaInfo) -> schemas.Replica:
         id=replica.id,
         host=replica.host,
         versions=dict(replica.versions),
+        used=dict(replica.used),
         started_at=replica.started_at,
         seen_at=replica.seen_at,
         live=replica.live,

@@ -123,9 +123,9 @@ class Authenticator:
         self._refuse(request, caller.actor, error)
         self._limit_refusals(caller.prefix)
 
-    def record_denied_secrets(self, caller: DeploymentCaller, names: Sequence[str], error: Denied) -> None:
-        """Record that a deployment may not read these secrets. Raises as `record_refusal` does."""
-        self._vault.access_keys.record_refusal(caller.actor, f"secrets {', '.join(names)}", error)
+    def record_denied(self, caller: DeploymentCaller, what: str, error: Denied) -> None:
+        """Record that a deployment was refused `what`. Raises as `record_refusal` does."""
+        self._vault.access_keys.record_refusal(caller.actor, what, error)
         self._limit_refusals(caller.prefix)
 
     def knows_key(self, authorization: str) -> bool:

@@ -1,7 +1,7 @@
-"""The stream of changes: wakes each stream when a secret that it follows has changed.
+"""The stream of changes: which streams follow which secrets, and which of them a change concerns.
 
 One thread polls the database, at once after this process's own writes and at
-short intervals for those of other processes.
+short intervals for those of other processes. Everything else runs on the event loop.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import asyncio
 import hashlib
 import logging
 import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import orjson
 
@@ -20,31 +20,45 @@ from gusset.vault.services.change_poller import ChangePoller, Revisions
 
 log = logging.getLogger("gusset.manager")
 
-HEARTBEAT_INTERVAL = 10.0  # seconds without an event on a stream
+Key = tuple[str, str]
+"""A secret: the id of its team, and its folded name."""
 
-Keys = frozenset[tuple[str, str]]
+Keys = frozenset[Key]
 
 
-class Subscription:
-    """One stream: the secrets that it follows, and the revision that it has sent last."""
+class Subscriber(Protocol):
+    """One stream."""
 
-    __slots__ = ("keys", "revision", "wake")
+    def on_revision(self, revision: str) -> None:
+        """The secrets that it follows have this revision now. Called on the event loop."""
+
+
+class Topic:
+    """A set of secrets, and the streams that follow just these: all replicas of a deployment share one."""
+
+    __slots__ = ("keys", "revision", "subscribers")
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
-        self.revision = ""
-        self.wake = asyncio.Event()
+        self.revision = ""  # empty until it has been read
+        self.subscribers: dict[Subscriber, int] = {}  # with the number of each subscription
 
 
 class ChangeFeed:
-    """Wakes the streams whose secrets have changed. One thread polls the database for all of them."""
+    """Gives streams the revisions of their secrets. One thread polls the database for all of them."""
 
-    def __init__(self, open_poller: Callable[[], ChangePoller]) -> None:
+    def __init__(self, open_poller: Callable[[], ChangePoller], epoch: Callable[[], int]) -> None:
+        """`epoch` is the vault's."""
         self._open_poller = open_poller
-        self._streams: set[Subscription] = set()
-        self._wanted: Counter[tuple[str, str]] = Counter()  # how many streams follow each
+        self._epoch = epoch
+        self._topics: dict[Keys, Topic] = {}
+        self._topic_of: dict[Subscriber, Topic] = {}
+        self._topics_of: dict[Key, set[Topic]] = {}
+        self._joining: deque[tuple[int, Topic, Subscriber]] = deque()  # those without a first revision
+        self._wanted: Keys = frozenset()  # the keys of `_topics_of`, for the thread
+        self._subscriptions = 0  # so far; numbers them
+        self._last_epoch = 0
         self._known: Revisions = {}
-        self._polled: Keys = frozenset()
         self._wake_thread = threading.Event()  # while no stream is open, or after an error
         self._poller: ChangePoller | None = None  # the thread's
         self._stopped = False
@@ -54,7 +68,7 @@ class ChangeFeed:
     @property
     def streams(self) -> int:
         """How many streams are open."""
-        return len(self._streams)
+        return len(self._topic_of)
 
     def start(self) -> None:
         """Start polling. Call this on the event loop that the streams run on."""
@@ -62,17 +76,15 @@ class ChangeFeed:
         self._thread.start()
 
     def stop(self) -> None:
-        """End every stream."""
+        """Stop polling."""
         self._stopped = True
         self._wake()
-        for stream in self._streams:
-            stream.wake.set()
         if self._thread.is_alive():
             self._thread.join(2.0)
 
     def notify(self) -> None:
         """Poll now, because this process has written. Thread-safe."""
-        if self._wanted:
+        if self._topics:
             self._wake()
 
     def _wake(self) -> None:
@@ -82,52 +94,34 @@ class ChangeFeed:
         if poller is not None:
             poller.wake()
 
-    async def follow(
-        self, keys: Keys, since: str | None, *, is_valid: Callable[[], Awaitable[bool]]
-    ) -> AsyncIterator[dict[str, Any]]:
-        """The events of a stream that last saw the revision `since`.
-
-        `is_valid` is asked at each heartbeat; the stream ends when it returns False, or
-        when the manager stops.
-        """
-        stream = Subscription(keys)
-        self._streams.add(stream)
-        self._wanted.update(keys)
+    def subscribe(self, keys: Keys, subscriber: Subscriber) -> None:
+        """Have a stream follow `keys`. Its first revision is read after this call."""
+        topic = self._topics.get(keys)
+        if topic is None:
+            topic = self._topics[keys] = Topic(keys)
+            for key in keys:
+                self._topics_of.setdefault(key, set()).add(topic)
+            self._wanted = frozenset(self._topics_of)
+        self._topic_of[subscriber] = topic
+        self._subscriptions += 1
+        topic.subscribers[subscriber] = self._subscriptions
+        self._joining.append((self._subscriptions, topic, subscriber))
         self._wake()
-        try:
-            stream.revision = await self._current(keys)
-            event = "hello" if since in (None, stream.revision) else "changed"
-            yield {"event": event, "revision": stream.revision}
-            while not self._stopped:
-                try:
-                    async with asyncio.timeout(HEARTBEAT_INTERVAL):
-                        await stream.wake.wait()
-                except TimeoutError:
-                    if not await is_valid():
-                        return
-                    yield {"event": "beat"}
-                    continue
-                stream.wake.clear()
-                now = digest(keys, self._known)
-                if now != stream.revision and not self._stopped:
-                    stream.revision = now
-                    yield {"event": "changed", "revision": now}
-        finally:
-            self._streams.discard(stream)
-            self._wanted -= Counter(keys)
 
-    async def _current(self, keys: Keys) -> str:
-        """The revision of `keys`, read from the database after this call began."""
-        loop = asyncio.get_running_loop()
-        revisions = await loop.run_in_executor(None, self._poll_once, keys)
-        return digest(keys, revisions)
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """End what `subscribe` began."""
+        topic = self._topic_of.pop(subscriber)
+        del topic.subscribers[subscriber]
+        if topic.subscribers:
+            return
+        del self._topics[topic.keys]
+        for key in topic.keys:
+            self._topics_of[key].discard(topic)
+            if not self._topics_of[key]:
+                del self._topics_of[key]
+        self._wanted = frozenset(self._topics_of)
 
-    def _poll_once(self, keys: Keys) -> Revisions:
-        poller = self._open_poller()
-        try:
-            return poller.revisions(keys)
-        finally:
-            poller.close()
+    # On the thread.
 
     def _run(self) -> None:
         while not self._stopped:
@@ -139,38 +133,54 @@ class ChangeFeed:
                 self._wake_thread.wait(1.0)
 
     def _watch(self) -> None:
-        poller, counter = self._open_poller(), -1
+        poller, counter, read_for = self._open_poller(), -1, -1
         try:
             poller.counter()  # connects
             self._poller = poller
             while not self._stopped:
-                if not self._wanted:  # no stream is open: sleep until one is
+                if not self._topics:  # no stream is open: sleep until one is
                     self._wake_thread.wait()
                     self._wake_thread.clear()
                     continue
-                now = poller.counter()
-                wanted: Keys = frozenset(self._wanted)
-                if now != counter or not wanted <= self._polled:
-                    counter, self._polled = now, wanted
-                    self._publish(poller.revisions(wanted))
+                subscriptions, now = self._subscriptions, poller.counter()
+                if now != counter or subscriptions != read_for:
+                    counter, read_for = now, subscriptions
+                    self._publish(poller.revisions(self._wanted), subscriptions)
                 poller.wait()
         finally:
             self._poller = None
             poller.close()
 
-    def _publish(self, found: Revisions) -> None:
+    def _publish(self, found: Revisions, subscriptions: int) -> None:
         before, self._known = self._known, found
         changed = {key for key in before.keys() | found.keys() if before.get(key) != found.get(key)}
-        if changed and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake_streams, changed)
+        if self._loop is not None and not self._stopped:
+            self._loop.call_soon_threadsafe(self._on_poll, found, changed, subscriptions)
 
-    def _wake_streams(self, changed: set[tuple[str, str]]) -> None:
-        for stream in self._streams:
-            if not stream.keys.isdisjoint(changed):
-                stream.wake.set()
+    # On the event loop.
+
+    def _on_poll(self, found: Revisions, changed: Iterable[Key], subscriptions: int) -> None:
+        """Pass what a poll has read to the streams that a change concerns, and to new ones.
+
+        Streams after the first `subscriptions` began after the poll: they wait for the next.
+        """
+        epoch = self._epoch()
+        topics = {topic for key in changed for topic in self._topics_of.get(key, ())}
+        if epoch != self._last_epoch:
+            self._last_epoch, topics = epoch, set(self._topics.values())
+        for topic in topics:
+            topic.revision = revision_of(topic.keys, found, epoch)
+            for subscriber, number in list(topic.subscribers.items()):
+                if number <= subscriptions:
+                    subscriber.on_revision(topic.revision)
+        while self._joining and self._joining[0][0] <= subscriptions:
+            _, topic, subscriber = self._joining.popleft()
+            if subscriber in topic.subscribers:
+                topic.revision = topic.revision or revision_of(topic.keys, found, epoch)
+                subscriber.on_revision(topic.revision)
 
 
-def digest(keys: Iterable[tuple[str, str]], found: Revisions) -> str:
-    """The revision of a set of secrets: a hash that reveals neither names nor values."""
+def revision_of(keys: Iterable[Key], found: Revisions, epoch: int) -> str:
+    """The revision of a set of secrets: the epoch, and a hash that reveals neither names nor values."""
     state = [(*key, *found.get(key, ())) for key in sorted(keys)]
-    return hashlib.sha256(orjson.dumps(state)).hexdigest()[:32]
+    return f"{epoch}-{hashlib.sha256(orjson.dumps(state)).hexdigest()[:32]}"

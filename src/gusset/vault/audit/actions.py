@@ -29,7 +29,6 @@ class Action(StrEnum):
     DEPLOYMENT_REGISTER = "deployment.register"
     DEPLOYMENT_REMOVE = "deployment.remove"
     REPLICA_REPORT = "replica.report"
-    REPLICA_SEEN = "replica.seen"
     TOKEN_REVOKE = "token.revoke"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"

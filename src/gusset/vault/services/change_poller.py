@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 from gusset.vault.storage.connection import Store
 from gusset.vault.storage.database import ChangeSignal
 from gusset.vault.storage.meta import ACCESS_GENERATION, READ_META
 from gusset.vault.storage.sql import Statement
 
-# (team id, folded name) -> id and revision of a secret that is not deleted.
-Revisions = Mapping[tuple[str, str], tuple[str, int]]
 
-_LIST_REVISIONS = Statement(
-    "SELECT team_id, folded, id, revision FROM secrets "
-    "WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL"
+class Revision(NamedTuple):
+    """What differs when a secret's current value may differ.
+
+    `write_id` is the random id of the current version; of one that an older gusset wrote, when it was
+    written. Numbers alone could repeat, after an older copy of the database was put back.
+    """
+
+    id: str
+    number: int
+    write_id: str | None
+
+
+# (team id, folded name) -> the revision of a secret that is not deleted.
+Revisions = Mapping[tuple[str, str], Revision]
+
+LIST_REVISIONS = Statement(
+    "SELECT s.team_id, s.folded, s.id, s.revision, coalesce(v.write_id, v.created_at) AS write_id "
+    "FROM secrets s LEFT JOIN secret_versions v ON v.secret_id = s.id AND v.version = s.current_version "
+    "WHERE s.team_id = :team AND s.folded IN (:folded...) AND s.deleted_at IS NULL"
 )
 
 
@@ -57,8 +72,8 @@ class ChangePoller:
         found = {}
         with self._store.snapshot() as connection:
             for team, names in by_team.items():
-                for row in connection.all(_LIST_REVISIONS, {"team": team, "folded": sorted(names)}):
-                    found[row.team_id, row.folded] = (row.id, row.revision)
+                for row in connection.all(LIST_REVISIONS, {"team": team, "folded": sorted(names)}):
+                    found[row.team_id, row.folded] = Revision(row.id, row.revision, row.write_id)
         return found
 
     def close(self) -> None:

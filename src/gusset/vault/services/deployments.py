@@ -1,17 +1,14 @@
-"""Deployments: what each declares, the tokens that read just that, and their running replicas.
-
-What replicas report is state, not an act, so it is not audited.
-"""
+"""Deployments: what each declares, the tokens that read just that, and their running replicas."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from gusset.errors import Conflict, NotFound, NotSignedIn, UsageError
+from gusset.errors import NotFound, NotSignedIn, UsageError
 from gusset.secrets.name import check_name, fold_name, is_deployment_name, spelling_clashes
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
@@ -25,25 +22,27 @@ from gusset.vault.services.access_keys import (
     expiry_text,
     revoke_keys,
 )
+from gusset.vault.services.leases import LEASE_COLUMNS, Leases
 from gusset.vault.services.person import get_team, team_names
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import ACCESS_KEYS, DEPLOYMENTS
 
-REPLICA_TIMEOUT = timedelta(seconds=60)  # a replica that was silent for longer does not count as running
-_REPLICA_RETENTION = timedelta(days=1)
 MAX_NAMES = 1000
-MAX_REPLICAS = 1000  # of a deployment, running or not; those that are gone make room for others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaInfo:
-    """One running process or container. `versions` are the versions in use, by name of the secret."""
+    """One running process or container.
+
+    `versions` are the versions that it holds, `used` the newest that it has used, by name of the secret.
+    """
 
     id: str
     host: str
     versions: Mapping[str, int]
+    used: Mapping[str, int]
     started_at: str
     seen_at: str
     live: bool
@@ -84,43 +83,25 @@ _FIND = Select(DEPLOYMENTS, "WHERE team_id = :team AND name = :name AND deleted_
 _LIST = Select(DEPLOYMENTS, "WHERE team_id IN (:teams...) AND deleted_at IS NULL ORDER BY name, team_id")
 _TOKENS = Select(ACCESS_KEYS, "WHERE deployment_id = :id")
 
-# Replicas are not signed: what they report gives no rights.
 _LIST_REPLICAS = Statement(
-    "SELECT deployment_id, id, host, versions, started_at, seen_at, stopped_at FROM replicas "
-    "WHERE deployment_id IN (:ids...) ORDER BY started_at"
+    f"SELECT {LEASE_COLUMNS} FROM replicas WHERE deployment_id IN (:ids...) ORDER BY started_at"
 )
-_LIST_LIVE_REPLICAS = Statement(
-    "SELECT d.name, r.versions FROM replicas r JOIN deployments d ON d.id = r.deployment_id "
-    "WHERE d.team_id = :team AND d.deleted_at IS NULL AND r.stopped_at IS NULL AND r.seen_at > :since"
+_LIST_REPLICAS_OF_TEAM = Statement(
+    f"SELECT {LEASE_COLUMNS} FROM replicas WHERE stopped_at IS NULL AND deployment_id IN "
+    "(SELECT id FROM deployments WHERE team_id = :team AND deleted_at IS NULL)"
 )
-_FIND_REPLICA = Statement("SELECT id FROM replicas WHERE deployment_id = :deployment_id AND id = :id")
-_INSERT_REPLICA = Statement(
-    "INSERT INTO replicas (deployment_id, id, host, versions, started_at, seen_at, stopped_at) "
-    "VALUES (:deployment_id, :id, :host, :versions, :seen_at, :seen_at, :stopped_at)"
-)
-_UPDATE_REPLICA = Statement(
-    "UPDATE replicas SET versions = :versions, seen_at = :seen_at, stopped_at = :stopped_at "
-    "WHERE deployment_id = :deployment_id AND id = :id"
-)
-_TOUCH_REPLICA = Statement(
-    "UPDATE replicas SET seen_at = :seen_at, stopped_at = NULL "
-    "WHERE deployment_id = :deployment_id AND id = :id"
-)
-_COUNT_REPLICAS = Statement("SELECT count(*) AS total FROM replicas WHERE deployment_id = :id")
+_LIST_NAMES = Statement("SELECT id, name FROM deployments WHERE id IN (:ids...)")
 _DELETE_REPLICAS = Statement("DELETE FROM replicas WHERE deployment_id = :id")
-_DELETE_OLD_REPLICAS = Statement("DELETE FROM replicas WHERE deployment_id = :id AND seen_at < :before")
-_DELETE_GONE_REPLICAS = Statement(
-    "DELETE FROM replicas WHERE deployment_id = :id AND (stopped_at IS NOT NULL OR seen_at <= :since)"
-)
 
 
 class Deployments:
-    """Registers deployments, grants access by their tokens, and keeps track of replicas."""
+    """Registers deployments, grants access by their tokens, and lists their replicas."""
 
-    def __init__(self, store: Store, writer: Writer, clock: Clock) -> None:
+    def __init__(self, store: Store, writer: Writer, clock: Clock, leases: Leases) -> None:
         self._store = store
         self._writer = writer
         self._clock = clock
+        self._leases = leases
 
     def register(
         self,
@@ -242,83 +223,31 @@ class Deployments:
 
         return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name), write)
 
-    # --- replicas
-
-    def report_replica(
-        self, grant: Grant, replica_id: str, *, host: str, versions: Mapping[str, int], stopped: bool = False
-    ) -> None:
-        """Store which versions a replica uses, or that it has stopped.
-
-        Raises:
-            Conflict: the deployment has `MAX_REPLICAS` others that are running.
-        """
-
-        def write(transaction: Transaction) -> WriteResult[None]:
-            at = self._now()
-            before = timestamp(self._clock() - _REPLICA_RETENTION)
-            transaction.run(_DELETE_OLD_REPLICAS, {"id": grant.deployment_id, "before": before})
-            key = {"deployment_id": grant.deployment_id, "id": replica_id}
-            report = {
-                "versions": json.dumps(dict(versions)),
-                "seen_at": at,
-                "stopped_at": at if stopped else None,
-            }
-            if transaction.one(_FIND_REPLICA, key) is not None:
-                transaction.run(_UPDATE_REPLICA, key | report)
-            else:
-                self._make_room(transaction, grant)
-                transaction.run(_INSERT_REPLICA, key | report | {"host": host})
-            return WriteResult(None, [])
-
-        self._writer.run(AuditEvent("gusset", Action.REPLICA_REPORT, grant.deployment), write)
-
-    def _make_room(self, transaction: Transaction, grant: Grant) -> None:
-        """Have at least one place free for a replica, if need be by forgetting those that are gone."""
-        if self._count(transaction, grant) < MAX_REPLICAS:
-            return
-        transaction.run(_DELETE_GONE_REPLICAS, {"id": grant.deployment_id, "since": self._live_since()})
-        if self._count(transaction, grant) >= MAX_REPLICAS:
-            raise Conflict(
-                f"{grant.deployment} has {MAX_REPLICAS} running replicas, and can have no more",
-                hint="a replica that reports nothing for a minute no longer counts",
-            )
-
-    def _count(self, connection: Connection, grant: Grant) -> int:
-        row: Any = connection.one(_COUNT_REPLICAS, {"id": grant.deployment_id})
-        return int(row.total)
-
-    def record_replica_seen(self, grant: Grant, replica_id: str) -> None:
-        """Store that the replica is still connected."""
-
-        def write(transaction: Transaction) -> WriteResult[None]:
-            key = {"deployment_id": grant.deployment_id, "id": replica_id}
-            transaction.run(_TOUCH_REPLICA, key | {"seen_at": self._now()})
-            return WriteResult(None, [])
-
-        self._writer.run(AuditEvent("gusset", Action.REPLICA_SEEN, grant.deployment), write)
-
     def in_use_by(self, connection: Connection, team_id: str, folded: str) -> list[str]:
         """The names of the deployments of which a running replica uses the secret of that folded name."""
-        rows = connection.all(_LIST_LIVE_REPLICAS, {"team": team_id, "since": self._live_since()})
-        return sorted({row.name for row in rows if folded in map(fold_name, json.loads(row.versions))})
+        rows = connection.all(_LIST_REPLICAS_OF_TEAM, {"team": team_id})
+        using = {
+            lease.deployment_id
+            for lease in map(self._leases.current, rows)
+            if self._leases.is_live(lease) and folded in map(fold_name, lease.versions)
+        }
+        return sorted({row.name for row in connection.all(_LIST_NAMES, {"ids": sorted(using)})})
 
     def _replicas(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[ReplicaInfo, ...]]:
-        since = self._live_since()
-        found: dict[str, tuple[ReplicaInfo, ...]] = {}
+        found: dict[str, list[ReplicaInfo]] = {}
         for row in connection.all(_LIST_REPLICAS, {"ids": ids}):
+            lease = self._leases.current(row)
             info = ReplicaInfo(
-                id=row.id,
-                host=row.host,
-                versions=json.loads(row.versions),
+                id=lease.id,
+                host=lease.host,
+                versions=lease.versions,
+                used=lease.used,
                 started_at=row.started_at,
-                seen_at=row.seen_at,
-                live=row.stopped_at is None and row.seen_at > since,
+                seen_at=lease.seen_at,
+                live=self._leases.is_live(lease),
             )
-            found[row.deployment_id] = (*found.get(row.deployment_id, ()), info)
-        return found
-
-    def _live_since(self) -> str:
-        return timestamp(self._clock() - REPLICA_TIMEOUT)
+            found.setdefault(lease.deployment_id, []).append(info)
+        return {deployment: tuple(infos) for deployment, infos in found.items()}
 
     def _now(self) -> str:
         return timestamp(self._clock())

@@ -14,22 +14,20 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.services.change_poller import LIST_REVISIONS, Revision
 from gusset.vault.services.secret_rows import FIND_MANY, FIND_VERSION, SecretRows, VersionStore, damaged
 from gusset.vault.storage.connection import Connection, Transaction
 from gusset.vault.storage.sql import Statement
 
 _SET_LAST_READ = Statement("UPDATE secrets SET last_read_at = :at WHERE id IN (:ids...)")
-_LIST_REVISIONS = Statement(
-    "SELECT id, revision FROM secrets WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL"
-)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveredValues:
-    """The values by the spelling that was requested; id and revision of each secret by its folded name."""
+    """The values by the spelling that was requested; the revisions by folded name."""
 
     values: Mapping[str, Delivered]
-    revisions: Mapping[str, tuple[str, int]]
+    revisions: Mapping[str, Revision]
 
 
 class SecretDelivery:
@@ -41,20 +39,32 @@ class SecretDelivery:
         self._rows = rows
         self._versions = versions
 
-    def deliver(self, names: Collection[str], *, actor: str, deployment: str) -> DeliveredValues:
+    def deliver(
+        self,
+        names: Collection[str],
+        *,
+        actor: str,
+        deployment: str,
+        before: Callable[[Transaction], object] | None = None,
+    ) -> DeliveredValues:
         """The current values of those of `names` that exist, for a deployment.
 
         One audit record covers all of them: their versions, and the names that
-        are missing. It is on disk before this returns.
+        are missing. It is on disk before this returns. `before` is called first
+        in its transaction.
 
         Raises:
             IntegrityError: the stored bytes of one of them do not open.
         """
         wanted = {name: fold_name(check_name(name)) for name in names}
-        if not wanted:
+        if not wanted and before is None:
             return DeliveredValues({}, {})
 
         def write(transaction: Transaction) -> WriteResult[DeliveredValues]:
+            if before is not None:
+                before(transaction)
+            if not wanted:
+                return WriteResult(DeliveredValues({}, {}), [])
             secrets = self._find(transaction, wanted)
             current = self._current_versions(transaction, secrets.values())
             values = {
@@ -71,7 +81,7 @@ class SecretDelivery:
                 details["missing"] = missing
             outcome = "ok" if values else "secret_not_found"
             event = AuditEvent(actor, Action.SECRET_DELIVER, deployment, outcome=outcome, details=details)
-            revisions = {row.folded: (row.id, row.revision) for row in secrets.values()}
+            revisions = {row.folded: _revision(row, current.get(row.id)) for row in secrets.values()}
             return WriteResult(DeliveredValues(values, revisions), [event])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_DELIVER, deployment), write)
@@ -152,11 +162,15 @@ class SecretDelivery:
         intent = AuditEvent(actor, Action.SECRET_REVEAL, names[0] if len(names) == 1 else "several")
         return self._writer.run(intent, write)
 
-    def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[tuple[str, int]]:
-        """Ids and revisions of those of `names` that exist. Cheap, and not audited.
+    def revisions(self, connection: Connection, names: Collection[str]) -> frozenset[Revision]:
+        """The revisions of those of `names` that exist. Cheap, and not audited.
 
         They differ from before when `deliver` may return something else.
         """
         folded = sorted({fold_name(check_name(name)) for name in names})
-        rows = connection.all(_LIST_REVISIONS, {"team": self._rows.team_id, "folded": folded})
-        return frozenset((row.id, row.revision) for row in rows)
+        rows = connection.all(LIST_REVISIONS, {"team": self._rows.team_id, "folded": folded})
+        return frozenset(Revision(row.id, row.revision, row.write_id) for row in rows)
+
+
+def _revision(secret: Any, version: Any) -> Revision:
+    return Revision(secret.id, secret.revision, version and (version.write_id or version.created_at))

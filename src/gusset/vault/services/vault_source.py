@@ -12,6 +12,7 @@ from contextlib import closing
 from gusset.errors import GussetError
 from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import Delivered
+from gusset.vault.services.change_poller import Revision
 from gusset.vault.services.secret_delivery import SecretDelivery
 from gusset.vault.storage.connection import Store
 from gusset.vault.storage.database import ChangeSignal
@@ -47,7 +48,7 @@ class VaultSource:
         self._record_hits = record_hits
         self._actor = actor
         self._deployment = deployment
-        self._last_read: tuple[frozenset[str], frozenset[tuple[str, int]]] | None = None
+        self._last_read: tuple[frozenset[str], frozenset[Revision]] | None = None
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         with self._store.read() as connection:
@@ -72,7 +73,7 @@ class VaultSource:
                 log.warning("cannot watch the vault, will retry: %s", error.message)
                 stop.wait(_RETRY_INTERVAL)
 
-    def _poll(self, names: Collection[str], stop: threading.Event) -> Iterator[frozenset[tuple[str, int]]]:
+    def _poll(self, names: Collection[str], stop: threading.Event) -> Iterator[frozenset[Revision]]:
         """The names' revisions, now and after each change of the database."""
         last_counter, sign_at = None, math.inf
         with closing(self._open_signal()) as signal:

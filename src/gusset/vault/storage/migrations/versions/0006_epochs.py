@@ -6,7 +6,7 @@ from alembic import op
 from gusset.vault.storage.migrations.columns import INTEGER, short_text
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
 
 def upgrade() -> None:

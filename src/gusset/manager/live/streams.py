@@ -1,0 +1,192 @@
+"""The long responses of `GET /v1/deployment/changes`: JSON Lines, written without a task for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+
+import orjson
+from starlette.datastructures import QueryParams
+
+from gusset.errors import Conflict, GussetError
+from gusset.manager.api.router import error_response
+from gusset.manager.auth.authenticator import Authenticator, AuthRequest
+from gusset.manager.auth.callers import DeploymentCaller
+from gusset.manager.live.change_feed import ChangeFeed
+from gusset.manager.live.delivery import keys_of
+from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
+from gusset.runtime.responses import Response
+from gusset.vault.commit import greenlets
+from gusset.vault.services.leases import MAX_REPLICAS
+
+CHANGES = "/v1/deployment/changes"
+HEARTBEAT_SECONDS = 8.0  # between two heartbeats of a stream, and two checks of its token
+_SWEEP_SECONDS = 0.5
+_CLIENT_DISCONNECTED = 499
+_HEAD = (
+    (b"content-type", b"application/x-ndjson"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
+_BEAT = orjson.dumps({"event": "beat"}) + b"\n"
+
+
+class Stream:
+    """One response: `hello` or `changed` first, then `changed` after each change, and heartbeats."""
+
+    __slots__ = ("_headers", "_since", "authorization", "deployment_id", "due", "exchange", "revision")
+
+    def __init__(self, exchange: Exchange, headers: Headers, *, deployment_id: str) -> None:
+        self.exchange = exchange
+        self._headers = headers
+        self._since = QueryParams(exchange.query).get("since") if exchange.query else None
+        self.authorization = _authorization_of(exchange)
+        self.deployment_id = deployment_id
+        self.due = 0.0  # when the next heartbeat is, by the event loop's clock
+        self.revision = ""  # the last that was sent
+        exchange.headers, exchange.fields = [], {}  # there may be thousands of streams
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has disconnected."""
+        return self.exchange.gone
+
+    def on_revision(self, revision: str) -> None:
+        """Send the revision, unless it is the last one that was sent."""
+        if revision == self.revision or self.exchange.gone:
+            return
+        if not self.revision:
+            event = "hello" if self._since in (None, "", revision) else "changed"
+            self.exchange.start(200, self._headers, self._line(event, revision))
+        elif self.exchange.writable:
+            self.exchange.write(self._line("changed", revision))
+        else:  # sent when the client has taken what is buffered
+            self.exchange.on_writable = partial(self.on_revision, revision)
+            return
+        self.revision = revision
+
+    def beat(self) -> None:
+        """Send a heartbeat, for clients and proxies that end silent connections."""
+        if self.revision and self.exchange.writable:
+            self.exchange.write(_BEAT if self.exchange.is_old else chunk(_BEAT))
+
+    def end(self) -> None:
+        """Complete the response."""
+        if not self.revision:
+            self.exchange.start(200, self._headers, b"")
+        self.exchange.end(b"" if self.exchange.is_old else LAST_CHUNK)
+
+    def _line(self, event: str, revision: str) -> bytes:
+        line = orjson.dumps({"event": event, "revision": revision}) + b"\n"
+        return line if self.exchange.is_old else chunk(line)
+
+
+class ChangeStreams:
+    """Opens streams, sends their heartbeats, and ends those whose token is no longer valid."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        change_feed: ChangeFeed,
+        *,
+        headers: Headers,
+        count: Callable[[Exchange, int], object],
+    ) -> None:
+        """`headers` are for each response; `count` is called with each request and status when it is over."""
+        self._authenticator = authenticator
+        self._change_feed = change_feed
+        self._headers = tuple(headers)
+        self._count = count
+        self._of_deployment: Counter[str] = Counter()  # open streams
+        self._beats: deque[Stream] = deque()  # in the order in which their heartbeats are due
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def open(self, exchange: Exchange, address: str | None) -> None:
+        """Handle a request for the stream of a deployment's changes."""
+        greenlets.start(self._authenticate, exchange, address, on_done=partial(self._begin, exchange))
+
+    def _authenticate(self, exchange: Exchange, address: str | None) -> DeploymentCaller | Response:
+        request = AuthRequest(
+            method="GET", route=CHANGES, address=address, authorization=_authorization_of(exchange)
+        )
+        try:
+            caller = self._authenticator.authenticate_deployment(request)
+            if self._of_deployment[caller.grant.deployment_id] >= MAX_REPLICAS:
+                raise Conflict(
+                    f"{caller.grant.deployment} has {MAX_REPLICAS} open streams, and can have no more"
+                )
+        except GussetError as error:
+            return error_response(error)
+        return caller
+
+    def _begin(self, exchange: Exchange, caller: DeploymentCaller | Response) -> None:
+        if isinstance(caller, Response):
+            headers = (*caller.headers, *self._headers)
+            exchange.respond(caller.status, caller.body, caller.content_type, headers)
+            self._count(exchange, caller.status)
+            return
+        if exchange.gone:
+            return
+        loop, grant = asyncio.get_running_loop(), caller.grant
+        stream = Stream(exchange, (*_HEAD, *self._headers), deployment_id=grant.deployment_id)
+        if self._stopped:
+            stream.end()
+            return
+        self._of_deployment[grant.deployment_id] += 1
+        self._change_feed.subscribe(keys_of(grant), stream)
+        exchange.on_gone = partial(self._close, stream, _CLIENT_DISCONNECTED)
+        stream.due = loop.time() + HEARTBEAT_SECONDS
+        self._beats.append(stream)
+        if self._timer is None:
+            self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Send the heartbeats that are due. Tokens are checked by elapsed time, however busy a stream is."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._beats else None
+        while self._beats and self._beats[0].due <= now:
+            stream = self._beats.popleft()
+            if stream.gone:
+                continue
+            if not self._is_valid(stream):
+                self._end(stream)
+                continue
+            stream.beat()
+            stream.due = now + HEARTBEAT_SECONDS
+            self._beats.append(stream)
+
+    def _is_valid(self, stream: Stream) -> bool:
+        try:
+            return self._authenticator.knows_key(stream.authorization)
+        except GussetError:  # the vault cannot be read: the next stream is refused until it can
+            return False
+
+    def _end(self, stream: Stream) -> None:
+        stream.end()
+        self._close(stream, 200)
+
+    def _close(self, stream: Stream, status: int) -> None:
+        """Forget a stream that has ended, or whose client has gone."""
+        self._change_feed.unsubscribe(stream)
+        self._of_deployment[stream.deployment_id] -= 1
+        if not self._of_deployment[stream.deployment_id]:
+            del self._of_deployment[stream.deployment_id]
+        self._count(stream.exchange, status)
+
+    def stop(self) -> None:
+        """End every stream; further ones end at once."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for stream in self._beats:
+            if not stream.gone:
+                self._end(stream)
+        self._beats.clear()
+
+
+def _authorization_of(exchange: Exchange) -> str:
+    return (exchange.header(b"authorization") or b"").decode("latin-1")

@@ -1,0 +1,338 @@
+"""Leases: which replicas of deployments are running, and which versions they hold.
+
+A lease begins in the transaction that delivers values to the replica, so every manager knows
+it. The replica then renews it. Renewals are kept in memory and written in batches by `flush`:
+one write for each would be a commit for every replica every few seconds. A lease that is
+not renewed for `LEASE_SECONDS` belongs to a lost replica.
+
+Leases are not signed, since they give no rights, and not audited: they are state, not acts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Protocol
+
+from gusset.errors import Conflict, Denied, NotFound
+from gusset.secrets.name import fold_name
+from gusset.vault.audit.actions import Action
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.ids import new_id
+from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.sql import Statement
+
+LEASE_SECONDS = 20.0
+MAX_REPLICAS = 1000  # of a deployment, running or not; those that are gone make room for others
+_RETENTION = timedelta(days=1)  # of the rows of replicas that are gone
+_IN_ONE_STATEMENT = 100
+_EVICTED = 100  # leases that were never renewed, at a time
+_SESSION_PREFIX = "gusset_ses_"
+
+LEASE_COLUMNS = "id, deployment_id, host, versions, used, started_at, seen_at, reported_at, stopped_at"
+
+_FIND = Statement(f"SELECT {LEASE_COLUMNS} FROM replicas WHERE id = :id AND deployment_id = :deployment_id")
+_INSERT = Statement(
+    "INSERT INTO replicas (id, deployment_id, host, versions, used, started_at, seen_at) "
+    "VALUES (:id, :deployment_id, '', '{}', '{}', :at, :at)"
+)
+_COUNT = Statement("SELECT count(*) AS total FROM replicas WHERE deployment_id = :id")
+_DELETE_GONE = Statement(
+    "DELETE FROM replicas WHERE deployment_id = :id AND (stopped_at IS NOT NULL OR seen_at <= :since)"
+)
+_DELETE_NEVER_RENEWED = Statement(
+    "DELETE FROM replicas WHERE id IN (SELECT id FROM replicas WHERE deployment_id = :id "
+    f"AND seen_at = started_at AND reported_at IS NULL ORDER BY started_at LIMIT {_EVICTED})"
+)
+_DELETE_OLD = Statement(
+    "DELETE FROM replicas WHERE seen_at < :before "
+    "OR (seen_at = started_at AND reported_at IS NULL AND seen_at <= :since)"
+)
+_SET_SEEN = Statement(
+    "UPDATE replicas SET seen_at = :at WHERE id IN (:ids...) AND seen_at < :at AND stopped_at IS NULL"
+)
+# A report that reached another manager later is not replaced.
+_SET_REPORT = Statement(
+    "UPDATE replicas SET host = :host, versions = :versions, used = :used, seen_at = :seen_at, "
+    "reported_at = :reported_at, stopped_at = :stopped_at "
+    "WHERE id = :id AND stopped_at IS NULL AND (reported_at IS NULL OR reported_at <= :reported_at)"
+)
+_LIST_VERSIONS = Statement(
+    "SELECT s.folded, v.version FROM secrets s JOIN secret_versions v ON v.secret_id = s.id "
+    "WHERE s.team_id = :team AND s.folded IN (:folded...) AND v.version IN (:versions...)"
+)
+
+
+class LeaseHolder(Protocol):
+    """The deployment that a replica belongs to: a `Grant`."""
+
+    @property
+    def deployment_id(self) -> str: ...
+    @property
+    def deployment(self) -> str: ...
+    @property
+    def team_id(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseReport:
+    """What a replica reports when it renews its lease. None stands for what it reported before.
+
+    `versions` are those that it holds, `used` the newest that it has used, by name of the secret.
+    """
+
+    host: str | None = None
+    versions: Mapping[str, int] | None = None
+    used: Mapping[str, int] | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The state of one lease. `reported_at` is the time of the last report that changed anything."""
+
+    id: str
+    deployment_id: str
+    host: str = ""
+    versions: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[str, int] = field(default_factory=dict)
+    seen_at: str
+    reported_at: str | None = None
+    stopped_at: str | None = None
+
+    @classmethod
+    def from_row(cls, row: Any) -> Lease:
+        return cls(
+            id=row.id,
+            deployment_id=row.deployment_id,
+            host=row.host,
+            versions=json.loads(row.versions),
+            used=json.loads(row.used),
+            seen_at=row.seen_at,
+            reported_at=row.reported_at,
+            stopped_at=row.stopped_at,
+        )
+
+    def row(self) -> dict[str, Any]:
+        """The parameters of `_SET_REPORT`."""
+        return {
+            "id": self.id,
+            "host": self.host,
+            "versions": json.dumps(dict(self.versions)),
+            "used": json.dumps(dict(self.used)),
+            "seen_at": self.seen_at,
+            "reported_at": self.reported_at,
+            "stopped_at": self.stopped_at,
+        }
+
+
+class Leases:
+    """The leases of one vault, in its database and in this process's memory. Thread-safe."""
+
+    def __init__(self, store: Store, writer: Writer, clock: Clock, *, session_key: bytes) -> None:
+        """`session_key` is the key under which the keys of replicas' sessions are made."""
+        self._store = store
+        self._writer = writer
+        self._clock = clock
+        self._session_key = session_key
+        self._lock = threading.Lock()  # guards the fields below
+        self._renewed: dict[str, Lease] = {}  # leases that were renewed here, by id
+        self._unwritten: set[str] = set()  # ids of those that were renewed since the last `flush`
+        self._reported: set[str] = set()  # ids of those with a report that is not written
+
+    # --- beginning and renewing
+
+    def begin(self, transaction: Transaction, holder: LeaseHolder) -> str:
+        """Begin a lease; returns its id. Only the session key of `session_key_of` renews it.
+
+        Raises:
+            Conflict: the deployment has `MAX_REPLICAS` that are running.
+        """
+        self._make_room(transaction, holder)
+        lease = new_id()
+        transaction.run(
+            _INSERT, {"id": lease, "deployment_id": holder.deployment_id, "at": timestamp(self._clock())}
+        )
+        return lease
+
+    def _make_room(self, transaction: Transaction, holder: LeaseHolder) -> None:
+        """Have room for a lease, if need be by forgetting gone replicas and those that never renewed."""
+        deployment = {"id": holder.deployment_id}
+        if self._count(transaction, holder) < MAX_REPLICAS:
+            return
+        transaction.run(_DELETE_GONE, deployment | {"since": self._live_since()})
+        if self._count(transaction, holder) < MAX_REPLICAS:
+            return
+        transaction.run(_DELETE_NEVER_RENEWED, deployment)
+        if self._count(transaction, holder) >= MAX_REPLICAS:
+            raise Conflict(
+                f"{holder.deployment} has {MAX_REPLICAS} running replicas, and can have no more",
+                hint=f"a replica that renews its lease no more for {LEASE_SECONDS:g} s no longer counts",
+            )
+
+    def _count(self, connection: Connection, holder: LeaseHolder) -> int:
+        row: Any = connection.one(_COUNT, {"id": holder.deployment_id})
+        return int(row.total)
+
+    def session_key_of(self, holder: LeaseHolder, lease: str) -> str:
+        """The key with which the replica of a lease shows that it is that replica.
+
+        An HMAC: every manager can verify it without having stored anything, and who can only
+        write the database cannot make one.
+        """
+        data = f"{holder.deployment_id}/{lease}".encode()
+        mac = hmac.digest(self._session_key, data, "sha256")
+        return f"{_SESSION_PREFIX}{lease}_{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+    def resume(self, holder: LeaseHolder, session_key: str) -> str | None:
+        """Renew the lease of a session key and return its id; None if there is no such lease any more."""
+        lease = session_key.removeprefix(_SESSION_PREFIX).partition("_")[0]
+        try:
+            self.renew(holder, lease, session_key, LeaseReport())
+        except (Denied, NotFound):
+            return None
+        return lease
+
+    def renew(self, holder: LeaseHolder, lease_id: str, session_key: str, report: LeaseReport) -> None:
+        """Renew a lease, and store what its replica reports.
+
+        Raises:
+            Denied: the session key is missing, or another's.
+            NotFound: there is no such lease, or it has ended.
+            Conflict: a reported version does not exist.
+        """
+        if not session_key:
+            raise Denied(
+                "a replica's report needs its session key, in the header Gusset-Session",
+                hint="POST /v1/deployment/secrets returns it; update a gusset that does not send it",
+            )
+        lease = self._find(holder, lease_id)
+        if lease is None or lease.stopped_at is not None:
+            raise NotFound("there is no such replica", hint="fetch the secrets again to become one")
+        expected = self.session_key_of(holder, lease_id)
+        if not hmac.compare_digest(session_key.encode("utf-8", "replace"), expected.encode()):
+            raise Denied("that is not this replica's session key")
+        at = timestamp(self._clock())
+        new = replace(
+            lease,
+            host=lease.host if report.host is None else report.host,
+            versions=lease.versions if report.versions is None else dict(report.versions),
+            used=lease.used if report.used is None else dict(report.used),
+            stopped_at=at if report.stopped else None,
+        )
+        if changed := new != lease:
+            self._check_versions(holder, lease, new)
+        with self._lock:
+            self._renewed[lease_id] = replace(new, seen_at=at, reported_at=at if changed else new.reported_at)
+            (self._reported if changed else self._unwritten).add(lease_id)
+
+    def _find(self, holder: LeaseHolder, lease_id: str) -> Lease | None:
+        lease = self._renewed.get(lease_id)
+        if lease is not None:
+            return lease if lease.deployment_id == holder.deployment_id else None
+        with self._store.read() as connection:
+            row = connection.one(_FIND, {"id": lease_id, "deployment_id": holder.deployment_id})
+        return None if row is None else Lease.from_row(row)
+
+    def _check_versions(self, holder: LeaseHolder, old: Lease, new: Lease) -> None:
+        claimed = {*new.versions.items(), *new.used.items()} - {*old.versions.items(), *old.used.items()}
+        if not claimed:
+            return
+        parameters = {
+            "team": holder.team_id,
+            "folded": sorted({fold_name(name) for name, _ in claimed}),
+            "versions": sorted({version for _, version in claimed}),
+        }
+        with self._store.read() as connection:
+            rows = connection.all(_LIST_VERSIONS, parameters)
+        existing = {(row.folded, row.version) for row in rows}
+        for name, version in sorted(claimed):
+            if (fold_name(name), version) not in existing:
+                raise Conflict(f"{name} has no version {version}", hint="fetch the secrets again")
+
+    # --- reading
+
+    def current(self, row: Any) -> Lease:
+        """The lease of a row, with what was reported here since the row was written."""
+        lease = Lease.from_row(row)
+        renewed = self._renewed.get(lease.id)
+        if renewed is None:
+            return lease
+        newest = renewed if (renewed.reported_at or "") >= (lease.reported_at or "") else lease
+        return replace(newest, seen_at=max(renewed.seen_at, lease.seen_at))
+
+    def is_live(self, lease: Lease) -> bool:
+        """Whether the replica is running, as far as is known."""
+        return lease.stopped_at is None and lease.seen_at > self._live_since()
+
+    def _live_since(self) -> str:
+        return timestamp(self._clock() - timedelta(seconds=LEASE_SECONDS))
+
+    # --- writing in batches
+
+    @property
+    def has_reports(self) -> bool:
+        """Whether reports wait to be written. They matter to other managers sooner than mere renewals."""
+        return bool(self._reported)
+
+    def flush(self, *, reports_only: bool = False) -> None:
+        """Write what has changed since the last time, in one transaction.
+
+        Raises:
+            Unreachable, HostError, IntegrityError: the database failed. It is written the next time.
+        """
+        with self._lock:
+            reported, self._reported = self._reported, set()
+            renewed: set[str] = set()
+            if not reports_only:
+                renewed, self._unwritten = self._unwritten - reported, set()
+            leases = dict(self._renewed)
+        if not (reported or renewed):
+            self._forget()
+            return
+        before = timestamp(self._clock() - _RETENTION)
+
+        def write(transaction: Transaction) -> WriteResult[None]:
+            if not reports_only:
+                for at, ids in _by_second(leases[lease] for lease in renewed):
+                    transaction.run(_SET_SEEN, {"at": at, "ids": ids})
+            transaction.run_many(_SET_REPORT, [leases[lease].row() for lease in reported])
+            if not reports_only:
+                transaction.run(_DELETE_OLD, {"before": before, "since": self._live_since()})
+            return WriteResult(None, [])
+
+        try:
+            self._writer.run(AuditEvent("gusset", Action.REPLICA_REPORT, "replicas"), write)
+        except BaseException:
+            with self._lock:
+                self._reported |= reported
+                self._unwritten |= renewed
+            raise
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the leases that have ended and are written from memory."""
+        since = self._live_since()
+        with self._lock:
+            kept = self._reported | self._unwritten
+            for lease in list(self._renewed.values()):
+                if lease.id not in kept and (lease.stopped_at is not None or lease.seen_at <= since):
+                    del self._renewed[lease.id]
+
+
+def _by_second(leases: Iterable[Lease]) -> Iterable[tuple[str, list[str]]]:
+    """Lists of ids with the second in which they were renewed, all of one length: one prepared statement."""
+    seconds: dict[str, list[str]] = {}
+    for lease in leases:
+        seconds.setdefault(lease.seen_at[:19] + ".000Z", []).append(lease.id)
+    for second, ids in seconds.items():
+        for start in range(0, len(ids), _IN_ONE_STATEMENT):
+            part = ids[start : start + _IN_ONE_STATEMENT]
+            yield second, part + part[-1:] * (_IN_ONE_STATEMENT - len(part))
