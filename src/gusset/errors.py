@@ -186,25 +186,38 @@ class Denied(GussetError):
 
 
 class NotSignedIn(Denied):
-    """The request has no API key or password, or an invalid one."""
+    """The request has no API key or password, or an invalid one.
+
+    `ended`: the key was valid once, so nobody guesses by it.
+    """
 
     code = "not_signed_in"
 
+    def __init__(self, message: str, *, hint: str | None = None, ended: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.ended = ended
+
 
 class Unreachable(GussetError):
-    """A source or server did not respond. This never means that something is missing."""
+    """A source or server did not respond. This never means that something is missing.
+
+    `retry_after`: it wants no further request for so many seconds; None if it did not say.
+    """
 
     code = "unreachable"
 
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
 
 class TooManyAttempts(Unreachable):
-    """No more attempts are accepted for a while: for `retry_after` seconds."""
+    """No more attempts are accepted for a while."""
 
     code = "too_many_attempts"
 
-    def __init__(self, message: str, *, hint: str | None = None, retry_after: float = 60.0) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after = retry_after
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = 60.0) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
 
 
 class OutcomeUnknown(Unreachable):

@@ -44,7 +44,10 @@ _LOGIN = ("api_key", "insecure_http")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What `gusset login` keeps: a manager, and the file that has the key for that manager and no other."""
+    """What `gusset login` keeps: a manager, and the file that has the key for that manager and no other.
+
+    `manager` may be a list of addresses, with commas between them.
+    """
 
     manager: str
     file: Path
@@ -86,7 +89,7 @@ class Settings:
         """
         if self.token_file is not None:
             return read_key(self.token_file)
-        if self.login is not None and self.login.manager.rstrip("/") == manager.rstrip("/"):
+        if self.login is not None and _addresses(manager) <= _addresses(self.login.manager):
             return SecretValue(_read(self.login.file, with_key=True)["api_key"].encode())
         raise NotSignedIn(
             f"there is no key for the manager at {manager}", hint=f"log in: `gusset login {manager}`"
@@ -151,6 +154,11 @@ def _credential(values: Mapping[str, str], environ: Mapping[str, str]) -> Path |
         return None
     path = Path(folder) / _CREDENTIAL
     return path if path.exists() else None
+
+
+def _addresses(managers: str) -> set[str]:
+    """The addresses in a list with commas."""
+    return {url.strip().rstrip("/") for url in managers.split(",")}
 
 
 def settings_file(environ: Mapping[str, str]) -> Path:

@@ -53,7 +53,9 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--secrets-dir", type=_FOLDER, help="Read build secrets from the files of this folder.")
 @click.option(
-    "--manager", metavar="URL", help="Read build secrets from this manager, with the key of `gusset login`."
+    "--manager",
+    metavar="URL[,URL]",
+    help="Read build secrets from this manager, with the key of `gusset login`.",
 )
 @pass_app
 def build(

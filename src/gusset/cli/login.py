@@ -25,13 +25,15 @@ from gusset.secrets.value import SecretValue
 def login(app: App, url: str, insecure_http: bool) -> None:
     """Use the manager at URL for all further commands, with your API key.
 
+    Of several managers that share a vault, give all addresses, with commas between them.
+
     At a terminal, gusset prompts for the key; otherwise standard input is the key.
     It is kept in the settings file, which only your account can read.
     """
-    from gusset.client.manager_client import ManagerClient, checked_url
+    from gusset.client.manager_client import ManagerClient, checked_urls
     from gusset.settings import save_login, settings_file
 
-    url = checked_url(url, insecure_http=insecure_http)
+    url = ",".join(checked_urls(url, insecure_http=insecure_http))
     app.hold_values()
     key = _key()
     app.held.append(key)

@@ -75,9 +75,9 @@ def source_in_container(app: App, secrets_dir: Path | None, manager: str | None 
 
 
 def _manager_in_container(app: App, url: str, variables: list[str]) -> ContainerSource:
-    from gusset.client.manager_client import checked_url
+    from gusset.client.manager_client import checked_urls
 
-    url = checked_url(url, insecure_http=True)  # refuses a URL with a password
+    url = ",".join(checked_urls(url, insecure_http=True))  # refuses a URL with a password
     options = [*variables, "-e", f"GUSSET_MANAGER={url}"]
     if token_file := app.settings.token_file:
         options += [*mount(token_file, "/run/gusset-token"), "-e", "GUSSET_TOKEN_FILE=/run/gusset-token"]

@@ -68,7 +68,9 @@ def init(app: App, folder: Path) -> None:
     help="Look for the secrets in the files of this folder.",
 )
 @click.option(
-    "--manager", metavar="URL", help="Look for the secrets at this manager, with the key of `gusset login`."
+    "--manager",
+    metavar="URL[,URL]",
+    help="Look for the secrets at this manager, with the key of `gusset login`.",
 )
 @environment_options
 @pass_app

@@ -196,7 +196,11 @@ def _values_of_deployment(app: App, url: str) -> Mapping[str, Sequence[SecretVal
     client = ManagerClient(url, key, insecure_http=app.settings.insecure_http)
     try:
         names = client.request("GET", "/v1/deployment")["secrets"]
-        return {name: [each.value] for name, each in ManagerSource(client).read(names).items()}
+        source = ManagerSource(client)
+        try:
+            return {name: [each.value] for name, each in source.read(names).items()}
+        finally:
+            source.close()
     finally:
         client.close()
 

@@ -140,7 +140,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--manager",
-    metavar="URL",
+    metavar="URL[,URL]",
     help="Read secrets from this manager, with the key of `gusset login`.",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""HTTP requests to a manager: its address, the API key, and its errors as gusset's own."""
+"""HTTP requests to managers: their addresses, the API key, and their errors as gusset's own."""
 
 # Imports in functions: httpx is slow to import.
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT = 10.0  # seconds for a response
+_LONGEST_PAUSE = 300.0  # seconds that a manager can ask for with Retry-After
 _MAX_MESSAGE = 2000  # characters of the manager's message that are repeated
 
 
 class ManagerClient:
-    """Requests to one manager, authenticated by `key`.
+    """Requests to a manager, authenticated by `key`.
+
+    It may have several addresses: those of managers that share one vault. When one
+    does not respond, or responds with 503, the next is tried, and used from then on.
 
     Every method raises NotSignedIn or Denied when the manager refuses the key,
     Unreachable when there is no response from a gusset manager, and otherwise
@@ -31,17 +36,28 @@ class ManagerClient:
     """
 
     def __init__(self, url: str, key: SecretValue, *, insecure_http: bool = False) -> None:
-        self.url = checked_url(url, insecure_http=insecure_http)
-        self.host = urlsplit(self.url).netloc
+        """`url` is an address, or several with commas between them."""
+        self._urls = checked_urls(url, insecure_http=insecure_http)
+        self._current = random.randrange(len(self._urls))  # noqa: S311  # shares the load
         self._key = key
-        self._http: httpx.Client | None = None
+        self._http: dict[str, httpx.Client] = {}
 
     def __repr__(self) -> str:
-        return f"ManagerClient({self.url!r})"
+        return f"ManagerClient({','.join(self._urls)!r})"
+
+    @property
+    def url(self) -> str:
+        """The address of the manager that is used now."""
+        return self._urls[self._current]
+
+    @property
+    def host(self) -> str:
+        """Its host and port."""
+        return urlsplit(self.url).netloc
 
     def close(self) -> None:
-        if self._http is not None:
-            self._http.close()
+        for http in self._http.values():
+            http.close()
 
     def request(
         self,
@@ -55,41 +71,71 @@ class ManagerClient:
         """Send one request to the API; the JSON object of the response."""
         import httpx
 
-        try:
-            response = self.http.request(
-                method, path, json=body, params=query, headers={**self.auth_headers(), **headers}
-            )
-        except httpx.HTTPError as error:
-            raise self.unreachable(error) from None
-        return self.parse_response(response.status_code, response.content)
+        failure: Unreachable
+        for _ in self._urls:
+            may_be_done = method not in ("GET", "PUT") and not path.startswith("/v1/deployment/")
+            used = self.url
+            try:
+                response = self.http.request(
+                    method, path, json=body, params=query, headers={**self.auth_headers(), **headers}
+                )
+                if response.status_code != 503:
+                    return self.parse_response(response)
+                failure = self._unavailable(response)
+                may_be_done = may_be_done and _code_of(response) == "unknown"
+            except httpx.HTTPError as error:
+                failure = self.unreachable(error)
+                may_be_done = may_be_done and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            self.use_another_than(used)
+            if may_be_done:
+                break
+        raise failure
+
+    def use_another_than(self, url: str) -> None:
+        """Use another manager than the one at `url`, if there are several and that is the one used now.
+
+        It is chosen at random, so that the clients of one that fails spread out.
+        """
+        if len(self._urls) > 1 and url == self.url:
+            step = random.randrange(1, len(self._urls))  # noqa: S311
+            self._current = (self._current + step) % len(self._urls)
 
     @property
     def http(self) -> httpx.Client:
-        """The connection pool, opened when it is first used."""
-        if self._http is None:
+        """The connection pool of the manager that is used now, opened when it is first used."""
+        url = self.url
+        if url not in self._http:
             import httpx  # most commands need none of this
 
             logging.getLogger("httpx").setLevel(logging.WARNING)
-            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT, follow_redirects=False)
-        return self._http
+            self._http[url] = httpx.Client(base_url=url, timeout=TIMEOUT, follow_redirects=False)
+        return self._http[url]
 
     def auth_headers(self) -> dict[str, str]:
         return {"authorization": "Bearer " + self._key.reveal().decode("latin-1")}
 
-    def parse_response(self, status: int, content: bytes) -> dict[str, Any]:
+    def parse_response(self, response: httpx.Response) -> dict[str, Any]:
         """The JSON object of a successful response; for others, raise the error that they name."""
         try:
-            data = json.loads(content)
+            data = json.loads(response.content)
         except ValueError:
             data = None
-        if status == 200 and isinstance(data, dict):
+        if response.status_code == 200 and isinstance(data, dict):
             return data
         if isinstance(data, dict) and isinstance(data.get("code"), str):
-            raise _error(status, data)
+            raise _error(response, data)
         raise Unreachable(
-            f"{self.host} does not respond as a gusset manager does (HTTP {status})",
+            f"{self.host} does not respond as a gusset manager does (HTTP {response.status_code})",
             hint="check the address: is it the manager's?",
+            retry_after=_retry_after(response),
         )
+
+    def _unavailable(self, response: httpx.Response) -> Unreachable:
+        try:
+            self.parse_response(response)
+        except Unreachable as error:
+            return error
+        raise AssertionError("a response with 503 is an error")
 
     def unreachable(self, error: Exception) -> Unreachable:
         """The error for a failed connection. The text of `error` is left out: it may contain anything."""
@@ -110,13 +156,37 @@ _CLASS_BY_CODE = dict(_classes_by_code(GussetError))
 _LOCAL_ERRORS = (errors.ConfigInvalid, errors.CheckFailed, errors.SecretsMissing, errors.SecretLookupError)
 
 
-def _error(status: int, data: Mapping[str, Any]) -> GussetError:
+def _error(response: httpx.Response, data: Mapping[str, Any]) -> GussetError:
     """The error that a response names by its code."""
-    cls = _CLASS_BY_CODE.get(data["code"], GussetError)
+    status, cls = response.status_code, _CLASS_BY_CODE.get(data["code"], GussetError)
     if status >= 500 or cls is GussetError or issubclass(cls, _LOCAL_ERRORS):
         cls = Unreachable if status >= 500 else UsageError
     message, hint = data.get("message", "the manager refused the request"), data.get("hint")
-    return cls(str(message)[:_MAX_MESSAGE], hint=str(hint)[:_MAX_MESSAGE] if hint else None)
+    error = cls(str(message)[:_MAX_MESSAGE], hint=str(hint)[:_MAX_MESSAGE] if hint else None)
+    if isinstance(error, Unreachable):
+        error.retry_after = _retry_after(response)
+    return error
+
+
+def _code_of(response: httpx.Response) -> str:
+    """The code of an error, empty for a response that is not gusset's."""
+    try:
+        data = json.loads(response.content)
+    except ValueError:
+        return ""
+    return str(data.get("code")) if isinstance(data, dict) else ""
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """The seconds of the header Retry-After, at most `_LONGEST_PAUSE`; None without it."""
+    text = response.headers.get("retry-after", "")
+    return min(float(text), _LONGEST_PAUSE) if text.isascii() and text.isdigit() else None
+
+
+def checked_urls(text: str, *, insecure_http: bool = False) -> tuple[str, ...]:
+    """The addresses of managers in `text`, which has commas between them. Raises as `checked_url` does."""
+    urls = [checked_url(url.strip(), insecure_http=insecure_http) for url in text.split(",")]
+    return tuple(dict.fromkeys(urls))
 
 
 def checked_url(url: str, *, insecure_http: bool = False) -> str:

@@ -11,12 +11,12 @@ import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from gusset.backoff import Backoff
 from gusset.client.manager_client import TIMEOUT, ManagerClient
-from gusset.errors import Denied, GussetError, NotSignedIn
+from gusset.client.replica_lease import ReplicaLease
+from gusset.errors import Denied, GussetError, NotSignedIn, TooManyAttempts, Unreachable
 from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
@@ -31,7 +31,7 @@ STREAM_TIMEOUT = (
 )
 MAX_HITS = 200  # in one report to the manager
 MAX_TIMES = 2**40  # of one hit in one report
-FIRST_RETRY = 0.5  # seconds
+FIRST_RETRY, LONGEST_RETRY = 0.5, 4.0  # seconds
 REFUSED_RETRY = 60.0  # seconds until a refused token is tried again: it hardly ever becomes valid
 
 
@@ -48,10 +48,10 @@ class ManagerSource:
         """
         self._client = client
         self._registered = registered
-        self._replica = token_hex(8)
+        self._lease = ReplicaLease(client, on_lost=self._fetch_again)
         self._revision: str | None = None
-        self._versions: dict[str, int] = {}
-        self._watching = False
+        self._outdated = False  # the values must be fetched again
+        self._closer: _StreamCloser | None = None  # of the open stream
         self._last_error: str | None = None
 
     @property
@@ -70,9 +70,7 @@ class ManagerSource:
         response = self._fetch(names)
         secrets, origin = response["secrets"], f"the manager at {self._client.host}"
         self._revision = response["revision"]
-        self._versions = {name: secret["version"] for name, secret in secrets.items()}
-        if self._watching:  # on a thread: the caller need not wait for it
-            threading.Thread(target=self._acknowledge, name="gusset-acknowledge", daemon=True).start()
+        self._lease.on_fetched(response)
         return {
             name: Delivered(SecretValue(base64.b64decode(secret["value"])), secret["version"], origin)
             for name, secret in secrets.items()
@@ -85,7 +83,9 @@ class ManagerSource:
                 f"{', '.join(added)} was not declared when this process registered at the manager; "
                 "restart `gusset serve` to read it"
             )
-        return self._client.request("POST", "/v1/deployment/secrets", {"names": wanted})
+        return self._client.request(
+            "POST", "/v1/deployment/secrets", {"names": wanted}, headers=self._lease.headers
+        )
 
     def record_hits(self, hits: Mapping[Hit, int]) -> None:
         """Report to the manager what was masked.
@@ -96,20 +96,24 @@ class ManagerSource:
         rows = [
             {"secret": hit.secret, "form": hit.form, "channel": hit.channel, "times": min(times, MAX_TIMES)}
             for hit, times in hits.items()
-            if hit.secret in self._versions
+            if hit.secret in self._lease.versions
         ]
         for start in range(0, len(rows), MAX_HITS):
             body = {"hits": rows[start : start + MAX_HITS]}
             self._client.request("POST", "/v1/deployment/masked", body)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
-        """Yield when one of `names` may have changed. Holds one request open, and retries when it breaks."""
-        backoff = Backoff(FIRST_RETRY)
-        with _StreamCloser(stop) as closer:
+        """Yield when one of `names` may have changed. Holds one request open, and retries when it breaks.
+
+        Meanwhile it renews the lease.
+        """
+        backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
+        self._lease.start()
+        with _StreamCloser(stop) as self._closer:
             while not stop.is_set():
-                delay = 0.0
+                delay, used = 0.0, self._client.url
                 try:
-                    for event in self._events(closer):
+                    for event in self._events(self._closer):
                         self._clear_error()
                         backoff.reset()
                         if event["event"] == "changed":
@@ -119,10 +123,29 @@ class ManagerSource:
                     delay = REFUSED_RETRY
                 except GussetError as error:
                     self._record_error(error.message)
+                    delay = self._after_failure(error, used)
+                if self._outdated:
+                    self._outdated = False
+                    yield
+                    continue
                 # The jitter keeps replicas from returning all at once.
                 delay += random.uniform(0, backoff.next_delay())  # noqa: S311  # nothing depends on its secrecy
                 if stop.wait(delay):
                     return
+
+    def _after_failure(self, error: GussetError, url: str) -> float:
+        """Turn to another manager when the one at `url` fails. Returns the pause that it wants."""
+        if not isinstance(error, Unreachable):
+            return 0.0
+        if not isinstance(error, TooManyAttempts):
+            self._client.use_another_than(url)
+        return error.retry_after or 0.0
+
+    def _fetch_again(self) -> None:
+        """Have `watch` yield: the manager does not know this replica, or not the values that it holds."""
+        self._outdated = True
+        if self._closer is not None:
+            self._closer.close()
 
     def _remedy(self) -> str:
         """What a person can do about a refused token: this process does not get another one by itself."""
@@ -135,30 +158,23 @@ class ManagerSource:
         import httpx  # slow to import
 
         client = self._client
-        query = {"replica": self._replica} | ({"since": self._revision} if self._revision else {})
+        query = {"since": self._revision} if self._revision else {}
         timeout = httpx.Timeout(TIMEOUT, read=STREAM_TIMEOUT)
         try:
             with client.http.stream(
                 "GET", "/v1/deployment/changes", params=query, headers=client.auth_headers(), timeout=timeout
             ) as response:
                 if response.status_code != 200:
-                    client.parse_response(response.status_code, response.read())
+                    response.read()
+                    client.parse_response(response)
                 closer.follow(response)
-                self._acknowledge()
-                self._watching = True
                 for line in response.iter_lines():
                     yield json.loads(line)
         except (httpx.HTTPError, httpx.StreamError, ValueError, KeyError) as error:
-            if not closer.stopped:
+            if not closer.stopped and not self._outdated:
                 raise client.unreachable(error) from None
         finally:
             closer.follow(None)
-
-    def _acknowledge(self, *, stopped: bool = False) -> None:
-        """Report the versions that this replica holds. Only people read them, so a failure is ignored."""
-        body = {"host": socket.gethostname()[:253], "versions": self._versions, "stopped": stopped}
-        with contextlib.suppress(GussetError):
-            self._client.request("PUT", f"/v1/deployment/replicas/{self._replica}", body)
 
     def _record_error(self, message: str) -> None:
         if self._last_error is None:
@@ -174,8 +190,7 @@ class ManagerSource:
 
     def close(self) -> None:
         """Report that the replica has stopped, revoke a registered token, and close the connections."""
-        self._watching = False
-        self._acknowledge(stopped=True)
+        self._lease.end()
         if self._registered is not None:
             with contextlib.suppress(GussetError):
                 self._client.request("DELETE", "/v1/deployment/token")
@@ -203,15 +218,16 @@ class _StreamCloser:
                 response.extensions["network_stream"].get_extra_info("socket") if response else None
             )
         if self._stop.is_set():
-            self._close()
+            self.close()
 
     def _run(self) -> None:
         while not self._stop.wait(1.0):
             if self._exited:
                 return
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the stream that is open, if one is."""
         with self._lock, contextlib.suppress(OSError):
             if self._socket is not None:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # wakes the thread that is receiving

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable, Collection
 
@@ -13,7 +14,7 @@ from gusset.secrets.sources.source import SecretSource
 
 log = logging.getLogger("gusset")
 
-_FIRST_RETRY = 0.5  # seconds
+_FIRST_RETRY, _LONGEST_RETRY = 0.5, 4.0  # seconds
 
 
 class SecretWatcher:
@@ -82,7 +83,7 @@ class SecretWatcher:
 
     def _read(self, names: Collection[str], superseded: threading.Event) -> None:
         """Read and deliver the values; retry until both succeed."""
-        backoff = Backoff(_FIRST_RETRY)
+        backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
         failed_step = ""
         while not superseded.is_set():
             step = "read"
@@ -96,7 +97,8 @@ class SecretWatcher:
                         "Secrets could not be %s; the current values stay in use: %s", step, _reason(error)
                     )
                 failed_step = step
-                superseded.wait(backoff.next_delay())
+                # The jitter keeps replicas from returning all at once.
+                superseded.wait(random.uniform(0.5, 1.0) * backoff.next_delay())  # noqa: S311  # nothing secret
             else:
                 if failed_step:
                     log.info("Secrets can be %s again.", failed_step)

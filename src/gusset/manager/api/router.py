@@ -16,7 +16,7 @@ from gusset.errors import (
     HostError,
     RootKeyError,
     TokensLeft,
-    TooManyAttempts,
+    Unreachable,
     VaultError,
     outcome_of,
 )
@@ -203,7 +203,7 @@ def error_response(error: GussetError) -> Response:
     status = outcome_of(error).http
     message, hint = public_text(error)
     headers = _HEADERS.get(status, ())
-    if isinstance(error, TooManyAttempts):
+    if isinstance(error, Unreachable) and error.retry_after is not None:
         headers = ((b"retry-after", str(ceil(error.retry_after)).encode()),)
     if isinstance(error, TokensLeft):
         tokens = [schemas.TokenLeft(prefix=prefix, deployment=name) for prefix, name in error.tokens]

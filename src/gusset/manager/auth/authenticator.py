@@ -1,7 +1,8 @@
 """Authentication: which person or deployment is making a request.
 
 Every refusal is recorded in the audit log, repeated ones in sums. After too many
-refusals of one address or key, further ones get 429 for a while.
+refusals of one address or key, further ones get 429 for a while; a key that was
+revoked or has expired always gets 401.
 """
 
 from __future__ import annotations
@@ -145,6 +146,8 @@ class Authenticator:
             known = self._find(bearer(request.authorization))
         except NotSignedIn as error:
             self._refuse(request, Actor("somebody", request.address or "?"), error)
+            if error.ended:
+                raise  # a replica must not take its revocation for an overload
             if wait := self._refusals.take(network_of(request.address)):
                 raise TooManyAttempts(
                     "too many requests without a valid key came from this address",
@@ -176,7 +179,7 @@ class Authenticator:
             return KnownKey(info=info, grant=self._vault.deployments.grant(info))
         person = self._vault.people.get(info.user_id or "")
         if person.disabled_at is not None:
-            raise NotSignedIn("this person's account is disabled")
+            raise NotSignedIn("this person's account is disabled", ended=True)
         scopes = frozenset(info.allows)
         return KnownKey(info=info, scopes=scopes, person=person, teams=self._teams(person, scopes))
 

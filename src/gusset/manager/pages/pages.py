@@ -165,7 +165,7 @@ class Pages:
         status = outcome_of(error).http
         response = responder.page(_error_page(status, *public_text(error)))
         if isinstance(error, TooManyAttempts):
-            response.headers["retry-after"] = str(ceil(error.retry_after))
+            response.headers["retry-after"] = str(ceil(error.retry_after or 1))
         return response
 
     def _limit_stranger(self, request: Request) -> None:

@@ -189,9 +189,9 @@ class AccessKeys:
             raise NotSignedIn("that key is unknown here")
         info = _info(row)
         if info.revoked_at is not None:
-            raise NotSignedIn(f"the key {prefix} was revoked")
+            raise NotSignedIn(f"the key {prefix} was revoked", ended=True)
         if not info.is_valid(timestamp(self._clock())):
-            raise NotSignedIn(f"the key {prefix} has expired", hint="create a new one")
+            raise NotSignedIn(f"the key {prefix} has expired", hint="create a new one", ended=True)
         return info
 
     def record_use(self, info: KeyInfo) -> None:

@@ -176,7 +176,7 @@ class Deployments:
         with self._store.read() as connection:
             row = connection.one(_FIND_BY_ID, {"id": token.deployment_id})
             if row is None:
-                raise NotSignedIn("the deployment of that token was removed")
+                raise NotSignedIn("the deployment of that token was removed", ended=True)
             team = get_team(connection, row.team_id)
         return Grant(
             deployment_id=row.id,
