@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from gusset.errors import Denied, TooManyAttempts
 from gusset.manager.api import schemas
@@ -122,11 +122,10 @@ class Delivery:
     def renew_lease(self, request: DeploymentRequest[schemas.ReplicaReport]) -> schemas.Empty:
         """Renew a replica's lease; report which versions it holds and has used, or that it has stopped."""
         body, grant = request.body, request.caller.grant
-        allowed = {fold_name(name) for name in grant.names}
         report = LeaseReport(
             host=body.host,
-            versions=_of_names(body.versions, allowed),
-            used=_of_names(body.used, allowed),
+            versions=_of_names(body.versions, grant),
+            used=_of_names(body.used, grant),
             stopped=body.stopped,
         )
         replica, session = request.path["id"], request.headers.get(SESSION_HEADER, "")
@@ -148,8 +147,9 @@ class Delivery:
         ]
 
 
-def _of_names(versions: Mapping[str, int] | None, folded: Collection[str]) -> Mapping[str, int] | None:
-    """Those of `versions` whose folded name is in `folded`; None stays None."""
-    if versions is None:
-        return None
-    return {name: number for name, number in versions.items() if fold_name(name) in folded}
+def _of_names(versions: Mapping[str, int] | None, grant: Grant) -> Mapping[str, int] | None:
+    """Those of `versions` that are of the deployment's own secrets; None stays None."""
+    if not versions or versions.keys() <= set(grant.names):
+        return versions
+    allowed = {fold_name(name) for name in grant.names}
+    return {name: number for name, number in versions.items() if fold_name(name) in allowed}

@@ -93,10 +93,22 @@ class LeaseReport:
     used: Mapping[str, int] | None = None
     stopped: bool = False
 
+    def differs_from(self, lease: Lease) -> bool:
+        """Whether it changes more than the time at which the replica was seen."""
+        return (
+            self.stopped
+            or self.host not in (None, lease.host)
+            or (self.versions is not None and self.versions != lease.versions)
+            or (self.used is not None and self.used != lease.used)
+        )
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True)
 class Lease:
-    """The state of one lease. `reported_at` is the time of the last report that changed anything."""
+    """The state of one lease. `reported_at` is the time of the last report that changed anything.
+
+    Only `seen_at` is ever changed; for everything else there is a new object.
+    """
 
     id: str
     deployment_id: str
@@ -219,18 +231,21 @@ class Leases:
         expected = self.session_key_of(holder, lease_id)
         if not hmac.compare_digest(session_key.encode("utf-8", "replace"), expected.encode()):
             raise Denied("that is not this replica's session key")
-        at = timestamp(self._clock())
-        new = replace(
-            lease,
-            host=lease.host if report.host is None else report.host,
-            versions=lease.versions if report.versions is None else dict(report.versions),
-            used=lease.used if report.used is None else dict(report.used),
-            stopped_at=at if report.stopped else None,
-        )
-        if changed := new != lease:
+        at, changed = timestamp(self._clock()), report.differs_from(lease)
+        if changed:
+            new = replace(
+                lease,
+                host=lease.host if report.host is None else report.host,
+                versions=lease.versions if report.versions is None else dict(report.versions),
+                used=lease.used if report.used is None else dict(report.used),
+                reported_at=at,
+                stopped_at=at if report.stopped else None,
+            )
             self._check_versions(holder, lease, new)
+            lease = new
         with self._lock:
-            self._renewed[lease_id] = replace(new, seen_at=at, reported_at=at if changed else new.reported_at)
+            lease.seen_at = at
+            self._renewed[lease_id] = lease
             (self._reported if changed else self._unwritten).add(lease_id)
 
     def _find(self, holder: LeaseHolder, lease_id: str) -> Lease | None:
