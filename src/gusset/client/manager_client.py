@@ -8,6 +8,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Mapping
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -71,24 +72,20 @@ class ManagerClient:
         """Send one request to the API; the JSON object of the response."""
         import httpx
 
+        sent = {**self.auth_headers(), **headers}
+        if len(self._urls) > 1 and method != "GET" and not path.startswith("/v1/deployment"):
+            sent["idempotency-key"] = token_hex(16)  # what the first manager has done is not done again
         failure: Unreachable
         for _ in self._urls:
-            may_be_done = method not in ("GET", "PUT") and not path.startswith("/v1/deployment/")
             used = self.url
             try:
-                response = self.http.request(
-                    method, path, json=body, params=query, headers={**self.auth_headers(), **headers}
-                )
+                response = self.http.request(method, path, json=body, params=query, headers=sent)
                 if response.status_code != 503:
                     return self.parse_response(response)
                 failure = self._unavailable(response)
-                may_be_done = may_be_done and _code_of(response) == "unknown"
             except httpx.HTTPError as error:
                 failure = self.unreachable(error)
-                may_be_done = may_be_done and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             self.use_another_than(used)
-            if may_be_done:
-                break
         raise failure
 
     def use_another_than(self, url: str) -> None:
@@ -159,22 +156,15 @@ _LOCAL_ERRORS = (errors.ConfigInvalid, errors.CheckFailed, errors.SecretsMissing
 def _error(response: httpx.Response, data: Mapping[str, Any]) -> GussetError:
     """The error that a response names by its code."""
     status, cls = response.status_code, _CLASS_BY_CODE.get(data["code"], GussetError)
-    if status >= 500 or cls is GussetError or issubclass(cls, _LOCAL_ERRORS):
+    if issubclass(cls, Unreachable) and status >= 500:
+        pass
+    elif status >= 500 or cls is GussetError or issubclass(cls, _LOCAL_ERRORS):
         cls = Unreachable if status >= 500 else UsageError
     message, hint = data.get("message", "the manager refused the request"), data.get("hint")
     error = cls(str(message)[:_MAX_MESSAGE], hint=str(hint)[:_MAX_MESSAGE] if hint else None)
     if isinstance(error, Unreachable):
         error.retry_after = _retry_after(response)
     return error
-
-
-def _code_of(response: httpx.Response) -> str:
-    """The code of an error, empty for a response that is not gusset's."""
-    try:
-        data = json.loads(response.content)
-    except ValueError:
-        return ""
-    return str(data.get("code")) if isinstance(data, dict) else ""
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -18,7 +18,7 @@ from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import keys_of
 from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
 from gusset.runtime.responses import Response
-from gusset.vault.commit import greenlets
+from gusset.vault import greenlets
 from gusset.vault.services.leases import MAX_REPLICAS
 
 CHANGES = "/v1/deployment/changes"
@@ -141,18 +141,28 @@ class ChangeStreams:
         stream.due = loop.time() + HEARTBEAT_SECONDS
         self._beats.append(stream)
         if self._timer is None:
-            self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
+            self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep)
+
+    def _start_sweep(self) -> None:
+        greenlets.start(self._sweep, on_done=self._schedule_sweep)
+
+    def _schedule_sweep(self, _: None) -> None:
+        loop = asyncio.get_running_loop()
+        wanted = self._beats and not self._stopped
+        self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep) if wanted else None
 
     def _sweep(self) -> None:
         """Send the heartbeats that are due. Tokens are checked by elapsed time, however busy a stream is."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._beats else None
-        while self._beats and self._beats[0].due <= now:
-            stream = self._beats.popleft()
+        now = asyncio.get_running_loop().time()
+        while self._beats and self._beats[0].due <= now and not self._stopped:
+            stream = self._beats[0]
+            is_valid = stream.gone or self._is_valid(stream)  # may wait for the database
+            if self._stopped:
+                return
+            self._beats.popleft()
             if stream.gone:
                 continue
-            if not self._is_valid(stream):
+            if not is_valid:
                 self._end(stream)
                 continue
             stream.beat()
