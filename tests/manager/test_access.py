@@ -81,6 +81,22 @@ def test_many_invalid_keys_get_429_and_do_not_fill_the_audit_log(
         assert [r["details"].get("repeated") for r in records(client, action="request.refuse")] == [39, None]
 
 
+def test_a_rate_limit_never_hides_that_a_key_was_revoked(manager: Manager, admin: httpx.Client) -> None:
+    """Many replicas behind one address: each gets 401, none takes its revocation for an overload."""
+    made = admin.post("/v1/deployments", json={"name": "d", "secrets": ["x"]}).json()
+    with (
+        manager.client(made["token"]) as client,
+        manager.client("gusset_key_aaaaaaaa_" + "A" * 43) as stranger,
+    ):
+        assert client.get("/v1/deployment").status_code == 200
+        assert 429 in [stranger.get("/v1/secrets").status_code for _ in range(25)]
+        assert client.get("/v1/deployment").status_code == 200
+        admin.delete(f"/v1/tokens/{made['prefix']}")
+        assert {client.get("/v1/deployment").status_code for _ in range(50)} == {401}
+        assert stranger.get("/v1/secrets").status_code == 429
+    assert len(records(admin, action="request.refuse")) == 2
+
+
 def test_a_key_cannot_be_created_expired(manager: Manager, admin: httpx.Client) -> None:
     past = admin.post("/v1/api_keys", json={"name": "x", "expires_at": "2001-01-01T00:00:00Z"})
     assert (past.status_code, past.json()["code"]) == (400, "usage")

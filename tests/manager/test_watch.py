@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import queue
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gusset.backoff import Backoff
+from gusset.client.manager_source import FIRST_RETRY, LONGEST_RETRY
 from tests.manager.conftest import Manager, lease
 
 PATIENCE = 20.0
@@ -269,3 +275,89 @@ def test_a_revoked_token_is_refused_on_the_next_request(
         admin.delete(f"/v1/tokens/{token['prefix']}")
         method = "GET" if path.endswith("changes") else "POST"
         assert client.request(method, path).status_code == 401
+
+
+def test_a_revoked_token_ends_an_open_stream_within_ten_seconds_however_busy(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """By elapsed time: a stream with a change every half second has no idle moment."""
+    put(admin, "mine", "value")
+    with deployment("d", "mine") as client, streaming(client) as stream:
+        assert stream.next()["event"] == "hello"
+        [token] = admin.get("/v1/deployments/d/tokens").json()["tokens"]
+        time.sleep(1)
+        admin.delete(f"/v1/tokens/{token['prefix']}")
+        began = time.monotonic()
+        while not stream.ended.wait(0.5):
+            put(admin, "mine", f"value {time.monotonic()}")
+            assert time.monotonic() - began < 12
+
+
+REPLICAS = int(os.environ.get("GUSSET_TEST_REPLICAS", "200"))  # 1,000 takes half a minute of CPU time
+
+
+class Waiting:
+    """A replica that follows its secrets by the protocol, with the backoff of gusset's own client."""
+
+    def __init__(self, host: str, port: int, token: str) -> None:
+        self._address = (host, port)
+        self._head = f"Host: x\r\nAuthorization: Bearer {token}\r\n"
+        self.served = asyncio.Event()
+        self.refusals: list[bytes] = []
+
+    async def run(self) -> None:
+        backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
+        while True:
+            try:
+                await self._follow()
+            except (OSError, asyncio.IncompleteReadError):
+                self.served.clear()
+                await asyncio.sleep(random.uniform(0, backoff.next_delay()))
+
+    async def _follow(self) -> None:
+        reader, writer = await asyncio.open_connection(*self._address)
+        try:
+            writer.write(
+                f"POST /v1/deployment/secrets HTTP/1.1\r\n{self._head}content-length: 2\r\n\r\n{{}}".encode()
+            )
+            body = await self._response(reader)
+            writer.write(f"GET /v1/deployment/changes HTTP/1.1\r\n{self._head}\r\n".encode())
+            assert json.loads(body)["secrets"]["mine"]
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.refusals += [] if b" 200 " in head else [head]
+            self.served.set()
+            while await reader.readexactly(1):
+                pass
+        finally:
+            writer.close()
+
+    async def _response(self, reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.refusals += [] if b" 200 " in head else [head]
+        return await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+
+
+def test_all_waiting_replicas_are_served_soon_after_the_manager_returns(
+    manager: Manager, admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """None is refused: they return spread over the four seconds of the longest backoff."""
+    put(admin, "mine", "value")
+    with deployment("d", "mine") as client:
+        token = client.headers["authorization"].split()[1]
+
+    async def scenario() -> float:
+        replicas = [Waiting("127.0.0.1", manager.port, token) for _ in range(REPLICAS)]
+        tasks = [asyncio.create_task(replica.run()) for replica in replicas]
+        await asyncio.wait_for(asyncio.gather(*(replica.served.wait() for replica in replicas)), 60)
+        await asyncio.to_thread(manager.stop)
+        await asyncio.sleep(8)
+        await asyncio.to_thread(manager.start)
+        began = time.monotonic()
+        await asyncio.wait_for(asyncio.gather(*(replica.served.wait() for replica in replicas)), 60)
+        taken = time.monotonic() - began
+        for task in tasks:
+            task.cancel()
+        assert [refusal for replica in replicas for refusal in replica.refusals] == []
+        return taken
+
+    assert asyncio.run(scenario()) < 5 + REPLICAS / 100

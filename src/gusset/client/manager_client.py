@@ -38,8 +38,10 @@ class ManagerClient:
 
     def __init__(self, url: str, key: SecretValue, *, insecure_http: bool = False) -> None:
         """`url` is an address, or several with commas between them."""
-        self._urls = checked_urls(url, insecure_http=insecure_http)
-        self._current = random.randrange(len(self._urls))  # noqa: S311  # shares the load
+        urls = checked_urls(url, insecure_http=insecure_http)
+        # In an order of its own: the clients of a manager that fails spread over the others.
+        self._urls = random.sample(urls, len(urls))
+        self._current = 0
         self._key = key
         self._http: dict[str, httpx.Client] = {}
 
@@ -89,13 +91,9 @@ class ManagerClient:
         raise failure
 
     def use_another_than(self, url: str) -> None:
-        """Use another manager than the one at `url`, if there are several and that is the one used now.
-
-        It is chosen at random, so that the clients of one that fails spread out.
-        """
-        if len(self._urls) > 1 and url == self.url:
-            step = random.randrange(1, len(self._urls))  # noqa: S311
-            self._current = (self._current + step) % len(self._urls)
+        """Use the next manager, unless the one at `url` is no longer the one that is used."""
+        if url == self.url:
+            self._current = (self._current + 1) % len(self._urls)
 
     @property
     def http(self) -> httpx.Client:

@@ -1,0 +1,170 @@
+"""A client with the addresses of several managers: it turns to another when one fails, and obeys refusals."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from gusset.client.manager_client import ManagerClient, checked_urls
+from gusset.client.manager_source import ManagerSource
+from gusset.errors import NotSignedIn, TooManyAttempts, Unreachable, UsageError
+from gusset.secrets.value import SecretValue
+from tests.serving.conftest import eventually
+
+NOBODY = "http://127.0.0.1:9"
+KEY = SecretValue(b"gusset_tok_aaaaaaaa_" + b"A" * 43)
+Response = tuple[int, dict[str, Any], dict[str, str]]
+
+
+class FakeManager:
+    """Responds as `respond` says, given method and path; keeps each request's path and headers."""
+
+    def __init__(self, respond: Callable[[str, str], Response]) -> None:
+        outer = self
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.respond = respond
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_request(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.requests.append((self.command, self.path, headers))
+                status, body, more = outer.respond(self.command, self.path)
+                data = json.dumps(body).encode() + b"\n"
+                self.send_response(status)
+                for name, value in {"content-length": str(len(data)), **more}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = do_PUT = do_DELETE = handle_request
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def count(self, method: str, path: str) -> int:
+        return sum(each[:2] == (method, path) for each in self.requests)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+FakeManagers = Callable[[Callable[[str, str], Response]], FakeManager]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeManagers]:
+    made: list[FakeManager] = []
+
+    def make(respond: Callable[[str, str], Response]) -> FakeManager:
+        made.append(FakeManager(respond))
+        return made[-1]
+
+    yield make
+    for manager in made:
+        manager.close()
+
+
+def good(method: str, path: str) -> Response:
+    return 200, {"name": "x"}, {}
+
+
+def busy(method: str, path: str) -> Response:
+    return 503, {"code": "unreachable", "message": "the database is away"}, {"retry-after": "7"}
+
+
+def test_a_list_of_addresses_is_checked_as_one_is() -> None:
+    assert checked_urls("https://a/, https://b,https://a") == ("https://a", "https://b")
+    for wrong in ("https://a,", "https://a,ftp://b", "https://a,http://b"):
+        with pytest.raises(UsageError):
+            checked_urls(wrong)
+
+
+def test_the_next_manager_is_tried_and_used_from_then_on(fake: FakeManagers) -> None:
+    """When one cannot be reached, or responds with 503."""
+    first, second = fake(busy), fake(good)
+    for _ in range(4):
+        with closing(ManagerClient(f"{NOBODY},{first.url},{second.url}", KEY)) as client:
+            for _ in range(3):
+                assert client.request("GET", "/v1/secrets") == {"name": "x"}
+            assert client.url == second.url
+    assert len(second.requests) == 12 and len(first.requests) <= 4
+
+
+def test_a_write_has_the_same_idempotency_key_at_each_manager(fake: FakeManagers) -> None:
+    """The second manager does not do again what the first may have done."""
+    first, second = fake(busy), fake(busy)
+    with closing(ManagerClient(f"{first.url},{second.url}", KEY)) as client:
+        for _ in range(2):
+            with pytest.raises(Unreachable) as failed:
+                client.request("POST", "/v1/secrets", {"name": "x"})
+    assert failed.value.retry_after == 7
+    keys = [each[2]["idempotency-key"] for each in (*first.requests, *second.requests)]
+    assert len(keys) == 4 and len(set(keys)) == 2
+
+
+def test_a_refusal_is_final_and_no_other_manager_is_tried(fake: FakeManagers) -> None:
+    revoked = fake(lambda *_: (401, {"code": "not_signed_in", "message": "the key was revoked"}, {}))
+    limited = fake(lambda *_: (429, {"code": "too_many_attempts", "message": "wait"}, {"retry-after": "9"}))
+    with closing(ManagerClient(f"{revoked.url},{NOBODY}", KEY)) as client, pytest.raises(NotSignedIn):
+        client.request("GET", "/v1/secrets")
+    with closing(ManagerClient(limited.url, KEY)) as client, pytest.raises(TooManyAttempts) as failed:
+        client.request("GET", "/v1/secrets")
+    assert failed.value.retry_after == 9
+    assert len(revoked.requests) == len(limited.requests) == 1
+
+
+def fetched(replica: str, session_key: str | None) -> Response:
+    value = {"value": base64.b64encode(b"v").decode(), "version": 1}
+    body = {"secrets": {"x": value}, "revision": "1-a", "replica": replica, "session_key": session_key}
+    return 200, body, {}
+
+
+def test_a_replica_that_the_manager_does_not_know_fetches_again(fake: FakeManagers) -> None:
+    """Such as after an older copy of the vault was put back. It stops its lease at the end."""
+    released = threading.Event()
+
+    def respond(method: str, path: str) -> Response:
+        if method == "POST":
+            number = manager.count("POST", path)
+            return fetched(f"r{number}", f"key{number}")
+        if method == "PUT" and path.endswith("/r1"):
+            return 404, {"code": "not_found", "message": "there is no such replica"}, {}
+        if method == "GET":
+            released.wait(10)
+        return 200, {"event": "hello"}, {}
+
+    manager = fake(respond)
+    source, stop, reads = ManagerSource(ManagerClient(manager.url, KEY)), threading.Event(), []
+
+    def follow() -> None:
+        reads.append(source.read(["x"]))
+        for _ in source.watch(["x"], stop):
+            reads.append(source.read(["x"]))
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    released.set()
+    eventually(lambda: manager.count("PUT", "/v1/deployment/replicas/r2") > 0)
+    stop.set()
+    thread.join(10)
+    source.close()
+    assert len(reads) >= 2 and not thread.is_alive()
+    renewal = next(each for each in manager.requests if each[:2] == ("PUT", "/v1/deployment/replicas/r2"))
+    assert renewal[2]["gusset-session"] == "key2"
+    assert manager.requests[-1][0] == "PUT"
