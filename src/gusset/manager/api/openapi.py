@@ -139,11 +139,12 @@ _CHANGES = {
     "summary": "Stream changes as JSON Lines: `hello` first, `changed` on changes, `beat` to keep alive",
     "tags": ["deployment"],
     "parameters": [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-        for name, text in (
-            ("since", "The revision of the last read."),
-            ("replica", "The replica's id; marks it as alive."),
-        )
+        {
+            "name": "since",
+            "in": "query",
+            "description": "The revision of the last read.",
+            "schema": {"type": "string"},
+        }
     ],
     "responses": {"200": {"description": "Events.", **_LINES}} | _errors(),
     "x-scope": "a deployment's token",
