@@ -132,7 +132,7 @@ def make_manager(
         checkpoint_timer=CheckpointTimer(vault, executors),
         reports=reports,
         integrity=integrity,
-        lease_timer=LeaseTimer(vault, executors),
+        lease_timer=LeaseTimer(vault, executors, authenticator.write_uses),
         executors=executors,
         cache=cache,
     )

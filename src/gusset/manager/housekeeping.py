@@ -7,6 +7,7 @@ import logging
 import random
 import socket
 import time
+from collections.abc import Callable
 
 from gusset.errors import GussetError, Unreachable, VaultError
 from gusset.manager.executors import Executors
@@ -125,11 +126,12 @@ class ManagerReports:
 
 
 class LeaseTimer:
-    """Has the renewals of replicas' leases written in batches, and what replicas report soon."""
+    """Has the renewals of replicas' leases and the uses of keys written in batches, reports soon."""
 
-    def __init__(self, vault: Vault, executors: Executors) -> None:
+    def __init__(self, vault: Vault, executors: Executors, write_uses: Callable[[], None]) -> None:
         self._vault = vault
         self._executors = executors
+        self._write_uses = write_uses
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -141,6 +143,7 @@ class LeaseTimer:
             self._task.cancel()
         try:
             self._vault.leases.flush()
+            self._write_uses()
         except GussetError as error:
             log.warning("The leases of replicas could not be written: %s", error.message)
 
@@ -159,6 +162,8 @@ class LeaseTimer:
     async def _flush(self, *, reports_only: bool) -> None:
         try:
             await self._executors.run(self._vault.leases.flush, reports_only=reports_only)
+            if not reports_only:
+                await self._executors.run(self._write_uses)
         except GussetError as error:
             log.warning("The leases of replicas could not be written: %s", error.message)
 

@@ -65,6 +65,7 @@ class Authenticator:
         self._key_rate = key_rate
         self._requests_of_key = RateLimiter(5 * key_rate, 5.0) if key_rate else None
         self._use_recorded: dict[str, float] = {}  # key prefix -> when
+        self._unwritten_uses: dict[str, str] = {}  # key prefix -> when, as the vault stores it
 
     def authenticate_person(self, request: AuthRequest) -> PersonCaller:
         """The person whose API key the request carries.
@@ -186,12 +187,27 @@ class Authenticator:
     def _teams(self, person: Person, scopes: frozenset[str]) -> Sequence[TeamInfo]:
         return self._vault.teams.all() if person.admin and "admin" in scopes else person.teams
 
+    def write_uses(self) -> None:
+        """Store when keys were last used: for all of them together, since each write would be a commit.
+
+        Raises:
+            Unreachable, HostError, IntegrityError: the database failed. They are stored with the next uses.
+        """
+        uses, self._unwritten_uses = self._unwritten_uses, {}
+        if not uses:
+            return
+        try:
+            self._vault.access_keys.record_uses(uses)
+        except BaseException:
+            self._unwritten_uses = uses | self._unwritten_uses
+            raise
+
     def _record_use(self, key: KeyInfo) -> None:
-        """Update `last_used_at`, at most once a minute."""
+        """Note the time for `last_used_at`, at most once a minute."""
         now = time.monotonic()
         if now - self._use_recorded.get(key.prefix, -_USE_RECORDED_EVERY) >= _USE_RECORDED_EVERY:
             self._use_recorded[key.prefix] = now
-            self._vault.access_keys.record_use(key)
+            self._unwritten_uses[key.prefix] = self._vault.now()
 
     def _limit_refusals(self, prefix: str) -> None:
         if wait := self._refusals_of_key.take(prefix):

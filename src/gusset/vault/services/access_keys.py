@@ -14,7 +14,7 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -194,14 +194,15 @@ class AccessKeys:
             raise NotSignedIn(f"the key {prefix} has expired", hint="create a new one", ended=True)
         return info
 
-    def record_use(self, info: KeyInfo) -> None:
-        """Store that a key was used now. Callers do so at most once a minute for each key."""
+    def record_uses(self, uses: Mapping[str, str]) -> None:
+        """Store when keys were last used, by prefix: all in one transaction."""
+        rows = [{"prefix": prefix, "at": at} for prefix, at in uses.items()]
 
         def write(transaction: Transaction) -> WriteResult[None]:
-            transaction.run(_SET_LAST_USED, {"prefix": info.prefix, "at": timestamp(self._clock())})
+            transaction.run_many(_SET_LAST_USED, rows)
             return WriteResult(None, [])
 
-        self._writer.run(AuditEvent("gusset", Action.KEY_USE, info.prefix), write)
+        self._writer.run(AuditEvent("gusset", Action.KEY_USE, "keys"), write)
 
     def create(
         self,
