@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from gusset.vault.services.idempotency import Idempotency
     from gusset.vault.services.invitations import Invitations
     from gusset.vault.services.key_rotation import KeyRotation
-    from gusset.vault.services.lost_records import LostRecords
     from gusset.vault.services.leases import Leases
+    from gusset.vault.services.lost_records import LostRecords
     from gusset.vault.services.managers import Managers
     from gusset.vault.services.masked_values import MaskedValues
     from gusset.vault.services.people import People
