@@ -16,7 +16,9 @@ from gusset.vault.wiring import Vault
 log = logging.getLogger("gusset.manager")
 
 SUMS_EVERY = 5.0  # seconds
-SIGN_EVERY = 0.8  # so that, with what it takes, no record stays without a checkpoint for over a second
+SIGN_AFTER = 0.75  # seconds: later than batches add checkpoints, and within a second of each record
+_SIGN_CHECK_EVERY = 0.15
+_SIGN_AFTER_FAILURE = 1.0
 REPORT_EVERY = 5.0
 RENEWALS_EVERY = 5.0  # seconds at most, of leases
 REPLICA_REPORTS_EVERY = 0.25  # seconds
@@ -71,8 +73,9 @@ class CheckpointTimer:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(SIGN_EVERY)
-            await self._executors.run_slow(self._sign)
+            await asyncio.sleep(_SIGN_AFTER_FAILURE if self._failed else _SIGN_CHECK_EVERY)
+            if self._vault.seconds_since_signing() >= SIGN_AFTER:
+                await self._executors.run_slow(self._sign)
 
     def _sign(self) -> None:
         try:

@@ -292,8 +292,12 @@ class Vault:  # large: an attribute for each service
         self._parts.writer.record_refusal_sums()
 
     def sign_head(self) -> None:
-        """Sign a checkpoint of the newest audit record if it has none; call it every second."""
+        """Sign a checkpoint of the newest audit record if it has none."""
         self._parts.writer.sign_head()
+
+    def seconds_since_signing(self) -> float:
+        """How long ago this process knew the newest audit record to be signed. Cheap."""
+        return self._parts.chain.seconds_since_signing()
 
     def derived_key(self, purpose: str) -> bytes:
         """A key for one purpose, until the audit key is replaced."""

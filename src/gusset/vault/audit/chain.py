@@ -8,6 +8,7 @@ per `CHECKPOINT_INTERVAL` while there are writes; `sign_head` signs what is left
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,9 @@ from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.signed_rows import RowChange, changes_text
 from gusset.vault.storage.sql import Statement
 
-CHECKPOINT_INTERVAL = 1.0  # seconds, while there are writes
+# No record stays without a checkpoint for more than a second. While there are writes, their batches
+# add checkpoints; a timer signs only what is left after them.
+CHECKPOINT_INTERVAL = 0.6  # seconds
 
 _COLUMNS = ("seq", "at", "actor", "action", "target", "outcome", "details", "changes", "hash", "mac")
 _FIND_HEAD = Statement(
@@ -156,7 +159,11 @@ class Chain:
         self._known.remember(extension.head)
 
     def _checkpoint_due(self) -> bool:
-        return self._signed_at is None or time.monotonic() - self._signed_at >= CHECKPOINT_INTERVAL
+        return self.seconds_since_signing() >= CHECKPOINT_INTERVAL
+
+    def seconds_since_signing(self) -> float:
+        """How long ago the newest record certainly had a checkpoint; infinity if that is not known."""
+        return math.inf if self._signed_at is None else time.monotonic() - self._signed_at
 
     def _checkpoint(self, connection: Connection, head: Head) -> Checkpoint:
         keyring = self._keys.current
@@ -187,8 +194,11 @@ class Chain:
 
     def head_is_signed(self, connection: Connection) -> bool:
         """Whether the newest record has a checkpoint."""
-        head = self.head(connection)
-        return head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None
+        now, head = time.monotonic(), self.head(connection)
+        signed = head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None
+        if signed:
+            self._signed_at = now
+        return signed
 
     def sign_head(self, connection: Connection) -> Checkpoint | None:
         """Store a checkpoint of the newest record, unless it has one."""
