@@ -131,7 +131,7 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(manager: Manager, admin: h
     manager.stop()
     # max_page_count is set per connection, so the manager is started by code that adds it to all.
     code = (
-        "import sys, gusset.vault.storage.database as d; d._PRAGMAS = (*d._PRAGMAS, 'PRAGMA max_page_count=90');"
+        "import sys, gusset.vault.storage.sqlite as s; s._PRAGMAS = (*s._PRAGMAS, 'PRAGMA max_page_count=120');"
         "from gusset.cli.main import main; main(['manager', '--port', sys.argv[1]])"
     )
     with started_by(code, manager), manager.client() as client:
