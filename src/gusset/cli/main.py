@@ -35,6 +35,7 @@ COMMANDS = {
     "deployment": ("gusset.cli.token", "Show deployments and which versions their replicas hold."),
     "audit": ("gusset.cli.audit", "Read, verify and export the audit log."),
     "key": ("gusset.cli.key", "Rotate the vault's keys."),
+    "migrate-database": ("gusset.cli.migrate_database", "Move the vault to another database."),
     "doctor": ("gusset.cli.doctor", "Look for problems on this machine that weaken security."),
     "demo": ("gusset.cli.demo", "Show how it works, in a temporary vault."),
     "schema": ("gusset.cli.package", "Print the JSON Schema of config.yaml."),
@@ -52,7 +53,7 @@ class Commands(Group):
         if name not in COMMANDS:
             return None
         module, _ = COMMANDS[name]
-        attribute = "exec_" if name == "exec" else name  # exec is a builtin function
+        attribute = "exec_" if name == "exec" else name.replace("-", "_")  # exec is a builtin function
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 

@@ -51,6 +51,12 @@ class Database(Dialect, Protocol):
     def exclusive_lock(self) -> AbstractContextManager[None]:
         """Hold the lock under which processes create, migrate or re-key the vault."""
 
+    def sole_user(self) -> AbstractContextManager[Any]:
+        """A connection while no other process uses the database. Raises VaultError if one does."""
+
+    def tables(self, driver: Any) -> list[str]:
+        """The names of all tables."""
+
     def for_sqlalchemy(self, driver: Any) -> AbstractContextManager[Any]:
         """The connection as SQLAlchemy uses it, in the transaction that it is in."""
 

@@ -34,6 +34,20 @@ _BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LONG_SNAPSHOT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"  # its reader may be slow
 
+_ENDING = 2.0  # seconds that sessions which were closed may take to end
+_OTHER_SESSIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
+"""
+
+_TABLES = """
+SELECT c.relname::text FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
+WHERE c.relkind IN ('r', 'p', 'f') AND NOT EXISTS (
+  SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1
+"""
+
 _FOREIGN_OBJECTS = """
 WITH ours AS (
   SELECT c.oid, c.relname, c.relkind, c.relrowsecurity FROM pg_class c
@@ -129,6 +143,31 @@ class Postgres:  # large: one method for each thing in which databases differ
         with closing(self.connect(patient=True)) as driver:
             driver.execute(f"SELECT pg_advisory_lock({_EXCLUSIVE_LOCK})").fetchone()
             yield
+
+    @contextmanager
+    def sole_user(self) -> Iterator[PostgresDriver]:
+        """A connection that holds the exclusive lock, made while no other session uses the database.
+
+        Raises:
+            VaultError: another session is open, or holds the lock.
+        """
+        with closing(self.connect(patient=True)) as driver:
+            locked = driver.execute(f"SELECT pg_try_advisory_lock({_EXCLUSIVE_LOCK})").fetchone()
+            deadline = time.monotonic() + _ENDING
+            others = driver.execute(_OTHER_SESSIONS).fetchone()
+            while others and others[0] and time.monotonic() < deadline:
+                time.sleep(0.05)
+                others = driver.execute(_OTHER_SESSIONS).fetchone()
+            if not (locked and locked[0]) or (others and others[0]):
+                raise VaultError(
+                    "another process uses the vault's database",
+                    hint=f"stop managers, models and other clients of {self.name}; see pg_stat_activity",
+                )
+            yield driver
+
+    def tables(self, driver: Any) -> list[str]:
+        """The names of all tables in the schema of the vault."""
+        return [str(row[0]) for row in driver.execute(_TABLES).fetchall()]
 
     def exists(self) -> bool:
         """The database itself must exist; `revision` says whether a vault is in it."""

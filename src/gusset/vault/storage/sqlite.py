@@ -131,6 +131,34 @@ class Sqlite:  # large: one method for each thing in which databases differ
         finally:
             os.close(lock)
 
+    @contextmanager
+    def sole_user(self) -> Iterator[sqlite3.Connection]:
+        """A connection while no other process has the database open, nor can open it.
+
+        Raises:
+            VaultError: another connection is open.
+        """
+        with closing(sqlite3.connect(self.file, isolation_level=None, timeout=0)) as driver:
+            driver.execute("PRAGMA locking_mode=EXCLUSIVE").close()  # other connections hold a shared lock
+            try:
+                driver.execute("BEGIN EXCLUSIVE")
+                driver.execute("COMMIT")
+                for pragma in _PRAGMAS:
+                    driver.execute(pragma).close()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                raise VaultError(
+                    "another process uses the vault's database",
+                    hint=f"stop managers, models and commands that have {self.file} open",
+                ) from None
+            yield driver
+
+    def tables(self, driver: Any) -> list[str]:
+        """The names of all tables."""
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite/_%' ESCAPE '/'"
+        return [str(row[0]) for row in driver.execute(f"{query} ORDER BY 1")]
+
     def exists(self) -> bool:
         """Whether there is a database with anything in it."""
         return self.file.exists() and self.file.stat().st_size > 0

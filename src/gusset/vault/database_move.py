@@ -1,0 +1,159 @@
+"""Moving a vault from one database to another: SQLite to PostgreSQL, and back.
+
+All rows are copied in one transaction of the target. A move that is killed leaves no vault
+there, and the next one begins anew. The source is not changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gusset.errors import IntegrityError, UsageError, VaultError
+from gusset.settings import Settings
+from gusset.vault.file_permissions import check_files
+from gusset.vault.storage.connection import Connection
+from gusset.vault.storage.database import Database, migrated, open_database
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import SIGNED_TABLES
+from gusset.vault.wiring import open_vault
+
+_SIGNED = {table.name: table.key for table in SIGNED_TABLES}
+
+# Every table with its primary key. A table comes after those that its rows refer to.
+TABLES: dict[str, tuple[str, ...]] = {
+    "keyring": ("kind", "number", "root_key_id"),
+    **_SIGNED,
+    "replicas": ("deployment_id", "id"),
+    "masked_values": ("secret_id", "deployment", "form", "channel"),
+    "idempotency": ("caller", "route", "key"),
+    "managers": ("id",),
+    "audit": ("seq",),
+    "checkpoints": ("seq",),
+    "meta": ("key",),
+}
+_MIGRATIONS = "alembic_version"  # the migrations of the target write it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A vault that was moved: the databases' names for people, and what was copied and verified."""
+
+    source: str
+    target: str
+    rows: int
+    records: int
+    head: str
+    root_key: str  # where it comes from, for people
+
+
+def move_vault(settings: Settings, source_url: str, target_url: str) -> Move:
+    """Copy the vault at `source_url` to the empty database at `target_url`; both are verified.
+
+    Raises:
+        UsageError: both are the same database.
+        VaultError: there is no vault at `source_url`, another process uses one of the
+            databases, or the target is not empty.
+        IntegrityError: one of them is not intact. Nothing was copied if it is the source.
+    """
+    source, target = open_database(source_url), open_database(target_url)
+    if source_url == target_url or (
+        source.file and target.file and source.file.resolve() == target.file.resolve()
+    ):
+        raise UsageError("both URLs name the same database")
+    _verify(replace(settings, database=source_url), "the vault is not intact, and was not moved")
+    target_settings = replace(settings, database=target_url)
+    with _translated(source), source.sole_user() as reading:
+        _check_tables(source, reading)
+        source.begin_write(reading)
+        try:
+            with _translated(target):
+                check_files(target_settings, target.file)
+                target.make()
+                with target.sole_user() as writing:
+                    rows = _copy_into(target, writing, Connection(reading, source, None))
+        finally:
+            reading.rollback()
+    records, head, root_key = _verify(target_settings, "the copy is not intact: do not use it")
+    if records != rows["audit"]:
+        raise IntegrityError(f"the copy has {records} audit records of {rows['audit']}: do not use it")
+    return Move(
+        source=source.name,
+        target=target.name,
+        rows=sum(rows.values()),
+        records=records,
+        head=head,
+        root_key=root_key,
+    )
+
+
+def _copy_into(target: Database, driver: Any, source: Connection) -> dict[str, int]:
+    """Copy and compare every table in one transaction of `driver`. Returns their numbers of rows."""
+    if found := target.tables(driver):
+        raise VaultError(
+            f"{target.name} is not empty: it has {', '.join(found)}",
+            hint="create an empty database for the vault",
+        )
+    with migrated(target, driver):
+        _check_tables(target, driver)
+        copy = Connection(driver, target, None)
+        return {table: _copy_table(table, source, copy) for table in TABLES}
+
+
+def _copy_table(table: str, source: Connection, target: Connection) -> int:
+    columns, count, digest = "", 0, hashlib.sha256()
+    for rows, description in _pieces(source, "*", table):
+        names = [column[0] for column in description]
+        columns = ", ".join(names)
+        places = ", ".join(f":{name}" for name in names)
+        target.run_many(
+            Statement(f"INSERT INTO {table} ({columns}) VALUES ({places})"),
+            [dict(zip(names, row, strict=True)) for row in rows],
+        )
+        count += len(rows)
+        _add(digest, rows)
+    copied = hashlib.sha256()
+    for rows, _ in _pieces(target, columns or "*", table):
+        _add(copied, rows)
+    if copied.digest() != digest.digest():
+        raise IntegrityError(f"the rows of {table} differ after they were copied; nothing was kept")
+    return count
+
+
+def _pieces(connection: Connection, columns: str, table: str) -> Iterator[tuple[Any, Any]]:
+    query = Statement(f"SELECT {columns} FROM {table} ORDER BY {', '.join(TABLES[table])}")
+    return connection.dialect.pieces(connection.driver, query, {})
+
+
+def _add(digest: Any, rows: Any) -> None:
+    for row in rows:
+        digest.update(repr(tuple(row)).encode())
+
+
+def _check_tables(database: Database, driver: Any) -> None:
+    """Raises IntegrityError for a table that would not be copied, or that is missing."""
+    found = set(database.tables(driver)) - {_MIGRATIONS}
+    if found != set(TABLES):
+        raise IntegrityError(
+            f"the database's tables are not those of this gusset: {', '.join(sorted(found ^ set(TABLES)))}",
+            hint="the vault needs a database, or a schema, of its own; nothing was copied",
+        )
+
+
+def _verify(settings: Settings, message: str) -> tuple[int, str, str]:
+    with open_vault(settings, create=False) as vault:
+        report, root_key = vault.audit.verify(), vault.root_key_rotation.source_name
+    if report.problems:
+        raise IntegrityError(f"{message}:\n" + "\n".join(report.problems), hint="see docs/security.md")
+    return report.records, str(report.head), root_key
+
+
+@contextmanager
+def _translated(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except (database.errors, OSError) as error:
+        raise database.translated(error) from None
