@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import sys
 from pathlib import Path
 
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
@@ -110,6 +111,19 @@ def sync_file_system(folder: Path) -> None:
             os.sync()
     finally:
         os.close(fd)
+
+
+def file_system_type(path: Path) -> int:
+    """The magic number of statfs(2) for the file system of `path`; 0 where it is not known."""
+    if sys.platform != "linux":
+        return 0
+    import ctypes  # takes milliseconds, and few commands need it
+
+    statfs = getattr(ctypes.CDLL(None), "statfs", None)
+    found = (ctypes.c_long * 64)()  # larger than the structure, which begins with the number
+    if statfs is None or statfs(os.fsencode(path), found):
+        return 0
+    return int(found[0]) & 0xFFFF_FFFF
 
 
 def account_name() -> str:

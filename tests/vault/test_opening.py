@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gusset.errors import IntegrityError, RootKeyError, SecretNotFound, VaultError, VaultTooNew
+from gusset.portable import file_system_type
 from gusset.secrets.hits import Hit
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
@@ -387,3 +388,25 @@ def test_a_watch_wakes_for_each_kind_of_change(
         for act in (writer.delete, writer.restore, writer.destroy):
             act("x", actor="alice")
             assert watching()
+
+
+@pytest.mark.sqlite("files of the vault")
+@pytest.mark.parametrize(("magic", "kind"), [(0x6969, "NFS"), (0xFF534D42, "CIFS"), (0xFE534D42, "SMB")])
+def test_a_database_on_a_network_file_system_is_refused(
+    filled: Settings, monkeypatch: pytest.MonkeyPatch, magic: int, kind: str
+) -> None:
+    """An existing vault and a new one; the error has the reason, and names PostgreSQL."""
+    monkeypatch.setattr("gusset.vault.storage.sqlite.file_system_type", lambda _: magic)
+    for settings in (filled, settings_in(filled.home / "new")):
+        with pytest.raises(VaultError, match=kind) as raised, open_vault(settings):
+            pass
+        assert "PostgreSQL" in str(raised.value.hint)
+    assert not (filled.home / "new").exists()
+
+
+@pytest.mark.sqlite("files of the vault")
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has statfs's numbers")
+def test_the_type_of_a_file_system_is_read(filled: Settings, tmp_path: Path) -> None:
+    """The number of /proc is in the manual of statfs; a folder that is missing has none."""
+    assert file_system_type(Path("/proc/self")) == 0x9FA0
+    assert file_system_type(tmp_path / "missing") == 0

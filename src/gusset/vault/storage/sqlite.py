@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gusset.errors import HostError, IntegrityError, Unreachable, VaultError
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, lock_exclusively
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, file_system_type, lock_exclusively
 from gusset.vault.storage.sql import Parameters, Statement
 
 POLL_INTERVAL = 0.05  # seconds between looks at the counter of other connections' commits
@@ -25,6 +25,23 @@ _PRAGMAS = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA secure_delete=ON",  # destroyed bytes are overwritten, not only unlinked
 )
+
+
+# File systems that reach another machine, by the magic numbers of statfs(2).
+_NETWORKS = {
+    0x6969: "NFS",
+    0xFF534D42: "CIFS",
+    0xFE534D42: "SMB",
+    0x517B: "SMB",
+    0x5346414F: "AFS",
+    0x6B414653: "AFS",
+    0x73757245: "Coda",
+    0x00C36400: "Ceph",
+    0x0BD00BD0: "Lustre",
+    0x01161970: "GFS2",
+    0x7461636F: "OCFS2",
+    0x564C: "NCP",
+}
 
 
 class Sqlite:  # large: one method for each thing in which databases differ
@@ -161,7 +178,17 @@ class Sqlite:  # large: one method for each thing in which databases differ
 
     def exists(self) -> bool:
         """Whether there is a database with anything in it."""
+        self._refuse_network()
         return self.file.exists() and self.file.stat().st_size > 0
+
+    def _refuse_network(self) -> None:
+        """Raises VaultError for a file on a network: SQLite's locks and shared memory work on one machine."""
+        folder = next(path for path in self.file.absolute().parents if path.exists())
+        if kind := _NETWORKS.get(file_system_type(folder)):
+            raise VaultError(
+                f"the vault's database is on a network file system ({kind}), where SQLite loses data",
+                hint=f"put {self.file.name} on a local disk, or use PostgreSQL: see docs/production.md",
+            )
 
     def make(self) -> None:
         """Create folder and empty file with modes 0700 and 0600; SQLite's other files get the same mode."""
