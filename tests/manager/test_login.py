@@ -154,3 +154,20 @@ def test_a_token_is_created_listed_and_revoked_by_commands(logged_in: Cli, manag
     logged_in("deployment", "remove", "d")
     logged_in("deployment", "show", "d", status=5)
     assert logged_in("token", "create", "--deployment", "d", "--secrets", "no name", status=2)
+
+
+def test_the_audit_log_is_read_and_verified_on_the_manager(logged_in: Cli, manager: Manager) -> None:
+    """`show` and `export` print what they print without a manager; `verify` has its result."""
+    logged_in("secret", "set", "hf_access_token", input=VALUE)
+    for command in (["show", "--action", "secret.create"], ["show", "--limit", "2"], ["export"]):
+        remote = logged_in("audit", *command).stdout
+        assert remote and remote == manager.gusset("audit", *command).stdout
+    report = json.loads(logged_in("audit", "verify", "--output", "json").stdout)
+    assert report["records"] >= 2 and report["checkpoints"] >= 1
+
+
+def test_checkpoints_kept_elsewhere_are_not_given_to_a_manager(logged_in: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "witness"
+    file.touch()
+    done = logged_in("audit", "verify", "--checkpoint", str(file), status=2)
+    assert b"--public-key" in done.stderr

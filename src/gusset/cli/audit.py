@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
 from gusset.errors import IntegrityError, UsageError
 from gusset.printable import printable_json
+
+if TYPE_CHECKING:
+    from gusset.client.remote_audit import RemoteAudit
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -34,8 +40,13 @@ def audit() -> None:
 @pass_app
 def show(app: App, target: str | None, action: str | None, actor: str | None, limit: int) -> None:
     """Show the newest records; the newest comes last."""
-    with app.vault() as vault:
-        records = vault.audit.show(target=target, action=action, actor=actor, limit=limit)
+    if app.settings.manager is not None:
+        with _remote(app) as remote:
+            records = remote.show(target=target, action=action, actor=actor, limit=limit)
+    else:
+        with app.vault() as vault:
+            found = vault.audit.show(target=target, action=action, actor=actor, limit=limit)
+        records = [record.data() for record in found]
     columns = {
         "seq": "SEQ",
         "at": "WHEN",
@@ -44,9 +55,7 @@ def show(app: App, target: str | None, action: str | None, actor: str | None, li
         "target": "ON",
         "outcome": "OUTCOME",
     }
-    app.output.table(
-        "records", [record.data() for record in records], columns, empty="nothing has been recorded"
-    )
+    app.output.table("records", records, columns, empty="nothing has been recorded")
 
 
 @audit.command("verify", cls=Command)
@@ -71,6 +80,9 @@ def verify(app: App, checkpoints: tuple[Path, ...], public_key: Path | None, log
         return
     if log is not None:
         raise UsageError("--log goes with --public-key")
+    if app.settings.manager is not None:
+        _verify_on_manager(app, checkpoints)
+        return
     with app.vault(create=False) as vault:
         report = vault.audit.verify(*checkpoints)
         unfinished = vault.root_key_rotation.unfinished
@@ -89,6 +101,32 @@ def verify(app: App, checkpoints: tuple[Path, ...], public_key: Path | None, log
         {"records": report.records, "checkpoints": report.checkpoints, "head": report.head},
         f"the audit log is intact: {report.records} records, {report.checkpoints} checkpoints",
     )
+
+
+def _verify_on_manager(app: App, checkpoints: tuple[Path, ...]) -> None:
+    if checkpoints:
+        raise UsageError(
+            "a manager verifies its log by its own witness file only",
+            hint="give --public-key too, which needs no vault; or run the command where the manager runs",
+        )
+    with _remote(app) as remote:
+        report = remote.verify()
+    if report["problems"]:
+        raise IntegrityError(
+            "the audit log is not intact:\n" + "\n".join(report["problems"]), hint=_NOT_INTACT_HINT
+        )
+    app.output.result(
+        {name: report[name] for name in ("records", "checkpoints", "head")},
+        f"the audit log is intact: {report['records']} records, {report['checkpoints']} checkpoints",
+    )
+
+
+@contextmanager
+def _remote(app: App) -> Iterator[RemoteAudit]:
+    from gusset.client.remote_audit import RemoteAudit
+
+    with app.manager() as client:
+        yield RemoteAudit(client)
 
 
 def _verify_by_public_key(app: App, key: Path, checkpoints: tuple[Path, ...], log: Path | None) -> None:
@@ -164,6 +202,14 @@ def _confirm_loss(app: App, text: str) -> None:
 @pass_app
 def export(app: App) -> None:
     """Print every record as JSON Lines, oldest first."""
-    with app.vault(create=False) as vault:
-        for record in vault.audit.export():
-            click.echo(printable_json(json.dumps(record.data(), ensure_ascii=False)))
+    if app.settings.manager is not None:
+        with _remote(app) as remote:
+            _print_lines(remote.export())
+    else:
+        with app.vault(create=False) as vault:
+            _print_lines(record.data() for record in vault.audit.export())
+
+
+def _print_lines(records: Iterable[Mapping[str, Any]]) -> None:
+    for record in records:
+        click.echo(printable_json(json.dumps(record, ensure_ascii=False)))

@@ -150,4 +150,4 @@ def audit_lines(vault: Vault) -> Iterator[bytes]:
     """The whole audit log as JSON Lines, oldest record first, in chunks of 500 records."""
     found = vault.audit.export()
     while records := list(islice(found, 500)):
-        yield b"".join(orjson.dumps(audit_record_model(record)) + b"\n" for record in records)
+        yield b"".join(orjson.dumps(record.data()) + b"\n" for record in records)
