@@ -136,7 +136,7 @@ def fault_of(words: list[str]) -> str | None:
             options = {option for parameter in command.params for option in parameter.opts}
             if word.partition("=")[0] not in {*options, "--help", "--version"}:
                 return word
-        elif isinstance(command, click.Group) and word.isalpha() and word.islower():
+        elif isinstance(command, click.Group) and word.replace("-", "").isalpha() and word.islower():
             found = command.get_command(context, word)
             if found is None and not command.invoke_without_command:
                 return word
