@@ -83,12 +83,13 @@ def test_an_invited_person_chooses_a_password_and_sees_what_members_see(
     guest.page.goto("/settings/people")
     expect(guest.page.get_by_role("heading", name="Not allowed")).to_be_visible()
 
+    site_url = page.url.split("/settings")[0]
     guest.page.goto("/settings/api-keys")
     guest.page.get_by_label("Name").fill("laptop")
     guest.page.get_by_role("button", name="Create key").click()
     key = guest.page.locator("#new-key").inner_text()
     made = httpx.post(
-        page.url.split("/settings")[0] + "/v1/deployments",
+        f"{site_url}/v1/deployments",
         json={"name": "bobs-model", "secrets": ["x"]},
         headers={"Authorization": f"Bearer {key}"},
     )
@@ -101,6 +102,11 @@ def test_an_invited_person_chooses_a_password_and_sees_what_members_see(
     expect(page.get_by_role("alert")).to_contain_text("bobs-model")
     assert accessibility_problems(page) == []
     page.get_by_role("button", name="Disable and revoke the tokens").click()
+    page.goto("/settings/deployments")
+    page.get_by_role("link", name="bobs-model").click()
+    page.locator(".head summary").click()
+    page.get_by_role("button", name="Remove deployment").click()
+    page.goto("/settings/people")
     expect(site.row("bob@example.com")).to_contain_text("disabled")
     guest.page.goto("/settings/secrets")
     expect(guest.page.get_by_role("heading", name="Sign in")).to_be_visible()
