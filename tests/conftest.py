@@ -35,6 +35,7 @@ MARK_OF_FIXTURE = {
     "variant": "torch",
     "browser": "browser",
     "manager": "server",
+    "postgres_server": "server",
     "serve": "server",
 }
 STARTS_SERVERS = (
@@ -42,9 +43,12 @@ STARTS_SERVERS = (
     "cli/test_exec",
     "cli/test_predict.py",
     "conformance/",
+    "containers/test_proxy_limits.py",
     "environments/",
+    "examples/",
     "manager/",
     "serving/",
+    "vault/test_postgres.py",
     "weights/",
 )
 

@@ -25,6 +25,8 @@ Sql = Callable[..., list[Any]]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if not (_uses_postgres(item) and item.get_closest_marker("sqlite"))]
+    for item in filter(_uses_postgres, items):
+        item.add_marker("server")
 
 
 def _uses_postgres(item: pytest.Item) -> bool:
