@@ -132,7 +132,7 @@ def test_a_login_in_a_url_is_not_in_the_context(gusset: Cli, tmp_path: Path) -> 
     """It is mounted as a .netrc."""
     folder = write_folder(
         tmp_path / "model",
-        requirements=["--extra-index-url https://${USER_AND_WORD}@index.example/simple", "left"],
+        requirements=["--extra-index-url https://${USER_AND_WORD}@index.example/wheels", "left"],
     )
     written = context(
         gusset,
@@ -142,7 +142,7 @@ def test_a_login_in_a_url_is_not_in_the_context(gusset: Cli, tmp_path: Path) -> 
     )
     everything = b"".join(content for _, _, content in files(written).values())
     assert b"hunter" not in everything
-    assert b"https://index.example/simple" in everything
+    assert b"https://index.example/wheels" in everything
     assert b"UV_DEFAULT_INDEX=https://mirror.example/simple" in everything
     assert (
         b"--mount=type=secret,id=gusset-netrc,target=/run/secrets/gusset/gusset-netrc,required=true"

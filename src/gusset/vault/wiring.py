@@ -16,6 +16,7 @@ from gusset.settings import Settings
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
+from gusset.vault.audit.consistency import KEY_CHANGES
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.audit.known_head import KnownHead
@@ -67,8 +68,7 @@ _PROBE = "write_probe"  # the row that `Vault.check_writable` writes
 
 _ANY_KEY = Statement("SELECT kind FROM keyring LIMIT 1")
 _ANY_KEY_CHANGE = Statement(
-    "SELECT seq FROM audit WHERE details LIKE '%\"keyring\": %' "
-    "AND action IN ('vault.create', 'vault.sign', 'key.rotate', 'key.add_root', 'key.rotate_root') LIMIT 1"
+    "SELECT seq FROM audit WHERE details LIKE '%\"keyring\": %' AND action IN (:actions...) LIMIT 1"
 )
 _DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
 
@@ -198,8 +198,10 @@ class Vault:  # large: an attribute for each service
         return Idempotency(*self._shared, self._parts.keys)
 
     def with_writer(self, writer: Writer) -> Vault:
-        """The same vault, whose services use another writer."""
-        return Vault(replace(self._parts, writer=writer))
+        """The same vault, whose services use another writer. Leases are in memory, so both share them."""
+        other = Vault(replace(self._parts, writer=writer))
+        other.leases = self.leases
+        return other
 
     @cached_property
     def managers(self) -> Managers:
@@ -472,7 +474,7 @@ def _create_or_sign(
 
 def _older_keyring(connection: Connection, keys: KeyringStore) -> Keyring:
     """The keyring of an older gusset. Raises IntegrityError if it had a manifest: it was put back."""
-    if connection.one(_ANY_KEY_CHANGE) is not None:
+    if connection.one(_ANY_KEY_CHANGE, {"actions": sorted(map(str, KEY_CHANGES))}) is not None:
         raise IntegrityError(
             "the keyring was put back to that of an older gusset", hint="restore the database from a backup"
         )

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.epochs import FIRST, Epochs
-from gusset.vault.audit.events import AuditEvent, chain_hash, genesis_hash
+from gusset.vault.audit.events import RECORD_COLUMNS, AuditEvent, chain_hash, genesis_hash
 from gusset.vault.audit.known_head import KnownHead, KnownRecord
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
@@ -28,14 +28,14 @@ from gusset.vault.storage.sql import Statement
 # add checkpoints; a timer signs only what is left after them.
 CHECKPOINT_INTERVAL = 0.6  # seconds
 
-_COLUMNS = ("seq", "at", "actor", "action", "target", "outcome", "details", "changes", "hash", "mac")
 _FIND_HEAD = Statement(
     "SELECT seq, hash, (SELECT max(number) FROM keyring WHERE kind = 'manifest') AS generation, "
     "(SELECT max(number) FROM epochs) AS epoch "
     "FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
 )
 _ADD_RECORD = Statement(
-    f"INSERT INTO audit ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
+    f"INSERT INTO audit ({', '.join(RECORD_COLUMNS)}) "
+    f"VALUES ({', '.join(f':{name}' for name in RECORD_COLUMNS)})"
 )
 _FIND_CHECKPOINT = Statement("SELECT seq FROM checkpoints WHERE seq = :seq")
 _ADD_CHECKPOINT = Statement(
@@ -99,7 +99,7 @@ class ChainTail:
             act = (str(event.actor), str(event.action), event.target, event.outcome, details)
             fields = (seq, self._at, *act, *((changed,) if changed else ()))
             self.head = Head(seq, chain_hash(self.head.hash, *fields))
-            row = dict(zip(_COLUMNS, fields, strict=False))
+            row = dict(zip(RECORD_COLUMNS, fields, strict=False))
             mac = self._keys.current.audit_mac(self.head.hash, seq)
             self.rows.append(row | {"changes": changed, "hash": self.head.hash, "mac": mac})
             changes = ()
@@ -194,8 +194,8 @@ class Chain:
 
     def head_is_signed(self, connection: Connection) -> bool:
         """Whether the newest record has a checkpoint."""
-        now, head = time.monotonic(), self.head(connection)
-        signed = head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None
+        now = time.monotonic()
+        signed = _is_signed(connection, self.head(connection))
         if signed:
             self._signed_at = now
         return signed
@@ -203,6 +203,9 @@ class Chain:
     def sign_head(self, connection: Connection) -> Checkpoint | None:
         """Store a checkpoint of the newest record, unless it has one."""
         head = self._refreshed_head(connection)
-        if head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None:
-            return None
-        return self._checkpoint(connection, head)
+        return None if _is_signed(connection, head) else self._checkpoint(connection, head)
+
+
+def _is_signed(connection: Connection, head: Head) -> bool:
+    """Whether a record has a checkpoint; an empty log needs none."""
+    return head.seq == 0 or connection.one(_FIND_CHECKPOINT, {"seq": head.seq}) is not None

@@ -6,10 +6,12 @@ from typing import Any
 
 from gusset.vault.audit.chain import Head
 from gusset.vault.audit.consistency import LogState
-from gusset.vault.audit.events import AuditRecord, genesis_hash
+from gusset.vault.audit.events import RECORD_COLUMNS, AuditRecord, genesis_hash
 from gusset.vault.crypto.keyring import Keyring
+from gusset.vault.storage.sql import Statement
 
-RECORD = "SELECT seq, at, actor, action, target, outcome, details, changes, hash, mac FROM audit"
+RECORD = f"SELECT {', '.join(RECORD_COLUMNS)} FROM audit"
+ALL_RECORDS = Statement(f"{RECORD} ORDER BY seq")
 
 
 class ChainWalk:
@@ -19,14 +21,17 @@ class ChainWalk:
         self.head = Head(0, genesis_hash(vault))
         self.state = LogState()
 
-    def follow(self, record: AuditRecord, keyring: Keyring) -> str | None:
-        """Verify the next record, and take it in. Returns what is wrong with it."""
+    def follow(self, record: AuditRecord, keyring: Keyring | None) -> str | None:
+        """Verify the next record, and take it in. Returns what is wrong with it.
+
+        Without a keyring, its HMAC is not verified.
+        """
         problem = None
         if record.seq != self.head.seq + 1:
             problem = f"records {self.head.seq + 1} to {record.seq - 1} are missing"
         elif not self._follows(record):
             problem = f"record {record.seq} was altered or moved"
-        elif not self.is_signed(record, keyring):
+        elif keyring is not None and not self.is_signed(record, keyring):
             problem = f"record {record.seq} was not written with this vault's keyring"
         self.state.follow(record)
         self.head = Head(record.seq, record.hash)

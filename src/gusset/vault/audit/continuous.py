@@ -161,9 +161,7 @@ def _next_rows(connection: Connection, table: SignedTable, last: Any) -> list[An
 def _statement(table: SignedTable, *, first: bool) -> Statement:
     where = "" if first else f" WHERE {' OR '.join(_after(table.key))}"
     order = ", ".join(table.key)
-    return Statement(
-        f"SELECT {', '.join(table.all_columns)} FROM {table.name}{where} ORDER BY {order} LIMIT :limit"
-    )
+    return Statement(f"{table.all_rows.text}{where} ORDER BY {order} LIMIT :limit")
 
 
 def _after(key: tuple[str, ...]) -> Iterator[str]:

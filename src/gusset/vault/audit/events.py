@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any
 
 from gusset.vault.audit.actions import Action
 
 
 class Actor(str):
-    """Who acts, and the network `address` of the request, where there is one."""
+    """Who acts, and the network `address` of the request, where there is one.
 
-    # A `str`, since the vault takes any text as an actor: only the manager knows addresses.
+    A `str`, since the vault takes any text as an actor: only the manager knows addresses.
+    """
 
     address: str | None
 
@@ -90,6 +91,9 @@ class AuditRecord:
         """The hash that this record must have when it follows a record with the hash `previous`."""
         fields = (self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details)
         return chain_hash(previous, *fields, *((self.changes,) if self.changes else ()))
+
+
+RECORD_COLUMNS = tuple(each.name for each in fields(AuditRecord))  # of the table `audit`, too
 
 
 def chain_hash(previous: bytes, *fields: str | int) -> bytes:

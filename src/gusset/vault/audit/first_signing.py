@@ -8,31 +8,25 @@ other rows are signed as they are. One audit record has the HMACs of all of them
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from gusset.secrets.name import fold_name
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.chain_walk import ALL_RECORDS, record_of
 from gusset.vault.audit.consistency import LogState
-from gusset.vault.audit.events import AuditEvent, AuditRecord
-from gusset.vault.storage.connection import Transaction, iterate
-from gusset.vault.storage.sql import Statement
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.storage.connection import Transaction, iterate, unverified_rows
 from gusset.vault.storage.tables import SECRETS, SIGNED_TABLES
-
-_RECORDS = Statement(
-    "SELECT seq, at, actor, action, target, outcome, details, changes, hash, mac FROM audit ORDER BY seq"
-)
 
 
 def sign_existing_rows(transaction: Transaction, vault: str) -> AuditEvent:
     """Sign every row that does not contradict the log. The event says which ones do, and in what."""
     state, names = LogState(), dict[str, str]()
-    for row in iterate(transaction, _RECORDS):
-        record = AuditRecord(**row._asdict())
+    for record in map(record_of, iterate(transaction, ALL_RECORDS)):
         state.follow(record)
         names |= dict.fromkeys(state.secrets.keys() - names.keys(), record.target)
     differences = dict(_differences(transaction, state, names))
     for table in SIGNED_TABLES:
-        for row in _rows(transaction, table):
+        for row in list(unverified_rows(transaction, table)):  # all, since they are changed
             if (table.name, row[0]) not in differences:
                 transaction.update(table, row)
     details = {"differences": sorted(differences.values())} if differences else {}
@@ -43,7 +37,7 @@ def _differences(
     transaction: Transaction, state: LogState, names: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """Table, key and description of rows that contradict the log."""
-    for row in _rows(transaction, SECRETS):
+    for row in unverified_rows(transaction, SECRETS):
         known = state.secrets.get(row.id)
         if known is None:
             yield (SECRETS.name, row.id), f"{row.name}: no record says that it was created"
@@ -55,11 +49,6 @@ def _differences(
                 f"{row.name}: record {known.seq} left it {_text(known.version, known.deleted)}, "
                 f"but it is {_text(row.current_version, row.deleted_at is not None)}",
             )
-
-
-def _rows(transaction: Transaction, table: Any) -> list[Any]:
-    select = Statement(f"SELECT {', '.join(table.all_columns)} FROM {table.name}")
-    return [table.row_type._make(row) for row in transaction.all(select)]
 
 
 def _text(version: int | None, deleted: bool) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
+from gusset.vault.audit.chain_walk import ALL_RECORDS, RECORD, ChainWalk, record_of
 from gusset.vault.audit.checkpoints import (
     Checkpoint,
     CheckpointComparison,
@@ -22,18 +22,14 @@ from gusset.vault.clock import Clock
 from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.crypto.public_keys import PublicKeys
-from gusset.vault.storage.connection import Connection, Store, iterate
-from gusset.vault.storage.signed_rows import RowSigner, SignedTable
+from gusset.vault.storage.connection import Connection, Store, iterate, unverified_rows
+from gusset.vault.storage.signed_rows import RowSigner
 from gusset.vault.storage.sql import Statement, containing_pattern
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS, SIGNED_TABLES
 
-_ALL_RECORDS = Statement(f"{RECORD} ORDER BY seq")
 _ALL_CHECKPOINTS = Statement(
     "SELECT seq, at, hash, signature, signing_key, keyring, epoch FROM checkpoints ORDER BY seq"
 )
-_ALL_ROWS = {
-    table: Statement(f"SELECT {', '.join(table.all_columns)} FROM {table.name}") for table in SIGNED_TABLES
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ class AuditLog:
     def export(self) -> Iterator[AuditRecord]:
         """Every record, oldest first."""
         with self._store.snapshot() as connection:
-            for row in iterate(connection, _ALL_RECORDS):
+            for row in iterate(connection, ALL_RECORDS):
                 yield record_of(row)
 
     def public_keys(self) -> PublicKeys:
@@ -174,10 +170,10 @@ class AuditLog:
     def _row_problems(self, connection: Connection, keyring: Keyring, state: LogState) -> Iterator[str]:
         comparison = RowComparison(state, self._signer)
         for table in SIGNED_TABLES:
-            yield from comparison.table_problems(table, _rows(connection, table))
+            yield from comparison.table_problems(table, unverified_rows(connection, table))
         yield from comparison.missing()
-        secrets = {row.id: row for row in _rows(connection, SECRETS)}
-        yield from unopened(_rows(connection, SECRET_VERSIONS), secrets, partial(_opens, keyring))
+        secrets = {row.id: row for row in unverified_rows(connection, SECRETS)}
+        yield from unopened(unverified_rows(connection, SECRET_VERSIONS), secrets, partial(_opens, keyring))
 
     def _walk(
         self, connection: Connection, keyring: Keyring, wanted: set[int]
@@ -185,7 +181,7 @@ class AuditLog:
         """Follow the chain from its start: to where, the hashes of the records `wanted`, the problems."""
         walk = ChainWalk(self._vault)
         hashes, problems = {}, []
-        for record in map(record_of, iterate(connection, _ALL_RECORDS)):
+        for record in map(record_of, iterate(connection, ALL_RECORDS)):
             if (problem := walk.follow(record, keyring)) is not None:
                 problems.append(problem)
             if record.seq in wanted:
@@ -200,9 +196,3 @@ def _opens(keyring: Keyring, secret: Any, version: Any) -> bool:
     except (CannotOpen, KeyError):
         return False
     return True
-
-
-def _rows(connection: Connection, table: SignedTable) -> Iterator[Any]:
-    """Every row of a signed table, not verified."""
-    for row in iterate(connection, _ALL_ROWS[table]):
-        yield table.row_type._make(row)

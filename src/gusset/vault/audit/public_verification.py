@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gusset.errors import UsageError
+from gusset.vault.audit.chain_walk import ChainWalk
 from gusset.vault.audit.checkpoints import CheckpointComparison, given_checkpoints
-from gusset.vault.audit.consistency import LogState
-from gusset.vault.audit.events import AuditRecord, genesis_hash
+from gusset.vault.audit.events import AuditRecord
 from gusset.vault.audit.log import VerificationReport
 from gusset.vault.crypto.public_keys import PublicKeys
 
@@ -39,26 +39,24 @@ def verify_by_public_keys(
     """
     sources = {str(path): given_checkpoints(path) for path in checkpoint_files}
     wanted = {point.seq for points in sources.values() for point in points}
-    state = LogState()
-    problems, hashes, length, head = list[str](), dict[int, bytes](), 0, genesis_hash(keys.vault)
+    walk, problems, hashes = ChainWalk(keys.vault), list[str](), dict[int, bytes]()
     for record in () if exported is None else _exported(exported):
-        if record.seq != length + 1:
-            problems.append(f"records {length + 1} to {record.seq - 1} are missing")
-        elif record.hash_after(head) != record.hash:
-            problems.append(f"record {record.seq} was altered or moved")
-        length, head = record.seq, record.hash
-        state.follow(record)
-        if length in wanted:
-            hashes[length] = head
-    records = None if exported is None else length
+        if (problem := walk.follow(record, None)) is not None:
+            problems.append(problem)
+        if record.seq in wanted:
+            hashes[record.seq] = record.hash
+    length = walk.head.seq
     comparison = CheckpointComparison(
-        public_keys=keys, is_lost=state.epochs.has_lost, records=records, hashes=hashes
+        public_keys=keys,
+        is_lost=walk.state.epochs.has_lost,
+        records=None if exported is None else length,
+        hashes=hashes,
     )
     for source, points in sources.items():
         problems += comparison.problems(source, points)
     if exported is not None and length > max(wanted):
         problems.append(f"no checkpoint vouches for the records after {max(wanted)}")
-    return VerificationReport(length, len(wanted), f"{length}:{head.hex()}", tuple(problems))
+    return VerificationReport(length, len(wanted), f"{length}:{walk.head.hash.hex()}", tuple(problems))
 
 
 def _exported(path: Path) -> Iterator[AuditRecord]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +12,9 @@ from gusset.vault.audit.chain import Chain, ChainTail, Extension
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.audit.refusals import RefusalSums
-from gusset.vault.commit.writer import PendingWrite, WriteResult
+from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
 from gusset.vault.storage.connection import Connection, Dialect, Transaction
 from gusset.vault.storage.signed_rows import RowSigner
-
-log = logging.getLogger("gusset.vault")
 
 
 class NeedsSavepoints(Exception):
@@ -101,7 +98,16 @@ class BatchRunner:
         """Store a checkpoint of the newest record, unless it has one."""
         return self._chain.sign_head(Connection(driver, self.dialect, self._signer))
 
-
-def refusal_sums_event() -> AuditEvent:
-    """The intent of recording sums of refusals."""
-    return AuditEvent("gusset", Action.REQUEST_REFUSE, "several")
+    def record_refusal_sums(
+        self, run: Callable[[AuditEvent, Write[None]], None], *, all_of_them: bool = False
+    ) -> None:
+        """See `Writer.record_refusal_sums`; `run` is the writer's."""
+        events = self.refusals.take_due(all_of_them=all_of_them)
+        if not events:
+            return
+        intent = AuditEvent("gusset", Action.REQUEST_REFUSE, "several")
+        try:
+            run(intent, lambda _: WriteResult(None, events))
+        except GussetError:
+            self.refusals.put_back(events)
+            raise

@@ -19,7 +19,7 @@ from gusset.vault.audit.chain import Extension
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
-from gusset.vault.commit.thread_writer import ThreadWriter, record_refusal_sums
+from gusset.vault.commit.thread_writer import ThreadWriter
 from gusset.vault.commit.writer import PendingWrite, Write, Writer
 from gusset.vault.commit.writer_connection import WriterConnection, in_time
 from gusset.vault.greenlets import spawn, spawned, wait
@@ -200,7 +200,7 @@ class LoopWriter:
             return await self._transactions.execute(batch, savepoints=True)
 
     def record_refusal_sums(self) -> None:
-        record_refusal_sums(self._runner, self.run, all_of_them=False)
+        self._runner.record_refusal_sums(self.run)
 
     def sign_head(self) -> None:
         self._others.sign_head()

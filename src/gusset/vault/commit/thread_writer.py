@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
-from gusset.errors import GussetError
 from gusset.vault.audit.chain import Extension
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
-from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints, refusal_sums_event
-from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
+from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
+from gusset.vault.commit.writer import PendingWrite, Write
 from gusset.vault.commit.writer_connection import WriterConnection, in_time
 
 T = TypeVar("T")
@@ -114,7 +113,7 @@ class ThreadWriter:
             return self._runner.run(driver, batch, savepoints=savepoints)
 
     def record_refusal_sums(self, *, all_of_them: bool = False) -> None:
-        record_refusal_sums(self._runner, self.run, all_of_them=all_of_them)
+        self._runner.record_refusal_sums(self.run, all_of_them=all_of_them)
 
     def sign_head(self) -> None:
         started = time.monotonic()
@@ -133,17 +132,3 @@ class ThreadWriter:
         finally:
             with self._transaction_lock:
                 self._connection.close()
-
-
-def record_refusal_sums(
-    runner: BatchRunner, run: Callable[[AuditEvent, Write[None]], None], *, all_of_them: bool
-) -> None:
-    """See `Writer.record_refusal_sums`; `run` is the writer's."""
-    events = runner.refusals.take_due(all_of_them=all_of_them)
-    if not events:
-        return
-    try:
-        run(refusal_sums_event(), lambda _: WriteResult(None, events))
-    except GussetError:
-        runner.refusals.put_back(events)
-        raise

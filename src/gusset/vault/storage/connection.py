@@ -101,21 +101,19 @@ class Connection:
         valid: list[Any] = []
         altered: list[Any] = []
         for row in rows:
-            is_valid = self._signer.is_valid(select.table, row)
-            is_valid = is_valid or self._signer.is_valid_by_newer_key(self, select.table, row)
-            (valid if is_valid else altered).append(row)
+            (valid if self._signer.is_valid_in(self, select.table, row) else altered).append(row)
         return valid, altered
 
     def one_valid_each(self, select: Select, keys: Sequence[Parameters]) -> list[Any | None]:
         """For each of `keys` the row, None when there is none or it was altered. One round trip for all."""
         assert self._signer is not None  # noqa: S101  # see `__init__`
-        found: list[Any | None] = []
+        rows: list[Any | None] = []
         for cursor in [self._execute(select, key) for key in keys]:
             values = cursor.fetchone()
             cursor.close()
-            row = None if values is None else select.table.row_type._make(values)
-            found.append(row if row is not None and self._signer.is_valid(select.table, row) else None)
-        return found
+            rows.append(None if values is None else select.table.row_type._make(values))
+        valid = self._signer.is_valid_in
+        return [row if row is not None and valid(self, select.table, row) else None for row in rows]
 
     def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
         """Execute a statement that returns nothing."""
@@ -217,11 +215,6 @@ class Store:
         """A connection on which all statements see the same state."""
         return _Borrowed(self, self._dialect, snapshot=True)
 
-    def iterate(self, statement: Statement, parameters: Parameters = _NONE) -> Iterator[Any]:
-        """Every row of one statement, read in pieces; unlike with `Connection.all` they are not verified."""
-        with self.snapshot() as connection:
-            yield from iterate(connection, statement, parameters)
-
     def take(self) -> Connection:
         """A connection. Raises Unreachable if all are in use for too long."""
         if self._turns is not None and not self._turns.take(TURN_TIMEOUT):
@@ -275,6 +268,12 @@ def iterate(connection: Connection, statement: Statement, parameters: Parameters
     for rows, description in connection.dialect.pieces(connection.driver, statement, parameters):
         for values in rows:
             yield statement.row(values, description)
+
+
+def unverified_rows(connection: Connection, table: SignedTable) -> Iterator[Any]:
+    """Every row of a signed table, read in pieces in the connection's snapshot, not verified."""
+    for row in iterate(connection, table.all_rows):
+        yield table.row_type._make(row)
 
 
 class _Borrowed:

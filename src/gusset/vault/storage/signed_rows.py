@@ -56,6 +56,10 @@ class SignedTable:
         return Statement(f"INSERT INTO {self.name} ({names}) VALUES ({places})")
 
     @cached_property
+    def all_rows(self) -> Statement:
+        return Statement(f"SELECT {', '.join(self.all_columns)} FROM {self.name}")
+
+    @cached_property
     def delete(self) -> Statement:
         return Statement(f"DELETE FROM {self.name} WHERE {self._this_row}")
 
@@ -94,7 +98,7 @@ class Select(Statement):
     __slots__ = ("table",)
 
     def __init__(self, table: SignedTable, rest: str) -> None:
-        super().__init__(f"SELECT {', '.join(table.all_columns)} FROM {table.name} {rest}")
+        super().__init__(f"{table.all_rows.text} {rest}")
         self.table = table
 
 
@@ -136,15 +140,15 @@ class RowSigner:
 
     def check(self, connection: Any, table: SignedTable, row: Any) -> None:
         """Raises IntegrityError for a row that was not written by a holder of the state key."""
-        if not self.is_valid(table, row) and not self.is_valid_by_newer_key(connection, table, row):
+        if not self.is_valid_in(connection, table, row):
             raise IntegrityError(
                 f"{table.describe(row)} was altered in the database: nothing is done with it",
                 hint="`gusset audit verify` lists what differs from the audit log",
             )
 
-    def is_valid_by_newer_key(self, connection: Any, table: SignedTable, row: Any) -> bool:
-        """Whether a row that `connection` has read is valid by a key that another process has added."""
-        return self._reload_if_newer(connection) and self.is_valid(table, row)
+    def is_valid_in(self, connection: Any, table: SignedTable, row: Any) -> bool:
+        """`is_valid` for a row that `connection` has read, also by a key that another process has added."""
+        return self.is_valid(table, row) or (self._reload_if_newer(connection) and self.is_valid(table, row))
 
     def is_valid(self, table: SignedTable, row: Any) -> bool:
         """Whether a holder of the state key wrote this row."""
