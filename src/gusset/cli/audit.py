@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,10 +86,7 @@ def verify(app: App, checkpoints: tuple[Path, ...], public_key: Path | None, log
     with app.vault(create=False) as vault:
         report = vault.audit.verify(*checkpoints)
         unfinished = vault.root_key_rotation.unfinished
-    if report.problems:
-        raise IntegrityError(
-            "the audit log is not intact:\n" + "\n".join(report.problems), hint=_NOT_INTACT_HINT
-        )
+    _require_intact(report.problems)
     if unfinished:
         app.output.warn(unfinished)
     if not app.settings.witness_file.exists() and not checkpoints:
@@ -97,9 +94,18 @@ def verify(app: App, checkpoints: tuple[Path, ...], public_key: Path | None, log
             f"there is no witness file at {app.settings.witness_file}: "
             "a log cut short, or an older database put back, would not be noticed"
         )
+    _show_intact(app, report.records, report.checkpoints, report.head)
+
+
+def _require_intact(problems: Sequence[str]) -> None:
+    if problems:
+        raise IntegrityError("the audit log is not intact:\n" + "\n".join(problems), hint=_NOT_INTACT_HINT)
+
+
+def _show_intact(app: App, records: int, checkpoints: int, head: str) -> None:
     app.output.result(
-        {"records": report.records, "checkpoints": report.checkpoints, "head": report.head},
-        f"the audit log is intact: {report.records} records, {report.checkpoints} checkpoints",
+        {"records": records, "checkpoints": checkpoints, "head": head},
+        f"the audit log is intact: {records} records, {checkpoints} checkpoints",
     )
 
 
@@ -111,14 +117,8 @@ def _verify_on_manager(app: App, checkpoints: tuple[Path, ...]) -> None:
         )
     with _remote(app) as remote:
         report = remote.verify()
-    if report["problems"]:
-        raise IntegrityError(
-            "the audit log is not intact:\n" + "\n".join(report["problems"]), hint=_NOT_INTACT_HINT
-        )
-    app.output.result(
-        {name: report[name] for name in ("records", "checkpoints", "head")},
-        f"the audit log is intact: {report['records']} records, {report['checkpoints']} checkpoints",
-    )
+    _require_intact(report["problems"])
+    _show_intact(app, report["records"], report["checkpoints"], report["head"])
 
 
 @contextmanager

@@ -27,8 +27,8 @@ PROBE_AFTER_FAILURE = 1.0
 PROBE_TIMEOUT = 5.0
 
 
-class RefusalTimer:
-    """Has the sums of repeated refusals recorded when their windows end."""
+class _Task:
+    """Something that runs on the event loop from `start` to `stop`."""
 
     def __init__(self, vault: Vault, executors: Executors) -> None:
         self._vault = vault
@@ -36,12 +36,20 @@ class RefusalTimer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Begin. Call this on the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
-        """Sums that are left are recorded when the vault is closed."""
+        """End. Call this when no request is in flight any more."""
         if self._task is not None:
             self._task.cancel()
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+
+class RefusalTimer(_Task):
+    """Records the sums of repeated refusals when their windows end. Closing the vault records the rest."""
 
     async def _run(self) -> None:
         while True:
@@ -52,24 +60,18 @@ class RefusalTimer:
                 log.warning("The sums of refused requests could not be recorded: %s", error.message)
 
 
-class CheckpointTimer:
-    """Signs the newest audit record if it has no checkpoint, whoever wrote it: also a manager that died."""
+class CheckpointTimer(_Task):
+    """Signs the newest audit record if it has no checkpoint, whoever wrote it: also a manager that died.
 
-    def __init__(self, vault: Vault, executors: Executors) -> None:
-        self._vault = vault
-        self._executors = executors
-        self._task: asyncio.Task[None] | None = None
-        self._failed = False
+    Closing the vault signs the last one.
+    """
+
+    _failed = False
 
     def start(self) -> None:
         """Sign the head before anything is served, then go on with that."""
         self._sign()
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def stop(self) -> None:
-        """The newest record is signed when the vault is closed."""
-        if self._task is not None:
-            self._task.cancel()
+        super().start()
 
     async def _run(self) -> None:
         while True:
@@ -87,22 +89,15 @@ class CheckpointTimer:
             self._failed = True
 
 
-class ManagerReports:
+class ManagerReports(_Task):
     """Reports to the vault that this manager is alive, and finds out whether its keys can still be read."""
 
-    def __init__(self, vault: Vault, executors: Executors) -> None:
-        self._vault = vault
-        self._executors = executors
-        self._task: asyncio.Task[None] | None = None
-        self._error: GussetError | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
+    _error: GussetError | None = None
 
     def stop(self) -> None:
-        """Report no more. Called when no request is in flight."""
+        """Report no more, and remove the report."""
+        super().stop()
         if self._task is not None:
-            self._task.cancel()
             try:
                 self._vault.managers.leave()
             except GussetError as error:
@@ -128,22 +123,16 @@ class ManagerReports:
             await asyncio.sleep(REPORT_EVERY)
 
 
-class LeaseTimer:
+class LeaseTimer(_Task):
     """Has the renewals of replicas' leases and the uses of keys written in batches, reports soon."""
 
     def __init__(self, vault: Vault, executors: Executors, write_uses: Callable[[], None]) -> None:
-        self._vault = vault
-        self._executors = executors
+        super().__init__(vault, executors)
         self._write_uses = write_uses
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
-        """Write what is left. Call this when no request is in flight any more."""
-        if self._task is not None:
-            self._task.cancel()
+        """Write what is left."""
+        super().stop()
         try:
             self._vault.leases.flush()
             self._write_uses()
