@@ -77,7 +77,9 @@ def _database(settings: Settings) -> Path | None:
 
 def _root_key(settings: Settings) -> Iterator[Problem]:
     """A backup of the database should not include the root key."""
-    pending = settings.root_key_file.with_name(settings.root_key_file.name + ".new")
+    from gusset.vault.crypto.root_key_sources import pending_beside
+
+    pending = pending_beside(settings.root_key_file)
     if pending.exists():
         yield Problem(
             "a root key was written here by a rotation",

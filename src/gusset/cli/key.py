@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gusset.cli.app import App, Command, Group, pass_app
+from gusset.cli.app import App, Command, Group, check_exclusive, pass_app
 from gusset.errors import UsageError
 from gusset.secrets.value import SecretValue
 
@@ -120,8 +120,7 @@ def status(app: App) -> None:
 @pass_app
 def passphrase(app: App, remove: bool, file: Path | None) -> None:
     """Protect the root key's file by a passphrase, or by another one."""
-    if remove and file is not None:
-        raise UsageError("--remove and --file exclude each other")
+    check_exclusive(remove=remove, file=file)
     app.hold_values()
     with app.vault(create=False) as vault:
         new = None if remove else _new_passphrase(app, file)

@@ -80,8 +80,7 @@ class FileSource:
 
     @property
     def pending_file(self) -> Path:
-        path = self._path.resolve()
-        return path.with_name(path.name + ".new")
+        return pending_beside(self._path)
 
     def read(self) -> RootKey:
         return self._parsed(self._content(), self.name)
@@ -261,12 +260,18 @@ def root_key_source(settings: Settings, ask_passphrase: AskPassphrase) -> RootKe
     """The source that the settings name. Raises UsageError."""
     passphrase = Passphrase(settings.root_key_passphrase_file, ask_passphrase)
     file = settings.root_key_file
-    pending = file.with_name(file.name + ".new")
+    pending = pending_beside(file)
     if settings.root_key_command is not None:
         return CommandSource(settings.root_key_command, dict(settings.command_environ), pending)
     if settings.root_key_credential is not None:
         return CredentialSource(settings.root_key_credential, passphrase, pending_file=pending)
     return FileSource(file, passphrase)
+
+
+def pending_beside(path: Path) -> Path:
+    """Where a new root key is written first: beside the file at `path`, or what a link there leads to."""
+    path = path.resolve()
+    return path.with_name(path.name + ".new")
 
 
 def replaceable(source: RootKeySource) -> FileSource | None:

@@ -27,9 +27,7 @@ FIND_USER_BY_EMAIL = Select(USERS, "WHERE email = :email")
 LIST_TEAMS = Select(TEAMS, "ORDER BY name")
 FIND_TEAM = Select(TEAMS, "WHERE id = :id")
 LIST_MEMBERSHIPS = Select(MEMBERS, "WHERE user_id = :user")
-_LIST_TEAMS_OF_PERSON = Select(
-    TEAMS, "WHERE id IN (SELECT team_id FROM members WHERE members.user_id = :user)"
-)
+_FIND_TEAMS = Select(TEAMS, "WHERE id IN (:ids...)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,7 @@ def get_user(connection: Connection, user_id: str) -> Any:
 
 def person_from_row(connection: Connection, row: Any) -> Person:
     """A person from a row of the `users` table, with their teams."""
-    memberships = {each.team_id for each in connection.all(LIST_MEMBERSHIPS, {"user": row.id})}
-    teams = connection.all(_LIST_TEAMS_OF_PERSON, {"user": row.id}) if memberships else []
+    team_ids = [each.team_id for each in connection.all(LIST_MEMBERSHIPS, {"user": row.id})]
     return Person(
         id=row.id,
         email=row.email,
@@ -98,7 +95,7 @@ def person_from_row(connection: Connection, row: Any) -> Person:
         role=row.role,
         created_at=row.created_at,
         disabled_at=row.disabled_at,
-        teams=tuple(teams_from_rows(team for team in teams if team.id in memberships)),
+        teams=tuple(teams_from_rows(connection.all(_FIND_TEAMS, {"ids": team_ids}))),
         invited=row.password is None,
     )
 
