@@ -40,7 +40,7 @@ def test_a_server_gets_its_token_in_each_usual_way(
     served.secret("hf_access_token", TOKEN)
     launch("root", FORMS[form])
     assert served.call("token") == TOKEN.decode()
-    assert f"started with a token of {len(TOKEN)} characters: ***" in served.output
+    eventually(lambda: f"started with a token of {len(TOKEN)} characters: ***" in served.output)
     assert not leaks_in(served.output.encode(), TOKEN)
     assert httpx.get(served.address).json() == {"path": "/health"}
     assert httpx.get(f"{served.address}/v1/models/model").json() == {"path": "/ready"}
