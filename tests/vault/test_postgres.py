@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.storage import postgres_connect
 from gusset.vault.storage.postgres import Postgres
+from gusset.vault.storage.postgres_connect import ServerClock
 from gusset.vault.storage.postgres_driver import PostgresError
 from gusset.vault.storage.postgres_roles import grants
 from gusset.vault.storage.postgres_url import parse, refuse_password
@@ -578,6 +580,24 @@ def test_a_lost_connection_ends_the_wait(
         assert again.counter() > before
 
 
+# The clock
+
+
+def test_the_servers_clock_is_the_vaults(vault: Vault, server: PostgresServer, database: str) -> None:
+    now = server.run("SELECT clock_timestamp()", database=database)[0][0]
+    assert abs(datetime.fromisoformat(vault.now()) - now) < timedelta(seconds=0.5)
+
+
+def test_a_time_that_came_late_replaces_none_that_came_at_once() -> None:
+    """Where a process was paused meanwhile, the server's time is not that of the moment."""
+    clock, now = ServerClock(), time.monotonic()
+    clock.set(1_000_000_000_000_000, now)
+    clock.set(2_000_000_000_000_000, now - 10)
+    assert abs(clock.now().timestamp() - 1e9) < 1
+    clock.set(3_000_000_000_000_000, time.monotonic())
+    assert abs(clock.now().timestamp() - 3e9) < 1
+
+
 # Poolers
 
 
@@ -629,10 +649,11 @@ def test_a_session_pooler_is_accepted(pooled: str, settings: Settings) -> None:
 # Roles
 
 
-def test_a_managers_role_cannot_change_or_remove_audit_records(
+def test_a_managers_role_cannot_change_or_remove_what_only_grows(
     settings: Settings, server: PostgresServer, database: str
 ) -> None:
-    """With its grants it does all that a manager does; another role owns the tables."""
+    """Audit records, checkpoints, epochs. With its grants it does all that a manager does; another role
+    owns the tables."""
     opened(settings)
     server.run(f"CREATE ROLE manager_of_{database} LOGIN")
     for statement in grants(f"manager_of_{database}"):
@@ -644,13 +665,17 @@ def test_a_managers_role_cannot_change_or_remove_audit_records(
         vault.check_writable()
         assert shown(vault) == b"one"
         vault.secrets.writer.destroy("x", actor="alice")
+        vault.lost_records.accept(actor="alice")
         assert vault.audit.verify().problems == ()
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in (
             "UPDATE audit SET actor = 'mallory'",
             "DELETE FROM audit",
             "TRUNCATE audit",
+            "UPDATE checkpoints SET epoch = 2",
             "DELETE FROM checkpoints",
+            "UPDATE epochs SET first_seq = 1",
+            "DELETE FROM epochs",
             "DROP TABLE audit",
             "ALTER TABLE audit DISABLE TRIGGER ALL",
             "CREATE TABLE other (id int)",

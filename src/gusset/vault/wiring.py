@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -324,14 +323,15 @@ def open_vault(
     settings: Settings,
     *,
     create: bool = True,
-    clock: Clock = lambda: datetime.now(UTC),
+    clock: Clock | None = None,
     make_writer: Callable[[BatchRunner, Database], Writer] = lambda runner, _: ThreadWriter(runner),
     ask_passphrase: AskPassphrase = lambda _: None,
 ) -> Iterator[Vault]:
     """Open the vault that `settings` name. It is created on first use, unless `create` is false.
 
     `make_writer` makes the writer that all parts share; a server passes one with a `LoopWriter`.
-    `ask_passphrase` asks a person for the passphrase of the root key's file.
+    `ask_passphrase` asks a person for the passphrase of the root key's file. The clock is the
+    database's, unless one is given.
 
     Raises:
         VaultError: there is no vault, and `create` is false.
@@ -342,6 +342,7 @@ def open_vault(
         HostError, Unreachable, IntegrityError: as the database's errors are translated.
     """
     database = open_database(settings.database)
+    clock = clock or database.now
     source = root_key_source(settings, ask_passphrase)
     with closing(Store(database, None)) as unsigned:
         _prepare(database, unsigned, settings, source, create=create, clock=clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,9 @@ class Database(Dialect, Protocol):
     @property
     def file(self) -> Path | None:
         """SQLite's file; None for a database on a server."""
+
+    def now(self) -> datetime:
+        """The time by which rights and leases end: that of all processes that use the database."""
 
     def exists(self) -> bool:
         """Whether there is a database with anything in it."""

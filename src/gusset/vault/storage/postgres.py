@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from gusset.errors import HostError, IntegrityError, OutcomeUnknown, Unreachable, VaultError
-from gusset.vault.storage.postgres_connect import Connector
+from gusset.vault.storage.postgres_connect import SERVER_TIME, Connector, ServerClock
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import parse
 from gusset.vault.storage.sql import Numbered, Parameters, Statement
@@ -26,6 +27,7 @@ _EXCLUSIVE_LOCK = 0x6775_7373_6574_0002  # held while the vault is created, migr
 _LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, ())
 
 _CHANNEL = "gusset"
+_COUNTER = f"SELECT coalesce(max(seq), 0), {SERVER_TIME} FROM audit"
 _PIECE = 1000  # rows
 POLL_INTERVAL = 0.5  # seconds after which the counter is looked at without a notification
 
@@ -83,10 +85,14 @@ class Postgres:  # large: one method for each thing in which databases differ
         """Opens nothing yet. Raises UsageError."""
         address = parse(url)
         self.name = address.name
-        self._connector = Connector(address)
+        self.clock = ServerClock()
+        self._connector = Connector(address, self.clock)
 
     def connect(self, *, deadline: float | None = None, patient: bool = False) -> PostgresDriver:
         return self._connector.connect(deadline=deadline, patient=patient)
+
+    def now(self) -> datetime:
+        return self.clock.now()
 
     def is_usable(self, driver: Any) -> bool:
         """Whether a connection that was idle can be used."""
@@ -291,13 +297,16 @@ class Notifications:
     def counter(self) -> int:
         """The newest audit record's number: every change of a secret or of a right has one.
 
-        It is also what shows that the connection is alive.
+        It also shows that the connection is alive, and what time it is.
         """
+        asked_at = time.monotonic()
         try:
-            row = self._driver.execute("SELECT coalesce(max(seq), 0) FROM audit").fetchone()
+            row = self._driver.execute(_COUNTER).fetchone()
         except PostgresError as error:
             raise self._postgres.translated(error) from None
-        return int(row[0]) if row else 0
+        assert row is not None  # noqa: S101  # an aggregate
+        self._postgres.clock.set(row[1], asked_at)
+        return int(row[0])
 
     def wait(self, timeout: float = POLL_INTERVAL) -> None:
         """Return when something was committed, when `wake` was called, or after `timeout` seconds.

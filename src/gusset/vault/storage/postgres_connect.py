@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 
 from psycopg import pq
@@ -23,6 +24,9 @@ CONNECT_TIMEOUT = 4.0  # seconds for all hosts
 RETRY_INTERVAL = 0.5  # seconds between attempts while the database does not respond
 PATIENCE = 600.0  # seconds that a statement of a migration may take
 OLDEST_SERVER = 15
+
+MOST_UNCERTAIN = 0.5  # seconds: a server's time that took longer to come is not used
+SERVER_TIME = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 # Seconds. A session that is idle within a transaction, such as that of a paused process, loses the lock of
 # the chain before others give up waiting for it; and the server gives up before this process does.
@@ -70,11 +74,37 @@ class _Breaker:
         self._next_try = None
 
 
+class ServerClock:
+    """The server's clock: managers whose own clocks differ agree on what has expired. Thread-safe.
+
+    It is read when a connection is made, and whenever somebody looks for changes. In between, this
+    process's monotonic clock counts.
+    """
+
+    def __init__(self) -> None:
+        self._offset: float | None = None  # seconds from the monotonic clock to the server's time
+
+    def set(self, microseconds: int, asked_at: float) -> None:
+        """The server's time since 1970, asked for at a time of the monotonic clock and received just now."""
+        received_at = time.monotonic()
+        # This process, or the network, may have been paused in between; the next time is not far.
+        if self._offset is None or received_at - asked_at < MOST_UNCERTAIN:
+            self._offset = microseconds / 1e6 - (asked_at + received_at) / 2
+
+    def now(self) -> datetime:
+        """The server's time; this machine's before there was a connection."""
+        if self._offset is None:
+            return datetime.now(UTC)
+        return datetime.fromtimestamp(self._offset + time.monotonic(), UTC)
+
+
 class Connector:
     """Opens connections. Thread-safe."""
 
-    def __init__(self, address: PostgresAddress) -> None:
+    def __init__(self, address: PostgresAddress, clock: ServerClock) -> None:
+        """`clock` is set by each connection."""
         self.breaker = _Breaker()
+        self._clock = clock
         self._address = address
         self._first = 0  # the host that is tried first: the one that worked last
 
@@ -123,9 +153,11 @@ class Connector:
 
     def _configure(self, driver: PostgresDriver, *, patient: bool) -> None:
         """Set the session's limits, and check in the same statement what the server is."""
+        asked_at = time.monotonic()
         row = driver.execute(_configuration(patient=patient)).fetchone()
         assert row is not None  # noqa: S101  # a SELECT without FROM
-        version, encoding, process = row[:3]
+        version, encoding, process, microseconds = row[:4]
+        self._clock.set(microseconds, asked_at)
         if version < OLDEST_SERVER * 10_000:
             raise HostError(
                 f"the database is PostgreSQL {version // 10_000}, which gusset does not support",
@@ -189,7 +221,7 @@ def _configuration(*, patient: bool) -> str:
     sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
     return (
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
-        f"pg_backend_pid(), {sets}, CASE WHEN current_setting('synchronous_commit') = 'off' "
+        f"pg_backend_pid(), {SERVER_TIME}, {sets}, CASE WHEN current_setting('synchronous_commit') = 'off' "
         "THEN set_config('synchronous_commit', 'on', false) END"
     )
 

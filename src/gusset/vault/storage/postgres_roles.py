@@ -9,14 +9,14 @@ from gusset.errors import InvalidValue
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 
 # What only grows: a manager adds to it, and changes nothing.
-APPEND_ONLY = ("audit", "checkpoints")
+APPEND_ONLY = ("audit", "checkpoints", "epochs")
 
 
 def grants(role: str, schema: str = "public") -> list[str]:
     """The statements that the owner of the tables executes, after each migration.
 
     With them `role` reads and writes the vault, but cannot change or remove an audit
-    record, nor a table.
+    record, a checkpoint, an epoch or a table.
 
     Raises:
         InvalidValue: `role` or `schema` is not a plain name.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Parameters = Mapping[str, Any]
@@ -23,6 +23,9 @@ class Numbered(NamedTuple):
 
 _LIST = re.compile(r":(\w+)\.\.\.")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
+
+_MAX_LENGTHS = 100  # of lists, for which a statement is kept
+_LONGEST_PADDED = 16_384  # a longer list could be padded beyond what a database takes as parameters
 
 
 class Statement:
@@ -56,14 +59,17 @@ class Statement:
 
     def with_lists(self, parameters: Parameters) -> tuple[Statement, Parameters]:
         """The statement with a parameter for each element of its lists, and these parameters."""
-        lengths = tuple(len(parameters[name]) for name in self.lists)
+        values = dict(parameters)
+        lists = {name: _padded(values.pop(name)) for name in self.lists}
+        lengths = tuple(len(elements) for elements in lists.values())
         found = self._by_lengths.get(lengths)
         if found is None:
-            text = _LIST.sub(lambda match: _places(match, parameters), self.text)
-            found = self._by_lengths[lengths] = Statement(text)
-        values = {name: value for name, value in parameters.items() if name not in self.lists}
-        for name in self.lists:
-            values |= {f"{name}_{index}": value for index, value in enumerate(parameters[name])}
+            text = _LIST.sub(lambda match: _places(match[1], len(lists[match[1]])), self.text)
+            found = Statement(text)
+            if len(self._by_lengths) < _MAX_LENGTHS:
+                self._by_lengths[lengths] = found
+        for name, elements in lists.items():
+            values |= {f"{name}_{index}": value for index, value in enumerate(elements)}
         return found, values
 
 
@@ -71,10 +77,21 @@ def _row_type(names: Sequence[str]) -> Any:
     return namedtuple("Row", names)  # its fields are known at run time only
 
 
-def _places(match: re.Match[str], parameters: Parameters) -> str:
+def _padded(elements: Collection[Any]) -> list[Any]:
+    """The elements, the last one repeated so that few lengths occur: all up to 15, then eight per doubling.
+
+    A statement is made and prepared for each length. `IN` ignores elements that are repeated.
+    """
+    found = list(elements)
+    if len(found) <= _LONGEST_PADDED:
+        step = 1 << max(0, len(found).bit_length() - 4)
+        found += found[-1:] * (-len(found) % step)
+    return found
+
+
+def _places(name: str, length: int) -> str:
     """`:name_0, :name_1`; NULL for an empty list, which no value is in."""
-    name = match[1]
-    return ", ".join(f":{name}_{index}" for index in range(len(parameters[name]))) or "NULL"
+    return ", ".join(f":{name}_{index}" for index in range(length)) or "NULL"
 
 
 def containing_pattern(text: str) -> str:

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ class Sqlite:  # large: one method for each thing in which databases differ
         for pragma in _PRAGMAS:
             driver.execute(pragma).close()
         return driver
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     def is_usable(self, driver: Any) -> bool:
         return True  # a file ends no connection
