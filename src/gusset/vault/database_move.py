@@ -31,6 +31,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "masked_values": ("secret_id", "deployment", "form", "channel"),
     "idempotency": ("caller", "route", "key"),
     "managers": ("id",),
+    "password_attempts": ("client",),
     "audit": ("seq",),
     "checkpoints": ("seq",),
     "meta": ("key",),

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from gusset.vault.services.lost_records import LostRecords
     from gusset.vault.services.managers import Managers
     from gusset.vault.services.masked_values import MaskedValues
+    from gusset.vault.services.password_attempts import PasswordAttempts
     from gusset.vault.services.people import People
     from gusset.vault.services.root_key_rotation import RootKeyRotation
     from gusset.vault.services.sessions import Sessions
@@ -127,6 +128,12 @@ class Vault:  # large: an attribute for each service
         from gusset.vault.services.sessions import Sessions
 
         return Sessions(*self._shared)
+
+    @cached_property
+    def password_attempts(self) -> PasswordAttempts:
+        from gusset.vault.services.password_attempts import PasswordAttempts
+
+        return PasswordAttempts(self._parts.writer, self.derived_key("counts of wrong passwords"))
 
     @cached_property
     def teams(self) -> Teams:

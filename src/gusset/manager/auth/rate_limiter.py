@@ -40,6 +40,12 @@ class RateLimiter:
         with self._lock:
             self._levels[client] = (min(self._level(client, now) + 1.0, self._burst), now)
 
+    def exhaust(self, client: str, seconds: float) -> None:
+        """Let the client take nothing for that time, and then one."""
+        now = time.monotonic()
+        with self._lock:
+            self._levels[client] = (min(self._level(client, now), 1.0 - seconds * self._rate), now)
+
     def _level(self, client: str, now: float) -> float:
         level, at = self._levels.get(client, (self._burst, now))
         return min(self._burst, level + (now - at) * self._rate)

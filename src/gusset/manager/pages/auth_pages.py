@@ -12,17 +12,22 @@ from gusset.errors import (
     UsageError,
     outcome_of,
 )
+from gusset.manager.auth.attempt_limiter import AttemptLimiter
 from gusset.manager.auth.bootstrap_link import BootstrapLink
-from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text, local_url
 from gusset.manager.pages.session_tokens import known_device, sign_device
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
+from gusset.vault.services.password_attempts import Attempt, AttemptLimit
 
 HOME = "/settings/secrets"
 _WINDOW = 300.0  # seconds
 
-Limit = tuple[RateLimiter, str]  # and the client
+_BY_BROWSER = AttemptLimit(name="browser", burst=10, seconds=_WINDOW)
+_BY_ACCOUNT_AND_ADDRESS = AttemptLimit(name="account and address", burst=10, seconds=_WINDOW)
+_BY_ADDRESS = AttemptLimit(name="address", burst=50, seconds=_WINDOW)
+_BY_ACCOUNT = AttemptLimit(name="account", burst=100, seconds=_WINDOW)
+_CHANGES = AttemptLimit(name="changes", burst=10, seconds=_WINDOW)
 
 
 class AuthPages:
@@ -30,15 +35,13 @@ class AuthPages:
 
     A guesser is limited by address, and by account and address. All addresses together are
     limited by account, too. A browser that has signed in to the account before has a limit of its own.
+    All managers of a vault count together.
     """
 
     def __init__(self, bootstrap_link: BootstrapLink | None) -> None:
         self._bootstrap_link = bootstrap_link
-        self._by_browser = RateLimiter(10, _WINDOW)
-        self._by_account_and_address = RateLimiter(10, _WINDOW)
-        self._by_address = RateLimiter(50, _WINDOW)
-        self._by_account = RateLimiter(100, _WINDOW)
-        self._changes = RateLimiter(10, _WINDOW)
+        limits = (_BY_BROWSER, _BY_ACCOUNT_AND_ADDRESS, _BY_ADDRESS, _BY_ACCOUNT, _CHANGES)
+        self._limiter = AttemptLimiter(limits)
 
     # --- signing in and out
 
@@ -52,27 +55,29 @@ class AuthPages:
     def sign_in(self, request: PageRequest) -> Page | Redirect:
         """Start a session. Failures are limited, see the class."""
         email, next_url = request.form.text("email"), request.form.raw("next")
+        vault, attempts = request.vault, self._attempts(request, email)
         try:
-            # Taken before the password is verified, which is slow: attempts at the same time count, too.
-            taken = _take_all(self._limits(request, email))
-            person, session = request.vault.sessions.sign_in(
-                email, request.form.password("password"), address=request.address
+            self._limiter.take(vault.password_attempts, attempts)
+            person, session = vault.sessions.sign_in(
+                email,
+                request.form.password("password"),
+                address=request.address,
+                also=lambda transaction: vault.password_attempts.give_back(transaction, attempts),
             )
         except (NotSignedIn, TooManyAttempts) as error:
             return _sign_in_form(next_url=next_url, email=email, error=error)
-        for limiter, client in taken:
-            limiter.give_back(client)
+        self._limiter.give_back(attempts)
         return Redirect(local_url(next_url), session=session, device=_device(request, person.email))
 
-    def _limits(self, request: PageRequest, email: str) -> list[Limit]:
-        """The limits that an attempt to sign in counts for."""
+    def _attempts(self, request: PageRequest, email: str) -> list[Attempt]:
+        """What an attempt to sign in counts for."""
         account, address = _account(email), network_of(request.address)
         if device := known_device(request.device, account, _device_key(request)):
-            return [(self._by_browser, f"{device} {account}")]
+            return [Attempt(_BY_BROWSER, f"{device} {account}")]
         return [
-            (self._by_account_and_address, f"{address} {account}"),
-            (self._by_address, address),
-            (self._by_account, account),
+            Attempt(_BY_ACCOUNT_AND_ADDRESS, f"{address} {account}"),
+            Attempt(_BY_ADDRESS, address),
+            Attempt(_BY_ACCOUNT, account),
         ]
 
     def sign_out(self, request: PageRequest) -> Redirect:
@@ -133,37 +138,23 @@ class AuthPages:
 
     def change_password(self, request: PageRequest) -> Page | Redirect:
         """Change the caller's password; the current one is needed."""
-        caller, form = request.caller, request.form
+        caller, form, vault = request.caller, request.form, request.vault
+        attempts = [Attempt(_CHANGES, caller.person.id)]
         try:
-            taken = _take_all([(self._changes, caller.person.id)])
+            self._limiter.take(vault.password_attempts, attempts)
             _check_same(form.raw("new"), form.raw("again"))
-            request.vault.sessions.change_password(
+            vault.sessions.change_password(
                 caller.person,
                 form.password("current"),
                 form.password("new"),
                 keep=request.session,
                 actor=caller.actor,
+                also=lambda transaction: vault.password_attempts.give_back(transaction, attempts),
             )
         except (Denied, UsageError, TooManyAttempts) as error:
             return _account_page(error=error)
-        for limiter, client in taken:
-            limiter.give_back(client)
+        self._limiter.give_back(attempts)
         return Redirect("/settings/account", Notice("ok", "Your password was changed."))
-
-
-def _take_all(limits: list[Limit]) -> list[Limit]:
-    """Take one from each; returns them, to be given back after a success.
-
-    Raises:
-        TooManyAttempts: one of them is exhausted. Nothing is taken then.
-    """
-    for count, (limiter, client) in enumerate(limits):
-        if wait := limiter.take(client):
-            for other, each in limits[:count]:
-                other.give_back(each)
-            hint = "Wait five minutes, then try again."
-            raise TooManyAttempts("too many failed attempts", hint=hint, retry_after=wait)
-    return limits
 
 
 def _account(email: str) -> str:

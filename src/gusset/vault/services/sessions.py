@@ -6,6 +6,7 @@ Passwords are hashed and verified outside the writer: that is slow by design.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import timedelta
 from secrets import token_urlsafe
 
@@ -38,6 +39,10 @@ _LIST_ENDED = Select(SESSIONS, "WHERE expires_at < :now OR seen_at < :seen_befor
 _SET_SEEN = Statement("UPDATE sessions SET seen_at = :at WHERE hash = :hash")
 
 
+def _nothing(_: Transaction) -> None:
+    """What else is written with a session: nothing."""
+
+
 class Sessions:
     """Signs people in and out."""
 
@@ -47,9 +52,14 @@ class Sessions:
         self._clock = clock
 
     def sign_in(
-        self, email: str, password: SecretValue, *, address: str | None = None
+        self,
+        email: str,
+        password: SecretValue,
+        *,
+        address: str | None = None,
+        also: Callable[[Transaction], None] = _nothing,
     ) -> tuple[Person, SecretValue]:
-        """The person, and the token of a new session. Slow by design.
+        """The person, and the token of a new session, begun in one transaction with `also`. Slow by design.
 
         Raises:
             NotSignedIn: the e-mail address or the password is wrong, or the person is disabled.
@@ -80,6 +90,7 @@ class Sessions:
                     "seen_at": timestamp(now),
                 },
             )
+            also(transaction)
             return WriteResult(person, [AuditEvent(actor, Action.SESSION_CREATE, person.email)])
 
         target = row.email if row else "unknown"
@@ -127,9 +138,18 @@ class Sessions:
         self._writer.run(AuditEvent(actor, Action.SESSION_END, actor), write)
 
     def change_password(
-        self, person: Person, old: SecretValue, new: SecretValue, *, keep: str, actor: str
+        self,
+        person: Person,
+        old: SecretValue,
+        new: SecretValue,
+        *,
+        keep: str,
+        actor: str,
+        also: Callable[[Transaction], None] = _nothing,
     ) -> None:
         """Set a new password, and end the person's other sessions: all but that of the token `keep`.
+
+        `also` is executed in the same transaction.
 
         Raises:
             Denied: `old` is not the current password.
@@ -145,6 +165,7 @@ class Sessions:
                 raise Denied("that is not your current password")
             transaction.update(USERS, user, password=password_hash)
             end_sessions(transaction, person.id, keep=_token_hash(keep))
+            also(transaction)
             return WriteResult(None, [AuditEvent(actor, Action.PERSON_PASSWORD, person.email)])
 
         self._writer.run(AuditEvent(actor, Action.PERSON_PASSWORD, person.email), write)

@@ -55,6 +55,9 @@ class Dialect(Protocol):
     def savepoint(self, driver: Any, verb: str) -> None:
         """Execute `SAVEPOINT`, `ROLLBACK TO SAVEPOINT` or `RELEASE SAVEPOINT` for one write of a batch."""
 
+    def clock_ms(self, driver: Any) -> int:
+        """The database's time, in milliseconds since 1970: the same for all who use it."""
+
     def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
         """The rows of a SELECT within a transaction, some at a time, each time with their description."""
 

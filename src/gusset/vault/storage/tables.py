@@ -2,7 +2,7 @@
 
 Times are text (RFC 3339 in UTC with milliseconds), so that they sort and compare as text.
 Values and keys are only bytes here. Tables without signed rows are `meta`, `keyring`,
-`audit`, `checkpoints`, `replicas`, `managers` and `masked_values`; see the migrations.
+`audit`, `checkpoints`, `replicas`, `managers`, `masked_values` and `password_attempts`; see the migrations.
 """
 
 from __future__ import annotations
