@@ -288,6 +288,7 @@ def running_proxy(
     browser_rules: BrowserRules | None = None,
     caller_auth: CallerAuth | None = None,
     tls: ServerTls | None = None,
+    is_grpc: bool = False,
 ) -> Iterator[RunningProxy]:
     """A proxy in front of an application that runs `handler`; without one it responds with `OK`."""
     application = Application.start(handler or respond_with(OK))
@@ -299,6 +300,7 @@ def running_proxy(
         browser_rules=browser_rules,
         caller_auth=caller_auth,
         tls=tls,
+        is_grpc=is_grpc,
     )
     proxy.start()
     try:

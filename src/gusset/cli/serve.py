@@ -386,6 +386,7 @@ def _serve_image(app: App, package: Package, options: ServeOptions) -> int:
     if refused := [*unsupported_for_serving(package), *find_problems(package)]:
         raise ConfigInvalid(f"{package.folder} cannot be served", problems=[*package.warnings, *refused])
     deployment = ImageDeployment.from_package(package.with_callers(options.callers))
+    example = None if deployment.is_grpc else _example_input(package)
     app.output.problems(package.warnings)
     _warn_if_open(app, deployment, options)
     account = _start_account(app, options)
@@ -400,7 +401,7 @@ def _serve_image(app: App, package: Package, options: ServeOptions) -> int:
     return serve_image(
         prepare,
         options.for_supervisor(
-            app, lambda address: _print_address(app, address, deployment, options, _example_input(package))
+            app, lambda address: _print_address(app, address, deployment, options, example)
         ),
         docker_host=app.settings.docker_host,
         host_network=options.network == "host",
@@ -513,16 +514,19 @@ def _example_input(package: Package) -> str:
 
 
 def _print_address(
-    app: App, address: str, deployment: DeclaringDeployment, options: ServeOptions, example: str
+    app: App, address: str, deployment: DeclaringDeployment, options: ServeOptions, example: str | None
 ) -> None:
-    """Print the address, with a command that calls the model on its example input."""
+    """Print the address, with a command that calls the model on its example input; None: it serves gRPC."""
     name = deployment.name
     if app.output.json:
         app.output.result({"name": name, "address": address})
         sys.stdout.flush()
     else:
         key = '-H "Authorization: Api-Key $KEY" ' if deployment.callers else ""
-        call = f"curl {key}-d {shlex.quote(example)} {address}/v1/models/model:predict"
+        if example is None:
+            call = f"gRPC: {address.rpartition('/')[2]}"
+        else:
+            call = f"curl {key}-d {shlex.quote(example)} {address}/v1/models/model:predict"
         app.output.note(f"{name} is ready at {address}\n  {call}")
         if is_wildcard(options.host):
             app.output.note("it listens on all addresses of this machine")

@@ -6,7 +6,9 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
+from gusset.containers import grpc_health
 from gusset.containers.image_deployment import ImageDeployment
 from gusset.containers.proxy.upstream import probe
 from gusset.errors import ModelFailed
@@ -53,11 +55,11 @@ class HealthMonitor:
     async def _wait_ready(self) -> None:
         deployment, startup = self._deployment, self._deployment.health.startup
         started_at = time.monotonic()
-        while not _is_success(result := await self._probe(deployment.readiness)):
+        while not (result := await self._probe(deployment.readiness)).is_ready:
             if time.monotonic() - started_at > startup:
                 raise ModelFailed(
-                    f"the container was not ready after {startup:g} s: GET {deployment.readiness} "
-                    f"on its port {deployment.port} gave {result}{self._last_lines()}",
+                    f"the container was not ready after {startup:g} s: {self._name_of(deployment.readiness)} "
+                    f"on its port {deployment.port} gave {result.reason}{self._last_lines()}",
                     hint="see docker_server.server_port and readiness_endpoint, and "
                     "runtime.health_checks.startup_threshold_seconds",
                 )
@@ -71,27 +73,38 @@ class HealthMonitor:
             await asyncio.sleep(interval)
             now = time.monotonic()
             paths = {deployment.readiness, deployment.liveness}
-            succeeded = {path: _is_success(await self._probe(path)) for path in paths}
-            if succeeded[deployment.readiness]:
+            results = {path: await self._probe(path) for path in paths}
+            if results[deployment.readiness].is_ready:
                 last_ready = now
-            if succeeded[deployment.liveness] or now - started < health.restart_delay:
+            if results[deployment.liveness].is_alive or now - started < health.restart_delay:
                 last_alive = now
             is_ready = now - last_ready < health.stop_traffic
             self._set_unready(None if is_ready else "Its readiness probe fails.")
             if now - last_alive >= health.restart:
                 raise ModelFailed(f"the container was not alive for {health.restart:g} s")
 
-    async def _probe(self, path: str) -> str:
-        """The status of the response, or what went wrong, as part of a message."""
+    def _name_of(self, path: str) -> str:
+        return grpc_health.METHOD if self._deployment.is_grpc else f"GET {path}"
+
+    async def _probe(self, path: str) -> _Result:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                return str(await probe(self._connect, path))
+                if self._deployment.is_grpc:
+                    health = await grpc_health.check_health(self._connect)
+                    return _Result(health.name, is_ready=health.is_ready, is_alive=True)
+                status = await probe(self._connect, path)
+                is_success = 200 <= status < 400
+                return _Result(str(status), is_ready=is_success, is_alive=is_success)
         except TimeoutError:
-            return "no response"
+            return _Result("no response")
         except OSError as error:
-            return error.strerror or str(error) or type(error).__name__
+            return _Result(error.strerror or str(error) or type(error).__name__)
 
 
-def _is_success(result: str) -> bool:
-    """Whether a probe's result is a status from 200 to 399."""
-    return result.isdecimal() and 200 <= int(result) < 400
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a probe gave: `reason` is the status, or what went wrong, as part of a message."""
+
+    reason: str
+    is_ready: bool = False
+    is_alive: bool = False

@@ -63,7 +63,7 @@ class ImageDeployment:
 
     `command` None runs the image's own command; `memory` is in bytes. `callers`
     are the secrets that callers present, which the container does not get.
-    `downloads` are mounted into the container.
+    `downloads` are mounted into the container. With `is_grpc` its server speaks gRPC, and not HTTP/1.
     """
 
     name: str
@@ -86,6 +86,7 @@ class ImageDeployment:
     build_secrets: BuildSecretNames = field(default_factory=BuildSecretNames)
     login: RegistryLogin | None = None
     downloads: tuple[Download, ...] = ()
+    is_grpc: bool = False
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -113,6 +114,13 @@ class ImageDeployment:
             report.add(("base_image",), "a custom image needs base_image.image", "name the image that is run")
         _check_server(server, report)
         _check_health(config.runtime.health_checks, report)
+        is_grpc = config.runtime.transport.kind == "grpc"
+        if is_grpc and package.callers:
+            report.add(
+                ("runtime", "transport", "kind"),
+                "gusset does not read the metadata of gRPC calls, so it cannot check the keys of callers",
+                "leave the callers out, and check them in the server or in a proxy that speaks gRPC",
+            )
         command = _split(server.start_command, report)
         login = RegistryLogin.from_package(package, report)
         recipe = (
@@ -145,6 +153,7 @@ class ImageDeployment:
             build_secrets=BuildSecretNames.from_package(package, recipe.secrets.names),
             login=login,
             downloads=plan_downloads(package),
+            is_grpc=is_grpc,
         )
 
     def check_command(self, with_value: Collection[str]) -> None:

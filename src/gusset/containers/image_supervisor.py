@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from gusset.containers import grpc_health
 from gusset.containers.build.builder import BuildValues, build, local_name
 from gusset.containers.build.cache_key import load_key
 from gusset.containers.container_starter import ContainerOptions, ContainerStarter
@@ -86,6 +87,10 @@ def serve_image(
     tls = ServerTls.open(options.tls) if options.tls else None
     with listen(options.host, options.port) as listener, contextlib.ExitStack() as stack:
         deployment, source = stack.enter_context(prepare())
+        if deployment.is_grpc:
+            grpc_health.check_library()
+            if tls is not None:
+                tls.offer_http2()
         values = read_secrets(deployment, source, options.allow_missing)
         deployment.check_command([name for name in deployment.declared if name in values])
         login = deployment.login.read(source, options.allow_missing) if deployment.login else None
@@ -249,6 +254,7 @@ class ImageSupervisor:
             caller_auth=self._starter.caller_auth,
             browser_rules=self._browser_rules,
             hits=self._hits,
+            is_grpc=deployment.is_grpc,
         )
         await proxy.start(self._listener.dup(), tls=self._tls)
         self._listener.close()

@@ -178,8 +178,8 @@ KEYS: tuple[Key, ...] = (
     _supported("runtime.streaming_read_timeout", "seconds after which a stream without output is aborted"),
     _ignored("runtime.enable_tracing_data", "gusset records no traces"),
     _supported("runtime.enable_debug_logs", "the worker logs at level DEBUG"),
-    _supported("runtime.transport", "http or websocket"),
-    Key("runtime.transport.kind", "supported", "http or websocket; `gusset serve` refuses grpc"),
+    _supported("runtime.transport", "http, websocket or grpc"),
+    Key("runtime.transport.kind", "supported", "http or websocket; grpc for a custom image"),
     _supported("runtime.transport.ping_interval_seconds", "for websockets; 20 by default"),
     _supported("runtime.transport.ping_timeout_seconds", "for websockets; 20 by default"),
     _supported("runtime.is_websocket_endpoint", "the old form of `transport: {kind: websocket}`"),
@@ -370,12 +370,15 @@ def _unknown_key(path: tuple[Any, ...], known: list[str], problems: ProblemColle
 
 def refused_keys(data: Mapping[Any, Any]) -> list[tuple[tuple[str, ...], Key]]:
     """The keys that `gusset serve` refuses, with their paths, in a configuration of any shape."""
-    table = keys_by_path() | {_GRPC.path: _GRPC}
+    table = keys_by_path()
     refused = [
         (path, table[".".join(path)]) for path, is_set in _REFUSED_WHEN.items() if is_set(_at(data, path))
     ]
-    if data.get("docker_server") and data.get(_IMAGE_DATA.path):
-        refused.append(((_IMAGE_DATA.path,), _IMAGE_DATA))
+    if data.get("docker_server"):
+        if data.get(_IMAGE_DATA.path):
+            refused.append(((_IMAGE_DATA.path,), _IMAGE_DATA))
+    elif _at(data, path := tuple(_GRPC.path.split("."))) == "grpc":
+        refused.append((path, _GRPC))
     return refused
 
 
@@ -391,15 +394,14 @@ _IMAGE_DATA = Key(
 _GRPC = Key(
     "runtime.transport.kind",
     "refused",
-    "gusset serves http and websockets",
-    "write kind: http, if the server has such an interface",
+    "a Python model is called by http and websockets",
+    "only a custom image (docker_server) can serve gRPC",
 )
 _REFUSED_WHEN: dict[tuple[str, ...], Callable[[Any], bool]] = {
     ("bdn", "mounts"): bool,
     ("trt_llm",): lambda value: value is not None,
     ("training_checkpoints",): lambda value: _has_checkpoints(value),
     ("bis_llm",): lambda value: value is not None,
-    ("runtime", "transport", "kind"): lambda value: bool(value == "grpc"),
 }
 
 

@@ -43,6 +43,7 @@ class ServerTls:
         self._files = files
         self._current = current
         self._used = self._seen = stamp
+        self._protocols: list[str] = []  # that clients may choose, by ALPN
         self.context = current
         self.context.sni_callback = self._choose
 
@@ -55,6 +56,11 @@ class ServerTls:
         """
         stamp = _stamp(files)
         return cls(files, _load(files), stamp)
+
+    def offer_http2(self) -> None:
+        """Let clients choose HTTP/2 in the handshake. Those of gRPC insist on it."""
+        self._protocols = ["h2", "http/1.1"]
+        self._current.set_alpn_protocols(self._protocols)
 
     def refresh(self) -> None:
         """If the files have changed, use them for new connections. Cheap: call it every half second.
@@ -69,7 +75,10 @@ class ServerTls:
             return
         self._used = stamp
         try:
-            self._current = _load(self._files)
+            new = _load(self._files)
+            if self._protocols:
+                new.set_alpn_protocols(self._protocols)
+            self._current = new
         except UsageError as error:
             log.error("The certificate from before stays in use: %s", error.message)  # noqa: TRY400
         else:

@@ -8,7 +8,14 @@ import socket
 import struct
 from typing import Any
 
-from gusset.containers.proxy.http_messages import InvalidMessage, end_of_head, find_field, read_request
+from gusset.containers.proxy.http_messages import (
+    HTTP2_HEAD,
+    InvalidMessage,
+    end_of_head,
+    find_field,
+    http2_request,
+    read_request,
+)
 from gusset.containers.proxy.proxied_request import Application, ProxiedRequest
 from gusset.containers.proxy.tunnel import Tunnel
 from gusset.containers.proxy.upstream import Upstream
@@ -320,6 +327,9 @@ def _open_request(
     Raises:
         InvalidMessage: the head is invalid.
     """
+    # No web page can send gRPC: its content type takes a preflight, and HTTP/2 takes TLS with our name.
+    if application.is_grpc and head == HTTP2_HEAD:
+        return ProxiedRequest(client, application, http2_request()), None
     request, rules = read_request(head), application.browser_rules
     if rules is None:
         return ProxiedRequest(client, application, request), None

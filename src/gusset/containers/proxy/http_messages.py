@@ -245,6 +245,25 @@ def end_of_head(data: bytes | bytearray, searched: int = 0) -> int:
     return -1
 
 
+HTTP2_HEAD = b"PRI * HTTP/2.0\r\n\r\n"
+"""What HTTP/2 without TLS begins with, made to look like the head of a request (RFC 9113, 3.4)."""
+
+
+def http2_request() -> Request:
+    """The request whose head is `HTTP2_HEAD`: the rest of the connection belongs to it."""
+    return Request(
+        method=b"PRI",
+        target=b"*",
+        host=None,
+        fields=b"",
+        is_http_1_0=False,
+        close=True,
+        upgrade=True,
+        length=None,
+        body=FixedLengthBody(0),
+    )
+
+
 def read_request(head: bytes) -> Request:
     """Parse the complete head of a request.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gusset.containers.proxy.http_messages import InvalidMessage, Request, ResponseHead
+from gusset.containers.proxy.http_messages import HTTP2_HEAD, InvalidMessage, Request, ResponseHead
 from gusset.containers.proxy.tunnel import Tunnel, TunnelClient
 from gusset.containers.proxy.upstream import Connect, Upstream, open_upstream
 from gusset.runtime.browser_rules import BrowserRules
@@ -23,6 +23,7 @@ from gusset.runtime.responses import (
     TOO_MANY_WEBSOCKETS,
     Response,
     busy,
+    caller_error,
     error_body,
     not_ready,
 )
@@ -47,7 +48,8 @@ class Application:
     paths for those of a Truss model. `ready` returns None when requests may
     pass, else the reason for a 503. `caller_auth` None lets everyone in.
     `read_seconds` is how long it may be silent. `browser_rules` say which web
-    pages may send requests. `exposition` returns gusset's metrics.
+    pages may send requests. `exposition` returns gusset's metrics. With `is_grpc`
+    it speaks HTTP/2, and the proxy itself responds to everything else.
     """
 
     connect: Connect
@@ -58,6 +60,7 @@ class Application:
     limits: Limits
     browser_rules: BrowserRules | None
     exposition: Callable[[], bytes]
+    is_grpc: bool
 
 
 class RequestClient(TunnelClient, Protocol):
@@ -133,7 +136,7 @@ class ProxiedRequest:
             raise _too_large(self._application.limits.body)
         part, data = self._read_body(data) if data and not request.body.done else (b"", data)
         path, mark, query = request.target.partition(b"?")
-        if (response := _own_response(self._application, request.method, path)) is not None:
+        if (response := _own_response(self._application, request, path)) is not None:
             if idle is not None:
                 idle.close()
             self._client.respond(response)
@@ -288,6 +291,10 @@ class ProxiedRequest:
 
     def _forward(self, upstream: Upstream) -> None:
         """Send the head, and what has arrived of the body, over `upstream`."""
+        if self._application.is_grpc:
+            upstream.write(HTTP2_HEAD)
+            _enter_tunnel(self._client, self._application, upstream)
+            return
         self._phase = Phase.FORWARDING
         self.upstream = upstream
         data = self._head
@@ -321,19 +328,7 @@ class ProxiedRequest:
     def _switch_protocols(self, response: ResponseHead, first: bytes) -> None:
         upstream, self.upstream = self.upstream, None
         assert upstream is not None  # noqa: S101  # it has just passed the response on
-        if not self._client.upgrade():
-            upstream.abort()
-            self._client.respond(busy(TOO_MANY_WEBSOCKETS), close=True)
-            return
-        self._client.transport.write(response.head + b"\r\n" + first)
-        tunnel = Tunnel(
-            self._client,
-            upstream,
-            silent_seconds=self._application.read_seconds,
-            half_closed_seconds=self._application.limits.stall_seconds,
-        )
-        upstream.enter_tunnel(tunnel)
-        self._client.enter_tunnel(tunnel)
+        _enter_tunnel(self._client, self._application, upstream, response.head + b"\r\n" + first)
 
     def _fail(self, status: int, reason: str) -> None:
         """Respond in place of an application that is at fault."""
@@ -342,17 +337,45 @@ class ProxiedRequest:
         self._client.respond(Response(status, body, headers=ERROR_OF_MODEL))
 
 
+def _enter_tunnel(
+    client: RequestClient, application: Application, upstream: Upstream, first: bytes = b""
+) -> None:
+    """From now on pass bytes both ways, `first` to the client."""
+    if not client.upgrade():
+        upstream.abort()
+        client.respond(busy(TOO_MANY_WEBSOCKETS), close=True)
+        return
+    client.transport.write(first)
+    tunnel = Tunnel(
+        client,
+        upstream,
+        silent_seconds=application.read_seconds,
+        half_closed_seconds=application.limits.stall_seconds,
+    )
+    upstream.enter_tunnel(tunnel)
+    client.enter_tunnel(tunnel)
+
+
 def _too_large(limit: int) -> InvalidMessage:
     return InvalidMessage(f"The request's body is larger than {limit} bytes.", 413)
 
 
-def _own_response(application: Application, method: bytes, path: bytes) -> Response | None:
+def _own_response(application: Application, request: Request, path: bytes) -> Response | None:
     """The response to a request for gusset itself, or that the application cannot get now; else None."""
-    is_read = method in (b"GET", b"HEAD")
+    is_read = request.method in (b"GET", b"HEAD")
     if path == METRICS_PATH and is_read:
         return Response(200, application.exposition(), CONTENT_TYPE)
     if (reason := application.ready()) is None:
-        return None
+        return _own_grpc_response(application, request, path) if application.is_grpc else None
     if path == b"/" and is_read:  # alive, since this process is, but not ready
         return Response(200, b"true")
     return not_ready(reason)
+
+
+def _own_grpc_response(application: Application, request: Request, path: bytes) -> Response | None:
+    """The response to a request that is not HTTP/2, from the proxy of an application that speaks gRPC."""
+    if request.method == b"PRI":
+        return None
+    if is_open(request.method, path):
+        return Response(200, b"true")
+    return caller_error(404, "This deployment serves gRPC. Connect to this address with a gRPC client.")

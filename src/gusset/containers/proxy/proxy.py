@@ -52,6 +52,7 @@ class Proxy:
         limits: Limits | None = None,
         browser_rules: BrowserRules | None = None,
         hits: Callable[[], Mapping[Hit, int]] = dict,
+        is_grpc: bool = False,
     ) -> None:
         """`connect` returns a connected non-blocking TCP socket to the application.
 
@@ -59,7 +60,8 @@ class Proxy:
         With `caller_auth` only callers may send requests; the application does not
         get their keys. `read_seconds` is how long the application may be silent.
         `browser_rules` say which web pages may send requests. `hits` says how often
-        values were masked, for gusset's metrics.
+        values were masked, for gusset's metrics. With `is_grpc` the application speaks
+        gRPC: connections with HTTP/2 are passed on whole.
         """
         self._hits = hits
         self._application = Application(
@@ -71,6 +73,7 @@ class Proxy:
             limits=limits or Limits(),
             browser_rules=browser_rules,
             exposition=self._exposition,
+            is_grpc=is_grpc,
         )
         # Each client connection may need a second descriptor, for its connection to the application.
         self.connections = OpenConnections(most_connections() // 2, on_sweep=self._on_sweep)
