@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT = 10.0  # seconds for a response
+KEPT_SECONDS = 30.0  # that a connection stays open for the next request: longer than between two renewals
 _LONGEST_PAUSE = 300.0  # seconds that a manager can ask for with Retry-After
 _MAX_MESSAGE = 2000  # characters of the manager's message that are repeated
 
@@ -103,7 +104,10 @@ class ManagerClient:
             import httpx  # most commands need none of this
 
             logging.getLogger("httpx").setLevel(logging.WARNING)
-            self._http[url] = httpx.Client(base_url=url, timeout=TIMEOUT, follow_redirects=False)
+            limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
+            self._http[url] = httpx.Client(
+                base_url=url, timeout=TIMEOUT, follow_redirects=False, limits=limits
+            )
         return self._http[url]
 
     def auth_headers(self) -> dict[str, str]:

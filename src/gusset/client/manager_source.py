@@ -116,6 +116,8 @@ class ManagerSource:
                     for event in self._events(self._closer):
                         self._clear_error()
                         backoff.reset()
+                        if event["event"] != "beat":
+                            self._lease.report_again()
                         if event["event"] == "changed":
                             yield
                 except NotSignedIn as error:

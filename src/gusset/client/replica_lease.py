@@ -32,6 +32,7 @@ class ReplicaLease:
         self._replica: str | None = None
         self._session_key: str | None = None
         self._versions: Mapping[str, int] = {}
+        self._reported: Mapping[str, Any] | None = None  # what the manager knows
         self._changed = threading.Event()  # something is to be reported now
         self._ended = False
         self._lost = Backoff(_RETRY, _LONGEST_RETRY)
@@ -45,9 +46,14 @@ class ReplicaLease:
     def on_fetched(self, response: Mapping[str, Any]) -> None:
         """Hold the lease that a fetch returned, and the versions of its values."""
         self._replica = response.get("replica")  # a manager of an older gusset has no leases
-        self._session_key = response.get("session_key") or self._session_key
+        if response.get("session_key"):  # a new lease
+            self._session_key, self._reported = response["session_key"], None
         self._versions = {name: secret["version"] for name, secret in response["secrets"].items()}
         self._changed.set()
+
+    def report_again(self) -> None:
+        """Report everything with the next renewal: the manager may have lost the last report."""
+        self._reported = None
 
     @property
     def versions(self) -> Mapping[str, int]:
@@ -80,7 +86,10 @@ class ReplicaLease:
     def _renew(self) -> float:
         """Renew the lease; returns after how many seconds to do so again."""
         try:
-            self._report({"host": socket.gethostname()[:253], "versions": self._versions})
+            report = {"host": socket.gethostname()[:253], "versions": self._versions}
+            known, self._reported = self._reported, None
+            self._report(None if report == known else report)
+            self._reported = report
         except (NotSignedIn, Unreachable):
             return random.uniform(0.5, 1.0) * _RETRY  # noqa: S311  # the source says what is wrong
         except (NotFound, Conflict, Denied) as error:
@@ -95,7 +104,8 @@ class ReplicaLease:
         self._lost.reset()
         return random.uniform(_SHORTEST, _LONGEST)  # noqa: S311
 
-    def _report(self, report: Mapping[str, Any]) -> None:
+    def _report(self, report: Mapping[str, Any] | None) -> None:
+        """Renew the lease; None reports nothing new."""
         if self._replica is not None and self._session_key is not None:
             path = f"/v1/deployment/replicas/{self._replica}"
             self._client.request("PUT", path, report, headers=self.headers)

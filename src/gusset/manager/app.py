@@ -23,6 +23,7 @@ from gusset.manager.housekeeping import CheckpointTimer, LeaseTimer, ManagerRepo
 from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
+from gusset.manager.live.renewals import Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
 from gusset.manager.middleware import SECURITY_HEADERS, Metrics, Middleware
 from gusset.manager.pages.pages import Pages
@@ -120,6 +121,7 @@ def make_manager(
         Starlette(routes=routes, exception_handlers=exception_handlers),
         metrics,
         streams=streams,
+        renewals=Renewals(authenticator, vault.leases),
         proxies=proxies,
         scheme=scheme,
         refuse_form=pages.refuse_form,

@@ -22,6 +22,8 @@ from starlette.responses import Response as StarletteResponse
 from gusset.errors import GussetError
 from gusset.manager.api import schemas
 from gusset.manager.api.router import Api, Route, Router, error_response, http_error, json_response
+from gusset.manager.live.delivery import REPLICAS
+from gusset.manager.live.renewals import RENEWED, Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
 from gusset.runtime.asgi import AsgiApp, AsgiSender, make_scope, run_asgi
 from gusset.runtime.exchange import Exchange
@@ -123,6 +125,7 @@ class Middleware:
         metrics: Metrics,
         *,
         streams: ChangeStreams,
+        renewals: Renewals,
         proxies: TrustedProxies,
         scheme: str,
         refuse_form: Callable[[Request, HTTPException], StarletteResponse],
@@ -133,6 +136,7 @@ class Middleware:
         self._app = app
         self._metrics = metrics
         self._streams = streams
+        self._renewals = renewals
         self._proxies = proxies
         self._scheme = scheme
         self._refuse_form = refuse_form
@@ -140,6 +144,9 @@ class Middleware:
 
     def __call__(self, exchange: Exchange) -> None:
         """Handle one request."""
+        if self._renewals.renew(exchange):
+            self._respond(exchange, REPLICAS, RENEWED)
+            return
         path = path_of(exchange)
         route = self._router.find(path, exchange.method.decode("ascii"))
         if route is None and path == CHANGES and exchange.method == b"GET":

@@ -213,7 +213,7 @@ class RequestParser:
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
             skips = self.rules.skips_body
-            if self.refusal is None and skips is not None and skips(exchange):
+            if self.refusal is None and skips is not None and length != b"0" and skips(exchange):
                 exchange.keep_alive = False
                 exchange.counted_bytes = self.memory.finish()
                 exchange.began = time.perf_counter()

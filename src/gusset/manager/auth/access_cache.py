@@ -43,15 +43,20 @@ class AccessCache:
 
     def refresh(self) -> None:
         """Empty the cache if access changed. Checks after each commit here, else every `POLL` seconds."""
-        now, commits = time.monotonic(), self._vault.commits()
-        if commits == self._commits and now < self._next_poll:
+        if self.is_current:
             return
+        now, commits = time.monotonic(), self._vault.commits()
         generation = self._poller.generation()  # may let other requests run: they must look for themselves
         self._commits, self._next_poll = commits, now + POLL
         if generation != self._generation or len(self._keys) > MAX_KEYS:
             self._generation = generation
             self._keys.clear()
             self._declared.clear()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `refresh` would have nothing to do."""
+        return self._vault.commits() == self._commits and time.monotonic() < self._next_poll
 
     def get(self, hashed: bytes) -> KnownKey | None:
         """The key with this hash, unless it has expired since."""

@@ -21,6 +21,7 @@ from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
 from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, KeyInfo, key_hash
+from gusset.vault.services.deployments import Grant
 from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
@@ -140,6 +141,24 @@ class Authenticator:
         except (Unreachable, HostError):
             return True  # not known; handling the request fails with the same error
         return True
+
+    def known_grant(self, authorization: str) -> Grant | None:
+        """The grant of a deployment's token, if that can be given without reading or recording anything.
+
+        None says nothing about the token: authenticate it.
+        """
+        if not self._cache.is_current:
+            return None
+        try:
+            known = self._cache.get(key_hash(bearer(authorization)))
+        except NotSignedIn:
+            return None
+        if known is None or known.grant is None:
+            return None
+        if self._requests_of_key and self._requests_of_key.take(known.info.prefix):
+            return None
+        self._record_use(known.info)
+        return known.grant
 
     def _authenticate(self, request: AuthRequest) -> KnownKey:
         self._cache.refresh()

@@ -21,6 +21,7 @@ from gusset.vault.storage.connection import Transaction
 
 MASKED_REPORTS = 120  # a minute, of one token: each is an audit record
 SESSION_HEADER = "gusset-session"
+REPLICAS = "/v1/deployment/replicas/{id}"
 
 
 def keys_of(grant: Grant) -> Keys:
@@ -141,7 +142,7 @@ class Delivery:
         return [
             operation("GET", base, get_current_deployment, None),
             operation("POST", base + "/secrets", self.read_secrets, None),
-            operation("PUT", base + "/replicas/{id}", self.renew_lease, None),
+            operation("PUT", REPLICAS, self.renew_lease, None),
             operation("POST", base + "/masked", self.report_masked, None),
             operation("DELETE", base + "/token", revoke_own_token, None),
         ]

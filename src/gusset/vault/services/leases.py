@@ -107,7 +107,7 @@ class LeaseReport:
 class Lease:
     """The state of one lease. `reported_at` is the time of the last report that changed anything.
 
-    Only `seen_at` is ever changed; for everything else there is a new object.
+    Only `seen_at` and `session_key` are ever changed; for everything else there is a new object.
     """
 
     id: str
@@ -118,6 +118,7 @@ class Lease:
     seen_at: str
     reported_at: str | None = None
     stopped_at: str | None = None
+    session_key: bytes = field(default=b"", repr=False)  # with which it was renewed here
 
     @classmethod
     def from_row(cls, row: Any) -> Lease:
@@ -228,9 +229,10 @@ class Leases:
         lease = self._find(holder, lease_id)
         if lease is None or lease.stopped_at is not None:
             raise NotFound("there is no such replica", hint="fetch the secrets again to become one")
-        expected = self.session_key_of(holder, lease_id)
-        if not hmac.compare_digest(session_key.encode("utf-8", "replace"), expected.encode()):
+        given = session_key.encode("utf-8", "replace")
+        if not hmac.compare_digest(given, self.session_key_of(holder, lease_id).encode()):
             raise Denied("that is not this replica's session key")
+        lease.session_key = given
         at, changed = timestamp(self._clock()), report.differs_from(lease)
         if changed:
             new = replace(
@@ -247,6 +249,22 @@ class Leases:
             lease.seen_at = at
             self._renewed[lease_id] = lease
             (self._reported if changed else self._unwritten).add(lease_id)
+
+    def renew_again(self, holder: LeaseHolder, lease_id: str, session_key: bytes) -> bool:
+        """Renew a lease as it was renewed here before, without reading the database.
+
+        Returns whether that was possible: otherwise call `renew`.
+        """
+        lease = self._renewed.get(lease_id)
+        if lease is None or lease.stopped_at is not None or lease.deployment_id != holder.deployment_id:
+            return False
+        if not lease.session_key or not hmac.compare_digest(session_key, lease.session_key):
+            return False
+        with self._lock:
+            lease.seen_at = timestamp(self._clock())
+            self._renewed[lease_id] = lease
+            self._unwritten.add(lease_id)
+        return True
 
     def _find(self, holder: LeaseHolder, lease_id: str) -> Lease | None:
         lease = self._renewed.get(lease_id)

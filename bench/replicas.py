@@ -1,0 +1,86 @@
+"""Replicas as the manager sees them: clients of the protocol, thousands of them in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+
+import httpx
+
+OF_ONE_DEPLOYMENT = 500
+_HEAD = "Host: 127.0.0.1:8700\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nUser-Agent: python-httpx/0.28\r\n"  # as httpx sends it
+RENEW_SECONDS = (6.5, 7.8)  # as gusset's own client
+
+
+class Replica:
+    """A stream of changes, a connection for requests, and a lease that is renewed."""
+
+    def __init__(self, port: int, token: str, *, on_fetched: Callable[[], object] = lambda: None) -> None:
+        """`on_fetched` is called each time that it has fetched the values."""
+        self._port = port
+        self._head = _HEAD + f"Authorization: Bearer {token}\r\n"
+        self._on_fetched = on_fetched
+        self._session = ""
+        self._replica = ""
+        self._versions: dict[str, int] = {}
+        self._lock = asyncio.Lock()  # one request at a time
+        self.fetches = self.renewals = self.events = 0
+
+    async def open(self) -> None:
+        """Fetch the values, begin the lease, and open the stream."""
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        await self._fetch()
+        await self.renew({"host": "bench", "versions": self._versions})
+        self._stream, self._stream_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._stream_writer.write(f"GET /v1/deployment/changes HTTP/1.1\r\n{self._head}\r\n".encode())
+        await self._stream.readuntil(b"\r\n\r\n")
+
+    async def follow(self) -> None:
+        """Fetch the values after each change."""
+        async for line in self._stream:
+            if b'"event"' in line:
+                self.events += 1
+            if b'"changed"' in line:
+                await self._fetch()
+                self._on_fetched()
+
+    async def keep_lease(self) -> None:
+        """Renew the lease again and again."""
+        await asyncio.sleep(random.uniform(0, RENEW_SECONDS[1]))
+        while True:
+            await self.renew()
+            await asyncio.sleep(random.uniform(*RENEW_SECONDS))
+
+    async def _fetch(self) -> None:
+        data = json.loads(await self._request("POST", "/v1/deployment/secrets", b"{}"))
+        self._session, self._replica = data["session_key"] or self._session, data["replica"]
+        self._versions = {name: each["version"] for name, each in data["secrets"].items()}
+        self.fetches += 1
+
+    async def renew(self, report: dict[str, object] | None = None) -> None:
+        """Renew the lease, with what has changed."""
+        path = f"/v1/deployment/replicas/{self._replica}"
+        await self._request("PUT", path, json.dumps(report).encode() if report else b"")
+        self.renewals += 1
+
+    async def _request(self, method: str, path: str, body: bytes) -> bytes:
+        session = f"Gusset-Session: {self._session}\r\n" if self._session else ""
+        head = f"{method} {path} HTTP/1.1\r\n{self._head}{session}Content-Length: {len(body)}\r\n\r\n"
+        async with self._lock:
+            self._writer.write(head.encode() + body)
+            response = await self._reader.readuntil(b"\r\n\r\n")
+            assert response.startswith(b"HTTP/1.1 200"), response
+            length = int(response.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            return await self._reader.readexactly(length)
+
+
+def deployment_tokens(admin: httpx.Client, replicas: int, secrets: list[str]) -> list[str]:
+    """A token for each replica: of deployments with `OF_ONE_DEPLOYMENT` replicas each."""
+    tokens: list[str] = []
+    for number in range(-(-replicas // OF_ONE_DEPLOYMENT)):
+        body = {"name": f"bench-{number}", "secrets": secrets}
+        made = admin.post("/v1/deployments", json=body).raise_for_status().json()
+        tokens += [made["token"]] * OF_ONE_DEPLOYMENT
+    return tokens[:replicas]

@@ -1,0 +1,41 @@
+"""The short path of a replica that renews its lease and has nothing to report.
+
+Those are nearly all requests of a manager at rest: each replica sends one every few seconds.
+"""
+
+from __future__ import annotations
+
+from gusset.manager.api import schemas
+from gusset.manager.api.router import json_response
+from gusset.manager.auth.authenticator import Authenticator
+from gusset.manager.live.delivery import REPLICAS, SESSION_HEADER
+from gusset.runtime.exchange import Exchange
+from gusset.vault.services.leases import Leases
+
+RENEWED = json_response(200, schemas.Empty())
+
+_PREFIX = REPLICAS.removesuffix("{id}").encode()
+_SESSION = SESSION_HEADER.encode()
+
+
+class Renewals:
+    """Renews leases from what is in memory. Other requests take the path of every operation."""
+
+    def __init__(self, authenticator: Authenticator, leases: Leases) -> None:
+        self._authenticator = authenticator
+        self._leases = leases
+
+    def renew(self, exchange: Exchange) -> bool:
+        """Whether the request has renewed a lease, so that the response is `RENEWED`.
+
+        False without any effect: the request reports something, is not valid, or that is not known
+        without reading the database.
+        """
+        if exchange.method != b"PUT" or exchange.body not in (b"", b"{}"):
+            return False
+        path, session = exchange.path, exchange.header(_SESSION)
+        if session is None or not path.startswith(_PREFIX):
+            return False
+        grant = self._authenticator.known_grant((exchange.header(b"authorization") or b"").decode("latin-1"))
+        lease = path[len(_PREFIX) :].decode("latin-1")
+        return grant is not None and self._leases.renew_again(grant, lease, session)
