@@ -203,6 +203,14 @@ def test_a_folder_with_files_is_not_overwritten(gusset: Cli, tmp_path: Path) -> 
     assert b"is not empty" in done.stderr
 
 
+def test_a_requirement_that_is_left_out_is_named(gusset: Cli, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", requirements_file="pyproject.toml")
+    (folder / "pyproject.toml").write_text("[project]\nname = 'm'\ndependencies = ['not a requirement!']\n")
+    done = gusset("build", str(folder), "--context-only", str(tmp_path / "new"))
+    assert b"warning: " in done.stderr
+    assert b"an entry of project.dependencies in pyproject.toml is left out" in done.stderr
+
+
 def test_push_needs_a_name(gusset: Cli, tmp_path: Path) -> None:
     done = gusset("build", str(write_folder(tmp_path / "model")), "--push", status=2)
     assert b"--tag" in done.stderr

@@ -18,7 +18,7 @@ from gusset.cli.account import Account
 from gusset.cli.app import App, Command, check_exclusive, pass_app
 from gusset.cli.needs_linux import require_linux
 from gusset.cli.scan import print_notes
-from gusset.errors import ConfigInvalid, Denied, HostError, UsageError
+from gusset.errors import ConfigInvalid, Denied, HostError, Problem, UsageError
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def build(
     from gusset.containers.build.context import dangling_links
 
     job = _read_job(app, folder)
-    app.output.problems([*job.package.warnings, *dangling_links(job.plan(""))])
+    app.output.problems([*job.package.warnings, *job.warnings, *dangling_links(job.plan(""))])
     if context_only:
         _write_context(app, job, context_only)
         return
@@ -116,13 +116,17 @@ def _tag(tags: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """A checked folder and what is built from it. `values` are logins that URLs had, by what they are for."""
+    """A checked folder and what is built from it. `values` are logins that URLs had, by what they are for.
+
+    `warnings` are those of the requirements.
+    """
 
     package: Package
     recipe: ImageRecipe | ModelRecipe
     secrets: BuildSecretNames
     login: RegistryLogin | None
     values: dict[str, SecretValue]
+    warnings: Sequence[Problem] = ()
 
     def plan(self, user: str) -> BuildPlan:
         """The plan, on a base image that runs as `user`."""
@@ -177,9 +181,9 @@ def _model_job(app: App, package: Package) -> _Job:
 
     report = package.problem_collector()
     request = read_request(package)
-    problems = [*find_problems(package), *(p for p in request.requirements.problems if not p.warning)]
-    if problems:
-        raise ConfigInvalid(f"{package.folder} cannot be built", problems=problems)
+    found = [*find_problems(package), *request.requirements.problems]
+    if any(not problem.warning for problem in found):
+        raise ConfigInvalid(f"{package.folder} cannot be built", problems=found)
     environ = child_environment()
     settings = _index_settings(environ)
     for url in Installation.unreachable(settings):
@@ -187,14 +191,15 @@ def _model_job(app: App, package: Package) -> _Job:
     installation = Installation.make(request, settings, environ, extras_of(plan_downloads(package)))
     recipe = ModelRecipe.from_package(package, request, installation, report)
     login = RegistryLogin.from_package(package, report)
-    if found := report.sorted():
-        raise ConfigInvalid(f"{package.folder} cannot be built", problems=found)
+    if faults := report.sorted():
+        raise ConfigInvalid(f"{package.folder} cannot be built", problems=faults)
     return _Job(
         package=package,
         recipe=recipe,
         secrets=BuildSecretNames.from_package(package, recipe.secrets.names),
         login=login,
         values=installation.login_values(),
+        warnings=found,
     )
 
 
