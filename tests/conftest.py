@@ -46,6 +46,7 @@ STARTS_SERVERS = (
     "containers/test_proxy_limits.py",
     "environments/",
     "examples/",
+    "faults/",
     "manager/",
     "serving/",
     "vault/test_postgres.py",

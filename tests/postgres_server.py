@@ -61,15 +61,34 @@ class PostgresServer:
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator[PostgresServer]:
+    def running(cls, **settings: str) -> Iterator[PostgresServer]:
         """A new server in a folder of its own, which is removed with it."""
         with tempfile.TemporaryDirectory(prefix="gusset-postgres-") as folder:
-            server = cls(Path(folder))
+            server = cls(Path(folder), SETTINGS | settings)
             server.create()
             try:
                 yield server
             finally:
                 server.stop(signal.SIGQUIT)
+
+    @contextmanager
+    def standby(self) -> Iterator[PostgresServer]:
+        """A copy of this server that follows it, and accepts reads. This server is restarted for it."""
+        with tempfile.TemporaryDirectory(prefix="gusset-postgres-") as folder:
+            other = PostgresServer(Path(folder), self._settings)
+            self.stop()
+            shutil.copytree(self.data, other.data)
+            self.start()
+            (other.data / "standby.signal").touch()
+            for path in [other.folder, *other.folder.rglob("*")]:
+                if self._account is not None:
+                    os.chown(path, self._account.pw_uid, self._account.pw_gid)
+            source = f"host=127.0.0.1 port={self.port} user=postgres application_name=standby"
+            try:
+                other.start(primary_conninfo=source)
+                yield other
+            finally:
+                other.stop(signal.SIGQUIT)
 
     def _reachable_binaries(self) -> Path:
         """The binaries, or a copy of them where the other account cannot reach the folder."""
@@ -135,6 +154,11 @@ class PostgresServer:
             deadline = time.monotonic() + 10
             while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
                 time.sleep(0.02)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process runs; after a failure it may have ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

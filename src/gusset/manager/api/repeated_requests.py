@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.errors import Conflict, RequestMismatch, UsageError
+from gusset.errors import Conflict, GussetError, RequestMismatch, UsageError
 from gusset.manager.api.operations import Operation
 from gusset.manager.auth.callers import Caller, PersonCaller
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response
 from gusset.vault.services.idempotency import AlreadyExecuted, Executed, RequestId
 from gusset.vault.wiring import Vault
+
+log = logging.getLogger("gusset.manager")
 
 MAX_KEY = 200  # characters
 IN_FLIGHT = 60.0  # seconds after which a response that is not there will not come
@@ -57,7 +60,8 @@ class RepeatableRequest:
         Raises:
             RequestMismatch: another request had the key.
             Conflict: the other one is in flight, or its response cannot be shown again.
-            GussetError: as `execute` raises it. Nothing is remembered then.
+            GussetError: as `execute` raises it. Nothing is remembered then. A response that cannot be
+                kept is no error: the request was executed.
         """
         known = self.vault.idempotency.find(self.request, self.digest)
         if known is not None:
@@ -67,7 +71,10 @@ class RepeatableRequest:
             response = execute(self.vault.with_writer(once))
         except AlreadyExecuted as error:
             return replayed(self._earlier(error.executed))
-        self.vault.idempotency.keep_response(self.request, _storable(response.body))
+        try:
+            self.vault.idempotency.keep_response(self.request, _storable(response.body))
+        except GussetError as error:  # an error would claim that nothing was written
+            log.warning("The response of a request with an Idempotency-Key is not kept: %s", error.message)
         return response
 
     def _earlier(self, executed: Executed) -> Any:

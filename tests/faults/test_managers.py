@@ -3,67 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import Cli
-from tests.manager.conftest import ADMIN, PASSWORD, Manager
+from tests.faults.conftest import LIMIT, Starter, put, recovers, timed
 from tests.postgres_server import PostgresServer
 
-LIMIT = 5.0  # seconds within which every request ends
-RECOVERY = 10.0  # seconds until all is well again
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer.running() as running:
-        yield running
-
-
-@pytest.fixture
-def gusset(gusset: Cli, server: PostgresServer) -> Cli:
-    gusset.environ["GUSSET_DATABASE"] = server.url(server.new_database())
-    return gusset
-
-
-@pytest.fixture
-def api_key(gusset: Cli) -> str:
-    done = gusset("manager", "init", "--email", ADMIN, "--output", "json", input=PASSWORD)
-    key: str = json.loads(done.stdout)["api_key"]
-    return key
-
-
-@pytest.fixture
-def start(gusset: Cli, api_key: str, tmp_path: Path) -> Iterator[Callable[[str], Manager]]:
-    """Starts managers with homes of their own, the same database and the same root key."""
-    managers: list[Manager] = []
-
-    def starting(name: str) -> Manager:
-        home, folder = tmp_path / name, tmp_path / f"{name}-log"
-        home.mkdir(mode=0o700)
-        folder.mkdir()
-        shutil.copy(gusset.home / "root.key", home / "root.key")
-        own = Cli(home, gusset.environ | {"GUSSET_HOME": str(home)})
-        managers.append(Manager(own, api_key, folder))
-        return managers[-1]
-
-    yield starting
-    for manager in managers:
-        assert manager.stop() == 0
-        assert b"A bug in gusset" not in manager.log.read_bytes(), manager.log.read_text()
-
-
-def put(client: httpx.Client, name: str, value: str = "value") -> httpx.Response:
-    return client.post("/v1/secrets", json={"name": name, "value": value})
-
-
-def test_two_managers_share_a_vault(start: Callable[[str], Manager]) -> None:
+def test_two_managers_share_a_vault(start: Starter) -> None:
     """What one writes the other has, also when both write at once; the log is whole."""
     with start("one").client() as one, start("two").client() as two:
         failures: list[str] = []
@@ -88,7 +39,7 @@ def test_two_managers_share_a_vault(start: Callable[[str], Manager]) -> None:
 
 
 def test_a_revoked_token_is_refused_by_the_other_manager_within_a_second(
-    start: Callable[[str], Manager],
+    start: Starter,
 ) -> None:
     first, second = start("one"), start("two")
     with first.client() as one:
@@ -102,23 +53,7 @@ def test_a_revoked_token_is_refused_by_the_other_manager_within_a_second(
             assert other.post("/v1/deployment/secrets", json={}).status_code == 401
 
 
-def timed(request: Callable[[], httpx.Response]) -> httpx.Response:
-    began = time.monotonic()
-    response = request()
-    assert time.monotonic() - began < LIMIT
-    return response
-
-
-def recovers(client: httpx.Client) -> None:
-    deadline = time.monotonic() + RECOVERY
-    while put(client, "after").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def test_requests_end_in_time_while_the_database_is_stopped(
-    start: Callable[[str], Manager], server: PostgresServer
-) -> None:
+def test_requests_end_in_time_while_the_database_is_stopped(start: Starter, server: PostgresServer) -> None:
     """503, and all is well again by itself."""
     with start("one").client() as one:
         assert put(one, "x").status_code == 200
@@ -135,9 +70,7 @@ def test_requests_end_in_time_while_the_database_is_stopped(
 
 
 @pytest.mark.slow
-def test_requests_end_in_time_while_the_database_is_silent(
-    start: Callable[[str], Manager], server: PostgresServer
-) -> None:
+def test_requests_end_in_time_while_the_database_is_silent(start: Starter, server: PostgresServer) -> None:
     """Twenty at the same moment: none waits for the others."""
     with start("one").client() as one:
         assert put(one, "x").status_code == 200
@@ -161,9 +94,7 @@ def test_requests_end_in_time_while_the_database_is_silent(
         recovers(one)
 
 
-def test_a_manager_that_starts_before_its_database_waits(
-    start: Callable[[str], Manager], server: PostgresServer
-) -> None:
+def test_a_manager_that_starts_before_its_database_waits(start: Starter, server: PostgresServer) -> None:
     server.stop()
     timer = threading.Timer(2.0, server.start)
     timer.start()
@@ -174,7 +105,7 @@ def test_a_manager_that_starts_before_its_database_waits(
         timer.join()
 
 
-def test_a_change_wakes_the_streams_of_the_other_manager(start: Callable[[str], Manager]) -> None:
+def test_a_change_wakes_the_streams_of_the_other_manager(start: Starter) -> None:
     """Within a second, also without the notification."""
     first, second = start("one"), start("two")
     with first.client() as one:
