@@ -8,9 +8,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.faults.conftest import database, gusset, put, server, set_up, start  # noqa: F401  # fixtures
 from tests.manager.conftest import Manager
 from tests.manager.test_pages import Visitor
-from tests.manager.test_postgres import api_key, gusset, put, server, start  # noqa: F401  # fixtures
 from tests.postgres_server import PostgresServer
 
 Start = Callable[[str], Manager]
