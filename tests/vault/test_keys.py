@@ -218,6 +218,8 @@ def test_a_keyring_without_a_manifest_is_refused(filled: Settings, sql: Sql) -> 
     sql("UPDATE alembic_version SET version_num = '0003'")
     sql("DROP TABLE managers")
     sql("DROP TABLE epochs")
+    sql("DROP TABLE secret_overlaps")
+    sql("ALTER TABLE replicas DROP COLUMN delivered")
     sql("ALTER TABLE checkpoints DROP COLUMN epoch")
     sql("ALTER TABLE checkpoints DROP COLUMN signing_key")
     sql("ALTER TABLE checkpoints DROP COLUMN keyring")

@@ -19,7 +19,13 @@ from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.executors import Executors
-from gusset.manager.housekeeping import CheckpointTimer, LeaseTimer, ManagerReports, RefusalTimer
+from gusset.manager.housekeeping import (
+    CheckpointTimer,
+    LeaseTimer,
+    ManagerReports,
+    OverlapTimer,
+    RefusalTimer,
+)
 from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
@@ -45,6 +51,7 @@ class Manager:
     reports: ManagerReports
     integrity: IntegrityWatch
     lease_timer: LeaseTimer
+    overlap_timer: OverlapTimer
     executors: Executors
     cache: AccessCache
 
@@ -56,6 +63,7 @@ class Manager:
         self.reports.start()
         self.integrity.start()
         self.lease_timer.start()
+        self.overlap_timer.start()
 
     def end_streams(self) -> None:
         """End the streams of changes, which would never end by themselves, and accept no more."""
@@ -69,6 +77,7 @@ class Manager:
         self.checkpoint_timer.stop()
         self.integrity.stop()
         self.lease_timer.stop()
+        self.overlap_timer.stop()
         self.executors.close()
         self.cache.close()
 
@@ -135,6 +144,7 @@ def make_manager(
         reports=reports,
         integrity=integrity,
         lease_timer=LeaseTimer(vault, executors, authenticator.write_uses),
+        overlap_timer=OverlapTimer(vault, executors, change_feed.notify),
         executors=executors,
         cache=cache,
     )

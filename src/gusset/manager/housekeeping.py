@@ -22,6 +22,7 @@ _SIGN_AFTER_FAILURE = 1.0
 REPORT_EVERY = 5.0
 RENEWALS_EVERY = 5.0  # seconds at most, of leases
 REPLICA_REPORTS_EVERY = 0.25  # seconds
+OVERLAPS_EVERY = 0.5  # seconds
 PROBE_EVERY = 5.0  # seconds that a good probe holds; strangers may ask, and each probe is a write
 PROBE_AFTER_FAILURE = 1.0
 PROBE_TIMEOUT = 5.0
@@ -158,6 +159,23 @@ class LeaseTimer(_Task):
                 await self._executors.run(self._write_uses)
         except GussetError as error:
             log.warning("The leases of replicas could not be written: %s", error.message)
+
+
+class OverlapTimer(_Task):
+    """Ends overlaps in time; replicas notice it as a change."""
+
+    def __init__(self, vault: Vault, executors: Executors, on_write: Callable[[], None]) -> None:
+        super().__init__(vault, executors)
+        self._on_write = on_write
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(OVERLAPS_EVERY)
+            try:
+                if await self._executors.run(self._vault.overlaps.end_due):
+                    self._on_write()
+            except GussetError as error:  # delivery compares the time itself
+                log.warning("The overlaps that are over could not be ended: %s", error.message)
 
 
 class WriteProbe:

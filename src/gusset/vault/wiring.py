@@ -53,9 +53,11 @@ if TYPE_CHECKING:
     from gusset.vault.services.lost_records import LostRecords
     from gusset.vault.services.managers import Managers
     from gusset.vault.services.masked_values import MaskedValues
+    from gusset.vault.services.overlaps import Overlaps
     from gusset.vault.services.password_attempts import PasswordAttempts
     from gusset.vault.services.people import People
     from gusset.vault.services.root_key_rotation import RootKeyRotation
+    from gusset.vault.services.rotations import Rotations
     from gusset.vault.services.sessions import Sessions
     from gusset.vault.services.teams import Teams
     from gusset.vault.services.vault_source import VaultSource
@@ -164,6 +166,19 @@ class Vault:  # large: an attribute for each service
         from gusset.vault.services.leases import Leases
 
         return Leases(*self._shared, session_key=self.derived_key("sessions of replicas"))
+
+    @cached_property
+    def overlaps(self) -> Overlaps:
+        from gusset.vault.services.overlaps import Overlaps
+
+        return Overlaps(*self._shared)
+
+    def rotations_of(self, team_id: str, name: str) -> Rotations:
+        """The rotations of a team's secrets, by the team's id and name."""
+        from gusset.vault.services.rotations import Rotations
+
+        rows, parts = SecretRows(team_id, name), self._parts
+        return Rotations(parts.store, parts.clock, rows=rows, leases=self.leases)
 
     @cached_property
     def masked_values(self) -> MaskedValues:

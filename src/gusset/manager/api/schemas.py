@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from gusset.secrets.info import State
 from gusset.vault.services.access_keys import Scope
 from gusset.vault.services.person import Role
+from gusset.vault.services.rotations import ReplicaState
 
 Name = Annotated[str, Field(description="1 to 253 of A-Z a-z 0-9 - _ .", examples=["hf_access_token"])]
 ShortText = Annotated[str, StringConstraints(max_length=253)]
@@ -54,10 +55,14 @@ class NewSecret(Body):
 
 
 class SetSecret(NewSecret):
-    """A secret's name and value, with an optional note and expiry date."""
+    """A secret's name and value, with an optional note and expiry date.
+
+    For `overlap` seconds, deployments can read the version before as well.
+    """
 
     note: str | None = None
     expires_at: AwareDatetime | None = None
+    overlap: int | None = Field(None, ge=1, le=31_536_000)
 
 
 class SecretBatch(Body):
@@ -227,6 +232,49 @@ class VersionList:
     """A secret's versions, oldest first."""
 
     versions: Sequence[Version]
+
+
+@response_model
+class Overlap:
+    """The version before the current one, which deployments can still read until `ends_at`."""
+
+    version: int
+    ends_at: str
+
+
+@response_model
+class RotatingReplica:
+    """A replica that held a lease when the version was stored, and may have held an older version.
+
+    `acknowledged`: it uses no older version any more. `waiting`: it has not reported that yet. `stopped`:
+    it has ended in order. `unknown`: it is lost, and may still use an older version. `version` is the one
+    that it reports to hold, `used` the newest that it has used; null if it reported none.
+    """
+
+    id: str
+    deployment: str
+    host: str
+    state: ReplicaState
+    version: int | None
+    used: int | None
+    seen_at: str
+
+
+@response_model
+class Rotation:
+    """How far a version has replaced those before it.
+
+    It is complete when every replica has the state `acknowledged` or `stopped`. `current_version` is less
+    than `version`, or null, when it was destroyed. `acknowledged` is the number of these replicas.
+    """
+
+    name: str
+    version: int
+    started_at: str
+    current_version: int | None
+    overlap: Overlap | None
+    acknowledged: int
+    replicas: Sequence[RotatingReplica]
 
 
 # --- responses: teams and people
@@ -416,11 +464,21 @@ class CurrentDeployment:
 
 
 @response_model
-class DeliveredSecret:
-    """A secret's value."""
+class PreviousSecret:
+    """The value before the current one, which stays valid for `ends_in` seconds."""
 
     value: Annotated[str, Field(description="base64 of the exact bytes")] = field(repr=False)
     version: int
+    ends_in: float
+
+
+@response_model
+class DeliveredSecret:
+    """A secret's value, and during an overlap the value before it."""
+
+    value: Annotated[str, Field(description="base64 of the exact bytes")] = field(repr=False)
+    version: int
+    previous: PreviousSecret | None
 
 
 @response_model

@@ -6,12 +6,20 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from gusset.errors import InvalidValue, UsageError
 from gusset.manager.api import schemas
-from gusset.manager.api.operations import ApiHandler, ApiResponse, BodyT, Operation, PersonRequest, operation
-from gusset.manager.api.serializers import secret_model, version_model
+from gusset.manager.api.operations import (
+    ApiHandler,
+    ApiResponse,
+    BodyT,
+    Operation,
+    PersonRequest,
+    number,
+    operation,
+)
+from gusset.manager.api.serializers import rotation_model, secret_model, version_model
 from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import fold_name
 from gusset.secrets.value import SecretValue
@@ -50,6 +58,7 @@ def set_secret(request: PersonRequest[schemas.SetSecret]) -> ApiResponse[schemas
         note=body.note,
         expires_at=body.expires_at,
         expect_version=expected_version(request.headers),
+        overlap=None if body.overlap is None else timedelta(seconds=body.overlap),
     )
     findings = examine(value.reveal(), name=info.name, now=datetime.now(UTC))
     warnings = [schemas.SecretWarning(message=each.message, hint=each.hint) for each in findings]
@@ -94,6 +103,13 @@ def list_versions(request: PersonRequest[None]) -> schemas.VersionList:
     """List a secret's versions."""
     history = _secrets(request).reader.history(request.path["name"])
     return schemas.VersionList(versions=[version_model(each) for each in history])
+
+
+def get_rotation(request: PersonRequest[None]) -> schemas.Rotation:
+    """Get how far a new version has reached the replicas that may have held an older one."""
+    team, text = _team(request), request.query.get("version")
+    version = None if text is None else number(text, "version", most=2**31 - 1)
+    return rotation_model(request.vault.rotations_of(team.id, team.name).get(request.path["name"], version))
 
 
 def roll_back_secret(request: PersonRequest[schemas.Rollback]) -> ApiResponse[schemas.Secret]:
@@ -173,6 +189,7 @@ def _operations(base: str, list_handler: ApiHandler) -> list[Operation]:
     one = base + "/{name}"
     deleted = {"deleted": "Include deleted secrets."}
     force = {"force": "Delete even if a running deployment uses it."}
+    version = {"version": "The version that replaces older ones; the newest if omitted."}
     return [
         operation("GET", base, list_handler, "secrets:read", query=deleted, slow=True),
         operation("POST", base, set_secret, "secrets:write", writes=True),
@@ -181,6 +198,7 @@ def _operations(base: str, list_handler: ApiHandler) -> list[Operation]:
         operation("PATCH", one, update_secret, "secrets:write", writes=True),
         operation("DELETE", one, delete_secret, "secrets:write", query=force, writes=True),
         operation("GET", one + "/versions", list_versions, "secrets:read"),
+        operation("GET", one + "/rotation", get_rotation, "secrets:read", query=version),
         operation("POST", one + "/rollback", roll_back_secret, "secrets:write", writes=True),
         operation("POST", one + "/destroy", destroy_versions, "secrets:write", writes=True),
         operation("POST", one + "/restore", restore_secret, "secrets:write", writes=True),

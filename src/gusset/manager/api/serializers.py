@@ -16,6 +16,7 @@ from gusset.vault.audit.log import VerificationReport
 from gusset.vault.services.access_keys import KeyInfo
 from gusset.vault.services.deployments import DeploymentInfo, ReplicaInfo
 from gusset.vault.services.person import Person, TeamInfo
+from gusset.vault.services.rotations import Rotation
 from gusset.vault.wiring import Vault
 
 
@@ -48,6 +49,30 @@ def version_model(version: VersionInfo) -> schemas.Version:
         created_at=version.created_at,
         created_by=version.created_by,
         state=version.state,
+    )
+
+
+def rotation_model(rotation: Rotation) -> schemas.Rotation:
+    overlap = rotation.overlap
+    return schemas.Rotation(
+        name=rotation.name,
+        version=rotation.version,
+        started_at=rotation.started_at,
+        current_version=rotation.current_version,
+        overlap=schemas.Overlap(version=overlap.version, ends_at=overlap.ends_at) if overlap else None,
+        acknowledged=sum(replica.state in ("acknowledged", "stopped") for replica in rotation.replicas),
+        replicas=[
+            schemas.RotatingReplica(
+                id=replica.id,
+                deployment=replica.deployment,
+                host=replica.host,
+                state=replica.state,
+                version=replica.version,
+                used=replica.used,
+                seen_at=replica.seen_at,
+            )
+            for replica in rotation.replicas
+        ],
     )
 
 

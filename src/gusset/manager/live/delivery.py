@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -15,6 +16,8 @@ from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.live.change_feed import Keys, revision_of
 from gusset.secrets.hits import Hit
 from gusset.secrets.name import check_name, fold_name
+from gusset.secrets.sources.source import Delivered
+from gusset.secrets.value import SecretValue
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.leases import LeaseReport
 from gusset.vault.storage.connection import Transaction
@@ -66,34 +69,28 @@ class Delivery:
         caller, vault = request.caller, request.vault
         grant, names = caller.grant, self._allowed_names(caller, request.body.names)
         session = request.headers.get(SESSION_HEADER)
-        replica = vault.leases.resume(grant, session) if session else None
+        lease = vault.leases.resume(grant, session) if session else None
         new_replica = ""
 
-        def begin_lease(transaction: Transaction) -> None:
+        def put_in_lease(transaction: Transaction, versions: Mapping[str, int]) -> None:
             nonlocal new_replica
-            new_replica = vault.leases.begin(transaction, grant)
+            if lease is None:
+                new_replica = vault.leases.begin(transaction, grant, versions)
+            else:
+                vault.leases.extend(transaction, grant, lease, versions)
 
         secrets = vault.secrets_of(grant.team_id, grant.team)
         delivered = secrets.delivery.deliver(
-            names,
-            actor=caller.actor,
-            deployment=grant.deployment,
-            before=None if replica else begin_lease,
+            names, actor=caller.actor, deployment=grant.deployment, on_read=put_in_lease
         )
         revisions = {(grant.team_id, folded): at for folded, at in delivered.revisions.items()}
-        values = {
-            name: schemas.DeliveredSecret(
-                value=base64.b64encode(each.value.reveal()).decode(),
-                version=each.version or 0,  # the vault numbers every version
-            )
-            for name, each in delivered.values.items()
-        }
+        values = {name: _delivered_model(each) for name, each in delivered.values.items()}
         return schemas.DeliveredSecrets(
             secrets=values,
             missing=[name for name in names if name not in values],
             revision=revision_of(keys_of(grant), revisions, vault.epoch),
-            replica=replica or new_replica,
-            session_key=None if replica else vault.leases.session_key_of(grant, new_replica),
+            replica=lease.id if lease else new_replica,
+            session_key=None if lease else vault.leases.session_key_of(grant, new_replica),
         )
 
     def _allowed_names(self, caller: DeploymentCaller, names: list[str] | None) -> list[str]:
@@ -146,6 +143,24 @@ class Delivery:
             operation("POST", base + "/masked", self.report_masked, None),
             operation("DELETE", base + "/token", revoke_own_token, None),
         ]
+
+
+def _delivered_model(delivered: Delivered) -> schemas.DeliveredSecret:
+    previous, model = delivered.previous, None
+    if previous is not None:
+        model = schemas.PreviousSecret(
+            value=_base64(previous.value),
+            version=previous.version or 0,
+            ends_in=max(0.0, (previous.until or 0.0) - time.monotonic()),
+        )
+    # The vault numbers every version.
+    return schemas.DeliveredSecret(
+        value=_base64(delivered.value), version=delivered.version or 0, previous=model
+    )
+
+
+def _base64(value: SecretValue) -> str:
+    return base64.b64encode(value.reveal()).decode()
 
 
 def _of_names(versions: Mapping[str, int] | None, grant: Grant) -> Mapping[str, int] | None:

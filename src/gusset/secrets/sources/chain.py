@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from gusset.secrets.hits import Hit
-from gusset.secrets.sources.source import Delivered, RecordsHits, SecretSource
+from gusset.secrets.sources.source import Delivered, FollowsReplicas, RecordsHits, SecretSource
 
 _STOP_POLL = 0.2  # seconds
 
@@ -44,6 +44,18 @@ class ChainSource:
         for source in self._sources:
             if isinstance(source, RecordsHits):
                 source.record_hits(hits)
+
+    def acknowledge(self, versions: Mapping[str, int]) -> None:
+        """Pass it to the sources that know which versions are used."""
+        for source in self._sources:
+            if isinstance(source, FollowsReplicas):
+                source.acknowledge(versions)
+
+    def record_used(self, used: Mapping[str, int]) -> None:
+        """Pass it to the sources that know which versions are used."""
+        for source in self._sources:
+            if isinstance(source, FollowsReplicas):
+                source.record_used(used)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when any source does; changes that come together may be one yield."""

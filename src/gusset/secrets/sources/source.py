@@ -9,11 +9,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from gusset.secrets.hits import Hit
 from gusset.secrets.value import SecretValue
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """The value before the current one, while it stays valid.
+
+    `until` is the monotonic time at which it is to be dropped; None where the source says when.
+    """
+
+    value: SecretValue
+    version: int | None
+    until: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +34,13 @@ class Delivered:
 
     `version` is the number of the secret's version; None where a source has
     none (a folder, the environment). `origin` tells people where the value came
-    from: "the vault", "/secrets", "TRUSS_SECRET_x".
+    from: "the vault", "/secrets", "TRUSS_SECRET_x". `previous` is the value before it, during an overlap.
     """
 
     value: SecretValue
     version: int | None
     origin: str
+    previous: Previous | None = None
 
 
 class SecretSource(Protocol):
@@ -63,3 +76,14 @@ class RecordsHits(Protocol):
         Raises:
             GussetError: the source refuses, or does not respond.
         """
+
+
+@runtime_checkable
+class FollowsReplicas(Protocol):
+    """A source that knows which versions its readers use, so that a rotation can wait for them."""
+
+    def acknowledge(self, versions: Mapping[str, int]) -> None:
+        """From now on the reader uses these versions, and no older ones, in all its processes."""
+
+    def record_used(self, used: Mapping[str, int]) -> None:
+        """These versions have been used: they were looked up."""

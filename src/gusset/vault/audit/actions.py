@@ -23,6 +23,7 @@ class Action(StrEnum):
     SECRET_DELETE = "secret.delete"
     SECRET_RESTORE = "secret.restore"
     SECRET_DESTROY = "secret.destroy"
+    SECRET_END_OVERLAP = "secret.end_overlap"
     SECRET_DELIVER = "secret.deliver"
     SECRET_REVEAL = "secret.reveal"
     SECRET_MASKED = "secret.masked"

@@ -229,7 +229,7 @@ class Deployments:
         using = {
             lease.deployment_id
             for lease in map(self._leases.current, rows)
-            if self._leases.is_live(lease) and folded in map(fold_name, lease.versions)
+            if self._leases.is_live(lease) and lease.holds(folded)
         }
         return sorted({row.name for row in connection.all(_LIST_NAMES, {"ids": sorted(using)})})
 

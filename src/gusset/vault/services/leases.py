@@ -32,17 +32,21 @@ from gusset.vault.storage.sql import Statement
 LEASE_SECONDS = 20.0
 MAX_REPLICAS = 1000  # of a deployment, running or not; those that are gone make room for others
 _RETENTION = timedelta(days=1)  # of the rows of replicas that are gone
+_NEVER_RENEWED_RETENTION = timedelta(minutes=15)  # a rotation may be waiting for them
 _IN_ONE_STATEMENT = 100
 _EVICTED = 100  # leases that were never renewed, at a time
 _SESSION_PREFIX = "gusset_ses_"
 
-LEASE_COLUMNS = "id, deployment_id, host, versions, used, started_at, seen_at, reported_at, stopped_at"
+LEASE_COLUMNS = (
+    "id, deployment_id, host, delivered, versions, used, started_at, seen_at, reported_at, stopped_at"
+)
 
 _FIND = Statement(f"SELECT {LEASE_COLUMNS} FROM replicas WHERE id = :id AND deployment_id = :deployment_id")
 _INSERT = Statement(
-    "INSERT INTO replicas (id, deployment_id, host, versions, used, started_at, seen_at) "
-    "VALUES (:id, :deployment_id, '', '{}', '{}', :at, :at)"
+    "INSERT INTO replicas (id, deployment_id, host, delivered, versions, used, started_at, seen_at) "
+    "VALUES (:id, :deployment_id, '', :delivered, '{}', '{}', :at, :at)"
 )
+_SET_DELIVERED = Statement("UPDATE replicas SET delivered = :delivered WHERE id = :id")
 _COUNT = Statement("SELECT count(*) AS total FROM replicas WHERE deployment_id = :id")
 _DELETE_GONE = Statement(
     "DELETE FROM replicas WHERE deployment_id = :id AND (stopped_at IS NOT NULL OR seen_at <= :since)"
@@ -53,7 +57,7 @@ _DELETE_NEVER_RENEWED = Statement(
 )
 _DELETE_OLD = Statement(
     "DELETE FROM replicas WHERE seen_at < :before "
-    "OR (seen_at = started_at AND reported_at IS NULL AND seen_at <= :since)"
+    "OR (seen_at = started_at AND reported_at IS NULL AND seen_at <= :never_renewed)"
 )
 _SET_SEEN = Statement(
     "UPDATE replicas SET seen_at = :at WHERE id IN (:ids...) AND seen_at < :at AND stopped_at IS NULL"
@@ -107,12 +111,15 @@ class LeaseReport:
 class Lease:
     """The state of one lease. `reported_at` is the time of the last report that changed anything.
 
+    `delivered` has, by folded name, the first version of each secret that the replica got, 0 for one that
+    was missing: what it may hold before it has reported anything. None for a lease of an older gusset.
     Only `seen_at` and `session_key` are ever changed; for everything else there is a new object.
     """
 
     id: str
     deployment_id: str
     host: str = ""
+    delivered: Mapping[str, int] | None = None
     versions: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
     seen_at: str
@@ -126,12 +133,27 @@ class Lease:
             id=row.id,
             deployment_id=row.deployment_id,
             host=row.host,
+            delivered=None if row.delivered is None else json.loads(row.delivered),
             versions=json.loads(row.versions),
             used=json.loads(row.used),
             seen_at=row.seen_at,
             reported_at=row.reported_at,
             stopped_at=row.stopped_at,
         )
+
+    def version_of(self, folded: str) -> int | None:
+        """The version that the replica reports to hold of the secret with that folded name."""
+        return _highest(self.versions, folded)
+
+    def used_of(self, folded: str) -> int | None:
+        """The newest version that the replica has used of the secret with that folded name."""
+        return _highest(self.used, folded)
+
+    def holds(self, folded: str) -> bool:
+        """Whether the replica may hold a version of the secret with that folded name."""
+        if not self.versions:  # it has not reported any yet
+            return bool((self.delivered or {}).get(folded))
+        return self.version_of(folded) is not None
 
     def row(self) -> dict[str, Any]:
         """The parameters of `_SET_REPORT`."""
@@ -162,8 +184,10 @@ class Leases:
 
     # --- beginning and renewing
 
-    def begin(self, transaction: Transaction, holder: LeaseHolder) -> str:
+    def begin(self, transaction: Transaction, holder: LeaseHolder, delivered: Mapping[str, int]) -> str:
         """Begin a lease; returns its id. Only the session key of `session_key_of` renews it.
+
+        `delivered` are the versions that its replica gets in the same transaction, 0 for a missing secret.
 
         Raises:
             Conflict: the deployment has `MAX_REPLICAS` that are running.
@@ -171,9 +195,27 @@ class Leases:
         self._make_room(transaction, holder)
         lease = new_id()
         transaction.run(
-            _INSERT, {"id": lease, "deployment_id": holder.deployment_id, "at": timestamp(self._clock())}
+            _INSERT,
+            {
+                "id": lease,
+                "deployment_id": holder.deployment_id,
+                "delivered": json.dumps(_by_folded_name(delivered)),
+                "at": timestamp(self._clock()),
+            },
         )
         return lease
+
+    def extend(
+        self, transaction: Transaction, holder: LeaseHolder, lease: Lease, delivered: Mapping[str, int]
+    ) -> None:
+        """Have the replica of `lease` hold these secrets, too, that it gets in the same transaction."""
+        folded = _by_folded_name(delivered)
+        if lease.delivered is None or folded.keys() <= lease.delivered.keys():
+            return
+        row = transaction.one(_FIND, {"id": lease.id, "deployment_id": holder.deployment_id})
+        if row is not None and row.delivered is not None:
+            known = json.loads(row.delivered)
+            transaction.run(_SET_DELIVERED, {"id": lease.id, "delivered": json.dumps(folded | known)})
 
     def _make_room(self, transaction: Transaction, holder: LeaseHolder) -> None:
         """Have room for a lease, if need be by forgetting gone replicas and those that never renewed."""
@@ -204,17 +246,16 @@ class Leases:
         mac = hmac.digest(self._session_key, data, "sha256")
         return f"{_SESSION_PREFIX}{lease}_{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
-    def resume(self, holder: LeaseHolder, session_key: str) -> str | None:
-        """Renew the lease of a session key and return its id; None if there is no such lease any more."""
+    def resume(self, holder: LeaseHolder, session_key: str) -> Lease | None:
+        """Renew the lease of a session key and return it; None if there is no such lease any more."""
         lease = session_key.removeprefix(_SESSION_PREFIX).partition("_")[0]
         try:
-            self.renew(holder, lease, session_key, LeaseReport())
+            return self.renew(holder, lease, session_key, LeaseReport())
         except (Denied, NotFound):
             return None
-        return lease
 
-    def renew(self, holder: LeaseHolder, lease_id: str, session_key: str, report: LeaseReport) -> None:
-        """Renew a lease, and store what its replica reports.
+    def renew(self, holder: LeaseHolder, lease_id: str, session_key: str, report: LeaseReport) -> Lease:
+        """Renew a lease, and store what its replica reports. Returns the lease.
 
         Raises:
             Denied: the session key is missing, or another's.
@@ -249,6 +290,7 @@ class Leases:
             lease.seen_at = at
             self._renewed[lease_id] = lease
             (self._reported if changed else self._unwritten).add(lease_id)
+        return lease
 
     def renew_again(self, holder: LeaseHolder, lease_id: str, session_key: bytes) -> bool:
         """Renew a lease as it was renewed here before, without reading the database.
@@ -299,7 +341,8 @@ class Leases:
         if renewed is None:
             return lease
         newest = renewed if (renewed.reported_at or "") >= (lease.reported_at or "") else lease
-        return replace(newest, seen_at=max(renewed.seen_at, lease.seen_at))
+        seen_at = max(renewed.seen_at, lease.seen_at)
+        return replace(newest, seen_at=seen_at, delivered=lease.delivered)
 
     def is_live(self, lease: Lease) -> bool:
         """Whether the replica is running, as far as is known."""
@@ -330,7 +373,11 @@ class Leases:
         if not (reported or renewed):
             self._forget()
             return
-        before = timestamp(self._clock() - _RETENTION)
+        now = self._clock()
+        old = {
+            "before": timestamp(now - _RETENTION),
+            "never_renewed": timestamp(now - _NEVER_RENEWED_RETENTION),
+        }
 
         def write(transaction: Transaction) -> WriteResult[None]:
             if not reports_only:
@@ -338,7 +385,7 @@ class Leases:
                     transaction.run(_SET_SEEN, {"at": at, "ids": ids})
             transaction.run_many(_SET_REPORT, [leases[lease].row() for lease in reported])
             if not reports_only:
-                transaction.run(_DELETE_OLD, {"before": before, "since": self._live_since()})
+                transaction.run(_DELETE_OLD, old)
             return WriteResult(None, [])
 
         try:
@@ -358,6 +405,14 @@ class Leases:
             for lease in list(self._renewed.values()):
                 if lease.id not in kept and (lease.stopped_at is not None or lease.seen_at <= since):
                     del self._renewed[lease.id]
+
+
+def _highest(versions: Mapping[str, int], folded: str) -> int | None:
+    return max((number for name, number in versions.items() if fold_name(name) == folded), default=None)
+
+
+def _by_folded_name(versions: Mapping[str, int]) -> dict[str, int]:
+    return {fold_name(name): version for name, version in versions.items()}
 
 
 def _by_second(leases: Iterable[Lease]) -> Iterable[tuple[str, list[str]]]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from gusset.secrets.name import check_name, fold_name
-from gusset.secrets.sources.source import Delivered
+from gusset.secrets.sources.source import Delivered, Previous
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.services.change_poller import LIST_REVISIONS, Revision
+from gusset.vault.services.overlaps import Overlap, find_overlaps
 from gusset.vault.services.secret_rows import FIND_MANY, FIND_VERSION, SecretRows, VersionStore, damaged
 from gusset.vault.storage.connection import Connection, Transaction
 from gusset.vault.storage.sql import Statement
@@ -45,38 +47,45 @@ class SecretDelivery:
         *,
         actor: str,
         deployment: str,
-        before: Callable[[Transaction], object] | None = None,
+        on_read: Callable[[Transaction, Mapping[str, int]], object] | None = None,
     ) -> DeliveredValues:
         """The current values of those of `names` that exist, for a deployment.
 
-        One audit record covers all of them: their versions, and the names that
-        are missing. It is on disk before this returns. `before` is called first
-        in its transaction.
+        During an overlap the version before comes with them. One audit record covers
+        all of them: their versions, and the names that are missing. It is on disk
+        before this returns. `on_read` is called in its transaction with the version of each of `names`, 0
+        for one that is missing.
 
         Raises:
             IntegrityError: the stored bytes of one of them do not open.
         """
         wanted = {name: fold_name(check_name(name)) for name in names}
-        if not wanted and before is None:
+        if not wanted and on_read is None:
             return DeliveredValues({}, {})
 
         def write(transaction: Transaction) -> WriteResult[DeliveredValues]:
-            if before is not None:
-                before(transaction)
-            if not wanted:
-                return WriteResult(DeliveredValues({}, {}), [])
             secrets = self._find(transaction, wanted)
             current = self._current_versions(transaction, secrets.values())
+            previous = self._previous(transaction, secrets.values())
             values = {
-                name: self._open(transaction, row, current[row.id])
+                name: Delivered(
+                    self._versions.open(transaction, row, current[row.id]),
+                    row.current_version,
+                    "the vault",
+                    previous.get(row.id),
+                )
                 for name, row in secrets.items()
                 if row.current_version is not None
             }
+            versions = {name: value.version or 0 for name, value in values.items()}
+            if on_read is not None:
+                on_read(transaction, dict.fromkeys(wanted, 0) | versions)
+            if not wanted:
+                return WriteResult(DeliveredValues({}, {}), [])
             self._record_read(transaction, [secrets[name] for name in values])
-            details: dict[str, Any] = {
-                "team": self._rows.team_id,
-                "versions": {name: value.version for name, value in values.items()},
-            }
+            details: dict[str, Any] = {"team": self._rows.team_id, "versions": versions}
+            if kept := {name: each.previous.version for name, each in values.items() if each.previous}:
+                details["previous"] = kept
             if missing := sorted(wanted.keys() - values.keys()):
                 details["missing"] = missing
             outcome = "ok" if values else "secret_not_found"
@@ -107,8 +116,17 @@ class SecretDelivery:
             found[row.id] = version
         return found
 
-    def _open(self, connection: Connection, secret: Any, version: Any) -> Delivered:
-        return Delivered(self._versions.open(connection, secret, version), version.version, "the vault")
+    def _previous(self, connection: Connection, secrets: Collection[Any]) -> dict[str, Previous]:
+        """The versions before the current ones of `secrets` that are still readable, by the secret's id."""
+        now = self._clock()
+        overlaps = find_overlaps(connection, secrets, timestamp(now))
+        found = {}
+        for row in secrets:
+            overlap = overlaps.get(row.id)
+            if overlap is not None:
+                value = self._versions.read(connection, row, overlap.version)
+                found[row.id] = Previous(value, overlap.version, _monotonic_end(overlap, now))
+        return found
 
     def _record_read(self, connection: Connection, rows: Collection[Any]) -> None:
         """Store when they were last read, to the second: replicas that read together share an update."""
@@ -170,6 +188,10 @@ class SecretDelivery:
         folded = sorted({fold_name(check_name(name)) for name in names})
         rows = connection.all(LIST_REVISIONS, {"team": self._rows.team_id, "folded": folded})
         return frozenset(Revision(row.id, row.revision, row.write_id) for row in rows)
+
+
+def _monotonic_end(overlap: Overlap, now: datetime) -> float:
+    return time.monotonic() + (datetime.fromisoformat(overlap.ends_at) - now).total_seconds()
 
 
 def _revision(secret: Any, version: Any) -> Revision:

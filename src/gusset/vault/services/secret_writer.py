@@ -7,7 +7,7 @@ a text that is no valid name may be a value in the wrong place.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from gusset.errors import Conflict, InvalidValue, SecretNotFound, VersionConflict
@@ -19,12 +19,14 @@ from gusset.vault.audit.consistency import state_details
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.services.overlaps import Overlap, begin_overlap, end_overlap
 from gusset.vault.services.secret_rows import LIST_VERSIONS, SecretRows, VersionStore
 from gusset.vault.storage.connection import Connection, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
 MAX_NOTE = 1000  # characters
+MAX_OVERLAP = timedelta(days=365)
 
 _FIND_DELETED = Select(
     SECRETS,
@@ -68,12 +70,14 @@ class SecretWriter:
         note: str | None = None,
         expires_at: datetime | None = None,
         expect_version: int | None = None,
+        overlap: timedelta | None = None,
     ) -> SecretInfo:
         """Create the secret `name`, or give it a new version.
 
         `expect_version` is the version that the caller believes to be current,
         0 for a secret that must not exist yet. `note` and `expires_at` (aware;
         a reminder, nothing expires by itself) are left unchanged when None.
+        With `overlap` the version before stays readable for so long.
 
         Raises:
             InvalidName, InvalidValue: see `check_name`, `check_length`.
@@ -82,13 +86,20 @@ class SecretWriter:
         check_name(name)
         check_length(value.reveal())
         columns = _annotation(note, expires_at)
+        if overlap is not None and not timedelta() < overlap <= MAX_OVERLAP:
+            raise InvalidValue(f"an overlap can last from a second to {MAX_OVERLAP.days} days")
 
         def write(transaction: Transaction) -> WriteResult[SecretInfo]:
+            before = self._rows.find(transaction, name) if overlap is not None else None
             row = self._put(transaction, name, value, actor=actor, expect_version=expect_version)
             if columns:
                 row = transaction.update(SECRETS, row, **columns)
-            info = self._rows.info(row)
-            return WriteResult(info, [_set_event(actor, info)])
+            info, details = self._rows.info(row), {}
+            if overlap is not None and before is not None and before.current_version is not None:
+                kept = Overlap(before.current_version, timestamp(self._clock() + overlap))
+                begin_overlap(transaction, row, kept)
+                details = {"overlap": {"version": kept.version, "ends_at": kept.ends_at}}
+            return WriteResult(info, [_set_event(actor, info, details)])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, name), write)
 
@@ -170,7 +181,7 @@ class SecretWriter:
         return self._writer.run(AuditEvent(actor, Action.SECRET_ANNOTATE, name), write)
 
     def delete(self, name: str, *, actor: str, force: bool = False) -> SecretInfo:
-        """Delete a secret for every reader; `restore` brings it back.
+        """Delete a secret for every reader, also its version before; `restore` brings the current one back.
 
         Raises:
             SecretNotFound: there is no such secret.
@@ -187,6 +198,7 @@ class SecretWriter:
                     hint="stop them first, or force the deletion: they lose the secret at once",
                 )
             info = self._rows.info(self._change(transaction, row, deleted_at=at))
+            end_overlap(transaction, row.id)
             return WriteResult(info, [_change_event(actor, Action.SECRET_DELETE, info)])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_DELETE, name), write)
@@ -223,7 +235,7 @@ class SecretWriter:
     def destroy(self, name: str, versions: Collection[int] | None = None, *, actor: str) -> SecretInfo:
         """Destroy the sealed bytes of `versions` (None: all) for good; their rows stay.
 
-        The newest remaining version becomes current.
+        The newest remaining version becomes current. An overlap of a destroyed version ends at once.
 
         Raises:
             SecretNotFound: there is no such secret, or not all of these versions.
@@ -241,6 +253,7 @@ class SecretWriter:
             destroyed, current = sorted(sealed.keys() & wanted), max(sealed.keys() - wanted, default=None)
             for version in destroyed:
                 transaction.update(SECRET_VERSIONS, sealed[version], sealed=None, destroyed_at=at)
+            end_overlap(transaction, row.id, of_versions=destroyed)
             info = self._rows.info(self._change(transaction, row, current_version=current))
             event = _change_event(actor, Action.SECRET_DESTROY, info, {"destroyed": destroyed})
             return WriteResult(info, [event])
@@ -256,8 +269,9 @@ class SecretWriter:
         return timestamp(self._clock())
 
 
-def _set_event(actor: str, info: SecretInfo) -> AuditEvent:
-    return _change_event(actor, Action.SECRET_CREATE if info.version == 1 else Action.SECRET_WRITE, info)
+def _set_event(actor: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:
+    action = Action.SECRET_CREATE if info.version == 1 else Action.SECRET_WRITE
+    return _change_event(actor, action, info, more)
 
 
 def _change_event(actor: str, action: Action, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:

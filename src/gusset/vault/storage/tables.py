@@ -47,6 +47,15 @@ SECRET_VERSIONS = SignedTable(
     row="version {version} of the secret {secret_id}",
 )
 
+# The version before the current one stays readable until `ends_at`. It ends at once when another version
+# than `successor` becomes current.
+OVERLAPS = SignedTable(
+    name="secret_overlaps",
+    key=("secret_id",),
+    columns=("secret_id", "version", "successor", "ends_at"),
+    row="the overlap of version {version} of the secret {secret_id}",
+)
+
 USERS = SignedTable(
     name="users",
     key=("id",),
@@ -120,4 +129,15 @@ EPOCHS = SignedTable(
     name="epochs", key=("number",), columns=("number", "first_seq", "started_at"), row="the epoch {number}"
 )
 
-SIGNED_TABLES = (EPOCHS, TEAMS, USERS, MEMBERS, SESSIONS, DEPLOYMENTS, ACCESS_KEYS, SECRETS, SECRET_VERSIONS)
+SIGNED_TABLES = (
+    EPOCHS,
+    TEAMS,
+    USERS,
+    MEMBERS,
+    SESSIONS,
+    DEPLOYMENTS,
+    ACCESS_KEYS,
+    SECRETS,
+    SECRET_VERSIONS,
+    OVERLAPS,
+)

@@ -1,0 +1,136 @@
+"""The state of a rotation: which replicas have replaced the value of a secret, and which have not.
+
+What counts are the replicas that held a lease when the version was committed and that may have an older
+one. That is decided by the versions that were delivered to them in transactions, not by times: a replica
+whose first delivery had the new version began after the commit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from gusset.errors import SecretNotFound
+from gusset.secrets.name import fold_name
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.services.leases import LEASE_COLUMNS, LEASE_SECONDS, Lease, Leases
+from gusset.vault.services.overlaps import Overlap, find_overlaps
+from gusset.vault.services.secret_rows import FIND_VERSION, SecretRows
+from gusset.vault.storage.connection import Connection, Store
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import DEPLOYMENTS
+
+ReplicaState = Literal["acknowledged", "waiting", "stopped", "unknown"]
+
+_ROUNDING = timedelta(seconds=1)  # times of renewals are stored to the second
+
+_DEPLOYMENTS = Select(DEPLOYMENTS, "WHERE team_id = :team AND deleted_at IS NULL")
+_LEASES = Statement(
+    f"SELECT {LEASE_COLUMNS} FROM replicas WHERE deployment_id IN (:ids...) ORDER BY started_at"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotatingReplica:
+    """A replica that held a lease when the version was committed.
+
+    `acknowledged`: none of its processes uses an older version any more. `waiting`: it has not reported
+    that yet. `stopped`: it has ended in order. `unknown`: it is lost, and may still use an older version.
+    `version` is what it reports to hold, `used` the newest version that it has used.
+    """
+
+    id: str
+    deployment: str
+    host: str
+    state: ReplicaState
+    version: int | None
+    used: int | None
+    seen_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """How far a version has replaced the ones before it. `overlap` is that of the current version."""
+
+    name: str
+    version: int
+    started_at: str
+    current_version: int | None
+    overlap: Overlap | None
+    replicas: Sequence[RotatingReplica]
+
+
+class Rotations:
+    """Reads the state of rotations of one team's secrets."""
+
+    def __init__(self, store: Store, clock: Clock, *, rows: SecretRows, leases: Leases) -> None:
+        self._store = store
+        self._clock = clock
+        self._rows = rows
+        self._leases = leases
+
+    def get(self, name: str, version: int | None = None) -> Rotation:
+        """The rotation to `version` of a secret; None: to the current one.
+
+        Raises:
+            SecretNotFound: there is no such secret, or no such version.
+        """
+        with self._store.snapshot() as connection:
+            secret = self._rows.get_or_raise(connection, name)
+            wanted = secret.last_version if version is None else version
+            row = connection.one(FIND_VERSION, {"id": secret.id, "version": wanted})
+            if row is None:
+                raise SecretNotFound(f"{secret.name} has no version {wanted}")
+            overlaps = find_overlaps(connection, [secret], timestamp(self._clock()))
+            return Rotation(
+                name=secret.name,
+                version=wanted,
+                started_at=row.created_at,
+                current_version=secret.current_version,
+                overlap=overlaps.get(secret.id),
+                replicas=list(self._replicas(connection, secret.folded, row)),
+            )
+
+    def _replicas(self, connection: Connection, folded: str, version: Any) -> Iterator[RotatingReplica]:
+        deployments = connection.all(_DEPLOYMENTS, {"team": self._rows.team_id})
+        by_id = {row.id: row for row in deployments}
+        for row in connection.all(_LEASES, {"ids": sorted(by_id)}):
+            lease, deployment = self._leases.current(row), by_id[row.deployment_id]
+            if not self._counts(lease, row.started_at, deployment, folded, version):
+                continue
+            yield RotatingReplica(
+                id=lease.id,
+                deployment=deployment.name,
+                host=lease.host,
+                state=self._state(lease, folded, version.version),
+                version=lease.version_of(folded),
+                used=lease.used_of(folded),
+                seen_at=lease.seen_at,
+            )
+
+    def _counts(self, lease: Lease, started_at: str, deployment: Any, folded: str, version: Any) -> bool:
+        """Whether the replica held a lease at the commit of `version`, and may have held an older one."""
+        if lease.delivered is None:  # it got its lease from an older gusset
+            reads = folded in map(fold_name, json.loads(deployment.secrets))
+            was_before = started_at <= version.created_at
+        else:
+            reads = folded in lease.delivered
+            was_before = lease.delivered.get(folded, 0) < version.version
+        committed_at = datetime.fromisoformat(version.created_at)
+        lapsed_before = timestamp(committed_at - timedelta(seconds=LEASE_SECONDS) - _ROUNDING)
+        was_live = lease.seen_at > lapsed_before and not (
+            lease.stopped_at is not None and lease.stopped_at <= version.created_at
+        )
+        return reads and was_before and was_live
+
+    def _state(self, lease: Lease, folded: str, version: int) -> ReplicaState:
+        held = lease.version_of(folded)
+        if held is not None and held >= version:
+            return "acknowledged"
+        if lease.stopped_at is not None:
+            return "stopped"
+        return "waiting" if self._leases.is_live(lease) else "unknown"
