@@ -1,5 +1,7 @@
 """`gusset audit ...`: shows, verifies and exports the audit log."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,7 @@
 """`gusset key ...`: the vault's keys."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import sys

@@ -1,5 +1,7 @@
 """`gusset migrate-database`: moves the vault to another database."""
 
+# Imports in functions: each command imports only what it uses, so that it starts fast.
+
 from __future__ import annotations
 
 import click

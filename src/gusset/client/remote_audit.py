@@ -1,5 +1,7 @@
 """The audit log of a manager, for `gusset audit`."""
 
+# Imports in functions: httpx is slow to import.
+
 from __future__ import annotations
 
 import json

@@ -4,6 +4,8 @@ https://grpc.io/docs/guides/health-checking/ has the protocol. The two messages 
 they are written and read here; HTTP/2 is the library h2's.
 """
 
+# Imports in functions: the library h2 is an optional extra.
+
 from __future__ import annotations
 
 import asyncio

@@ -1,8 +1,8 @@
 """The vault: keeps secrets sealed, versioned and audited.
 
 Nothing here knows of HTTP or of printing. Of the caller it knows only a name,
-the actor. `open_vault` is imported on first use: importing SQLAlchemy alone
-takes longer than a command that only lists names should.
+the actor. `open_vault` is imported on first use, since commands that open no
+vault use the other names.
 """
 
 from __future__ import annotations

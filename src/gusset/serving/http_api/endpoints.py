@@ -1,5 +1,7 @@
 """The model server's HTTP API: its routes, and how each request is handled."""
 
+# Imports in functions: most models have no types to make a schema of, and pydantic takes long to import.
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,7 @@
 """What a model's method is called with, parsed from a request's body."""
 
+# Imports in functions: a worker imports numpy's codec at the first request that needs it.
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """One request on its way through a model's methods."""
 
+# Imports in functions: Starlette is imported at the first request that needs it.
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,7 @@
 """The responses to a model's results and errors, in Truss's words and headers."""
 
+# Imports in functions: a worker imports numpy's codec at the first request that needs it.
+
 from __future__ import annotations
 
 import contextlib

@@ -1,5 +1,7 @@
 """A method's result, sent as a response: whole, as a stream, or by Starlette's own response object."""
 
+# Imports in functions: Starlette is imported at the first response that needs it.
+
 from __future__ import annotations
 
 import asyncio

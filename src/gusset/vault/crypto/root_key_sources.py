@@ -28,7 +28,8 @@ from gusset.vault.crypto.root_key import (
 from gusset.vault.file_permissions import credential_problem, file_problem
 
 if TYPE_CHECKING:
-    import subprocess
+    import signal
+import subprocess
 
 COMMAND_TIMEOUT = 20.0  # seconds
 _MAX_BYTES = 4096
@@ -316,8 +317,6 @@ def _read_private(path: Path, *, what: str = "root key", is_credential: bool = F
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill the command and what it has started, which would keep its output open."""
     if HAS_POSIX_ACCOUNTS:
-        import signal
-
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
 
