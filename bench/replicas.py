@@ -11,7 +11,7 @@ import httpx
 
 OF_ONE_DEPLOYMENT = 500
 _HEAD = "Host: 127.0.0.1:8700\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nUser-Agent: python-httpx/0.28\r\n"  # as httpx sends it
-RENEW_SECONDS = (6.5, 7.8)  # as gusset's own client
+RENEW_SECONDS = (7.0, 7.8)  # as gusset's own client
 
 
 class Replica:

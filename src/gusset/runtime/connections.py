@@ -17,7 +17,8 @@ from typing import Protocol
 
 from gusset.runtime.limits import HasPeer, address_of
 
-SWEEP_SECONDS = 0.5  # between two checks of all deadlines
+SWEEP_SECONDS = 0.5  # between two checks of deadlines
+_CHECKED = 1000  # connections whose deadlines are checked at a time; a quarter of all where that is more
 _EVICTED_SHARE = 50  # of so many connections, one is closed at a time to make room
 _FOR_PROBES = 16  # connections that may still send probes when requests in flight have taken all others
 _SPARE_FILES = 32  # that the process can still open; beyond that, new connections replace others
@@ -77,6 +78,7 @@ class OpenConnections:
         self._counts: dict[str, int] = {}  # of each address, without those for probes
         self._for_probes: dict[Connection, None] = {}  # the oldest first
         self._upgraded: set[Connection] = set()
+        self._unchecked: list[Connection] = []  # whose deadlines are checked next, from the end
         self._closing = False
         self._empty = asyncio.Event()
 
@@ -182,12 +184,19 @@ class OpenConnections:
         return self._closing
 
     def start_sweeping(self) -> None:
-        """Check all deadlines now and every `SWEEP_SECONDS`, until all have ended after `close`."""
+        """Check deadlines now and every `SWEEP_SECONDS`, until all have ended after `close`.
+
+        Of many connections a part is checked at a time, each within four times that.
+        """
         loop = asyncio.get_running_loop()
         self._on_sweep()
         now = loop.time()
-        for connection in self:
-            connection.expire(now)
+        if not self._unchecked:
+            self._unchecked = list(self._open)
+        for _ in range(min(max(_CHECKED, len(self._open) // 4), len(self._unchecked))):
+            connection = self._unchecked.pop()
+            if connection in self._open:
+                connection.expire(now)
         self._fit_files()
         if self._open or not self._closing:
             loop.call_later(SWEEP_SECONDS, self.start_sweeping)

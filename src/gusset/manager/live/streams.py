@@ -22,7 +22,8 @@ from gusset.vault import greenlets
 from gusset.vault.services.leases import MAX_REPLICAS
 
 CHANGES = "/v1/deployment/changes"
-HEARTBEAT_SECONDS = 8.0  # between two heartbeats of a stream, and two checks of its token
+HEARTBEAT_SECONDS = 16.0  # between two heartbeats of a stream; clients wait for 25 s
+CHECK_SECONDS = 8.0  # between two checks of a stream's token
 _SWEEP_SECONDS = 0.5
 _CLIENT_DISCONNECTED = 499
 _HEAD = (
@@ -31,12 +32,22 @@ _HEAD = (
     (b"x-accel-buffering", b"no"),
 )
 _BEAT = orjson.dumps({"event": "beat"}) + b"\n"
+_BEAT_CHUNK = chunk(_BEAT)
 
 
 class Stream:
     """One response: `hello` or `changed` first, then `changed` after each change, and heartbeats."""
 
-    __slots__ = ("_headers", "_since", "authorization", "deployment_id", "due", "exchange", "revision")
+    __slots__ = (
+        "_headers",
+        "_since",
+        "authorization",
+        "beat_due",
+        "check_due",
+        "deployment_id",
+        "exchange",
+        "revision",
+    )
 
     def __init__(self, exchange: Exchange, headers: Headers, *, deployment_id: str) -> None:
         self.exchange = exchange
@@ -44,7 +55,7 @@ class Stream:
         self._since = QueryParams(exchange.query).get("since") if exchange.query else None
         self.authorization = _authorization_of(exchange)
         self.deployment_id = deployment_id
-        self.due = 0.0  # when the next heartbeat is, by the event loop's clock
+        self.check_due = self.beat_due = 0.0  # by the event loop's clock
         self.revision = ""  # the last that was sent
         exchange.headers, exchange.fields = [], {}  # there may be thousands of streams
 
@@ -70,7 +81,7 @@ class Stream:
     def beat(self) -> None:
         """Send a heartbeat, for clients and proxies that end silent connections."""
         if self.revision and self.exchange.writable:
-            self.exchange.write(_BEAT if self.exchange.is_old else chunk(_BEAT))
+            self.exchange.write(_BEAT if self.exchange.is_old else _BEAT_CHUNK)
 
     def end(self) -> None:
         """Complete the response."""
@@ -100,7 +111,7 @@ class ChangeStreams:
         self._headers = tuple(headers)
         self._count = count
         self._of_deployment: Counter[str] = Counter()  # open streams
-        self._beats: deque[Stream] = deque()  # in the order in which their heartbeats are due
+        self._streams: deque[Stream] = deque()  # in the order in which their checks are due
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
@@ -138,8 +149,9 @@ class ChangeStreams:
         self._of_deployment[grant.deployment_id] += 1
         self._change_feed.subscribe(keys_of(grant), stream)
         exchange.on_gone = partial(self._close, stream, _CLIENT_DISCONNECTED)
-        stream.due = loop.time() + HEARTBEAT_SECONDS
-        self._beats.append(stream)
+        stream.check_due = loop.time() + CHECK_SECONDS
+        stream.beat_due = loop.time() + HEARTBEAT_SECONDS
+        self._streams.append(stream)
         if self._timer is None:
             self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep)
 
@@ -148,30 +160,34 @@ class ChangeStreams:
 
     def _schedule_sweep(self, _: None) -> None:
         loop = asyncio.get_running_loop()
-        wanted = self._beats and not self._stopped
+        wanted = self._streams and not self._stopped
         self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep) if wanted else None
 
     def _sweep(self) -> None:
-        """Send the heartbeats that are due. Tokens are checked by elapsed time, however busy a stream is."""
+        """Check the tokens that are due, by elapsed time, however busy a stream is; send heartbeats."""
         now = asyncio.get_running_loop().time()
-        while self._beats and self._beats[0].due <= now and not self._stopped:
-            stream = self._beats[0]
-            is_valid = stream.gone or self._is_valid(stream)  # may wait for the database
+        valid: dict[str, bool] = {}  # the replicas of a deployment may share a token
+        while self._streams and self._streams[0].check_due <= now and not self._stopped:
+            stream = self._streams[0]
+            if not stream.gone and stream.authorization not in valid:
+                valid[stream.authorization] = self._is_valid(stream.authorization)  # may wait
             if self._stopped:
                 return
-            self._beats.popleft()
+            self._streams.popleft()
             if stream.gone:
                 continue
-            if not is_valid:
+            if not valid[stream.authorization]:
                 self._end(stream)
                 continue
-            stream.beat()
-            stream.due = now + HEARTBEAT_SECONDS
-            self._beats.append(stream)
+            if stream.beat_due <= now:
+                stream.beat()
+                stream.beat_due = now + HEARTBEAT_SECONDS
+            stream.check_due = now + CHECK_SECONDS
+            self._streams.append(stream)
 
-    def _is_valid(self, stream: Stream) -> bool:
+    def _is_valid(self, authorization: str) -> bool:
         try:
-            return self._authenticator.knows_key(stream.authorization)
+            return self._authenticator.knows_key(authorization)
         except GussetError:  # the vault cannot be read: the next stream is refused until it can
             return False
 
@@ -192,10 +208,10 @@ class ChangeStreams:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        for stream in self._beats:
+        for stream in self._streams:
             if not stream.gone:
                 self._end(stream)
-        self._beats.clear()
+        self._streams.clear()
 
 
 def _authorization_of(exchange: Exchange) -> str:
