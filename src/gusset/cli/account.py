@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gusset.cli.app import App
 from gusset.cli.forked import ForkedProcess
+from gusset.errors import Denied
 from gusset.secrets.value import SecretValue
 
 
@@ -57,6 +58,17 @@ class Account:
         names: list[str] = self._process.result()
         return names
 
+    def declared_names(self, deployment: str) -> list[str]:
+        """The names of the secrets that a deployment declares: those of the token, or as it is registered.
+
+        Raises:
+            NotFound: there is no such deployment.
+            Denied: the token is of another deployment. Raises also as `deployment_token` does.
+        """
+        self._process.submit(_declared_names, self.url, deployment)
+        names: list[str] = self._process.result()
+        return names
+
     def set_secrets(self, values: Mapping[str, SecretValue]) -> None:
         """Set secrets of the default team. Raises as `deployment_token` does."""
         self._process.submit(_set_secrets, self.url, {name: each.reveal() for name, each in values.items()})
@@ -95,6 +107,24 @@ def _secret_names(url: str) -> list[str]:
             declared: list[str] = client.request("GET", "/v1/deployment")["secrets"]
             return declared
         return [info.name for info in RemoteSecrets(client).list_first_team() if info.version is not None]
+
+
+def _declared_names(url: str, deployment: str) -> list[str]:
+    from urllib.parse import quote
+
+    from gusset.client.registration import is_token
+
+    app = App()
+    app.hold_values()
+    with app.manager(url) as client:
+        if not is_token(app.settings.key_for(url)):
+            found = client.request("GET", f"/v1/deployments/{quote(deployment, safe='')}")
+        elif (found := client.request("GET", "/v1/deployment"))["name"] != deployment:
+            raise Denied(
+                f"the token is of the deployment {found['name']}, not of {deployment}",
+                hint=f"make one: gusset token create --deployment {deployment} --secrets NAME,NAME",
+            )
+        return list(found["secrets"])
 
 
 def _set_secrets(url: str, values: dict[str, bytes]) -> None:

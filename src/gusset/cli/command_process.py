@@ -1,4 +1,4 @@
-"""The command of `gusset exec` as a process, and its output through the masker.
+"""A command of `gusset exec` or `gusset agent` as a process, and its output through the masker.
 
 `DirectCommand` runs it in this process's own session, for input or output that
 is redirected. At a terminal, `terminal_session.py` runs it.
@@ -13,7 +13,7 @@ import tty
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gusset.cli.signal_forwarding import is_from_kernel, stop_this_process
 from gusset.errors import UsageError
@@ -83,10 +83,14 @@ class DirectCommand:
 
     poll_interval = None
 
-    def __init__(self, words: Sequence[str], masker: Masker) -> None:
-        """Call this before signals are blocked: the command gets the signal mask of now."""
+    def __init__(self, words: Sequence[str], masker: Masker, *, has_input: bool = True) -> None:
+        """Call this before signals are blocked: the command gets the signal mask of now.
+
+        Without `has_input`, its input is empty.
+        """
         self._words = words
         self._masker = masker
+        self._has_input = has_input
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._pid = 0
         self._pumps: list[OutputPump] = []
@@ -94,13 +98,18 @@ class DirectCommand:
 
     def start(self, environment: Mapping[bytes, bytes]) -> None:
         outputs = _open_outputs()
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_DUP2, output.end, fd) for fd, output in outputs.items()
+        ]
+        if not self._has_input:
+            actions.append((os.POSIX_SPAWN_OPEN, STDIN, os.devnull, os.O_RDONLY, 0))
         try:
             # Not `subprocess`: it could change the signal mask only by code that is not safe beside threads.
             self._pid = os.posix_spawnp(
                 self._words[0],
                 list(self._words),
                 environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, output.end, fd) for fd, output in outputs.items()],
+                file_actions=actions,
                 setsigmask=self._mask,
                 setsigdef=_DEFAULT,
             )
@@ -141,6 +150,7 @@ class DirectCommand:
     def drain(self, silence: float) -> None:
         for pump in self._pumps:
             pump.drain(silence)
+        self._pumps.clear()
 
 
 def _open_outputs() -> dict[int, _Output]:

@@ -1,15 +1,19 @@
-"""Runs the command of `gusset exec` to its end: forwards signals, and restarts it for new values."""
+"""Runs the command of `gusset exec` or `gusset agent`: forwards signals, and restarts it for new values."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
-from gusset.cli.command_process import Command
+from gusset.cli.command_process import Command, DirectCommand
 from gusset.cli.provided_secrets import ProvidedSecrets
-from gusset.cli.signal_forwarding import ReceivedSignals
+from gusset.cli.signal_forwarding import ENDING, ReceivedSignals
+from gusset.secrets.masking import Masker
 
 log = logging.getLogger("gusset")
 
@@ -21,7 +25,34 @@ GRACE_PERIOD = 10.0  # seconds between SIGTERM and SIGKILL
 # Seconds after a change in which further changes join it, so that a burst of them is one restart.
 SETTLING = 0.5
 
-_ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+# Seconds without output after which a child that the command left behind, and that holds the pipe open, is
+# not waited for any longer.
+SILENCE = 1.0
+
+
+@contextmanager
+def open_command(words: Sequence[str], masker: Masker) -> Iterator[Command]:
+    """The command, not started: at a terminal with one of its own. This may fork."""
+    if at_terminal():
+        from gusset.cli.terminal_session import TerminalSession
+
+        with TerminalSession.open(words, masker) as session:
+            yield session
+    else:
+        yield DirectCommand(words, masker)
+
+
+def at_terminal() -> bool:
+    """Whether a command gets a terminal of its own. The user's one is then in raw mode."""
+    return os.isatty(0) and os.isatty(1)
+
+
+def signal_named(text: str) -> signal.Signals | None:
+    """The signal of a name such as HUP, if a process can handle it."""
+    name = "SIG" + text.upper().removeprefix("SIG")
+    if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
+        return None
+    return signal.Signals[name]
 
 
 class CommandRun:
@@ -55,7 +86,7 @@ class CommandRun:
                 self._receive(received)
 
     def _receive(self, received: signal.struct_siginfo) -> None:
-        if received.si_signo in _ENDING:  # who sends it does not expect a restart
+        if received.si_signo in ENDING:  # who sends it does not expect a restart
             self._restarting, self._kill_at = False, None
         if received.si_signo == signal.SIGTERM:
             self._on_change = None

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
     from gusset.cli.provided_secrets import ProvidedSecrets
     from gusset.secrets.masking import Masker
     from gusset.secrets.sources.source import SecretSource
-
-# Seconds without output after which a child that the command left behind, and that holds the pipe open, is
-# not waited for any longer.
-_SILENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +118,12 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
 
 def _on_change(watch: str, variables: Mapping[str, str]) -> OnChange:
     """What --watch asks for."""
-    from gusset.cli.command_run import RESTART
+    from gusset.cli.command_run import RESTART, signal_named
 
     if watch.lower() == RESTART:
         return RESTART
-    name = "SIG" + watch.upper().removeprefix("SIG")
-    if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
+    number = signal_named(watch)
+    if number is None:
         raise UsageError(
             "--watch takes `restart` or a signal that a process can handle",
             hint="such as --watch restart, --watch HUP or --watch USR1",
@@ -139,7 +133,7 @@ def _on_change(watch: str, variables: Mapping[str, str]) -> OnChange:
             f"--watch {watch} and --env exclude each other: a running process keeps its environment",
             hint="use --watch restart, or provide the secrets as files with --secret NAME",
         )
-    return signal.Signals[name]
+    return number
 
 
 def _exec_in_container(app: App, choice: _Choice) -> str:
@@ -159,6 +153,7 @@ def _exec_in_container(app: App, choice: _Choice) -> str:
 def _exec(app: App, words: Sequence[str], choice: _Choice, on_change: OnChange | None) -> int:
     """Fork the processes that must not have values, read the values, and run the command."""
     from gusset.cli.account import Account
+    from gusset.cli.command_run import open_command
     from gusset.cli.provided_secrets import ProvidedSecrets
     from gusset.cli.sources import all_names, open_source, read_all
     from gusset.containers.secrets.memory_folder import SecretsFolder
@@ -169,7 +164,7 @@ def _exec(app: App, words: Sequence[str], choice: _Choice, on_change: OnChange |
         account = Account.start(app, secrets_dir=choice.secrets_dir)
         if account is not None:
             stack.callback(account.close)
-        process = stack.enter_context(_process(words, masker))
+        process = stack.enter_context(open_command(words, masker))
         folder = stack.enter_context(SecretsFolder.create())
         every = all_names(app, secrets_dir=choice.secrets_dir, account=account) if choice.all_files else []
         secrets = ProvidedSecrets(
@@ -199,33 +194,14 @@ def _run(
     masker: Masker,
 ) -> int:
     """Run the command to its end; its exit status, negative for a signal."""
-    from gusset.cli.command_run import CommandRun
+    from gusset.cli.command_run import SILENCE, CommandRun, at_terminal
     from gusset.cli.signal_forwarding import ReceivedSignals
     from gusset.runtime.logs import log_to_stderr
 
     if on_change is not None:
-        log_to_stderr(readable=True, mask=masker.mask_text, line_end="\r\n" if _at_terminal() else "\n")
+        log_to_stderr(readable=True, mask=masker.mask_text, line_end="\r\n" if at_terminal() else "\n")
     following = secrets.following(source) if on_change is not None else nullcontext()
     with ReceivedSignals.open() as signals, following:  # signals first: threads inherit that they are blocked
         status = CommandRun(process, secrets, on_change).run(signals)
-    process.drain(_SILENCE)  # a signal ends gusset from here on
+    process.drain(SILENCE)  # a signal ends gusset from here on
     return status
-
-
-@contextmanager
-def _process(words: Sequence[str], masker: Masker) -> Iterator[Process]:
-    """The command, not started: at a terminal with one of its own. This may fork."""
-    from gusset.cli.command_process import DirectCommand
-
-    if _at_terminal():
-        from gusset.cli.terminal_session import TerminalSession
-
-        with TerminalSession.open(words, masker) as session:
-            yield session
-    else:
-        yield DirectCommand(words, masker)
-
-
-def _at_terminal() -> bool:
-    """Whether the command gets a terminal of its own. The user's one is then in raw mode."""
-    return os.isatty(0) and os.isatty(1)

@@ -1,15 +1,16 @@
-"""The secrets that the command of `gusset exec` gets: as files, as variables, and followed with --watch."""
+"""The secrets that `gusset exec` and `gusset agent` provide: as files, as variables, and followed."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
 
 from gusset.cli.signal_forwarding import wake
-from gusset.containers.secrets.memory_folder import SecretsFolder
 from gusset.errors import UsageError
 from gusset.runtime.declared_secrets import Values
 from gusset.runtime.secret_watcher import SecretWatcher
@@ -20,12 +21,21 @@ from gusset.secrets.value import SecretValue
 log = logging.getLogger("gusset")
 
 
+class Folder(Protocol):
+    """A folder in memory with secrets as files."""
+
+    @property
+    def path(self) -> Path: ...
+    def replace(self, values: Mapping[str, SecretValue]) -> None:
+        """Make these the only values. Raises HostError."""
+
+
 class ProvidedSecrets:
     """Puts values into the folder and the environment of a command, and teaches them to its masker."""
 
     def __init__(
         self,
-        folder: SecretsFolder,
+        folder: Folder,
         masker: Masker,
         *,
         files: Sequence[str],
@@ -59,9 +69,10 @@ class ProvidedSecrets:
         for name in self._variables.values():
             if name in values:
                 _for_environment(name, values[name].value)
-        new = [each.value for each in values.values()]
-        self._held += new
-        self._masker.learn([*new, *(_on_terminal(value) for value in new)])
+        new = {name: each.value for name, each in values.items()}
+        self._held += new.values()
+        self._masker.learn(new)
+        self._masker.learn({name: _on_terminal(value) for name, value in new.items()})
         self._folder.replace({name: values[name].value for name in self._files if name in values})
         self._values = values
 
@@ -79,9 +90,20 @@ class ProvidedSecrets:
         }
 
     @contextmanager
-    def following(self, source: SecretSource) -> Iterator[None]:
-        """Provide each new set of values of `source` within the context; see `take_change`."""
-        watcher = SecretWatcher(source, self._update)
+    def following(
+        self, source: SecretSource, on_change: Callable[[], object] | None = None
+    ) -> Iterator[None]:
+        """Provide each new set of values of `source` within the context; see `take_change`.
+
+        `on_change` is then called on the watcher's thread.
+        """
+
+        def update(values: Values) -> None:
+            self._update(values)
+            if on_change is not None:
+                on_change()
+
+        watcher = SecretWatcher(source, update)
         watcher.start(self.names, self._values)
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ FORWARDED = frozenset(
         signal.SIGCONT,
     }
 )
+
+
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 
 
 class ReceivedSignals:
@@ -58,6 +62,11 @@ class ReceivedSignals:
             received = signal.sigtimedwait(awaited, max(0.0, timeout))
         return None if received is None or received.si_signo == signal.SIGCHLD else received
 
+    def discard(self) -> None:
+        """Drop the signals that have arrived, so that they do not end this process after the context."""
+        while signal.sigtimedwait(FORWARDED | {signal.SIGCHLD}, 0) is not None:
+            pass
+
 
 def wake() -> None:
     """Have `ReceivedSignals.wait` return. For other threads."""
@@ -91,3 +100,26 @@ def _unblocked(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+
+
+@contextmanager
+def ending_by_exception() -> Iterator[None]:
+    """Within the context, signals that end this process raise SystemExit instead, unless they are blocked."""
+    ending = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]  # Python raises KeyboardInterrupt for SIGINT
+    wanted = [number for number in ending if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda n, _: sys.exit(128 + n)) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def delayed() -> Iterator[None]:
+    """Within the context, signals that end this process are blocked: they act at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

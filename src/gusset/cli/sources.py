@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gusset.cli.account import Account
 from gusset.cli.app import App
@@ -18,6 +19,9 @@ from gusset.secrets.sources.environment import EnvironmentSource
 from gusset.secrets.sources.folder import FolderSource
 from gusset.secrets.sources.source import Delivered, SecretSource
 from gusset.secrets.value import SecretValue
+
+if TYPE_CHECKING:
+    from gusset.client.manager_source import ManagerSource
 
 MOUNTED = Path("/secrets")
 
@@ -47,7 +51,7 @@ def open_source(
         yield ChainSource([FolderSource(secrets_dir), *others])
         return
     if account is not None:
-        with _from_manager(app, account, reader, names) as source:
+        with manager_source(app, account, reader, names) as source:
             yield ChainSource([source, *others])
         return
     with app.vault() as vault:
@@ -84,7 +88,15 @@ def further_sources() -> list[SecretSource]:
 
 
 @contextmanager
-def _from_manager(app: App, account: Account, reader: str, names: Collection[str]) -> Iterator[SecretSource]:
+def manager_source(
+    app: App, account: Account, reader: str, names: Collection[str]
+) -> Iterator[ManagerSource]:
+    """The manager of `account` as a source of `names` alone, for the deployment `reader`.
+
+    Raises:
+        NotSignedIn, Denied: there is no key, or the manager refuses it.
+        Unreachable: the manager does not respond.
+    """
     from gusset.client.manager_client import ManagerClient
     from gusset.client.manager_source import ManagerSource
 

@@ -11,7 +11,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import termios
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,13 +19,12 @@ from typing import Any
 
 from gusset.cli.command_process import STDERR, STDIN, STDOUT, copy_size, start_error
 from gusset.cli.forked import ForkedProcess
-from gusset.cli.signal_forwarding import is_from_kernel, stop_process_group
+from gusset.cli.signal_forwarding import ending_by_exception, is_from_kernel, stop_process_group
 from gusset.cli.user_terminal import UserTerminal
 from gusset.runtime.output_pump import OutputPump
 from gusset.secrets.masking import Masker
 
 _BACKGROUND_POLL = 0.25  # seconds
-_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class TerminalSession:
@@ -58,7 +56,7 @@ class TerminalSession:
             leader.submit(_lead, ends)
             session = cls(words, masker, leader=leader, ends=ends, mask=leader.result())
             ends.close_those_of_command()
-            with _ending_by_exception():
+            with ending_by_exception(), _without_job_control():
                 try:
                     yield session
                 finally:
@@ -167,20 +165,13 @@ class _Ends:
 
 
 @contextmanager
-def _ending_by_exception() -> Iterator[None]:
-    """Within the context, signals that end this process raise SystemExit instead, unless they are blocked.
-
-    Signals that stop a process when it uses its terminal in the background are blocked.
-    """
-    wanted = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda n, _: sys.exit(128 + n)) for number in wanted}
-    before_blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN, signal.SIGTTOU})
+def _without_job_control() -> Iterator[None]:
+    """Within the context, this process can use its terminal in the background without being stopped."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN, signal.SIGTTOU})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before_blocked)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # Called in the leader.
