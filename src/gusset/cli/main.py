@@ -28,6 +28,7 @@ COMMANDS = {
     "scan": ("gusset.cli.scan", "Search a container image for values of secrets."),
     "secret": ("gusset.cli.secret", "Add, list, replace and delete secrets."),
     "exec": ("gusset.cli.exec", "Run any command with chosen secrets."),
+    "agent": ("gusset.cli.agent", "Keep secrets as files in memory for any process."),
     "manager": ("gusset.cli.manager", "Run the secret manager: pages and API."),
     "login": ("gusset.cli.login", "Use a manager for all further commands."),
     "logout": ("gusset.cli.login", "Use the embedded vault again."),

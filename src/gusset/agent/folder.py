@@ -1,0 +1,329 @@
+"""The folder in memory that `gusset agent` keeps current, in the layout of Kubernetes' volumes.
+
+    /secrets/db_password -> ..data/db_password
+    /secrets/..data      -> ..2026_11_28_19_05_33.5be1c0a79d3f4c21
+    /secrets/..2026_11_28_19_05_33.5be1c0a79d3f4c21/db_password
+
+A *generation* is a folder with the values of one moment. It is written as a
+whole, then one rename of the link `..data` replaces all values at once. If the
+agent is killed at any moment, the old generation or the new one is in place;
+the next agent removes what is left of the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+
+from gusset.errors import Conflict, HostError, UsageError
+from gusset.secrets.name import check_name
+from gusset.secrets.value import SecretValue
+
+_CURRENT = "..data"  # the link to the current generation
+_NEXT = "..data_tmp"  # what becomes `..data`
+PREVIOUS = "..previous"  # of a generation: the folder with values that a rotation still keeps readable
+_GENERATION = re.compile(r"\.\.\d{4}(_\d\d){5}\.[0-9a-f]{16}")
+
+# `f_type` of statfs(2), as in linux/magic.h
+_IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
+
+# Seconds for which a replaced generation stays: a reader that has followed `..data` opens its files there.
+LINGER = 0.1
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class AgentFolder:
+    """A folder in memory with secrets as files 0400 that only its owner can read.
+
+    One agent at a time uses a folder: it holds a lock on the folder itself. All
+    that it writes is in the folder.
+    """
+
+    def __init__(self, path: Path, descriptor: int, *, linger: float) -> None:
+        """`descriptor` is of the folder, locked. Use `open`."""
+        self.path = path
+        self._linger = linger
+        self._fd = descriptor
+        status = os.fstat(descriptor)
+        # The files are those of the folder's owner, also if root runs the agent for another account.
+        self._owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid != 0 else None
+
+    @classmethod
+    def open(cls, path: Path, *, linger: float = LINGER) -> AgentFolder:
+        """Lock the folder, and remove what a killed agent left of an unfinished change.
+
+        It is created if it does not exist. Its current values stay.
+
+        Raises:
+            HostError: it is not in memory, or this account may not use it.
+            UsageError: it is not a folder, or has files that are not an agent's.
+            Conflict: another agent uses it.
+        """
+        descriptor = -1
+        try:
+            descriptor = _open_in_memory(path)
+            _lock(path, descriptor)
+            folder = cls(path, descriptor, linger=linger)
+            folder._check_entries()
+            folder._remove_others()
+        except BaseException as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            if isinstance(error, OSError):
+                raise HostError(f"{path} cannot be used: {_reason(error)}") from None
+            raise
+        return folder
+
+    def close(self) -> None:
+        """Unlock the folder. Its files stay."""
+        os.close(self._fd)
+
+    @property
+    def generation(self) -> str | None:
+        """The name of the current generation; it changes with each change of values. None without values."""
+        return self._readlink(_CURRENT)
+
+    def replace(
+        self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue] | None = None
+    ) -> None:
+        """Make these the only values, all at once. Files with just these values are left as they are.
+
+        `previous` are values that were replaced and that readers may still use. They
+        are at `..previous/NAME`.
+
+        Raises:
+            InvalidName: a name that cannot be that of a file.
+            HostError: there is no room, or the folder cannot be written; the old values stay.
+        """
+        files = {check_name(name): value.reveal() for name, value in values.items()}
+        older = {check_name(name): value.reveal() for name, value in (previous or {}).items()}
+        try:
+            if self._holds(files, older):
+                return
+            has_readers = self.generation is not None
+            self._swap(files, older)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._remove_others()
+            raise HostError(f"cannot write secrets to {self.path}: {_reason(error)}") from None
+        if has_readers:
+            time.sleep(self._linger)
+        # The change is made: what cannot be removed now is removed at the next one.
+        with contextlib.suppress(OSError):
+            self._remove_others()
+
+    def empty(self) -> None:
+        """Remove all values. Raises HostError."""
+        try:
+            self._unlink(_CURRENT)
+            self._remove_others()
+        except OSError as error:
+            raise HostError(f"cannot remove secrets from {self.path}: {_reason(error)}") from None
+
+    def _swap(self, files: Mapping[str, bytes], older: Mapping[str, bytes]) -> None:
+        generation = f"..{datetime.now(UTC):%Y_%m_%d_%H_%M_%S}.{token_hex(8)}"
+        self._write_folder(self._fd, generation, files, {PREVIOUS: older} if older else {})
+        # Links of new names come before the rename, and lead nowhere until then: all appear at once.
+        for name in [*files, PREVIOUS] if older else files:
+            if not self._is_link_of_name(name):
+                self._link(f"{_CURRENT}/{name}", name)
+        self._unlink(_NEXT)
+        self._link(generation, _NEXT)
+        os.rename(_NEXT, _CURRENT, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def _write_folder(
+        self, parent: int, name: str, files: Mapping[str, bytes], folders: Mapping[str, Mapping[str, bytes]]
+    ) -> None:
+        os.mkdir(name, 0o700, dir_fd=parent)  # below a descriptor
+        folder = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+        try:
+            for file, value in files.items():
+                self._write_file(folder, file, value)
+            for inner, its_files in folders.items():
+                self._write_folder(folder, inner, its_files, {})
+            os.fchmod(folder, 0o500)
+            if self._owner is not None:
+                os.fchown(folder, *self._owner)
+        finally:
+            os.close(folder)
+
+    def _write_file(self, folder: int, name: str, value: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o400, dir_fd=folder)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            os.fchmod(descriptor, 0o400)  # whatever the umask
+            view = memoryview(value)
+            while view:
+                view = view[file.write(view) :]
+            if self._owner is not None:
+                os.fchown(descriptor, *self._owner)
+
+    def _link(self, target: str, name: str) -> None:
+        os.symlink(target, name, dir_fd=self._fd)
+        if self._owner is not None:
+            os.chown(name, *self._owner, dir_fd=self._fd, follow_symlinks=False)
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._fd)
+
+    def _holds(self, files: Mapping[str, bytes], older: Mapping[str, bytes]) -> bool:
+        """Whether these are the current values, each with its link."""
+        if (generation := self._readlink(_CURRENT)) is None:
+            return False
+        expected = {*files, PREVIOUS} if older else {*files}
+        links = {name for name in _entries(self._fd) if self._is_link_of_name(name)}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return links == expected and _has(self._fd, generation, files, {PREVIOUS: older} if older else {})
+        return False
+
+    def _check_entries(self) -> None:
+        """Refuse a folder with files of others: the agent removes what it finds in its folder."""
+        foreign = sorted(name for name in _entries(self._fd) if not self._is_own(name))
+        if foreign:
+            raise UsageError(
+                f"{self.path} has files that are not of an agent: {', '.join(foreign[:5])}",
+                hint="name a folder for the secrets alone: files in it are removed",
+            )
+
+    def _is_own(self, name: str) -> bool:
+        if _GENERATION.fullmatch(name):
+            return stat.S_ISDIR(os.lstat(name, dir_fd=self._fd).st_mode)
+        if name in (_CURRENT, _NEXT):
+            return _GENERATION.fullmatch(self._readlink(name) or "") is not None
+        return self._is_link_of_name(name)
+
+    def _is_link_of_name(self, name: str) -> bool:
+        return self._readlink(name) == f"{_CURRENT}/{name}"
+
+    def _remove_others(self) -> None:
+        """Remove all generations but the current one, and links that lead nowhere."""
+        current = self._readlink(_CURRENT)
+        names = self._names_in(current)
+        if names is None:
+            self._unlink(_CURRENT)
+        for name in _entries(self._fd):
+            if _GENERATION.fullmatch(name) and name != current:
+                _remove_folder(self._fd, name)
+            elif name == _NEXT or (self._is_link_of_name(name) and name not in (names or ())):
+                self._unlink(name)
+
+    def _names_in(self, generation: str | None) -> list[str] | None:
+        """The names of a generation's files; None if it does not exist."""
+        if generation is None:
+            return None
+        with contextlib.suppress(FileNotFoundError), _opened(self._fd, generation) as folder:
+            return _entries(folder)
+        return None
+
+    def _readlink(self, name: str) -> str | None:
+        """Where a link leads; None if there is no such link."""
+        try:
+            return os.readlink(name, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):
+                return None
+            raise
+
+
+def _open_in_memory(path: Path) -> int:
+    """A descriptor of the folder, which is created if it does not exist.
+
+    Raises:
+        HostError: its file system is not in memory.
+        UsageError: it is not a folder.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise UsageError(f"{path} is not a folder") from None
+    except FileNotFoundError:
+        os.close(_open_in_memory(path.parent))  # before anything is created
+        path.mkdir(0o700)
+        return _open_in_memory(path)
+    if not _is_in_memory(descriptor):
+        os.close(descriptor)
+        raise HostError(
+            f"{path} is not in memory, and secrets are never written to disk",
+            hint="name a folder on a tmpfs: below /dev/shm or /run, a `RuntimeDirectory=` of systemd, "
+            "a volume of type tmpfs, or an emptyDir with `medium: Memory`",
+        )
+    return descriptor
+
+
+def _is_in_memory(descriptor: int) -> bool:
+    """Whether the file system is a tmpfs or ramfs."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    status = (
+        ctypes.c_long * 64
+    )()  # more than the 120 bytes of a `struct statfs`, which begins with `f_type`
+    if libc.fstatfs(descriptor, status) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return status[0] & 0xFFFFFFFF in _IN_MEMORY
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Conflict(
+            f"another agent uses {path}", hint="give each agent a folder of its own, or stop the other one"
+        ) from None
+
+
+def _entries(folder: int) -> list[str]:
+    return os.listdir(folder)  # of a descriptor: `Path` has no such method
+
+
+@contextlib.contextmanager
+def _opened(parent: int, name: str) -> Iterator[int]:
+    descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _has(
+    parent: int, name: str, files: Mapping[str, bytes], folders: Mapping[str, Mapping[str, bytes]]
+) -> bool:
+    """Whether a folder has just these files and folders."""
+    with _opened(parent, name) as folder:
+        return (
+            set(_entries(folder)) == {*files, *folders}
+            and all(_read(folder, file, len(value) + 1) == value for file, value in files.items())
+            and all(_has(folder, inner, its_files, {}) for inner, its_files in folders.items())
+        )
+
+
+def _read(folder: int, name: str, size: int) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(size)
+
+
+def _remove_folder(parent: int, name: str) -> None:
+    with _opened(parent, name) as folder:
+        os.fchmod(folder, 0o700)  # else its files could not be removed
+        for inner in _entries(folder):
+            if stat.S_ISDIR(os.lstat(inner, dir_fd=folder).st_mode):
+                _remove_folder(folder, inner)
+            else:
+                os.unlink(inner, dir_fd=folder)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or errno.EIO).lower()
