@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "secrets": {"errors", "portable"},
     "package": {"errors", "secrets"},
     "environments": {"errors", "package", "portable", "printable", "trusted_folders"},
-    "vault": {"errors", "secrets", "settings", "portable"},
+    "vault": {"errors", "addresses", "secrets", "settings", "portable"},
     "runtime": {"errors", "addresses", "backoff", "printable", "secrets"},
     "weights": {
         "errors",
@@ -177,6 +177,8 @@ REVEALERS = {
     "manager/pages/secret_pages.py",  # to the doctor
     "manager/pages/api_key_pages.py",  # a key, shown once
     "manager/pages/people_pages.py",  # a link, shown once
+    "manager/identity/json_web_token.py",  # a workload's token, to be verified
+    "manager/identity/token_route.py",  # a short-lived token, to its deployment
     "manager/live/delivery.py",  # to a deployment
     "runtime/caller_auth.py",  # callers' keys, to be hashed
     "runtime/supervision.py",  # to the value doctor
@@ -184,6 +186,7 @@ REVEALERS = {
     "secrets/masking.py",  # to know what must not be printed
     "serving/supervisor/secret_distributor.py",  # to the worker, and to the process that downloads
     "settings.py",  # an API key, into the settings file of its owner
+    "vault/services/identity_tokens.py",  # a short-lived token, to be compared
     "vault/services/access_keys.py",  # a key, to be compared by its hash
     "vault/crypto/passwords.py",  # a password, to be hashed
     "vault/services/secret_rows.py",  # to be sealed

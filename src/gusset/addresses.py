@@ -38,3 +38,39 @@ def network_of(address: str | None) -> str:
         return address
     mapped = getattr(parsed, "ipv4_mapped", None)
     return str(mapped) if mapped else parsed.exploded[:19]
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Forms of IPv6 that hide where packets go: 6to4, Teredo, NAT64 of one's own network.
+_TRANSLATED = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/32", "64:ff9b:1::/48")))
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to a host of the public Internet."""
+    parsed = _parsed(address)
+    return parsed is not None and parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)
+
+
+def is_usable_privately(address: str) -> bool:
+    """Whether an IP address belongs to one host of this machine's own networks, or to this machine."""
+    parsed = _parsed(address)
+    if parsed is None or parsed.is_multicast or parsed.is_unspecified:
+        return False
+    return parsed.is_loopback or not parsed.is_reserved
+
+
+def _parsed(address: str) -> _Address | None:
+    """The address that packets go to; None for a form that hides it, and for what is not an IP address."""
+    try:
+        parsed: _Address = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return parsed
+    if parsed.scope_id is not None or any(parsed in network for network in _TRANSLATED):
+        return None
+    if parsed in _NAT64:
+        return ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+    return parsed.ipv4_mapped or parsed

@@ -16,6 +16,7 @@
     │   └── TokensLeft              tokens that a person made would outlive their account
     ├── Denied                      this caller may not do it
     │   └── NotSignedIn             no API key or password, or an invalid one
+    │       └── TokenRefused        a JSON Web Token that no access is given for
     ├── Unreachable                 a source or a server did not respond
     │   ├── TooManyAttempts         no more attempts are accepted for a while
     │   └── OutcomeUnknown          a change was sent and never confirmed
@@ -198,6 +199,19 @@ class NotSignedIn(Denied):
         self.ended = ended
 
 
+class TokenRefused(NotSignedIn):
+    """A JSON Web Token is not valid, or stands for no deployment.
+
+    `wrong_target`: it stands for deployments, but not for the one that was requested.
+    """
+
+    code = "token_refused"
+
+    def __init__(self, message: str, *, hint: str | None = None, wrong_target: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.wrong_target = wrong_target
+
+
 class Unreachable(GussetError):
     """A source or server did not respond. This never means that something is missing.
 
@@ -325,6 +339,7 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     VersionConflict: Outcome(exit=6, http=412),
     Denied: Outcome(exit=7, http=403),
     NotSignedIn: Outcome(exit=7, http=401),
+    TokenRefused: Outcome(exit=7, http=400),
     Unreachable: Outcome(exit=8, http=503),
     TooManyAttempts: Outcome(exit=8, http=429),
     ModelFailed: Outcome(exit=9, http=500),

@@ -17,19 +17,35 @@ import pytest
 from gusset.errors import IntegrityError, UsageError, VaultError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
-from gusset.vault import database_move, open_vault
+from gusset.vault import Vault, database_move, open_vault
 from gusset.vault.database_move import TABLES, move_vault
+from gusset.vault.services.identity_rules import IdentityRule
+from gusset.vault.services.issuers import NewIssuer
 from gusset.vault.storage.database import open_database
 from tests.vault.conftest import run_sql
 
 
 @pytest.fixture
 def filled(settings: Settings) -> Settings:
-    """Settings of a closed vault with a secret of two versions."""
+    """Settings of a closed vault with a secret of two versions, and an identity."""
     with open_vault(settings) as vault:
         for value in (b"old", b"\x00new\xff"):
             vault.secrets.writer.set("x", SecretValue(value), actor="älice")
+        add_identity(vault)
     return settings
+
+
+def add_identity(vault: Vault) -> None:
+    deployment = vault.deployments.register(vault.teams.all()[0].id, "d", ["x"], actor="älice")[0]
+    url = "https://issuer.example"
+    vault.identities.add(
+        "i",
+        IdentityRule(issuer=url, audience="gusset", subject="s", claims={"/ref": "main"}),
+        deployment_id=deployment.id,
+        new_issuer=NewIssuer.checked(url),
+        may_add_issuer=True,
+        actor="älice",
+    )
 
 
 @pytest.fixture

@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from gusset.vault.services.change_poller import ChangePoller
     from gusset.vault.services.deployments import Deployments
     from gusset.vault.services.idempotency import Idempotency
+    from gusset.vault.services.identities import Identities
+    from gusset.vault.services.identity_tokens import IdentityTokens
     from gusset.vault.services.invitations import Invitations
+    from gusset.vault.services.issuers import Issuers
     from gusset.vault.services.key_rotation import KeyRotation
     from gusset.vault.services.leases import Leases
     from gusset.vault.services.lost_records import LostRecords
@@ -179,6 +182,24 @@ class Vault:  # large: an attribute for each service
 
         rows, parts = SecretRows(team_id, name), self._parts
         return Rotations(parts.store, parts.clock, rows=rows, leases=self.leases)
+
+    @cached_property
+    def issuers(self) -> Issuers:
+        from gusset.vault.services.issuers import Issuers
+
+        return Issuers(*self._shared)
+
+    @cached_property
+    def identities(self) -> Identities:
+        from gusset.vault.services.identities import Identities
+
+        return Identities(*self._shared)
+
+    @cached_property
+    def identity_tokens(self) -> IdentityTokens:
+        from gusset.vault.services.identity_tokens import IdentityTokens
+
+        return IdentityTokens(*self._shared, keys=self._parts.keys)
 
     @cached_property
     def masked_values(self) -> MaskedValues:

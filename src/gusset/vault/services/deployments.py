@@ -27,7 +27,7 @@ from gusset.vault.services.person import get_team, team_names
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
-from gusset.vault.storage.tables import ACCESS_KEYS, DEPLOYMENTS
+from gusset.vault.storage.tables import ACCESS_KEYS, DEPLOYMENTS, IDENTITIES
 
 MAX_NAMES = 1000
 
@@ -82,6 +82,7 @@ _FIND_BY_ID = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
 _FIND = Select(DEPLOYMENTS, "WHERE team_id = :team AND name = :name AND deleted_at IS NULL")
 _LIST = Select(DEPLOYMENTS, "WHERE team_id IN (:teams...) AND deleted_at IS NULL ORDER BY name, team_id")
 _TOKENS = Select(ACCESS_KEYS, "WHERE deployment_id = :id")
+_IDENTITIES = Select(IDENTITIES, "WHERE deployment_id = :id")
 
 _LIST_REPLICAS = Statement(
     f"SELECT {LEASE_COLUMNS} FROM replicas WHERE deployment_id IN (:ids...) ORDER BY started_at"
@@ -208,7 +209,7 @@ class Deployments:
         return _info(row, get_team(connection, row.team_id).name, replicas)
 
     def remove(self, team_id: str, name: str, *, actor: str) -> DeploymentInfo:
-        """Remove a deployment and revoke its tokens. Raises NotFound."""
+        """Remove a deployment and its identities, and revoke its tokens. Raises NotFound."""
 
         def write(transaction: Transaction) -> WriteResult[DeploymentInfo]:
             row, at = transaction.one(_FIND, {"team": team_id, "name": name}), self._now()
@@ -217,6 +218,8 @@ class Deployments:
             info = self._info(transaction, row)
             transaction.update(DEPLOYMENTS, row, deleted_at=at)
             revoke_keys(transaction, at, transaction.all(_TOKENS, {"id": row.id}))
+            for identity in transaction.all(_IDENTITIES, {"id": row.id}):
+                transaction.delete(IDENTITIES, identity)
             transaction.run(_DELETE_REPLICAS, {"id": row.id})
             event = AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name, details={"team": team_id})
             return WriteResult(info, [event])

@@ -124,6 +124,41 @@ ACCESS_KEYS = SignedTable(
     row="the key {prefix}",
 )
 
+# Whose JSON Web Tokens are accepted. Without `jwks_url` and `jwks`, its discovery document names its keys.
+ISSUERS = SignedTable(
+    name="issuers",
+    key=("url",),
+    columns=(
+        "url",  # exactly as the tokens have it
+        "jwks_url",
+        "jwks",  # the keys themselves, as JSON
+        "allow_private",  # 1: its keys may be fetched from a private address
+        "created_at",
+        "created_by",
+    ),
+    row="the issuer {url}",
+)
+
+# Which JSON Web Tokens stand for which deployment. Rows are never changed.
+IDENTITIES = SignedTable(
+    name="identities",
+    key=("id",),
+    columns=(
+        "id",
+        "team_id",
+        "name",
+        "deployment_id",
+        "issuer",
+        "audience",
+        "subject",
+        "claims",  # a JSON object: JSON Pointer -> the value that it must lead to; keys are sorted
+        "created_at",
+        "created_by",
+    ),
+    unsigned=("last_used_at",),  # when a token was last exchanged by it
+    row="the identity {name}",
+)
+
 # See `audit/epochs.py`. The record `first_seq` is the first of the epoch, and has written the row.
 EPOCHS = SignedTable(
     name="epochs", key=("number",), columns=("number", "first_seq", "started_at"), row="the epoch {number}"
@@ -137,6 +172,8 @@ SIGNED_TABLES = (
     SESSIONS,
     DEPLOYMENTS,
     ACCESS_KEYS,
+    ISSUERS,
+    IDENTITIES,
     SECRETS,
     SECRET_VERSIONS,
     OVERLAPS,

@@ -1,0 +1,221 @@
+"""Identities: which JSON Web Tokens of which issuers stand for which deployments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gusset.errors import Conflict, Denied, NotFound, UsageError
+from gusset.secrets.name import is_deployment_name
+from gusset.vault.audit.actions import Action
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.clock import Clock, timestamp
+from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.ids import new_id
+from gusset.vault.services.access_keys import new_access_generation
+from gusset.vault.services.identity_rules import IdentityRule
+from gusset.vault.services.issuers import NewIssuer, find_issuer, insert_issuer
+from gusset.vault.services.person import team_names
+from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import DEPLOYMENTS, IDENTITIES
+
+MAX_OF_SUBJECT = 100  # identities with one issuer and subject: each exchange compares all of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityInfo:
+    """A rule, and the deployment that tokens stand for which it matches."""
+
+    id: str
+    name: str
+    team_id: str
+    team: str
+    deployment_id: str
+    deployment: str
+    rule: IdentityRule
+    created_at: str
+    created_by: str
+    last_used_at: str | None
+
+    @property
+    def target(self) -> str:
+        """The deployment as a request for a token names it: TEAM/DEPLOYMENT."""
+        return f"{self.team}/{self.deployment}"
+
+
+_FIND = Select(IDENTITIES, "WHERE team_id = :team AND name = :name")
+_LIST = Select(IDENTITIES, "WHERE team_id IN (:teams...) ORDER BY name, team_id")
+_OF_SUBJECT = Select(IDENTITIES, "WHERE issuer = :issuer AND subject = :subject ORDER BY name, id")
+_FIND_DEPLOYMENT = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
+_LIST_NAMES = Statement("SELECT id, name FROM deployments WHERE id IN (:ids...) AND deleted_at IS NULL")
+
+
+class Identities:
+    """Adds, lists and removes identities, and finds those that match a token."""
+
+    def __init__(self, store: Store, writer: Writer, clock: Clock) -> None:
+        self._store = store
+        self._writer = writer
+        self._clock = clock
+
+    def of_teams(self, team_ids: Collection[str]) -> list[IdentityInfo]:
+        """The identities of these teams, by name."""
+        with self._store.snapshot() as connection:
+            return _infos(connection, connection.all(_LIST, {"teams": sorted(team_ids)}))
+
+    def matching(self, claims: Mapping[str, Any]) -> list[IdentityInfo]:
+        """The identities whose rules match the claims of a verified token, by name."""
+        with self._store.snapshot() as connection:
+            rows = connection.all(_OF_SUBJECT, {"issuer": claims["iss"], "subject": claims["sub"]})
+            return [each for each in _infos(connection, rows) if each.rule.matches(claims)]
+
+    def add(
+        self,
+        name: str,
+        rule: IdentityRule,
+        *,
+        deployment_id: str,
+        new_issuer: NewIssuer,
+        may_add_issuer: bool,
+        actor: str,
+    ) -> IdentityInfo:
+        """Let tokens that `rule` matches stand for a deployment.
+
+        Its issuer is added if it is missing, and the caller may: `new_issuer` says how its keys are found.
+
+        Raises:
+            UsageError: the name or the rule is not valid.
+            NotFound: there is no such deployment.
+            Denied: the issuer is missing, and the caller may not add it.
+            Conflict: the name is in use, another team has the same rule, or the issuer's keys are found
+                in another way.
+        """
+        if not is_deployment_name(name):
+            raise UsageError("an identity's name must have 1 to 253 printable characters, without '/'")
+        rule.check()
+
+        def write(transaction: Transaction) -> WriteResult[IdentityInfo]:
+            deployment = transaction.one(_FIND_DEPLOYMENT, {"id": deployment_id})
+            if deployment is None:
+                raise NotFound("there is no such deployment")
+            team_id, at = deployment.team_id, timestamp(self._clock())
+            if transaction.one(_FIND, {"team": team_id, "name": name}) is not None:
+                raise Conflict(f"there is already an identity {name}")
+            _check_unique(transaction, rule, team_id)
+            events = _ensure_issuer(transaction, new_issuer, may_add=may_add_issuer, at=at, actor=actor)
+            row = transaction.insert(
+                IDENTITIES,
+                {
+                    "id": new_id(),
+                    "team_id": team_id,
+                    "name": name,
+                    "deployment_id": deployment_id,
+                    "issuer": rule.issuer,
+                    "audience": rule.audience,
+                    "subject": rule.subject,
+                    "claims": rule.claims_text(),
+                    "created_at": at,
+                    "created_by": str(actor),
+                },
+            )
+            new_access_generation(transaction)
+            [info] = _infos(transaction, [row])
+            return WriteResult(info, [*events, _event(actor, Action.IDENTITY_ADD, info)])
+
+        return self._writer.run(AuditEvent(actor, Action.IDENTITY_ADD, name), write)
+
+    def remove(self, team_id: str, name: str, *, actor: str) -> IdentityInfo:
+        """Remove an identity: the tokens that were given for it end at once. Raises NotFound."""
+
+        def write(transaction: Transaction) -> WriteResult[IdentityInfo]:
+            row = transaction.one(_FIND, {"team": team_id, "name": name})
+            if row is None:
+                raise NotFound("there is no such identity")
+            [info] = _infos(transaction, [row], removed="a removed deployment")
+            transaction.delete(IDENTITIES, row)
+            new_access_generation(transaction)
+            return WriteResult(info, [_event(actor, Action.IDENTITY_REMOVE, info)])
+
+        return self._writer.run(AuditEvent(actor, Action.IDENTITY_REMOVE, name), write)
+
+
+def _check_unique(connection: Connection, rule: IdentityRule, team_id: str) -> None:
+    """Raises Conflict if the same rule is another team's, or too many have the subject."""
+    rows = connection.all(_OF_SUBJECT, {"issuer": rule.issuer, "subject": rule.subject})
+    same = [row for row in rows if row.audience == rule.audience and row.claims == rule.claims_text()]
+    if any(row.team_id != team_id for row in same):
+        raise Conflict(
+            "another team has an identity with this issuer, audience, subject and claims",
+            hint="compare a claim that only your workload has, with --claim",
+        )
+    if len(rows) >= MAX_OF_SUBJECT:
+        raise Conflict(f"{MAX_OF_SUBJECT} identities have this issuer and subject, and there can be no more")
+
+
+def _ensure_issuer(
+    transaction: Transaction, new: NewIssuer, *, may_add: bool, at: str, actor: str
+) -> Sequence[AuditEvent]:
+    found = find_issuer(transaction, new.url)
+    if found is None:
+        if not may_add:
+            raise Denied(
+                f"{new.url} is not a trusted issuer, and only an administrator may add it",
+                hint=f"an administrator adds it: gusset issuer add {new.url}",
+            )
+        return [insert_issuer(transaction, new, at=at, actor=actor)[1]]
+    wanted = (new.jwks_url, new.jwks)
+    if wanted != (None, None) and wanted != (found.jwks_url, found.jwks):
+        raise Conflict(
+            "the keys of that issuer are found in another way",
+            hint="leave out --jwks; `gusset issuer list` shows how",
+        )
+    return []
+
+
+def _event(actor: str, action: Action, info: IdentityInfo) -> AuditEvent:
+    details = {
+        "team": info.team_id,
+        "deployment": info.deployment,
+        "issuer": info.rule.issuer,
+        "audience": info.rule.audience,
+        "subject": info.rule.subject,
+        "claims": dict(info.rule.claims),
+    }
+    return AuditEvent(actor, action, info.name, details=details)
+
+
+def _infos(connection: Connection, rows: Sequence[Any], *, removed: str | None = None) -> list[IdentityInfo]:
+    """Identities from their rows. Those of removed deployments are left out, unless named `removed`."""
+    if not rows:
+        return []
+    found = connection.all(_LIST_NAMES, {"ids": sorted({row.deployment_id for row in rows})})
+    names, teams = {each.id: each.name for each in found}, team_names(connection)
+    infos = []
+    for row in rows:
+        deployment = names.get(row.deployment_id, removed)
+        if deployment is not None:
+            infos.append(identity_info(row, team=teams[row.team_id], deployment=deployment))
+    return infos
+
+
+def identity_info(row: Any, *, team: str, deployment: str) -> IdentityInfo:
+    """An identity from its row."""
+    rule = IdentityRule(
+        issuer=row.issuer, audience=row.audience, subject=row.subject, claims=json.loads(row.claims)
+    )
+    return IdentityInfo(
+        id=row.id,
+        name=row.name,
+        team_id=row.team_id,
+        team=team,
+        deployment_id=row.deployment_id,
+        deployment=deployment,
+        rule=rule,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        last_used_at=row.last_used_at,
+    )
