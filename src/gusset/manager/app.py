@@ -26,6 +26,11 @@ from gusset.manager.housekeeping import (
     OverlapTimer,
     RefusalTimer,
 )
+from gusset.manager.identity.exchange import IdentityExchange
+from gusset.manager.identity.issuer_keys import IssuerKeys
+from gusset.manager.identity.operations import IdentityOperations
+from gusset.manager.identity.pinned_http import PinnedHttp
+from gusset.manager.identity.token_route import TokenRoute
 from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
@@ -111,7 +116,8 @@ def make_manager(
         integrity=integrity,
         bootstrap_link=bootstrap_link,
     )
-    operations = [*OPERATIONS, *delivery.operations()]
+    keys = IssuerKeys(PinnedHttp())
+    operations = [*OPERATIONS, *IdentityOperations(keys).operations(), *delivery.operations()]
     reports = ManagerReports(vault, executors)
     service = ServiceRoutes(
         vault,
@@ -131,6 +137,7 @@ def make_manager(
         metrics,
         streams=streams,
         renewals=Renewals(authenticator, vault.leases),
+        tokens=TokenRoute(IdentityExchange(vault, keys)),
         proxies=proxies,
         scheme=scheme,
         refuse_form=pages.refuse_form,

@@ -22,6 +22,7 @@ from starlette.responses import Response as StarletteResponse
 from gusset.errors import GussetError
 from gusset.manager.api import schemas
 from gusset.manager.api.router import Api, Route, Router, error_response, http_error, json_response
+from gusset.manager.identity.token_route import MAX_TOKEN_BODY, TOKEN, TokenRoute
 from gusset.manager.live.delivery import REPLICAS
 from gusset.manager.live.renewals import RENEWED, Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
@@ -112,9 +113,9 @@ class Middleware:
     """The request handler of the manager's HTTP server.
 
     Requests of the API go directly to `Api`, streams of changes to `ChangeStreams`,
-    and all others (pages, probes) to an ASGI application. All are counted and get the security headers; an
-    unexpected exception is logged without its message, which may hold a value,
-    and becomes a 500.
+    exchanges of tokens to `TokenRoute`, and all others (pages, probes) to an ASGI
+    application. All are counted and get the security headers; an unexpected exception
+    is logged without its message, which may hold a value, and becomes a 500.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Middleware:
         *,
         streams: ChangeStreams,
         renewals: Renewals,
+        tokens: TokenRoute,
         proxies: TrustedProxies,
         scheme: str,
         refuse_form: Callable[[Request, HTTPException], StarletteResponse],
@@ -137,6 +139,7 @@ class Middleware:
         self._metrics = metrics
         self._streams = streams
         self._renewals = renewals
+        self._tokens = tokens
         self._proxies = proxies
         self._scheme = scheme
         self._refuse_form = refuse_form
@@ -151,6 +154,8 @@ class Middleware:
         route = self._router.find(path, exchange.method.decode("ascii"))
         if route is None and path == CHANGES and exchange.method == b"GET":
             self._streams.open(exchange, self._address(exchange))
+        elif route is None and path == TOKEN:
+            greenlets.start(self._handle_token, exchange, on_done=partial(self._respond, exchange, TOKEN))
         elif route is None:
             self._start_task(self._run_app(exchange))
         elif isinstance(route, Response):
@@ -164,6 +169,12 @@ class Middleware:
     def _handle(self, exchange: Exchange, route: Route) -> Response:
         try:
             return self._api.handle(exchange, route, self._address(exchange))
+        except Exception as error:
+            return exception_response(error)
+
+    def _handle_token(self, exchange: Exchange) -> Response:
+        try:
+            return self._tokens.handle(exchange, self._address(exchange))
         except Exception as error:
             return exception_response(error)
 
@@ -217,7 +228,10 @@ class Middleware:
 
     def body_limit(self, exchange: Exchange) -> int:
         """How many bytes the body of a request may have."""
-        return MAX_BATCH_BODY if path_of(exchange).endswith(":batch") else MAX_BODY
+        path = path_of(exchange)
+        if path == TOKEN:
+            return MAX_TOKEN_BODY
+        return MAX_BATCH_BODY if path.endswith(":batch") else MAX_BODY
 
     def skips_body(self, exchange: Exchange) -> bool:
         """Whether the body of a request is not read, since its key is not valid: the response will be 401."""

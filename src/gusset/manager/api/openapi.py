@@ -32,6 +32,7 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
     paths["/v1/deployment/changes"] = {"get": _CHANGES}
+    paths["/v1/token"] = {"post": _TOKEN}
     paths["/v1/audit/export"] = {"get": _EXPORT}
     return {
         "openapi": "3.1.0",
@@ -45,7 +46,8 @@ def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
 def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     """The JSON schemas of all bodies and response models, by name."""
     bodies = {each.body for each in operations if each.body}
-    responses = {each.response for each in operations} | {schemas.Error}
+    responses = {each.response for each in operations}
+    responses |= {schemas.Error, schemas.IssuedToken, schemas.TokenError}
     models: list[tuple[type, JsonSchemaMode, TypeAdapter[Any]]] = [
         *((model, "validation", TypeAdapter(model)) for model in sorted(bodies, key=_name)),
         *((model, "serialization", TypeAdapter(model)) for model in sorted(responses, key=_name)),
@@ -148,6 +150,41 @@ _CHANGES = {
     ],
     "responses": {"200": {"description": "Events.", **_LINES}} | _errors(),
     "x-scope": "a deployment's token",
+}
+_TOKEN_FIELDS = {
+    "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    "subject_token": "The workload's JSON Web Token.",
+    "audience": "TEAM/DEPLOYMENT, if the token stands for more than one deployment.",
+}
+_TOKEN = {
+    "operationId": "post_token",
+    "summary": "Exchange a workload's JSON Web Token for a short-lived token of its deployment (RFC 8693)",
+    "tags": ["token"],
+    "parameters": [],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-www-form-urlencoded": {
+                "schema": {
+                    "type": "object",
+                    "required": ["grant_type", "subject_token_type", "subject_token"],
+                    "properties": {
+                        name: {"type": "string", "description": text} for name, text in _TOKEN_FIELDS.items()
+                    },
+                }
+            }
+        },
+    },
+    "responses": {
+        "200": _json("The token.", "IssuedToken"),
+        "400": _json("The request or the token is invalid, or stands for no deployment.", "TokenError"),
+        "413": _json(_ERRORS["413"], "Error"),
+        "429": _json("Too many tokens from this address were refused.", "TokenError"),
+        "503": _json("The keys of the token's issuer are not known at the moment.", "TokenError"),
+    },
+    "security": [],
+    "x-scope": "the token itself",
 }
 _EXPORT = {
     "operationId": "get_audit_export",

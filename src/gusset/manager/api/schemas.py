@@ -10,17 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+)
 
 from gusset.secrets.info import State
 from gusset.vault.services.access_keys import Scope
+from gusset.vault.services.identity_rules import DEFAULT_AUDIENCE, MAX_CLAIMS, MAX_JWKS, MAX_TEXT
 from gusset.vault.services.person import Role
 from gusset.vault.services.rotations import ReplicaState
 
 Name = Annotated[str, Field(description="1 to 253 of A-Z a-z 0-9 - _ .", examples=["hf_access_token"])]
 ShortText = Annotated[str, StringConstraints(max_length=253)]
+ShortUrl = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+Jwks = Annotated[str, StringConstraints(max_length=MAX_JWKS)]
 VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 T = TypeVar("T")
 
@@ -139,6 +151,34 @@ class NewDeployment(Body):
     secrets: list[Name] = Field(max_length=1000)
     team_id: ShortText | None = None
     expires_at: AwareDatetime | None = None
+
+
+class NewIssuer(Body):
+    """An issuer of JSON Web Tokens to trust.
+
+    `jwks` is a JSON Web Key Set, as text or as an object, or the URL of one; without it its keys are where
+    the issuer's discovery document says. `allow_private` lets them be fetched from a private address.
+    """
+
+    url: ShortUrl
+    jwks: Jwks | dict[str, Any] | None = None
+    allow_private: bool = False
+
+
+class NewIdentity(Body):
+    """Which tokens stand for a deployment; all must match exactly. `claims` are values by JSON Pointer.
+
+    An administrator's request adds the issuer if it is missing, with `jwks` as for an issuer.
+    """
+
+    name: ShortText
+    deployment: ShortText
+    team_id: ShortText | None = None
+    issuer: ShortUrl
+    jwks: Jwks | dict[str, Any] | None = None
+    audience: ShortUrl = DEFAULT_AUDIENCE
+    subject: ShortUrl
+    claims: dict[str, StrictStr | StrictBool | StrictInt] = Field(default_factory=dict, max_length=MAX_CLAIMS)
 
 
 class ReadSecrets(Body):
@@ -451,6 +491,63 @@ class TokenList:
     tokens: Sequence[Token]
 
 
+@response_model
+class Issuer:
+    """An issuer that is trusted, and what this manager knows of its keys.
+
+    `keys_from` is a URL, `content` for keys that were sent, or `discovery`. `problem` says why the
+    last fetch of the keys failed, null if it did not.
+    """
+
+    url: str
+    keys_from: str
+    allow_private: bool
+    created_at: str
+    created_by: str
+    keys: int
+    fetched_at: str | None
+    problem: str | None
+
+
+@response_model
+class IssuerList:
+    """Issuers, by URL."""
+
+    issuers: Sequence[Issuer]
+
+
+@response_model
+class Removed:
+    """The URL of the issuer that was removed."""
+
+    url: str
+
+
+@response_model
+class Identity:
+    """Which tokens stand for a deployment. `last_used_at` is the time of the last exchange."""
+
+    id: str
+    name: str
+    team_id: str
+    team_name: str
+    deployment: str
+    issuer: str
+    audience: str
+    subject: str
+    claims: Mapping[str, str | int | bool]
+    created_at: str
+    created_by: str
+    last_used_at: str | None
+
+
+@response_model
+class IdentityList:
+    """Identities of the caller's teams, by name."""
+
+    identities: Sequence[Identity]
+
+
 # --- responses: for deployments
 
 
@@ -501,6 +598,16 @@ class Empty:
     """An empty object."""
 
 
+@response_model
+class IssuedToken:
+    """A short-lived token of a deployment, as RFC 8693 has it. `expires_in` is in seconds."""
+
+    access_token: str = field(repr=False)
+    issued_token_type: str
+    token_type: str
+    expires_in: int
+
+
 # --- responses: the audit log and the keyring
 
 
@@ -548,6 +655,16 @@ class KeyRotation:
 class Error:
     """The body of every error response."""
 
+    message: str
+    code: str
+    hint: str | None
+
+
+@response_model
+class TokenError:
+    """The body of the refusal of a token. `error` is named as OAuth 2.0 has it."""
+
+    error: Literal["invalid_request", "invalid_target", "temporarily_unavailable", "server_error"]
     message: str
     code: str
     hint: str | None

@@ -22,6 +22,7 @@ from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
 from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, KeyInfo, key_hash
 from gusset.vault.services.deployments import Grant
+from gusset.vault.services.identity_tokens import is_identity_token
 from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
@@ -194,6 +195,9 @@ class Authenticator:
         return known
 
     def _look_up(self, key: SecretValue) -> KnownKey:
+        if is_identity_token(key):
+            info, grant = self._vault.identity_tokens.authenticate(key)
+            return KnownKey(info=info, grant=grant)
         info = self._vault.access_keys.authenticate(key, kinds=("key", "token"))
         if info.kind == "token":
             return KnownKey(info=info, grant=self._vault.deployments.grant(info))

@@ -1,0 +1,1 @@
+"""Workload identity: JSON Web Tokens of trusted issuers, exchanged for short-lived tokens."""
