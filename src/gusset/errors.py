@@ -347,6 +347,7 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     SecretNotText: Outcome(exit=9, http=500),
     VaultError: Outcome(exit=10, http=500),
     RecordsLost: Outcome(exit=10, http=503),
+    VaultTooNew: Outcome(exit=10, http=503),
     HostError: Outcome(exit=11, http=503),
 }
 

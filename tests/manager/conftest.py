@@ -25,6 +25,8 @@ PASSWORD = b"correct horse battery staple"
 class Manager:
     """A `gusset manager` process with its first administrator's key; it logs to a file."""
 
+    module: tuple[str, ...] = ("gusset",)  # that Python runs, with its arguments
+
     def __init__(self, gusset: Cli, key: str, folder: Path, port: int = 0) -> None:
         self.gusset = gusset
         self.key = key
@@ -33,10 +35,13 @@ class Manager:
         self.start()
 
     def start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "gusset", "manager", "--port", str(self.port), "--output", "json"]
+        command = [sys.executable, "-m", *self.module, "manager", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *options], env=self.gusset.environ, stdout=subprocess.PIPE, stderr=log
+                [*command, "--output", "json", *options],
+                env=self.gusset.environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

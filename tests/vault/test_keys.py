@@ -217,6 +217,7 @@ def test_a_keyring_without_a_manifest_is_refused(filled: Settings, sql: Sql) -> 
         pass
     sql("UPDATE alembic_version SET version_num = '0003'")
     sql("DROP TABLE managers")
+    sql("DROP TABLE password_attempts")
     sql("DROP TABLE epochs")
     sql("DROP TABLE secret_overlaps")
     sql("ALTER TABLE replicas DROP COLUMN delivered")

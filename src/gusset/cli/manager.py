@@ -216,6 +216,20 @@ def init(app: App, email: str) -> None:
     app.output.result({"api_key": text, "email": person.email}, text)
 
 
+@manager.command("migrate", cls=Command)
+@pass_app
+def migrate(app: App) -> None:
+    """Bring the database to the schema of this gusset, and say which managers may go on beside it.
+
+    Managers do that by themselves when they start. Where their role does not own the
+    tables, execute this as the role that does, then the output of `gusset manager grants`.
+    """
+    with app.vault(create=False) as vault:
+        revision, oldest = vault.schema()
+    text = f"The schema is {revision}. Managers of schema {oldest} and newer may go on beside it."
+    app.output.result({"schema": revision, "oldest_beside": oldest}, text)
+
+
 @manager.command("grants", cls=Command)
 @click.argument("role")
 @click.option("--schema", default="public", show_default=True, help="The schema of the vault's tables.")

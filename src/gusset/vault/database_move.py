@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gusset.errors import IntegrityError, UsageError, VaultError
+from gusset.errors import IntegrityError, UsageError, VaultError, VaultTooNew
 from gusset.settings import Settings
 from gusset.vault.file_permissions import check_files
 from gusset.vault.storage.connection import Connection
-from gusset.vault.storage.database import Database, migrated, open_database
+from gusset.vault.storage.database import Database, open_database
+from gusset.vault.storage.revision import REVISION
+from gusset.vault.storage.schema import migrated
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import SIGNED_TABLES
 from gusset.vault.wiring import open_vault
@@ -135,7 +137,17 @@ def _add(digest: Any, rows: Any) -> None:
 
 
 def _check_tables(database: Database, driver: Any) -> None:
-    """Raises IntegrityError for a table that would not be copied, or that is missing."""
+    """Check that the database has the tables that this gusset would copy.
+
+    Raises:
+        VaultTooNew: it has those of a newer one.
+        IntegrityError: one is missing, or would not be copied.
+    """
+    revision = database.revision(driver)
+    if revision is not None and revision > REVISION:
+        raise VaultTooNew(
+            f"the vault was written by a newer gusset (schema {revision})", hint="move it with that gusset"
+        )
     found = set(database.tables(driver)) - {_MIGRATIONS}
     if found != set(TABLES):
         raise IntegrityError(

@@ -32,10 +32,11 @@ from gusset.vault.services.secret_reader import SecretReader
 from gusset.vault.services.secret_rows import SecretRows, VersionStore
 from gusset.vault.services.secret_writer import SecretWriter
 from gusset.vault.storage.connection import Connection, Store, Transaction
-from gusset.vault.storage.database import Database, check_revision, check_schema, migrated, open_database
+from gusset.vault.storage.database import Database, open_database
 from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.meta import ACCESS_GENERATION, DELETE_META, INSERT_META, READ_META, WRITE_META
 from gusset.vault.storage.revision import REVISION
+from gusset.vault.storage.schema import check_revision, check_schema, migrated, oldest_beside
 from gusset.vault.storage.signed_rows import RowSigner, Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import TEAMS
@@ -249,7 +250,7 @@ class Vault:  # large: an attribute for each service
     def managers(self) -> Managers:
         from gusset.vault.services.managers import Managers
 
-        return Managers(*self._shared, self._parts.keys)
+        return Managers(self._parts.store, self._parts.writer, self._parts.keys)
 
     @cached_property
     def lost_records(self) -> LostRecords:
@@ -346,6 +347,12 @@ class Vault:  # large: an attribute for each service
     def derived_key(self, purpose: str) -> bytes:
         """A key for one purpose, until the audit key is replaced."""
         return self._parts.keys.current.derive(purpose)
+
+    def schema(self) -> tuple[str, str]:
+        """The revision of the database's schema, and the oldest that a gusset beside it may support."""
+        with self._parts.store.read() as connection:
+            revision = self._parts.database.revision(connection.driver) or REVISION
+            return revision, oldest_beside(revision, connection)
 
     def check_writable(self) -> None:
         """Write something large. Raises HostError or Unreachable when that fails."""
@@ -449,9 +456,9 @@ def _prepare(
         with store.read() as connection:
             found = database.revision(connection.driver)
             if found is not None:
-                check_revision(found)
+                check_revision(found, connection)
                 check_schema(database, connection.driver)
-    if found == REVISION:
+    if found is not None and found >= REVISION:
         return
     if found is None and not create:
         raise VaultError(f"there is no vault at {database.name}", hint="`gusset secret set NAME` creates one")

@@ -1,4 +1,7 @@
-"""Managers that use this vault: each reports that it is alive, and which root key it has."""
+"""Managers that use this vault: each reports that it is alive, its root key and the schema that it supports.
+
+Their times are those of the database: clocks of machines may differ.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,25 @@ from datetime import timedelta
 
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
-from gusset.vault.clock import Clock, timestamp
+from gusset.vault.clock import timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.ids import new_id
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.keyring_store import KeyringStore
+from gusset.vault.storage.revision import REVISION
+from gusset.vault.storage.schema import ALIVE, check_revision
 from gusset.vault.storage.sql import Statement
 
-ALIVE = timedelta(seconds=30)  # after its last report
 _FORGOTTEN = timedelta(hours=1)
 _REPORT_EVERY = 10.0  # seconds
 
 _LIST = Statement(
-    "SELECT id, host, started_at, seen_at, root_key_id, keyring, checkpoint FROM managers "
+    "SELECT id, host, started_at, seen_at, root_key_id, keyring, checkpoint, revision FROM managers "
     "WHERE seen_at >= :since ORDER BY started_at, id"
 )
 _INSERT = Statement(
-    "INSERT INTO managers (id, host, started_at, seen_at, root_key_id, keyring, checkpoint) "
-    "VALUES (:id, :host, :at, :at, :root_key_id, :keyring, :checkpoint)"
+    "INSERT INTO managers (id, host, started_at, seen_at, root_key_id, keyring, checkpoint, revision) "
+    "VALUES (:id, :host, :at, :at, :root_key_id, :keyring, :checkpoint, :revision)"
 )
 _UPDATE = Statement(
     "UPDATE managers SET seen_at = :at, root_key_id = :root_key_id, keyring = :keyring, "
@@ -33,12 +37,16 @@ _UPDATE = Statement(
 )
 _FIND = Statement("SELECT id FROM managers WHERE id = :id")
 _DELETE = Statement("DELETE FROM managers WHERE id = :id OR seen_at < :since")
+_REVISION = Statement("SELECT version_num FROM alembic_version")
 _NEWEST_CHECKPOINT = Statement("SELECT coalesce(max(seq), 0) AS seq FROM checkpoints")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagerInfo:
-    """A manager, as it last reported. `checkpoint` is the newest audit record that it knew to be signed."""
+    """A manager, as it last reported.
+
+    `checkpoint` is the newest audit record that it knew to be signed, `revision` the schema that it supports.
+    """
 
     id: str
     host: str
@@ -47,16 +55,16 @@ class ManagerInfo:
     root_key_id: str
     keyring: int
     checkpoint: int
+    revision: str
 
 
 class Managers:
     """Reports of managers. They are not signed: they hold up a rotation of the root key, nothing else."""
 
-    def __init__(self, store: Store, writer: Writer, clock: Clock, keys: KeyringStore) -> None:
+    def __init__(self, store: Store, writer: Writer, keys: KeyringStore) -> None:
         self._store = store
         self._writer = writer
         self._keys = keys
-        self._clock = clock
         self._id = new_id()
         self._reported: tuple[str, int] | None = None  # root key and keyring
         self._reported_at = 0.0
@@ -68,8 +76,10 @@ class Managers:
 
         Raises:
             RootKeyError, IntegrityError: the root key or the keyring cannot be read again.
+            VaultTooNew: a newer gusset has migrated the vault, and this one may not go on.
         """
         with self._store.read() as connection:
+            check_revision(self._revision(connection), connection)
             self._keys.check(connection)
         now = (self._keys.root_key_id, self._keys.current.generation)
         if now == self._reported and time.monotonic() - self._reported_at < _REPORT_EVERY:
@@ -80,10 +90,11 @@ class Managers:
             row = {
                 "id": self._id,
                 "host": host,
-                "at": timestamp(self._clock()),
+                "at": timestamp(transaction.now()),
                 "root_key_id": self._keys.root_key_id,
                 "keyring": self._keys.current.generation,
                 "checkpoint": newest.seq if newest else 0,
+                "revision": REVISION,
             }
             known = transaction.one(_FIND, {"id": self._id}) is not None
             transaction.run(_UPDATE if known else _INSERT, row)
@@ -92,11 +103,15 @@ class Managers:
         self._writer.run(AuditEvent("gusset", Action.VAULT_PROBE, "vault"), write)
         self._reported, self._reported_at = now, time.monotonic()
 
+    def _revision(self, connection: Connection) -> str:
+        row = connection.one(_REVISION)
+        return str(row.version_num) if row else REVISION
+
     def leave(self) -> None:
         """Remove this manager's report, and those of managers that ended without doing so."""
 
         def write(transaction: Transaction) -> WriteResult[None]:
-            since = timestamp(self._clock() - _FORGOTTEN)
+            since = timestamp(transaction.now() - _FORGOTTEN)
             transaction.run(_DELETE, {"id": self._id, "since": since})
             return WriteResult(None, [])
 
@@ -109,5 +124,5 @@ class Managers:
 
     def alive_in(self, connection: Connection) -> list[ManagerInfo]:
         """`alive`, as `connection` sees them."""
-        since = timestamp(self._clock() - ALIVE)
+        since = timestamp(connection.now() - ALIVE)
         return [ManagerInfo(**row._asdict()) for row in connection.all(_LIST, {"since": since})]

@@ -6,6 +6,7 @@ The same for SQLite and PostgreSQL; a `Dialect` has what differs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,6 +118,10 @@ class Connection:
             rows.append(None if values is None else select.table.row_type._make(values))
         valid = self._signer.is_valid_in
         return [row if row is not None and valid(self, select.table, row) else None for row in rows]
+
+    def now(self) -> datetime:
+        """The database's time, the same for all who use it."""
+        return datetime.fromtimestamp(self.dialect.clock_ms(self.driver) / 1000, UTC)
 
     def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
         """Execute a statement that returns nothing."""

@@ -1,17 +1,15 @@
-"""Opening the database that a URL names, and bringing it to the newest schema."""
+"""From a URL to a database."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from gusset.errors import IntegrityError, UsageError, VaultError, VaultTooNew
+from gusset.errors import UsageError, VaultError
 from gusset.vault.storage.connection import Dialect
 from gusset.vault.storage.postgres_url import is_postgres
-from gusset.vault.storage.revision import REVISION
 from gusset.vault.storage.sqlite import Sqlite
 
 _SQLITE = "sqlite:///"
@@ -111,59 +109,3 @@ def _postgres(url: str) -> Database:
             "PostgreSQL needs an extra of gusset", hint="pip install 'gusset[postgres]'"
         ) from None
     return Postgres(url)
-
-
-def check_revision(found: str) -> None:
-    """Raises VaultTooNew for a schema that a newer gusset wrote."""
-    if found > REVISION:
-        raise VaultTooNew(
-            f"the vault was written by a newer gusset (schema {found}, this one supports {REVISION})",
-            hint="use the newer gusset; nothing was changed",
-        )
-
-
-def check_schema(database: Database, driver: Any) -> None:
-    """Raises IntegrityError for a trigger or a view: it could change what gusset reads or writes."""
-    if found := database.foreign_objects(driver):
-        raise IntegrityError(
-            f"the database has what gusset never makes: {', '.join(found)}",
-            hint="find out who created it, then remove it",
-        )
-
-
-@contextmanager
-def migrated(database: Database, driver: Any) -> Iterator[None]:
-    """A transaction that begins with the migration to `REVISION`, and is committed at the end."""
-    try:
-        database.begin_write(driver)
-        with database.for_sqlalchemy(driver) as raw:
-            _upgrade(database.migration_url, raw)
-        yield
-        driver.commit()
-    finally:
-        driver.rollback()  # does nothing after a commit
-
-
-def _upgrade(url: str, raw: Any) -> None:
-    """Run the migrations on `raw`, a connection in a transaction that its caller ends."""
-    from alembic import command  # slow to import, and rarely needed
-    from alembic.config import Config
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import StaticPool
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    engine = create_engine(
-        url, creator=lambda: raw, poolclass=StaticPool, pool_reset_on_return=None, hide_parameters=True
-    )
-    # SQLAlchemy ends the transaction that it takes for its own, the first time already when it connects.
-    dialect: Any = engine.dialect
-    dialect.do_rollback = dialect.do_commit = _do_nothing
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, REVISION)
-
-
-def _do_nothing(_: object) -> None:
-    """In place of SQLAlchemy's commit and rollback."""

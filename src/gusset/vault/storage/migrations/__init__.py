@@ -1,1 +1,9 @@
-"""Alembic migrations, in order of their revisions."""
+"""Alembic migrations, in order of their revisions.
+
+Each names in `oldest_beside` the oldest revision whose gusset may go on using the migrated database.
+Without it that is the migration's own: no older manager may run then. A change that older code
+cannot live with takes two releases: the first one expands (adds what the new code uses, and writes
+both forms), and declares the revision before it; the next one contracts (removes what only older
+code used), and declares the first one's. A new column of a signed table is never compatible: older code
+does not know that the row's HMAC covers it.
+"""

@@ -1,0 +1,142 @@
+"""The schema of a vault's database: its migration, and which releases of gusset may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from gusset.errors import IntegrityError, VaultError, VaultTooNew
+from gusset.vault.clock import timestamp
+from gusset.vault.storage.connection import Connection
+from gusset.vault.storage.database import Database
+from gusset.vault.storage.meta import DELETE_META, INSERT_META, READ_META
+from gusset.vault.storage.revision import REVISION
+from gusset.vault.storage.sql import Statement
+
+ALIVE = timedelta(seconds=30)  # that a manager counts as running after its last report
+
+# The row of `meta` with two revisions: the schema's, and the oldest that a gusset beside it may have.
+_SCHEMA = "schema"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_FIRST_WITH_REPORTS = "0004"  # of managers
+_FIRST_WITH_REVISIONS = "0007"  # in these reports
+
+_HOSTS = Statement("SELECT host FROM managers WHERE seen_at >= :since ORDER BY host")
+_OLDER_HOSTS = Statement(
+    "SELECT host FROM managers WHERE seen_at >= :since AND revision < :oldest ORDER BY host"
+)
+
+
+def check_revision(found: str, connection: Connection) -> None:
+    """Raises VaultTooNew for a schema of a newer gusset beside which this one may not go on."""
+    if found <= REVISION:
+        return
+    if oldest_beside(found, connection) > REVISION:
+        raise VaultTooNew(
+            f"the vault was written by a newer gusset (schema {found}, this one supports {REVISION})",
+            hint="use the newer gusset; nothing was changed",
+        )
+
+
+def oldest_beside(found: str, connection: Connection) -> str:
+    """The oldest revision that may go on beside the schema `found`; that itself if nothing is known."""
+    row = connection.one(READ_META, {"key": _SCHEMA})
+    schema, _, oldest = str(row.value).partition(" ") if row else ("", "", "")
+    return oldest if schema == found else found
+
+
+def check_schema(database: Database, driver: Any) -> None:
+    """Raises IntegrityError for a trigger or a view: it could change what gusset reads or writes."""
+    if found := database.foreign_objects(driver):
+        raise IntegrityError(
+            f"the database has what gusset never makes: {', '.join(found)}",
+            hint="find out who created it, then remove it",
+        )
+
+
+@contextmanager
+def migrated(database: Database, driver: Any) -> Iterator[None]:
+    """A transaction that begins with the migration to `REVISION`, and is committed at the end.
+
+    Raises:
+        VaultTooNew: a newer gusset has migrated the database meanwhile.
+        VaultError: managers are running that cannot go on beside the new schema. Nothing was changed.
+    """
+    connection = Connection(driver, database, None)
+    try:
+        database.begin_write(driver)
+        found = database.revision(driver)
+        if found is not None:
+            check_revision(found, connection)
+        if found is None or found < REVISION:
+            config = _alembic_config()
+            oldest = _strictest(config)
+            _check_managers(connection, found, oldest)
+            with database.for_sqlalchemy(driver) as raw:
+                _upgrade(config, database.migration_url, raw)
+            yield
+            connection.run(DELETE_META, {"key": _SCHEMA})
+            connection.run(INSERT_META, {"key": _SCHEMA, "value": f"{REVISION} {oldest}"})
+        else:
+            yield
+        driver.commit()
+    finally:
+        driver.rollback()  # does nothing after a commit
+
+
+def _check_managers(connection: Connection, found: str | None, oldest: str) -> None:
+    """Raises VaultError if a manager is running that is older than the revision `oldest`."""
+    if found is None or found < _FIRST_WITH_REPORTS or found >= oldest:
+        return
+    since = {"since": timestamp(connection.now() - ALIVE)}
+    if found < _FIRST_WITH_REVISIONS:
+        rows = connection.all(_HOSTS, since)
+    else:
+        rows = connection.all(_OLDER_HOSTS, since | {"oldest": oldest})
+    if rows:
+        raise VaultError(
+            f"managers of an older gusset are running, on {', '.join(row.host for row in rows)}; they "
+            f"cannot go on beside the new schema ({REVISION})",
+            hint=f"stop them; one that was killed counts for {ALIVE.seconds} s. Nothing was changed",
+        )
+
+
+def _alembic_config() -> Any:
+    from alembic.config import Config  # slow to import, and rarely needed
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _strictest(config: Any) -> str:
+    """The oldest revision that may go on beside `REVISION`: that of the strictest migration."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(config).walk_revisions("base", REVISION)
+    return max(getattr(script.module, "oldest_beside", script.revision) for script in scripts)
+
+
+def _upgrade(config: Any, url: str, raw: Any) -> None:
+    """Run the migrations on `raw`, a connection in a transaction that its caller ends."""
+    from alembic import command
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import StaticPool
+
+    engine = create_engine(
+        url, creator=lambda: raw, poolclass=StaticPool, pool_reset_on_return=None, hide_parameters=True
+    )
+    # SQLAlchemy ends the transaction that it takes for its own, the first time already when it connects.
+    dialect: Any = engine.dialect
+    dialect.do_rollback = dialect.do_commit = _do_nothing
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, REVISION)
+
+
+def _do_nothing(_: object) -> None:
+    """In place of SQLAlchemy's commit and rollback."""

@@ -1,0 +1,103 @@
+"""Which releases may use a database whose schema another one has migrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gusset.errors import VaultError, VaultTooNew
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
+from gusset.vault.storage import schema
+from tests.newer_gusset import BASE, NEWER, migrations
+
+Sql = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def upgrade(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Opens the vault by the next release."""
+
+    def upgrading(kind: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(schema, "_MIGRATIONS", migrations(tmp_path, kind))
+            patched.setattr(schema, "REVISION", NEWER)
+            patched.setattr("gusset.vault.wiring.REVISION", NEWER)
+            with open_vault(settings):
+                pass
+
+    return upgrading
+
+
+def revision(sql: Sql) -> str:
+    return str(sql("SELECT version_num FROM alembic_version")[0][0])
+
+
+@pytest.fixture
+def filled(settings: Settings) -> Settings:
+    with open_vault(settings):
+        return settings
+
+
+def test_a_compatible_schema_of_a_newer_gusset_is_used(
+    filled: Settings, upgrade: Callable[[str], None], sql: Sql
+) -> None:
+    upgrade("compatible")
+    assert revision(sql) == NEWER
+    with open_vault(filled) as vault:
+        assert vault.schema() == (NEWER, BASE)
+        vault.managers.report("host")
+
+
+def test_another_schema_of_a_newer_gusset_is_refused(
+    filled: Settings, upgrade: Callable[[str], None]
+) -> None:
+    upgrade("incompatible")
+    with pytest.raises(VaultTooNew, match=f"schema {NEWER}"), open_vault(filled):
+        pass
+
+
+def test_what_is_known_of_another_schema_does_not_count(
+    filled: Settings, upgrade: Callable[[str], None], sql: Sql
+) -> None:
+    """A gusset that did not say what may go on beside its schema has migrated the vault since."""
+    upgrade("compatible")
+    sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(VaultTooNew), open_vault(filled):
+        pass
+
+
+def test_a_running_manager_holds_up_a_migration_only_if_it_is_too_old(
+    vault: Vault, upgrade: Callable[[str], None], sql: Sql
+) -> None:
+    vault.managers.report("old.example.com")
+    with pytest.raises(VaultError, match=r"old\.example\.com"):
+        upgrade("incompatible")
+    assert revision(sql) == BASE
+
+
+def test_a_running_manager_does_not_hold_up_a_compatible_migration(
+    vault: Vault, upgrade: Callable[[str], None], sql: Sql
+) -> None:
+    vault.managers.report("old.example.com")
+    upgrade("compatible")
+    assert revision(sql) == NEWER
+
+
+def test_managers_that_do_not_report_a_revision_have_that_of_the_database(
+    vault: Vault, upgrade: Callable[[str], None], sql: Sql
+) -> None:
+    """As the releases before revision 0007. They hold up what they could not go on beside."""
+    vault.managers.report("old.example.com")
+    for statement in (
+        "DROP TABLE password_attempts",
+        "ALTER TABLE managers DROP COLUMN revision",
+        "UPDATE alembic_version SET version_num = '0006'",
+    ):
+        sql(statement)
+    with pytest.raises(VaultError, match=r"old\.example\.com"):
+        upgrade("incompatible")
+    assert revision(sql) == "0006"
