@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 
 from tests.conftest import Cli
+from tests.faults.conftest import database, gusset, put, server, set_up, start  # noqa: F401  # fixtures
 from tests.manager.conftest import Manager
-from tests.manager.test_postgres import api_key, gusset, put, server, start  # noqa: F401  # fixtures
 from tests.newer_gusset import BASE, NEWER
 from tests.postgres_server import PostgresServer
 from tests.serving.conftest import eventually
@@ -30,13 +30,9 @@ def newer(gusset: Cli, kind: str, *words: str, status: int = 0) -> str:  # noqa:
     return done.stdout + done.stderr
 
 
-def database(gusset: Cli) -> str:  # noqa: F811
-    return gusset.environ["GUSSET_DATABASE"].rpartition("/")[2]
-
-
-def reports(server: PostgresServer, gusset: Cli) -> list[str]:  # noqa: F811
+def reports(server: PostgresServer, database: str) -> list[str]:  # noqa: F811
     """The revisions that managers report."""
-    return [row[0] for row in server.run("SELECT revision FROM managers", database=database(gusset))]
+    return [row[0] for row in server.run("SELECT revision FROM managers", database=database)]
 
 
 class NewerManager(Manager):
@@ -72,11 +68,12 @@ def test_a_schema_that_older_managers_cannot_use_waits_until_they_have_stopped(
     start: Start,  # noqa: F811
     gusset: Cli,  # noqa: F811
     server: PostgresServer,  # noqa: F811
+    database: str,  # noqa: F811
 ) -> None:
     """The newer one is refused, with the older ones' names, and changes nothing; then it is the other way round."""
     older = start("one")
     with older.client() as client:
-        eventually(lambda: reports(server, gusset))
+        eventually(lambda: reports(server, database))
         refused = newer(gusset, "incompatible", "manager", "migrate", status=10)
         assert "managers of an older gusset are running" in refused and NEWER in refused
         assert put(client, "a").status_code == 200
@@ -91,15 +88,16 @@ def test_a_manager_that_missed_an_incompatible_migration_is_not_ready(
     start: Start,  # noqa: F811
     gusset: Cli,  # noqa: F811
     server: PostgresServer,  # noqa: F811
+    database: str,  # noqa: F811
 ) -> None:
     """It was paused for so long that it no longer counted as running."""
     older = start("one")
     with older.client() as client:
-        eventually(lambda: reports(server, gusset))
+        eventually(lambda: reports(server, database))
         os.kill(older.process.pid, signal.SIGSTOP)
         try:
             paused = "UPDATE managers SET seen_at = '2020-01-01T00:00:00.000Z'"
-            server.run(paused, database=database(gusset))
+            server.run(paused, database=database)
             newer(gusset, "incompatible", "manager", "migrate")
         finally:
             os.kill(older.process.pid, signal.SIGCONT)
