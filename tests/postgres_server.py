@@ -72,20 +72,21 @@ class PostgresServer:
                 server.stop(signal.SIGQUIT)
 
     @contextmanager
-    def standby(self) -> Iterator[PostgresServer]:
-        """A copy of this server that follows it, and accepts reads. This server is restarted for it."""
+    def copy(self, *, follows: bool = False) -> Iterator[PostgresServer]:
+        """A copy of this server, which is restarted for it; a standby of this one if it `follows`."""
         with tempfile.TemporaryDirectory(prefix="gusset-postgres-") as folder:
             other = PostgresServer(Path(folder), self._settings)
             self.stop()
             shutil.copytree(self.data, other.data)
             self.start()
-            (other.data / "standby.signal").touch()
-            for path in [other.folder, *other.folder.rglob("*")]:
-                if self._account is not None:
+            if follows:
+                (other.data / "standby.signal").touch()
+            if self._account is not None:
+                for path in [other.folder, *other.folder.rglob("*")]:
                     os.chown(path, self._account.pw_uid, self._account.pw_gid)
             source = f"host=127.0.0.1 port={self.port} user=postgres application_name=standby"
             try:
-                other.start(primary_conninfo=source)
+                other.start(**({"primary_conninfo": source} if follows else {}))
                 yield other
             finally:
                 other.stop(signal.SIGQUIT)

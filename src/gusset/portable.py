@@ -126,6 +126,20 @@ def file_system_type(path: Path) -> int:
     return int(found[0]) & 0xFFFF_FFFF
 
 
+def mount_type(path: Path) -> str:
+    """The type of the mount that `path` is in, such as `ext4` or `fuse.sshfs`; "" where it is not known."""
+    try:
+        device, mounts = path.stat().st_dev, Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+    wanted, found = f"{os.major(device)}:{os.minor(device)}", ""
+    for line in mounts.splitlines():  # see proc(5): the fields after the separator begin with the type
+        before, _, after = line.partition(" - ")
+        if before.split(" ", 3)[2] == wanted:
+            found = after.partition(" ")[0]
+    return found
+
+
 def account_name() -> str:
     """The name of the account that runs this process. Not from `$LOGNAME`, which any process can set."""
     if not HAS_POSIX_ACCOUNTS:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gusset.errors import HostError, IntegrityError, Unreachable, VaultError
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, file_system_type, lock_exclusively
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, file_system_type, lock_exclusively, mount_type
 from gusset.vault.storage.sql import Parameters, Statement
 
 POLL_INTERVAL = 0.05  # seconds between looks at the counter of other connections' commits
@@ -44,6 +44,12 @@ _NETWORKS = {
     0x7461636F: "OCFS2",
     0x564C: "NCP",
 }
+_FUSE = 0x65735546
+# FUSE has one number for all, local ones too: the type of the mount has the name after `fuse.`.
+_FUSE_NETWORKS = (
+    *("sshfs", "rclone", "s3fs", "mount-s3", "goofys", "gcsfuse", "davfs", "curlftpfs", "hdfs"),
+    *("ceph", "ceph-fuse", "glusterfs", "juicefs", "moosefs", "seaweedfs", "beegfs"),
+)
 
 
 class Sqlite:  # large: one method for each thing in which databases differ
@@ -192,7 +198,7 @@ class Sqlite:  # large: one method for each thing in which databases differ
     def _refuse_network(self) -> None:
         """Raises VaultError for a file on a network: SQLite's locks and shared memory work on one machine."""
         folder = next(path for path in self.file.absolute().parents if path.exists())
-        if kind := _NETWORKS.get(file_system_type(folder)):
+        if kind := _network(folder):
             raise VaultError(
                 f"the vault's database is on a network file system ({kind}), where SQLite loses data",
                 hint=f"put {self.file.name} on a local disk, or use PostgreSQL: see docs/production.md",
@@ -262,6 +268,15 @@ class Sqlite:  # large: one method for each thing in which databases differ
                 "the database is damaged", hint=f"restore a backup; keep {self.file} for analysis"
             )
         return VaultError(f"the database refused the statement ({message.split('(')[0].strip()[:80]})")
+
+
+def _network(folder: Path) -> str | None:
+    """The name of the network file system that `folder` is on, None for a local one."""
+    number = file_system_type(folder)
+    if number == _FUSE:
+        name = mount_type(folder).removeprefix("fuse.")
+        return name if name in _FUSE_NETWORKS else None
+    return _NETWORKS.get(number)
 
 
 class _ChangeCounter:

@@ -1,0 +1,224 @@
+"""What PostgreSQL may do to a manager: each request ends in time with the right code, and all is soon well again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from gusset.secrets.value import SecretValue
+from gusset.vault import open_vault
+from gusset.vault.storage.postgres import Postgres
+from tests.conftest import Cli
+from tests.faults.conftest import SetUp, Starter, number, put, recovers, timed
+from tests.faults.load import Load, check_all_there
+from tests.faults.network import Network
+from tests.postgres_server import SETTINGS, PostgresServer
+from tests.vault.conftest import settings_in
+
+PAUSE = number("PAUSE", 8)  # seconds
+
+
+def refused(response: httpx.Response) -> tuple[int, str]:
+    """The status and the code of a refusal, which says when to try again."""
+    assert response.headers["retry-after"] == "1"
+    return response.status_code, response.json()["code"]
+
+
+def statuses_while(fault: Iterator[object], client: httpx.Client) -> Counter[int]:
+    """The statuses of writes, reads and probes while a fault lasts; each must come in time."""
+    requests: list[Callable[[], httpx.Response]] = [
+        lambda: put(client, "x"),
+        lambda: client.get("/v1/secrets"),
+        lambda: client.get("/readyz"),
+        lambda: client.post("/v1/deployment/secrets"),
+    ]
+    return Counter(timed(request).status_code for _ in fault for request in requests)
+
+
+def for_seconds(seconds: float) -> Iterator[None]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + PAUSE)
+def test_a_pause_of_the_database_holds_up_no_request(start: Starter, server: PostgresServer) -> None:
+    """Whatever is requested, and however long it lasts: 503 in time."""
+    with start("one").client() as client:
+        assert put(client, "x").status_code == 200
+        with server.paused():
+            seen = statuses_while(for_seconds(PAUSE), client)
+        assert set(seen) == {503}
+        recovers(client)
+
+
+@pytest.mark.slow
+def test_a_silent_network_holds_up_no_request(
+    start: Starter, gusset: Cli, server: PostgresServer, database: str
+) -> None:
+    """What is sent is lost, and no connection ends; afterwards new connections are made."""
+    with Network.running(server.port) as network:
+        gusset.environ["GUSSET_DATABASE"] = f"postgresql://postgres@127.0.0.1:{network.port}/{database}"
+        manager = start("one")
+        with manager.client() as client:
+            assert put(client, "x").status_code == 200
+            with network.silent():
+                assert set(statuses_while(for_seconds(PAUSE), client)) == {503}
+            recovers(client)
+            network.cut()
+            recovers(client)
+        assert manager.stop() == 0
+
+
+def test_connections_that_are_used_up_are_reported(
+    start: Starter, server: PostgresServer, database: str
+) -> None:
+    with start("one").client() as client, ExitStack() as others:
+        assert put(client, "x").status_code == 200
+        with pytest.raises(psycopg.OperationalError):  # the manager's own are ended, and taken by others
+            for _ in range(int(SETTINGS["max_connections"]) * 3):
+                others.enter_context(server.admin())
+                server.run(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database
+                )
+        assert refused(timed(lambda: put(client, "x"))) == (503, "unreachable")
+        assert refused(timed(lambda: client.get("/v1/secrets"))) == (503, "unreachable")
+        assert timed(lambda: client.get("/readyz")).status_code == 503
+        others.close()
+        recovers(client)
+
+
+@pytest.mark.parametrize("table", ["secrets", "audit", "access_keys"])
+def test_tables_that_an_operator_locked_fail_requests_in_time(
+    start: Starter, server: PostgresServer, database: str, table: str
+) -> None:
+    """Nothing was written, and nothing is later."""
+    with start("one").client() as client:
+        assert put(client, "x").status_code == 200
+        with server.admin(database) as operator:
+            operator.execute("BEGIN")
+            operator.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            assert refused(timed(lambda: put(client, "x"))) == (503, "unreachable")
+            operator.execute("ROLLBACK")
+        recovers(client)
+        assert client.get("/v1/secrets/x").json()["version"] == 1
+
+
+def test_a_read_only_database_is_not_ready(start: Starter, server: PostgresServer, database: str) -> None:
+    """Reads go on."""
+    with start("one").client() as client:
+        assert put(client, "x").status_code == 200
+        server.run(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+        server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database)
+        try:
+            assert refused(timed(lambda: put(client, "x"))) == (503, "host")
+            assert timed(lambda: client.get("/readyz")).status_code == 503
+            assert timed(lambda: client.get("/v1/secrets")).status_code == 200
+        finally:
+            server.run(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+        recovers(client)
+
+
+def test_a_change_without_its_notification_is_noticed_within_a_second(
+    start: Starter, gusset: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Postgres, "announce", lambda *_: None)
+    manager = start("one")
+    with manager.client() as admin, ExitStack() as stack:
+        put(admin, "x")
+        token = admin.post("/v1/deployments", json={"name": "d", "secrets": ["x"]}).json()["token"]
+        client = stack.enter_context(manager.client(token))
+        lines = stack.enter_context(client.stream("GET", "/v1/deployment/changes")).iter_lines()
+        assert json.loads(next(lines))["event"] == "hello"
+        settings = settings_in(gusset.home, database=gusset.environ["GUSSET_DATABASE"])
+        with open_vault(settings) as vault:
+            began = time.monotonic()
+            vault.secrets.writer.set("x", SecretValue(b"next"), actor="alice")
+            next(line for line in lines if json.loads(line)["event"] == "changed")
+            assert time.monotonic() - began < 1.0
+
+
+# A full disk
+
+DISK = "96m"
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A folder that is a small file system."""
+    with tempfile.TemporaryDirectory(prefix="gusset-disk-") as folder:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", folder], capture_output=True
+        )
+        if mounted.returncode != 0:
+            pytest.skip("a small file system cannot be mounted: it needs root")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """The file system without a free byte."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_the_database_refuses_writes_and_loses_nothing(
+    small_disk: Path, set_up: SetUp, server: PostgresServer, tmp_path: Path, gusset: Cli
+) -> None:
+    """PostgreSQL may end over it; started again with some space, it has each acknowledged write."""
+    own = PostgresServer(small_disk, SETTINGS | {"max_wal_size": "32MB", "min_wal_size": "32MB"})
+    own.create()
+    try:
+        own.run("CREATE DATABASE vault")
+        gusset.environ["GUSSET_DATABASE"] = own.url("vault")
+        (gusset.home / "audit.witness").unlink(missing_ok=True)
+        done = gusset("manager", "init", "--email", "eve@example.com", "--output", "json", input=b"a" * 20)
+        start = Starter(gusset, json.loads(done.stdout)["api_key"], tmp_path)
+        manager = start("one")
+        load = Load([manager], 4)
+        with manager.client() as client, load.running():
+            time.sleep(1)
+            with full(small_disk):
+                deadline = time.monotonic() + 20
+                while load.failures["host"] + load.failures["unreachable"] == 0:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+                assert timed(lambda: client.get("/readyz")).status_code == 503
+                response = timed(
+                    lambda: client.post("/v1/secrets", json={"name": "y", "value": "v" * 60_000})
+                )
+                assert response.status_code == 503
+                assert str(small_disk) not in response.text
+            if not own.is_up:
+                own.stop()
+                own.start()
+            recovers(client)
+        check_all_there(load, gusset)
+        assert manager.stop() == 0
+    finally:
+        own.stop(signal.SIGQUIT)
