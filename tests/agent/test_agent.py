@@ -337,6 +337,20 @@ def test_while_the_manager_is_down_the_files_stay_and_changes_come_afterwards(
     agent.logged("responds again")
 
 
+def test_an_agent_whose_requests_are_swallowed_waits_and_then_goes_on(
+    secrets: Path, manager: Manager, start: Start
+) -> None:
+    """The manager accepts connections and never responds, as behind a broken network."""
+    manager.process.send_signal(signal.SIGSTOP)
+    try:
+        agent = start()
+        agent.logged("Waiting for the manager")
+    finally:
+        manager.process.send_signal(signal.SIGCONT)
+    agent.has(token=OLD, key=b"the-key")
+    agent.stop()
+
+
 def test_a_partition_that_swallows_packets_does_not_keep_the_agent_from_ending(
     secrets: Path, manager: Manager, start: Start, memory: Path
 ) -> None:

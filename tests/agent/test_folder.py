@@ -17,6 +17,7 @@ from gusset.agent.folder import AgentFolder
 from gusset.errors import Conflict, HostError, InvalidName, UsageError
 from gusset.secrets.value import SecretValue
 from tests.agent.conftest import contents
+from tests.conftest import as_ordinary_process
 
 
 def values(**texts: bytes) -> dict[str, SecretValue]:
@@ -224,6 +225,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_killed_at_any_moment_leaves_one_whole_generation(memory: Path) -> None:
     """The next one removes the rest, whatever it was."""
     leftovers = 0
@@ -246,6 +248,37 @@ def test_an_agent_that_is_killed_at_any_moment_leaves_one_whole_generation(memor
         assert contents(memory) == found
         assert len(list(memory.iterdir())) == 7  # four links, `..data`, `..previous` and the generation
     assert leftovers, "no kill came in the middle of a change"
+
+
+_ALL = """
+import sys
+from pathlib import Path
+from gusset.agent.folder import AgentFolder
+from gusset.secrets.value import SecretValue
+folder = AgentFolder.open(Path(sys.argv[1]), linger=0)
+for text in (b"one", b"two"):
+    folder.replace({"token": SecretValue(text)}, {"token": SecretValue(text)})
+    print(sorted(path.name[:2] for path in Path(sys.argv[1]).iterdir()))
+folder.close()
+folder = AgentFolder.open(Path(sys.argv[1]), linger=0)
+folder.empty()
+print(list(Path(sys.argv[1]).iterdir()))
+"""
+
+
+def test_without_privileges_all_of_it_works(memory: Path) -> None:
+    """Folders of mode 0500 stop root from nothing, but its owner from removing files."""
+    command = [*as_ordinary_process(), sys.executable, "-c", _ALL, memory]
+    done = subprocess.run(command, capture_output=True, text=True)
+    entries = str(["..", "..", "..", "to"])
+    assert done.stdout.splitlines() == [entries, entries, "[]"], done.stderr
+
+
+def test_a_folder_that_this_account_may_not_write_to_is_refused(memory: Path) -> None:
+    memory.chmod(0o500)
+    command = [*as_ordinary_process(), sys.executable, "-c", _ALL, memory]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "may not write to" in done.stderr
 
 
 _READER = """

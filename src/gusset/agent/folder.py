@@ -70,20 +70,27 @@ class AgentFolder:
             UsageError: it is not a folder, or has files that are not an agent's.
             Conflict: another agent uses it.
         """
-        descriptor = -1
-        try:
-            descriptor = _open_in_memory(path)
-            _lock(path, descriptor)
-            folder = cls(path, descriptor, linger=linger)
-            folder._check_entries()
-            folder._remove_others()
-        except BaseException as error:
-            if descriptor >= 0:
-                os.close(descriptor)
-            if isinstance(error, OSError):
-                raise HostError(f"{path} cannot be used: {_reason(error)}") from None
-            raise
+        with _host_errors(f"{path} cannot be used"):
+            folder = cls(path, _open_in_memory(path), linger=linger)
+            try:
+                folder._claim()
+            except BaseException:
+                folder.close()
+                raise
         return folder
+
+    def _claim(self) -> None:
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._fd):
+            raise HostError(f"this account may not write to {self.path}", hint="run the agent as its owner")
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"another agent uses {self.path}",
+                hint="give each agent a folder of its own, or stop the other one",
+            ) from None
+        self._check_entries()
+        self._remove_others()
 
     def close(self) -> None:
         """Unlock the folder. Its files stay."""
@@ -108,28 +115,24 @@ class AgentFolder:
         """
         files = {check_name(name): value.reveal() for name, value in values.items()}
         older = {check_name(name): value.reveal() for name, value in (previous or {}).items()}
-        try:
+        with _host_errors(f"cannot write secrets to {self.path}"):
             if self._holds(files, older):
                 return
             has_readers = self.generation is not None
-            self._swap(files, older)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._remove_others()
-            raise HostError(f"cannot write secrets to {self.path}: {_reason(error)}") from None
+            try:
+                self._swap(files, older)
+            except OSError:
+                self._remove_quietly()
+                raise
         if has_readers:
             time.sleep(self._linger)
-        # The change is made: what cannot be removed now is removed at the next one.
-        with contextlib.suppress(OSError):
-            self._remove_others()
+        self._remove_quietly()
 
     def empty(self) -> None:
         """Remove all values. Raises HostError."""
-        try:
+        with _host_errors(f"cannot remove secrets from {self.path}"):
             self._unlink(_CURRENT)
             self._remove_others()
-        except OSError as error:
-            raise HostError(f"cannot remove secrets from {self.path}: {_reason(error)}") from None
 
     def _swap(self, files: Mapping[str, bytes], older: Mapping[str, bytes]) -> None:
         generation = f"..{datetime.now(UTC):%Y_%m_%d_%H_%M_%S}.{token_hex(8)}"
@@ -145,7 +148,7 @@ class AgentFolder:
     def _write_folder(
         self, parent: int, name: str, files: Mapping[str, bytes], folders: Mapping[str, Mapping[str, bytes]]
     ) -> None:
-        os.mkdir(name, 0o700, dir_fd=parent)  # below a descriptor
+        os.mkdir(name, 0o700, dir_fd=parent)
         folder = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
         try:
             for file, value in files.items():
@@ -184,7 +187,7 @@ class AgentFolder:
             return False
         expected = {*files, PREVIOUS} if older else {*files}
         links = {name for name in _entries(self._fd) if self._is_link_of_name(name)}
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):  # then it is replaced
             return links == expected and _has(self._fd, generation, files, {PREVIOUS: older} if older else {})
         return False
 
@@ -218,6 +221,11 @@ class AgentFolder:
                 _remove_folder(self._fd, name)
             elif name == _NEXT or (self._is_link_of_name(name) and name not in (names or ())):
                 self._unlink(name)
+
+    def _remove_quietly(self) -> None:
+        """The same; what cannot be removed now is removed after the next change."""
+        with contextlib.suppress(OSError):
+            self._remove_others()
 
     def _names_in(self, generation: str | None) -> list[str] | None:
         """The names of a generation's files; None if it does not exist."""
@@ -265,22 +273,11 @@ def _open_in_memory(path: Path) -> int:
 def _is_in_memory(descriptor: int) -> bool:
     """Whether the file system is a tmpfs or ramfs."""
     libc = ctypes.CDLL(None, use_errno=True)
-    status = (
-        ctypes.c_long * 64
-    )()  # more than the 120 bytes of a `struct statfs`, which begins with `f_type`
+    status = (ctypes.c_long * 64)()  # room for a `struct statfs`, which begins with `f_type`
     if libc.fstatfs(descriptor, status) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return status[0] & 0xFFFFFFFF in _IN_MEMORY
-
-
-def _lock(path: Path, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Conflict(
-            f"another agent uses {path}", hint="give each agent a folder of its own, or stop the other one"
-        ) from None
 
 
 def _entries(folder: int) -> list[str]:
@@ -325,5 +322,10 @@ def _remove_folder(parent: int, name: str) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno or errno.EIO).lower()
+@contextlib.contextmanager
+def _host_errors(what: str) -> Iterator[None]:
+    """Raise HostError for an OSError within the context."""
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"{what}: {os.strerror(error.errno or errno.EIO).lower()}") from None

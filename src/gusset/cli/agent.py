@@ -105,6 +105,10 @@ def agent(
         on_change=_words("--on-change", on_change),
         keep_files=keep_files,
     )
+    if app.settings.manager is None:
+        raise UsageError(
+            "the agent needs a manager", hint="set GUSSET_MANAGER, or log in with `gusset login URL`"
+        )
     require_linux("agent", lambda: _in_container(app, options))
     from gusset.cli.agent_run import run
 

@@ -30,7 +30,7 @@ from gusset.cli.signal_forwarding import (
 )
 from gusset.cli.sources import manager_source, read_all
 from gusset.client.manager_source import ManagerSource
-from gusset.errors import NotFound, Unreachable, UsageError
+from gusset.errors import NotFound, Unreachable
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.logs import log_to_stderr
 from gusset.secrets.masking import Masker
@@ -57,10 +57,7 @@ def run(app: App, options: AgentOptions) -> int:
     masker = Masker()
     with ExitStack() as processes:  # the forked ones, which must not have values, and the command
         account = Account.start(app, secrets_dir=None)
-        if account is None:
-            raise UsageError(
-                "the agent needs a manager", hint="set GUSSET_MANAGER, or log in with `gusset login URL`"
-            )
+        assert account is not None  # noqa: S101  # the command has checked that there is a manager
         processes.callback(account.close)
         process = processes.enter_context(open_command(options.command, masker)) if options.command else None
         on_change = DirectCommand(options.on_change, masker, has_input=False) if options.on_change else None
