@@ -41,6 +41,7 @@ from gusset.manager.pages.pages import Pages
 from gusset.manager.service_routes import ServiceRoutes
 from gusset.runtime import responses
 from gusset.runtime.trusted_proxies import TrustedProxies
+from gusset.vault.greenlets import GreenletPool
 from gusset.vault.wiring import Vault
 
 
@@ -96,7 +97,7 @@ def make_manager(
     key_rate: int,
 ) -> Manager:
     """Join the parts over an open vault. `scheme` is the listener's; for `key_rate` see `Authenticator`."""
-    executors, cache = Executors(), AccessCache(vault)
+    executors, cache, greenlets = Executors(), AccessCache(vault), GreenletPool()
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
     change_feed = ChangeFeed(vault.change_poller, lambda: vault.epoch)
     integrity = IntegrityWatch(vault.verification())
@@ -104,6 +105,7 @@ def make_manager(
     streams = ChangeStreams(
         authenticator,
         change_feed,
+        greenlets=greenlets,
         headers=SECURITY_HEADERS,
         count=lambda exchange, status: metrics.count(CHANGES, status, time.perf_counter() - exchange.began),
     )
@@ -138,6 +140,7 @@ def make_manager(
         streams=streams,
         renewals=Renewals(authenticator, vault.leases),
         tokens=TokenRoute(IdentityExchange(vault, keys)),
+        greenlets=greenlets,
         proxies=proxies,
         scheme=scheme,
         refuse_form=pages.refuse_form,

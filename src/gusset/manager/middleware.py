@@ -31,8 +31,8 @@ from gusset.runtime.exchange import Exchange
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from gusset.runtime.trusted_proxies import TrustedProxies
-from gusset.vault import greenlets
 from gusset.vault.audit.continuous import Integrity
+from gusset.vault.greenlets import GreenletPool
 
 log = logging.getLogger("gusset.manager")
 
@@ -128,6 +128,7 @@ class Middleware:
         streams: ChangeStreams,
         renewals: Renewals,
         tokens: TokenRoute,
+        greenlets: GreenletPool,
         proxies: TrustedProxies,
         scheme: str,
         refuse_form: Callable[[Request, HTTPException], StarletteResponse],
@@ -140,6 +141,7 @@ class Middleware:
         self._streams = streams
         self._renewals = renewals
         self._tokens = tokens
+        self._greenlets = greenlets
         self._proxies = proxies
         self._scheme = scheme
         self._refuse_form = refuse_form
@@ -155,7 +157,9 @@ class Middleware:
         if route is None and path == CHANGES and exchange.method == b"GET":
             self._streams.open(exchange, self._address(exchange))
         elif route is None and path == TOKEN:
-            greenlets.start(self._handle_token, exchange, on_done=partial(self._respond, exchange, TOKEN))
+            self._greenlets.start(
+                self._handle_token, exchange, on_done=partial(self._respond, exchange, TOKEN)
+            )
         elif route is None:
             self._start_task(self._run_app(exchange))
         elif isinstance(route, Response):
@@ -164,7 +168,7 @@ class Middleware:
             self._start_task(self._handle_slow(exchange, route))
         else:
             on_done = partial(self._respond, exchange, route.operation.path)
-            greenlets.start(self._handle, exchange, route, on_done=on_done)
+            self._greenlets.start(self._handle, exchange, route, on_done=on_done)
 
     def _handle(self, exchange: Exchange, route: Route) -> Response:
         try:

@@ -18,7 +18,7 @@ from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import keys_of
 from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
 from gusset.runtime.responses import Response
-from gusset.vault import greenlets
+from gusset.vault.greenlets import GreenletPool
 from gusset.vault.services.leases import MAX_REPLICAS
 
 CHANGES = "/v1/deployment/changes"
@@ -102,12 +102,14 @@ class ChangeStreams:
         authenticator: Authenticator,
         change_feed: ChangeFeed,
         *,
+        greenlets: GreenletPool,
         headers: Headers,
         count: Callable[[Exchange, int], object],
     ) -> None:
         """`headers` are for each response; `count` is called with each request and status when it is over."""
         self._authenticator = authenticator
         self._change_feed = change_feed
+        self._greenlets = greenlets
         self._headers = tuple(headers)
         self._count = count
         self._of_deployment: Counter[str] = Counter()  # open streams
@@ -117,7 +119,7 @@ class ChangeStreams:
 
     def open(self, exchange: Exchange, address: str | None) -> None:
         """Handle a request for the stream of a deployment's changes."""
-        greenlets.start(self._authenticate, exchange, address, on_done=partial(self._begin, exchange))
+        self._greenlets.start(self._authenticate, exchange, address, on_done=partial(self._begin, exchange))
 
     def _authenticate(self, exchange: Exchange, address: str | None) -> DeploymentCaller | Response:
         request = AuthRequest(
@@ -156,7 +158,7 @@ class ChangeStreams:
             self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep)
 
     def _start_sweep(self) -> None:
-        greenlets.start(self._sweep, on_done=self._schedule_sweep)
+        self._greenlets.start(self._sweep, on_done=self._schedule_sweep)
 
     def _schedule_sweep(self, _: None) -> None:
         loop = asyncio.get_running_loop()
