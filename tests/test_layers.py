@@ -22,9 +22,10 @@ MAY_IMPORT = {
     "trusted_folders": {"errors", "portable"},
     "settings": {"errors", "secrets", "portable"},
     "secrets": {"errors", "portable"},
+    "rotation": {"errors", "secrets"},
     "package": {"errors", "secrets"},
     "environments": {"errors", "package", "portable", "printable", "trusted_folders"},
-    "vault": {"errors", "addresses", "secrets", "settings", "portable"},
+    "vault": {"errors", "addresses", "secrets", "settings", "portable", "rotation"},
     "runtime": {"errors", "addresses", "backoff", "printable", "secrets"},
     "weights": {
         "errors",
@@ -40,8 +41,8 @@ MAY_IMPORT = {
     "containers": {"errors", "secrets", "package", "environments", "images", "runtime", "weights"},
     "images": {"errors", "secrets", "portable", "printable"},
     "agent": {"errors", "secrets"},
-    "client": {"errors", "addresses", "backoff", "secrets"},
-    "manager": {"errors", "addresses", "printable", "secrets", "vault", "runtime"},
+    "client": {"errors", "addresses", "backoff", "secrets", "rotation"},
+    "manager": {"errors", "addresses", "printable", "secrets", "vault", "rotation", "runtime"},
     "cli": {
         "addresses",
         "backoff",
@@ -61,6 +62,7 @@ MAY_IMPORT = {
         "manager",
         "client",
         "agent",
+        "rotation",
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -173,6 +175,7 @@ REVEALERS = {
     "vault/crypto/root_key.py",  # a passphrase, into the derivation of the key that it stands for
     "manager/api/handlers.py",  # a key or a link, shown once
     "manager/api/secret_handlers.py",  # to the value doctor
+    "rotation/contract.py",  # a new credential, to the provider's program that made it, to be verified
     "manager/pages/responder.py",  # a new session's token, into its cookie
     "manager/pages/secret_pages.py",  # to the doctor
     "manager/pages/api_key_pages.py",  # a key, shown once
@@ -189,6 +192,7 @@ REVEALERS = {
     "vault/services/identity_tokens.py",  # a short-lived token, to be compared
     "vault/services/access_keys.py",  # a key, to be compared by its hash
     "vault/crypto/passwords.py",  # a password, to be hashed
+    "vault/services/provider_rotations.py",  # to check the length
     "vault/services/secret_rows.py",  # to be sealed
     "vault/services/secret_writer.py",  # to check the length
 }

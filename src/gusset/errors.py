@@ -22,6 +22,8 @@
     │   └── OutcomeUnknown          a change was sent and never confirmed
     ├── ModelFailed                 the model's or container's own code failed
     │   └── ImageUnreadable         an image or a layer of it is damaged, or is none
+    ├── ProviderFailed              the program that makes and revokes credentials failed
+    ├── RotationUnfinished          a rotation waits for replicas; the same command continues it
     ├── VaultError                  the vault cannot be opened or trusted
     │   ├── RootKeyError            the root key is lost, wrong or unsafe
     │   ├── VaultTooNew             written by a newer gusset
@@ -252,6 +254,18 @@ class ImageUnreadable(ModelFailed):
     code = "image_unreadable"
 
 
+class ProviderFailed(GussetError):
+    """The program that makes and revokes credentials failed, or broke its contract."""
+
+    code = "provider_failed"
+
+
+class RotationUnfinished(GussetError):
+    """A rotation waits for replicas, so the credential before is not revoked yet."""
+
+    code = "rotation_unfinished"
+
+
 class VaultError(GussetError):
     """The vault cannot be opened, read or trusted."""
 
@@ -343,6 +357,8 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     Unreachable: Outcome(exit=8, http=503),
     TooManyAttempts: Outcome(exit=8, http=429),
     ModelFailed: Outcome(exit=9, http=500),
+    ProviderFailed: Outcome(exit=9, http=500),
+    RotationUnfinished: Outcome(exit=12, http=409),
     SecretLookupError: Outcome(exit=9, http=500),
     SecretNotText: Outcome(exit=9, http=500),
     VaultError: Outcome(exit=10, http=500),

@@ -60,7 +60,9 @@ if TYPE_CHECKING:
     from gusset.vault.services.overlaps import Overlaps
     from gusset.vault.services.password_attempts import PasswordAttempts
     from gusset.vault.services.people import People
+    from gusset.vault.services.provider_rotations import ProviderRotations
     from gusset.vault.services.root_key_rotation import RootKeyRotation
+    from gusset.vault.services.rotation_schedules import RotationSchedules
     from gusset.vault.services.rotations import Rotations
     from gusset.vault.services.sessions import Sessions
     from gusset.vault.services.teams import Teams
@@ -183,6 +185,20 @@ class Vault:  # large: an attribute for each service
 
         rows, parts = SecretRows(team_id, name), self._parts
         return Rotations(parts.store, parts.clock, rows=rows, leases=self.leases)
+
+    def provider_rotations_of(self, team_id: str, name: str) -> ProviderRotations:
+        """The rotations of a team's secrets by a provider's program, by the team's id and name."""
+        from gusset.vault.services.provider_rotations import ProviderRotations
+
+        rows, parts = SecretRows(team_id, name), self._parts
+        versions = VersionStore(parts.keys, parts.clock, rows)
+        return ProviderRotations(*self._shared, rows=rows, versions=versions)
+
+    def rotation_schedules_of(self, team_id: str, name: str) -> RotationSchedules:
+        """When a team's secrets are to be rotated, by the team's id and name."""
+        from gusset.vault.services.rotation_schedules import RotationSchedules
+
+        return RotationSchedules(self._parts.store, SecretRows(team_id, name))
 
     @cached_property
     def issuers(self) -> Issuers:

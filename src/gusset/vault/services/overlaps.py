@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from gusset.errors import InvalidValue
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
@@ -19,6 +21,8 @@ from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import OVERLAPS, SECRETS
+
+MAX_OVERLAP = timedelta(days=365)
 
 _FIND = Select(OVERLAPS, "WHERE secret_id = :id")
 _FIND_MANY = Select(OVERLAPS, "WHERE secret_id IN (:ids...)")
@@ -32,6 +36,12 @@ class Overlap:
 
     version: int
     ends_at: str
+
+
+def check_overlap(overlap: timedelta) -> None:
+    """Raises InvalidValue if an overlap cannot last that long."""
+    if not timedelta() < overlap <= MAX_OVERLAP:
+        raise InvalidValue(f"an overlap can last from a second to {MAX_OVERLAP.days} days")
 
 
 def find_overlaps(connection: Connection, secrets: Collection[Any], now: str) -> dict[str, Overlap]:

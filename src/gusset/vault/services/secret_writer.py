@@ -19,14 +19,15 @@ from gusset.vault.audit.consistency import state_details
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.services.overlaps import Overlap, begin_overlap, end_overlap
+from gusset.vault.services.overlaps import Overlap, begin_overlap, check_overlap, end_overlap
+from gusset.vault.services.provider_rotations import copy_credential
+from gusset.vault.services.rotation_schedules import set_interval
 from gusset.vault.services.secret_rows import LIST_VERSIONS, SecretRows, VersionStore
 from gusset.vault.storage.connection import Connection, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
 MAX_NOTE = 1000  # characters
-MAX_OVERLAP = timedelta(days=365)
 
 _FIND_DELETED = Select(
     SECRETS,
@@ -86,8 +87,8 @@ class SecretWriter:
         check_name(name)
         check_length(value.reveal())
         columns = _annotation(note, expires_at)
-        if overlap is not None and not timedelta() < overlap <= MAX_OVERLAP:
-            raise InvalidValue(f"an overlap can last from a second to {MAX_OVERLAP.days} days")
+        if overlap is not None:
+            check_overlap(overlap)
 
         def write(transaction: Transaction) -> WriteResult[SecretInfo]:
             before = self._rows.find(transaction, name) if overlap is not None else None
@@ -148,7 +149,9 @@ class SecretWriter:
         def write(transaction: Transaction) -> WriteResult[SecretInfo]:
             row = self._rows.get_or_raise(transaction, name)
             value = self._versions.read(transaction, row, version)
-            info = self._rows.info(self._versions.add(transaction, row, value, actor=actor))
+            row = self._versions.add(transaction, row, value, actor=actor)
+            copy_credential(transaction, row, version)
+            info = self._rows.info(row)
             return WriteResult(info, [_change_event(actor, Action.SECRET_ROLLBACK, info, {"from": version})])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_ROLLBACK, name), write)
@@ -160,22 +163,28 @@ class SecretWriter:
         actor: str,
         note: str | None = None,
         expires_at: datetime | Literal["never"] | None = None,
+        rotate_every: timedelta | Literal["never"] | None = None,
     ) -> SecretInfo:
-        """Change note and expiry date. None leaves them unchanged; an empty note and "never" clear them.
+        """Change note, expiry date and the interval of rotations.
+
+        None leaves them unchanged; an empty note and "never" clear them.
 
         Raises:
             SecretNotFound: there is no such secret.
-            InvalidValue: the note is too long.
+            InvalidValue: the note is too long, or the interval is.
         """
         check_name(name)
         columns = _annotation(note, expires_at)
+        changed = sorted([*columns, *(["rotate_every"] if rotate_every is not None else [])])
 
         def write(transaction: Transaction) -> WriteResult[SecretInfo]:
             row = self._rows.get_or_raise(transaction, name)
             if columns:
                 row = transaction.update(SECRETS, row, **columns)
+            if rotate_every is not None:
+                set_interval(transaction, row.id, rotate_every)
             info = self._rows.info(row)
-            event = _change_event(actor, Action.SECRET_ANNOTATE, info, {"changed": sorted(columns)})
+            event = _change_event(actor, Action.SECRET_ANNOTATE, info, {"changed": changed})
             return WriteResult(info, [event])
 
         return self._writer.run(AuditEvent(actor, Action.SECRET_ANNOTATE, name), write)

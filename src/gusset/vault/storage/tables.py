@@ -56,6 +56,30 @@ OVERLAPS = SignedTable(
     row="the overlap of version {version} of the secret {secret_id}",
 )
 
+# The unfinished rotation of a secret by a provider's program. `holder` is the process that runs it.
+ROTATIONS = SignedTable(
+    name="secret_rotations",
+    key=("secret_id",),
+    columns=("secret_id", "id", "step", "version", "started_at", "started_by"),
+    unsigned=("holder", "held_until"),
+    row="the rotation {id} of the secret {secret_id}",
+)
+
+# By `handle` the provider knows the credential that a version has; it is not secret.
+CREDENTIALS = SignedTable(
+    name="secret_credentials",
+    key=("secret_id", "version"),
+    columns=("secret_id", "version", "handle", "revoked_at"),
+    row="the credential of version {version} of the secret {secret_id}",
+)
+
+SCHEDULES = SignedTable(
+    name="secret_schedules",
+    key=("secret_id",),
+    columns=("secret_id", "rotate_every"),  # seconds
+    row="the rotation interval of the secret {secret_id}",
+)
+
 USERS = SignedTable(
     name="users",
     key=("id",),
@@ -177,4 +201,7 @@ SIGNED_TABLES = (
     SECRETS,
     SECRET_VERSIONS,
     OVERLAPS,
+    ROTATIONS,
+    CREDENTIALS,
+    SCHEDULES,
 )

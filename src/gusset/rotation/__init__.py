@@ -1,0 +1,1 @@
+"""Rotation by a provider's program: the contract with it, and the order of the steps. No I/O."""
