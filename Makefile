@@ -7,7 +7,13 @@ STAMP := $(VENV)/.made
 WORKERS ?= $(shell expr 2 '*' `getconf _NPROCESSORS_ONLN`)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-.PHONY: help demo test quick check unit engines browser examples-test examples bench dist image lock system-deps clean
+# PostgreSQL as the system has it, the newest one; empty where there is none. `make test` uses that of a wheel.
+SYSTEM_POSTGRES := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
+# What managers do is the same on both databases, so these files are enough: routes, pages, keys, streams.
+ON_POSTGRES = test_access test_api test_integrity test_keys test_login test_pages test_repeated_requests \
+  test_session_tokens
+
+.PHONY: help demo test quick check unit postgres soak engines browser examples-test examples bench dist image lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +35,15 @@ check: $(STAMP) ## lint and types
 
 unit: $(STAMP) ## every test but those of engines, browser and torch
 	$(PYTEST) -m "not (engine or browser or torch or truss)"
+
+postgres: $(STAMP) ## tests of vaults and managers on the system's PostgreSQL (GUSSET_TEST_POSTGRES names another)
+	GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES=$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)} \
+	  $(PYTEST) -m "not sqlite" tests/vault/test_postgres.py tests/vault/test_consistency.py \
+	  tests/vault/test_lost_records.py tests/faults/test_failover.py $(ON_POSTGRES:%=tests/manager/%.py)
+
+soak: $(STAMP) ## 200 kills, a full load and a long pause, on PostgreSQL: takes half an hour
+	GUSSET_TEST_KILLS=200 GUSSET_TEST_WRITES=500 GUSSET_TEST_PAUSE=60 \
+	  $(BIN)/python -m pytest -s --durations=10 tests/faults/test_load.py tests/faults/test_outages.py
 
 engines: $(STAMP) ## the tests that use a container engine
 	$(PYTEST) -m "engine and not truss"

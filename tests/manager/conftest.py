@@ -34,6 +34,12 @@ class Manager:
         self.port = port
         self.start()
 
+    @property
+    def database(self) -> str:
+        """The URL of its database."""
+        file = f"sqlite:///{self.gusset.home / 'vault.db'}"
+        return self.gusset.environ.get("GUSSET_DATABASE", file)
+
     def start(self, *options: str) -> None:
         command = [sys.executable, "-m", *self.module, "manager", "--port", str(self.port)]
         with self.log.open("ab") as log:

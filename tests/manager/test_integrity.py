@@ -14,8 +14,7 @@ from tests.vault.conftest import run_sql
 
 def sql(manager: Manager, statement: str) -> int:
     """Execute a statement as somebody who can write the database; returns the number that it selects."""
-    file = f"sqlite:///{manager.gusset.home / 'vault.db'}"
-    rows = run_sql(manager.gusset.environ.get("GUSSET_DATABASE", file), statement)
+    rows = run_sql(manager.database, statement)
     return int(rows[0][0]) if rows else 0
 
 

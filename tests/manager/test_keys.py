@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -14,6 +12,7 @@ from gusset.vault.crypto.root_key import encode_root_key, new_root_key, parse_ro
 from tests.conftest import leaks_in
 from tests.manager.conftest import Manager
 from tests.serving.conftest import eventually
+from tests.vault.conftest import run_sql
 
 
 def test_a_manager_uses_keys_that_a_command_has_rotated(manager: Manager, admin: httpx.Client) -> None:
@@ -23,10 +22,7 @@ def test_a_manager_uses_keys_that_a_command_has_rotated(manager: Manager, admin:
     manager.gusset("secret", "set", "b", input=b"of a command")
     assert admin.post("/v1/audit/verify").json()["problems"] == []
     assert admin.post("/v1/secrets", json={"name": "c", "value": "second value"}).status_code == 200
-    with closing(sqlite3.connect(manager.gusset.home / "vault.db")) as database:
-        numbers = database.execute(
-            "SELECT DISTINCT hex(substr(sealed, 2, 4)) FROM secret_versions"
-        ).fetchall()
+    numbers = run_sql(manager.database, "SELECT DISTINCT hex(substr(sealed, 2, 4)) FROM secret_versions")
     assert numbers == [("00000002",)]
     assert admin.post("/v1/audit/verify").json()["problems"] == []
     assert {secret["name"] for secret in admin.get("/v1/secrets").json()["secrets"]} == {"a", "b", "c"}

@@ -21,6 +21,7 @@ def logged_in(manager: Manager, tmp_path: Path) -> Cli:
         "GUSSET_HOME": str(tmp_path / "elsewhere"),
         "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
     }
+    environ.pop("GUSSET_DATABASE", None)
     cli = Cli(tmp_path / "elsewhere", environ)
     done = cli("login", manager.address, input=manager.key.encode() + b"\n")
     assert f"as {ADMIN}".encode() in done.stdout

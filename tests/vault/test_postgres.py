@@ -30,6 +30,7 @@ from gusset.errors import (
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
+from gusset.vault.audit.events import Actor
 from gusset.vault.storage import postgres_connect
 from gusset.vault.storage.postgres import Postgres
 from gusset.vault.storage.postgres_connect import ServerClock
@@ -300,6 +301,12 @@ def test_a_text_that_cannot_be_stored_fails_alone(vault: Vault) -> None:
     with pytest.raises(InvalidValue):
         vault.secrets.writer.set("y", SecretValue(b"v"), note="a\0b", actor="alice")
     assert put(vault, b"next") == 2
+
+
+def test_an_actor_with_an_address_is_stored_as_a_text(vault: Vault) -> None:
+    """The class of a text makes no difference."""
+    vault.secrets.writer.set("x", SecretValue(b"v"), actor=Actor("ada", "192.0.2.7"))
+    assert vault.audit.show(target="x", limit=1)[0].actor == "ada"
 
 
 # Connecting

@@ -33,7 +33,7 @@ def export(request: PageRequest) -> Download:
 
 
 def _page(request: PageRequest, *, report: VerificationReport | None = None) -> Page:
-    filters = {key: request.query.get(key, "").strip() for key in _FILTERS}
+    filters = {key: request.query.get(key, "").replace("\0", "").strip() for key in _FILTERS}
     wanted = {key: text for key, text in filters.items() if text}
     before = _before(request)
     found = request.vault.audit.show(

@@ -29,7 +29,10 @@ def list_page(request: PageRequest) -> Page:
 
 
 def _list(request: PageRequest, team: TeamInfo, *, name: str = "", error: GussetError | None = None) -> Page:
-    secrets, query = _secrets(request, team), "" if error else request.query.get("q", "").strip()
+    secrets, query = (
+        _secrets(request, team),
+        "" if error else request.query.get("q", "").replace("\0", "").strip(),
+    )
     deleted, page = request.query.get("deleted") == "1" and not error, _page_number(request)
     found, total = secrets.reader.page(
         containing=query, limit=ROWS, offset=(page - 1) * ROWS, deleted=deleted

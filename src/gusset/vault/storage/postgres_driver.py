@@ -358,7 +358,7 @@ def _ends_session(result: Any) -> bool:
 
 def _encoded(value: Any) -> tuple[bytes | None, int]:
     """A parameter and its format. Its type is the one that the statement has there."""
-    if type(value) is str:
+    if isinstance(value, str):  # such as an `Actor`
         if "\0" in value:  # libpq would end the text there
             raise InvalidValue("a text has the character NUL, which cannot be stored")
         return value.encode(), _TEXT
