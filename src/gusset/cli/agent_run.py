@@ -31,6 +31,7 @@ from gusset.cli.signal_forwarding import (
 from gusset.cli.sources import manager_source, read_all
 from gusset.client.manager_source import ManagerSource
 from gusset.errors import NotFound, Unreachable
+from gusset.runtime.declared_secrets import Values
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.logs import log_to_stderr
 from gusset.secrets.masking import Masker
@@ -95,15 +96,15 @@ class _Agent:
             )
             account.close()
             secrets = ProvidedSecrets(folder, self._masker, files=names, variables={}, held=self._app.held)
-            self._fill(secrets, source)
+            provided = self._fill(secrets, source)
             if self._options.once:
-                self._report_ready(secrets)
+                self._report_ready(provided)
                 return 0
             with ReceivedSignals.open() as signals:  # before threads, which inherit that they are blocked
                 with self._following(
                     secrets, source, on_change, replaced=before not in (None, folder.generation)
                 ):
-                    self._report_ready(secrets)
+                    self._report_ready(provided)
                     if process is None:
                         _wait_for_end(signals)
                         status = 0
@@ -142,13 +143,15 @@ class _Agent:
             return chosen
         return chosen or declared
 
-    def _fill(self, secrets: ProvidedSecrets, source: ManagerSource) -> None:
+    def _fill(self, secrets: ProvidedSecrets, source: ManagerSource) -> Sequence[str]:
+        """Put the values into the folder; the names of those that there are."""
         names, allow_missing = secrets.names, self._options.allow_missing
-        if not names:
-            secrets.provide({})
-            return
         may_be_missing = names if "all" in allow_missing else allow_missing
-        secrets.provide(_when_reachable(lambda: read_all(source, names, allow_missing=may_be_missing)))
+        values: Values = {}
+        if names:
+            values = _when_reachable(lambda: read_all(source, names, allow_missing=may_be_missing))
+        secrets.provide(values)
+        return sorted(values)
 
     @contextmanager
     def _following(
@@ -171,14 +174,14 @@ class _Agent:
             running.enter_context(secrets.following(source, request))
             yield
 
-    def _report_ready(self, secrets: ProvidedSecrets) -> None:
+    def _report_ready(self, names: Sequence[str]) -> None:
         """The folder is whole: log it, and report it to systemd and to whoever reads standard output."""
-        folder, names = str(self._options.folder), secrets.names
+        folder = str(self._options.folder)
         count = "1 secret" if len(names) == 1 else f"{len(names)} secrets"
         log.info("Ready: %s of %s in %s.", count, self._options.deployment, folder)
         notify(self._notify_socket, "READY=1")
         if self._options.command is None:
-            self._app.output.result({"dir": folder, "secrets": names})
+            self._app.output.result({"dir": folder, "secrets": list(names)})
 
 
 def _when_reachable(request: Callable[[], T]) -> T:
