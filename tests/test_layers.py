@@ -183,6 +183,7 @@ REVEALERS = {
     "manager/identity/json_web_token.py",  # a workload's token, to be verified
     "manager/identity/token_route.py",  # a short-lived token, to its deployment
     "manager/live/delivery.py",  # to a deployment
+    "manager/read_routes.py",  # to a deployment, by other tools
     "runtime/caller_auth.py",  # callers' keys, to be hashed
     "runtime/supervision.py",  # to the value doctor
     "secrets/mapping.py",  # to the model

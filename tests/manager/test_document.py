@@ -184,6 +184,7 @@ def test_every_response_has_exactly_the_documented_keys(manager: Manager) -> Non
         for path, methods in client.document["paths"].items()
         for method, operation in methods.items()
         if "application/json" in operation["responses"]["200"]["content"]
+        and operation["tags"] != ["vault"]  # described by Vault
     }
     assert client.called == documented
 

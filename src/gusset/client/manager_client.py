@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 from collections.abc import Iterator, Mapping
 from secrets import token_hex
@@ -45,7 +44,7 @@ class ManagerClient:
         self._urls = random.sample(urls, len(urls))
         self._current = 0
         self._key = key
-        self._http: dict[tuple[int, str], httpx.Client] = {}  # by process: a fork has connections of its own
+        self._http: dict[str, httpx.Client] = {}
 
     def __repr__(self) -> str:
         return f"ManagerClient({','.join(self._urls)!r})"
@@ -61,9 +60,8 @@ class ManagerClient:
         return urlsplit(self.url).netloc
 
     def close(self) -> None:
-        for (process, _), http in self._http.items():
-            if process == os.getpid():
-                http.close()
+        for http in self._http.values():
+            http.close()
 
     def request(
         self,
@@ -102,16 +100,15 @@ class ManagerClient:
     def http(self) -> httpx.Client:
         """The connection pool of the manager that is used now, opened when it is first used."""
         url = self.url
-        key = (os.getpid(), url)
-        if key not in self._http:
+        if url not in self._http:
             import httpx  # most commands need none of this
 
             logging.getLogger("httpx").setLevel(logging.WARNING)
             limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
-            self._http[key] = httpx.Client(
+            self._http[url] = httpx.Client(
                 base_url=url, timeout=TIMEOUT, follow_redirects=False, limits=limits
             )
-        return self._http[key]
+        return self._http[url]
 
     def auth_headers(self) -> dict[str, str]:
         return {"authorization": "Bearer " + self._key.reveal().decode("latin-1")}

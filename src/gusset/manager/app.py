@@ -38,6 +38,8 @@ from gusset.manager.live.renewals import Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
 from gusset.manager.middleware import SECURITY_HEADERS, Metrics, Middleware
 from gusset.manager.pages.pages import Pages
+from gusset.manager.read_document import READ_PATHS
+from gusset.manager.read_routes import ReadRoutes
 from gusset.manager.service_routes import ServiceRoutes
 from gusset.runtime import responses
 from gusset.runtime.trusted_proxies import TrustedProxies
@@ -119,6 +121,7 @@ def make_manager(
         bootstrap_link=bootstrap_link,
     )
     keys = IssuerKeys(PinnedHttp())
+    identities = IdentityExchange(vault, keys)
     operations = [*OPERATIONS, *IdentityOperations(keys).operations(), *delivery.operations()]
     reports = ManagerReports(vault, executors)
     service = ServiceRoutes(
@@ -128,7 +131,7 @@ def make_manager(
         reports=reports,
         integrity=integrity,
         metrics=metrics,
-        document=openapi(operations),
+        document=openapi(operations, READ_PATHS),
     )
     routes = [*service.routes(), *pages.routes()]
     exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
@@ -139,7 +142,8 @@ def make_manager(
         metrics,
         streams=streams,
         renewals=Renewals(authenticator, vault.leases),
-        tokens=TokenRoute(IdentityExchange(vault, keys)),
+        tokens=TokenRoute(identities),
+        read_routes=ReadRoutes(vault, authenticator, delivery, identities),
         greenlets=greenlets,
         proxies=proxies,
         scheme=scheme,

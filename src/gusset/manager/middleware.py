@@ -26,6 +26,13 @@ from gusset.manager.identity.token_route import MAX_TOKEN_BODY, TOKEN, TokenRout
 from gusset.manager.live.delivery import REPLICAS
 from gusset.manager.live.renewals import RENEWED, Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
+from gusset.manager.read_routes import (
+    ReadRoute,
+    ReadRoutes,
+    find_read_route,
+    render_error,
+    without_body,
+)
 from gusset.runtime.asgi import AsgiApp, AsgiSender, make_scope, run_asgi
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.limits import Limits
@@ -113,9 +120,10 @@ class Middleware:
     """The request handler of the manager's HTTP server.
 
     Requests of the API go directly to `Api`, streams of changes to `ChangeStreams`,
-    exchanges of tokens to `TokenRoute`, and all others (pages, probes) to an ASGI
-    application. All are counted and get the security headers; an unexpected exception
-    is logged without its message, which may hold a value, and becomes a 500.
+    exchanges of tokens to `TokenRoute`, reads by other tools to `ReadRoutes`, and all
+    others (pages, probes) to an ASGI application. All are counted and get the security
+    headers; an unexpected exception is logged without its message, which may hold a
+    value, and becomes a 500.
     """
 
     def __init__(
@@ -129,6 +137,7 @@ class Middleware:
         renewals: Renewals,
         tokens: TokenRoute,
         greenlets: GreenletPool,
+        read_routes: ReadRoutes,
         proxies: TrustedProxies,
         scheme: str,
         refuse_form: Callable[[Request, HTTPException], StarletteResponse],
@@ -142,6 +151,7 @@ class Middleware:
         self._renewals = renewals
         self._tokens = tokens
         self._greenlets = greenlets
+        self._read_routes = read_routes
         self._proxies = proxies
         self._scheme = scheme
         self._refuse_form = refuse_form
@@ -160,6 +170,9 @@ class Middleware:
             self._greenlets.start(
                 self._handle_token, exchange, on_done=partial(self._respond, exchange, TOKEN)
             )
+        elif route is None and (read_route := find_read_route(path)) is not None:
+            on_read = partial(self._respond_read, exchange, read_route)
+            self._greenlets.start(self._handle_read, exchange, read_route, on_done=on_read)
         elif route is None:
             self._start_task(self._run_app(exchange))
         elif isinstance(route, Response):
@@ -188,6 +201,20 @@ class Middleware:
         except Exception as error:
             response = exception_response(error)
         self._respond(exchange, route.operation.path, response)
+
+    def _handle_read(self, exchange: Exchange, route: ReadRoute) -> Response:
+        try:
+            return self._read_routes.handle(exchange, route, self._address(exchange))
+        except Exception as error:
+            return render_error(route, exception_response(error))
+
+    def _respond_read(self, exchange: Exchange, route: ReadRoute, response: Response) -> None:
+        if without_body(exchange, response):
+            exchange.start(response.status, (*response.headers, *SECURITY_HEADERS))
+            exchange.end()
+            self._metrics.count(route.path, response.status, time.perf_counter() - exchange.began)
+        else:
+            self._respond(exchange, route.path, response)
 
     def _respond(self, exchange: Exchange, route: str, response: Response) -> None:
         exchange.respond(
@@ -233,7 +260,7 @@ class Middleware:
     def body_limit(self, exchange: Exchange) -> int:
         """How many bytes the body of a request may have."""
         path = path_of(exchange)
-        if path == TOKEN:
+        if path == TOKEN or find_read_route(path) is not None:
             return MAX_TOKEN_BODY
         return MAX_BATCH_BODY if path.endswith(":batch") else MAX_BODY
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -26,14 +26,15 @@ _ERRORS = {
 }
 
 
-def openapi(operations: Sequence[Operation]) -> dict[str, Any]:
-    """The document, as OpenAPI 3.1."""
+def openapi(operations: Sequence[Operation], more_paths: Mapping[str, Any]) -> dict[str, Any]:
+    """The document, as OpenAPI 3.1. `more_paths` are described by who handles them."""
     paths: dict[str, Any] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
     paths["/v1/deployment/changes"] = {"get": _CHANGES}
     paths["/v1/token"] = {"post": _TOKEN}
     paths["/v1/audit/export"] = {"get": _EXPORT}
+    paths |= more_paths
     return {
         "openapi": "3.1.0",
         "info": {"title": "gusset manager", "version": __version__, "description": _ABOUT},
@@ -79,7 +80,7 @@ def _operation(each: Operation) -> dict[str, Any]:
         "summary": each.summary,
         "tags": [each.path.split("/")[2].split(":")[0]],
         "parameters": parameters,
-        "responses": {"200": _json("Success.", each.response.__name__)} | _errors(),
+        "responses": {"200": json_content("Success.", each.response.__name__)} | errors(),
         "x-scope": each.scope or "a deployment's token",
     }
     if each.body:
@@ -93,11 +94,13 @@ def _identifier(each: Operation) -> str:
     return f"{each.method.lower()}_{words}"
 
 
-def _errors() -> dict[str, Any]:
-    return {status: _json(text, "Error") for status, text in _ERRORS.items()}
+def errors() -> dict[str, Any]:
+    """The errors of an operation, by status."""
+    return {status: json_content(text, "Error") for status, text in _ERRORS.items()}
 
 
-def _json(description: str, model: str) -> dict[str, Any]:
+def json_content(description: str, model: str) -> dict[str, Any]:
+    """A response in JSON. `model` is the name of its schema in the document."""
     return {"description": description, **_content(model)}
 
 
@@ -148,7 +151,7 @@ _CHANGES = {
             "schema": {"type": "string"},
         }
     ],
-    "responses": {"200": {"description": "Events.", **_LINES}} | _errors(),
+    "responses": {"200": {"description": "Events.", **_LINES}} | errors(),
     "x-scope": "a deployment's token",
 }
 _TOKEN_FIELDS = {
@@ -177,11 +180,13 @@ _TOKEN = {
         },
     },
     "responses": {
-        "200": _json("The token.", "IssuedToken"),
-        "400": _json("The request or the token is invalid, or stands for no deployment.", "TokenError"),
-        "413": _json(_ERRORS["413"], "Error"),
-        "429": _json("Too many tokens from this address were refused.", "TokenError"),
-        "503": _json("The keys of the token's issuer are not known at the moment.", "TokenError"),
+        "200": json_content("The token.", "IssuedToken"),
+        "400": json_content(
+            "The request or the token is invalid, or stands for no deployment.", "TokenError"
+        ),
+        "413": json_content(_ERRORS["413"], "Error"),
+        "429": json_content("Too many tokens from this address were refused.", "TokenError"),
+        "503": json_content("The keys of the token's issuer are not known at the moment.", "TokenError"),
     },
     "security": [],
     "x-scope": "the token itself",
@@ -191,6 +196,6 @@ _EXPORT = {
     "summary": "Export the whole audit log as JSON Lines, oldest record first",
     "tags": ["audit"],
     "parameters": [],
-    "responses": {"200": {"description": "Records.", **_LINES}} | _errors(),
+    "responses": {"200": {"description": "Records.", **_LINES}} | errors(),
     "x-scope": "admin",
 }

@@ -106,7 +106,7 @@ class Authenticator:
             self._limit_refusals(known.info.prefix)
             raise error
         actor = Actor(f"deployment {known.grant.deployment}", request.address)
-        return DeploymentCaller(known.grant, actor, known.info.prefix)
+        return DeploymentCaller(known.grant, actor, known.info.prefix, known.info.expires_at)
 
     def authenticate_session(self, token: str, *, address: str | None) -> PersonCaller | None:
         """The person whose session this is, None if it has ended."""

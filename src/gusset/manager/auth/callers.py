@@ -64,11 +64,12 @@ class PersonCaller:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentCaller:
-    """A deployment, and what its token allows it to read. `prefix` is the token's."""
+    """A deployment, and what its token allows it to read. `prefix` and `expires_at` are the token's."""
 
     grant: Grant
     actor: Actor
     prefix: str
+    expires_at: str | None
 
 
 Caller = PersonCaller | DeploymentCaller

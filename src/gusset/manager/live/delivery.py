@@ -67,7 +67,7 @@ class Delivery:
     def read_secrets(self, request: DeploymentRequest[schemas.ReadSecrets]) -> schemas.DeliveredSecrets:
         """Read the values of secrets in one request; the audit record is on disk before they are sent."""
         caller, vault = request.caller, request.vault
-        grant, names = caller.grant, self._allowed_names(caller, request.body.names)
+        grant, names = caller.grant, self.allowed_names(caller, request.body.names)
         session = request.headers.get(SESSION_HEADER)
         lease = vault.leases.resume(grant, session) if session else None
         new_replica = ""
@@ -93,7 +93,8 @@ class Delivery:
             session_key=None if lease else vault.leases.session_key_of(grant, new_replica),
         )
 
-    def _allowed_names(self, caller: DeploymentCaller, names: list[str] | None) -> list[str]:
+    def allowed_names(self, caller: DeploymentCaller, names: list[str] | None) -> list[str]:
+        """The names, each once; all that the token allows for None. Raises Denied, which is recorded."""
         if names is None:
             return list(caller.grant.names)
         denied = sorted({check_name(name) for name in names} - set(caller.grant.names))

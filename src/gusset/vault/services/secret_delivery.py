@@ -48,11 +48,12 @@ class SecretDelivery:
         actor: str,
         deployment: str,
         on_read: Callable[[Transaction, Mapping[str, int]], object] | None = None,
+        with_previous: bool = True,
     ) -> DeliveredValues:
         """The current values of those of `names` that exist, for a deployment.
 
-        During an overlap the version before comes with them. One audit record covers
-        all of them: their versions, and the names that are missing. It is on disk
+        During an overlap the version before comes with them, unless `with_previous` is false. One audit
+        record covers all of them: their versions, and the names that are missing. It is on disk
         before this returns. `on_read` is called in its transaction with the version of each of `names`, 0
         for one that is missing.
 
@@ -66,7 +67,7 @@ class SecretDelivery:
         def write(transaction: Transaction) -> WriteResult[DeliveredValues]:
             secrets = self._find(transaction, wanted)
             current = self._current_versions(transaction, secrets.values())
-            previous = self._previous(transaction, secrets.values())
+            previous = self._previous(transaction, secrets.values()) if with_previous else {}
             values = {
                 name: Delivered(
                     self._versions.open(transaction, row, current[row.id]),
@@ -123,11 +124,8 @@ class SecretDelivery:
         found = {}
         for row in secrets:
             overlap = overlaps.get(row.id)
-            if overlap is None:
-                continue
-            version = connection.one(FIND_VERSION, {"id": row.id, "version": overlap.version})
-            if version is not None and version.sealed is not None:  # an older gusset may have destroyed it
-                value = self._versions.open(connection, row, version)
+            if overlap is not None:
+                value = self._versions.read(connection, row, overlap.version)
                 found[row.id] = Previous(value, overlap.version, _monotonic_end(overlap, now))
         return found
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from gusset.errors import SecretNotFound
 from gusset.secrets.info import SecretInfo, State, VersionInfo
 from gusset.secrets.name import fold_name
-from gusset.vault.services.secret_rows import FIND_MANY, LIST, LIST_VERSIONS, SecretRows
+from gusset.vault.services.secret_rows import FIND_MANY, FIND_VERSION, LIST, LIST_VERSIONS, SecretRows
 from gusset.vault.storage.connection import Store
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement, containing_pattern
 from gusset.vault.storage.tables import SECRETS
 
 _FIND_BY_ID = Select(SECRETS, "WHERE team_id = :team AND id = :id")
+_COUNT_OLDER = Statement(
+    "SELECT count(*) AS total FROM secrets o JOIN secrets s "
+    "ON o.team_id = s.team_id AND o.folded = s.folded AND o.id <> s.id AND o.created_at <= s.created_at "
+    "WHERE s.team_id = :team AND s.id = :id"
+)
 _LIVE = "WHERE team_id = :team AND lower(name) LIKE :pattern ESCAPE '/' AND deleted_at IS NULL"
 _DELETED = "WHERE team_id = :team AND lower(name) LIKE :pattern ESCAPE '/' AND deleted_at IS NOT NULL"
 _COUNT_LIVE = Statement(f"SELECT count(*) AS total FROM secrets {_LIVE}")
@@ -60,6 +66,20 @@ class SecretReader:
         with self._store.read() as connection:
             row = connection.one(_FIND_BY_ID, {"team": self._rows.team_id, "id": secret_id})
         return None if row is None else self._rows.info(row)
+
+    def reuses_name(self, secret_id: str) -> bool:
+        """Whether an older, deleted secret of the team had the name before, so that versions repeat."""
+        with self._store.read() as connection:
+            count: Any = connection.one(_COUNT_OLDER, {"team": self._rows.team_id, "id": secret_id})
+        return bool(count.total)
+
+    def stored_at(self, secret_id: str, version: int) -> str:
+        """When a version was stored, in RFC 3339. Raises SecretNotFound."""
+        with self._store.read() as connection:
+            row = connection.one(FIND_VERSION, {"id": secret_id, "version": version})
+        if row is None:
+            raise SecretNotFound(f"there is no version {version}")
+        return str(row.created_at)
 
     def find_many(self, names: Collection[str]) -> dict[str, SecretInfo]:
         """Metadata of those of `names` that exist, by the spelling in `names`."""
