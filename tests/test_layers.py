@@ -155,6 +155,7 @@ def test_values_leave_in_few_places() -> None:
 
 REVEALERS = {
     "agent/folder.py",  # into files in memory
+    "client/exchanged_token.py",  # to know which token the manager has refused
     "client/manager_client.py",  # an API key or token, to the manager
     "client/registration.py",  # to tell a token from a person's key
     "client/remote_secrets.py",  # values that people set, to the manager

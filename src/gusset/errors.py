@@ -17,6 +17,7 @@
     ├── Denied                      this caller may not do it
     │   └── NotSignedIn             no API key or password, or an invalid one
     │       └── TokenRefused        a JSON Web Token that no access is given for
+    │           └── TokenAmbiguous  it stands for several deployments
     ├── Unreachable                 a source or a server did not respond
     │   ├── TooManyAttempts         no more attempts are accepted for a while
     │   └── OutcomeUnknown          a change was sent and never confirmed
@@ -212,6 +213,12 @@ class TokenRefused(NotSignedIn):
     def __init__(self, message: str, *, hint: str | None = None, wrong_target: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.wrong_target = wrong_target
+
+
+class TokenAmbiguous(TokenRefused):
+    """A JSON Web Token stands for several deployments, and the request names none of them."""
+
+    code = "token_ambiguous"
 
 
 class Unreachable(GussetError):

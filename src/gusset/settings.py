@@ -36,6 +36,7 @@ _VARIABLES = {
     "witness_file": "GUSSET_WITNESS_FILE",
     "manager": "GUSSET_MANAGER",
     "token_file": "GUSSET_TOKEN_FILE",
+    "identity_token_file": "GUSSET_IDENTITY_TOKEN_FILE",
     "name_collisions": "GUSSET_NAME_COLLISIONS",
 }
 # Written by `gusset login`, for the manager that the file itself names; no variable beats these.
@@ -61,7 +62,8 @@ class Settings:
     `database` is a URL; one of PostgreSQL may have a password. `name_collisions` says what writing a
     secret through another spelling of its name does: "refuse" or "overwrite".
     The root key comes from `root_key_command` if there is one, else from `root_key_credential`,
-    else from `root_key_file`. `command_environ` is the environment of the command.
+    else from `root_key_file`. `identity_token_file` has a JSON Web Token of the workload's platform, which
+    is exchanged at the manager. `command_environ` is the environment of the command.
     """
 
     home: Path
@@ -75,6 +77,7 @@ class Settings:
     command_environ: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     manager: str | None = None
     token_file: Path | None = None
+    identity_token_file: Path | None = None
     docker_host: str | None = None
     insecure_http: bool = False
     login: Login | None = None
@@ -125,6 +128,7 @@ class Settings:
             command_environ=tuple((name, environ[name]) for name in _COMMAND_VARIABLES if name in environ),
             manager=values.get("manager"),
             token_file=_path(values, "token_file"),
+            identity_token_file=_path(values, "identity_token_file"),
             docker_host=environ.get("DOCKER_HOST") or None,
             insecure_http=values.get("insecure_http") == "yes",
             login=_login(path),

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gusset.cli.app import App
 from gusset.cli.forked import ForkedProcess
-from gusset.errors import Denied
+from gusset.errors import Denied, UsageError
 from gusset.secrets.value import SecretValue
 
 
@@ -23,20 +25,37 @@ class DeploymentToken:
 
 
 class Account:
-    """The account at the manager at `url`, with the key of `gusset login` or of the token file."""
+    """The account at the manager at `url`, with the key of `gusset login` or of the token file.
 
-    def __init__(self, url: str, process: ForkedProcess) -> None:
+    With an `identity_token_file` the deployment's own token is used instead, which this process exchanges.
+    """
+
+    def __init__(self, url: str, process: ForkedProcess, identity_token_file: Path | None) -> None:
         self.url = url
+        self.identity_token_file = identity_token_file
         self._process = process
         self._open = True
 
     @classmethod
     def start(cls, app: App, *, secrets_dir: Path | None, manager: str | None = None) -> Account | None:
-        """Fork the process; see `ForkedProcess` for when. None if secrets do not come from a manager."""
-        url = manager or app.settings.manager
-        if url is None or secrets_dir is not None:
+        """Fork the process; see `ForkedProcess` for when. None if secrets do not come from a manager.
+
+        Raises:
+            UsageError: there is an identity token file, but no manager, or a token file, too.
+        """
+        if secrets_dir is not None:
             return None
-        return cls(url, ForkedProcess.start())
+        url, identity = manager or app.settings.manager, app.settings.identity_token_file
+        if identity is not None and url is None:
+            raise UsageError(
+                "an identity token is for a manager, and none is named", hint="set GUSSET_MANAGER, or log in"
+            )
+        if identity is not None and app.settings.token_file is not None:
+            raise UsageError(
+                "there are two tokens: GUSSET_TOKEN_FILE and GUSSET_IDENTITY_TOKEN_FILE",
+                hint="leave one of them out",
+            )
+        return None if url is None else cls(url, ForkedProcess.start(), identity)
 
     def deployment_token(self, deployment: str, names: Collection[str]) -> DeploymentToken:
         """The token in the token file; if there is none, register the deployment with the person's key.
@@ -54,7 +73,7 @@ class Account:
 
         A person's are those of the team in which `deployment_token` registers.
         """
-        self._process.submit(_secret_names, self.url)
+        self._process.submit(_secret_names, self.url, self.identity_token_file)
         names: list[str] = self._process.result()
         return names
 
@@ -65,7 +84,7 @@ class Account:
             NotFound: there is no such deployment.
             Denied: the token is of another deployment. Raises also as `deployment_token` does.
         """
-        self._process.submit(_declared_names, self.url, deployment)
+        self._process.submit(_declared_names, self.url, deployment, self.identity_token_file)
         names: list[str] = self._process.result()
         return names
 
@@ -96,12 +115,24 @@ def _deployment_token(url: str, deployment: str, names: list[str]) -> tuple[byte
         return register(client, deployment, names).reveal(), True
 
 
-def _secret_names(url: str) -> list[str]:
+def _own_deployment(app: App, url: str, file: Path, deployment: str) -> dict[str, Any]:
+    """The deployment that an identity token stands for."""
+    from gusset.client.exchanged_token import ExchangedToken
+    from gusset.client.manager_client import ManagerClient
+
+    key = ExchangedToken(file, deployment)
+    with closing(ManagerClient(url, key, insecure_http=app.settings.insecure_http)) as client:
+        return client.request("GET", "/v1/deployment")
+
+
+def _secret_names(url: str, identity_token_file: Path | None) -> list[str]:
     from gusset.client.registration import is_token
     from gusset.client.remote_secrets import RemoteSecrets
 
     app = App()
     app.hold_values()
+    if identity_token_file is not None:
+        return list(_own_deployment(app, url, identity_token_file, "")["secrets"])
     with app.manager(url) as client:
         if is_token(app.settings.key_for(url)):
             declared: list[str] = client.request("GET", "/v1/deployment")["secrets"]
@@ -109,22 +140,30 @@ def _secret_names(url: str) -> list[str]:
         return [info.name for info in RemoteSecrets(client).list_first_team() if info.version is not None]
 
 
-def _declared_names(url: str, deployment: str) -> list[str]:
+def _declared_names(url: str, deployment: str, identity_token_file: Path | None) -> list[str]:
     from urllib.parse import quote
 
     from gusset.client.registration import is_token
 
     app = App()
     app.hold_values()
+    if identity_token_file is not None:
+        return _names_of(_own_deployment(app, url, identity_token_file, deployment), deployment)
     with app.manager(url) as client:
-        if not is_token(app.settings.key_for(url)):
-            found = client.request("GET", f"/v1/deployments/{quote(deployment, safe='')}")
-        elif (found := client.request("GET", "/v1/deployment"))["name"] != deployment:
-            raise Denied(
-                f"the token is of the deployment {found['name']}, not of {deployment}",
-                hint=f"make one: gusset token create --deployment {deployment} --secrets NAME,NAME",
-            )
+        if is_token(app.settings.key_for(url)):
+            return _names_of(client.request("GET", "/v1/deployment"), deployment)
+        found = client.request("GET", f"/v1/deployments/{quote(deployment, safe='')}")
         return list(found["secrets"])
+
+
+def _names_of(found: dict[str, Any], deployment: str) -> list[str]:
+    """The secrets of the deployment that a token is of. Raises Denied if it is another one."""
+    if found["name"] != deployment:
+        raise Denied(
+            f"the token is of the deployment {found['name']}, not of {deployment}",
+            hint=f"make one: gusset token create --deployment {deployment} --secrets NAME,NAME",
+        )
+    return list(found["secrets"])
 
 
 def _set_secrets(url: str, values: dict[str, bytes]) -> None:

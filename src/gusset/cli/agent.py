@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from gusset.cli.app import App, Command, check_exclusive, pass_app
+from gusset.cli.app import App, Command, check_exclusive, identity_token_option, pass_app
 from gusset.cli.needs_linux import docker_run, require_linux, run_in_container, source_in_container
 from gusset.errors import UsageError
 from gusset.secrets.name import check_name
@@ -63,6 +63,7 @@ class AgentOptions:
 )
 @click.option("--on-change", metavar="CMD", help="Run this command once after each change.")
 @click.option("--keep-files", is_flag=True, help="Leave the files in the folder at the end.")
+@identity_token_option
 @pass_app
 def agent(
     app: App,

@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -62,6 +64,10 @@ class App:
         from gusset.portable import account_name
 
         return account_name()
+
+    def use_identity_token(self, file: Path) -> None:
+        """Read secrets of a manager with the JSON Web Token in this file."""
+        self.settings = replace(self.settings, identity_token_file=file.absolute())
 
     def hold_values(self) -> None:
         """Keep other processes from reading this one's memory. Call this before it gets a value."""
@@ -186,6 +192,23 @@ class SurplusArgument(click.UsageError):
     def __init__(self, hint: str | None, ctx: click.Context) -> None:
         super().__init__("the command was given more arguments than it takes", ctx=ctx)
         self.hint = hint
+
+
+def identity_token_option(command: F) -> F:
+    """The option of commands that read a deployment's secrets; it beats the setting."""
+
+    def use(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            ctx.ensure_object(App).use_identity_token(value)
+
+    return click.option(
+        "--identity-token-file",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=use,
+        help="Exchange the JSON Web Token in this file at the manager, instead of using a key or token.",
+    )(command)
 
 
 def output_option() -> click.Option:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gusset.cli.app import App, Command, check_exclusive, pass_app
+from gusset.cli.app import App, Command, check_exclusive, identity_token_option, pass_app
 from gusset.cli.needs_linux import docker_run, require_linux, run_in_container, source_in_container
 from gusset.errors import UsageError
 from gusset.secrets.name import check_name
@@ -64,6 +64,7 @@ class _Choice:
     metavar="restart|SIGNAL",
     help="Follow changes: replace the files, then restart COMMAND, or send it a signal such as HUP.",
 )
+@identity_token_option
 @pass_app
 def exec_(
     app: App,

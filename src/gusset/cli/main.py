@@ -34,6 +34,8 @@ COMMANDS = {
     "logout": ("gusset.cli.login", "Use the embedded vault again."),
     "token": ("gusset.cli.token", "Create and revoke tokens of deployments."),
     "deployment": ("gusset.cli.token", "Show deployments and which versions their replicas hold."),
+    "identity": ("gusset.cli.identity", "Say which tokens of a platform stand for which deployment."),
+    "issuer": ("gusset.cli.identity", "Say which issuers of such tokens are trusted."),
     "audit": ("gusset.cli.audit", "Read, verify and export the audit log."),
     "key": ("gusset.cli.key", "Rotate the vault's keys."),
     "migrate-database": ("gusset.cli.migrate_database", "Move the vault to another database."),

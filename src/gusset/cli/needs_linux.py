@@ -82,6 +82,11 @@ def _manager_in_container(app: App, url: str, variables: list[str]) -> Container
     if token_file := app.settings.token_file:
         options += [*mount(token_file, "/run/gusset-token"), "-e", "GUSSET_TOKEN_FILE=/run/gusset-token"]
         return ContainerSource(options, [])
+    if file := app.settings.identity_token_file:
+        # Its folder, since the platform replaces the file.
+        options += [*mount(file.parent, "/run/gusset-identity")]
+        options += ["-e", f"GUSSET_IDENTITY_TOKEN_FILE=/run/gusset-identity/{file.name}"]
+        return ContainerSource(options, [])
     insecure = ["--insecure-http"] if app.settings.insecure_http else []
     log_in = docker_run([], "login", url, *insecure)
     return ContainerSource(options, [], f"log in from the container before:\n  {log_in}")

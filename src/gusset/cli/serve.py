@@ -18,7 +18,7 @@ import click
 
 from gusset.addresses import is_loopback, is_wildcard
 from gusset.cli.account import Account
-from gusset.cli.app import App, Command, check_exclusive, pass_app
+from gusset.cli.app import App, Command, check_exclusive, identity_token_option, pass_app
 from gusset.cli.environment import (
     EnvironmentOptions,
     Environments,
@@ -202,6 +202,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--model-python", hidden=True)  # for images of `gusset build`: it has all that the model needs
 @click.option("--quiet-stop", is_flag=True, hidden=True)  # for commands that serve a model for one purpose
+@identity_token_option
 @pass_app
 def serve(
     app: App,

@@ -97,14 +97,21 @@ def manager_source(
         NotSignedIn, Denied: there is no key, or the manager refuses it.
         Unreachable: the manager does not respond.
     """
+    from gusset.client.exchanged_token import ExchangedToken
     from gusset.client.manager_client import ManagerClient
     from gusset.client.manager_source import ManagerSource
 
     app.hold_values()
-    access = account.deployment_token(reader, names)
-    app.held.append(access.token)
-    client = ManagerClient(account.url, access.token, insecure_http=app.settings.insecure_http)
-    source = ManagerSource(client, registered=frozenset(names) if access.registered else None)
+    key: SecretValue | ExchangedToken
+    registered = None
+    if account.identity_token_file is not None:
+        key = ExchangedToken(account.identity_token_file, reader)
+    else:
+        access = account.deployment_token(reader, names)
+        key, registered = access.token, frozenset(names) if access.registered else None
+        app.held.append(access.token)
+    client = ManagerClient(account.url, key, insecure_http=app.settings.insecure_http)
+    source = ManagerSource(client, registered=registered)
     try:
         yield source
     finally:

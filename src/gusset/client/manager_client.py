@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from gusset import errors
 from gusset.addresses import is_loopback
+from gusset.client.exchanged_token import ExchangedToken
 from gusset.errors import GussetError, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10.0  # seconds for a response
 KEPT_SECONDS = 30.0  # that a connection stays open for the next request: longer than between two renewals
+_BEARER = "Bearer "
 _LONGEST_PAUSE = 300.0  # seconds that a manager can ask for with Retry-After
 _MAX_MESSAGE = 2000  # characters of the manager's message that are repeated
 
@@ -37,7 +39,7 @@ class ManagerClient:
     the error that the response names.
     """
 
-    def __init__(self, url: str, key: SecretValue, *, insecure_http: bool = False) -> None:
+    def __init__(self, url: str, key: SecretValue | ExchangedToken, *, insecure_http: bool = False) -> None:
         """`url` is an address, or several with commas between them."""
         urls = checked_urls(url, insecure_http=insecure_http)
         # In an order of its own: the clients of a manager that fails spread over the others.
@@ -75,21 +77,33 @@ class ManagerClient:
         """Send one request to the API; the JSON object of the response."""
         import httpx
 
-        sent = {**self.auth_headers(), **headers}
+        sent = dict(headers)
         if len(self._urls) > 1 and method != "GET" and not path.startswith("/v1/deployment"):
             sent["idempotency-key"] = token_hex(16)  # what the first manager has done is not done again
         failure: Unreachable
         for _ in self._urls:
             used = self.url
             try:
-                response = self.http.request(method, path, json=body, params=query, headers=sent)
+                response = self._send(method, path, json=body, params=query, headers=sent)
+            except httpx.HTTPError as error:
+                failure = self.unreachable(error)
+            except Unreachable as error:  # an exchange failed
+                failure = error
+            else:
                 if response.status_code != 503:
                     return self.parse_response(response)
                 failure = self._unavailable(response)
-            except httpx.HTTPError as error:
-                failure = self.unreachable(error)
             self.use_another_than(used)
         raise failure
+
+    def _send(self, method: str, path: str, *, headers: Mapping[str, str], **options: Any) -> httpx.Response:
+        """Send a request with the key. A token that was exchanged, and is refused, is exchanged once more."""
+        sent = self.auth_headers()
+        response = self.http.request(method, path, headers={**sent, **headers}, **options)
+        if response.status_code == 401 and self.drop_token(sent):
+            sent = self.auth_headers()
+            response = self.http.request(method, path, headers={**sent, **headers}, **options)
+        return response
 
     def use_another_than(self, url: str) -> None:
         """Use the next manager, unless the one at `url` is no longer the one that is used."""
@@ -111,7 +125,30 @@ class ManagerClient:
         return self._http[url]
 
     def auth_headers(self) -> dict[str, str]:
-        return {"authorization": "Bearer " + self._key.reveal().decode("latin-1")}
+        """The header with the key. Raises as `ExchangedToken.get` does, where the key is one."""
+        key = self._key.get(self._post_form) if isinstance(self._key, ExchangedToken) else self._key
+        return {"authorization": _BEARER + key.reveal().decode("latin-1")}
+
+    def drop_token(self, sent: Mapping[str, str]) -> bool:
+        """Use the token in `auth_headers` no more: it was refused. False for a key that is not replaced."""
+        if not isinstance(self._key, ExchangedToken):
+            return False
+        self._key.drop(sent["authorization"].removeprefix(_BEARER).encode("latin-1"))
+        return True
+
+    @property
+    def exchanges_tokens(self) -> bool:
+        """Whether the key is a short-lived token, got for one of the workload's platform."""
+        return isinstance(self._key, ExchangedToken)
+
+    def _post_form(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
+        import httpx
+
+        try:
+            response = self.http.post(path, data=form)
+        except httpx.HTTPError as error:
+            raise self.unreachable(error) from None
+        return self.parse_response(response)
 
     def parse_response(self, response: httpx.Response) -> dict[str, Any]:
         """The JSON object of a successful response; for others, raise the error that they name."""

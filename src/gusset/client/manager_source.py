@@ -38,7 +38,8 @@ REFUSED_RETRY = 60.0  # seconds until a refused token is tried again: it hardly 
 class ManagerSource:
     """A deployment's secrets, read from a manager with the deployment's token: a `SecretSource`.
 
-    A refused token is never replaced: the values read before stay in use, and `last_error` says so.
+    A refused token is never replaced, unless it was exchanged for one of the platform's, which is then
+    exchanged again. While that is refused, the values read before stay in use, and `last_error` says so.
     """
 
     def __init__(self, client: ManagerClient, *, registered: Collection[str] | None = None) -> None:
@@ -151,6 +152,8 @@ class ManagerSource:
 
     def _remedy(self) -> str:
         """What a person can do about a refused token: this process does not get another one by itself."""
+        if self._client.exchanges_tokens:
+            return "access was revoked, or was never given: compare the token with `gusset identity list`"
         if self._registered is None:
             return "put a valid token into the token file, then restart this process"
         return "restart this process, which registers the deployment again"
@@ -159,13 +162,15 @@ class ManagerSource:
         """The events of one stream, until it ends."""
         import httpx  # slow to import
 
-        client = self._client
+        client, sent = self._client, self._client.auth_headers()
         query = {"since": self._revision} if self._revision else {}
         timeout = httpx.Timeout(TIMEOUT, read=STREAM_TIMEOUT)
         try:
             with client.http.stream(
-                "GET", "/v1/deployment/changes", params=query, headers=client.auth_headers(), timeout=timeout
+                "GET", "/v1/deployment/changes", params=query, headers=sent, timeout=timeout
             ) as response:
+                if response.status_code == 401 and client.drop_token(sent):
+                    return  # a new one is exchanged for the next stream
                 if response.status_code != 200:
                     response.read()
                     client.parse_response(response)

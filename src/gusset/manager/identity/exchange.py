@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from gusset.addresses import network_of
-from gusset.errors import TokenRefused, TooManyAttempts
+from gusset.errors import TokenAmbiguous, TokenRefused, TooManyAttempts
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.manager.identity.issuer_keys import IssuerKeys, UnknownKey
 from gusset.manager.identity.json_web_token import read_token, seconds_left, verified_claims
@@ -93,7 +93,7 @@ class IdentityExchange:
                 raise TokenRefused("the token does not stand for that deployment", wrong_target=True)
         targets = sorted({each.target for each in found})
         if len({each.deployment_id for each in found}) > 1:
-            raise TokenRefused(
+            raise TokenAmbiguous(
                 f"the token stands for several deployments: {', '.join(targets)}",
                 hint="name one in the parameter audience, as TEAM/DEPLOYMENT",
             )
