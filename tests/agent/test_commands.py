@@ -16,7 +16,9 @@ import pytest
 from gusset.cli.change_command import ChangeCommand
 from gusset.cli.command_process import DirectCommand
 from gusset.secrets.masking import Masker
-from tests.agent.conftest import Agent, put
+from tests.agent.conftest import DEPLOYMENT, Agent, put
+from tests.cli.test_exec_terminal import Terminal
+from tests.conftest import Cli
 from tests.serving.conftest import eventually, is_running
 
 OLD, NEW, NEWER = b"s3cr3t-v4lue-before", b"an0ther-v4lue-after", b"a-third-v4lue-later"
@@ -147,6 +149,22 @@ def test_the_output_is_complete_however_the_command_ends(start: Start) -> None:
     assert agent.process.wait(60) == 0
     assert agent.output.split() == [str(number) for number in range(1, 20001)]
     assert "\nend\n" in agent.log
+
+
+def test_at_a_terminal_the_command_has_one_whose_output_is_masked(
+    elsewhere: Cli, start: Start, memory: Path
+) -> None:
+    code = "tty; cat $GUSSET_SECRETS_DIR/token; echo; read x; exit 3"
+    words = ["agent", "--deployment", DEPLOYMENT, "--dir", str(memory), "--exec", f"sh -c '{code}'"]
+    terminal = Terminal([sys.executable, "-m", "gusset", *words], elsewhere.environ)
+    try:
+        shown = terminal.until(b"***")
+        assert b"/dev/pts/" in shown and b"INFO Ready: 1 secret of my-app" in shown
+        terminal.type(b"\r")
+        assert terminal.status() == 3
+    finally:
+        terminal.close()
+    assert list(memory.iterdir()) == []
 
 
 # --- on-change

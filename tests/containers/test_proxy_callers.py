@@ -10,6 +10,7 @@ import pytest
 
 from gusset.runtime.caller_auth import CallerAuth, digests_of
 from gusset.runtime.tls import ServerTls, TlsFiles
+from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
 from tests.containers.wire import (
     OK,
@@ -30,7 +31,7 @@ HEADER = f"Authorization: Api-Key {KEY}"
 
 @pytest.fixture
 def auth() -> CallerAuth:
-    return CallerAuth(digests_of(["app"], {"app": SecretValue(KEY.encode())}))
+    return CallerAuth(digests_of(["app"], {"app": Delivered(SecretValue(KEY.encode()), 1, "")}))
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_websocket_needs_a_key(guarded: RunningProxy) -> None:
 
 
 def test_a_new_key_counts_at_once(guarded: RunningProxy, auth: CallerAuth) -> None:
-    auth.replace(digests_of(["app"], {"app": SecretValue(b"another")}))
+    auth.replace(digests_of(["app"], {"app": Delivered(SecretValue(b"another"), 2, "")}))
     guarded.handle_with(lambda wire: wire.send(OK) if wire.head() else None)
     with guarded.connect() as client:
         client.send(get("/x", HEADER))

@@ -28,7 +28,7 @@ from gusset.serving.protocol import (
     encode_report,
 )
 
-SECRETS = SetSecrets({"token": b"s3cr3t-v4lue"}, {"token": 3})
+SECRETS = SetSecrets(values={"token": b"s3cr3t-v4lue"}, versions={"token": 3})
 PLAN = WorkerPlan(
     deployment=ModelDeployment(
         name="tiny", folder=Path("/tiny"), model_file=Path("/tiny/model.py"), config={"a": {1: None}}

@@ -220,6 +220,7 @@ def test_a_keyring_without_a_manifest_is_refused(filled: Settings, sql: Sql) -> 
     sql("DROP TABLE password_attempts")
     sql("DROP TABLE epochs")
     sql("DROP TABLE secret_overlaps")
+    sql("DROP TABLE password_attempts")
     sql("ALTER TABLE replicas DROP COLUMN delivered")
     sql("ALTER TABLE checkpoints DROP COLUMN epoch")
     sql("ALTER TABLE checkpoints DROP COLUMN signing_key")

@@ -94,8 +94,7 @@ class ChangeCommand:
             if time.monotonic() >= deadline or (self._stop.is_set() and number == signal.SIGTERM):
                 self._command.send(number)
                 deadline, number = time.monotonic() + self._grace_period, signal.SIGKILL
-            # After `stop`, the event would return at once.
-            time.sleep(_POLL) if self._stop.is_set() else self._stop.wait(_POLL)
+            time.sleep(_POLL)
         return status
 
     def _record_failure(self, reason: str) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 from gusset.cli.signal_forwarding import wake
 from gusset.errors import UsageError
 from gusset.runtime.declared_secrets import Values
-from gusset.runtime.secret_watcher import SecretWatcher
+from gusset.runtime.secret_watcher import SecretWatcher, acknowledge
 from gusset.secrets.masking import Masker
 from gusset.secrets.sources.source import SecretSource
 from gusset.secrets.value import SecretValue
@@ -26,8 +26,8 @@ class Folder(Protocol):
 
     @property
     def path(self) -> Path: ...
-    def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """Make these the only values. Raises HostError."""
+    def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue]) -> None:
+        """Make these the only values, and `previous` those before them. Raises HostError."""
 
 
 class ProvidedSecrets:
@@ -52,6 +52,7 @@ class ProvidedSecrets:
         self._variables = variables
         self._held = held
         self._values: Values = {}
+        self._source: SecretSource | None = None  # that is being followed
         self._changed = threading.Event()
 
     @property
@@ -70,15 +71,27 @@ class ProvidedSecrets:
             if name in values:
                 _for_environment(name, values[name].value)
         new = {name: each.value for name, each in values.items()}
-        self._held += new.values()
-        self._masker.learn(new)
-        self._masker.learn({name: _on_terminal(value) for name, value in new.items()})
-        self._folder.replace({name: values[name].value for name in self._files if name in values})
+        kept = {name: each.previous.value for name, each in values.items() if each.previous}
+        self._held += [*new.values(), *kept.values()]
+        for group in (kept, new):
+            self._masker.learn(group)
+            self._masker.learn({name: _on_terminal(value) for name, value in group.items()})
+        self._folder.replace(
+            {name: new[name] for name in self._files if name in new},
+            {name: kept[name] for name in self._files if name in kept},
+        )
         self._values = values
+        if not self._variables:  # a running command keeps its environment
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        if self._source is not None:
+            acknowledge(self._source, self._values)
 
     def environment(self) -> dict[bytes, bytes]:
-        """This process's environment with the folder and the variables."""
+        """This process's environment with the folder and the variables, for a command that starts now."""
         values = self._values
+        self._acknowledge()
         return {
             **os.environb,
             b"GUSSET_SECRETS_DIR": os.fsencode(self._folder.path),
@@ -103,6 +116,9 @@ class ProvidedSecrets:
             if on_change is not None:
                 on_change()
 
+        self._source = source
+        if not self._variables:
+            self._acknowledge()
         watcher = SecretWatcher(source, update)
         watcher.start(self.names, self._values)
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from collections.abc import Iterator, Mapping
 from secrets import token_hex
@@ -46,7 +47,7 @@ class ManagerClient:
         self._urls = random.sample(urls, len(urls))
         self._current = 0
         self._key = key
-        self._http: dict[str, httpx.Client] = {}
+        self._http: dict[tuple[int, str], httpx.Client] = {}  # by process: a fork has connections of its own
 
     def __repr__(self) -> str:
         return f"ManagerClient({','.join(self._urls)!r})"
@@ -62,8 +63,9 @@ class ManagerClient:
         return urlsplit(self.url).netloc
 
     def close(self) -> None:
-        for http in self._http.values():
-            http.close()
+        for (process, _), http in self._http.items():
+            if process == os.getpid():
+                http.close()
 
     def request(
         self,
@@ -114,15 +116,16 @@ class ManagerClient:
     def http(self) -> httpx.Client:
         """The connection pool of the manager that is used now, opened when it is first used."""
         url = self.url
-        if url not in self._http:
+        key = (os.getpid(), url)
+        if key not in self._http:
             import httpx  # most commands need none of this
 
             logging.getLogger("httpx").setLevel(logging.WARNING)
             limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
-            self._http[url] = httpx.Client(
+            self._http[key] = httpx.Client(
                 base_url=url, timeout=TIMEOUT, follow_redirects=False, limits=limits
             )
-        return self._http[url]
+        return self._http[key]
 
     def auth_headers(self) -> dict[str, str]:
         """The header with the key. Raises as `ExchangedToken.get` does, where the key is one."""

@@ -9,6 +9,7 @@ import logging
 import random
 import socket
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from gusset.client.manager_client import TIMEOUT, ManagerClient
 from gusset.client.replica_lease import ReplicaLease
 from gusset.errors import Denied, GussetError, NotSignedIn, TooManyAttempts, Unreachable
 from gusset.secrets.hits import Hit
-from gusset.secrets.sources.source import Delivered
+from gusset.secrets.sources.source import Delivered, Previous
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
@@ -69,12 +70,12 @@ class ManagerSource:
             Unreachable: the manager does not respond.
         """
         response = self._fetch(names)
-        secrets, origin = response["secrets"], f"the manager at {self._client.host}"
+        origin = f"the manager at {self._client.host}"
         self._revision = response["revision"]
         self._lease.on_fetched(response)
         return {
-            name: Delivered(SecretValue(base64.b64decode(secret["value"])), secret["version"], origin)
-            for name, secret in secrets.items()
+            name: Delivered(_value(secret), secret["version"], origin, _previous(secret))
+            for name, secret in response["secrets"].items()
         }
 
     def _fetch(self, names: Collection[str]) -> dict[str, Any]:
@@ -97,11 +98,19 @@ class ManagerSource:
         rows = [
             {"secret": hit.secret, "form": hit.form, "channel": hit.channel, "times": min(times, MAX_TIMES)}
             for hit, times in hits.items()
-            if hit.secret in self._lease.versions
+            if hit.secret in self._lease.fetched
         ]
         for start in range(0, len(rows), MAX_HITS):
             body = {"hits": rows[start : start + MAX_HITS]}
             self._client.request("POST", "/v1/deployment/masked", body)
+
+    def acknowledge(self, versions: Mapping[str, int]) -> None:
+        """Report that these versions are in use from now on, and no older ones."""
+        self._lease.acknowledge(versions)
+
+    def record_used(self, used: Mapping[str, int]) -> None:
+        """Report that these versions were used."""
+        self._lease.record_used(used)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when one of `names` may have changed. Holds one request open, and retries when it breaks.
@@ -202,6 +211,17 @@ class ManagerSource:
             with contextlib.suppress(GussetError):
                 self._client.request("DELETE", "/v1/deployment/token")
         self._client.close()
+
+
+def _value(secret: Mapping[str, Any]) -> SecretValue:
+    return SecretValue(base64.b64decode(secret["value"]))
+
+
+def _previous(secret: Mapping[str, Any]) -> Previous | None:
+    previous = secret.get("previous")  # a manager of an older gusset has none
+    if previous is None:
+        return None
+    return Previous(_value(previous), previous["version"], time.monotonic() + previous["ends_in"])
 
 
 class _StreamCloser:

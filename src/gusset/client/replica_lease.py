@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import threading
@@ -19,36 +20,50 @@ _LONGEST_RETRY = 30.0
 
 
 class ReplicaLease:
-    """Renews the lease that a fetch of secrets began, and reports the versions that this process holds.
+    """Renews the lease that a fetch of secrets began, and reports which versions are in use.
 
-    The process itself renews it, not its open stream: a proxy keeps streams open for a process that
-    has stopped.
+    A fetched version counts only when `acknowledge` is called: until then some part of the replica may
+    use an older one. The process itself renews the lease, not its open stream: a proxy keeps streams open
+    for a process that has stopped. A fork of the process has no part in it: its next fetch begins another.
     """
 
     def __init__(self, client: ManagerClient, on_lost: Callable[[], object]) -> None:
         """`on_lost` is called on the thread when the manager does not know the lease: fetch again."""
         self._client = client
         self._on_lost = on_lost
+        self._fetched: Mapping[str, int] = {}
+        self._versions: Mapping[str, int] | None = None  # None until the first acknowledgement
+        self._used: dict[str, int] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._replica: str | None = None
         self._session_key: str | None = None
-        self._versions: Mapping[str, int] = {}
         self._reported: Mapping[str, Any] | None = None  # what the manager knows
         self._changed = threading.Event()  # something is to be reported now
         self._ended = False
         self._lost = Backoff(_RETRY, _LONGEST_RETRY)
         self._thread = threading.Thread(target=self._run, name="gusset-lease", daemon=True)
 
+    def _begin_in_fork(self) -> None:
+        """In a fork: the lease is the parent's."""
+        if self._pid != os.getpid():
+            self._begin()
+
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers by which the manager knows this replica."""
+        self._begin_in_fork()
         return {} if self._session_key is None else {"gusset-session": self._session_key}
 
     def on_fetched(self, response: Mapping[str, Any]) -> None:
-        """Hold the lease that a fetch returned, and the versions of its values."""
+        """Hold the lease that a fetch returned."""
+        self._begin_in_fork()
         self._replica = response.get("replica")  # a manager of an older gusset has no leases
         if response.get("session_key"):  # a new lease
             self._session_key, self._reported = response["session_key"], None
-        self._versions = {name: secret["version"] for name, secret in response["secrets"].items()}
+        self._fetched = {name: secret["version"] for name, secret in response["secrets"].items()}
         self._changed.set()
 
     def report_again(self) -> None:
@@ -56,23 +71,40 @@ class ReplicaLease:
         self._reported = None
 
     @property
-    def versions(self) -> Mapping[str, int]:
-        """The versions of the last fetch."""
-        return self._versions
+    def fetched(self) -> Mapping[str, int]:
+        """The versions of the last fetch, whether they are in use or not."""
+        return self._fetched
+
+    def acknowledge(self, versions: Mapping[str, int]) -> None:
+        """Report that these versions are in use from now on, and no older ones, in all of this replica."""
+        self._begin_in_fork()
+        if versions != self._versions:
+            self._versions = dict(versions)
+            self._changed.set()
+
+    def record_used(self, used: Mapping[str, int]) -> None:
+        """Report that these versions were used. Only the newest of each secret is reported."""
+        self._begin_in_fork()
+        newer = {name: version for name, version in used.items() if version > self._used.get(name, 0)}
+        if newer:
+            self._used = {**self._used, **newer}
+            self._changed.set()
 
     def start(self) -> None:
         """Renew the lease from now on."""
+        self._begin_in_fork()
         if self._thread.ident is None:
             self._thread.start()
 
     def end(self) -> None:
         """Report that the replica has stopped."""
+        self._begin_in_fork()
         self._ended = True
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
         with contextlib.suppress(GussetError):  # the lease lapses
-            self._report({"stopped": True})
+            self._send({"stopped": True})
 
     def _run(self) -> None:
         delay = 0.0
@@ -86,15 +118,17 @@ class ReplicaLease:
     def _renew(self) -> float:
         """Renew the lease; returns after how many seconds to do so again."""
         try:
-            report = {"host": socket.gethostname()[:253], "versions": self._versions}
+            report = self._report()
             known, self._reported = self._reported, None
-            self._report(None if report == known else report)
+            self._send(None if report == known else report)
             self._reported = report
         except (NotSignedIn, Unreachable):
             return random.uniform(0.5, 1.0) * _RETRY  # noqa: S311  # the source says what is wrong
         except (NotFound, Conflict, Denied) as error:
             # The lease has ended, or an older copy of the vault was put back, without these versions.
-            if not isinstance(error, Conflict):
+            if isinstance(error, Conflict):
+                self._used = {}
+            else:
                 self._session_key = None
             if not self._changed.wait(self._lost.next_delay() - _RETRY):
                 self._on_lost()
@@ -104,7 +138,15 @@ class ReplicaLease:
         self._lost.reset()
         return random.uniform(_SHORTEST, _LONGEST)  # noqa: S311
 
-    def _report(self, report: Mapping[str, Any] | None) -> None:
+    def _report(self) -> Mapping[str, Any]:
+        report: dict[str, Any] = {"host": socket.gethostname()[:253]}
+        if self._versions is not None:
+            report["versions"] = self._versions
+        if self._used:
+            report["used"] = self._used
+        return report
+
+    def _send(self, report: Mapping[str, Any] | None) -> None:
         """Renew the lease; None reports nothing new."""
         if self._replica is not None and self._session_key is not None:
             path = f"/v1/deployment/replicas/{self._replica}"

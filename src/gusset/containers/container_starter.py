@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -68,10 +67,14 @@ class ContainerStarter:
         self.caller_auth = CallerAuth(digests_of(self._callers, {})) if self._callers else None
         self._lock = threading.Lock()  # orders deliveries, and the start of a container between them
         self._values: Mapping[str, SecretValue] = {}
+        self._previous: Mapping[str, SecretValue] = {}
+        self._filled: SecretMount | None = None  # of the container that runs, or is being started
         self.running: RunningContainer | None = None
 
     def deliver(self, values: Values) -> None:
         """Pass new values to the masker, and then to the running container; callers' keys to `caller_auth`.
+
+        When it returns, no container has older files, and none will get them.
 
         Raises:
             HostError: there is no room for them.
@@ -79,11 +82,13 @@ class ContainerStarter:
         self._intake.accept(values)
         held = {name: delivered.value for name, delivered in values.items()}
         if self.caller_auth is not None:
-            self.caller_auth.replace(digests_of(self._callers, held))
+            self.caller_auth.replace(digests_of(self._callers, values))
+        kept = {name: delivered.previous.value for name, delivered in values.items() if delivered.previous}
         with self._lock:
             self._values = {name: held[name] for name in self._deployment.declared if name in held}
-            if self.running is not None:
-                self.running.mount.replace(self._values)
+            self._previous = {name: kept[name] for name in self._deployment.declared if name in kept}
+            if self._filled is not None:
+                self._filled.replace(self._values, self._previous)
 
     def start(self) -> RunningContainer:
         """Create and start a container.
@@ -93,20 +98,18 @@ class ContainerStarter:
         """
         self._engine.keep_up()
         leftovers.remove_own(self._engine.api)  # the engine may not have responded to an earlier removal
-        running = RunningContainer.start(
-            self._mount(),
-            create=self._create,
-            fill=self._fill,
-            masker=self._intake.masker,
-            outputs=self._options.outputs,
-        )
-        with contextlib.ExitStack() as stack:
-            stack.callback(running.close)
-            with self._lock:
-                running.mount.replace(self._values)  # there may be new ones since `_fill`
-                self.running = running
-            stack.pop_all()
-        return running
+        try:
+            self.running = RunningContainer.start(
+                self._mount(),
+                create=self._create,
+                fill=self._fill,
+                masker=self._intake.masker,
+                outputs=self._options.outputs,
+            )
+        except BaseException:
+            self.release()
+            raise
+        return self.running
 
     def warn_if_exposed(self) -> None:
         """Warn if others can reach the server in the running container past gusset, and so without a key."""
@@ -126,7 +129,7 @@ class ContainerStarter:
     def release(self) -> None:
         """Stop deliveries to the running container, which is about to be removed."""
         with self._lock:  # waits for a delivery in progress
-            self.running = None
+            self.running = self._filled = None
 
     def _mount(self) -> SecretMount:
         port, options = self._deployment.port, self._options
@@ -164,7 +167,8 @@ class ContainerStarter:
 
     def _fill(self, mount: SecretMount) -> None:
         with self._lock:
-            mount.replace(self._values)
+            mount.replace(self._values, self._previous)
+            self._filled = mount
 
     def _user_namespace(self) -> str:
         """Without root: maps this account to the container's user, which then owns the secret files."""

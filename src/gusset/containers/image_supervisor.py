@@ -34,10 +34,10 @@ from gusset.containers.reaper import Reaper
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
-from gusset.runtime.declared_secrets import names_to_read, read_secrets
+from gusset.runtime.declared_secrets import Values, names_to_read, read_secrets
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
-from gusset.runtime.secret_watcher import SecretWatcher
+from gusset.runtime.secret_watcher import SecretWatcher, acknowledge
 from gusset.runtime.supervision import (
     Announcer,
     RestartBackoff,
@@ -114,8 +114,13 @@ def serve_image(
             folders=folders,
         )
         starter = ContainerStarter(deployment, engine, image, intake, options=container_options)
-        starter.deliver(values)
-        watcher = SecretWatcher(source, starter.deliver)
+
+        def deliver(values: Values) -> None:
+            starter.deliver(values)
+            acknowledge(source, values)
+
+        deliver(values)
+        watcher = SecretWatcher(source, deliver)
         watcher.start(names_to_read(deployment), values)
         stack.callback(watcher.stop)
         supervisor = ImageSupervisor(

@@ -8,7 +8,7 @@ the supervisor while no worker accepts connections.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,8 +17,9 @@ from gusset.runtime.exchange import AcceptedHeader
 from gusset.runtime.responses import Response, caller_error
 
 if TYPE_CHECKING:
+    from gusset.runtime.declared_secrets import Values
     from gusset.runtime.exchange import Exchange
-    from gusset.secrets.value import SecretValue
+    from gusset.secrets.sources.source import Delivered
 
 CallerDigests: TypeAlias = Mapping[str, tuple[bytes, ...]]
 """For each caller the SHA-256 digests of the keys that it may present."""
@@ -131,13 +132,25 @@ def _has_body(exchange: Exchange) -> bool:
     return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
 
 
-def digests_of(names: Iterable[str], values: Mapping[str, SecretValue]) -> CallerDigests:
+def digests_of(names: Iterable[str], values: Values) -> CallerDigests:
     """The digests of the callers' keys. A caller without a value, or with an empty one, has none.
 
-    Whitespace around a value does not count: no header can contain it.
+    During an overlap the key before is good, too. Whitespace around a value does not count: no header
+    can contain it.
     """
-    keys = {name: values[name].reveal().strip() if name in values else b"" for name in names}
-    return {name: (sha256(key).digest(),) if key else () for name, key in keys.items()}
+    return {name: tuple(map(_digest, _keys(values.get(name)))) for name in names}
+
+
+def _keys(delivered: Delivered | None) -> Iterator[bytes]:
+    if delivered is not None:
+        previous = [delivered.previous.value] if delivered.previous else []
+        for value in (delivered.value, *previous):
+            if key := value.reveal().strip():
+                yield key
+
+
+def _digest(key: bytes) -> bytes:
+    return sha256(key).digest()
 
 
 def _flat(digests: CallerDigests) -> KnownKeys:

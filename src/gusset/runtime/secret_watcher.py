@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from gusset.backoff import Backoff
 from gusset.errors import Denied, GussetError, Unreachable
 from gusset.runtime.declared_secrets import Values
-from gusset.secrets.sources.source import SecretSource
+from gusset.secrets.sources.source import FollowsReplicas, SecretSource
 
 log = logging.getLogger("gusset")
 
@@ -21,7 +23,8 @@ class SecretWatcher:
     """A thread that follows a source and calls `on_values` with each new set of values.
 
     While the source refuses or cannot be reached, the current values stay in
-    use: it warns once, and retries with backoff until it succeeds.
+    use: it warns once, and retries with backoff until it succeeds. When an overlap
+    ends it delivers the values without the previous one, also while the source does not respond.
     """
 
     def __init__(self, source: SecretSource, on_values: Callable[[Values], object]) -> None:
@@ -32,6 +35,7 @@ class SecretWatcher:
         self._names: Collection[str] = ()
         self._held: Values = {}
         self._read_first = False  # read the values before watching: they may have changed meanwhile
+        self._overlap_timer: threading.Timer | None = None
         self._superseded = threading.Event()  # set when other names are followed, or none any more
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="gusset-secret-watcher", daemon=True)
@@ -49,6 +53,7 @@ class SecretWatcher:
             self._names, self._held, self._read_first = names, held, read_first
             self._superseded.set()
             self._superseded = threading.Event()
+            self._schedule_overlap_end()
         if names and self._thread.ident is None:
             self._thread.start()
 
@@ -57,6 +62,7 @@ class SecretWatcher:
         with self._lock:
             self._stopped = True
             self._superseded.set()
+            self._schedule_overlap_end()
         if self._thread.is_alive():
             self._thread.join(2.0)
 
@@ -112,8 +118,39 @@ class SecretWatcher:
             self._on_values(values)
             if not superseded.is_set():  # else `on_values` called `follow`, which has set `_held`
                 self._held = values
+                self._schedule_overlap_end()
             listed = [name if name in values else f"{name} (removed)" for name in changed]
             log.info("Secrets changed: %s", ", ".join(listed))
+
+    def _schedule_overlap_end(self) -> None:
+        """Have `_end_overlaps` called when the next overlap ends; never again once this has stopped."""
+        if self._overlap_timer is not None:
+            self._overlap_timer.cancel()
+            self._overlap_timer = None
+        ends = [each.previous.until for each in self._held.values() if each.previous is not None]
+        soonest = min((end for end in ends if end is not None), default=None)
+        if soonest is not None and not self._stopped:
+            self._end_overlaps_after(max(0.0, soonest - time.monotonic()))
+
+    def _end_overlaps_after(self, seconds: float) -> None:
+        self._overlap_timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._end_overlaps)
+        self._overlap_timer.daemon = True
+        self._overlap_timer.start()
+
+    def _end_overlaps(self) -> None:
+        with self._lock:
+            values = without_ended(self._held, time.monotonic())
+            if self._stopped or values == self._held:
+                return
+            try:
+                self._on_values(values)
+                self._held = values
+            except Exception as error:
+                log.warning("A value whose overlap is over could not be dropped: %s", _reason(error))
+                self._end_overlaps_after(_LONGEST_RETRY)
+                return
+            self._schedule_overlap_end()
+        log.info("An overlap is over: the value before is dropped.")
 
 
 def _reason(error: Exception) -> str:
@@ -121,3 +158,24 @@ def _reason(error: Exception) -> str:
         return type(error).__name__  # a library's message may quote a value
     kind = {Denied: "denied", Unreachable: "unreachable"}.get(type(error), "failed")
     return f"{kind}: {error.message}"
+
+
+def versions_of(values: Values) -> dict[str, int]:
+    """The versions of those values that have one."""
+    return {name: each.version for name, each in values.items() if each.version is not None}
+
+
+def without_ended(values: Values, now: float) -> Values:
+    """The values without the previous ones whose time is over at the monotonic time `now`."""
+    return {
+        name: replace(each, previous=None)
+        if each.previous is not None and each.previous.until is not None and each.previous.until <= now
+        else each
+        for name, each in values.items()
+    }
+
+
+def acknowledge(source: SecretSource, values: Values) -> None:
+    """Let the source know that these values are in use, and no older ones, if it wants to know."""
+    if isinstance(source, FollowsReplicas):
+        source.acknowledge(versions_of(values))

@@ -143,6 +143,7 @@ class SecretIntake:
 
     def accept(self, values: Values) -> None:
         """Have the masker learn these values, and warn where needed."""
+        self.masker.learn({name: each.previous.value for name, each in values.items() if each.previous})
         self.masker.learn({name: delivered.value for name, delivered in values.items()})
         short = {name for name, delivered in values.items() if not maskable(delivered.value)}
         exposed = {held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)}

@@ -1,7 +1,8 @@
 """`Secrets`: what a model's code gets as `kwargs["secrets"]`.
 
-Look-ups read a dict that is never changed, only replaced as a whole. So they
-need no lock, and always see one consistent set of values.
+Look-ups read a dict of one generation of values, which is replaced as a whole. So they
+need no lock. That dict begins empty: the first look-up of each name puts its value there, which
+costs later ones nothing and lets a rotation know that the new value is used.
 """
 
 from __future__ import annotations
@@ -19,10 +20,38 @@ from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretText, SecretValue
 
 Values = Mapping[str, SecretValue | bytes]
+OnFirstUse = Callable[[str], object]
 NewValue = SecretText | bytes | None
+_NONE: Values = {}
 Callback = Callable[[NewValue], object]
 
 _log = logging.getLogger("gusset.secrets")
+
+
+class _Generation:
+    """The values from one swap to the next. Only the sets of what was used ever change."""
+
+    __slots__ = ("on_first_use", "previous", "raw", "texts", "used", "used_texts")
+
+    def __init__(
+        self,
+        raw: Mapping[str, SecretValue],
+        previous: Mapping[str, SecretValue],
+        on_first_use: OnFirstUse | None,
+    ) -> None:
+        self.raw = raw
+        self.texts = _texts_of(raw)
+        self.previous = previous
+        self.on_first_use = on_first_use
+        self.used: set[str] = set()
+        self.used_texts: dict[str, SecretText] = {}
+
+    def use(self, name: str) -> None:
+        """Note that a value was looked up."""
+        if name not in self.used:
+            self.used.add(name)
+            if self.on_first_use is not None:
+                self.on_first_use(name)
 
 
 class Secrets(Mapping[str, SecretText]):
@@ -38,18 +67,21 @@ class Secrets(Mapping[str, SecretText]):
     `dict(s)`) raises `SecretNotText`.
     """
 
-    __slots__ = ("_callbacks", "_config_file", "_declared", "_masker", "_raw", "_texts", "_write_lock")
+    __slots__ = ("_callbacks", "_config_file", "_declared", "_generation", "_masker", "_used", "_write_lock")
 
     def __init__(
         self,
         declared: Iterable[str],
         values: Values,
         *,
+        previous: Values = _NONE,
         config_file: str = "config.yaml",
         masker: Masker | None = None,
+        on_first_use: OnFirstUse | None = None,
     ) -> None:
-        """Keep those of `values` that are `declared`.
+        """Keep those of `values`, and of the values `previous` to them, that are `declared`.
 
+        `on_first_use` is called with a name when its value is first looked up, on the thread that does so.
         `masker` masks the tracebacks of failing callbacks. `config_file` is the
         file that error messages name.
         """
@@ -58,8 +90,13 @@ class Secrets(Mapping[str, SecretText]):
         self._masker = masker
         self._write_lock = threading.Lock()
         self._callbacks: _Callbacks | None = None
-        self._raw = self._only_declared(values)
-        self._texts = _texts_of(self._raw)
+        self._generation = self._new_generation(values, previous, on_first_use)
+        self._used = self._generation.used_texts
+
+    def _new_generation(
+        self, values: Values, previous: Values, on_first_use: OnFirstUse | None
+    ) -> _Generation:
+        return _Generation(self._only_declared(values), self._only_declared(previous), on_first_use)
 
     @property
     def declared(self) -> tuple[str, ...]:
@@ -80,25 +117,51 @@ class Secrets(Mapping[str, SecretText]):
             SecretNotText: the value is not UTF-8; use `bytes`.
         """
         try:
-            return self._texts[name]
+            return self._used[name]
+        except KeyError:
+            return self._first_look_up(name)
+
+    def _first_look_up(self, name: str) -> SecretText:
+        generation = self._generation
+        try:
+            text = generation.used_texts[name] = generation.texts[name]
         except KeyError:
             raise self._lookup_error(name) from None
+        generation.use(name)
+        return text
 
     def bytes(self, name: str) -> bytes:
         """The exact bytes of a secret, UTF-8 or not. Raises as `s[name]` does for a missing one."""
+        generation = self._generation
         try:
-            return self._raw[name].reveal()
+            value = generation.raw[name].reveal()
         except KeyError:
             raise self._lookup_error(name) from None
+        generation.use(name)
+        return value
+
+    def previous(self, name: str) -> NewValue:
+        """The value before the current one, while it stays valid; None when there is none.
+
+        Text, or `bytes` if it is not UTF-8. For code that verifies what others have signed or sent, and
+        for servers that accept two keys during a rotation.
+
+        Raises:
+            SecretNotDeclared: `name` is not under `secrets:` in the config.
+        """
+        if name not in self._declared:
+            raise self._lookup_error(name)
+        kept = self._generation.previous
+        return _new_value(name, kept, _texts_of({name: kept[name]})) if name in kept else None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._raw
+        return name in self._generation.raw
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._raw)
+        return iter(self._generation.raw)
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return len(self._generation.raw)
 
     def items(self) -> ItemsView[str, SecretText]:
         """Pairs of name and value as they are now; later rotations do not change them."""
@@ -125,27 +188,33 @@ class Secrets(Mapping[str, SecretText]):
             raise TypeError("on_change needs a callable that takes the new value")
         with self._write_lock:
             if self._callbacks is None:
-                self._callbacks = _Callbacks(self._masker or Masker(self._raw.values()))
+                self._callbacks = _Callbacks(self._masker or Masker(self._generation.raw.values()))
             self._callbacks.add(name, callback)
 
-    def replace(self, values: Mapping[str, SecretValue]) -> None:
+    def replace(
+        self,
+        values: Mapping[str, SecretValue],
+        *,
+        previous: Values = _NONE,
+        on_first_use: OnFirstUse | None = None,
+    ) -> None:
         """Replace all values, then queue the callbacks of those that changed.
 
         For the code that keeps a replica up to date. A declared name that is not
-        in `values` has no value afterwards.
+        in `values` has no value afterwards. No look-up that begins after this returns an older value.
         """
-        new = self._only_declared(values)
-        texts = _texts_of(new)
+        new = self._new_generation(values, previous, on_first_use)
         with self._write_lock:
-            old, self._raw, self._texts = self._raw, new, texts
+            old, self._generation = self._generation, new
+            self._used = new.used_texts  # second: a look-up that misses here reads the generation
             if self._callbacks is None:
                 return
             for name in self._declared:
-                if old.get(name) != new.get(name):
-                    self._callbacks.queue(name, _new_value(name, new, texts))
+                if old.raw.get(name) != new.raw.get(name):
+                    self._callbacks.queue(name, _new_value(name, new.raw, new.texts))
 
     def __repr__(self) -> str:
-        raw = self._raw
+        raw = self._generation.raw
         names = (name if name in raw else f"{name} (not set)" for name in self._declared)
         return f"Secrets({', '.join(names)})"
 
@@ -163,10 +232,14 @@ class Secrets(Mapping[str, SecretText]):
         return {name: v if isinstance(v, SecretValue) else SecretValue(v) for name, v in present}
 
     def _snapshot(self) -> Secrets:
-        return Secrets(self._declared, self._raw, config_file=self._config_file)
+        """The values as they are now. A look-up there counts as one here."""
+        generation = self._generation
+        return Secrets(
+            self._declared, generation.raw, config_file=self._config_file, on_first_use=generation.use
+        )
 
     def _lookup_error(self, name: object) -> SecretLookupError | SecretNotText:
-        if name in self._raw:
+        if name in self._generation.raw:
             return SecretNotText(
                 f"the secret {name!r} is not UTF-8 text; secrets.bytes({name!r}) gives its exact bytes"
             )

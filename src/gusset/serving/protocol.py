@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -30,17 +30,20 @@ MAX_TIMES = 2**40  # of one hit in one report
 MAX_REPORT_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetSecrets:
     """The values of all secrets that the model has from now on, and their versions.
 
-    `callers` are the digests of the callers' keys: this process runs the model's
-    code, and never gets the keys themselves. Empty without callers.
+    `previous` are the values before them, of those in an overlap. `callers` are the digests of the
+    callers' keys: this process runs the model's code, and never gets the keys themselves. Empty without
+    callers. `number` grows with each set of values that the supervisor reads; `Holds` returns it.
     """
 
     values: Mapping[str, bytes] = field(repr=False)
     versions: Mapping[str, int | None]
+    previous: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     callers: CallerDigests = field(default_factory=dict, repr=False)
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,13 @@ class SetSourceError:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLagging:
+    """Which workers still use older values of secrets, and since when; None: none. Readiness shows it."""
+
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SetMaskedHits:
     """How often values were masked in the output of the deployment, from all workers, for the metrics."""
 
@@ -91,7 +101,7 @@ class Downloaded:
     everything: bool
 
 
-Order = WorkerPlan | SetSecrets | SetSourceError | SetMaskedHits | Downloaded | Accept | Drain
+Order = WorkerPlan | SetSecrets | SetSourceError | SetLagging | SetMaskedHits | Downloaded | Accept | Drain
 
 
 class StartStep(enum.StrEnum):
@@ -136,7 +146,22 @@ class Masked:
     hits: Mapping[Hit, int]
 
 
-Report = Loading | Ready | Failed | Drained | Masked
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """Each look-up that begins after this was sent returns a value of that `SetSecrets`, or a newer one."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The model has looked up these secrets for the first time since the `SetSecrets` of that number."""
+
+    number: int
+    names: Sequence[str]
+
+
+Report = Loading | Ready | Failed | Drained | Masked | Holds | Used
 
 
 def _path(text: str) -> Path:
@@ -176,6 +201,10 @@ def encode_report(report: Report) -> bytes:
         case Masked(hits):
             rows = [[hit.secret, hit.form, hit.channel, times] for hit, times in hits.items()]
             return orjson.dumps({"event": "masked", "hits": rows})
+        case Holds(number):
+            return orjson.dumps({"event": "holds", "number": number})
+        case Used(number, names):
+            return orjson.dumps({"event": "used", "number": number, "names": list(names)})
 
 
 def decode_report(message: bytes) -> Report:
@@ -201,6 +230,10 @@ def decode_report(message: bytes) -> Report:
             return Drained()
         case {"event": "masked", "hits": list(rows)}:
             return Masked(dict(map(_hit, rows)))
+        case {"event": "holds", "number": int(number)}:
+            return Holds(number)
+        case {"event": "used", "number": int(number), "names": list(names)}:
+            return Used(number, [name for name in names if isinstance(name, str)])
     raise Malformed("its event is unknown")
 
 

@@ -21,6 +21,8 @@ from gusset.secrets.value import SecretValue
 
 _PREFIX = "gusset-"  # of the names of the folders
 _IN_MEMORY = {"tmpfs", "ramfs"}
+PREVIOUS = "..previous"  # the folder with the values before the current ones; no secret has such a name
+_NONE: Mapping[str, SecretValue] = {}
 
 
 class SecretsFolder:
@@ -41,14 +43,16 @@ class SecretsFolder:
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory()))
         return cls(path, _start_reaper(path))
 
-    def replace(self, values: Mapping[str, SecretValue]) -> None:
+    def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue] = _NONE) -> None:
         """Make these the only values; each file is replaced atomically.
+
+        `previous` are the values before them, during an overlap: the files of the folder `..previous`.
 
         Raises:
             HostError: there is no room for them.
         """
         # A secret's name never starts with "..", so the new file has no name of a secret.
-        _replace_files(self.path, values, new=self.path / "..next", user=None)
+        _replace_files(self.path, values, previous, new=self.path / "..next", user=None)
 
     def close(self) -> None:
         """Remove the folder and its files; the reaper process then ends."""
@@ -95,13 +99,9 @@ class ContainerFolder:
         folder.path.chmod(0o755)  # the container's user has to be able to enter it
         return folder
 
-    def replace(self, values: Mapping[str, SecretValue]) -> None:
-        """Make these the only values; each file is replaced atomically.
-
-        Raises:
-            HostError: there is no room for them.
-        """
-        _replace_files(self.path, values, new=self._parent / "next", user=self._user)
+    def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue] = _NONE) -> None:
+        """See `SecretsFolder.replace`."""
+        _replace_files(self.path, values, previous, new=self._parent / "next", user=self._user)
 
     def close(self) -> None:
         """Remove the folder and its files."""
@@ -109,19 +109,40 @@ class ContainerFolder:
 
 
 def _replace_files(
-    folder: Path, values: Mapping[str, SecretValue], *, new: Path, user: tuple[int, int] | None
+    folder: Path,
+    values: Mapping[str, SecretValue],
+    previous: Mapping[str, SecretValue],
+    *,
+    new: Path,
+    user: tuple[int, int] | None,
 ) -> None:
-    """Make these values the only files of `folder`. Each is written as `new`, then renamed."""
+    """Make these values the only files of `folder`. Each is written as `new`, then renamed.
+
+    The values before come first, so that at each moment a replaced value is in one of the two places.
+    """
+    kept = folder / PREVIOUS
     try:
-        for name, value in values.items():
-            check_name(name)
-            _write(new, value, user)
-            new.rename(folder / name)
-        for file in folder.iterdir():
-            if file.name not in values:
-                file.unlink()
+        if previous:
+            kept.mkdir(exist_ok=True)
+            kept.chmod(0o755)
+            _replace_in(kept, previous, new, user)
+        _replace_in(folder, values, new, user)
+        if not previous and kept.exists():
+            shutil.rmtree(kept)
     except OSError as error:
         raise HostError(f"cannot write secrets to {folder}: {error.strerror}") from None
+
+
+def _replace_in(
+    folder: Path, values: Mapping[str, SecretValue], new: Path, user: tuple[int, int] | None
+) -> None:
+    for name, value in values.items():
+        check_name(name)
+        _write(new, value, user)
+        new.rename(folder / name)
+    for file in folder.iterdir():
+        if file.name not in values and file.name != PREVIOUS:
+            file.unlink()
 
 
 def _write(path: Path, value: SecretValue, user: tuple[int, int] | None) -> None:

@@ -25,8 +25,10 @@ class SecretMount(Protocol):
     def network(self) -> str | None:
         """The container's network mode in the engine's API; None leaves it to the engine."""
 
-    def replace(self, values: Mapping[str, SecretValue]) -> None:
+    def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue]) -> None:
         """Make these the only values; each file is replaced atomically.
+
+        `previous` are the values before them, during an overlap: the files of the folder `..previous`.
 
         Raises:
             HostError: they cannot be written (now).
@@ -73,9 +75,9 @@ class LocalMount:
         folder = ContainerFolder.create(run_id(), user)
         return cls(folder, port, host_network=host_network, may_leave_core=may_leave_core)
 
-    def replace(self, values: Mapping[str, SecretValue]) -> None:
+    def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue]) -> None:
         """See `SecretMount.replace`."""
-        self._folder.replace(values)
+        self._folder.replace(values, previous)
 
     def connect_network(self, container: Container) -> Network | None:
         """See `SecretMount.connect_network`."""

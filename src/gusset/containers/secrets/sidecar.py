@@ -20,6 +20,7 @@ from gusset.containers.engine.engine import Engine
 from gusset.containers.engine.images import Image
 from gusset.containers.engine.run_id import run_id
 from gusset.containers.network.network import HostNetwork, Network, PublishedPort
+from gusset.containers.secrets.memory_folder import PREVIOUS
 from gusset.errors import HostError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
@@ -47,6 +48,7 @@ while read -r command name size; do
   case $command in
   put)
     rm -f /secrets/..next
+    case $name in */*) mkdir -p "/secrets/${name%/*}" ;; esac
     (umask 377; exec dd bs=1 count="$size" of=/secrets/..next 2>/dev/null) &&
       [ "$(stat -c %s /secrets/..next)" = "$size" ] &&
       chown "$user" /secrets/..next && mv -f /secrets/..next "/secrets/$name" || exit 1 ;;
@@ -54,7 +56,7 @@ while read -r command name size; do
   esac
   echo done
 done
-rm -rf /secrets/* /secrets/.[!.]* /secrets/..next
+rm -rf /secrets/* /secrets/.[!.]* /secrets/..next /secrets/..previous
 """.replace("BACKLOG", "l" * 128)  # nc takes the number of letters as the length of its queue
 
 
@@ -81,7 +83,7 @@ class SidecarMount:
         self._published_port = published_port
         self._password = password
         self._resources = resources
-        self._names: set[str] = set()
+        self._paths: set[str] = set()
         self.source = volume
         self.network = "host" if published_port is None else f"container:{container.id}"
 
@@ -129,16 +131,17 @@ class SidecarMount:
                 resources=stack.pop_all(),
             )
 
-    def replace(self, values: Mapping[str, SecretValue]) -> None:
+    def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue]) -> None:
         """See `SecretMount.replace`."""
-        for name, value in values.items():
-            check_name(name)
+        kept = {f"{PREVIOUS}/{check_name(name)}": value for name, value in previous.items()}
+        files = kept | {check_name(name): value for name, value in values.items()}
+        for path, value in files.items():
             data = value.reveal()
-            _send(self._pipe, b"put %s %d\n%s" % (name.encode(), len(data), data))
-            self._names.add(name)
-        for name in self._names - set(values):
-            _send(self._pipe, b"drop %s\n" % name.encode())
-            self._names.remove(name)
+            _send(self._pipe, b"put %s %d\n%s" % (path.encode(), len(data), data))
+            self._paths.add(path)
+        for path in self._paths - set(files):
+            _send(self._pipe, b"drop %s\n" % path.encode())
+            self._paths.remove(path)
 
     def connect_network(self, container: Container) -> Network:
         """See `SecretMount.connect_network`."""

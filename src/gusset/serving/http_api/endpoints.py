@@ -52,11 +52,13 @@ class ModelApi:
         metrics: Metrics,
         folder: Path,
         last_error: Callable[[], str | None],
+        lagging: Callable[[], str | None],
         make_websockets: Callable[[], Websockets],
         name: str,
     ) -> None:
         """`last_error` is the last error of the source of secrets, None while it works.
 
+        `lagging` says which workers still use older values, None if none does.
         `make_websockets` imports large libraries. It is called now for a model with websockets, for others
         when a client first wants one.
         `name` is the model's name in OpenAI's list of models.
@@ -67,6 +69,7 @@ class ModelApi:
         self._inference = inference
         self._metrics = metrics
         self._last_error = last_error
+        self._lagging = lagging
         self._make_websockets = make_websockets
         self._websockets = make_websockets() if methods.websocket is not None else None
         self._readiness = ReadinessProbe(methods.is_healthy, loop, folder=folder, on_ready=self._ready)
@@ -157,9 +160,10 @@ class ModelApi:
         exchange.respond(200, b"{}")
 
     def _ready(self, exchange: Exchange) -> None:
-        """Respond that the model is ready, with the error of the source of secrets if there is one."""
-        error = self._last_error()
-        exchange.respond(200, orjson.dumps({"secrets": {"last_error": error}}) if error else b"{}")
+        """Respond that the model is ready, with what is wrong with its secrets if anything is."""
+        found = {"last_error": self._last_error(), "lagging": self._lagging()}
+        wrong = {name: text for name, text in found.items() if text}
+        exchange.respond(200, orjson.dumps({"secrets": wrong}) if wrong else b"{}")
 
     def _schema(self, exchange: Exchange) -> None:
         from gusset.serving.inference.signatures import model_schema

@@ -20,11 +20,13 @@ from gusset.serving.protocol import (
     Drain,
     Drained,
     Failed,
+    Holds,
     Loading,
     Ready,
     Report,
     SetSecrets,
     StartStep,
+    Used,
 )
 from gusset.serving.supervisor.worker_process import (
     UNUSABLE_PYTHON_HINT,
@@ -77,14 +79,30 @@ class Replica:
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._failure: Failed | None = None
 
-    def begin(self, secrets: SetSecrets) -> None:
-        """Send the worker its plan, and follow it from now on."""
-        self.process.begin(
-            self.deployment,
-            secrets,
-            on_report=lambda report: self._call_soon(partial(self._on_report, report)),
-            on_end=lambda status: self._call_soon(partial(self._on_end, status)),
-        )
+    def begin(
+        self,
+        secrets: SetSecrets,
+        *,
+        on_secrets: Callable[[Holds | Used], object],
+        on_end: Callable[[], object],
+    ) -> None:
+        """Send the worker its plan, and follow it from now on.
+
+        `on_secrets` gets its reports about secrets. `on_end` is called when nothing is left of it. Both on
+        other threads.
+        """
+
+        def receive(report: Report) -> None:
+            if isinstance(report, Holds | Used):
+                on_secrets(report)
+            else:
+                self._call_soon(partial(self._on_report, report))
+
+        def end(status: int) -> None:
+            on_end()
+            self._call_soon(partial(self._on_end, status))
+
+        self.process.begin(self.deployment, secrets, on_report=receive, on_end=end)
 
     @property
     def was_ready(self) -> bool:

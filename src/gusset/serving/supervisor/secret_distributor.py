@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Mapping
+from functools import partial
 
-from gusset.runtime.caller_auth import CallerAuth, CallerDigests, digests_of
+from gusset.runtime.caller_auth import CallerAuth, digests_of
 from gusset.runtime.declared_secrets import Values, names_to_read, read_secrets
-from gusset.runtime.secret_watcher import SecretWatcher
+from gusset.runtime.secret_watcher import SecretWatcher, acknowledge
 from gusset.runtime.supervision import SecretIntake
 from gusset.secrets.hits import Hit
-from gusset.secrets.sources.source import SecretSource
+from gusset.secrets.sources.source import FollowsReplicas, SecretSource
 from gusset.serving.deployment import ModelDeployment
-from gusset.serving.protocol import SetMaskedHits, SetSecrets, SetSourceError
+from gusset.serving.protocol import Holds, SetLagging, SetMaskedHits, SetSecrets, SetSourceError, Used
 from gusset.serving.supervisor.replica import Replica
+from gusset.serving.supervisor.swaps import Swaps
+
+log = logging.getLogger("gusset")
 
 
 class SecretDistributor:
@@ -21,6 +26,7 @@ class SecretDistributor:
 
     Each replica gets what its own deployment declares, nothing else, and of its
     callers' keys only digests. `caller_auth` has those, too: None without callers.
+    The source gets to know which versions are in use by all replicas.
     """
 
     def __init__(
@@ -34,7 +40,7 @@ class SecretDistributor:
     ) -> None:
         self._names = names_to_read(deployment)
         self._callers = _names_of_callers(deployment)
-        self.caller_auth = CallerAuth(_digests(self._callers, values)) if self._callers else None
+        self.caller_auth = CallerAuth(digests_of(self._callers, values)) if self._callers else None
         self._source = source
         self._intake = intake
         self._allow_missing = allow_missing
@@ -42,8 +48,9 @@ class SecretDistributor:
         self._values = values
         self._pending: Values = {}  # of secrets that only the deployment being loaded declares
         self._source_error: str | None = None
+        self._lagging: str | None = None
         self._hits: Mapping[Hit, int] = {}
-        self._replicas: set[Replica] = set()
+        self._swaps = Swaps[Replica](values)
         self._watcher = SecretWatcher(source, self._deliver)
 
     @classmethod
@@ -63,6 +70,7 @@ class SecretDistributor:
         values = read_secrets(deployment, source, allow_missing)
         intake.accept(values)
         distributor = cls(deployment, source, intake, values=values, allow_missing=allow_missing)
+        acknowledge(source, values)  # there is no replica yet that could use others
         distributor._watcher.start(names_to_read(deployment), values)
         return distributor
 
@@ -73,26 +81,45 @@ class SecretDistributor:
     def add(self, replica: Replica) -> None:
         """Send the replica its plan with the current values, and every later value."""
         with self._lock:
-            replica.begin(self._select(replica.deployment))
-            self._replicas.add(replica)
+            self._swaps.add(replica)
+            replica.begin(
+                self._select(replica.deployment),
+                on_secrets=partial(self._on_report, replica),
+                on_end=partial(self.remove, replica),
+            )
             if self._source_error is not None:
                 replica.process.send(SetSourceError(self._source_error))
+            if self._lagging is not None:
+                replica.process.send(SetLagging(self._lagging))
             if self._hits:
                 replica.process.send(SetMaskedHits(self._hits))
 
     def remove(self, replica: Replica) -> None:
         """Stop sending values to the replica."""
         with self._lock:
-            self._replicas.discard(replica)
+            self._swaps.remove(replica)
+            self._acknowledge()
 
     def check_source(self) -> None:
-        """Let the replicas know when the source's last error has changed: their readiness shows it."""
+        """Let the replicas know when the source's last error has changed, and which of them lag.
+
+        Their readiness shows it.
+        """
         error = self._source.last_error
-        if error != self._source_error:
-            with self._lock:
+        with self._lock:
+            lagging = self._swaps.lagging()
+            if error != self._source_error:
                 self._source_error = error
-                for replica in self._replicas:
-                    replica.process.send(SetSourceError(error))
+                self._send_to_all(SetSourceError(error))
+            if lagging != self._lagging:
+                self._lagging = lagging
+                self._send_to_all(SetLagging(lagging))
+                if lagging:
+                    log.warning("%s", lagging)
+
+    def _send_to_all(self, order: SetSourceError | SetLagging | SetMaskedHits) -> None:
+        for replica in self._swaps.replicas:
+            replica.process.send(order)
 
     def share_hits(self) -> None:
         """Let the replicas know how often values were masked, when that has changed, for their metrics."""
@@ -100,8 +127,7 @@ class SecretDistributor:
         if total != self._hits:
             with self._lock:
                 self._hits = total
-                for replica in self._replicas:
-                    replica.process.send(SetMaskedHits(total))
+                self._send_to_all(SetMaskedHits(total))
 
     def read(self, deployment: ModelDeployment) -> Values:
         """What the deployment declares; blocks. See `read_secrets` for the errors."""
@@ -128,7 +154,9 @@ class SecretDistributor:
         with self._lock:
             self._callers = callers
             self._values, self._pending = {**self._pending, **self._values}, {}
+            self._swaps.extend(self._values)
             self._update_caller_auth()
+            self._acknowledge()
 
     def end_reload(self) -> None:
         """Drop what `begin_reload` holds and was not adopted."""
@@ -141,8 +169,24 @@ class SecretDistributor:
             self._intake.accept(values)
             self._values = values
             self._update_caller_auth()
-            for replica in self._replicas:
+            self._swaps.begin(values)
+            for replica in self._swaps.replicas:
                 replica.process.send(self._select(replica.deployment))
+            self._acknowledge()
+
+    def _on_report(self, replica: Replica, report: Holds | Used) -> None:
+        """A worker has swapped its values, or the model has used one. Called on threads of the workers."""
+        with self._lock:
+            if isinstance(report, Holds):
+                self._swaps.confirm(replica, report.number)
+                self._acknowledge()
+            elif isinstance(self._source, FollowsReplicas):
+                self._source.record_used(self._swaps.versions_at(report.number, report.names))
+
+    def _acknowledge(self) -> None:
+        """Let the source know the versions that all replicas have in use."""
+        if isinstance(self._source, FollowsReplicas):
+            self._source.acknowledge(self._swaps.in_use())
 
     def _select(self, deployment: ModelDeployment) -> SetSecrets:
         values = {**self._pending, **self._values}
@@ -150,11 +194,13 @@ class SecretDistributor:
         return SetSecrets(
             values={name: each.value.reveal() for name, each in held.items()},
             versions={name: each.version for name, each in held.items()},
-            callers=_digests(_names_of_callers(deployment), values),
+            previous={name: each.previous.value.reveal() for name, each in held.items() if each.previous},
+            callers=digests_of(_names_of_callers(deployment), values),
+            number=self._swaps.number,
         )
 
     def _update_caller_auth(self) -> None:
-        digests = _digests(self._callers, self._values)
+        digests = digests_of(self._callers, self._values)
         if not digests:
             self.caller_auth = None
         elif self.caller_auth is None:
@@ -165,7 +211,3 @@ class SecretDistributor:
 
 def _names_of_callers(deployment: ModelDeployment) -> tuple[str, ...]:
     return tuple(caller.name for caller in deployment.callers)
-
-
-def _digests(callers: Collection[str], values: Values) -> CallerDigests:
-    return digests_of(callers, {name: each.value for name, each in values.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -82,6 +83,7 @@ class WorkerProcess:
         self._pumps = pumps
         self._pid = process.pid
         self._threads: list[threading.Thread] = []
+        self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None is the end
         self._lock = threading.Lock()  # guards the next two
         self._killed = False  # the lifeline is closed
         self._reaped = False  # from then on the process id may belong to another process
@@ -150,14 +152,22 @@ class WorkerProcess:
         self._threads = [
             threading.Thread(target=self._receive, args=(on_report,), name="gusset-reports", daemon=True),
             threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True),
+            threading.Thread(target=self._send_orders, name="gusset-orders", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
     def send(self, order: Order) -> None:
-        """Send an order. It is dropped if the worker has ended."""
+        """Send an order after those before it. Never waits: the worker may have been stopped.
+
+        The order is dropped if the worker has ended.
+        """
+        self._orders.put(encode_order(order))
+
+    def _send_orders(self) -> None:
         with contextlib.suppress(Closed):
-            self._channel.send(encode_order(order))
+            while (order := self._orders.get()) is not None:
+                self._channel.send(order)
 
     def terminate(self) -> None:
         """Ask the worker and its process group to end, by SIGTERM."""
@@ -221,6 +231,7 @@ class WorkerProcess:
             self._threads[0].join(_LAST_OUTPUT)  # so that its last reports come before its end
         self.kill()
         self._channel.close()
+        self._orders.put(None)
 
 
 def _environment(variables: Mapping[str, str], python: str) -> Mapping[str, str]:

@@ -41,10 +41,12 @@ from gusset.serving.protocol import (
     Drain,
     Drained,
     Failed,
+    Holds,
     Loading,
     Masked,
     Ready,
     Report,
+    SetLagging,
     SetMaskedHits,
     SetSecrets,
     SetSourceError,
@@ -58,6 +60,7 @@ from gusset.serving.worker.import_hooks import call_on_import
 from gusset.serving.worker.lazy_data import DownloadState
 from gusset.serving.worker.loop_watchdog import watch_loop
 from gusset.serving.worker.model_loader import StartFailed, start_model
+from gusset.serving.worker.use_reporter import UseReporter
 
 if TYPE_CHECKING:
     from gusset.serving.http_api.websockets import Websockets
@@ -84,14 +87,18 @@ class Worker:
         self._source_error: str | None = None
         self._hits: Mapping[Hit, int] = {}  # of the whole deployment
         self._versions = plan.secrets.versions
+        self._lagging: str | None = None
+        self._uses = UseReporter(self._report)
         self._caller_auth = CallerAuth(plan.secrets.callers) if plan.deployment.callers else None
         self._tls = ServerTls.open(plan.tls) if plan.tls else None
         self._downloads = DownloadState(plan.deployment.downloads)
         self._secrets = Secrets(
             plan.deployment.declared,
             _secret_values(plan.secrets.values),
+            previous=_secret_values(plan.secrets.previous),
             config_file=plan.deployment.config_file,
             masker=masker,
+            on_first_use=partial(self._uses.add, plan.secrets.number),
         )
 
     def run(self) -> int:
@@ -102,6 +109,7 @@ class Worker:
         """
         asyncio.set_event_loop(self._loop)
         threading.Thread(target=self._follow_orders, name="gusset-orders", daemon=True).start()
+        self._uses.start()
         try:
             methods = start_model(
                 self._deployment,
@@ -170,6 +178,7 @@ class Worker:
             metrics=metrics,
             folder=folder,
             last_error=lambda: self._source_error,
+            lagging=lambda: self._lagging,
             make_websockets=partial(self._make_websockets, methods),
             name=deployment.name,
         )
@@ -194,20 +203,27 @@ class Worker:
                     case Drain():
                         self._loop.call_soon_threadsafe(self._drain.set)
                         self._loop.call_soon_threadsafe(self._accept.set)
-                    case SetSecrets(values, versions, callers):
-                        secrets = _secret_values(values)
-                        self._masker.learn(secrets)
-                        self._secrets.replace(secrets)
-                        self._versions = versions
-                        if self._caller_auth is not None:
-                            self._caller_auth.replace(callers)
+                    case SetSecrets() as order:
+                        self._replace_secrets(order)
                     case SetSourceError(error):
                         self._source_error = error
+                    case SetLagging(text):
+                        self._lagging = text
                     case Downloaded(everything):
                         self._downloads.advance(everything=everything)
                     case SetMaskedHits(total):
                         self._hits = total
         os.killpg(0, signal.SIGKILL)  # the supervisor has ended: end this process and the model's children
+
+    def _replace_secrets(self, order: SetSecrets) -> None:
+        secrets, previous = _secret_values(order.values), _secret_values(order.previous)
+        self._masker.learn(previous)
+        self._masker.learn(secrets)
+        self._secrets.replace(secrets, previous=previous, on_first_use=partial(self._uses.add, order.number))
+        self._versions = order.versions
+        if self._caller_auth is not None:
+            self._caller_auth.replace(order.callers)
+        self._report(Holds(order.number))
 
     def _report(self, report: Report) -> None:
         with contextlib.suppress(Closed):  # the thread that follows orders then ends this process
@@ -282,6 +298,7 @@ def main(arguments: list[str]) -> int:
     assert isinstance(plan, WorkerPlan)  # noqa: S101  # always the first order
     level = logging.DEBUG if plan.deployment.debug_logs else logging.INFO
     masker = Masker(_secret_values(plan.secrets.values))
+    masker.learn(_secret_values(plan.secrets.previous))
     mask_log = _log_mask(masker)
     logs.log_to_stderr("", readable=plan.readable_logs, level=level, mask=mask_log)
     logs.mask_records(mask_log)

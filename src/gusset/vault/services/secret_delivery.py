@@ -124,8 +124,11 @@ class SecretDelivery:
         found = {}
         for row in secrets:
             overlap = overlaps.get(row.id)
-            if overlap is not None:
-                value = self._versions.read(connection, row, overlap.version)
+            if overlap is None:
+                continue
+            version = connection.one(FIND_VERSION, {"id": row.id, "version": overlap.version})
+            if version is not None and version.sealed is not None:  # an older gusset may have destroyed it
+                value = self._versions.open(connection, row, version)
                 found[row.id] = Previous(value, overlap.version, _monotonic_end(overlap, now))
         return found
 
