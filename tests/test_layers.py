@@ -158,6 +158,7 @@ REVEALERS = {
     "client/exchanged_token.py",  # to know which token the manager has refused
     "client/manager_client.py",  # an API key or token, to the manager
     "client/registration.py",  # to tell a token from a person's key
+    "client/remote_rotations.py",  # a provider's new credential, to the manager
     "client/remote_secrets.py",  # values that people set, to the manager
     "cli/account.py",  # between this process and the one that has the key for the manager
     "cli/provided_secrets.py",  # into the environment of a command, where a person asked for it by name

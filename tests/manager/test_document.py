@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,25 @@ class DocumentedClient:
                 self._compare(each, schema["items"], where)
 
 
+def _rotate(call: Callable[..., Any], base: str, **names: str) -> None:
+    """Call each operation on rotations by a provider's program."""
+    one, holder = base + "/secrets/{name}/provider-rotation", {"holder": "abcdefgh"}
+    call("POST", one, {**holder, "current_handle": "key-1"}, **names)
+    call("POST", one + "/stop", {**holder, "code": "provider_failed"}, **names)
+    call("POST", one, holder, **names)
+    call("GET", one, **names)
+    call("POST", one + "/renew", holder, **names)
+    call("POST", one + "/version", {**holder, "value": "v", "handle": "key-2", "overlap": 60}, **names)
+    call("POST", one + "/advance", {**holder, "step": "use"}, **names)
+    more = {name: text for name, text in names.items() if name != "name"}
+    assert call("GET", base + "/rotations", **more)["rotations"]
+    call("POST", one + "/advance", {**holder, "step": "revoke"}, **names)
+    call("POST", one + "/revoked", {**holder, "handle": "key-1"}, **names)
+    call("POST", one + "/finish", holder, **names)
+    call("POST", one, holder, **names)
+    call("POST", one + "/cancel", holder, **names)
+
+
 def test_every_response_has_exactly_the_documented_keys(manager: Manager) -> None:
     """Every operation is called with success, and every list in a response has at least one element."""
     client = DocumentedClient(manager)
@@ -130,6 +149,7 @@ def test_every_response_has_exactly_the_documented_keys(manager: Manager) -> Non
         call("POST", one + "/destroy", {"versions": [1]}, **names)
         call("DELETE", one, **names)
         call("POST", one + "/restore", **names)
+        _rotate(call, base.removesuffix("/secrets"), **names)
 
     other = call("POST", "/v1/teams", {"name": "other"})["id"]
     call("GET", "/v1/users/me")

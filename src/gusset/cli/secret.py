@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,8 @@ import click
 
 from gusset.cli.app import App, Command, Group, pass_app
 from gusset.cli.dates import DATE, DATE_OR_NEVER
+from gusset.cli.durations import DURATION_OR_NEVER
+from gusset.cli.rotate import rotate
 from gusset.cli.value_prompt import prompt_for_value
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
 from gusset.secrets.info import expiry_warning
@@ -181,11 +183,25 @@ _EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
     metavar="DATE|never",
     help="Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z; or never.",
 )
+@click.option(
+    "--rotate-every",
+    type=DURATION_OR_NEVER,
+    metavar="DURATION|never",
+    help="How long a value is used until `gusset secret rotate --due` replaces it, as 30d; or never.",
+)
 @pass_app
-def annotate(app: App, name: str, note: str | None, expires: datetime | Literal["never"] | None) -> None:
-    """Change a secret's note or expiry date, without a new value."""
+def annotate(
+    app: App,
+    name: str,
+    note: str | None,
+    expires: datetime | Literal["never"] | None,
+    rotate_every: timedelta | Literal["never"] | None,
+) -> None:
+    """Change a secret's note, expiry date or interval of rotations, without a new value."""
     with app.secret_writer() as secrets:
-        info = secrets.annotate(name, actor=app.actor, note=note, expires_at=expires)
+        info = secrets.annotate(
+            name, actor=app.actor, note=note, expires_at=expires, rotate_every=rotate_every
+        )
     app.output.result(secret_data(info), f"updated {info.name}")
 
 
@@ -362,3 +378,6 @@ def secret_data(info: SecretInfo) -> dict[str, Any]:
         "expires_at": info.expires_at,
         "last_read_at": info.last_read_at,
     }
+
+
+secret.add_command(rotate)

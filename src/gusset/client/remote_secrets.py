@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -80,12 +80,15 @@ class RemoteSecrets:
         actor: str,
         note: str | None = None,
         expires_at: datetime | Literal["never"] | None = None,
+        rotate_every: timedelta | Literal["never"] | None = None,
     ) -> SecretInfo:
         body: dict[str, Any] = {}
         if note is not None:
             body["note"] = note or None
         if expires_at is not None:
             body["expires_at"] = None if expires_at == "never" else expires_at.isoformat()
+        if rotate_every is not None:
+            body["rotate_every"] = None if rotate_every == "never" else int(rotate_every.total_seconds())
         return _info(self._client.request("PATCH", _path(name), body))
 
     def rollback(self, name: str, version: int, *, actor: str) -> SecretInfo:

@@ -42,8 +42,8 @@ class Rotations(Protocol):
     def finish(self, rotation: ProviderRotation) -> None:
         """The rotation is done: end it, and the overlap."""
 
-    def cancel(self, rotation: ProviderRotation) -> None:
-        """End the rotation without revoking anything."""
+    def cancel(self, name: str) -> ProviderRotation:
+        """End the rotation of a secret without revoking anything."""
 
     def stop(self, rotation: ProviderRotation, error: GussetError) -> None:
         """Record why the rotation does not go on now, and let other processes continue it."""
@@ -145,7 +145,7 @@ class Driver:
             output = self._call(rotation, "create", contract.create_request(rotation))
             created = contract.parse_created(output)
         except StepUnknown:
-            self._rotations.cancel(rotation)
+            self._rotations.cancel(rotation.name)
             raise Skipped from None
         finally:
             self._provider.show(created)

@@ -11,6 +11,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
@@ -41,6 +42,16 @@ def die_with_pipe(lifeline: int) -> None:
     poll = select.poll()
     poll.register(lifeline, 0)
     if poll.poll(0):  # it was closed before the signal was requested
+        os._exit(1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process, though not its children, when the thread that started it ends.
+
+    `parent` is the process id of that thread.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the signal was requested
         os._exit(1)
 
 

@@ -125,6 +125,10 @@ class Vault:  # large: an attribute for each service
         """The default team's secrets."""
         return self.secrets_of(self._parts.default_team_id, DEFAULT_TEAM)
 
+    @property
+    def default_team_id(self) -> str:
+        return self._parts.default_team_id
+
     @cached_property
     def people(self) -> People:
         from gusset.vault.services.people import People

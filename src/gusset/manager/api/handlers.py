@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from gusset.errors import NotFound, UsageError
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import Operation, PersonRequest, number, operation
+from gusset.manager.api.rotation_handlers import rotation_operations
 from gusset.manager.api.secret_handlers import secret_operations
 from gusset.manager.api.serializers import (
     api_key_model,
@@ -282,6 +283,7 @@ def _deployment_operations() -> list[Operation]:
 
 OPERATIONS: list[Operation] = [
     *secret_operations(),
+    *rotation_operations(),
     operation("GET", "/v1/teams", list_teams, "secrets:read"),
     operation("POST", "/v1/teams", create_team, "admin"),
     operation("PUT", "/v1/teams/{team_id}/members/{user_id}", add_team_member, "admin"),

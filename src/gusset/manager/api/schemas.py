@@ -23,6 +23,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from gusset.rotation.state import Step
 from gusset.secrets.info import State
 from gusset.vault.services.access_keys import Scope
 from gusset.vault.services.identity_rules import DEFAULT_AUDIENCE, MAX_CLAIMS, MAX_JWKS, MAX_TEXT
@@ -84,10 +85,61 @@ class SecretBatch(Body):
 
 
 class SecretUpdate(Body):
-    """A secret's note and expiry date. null clears a field; an omitted field keeps its value."""
+    """A secret's note, expiry date and interval of rotations, in seconds.
+
+    null clears a field; an omitted field keeps its value.
+    """
 
     note: str | None = None
     expires_at: AwareDatetime | None = None
+    rotate_every: int | None = Field(None, ge=1, le=315_360_000)
+
+
+class RotationHolder(Body):
+    """The process that runs a rotation, by a random id that it has chosen."""
+
+    holder: str = Field(pattern=r"^[A-Za-z0-9_-]{8,32}$")
+
+
+class BeginRotation(RotationHolder):
+    """`current_handle` names the current version's credential, where no rotation has made it."""
+
+    current_handle: str | None = None
+
+
+class SetRotatedVersion(RotationHolder):
+    """A new credential. The version before stays readable for `overlap` seconds.
+
+    `handle` is the provider's name for the credential; it is not secret. The secret's expiry date
+    becomes `expires_at`.
+    """
+
+    value: str = Field(json_schema_extra={"writeOnly": True})
+    encoding: Literal["base64"] | None = None
+    handle: str
+    overlap: int = Field(ge=1, le=31_536_000)
+    expires_at: AwareDatetime | None = None
+
+
+class AdvanceRotation(RotationHolder):
+    """The next step. `accepted` is what was not waited for, for the audit log."""
+
+    step: Literal["use", "revoke"]
+    accepted: list[Annotated[str, StringConstraints(max_length=1000)]] = Field(
+        default_factory=list, max_length=1000
+    )
+
+
+class RevokedCredential(RotationHolder):
+    """The handle of a credential that the provider has revoked."""
+
+    handle: str
+
+
+class StopRotation(RotationHolder):
+    """Why a rotation does not go on now: an error's code."""
+
+    code: str = Field(pattern=r"^[a-z_]{1,64}$")
 
 
 class Rollback(StrictBody):
@@ -315,6 +367,49 @@ class Rotation:
     overlap: Overlap | None
     acknowledged: int
     replicas: Sequence[RotatingReplica]
+
+
+@response_model
+class ProviderRotation:
+    """An unfinished rotation by a provider's program, or one that was just ended.
+
+    `version` and `handle` are those of the new credential, null before it is stored. `current` is the
+    handle of the credential that the current version has, null if it is not known. `revoke` are the handles
+    of all credentials before that are not revoked yet.
+    """
+
+    id: str
+    name: str
+    team_name: str
+    step: Step
+    version: int | None
+    handle: str | None
+    current: str | None
+    revoke: Sequence[str]
+    started_at: str
+    started_by: str
+
+
+@response_model
+class RotationPlan:
+    """When a secret is to be rotated: `rotate_every` seconds after its current version was stored.
+
+    `step` is that of an unfinished rotation.
+    """
+
+    name: str
+    version: int | None
+    rotate_every: int | None
+    rotate_at: str | None
+    expires_at: str | None
+    step: Step | None
+
+
+@response_model
+class RotationPlanList:
+    """The secrets that have an interval, an expiry date or an unfinished rotation."""
+
+    rotations: Sequence[RotationPlan]
 
 
 # --- responses: teams and people

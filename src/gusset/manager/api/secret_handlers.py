@@ -7,6 +7,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from gusset.errors import InvalidValue, UsageError
 from gusset.manager.api import schemas
@@ -80,15 +81,20 @@ def get_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
 
 
 def update_secret(request: PersonRequest[schemas.SecretUpdate]) -> ApiResponse[schemas.Secret]:
-    """Change a secret's note or expiry date."""
+    """Change a secret's note, expiry date or interval of rotations."""
     body, given = request.body, request.body.model_fields_set
     info = _secrets(request).writer.annotate(
         request.path["name"],
         actor=request.caller.actor,
         note=(body.note or "") if "note" in given else None,
         expires_at=(body.expires_at or "never") if "expires_at" in given else None,
+        rotate_every=_interval(body.rotate_every) if "rotate_every" in given else None,
     )
     return _response(info)
+
+
+def _interval(seconds: int | None) -> timedelta | Literal["never"]:
+    return "never" if seconds is None else timedelta(seconds=seconds)
 
 
 def delete_secret(request: PersonRequest[None]) -> schemas.Deleted:
@@ -167,7 +173,7 @@ def expected_version(headers: Mapping[str, str]) -> int | None:
     return int(found[1])
 
 
-def value_of(secret: schemas.NewSecret) -> SecretValue:
+def value_of(secret: schemas.NewSecret | schemas.SetRotatedVersion) -> SecretValue:
     """The exact bytes of the value in a request. Raises InvalidValue for invalid base64."""
     if secret.encoding is None:
         return SecretValue(secret.value.encode())

@@ -10,6 +10,7 @@ from itertools import islice
 import orjson
 
 from gusset.manager.api import schemas
+from gusset.rotation.state import ProviderRotation, RotationPlan
 from gusset.secrets.info import SecretInfo, VersionInfo, expiry_warning
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.audit.log import VerificationReport
@@ -73,6 +74,32 @@ def rotation_model(rotation: Rotation) -> schemas.Rotation:
             )
             for replica in rotation.replicas
         ],
+    )
+
+
+def provider_rotation_model(rotation: ProviderRotation) -> schemas.ProviderRotation:
+    return schemas.ProviderRotation(
+        id=rotation.id,
+        name=rotation.name,
+        team_name=rotation.team,
+        step=rotation.step,
+        version=rotation.version,
+        handle=rotation.handle,
+        current=rotation.current,
+        revoke=rotation.revoke,
+        started_at=rotation.started_at,
+        started_by=rotation.started_by,
+    )
+
+
+def rotation_plan_model(plan: RotationPlan) -> schemas.RotationPlan:
+    return schemas.RotationPlan(
+        name=plan.name,
+        version=plan.version,
+        rotate_every=plan.rotate_every,
+        rotate_at=plan.rotate_at,
+        expires_at=plan.expires_at,
+        step=plan.step,
     )
 
 

@@ -298,7 +298,7 @@ def _insert_rotation(transaction: Transaction, secret: Any, actor: str, at: str)
             "id": new_id(),
             "step": str(Step.CREATE),
             "started_at": at,
-            "started_by": actor,
+            "started_by": str(actor),
         },
     )
 
