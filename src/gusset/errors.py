@@ -14,6 +14,7 @@
     ├── Conflict                    the name is in use, or in another spelling
     │   ├── VersionConflict         the secret has a newer version than the caller expected
     │   └── TokensLeft              tokens that a person made would outlive their account
+    ├── NotAcknowledged             a new version is stored, but some replicas may still use an older one
     ├── Denied                      this caller may not do it
     │   └── NotSignedIn             no API key or password, or an invalid one
     │       └── TokenRefused        a JSON Web Token that no access is given for
@@ -43,7 +44,7 @@ message, hint or `repr` may contain a secret's value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -181,6 +182,18 @@ class TokensLeft(Conflict):
     def __init__(self, message: str, *, tokens: Sequence[tuple[str, str]], hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.tokens = tuple(tokens)
+
+
+class NotAcknowledged(GussetError):
+    """A new version is stored, but some replicas may still use an older one; `replicas` are these."""
+
+    code = "not_acknowledged"
+
+    def __init__(
+        self, message: str, *, replicas: Sequence[Mapping[str, object]] = (), hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.replicas = tuple(replicas)
 
 
 class Denied(GussetError):
@@ -372,6 +385,7 @@ OUTCOMES: dict[type[GussetError], Outcome] = {
     RecordsLost: Outcome(exit=10, http=503),
     VaultTooNew: Outcome(exit=10, http=503),
     HostError: Outcome(exit=11, http=503),
+    NotAcknowledged: Outcome(exit=12, http=409),
 }
 
 

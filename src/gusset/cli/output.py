@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from gusset.errors import CheckFailed, ConfigInvalid, GussetError, Problem
+from gusset.errors import CheckFailed, ConfigInvalid, GussetError, NotAcknowledged, Problem
 from gusset.printable import printable, printable_json, printable_lines
 
 
@@ -78,6 +78,8 @@ class Output:
             data: dict[str, Any] = {"code": error.code, "message": str(error), "hint": error.hint}
             if problems:
                 data["problems"] = [problem_data(problem) for problem in problems]
+            if isinstance(error, NotAcknowledged):
+                data["replicas"] = list(error.replicas)
             self.result(data)
             return
         self.problems(problems)

@@ -19,8 +19,9 @@ import click
 
 from gusset.cli.app import App, Command, Group, pass_app
 from gusset.cli.dates import DATE, DATE_OR_NEVER
-from gusset.cli.durations import DURATION_OR_NEVER
+from gusset.cli.durations import DURATION, DURATION_OR_NEVER
 from gusset.cli.rotate import rotate
+from gusset.cli.rotation_wait import WAIT_SECONDS, RotationWait
 from gusset.cli.value_prompt import prompt_for_value
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
 from gusset.secrets.info import expiry_warning
@@ -71,6 +72,22 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
     type=click.IntRange(0, MAX_VERSION),
     help="Set the value only if this is the current version (0: only if the secret does not exist).",
 )
+@click.option(
+    "--overlap",
+    type=DURATION,
+    metavar="DURATION",
+    help="Keep the version before readable for so long, as in 30s, 15m, 1h or 7d.",
+)
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="End only when no replica uses an older version any more; status 12 if some have not reported that.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.0),
+    help=f"How long --wait waits, in seconds; {WAIT_SECONDS} unless set.",
+)
 @pass_app
 def set_(
     app: App,
@@ -80,6 +97,9 @@ def set_(
     note: str | None,
     expires: datetime | None,
     expect_version: int | None,
+    overlap: timedelta | None,
+    wait: bool,
+    timeout: float | None,
 ) -> None:
     """Add a secret, or replace its value.
 
@@ -87,16 +107,28 @@ def set_(
     without one final newline.
     """
     check_name(name)
+    waiting = RotationWait.of_options(app, name, wait=wait, timeout=timeout)
     app.hold_values()
     value = SecretValue(check_length(_value_of(app, name, exact=exact, from_file=from_file)))
     app.held.append(value)
     with app.secret_writer() as secrets:
         info = secrets.set(
-            name, value, actor=app.actor, note=note, expires_at=expires, expect_version=expect_version
+            name,
+            value,
+            actor=app.actor,
+            note=note,
+            expires_at=expires,
+            expect_version=expect_version,
+            overlap=overlap,
         )
     _warn_about(app, name, value)
-    verb = "added" if info.version == 1 else "replaced"
-    app.output.result(secret_data(info), f"{verb} {info.name} (version {info.version})")
+    data, text = secret_data(info), f"{'added' if info.version == 1 else 'replaced'} {info.name}"
+    text += f" (version {info.version})"
+    if waiting is not None:
+        count = waiting.wait(info)
+        data |= {"replicas": count}
+        text += f"; {f'all {count} replicas use it' if count else 'no replica has an older version'}"
+    app.output.result(data, text)
 
 
 def _value_of(app: App, name: str, *, exact: bool, from_file: Path | None) -> bytes:

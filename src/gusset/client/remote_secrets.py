@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from gusset.client.manager_client import ManagerClient
+from gusset.client.rotation import RotationStatus
 from gusset.secrets.info import SecretInfo, VersionInfo
 from gusset.secrets.value import SecretValue
 
@@ -32,8 +33,11 @@ class RemoteSecrets:
         note: str | None = None,
         expires_at: datetime | None = None,
         expect_version: int | None = None,
+        overlap: timedelta | None = None,
     ) -> SecretInfo:
         body = {"name": name, **_encoded(value)}
+        if overlap is not None:
+            body["overlap"] = int(overlap.total_seconds())
         if note is not None:
             body["note"] = note
         if expires_at is not None:
@@ -72,6 +76,13 @@ class RemoteSecrets:
             )
             for item in versions
         ]
+
+    def rotation(self, name: str, version: int | None = None) -> RotationStatus:
+        """How far a version has replaced the ones before it; None stands for the newest."""
+        query = {} if version is None else {"version": str(version)}
+        return RotationStatus.from_response(
+            self._client.request("GET", _path(name) + "/rotation", query=query)
+        )
 
     def annotate(
         self,

@@ -1,0 +1,122 @@
+"""The wait for a rotation, and the lease of a replica in the processes that share it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from gusset.client.replica_lease import ReplicaLease
+from gusset.client.rotation import ReplicaStatus, RotationStatus, wait_for_rotation
+from gusset.errors import NotAcknowledged, SecretNotFound, Unreachable
+
+FETCHED = {"replica": "r1", "session_key": "key", "secrets": {"x": {"version": 2}}}
+
+
+def status(*states: str, current: int | None = 2) -> RotationStatus:
+    replicas = [
+        ReplicaStatus(
+            id=f"r{number}", deployment="d", host="h", state=state, version=1, used=None, seen_at=""
+        )
+        for number, state in enumerate(states)
+        if state
+    ]
+    return RotationStatus(name="x", version=2, current_version=current, replicas=replicas)
+
+
+def wait(steps: Sequence[RotationStatus | Exception], timeout: float = 5.0) -> RotationStatus:
+    """Wait with these results of reads; the last one is repeated."""
+    left = list(steps)
+
+    def read() -> RotationStatus:
+        step = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    return wait_for_rotation(read, version=2, timeout=timeout)
+
+
+def test_it_ends_when_all_have_acknowledged_or_stopped() -> None:
+    done = wait([status("waiting", "waiting"), Unreachable("away"), status("stopped", "acknowledged")])
+    assert done.acknowledged == 2
+    assert wait([status()]).replicas == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([status("waiting"), status("unknown", "acknowledged")], "r0.*unknown"),
+        ([status("waiting", "waiting"), status("", "acknowledged")], "r0.*unknown"),  # the manager forgot it
+        ([status("waiting"), status("waiting", current=1)], "destroyed"),
+        ([status("waiting"), status("waiting", current=None)], "destroyed"),
+        ([status("waiting"), SecretNotFound("gone")], "deleted"),
+    ],
+)
+def test_it_ends_at_once_when_the_rest_is_lost(
+    steps: Sequence[RotationStatus | Exception], message: str
+) -> None:
+    """Or when the version is no longer the one that matters: nobody waits for the time-out in vain."""
+    with pytest.raises(NotAcknowledged, match=message):
+        wait(steps, timeout=1000)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [(status("waiting"), "0.2 s are over"), (Unreachable("away"), "nothing is known.*away")],
+)
+def test_it_never_ends_well_when_its_time_is_over(last: RotationStatus | Exception, message: str) -> None:
+    """Also if a manager that does not respond had reported progress before."""
+    with pytest.raises(NotAcknowledged, match=message):
+        wait([status("waiting"), last], timeout=0.2)
+
+
+class Client:
+    """Records the requests of a lease."""
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+
+    def request(self, method: str, path: str, body: object = None, **_: object) -> dict[str, object]:
+        self.sent.append((path, body))
+        return {}
+
+
+def in_fork(function: Callable[[], bool]) -> bool:
+    """What `function` returns in a fork of this process."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if function() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_fork_has_no_part_in_the_lease_of_its_parent() -> None:
+    """It neither renews nor ends it, and acknowledges nothing for it; its first fetch begins another lease."""
+    client = Client()
+    lease = ReplicaLease(client, on_lost=lambda: None)  # type: ignore[arg-type]
+    lease.on_fetched(FETCHED)
+    assert lease.headers == {"gusset-session": "key"}
+
+    def child() -> bool:
+        lease.acknowledge({"x": 2})
+        lease.end()
+        is_new = client.sent == [] and lease.headers == {}
+        lease.on_fetched(FETCHED | {"replica": "r2", "session_key": "other"})
+        return is_new and lease.headers == {"gusset-session": "other"}
+
+    assert in_fork(child)
+    lease.end()
+    assert client.sent == [("/v1/deployment/replicas/r1", {"stopped": True})]
+
+
+def test_a_fetch_reports_no_version_until_it_is_acknowledged() -> None:
+    client = Client()
+    lease = ReplicaLease(client, on_lost=lambda: None)  # type: ignore[arg-type]
+    lease.on_fetched(FETCHED)
+    assert "versions" not in lease._report()
+    lease.acknowledge({"x": 2})
+    lease.record_used({"x": 2})
+    lease.record_used({"x": 1})
+    report = lease._report()
+    assert (report["versions"], report["used"]) == ({"x": 2}, {"x": 2})
