@@ -17,6 +17,8 @@ from tests.faults.load import Load, check_all_there
 from tests.faults.network import Network
 from tests.postgres_server import PostgresServer
 
+WARNING = "a failover would lose the newest writes"
+
 pytestmark = pytest.mark.slow
 
 
@@ -75,6 +77,7 @@ def test_a_standby_without_the_newest_commits_stops_writes_until_that_is_accepte
 ) -> None:
     """On each manager, also one that was restarted meanwhile; reads and deliveries of what is left go on."""
     first, second = start("one"), start("two")
+    assert WARNING in first.log.read_text()
     with first.client() as one, second.client() as two:
         assert put(one, "kept").status_code == 200
         eventually(cluster.has_followed)
@@ -102,7 +105,9 @@ def test_a_standby_that_confirms_each_commit_has_all_of_them(
 ) -> None:
     """With synchronous commit, a failover in mid-load loses nothing, and writes go on without anybody's help."""
     cluster.require_standby()
-    load = Load([start("one"), start("two")], 8)
+    managers = [start("one"), start("two")]
+    assert WARNING not in managers[0].log.read_text()
+    load = Load(managers, 8)
     with load.running():
         time.sleep(1.5)
         cluster.fail_over()

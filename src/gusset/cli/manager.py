@@ -116,6 +116,8 @@ def manager(
     log_to_stderr(readable=sys.stderr.isatty())
 
     with _open_vault(app) as vault:
+        if warning := vault.database_warning():
+            log.warning("%s", warning)
         link = None if vault.people.has_any() else BootstrapLink()
         run(
             vault,

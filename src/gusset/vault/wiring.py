@@ -352,6 +352,11 @@ class Vault:  # large: an attribute for each service
         """How many transactions this process has committed."""
         return self._parts.writer.commits
 
+    def database_warning(self) -> str | None:
+        """What an administrator should know about how the database keeps commits; None for nothing."""
+        with self._parts.store.read() as connection:
+            return self._parts.database.warning(connection.driver)
+
     def record_refusal_sums(self) -> None:
         """Record the sums of repeated refusals that are due; call it every few seconds."""
         self._parts.writer.record_refusal_sums()

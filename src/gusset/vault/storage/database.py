@@ -59,6 +59,9 @@ class Database(Dialect, Protocol):
     def tables(self, driver: Any) -> list[str]:
         """The names of all tables."""
 
+    def warning(self, driver: Any) -> str | None:
+        """What an administrator should know: that acknowledged writes may be lost. None for nothing."""
+
     def for_sqlalchemy(self, driver: Any) -> AbstractContextManager[Any]:
         """The connection as SQLAlchemy uses it, in the transaction that it is in."""
 

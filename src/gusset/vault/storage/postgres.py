@@ -44,6 +44,12 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
 """
 
+# Whether commits wait for no standby, and whether there is one.
+_STANDBYS = """
+SELECT current_setting('synchronous_standby_names') = '' OR current_setting('synchronous_commit') = 'local',
+  EXISTS (SELECT 1 FROM pg_stat_replication)
+"""
+
 _TABLES = """
 SELECT c.relname::text FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
@@ -187,6 +193,16 @@ class Postgres:  # large: one method for each thing in which databases differ
 
     def make(self) -> None:
         """Nothing: whoever administers the server creates the database."""
+
+    def warning(self, driver: Any) -> str | None:
+        """What a failover would lose, if one is to be expected; None for nothing."""
+        [(unconfirmed, has_standby)] = driver.execute(_STANDBYS).fetchall()
+        if not unconfirmed or not (has_standby or self._connector.has_several_hosts):
+            return None
+        return (
+            "The database does not wait for its standby: a failover would lose the newest writes. "
+            "Set synchronous_standby_names on its servers, see docs/production.md."
+        )
 
     @contextmanager
     def for_sqlalchemy(self, driver: Any) -> Iterator[Any]:

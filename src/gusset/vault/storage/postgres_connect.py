@@ -108,6 +108,10 @@ class Connector:
         self._address = address
         self._first = 0  # the host that is tried first: the one that worked last
 
+    @property
+    def has_several_hosts(self) -> bool:
+        return len(self._address.hosts) > 1
+
     def connect(self, *, deadline: float | None = None, patient: bool = False) -> PostgresDriver:
         """A connection; `patient` for one whose statements may take long.
 

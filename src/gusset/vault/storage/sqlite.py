@@ -210,6 +210,9 @@ class Sqlite:  # large: one method for each thing in which databases differ
         with suppress(FileExistsError):
             os.close(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOSE_ON_EXEC, 0o600))
 
+    def warning(self, driver: Any) -> str | None:
+        return None  # a commit is on the disk
+
     @contextmanager
     def for_sqlalchemy(self, driver: Any) -> Iterator[Any]:
         """The connection as SQLAlchemy uses it, for migrations."""
