@@ -143,6 +143,51 @@ def test_a_change_of_several_secrets_is_one_change_of_the_folder(
     assert len(seen) > 2
 
 
+def test_the_value_before_is_beside_the_new_one_during_an_overlap(
+    secrets: Path, admin: httpx.Client, start: Start, memory: Path, tmp_path: Path
+) -> None:
+    """Its end is no change: nothing is run for it."""
+    agent = start("--on-change", f"sh -c 'echo ran >> {tmp_path}/ran'")
+    agent.has(token=OLD, key=b"the-key")
+    body = {"name": "token", "value": NEW.decode(), "overlap": 4}
+    assert admin.post("/v1/secrets", json=body).status_code == 200
+    agent.has(token=NEW, key=b"the-key")
+    assert {path.name: path.read_bytes() for path in (memory / "..previous").iterdir()} == {"token": OLD}
+
+    eventually(lambda: not (memory / "..previous").is_symlink(), "the overlap ends")
+    agent.has(token=NEW, key=b"the-key")
+    agent.logged("--on-change command has run")
+    assert (tmp_path / "ran").read_text() == "ran\n"
+    assert not leaks_in(agent.log.encode(), OLD, NEW)
+
+
+def test_a_version_is_acknowledged_when_its_file_is_in_place_and_not_before(
+    secrets: Path, admin: httpx.Client, start: Start, tmp_path: Path
+) -> None:
+    """In a folder without room for the new value, which the agent has fetched."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", mounted]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this account cannot mount a tmpfs")
+    try:
+        agent = start(folder=mounted)
+        agent.has(token=OLD, key=b"the-key")
+        eventually(lambda: [each["versions"] for each in replicas(admin)] == [{"key": 1, "token": 1}])
+
+        put(admin, token=os.urandom(65_536))
+        agent.logged("no space left")
+        assert [each["versions"] for each in replicas(admin)] == [{"key": 1, "token": 1}]
+        agent.has(token=OLD, key=b"the-key")
+
+        put(admin, token=NEW)
+        agent.has(token=NEW, key=b"the-key")
+        eventually(lambda: [each["versions"] for each in replicas(admin)] == [{"key": 1, "token": 3}])
+        assert agent.stop() == 0
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
 # --- secrets that are missing, deleted, or not allowed
 
 

@@ -16,7 +16,7 @@ import pytest
 from gusset.cli.change_command import ChangeCommand
 from gusset.cli.command_process import DirectCommand
 from gusset.secrets.masking import Masker
-from tests.agent.conftest import DEPLOYMENT, Agent, put
+from tests.agent.conftest import DEPLOYMENT, Agent, put, replicas
 from tests.cli.test_exec_terminal import Terminal
 from tests.conftest import Cli
 from tests.serving.conftest import eventually, is_running
@@ -139,8 +139,13 @@ def test_a_stubborn_command_is_restarted_after_the_grace_period(
     agent = start("--exec", f"{server} stubborn")
     agent.until(lambda: agent.lines == [f"start {back(OLD)}"])
     put(admin, token=NEW)
+    agent.logged("Restarting the command")
+    time.sleep(2)
+    assert [each["versions"] for each in replicas(admin)] == [{"token": 1}]  # what the command still uses
+
     agent.until(lambda: agent.lines[1:] == [f"start {back(NEW)}"])
     assert "is killed" in agent.log
+    eventually(lambda: [each["versions"] for each in replicas(admin)] == [{"token": 2}])
     agent.stop(signal.SIGKILL)
 
 

@@ -95,7 +95,14 @@ class _Agent:
                 )
             )
             account.close()
-            secrets = ProvidedSecrets(folder, self._masker, files=names, variables={}, held=self._app.held)
+            secrets = ProvidedSecrets(
+                folder,
+                self._masker,
+                files=names,
+                variables={},
+                held=self._app.held,
+                restarts=process is not None and self._options.signal is None,
+            )
             provided = self._fill(secrets, source)
             if self._options.once:
                 self._report_ready(provided)

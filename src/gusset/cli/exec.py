@@ -154,7 +154,7 @@ def _exec_in_container(app: App, choice: _Choice) -> str:
 def _exec(app: App, words: Sequence[str], choice: _Choice, on_change: OnChange | None) -> int:
     """Fork the processes that must not have values, read the values, and run the command."""
     from gusset.cli.account import Account
-    from gusset.cli.command_run import open_command
+    from gusset.cli.command_run import RESTART, open_command
     from gusset.cli.provided_secrets import ProvidedSecrets
     from gusset.cli.sources import all_names, open_source, read_all
     from gusset.containers.secrets.memory_folder import SecretsFolder
@@ -169,7 +169,12 @@ def _exec(app: App, words: Sequence[str], choice: _Choice, on_change: OnChange |
         folder = stack.enter_context(SecretsFolder.create())
         every = all_names(app, secrets_dir=choice.secrets_dir, account=account) if choice.all_files else []
         secrets = ProvidedSecrets(
-            folder, masker, files=every or choice.names, variables=choice.variables, held=app.held
+            folder,
+            masker,
+            files=every or choice.names,
+            variables=choice.variables,
+            held=app.held,
+            restarts=on_change == RESTART,
         )
         with ExitStack() as reading:
             source = reading.enter_context(

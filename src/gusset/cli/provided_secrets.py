@@ -41,16 +41,20 @@ class ProvidedSecrets:
         files: Sequence[str],
         variables: Mapping[str, str],
         held: list[SecretValue],
+        restarts: bool = False,
     ) -> None:
         """`files` are names of secrets; `variables` maps variables to names of secrets.
 
-        All values are added to `held`.
+        All values are added to `held`. With `restarts` the command is started again for new values:
+        it uses them from then on, and not since the files were replaced.
         """
         self._folder = folder
         self._masker = masker
         self._files = files
         self._variables = variables
         self._held = held
+        # A running command keeps its environment, and what it has read at its start.
+        self._used_from_start = restarts or bool(variables)
         self._values: Values = {}
         self._source: SecretSource | None = None  # that is being followed
         self._changed = threading.Event()
@@ -81,7 +85,7 @@ class ProvidedSecrets:
             {name: kept[name] for name in self._files if name in kept},
         )
         self._values = values
-        if not self._variables:  # a running command keeps its environment
+        if not self._used_from_start:
             self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -112,12 +116,11 @@ class ProvidedSecrets:
         """
 
         def update(values: Values) -> None:
-            self._update(values)
-            if on_change is not None:
+            if self._update(values) and on_change is not None:
                 on_change()
 
         self._source = source
-        if not self._variables:
+        if not self._used_from_start:
             self._acknowledge()
         watcher = SecretWatcher(source, update)
         watcher.start(self.names, self._values)
@@ -126,8 +129,10 @@ class ProvidedSecrets:
         finally:
             watcher.stop()
 
-    def _update(self, values: Values) -> None:
+    def _update(self, values: Values) -> bool:
+        """Provide these values; whether that is a change. The end of an overlap is none."""
         removed = sorted(self._values.keys() - values.keys())
+        changed = _current(values) != _current(self._values)
         self.provide(values)
         for name in removed:
             log.warning(
@@ -135,14 +140,21 @@ class ProvidedSecrets:
                 name,
                 name,
             )
-        self._changed.set()
-        wake()
+        if changed:
+            self._changed.set()
+            wake()
+        return changed
 
     def take_change(self) -> bool:
         """Whether there were new values since the last call."""
         changed = self._changed.is_set()
         self._changed.clear()
         return changed
+
+
+def _current(values: Values) -> dict[str, tuple[SecretValue, int | None]]:
+    """The values and versions, without the previous ones."""
+    return {name: (each.value, each.version) for name, each in values.items()}
 
 
 def _on_terminal(value: SecretValue) -> SecretValue:
