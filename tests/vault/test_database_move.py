@@ -20,7 +20,7 @@ from gusset.settings import Settings
 from gusset.vault import Vault, database_move, open_vault
 from gusset.vault.database_move import TABLES, move_vault
 from gusset.vault.services.identity_rules import IdentityRule
-from gusset.vault.services.issuers import NewIssuer
+from gusset.vault.services.issuers import new_issuer
 from gusset.vault.storage.database import open_database
 from tests.vault.conftest import run_sql
 
@@ -42,7 +42,7 @@ def add_identity(vault: Vault) -> None:
         "i",
         IdentityRule(issuer=url, audience="gusset", subject="s", claims={"/ref": "main"}),
         deployment_id=deployment.id,
-        new_issuer=NewIssuer.checked(url),
+        new_issuer=new_issuer(url),
         may_add_issuer=True,
         actor="älice",
     )

@@ -17,7 +17,7 @@ from gusset.vault import Vault, open_vault
 from gusset.vault.services.identities import IdentityInfo
 from gusset.vault.services.identity_rules import IdentityRule, check_issuer_url, checked_jwks
 from gusset.vault.services.identity_tokens import IssuedToken
-from gusset.vault.services.issuers import NewIssuer
+from gusset.vault.services.issuers import new_issuer
 from tests.vault.conftest import Sql
 
 ISSUER = "https://issuer.example"
@@ -45,7 +45,7 @@ def clock() -> Clock:
 @pytest.fixture
 def vault(settings: Settings, clock: Clock) -> Iterator[Vault]:
     with open_vault(settings, clock=clock) as opened:
-        opened.issuers.add(NewIssuer.checked(ISSUER), actor="ada")
+        opened.issuers.add(new_issuer(ISSUER), actor="ada")
         yield opened
 
 
@@ -59,13 +59,13 @@ def add(vault: Vault) -> Add:
     def add(name: str = "i", team: str | None = None, *, admin: bool = False, **changes: Any) -> IdentityInfo:
         team_id = team or vault.teams.all()[0].id
         deployment = vault.deployments.register(team_id, "d", ["mine"], actor="ada")[0]
-        new = changes.pop("new_issuer", None)
+        new = changes.pop("new", None)
         wanted = rule(**changes)
         return vault.identities.add(
             name,
             wanted,
             deployment_id=deployment.id,
-            new_issuer=new or NewIssuer.checked(wanted.issuer),
+            new_issuer=new or new_issuer(wanted.issuer),
             may_add_issuer=admin,
             actor="ada",
         )
@@ -200,17 +200,17 @@ def test_a_name_is_used_once_in_a_team(vault: Vault, add: Add) -> None:
 
 
 def test_only_an_administrator_adds_a_missing_issuer(vault: Vault, add: Add) -> None:
-    new = NewIssuer.checked("https://new.example", jwks_url="https://new.example/keys")
+    new = new_issuer("https://new.example", "https://new.example/keys")
     with pytest.raises(Denied, match="only an administrator"):
-        add(issuer=new.url, new_issuer=new)
+        add(issuer=new.url, new=new)
     assert vault.issuers.find(new.url) is None
-    add(issuer=new.url, new_issuer=new, admin=True)
+    add(issuer=new.url, new=new, admin=True)
     added = vault.issuers.find(new.url)
     assert added is not None
     assert (added.jwks_url, added.allow_private) == (new.jwks_url, False)
-    add("same", issuer=new.url, new_issuer=new)
+    add("same", issuer=new.url, new=new)
     with pytest.raises(Conflict, match="found in another way"):
-        add("other", issuer=new.url, new_issuer=NewIssuer.checked(new.url, jwks_url="https://evil.example"))
+        add("other", issuer=new.url, new=new_issuer(new.url, "https://evil.example"))
 
 
 def test_an_issuer_in_use_is_not_removed(vault: Vault, add: Add) -> None:

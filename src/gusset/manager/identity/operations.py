@@ -12,7 +12,7 @@ from gusset.manager.identity.issuer_keys import IssuerKeys, KeyStatus
 from gusset.vault.services.deployments import DeploymentInfo
 from gusset.vault.services.identities import IdentityInfo
 from gusset.vault.services.identity_rules import IdentityRule
-from gusset.vault.services.issuers import IssuerInfo, NewIssuer
+from gusset.vault.services.issuers import IssuerInfo, NewIssuer, new_issuer
 
 _TEAM_ID = {"team_id": "The identity's team, if several have one with this name."}
 _URL = {"url": "The issuer's URL."}
@@ -109,16 +109,8 @@ def _deployment(request: PersonRequest[schemas.NewIdentity]) -> DeploymentInfo:
 
 
 def _new_issuer(url: str, jwks: str | dict[str, Any] | None, *, allow_private: bool = False) -> NewIssuer:
-    """An issuer with the keys in `jwks`, or at the URL that it is. Raises UsageError."""
-    if isinstance(jwks, dict):
-        jwks = json.dumps(jwks)
-    is_content = jwks is not None and jwks.lstrip().startswith("{")
-    return NewIssuer.checked(
-        url,
-        jwks_url=None if is_content else jwks,
-        jwks=jwks if is_content else None,
-        allow_private=allow_private,
-    )
+    """The issuer that a request is for. Its keys may be sent as an object, too. Raises UsageError."""
+    return new_issuer(url, json.dumps(jwks) if isinstance(jwks, dict) else jwks, allow_private=allow_private)
 
 
 def _issuer_model(info: IssuerInfo, status: KeyStatus) -> schemas.Issuer:

@@ -11,6 +11,7 @@ from gusset.manager.pages import (
     api_key_pages,
     audit_pages,
     deployment_pages,
+    identity_pages,
     people_pages,
     secret_pages,
 )
@@ -42,6 +43,7 @@ def page_routes(auth: AuthPages) -> list[PageRoute]:
         *_api_key_routes(),
         *_people_routes(),
         *_deployment_routes(),
+        *_identity_routes(),
         *_audit_routes(),
         PageRoute("GET", "/settings/{rest:path}", _not_found),
     ]
@@ -112,6 +114,18 @@ def _deployment_routes() -> list[PageRoute]:
         PageRoute("GET", one, deployment_pages.detail_page),
         PageRoute("POST", one + "/remove", deployment_pages.remove),
         PageRoute("POST", one + "/tokens/{prefix}/revoke", deployment_pages.revoke_token),
+    ]
+
+
+def _identity_routes() -> list[PageRoute]:
+    base, issuers = identity_pages.IDENTITIES, "/settings/issuers"
+    return [
+        PageRoute("GET", base, identity_pages.list_page),
+        PageRoute("POST", base, identity_pages.add),
+        PageRoute("POST", base + "/{id}/remove", identity_pages.remove),
+        PageRoute("POST", issuers, identity_pages.add_issuer, "admin"),
+        PageRoute("GET", issuers, _redirect_to(base), "admin"),
+        PageRoute("POST", issuers + "/remove", identity_pages.remove_issuer, "admin"),
     ]
 
 

@@ -25,21 +25,19 @@ class NewIssuer:
     jwks: str | None = None
     allow_private: bool = False
 
-    @classmethod
-    def checked(
-        cls,
-        url: str,
-        *,
-        jwks_url: str | None = None,
-        jwks: str | None = None,
-        allow_private: bool = False,
-    ) -> NewIssuer:
-        """Raises UsageError for a URL or keys that cannot be used."""
-        check_issuer_url(url)
-        if jwks_url is not None:
-            check_issuer_url(jwks_url)
+
+def new_issuer(url: str, jwks: str | None = None, *, allow_private: bool = False) -> NewIssuer:
+    """An issuer to trust. `jwks` is a JSON Web Key Set, or the URL of one.
+
+    Raises:
+        UsageError: the URL or the keys cannot be used.
+    """
+    check_issuer_url(url)
+    if jwks is None or jwks.lstrip().startswith("{"):
         keys = None if jwks is None else checked_jwks(jwks)
-        return cls(url=url, jwks_url=jwks_url, jwks=keys, allow_private=allow_private)
+        return NewIssuer(url=url, jwks=keys, allow_private=allow_private)
+    check_issuer_url(jwks)
+    return NewIssuer(url=url, jwks_url=jwks, allow_private=allow_private)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
