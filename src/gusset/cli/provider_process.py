@@ -109,14 +109,15 @@ class ProviderProcess:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK)
                 pipes.wait(_SILENCE)
-                return
+                break
             if time.monotonic() >= deadline:
                 raise ProviderFailed(
                     f"the provider's program was stopped in the step {step} after {self._timeout:g} seconds",
                     hint="give it more time with --step-timeout",
                 )
             while_running()
-        raise ProviderFailed(f"the output of the provider's program in the step {step} is too large")
+        if pipes.too_large:
+            raise ProviderFailed(f"the output of the provider's program in the step {step} is too large")
 
     def show(self, created: Created | None) -> None:
         masker = Masker()

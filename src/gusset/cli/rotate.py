@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ def _split(command: str | None) -> list[str]:
         raise UsageError("the command of --with has a quote without its end") from None
     if not words:
         raise UsageError("the command of --with is empty")
+    if shutil.which(words[0]) is None:
+        raise UsageError(f"there is no command {words[0]!r}")
     return words
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from gusset.errors import GussetError
 from gusset.rotation.contract import Created
 from gusset.rotation.replicas import Spread
 from gusset.rotation.state import ProviderRotation, RotationPlan, Step
@@ -58,8 +57,8 @@ class StoredRotations:
     def cancel(self, name: str) -> ProviderRotation:
         return self._stored.cancel(name, holder=self._holder, actor=self._actor)
 
-    def stop(self, rotation: ProviderRotation, error: GussetError) -> None:
-        self._stored.stop(rotation.name, holder=self._holder, actor=self._actor, code=error.code)
+    def stop(self, rotation: ProviderRotation, code: str) -> None:
+        self._stored.stop(rotation.name, holder=self._holder, actor=self._actor, code=code)
 
     def spread(self, rotation: ProviderRotation) -> Spread:
         found = self._rotations.get(rotation.name, rotation.version)

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 from gusset.client.manager_client import ManagerClient
-from gusset.errors import GussetError
 from gusset.rotation.contract import Created
 from gusset.rotation.replicas import Spread
 from gusset.rotation.state import ProviderRotation, RotationPlan, Step
@@ -73,8 +72,8 @@ class RemoteRotations:
     def cancel(self, name: str) -> ProviderRotation:
         return self._send(name, "/cancel")
 
-    def stop(self, rotation: ProviderRotation, error: GussetError) -> None:
-        self._send(rotation.name, "/stop", {"code": error.code})
+    def stop(self, rotation: ProviderRotation, code: str) -> None:
+        self._send(rotation.name, "/stop", {"code": code})
 
     def spread(self, rotation: ProviderRotation) -> Spread:
         query = {"version": str(rotation.version)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -45,7 +46,7 @@ class Rotations(Protocol):
     def cancel(self, name: str) -> ProviderRotation:
         """End the rotation of a secret without revoking anything."""
 
-    def stop(self, rotation: ProviderRotation, error: GussetError) -> None:
+    def stop(self, rotation: ProviderRotation, code: str) -> None:
         """Record why the rotation does not go on now, and let other processes continue it."""
 
     def spread(self, rotation: ProviderRotation) -> Spread:
@@ -119,8 +120,12 @@ class Driver:
         self._renewed = time.monotonic()
         try:
             return self._run(rotation)
-        except (ProviderFailed, RotationUnfinished) as error:
-            self._rotations.stop(rotation, error)
+        except Skipped:
+            raise
+        except BaseException as error:  # Ctrl-C, too: the next run need not wait until the lease has ended
+            with suppress(GussetError):
+                code = error.code if isinstance(error, GussetError) else "interrupted"
+                self._rotations.stop(rotation, code)
             raise
 
     def _run(self, rotation: ProviderRotation) -> Outcome:

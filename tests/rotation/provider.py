@@ -1,0 +1,76 @@
+"""A provider's program with faults, for tests. Its credentials are in a JSON file.
+
+`FAULTS` is a list of `STEP:FAULT`; each happens once, so that the next run succeeds.
+"""
+
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+
+state_file = Path(os.environ["PROVIDER"])
+state = json.loads(state_file.read_text())
+request = json.load(sys.stdin)
+step = request["step"]
+
+
+def save() -> None:
+    state_file.with_suffix(".new").write_text(json.dumps(state))
+    state_file.with_suffix(".new").rename(state_file)
+
+
+def has_fault(fault: str) -> bool:
+    name = f"{step}:{fault}"
+    if name not in os.environ.get("FAULTS", "").split() or name in state["happened"]:
+        return False
+    state["happened"].append(name)
+    save()
+    return True
+
+
+def kill_gusset() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(30)
+
+
+state["calls"].append({name: text for name, text in request.items() if name != "value"})
+save()
+if has_fault("kill-before"):
+    kill_gusset()
+if has_fault("fail"):
+    sys.exit("this failed")
+if has_fault("later"):
+    sys.exit(75)
+if has_fault("hang"):
+    time.sleep(60)
+if has_fault("large"):
+    os.write(1, b"x" * 1_000_000)
+if has_fault("not-mine"):
+    sys.exit(64)
+output = {}
+if step == "create":
+    handle = "key-" + request["rotation"]
+    state["live"].setdefault(handle, secrets.token_urlsafe(24))
+    output = {"value": state["live"][handle], "handle": handle}
+    if has_fault("print"):
+        print("the value is", output["value"], "in", repr(output), file=sys.stderr)
+    if has_fault("print-and-fail"):
+        print("cannot do", output["value"], file=sys.stderr)
+        sys.exit(1)
+    if has_fault("rubbish"):
+        print(json.dumps(output)[:-2])
+        print("error: near", output["value"], file=sys.stderr)
+        save()
+        sys.exit()
+elif step == "verify":
+    if state["live"].get(request["handle"]) != request["value"]:
+        sys.exit("the value is not the one that was made")
+elif step == "revoke":
+    state["live"].pop(request["handle"], None)
+save()
+if has_fault("kill-after"):
+    kill_gusset()
+print(json.dumps(output))
