@@ -16,6 +16,7 @@ import pytest
 from tests.agent.conftest import DEPLOYMENT, Agent, contents, delete, put, replicas
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager
+from tests.manager.issuer import Key, running_issuer
 from tests.serving.conftest import eventually
 
 OLD, NEW = b"s3cr3t-v4lue-before", b"an0ther-v4lue-after"
@@ -338,6 +339,42 @@ def _memory_of(pid: int) -> bytes:
     return found
 
 
+# --- a token of the platform
+
+
+def test_a_workload_needs_no_token_of_its_own(
+    admin: httpx.Client, elsewhere: Cli, manager: Manager, start: Start, memory: Path, tmp_path: Path
+) -> None:
+    """The agent exchanges the platform's token, also the next ones, and gets what the deployment declares."""
+    put(admin, token=OLD, key=b"the-key")
+    elsewhere("login", manager.address, input=manager.key.encode(), GUSSET_TOKEN_FILE="")
+    with running_issuer(Key.make("k", "EdDSA")) as issuer:
+        options = (
+            "--deployment",
+            DEPLOYMENT,
+            "--secrets",
+            "token,key",
+            "--issuer",
+            issuer.url,
+            "--subject",
+            "s",
+        )
+        elsewhere("identity", "add", "ranker", *options, GUSSET_TOKEN_FILE="")
+        elsewhere("logout")
+        del elsewhere.environ["GUSSET_TOKEN_FILE"]
+        (tmp_path / "jwt").write_text(issuer.token())
+        agent = start("--identity-token-file", str(tmp_path / "jwt"))
+        agent.has(token=OLD, key=b"the-key")
+        put(admin, token=NEW)
+        agent.has(token=NEW, key=b"the-key")
+        eventually(lambda: [each["versions"] for each in replicas(admin)] == [{"key": 1, "token": 2}])
+        assert agent.stop() == 0
+
+        other = start("--once", GUSSET_IDENTITY_TOKEN_FILE=str(tmp_path / "absent"))
+        assert other.process.wait(30) == 2
+    assert list(memory.iterdir()) == []
+
+
 # --- when the manager cannot be reached, or refuses
 
 
@@ -431,7 +468,7 @@ def test_a_revoked_token_leaves_the_files_and_the_log_says_what_to_do(
     assert admin.delete(f"/v1/tokens/{token['prefix']}").status_code == 200
     put(admin, token=NEW)
 
-    agent.logged("was revoked")
+    agent.logged("put a valid token into the token file")
     assert contents(memory) == {"token": OLD, "key": b"the-key"}
 
     second = start("--once", folder=memory / "other")

@@ -69,7 +69,12 @@ class ManagerSource:
             NotSignedIn: the token is not valid.
             Unreachable: the manager does not respond.
         """
-        response = self._fetch(names)
+        try:
+            response = self._fetch(names)
+        except NotSignedIn as error:
+            if self._revision is not None:  # it was valid before
+                self._record_error(f"{error.message}; {self._remedy()}")
+            raise
         origin = f"the manager at {self._client.host}"
         self._revision = response["revision"]
         self._lease.on_fetched(response)
