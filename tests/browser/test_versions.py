@@ -132,7 +132,7 @@ def test_a_secrets_page_lists_the_deployments_that_use_it(site: Site) -> None:
     replica(site, "held", deployment="holder", version=1)
     site.add("held", "two")
     site.open("held")
-    row = site.row("holder")
+    row = page.get_by_role("table", name="Used by").locator("tbody tr")
     expect(row).to_contain_text("1 running")
     expect(row).to_contain_text("v1")
     expect(page.get_by_text("config.yaml").first).to_be_visible()

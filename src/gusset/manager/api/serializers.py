@@ -61,7 +61,7 @@ def rotation_model(rotation: Rotation) -> schemas.Rotation:
         started_at=rotation.started_at,
         current_version=rotation.current_version,
         overlap=schemas.Overlap(version=overlap.version, ends_at=overlap.ends_at) if overlap else None,
-        acknowledged=sum(replica.state in ("acknowledged", "stopped") for replica in rotation.replicas),
+        acknowledged=sum(replica.has_acknowledged for replica in rotation.replicas),
         replicas=[
             schemas.RotatingReplica(
                 id=replica.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from gusset.errors import Conflict, GussetError, InvalidName, NotFound, UsageError, outcome_of
@@ -21,6 +21,13 @@ from gusset.vault.wiring import TeamSecrets
 ROWS = 25  # per page
 MAX_MASKED = 100  # sums of masked values, the newest
 MAX_VERSIONS = 100  # shown, the newest
+OVERLAPS = (
+    (0, "no longer"),
+    (600, "for 10 minutes"),
+    (3600, "for an hour"),
+    (86_400, "for a day"),
+    (604_800, "for a week"),
+)
 
 
 def list_page(request: PageRequest) -> Page:
@@ -109,10 +116,18 @@ def _detail(
         "versions": versions[:MAX_VERSIONS],
         "more_versions": max(0, len(versions) - MAX_VERSIONS),
         "masked": request.vault.masked_values.of_secret(info.id)[:MAX_MASKED],
+        "rotation": _rotation(request, team, info),
+        "overlaps": OVERLAPS,
         "usage": [_usage(each, info.name) for each in used_by],
         "form": {"error": error_text(error) if error else None},
     }
-    return Page(template="secret.html", title=info.name, context=context, status=_status(error))
+    return Page(
+        template="secret.html",
+        title=info.name,
+        context=context,
+        status=_status(error),
+        part="_rotation.html",
+    )
 
 
 def replace(request: PageRequest) -> Page | Redirect:
@@ -120,8 +135,13 @@ def replace(request: PageRequest) -> Page | Redirect:
     secrets, info = _find(request)
     try:
         value = request.form.value()
-        expected = _number(request.form, "version")
-        stored = secrets.writer.set(info.name, value, actor=request.caller.actor, expect_version=expected)
+        stored = secrets.writer.set(
+            info.name,
+            value,
+            actor=request.caller.actor,
+            expect_version=_number(request.form, "version"),
+            overlap=timedelta(seconds=_number(request.form, "overlap")) or None,
+        )
     except (UsageError, Conflict) as error:
         return _detail(request, secrets, secrets.reader.by_id(info.id) or info, error=error)
     return Redirect(_url(info), _stored_notice(stored, value, request.now))
@@ -227,6 +247,25 @@ def _secrets(request: PageRequest, team: TeamInfo) -> TeamSecrets:
 def _row(info: SecretInfo, used_by: Iterable[str], now: datetime) -> dict[str, Any]:
     expiring = info.expires_at is not None and datetime.fromisoformat(info.expires_at) <= now + WARN_BEFORE
     return {**vars(secret_model(info, used_by)), "expiring": expiring}
+
+
+def _rotation(request: PageRequest, team: TeamInfo, info: SecretInfo) -> dict[str, Any] | None:
+    """How far the current version has replaced the ones before it; None if nothing is to be shown."""
+    if info.version is None:
+        return None
+    rotation = request.vault.rotations_of(team.id, team.name).get(info.name, info.version)
+    if not rotation.replicas and rotation.overlap is None:
+        return None
+    left = [each for each in rotation.replicas if not each.has_acknowledged]
+    return {
+        "version": rotation.version,
+        "started_at": rotation.started_at,
+        "overlap": rotation.overlap,
+        "replicas": rotation.replicas,
+        "acknowledged": len(rotation.replicas) - len(left),
+        "left": left,
+        "waiting": any(each.state == "waiting" for each in left),
+    }
 
 
 def _usage(deployment: DeploymentInfo, name: str) -> dict[str, Any]:

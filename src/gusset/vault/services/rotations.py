@@ -51,6 +51,11 @@ class RotatingReplica:
     used: int | None
     seen_at: str
 
+    @property
+    def has_acknowledged(self) -> bool:
+        """Whether it uses no older version any more."""
+        return self.state in ("acknowledged", "stopped")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
