@@ -60,6 +60,7 @@ def main(rounds: int) -> None:
             database=f"sqlite:///{home / 'vault.db'}",
             root_key_file=home / "root.key",
             witness_file=home / "audit.witness",
+            cache=home / "cache",
         )
         with open_vault(settings) as vault:
             sets(vault, 1)

@@ -36,7 +36,8 @@ from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import Delivery
 from gusset.manager.live.renewals import Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
-from gusset.manager.middleware import SECURITY_HEADERS, Metrics, Middleware
+from gusset.manager.metrics import Metrics
+from gusset.manager.middleware import SECURITY_HEADERS, Middleware
 from gusset.manager.pages.pages import Pages
 from gusset.manager.read_document import READ_PATHS
 from gusset.manager.read_routes import ReadRoutes

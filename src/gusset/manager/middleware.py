@@ -8,13 +8,11 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
@@ -26,6 +24,7 @@ from gusset.manager.identity.token_route import MAX_TOKEN_BODY, TOKEN, TokenRout
 from gusset.manager.live.delivery import REPLICAS
 from gusset.manager.live.renewals import RENEWED, Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
+from gusset.manager.metrics import Metrics
 from gusset.manager.read_routes import (
     ReadRoute,
     ReadRoutes,
@@ -38,13 +37,13 @@ from gusset.runtime.exchange import Exchange
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from gusset.runtime.trusted_proxies import TrustedProxies
-from gusset.vault.audit.continuous import Integrity
 from gusset.vault.greenlets import GreenletPool
 
 log = logging.getLogger("gusset.manager")
 
 MAX_BODY = 1_048_576  # bytes: a value of 64 KiB in base64, and a batch of small ones
 MAX_BATCH_BODY = 16_777_216
+SMALL_BODY = 4096
 LIMITS = Limits(
     body=MAX_BODY, body_seconds=30.0, body_rate=float("inf"), idle_seconds=75.0, memory=134_217_728
 )
@@ -56,64 +55,6 @@ SECURITY_HEADERS = (
 )
 _CLIENT_DISCONNECTED = 499
 _PROBES = frozenset((b"/healthz", b"/readyz"))
-
-
-class Metrics:
-    """The figures of `/metrics`, for Prometheus. Their labels are routes and statuses, never names."""
-
-    def __init__(self, streams: Callable[[], float], integrity: Callable[[], Integrity]) -> None:
-        """`streams` is the number of open streams of changes; `integrity`, what verification has found."""
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "gusset_http_requests",
-            "Requests by route and status.",
-            ("route", "status"),
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "gusset_http_request_seconds",
-            "Time to answer.",
-            ("route",),
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
-            registry=self.registry,
-        )
-        Gauge(
-            "gusset_watch_streams", "Replicas that watch for changes.", registry=self.registry
-        ).set_function(streams)
-        Gauge(
-            "gusset_integrity_problems",
-            "Records and rows of the vault that were altered, removed or put back.",
-            registry=self.registry,
-        ).set_function(lambda: len(integrity().problems))
-        verified = Gauge(
-            "gusset_integrity_verified_timestamp_seconds",
-            "When new audit records, and all signed rows, were last verified; 0 before the first time.",
-            ("what",),
-            registry=self.registry,
-        )
-        verified.labels("records").set_function(lambda: _seconds_of(integrity().records_at))
-        verified.labels("rows").set_function(lambda: _seconds_of(integrity().rows_at))
-        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-
-    def count(self, route: str, status: int, seconds: float) -> None:
-        """Count one request."""
-        key = (route, status)
-        if key not in self._children:  # looking up labels takes longer than counting
-            self._children[key] = (
-                self._requests.labels(route, str(status)),
-                self._seconds.labels(route),
-            )
-        requests, times = self._children[key]
-        requests.inc()
-        times.observe(seconds)
-
-    def exposition(self) -> bytes:
-        """The figures in Prometheus' text format."""
-        return generate_latest(self.registry)
-
-
-def _seconds_of(at: str | None) -> float:
-    return datetime.fromisoformat(at).timestamp() if at else 0.0
 
 
 class Middleware:
@@ -217,6 +158,8 @@ class Middleware:
             self._respond(exchange, route.path, response)
 
     def _respond(self, exchange: Exchange, route: str, response: Response) -> None:
+        if response.status == 401 and exchange.body:
+            exchange.keep_alive = False  # as where the body is not read: see `skips_body`
         exchange.respond(
             response.status, response.body, response.content_type, (*response.headers, *SECURITY_HEADERS)
         )
@@ -265,7 +208,13 @@ class Middleware:
         return MAX_BATCH_BODY if path.endswith(":batch") else MAX_BODY
 
     def skips_body(self, exchange: Exchange) -> bool:
-        """Whether the body of a request is not read, since its key is not valid: the response will be 401."""
+        """Whether the body of a request is not read, since its key is not valid: the response will be 401.
+
+        A small one is read, which costs less than to authenticate the caller twice.
+        """
+        length = exchange.header(b"content-length")
+        if length is not None and int(length) <= SMALL_BODY:
+            return False
         route = self._router.find(path_of(exchange), exchange.method.decode("ascii"))
         return isinstance(route, Route) and not self._api.knows_key(exchange)
 

@@ -15,7 +15,7 @@ from gusset.manager.auth.authorization import authorize
 from gusset.manager.executors import Executors
 from gusset.manager.housekeeping import ManagerReports, WriteProbe
 from gusset.manager.integrity_watch import IntegrityWatch
-from gusset.manager.middleware import Metrics
+from gusset.manager.metrics import Metrics
 from gusset.vault.wiring import Vault
 
 

@@ -23,9 +23,7 @@ class TokenShape:
     rest: str
 
     def fits(self, text: str) -> bool:
-        """Whether `text` is a whole token of this kind."""
-        if not text.startswith(self.prefix):  # the cheap test, which nearly every text fails
-            return False
+        """Whether `text`, which has the prefix, is a whole token of this kind."""
         return re.fullmatch(self.rest, text[len(self.prefix) :]) is not None
 
 
@@ -123,10 +121,24 @@ _NUMBERS = 4  # a word that a person chose does not contain this many separate n
 
 def misshapen_token(text: str) -> TokenShape | None:
     """The kind of token whose prefix `text` has without the rest of its shape; None for other texts."""
-    for token in TOKEN_SHAPES:
-        if text.startswith(token.prefix):
-            return None if token.fits(text) else token
-    return None
+    shapes = _with_prefix_of(text)
+    return shapes[0] if shapes and not shapes[0].fits(text) else None
+
+
+def token_shape(text: str) -> TokenShape | None:
+    """The kind of token that the whole of `text` is; None for other texts."""
+    return next((token for token in _with_prefix_of(text) if token.fits(text)), None)
+
+
+def _with_prefix_of(text: str) -> list[TokenShape]:
+    """The kinds of token whose prefix `text` has, the longest prefix first."""
+    return [token for token in _BY_START.get(text[:2], ()) if text.startswith(token.prefix)]
+
+
+_BY_START = {
+    start: [token for token in TOKEN_SHAPES if token.prefix.startswith(start)]
+    for start in {token.prefix[:2] for token in TOKEN_SHAPES}
+}  # by the first two letters of the prefix: nearly every text has none of them
 
 
 _WORD = re.compile(r"[A-Za-z0-9+/=_.~-]{20,}")

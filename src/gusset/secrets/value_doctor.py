@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from gusset.secrets.credentials import TOKEN_SHAPES, misshapen_token
+from gusset.secrets.credentials import misshapen_token, token_shape
 from gusset.secrets.name import fold_name
 from gusset.secrets.patterns import MIN_BYTES
 
@@ -211,7 +211,8 @@ def _token(text: str, name: str) -> Iterator[Finding]:
             "copy the whole token and nothing else",
         )
         return
-    kind = next((token.kind for token in TOKEN_SHAPES if token.fits(text)), _ANY_ISSUER)
+    shape = token_shape(text)
+    kind = shape.kind if shape else _ANY_ISSUER
     expected = {_ISSUERS[word] for word in fold_name(name).lower().split("_") if word in _ISSUERS}
     if expected and kind != _ANY_ISSUER and not any(issuer in kind for issuer in expected):
         yield Finding(
@@ -223,13 +224,13 @@ def _token(text: str, name: str) -> Iterator[Finding]:
 
 def _encoded_token(text: str) -> Iterator[Finding]:
     """A token in base64, as `kubectl get secret -o yaml` prints it."""
-    if len(text) > 4096 or not _BASE64.fullmatch(text) or any(token.fits(text) for token in TOKEN_SHAPES):
+    if len(text) > 4096 or not _BASE64.fullmatch(text) or token_shape(text):
         return
     try:
         decoded = base64.b64decode(text.replace("\n", ""), validate=True).decode().strip()
     except ValueError:
         return
-    if token := next((token for token in TOKEN_SHAPES if token.fits(decoded)), None):
+    if token := token_shape(decoded):
         yield Finding(
             "encoded_token",
             f"the value looks like {token.kind} encoded in base64",

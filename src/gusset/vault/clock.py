@@ -17,7 +17,7 @@ def timestamp(moment: datetime) -> str:
         UsageError: in UTC the time is outside of the years 1 to 9999.
     """
     try:
-        in_utc = moment.astimezone(UTC)
+        in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except OverflowError:
         raise UsageError("the date must be within the years 1 to 9999 in UTC") from None
-    return in_utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return in_utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

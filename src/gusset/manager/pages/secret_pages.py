@@ -9,7 +9,7 @@ from typing import Any
 from gusset.errors import Conflict, GussetError, InvalidName, NotFound, UsageError, outcome_of
 from gusset.manager.api.serializers import secret_model
 from gusset.manager.pages.page_types import Form, Notice, Page, PageRequest, Redirect, error_text
-from gusset.secrets.credentials import TOKEN_SHAPES
+from gusset.secrets.credentials import token_shape
 from gusset.secrets.info import WARN_BEFORE, SecretInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretValue
@@ -87,10 +87,9 @@ def add(request: PageRequest) -> Page | Redirect:
 
 def _checked_name(name: str) -> str:
     """`name` if it is valid. Raises InvalidName, also for what looks like a value in the wrong field."""
-    kind = next((token.kind for token in TOKEN_SHAPES if token.fits(name)), None)
-    if kind:
+    if shape := token_shape(name):
         raise InvalidName(
-            f"the name looks like {kind}; did you enter the value as the name? Nothing was stored"
+            f"the name looks like {shape.kind}; did you enter the value as the name? Nothing was stored"
         )
     return check_name(name)
 

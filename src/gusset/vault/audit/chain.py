@@ -7,7 +7,6 @@ per `CHECKPOINT_INTERVAL` while there are writes; `sign_head` signs what is left
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -16,7 +15,14 @@ from typing import Any, Protocol
 
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.epochs import FIRST, Epochs
-from gusset.vault.audit.events import RECORD_COLUMNS, AuditEvent, chain_hash, genesis_hash
+from gusset.vault.audit.events import (
+    RECORD_COLUMNS,
+    AuditEvent,
+    chain_hash,
+    compact_json,
+    details_text,
+    genesis_hash,
+)
 from gusset.vault.audit.known_head import KnownHead, KnownRecord
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
@@ -94,8 +100,8 @@ class ChainTail:
         """Add a record of each event; the first has `changes`, which were made with its number."""
         for event in events:
             seq = self.head.seq + 1
-            details = json.dumps(event.stored_details(), sort_keys=True)
-            changed = json.dumps(changes_text(changes), separators=(",", ":")) if changes else None
+            details = details_text(event.stored_details())
+            changed = compact_json(changes_text(changes)) if changes else None
             act = (str(event.actor), str(event.action), event.target, event.outcome, details)
             fields = (seq, self._at, *act, *((changed,) if changed else ()))
             self.head = Head(seq, chain_hash(self.head.hash, *fields))

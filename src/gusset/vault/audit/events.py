@@ -10,6 +10,10 @@ from typing import Any
 
 from gusset.vault.audit.actions import Action
 
+# As `json.dumps` would write them; that makes a new encoder for each call with such options.
+details_text = json.JSONEncoder(sort_keys=True).encode
+compact_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Actor(str):
     """Who acts, and the network `address` of the request, where there is one.
@@ -78,11 +82,11 @@ class AuditRecord:
         try:
             data = json.loads(line)
             changes = data.pop("changes", None)
-            details = json.dumps(data.pop("details"), sort_keys=True)
+            details = details_text(data.pop("details"))
             hashed, mac = bytes.fromhex(data.pop("hash")), bytes.fromhex(data.pop("mac"))
             if type(data["seq"]) is not int:
                 raise ValueError("not a number")
-            text = json.dumps(changes, separators=(",", ":")) if changes else None
+            text = compact_json(changes) if changes else None
             return cls(**data, details=details, changes=text, hash=hashed, mac=mac)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not an audit record") from error
@@ -98,7 +102,7 @@ RECORD_COLUMNS = tuple(each.name for each in fields(AuditRecord))  # of the tabl
 
 def chain_hash(previous: bytes, *fields: str | int) -> bytes:
     """SHA-256 over the previous hash and the fields as compact JSON."""
-    return hashlib.sha256(previous + json.dumps(fields, separators=(",", ":")).encode()).digest()
+    return hashlib.sha256(previous + compact_json(fields).encode()).digest()
 
 
 def genesis_hash(vault: str) -> bytes:

@@ -181,7 +181,7 @@ class Transaction(Connection):
         assert self._signer is not None  # noqa: S101  # see `__init__`
         mac = self._signer.mac(table, row)
         self.changes.append(RowChange(table.name, table.key_text(row), mac))
-        return row._replace(mac=mac)
+        return table.row_type._make((*row[:-1], mac))
 
     def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
         self.written = True

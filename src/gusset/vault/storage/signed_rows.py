@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import struct
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class RowSigner:
 
         `reload_if_newer` reads the keyring by a connection, if another process has changed it.
         """
-        self._vault = _encoded(vault)
+        self._vault = vault
         self._keyring = keyring
         self._epoch_of = epoch_of
         self._reload_if_newer = reload_if_newer
@@ -161,24 +162,31 @@ class RowSigner:
             return False
 
     def _content(self, table: SignedTable, row: Any) -> bytes:
-        head = [_FORMAT, self._vault, _encoded(self._epoch_of(row.changed_seq)), _encoded(table.name)]
-        values = [_encoded(row.changed_seq), *map(_encoded, row[: len(table.columns)])]
-        return b"".join(head + values)
+        seq = row.changed_seq
+        head = _encoded((self._vault, self._epoch_of(seq), table.name, seq))
+        return _FORMAT + head + _encoded(row[: len(table.columns)])
 
 
-def _encoded(value: Any) -> bytes:
-    """A value with its type and length, so that two rows are never encoded alike."""
-    if value is None:
-        return b"n"
-    if type(value) is str:
-        data = value.encode()
-        return b"t" + len(data).to_bytes(4, "big") + data
-    if type(value) is int:
-        data = b"%d" % value
-        return b"i" + len(data).to_bytes(4, "big") + data
-    if type(value) is bytes:
-        return b"b" + len(value).to_bytes(4, "big") + value
-    raise TypeError("the column holds another type")
+def _encoded(values: Sequence[Any]) -> bytes:
+    """Values with their types and lengths, so that two rows are never encoded alike."""
+    parts: list[bytes] = []
+    for value in values:
+        if type(value) is str:
+            data = value.encode()
+            parts += (_HEAD(b"t", len(data)), data)
+        elif value is None:
+            parts.append(b"n")
+        elif type(value) is int:
+            data = b"%d" % value
+            parts += (_HEAD(b"i", len(data)), data)
+        elif type(value) is bytes:
+            parts += (_HEAD(b"b", len(value)), value)
+        else:
+            raise TypeError("the column holds another type")
+    return b"".join(parts)
+
+
+_HEAD: Callable[[bytes, int], bytes] = struct.Struct(">cI").pack
 
 
 def _key_part(value: Any) -> str:
