@@ -23,7 +23,7 @@ import os, signal, sys
 from gusset.cli.stored_rotations import StoredRotations
 from gusset.vault.services import provider_rotations
 
-provider_rotations.LEASE_SECONDS = 0.2
+provider_rotations.LEASE_SECONDS = 0
 calls = 0
 
 def killing(method):
