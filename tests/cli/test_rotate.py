@@ -214,8 +214,12 @@ def test_all_that_is_due(provider: Provider, gusset: Cli) -> None:
     gusset("secret", "set", "other", input=b"another value")
     assert "nothing is due" in provider.rotate("--due")
     gusset("secret", "annotate", "db", "--rotate-every", "1s")
-    listed = json.loads(gusset("secret", "rotate", "--list", "--output", "json").stdout)["rotations"]
-    assert [(each["name"], each["rotate_every"]) for each in listed] == [("db", 1)]
+
+    def listed() -> list[Any]:
+        found = json.loads(gusset("secret", "rotate", "--list", "--output", "json").stdout)["rotations"]
+        return [(each["name"], each["rotate_every"], each["due"]) for each in found]
+
+    eventually(lambda: listed() == [("db", 1, "interval")])
     gusset("secret", "annotate", "other", "--expires", "2020-01-01")
 
     command = [*provider._words("--due", "--output", "json")]

@@ -1,0 +1,168 @@
+"""A rotation from end to end: a PostgreSQL password replaced under a model that keeps querying."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.cli.test_serve import served, write_model
+from tests.conftest import Cli, leaks_in
+from tests.manager.conftest import Manager
+from tests.postgres_server import PostgresServer
+from tests.serving.conftest import eventually
+
+PROGRAM = Path(__file__).parents[2] / "examples" / "rotation" / "postgres.py"
+FIRST = "first-password-Zx81QqLmN4vTtYbWs93"
+CONFIG = "model_name: m\nsecrets:\n  db_url: null\n"
+MODEL = """\
+import psycopg
+
+class Model:
+    def __init__(self, **kwargs):
+        self._secrets = kwargs["secrets"]
+
+    def predict(self, inputs):
+        with psycopg.connect(self._secrets["db_url"], connect_timeout=10) as connection:
+            return {"role": connection.execute("SELECT current_user").fetchone()[0]}
+"""
+IDLE = MODEL.replace("def predict(self, inputs):", "def predict(self, inputs):\n        if inputs: return {}")
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[PostgresServer]:
+    """A server that wants the passwords of two roles, and logs every statement."""
+    with PostgresServer.running() as server:
+        rules = server.data / "pg_hba.conf"
+        rules.write_text("host all app_a,app_b 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        server.run("CREATE ROLE app_a LOGIN")
+        server.run("CREATE ROLE app_b LOGIN")
+        server.run("ALTER SYSTEM SET log_statement = 'all'")
+        server.run("SELECT pg_reload_conf()")
+        yield server
+
+
+def url(server: PostgresServer, role: str, password: str) -> str:
+    return f"postgresql://{role}:{password}@127.0.0.1:{server.port}/postgres"
+
+
+def is_accepted(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn, connect_timeout=10).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture
+def elsewhere(manager: Manager, database: PostgresServer, tmp_path: Path) -> Cli:
+    """The command line of another machine, logged in to the manager; `db_url` has the role app_a."""
+    environ = manager.gusset.environ | {
+        "GUSSET_HOME": str(tmp_path / "elsewhere"),
+        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
+    }
+    cli = Cli(tmp_path / "elsewhere", environ)
+    cli("login", manager.address, input=manager.key.encode())
+    database.run(f"ALTER ROLE app_a PASSWORD '{FIRST}'")
+    database.run("ALTER ROLE app_b PASSWORD NULL")
+    cli("secret", "set", "db_url", input=url(database, "app_a", FIRST).encode())
+    return cli
+
+
+def rotate(
+    cli: Cli, database: PostgresServer, *options: str, status: int = 0
+) -> tuple[dict[str, Any], bytes]:
+    command = f"{sys.executable} {PROGRAM} --admin {database.url('postgres')} --roles app_a,app_b"
+    words = ["secret", "rotate", "db_url", "--with", command, "--output", "json", *options]
+    done = cli(*words, status=status)
+    [result] = json.loads(done.stdout)["rotations"]
+    return result, done.stdout + done.stderr
+
+
+def test_a_password_is_replaced_under_a_model_that_keeps_querying(
+    elsewhere: Cli, manager: Manager, database: PostgresServer, tmp_path: Path
+) -> None:
+    """No query fails during two rotations, and at the end of each the old password is refused."""
+    folder = write_model(tmp_path / "m", CONFIG, MODEL)
+    roles, failures, stop = list[str](), list[str](), threading.Event()
+    options = (str(folder), "--workers", "2")
+    with served(elsewhere, *options, errors=tmp_path / "err") as (address, _):
+
+        def query() -> None:
+            while not stop.is_set():
+                response = httpx.post(f"{address}/predict", json={}, trust_env=False, timeout=30)
+                if response.status_code != 200:
+                    failures.append(response.text)
+                else:
+                    roles.append(response.json()["role"])
+
+        threads = [threading.Thread(target=query) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(roles) > 10)
+        first, _ = rotate(elsewhere, database, "--current-handle", "app_a")
+        assert (first["outcome"], first["version"]) == ("rotated", 2)
+        assert not is_accepted(url(database, "app_a", FIRST))
+        eventually(lambda: roles[-1] == "app_b")
+        second, _ = rotate(elsewhere, database)
+        assert second["version"] == 3
+        count = len(roles)
+        eventually(lambda: len(roles) > count + 10)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert roles[-1] == "app_a" and "app_b" in roles
+    with database.admin() as connection:
+        verifiers = connection.execute(
+            "SELECT rolname, rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname LIKE 'app%'"
+        ).fetchall()
+    assert sorted(verifiers) == [("app_a", True), ("app_b", None)]
+    log = (database.folder / "log").read_bytes()
+    assert b"SCRAM-SHA-256" in log  # statements are logged, and the password is in none
+    manager.gusset("audit", "verify")
+
+
+def test_a_replica_that_never_uses_the_new_password_holds_the_revocation_back(
+    elsewhere: Cli, database: PostgresServer, tmp_path: Path
+) -> None:
+    """Exit status 12, the old password stays; a bound for the first use lets the same rotation end."""
+    folder = write_model(tmp_path / "m", CONFIG, IDLE)
+    with served(elsewhere, str(folder), errors=tmp_path / "err"):
+        options = ("--current-handle", "app_a", "--timeout", "3")
+        result, printed = rotate(elsewhere, database, *options, status=12)
+        assert result["outcome"] == "waiting" and "has not used it" in result["message"]
+        assert is_accepted(url(database, "app_a", FIRST))
+        assert not leaks_in(printed, FIRST.encode())
+
+        result, _ = rotate(elsewhere, database, "--timeout", "1", status=12)
+        result, _ = rotate(elsewhere, database, "--first-use-timeout", "1s")
+        assert (result["outcome"], result["version"]) == ("rotated", 2)
+        assert not is_accepted(url(database, "app_a", FIRST))
+    shown = elsewhere("audit", "show", "--output", "json").stdout
+    advances = [each for each in json.loads(shown)["records"] if each["action"] == "rotation.advance"]
+    assert any("has not used it" in json.dumps(each) for each in advances)
+
+
+def test_a_rotation_waits_for_a_replica_that_was_killed(
+    elsewhere: Cli, database: PostgresServer, tmp_path: Path
+) -> None:
+    """It may still use the old password: nothing is revoked, unless that is accepted."""
+    folder = write_model(tmp_path / "m", CONFIG, MODEL)
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, process):
+        httpx.post(f"{address}/predict", json={}, trust_env=False, timeout=30)
+        process.kill()
+        process.wait()
+        options = ("--current-handle", "app_a", "--timeout", "2")
+        result, _ = rotate(elsewhere, database, *options, status=12)
+        assert "has not acknowledged it" in result["message"] or "is lost" in result["message"]
+        assert is_accepted(url(database, "app_a", FIRST))
+        result, _ = rotate(elsewhere, database, "--accept-lost", "--timeout", "40")
+        assert result["outcome"] == "rotated"
