@@ -11,7 +11,16 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Site, accessibility_problems
 from tests.browser.test_versions import replica
 
-PAGES = ("secrets", "secrets?deleted=1", "deployments", "api-keys", "people", "audit", "account")
+PAGES = (
+    "secrets",
+    "secrets?deleted=1",
+    "deployments",
+    "identities",
+    "api-keys",
+    "people",
+    "audit",
+    "account",
+)
 
 
 def test_secrets_can_be_managed_without_javascript(open_site: Callable[..., Site]) -> None:

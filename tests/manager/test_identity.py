@@ -508,6 +508,19 @@ def test_keys_may_be_sent_or_be_at_an_address(
     given(exchange(manager, issuer.token(iss="https://other.example")))
 
 
+def test_keys_that_were_sent_are_replaced_at_once(
+    manager: Manager, issuer: Issuer, identity: dict[str, Any], admin: httpx.Client
+) -> None:
+    """A cluster has new keys: tokens of the old ones are refused from the next exchange on."""
+    given(exchange(manager, issuer.token()))
+    new = Key.make("new", "EdDSA")
+    body = {"url": issuer.url, "jwks": {"keys": [new.public()]}}
+    assert admin.post("/v1/issuers", json=body).status_code == 409
+    assert admin.post("/v1/issuers", json=body | {"replace": True}).json()["keys"] == 1
+    given(exchange(manager, issuer.token(new)))
+    assert_refused(exchange(manager, issuer.token()))
+
+
 def test_weak_and_private_keys_of_an_issuer_are_not_used(
     manager: Manager, add: Add, admin: httpx.Client, keys: list[Key]
 ) -> None:

@@ -224,6 +224,22 @@ def test_an_issuer_in_use_is_not_removed(vault: Vault, add: Add) -> None:
     assert not vault.audit.verify().problems
 
 
+def test_the_keys_of_an_issuer_in_use_can_be_replaced(vault: Vault, add: Add, clock: Clock) -> None:
+    """Only if that is meant; the identities stay."""
+    add()
+    changed = new_issuer(ISSUER, '{"keys": [{"kty": "EC", "kid": "2"}]}')
+    with pytest.raises(Conflict, match="already"):
+        vault.issuers.add(changed, actor="ada")
+    clock.now += timedelta(seconds=1)
+    before = vault.issuers.find(ISSUER)
+    after = vault.issuers.add(changed, replace=True, actor="ada")
+    assert before is not None
+    assert (before.jwks, before.created_at) != (after.jwks, after.created_at)
+    assert vault.issuers.find(ISSUER) == after
+    assert vault.identities.matching(CLAIMS)
+    assert not vault.audit.verify().problems
+
+
 def test_a_token_lives_ten_minutes_or_what_is_left(vault: Vault, clock: Clock, add: Add) -> None:
     identity = add()
     assert issue(vault, identity).lifetime == 600

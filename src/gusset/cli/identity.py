@@ -130,10 +130,11 @@ def issuer() -> None:
 @click.argument("url")
 @_jwks_option
 @click.option("--allow-private", is_flag=True, help="Let its keys be fetched from a private address.")
+@click.option("--replace", is_flag=True, help="Change how the keys of a trusted issuer are found.")
 @pass_app
-def add_issuer(app: App, url: str, jwks: str | None, *, allow_private: bool) -> None:
+def add_issuer(app: App, url: str, jwks: str | None, *, allow_private: bool, replace: bool) -> None:
     """Trust the issuer at URL, which is exactly the `iss` of its tokens."""
-    body = {"url": url, "allow_private": allow_private}
+    body: dict[str, Any] = {"url": url, "allow_private": allow_private, "replace": replace}
     if (keys := _jwks(jwks)) is not None:
         body["jwks"] = keys
     with app.manager() as client:

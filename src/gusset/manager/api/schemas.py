@@ -210,11 +210,13 @@ class NewIssuer(Body):
 
     `jwks` is a JSON Web Key Set, as text or as an object, or the URL of one; without it its keys are where
     the issuer's discovery document says. `allow_private` lets them be fetched from a private address.
+    `replace` changes all this of an issuer that is trusted already.
     """
 
     url: ShortUrl
     jwks: Jwks | dict[str, Any] | None = None
     allow_private: bool = False
+    replace: bool = False
 
 
 class NewIdentity(Body):

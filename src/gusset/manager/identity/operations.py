@@ -33,7 +33,7 @@ class IdentityOperations:
         """Trust an issuer of JSON Web Tokens; its keys are fetched, and `problem` says why that failed."""
         body = request.body
         new = _new_issuer(body.url, body.jwks, allow_private=body.allow_private)
-        info = request.vault.issuers.add(new, actor=request.caller.actor)
+        info = request.vault.issuers.add(new, replace=body.replace, actor=request.caller.actor)
         return _issuer_model(info, self._keys.check(info))
 
     def remove_issuer(self, request: PersonRequest[None]) -> schemas.Removed:

@@ -9,7 +9,7 @@ from gusset.vault.services.identity_rules import DEFAULT_AUDIENCE, IdentityRule
 from gusset.vault.services.issuers import new_issuer
 
 IDENTITIES = "/settings/identities"
-_FIELDS = ("name", "deployment", "issuer", "subject", "audience", "claims", "jwks")
+_FIELDS = ("name", "deployment", "issuer", "subject", "audience", "claims")
 
 
 def list_page(request: PageRequest) -> Page:
@@ -55,7 +55,7 @@ def add(request: PageRequest) -> Page | Redirect:
             form.text("name"),
             rule,
             deployment_id=deployment.id,
-            new_issuer=new_issuer(form.text("issuer"), form.text("jwks") or None),
+            new_issuer=new_issuer(form.text("issuer")),
             may_add_issuer=caller.person.admin,
             actor=caller.actor,
         )
@@ -81,7 +81,8 @@ def add_issuer(request: PageRequest) -> Page | Redirect:
         new = new_issuer(
             form.text("url"), form.text("jwks") or None, allow_private=form.raw("allow_private") == "yes"
         )
-        request.vault.issuers.add(new, actor=request.caller.actor)
+        replace = form.raw("replace") == "yes"
+        request.vault.issuers.add(new, replace=replace, actor=request.caller.actor)
     except (UsageError, Conflict) as error:
         return _page(request, issuer_error=error)
     return Redirect(IDENTITIES, Notice("ok", f"The issuer {new.url} was added."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ def new_issuer(url: str, jwks: str | None = None, *, allow_private: bool = False
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerInfo(NewIssuer):
-    """An issuer that is trusted. It never changes; `created_at` tells it from one added again."""
+    """An issuer that is trusted. `created_at` changes when it is added again."""
 
     created_at: str
     created_by: str
@@ -72,17 +73,25 @@ class Issuers:
             row = connection.one(_FIND, {"url": url})
         return None if row is None else _info(row)
 
-    def add(self, new: NewIssuer, *, actor: str) -> IssuerInfo:
-        """Trust an issuer. Raises Conflict if it is trusted already."""
+    def add(self, new: NewIssuer, *, replace: bool = False, actor: str) -> IssuerInfo:
+        """Trust an issuer. With `replace` it may be trusted already, and its keys are found as `new` says.
+
+        Raises:
+            Conflict: it is trusted already.
+        """
 
         def write(transaction: Transaction) -> WriteResult[IssuerInfo]:
-            if transaction.one(_FIND, {"url": new.url}) is not None:
+            row, at = transaction.one(_FIND, {"url": new.url}), timestamp(self._clock())
+            if row is None:
+                info, event = insert_issuer(transaction, new, at=at, actor=actor)
+                return WriteResult(info, [event])
+            if not replace:
                 raise Conflict(
                     "that issuer has been added already",
-                    hint="to change how its keys are found, remove it first",
+                    hint="to change how its keys are found, say so: gusset issuer add URL --replace",
                 )
-            info, event = insert_issuer(transaction, new, at=timestamp(self._clock()), actor=actor)
-            return WriteResult(info, [event])
+            changed = transaction.update(ISSUERS, row, **_columns(new, at, actor))
+            return WriteResult(_info(changed), [_added(new, actor, replaced=True)])
 
         return self._writer.run(AuditEvent(actor, Action.ISSUER_ADD, new.url), write)
 
@@ -112,19 +121,28 @@ def insert_issuer(
     transaction: Transaction, new: NewIssuer, *, at: str, actor: str
 ) -> tuple[IssuerInfo, AuditEvent]:
     """Add an issuer within the caller's transaction; also the event to record."""
-    row = transaction.insert(
-        ISSUERS,
-        {
-            "url": new.url,
-            "jwks_url": new.jwks_url,
-            "jwks": new.jwks,
-            "allow_private": int(new.allow_private),
-            "created_at": at,
-            "created_by": str(actor),
-        },
-    )
-    details = {"jwks_url": new.jwks_url, "has_keys": new.jwks is not None, "allow_private": new.allow_private}
-    return _info(row), AuditEvent(actor, Action.ISSUER_ADD, new.url, details=details)
+    row = transaction.insert(ISSUERS, {"url": new.url, **_columns(new, at, actor)})
+    return _info(row), _added(new, actor)
+
+
+def _columns(new: NewIssuer, at: str, actor: str) -> dict[str, Any]:
+    return {
+        "jwks_url": new.jwks_url,
+        "jwks": new.jwks,
+        "allow_private": int(new.allow_private),
+        "created_at": at,
+        "created_by": str(actor),
+    }
+
+
+def _added(new: NewIssuer, actor: str, *, replaced: bool = False) -> AuditEvent:
+    details = {
+        "jwks_url": new.jwks_url,
+        "keys_sha256": None if new.jwks is None else hashlib.sha256(new.jwks.encode()).hexdigest(),
+        "allow_private": new.allow_private,
+        "replaced": replaced,
+    }
+    return AuditEvent(actor, Action.ISSUER_ADD, new.url, details=details)
 
 
 def _info(row: Any) -> IssuerInfo:
