@@ -20,6 +20,10 @@ from gusset.secrets.value import SecretValue
 
 log = logging.getLogger("gusset")
 
+# Changes after which a replaced value is masked no more: a process that runs for months has many of them, and
+# each costs memory, and time at each change. They are dropped when there are twice as many.
+REMEMBERED = 16
+
 
 class Folder(Protocol):
     """A folder in memory with secrets as files."""
@@ -56,6 +60,7 @@ class ProvidedSecrets:
         # A running command keeps its environment, and what it has read at its start.
         self._used_from_start = restarts or bool(variables)
         self._values: Values = {}
+        self._recent: list[frozenset[SecretValue]] = []  # the values of each of the last changes
         self._source: SecretSource | None = None  # that is being followed
         self._changed = threading.Event()
 
@@ -76,10 +81,7 @@ class ProvidedSecrets:
                 _for_environment(name, values[name].value)
         new = {name: each.value for name, each in values.items()}
         kept = {name: each.previous.value for name, each in values.items() if each.previous}
-        self._held += [*new.values(), *kept.values()]
-        for group in (kept, new):
-            self._masker.learn(group)
-            self._masker.learn({name: _on_terminal(value) for name, value in group.items()})
+        self._learn(kept, new)
         self._folder.replace(
             {name: new[name] for name in self._files if name in new},
             {name: kept[name] for name in self._files if name in kept},
@@ -87,6 +89,22 @@ class ProvidedSecrets:
         self._values = values
         if not self._used_from_start:
             self._acknowledge()
+
+    def _learn(self, *groups: Mapping[str, SecretValue]) -> None:
+        """Mask these values from now on, and forget those of long ago."""
+        used: set[SecretValue] = set()
+        for group in groups:
+            for each in (group, {name: _on_terminal(value) for name, value in group.items()}):
+                self._masker.learn(each)
+                used.update(each.values())
+        known: frozenset[SecretValue] = frozenset().union(*self._recent)
+        self._held += used - known
+        self._recent.append(frozenset(used))
+        if len(self._recent) > 2 * REMEMBERED:
+            self._recent = self._recent[-REMEMBERED:]
+            kept = frozenset().union(*self._recent)
+            self._masker.retain(kept)
+            self._held[:] = [value for value in self._held if value in kept or value not in known]
 
     def _acknowledge(self) -> None:
         if self._source is not None:

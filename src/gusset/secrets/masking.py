@@ -24,7 +24,7 @@ def maskable(value: SecretValue) -> bool:
 
 
 class Masker:
-    """Masks all values that it has learned, including replaced ones. Safe to use from many threads.
+    """Masks all values that it has learned, including replaced ones, until `retain` drops them. Thread-safe.
 
     `hits` counts what it has masked.
     """
@@ -32,7 +32,7 @@ class Masker:
     def __init__(self, values: Mapping[str, SecretValue] | Iterable[SecretValue] = ()) -> None:
         self.hits = HitCounter()
         self._learning = threading.Lock()
-        self._known: set[SecretValue] = set()
+        self._known: dict[SecretValue, str] = {}  # with the names of their secrets
         self._names: set[str] = set()
         self._index = PatternIndex({}, {})
         self._lower: PatternIndex | None = None  # of the values in lower case; made when it is needed
@@ -46,19 +46,31 @@ class Masker:
         named = values.items() if isinstance(values, Mapping) else (("", value) for value in values)
         with self._learning:
             new = {value: name for name, value in named if maskable(value) and value not in self._known}
-            if not new:
-                return
-            found, fragments = dict(self._index.patterns), dict(self._index.fragments)
-            for value, name in new.items():
-                for pattern, form in patterns.patterns_of(value.reveal()).items():
-                    found.setdefault(pattern, Label(name, form))
-                for part in patterns.texts_of(value.reveal()):
-                    for text in fragments_of(part):
-                        fragments.setdefault(text, Label(name, patterns.PART))
-            self._known.update(new)
-            self._names.update(new.values())
-            self._index = PatternIndex(found, fragments)
-            self._lower = None
+            if new:
+                self._add(new, dict(self._index.patterns), dict(self._index.fragments))
+
+    def retain(self, values: Iterable[SecretValue]) -> None:
+        """Forget all values but these. All patterns are made anew, so call it rarely."""
+        wanted = set(values)
+        with self._learning:
+            kept = {value: name for value, name in self._known.items() if value in wanted}
+            self._known = {}
+            self._add(kept, {}, {})
+
+    def _add(
+        self, new: Mapping[SecretValue, str], found: dict[bytes, Label], fragments: dict[bytes, Label]
+    ) -> None:
+        """Add the patterns and fragments of these values to those, and use them from now on."""
+        for value, name in new.items():
+            for pattern, form in patterns.patterns_of(value.reveal()).items():
+                found.setdefault(pattern, Label(name, form))
+            for part in patterns.texts_of(value.reveal()):
+                for text in fragments_of(part):
+                    fragments.setdefault(text, Label(name, patterns.PART))
+        self._known.update(new)
+        self._names.update(new.values())
+        self._index = PatternIndex(found, fragments)
+        self._lower = None
 
     def mask(self, data: bytes, channel: str = "log") -> bytes:
         """`data` with `***` in place of each pattern of a value; the same object when there is none.
