@@ -244,7 +244,9 @@ def test_a_value_that_is_no_text_is_base64_and_its_metadata_says_so(reader: http
     assert body["metadata"]["custom_metadata"] == {"encoding": "base64"}
 
 
-def test_only_the_current_version_is_read(reader: httpx.Client, admin: httpx.Client) -> None:
+def test_only_the_current_version_is_read(
+    manager: Manager, reader: httpx.Client, admin: httpx.Client
+) -> None:
     """A refused version is no delivery, and a delivery has no version before the current one."""
     body = {"name": "token", "value": "second", "overlap": 3600}
     admin.post("/v1/secrets", json=body).raise_for_status()
@@ -257,6 +259,7 @@ def test_only_the_current_version_is_read(reader: httpx.Client, admin: httpx.Cli
     assert data(reader, "absent", version="1").status_code == 404
     delivered = [each["details"] for each in deliveries(admin) if each["outcome"] == "ok"]
     assert [(each["versions"], "previous" in each) for each in delivered] == [({"token": 2}, False)] * 3
+    manager.gusset("audit", "verify")
 
 
 def test_a_secret_that_does_not_exist_is_404_without_an_error(reader: httpx.Client) -> None:
@@ -271,6 +274,8 @@ def test_the_token_may_come_in_vaults_header(manager: Manager, reader: httpx.Cli
         assert data(client, "token").status_code == 200
         assert exact(client, "token").status_code == 401
     with manager.client("nonsense", **{"x-vault-token": token}) as client:
+        assert data(client, "token").status_code == 200
+    with manager.client(token, **{"x-vault-token": ""}) as client:
         assert data(client, "token").status_code == 200
 
 
@@ -306,6 +311,13 @@ def test_nothing_can_be_written(reader: httpx.Client, admin: httpx.Client, metho
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
     assert response.json()["code"] == "method_not_allowed"
     assert admin.get("/v1/secrets/token").json()["version"] == 1
+
+
+def test_a_body_is_not_read(reader: httpx.Client) -> None:
+    """It has no meaning, however large it is; the connection ends after the response."""
+    for path in ("/v1/deployment/secrets/token", "/v1/secret/data/token"):
+        response = reader.request("GET", path, content=b"x" * 2_000_000)
+        assert (response.status_code, response.headers["connection"]) == (200, "close")
 
 
 def test_what_gusset_has_not_of_vault_is_an_error_in_vaults_form(reader: httpx.Client) -> None:

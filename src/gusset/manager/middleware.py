@@ -26,10 +26,12 @@ from gusset.manager.live.renewals import RENEWED, Renewals
 from gusset.manager.live.streams import CHANGES, ChangeStreams
 from gusset.manager.metrics import Metrics
 from gusset.manager.read_routes import (
+    LOGINS,
     ReadRoute,
     ReadRoutes,
     find_read_route,
     render_error,
+    skips_body,
     without_body,
 )
 from gusset.runtime.asgi import AsgiApp, AsgiSender, make_scope, run_asgi
@@ -54,6 +56,7 @@ SECURITY_HEADERS = (
     (b"x-frame-options", b"DENY"),
 )
 _CLIENT_DISCONNECTED = 499
+_FOR_TOKENS = frozenset((TOKEN, *LOGINS))  # routes with a body that is read without a key
 _PROBES = frozenset((b"/healthz", b"/readyz"))
 
 
@@ -203,20 +206,24 @@ class Middleware:
     def body_limit(self, exchange: Exchange) -> int:
         """How many bytes the body of a request may have."""
         path = path_of(exchange)
-        if path == TOKEN or find_read_route(path) is not None:
+        if path in _FOR_TOKENS:
             return MAX_TOKEN_BODY
         return MAX_BATCH_BODY if path.endswith(":batch") else MAX_BODY
 
     def skips_body(self, exchange: Exchange) -> bool:
-        """Whether the body of a request is not read, since its key is not valid: the response will be 401.
+        """Whether the body of a request is not read: its key is not valid, or the route takes none.
 
         A small one is read, which costs less than to authenticate the caller twice.
         """
         length = exchange.header(b"content-length")
         if length is not None and int(length) <= SMALL_BODY:
             return False
-        route = self._router.find(path_of(exchange), exchange.method.decode("ascii"))
-        return isinstance(route, Route) and not self._api.knows_key(exchange)
+        path = path_of(exchange)
+        route = self._router.find(path, exchange.method.decode("ascii"))
+        if isinstance(route, Route):
+            return not self._api.knows_key(exchange)
+        read_route = find_read_route(path)
+        return read_route is not None and skips_body(read_route)
 
     def render_refusal(self, exchange: Exchange | None, status: int, text: str) -> Response:
         """The response to a request that is not HTTP, too large or too slow; to a form it is a page."""

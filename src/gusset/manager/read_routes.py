@@ -75,18 +75,11 @@ class _Read:
         return self.exchange.method.decode("ascii")
 
     @property
-    def token(self) -> str:
-        """The deployment's token in `X-Vault-Token`, where the route has that, or in `Authorization`."""
-        token = self.exchange.header(b"x-vault-token") if self.route.is_vault_compatible else None
-        if token is not None:
-            return token.decode("latin-1").strip()
-        return self.authorization.partition(" ")[2].strip()
-
-    @property
     def authorization(self) -> str:
-        token = self.exchange.header(b"x-vault-token") if self.route.is_vault_compatible else None
-        given = self.exchange.header(b"authorization") or b""
-        return (given if token is None else b"Bearer " + token).decode("latin-1")
+        """The deployment's token, as in `Authorization`. Where the route has `X-Vault-Token`, that counts."""
+        if self.route.is_vault_compatible and (token := self.exchange.header(b"x-vault-token")):
+            return f"Bearer {token.decode('latin-1')}"
+        return (self.exchange.header(b"authorization") or b"").decode("latin-1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +241,9 @@ class ReadRoutes:
             "entity_id": "",
             "expire_time": caller.expires_at,
             "explicit_max_ttl": 0,
-            "id": read.token,  # clients take the token that they go on with from here
+            "id": read.authorization.partition(" ")[
+                2
+            ].strip(),  # clients take the token that they go on with from here
             "meta": {"deployment": grant.deployment, "team": grant.team},
             "num_uses": 0,
             "orphan": True,
@@ -323,6 +318,11 @@ def render_error(route: ReadRoute, response: Response) -> Response:
         texts = []  # a secret that does not exist is not an error to Vault's clients
     headers = [header for header in response.headers if header[0] != b"www-authenticate"]
     return replace(response, status=status, body=orjson.dumps({"errors": texts}), headers=headers)
+
+
+def skips_body(route: ReadRoute) -> bool:
+    """Whether the body of a request has no meaning: only a login has one."""
+    return route.path not in LOGINS
 
 
 def without_body(exchange: Exchange, response: Response) -> bool:
