@@ -42,7 +42,7 @@ postgres: $(STAMP) ## tests of vaults and managers on the system's PostgreSQL (G
 	  tests/vault/test_lost_records.py tests/faults/test_failover.py $(ON_POSTGRES:%=tests/manager/%.py)
 
 soak: $(STAMP) ## 200 kills, a full load and a long pause, on PostgreSQL: takes half an hour
-	GUSSET_TEST_KILLS=200 GUSSET_TEST_WRITES=500 GUSSET_TEST_PAUSE=60 \
+	GUSSET_TEST_KILLS=200 GUSSET_TEST_WRITES=200 GUSSET_TEST_PAUSE=60 \
 	  $(BIN)/python -m pytest -s --durations=10 tests/faults/test_load.py tests/faults/test_outages.py
 
 engines: $(STAMP) ## the tests that use a container engine

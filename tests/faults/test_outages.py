@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -114,6 +115,41 @@ def test_tables_that_an_operator_locked_fail_requests_in_time(
             operator.execute("ROLLBACK")
         recovers(client)
         assert client.get("/v1/secrets/x").json()["version"] == 1
+
+
+def test_requests_do_not_wait_for_those_that_wait_for_the_database(
+    start: Starter, server: PostgresServer, database: str
+) -> None:
+    """Reads wait for a locked table, on each connection of the manager, and writes come: it still responds.
+
+    No request has to wait until all before it have failed.
+    """
+    manager, deadline = start("one"), time.monotonic() + 60
+
+    def send(number: int) -> None:
+        with manager.client() as own:
+            requests = [
+                lambda: put(own, "x"),
+                lambda: own.get("/v1/secrets"),
+                lambda: own.get("/v1/secrets/x"),
+            ]
+            while time.monotonic() < deadline:
+                assert timed(requests[min(number % 4, 2)]).status_code in (200, 503)
+
+    with manager.client() as client, ThreadPoolExecutor(48) as pool, server.admin(database) as operator:
+        assert put(client, "x").status_code == 200
+        operator.execute("BEGIN")
+        operator.execute("LOCK TABLE secrets IN ACCESS EXCLUSIVE MODE")
+        deadline = time.monotonic() + 5
+        done = pool.map(send, range(48))
+        while time.monotonic() < deadline:
+            began = time.monotonic()
+            assert client.get("/healthz").status_code == 200
+            assert time.monotonic() - began < 1.0
+            time.sleep(0.05)
+        operator.execute("ROLLBACK")
+        list(done)
+        recovers(client)
 
 
 def test_a_read_only_database_is_not_ready(start: Starter, server: PostgresServer, database: str) -> None:

@@ -91,6 +91,10 @@ class Manager:
         self.cache.close()
 
 
+# Seconds. With the wait for a lock in the database it is less than a request may take.
+LONGEST_QUEUE = 2.0
+
+
 def make_manager(
     vault: Vault,
     *,
@@ -100,7 +104,8 @@ def make_manager(
     key_rate: int,
 ) -> Manager:
     """Join the parts over an open vault. `scheme` is the listener's; for `key_rate` see `Authenticator`."""
-    executors, cache, greenlets = Executors(), AccessCache(vault), GreenletPool()
+    executors = Executors(longest_queue=LONGEST_QUEUE if vault.reads_wait else None)
+    cache, greenlets = AccessCache(vault), GreenletPool()
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
     change_feed = ChangeFeed(vault.change_poller, lambda: vault.epoch)
     integrity = IntegrityWatch(vault.verification())

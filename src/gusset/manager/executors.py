@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from gusset.errors import Unreachable
 from gusset.vault.greenlets import spawn
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def _run_before(deadline: float, work: Callable[[], T]) -> T:
+    if time.monotonic() > deadline:
+        raise Unreachable("the database is too slow for all that is requested", hint="try again")
+    return work()
+
+
 class Executors:
     """Runs synchronous code for the event loop. Threads start when they are first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, longest_queue: float | None = None) -> None:
+        """What has waited for a thread for more than `longest_queue` seconds fails. None lets it wait."""
+        self._longest_queue = longest_queue
         self._slow = ThreadPoolExecutor(4, "gusset-slow")
         self._pages = ThreadPoolExecutor(8, "gusset-pages")
 
@@ -26,12 +36,21 @@ class Executors:
         return spawn(function, *args, **kwargs)
 
     def run_slow(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """In a thread: for password hashing and long lists."""
-        return asyncio.get_running_loop().run_in_executor(self._slow, partial(function, *args, **kwargs))
+        """In a thread: for password hashing and long lists.
+
+        Raises:
+            Unreachable: no thread was free in time, since the database is slow.
+        """
+        return self._run_in(self._slow, partial(function, *args, **kwargs))
 
     def run_page(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """In a thread: for pages, which take some milliseconds to render."""
-        return asyncio.get_running_loop().run_in_executor(self._pages, partial(function, *args, **kwargs))
+        """In a thread: for pages, which take some milliseconds to render. Raises as `run_slow` does."""
+        return self._run_in(self._pages, partial(function, *args, **kwargs))
+
+    def _run_in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> Awaitable[T]:
+        if self._longest_queue is not None:
+            work = partial(_run_before, time.monotonic() + self._longest_queue, work)
+        return asyncio.get_running_loop().run_in_executor(threads, work)
 
     def close(self) -> None:
         """Wait for running work, then end the threads."""

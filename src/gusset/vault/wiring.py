@@ -344,6 +344,11 @@ class Vault:  # large: an attribute for each service
         """The number of the vault's present epoch. A vault that lost a part of its log begins another."""
         return self._parts.epochs.newest
 
+    @property
+    def reads_wait(self) -> bool:
+        """Whether a read waits for a server. It needs a thread or a greenlet then: a loop must not wait."""
+        return self._parts.database.file is None
+
     def now(self) -> str:
         """The time, as the vault stores times."""
         return timestamp(self._parts.clock())

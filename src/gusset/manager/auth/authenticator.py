@@ -133,10 +133,18 @@ class Authenticator:
         self._limit_refusals(caller.prefix)
 
     def knows_key(self, authorization: str) -> bool:
-        """Whether a header has a valid key or token. Records nothing, and does not wait."""
+        """Whether a header has a valid key or token. Records nothing, and does not wait.
+
+        It is called on the event loop, outside a greenlet: waiting for a database server here would hold up
+        all requests, also those whose connections it waits for. So any key counts as valid there,
+        until the request is handled.
+        """
         try:
+            token = bearer(authorization)
+            if self._vault.reads_wait:
+                return True
             self._cache.refresh()
-            self._find(bearer(authorization))
+            self._find(token)
         except (NotSignedIn, Denied):
             return False
         except (Unreachable, HostError):

@@ -17,7 +17,7 @@ from gusset.vault.storage.sql import Parameters, Statement
 if TYPE_CHECKING:
     from gusset.vault.storage.turns import Turns
 
-TURN_TIMEOUT = 4.0  # seconds
+TURN_TIMEOUT = 2.0  # seconds; with a wait for a lock it is less than a request may take
 
 _NONE: Parameters = {}
 
