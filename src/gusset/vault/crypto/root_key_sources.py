@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -28,8 +29,7 @@ from gusset.vault.crypto.root_key import (
 from gusset.vault.file_permissions import credential_problem, file_problem
 
 if TYPE_CHECKING:
-    import signal
-import subprocess
+    import subprocess
 
 COMMAND_TIMEOUT = 20.0  # seconds
 _MAX_BYTES = 4096
