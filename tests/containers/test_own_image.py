@@ -29,7 +29,7 @@ PYTHON = "3.11"  # of the tests' base image
 @pytest.fixture(scope="module")
 def wheels() -> Path:
     """A folder with the wheels that the build installs, since a build may not reach a registry."""
-    requirements = REPO / "requirements" / "core.txt"
+    requirements = REPO / "requirements" / "image.txt"
     folder = CACHE / f"image-wheels-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
     if not folder.exists():
         new = folder.with_suffix(".new")
