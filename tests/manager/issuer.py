@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import hmac
 import json
+import ssl
 import threading
 import time
 from collections import Counter
@@ -13,8 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -147,7 +151,11 @@ def send(request: BaseHTTPRequestHandler, data: Any, status: int = 200, **header
 
 
 @contextmanager
-def running_issuer(*keys: Key) -> Iterator[Issuer]:
+def running_issuer(
+    *keys: Key, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[Issuer]:
+    """An issuer on this machine, whose URL has the name `host`; with `tls` it is served by HTTPS."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             try:
@@ -160,7 +168,10 @@ def running_issuer(*keys: Key) -> Iterator[Issuer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    issuer = Issuer(f"http://127.0.0.1:{server.server_port}", list(keys))
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    scheme = "http" if tls is None else "https"
+    issuer = Issuer(f"{scheme}://{host}:{server.server_port}", list(keys))
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -168,3 +179,24 @@ def running_issuer(*keys: Key) -> Iterator[Issuer]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def certificate(folder: Path, host: str) -> tuple[Path, ssl.SSLContext]:
+    """A self-signed certificate for a host, and the context of a server that has it."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gusset test")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    public, both = folder / f"{host}.pem", folder / f"{host}.both.pem"
+    public.write_bytes(made.public_bytes(pem))
+    both.write_bytes(private + public.read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    return public, context

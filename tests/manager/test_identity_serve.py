@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.agent.conftest import memory
 from tests.cli.test_serve import children, predict, served, write_model
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager
@@ -19,6 +20,7 @@ from tests.manager.issuer import DISCOVERY, Issuer, Key, running_issuer, send
 from tests.manager.test_serve import NEW, VALUE, put, sha
 from tests.serving.conftest import eventually
 
+__all__ = ["memory"]  # a fixture
 OLDER = b"hf_" + b"qR5sT7uV" * 5
 
 
@@ -208,6 +210,15 @@ def test_exec_and_the_option_use_the_token_too(
         "exec", *listing, status=2, GUSSET_IDENTITY_TOKEN_FILE="/missing", GUSSET_MANAGER="http://127.0.0.1:1"
     )
     assert b"cannot read the identity token file /missing" in missing.stderr
+
+
+@pytest.mark.usefixtures("identity")
+def test_an_agent_uses_the_token_too(workload: Cli, memory: Path) -> None:
+    """It provides what the deployment declares, and refuses to be another deployment's."""
+    workload("agent", "--deployment", "my-model", "--dir", str(memory), "--once")
+    assert (memory / "hf_access_token").read_bytes() == VALUE
+    other = workload("agent", "--deployment", "other", "--dir", str(memory), "--once", status=7)
+    assert b"of the deployment my-model, not of other" in other.stderr
 
 
 @pytest.mark.usefixtures("identity")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gusset.addresses import is_public, is_usable_privately
 from gusset.errors import TokenRefused, Unreachable
+from gusset.manager.identity import pinned_http
 from gusset.manager.identity.issuer_keys import IssuerKeys
 from gusset.manager.identity.json_web_keys import VerificationKey
 from gusset.manager.identity.json_web_token import UnverifiedToken
 from gusset.manager.identity.pinned_http import FetchFailed, PinnedHttp, is_allowed
 from gusset.vault import greenlets
 from gusset.vault.services.issuers import IssuerInfo
-from tests.manager.issuer import JWKS, Key, running_issuer
+from tests.manager.issuer import JWKS, Key, certificate, running_issuer
 
 OLD, NEW = Key.make("old", "EdDSA"), Key.make("new", "EdDSA")
 
@@ -31,8 +35,6 @@ class FakeIssuer(PinnedHttp):
     now: float = 1000.0
 
     async def get(self, url: str, *, allow_private: bool) -> bytes:
-        import json
-
         self.fetches += 1
         await asyncio.sleep(0)
         if not self.keys:
@@ -221,3 +223,38 @@ def test_a_name_without_an_address_is_said_to_have_none() -> None:
 
     with pytest.raises(FetchFailed, match="no address"):
         asyncio.run(PinnedHttp(fail).get("https://missing.example", allow_private=False))
+
+
+@pytest.mark.parametrize("host", ["issuer.example", "other.example"])
+def test_the_certificate_must_be_that_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Not of the address that the connection goes to: a trusted one for another name is refused."""
+    trusted, tls = certificate(tmp_path, "issuer.example")
+    context = ssl.create_default_context(cafile=str(trusted))
+    monkeypatch.setattr(pinned_http, "_tls_context", lambda: context)
+    with running_issuer(OLD, tls=tls, host=host) as issuer:
+        http = PinnedHttp(resolver(["127.0.0.1"]))
+        request = http.get(issuer.url + JWKS, allow_private=True)
+        if host == "issuer.example":
+            assert b"EdDSA" in asyncio.run(request)
+            return
+        with pytest.raises(FetchFailed, match="certificate is not valid"):
+            asyncio.run(request)
+        assert not issuer.requests
+
+
+def test_an_unknown_authority_is_refused(tmp_path: Path) -> None:
+    _, tls = certificate(tmp_path, "issuer.example")
+    with running_issuer(OLD, tls=tls, host="issuer.example") as issuer:
+        with pytest.raises(FetchFailed, match="certificate is not valid"):
+            asyncio.run(PinnedHttp(resolver(["127.0.0.1"])).get(issuer.url + JWKS, allow_private=True))
+        assert not issuer.requests
+
+
+def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would resolve the name by itself, past the check of the address."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with running_issuer(OLD) as issuer:
+        assert asyncio.run(PinnedHttp().get(issuer.url + JWKS, allow_private=False))

@@ -301,7 +301,7 @@ def test_an_altered_token_is_unknown(vault: Vault, add: Add) -> None:
 def test_another_manager_verifies_a_token_also_after_a_key_was_replaced(
     vault: Vault, add: Add, settings: Settings, clock: Clock
 ) -> None:
-    """Tokens of the replaced key are unknown to all; the deployment exchanges again."""
+    """Those of the replaced key have ended for all, and are told from forged ones; the deployment exchanges again."""
     identity = add()
     old = issue(vault, identity).token
     with open_vault(settings, clock=clock) as other:
@@ -310,8 +310,9 @@ def test_another_manager_verifies_a_token_also_after_a_key_was_replaced(
         new = issue(vault, identity).token
         assert other.identity_tokens.authenticate(new)[1].deployment == "d"
         for each in (vault, other):
-            with pytest.raises(NotSignedIn, match="unknown"):
+            with pytest.raises(NotSignedIn, match="was replaced") as refused:
                 each.identity_tokens.authenticate(old)
+            assert refused.value.ended
 
 
 def test_no_token_is_in_the_audit_log_or_in_a_repr(vault: Vault, add: Add) -> None:

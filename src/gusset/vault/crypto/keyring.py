@@ -150,8 +150,12 @@ class Keyring:
 
     def derive(self, purpose: str) -> bytes:
         """A key for one purpose outside the vault, until the audit key is replaced."""
+        return self.derive_all(purpose)[0]
+
+    def derive_all(self, purpose: str) -> Sequence[bytes]:
+        """That key, and those that it replaced, the newest first."""
         data = f"gusset: a key derived for the purpose of: {purpose}".encode()
-        return hmac.digest(self._ranges[AUDIT][0][2], data, "sha256")
+        return [hmac.digest(secret, data, "sha256") for _, _, secret in self._ranges[AUDIT]]
 
     def signing_key(self, seq: int) -> int:
         """The number of the key that signs the checkpoint of the audit record `seq`."""

@@ -81,7 +81,11 @@ class IdentityTokens:
             lifetime = max(1, min(LIFETIME, int(seconds_left)))
             expiry = int(now.timestamp()) + lifetime
             transaction.run(_SET_LAST_USED, {"id": row.id, "at": timestamp(now)})
-            issued = IssuedToken(token=self._token(row.id, expiry), lifetime=lifetime, grant=grant)
+            issued = IssuedToken(
+                token=_token(row.id, expiry, self._keys.current.derive(_PURPOSE)),
+                lifetime=lifetime,
+                grant=grant,
+            )
             recorded = {
                 **details,
                 "team": grant.team_id,
@@ -104,8 +108,7 @@ class IdentityTokens:
             raise NotSignedIn("that is not a gusset token")
         identity, expiry = match[1], int(match[2])
         with self._store.read() as connection:
-            if not self._is_genuine(connection, token, identity, expiry):
-                raise NotSignedIn("that token is unknown here")
+            self._check_genuine(connection, token, identity, expiry)
             expires_at = _expiry_text(expiry)
             if timestamp(self._clock()) >= expires_at:
                 raise NotSignedIn(
@@ -124,16 +127,25 @@ class IdentityTokens:
         )
         return info, grant
 
-    def _is_genuine(self, connection: Connection, token: SecretValue, identity: str, expiry: int) -> bool:
-        def is_ours() -> bool:
-            return hmac.compare_digest(token.reveal(), self._token(identity, expiry).reveal())
+    def _check_genuine(self, connection: Connection, token: SecretValue, identity: str, expiry: int) -> None:
+        """Raises NotSignedIn for a token that no key of the vault has made, or one that was replaced."""
 
-        return is_ours() or (self._keys.reload_if_newer(connection) and is_ours())
+        def position() -> int | None:
+            """That of the key that made it: 0 for the newest."""
+            for number, key in enumerate(self._keys.current.derive_all(_PURPOSE)):
+                if hmac.compare_digest(token.reveal(), _token(identity, expiry, key).reveal()):
+                    return number
+            return None
 
-    def _token(self, identity: str, expiry: int) -> SecretValue:
-        text = f"{identity}_{expiry}"
-        mac = hmac.digest(self._keys.current.derive(_PURPOSE), text.encode(), "sha256")
-        return SecretValue(f"{PREFIX}{text}_{base64.urlsafe_b64encode(mac).decode().rstrip('=')}".encode())
+        found = position()
+        if found is None and self._keys.reload_if_newer(connection):
+            found = position()
+        if found is None:
+            raise NotSignedIn("that token is unknown here")
+        if found > 0:
+            raise NotSignedIn(
+                "the key of that token was replaced", hint="exchange the JSON Web Token again", ended=True
+            )
 
     def _grant(self, connection: Connection, identity: str) -> tuple[Any, Grant]:
         """The row of an identity, and what its deployment declares. Raises NotSignedIn."""
@@ -151,6 +163,12 @@ class IdentityTokens:
             names=tuple(json.loads(deployment.secrets)),
         )
         return row, grant
+
+
+def _token(identity: str, expiry: int, key: bytes) -> SecretValue:
+    text = f"{identity}_{expiry}"
+    mac = base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")).decode().rstrip("=")
+    return SecretValue(f"{PREFIX}{text}_{mac}".encode())
 
 
 def is_identity_token(token: SecretValue) -> bool:
