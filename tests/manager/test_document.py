@@ -180,6 +180,7 @@ def test_every_response_has_exactly_the_documented_keys(manager: Manager) -> Non
     call("POST", "/v1/deployment/masked", masked, key=token)
     assert call("GET", "/v1/deployments")["deployments"][0]["replicas"]
     call("GET", "/v1/deployments/{name}", name="d")
+    call("PUT", "/v1/deployments/{name}", {"secrets": ["x"]}, name="e")
     assert call("GET", "/v1/deployments/{name}/tokens", name="d")["tokens"]
     call("DELETE", "/v1/tokens/{prefix}", prefix=prefix)
     other_token = call("POST", "/v1/deployments", {"name": "d", "secrets": ["x"]})["token"]

@@ -576,6 +576,21 @@ def test_a_token_ends_with_its_identity_and_its_deployment(
     assert_refused(exchange(manager, jwt))
 
 
+def test_a_token_reads_what_its_deployment_declares_now(
+    manager: Manager, issuer: Issuer, identity: dict[str, Any], admin: httpx.Client
+) -> None:
+    """From the next request on, though the token was used before. A key gives only what it may."""
+    with manager.client(given(exchange(manager, issuer.token()))) as client:
+        assert client.get("/v1/deployment").json()["secrets"] == ["mine"]
+        assert admin.put("/v1/deployments/d", json={"secrets": ["other"]}).status_code == 200
+        assert client.get("/v1/deployment").json()["secrets"] == ["other"]
+        assert client.post("/v1/deployment/secrets", json={"names": ["mine"]}).status_code == 403
+    made = admin.post("/v1/api_keys", json={"scopes": ["deployments"], "gives": ["other"]}).json()
+    with manager.client(made["api_key"]) as limited:
+        assert limited.put("/v1/deployments/d", json={"secrets": ["mine"]}).status_code == 403
+        assert limited.put("/v1/deployments/d", json={"secrets": ["other"]}).status_code == 200
+
+
 def test_an_altered_token_is_refused(manager: Manager, issuer: Issuer, identity: dict[str, Any]) -> None:
     access = given(exchange(manager, issuer.token()))
     expiry = access.split("_")[3]

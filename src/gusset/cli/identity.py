@@ -10,8 +10,8 @@ from urllib.parse import quote
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
+from gusset.cli.token import declare, secret_names
 from gusset.errors import UsageError
-from gusset.secrets.name import check_name
 
 _MAX_JWKS = 262_144  # bytes
 
@@ -80,12 +80,10 @@ def add_identity(
     }
     optional = {"audience": audience, "jwks": _jwks(jwks), "team_id": team_id}
     body |= {key: value for key, value in optional.items() if value is not None}
-    names = None if secrets is None else _names(secrets)
+    names = None if secrets is None else secret_names(secrets)
     with app.manager() as client:
         if names is not None:
-            new = {"name": deployment, "secrets": names} | ({"team_id": team_id} if team_id else {})
-            registered = client.request("POST", "/v1/deployments", new)
-            client.request("DELETE", f"/v1/tokens/{registered['prefix']}")  # nobody has seen it
+            declare(client, deployment, names, team_id)
         made = client.request("POST", "/v1/identities", body)
     app.output.result(made, f"added; its tokens stand for {made['team_name']}/{made['deployment']}")
 
@@ -169,10 +167,6 @@ def _claim(text: str) -> tuple[str, str]:
     if not separator or not pointer.startswith("/"):
         raise UsageError("--claim takes a JSON Pointer and a text", hint="as in --claim /ref=refs/heads/main")
     return pointer, value
-
-
-def _names(secrets: str) -> list[str]:
-    return [check_name(name.strip()) for name in secrets.split(",") if name.strip()]
 
 
 def _jwks(text: str | None) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
@@ -12,6 +13,9 @@ from gusset.cli.app import App, Command, Group, pass_app
 from gusset.cli.dates import DATE
 from gusset.errors import UsageError
 from gusset.secrets.name import check_name
+
+if TYPE_CHECKING:
+    from gusset.client.manager_client import ManagerClient
 
 
 @click.group(name="token", cls=Group)
@@ -36,7 +40,7 @@ def create(app: App, deployment: str, secrets: str, expires: datetime | None) ->
 
     Give it to `gusset serve` in a file that GUSSET_TOKEN_FILE names.
     """
-    names = [check_name(name.strip()) for name in secrets.split(",") if name.strip()]
+    names = secret_names(secrets)
     if not names:
         raise UsageError("the token would read no secrets", hint="--secrets hf_access_token,db_password")
     body: dict[str, Any] = {"name": deployment, "secrets": names}
@@ -92,6 +96,21 @@ def list_deployments(app: App) -> None:
     app.output.table("deployments", rows, columns, empty="no deployments; `gusset serve DIR` registers one")
 
 
+@deployment.command("register", cls=Command)
+@click.argument("name")
+@click.option(
+    "--secrets", required=True, metavar="A,B", help="The secrets that it declares, separated by commas."
+)
+@click.option("--team", "team_id", metavar="ID", help="Its team.  [default: your first team]")
+@pass_app
+def register_deployment(app: App, name: str, secrets: str, team_id: str | None) -> None:
+    """Register a deployment without a token, or change what it declares. Its identities read just that."""
+    names = secret_names(secrets)
+    with app.manager() as client:
+        made = declare(client, name, names, team_id)
+    app.output.result(made, f"{name} declares {', '.join(names) or 'no secrets'}")
+
+
 @deployment.command("show", cls=Command)
 @click.argument("name")
 @pass_app
@@ -118,6 +137,17 @@ def remove(app: App, name: str) -> None:
     with app.manager() as client:
         client.request("DELETE", _path(name))
     app.output.result({"name": name}, f"removed {name}; its tokens are revoked")
+
+
+def declare(client: ManagerClient, name: str, secrets: Sequence[str], team_id: str | None) -> dict[str, Any]:
+    """Register a deployment, or change the secrets it declares, without a token."""
+    body = {"secrets": list(secrets)} | ({"team_id": team_id} if team_id else {})
+    return client.request("PUT", _path(name), body)
+
+
+def secret_names(text: str) -> list[str]:
+    """The names in a list with commas. Raises InvalidName."""
+    return [check_name(name.strip()) for name in text.split(",") if name.strip()]
 
 
 def _path(name: str) -> str:

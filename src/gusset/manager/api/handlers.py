@@ -170,6 +170,16 @@ def register_deployment(request: PersonRequest[schemas.NewDeployment]) -> schema
     )
 
 
+def declare_secrets(request: PersonRequest[schemas.DeclaredSecrets]) -> schemas.Deployment:
+    """Register a deployment, or change the secrets it declares, without a token: for its identities."""
+    body = request.body
+    request.caller.require_gives(body.secrets)
+    info = request.vault.deployments.declare(
+        request.caller.team(body.team_id).id, request.path["name"], body.secrets, actor=request.caller.actor
+    )
+    return deployment_model(info)
+
+
 def get_deployment(request: PersonRequest[None]) -> schemas.Deployment:
     """Get a deployment, its replicas, and the versions that they hold."""
     return deployment_model(_deployment(request))
@@ -274,6 +284,7 @@ def _deployment_operations() -> list[Operation]:
     return [
         operation("GET", base, list_deployments, "secrets:read", slow=True),
         operation("POST", base, register_deployment, "deployments"),
+        operation("PUT", one, declare_secrets, "deployments"),
         operation("GET", one, get_deployment, "secrets:read", query=_TEAM_ID),
         operation("DELETE", one, remove_deployment, "deployments", query=_TEAM_ID),
         operation("GET", one + "/tokens", list_tokens, "deployments", query=_TEAM_ID),

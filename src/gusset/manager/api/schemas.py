@@ -235,6 +235,13 @@ class NewIdentity(Body):
     claims: dict[str, StrictStr | StrictBool | StrictInt] = Field(default_factory=dict, max_length=MAX_CLAIMS)
 
 
+class DeclaredSecrets(Body):
+    """The secrets that a deployment declares. It gets no token: its identities read just these."""
+
+    secrets: list[Name] = Field(max_length=1000)
+    team_id: ShortText | None = None
+
+
 class ReadSecrets(Body):
     """The secrets to read; all that the token allows if null or omitted."""
 

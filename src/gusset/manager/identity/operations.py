@@ -104,7 +104,7 @@ def _deployment(request: PersonRequest[schemas.NewIdentity]) -> DeploymentInfo:
             return each
     raise NotFound(
         f"the team {team.name} has no such deployment",
-        hint="register it first, with the names of its secrets: POST /v1/deployments, or `gusset serve DIR`",
+        hint="register it first: gusset deployment register NAME --secrets A,B",
     )
 
 

@@ -20,6 +20,7 @@ from gusset.vault.services.access_keys import (
     KeyInfo,
     add_key,
     expiry_text,
+    new_access_generation,
     revoke_keys,
 )
 from gusset.vault.services.leases import LEASE_COLUMNS, Leases
@@ -121,12 +122,7 @@ class Deployments:
             InvalidName, UsageError: an invalid name, two spellings of one name, or too many names.
             NotFound: there is no such team.
         """
-        check_deployment_name(name)
-        if len(secrets) > MAX_NAMES:
-            raise UsageError(f"a deployment can declare at most {MAX_NAMES} secrets")
-        names = sorted({check_name(each) for each in secrets})
-        if clash := next(iter(spelling_clashes(names)), None):
-            raise UsageError(f"{' and '.join(clash)} are two spellings of one name")
+        names = _checked(name, secrets)
         expiry = expiry_text(expires_at, self._clock())
 
         def write(transaction: Transaction) -> WriteResult[tuple[DeploymentInfo, KeyInfo, SecretValue]]:
@@ -144,6 +140,22 @@ class Deployments:
             details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": info.expires_at}
             event = AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name, details=details)
             return WriteResult((self._info(transaction, row), info, token), [event])
+
+        return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name), write)
+
+    def declare(self, team_id: str, name: str, secrets: Sequence[str], *, actor: str) -> DeploymentInfo:
+        """Register a deployment and the secrets it declares, without a token: for workloads with an identity.
+
+        Raises as `register` does.
+        """
+        names = _checked(name, secrets)
+
+        def write(transaction: Transaction) -> WriteResult[DeploymentInfo]:
+            row = self._put(transaction, team_id, name, names, actor)
+            new_access_generation(transaction)  # what identities may read has changed
+            details = {"team": team_id, "secrets": names, "token": None}
+            event = AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name, details=details)
+            return WriteResult(self._info(transaction, row), [event])
 
         return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name), write)
 
@@ -254,6 +266,17 @@ class Deployments:
 
     def _now(self) -> str:
         return timestamp(self._clock())
+
+
+def _checked(name: str, secrets: Sequence[str]) -> list[str]:
+    """The declared names, sorted. Raises UsageError and InvalidName for what cannot be registered."""
+    check_deployment_name(name)
+    if len(secrets) > MAX_NAMES:
+        raise UsageError(f"a deployment can declare at most {MAX_NAMES} secrets")
+    names = sorted({check_name(each) for each in secrets})
+    if clash := next(iter(spelling_clashes(names)), None):
+        raise UsageError(f"{' and '.join(clash)} are two spellings of one name")
+    return names
 
 
 def check_deployment_name(name: str) -> str:
