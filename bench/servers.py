@@ -22,6 +22,7 @@ sys.path.append(str(ROOT))  # for `tests.postgres_server`
 
 EMAIL, PASSWORD = "a@example.com", "correct horse battery staple"
 DATABASES = ("SQLite", "PostgreSQL")
+_MANAGER = (sys.executable, "-m", "gusset", "manager")
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -73,48 +74,53 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextmanager
-def manager(home: Path, *, database: str | None = None, processes: tuple[int, ...] = ()) -> Iterator[Server]:
-    """A running manager, on SQLite if no URL of a database is given.
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """A vault with its first administrator. `processes` are those of the database's server."""
 
-    `processes` are those of the database's server, which count as the manager's.
-    """
-    environ = os.environ | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(home / "none")}
-    if database is not None:
-        environ["GUSSET_DATABASE"] = database
-    gusset = [sys.executable, "-m", "gusset", "manager"]
-    made = subprocess.run(
-        [*gusset, "init", "--email", EMAIL, "--output", "json"],
-        input=PASSWORD.encode(),
-        env=environ,
-        capture_output=True,
-        check=True,
-    )
-    process = subprocess.Popen(
-        [*gusset, "--port", "0", "--key-rate", "0", "--output", "json"], env=environ, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    address = json.loads(process.stdout.readline())["address"]
-    try:
-        yield Server(
-            address=address, processes=(process.pid, *processes), key=json.loads(made.stdout)["api_key"]
+    environ: dict[str, str]
+    key: str
+    processes: tuple[int, ...] = ()
+
+    @contextmanager
+    def serving(self, port: int = 0) -> Iterator[Server]:
+        """A running manager."""
+        command = [*_MANAGER, "--port", str(port), "--key-rate", "0", "--output", "json"]
+        process = subprocess.Popen(
+            command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())["address"]
+        try:
+            yield Server(address=address, processes=(process.pid, *self.processes), key=self.key)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+@contextmanager
+def installation(database: str, folder: Path) -> Iterator[Installation]:
+    """A new vault in one of `DATABASES`, whose files are in `folder`."""
+    if database == "SQLite":
+        yield _initialized(folder / "gusset")
+        return
+    with postgres(folder / "postgres") as (url, process):
+        yield _initialized(folder / "gusset-postgres", url, process)
+
+
+def _initialized(home: Path, url: str | None = None, *processes: int) -> Installation:
+    environ = os.environ | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(home / "none")}
+    if url is not None:
+        environ["GUSSET_DATABASE"] = url
+    command = [*_MANAGER, "init", "--email", EMAIL, "--output", "json"]
+    made = subprocess.run(command, input=PASSWORD.encode(), env=environ, capture_output=True, check=True)
+    return Installation(environ=environ, key=json.loads(made.stdout)["api_key"], processes=processes)
 
 
 @contextmanager
 def manager_on(database: str, folder: Path) -> Iterator[Server]:
-    """A running manager on one of `DATABASES`, whose files are in `folder`."""
-    if database == "SQLite":
-        with manager(folder / "gusset") as server:
-            yield server
-        return
-    with (
-        postgres(folder / "postgres") as (url, process),
-        manager(folder / "gusset-postgres", database=url, processes=(process,)) as server,
-    ):
+    """A running manager with a new vault in one of `DATABASES`."""
+    with installation(database, folder) as installed, installed.serving() as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -95,6 +96,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:  # a bug in gusset: print the traceback, with values masked
         _show_bug(app, error)
         status = BUG.exit
+    if args is None:
+        gc.freeze()  # the process ends, so Python need not look for garbage: that takes as long as a command
     sys.exit(status if isinstance(status, int) else 0)
 
 

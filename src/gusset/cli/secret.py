@@ -20,7 +20,6 @@ import click
 from gusset.cli.app import App, Command, Group, pass_app
 from gusset.cli.dates import DATE, DATE_OR_NEVER
 from gusset.cli.durations import DURATION, DURATION_OR_NEVER
-from gusset.cli.rotate import rotate
 from gusset.cli.rotation_wait import WAIT_SECONDS, RotationWait
 from gusset.cli.value_prompt import prompt_for_value
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
@@ -41,7 +40,21 @@ _HISTORY_HINT = (
 )
 
 
-@click.group(name="secret", cls=Group)
+class SecretCommands(Group):
+    """`rotate` is imported when it is used, since it needs more than the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "rotate"])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name != "rotate":
+            return super().get_command(ctx, name)
+        from gusset.cli.rotate import rotate
+
+        return rotate
+
+
+@click.group(name="secret", cls=SecretCommands)
 def secret() -> None:
     """Add, list, replace and delete secrets."""
 
@@ -410,6 +423,3 @@ def secret_data(info: SecretInfo) -> dict[str, Any]:
         "expires_at": info.expires_at,
         "last_read_at": info.last_read_at,
     }
-
-
-secret.add_command(rotate)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gusset.images.value_search import Occurrence, ValueSearch
-from gusset.secrets.patterns import MIN_BYTES
+from gusset.secrets.value import MIN_MASKED
 
 _QUEUED = 4  # batches
 _BATCH = 1 << 18  # bytes; small chunks are passed on together
@@ -71,7 +71,7 @@ class SearchedStream:
 
     def end(self) -> None:
         """Search what is left."""
-        found = self._search.find(self._held) if len(self._held) >= MIN_BYTES else []
+        found = self._search.find(self._held) if len(self._held) >= MIN_MASKED else []
         self._waiting.extend((self._offset + each.start, each) for each in found)
         self._offset += len(self._held)
         self._report_located(self._offset)

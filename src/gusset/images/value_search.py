@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from gusset.secrets.hits import Label
 from gusset.secrets.pattern_index import PatternIndex
-from gusset.secrets.patterns import MIN_BYTES, maskable, parts_of, patterns_of
-from gusset.secrets.value import SecretValue
+from gusset.secrets.patterns import maskable, parts_of, patterns_of
+from gusset.secrets.value import MIN_MASKED, SecretValue
 
 _MAX_CACHED = 4_096  # bytes of a text
 _LONG_ENOUGH = 12  # bytes, for a word to be a hit
@@ -79,7 +79,7 @@ class ValueSearch:
         """
         spans, cut = self._index.spans_and_cut(data)
         # The masker lets the start of a pattern pass at the end of a line; this does not.
-        cut = min(cut, max(len(data) - MIN_BYTES + 1, 0))
+        cut = min(cut, max(len(data) - MIN_MASKED + 1, 0))
         return self._occurrences(data, spans, cut), cut
 
     def _occurrences(
@@ -126,7 +126,7 @@ def _without_run(pattern: bytes) -> bytes | None:
     Long runs of zeros, dashes or blanks are in many files. Each of their bytes would be compared.
     """
     length = len(pattern) - len(pattern.lstrip(pattern[:1]))
-    wanted = pattern[length - 1 :] if length >= MIN_BYTES else pattern
+    wanted = pattern[length - 1 :] if length >= MIN_MASKED else pattern
     return wanted if maskable(wanted) else None
 
 

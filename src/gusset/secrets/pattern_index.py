@@ -17,7 +17,8 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
 from gusset.secrets.fragments import GRAM, MIN_PART, STRIDE, grams_of, last_run
 from gusset.secrets.hits import Label
-from gusset.secrets.patterns import LONG, MIN_BYTES, common_length, repeated_bytes
+from gusset.secrets.patterns import LONG, common_length, repeated_bytes
+from gusset.secrets.value import MIN_MASKED
 
 _DFA_SIZE = 5_000  # heads and grams; up to here the faster automaton takes about ten megabytes at most
 _MAX_PLACES = 8  # of one gram: fragments that repeat themselves have it at many
@@ -69,9 +70,9 @@ class PatternIndex:
     def continuing(self, start: bytes) -> range:
         """Which patterns, by their number, begin with `start` and are longer."""
         size = len(start)
-        if size < MIN_BYTES or start[:MIN_BYTES] not in self._heads:
+        if size < MIN_MASKED or start[:MIN_MASKED] not in self._heads:
             return range(0)
-        low, high, _ = self._heads[start[:MIN_BYTES]]
+        low, high, _ = self._heads[start[:MIN_MASKED]]
         first = bisect_right(self._sorted, start, low, high)
         return range(first, bisect_right(self._sorted, start, first, high, key=lambda each: each[:size]))
 
@@ -97,7 +98,7 @@ class PatternIndex:
             return spans, cut
         unrepeated = 0  # before it, heads are within a run that is one span
         for offset in _offsets(found):
-            key = data[offset : offset + MIN_BYTES]
+            key = data[offset : offset + MIN_MASKED]
             if key in self._heads and offset >= unrepeated:
                 length, label = self._match(data, offset)
                 if label is not None:
@@ -111,7 +112,7 @@ class PatternIndex:
 
     def _match(self, data: bytes, start: int) -> tuple[int, Label | None]:
         """The length of the longest pattern in `data` at `start`, and its label; None for no pattern."""
-        low, high, longest = self._heads[data[start : start + MIN_BYTES]]
+        low, high, longest = self._heads[data[start : start + MIN_MASKED]]
         number = bisect_right(self._sorted, data[start : start + longest], low, high) - 1
         while number >= low:
             pattern = self._sorted[number]
@@ -130,16 +131,16 @@ class PatternIndex:
 
     def _may_continue(self, data: bytes, start: int) -> bool:
         """Whether all of `data` from `start` on is the start of a longer pattern."""
-        low, high, longest = self._heads[data[start : start + MIN_BYTES]]
+        low, high, longest = self._heads[data[start : start + MIN_MASKED]]
         return len(data) - start < longest and _starts_one(self._sorted, data[start:], low, high)
 
     def _short_tail(self, data: bytes) -> int:
-        """The offset of the end of the last line that starts a pattern but has fewer than `MIN_BYTES` bytes.
+        """The offset of the end of the last line that starts a pattern but has fewer than `MIN_MASKED` bytes.
 
         The length of `data` when there is none.
         """
         size = len(data)
-        earliest = max(size - MIN_BYTES + 1, data.rfind(b"\n", max(size - MIN_BYTES, 0)) + 1, 0)
+        earliest = max(size - MIN_MASKED + 1, data.rfind(b"\n", max(size - MIN_MASKED, 0)) + 1, 0)
         for start in range(earliest, size):
             if data[start : start + _START] in self._starts and _starts_one(self._sorted, data[start:]):
                 return start
@@ -242,8 +243,8 @@ def _heads(ordered: list[bytes]) -> dict[bytes, tuple[int, int, int]]:
     """For each head of patterns: where its patterns begin and end in `ordered`, and the longest length."""
     heads: dict[bytes, tuple[int, int, int]] = {}
     for number, pattern in enumerate(ordered):
-        low, _, longest = heads.get(pattern[:MIN_BYTES], (number, number, 0))
-        heads[pattern[:MIN_BYTES]] = (low, number + 1, max(longest, len(pattern)))
+        low, _, longest = heads.get(pattern[:MIN_MASKED], (number, number, 0))
+        heads[pattern[:MIN_MASKED]] = (low, number + 1, max(longest, len(pattern)))
     return heads
 
 

@@ -2,7 +2,7 @@
 
 Parts are what programs split values into: the value without surrounding white
 space, its lines, the passwords in URLs, and the strings in a value that is JSON.
-A pattern shorter than `MIN_BYTES` is left out, since it would match other text.
+A pattern shorter than `MIN_MASKED` is left out, since it would match other text.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from functools import cache
 from urllib.parse import unquote_to_bytes
 
 from gusset.secrets.fragments import base64_parts
-
-MIN_BYTES = 8
+from gusset.secrets.value import MIN_MASKED
 
 LONG = 1_024  # bytes
 _MAX_PERIOD = 256  # bytes
@@ -46,13 +45,13 @@ _NEEDS_BACKSLASH = re.compile(rb"([^A-Za-z0-9_@%+=:,./-])")
 
 def maskable(value: bytes) -> bool:
     """Whether masking `value` leaves other text alone: it is long enough, and not only white space."""
-    return len(value) >= MIN_BYTES and not value.isspace()
+    return len(value) >= MIN_MASKED and not value.isspace()
 
 
 def patterns_of(value: bytes) -> dict[bytes, str]:
     """All patterns of `value` with the form that each has, as in "base64"; none if it is not `maskable`.
 
-    Each is at least `MIN_BYTES` long.
+    Each is at least `MIN_MASKED` long.
     """
     found: dict[bytes, str] = {}
     for part in parts_of(value):
@@ -101,7 +100,7 @@ def _without_repetition(pattern: bytes) -> Iterator[bytes]:
     while len(pattern) > LONG and (period := repeated_bytes(pattern)):
         yield pattern[:LONG]
         end = period + common_length(pattern, period, pattern, 0)
-        pattern = pattern[end - MIN_BYTES + 1 :]  # overlaps the run, so that one mask covers both
+        pattern = pattern[end - MIN_MASKED + 1 :]  # overlaps the run, so that one mask covers both
     yield pattern
 
 
@@ -273,7 +272,7 @@ def _json_strings(value: bytes) -> Iterator[bytes]:
         item = rest.pop()
         if isinstance(item, list):
             rest.extend(item)
-        elif isinstance(item, str) and len(item) >= MIN_BYTES:
+        elif isinstance(item, str) and len(item) >= MIN_MASKED:
             yield item.encode("utf-8", "surrogatepass")
 
 

@@ -7,6 +7,7 @@ from typing import NoReturn, TypeVar
 from gusset.errors import InvalidValue
 
 MAX_BYTES = 65_536
+MIN_MASKED = 8  # bytes: a shorter value would match other text
 MASK = "***"
 
 

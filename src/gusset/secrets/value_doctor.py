@@ -15,7 +15,7 @@ from datetime import datetime
 
 from gusset.secrets.credentials import misshapen_token, token_shape
 from gusset.secrets.name import fold_name
-from gusset.secrets.patterns import MIN_BYTES
+from gusset.secrets.value import MIN_MASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,9 +327,9 @@ def _expiry(payload: str) -> float | None:
 
 
 def _short(value: bytes) -> Iterator[Finding]:
-    if len(value) < MIN_BYTES:
+    if len(value) < MIN_MASKED:
         yield Finding(
             "short",
-            f"the value has fewer than {MIN_BYTES} bytes and will not be masked in output",
+            f"the value has fewer than {MIN_MASKED} bytes and will not be masked in output",
             "use a longer value if you can choose it",
         )

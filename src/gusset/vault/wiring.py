@@ -27,10 +27,8 @@ from gusset.vault.crypto.keyring import IDEMPOTENCY, KINDS, STATE, Keyring
 from gusset.vault.crypto.root_key_sources import AskPassphrase, RootKeySource, root_key_source
 from gusset.vault.file_permissions import check_files
 from gusset.vault.ids import new_id
-from gusset.vault.services.secret_delivery import SecretDelivery
-from gusset.vault.services.secret_reader import SecretReader
 from gusset.vault.services.secret_rows import SecretRows, VersionStore
-from gusset.vault.services.secret_writer import SecretWriter
+from gusset.vault.services.secret_writer import InUse, SecretWriter
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.database import Database, open_database
 from gusset.vault.storage.keyring_store import KeyringStore
@@ -64,6 +62,8 @@ if TYPE_CHECKING:
     from gusset.vault.services.root_key_rotation import RootKeyRotation
     from gusset.vault.services.rotation_schedules import RotationSchedules
     from gusset.vault.services.rotations import Rotations
+    from gusset.vault.services.secret_delivery import SecretDelivery
+    from gusset.vault.services.secret_reader import SecretReader
     from gusset.vault.services.sessions import Sessions
     from gusset.vault.services.teams import Teams
     from gusset.vault.services.vault_source import VaultSource
@@ -79,15 +79,6 @@ _ANY_KEY_CHANGE = Statement(
     "SELECT seq FROM audit WHERE details LIKE '%\"keyring\": %' AND action IN (:actions...) LIMIT 1"
 )
 _DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
-
-
-@dataclass(frozen=True, slots=True)
-class TeamSecrets:
-    """The secrets of one team: reads of metadata, changes, and delivery of values."""
-
-    reader: SecretReader
-    writer: SecretWriter
-    delivery: SecretDelivery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +98,44 @@ class VaultParts:
     vault_id: str
     default_team_id: str
     clock: Clock
+
+
+class TeamSecrets:
+    """The secrets of one team: reads of metadata, changes, and delivery of values."""
+
+    def __init__(self, parts: VaultParts, rows: SecretRows, in_use: InUse) -> None:
+        self._parts = parts
+        self._rows = rows
+        self._in_use = in_use
+
+    @cached_property
+    def reader(self) -> SecretReader:
+        from gusset.vault.services.secret_reader import SecretReader
+
+        return SecretReader(self._parts.store, self._rows)
+
+    @cached_property
+    def writer(self) -> SecretWriter:
+        parts = self._parts
+        return SecretWriter(
+            parts.writer,
+            parts.clock,
+            rows=self._rows,
+            versions=self._versions,
+            in_use=self._in_use,
+            forget_overwritten=parts.database.forget_overwritten,
+            overwrite_spellings=parts.settings.name_collisions == "overwrite",
+        )
+
+    @cached_property
+    def delivery(self) -> SecretDelivery:
+        from gusset.vault.services.secret_delivery import SecretDelivery
+
+        return SecretDelivery(self._parts.writer, self._parts.clock, self._rows, self._versions)
+
+    @property
+    def _versions(self) -> VersionStore:
+        return VersionStore(self._parts.keys, self._parts.clock, self._rows)
 
 
 class Vault:  # large: an attribute for each service
@@ -303,21 +332,8 @@ class Vault:  # large: an attribute for each service
 
     def secrets_of(self, team_id: str, name: str) -> TeamSecrets:
         """The secrets of a team, by its id and name."""
-        parts, rows = self._parts, SecretRows(team_id, name)
-        versions = VersionStore(parts.keys, parts.clock, rows)
-        return TeamSecrets(
-            reader=SecretReader(parts.store, rows),
-            writer=SecretWriter(
-                parts.writer,
-                parts.clock,
-                rows=rows,
-                versions=versions,
-                in_use=lambda *secret: self.deployments.in_use_by(*secret),
-                forget_overwritten=parts.database.forget_overwritten,
-                overwrite_spellings=parts.settings.name_collisions == "overwrite",
-            ),
-            delivery=SecretDelivery(parts.writer, parts.clock, rows, versions),
-        )
+        rows = SecretRows(team_id, name)
+        return TeamSecrets(self._parts, rows, lambda *secret: self.deployments.in_use_by(*secret))
 
     def source(self, *, actor: str, deployment: str) -> VaultSource:
         """The default team's secrets as a source, for a deployment that is served with the embedded vault."""

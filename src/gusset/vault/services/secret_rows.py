@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from typing import Any
 
 from gusset.errors import IntegrityError, SecretNotFound
@@ -45,6 +44,8 @@ class SecretRows:
         """The row of the secret `name`. Raises SecretNotFound, with the nearest name as a hint."""
         row = self.find(connection, check_name(name))
         if row is None:
+            from difflib import get_close_matches  # slow to import
+
             rows = connection.all(LIST, {"team": self.team_id})
             near = get_close_matches(name, [row.name for row in rows if row.deleted_at is None], 1)
             hint = f"did you mean {near[0]}?" if near else f"add it with `gusset secret set {name}`"

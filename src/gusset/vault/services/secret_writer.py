@@ -20,8 +20,6 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.services.overlaps import Overlap, begin_overlap, check_overlap, end_overlap
-from gusset.vault.services.provider_rotations import copy_credential
-from gusset.vault.services.rotation_schedules import set_interval
 from gusset.vault.services.secret_rows import LIST_VERSIONS, SecretRows, VersionStore
 from gusset.vault.storage.connection import Connection, Transaction
 from gusset.vault.storage.signed_rows import Select
@@ -150,6 +148,8 @@ class SecretWriter:
             row = self._rows.get_or_raise(transaction, name)
             value = self._versions.read(transaction, row, version)
             row = self._versions.add(transaction, row, value, actor=actor)
+            from gusset.vault.services.provider_rotations import copy_credential  # slow to import
+
             copy_credential(transaction, row, version)
             info = self._rows.info(row)
             return WriteResult(info, [_change_event(actor, Action.SECRET_ROLLBACK, info, {"from": version})])
@@ -182,6 +182,8 @@ class SecretWriter:
             if columns:
                 row = transaction.update(SECRETS, row, **columns)
             if rotate_every is not None:
+                from gusset.vault.services.rotation_schedules import set_interval  # slow to import
+
                 set_interval(transaction, row.id, rotate_every)
             info = self._rows.info(row)
             event = _change_event(actor, Action.SECRET_ANNOTATE, info, {"changed": changed})

@@ -25,6 +25,10 @@ from gusset.vault.greenlets import spawned, wait_for_socket
 from gusset.vault.storage.sql import Numbered, Parameters
 
 WAIT_TIMEOUT = 4.0  # seconds that a response may take
+QUICK_MS = (
+    1  # that an event loop waits itself: a server nearby responds sooner than the loop takes for a wait
+)
+SLOW_SECONDS = 1.0  # in which the loop does not try that again with a server that took longer
 SILENCE = 1.0  # seconds without a response after which the server is taken to be silent
 MAX_PENDING = 500  # queued statements; with more their results are read at once
 MAX_PREPARED = 300  # prepared statements of a connection; statements that are made at run time could be many
@@ -136,6 +140,7 @@ class PostgresDriver:
         self._names: dict[bytes, bytes] = {}
         self._warned = False
         self._asked_at = 0.0
+        self._slow_until = 0.0
         self._committing = False  # a commit may wait for a standby while all else goes on
         self._poll = select.poll()
         self._poll.register(connection.socket, select.POLLIN)
@@ -281,7 +286,7 @@ class PostgresDriver:
     def _wait(self, deadline: float, *, writing: bool = False) -> None:
         """Wait until the socket can be read, or written if `writing`."""
         if spawned():
-            ready = wait_for_socket(self.connection.socket, deadline=deadline, writing=writing)
+            ready = self._wait_on_loop(deadline, writing=writing)
         else:
             poll = self._poll
             if writing:
@@ -293,6 +298,13 @@ class PostgresDriver:
             if time.monotonic() - self._asked_at > SILENCE and not self._committing:
                 self._on_silence()
             raise PostgresError(None, lost=True, timed_out=True)
+
+    def _wait_on_loop(self, deadline: float, *, writing: bool) -> bool:
+        if not writing and not self._committing and time.monotonic() >= self._slow_until:
+            if self._poll.poll(QUICK_MS):
+                return True
+            self._slow_until = time.monotonic() + SLOW_SECONDS
+        return wait_for_socket(self.connection.socket, deadline=deadline, writing=writing)
 
     def _lost(self) -> PostgresError:
         self.failed = True
