@@ -164,7 +164,8 @@ REVEALERS = {
     "cli/provided_secrets.py",  # into the environment of a command, where a person asked for it by name
     "cli/environment.py",  # logins of package indexes, into files in memory for the installation
     "cli/predict.py",  # a caller's key, into the request to the model
-    "cli/secret.py",  # to the doctor, and by `reveal` to a person at a terminal
+    "cli/secret.py",  # by `reveal` to a person at a terminal
+    "cli/value_warnings.py",  # to the doctor
     "secrets/dotenv.py",  # into the .env lines of `gusset secret export`, which a person confirms
     "cli/manager.py",  # a key, shown once
     "containers/build/build_plan.py",  # into files in memory for the commands of a build

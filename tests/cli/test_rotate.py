@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Cli, leaks_in
-from tests.serving.conftest import eventually
+from tests.serving.conftest import eventually, is_running
 
 PROGRAM = Path(__file__).parents[1] / "rotation" / "provider.py"
 FIRST = b"first-value-Zx81QqLmN4vTtYbWs93"
@@ -62,6 +63,17 @@ class Provider:
         for value in self.live.values():
             assert not leaks_in(printed, value.encode())
         return printed.decode()
+
+    def start(self, *options: str, faults: str) -> subprocess.Popen[bytes]:
+        """Start a rotation; returns when the program runs."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gusset", *self._words(*options)],
+            env=self._gusset.environ | self._environ(faults),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        eventually(lambda: self.calls)
+        return process
 
     def run_killed(self, kill: str, faults: str = "") -> int:
         """Rotate with a gusset that is killed there; returns its status."""
@@ -147,8 +159,8 @@ def test_a_step_that_hangs_is_stopped(provider: Provider, step: str) -> None:
 
 
 def test_what_goes_well_despite_the_program(provider: Provider) -> None:
-    """It fails for now, has no `verify`, and prints the value: one run suffices, and masks it."""
-    faults = "create:later verify:not-mine create:print"
+    """It fails for now, has no `verify`, prints the value, leaves a process: one run suffices, and masks it."""
+    faults = "create:later verify:not-mine create:print revoke:background"
     printed = provider.rotate("--current-handle", "first", faults=faults)
     assert "provider: the value is *** in" in printed
     provider.check_rotated()
@@ -196,17 +208,31 @@ def test_gusset_killed_at_every_step(provider: Provider, gusset: Cli) -> None:
 
 def test_a_second_rotation_at_once_is_refused(provider: Provider, gusset: Cli) -> None:
     """While one process rotates a secret, another gets status 6."""
-    words = provider._words("--current-handle", "first")
-    first = subprocess.Popen(
-        [sys.executable, "-m", "gusset", *words],
-        env=gusset.environ | provider._environ("create:hang"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    eventually(lambda: provider.calls)
+    first = provider.start("--current-handle", "first", faults="create:hang")
     assert "another process rotates db" in provider.rotate(status=6)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 9 and b"after 5 seconds" in errors
+
+
+def test_the_program_ends_with_gusset(provider: Provider) -> None:
+    """Killed with it: it would run beside its next attempt."""
+    first = provider.start("--current-handle", "first", faults="create:hang")
+    first.kill()
+    first.communicate()
+    [call] = provider.calls
+    eventually(lambda: not is_running(call["pid"]))
+
+
+def test_ctrl_c_ends_the_program_and_lets_the_next_run_continue(provider: Provider) -> None:
+    """Status 130; the next run need not wait."""
+    first = provider.start("--current-handle", "first", faults="create:hang")
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert first.returncode == 130
+    [call] = provider.calls
+    assert not is_running(call["pid"])
+    provider.rotate(faults="create:hang")
+    provider.check_rotated()
 
 
 def test_all_that_is_due(provider: Provider, gusset: Cli) -> None:

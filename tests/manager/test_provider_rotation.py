@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -76,12 +77,15 @@ def elsewhere(manager: Manager, database: PostgresServer, tmp_path: Path) -> Cli
     return cli
 
 
+def words_of(database: PostgresServer, *options: str) -> list[str]:
+    command = f"{sys.executable} {PROGRAM} --admin {database.url('postgres')} --roles app_a,app_b"
+    return ["secret", "rotate", "db_url", "--with", command, "--output", "json", *options]
+
+
 def rotate(
     cli: Cli, database: PostgresServer, *options: str, status: int = 0
 ) -> tuple[dict[str, Any], bytes]:
-    command = f"{sys.executable} {PROGRAM} --admin {database.url('postgres')} --roles app_a,app_b"
-    words = ["secret", "rotate", "db_url", "--with", command, "--output", "json", *options]
-    done = cli(*words, status=status)
+    done = cli(*words_of(database, *options), status=status)
     [result] = json.loads(done.stdout)["rotations"]
     return result, done.stdout + done.stderr
 
@@ -166,3 +170,27 @@ def test_a_rotation_waits_for_a_replica_that_was_killed(
         assert is_accepted(url(database, "app_a", FIRST))
         result, _ = rotate(elsewhere, database, "--accept-lost", "--timeout", "40")
         assert result["outcome"] == "rotated"
+
+
+def test_a_manager_that_is_restarted_during_a_rotation(
+    elsewhere: Cli, manager: Manager, database: PostgresServer, tmp_path: Path
+) -> None:
+    """The command waits on, and the rotation ends once the model has used the new password."""
+    folder = write_model(tmp_path / "m", CONFIG, IDLE)
+    with served(elsewhere, str(folder), errors=tmp_path / "err") as (address, _):
+        rotating = subprocess.Popen(
+            [sys.executable, "-m", "gusset", *words_of(database, "--current-handle", "app_a")],
+            env=elsewhere.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert rotating.stderr is not None
+        while b"has not used it" not in rotating.stderr.readline():
+            assert rotating.poll() is None
+        manager.kill()
+        manager.start()
+        httpx.post(f"{address}/predict", json={}, trust_env=False, timeout=30)
+        output, errors = rotating.communicate(timeout=90)
+        assert rotating.returncode == 0, errors
+        assert b'"outcome": "rotated"' in output
+    assert not is_accepted(url(database, "app_a", FIRST))

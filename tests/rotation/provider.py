@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,7 +37,8 @@ def kill_gusset() -> None:
     time.sleep(30)
 
 
-state["calls"].append({name: text for name, text in request.items() if name != "value"})
+call = {name: text for name, text in request.items() if name != "value"}
+state["calls"].append(call | {"pid": os.getpid()})
 save()
 if has_fault("kill-before"):
     kill_gusset()
@@ -46,6 +48,8 @@ if has_fault("later"):
     sys.exit(75)
 if has_fault("hang"):
     time.sleep(60)
+if has_fault("background"):
+    subprocess.Popen(["sleep", "60"])
 if has_fault("large"):
     os.write(1, b"x" * 1_000_000)
 if has_fault("not-mine"):

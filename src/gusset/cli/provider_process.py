@@ -41,16 +41,11 @@ class ProviderProcess:
         *,
         timeout: float,
         print_error: Callable[[str], None],
-        hold: Callable[[SecretValue], None],
     ) -> None:
-        """`timeout` are the seconds for one run. `print_error` prints a line of its standard error.
-
-        `hold` gets each value that the program has made.
-        """
+        """`timeout` are the seconds for one run. `print_error` prints a line of its standard error."""
         self._words = list(words)
         self._timeout = timeout
         self._print_error = print_error
-        self._hold = hold
         self._output = b""
         self._errors = b""
 
@@ -122,7 +117,6 @@ class ProviderProcess:
     def show(self, created: Created | None) -> None:
         masker = Masker()
         if created is not None:
-            self._hold(created.value)
             masker.learn([created.value])
         else:  # the value is not known, so all is masked that may be one
             words = [word.strip(b"\"',:{}[]") for word in self._output.split()]

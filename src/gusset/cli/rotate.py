@@ -19,6 +19,7 @@ from gusset.cli.app import App, Command, pass_app
 from gusset.cli.durations import DURATION
 from gusset.errors import GussetError, UsageError, outcome_of
 from gusset.secrets.name import check_name
+from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
     from gusset.cli.stored_rotations import StoredRotations
@@ -167,21 +168,33 @@ def _driver(
     accept_lost: bool,
 ) -> Driver:
     from gusset.cli.provider_process import ProviderProcess
+    from gusset.cli.value_warnings import warn_about
     from gusset.rotation.driver import Driver
     from gusset.rotation.replicas import Policy
+
+    def take_value(name: str, value: SecretValue) -> None:
+        app.held.append(value)
+        warn_about(app, name, value)
 
     provider = ProviderProcess(
         words,
         timeout=step_timeout.total_seconds(),
         print_error=lambda line: app.output.note(f"provider: {line}"),
-        hold=app.held.append,
     )
     policy = Policy(
         first_use=first_use_timeout,
         accept_lost=accept_lost,
         whole_overlap=app.settings.manager is None,  # nobody knows the replicas of the embedded vault
     )
-    return Driver(rotations, provider, policy=policy, overlap=overlap, timeout=timeout, note=app.output.note)
+    return Driver(
+        rotations,
+        provider,
+        policy=policy,
+        overlap=overlap,
+        timeout=timeout,
+        note=app.output.note,
+        take_value=take_value,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from gusset.cli.dates import DATE, DATE_OR_NEVER
 from gusset.cli.durations import DURATION, DURATION_OR_NEVER
 from gusset.cli.rotation_wait import WAIT_SECONDS, RotationWait
 from gusset.cli.value_prompt import prompt_for_value
+from gusset.cli.value_warnings import warn_about
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
 from gusset.secrets.info import expiry_warning
 from gusset.secrets.name import check_name
@@ -134,7 +135,7 @@ def set_(
             expect_version=expect_version,
             overlap=overlap,
         )
-    _warn_about(app, name, value)
+    warn_about(app, name, value)
     data, text = secret_data(info), f"{'added' if info.version == 1 else 'replaced'} {info.name}"
     text += f" (version {info.version})"
     if waiting is not None:
@@ -181,15 +182,6 @@ def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
             hint="has the command before the pipe failed? --exact stores an empty value",
         )
     return value
-
-
-def _warn_about(app: App, name: str, value: SecretValue) -> None:
-    from gusset.secrets.value_doctor import examine
-
-    for finding in examine(value.reveal(), name=name, now=datetime.now(UTC)):
-        app.output.warn(f"{name}: {finding.message}")
-        if finding.hint:
-            app.output.note(f"  {finding.hint}")
 
 
 @command("list")
@@ -400,7 +392,7 @@ def import_(app: App, file: Path) -> None:
     with app.secret_writer() as secrets:
         infos = secrets.set_many([(entry.name, entry.value) for entry in entries], actor=app.actor)
     for entry in entries:
-        _warn_about(app, entry.name, entry.value)
+        warn_about(app, entry.name, entry.value)
     lines = [
         f"{'added' if info.version == 1 else 'replaced'} {info.name} (version {info.version})"
         for info in infos

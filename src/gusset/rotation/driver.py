@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from gusset.errors import GussetError, ProviderFailed, RotationUnfinished
+from gusset.errors import GussetError, ProviderFailed, RotationUnfinished, Unreachable
 from gusset.rotation import contract
 from gusset.rotation.contract import Created
 from gusset.rotation.replicas import Policy, Spread, held_back_by
 from gusset.rotation.state import RENEW_EVERY, ProviderRotation, Step
+from gusset.secrets.value import SecretValue
 
 POLL_EVERY = 0.25  # seconds
+RETRY_EVERY = 1.0  # seconds, while the manager does not respond
 
 
 class Rotations(Protocol):
@@ -97,14 +99,19 @@ class Driver:
         overlap: timedelta,
         timeout: float,
         note: Callable[[str], None],
+        take_value: Callable[[str, SecretValue], None],
     ) -> None:
-        """`timeout` are the seconds to wait for replicas. `note` is called with a line for each step."""
+        """`timeout` are the seconds to wait for replicas. `note` is called with a line for each step.
+
+        `take_value` is called with the secret's name and its new value before that is stored.
+        """
         self._rotations = rotations
         self._provider = provider
         self._policy = policy
         self._overlap = overlap
         self._timeout = timeout
         self._note = note
+        self._take_value = take_value
         self._renewed = 0.0
 
     def rotate(self, name: str, *, current_handle: str | None = None) -> Outcome:
@@ -154,6 +161,7 @@ class Driver:
             raise Skipped from None
         finally:
             self._provider.show(created)
+        self._take_value(rotation.name, created.value)
         try:
             self._call(rotation, "verify", contract.verify_request(rotation, created))
         except StepUnknown:
@@ -170,7 +178,7 @@ class Driver:
         strict = Policy(whole_overlap=self._policy.whole_overlap)
         is_noted = False
         while True:
-            spread, now = self._rotations.spread(rotation), datetime.now(UTC)
+            spread, now = self._spread(rotation, deadline), datetime.now(UTC)
             waits_for = held_back_by(rotation.step, spread, rotation.version, self._policy, now)
             if not waits_for:
                 accepted = held_back_by(rotation.step, spread, rotation.version, strict, now)
@@ -182,6 +190,16 @@ class Driver:
                 is_noted = True
             self._renew(rotation)
             time.sleep(POLL_EVERY)
+
+    def _spread(self, rotation: ProviderRotation, deadline: float) -> Spread:
+        """How far the new version has come. Until `deadline`, retries while the manager does not respond."""
+        while True:
+            try:
+                return self._rotations.spread(rotation)
+            except Unreachable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(RETRY_EVERY)
 
     def _revoke(self, rotation: ProviderRotation, handle: str) -> ProviderRotation:
         self._rotations.renew(rotation)  # also checks that the secret still has the new version
@@ -199,7 +217,10 @@ class Driver:
 
     def _renew(self, rotation: ProviderRotation) -> None:
         if time.monotonic() - self._renewed >= RENEW_EVERY:
-            self._rotations.renew(rotation)
+            with suppress(
+                Unreachable
+            ):  # the next step of this process shows whether another has the rotation
+                self._rotations.renew(rotation)
             self._renewed = time.monotonic()
 
 
