@@ -190,6 +190,26 @@ def test_a_version_is_acknowledged_when_its_file_is_in_place_and_not_before(
         subprocess.run(["umount", mounted], check=True)
 
 
+def test_a_rotation_that_waits_ends_when_the_agent_has_the_file(
+    secrets: Path, manager: Manager, elsewhere: Cli, start: Start
+) -> None:
+    """And with status 12 while the agent cannot replace it."""
+    elsewhere("login", manager.address, input=manager.key.encode(), GUSSET_TOKEN_FILE="")
+    agent = start()
+    agent.has(token=OLD, key=b"the-key")
+    agent.logged("Ready")
+
+    elsewhere("secret", "set", "token", "--wait", input=NEW, GUSSET_TOKEN_FILE="")
+    assert contents(agent.folder) == {"token": NEW, "key": b"the-key"}
+
+    agent.process.send_signal(signal.SIGSTOP)
+    options = ("--wait", "--timeout", "2")
+    elsewhere("secret", "set", "token", *options, input=OLD, status=12, GUSSET_TOKEN_FILE="")
+    agent.process.send_signal(signal.SIGCONT)
+    agent.has(token=OLD, key=b"the-key")
+    assert agent.stop() == 0
+
+
 # --- secrets that are missing, deleted, or not allowed
 
 
