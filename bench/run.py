@@ -8,18 +8,25 @@ from pathlib import Path
 
 PARTS = [
     "startup.py",
-    "serving.py",
-    "environments.py",
-    "lookup.py",
-    "vault.py",
-    "masking.py",
     "manager.py",
     "rotation.py",
+    "watchers.py",
+    "waiting.py",
+    "pages.py",
     "proxy.py",
+    "serving.py",
+    "vault.py",
+    "lookup.py",
+    "masking.py",
     "scan.py",
+    "environments.py",
 ]
 
 if __name__ == "__main__":
+    failed = []
     for part in PARTS:
         print(f"\n## {part}", flush=True)
-        subprocess.run([sys.executable, str(Path(__file__).parent / part)], check=True)
+        if subprocess.run([sys.executable, str(Path(__file__).parent / part)], check=False).returncode:
+            failed.append(part)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")

@@ -58,7 +58,7 @@ def serving(folder: Path, environ: dict[str, str]) -> Iterator[tuple[int, float,
 class Client(asyncio.Protocol):
     """Sends the next request when the response to the last one is whole."""
 
-    REQUEST = b"POST /v1/models/model:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (
+    REQUEST = b"POST /v1/models/model:predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%b" % (
         len(BODY),
         BODY,
     )

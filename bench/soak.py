@@ -62,7 +62,7 @@ async def exchange(port: int, data: bytes, *, read: int = -1) -> bytes:
 
 
 def request(body: bytes, head: str = "POST /predict HTTP/1.1", *headers: str) -> bytes:
-    lines = (head, "Host: x", "Connection: close", f"Content-Length: {len(body)}", *headers, "", "")
+    lines = (head, "Host: 127.0.0.1", "Connection: close", f"Content-Length: {len(body)}", *headers, "", "")
     return "\r\n".join(lines).encode() + body
 
 
