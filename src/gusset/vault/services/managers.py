@@ -90,7 +90,7 @@ class Managers:
             row = {
                 "id": self._id,
                 "host": host,
-                "at": timestamp(transaction.now()),
+                "at": timestamp(transaction.dialect.now()),
                 "root_key_id": self._keys.root_key_id,
                 "keyring": self._keys.current.generation,
                 "checkpoint": newest.seq if newest else 0,
@@ -111,7 +111,7 @@ class Managers:
         """Remove this manager's report, and those of managers that ended without doing so."""
 
         def write(transaction: Transaction) -> WriteResult[None]:
-            since = timestamp(transaction.now() - _FORGOTTEN)
+            since = timestamp(transaction.dialect.now() - _FORGOTTEN)
             transaction.run(_DELETE, {"id": self._id, "since": since})
             return WriteResult(None, [])
 
@@ -124,5 +124,5 @@ class Managers:
 
     def alive_in(self, connection: Connection) -> list[ManagerInfo]:
         """`alive`, as `connection` sees them."""
-        since = timestamp(connection.now() - ALIVE)
+        since = timestamp(connection.dialect.now() - ALIVE)
         return [ManagerInfo(**row._asdict()) for row in connection.all(_LIST, {"since": since})]

@@ -68,7 +68,7 @@ class PasswordAttempts:
         """
 
         def write(transaction: Transaction) -> WriteResult[list[float]]:
-            now = transaction.dialect.clock_ms(transaction.driver)
+            now = round(transaction.dialect.now().timestamp() * 1000)
             over = [self._over_at(transaction, attempt, now) for attempt in attempts]
             waits = [
                 max(0.0, (over_at - now) / 1000 - attempt.limit.seconds)

@@ -6,7 +6,7 @@ The same for SQLite and PostgreSQL; a `Dialect` has what differs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,8 +56,8 @@ class Dialect(Protocol):
     def savepoint(self, driver: Any, verb: str) -> None:
         """Execute `SAVEPOINT`, `ROLLBACK TO SAVEPOINT` or `RELEASE SAVEPOINT` for one write of a batch."""
 
-    def clock_ms(self, driver: Any) -> int:
-        """The database's time, in milliseconds since 1970: the same for all who use it."""
+    def now(self) -> datetime:
+        """The time by which rights and leases end: that of all processes that use the database."""
 
     def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
         """The rows of a SELECT within a transaction, some at a time, each time with their description."""
@@ -118,10 +118,6 @@ class Connection:
             rows.append(None if values is None else select.table.row_type._make(values))
         valid = self._signer.is_valid_in
         return [row if row is not None and valid(self, select.table, row) else None for row in rows]
-
-    def now(self) -> datetime:
-        """The database's time, the same for all who use it."""
-        return datetime.fromtimestamp(self.dialect.clock_ms(self.driver) / 1000, UTC)
 
     def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
         """Execute a statement that returns nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,9 +39,6 @@ class Database(Dialect, Protocol):
     @property
     def file(self) -> Path | None:
         """SQLite's file; None for a database on a server."""
-
-    def now(self) -> datetime:
-        """The time by which rights and leases end: that of all processes that use the database."""
 
     def exists(self) -> bool:
         """Whether there is a database with anything in it."""

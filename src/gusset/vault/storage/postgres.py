@@ -26,8 +26,6 @@ _EXCLUSIVE_LOCK = 0x6775_7373_6574_0002  # held while the vault is created, migr
 
 _LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, ())
 
-_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-
 _CHANNEL = "gusset"
 _COUNTER = f"SELECT coalesce(max(seq), 0), {SERVER_TIME} FROM audit"
 _PIECE = 1000  # rows
@@ -131,10 +129,6 @@ class Postgres:  # large: one method for each thing in which databases differ
         notifications is serialized by the server, but so are writes by the chain's lock already.
         """
         driver.execute(f"NOTIFY {_CHANNEL}")
-
-    def clock_ms(self, driver: Any) -> int:
-        """The server's time. Other sessions may have delayed this transaction, so not that of its begin."""
-        return int(driver.execute(_CLOCK).fetchone()[0])
 
     def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
         """Rows of a SELECT in a snapshot, a thousand at a time, each with the description of columns."""

@@ -91,7 +91,7 @@ def _check_managers(connection: Connection, found: str | None, oldest: str) -> N
     """Raises VaultError if a manager is running that is older than the revision `oldest`."""
     if found is None or found < _FIRST_WITH_REPORTS or found >= oldest:
         return
-    since = {"since": timestamp(connection.now() - ALIVE)}
+    since = {"since": timestamp(connection.dialect.now() - ALIVE)}
     if found < _FIRST_WITH_REVISIONS:
         rows = connection.all(_HOSTS, since)
     else:

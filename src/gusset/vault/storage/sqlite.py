@@ -6,7 +6,6 @@ import errno
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -94,9 +93,6 @@ class Sqlite:  # large: one method for each thing in which databases differ
 
     def savepoint(self, driver: Any, verb: str) -> None:
         driver.execute(f"{verb} one_write")
-
-    def clock_ms(self, driver: Any) -> int:
-        return time.time_ns() // 1_000_000  # all who use a file are on this machine
 
     def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
         with closing(driver.execute(statement.text, parameters)) as cursor:
