@@ -6,6 +6,9 @@ import re
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tests.conftest import Cli
 
@@ -39,3 +42,23 @@ def test_the_image_does_not_run_as_root_and_pins_its_dependencies(gusset: Cli) -
     assert all((FOLDER.parent / name).exists() for name in copied)
     words = [word.strip('",[]') for line in lines if line.startswith("CMD") for word in line.split()[1:]]
     gusset(*words)
+
+
+def test_compose_gives_no_password_in_an_environment(gusset: Cli) -> None:
+    """Managers are confined and probed, their command line is valid, and what is mounted exists."""
+    stack: dict[str, Any] = yaml.safe_load((FOLDER.parent / "compose.yaml").read_text())
+    services = stack["services"]
+    for name, service in services.items():
+        for variable, value in service.get("environment", {}).items():
+            assert "password" not in value.lower() or variable.endswith("_FILE"), (name, variable)
+        for volume in service.get("volumes", []):
+            if volume.startswith("./"):
+                assert (FOLDER.parent / volume.partition(":")[0]).exists(), volume
+        if name != "owner":
+            assert service["restart"] == "unless-stopped" and service["healthcheck"]["test"][0] == "CMD"
+    for name in ("manager-1", "manager-2"):
+        assert services[name]["read_only"] and services[name]["cap_drop"] == ["ALL"]
+        assert services["proxy"]["networks"]["front"]["ipv4_address"] in services[name]["command"]
+        gusset(*services[name]["command"], "--help")
+    secrets = {line for service in services.values() for line in service.get("secrets", [])}
+    assert secrets == stack["secrets"].keys()
