@@ -53,6 +53,21 @@ def test_a_revoked_token_is_refused_by_the_other_manager_within_a_second(
             assert other.post("/v1/deployment/secrets", json={}).status_code == 401
 
 
+def test_a_revoked_token_ends_its_stream_on_the_other_manager(start: Starter) -> None:
+    """Within ten seconds."""
+    first, second = start("one"), start("two")
+    with first.client() as one:
+        put(one, "x")
+        token = one.post("/v1/deployments", json={"name": "d", "secrets": ["x"]}).json()["token"]
+        with second.client(token) as other, other.stream("GET", "/v1/deployment/changes") as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            began = time.monotonic()
+            one.delete("/v1/deployments/d")
+            assert "changed" not in "".join(lines)  # until it ends
+            assert time.monotonic() - began < 10.0
+
+
 def test_requests_end_in_time_while_the_database_is_stopped(start: Starter, server: PostgresServer) -> None:
     """503, and all is well again by itself."""
     with start("one").client() as one:
