@@ -45,6 +45,7 @@ if has_fault("kill-before"):
 if has_fault("fail"):
     sys.exit("this failed")
 if has_fault("later"):
+    print("this failed for now", file=sys.stderr)
     sys.exit(75)
 if has_fault("hang"):
     time.sleep(60)

@@ -55,6 +55,7 @@ class ProviderProcess:
             status = self._run_once(step, request, while_running)
             if status != EXIT_TEMPORARY or attempt == ATTEMPTS:
                 break
+            self.show(None)
             self._print_error(f"the step {step} failed for now; gusset tries again")
             time.sleep(pauses.next_delay())
             while_running()

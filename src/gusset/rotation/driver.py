@@ -63,7 +63,7 @@ class Provider(Protocol):
     """A provider's program."""
 
     def run(self, step: str, request: bytes, while_running: Callable[[], None]) -> bytes:
-        """Run one step and return the output. `while_running` is called every few seconds.
+        """Run one step and return the output. `while_running` is called many times a second.
 
         Raises:
             StepUnknown: the program says so.
@@ -217,16 +217,14 @@ class Driver:
 
     def _renew(self, rotation: ProviderRotation) -> None:
         if time.monotonic() - self._renewed >= RENEW_EVERY:
-            with suppress(
-                Unreachable
-            ):  # the next step of this process shows whether another has the rotation
+            with suppress(Unreachable):  # storing the next step fails if another process has it by then
                 self._rotations.renew(rotation)
             self._renewed = time.monotonic()
 
 
 def _unfinished(rotation: ProviderRotation, waits_for: list[str]) -> RotationUnfinished:
-    shown = "; ".join(waits_for[:5]) + (f"; and {len(waits_for) - 5} more" if len(waits_for) > 5 else "")
+    first = "; ".join(waits_for[:5]) + (f"; and {len(waits_for) - 5} more" if len(waits_for) > 5 else "")
     return RotationUnfinished(
-        f"version {rotation.version} of {rotation.name} is set, but nothing is revoked yet: {shown}",
+        f"version {rotation.version} of {rotation.name} is set, but nothing is revoked yet: {first}",
         hint="run the same command again to continue; docs/rotation.md explains what it waits for",
     )
