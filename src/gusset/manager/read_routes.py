@@ -91,8 +91,16 @@ class _Current:
     value: SecretValue
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Login:
+    """A login. `role` is the deployment, empty where the token says it alone."""
+
+    role: str
+    jwt: SecretValue
+
+
 def find_read_route(path: str) -> ReadRoute | None:
-    """The read route of a path, None for another path. Whatever Vault has and gusset has not is `other`."""
+    """The read route of a path: `other` for one of Vault that gusset does not serve, None for the rest."""
     for route in (EXACT, DATA):
         prefix = route.removesuffix("{name}")
         if path.startswith(prefix) and (name := path.removeprefix(prefix)) and "/" not in name:
@@ -229,7 +237,7 @@ class ReadRoutes:
         return _vault_response(data=_kv_data(current.value, current.version, stored_at))
 
     def _look_up_token(self, read: _Read) -> Response:
-        """What the token is. Nothing is renewable: it is valid until it expires."""
+        """Describe the token. It cannot be renewed: it is valid until it expires."""
         caller = self._authenticate(read)
         grant, ttl = caller.grant, 0  # of a token that does not expire, as in Vault
         if caller.expires_at is not None:
@@ -257,12 +265,12 @@ class ReadRoutes:
 
     def _log_in(self, read: _Read) -> Response:
         """Exchange a workload's JSON Web Token for a short-lived token of the deployment `role`."""
-        login = _login(read.exchange.body)
+        login = _read_login(read.exchange.body)
         issued = self._identities.exchange(
-            SecretValue(login["jwt"].encode("utf-8", "replace")),
+            login.jwt,
             route=f"{read.method} {read.route.path}",
             address=read.address,
-            target=login["role"] or None,
+            target=login.role or None,
         )
         token = issued.token.reveal().decode()
         auth = {
@@ -270,7 +278,7 @@ class ReadRoutes:
             "client_token": token,
             "entity_id": "",
             "lease_duration": issued.lifetime,
-            "metadata": {"role": login["role"]},
+            "metadata": {"role": login.role},
             "num_uses": 0,
             "orphan": True,
             "policies": [],
@@ -281,7 +289,7 @@ class ReadRoutes:
         return _vault_response(auth=auth)
 
     def _describe_mount(self, read: _Read) -> Response:
-        """That `secret/` is KV version 2. Clients find out by this which paths to use."""
+        """Say that `secret/` is KV version 2. From this, clients know which paths to use."""
         caller = self._authenticate(read)
         if not f"{read.route.parameter}/".startswith(_MOUNT):
             error = Denied("gusset has one store, which is mounted at secret/")
@@ -338,18 +346,18 @@ def _matches(if_none_match: str, tag: str) -> bool:
     return if_none_match.strip() == "*" or tag in re.findall(r'"[^"]*"', if_none_match)
 
 
-def _login(body: bytes) -> Mapping[str, str]:
-    """The fields `role`, which may be empty, and `jwt` of a login. Raises UsageError."""
+def _read_login(body: bytes) -> _Login:
+    """The body of a login. Raises UsageError."""
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError:
         given = None
     if not isinstance(given, dict):
         raise UsageError("the body is not a JSON object")
-    fields = {name: given.get(name, "") for name in ("role", "jwt")}
-    if not all(isinstance(value, str) for value in fields.values()) or not fields["jwt"]:
+    role, jwt = given.get("role", ""), given.get("jwt")
+    if not isinstance(role, str) or not isinstance(jwt, str):
         raise UsageError("a login has the texts role, the deployment, and jwt, the workload's token")
-    return fields
+    return _Login(role=role, jwt=SecretValue(jwt.encode("utf-8", "replace")))
 
 
 def _version_parameter(exchange: Exchange) -> int | None:
@@ -379,7 +387,7 @@ def _kv_data(value: SecretValue, version: int, stored_at: str) -> Mapping[str, A
 def _vault_response(
     *, data: Mapping[str, Any] | None = None, auth: Mapping[str, Any] | None = None
 ) -> Response:
-    """A response with the fields that every one of Vault's has."""
+    """A response with all the fields that Vault's responses have."""
     body = {
         "request_id": str(uuid.uuid4()),
         "lease_id": "",
