@@ -50,7 +50,7 @@ def main() -> None:
         "gusset secret set": [GUSSET, "secret", "set", "a"],
     }
     with tempfile.TemporaryDirectory() as home:
-        environ = os.environ | {"GUSSET_HOME": home, "GUSSET_SETTINGS": f"{home}/none"}
+        environ = os.environ | {"GUSSET_HOME": home}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         milliseconds(commands["gusset secret set"], environ)
         for command in commands.values():  # the page cache and the byte code are warm in every round

@@ -8,6 +8,7 @@ an argument, and is shown only by `reveal`.
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -58,6 +59,8 @@ class SecretCommands(Group):
 @click.group(name="secret", cls=SecretCommands)
 def secret() -> None:
     """Add, list, replace and delete secrets."""
+    gc.disable()  # these commands end soon: looking for garbage would be a tenth of their time
+    click.get_current_context().call_on_close(gc.enable)
 
 
 def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:

@@ -373,6 +373,10 @@ class Vault:  # large: an attribute for each service
         """How many transactions this process has committed."""
         return self._parts.writer.commits
 
+    def access_changes(self) -> int:
+        """How many of them changed who may do what."""
+        return self._parts.writer.access_changes
+
     def database_warning(self) -> str | None:
         """What an administrator should know about how the database keeps commits; None for nothing."""
         with self._parts.store.read() as connection:

@@ -37,17 +37,17 @@ class AccessCache:
         self._vault = vault
         self._poller = vault.change_poller()
         self._generation = ""
-        self._commits, self._next_poll = -1, 0.0
+        self._changes, self._next_poll = -1, 0.0
         self._keys: dict[bytes, KnownKey] = {}
         self._declared: dict[str, Mapping[str, Sequence[str]]] = {}
 
     def refresh(self) -> None:
-        """Empty the cache if access changed. Checks after each commit here, else every `POLL` seconds."""
+        """Empty the cache if access changed. Checks after each such commit here, else each `POLL` seconds."""
         if self.is_current:
             return
-        now, commits = time.monotonic(), self._vault.commits()
+        now, changes = time.monotonic(), self._vault.access_changes()
         generation = self._poller.generation()  # may let other requests run: they must look for themselves
-        self._commits, self._next_poll = commits, now + POLL
+        self._changes, self._next_poll = changes, now + POLL
         if generation != self._generation or len(self._keys) > MAX_KEYS:
             self._generation = generation
             self._keys.clear()
@@ -56,7 +56,7 @@ class AccessCache:
     @property
     def is_current(self) -> bool:
         """Whether `refresh` would have nothing to do."""
-        return self._vault.commits() == self._commits and time.monotonic() < self._next_poll
+        return self._vault.access_changes() == self._changes and time.monotonic() < self._next_poll
 
     def get(self, hashed: bytes) -> KnownKey | None:
         """The key with this hash, unless it has expired since."""

@@ -31,6 +31,8 @@ class BatchRunner:
         self.dialect = dialect
         self.refusals = RefusalSums()
         self.witness = witness
+        self.access_changes = 0  # see `Writer`
+        self._changes_access = False  # whether the batch does
         self._signer = signer
         self._chain = chain
 
@@ -64,6 +66,7 @@ class BatchRunner:
             return
         if transaction.changes and not result.events:
             raise AssertionError(f"{pending.intent.action} changes signed rows without an audit record")
+        self._changes_access = self._changes_access or transaction.changes_access
         pending.value = result.value
         tail.add(
             result.events if transaction.changes else self.refusals.admit(result.events), transaction.changes
@@ -85,6 +88,9 @@ class BatchRunner:
 
     def committed(self, extension: Extension | None) -> Checkpoint | None:
         """Remember that a batch was committed. Returns its checkpoint, which belongs in the witness file."""
+        if self._changes_access:
+            self._changes_access = False
+            self.access_changes += 1
         if extension is None:
             return None
         self._chain.committed(extension)

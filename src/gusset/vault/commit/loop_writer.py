@@ -135,6 +135,10 @@ class LoopWriter:
     def commits(self) -> int:
         return self._commits + self._others.commits
 
+    @property
+    def access_changes(self) -> int:
+        return self._runner.access_changes
+
     def run(self, intent: AuditEvent, write: Write[T]) -> T:
         if not spawned():
             return self._others.run(intent, write)

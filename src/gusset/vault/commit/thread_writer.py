@@ -35,6 +35,10 @@ class ThreadWriter:
         self._queue: list[PendingWrite] = []
         self._has_leader = False
 
+    @property
+    def access_changes(self) -> int:
+        return self._runner.access_changes
+
     def run(self, intent: AuditEvent, write: Write[T]) -> T:
         pending = PendingWrite(intent, write, threading.Event())
         with self._queue_lock:

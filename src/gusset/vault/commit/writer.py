@@ -56,6 +56,10 @@ class Writer(Protocol):
     def commits(self) -> int:
         """How many transactions this process has committed."""
 
+    @property
+    def access_changes(self) -> int:
+        """How many of them changed who may do what."""
+
     def run(self, intent: AuditEvent, write: Write[T]) -> T:
         """Execute `write` and return its value once it is committed.
 

@@ -89,6 +89,7 @@ _SET_LAST_USED = Statement("UPDATE access_keys SET last_used_at = :at WHERE pref
 
 def new_access_generation(transaction: Transaction) -> None:
     """Invalidate what others have cached about access, within the caller's transaction."""
+    transaction.changes_access = True
     transaction.run(WRITE_META, {"key": ACCESS_GENERATION, "value": os.urandom(8).hex()})
 
 

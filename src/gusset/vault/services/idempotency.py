@@ -81,6 +81,10 @@ class OnceWriter:
     def commits(self) -> int:
         return self._writer.commits
 
+    @property
+    def access_changes(self) -> int:
+        return self._writer.access_changes
+
     def run(self, intent: AuditEvent, write: Write[T]) -> T:
         if self._claimed:
             return self._writer.run(intent, write)

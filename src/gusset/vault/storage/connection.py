@@ -147,13 +147,14 @@ class Transaction(Connection):
     `seq` is the number of the audit record that the changes will be part of.
     """
 
-    __slots__ = ("changes", "seq", "written")
+    __slots__ = ("changes", "changes_access", "seq", "written")
 
     def __init__(self, driver: Any, dialect: Dialect, signer: RowSigner, seq: int) -> None:
         super().__init__(driver, dialect, signer)
         self.seq = seq
         self.changes: list[RowChange] = []
         self.written = False  # whether it has executed anything but a SELECT
+        self.changes_access = False  # whether it changes who may do what
 
     def insert(self, table: SignedTable, values: Mapping[str, Any]) -> Any:
         """Insert a row; columns that are not in `values` are NULL. Returns the row."""
