@@ -22,7 +22,7 @@ ROWS = 25  # per page
 MAX_MASKED = 100  # sums of masked values, the newest
 MAX_VERSIONS = 100  # shown, the newest
 OVERLAPS = (
-    (0, "no longer"),
+    (0, "not at all"),
     (600, "for 10 minutes"),
     (3600, "for an hour"),
     (86_400, "for a day"),

@@ -26,6 +26,7 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.ids import new_id
+from gusset.vault.services.existing_versions import ExistingVersions
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.sql import Statement
 
@@ -67,10 +68,6 @@ _SET_REPORT = Statement(
     "UPDATE replicas SET host = :host, versions = :versions, used = :used, seen_at = :seen_at, "
     "reported_at = :reported_at, stopped_at = :stopped_at "
     "WHERE id = :id AND stopped_at IS NULL AND (reported_at IS NULL OR reported_at <= :reported_at)"
-)
-_LIST_VERSIONS = Statement(
-    "SELECT s.folded, v.version FROM secrets s JOIN secret_versions v ON v.secret_id = s.id "
-    "WHERE s.team_id = :team AND s.folded IN (:folded...) AND v.version IN (:versions...)"
 )
 
 
@@ -181,6 +178,7 @@ class Leases:
         self._renewed: dict[str, Lease] = {}  # leases that were renewed here, by id
         self._unwritten: set[str] = set()  # ids of those that were renewed since the last `flush`
         self._reported: set[str] = set()  # ids of those with a report that is not written
+        self._existing = ExistingVersions(store)
 
     # --- beginning and renewing
 
@@ -193,6 +191,7 @@ class Leases:
             Conflict: the deployment has `MAX_REPLICAS` that are running.
         """
         self._make_room(transaction, holder)
+        self._existing.note(holder.team_id, delivered.items())
         lease = new_id()
         transaction.run(
             _INSERT,
@@ -209,6 +208,7 @@ class Leases:
         self, transaction: Transaction, holder: LeaseHolder, lease: Lease, delivered: Mapping[str, int]
     ) -> None:
         """Have the replica of `lease` hold these secrets, too, that it gets in the same transaction."""
+        self._existing.note(holder.team_id, delivered.items())
         folded = _by_folded_name(delivered)
         if lease.delivered is None or folded.keys() <= lease.delivered.keys():
             return
@@ -284,7 +284,8 @@ class Leases:
                 reported_at=at,
                 stopped_at=at if report.stopped else None,
             )
-            self._check_versions(holder, lease, new)
+            claimed = {*new.versions.items(), *new.used.items()}
+            self._existing.check(holder.team_id, claimed - {*lease.versions.items(), *lease.used.items()})
             lease = new
         with self._lock:
             lease.seen_at = at
@@ -315,22 +316,6 @@ class Leases:
         with self._store.read() as connection:
             row = connection.one(_FIND, {"id": lease_id, "deployment_id": holder.deployment_id})
         return None if row is None else Lease.from_row(row)
-
-    def _check_versions(self, holder: LeaseHolder, old: Lease, new: Lease) -> None:
-        claimed = {*new.versions.items(), *new.used.items()} - {*old.versions.items(), *old.used.items()}
-        if not claimed:
-            return
-        parameters = {
-            "team": holder.team_id,
-            "folded": sorted({fold_name(name) for name, _ in claimed}),
-            "versions": sorted({version for _, version in claimed}),
-        }
-        with self._store.read() as connection:
-            rows = connection.all(_LIST_VERSIONS, parameters)
-        existing = {(row.folded, row.version) for row in rows}
-        for name, version in sorted(claimed):
-            if (fold_name(name), version) not in existing:
-                raise Conflict(f"{name} has no version {version}", hint="fetch the secrets again")
 
     # --- reading
 
