@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,6 +128,9 @@ def _check_options(
 
 
 def _split(command: str | None) -> list[str]:
+    import shlex
+    import shutil
+
     try:
         words = shlex.split(command or "")
     except ValueError:
