@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 import uvloop
 from replicas import Replica, deployment_tokens
-from servers import Server, manager, postgres, scratch
+from servers import installation, scratch
 
 from gusset.client.manager_client import ManagerClient
 from gusset.client.remote_secrets import RemoteSecrets
@@ -106,32 +106,6 @@ class Clients:
 
 
 @contextmanager
-def second_manager(home: Path, database: str | None) -> Iterator[str]:
-    """Another manager of the vault of `manager`; its address."""
-    environ = os.environ | {"GUSSET_HOME": str(home), "GUSSET_SETTINGS": str(home / "none")}
-    if database is not None:
-        environ["GUSSET_DATABASE"] = database
-    command = [
-        sys.executable,
-        "-m",
-        "gusset",
-        "manager",
-        "--port",
-        "0",
-        "--key-rate",
-        "0",
-        "--output",
-        "json",
-    ]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())["address"]
-        finally:
-            process.terminate()
-
-
-@contextmanager
 def served(folder: Path, managers: str, token: str) -> Iterator[str]:
     """A model that is served with two workers; its address."""
     (folder / "model").mkdir(parents=True)
@@ -183,13 +157,13 @@ def rotate(managers: str, key: str, models: Sequence[str], clients: Clients) -> 
     return taken
 
 
-def measure(folder: Path, database: str | None, processes: tuple[int, ...]) -> list[float]:
+def measure(database: str, folder: Path) -> list[float]:
+    """Seconds of each rotation, until its wait was over."""
     with ExitStack() as stack:
-        home = folder / "gusset"
-        first: Server = stack.enter_context(manager(home, database=database, processes=processes))
-        second = stack.enter_context(second_manager(home, database))
-        managers = f"{first.address},{second}"
-        with first.client() as admin:
+        installed = stack.enter_context(installation(database, folder))
+        servers = [stack.enter_context(installed.serving()) for _ in range(2)]
+        managers = ",".join(server.address for server in servers)
+        with servers[0].client() as admin:
             admin.post("/v1/secrets", json={"name": "rotated", "value": "the first value"}).raise_for_status()
             body = {"name": "real", "secrets": ["rotated"]}
             token = admin.post("/v1/deployments", json=body).raise_for_status().json()["token"]
@@ -197,20 +171,14 @@ def measure(folder: Path, database: str | None, processes: tuple[int, ...]) -> l
         models = [
             stack.enter_context(served(folder / f"model-{number}", managers, token)) for number in range(REAL)
         ]
-        ports = (first.port, int(second.rpartition(":")[2]))
-        clients = Clients([Client(ports[number % 2], each) for number, each in enumerate(tokens)])
+        clients = Clients([Client(servers[number % 2].port, each) for number, each in enumerate(tokens)])
         with clients.running():
-            return rotate(managers, first.key, models, clients)
+            return rotate(managers, installed.key, models, clients)
 
 
 def main(database: str) -> None:
-    with ExitStack() as stack:
-        folder = stack.enter_context(scratch())
-        url, processes = None, ()
-        if database == "PostgreSQL":
-            url, process = stack.enter_context(postgres(folder / "postgres"))
-            processes = (process,)
-        taken = measure(folder, url, processes)
+    with scratch() as folder:
+        taken = measure(database, folder)
     print(f"\n### {ROTATIONS:,} rotations with --wait, {REAL} models and {CLIENTS} clients, two managers\n")
     print("| database | p50 ms | p99 ms | longest ms | lost or stale |")
     print("|---|---:|---:|---:|---:|")
