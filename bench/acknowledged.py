@@ -46,24 +46,10 @@ class Model:
 """
 
 
-class Client(Replica):
-    """Fetches each new version, and then acknowledges it."""
-
-    @property
-    def version(self) -> int:
-        return self._versions["rotated"]
-
-    async def follow(self) -> None:
-        async for line in self._stream:
-            if b'"changed"' in line:
-                await self._fetch()
-                await self.renew({"versions": self._versions})
-
-
 class Clients:
     """Clients of both managers, on an event loop in a thread of their own."""
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, clients: Sequence[Replica]) -> None:
         self._clients = clients
         self._ready = threading.Event()
         self._loop = uvloop.new_event_loop()
@@ -86,7 +72,7 @@ class Clients:
         self._running = asyncio.current_task()
         at_once = asyncio.Semaphore(AT_ONCE)
 
-        async def open_one(client: Client) -> None:
+        async def open_one(client: Replica) -> None:
             async with at_once:
                 await client.open()
 
@@ -102,7 +88,7 @@ class Clients:
 
     def stale(self, version: int) -> list[int]:
         """The versions of the clients that are older."""
-        return [client.version for client in self._clients if client.version < version]
+        return [each.versions["rotated"] for each in self._clients if each.versions["rotated"] < version]
 
 
 @contextmanager
@@ -171,7 +157,7 @@ def measure(database: str, folder: Path) -> list[float]:
         models = [
             stack.enter_context(served(folder / f"model-{number}", managers, token)) for number in range(REAL)
         ]
-        clients = Clients([Client(servers[number % 2].port, each) for number, each in enumerate(tokens)])
+        clients = Clients([Replica(servers[number % 2].port, each) for number, each in enumerate(tokens)])
         with clients.running():
             return rotate(managers, installed.key, models, clients)
 
