@@ -210,17 +210,20 @@ def test_a_key_that_the_manifest_does_not_list_is_refused(filled: Settings, sql:
         pass
 
 
+ADDED_SINCE_0003 = (
+    *("managers", "epochs", "password_attempts", "secret_overlaps", "identities", "issuers"),
+    *("secret_rotations", "secret_credentials", "secret_schedules"),
+)
+
+
 def test_a_keyring_without_a_manifest_is_refused(filled: Settings, sql: Sql) -> None:
     """Also in a schema that pretends to be an older one."""
     sql("DELETE FROM keyring WHERE kind = 'manifest'")
     with pytest.raises(IntegrityError, match="has no manifest"), open_vault(filled):
         pass
     sql("UPDATE alembic_version SET version_num = '0003'")
-    sql("DROP TABLE managers")
-    sql("DROP TABLE password_attempts")
-    sql("DROP TABLE epochs")
-    sql("DROP TABLE secret_overlaps")
-    sql("DROP TABLE password_attempts")
+    for table in ADDED_SINCE_0003:
+        sql(f"DROP TABLE {table}")
     sql("ALTER TABLE replicas DROP COLUMN delivered")
     sql("ALTER TABLE checkpoints DROP COLUMN epoch")
     sql("ALTER TABLE checkpoints DROP COLUMN signing_key")
