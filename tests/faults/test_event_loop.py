@@ -1,4 +1,7 @@
-"""The manager's event loop never waits for PostgreSQL: it could wait for itself, and all requests with it."""
+"""The manager's event loop never waits for PostgreSQL: it could wait for itself, and all requests with it.
+
+A greenlet may wait there for a millisecond, then it lets the loop continue.
+"""
 
 from __future__ import annotations
 
