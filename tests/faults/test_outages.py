@@ -101,7 +101,7 @@ def test_connections_that_are_used_up_are_reported(
         recovers(client)
 
 
-@pytest.mark.parametrize("table", ["secrets", "audit", "access_keys"])
+@pytest.mark.parametrize("table", ["secrets", "audit"])
 def test_tables_that_an_operator_locked_fail_requests_in_time(
     start: Starter, server: PostgresServer, database: str, table: str
 ) -> None:
