@@ -226,3 +226,30 @@ def test_errors_of_look_ups_are_gusset_errors():
             secrets(binary=b"\xff")[name]
         codes.add(caught.value.code)
     assert codes == {"secret_not_declared", "secret_not_set", "secret_not_text"}
+
+
+def test_the_first_look_up_of_each_set_of_values_is_noted() -> None:
+    """Once for each name and set, by text, bytes and items; neither `in` nor `previous` is a use."""
+    used: list[tuple[int, str]] = []
+    secrets = Secrets(
+        ["a", "b", "c"],
+        {"a": b"1", "b": b"2", "c": b"\xff"},
+        on_first_use=lambda name: used.append((1, name)),
+    )
+    assert "a" in secrets and secrets.previous("a") is None and used == []
+    assert (secrets["a"], secrets["a"], secrets.bytes("a"), secrets.bytes("c")) == ("1", "1", b"1", b"\xff")
+    assert used == [(1, "a"), (1, "c")]
+    secrets.replace({"a": SecretValue(b"3")}, on_first_use=lambda name: used.append((2, name)))
+    assert list(secrets.items()) == [("a", "3")]
+    assert used[2:] == [(2, "a")]
+
+
+def test_the_value_before_is_there_while_it_is_valid() -> None:
+    """Text with a masked `repr`, bytes if it is not UTF-8; an undeclared name is an error."""
+    secrets = Secrets(["a", "b"], {"a": b"new", "b": b"new"}, previous={"a": b"old", "b": b"\xff"})
+    before = secrets.previous("a")
+    assert before == "old" and "old" not in repr(before) and secrets.previous("b") == b"\xff"
+    secrets.replace({"a": SecretValue(b"new")})
+    assert secrets.previous("a") is None
+    with pytest.raises(SecretNotDeclared):
+        secrets.previous("c")

@@ -13,6 +13,7 @@ from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.consistency import LogState
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.leases import LeaseReport
 from gusset.vault.services.rotations import Rotation
@@ -254,3 +255,21 @@ def test_an_overlap_that_is_over_is_ended_once_and_watchers_notice(
     [record] = vault.audit.show(action=Action.SECRET_END_OVERLAP, limit=10)
     assert record.target == "x"
     assert vault.audit.verify().problems == ()
+
+
+def test_a_delivery_of_a_replaced_version_without_an_overlap_is_found(vault: Vault) -> None:
+    """By the records alone: no overlap was begun, or it had ended."""
+    put(vault, "value two", HOUR)
+    previous(vault)
+    assert vault.audit.verify().problems == ()
+    state, records = LogState(), list(vault.audit.export())
+    for record in records:
+        state.follow(record)
+    vault.secrets.writer.destroy("x", [1], actor="ada")
+    for record in list(vault.audit.export())[len(records) :]:
+        state.follow(record)
+    delivered = next(record for record in records if '"previous"' in record.details)
+    state.follow(delivered)
+    assert state.wrong_deliveries == [
+        f"record {delivered.seq} delivered the replaced version 1 of x, which no overlap kept readable"
+    ]

@@ -22,6 +22,7 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.storage.signed_rows import RowSigner, SignedTable
+from gusset.vault.storage.tables import OVERLAPS
 
 CHANGES = frozenset(
     (
@@ -130,6 +131,14 @@ class LogState:
                 self.wrong_deliveries.append(
                     f"record {record.seq} delivered version {version} of {name}, "
                     f"but version {self.secrets[secret_id].version} was current"
+                )
+        for name, version in details.get("previous", {}).items():
+            secret_id = self._live.get((details["team"], fold_name(name)))
+            overlap = self.rows.get((OVERLAPS.name, secret_id or ""))
+            if overlap is None or overlap.mac is None or version >= details["versions"][name]:
+                self.wrong_deliveries.append(
+                    f"record {record.seq} delivered the replaced version {version} of {name}, "
+                    "which no overlap kept readable"
                 )
 
 
