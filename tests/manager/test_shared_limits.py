@@ -68,6 +68,19 @@ def test_signing_in_uses_nothing_up(start: Start, visit: Visit) -> None:  # noqa
         assert visit(manager).sign_in().status_code == 303
 
 
+def test_a_session_is_valid_at_both_managers_until_it_ends_at_one(start: Start, visit: Visit) -> None:  # noqa: F811
+    """Forms, too: what one manager has rendered the other accepts."""
+    one, two = visit(start("one")), visit(start("two"))
+    assert one.sign_in().status_code == 303
+    two.http.cookies.update(one.http.cookies)
+    assert two.http.get("/settings/account").status_code == 200
+    form = {"csrf": one.csrf(), "name": "x"}
+    added = two.http.post("/settings/secrets", data=form, files={"value": (None, b"value")})
+    assert added.status_code == 303, added.text
+    assert one.send("/signout").status_code == 303
+    assert two.http.get("/settings/account").status_code == 303
+
+
 def test_a_refused_attempt_is_no_write_where_the_budget_is_known_to_be_used_up(
     start: Start,  # noqa: F811
     visit: Visit,

@@ -12,7 +12,7 @@ from gusset.vault import Vault, open_vault
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.writer import WriteResult
-from gusset.vault.services.password_attempts import Attempt, AttemptLimit
+from gusset.vault.services.password_attempts import AttemptLimit, PasswordAttempt
 from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.sql import Statement
 
@@ -31,7 +31,7 @@ def test_processes_with_clocks_apart_share_a_budget(settings: Settings) -> None:
     """Each process sees what the other counted, though their clocks differ by an hour."""
     late = datetime.now(UTC) + timedelta(hours=1)
     with open_vault(settings) as one, open_vault(settings, clock=lambda: late) as two:
-        attempt = [Attempt(LIMIT, "192.0.2.1")]
+        attempt = [PasswordAttempt(LIMIT, "192.0.2.1")]
         assert [vault.password_attempts.take(attempt) for vault in (one, two, one)] == [[0.0]] * 3
         [wait] = two.password_attempts.take(attempt)
         assert 0.0 < wait <= 1.0
@@ -41,17 +41,17 @@ def test_processes_with_clocks_apart_share_a_budget(settings: Settings) -> None:
 
 def test_an_attempt_counts_for_all_its_limits_or_none(vault: Vault) -> None:
     """When one is exhausted, the others keep what they have."""
-    attempts = [Attempt(LIMIT, "a"), Attempt(OTHER, "b")]
+    attempts = [PasswordAttempt(LIMIT, "a"), PasswordAttempt(OTHER, "b")]
     assert vault.password_attempts.take(attempts) == [0.0, 0.0]
     for _ in range(5):
         waits = vault.password_attempts.take(attempts)
         assert waits[0] == 0.0 and waits[1] == pytest.approx(600.0, abs=5)
-    assert vault.password_attempts.take([Attempt(LIMIT, "a")]) == [0.0]
+    assert vault.password_attempts.take([PasswordAttempt(LIMIT, "a")]) == [0.0]
 
 
 def test_an_attempt_that_is_given_back_does_not_count(vault: Vault) -> None:
     """As a sign-in does it, in its own transaction."""
-    attempt = [Attempt(OTHER, "a")]
+    attempt = [PasswordAttempt(OTHER, "a")]
 
     def give_back(transaction: Transaction) -> WriteResult[None]:
         vault.password_attempts.give_back(transaction, attempt)
@@ -66,9 +66,9 @@ def test_an_attempt_that_is_given_back_does_not_count(vault: Vault) -> None:
 def test_clients_are_neither_stored_in_plain_text_nor_kept(vault: Vault) -> None:
     """What somebody typed as their e-mail address may be a password. Forgiven attempts are removed."""
     short = AttemptLimit(name="short", burst=1, seconds=0.05)
-    vault.password_attempts.take([Attempt(short, "hunter2@example.com")])
+    vault.password_attempts.take([PasswordAttempt(short, "hunter2@example.com")])
     assert rows(vault) and b"hunter2" not in b"".join(rows(vault))
     kept = rows(vault)
     time.sleep(0.1)
-    vault.password_attempts.take([Attempt(OTHER, "a")])
+    vault.password_attempts.take([PasswordAttempt(OTHER, "a")])
     assert len(rows(vault)) == 1 and rows(vault) != kept

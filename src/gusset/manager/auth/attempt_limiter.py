@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gusset.errors import TooManyAttempts
 from gusset.manager.auth.rate_limiter import RateLimiter
-from gusset.vault.services.password_attempts import Attempt, AttemptLimit, PasswordAttempts
+from gusset.vault.services.password_attempts import AttemptLimit, PasswordAttempt, PasswordAttempts
 
 
 class AttemptLimiter:
@@ -15,7 +15,7 @@ class AttemptLimiter:
     def __init__(self, limits: Sequence[AttemptLimit]) -> None:
         self._limiters = {limit: RateLimiter(limit.burst, limit.seconds) for limit in limits}
 
-    def take(self, counted: PasswordAttempts, attempts: Sequence[Attempt]) -> None:
+    def take(self, counted: PasswordAttempts, attempts: Sequence[PasswordAttempt]) -> None:
         """Count an attempt, here and in the vault. Call this before the password is verified, which is
         slow: attempts at the same time count, too.
 
@@ -39,7 +39,7 @@ class AttemptLimiter:
                     self._limiters[attempt.limit].exhaust(attempt.client, wait)
             raise _too_many(max(waits))
 
-    def give_back(self, attempts: Sequence[Attempt]) -> None:
+    def give_back(self, attempts: Sequence[PasswordAttempt]) -> None:
         """No longer count these attempts in this process; for the vault's count see `PasswordAttempts`."""
         for attempt in attempts:
             self._limiters[attempt.limit].give_back(attempt.client)

@@ -18,7 +18,7 @@ from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect,
 from gusset.manager.pages.session_tokens import known_device, sign_device
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
-from gusset.vault.services.password_attempts import Attempt, AttemptLimit
+from gusset.vault.services.password_attempts import AttemptLimit, PasswordAttempt
 
 HOME = "/settings/secrets"
 _WINDOW = 300.0  # seconds
@@ -69,15 +69,15 @@ class AuthPages:
         self._limiter.give_back(attempts)
         return Redirect(local_url(next_url), session=session, device=_device(request, person.email))
 
-    def _attempts(self, request: PageRequest, email: str) -> list[Attempt]:
+    def _attempts(self, request: PageRequest, email: str) -> list[PasswordAttempt]:
         """What an attempt to sign in counts for."""
         account, address = _account(email), network_of(request.address)
         if device := known_device(request.device, account, _device_key(request)):
-            return [Attempt(_BY_BROWSER, f"{device} {account}")]
+            return [PasswordAttempt(_BY_BROWSER, f"{device} {account}")]
         return [
-            Attempt(_BY_ACCOUNT_AND_ADDRESS, f"{address} {account}"),
-            Attempt(_BY_ADDRESS, address),
-            Attempt(_BY_ACCOUNT, account),
+            PasswordAttempt(_BY_ACCOUNT_AND_ADDRESS, f"{address} {account}"),
+            PasswordAttempt(_BY_ADDRESS, address),
+            PasswordAttempt(_BY_ACCOUNT, account),
         ]
 
     def sign_out(self, request: PageRequest) -> Redirect:
@@ -139,7 +139,7 @@ class AuthPages:
     def change_password(self, request: PageRequest) -> Page | Redirect:
         """Change the caller's password; the current one is needed."""
         caller, form, vault = request.caller, request.form, request.vault
-        attempts = [Attempt(_CHANGES, caller.person.id)]
+        attempts = [PasswordAttempt(_CHANGES, caller.person.id)]
         try:
             self._limiter.take(vault.password_attempts, attempts)
             _check_same(form.raw("new"), form.raw("again"))

@@ -41,7 +41,7 @@ class AttemptLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class PasswordAttempt:
     """An attempt counts for `client` under `limit`."""
 
     limit: AttemptLimit
@@ -60,7 +60,7 @@ class PasswordAttempts:
         self._writer = writer
         self._key = key
 
-    def take(self, attempts: Sequence[Attempt]) -> list[float]:
+    def take(self, attempts: Sequence[PasswordAttempt]) -> list[float]:
         """Count an attempt under each of these limits, unless one of them is exhausted.
 
         Returns:
@@ -82,17 +82,17 @@ class PasswordAttempts:
 
         return self._writer.run(AuditEvent("gusset", Action.SESSION_CREATE, "attempts"), write)
 
-    def _over_at(self, transaction: Transaction, attempt: Attempt, now: int) -> int:
+    def _over_at(self, transaction: Transaction, attempt: PasswordAttempt, now: int) -> int:
         """When all attempts are forgiven if this one is counted, in milliseconds of the database's clock."""
         row = transaction.one(_FIND, {"client": self._stored(attempt)})
         return max(row.over_at if row else 0, now) + attempt.limit.interval
 
-    def give_back(self, transaction: Transaction, attempts: Sequence[Attempt]) -> None:
+    def give_back(self, transaction: Transaction, attempts: Sequence[PasswordAttempt]) -> None:
         """No longer count these attempts: the password was right."""
         for attempt in attempts:
             parameters = {"client": self._stored(attempt), "interval": attempt.limit.interval}
             transaction.run(_GIVE_BACK, parameters)
 
-    def _stored(self, attempt: Attempt) -> bytes:
+    def _stored(self, attempt: PasswordAttempt) -> bytes:
         data = f"{attempt.limit.name}\0{attempt.client}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, data, "sha256")[:16]
