@@ -51,7 +51,7 @@ _FIND = Select(IDENTITIES, "WHERE team_id = :team AND name = :name")
 _LIST = Select(IDENTITIES, "WHERE team_id IN (:teams...) ORDER BY name, team_id")
 _OF_SUBJECT = Select(IDENTITIES, "WHERE issuer = :issuer AND subject = :subject ORDER BY name, id")
 _FIND_DEPLOYMENT = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
-_LIST_NAMES = Statement("SELECT id, name FROM deployments WHERE id IN (:ids...) AND deleted_at IS NULL")
+_LIST_NAMES = Statement("SELECT id, name FROM deployments WHERE id IN (:ids...)")
 
 
 class Identities:
@@ -135,7 +135,7 @@ class Identities:
             row = transaction.one(_FIND, {"team": team_id, "name": name})
             if row is None:
                 raise NotFound("there is no such identity")
-            [info] = _infos(transaction, [row], removed="a removed deployment")
+            [info] = _infos(transaction, [row])
             transaction.delete(IDENTITIES, row)
             new_access_generation(transaction)
             return WriteResult(info, [_event(actor, Action.IDENTITY_REMOVE, info)])
@@ -188,21 +188,16 @@ def _event(actor: str, action: Action, info: IdentityInfo) -> AuditEvent:
     return AuditEvent(actor, action, info.name, details=details)
 
 
-def _infos(connection: Connection, rows: Sequence[Any], *, removed: str | None = None) -> list[IdentityInfo]:
-    """Identities from their rows. Those of removed deployments are left out, unless named `removed`."""
+def _infos(connection: Connection, rows: Sequence[Any]) -> list[IdentityInfo]:
+    """Identities from their rows."""
     if not rows:
         return []
     found = connection.all(_LIST_NAMES, {"ids": sorted({row.deployment_id for row in rows})})
-    names, teams = {each.id: each.name for each in found}, team_names(connection)
-    infos = []
-    for row in rows:
-        deployment = names.get(row.deployment_id, removed)
-        if deployment is not None:
-            infos.append(identity_info(row, team=teams[row.team_id], deployment=deployment))
-    return infos
+    deployments, teams = {each.id: each.name for each in found}, team_names(connection)
+    return [_info(row, team=teams[row.team_id], deployment=deployments[row.deployment_id]) for row in rows]
 
 
-def identity_info(row: Any, *, team: str, deployment: str) -> IdentityInfo:
+def _info(row: Any, *, team: str, deployment: str) -> IdentityInfo:
     """An identity from its row."""
     rule = IdentityRule(
         issuer=row.issuer, audience=row.audience, subject=row.subject, claims=json.loads(row.claims)
