@@ -57,13 +57,45 @@ def test_only_the_owner_can_read_and_nobody_can_write(folder: AgentFolder, memor
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to another account")
 def test_as_root_the_files_belong_to_the_folders_owner(memory: Path) -> None:
-    os.chown(memory, 1234, 5678)
-    folder = AgentFolder.open(memory)
+    path = memory / "app"  # in a folder to which only root may write
+    path.mkdir()
+    os.chown(path, 1234, 5678)
+    folder = AgentFolder.open(path)
     folder.replace(values(token=b"one"), values(token=b"zero"))
     folder.close()
 
-    owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in memory.rglob("*")}
+    owners = {(each.lstat().st_uid, each.lstat().st_gid) for each in path.rglob("*")}
     assert owners == {(1234, 5678)}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give folders to another account")
+def test_root_gives_no_values_to_who_was_first_in_a_shared_folder(memory: Path) -> None:
+    os.chown(memory, 1234, 5678)  # it is in /dev/shm
+    (memory / "inner").mkdir()
+    os.chown(memory / "inner", 1234, 5678)
+    link = memory.with_name(memory.name + "-link")
+    link.symlink_to(memory)
+    try:
+        for path in (memory, memory / "inner", link / "." / "inner"):
+            with pytest.raises(HostError, match="belongs to another account"):
+                AgentFolder.open(path)
+    finally:
+        link.unlink()
+    assert [path.name for path in memory.iterdir()] == ["inner"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give folders to another account")
+def test_a_folder_of_another_account_is_refused(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner could put other values in place of the agent's."""
+    path = memory / "theirs"
+    path.mkdir()
+    path.chmod(0o777)
+    os.chown(path, 1234, 5678)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    with pytest.raises(HostError, match="belongs to another account"):
+        AgentFolder.open(path)
+    os.chown(path, 0, 0)  # as Kubernetes makes an emptyDir
+    AgentFolder.open(path).close()
 
 
 def test_values_are_exact(folder: AgentFolder, memory: Path) -> None:

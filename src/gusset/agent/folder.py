@@ -73,11 +73,26 @@ class AgentFolder:
         with _host_errors(f"{path} cannot be used"):
             folder = cls(path, _open_in_memory(path), linger=linger)
             try:
+                folder._check_owner()
                 folder._claim()
             except BaseException:
                 folder.close()
                 raise
         return folder
+
+    def _check_owner(self) -> None:
+        """Refuse a folder of an account that could exchange the files, or wants to be given them.
+
+        Root may write to the folder of an account, unless everybody could have created it: as in /dev/shm.
+        """
+        owner = os.fstat(self._fd).st_uid
+        if owner in (0, os.geteuid()) or (os.geteuid() == 0 and not _may_be_planted(self.path)):
+            return
+        raise HostError(
+            f"{self.path} belongs to another account",
+            hint="remove it, and let the agent create it; root may use another account's folder only "
+            "where nobody else could have created it, as below /run",
+        )
 
     def _claim(self) -> None:
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._fd):
@@ -268,6 +283,16 @@ def _open_in_memory(path: Path) -> int:
             "a volume of type tmpfs, or an emptyDir with `medium: Memory`",
         )
     return descriptor
+
+
+def _may_be_planted(path: Path) -> bool:
+    """Whether any account could have put `path`, or a part of it, where it is: as in /dev/shm."""
+    for each in {path.absolute(), *path.absolute().parents, path.resolve(), *path.resolve().parents}:
+        mode = each.parent.stat().st_mode
+        is_protected = mode & stat.S_ISVTX and each.lstat().st_uid == 0
+        if mode & stat.S_IWOTH and each != each.parent and not is_protected:
+            return True
+    return False
 
 
 def _is_in_memory(descriptor: int) -> bool:
