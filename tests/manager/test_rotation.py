@@ -215,6 +215,28 @@ def test_two_rotations_at_once_are_both_waited_for(
         assert not waiting.is_alive()
 
 
+def test_a_deleted_secrets_versions_do_not_count_for_a_new_one_of_its_name(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client], elsewhere: Cli
+) -> None:
+    """Both number their versions from 1, and a replica that was paused may still use the deleted value."""
+    for number in (1, 2):
+        elsewhere("secret", "set", "token", input=value(number))
+    with deployment("d", "token") as client:
+        replica = lease(client)
+        assert replica.renew({"versions": {"token": 3}, "used": {"token": 3}}).status_code == 200
+        elsewhere("secret", "delete", "token", "--force")
+
+        done = elsewhere("secret", "set", "token", "--wait", "--timeout", "1", input=value(3), status=12)
+
+        assert replica.id in done.stderr.decode()
+        elsewhere("secret", "set", "token", input=value(4))
+        assert states(admin) == ["waiting"]
+        assert replica.renew({"versions": {"token": 3}, "used": {"token": 3}, "host": "h"}).status_code == 200
+        assert states(admin) == ["waiting"]
+        assert replica.renew({"versions": {"token": 2}}).status_code == 200
+        assert states(admin) == ["acknowledged"]
+
+
 def test_a_wait_that_cannot_be_is_refused_before_anything_is_stored(
     manager: Manager, admin: httpx.Client, elsewhere: Cli
 ) -> None:
@@ -226,6 +248,11 @@ def test_a_wait_that_cannot_be_is_refused_before_anything_is_stored(
     elsewhere("secret", "set", "token", "--wait", input=value(1), status=7)
     settings.write_text(text)
     elsewhere("secret", "set", "token", "--timeout", "3", input=value(1), status=2)
+    for seconds in ("nan", "inf", "-1", "1m"):  # some would never end
+        refused = elsewhere(
+            "secret", "set", "token", "--wait", "--timeout", seconds, input=value(1), status=2
+        )
+        assert b"a number of seconds, 0 or more" in refused.stderr
     assert rotation(admin)["version"] == 1
     elsewhere("logout")
     refused = elsewhere("secret", "set", "token", "--wait", input=value(1), status=2)

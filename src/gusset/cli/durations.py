@@ -1,7 +1,8 @@
-"""The type of options that are a duration: 30s, 15m, 1h, 7d."""
+"""The types of options that are a duration: 30s, 15m, 1h, 7d, or a number of seconds."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 from typing import Any
@@ -30,5 +31,19 @@ class _Duration(click.ParamType[Any]):
             self.fail("too long", param, ctx)
 
 
+class _Seconds(click.ParamType[Any]):
+    name = "number of seconds, 0 or more"  # for error messages
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:  # false for NaN, too
+            self.fail("not a number of seconds", param, ctx)
+        return seconds
+
+
 DURATION = _Duration()
 DURATION_OR_NEVER = _Duration(never=True)
+SECONDS = _Seconds()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gusset.cli.app import App, Command, pass_app
-from gusset.cli.durations import DURATION
+from gusset.cli.durations import DURATION, SECONDS
 from gusset.errors import GussetError, UsageError, outcome_of
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
@@ -53,7 +53,7 @@ DEFAULT_TIMEOUT = 60.0  # seconds
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=SECONDS,
     default=DEFAULT_TIMEOUT,
     metavar="SECONDS",
     help="How long to wait for replicas (default: 60).",

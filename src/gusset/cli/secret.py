@@ -20,7 +20,7 @@ import click
 
 from gusset.cli.app import App, Command, Group, pass_app
 from gusset.cli.dates import DATE, DATE_OR_NEVER
-from gusset.cli.durations import DURATION, DURATION_OR_NEVER
+from gusset.cli.durations import DURATION, DURATION_OR_NEVER, SECONDS
 from gusset.cli.rotation_wait import WAIT_SECONDS, RotationWait
 from gusset.cli.value_prompt import prompt_for_value
 from gusset.cli.value_warnings import warn_about
@@ -102,7 +102,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.0),
+    type=SECONDS,
     help=f"How long --wait waits, in seconds; {WAIT_SECONDS} unless set.",
 )
 @pass_app

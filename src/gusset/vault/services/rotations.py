@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from gusset.secrets.name import fold_name
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.services.leases import LEASE_COLUMNS, LEASE_SECONDS, Lease, Leases
 from gusset.vault.services.overlaps import Overlap, find_overlaps
+from gusset.vault.services.secret_reader import COUNT_OLDER
 from gusset.vault.services.secret_rows import FIND_VERSION, SecretRows
 from gusset.vault.storage.connection import Connection, Store
 from gusset.vault.storage.signed_rows import Select
@@ -97,14 +98,17 @@ class Rotations:
                 started_at=row.created_at,
                 current_version=secret.current_version,
                 overlap=overlaps.get(secret.id),
-                replicas=list(self._replicas(connection, secret.folded, row)),
+                replicas=list(self._replicas(connection, secret, row)),
             )
 
-    def _replicas(self, connection: Connection, folded: str, version: Any) -> Iterator[RotatingReplica]:
+    def _replicas(self, connection: Connection, secret: Any, version: Any) -> Iterator[RotatingReplica]:
         deployments = connection.all(_DEPLOYMENTS, {"team": self._rows.team_id})
-        by_id = {row.id: row for row in deployments}
+        by_id, folded = {row.id: row for row in deployments}, secret.folded
+        older: Any = connection.one(COUNT_OLDER, {"team": self._rows.team_id, "id": secret.id})
         for row in connection.all(_LEASES, {"ids": sorted(by_id)}):
             lease, deployment = self._leases.current(row), by_id[row.deployment_id]
+            if older.total:
+                lease = _without_older_secret(lease, row.started_at, secret)
             if not self._counts(lease, row.started_at, deployment, folded, version):
                 continue
             yield RotatingReplica(
@@ -139,3 +143,17 @@ class Rotations:
         if lease.stopped_at is not None:
             return "stopped"
         return "waiting" if self._leases.is_live(lease) else "unknown"
+
+
+def _without_older_secret(lease: Lease, started_at: str, secret: Any) -> Lease:
+    """A lease without the versions of a deleted secret that had the name of `secret`.
+
+    Both secrets number their versions from 1. What was reported before `secret` was created does not say what
+    the replica has now: until its next report it counts as one that may use the deleted secret's value.
+    """
+    if started_at <= secret.created_at and lease.delivered is not None:
+        lease = replace(lease, delivered=dict.fromkeys(lease.delivered, 0))
+    if (lease.reported_at or "") <= secret.created_at:
+        return replace(lease, versions={}, used={})
+    versions = {name: number for name, number in lease.versions.items() if number <= secret.last_version}
+    return replace(lease, versions=versions)

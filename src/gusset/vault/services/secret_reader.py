@@ -15,7 +15,7 @@ from gusset.vault.storage.sql import Statement, containing_pattern
 from gusset.vault.storage.tables import SECRETS
 
 _FIND_BY_ID = Select(SECRETS, "WHERE team_id = :team AND id = :id")
-_COUNT_OLDER = Statement(
+COUNT_OLDER = Statement(
     "SELECT count(*) AS total FROM secrets o JOIN secrets s "
     "ON o.team_id = s.team_id AND o.folded = s.folded AND o.id <> s.id AND o.created_at <= s.created_at "
     "WHERE s.team_id = :team AND s.id = :id"
@@ -70,7 +70,7 @@ class SecretReader:
     def reuses_name(self, secret_id: str) -> bool:
         """Whether an older, deleted secret of the team had the name before, so that versions repeat."""
         with self._store.read() as connection:
-            count: Any = connection.one(_COUNT_OLDER, {"team": self._rows.team_id, "id": secret_id})
+            count: Any = connection.one(COUNT_OLDER, {"team": self._rows.team_id, "id": secret_id})
         return bool(count.total)
 
     def stored_at(self, secret_id: str, version: int) -> str:
