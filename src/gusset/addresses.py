@@ -50,7 +50,9 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to a host of the public Internet."""
     parsed = _parsed(address)
-    return parsed is not None and parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)
+    if parsed is None or not parsed.is_global or parsed.is_multicast or parsed.is_reserved:
+        return False
+    return not (isinstance(parsed, ipaddress.IPv6Address) and parsed.is_site_local)  # the old fec0::/10
 
 
 def is_usable_privately(address: str) -> bool:

@@ -221,6 +221,8 @@ def bad_tokens(issuer: Issuer) -> dict[str, str]:
         "expiry is true": of({"exp": True}),
         "expiry is infinite": token({"alg": "RS256", "kid": "RS256"}, json.dumps(claims | {"exp": 1e999}).encode(), rsa.sign),
         "expiry is not a number": token({"alg": "RS256", "kid": "RS256"}, json.dumps(claims | {"exp": float("nan")}).encode(), rsa.sign),
+        "expiry fits no float": of({"exp": 10**400}),
+        "issued before all times": of({"iat": -(10**400)}),
         "expiry overflows": token({"alg": "RS256", "kid": "RS256"}, json.dumps(claims).encode().replace(b'"exp": ', b'"exp": 1e999, "x": '), rsa.sign),
         "no time of issue": of({"iat": None}),
         "issued in the future": of({"iat": int(_now()) + 300}),
