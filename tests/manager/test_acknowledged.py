@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "bench" / "acknowledged.py"
 
 
 def test_no_rotation_of_many_is_lost_or_stale(tmp_path: Path) -> None:
-    """Small here; `GUSSET_ROTATIONS=1000 GUSSET_REAL=8 GUSSET_CLIENTS=492` is what docs/benchmarks.md has."""
+    """Small here; the whole size is `GUSSET_ROTATIONS=1000 GUSSET_REAL=8 GUSSET_CLIENTS=492`."""
     small = {"GUSSET_ROTATIONS": "5", "GUSSET_REAL": "2", "GUSSET_CLIENTS": "20"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "SQLite"],
