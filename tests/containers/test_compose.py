@@ -156,7 +156,7 @@ def test_the_vault_stays_usable_when_a_manager_is_killed(stack: Stack) -> None:
         assert len(client.get("/v1/secrets").json()["secrets"]) == 21
         # What forwards the client's address is trusted: the log has it, and not that of the proxy.
         actors = [record["actor"] for record in client.get("/v1/audit").json()["records"]]
-        assert not any("10.213.8.10" in actor for actor in actors), actors
+        assert not any("10.214.8.10" in actor for actor in actors), actors
     for service in ("manager-2", "proxy", "database"):
         found = podman("inspect", "--format", "{{.Config.Env}} {{.Args}}", stack.container(service))
         passwords = [(stack.secrets / "owner_password").read_text(), key]
