@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from tests.faults.conftest import SetUp, Starter, number, put, recovers, timed
 from tests.faults.load import Load, check_all_there
 from tests.faults.network import Network
 from tests.postgres_server import SETTINGS, PostgresServer
+from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
 
 PAUSE = number("PAUSE", 8)  # seconds
@@ -208,17 +210,24 @@ def small_disk() -> Iterator[Path]:
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """The file system without a free byte."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
+    """The file system without a free byte, also after PostgreSQL has removed files of its own."""
+    filler, ended = disk / "filler", threading.Event()
+
+    def fill() -> None:
+        with filler.open("wb", buffering=0) as file:
+            while not ended.is_set():
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    ended.wait(0.01)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
     try:
         yield
     finally:
+        ended.set()
+        thread.join()
         filler.unlink()
 
 
@@ -244,7 +253,8 @@ def test_a_full_disk_of_the_database_refuses_writes_and_loses_nothing(
                 while load.failures["host"] + load.failures["unreachable"] == 0:
                     assert time.monotonic() < deadline
                     time.sleep(0.1)
-                assert timed(lambda: client.get("/readyz")).status_code == 503
+                # It tries to write every few seconds.
+                eventually(lambda: timed(lambda: client.get("/readyz")).status_code == 503, "not ready")
                 response = timed(
                     lambda: client.post("/v1/secrets", json={"name": "y", "value": "v" * 60_000})
                 )
