@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gusset.errors import InvalidName, InvalidValue, UsageError
@@ -107,9 +107,10 @@ def test_what_is_written_quoted_is_read_back(values):
 
 
 @given(st.binary(max_size=80))
+@example(b"\xff\xfea\0")
 def test_any_bytes_parse_or_are_refused(data):
     """Whatever the file holds, the outcome is entries or one of gusset's errors."""
     try:
         parse_dotenv(data)
     except UsageError as error:
-        assert str(error).startswith(".env:")
+        assert str(error).startswith((".env:", ".env is UTF-16 text"))
