@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
@@ -33,12 +33,11 @@ class _Pooled(_Spawned):
     call: Callable[[], Any] | None
     result: Any = None
 
-    def run(self) -> NoReturn:
-        while True:
+    def run(self) -> None:
+        while self.call is not None:
             call, self.call = self.call, None
-            assert call is not None  # noqa: S101  # see `GreenletPool.start`
             self.result = call()
-            call = None  # what it has used is not kept
+            del call  # what it has used is not kept
             self.parent.switch(self)
 
 
@@ -69,6 +68,8 @@ class GreenletPool:
         result, child.result = child.result, None
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(child)
+        else:
+            child.switch()  # without a call it ends; one that is only dropped would keep itself, by its frame
         on_done(result)
 
     def _resume(self, child: _Pooled, on_done: Callable[[Any], object], future: asyncio.Future[Any]) -> None:
