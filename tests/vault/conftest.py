@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,24 @@ from tests.postgres_server import PostgresServer
 
 MakeSettings = Callable[..., Settings]
 Sql = Callable[..., list[Any]]
+
+
+class Clock:
+    """A clock that only `advance` moves on."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

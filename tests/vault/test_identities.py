@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from gusset.vault.services.identities import IdentityInfo
 from gusset.vault.services.identity_rules import IdentityRule, check_issuer_url, checked_jwks
 from gusset.vault.services.identity_tokens import IssuedToken
 from gusset.vault.services.issuers import new_issuer
-from tests.vault.conftest import Sql
+from tests.vault.conftest import Clock, Sql
 
 ISSUER = "https://issuer.example"
 CLAIMS = {"iss": ISSUER, "sub": "s", "aud": ["other", "gusset"], "kubernetes.io": {"namespace": "prod"}}
@@ -27,19 +26,6 @@ CLAIMS = {"iss": ISSUER, "sub": "s", "aud": ["other", "gusset"], "kubernetes.io"
 def rule(**changes: Any) -> IdentityRule:
     parts = {"issuer": ISSUER, "audience": "gusset", "subject": "s", "claims": {}}
     return IdentityRule(**(parts | changes))
-
-
-@dataclass
-class Clock:
-    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

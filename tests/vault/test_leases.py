@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,22 +17,7 @@ from gusset.vault.commit.writer import WriteResult
 from gusset.vault.services.deployments import DeploymentInfo, Grant, ReplicaInfo
 from gusset.vault.services.leases import LeaseReport
 from gusset.vault.storage.connection import Transaction
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.vault.conftest import Clock
 
 
 @pytest.fixture

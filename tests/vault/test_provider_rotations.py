@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TypedDict
 
 import pytest
@@ -15,7 +15,7 @@ from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.services.provider_rotations import ProviderRotations
 from gusset.vault.services.rotation_schedules import RotationSchedules
-from tests.vault.conftest import Sql
+from tests.vault.conftest import Clock, Sql
 
 HOUR = timedelta(hours=1)
 
@@ -26,19 +26,6 @@ class Who(TypedDict):
 
 
 WHO: Who = {"holder": "h", "actor": "ada"}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
