@@ -72,6 +72,10 @@ class EngineAccess:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 
+    def remove_image(self, *images: str) -> None:
+        """Remove images, unless the engine still has a container of them, which may be on its way out."""
+        subprocess.run([*self.command, "rmi", "-f", *images], capture_output=True, check=False)
+
     def responds(self) -> bool:
         return subprocess.run([*self.command, "version"], capture_output=True, check=False).returncode == 0
 
@@ -96,11 +100,6 @@ def proxy() -> Iterator[RunningProxy]:
     """A reverse proxy for all tests of a module; a test sets what the application does, with `handle_with`."""
     with running_proxy() as running:
         yield running
-
-
-def remove_image(image: str) -> None:
-    """Remove an image, unless Podman still has a container of it, which may be on its way out."""
-    subprocess.run(["podman", "rmi", "-f", image], capture_output=True, check=False)
 
 
 def files_newer_than(folder: Path, *roots: str | Path, tests: Sequence[str] = ()) -> Iterator[Path]:

@@ -143,7 +143,7 @@ def built_model(
     name = "localhost/gusset-built-model"
     build_model(gusset, builder, write_pydantic_model(folder / "model", images["root"]), wheels, name)
     yield name
-    builder.engine("rmi", "-f", name)
+    builder.engine.remove_image(name)
 
 
 def predict(port: int) -> object:
@@ -321,7 +321,7 @@ def test_a_value_that_the_base_image_has_ends_the_build(
         assert not [path for path in new if base_id not in path]
         builder.engine("image", "inspect", base)
     finally:
-        builder.engine("rmi", "-f", base)
+        builder.engine.remove_image(base)
 
 
 def files_with(storage: Path, value: bytes) -> list[str]:
@@ -386,7 +386,7 @@ def test_a_leak_is_accepted_by_name(gusset: Cli, tmp_path: Path, busybox: str, b
     ]
     assert b"accepted with --allow" in gusset(*command, "--allow", "build_token").stderr
     gusset(*command, "--allow", "another", status=2)
-    podman("rmi", "-f", "localhost/gusset-accepted")
+    podman.remove_image("localhost/gusset-accepted")
 
 
 def test_a_build_that_fails_or_is_ended_leaves_nothing(
@@ -457,7 +457,7 @@ def test_a_disk_that_is_full_and_a_foreign_image_are_failures_of_the_machine(
     podman(*command, input=b"FROM scratch\nENV A=c\n")
     folder = write_image(tmp_path / "foreign", foreign, ["true"], build={})
     assert b"is for s390x" in gusset("build", str(folder), status=11).stderr
-    podman("rmi", "-f", foreign)
+    podman.remove_image(foreign)
 
 
 def test_a_push_that_is_refused_keeps_the_image(
@@ -469,7 +469,7 @@ def test_a_push_that_is_refused_keeps_the_image(
     done = gusset("build", str(folder), "--tag", tag, "--push", status=11)
     assert b"cannot be pushed" in done.stderr
     assert podman("image", "inspect", "--format", "{{.Id}}", tag)
-    podman("rmi", "-f", tag)
+    podman.remove_image(tag)
 
 
 @pytest.mark.parametrize("builder", ["podman"], indirect=True)
@@ -482,7 +482,7 @@ def test_two_builds_of_two_clones_have_the_same_layers(
     layers = [
         podman("image", "inspect", "--format", "{{.RootFS.Layers}}", each) for each in (built_model, clone)
     ]
-    podman("rmi", "-f", clone)
+    podman.remove_image(clone)
     assert layers[0] == layers[1]
 
 
@@ -588,5 +588,5 @@ def has_tiny_thing(tag: str) -> bool:
     """Whether the image has the package of the private index. The image is removed."""
     command = ["--entrypoint", "python3", tag, "-c", "import tiny_thing as t; print(t.__name__)"]
     found = podman("run", "--rm", *command)
-    podman("rmi", "-f", tag)
+    podman.remove_image(tag)
     return found == "tiny_thing"

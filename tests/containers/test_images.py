@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.conftest import Cli, as_ordinary_process, leaks_in
-from tests.containers.conftest import SERVER, ServedImage, files_newer_than, podman, remove_image
+from tests.containers.conftest import SERVER, ServedImage, files_newer_than, podman
 from tests.manager.conftest import Manager
 from tests.serving.conftest import children, eventually, is_running
 
@@ -634,7 +634,7 @@ def test_what_the_config_adds_is_built_into_the_image(served: ServedImage, image
     assert served.stop() == 0
     for command in ("inspect", "history"):
         assert not leaks_in(podman("image", command, built).encode(), TOKEN)
-    remove_image(built)
+    podman.remove_image(built)
 
 
 def test_models_of_the_same_name_have_images_of_their_own(tmp_path: Path, images: dict[str, str]) -> None:
@@ -655,7 +655,7 @@ def test_models_of_the_same_name_have_images_of_their_own(tmp_path: Path, images
         for served in both:
             built = served.image
             assert served.stop() == 0
-            remove_image(built)
+            podman.remove_image(built)
 
 
 def test_no_build_runs_the_image_as_it_is(served: ServedImage, launch: Callable[..., ServedImage]) -> None:
@@ -677,7 +677,7 @@ def test_requirements_are_installed(served: ServedImage, images: dict[str, str],
     )
     built = served.start().ready().image
     assert served.stop() == 0
-    remove_image(built)
+    podman.remove_image(built)
 
 
 def test_a_failing_build_ends_serve(served: ServedImage, images: dict[str, str]) -> None:
@@ -699,7 +699,7 @@ def test_a_build_gets_secrets_that_no_layer_has(served: ServedImage, images: dic
         assert served.call("file", path="/srv/made") == hashlib.sha256(value).hexdigest() + "\n"
         built = served.image
         assert served.stop() == 0
-    remove_image(built)
+    podman.remove_image(built)
     served.configure(images["root"], build_commands=["base64 /run/token > /srv/made"], **more)
     output = served.start().fails(4, "build_token (base64) is in the content", "srv/made")
     assert not leaks_in(output.encode(), TOKEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
 import secrets
@@ -31,15 +32,22 @@ def wheels() -> Path:
     """A folder with the wheels that the build installs, since a build may not reach a registry."""
     requirements = REPO / "requirements" / "image.txt"
     folder = CACHE / f"image-wheels-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
-    if not folder.exists():
-        new = folder.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
-        download = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "-d", str(new)]
-        download += ["--python-version", PYTHON]
-        for packages in (["--no-deps", "--require-hashes", "-r", str(requirements)], ["hatchling"]):
-            subprocess.run([*download, *packages], check=True, capture_output=True)
-        new.rename(folder)
+    with (CACHE / "image-wheels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test_compose.py may be run by another worker
+        if not folder.exists():
+            _download_wheels(requirements, folder)
     return folder
+
+
+def _download_wheels(requirements: Path, folder: Path) -> None:
+    new = folder.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    download = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "-d", str(new)]
+    download += ["--python-version", PYTHON]
+    for packages in (["--no-deps", "--require-hashes", "-r", str(requirements)], ["hatchling"]):
+        done = subprocess.run([*download, *packages], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    new.rename(folder)
 
 
 @pytest.fixture(scope="module")

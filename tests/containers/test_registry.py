@@ -22,7 +22,6 @@ from tests.containers.conftest import (
     ServedImage,
     missing_programs,
     podman,
-    remove_image,
     skip_if,
 )
 from tests.serving.conftest import eventually
@@ -67,7 +66,7 @@ def registry(images: dict[str, str], busybox: str) -> Iterator[str]:
         podman("push", "-q", "--tls-verify=false", f"--authfile={folder}/auth", f"{address}/private/server:1")
         (folder / "auth").unlink()
         (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
-        remove_image(f"{address}/private/server:1")
+        podman.remove_image(f"{address}/private/server:1")
         yield address
     finally:
         server.terminate()
@@ -95,7 +94,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path, registry: str) -> Ite
     yield image
     if image.process and image.process.poll() is None:
         image.stop()
-    subprocess.run([*engine.command, "rmi", "-f", _image(registry)], capture_output=True, check=False)
+    engine.remove_image(_image(registry))
 
 
 def _image(registry: str) -> str:
@@ -190,7 +189,7 @@ def test_a_built_image_is_pushed_with_the_login_of_its_base(
     done = gusset(*command, status=7, **served.engine.environ)
     assert b"the registry refuses the image" in done.stderr
     assert served.engine("image", "inspect", "--format", "{{.Id}}", tag)
-    served.engine("rmi", "-f", tag)
+    served.engine.remove_image(tag)
 
 
 def test_a_missing_login_is_reported(served: ServedImage, registry: str) -> None:

@@ -94,7 +94,7 @@ def engine(
         ) as saved:
             subprocess.run([*made.command, "load", "-q"], stdin=saved.stdout, capture_output=True, check=True)
         yield made
-        made("rmi", "--force", *names)
+        made.remove_image(*names)
 
 
 @contextlib.contextmanager
@@ -197,4 +197,4 @@ def test_an_image_is_built_searched_and_served(
     leaking = run("build", str(served.folder), "--tag", tag)
     assert leaking.returncode == 4, leaking.stderr
     assert "srv/made" in leaking.stderr
-    engine("rmi", "--force", tag)
+    engine.remove_image(tag)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from tests.containers.conftest import missing_programs, podman, remove_image, skip_if
+from tests.containers.conftest import missing_programs, podman, skip_if
 
 pytestmark = pytest.mark.engine
 
@@ -94,7 +94,7 @@ def base() -> Iterator[str]:
     podman("tag", BASE, CLEAN)
     yield BASE
     for image in (LEAKY, CLEAN, BASE):
-        remove_image(image)
+        podman.remove_image(image)
 
 
 @pytest.fixture(scope="module")
