@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": ("gusset.cli.serve", "Serve a model folder with its secrets."),
     "predict": ("gusset.cli.predict", "Call a model, given its folder or its address."),
     "build": ("gusset.cli.build", "Build a container image of a model folder."),
+    "deploy": ("gusset.cli.deploy", "Run a model folder on a cluster."),
     "env": ("gusset.cli.env", "List and remove the Python environments of models."),
     "scan": ("gusset.cli.scan", "Search a container image for values of secrets."),
     "secret": ("gusset.cli.secret", "Add, list, replace and delete secrets."),

@@ -1,0 +1,12 @@
+"""`gusset deploy ...`: runs a model folder on a cluster. Each subcommand has a module of its own."""
+
+from __future__ import annotations
+
+import click
+
+from gusset.cli.app import Group
+
+
+@click.group(name="deploy", cls=Group)
+def deploy() -> None:
+    """Run a model folder on a cluster."""
