@@ -99,7 +99,7 @@ def served(request: pytest.FixtureRequest, gusset: Cli, tmp_path: Path) -> Itera
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", HEAD + b"\r\n", HEAD + b"X-Slow: ", POST % (1000, b"")],
+    [b"", HEAD + b"\r\n", HEAD + b"X-Slow: ", POST % (1000, b"1")],
     ids=["silent", "idle", "slow heads", "slow bodies"],
 )
 def test_slow_connections_do_not_keep_others_out(served: CrowdedServer, sent: bytes) -> None:
