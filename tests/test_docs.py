@@ -126,7 +126,7 @@ def test_commands_that_are_shown_exist(document: Path) -> None:
 
 def fault_of(words: list[str]) -> str | None:
     """The first word of a call that no command or option of gusset has."""
-    from gusset.cli.main import gusset
+    from gusset.cli.commands import gusset
 
     command: click.Command = gusset
     context = click.Context(gusset)

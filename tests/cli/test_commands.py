@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gusset.cli.main import COMMANDS
+from gusset.cli.commands import COMMANDS
 from tests.conftest import Cli
 
 VALUE = b"a-value-worth-hiding"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gusset.cli.main import COMMANDS
+from gusset.cli.commands import COMMANDS
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from tests.cli.test_serve import served, write_model
 from tests.conftest import Cli, leaks_in

@@ -1,163 +1,73 @@
-"""The `gusset` command: imports and runs a command, and turns errors into messages and exit statuses."""
+"""The `gusset` command.
+
+The version and the help of each command are printed from texts that were made before: importing click takes
+three times as long as starting Python, so this module imports neither click nor anything else that is slow.
+"""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NoReturn
-
-import click
 
 from gusset import __version__
-from gusset.cli.app import App, Group, SurplusArgument
-from gusset.errors import BUG, GussetError, UsageError, outcome_of
-from gusset.printable import printable_lines
 
-# Command -> (module, one line of help). A module is imported only when its command
-# runs, which keeps `gusset --help` fast.
-COMMANDS = {
-    "init": ("gusset.cli.package", "Create a new model folder."),
-    "check": ("gusset.cli.package", "Check a model folder before it is served."),
-    "serve": ("gusset.cli.serve", "Serve a model folder with its secrets."),
-    "predict": ("gusset.cli.predict", "Call a model, given its folder or its address."),
-    "build": ("gusset.cli.build", "Build a container image of a model folder."),
-    "deploy": ("gusset.cli.deploy", "Run a model folder on a cluster."),
-    "env": ("gusset.cli.env", "List and remove the Python environments of models."),
-    "scan": ("gusset.cli.scan", "Search a container image for values of secrets."),
-    "secret": ("gusset.cli.secret", "Add, list, replace and delete secrets."),
-    "exec": ("gusset.cli.exec", "Run any command with chosen secrets."),
-    "agent": ("gusset.cli.agent", "Keep secrets as files in memory for any process."),
-    "manager": ("gusset.cli.manager", "Run the secret manager: pages and API."),
-    "login": ("gusset.cli.login", "Use a manager for all further commands."),
-    "logout": ("gusset.cli.login", "Use the embedded vault again."),
-    "token": ("gusset.cli.token", "Create and revoke tokens of deployments."),
-    "deployment": ("gusset.cli.token", "Show deployments and which versions their replicas hold."),
-    "identity": ("gusset.cli.identity", "Say which tokens of a platform stand for which deployment."),
-    "issuer": ("gusset.cli.identity", "Say which issuers of such tokens are trusted."),
-    "audit": ("gusset.cli.audit", "Read, verify and export the audit log."),
-    "key": ("gusset.cli.key", "Rotate the vault's keys."),
-    "migrate-database": ("gusset.cli.migrate_database", "Move the vault to another database."),
-    "doctor": ("gusset.cli.doctor", "Look for problems on this machine that weaken security."),
-    "demo": ("gusset.cli.demo", "Show how it works, in a temporary vault."),
-    "schema": ("gusset.cli.package", "Print the JSON Schema of config.yaml."),
-    "completion": ("gusset.cli.completion", "Print the completion script for a shell."),
-}
+TYPE_CHECKING = False  # as in `typing`, which is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
-
-class Commands(Group):
-    """A group whose commands are imported only when they run."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, _ = COMMANDS[name]
-        attribute = "exec_" if name == "exec" else name.replace("-", "_")  # exec is a builtin function
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="gusset", message="%(prog)s %(version)s")
-def gusset() -> None:
-    """Store secrets, and serve models that use them without leaking them.
-
-    \b
-      gusset secret set hf_access_token      (prompts for the value)
-      gusset serve my-model                  (the model has it in kwargs["secrets"])
-    """
+# click folds help to the width of the terminal, but makes it no wider than this.
+WIDEST_HELP = 80
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its status (docs/cli.md lists them)."""
-    words = list(sys.argv[1:] if args is None else args)
-    app = App()
-    app.output.json = _has_json_option(words)
-    try:
-        status = gusset.main(words, prog_name="gusset", standalone_mode=False, obj=app)
-    except click.ClickException as error:
-        status = _report_usage_error(app, error)
-    except (click.Abort, KeyboardInterrupt):
-        status = 130
-    except BrokenPipeError:
-        status = _ignore_closed_pipe()
-    except GussetError as error:
-        app.output.error(error)
-        status = outcome_of(error).exit
-    except Exception as error:  # a bug in gusset: print the traceback, with values masked
-        _show_bug(app, error)
-        status = BUG.exit
+    words = sys.argv[1:] if args is None else list(args)
+    if _print_ready_text(words):
+        sys.exit(0)
+    from gusset.cli.commands import run  # all of click
+
+    status = run(words)
     if args is None:
         gc.freeze()  # the process ends, so Python need not look for garbage: that takes as long as a command
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)
 
 
-def _has_json_option(words: Sequence[str]) -> bool:
-    """Whether `--output json` is given. Errors of parsing the command line are JSON then, too."""
-    options = list(words[: words.index("--")] if "--" in words else words)
-    return "--output=json" in options or ("--output", "json") in pairwise(options)
+def _print_ready_text(words: list[str]) -> bool:
+    """Print what this command line prints, if that is ready; whether it is printed."""
+    text = ready_text(words)
+    if text is None:
+        return False
+    try:
+        print(text, end="", flush=True)  # noqa: T201
+    except OSError:  # click meets the same failure, and it is handled there
+        return False
+    return True
 
 
-def _report_usage_error(app: App, error: click.ClickException) -> int:
-    """Report a usage error without the offending arguments, one of which may be a secret value."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(printable_lines(error.format_message()))
-        return 2
-    message = error.format_message()
-    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
-        message = _bad_parameter(error)
-    elif isinstance(error, click.NoSuchOption):
-        message = "there is no such option" + (
-            f"; did you mean {error.possibilities[0]}?" if error.possibilities else ""
-        )
-    hint = error.hint if isinstance(error, SurplusArgument) else None
-    ctx = error.ctx if isinstance(error, click.UsageError) else None
-    if hint is None and ctx is not None:
-        hint = f"see `{ctx.command_path} --help`"
-    app.output.error(UsageError(message, hint=hint))
-    return outcome_of(UsageError("")).exit
+def ready_text(words: list[str]) -> str | None:
+    """What `gusset --version` or the `--help` of a command prints; None if only click knows."""
+    if os.environ.get("_GUSSET_COMPLETE"):  # a shell wants completions instead
+        return None
+    if words == ["--version"]:
+        return f"gusset {__version__}\n"
+    if words[-1:] not in (["--help"], ["-h"]) or terminal_width() < WIDEST_HELP:
+        return None
+    from gusset.cli.help_texts import HELP  # only for this
+
+    return HELP.get(tuple(words[:-1]))
 
 
-def _bad_parameter(error: click.BadParameter) -> str:
-    if error.param is None:
-        return "an argument is not valid"
-    name = error.param.opts[0] if error.param.param_type_name == "option" else error.param.human_readable_name
-    kind = error.param.type
-    if isinstance(kind, click.Choice):
-        return f"{name} is one of {', '.join(map(str, kind.choices))}"
-    if isinstance(kind, click.Path):
-        return error.message  # it has a path, not a value
-    if isinstance(kind, click.IntRange):
-        upper = "" if kind.max is None else f" to {kind.max}"
-        return f"{name} must be a whole number from {kind.min}{upper}"
-    return f"{name} must be {_article(kind.name)}"
-
-
-def _article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def _ignore_closed_pipe() -> int:
-    """Exit silently when nobody reads standard output any more (`gusset ... | head`); the exit status."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
-
-
-def _show_bug(app: App, error: Exception) -> None:
-    import traceback  # only for this
-
-    from gusset.secrets.masking import Masker  # only for this
-
-    text = "".join(traceback.format_exception(error))
-    click.echo(printable_lines(Masker(app.held).mask_text(text)), err=True, nl=False)
-    click.echo("this is a bug in gusset; please report the lines above", err=True)
+def terminal_width() -> int:
+    """As `shutil.get_terminal_size`, whose import takes as long as the help."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0"))
+    except ValueError:
+        columns = 0
+    if columns > 0:
+        return columns
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or WIDEST_HELP  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):  # closed, or no terminal
+        return WIDEST_HELP
