@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +114,25 @@ def test_a_body_is_not_read_before_the_key_is_checked(manager: Manager) -> None:
     with manager.client() as admin:
         records = admin.get("/v1/audit", params={"limit": "100"}).json()["records"]
         assert any(record["outcome"] == "not_signed_in" for record in records), records
+
+
+def test_a_body_is_read_once_the_key_is_checked(manager: Manager) -> None:
+    """Whether the body comes with the head, after it, or after `100 Continue`."""
+    body = json.dumps({"name": "large", "value": "v" * 30_000}).encode()
+    head = (
+        f"POST /v1/secrets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {manager.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    ).encode()
+    with socket.create_connection(("127.0.0.1", manager.port), timeout=20) as client:
+        for parts in ((head + b"\r\n" + body,), (head + b"\r\n" + body[:9000], body[9000:])):
+            for part in parts:
+                client.sendall(part)
+                time.sleep(0.05)
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_pipelined_request_after_a_refused_body_is_not_handled(manager: Manager) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -210,7 +210,7 @@ class Middleware:
             return MAX_TOKEN_BODY
         return MAX_BATCH_BODY if path.endswith(":batch") else MAX_BODY
 
-    def skips_body(self, exchange: Exchange) -> bool:
+    def skips_body(self, exchange: Exchange) -> bool | Awaitable[bool]:
         """Whether the body of a request is not read: its key is not valid, or the route takes none.
 
         A small one is read, which costs less than to authenticate the caller twice.
@@ -221,7 +221,7 @@ class Middleware:
         path = path_of(exchange)
         route = self._router.find(path, exchange.method.decode("ascii"))
         if isinstance(route, Route):
-            return not self._api.knows_key(exchange)
+            return self._api.lacks_key(exchange)
         read_route = find_read_route(path)
         return read_route is not None and skips_body(read_route)
 

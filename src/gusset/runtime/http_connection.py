@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,9 +41,9 @@ class ServerState:
 class HttpConnection(asyncio.Protocol):
     """One client: passes its requests to the handler in order, and writes the responses.
 
-    Of its public methods six are asyncio's callbacks, seven are those of `Exchange`. It stays one
-    class: reading, responding and deadlines share one state, and a second object would cost each
-    request time.
+    Of its public methods six are asyncio's callbacks, two are for the parser and seven are those of
+    `Exchange`. It stays one class: reading, responding and deadlines share one state, and a second
+    object would cost each request time.
     """
 
     transport: asyncio.Transport
@@ -58,6 +58,10 @@ class HttpConnection(asyncio.Protocol):
         self._advancing = False
         self._ended = False  # whatever arrives is ignored
         self._reading = True
+        self._held: asyncio.Future[bool] | None = (
+            None  # whether the unfinished body is skipped, once it is done
+        )
+        self._continues = False  # the client waits for `100 Continue` before it sends the body that is held
         self._writable = True
         self._stall = StallDetector(server.limits.stall_seconds)
         self._silence: float | None = None  # how long the current response may be silent
@@ -104,9 +108,8 @@ class HttpConnection(asyncio.Protocol):
         parser.feed(data)
         if parser.in_message and (deadline := parser.body_deadline()) is not None:
             self._deadline = deadline
-        if len(self._waiting) > _PIPELINED and self._reading:
-            self._reading = False
-            self.transport.pause_reading()
+        if len(self._waiting) > _PIPELINED:
+            self._pause_reading()
         self._advance()
 
     def eof_received(self) -> bool:
@@ -131,8 +134,16 @@ class HttpConnection(asyncio.Protocol):
 
     def send_continue(self) -> None:
         """Have the client send the body, if its request is next."""
-        if self._current is None and not self._waiting:
+        if self._held is not None:
+            self._continues = True
+        elif self._current is None and not self._waiting:
             self.transport.write(_CONTINUE)
+
+    def hold_body(self, exchange: Exchange, is_skipped: Awaitable[bool]) -> None:
+        """Read no more before it is known whether the body is skipped; then call `skip_body`, or go on."""
+        self._held = asyncio.ensure_future(is_skipped)
+        self._held.add_done_callback(partial(self._end_hold, exchange))
+        self._pause_reading()
 
     # Called by exchanges.
 
@@ -264,6 +275,21 @@ class HttpConnection(asyncio.Protocol):
             return 1 if self._parser.unfinished is None else 2
         return 2 if self.transport.get_write_buffer_size() else 0
 
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _end_hold(self, exchange: Exchange, is_skipped: asyncio.Future[bool]) -> None:
+        continues, self._continues = self._continues, False
+        self._held = None
+        if self._parser.unfinished is exchange and self._parser.refusal is None and not self._ended:
+            if is_skipped.result():
+                self._parser.skip_body(exchange)
+            elif continues:
+                self.send_continue()
+        self._advance()
+
     def _drop_waiting(self) -> None:
         """Forget the requests that wait for their turn."""
         for exchange in self._waiting:
@@ -303,7 +329,9 @@ class HttpConnection(asyncio.Protocol):
         refusal = self._parser.refusal
         if refusal is not None and self._current is None and not self._waiting and not self._ended:
             self._send_refusal(refusal)
-        if not self._reading and len(self._waiting) <= _PIPELINED and not self._ended:
+        if self._reading or self._held is not None or self._ended:
+            return
+        if len(self._waiting) <= _PIPELINED:
             self._reading = True
             self.transport.resume_reading()
 

@@ -9,7 +9,7 @@ loop's thread.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ class HttpServer:
         one_request_each: bool = False,
         gates: tuple[Gate | None, ...] = (),
         is_probe: Callable[[Exchange], bool] = lambda exchange: True,
-        skips_body: Callable[[Exchange], bool] | None = None,
+        skips_body: Callable[[Exchange], bool | Awaitable[bool]] | None = None,
         body_limit: Callable[[Exchange], int] | None = None,
         render_refusal: RefusalRenderer = lambda exchange, status, text: caller_error(status, text),
         takes_over: Callable[[Exchange], bool] = lambda exchange: False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -31,7 +31,8 @@ class RequestRules:
     A request passes through the `gates` in order; the first refusal counts.
     `body_limit` returns how many bytes the body of a request may have. A request
     for which `skips_body` is true is passed to the handler without its body, and
-    the connection closes after its response. `memory` counts the requests.
+    the connection closes after its response. If that is not known at once, the function
+    returns an awaitable, and no more is read until it is done. `memory` counts the requests.
     `takes_over` says for which requests the handler will call `hand_over`.
     `render_refusal` makes the response to a request that the parser refuses,
     from a status and a sentence; the request is None when its head was at fault.
@@ -40,7 +41,7 @@ class RequestRules:
     limits: Limits
     memory: RequestMemory
     gates: tuple[Gate, ...]
-    skips_body: Callable[[Exchange], bool] | None
+    skips_body: Callable[[Exchange], bool | Awaitable[bool]] | None
     body_limit: Callable[[Exchange], int] | None
     takes_over: Callable[[Exchange], bool]
     render_refusal: RefusalRenderer
@@ -63,6 +64,9 @@ class ParserConnection(ResponseWriter, Protocol):
 
     def send_continue(self) -> None:
         """Have the client send the body, if its request is next."""
+
+    def hold_body(self, exchange: Exchange, is_skipped: Awaitable[bool]) -> None:
+        """Read no more before it is known whether the body is skipped; then call `skip_body`, or go on."""
 
 
 class RequestParser:
@@ -213,16 +217,24 @@ class RequestParser:
         length = fields.get(b"content-length")
         if length is not None or b"transfer-encoding" in fields:
             skips = self.rules.skips_body
-            if self.refusal is None and skips is not None and length != b"0" and skips(exchange):
-                exchange.keep_alive = False
-                exchange.counted_bytes = self.memory.finish()
-                exchange.began = time.perf_counter()
-                self.requests.append(exchange)
-                self.is_closed = True
-                return
+            if self.refusal is None and skips is not None and length != b"0":
+                is_skipped = skips(exchange)
+                if is_skipped is True:
+                    self.skip_body(exchange)
+                    return
+                if is_skipped is not False:
+                    self._connection.hold_body(exchange, is_skipped)
             self._check_body(exchange, length)
         if self.refusal is None and (expected := fields.get(b"expect")):  # an empty one expects nothing
             self._expect(expected, exchange)
+
+    def skip_body(self, exchange: Exchange) -> None:
+        """Pass on the unfinished request without its body, and parse nothing more."""
+        exchange.keep_alive = False
+        exchange.counted_bytes = self.memory.finish()
+        exchange.began = time.perf_counter()
+        self.requests.append(exchange)
+        self.is_closed = True
 
     def _check_head(self) -> None:
         self._large_head = self._measure_head()

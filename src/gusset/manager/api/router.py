@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
@@ -128,9 +128,12 @@ class Api:
         caller = self._authorize(exchange, route.operation, address)
         return self._call_handler(exchange, route, caller, self._cache.declaring)
 
-    def knows_key(self, exchange: Exchange) -> bool:
-        """Whether a request has a valid key or token. Records nothing, and does not wait."""
-        return self._authenticator.knows_key((exchange.header(b"authorization") or b"").decode("latin-1"))
+    def lacks_key(self, exchange: Exchange) -> bool | Awaitable[bool]:
+        """Whether a request has no valid key or token. An awaitable where the vault's reads wait."""
+        authorization = (exchange.header(b"authorization") or b"").decode("latin-1")
+        if self._vault.reads_wait:
+            return self._executors.run(lambda: not self._authenticator.knows_key(authorization))
+        return not self._authenticator.knows_key(authorization)
 
     async def handle_slow(self, exchange: Exchange, route: Route, address: str | None) -> Response:
         """Handle a request on a thread. Raises as `handle` does."""

@@ -20,7 +20,6 @@ from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.events import Actor
-from gusset.vault.greenlets import spawned
 from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, KeyInfo, key_hash
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.identity_tokens import is_identity_token
@@ -136,14 +135,11 @@ class Authenticator:
     def knows_key(self, authorization: str) -> bool:
         """Whether a header has a valid key or token. Records nothing.
 
-        Outside a greenlet it does not wait for a database server: that would hold up the event loop, and with
-        it the requests whose connections it waits for. Any key counts as valid there, until its request
-        is handled.
+        Where the vault's reads wait, call it in a greenlet: it would hold up the event loop, and with it the
+        requests whose connections it waits for.
         """
         try:
             token = bearer(authorization)
-            if self._vault.reads_wait and not spawned():
-                return True
             self._cache.refresh()
             self._find(token)
         except (NotSignedIn, Denied):
