@@ -35,6 +35,7 @@ _VARIABLES = {
     "root_key_passphrase_file": "GUSSET_ROOT_KEY_PASSPHRASE_FILE",
     "witness_file": "GUSSET_WITNESS_FILE",
     "manager": "GUSSET_MANAGER",
+    "manager_ca": "GUSSET_MANAGER_CA",
     "token_file": "GUSSET_TOKEN_FILE",
     "identity_token_file": "GUSSET_IDENTITY_TOKEN_FILE",
     "name_collisions": "GUSSET_NAME_COLLISIONS",
@@ -63,7 +64,8 @@ class Settings:
     secret through another spelling of its name does: "refuse" or "overwrite".
     The root key comes from `root_key_command` if there is one, else from `root_key_credential`,
     else from `root_key_file`. `identity_token_file` has a JSON Web Token of the workload's platform, which
-    is exchanged at the manager. `command_environ` is the environment of the command.
+    is exchanged at the manager. `manager_ca` has certificates of authorities (PEM) that are trusted for the
+    manager, besides the public ones. `command_environ` is the environment of the command.
     """
 
     home: Path
@@ -76,6 +78,7 @@ class Settings:
     root_key_passphrase_file: Path | None = None
     command_environ: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     manager: str | None = None
+    manager_ca: Path | None = None
     token_file: Path | None = None
     identity_token_file: Path | None = None
     docker_host: str | None = None
@@ -127,6 +130,7 @@ class Settings:
             root_key_passphrase_file=_path(values, "root_key_passphrase_file"),
             command_environ=tuple((name, environ[name]) for name in _COMMAND_VARIABLES if name in environ),
             manager=values.get("manager"),
+            manager_ca=_path(values, "manager_ca"),
             token_file=_path(values, "token_file"),
             identity_token_file=_path(values, "identity_token_file"),
             docker_host=environ.get("DOCKER_HOST") or None,

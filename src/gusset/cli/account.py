@@ -121,7 +121,9 @@ def _own_deployment(app: App, url: str, file: Path, deployment: str) -> dict[str
     from gusset.client.manager_client import ManagerClient
 
     key = ExchangedToken(file, deployment)
-    with closing(ManagerClient(url, key, insecure_http=app.settings.insecure_http)) as client:
+    with closing(
+        ManagerClient(url, key, insecure_http=app.settings.insecure_http, authorities=app.settings.manager_ca)
+    ) as client:
         return client.request("GET", "/v1/deployment")
 
 

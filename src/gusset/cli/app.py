@@ -111,7 +111,9 @@ class App:
         self.hold_values()
         key = self.settings.key_for(url)
         self.held.append(key)
-        client = ManagerClient(url, key, insecure_http=self.settings.insecure_http)
+        client = ManagerClient(
+            url, key, insecure_http=self.settings.insecure_http, authorities=self.settings.manager_ca
+        )
         try:
             yield client
         finally:

@@ -193,7 +193,9 @@ def _values_of_deployment(app: App, url: str) -> Mapping[str, Sequence[SecretVal
             "a manager never returns a value to a person, so there is nothing to search for",
             hint="name the file of a deployment's token in GUSSET_TOKEN_FILE, or use --secrets-dir",
         )
-    client = ManagerClient(url, key, insecure_http=app.settings.insecure_http)
+    client = ManagerClient(
+        url, key, insecure_http=app.settings.insecure_http, authorities=app.settings.manager_ca
+    )
     try:
         names = client.request("GET", "/v1/deployment")["secrets"]
         source = ManagerSource(client)

@@ -110,7 +110,9 @@ def manager_source(
         access = account.deployment_token(reader, names)
         key, registered = access.token, frozenset(names) if access.registered else None
         app.held.append(access.token)
-    client = ManagerClient(account.url, key, insecure_http=app.settings.insecure_http)
+    client = ManagerClient(
+        account.url, key, insecure_http=app.settings.insecure_http, authorities=app.settings.manager_ca
+    )
     source = ManagerSource(client, registered=registered)
     try:
         yield source

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from gusset.errors import GussetError, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 TIMEOUT = 10.0  # seconds for a response
@@ -40,13 +43,24 @@ class ManagerClient:
     the error that the response names.
     """
 
-    def __init__(self, url: str, key: SecretValue | ExchangedToken, *, insecure_http: bool = False) -> None:
-        """`url` is an address, or several with commas between them."""
+    def __init__(
+        self,
+        url: str,
+        key: SecretValue | ExchangedToken,
+        *,
+        insecure_http: bool = False,
+        authorities: Path | None = None,
+    ) -> None:
+        """`url` is an address, or several with commas between them.
+
+        `authorities` is a file with certificates (PEM) that are trusted besides the public authorities.
+        """
         urls = checked_urls(url, insecure_http=insecure_http)
         # In an order of its own: the clients of a manager that fails spread over the others.
         self._urls = random.sample(urls, len(urls))
         self._current = 0
         self._key = key
+        self._authorities = authorities
         self._http: dict[tuple[int, str], httpx.Client] = {}  # by process: a fork has connections of its own
 
     def __repr__(self) -> str:
@@ -123,7 +137,11 @@ class ManagerClient:
             logging.getLogger("httpx").setLevel(logging.WARNING)
             limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
             self._http[key] = httpx.Client(
-                base_url=url, timeout=TIMEOUT, follow_redirects=False, limits=limits
+                base_url=url,
+                timeout=TIMEOUT,
+                follow_redirects=False,
+                limits=limits,
+                verify=True if self._authorities is None else _trusting(self._authorities),
             )
         return self._http[key]
 
@@ -213,6 +231,21 @@ def _retry_after(response: httpx.Response) -> float | None:
     """The seconds of the header Retry-After, at most `_LONGEST_PAUSE`; None without it."""
     text = response.headers.get("retry-after", "")
     return min(float(text), _LONGEST_PAUSE) if text.isascii() and text.isdigit() else None
+
+
+def _trusting(authorities: Path) -> ssl.SSLContext:
+    """How connections are verified: by these authorities, too. Raises UsageError."""
+    import httpx
+
+    context = httpx.create_ssl_context()
+    try:
+        context.load_verify_locations(cafile=authorities)
+    except OSError as error:  # ssl.SSLError, too
+        raise UsageError(
+            f"{authorities} cannot be used for the manager: {error.strerror or 'it is not PEM'}",
+            hint="GUSSET_MANAGER_CA names a file with certificates of authorities",
+        ) from None
+    return context
 
 
 def checked_urls(text: str, *, insecure_http: bool = False) -> tuple[str, ...]:
