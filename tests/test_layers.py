@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "containers": {"errors", "secrets", "package", "environments", "images", "runtime", "weights"},
     "images": {"errors", "secrets", "portable", "printable"},
     "agent": {"errors", "secrets"},
+    "kubernetes": {"errors"},
     "client": {"errors", "addresses", "backoff", "secrets", "rotation"},
     "manager": {"errors", "addresses", "printable", "secrets", "vault", "rotation", "runtime"},
     "cli": {
@@ -62,6 +63,7 @@ MAY_IMPORT = {
         "manager",
         "client",
         "agent",
+        "kubernetes",
         "rotation",
     },
     "__main__": {"cli"},

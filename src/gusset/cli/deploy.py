@@ -5,8 +5,12 @@ from __future__ import annotations
 import click
 
 from gusset.cli.app import Group
+from gusset.cli.deploy_kubernetes import kubernetes
 
 
 @click.group(name="deploy", cls=Group)
 def deploy() -> None:
     """Run a model folder on a cluster."""
+
+
+deploy.add_command(kubernetes)
