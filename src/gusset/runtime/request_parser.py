@@ -110,9 +110,8 @@ class RequestParser:
         self._body_size = 0
         self._framing = 0  # bytes of a chunked body that are not content: sizes, extensions, trailers
         self._most = 0  # bytes that its body may have
-        self._body_began = (
-            0.0  # when its head was complete, by the event loop's clock; not set before it matters
-        )
+        # When its head was complete, by the event loop's clock; not set before it matters.
+        self._body_began = 0.0
 
     def feed(self, data: bytes) -> None:
         """Parse what the client has sent."""
@@ -191,8 +190,9 @@ class RequestParser:
         if self._head_size > unchecked or self._read_size > unchecked:  # otherwise the head is not large
             self._check_head()
         exchange = Exchange(self._connection, parser.get_method(), self._headers, fields)
-        if b"host" not in fields or len(fields) < len(self._headers):  # some header is missing or repeated
-            self._check_host()
+        missing_or_repeated = b"host" not in fields or len(fields) < len(self._headers)
+        if missing_or_repeated and (fault := _find_host_fault(parser, fields, self._headers)) is not None:
+            self._refuse(400, fault)
         url = self._url
         if url[:1] == b"/" and b"#" not in url:
             exchange.path, _, exchange.query = url.partition(b"?")
@@ -237,24 +237,11 @@ class RequestParser:
         self.is_closed = True
 
     def _check_head(self) -> None:
-        self._large_head = self._measure_head()
+        self._large_head = _measure_head(self._url, self._headers)
         if self._large_head > self._limits.head:
             self._refuse_head()
         elif self._large_head > _UNCOUNTED:
             self._count(self._large_head)
-
-    def _measure_head(self) -> int:
-        return len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
-
-    def _check_host(self) -> None:
-        """Refuse what RFC 9112, 3.2 does: HTTP/1.1 without a Host, and any request with several."""
-        if self.refusal is not None:
-            return
-        if b"host" not in self._fields:
-            if self._parser.get_http_version() != "1.0":
-                self._refuse(400, "The request has no Host.")
-        elif len(self._headers) > len(self._fields) and _count_hosts(self._headers) > 1:
-            self._refuse(400, "The request has more than one Host.")
 
     def _check_body(self, exchange: Exchange, length: bytes | None) -> None:
         if self.refusal is not None:
@@ -304,7 +291,9 @@ class RequestParser:
         parts, self._parts = self._parts, []
         exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
         # Requests that wait for others of their connection are counted even if they are small: many may wait.
-        if self.requests and not self._count(_OBJECTS + self._measure_head() + self._body_size):
+        if self.requests and not self._count(
+            _OBJECTS + _measure_head(self._url, self._headers) + self._body_size
+        ):
             return
         if self.memory.unfinished:
             exchange.counted_bytes = self.memory.finish()
@@ -365,6 +354,21 @@ def _head_without_offer(line: tuple[bytes, bytes, bytes], headers: list[tuple[by
             value = b", ".join(each for each in listed if each.lower() not in _OFFER)
         lines.append(b"%b: %b\r\n" % (name, value))
     return b"".join((*lines, b"\r\n"))
+
+
+def _find_host_fault(
+    parser: httptools.HttpRequestParser, fields: dict[bytes, bytes], headers: list[tuple[bytes, bytes]]
+) -> str | None:
+    """What RFC 9112, 3.2 refuses: HTTP/1.1 without a Host, and any request with several."""
+    if b"host" not in fields:
+        return "The request has no Host." if parser.get_http_version() != "1.0" else None
+    if len(headers) > len(fields) and _count_hosts(headers) > 1:
+        return "The request has more than one Host."
+    return None
+
+
+def _measure_head(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) for name, value in headers)
 
 
 def _count_hosts(headers: list[tuple[bytes, bytes]]) -> int:
