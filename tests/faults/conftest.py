@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Cli, clean_environ
+from tests.conftest import Cli, clean_environ, seconds_since
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
 from tests.postgres_server import PostgresServer
 
@@ -108,7 +108,7 @@ def timed(request: Callable[[], httpx.Response]) -> httpx.Response:
     """The response, which must come within the limit."""
     began = time.monotonic()
     response = request()
-    assert time.monotonic() - began < LIMIT
+    assert seconds_since(began) < LIMIT
     return response
 
 

@@ -21,7 +21,7 @@ import pytest
 from gusset.secrets.value import SecretValue
 from gusset.vault import open_vault
 from gusset.vault.storage.postgres import Postgres
-from tests.conftest import Cli
+from tests.conftest import Cli, seconds_since
 from tests.faults.conftest import SetUp, Starter, eventually, number, put, recovers, timed
 from tests.faults.load import Load, check_all_there
 from tests.faults.network import Network
@@ -146,7 +146,7 @@ def test_requests_do_not_wait_for_those_that_wait_for_the_database(
         while time.monotonic() < deadline:
             began = time.monotonic()
             assert client.get("/healthz").status_code == 200
-            assert time.monotonic() - began < 1.0
+            assert seconds_since(began) < 1.0
             time.sleep(0.05)
         operator.execute("ROLLBACK")
         list(done)
@@ -185,7 +185,7 @@ def test_a_change_without_its_notification_is_noticed_within_a_second(
             began = time.monotonic()
             vault.secrets.writer.set("x", SecretValue(b"next"), actor="alice")
             next(line for line in lines if json.loads(line)["event"] == "changed")
-            assert time.monotonic() - began < 1.0
+            assert seconds_since(began) < 1.0
 
 
 # A full disk
