@@ -126,6 +126,14 @@ def file_system_type(path: Path) -> int:
     return int(found[0]) & 0xFFFF_FFFF
 
 
+_IN_MEMORY = {0x0102_1994, 0x8584_58F6}  # the numbers of tmpfs and ramfs
+
+
+def is_in_memory(path: Path) -> bool:
+    """Whether `path` is on a tmpfs or ramfs; False where that is not known."""
+    return file_system_type(path) in _IN_MEMORY
+
+
 def mount_type(path: Path) -> str:
     """The type of the mount that `path` is in, such as `ext4` or `fuse.sshfs`; "" where it is not known."""
     try:

@@ -49,12 +49,7 @@ def value(number: int) -> bytes:
 @pytest.fixture
 def elsewhere(manager: Manager, tmp_path: Path) -> Cli:
     """The command line of another machine, logged in to the manager."""
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "elsewhere"),
-        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
-    }
-    cli = Cli(tmp_path / "elsewhere", environ)
-    cli("login", manager.address, input=manager.key.encode())
+    cli = manager.laptop(tmp_path / "elsewhere")
     cli("secret", "set", "token", input=value(0))
     return cli
 
