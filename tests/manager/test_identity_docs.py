@@ -36,7 +36,13 @@ def identity_commands() -> list[list[str]]:
 
 @pytest.fixture
 def administrator(manager: Manager, tmp_path: Path) -> Cli:
-    return manager.laptop(tmp_path / "administrator")
+    environ = manager.gusset.environ | {
+        "GUSSET_HOME": str(tmp_path / "administrator"),
+        "GUSSET_SETTINGS": str(tmp_path / "administrator.toml"),
+    }
+    cli = Cli(tmp_path / "administrator", environ)
+    cli("login", manager.address, input=manager.key.encode())
+    return cli
 
 
 def test_an_issuer_of_ones_own_leads_to_a_secret(

@@ -6,6 +6,7 @@ import click
 
 from gusset.cli.app import Group
 from gusset.cli.deploy_kubernetes import kubernetes
+from gusset.cli.deploy_ray import ray
 
 
 @click.group(name="deploy", cls=Group)
@@ -14,3 +15,4 @@ def deploy() -> None:
 
 
 deploy.add_command(kubernetes)
+deploy.add_command(ray)

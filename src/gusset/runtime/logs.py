@@ -59,8 +59,9 @@ class ReadableFormatter(logging.Formatter):
 
 
 def mask_records(mask: Mask) -> None:
-    """Mask the message of every log record of this process, whatever formats it."""
+    """Mask the message and the traceback of every log record of this process, whatever formats it."""
     make = logging.getLogRecordFactory()
+    formatter = logging.Formatter()
 
     def make_masked(*arguments: object, **options: object) -> logging.LogRecord:
         record = make(*arguments, **options)
@@ -71,6 +72,8 @@ def mask_records(mask: Mask) -> None:
             return record
         if masked != message:
             record.msg, record.args = masked, ()
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = mask(formatter.formatException(record.exc_info))  # what formatters then use
         return record
 
     logging.setLogRecordFactory(make_masked)

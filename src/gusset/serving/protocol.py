@@ -113,6 +113,14 @@ class StartStep(enum.StrEnum):
     LOAD = "load"
 
 
+FAILED_STEPS = {
+    StartStep.IMPORT: "the model's code could not be imported",
+    StartStep.INIT: "the model's __init__ failed",
+    StartStep.CHECK: "the model's class cannot be served",
+    StartStep.LOAD: "the model's load failed, twice",
+}
+"""What a failure of each step is, for people."""
+
 _STEPS = frozenset(StartStep)
 
 

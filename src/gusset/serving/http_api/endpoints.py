@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import secrets
@@ -108,6 +109,10 @@ class ModelApi:
         if self._websockets is not None:
             await self._websockets.drain()
 
+    async def reason_not_ready(self) -> str | None:
+        """Why the model is not ready; None if it is."""
+        return await self._readiness.reason_not_ready()
+
     def takes_over(self, exchange: Exchange) -> bool:
         """Whether this request's connection will be handed over to a websocket."""
         return (
@@ -115,6 +120,10 @@ class ModelApi:
             and exchange.method == b"GET"
             and _wants_websocket(exchange)
         )
+
+    def websockets_at(self, path: bytes) -> Websockets | None:
+        """What serves a websocket that a client opens at this path; None if nothing does."""
+        return self._loaded_websockets() if _WEBSOCKET.fullmatch(path) else None
 
     def _predict(self, exchange: Exchange) -> None:
         exchange.counted_as = "predict"
@@ -133,17 +142,20 @@ class ModelApi:
         return given if given and _ACCEPTED_ID.match(given) else next(self._new_ids)
 
     def _websocket(self, exchange: Exchange) -> None:
-        if self.takes_over(exchange):
-            if self._websockets is None:
-                try:
-                    self._websockets = self._make_websockets()
-                except ImportError:  # the libraries of the model's environment are missing or too old
-                    send(exchange, caller_error(501, "This model has no websocket."))
-                    return
-            _choose_websocket(exchange)
-            self._websockets.open(exchange)
-        else:
+        if not self.takes_over(exchange):
             send(exchange, caller_error(404, "Not Found"))
+        elif (websockets := self._loaded_websockets()) is None:
+            send(exchange, caller_error(501, "This model has no websocket."))
+        else:
+            _choose_websocket(exchange)
+            websockets.open(exchange)
+
+    def _loaded_websockets(self) -> Websockets | None:
+        """None if the libraries for websockets are missing in the model's environment, or too old."""
+        if self._websockets is None:
+            with contextlib.suppress(ImportError):
+                self._websockets = self._make_websockets()
+        return self._websockets
 
     def _sync(self, exchange: Exchange) -> None:
         """`/sync/PATH`, also below a prefix of the platform, is PATH."""

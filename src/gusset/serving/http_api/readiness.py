@@ -45,16 +45,23 @@ class ReadinessProbe:
         self._checks = TaskSet(loop)
 
     def respond(self, exchange: Exchange) -> None:
+        if self._is_healthy is None:
+            self._on_ready(exchange)
+        else:
+            self._checks.start(self._respond(exchange))
+
+    async def reason_not_ready(self) -> str | None:
+        """Why the model is not ready, by its `is_healthy`; None if it is."""
         method = self._is_healthy
         if method is None:
-            self._on_ready(exchange)
-            return
+            return None
         is_async = method.kind is MethodKind.COROUTINE
-        check = method.function() if is_async else self._threads.run(method.function)
-        self._checks.start(self._respond(exchange, check))
+        return await self._reason_not_ready(
+            method.function() if is_async else self._threads.run(method.function)
+        )
 
-    async def _respond(self, exchange: Exchange, check: Awaitable[Any]) -> None:
-        reason = await self._reason_not_ready(check)
+    async def _respond(self, exchange: Exchange) -> None:
+        reason = await self.reason_not_ready()
         if reason is None:
             self._on_ready(exchange)
         else:

@@ -52,7 +52,7 @@ class Websockets:
         self._folder = folder
         self._state = ServerState()
         self._config = Config(
-            self._serve,
+            self.serve,
             interface="asgi3",
             lifespan="off",
             log_config=None,
@@ -60,7 +60,7 @@ class Websockets:
             ws_ping_interval=transport.get("ping_interval_seconds") or _PING_SECONDS,
             ws_ping_timeout=transport.get("ping_timeout_seconds") or _PING_SECONDS,
         )
-        self._config.loaded_app = self._serve
+        self._config.loaded_app = self.serve
         self._config.loaded = True
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
@@ -75,8 +75,11 @@ class Websockets:
         while self._state.tasks:
             await asyncio.wait(self._state.tasks)
 
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        """Accept the websocket and run the model's method. An error that it raises closes with 1011."""
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        """An ASGI application: accept the websocket and run the model's method.
+
+        An error that it raises closes with 1011.
+        """
         scope["headers"] = [(name.lower(), value) for name, value in scope["headers"]]  # as ASGI demands
         websocket = WebSocket(scope, receive, self._masker.websocket(send))
         await websocket.accept()

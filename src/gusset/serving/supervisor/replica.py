@@ -16,6 +16,7 @@ from gusset.errors import ModelFailed
 from gusset.secrets.masking import Masker
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.protocol import (
+    FAILED_STEPS,
     Accept,
     Drain,
     Drained,
@@ -25,7 +26,6 @@ from gusset.serving.protocol import (
     Ready,
     Report,
     SetSecrets,
-    StartStep,
     Used,
 )
 from gusset.serving.supervisor.worker_process import (
@@ -38,12 +38,6 @@ from gusset.serving.worker.shim import EXIT_UNUSABLE_PYTHON
 
 _EXIT_SECONDS = 3.0  # for a worker to exit by itself after its drain, or on SIGTERM
 
-_FAILED_STEPS = {
-    StartStep.IMPORT: "the model's code could not be imported",
-    StartStep.INIT: "the model's __init__ failed",
-    StartStep.CHECK: "the model's class cannot be served",
-    StartStep.LOAD: "the model's load failed, twice",
-}
 _MISSING_MODULE = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
 
 
@@ -134,7 +128,7 @@ class Replica:
                 f"the model's process ended while the model was starting ({describe_exit(status)})",
                 hint="see what it printed above" + self._python_hint(),
             )
-        step, trace = _FAILED_STEPS[self._failure.step], masker.mask_text(self._failure.trace)
+        step, trace = FAILED_STEPS[self._failure.step], masker.mask_text(self._failure.trace)
         missing = _MISSING_MODULE.search(trace)
         return ModelFailed(
             f"{step}\n{trace}", hint=self._missing_module_hint(missing[1]) if missing else None

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from gusset.runtime.logs import model_traceback
 from gusset.secrets.mapping import Secrets
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.inference.methods import Methods, ModelDefinitionError, find_methods
@@ -38,6 +39,11 @@ class StartFailed(Exception):
     def __init__(self, step: StartStep) -> None:
         super().__init__(step)
         self.step = step
+
+    def trace(self, folder: Path) -> str:
+        """The traceback of the error, from the first frame in the model's `folder` on. Not masked."""
+        error = self.__cause__ or self
+        return str(error) if isinstance(error, ModelDefinitionError) else model_traceback(error, folder)
 
 
 def start_model(

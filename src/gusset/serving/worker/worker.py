@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import uvloop
 
@@ -30,9 +30,8 @@ from gusset.secrets.mapping import Secrets
 from gusset.secrets.masking import Masker
 from gusset.secrets.value import SecretValue
 from gusset.serving.channel import Channel, Closed
-from gusset.serving.http_api.endpoints import ModelApi
+from gusset.serving.http_api.assembly import make_api
 from gusset.serving.http_api.metrics import Metrics
-from gusset.serving.inference.inference import Inference
 from gusset.serving.inference.methods import Methods, ModelDefinitionError
 from gusset.serving.inference.response_masking import ResponseMasker
 from gusset.serving.protocol import (
@@ -61,9 +60,6 @@ from gusset.serving.worker.lazy_data import DownloadState
 from gusset.serving.worker.loop_watchdog import watch_loop
 from gusset.serving.worker.model_loader import StartFailed, start_model
 from gusset.serving.worker.use_reporter import UseReporter
-
-if TYPE_CHECKING:
-    from gusset.serving.http_api.websockets import Websockets
 
 EXIT_START_FAILED = 9
 _HIT_INTERVAL = 1.0  # seconds
@@ -131,7 +127,15 @@ class Worker:
     async def _serve(self, methods: Methods) -> None:
         """Serve from the order to accept until the order to drain."""
         metrics = self._make_metrics()
-        api = self._make_api(methods, metrics)
+        api = make_api(
+            methods,
+            self._deployment,
+            self._loop,
+            masker=self._response_masker,
+            metrics=metrics,
+            last_error=lambda: self._source_error,
+            lagging=lambda: self._lagging,
+        )
         auth = self._caller_auth
         server = HttpServer(
             api.router,
@@ -159,39 +163,6 @@ class Worker:
             lambda: self._hits,
             mask=lambda text: self._masker.mask(text, "metrics"),
             caller_auth=self._caller_auth,
-        )
-
-    def _make_api(self, methods: Methods, metrics: Metrics) -> ModelApi:
-        deployment, folder = self._deployment, self._deployment.folder
-        inference = Inference(
-            methods,
-            self._loop,
-            self._response_masker,
-            concurrency=deployment.predict_concurrency,
-            streaming_read_timeout=deployment.streaming_read_timeout,
-            folder=folder,
-        )
-        return ModelApi(
-            methods,
-            inference,
-            self._loop,
-            metrics=metrics,
-            folder=folder,
-            last_error=lambda: self._source_error,
-            lagging=lambda: self._lagging,
-            make_websockets=partial(self._make_websockets, methods),
-            name=deployment.name,
-        )
-
-    def _make_websockets(self, methods: Methods) -> Websockets:
-        from gusset.serving.http_api.websockets import Websockets  # imports Starlette and uvicorn
-
-        return Websockets(
-            methods.websocket,
-            self._loop,
-            self._response_masker,
-            folder=self._deployment.folder,
-            transport=self._deployment.transport,
         )
 
     def _follow_orders(self) -> None:
@@ -236,13 +207,8 @@ class Worker:
         self._loop.call_later(_HIT_INTERVAL, self._report_hits)
 
     def _exit_failed(self, failure: StartFailed) -> NoReturn:
-        error = failure.__cause__ or failure
-        if isinstance(error, ModelDefinitionError):
-            trace = str(error)
-        else:
-            trace = logs.model_traceback(error, self._deployment.folder)
         self._report(Masked(self._masker.hits.take()))
-        self._report(Failed(failure.step, trace))
+        self._report(Failed(failure.step, failure.trace(self._deployment.folder)))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +22,8 @@ from gusset.portable import (
     write_private_file,
 )
 from gusset.vault.crypto.public_keys import PublicKeys
+
+log = logging.getLogger("gusset.vault")
 
 _MAX_BYTES = 262_144  # a longer witness file is cut down to its newest lines, except on Windows
 _KEPT_LINES = 200
@@ -150,7 +153,7 @@ class WitnessFile:
             finally:
                 os.close(fd)
         except OSError as error:
-            _warn("cannot write the witness file %s: %s", self.path, error.strerror)
+            log.warning("cannot write the witness file %s: %s", self.path, error.strerror)
 
     def _open_locked(self) -> int:
         """Open and lock the file; start over when another process has replaced it meanwhile."""
@@ -203,7 +206,7 @@ def read_checkpoints(path: Path) -> list[Checkpoint]:
         try:
             found.append(Checkpoint.parse(line))
         except ValueError:
-            _warn("%s has a line that is not a checkpoint", path)
+            log.warning("%s has a line that is not a checkpoint", path)
     return found
 
 
@@ -213,9 +216,3 @@ def given_checkpoints(path: Path) -> list[Checkpoint]:
     if not found:
         raise UsageError(f"{path} contains no checkpoint", hint="use a copy of a witness file")
     return found
-
-
-def _warn(message: str, *facts: object) -> None:
-    import logging  # only for this: commands that set a secret would import it for nothing
-
-    logging.getLogger("gusset.vault").warning(message, *facts)
