@@ -1,19 +1,22 @@
 """How fast a stream of log lines is masked, and what the masker costs to build and hold.
 
-    python bench/masking.py [MEGABYTES]
+    python bench/masking.py [MEGABYTES [CHECKOUT]]
 
 The data are log lines with addresses, ids and JSON. One line in 1,000 contains a
 secret, as it is or encoded. Prints a Markdown table of MB per second of processor
 time, the best of five runs: `mask` of chunks of 64 KiB, streams of chunks of 64
-and 4 KiB, and the time for a line that arrives by itself. Then the cost of ten
-values of 64 KiB.
+and 4 KiB, and the time for a line that arrives by itself; without hyperscan, and
+with it, and by the gusset of another checkout if one is given, in turns and in
+processes of their own. Then the cost of ten values of 64 KiB.
 """
 
 from __future__ import annotations
 
 import base64
+import os
 import random
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +26,9 @@ from gusset.secrets.masking import Masker
 from gusset.secrets.value import MAX_BYTES, SecretValue
 
 RUNS = 5
-COUNTS = (0, 1, 10, 100, 1_000, 10_000)
+ROUNDS = 3
+SRC = Path(__file__).resolve().parents[1] / "src"
+COUNTS = (1, 10, 100, 1_000, 10_000)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -97,29 +102,59 @@ def streamed(masker: Masker) -> Callable[[list[bytes]], object]:
 
 
 def main() -> None:
-    size = int(sys.argv[1] if len(sys.argv) > 1 else 16) * 1_000_000
-    rng = random.Random(7)
+    megabytes = sys.argv[1] if len(sys.argv) > 1 else "16"
+    versions = {"automaton": SRC, "hyperscan": SRC}
+    if len(sys.argv) > 2:
+        versions = {"before": Path(sys.argv[2]) / "src", **versions}
     print(
-        "| secrets | learn, ms | memory, MiB | whole, MB/s | stream 64 KiB | stream 4 KiB | lines, µs each |\n"
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+        "| secrets | search | learn, ms | compile, ms | memory, MiB | whole, MB/s | stream 64 KiB | stream 4 KiB "
+        "| line, µs |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
     for count in COUNTS:
-        secrets = make_secrets(count, rng)
-        data = make_log(size, secrets, rng)
-        before, begin = resident(), time.process_time()
-        masker = Masker(map(SecretValue, secrets))
-        learned = (time.process_time() - begin) * 1e3
-        grown = (resident() - before) / 2**20
-        lines = data.splitlines(keepends=True)[:20_000]
-        rates = (
-            speed(whole(masker), chunks(data, 65_536)),
-            speed(streamed(masker), chunks(data, 65_536)),
-            speed(streamed(masker), chunks(data, 4_096)),
-        )
-        each = sum(map(len, lines)) / speed(streamed(masker), lines) / len(lines)
-        shown = " | ".join(f"{rate:,.0f}" for rate in rates)
-        print(f"| {count:,} | {learned:.1f} | {grown:.0f} | {shown} | {each:.2f} |", flush=True)
-    large_values(rng, size)
+        rounds = [
+            {name: run_apart(src, megabytes, str(count), name) for name, src in versions.items()}
+            for _ in range(ROUNDS)
+        ]
+        for name in versions:
+            of_rounds = list(zip(*(each[name] for each in rounds), strict=True))
+            best = [max(figures) if 3 <= at <= 5 else min(figures) for at, figures in enumerate(of_rounds)]
+            shown = " | ".join(f"{figure:,.{1 if figure < 100 else 0}f}" for figure in best[:-1])
+            print(f"| {count:,} | {name} | {shown} | {best[-1]:.2f} |", flush=True)
+    large_values(random.Random(7), int(megabytes) * 1_000_000)
+
+
+def run_apart(src: Path, *arguments: str) -> list[float]:
+    """The figures of `measure`, from a process of its own that imports gusset from `src`."""
+    command = [sys.executable, __file__, *arguments, "measure"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(src)}, check=True, capture_output=True
+    )
+    return [float(word) for word in done.stdout.split()]
+
+
+def measure(megabytes: str, count: str, search: str) -> list[float]:
+    if search != "hyperscan":
+        sys.modules["hyperscan"] = None  # type: ignore[assignment]  # importing it fails
+    rng = random.Random(7)
+    secrets = make_secrets(int(count), rng)
+    data = make_log(int(megabytes) * 1_000_000, secrets, rng)
+    lines = data.splitlines(keepends=True)[:20_000]
+    parts, small_parts = chunks(data, 65_536), chunks(data, 4_096)
+    before, begin = resident(), time.process_time()
+    masker = Masker(map(SecretValue, secrets))
+    learned = (time.process_time() - begin) * 1e3
+    begin = time.process_time()
+    if search == "hyperscan":
+        masker._index.search.compile()
+    compiled = (time.process_time() - begin) * 1e3
+    grown = (resident() - before) / 2**20
+    rates = [
+        speed(whole(masker), parts),
+        speed(streamed(masker), parts),
+        speed(streamed(masker), small_parts),
+    ]
+    each = sum(map(len, lines)) / speed(streamed(masker), lines) / len(lines)
+    return [learned, compiled, grown, *rates, each]
 
 
 def large_values(rng: random.Random, size: int) -> None:
@@ -138,4 +173,7 @@ def large_values(rng: random.Random, size: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[-1] == "measure":
+        print(*measure(*sys.argv[1:-1]))
+    else:
+        main()

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,15 @@ sys.dont_write_bytecode = False
 
 # httpx loads the certificates of all authorities for each new client, also for plain HTTP: 15 ms of CPU time.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
+
+
+def seconds_since(began: float) -> float:
+    """Seconds since a monotonic time; fewer while other work has the processors, in proportion to the load.
+
+    For promises such as "within a second", which hold for a machine with processor time to spare.
+    """
+    return (time.monotonic() - began) / max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
 
 # What a test needs, derived from its fixtures: `make quick` and CI's jobs select by these marks.
 MARK_OF_FIXTURE = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,11 +118,11 @@ class Settings:
         path = settings_file(environ)
         values: dict[str, str] = _read(path)
         values |= {key: environ[name] for key, name in _VARIABLES.items() if environ.get(name)}
-        home = Path(values["home"]).expanduser() if "home" in values else _default_home()
+        home = Path(values["home"]).expanduser() if "home" in values else _user_folder("data")
         home = home.absolute()
         return cls(
             home=home,
-            cache=_path(values, "cache") or _default_cache(),
+            cache=_path(values, "cache") or _user_folder("cache"),
             database=values.get("database") or f"sqlite:///{home / 'vault.db'}",
             root_key_file=_path(values, "root_key_file") or home / "root.key",
             witness_file=_path(values, "witness_file") or home / "audit.witness",
@@ -173,9 +174,7 @@ def settings_file(environ: Mapping[str, str]) -> Path:
     """`gusset/settings.toml` in the platform's config folder, or what GUSSET_SETTINGS names."""
     if named := environ.get("GUSSET_SETTINGS"):
         return Path(named).expanduser()
-    from platformdirs import user_config_path
-
-    return user_config_path("gusset") / "settings.toml"
+    return _user_folder("config") / "settings.toml"
 
 
 def save_login(path: Path, manager: str, api_key: SecretValue, *, insecure_http: bool) -> None:
@@ -193,7 +192,7 @@ def forget_login(path: Path) -> None:
     _rewrite(path, {})
 
 
-_LOGIN_LINE = re.compile(r"\s*(manager|api_key|insecure_http)\s*=")
+_LOGIN_LINE = r"\s*(manager|api_key|insecure_http)\s*="
 
 
 def _rewrite(path: Path, values: Mapping[str, str]) -> None:
@@ -202,7 +201,7 @@ def _rewrite(path: Path, values: Mapping[str, str]) -> None:
 
     old = path.read_text("utf-8").splitlines() if path.exists() else []
     lines = [f"{key} = {json.dumps(text)}" for key, text in values.items()]
-    lines += [line for line in old if not _LOGIN_LINE.match(line)]
+    lines += [line for line in old if not re.match(_LOGIN_LINE, line)]
     write_private_file(path, "".join(line + "\n" for line in lines).encode())
 
 
@@ -230,23 +229,33 @@ def _login(path: Path) -> Login | None:
     return Login(values["manager"], path)
 
 
-def _default_home() -> Path:
-    from platformdirs import user_data_path
+# Kind of file -> on Linux, the variable with the folder for such files, and the folder without the variable.
+_USER_FOLDERS = {
+    "config": ("XDG_CONFIG_HOME", ".config"),
+    "data": ("XDG_DATA_HOME", ".local/share"),
+    "cache": ("XDG_CACHE_HOME", ".cache"),
+}
 
-    return user_data_path("gusset")
 
+def _user_folder(kind: Literal["config", "data", "cache"]) -> Path:
+    """Where the platform has gusset's files of this kind."""
+    home = os.environ.get("HOME", "")
+    if sys.platform == "linux" and home.startswith("/"):
+        # What platformdirs returns, without its import, on which `gusset secret list` would lose a tenth.
+        variable, default = _USER_FOLDERS[kind]
+        base = os.environ.get(variable, "")
+        return (Path(base) if base.startswith("/") else Path(home, default)) / "gusset"
+    from platformdirs import PlatformDirs
 
-def _default_cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("gusset")
+    path: Path = getattr(PlatformDirs("gusset"), f"user_{kind}_path")
+    return path
 
 
 def _path(values: Mapping[str, str], key: str) -> Path | None:
     return Path(values[key]).expanduser().absolute() if key in values else None
 
 
-_KEY_LINE = re.compile(rb"^[ \t]*api_key[ \t]*=(.*)$", re.MULTILINE)
+_KEY_LINE = rb"(?m)^[ \t]*api_key[ \t]*=(.*)$"
 
 
 def _read(path: Path, *, with_key: bool = False) -> dict[str, str]:
@@ -260,7 +269,7 @@ def _read(path: Path, *, with_key: bool = False) -> dict[str, str]:
             data = bytearray(os.fstat(file.fileno()).st_size)
             del data[file.readinto(data) :]
         if not with_key:
-            for line in _KEY_LINE.finditer(data):
+            for line in re.finditer(_KEY_LINE, data):
                 start, end = line.span(1)
                 data[start:end] = b' ""'.ljust(end - start)
         text = data.decode("utf-8")

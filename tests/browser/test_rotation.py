@@ -14,7 +14,6 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Site, accessibility_problems
 from tests.cli.test_serve import served, write_model
-from tests.conftest import Cli
 from tests.manager.conftest import lease
 from tests.serving.conftest import eventually
 
@@ -43,12 +42,7 @@ def test_the_page_shows_the_worker_that_lags_and_then_that_all_have_acknowledged
     """Two workers, one of which is stopped: the bar stays at 0 of 1 until it goes on. Nothing is reloaded."""
     site.add("rotated", "the-first-value-of-it")
     manager = site.manager
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "elsewhere"),
-        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
-    }
-    elsewhere = Cli(tmp_path / "elsewhere", environ)
-    elsewhere("login", manager.address, input=manager.key.encode())
+    elsewhere = manager.laptop(tmp_path / "elsewhere")
     folder = write_model(tmp_path / "m", CONFIG, MODEL)
     with served(elsewhere, str(folder), "--workers", "2", errors=tmp_path / "err") as (address, _):
         workers: set[int] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import shutil
@@ -9,11 +10,11 @@ import struct
 import subprocess
 import sys
 import termios
+from contextlib import redirect_stdout
 from fcntl import ioctl
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from gusset import __version__
 from gusset.cli import commands, help_texts, main
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def click_prints(*words: str) -> str:
-    return CliRunner().invoke(commands.gusset, words, prog_name="gusset").output
+    with redirect_stdout(io.StringIO()) as printed:
+        commands.gusset.main(words, prog_name="gusset", standalone_mode=False)
+    return printed.getvalue()
 
 
 def test_the_texts_are_up_to_date() -> None:
@@ -81,7 +84,8 @@ def test_a_terminal_gets_help_for_its_width(gusset: Cli, columns: int) -> None:
     kernel, terminal = pty.openpty()
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     command = [sys.executable, "-m", "gusset", "secret", "set", "--help"]
-    process = subprocess.Popen(command, stdout=terminal, env=gusset.environ)
+    environ = {name: value for name, value in gusset.environ.items() if name != "COLUMNS"}
+    process = subprocess.Popen(command, stdout=terminal, env=environ)
     os.close(terminal)
     shown = b""
     try:

@@ -331,16 +331,6 @@ def _type_at_a_terminal(
     return shown
 
 
-def test_parsing_a_command_line_imports_no_slow_library() -> None:
-    """What every command imports has none of the libraries that only some need."""
-    script = "import sys, gusset.cli.commands; print(*[m for m in sys.modules if m in sys.argv[1:]])"
-    heavy = ["sqlalchemy", "alembic", "pydantic", "cryptography", "httpx", "asyncio", "yaml", "uvloop"]
-
-    done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
-
-    assert done.stdout.split() == []
-
-
 AWKWARD = {
     "A": b"plain",
     "B": b'it\'s $HOME `id` "q" \\\\n \\',

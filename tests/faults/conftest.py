@@ -10,17 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import Cli, clean_environ
+from tests.conftest import Cli, clean_environ, seconds_since
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
 from tests.postgres_server import PostgresServer
+from tests.serving.conftest import eventually
 
 LIMIT = 5.0  # seconds within which every request ends
 RECOVERY = 10.0  # seconds until all is well again
+
+soon = partial(eventually, patience=RECOVERY)
 
 
 @pytest.fixture(scope="module")
@@ -108,22 +112,15 @@ def timed(request: Callable[[], httpx.Response]) -> httpx.Response:
     """The response, which must come within the limit."""
     began = time.monotonic()
     response = request()
-    assert time.monotonic() - began < LIMIT
+    assert seconds_since(began) < LIMIT
     return response
-
-
-def eventually(check: Callable[[], bool], seconds: float = RECOVERY) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def recovers(client: httpx.Client) -> None:
     """Writes, reads and readiness are well again, soon and without help."""
-    eventually(lambda: put(client, "after").status_code == 200)
+    soon(lambda: put(client, "after").status_code == 200)
     assert client.get("/v1/secrets").status_code == 200
-    eventually(lambda: client.get("/readyz").status_code == 200)
+    soon(lambda: client.get("/readyz").status_code == 200)
 
 
 def number(name: str, default: int) -> int:

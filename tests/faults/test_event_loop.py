@@ -12,9 +12,10 @@ import time
 
 import httpx
 
-from tests.faults.conftest import Starter, eventually, put
+from tests.faults.conftest import Starter, put
 from tests.manager.conftest import Manager, lease
 from tests.manager.test_pages import Visitor
+from tests.serving.conftest import eventually
 
 REPORTED = "waits on the event loop"
 
@@ -66,7 +67,7 @@ def test_no_request_makes_the_event_loop_wait_for_the_database(start: Starter) -
             [sys.executable, "-c", CODE, str(manager.port)], env=manager.gusset.environ, stderr=log
         )
     try:
-        eventually(lambda: is_up(manager), 30)
+        eventually(lambda: is_up(manager), patience=30)
         before = manager.log.stat().st_size
         use(manager)
         assert REPORTED not in manager.log.read_text()[before:]

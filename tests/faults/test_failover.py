@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from tests.conftest import Cli
-from tests.faults.conftest import Starter, eventually, put, recovers, timed
+from tests.faults.conftest import Starter, put, recovers, soon, timed
 from tests.faults.load import Load, check_all_there
 from tests.faults.network import Network
 from tests.postgres_server import PostgresServer
+from tests.serving.conftest import eventually
 
 WARNING = "a failover would lose the newest writes"
 
@@ -42,9 +43,7 @@ class Cluster:
         """Each commit waits until the standby has it."""
         self.primary.run("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         self.primary.run("SELECT pg_reload_conf()")
-        eventually(
-            lambda: bool(self.primary.run("SELECT 1 FROM pg_stat_replication WHERE sync_state='sync'"))
-        )
+        soon(lambda: bool(self.primary.run("SELECT 1 FROM pg_stat_replication WHERE sync_state='sync'")))
 
     def fail_over(self) -> None:
         """The primary crashes for good, and the standby takes over."""
@@ -80,13 +79,13 @@ def test_a_standby_without_the_newest_commits_stops_writes_until_that_is_accepte
     assert WARNING in first.log.read_text()
     with first.client() as one, second.client() as two:
         assert put(one, "kept").status_code == 200
-        eventually(cluster.has_followed)
+        soon(cluster.has_followed)
         cluster.stop_following()
         for client in (one, two):
             assert put(client, "lost").status_code == 200
         time.sleep(1.5)  # until the witness files have the newest record
         cluster.fail_over()
-        eventually(lambda: records_lost(one) and records_lost(two))
+        soon(lambda: records_lost(one) and records_lost(two))
         for client in (one, two):
             assert timed(lambda client=client: client.get("/readyz")).status_code == 503  # type: ignore[misc]
             assert [s["name"] for s in client.get("/v1/secrets").json()["secrets"]] == ["kept"]
@@ -112,7 +111,7 @@ def test_a_standby_that_confirms_each_commit_has_all_of_them(
         time.sleep(1.5)
         cluster.fail_over()
         before = sum(load.acknowledged)
-        eventually(lambda: sum(load.acknowledged) > before + 20, 20)
+        eventually(lambda: sum(load.acknowledged) > before + 20, patience=20)
     check_all_there(load, gusset)
 
 
@@ -124,7 +123,7 @@ def test_a_server_that_turns_out_to_be_a_standby_is_left_for_the_new_primary(
     manager = start("one")
     with manager.client() as client:
         assert put(client, "x").status_code == 200
-        eventually(cluster.has_followed)
+        soon(cluster.has_followed)
         cluster.network.target = cluster.standby.port
         cluster.primary.stop(signal.SIGKILL)
         cluster.network.cut()
@@ -133,7 +132,7 @@ def test_a_server_that_turns_out_to_be_a_standby_is_left_for_the_new_primary(
             response = timed(lambda: put(client, "x"))
             return (response.status_code, response.json().get("code")) == (503, "host")
 
-        eventually(is_read_only)
+        soon(is_read_only)
         assert timed(lambda: client.get("/readyz")).status_code == 503
         assert timed(lambda: client.get("/v1/secrets")).status_code == 200
         cluster.promote()

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from tests.conftest import Cli
-from tests.faults.conftest import Starter, eventually, number, put
+from tests.faults.conftest import Starter, number, put
 from tests.faults.load import Load, check_all_there
 from tests.manager.conftest import Manager
 from tests.postgres_server import PostgresServer
+from tests.serving.conftest import eventually
 
 WRITES = number("WRITES", 10)  # by each of 32 writers
 KILLS = number("KILLS", 8)
@@ -51,7 +52,7 @@ def test_kills_of_managers_and_of_the_database_lose_no_acknowledged_write(
                 manager.kill()
                 manager.start()
             before = sum(load.acknowledged)
-            eventually(lambda before=before: sum(load.acknowledged) > before, 30)  # type: ignore[misc]
+            eventually(lambda before=before: sum(load.acknowledged) > before, patience=30)  # type: ignore[misc]
     check_all_there(load, gusset)
     print(f"{KILLS} kills, {sum(load.acknowledged)} acknowledged writes, failures {dict(load.failures)}")
 

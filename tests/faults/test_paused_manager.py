@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.conftest import Cli
-from tests.faults.conftest import LIMIT, Starter, eventually, put, recovers, timed
+from tests.conftest import Cli, seconds_since
+from tests.faults.conftest import LIMIT, Starter, put, recovers, soon, timed
 from tests.manager.conftest import Manager
 from tests.postgres_server import PostgresServer
 
@@ -45,12 +45,12 @@ def test_a_manager_that_is_paused_with_the_chains_lock_blocks_nobody_and_commits
         operator.execute("LOCK TABLE secrets IN ACCESS EXCLUSIVE MODE")
         request = threading.Thread(target=lambda: responses.append(put(one, "x", "late")))
         request.start()
-        eventually(lambda: bool(server.run(WAITS_WITH_LOCK, database=database)))
+        soon(lambda: bool(server.run(WAITS_WITH_LOCK, database=database)))
         with paused(first):
             operator.execute("ROLLBACK")
             began = time.monotonic()
             assert timed(lambda: put(two, "x", "meanwhile")).status_code == 200
-            assert time.monotonic() - began < LIMIT
+            assert seconds_since(began) < LIMIT
             assert timed(lambda: two.get("/readyz")).status_code == 200
             time.sleep(1)
         request.join()

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Cli
+from tests.conftest import Cli, leaks_in
 
 ADMIN = "ada@example.com"
 PASSWORD = b"correct horse battery staple"
@@ -78,6 +78,15 @@ class Manager:
         key = self.key if key is None else key
         bearer = {"authorization": f"Bearer {key}"} if key else {}
         return httpx.Client(base_url=self.address, headers=bearer | headers, timeout=20, trust_env=False)
+
+    def laptop(self, folder: Path, **environ: str) -> Cli:
+        """The command line of another machine, logged in with the administrator's key; its home is `folder`."""
+        own = {"GUSSET_HOME": str(folder), "GUSSET_SETTINGS": str(folder.with_suffix(".toml"))}
+        cli = Cli(folder, self.gusset.environ | own | environ)
+        cli.environ.pop("GUSSET_DATABASE", None)
+        done = cli("login", self.address, input=self.key.encode() + b"\n")
+        assert not leaks_in(done.stdout + done.stderr, self.key.encode())
+        return cli
 
     def member(self, email: str = "mem@example.com", *, teams: list[str] | None = None) -> str:
         """The API key of a new member, who was invited and chose a password."""

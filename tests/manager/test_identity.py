@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import seconds_since
 from tests.manager.conftest import Manager
 from tests.manager.issuer import DISCOVERY, JWKS, Issuer, Key, b64, hmac_with, running_issuer, send, token
 
@@ -442,10 +443,10 @@ def test_keys_that_cannot_be_fetched_are_503_and_administrators_see_why(
     while thread.is_alive():
         asked = time.monotonic()
         assert admin.get("/v1/teams").status_code == 200
-        longest = max(longest, time.monotonic() - asked)
+        longest = max(longest, seconds_since(asked))
         time.sleep(0.05)
     assert longest < 3.0
-    assert time.monotonic() - began < 9.0
+    assert seconds_since(began) < 9.0
     [response] = responses
     assert response.status_code == 503, response.text
     data = response.json()
@@ -616,7 +617,8 @@ def test_a_stream_ends_with_its_token(manager: Manager, issuer: Issuer, identity
         with client.stream("GET", "/v1/deployment/changes") as stream:
             events = [json.loads(line)["event"] for line in stream.iter_lines()]
         assert events[0] == "hello"
-        assert lifetime - 2.0 < time.monotonic() - began < lifetime + 12.0
+        assert time.monotonic() - began > lifetime - 2.0
+        assert seconds_since(began) < lifetime + 12.0
         assert client.get("/v1/deployment/changes").status_code == 401
 
 

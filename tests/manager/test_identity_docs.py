@@ -36,13 +36,7 @@ def identity_commands() -> list[list[str]]:
 
 @pytest.fixture
 def administrator(manager: Manager, tmp_path: Path) -> Cli:
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "administrator"),
-        "GUSSET_SETTINGS": str(tmp_path / "administrator.toml"),
-    }
-    cli = Cli(tmp_path / "administrator", environ)
-    cli("login", manager.address, input=manager.key.encode())
-    return cli
+    return manager.laptop(tmp_path / "administrator")
 
 
 def test_an_issuer_of_ones_own_leads_to_a_secret(

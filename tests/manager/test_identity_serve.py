@@ -90,13 +90,7 @@ def workload(manager: Manager, platform: Platform, tmp_path: Path) -> Cli:
 
 @pytest.fixture
 def administrator(manager: Manager, tmp_path: Path) -> Cli:
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "administrator"),
-        "GUSSET_SETTINGS": str(tmp_path / "administrator.toml"),
-    }
-    cli = Cli(tmp_path / "administrator", environ)
-    cli("login", manager.address, input=manager.key.encode())
-    return cli
+    return manager.laptop(tmp_path / "administrator")
 
 
 @pytest.fixture

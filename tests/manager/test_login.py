@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli, leaks_in
-from tests.manager.conftest import ADMIN, Manager
+from tests.manager.conftest import Manager
 
 VALUE = b"hf_" + b"aB3dE6gH" * 5
 
@@ -17,16 +17,7 @@ VALUE = b"hf_" + b"aB3dE6gH" * 5
 @pytest.fixture
 def logged_in(manager: Manager, tmp_path: Path) -> Cli:
     """The command as on another machine, with its own home and settings, logged in."""
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "elsewhere"),
-        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
-    }
-    environ.pop("GUSSET_DATABASE", None)
-    cli = Cli(tmp_path / "elsewhere", environ)
-    done = cli("login", manager.address, input=manager.key.encode() + b"\n")
-    assert f"as {ADMIN}".encode() in done.stdout
-    assert not leaks_in(done.stdout + done.stderr, manager.key.encode())
-    return cli
+    return manager.laptop(tmp_path / "elsewhere")
 
 
 def settings(cli: Cli) -> Path:

@@ -65,12 +65,7 @@ def is_accepted(dsn: str) -> bool:
 @pytest.fixture
 def elsewhere(manager: Manager, database: PostgresServer, tmp_path: Path) -> Cli:
     """The command line of another machine, logged in to the manager; `db_url` has the role app_a."""
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "elsewhere"),
-        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
-    }
-    cli = Cli(tmp_path / "elsewhere", environ)
-    cli("login", manager.address, input=manager.key.encode())
+    cli = manager.laptop(tmp_path / "elsewhere")
     database.run(f"ALTER ROLE app_a PASSWORD '{FIRST}'")
     database.run("ALTER ROLE app_b PASSWORD NULL")
     cli("secret", "set", "db_url", input=url(database, "app_a", FIRST).encode())

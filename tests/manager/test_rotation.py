@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.cli.test_serve import served, write_model
-from tests.conftest import Cli, leaks_in
+from tests.conftest import Cli, leaks_in, seconds_since
 from tests.manager.conftest import Manager, lease
 from tests.serving.conftest import eventually
 
@@ -49,12 +49,7 @@ def value(number: int) -> bytes:
 @pytest.fixture
 def elsewhere(manager: Manager, tmp_path: Path) -> Cli:
     """The command line of another machine, logged in to the manager."""
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "elsewhere"),
-        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
-    }
-    cli = Cli(tmp_path / "elsewhere", environ)
-    cli("login", manager.address, input=manager.key.encode())
+    cli = manager.laptop(tmp_path / "elsewhere")
     cli("secret", "set", "token", input=value(0))
     return cli
 
@@ -154,7 +149,7 @@ def test_a_paused_replica_is_unknown_when_its_lease_has_lapsed(
         os.kill(supervisor, signal.SIGSTOP)
         began = time.monotonic()
         done = elsewhere("secret", "set", "token", "--wait", input=value(1), status=12)
-        assert time.monotonic() - began < 40
+        assert seconds_since(began) < 40
         assert predict(address)["now"] == "0000"
         assert b"m on " in done.stderr and b"unknown" in done.stderr
         assert rotation(admin)["current_version"] == 2 and states(admin) == ["unknown"]

@@ -40,13 +40,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def elsewhere(manager: Manager, tmp_path: Path) -> Cli:
     """The command line of another machine, logged in to the manager."""
-    environ = manager.gusset.environ | {
-        "GUSSET_HOME": str(tmp_path / "elsewhere"),
-        "GUSSET_SETTINGS": str(tmp_path / "elsewhere.toml"),
-    }
-    cli = Cli(tmp_path / "elsewhere", environ)
-    cli("login", manager.address, input=manager.key.encode())
-    return cli
+    return manager.laptop(tmp_path / "elsewhere")
 
 
 def test_a_model_gets_its_secret_and_each_new_value(

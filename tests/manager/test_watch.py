@@ -18,6 +18,7 @@ import pytest
 
 from gusset.backoff import Backoff
 from gusset.client.manager_source import FIRST_RETRY, LONGEST_RETRY
+from tests.conftest import seconds_since
 from tests.manager.conftest import Manager, lease
 
 PATIENCE = 20.0
@@ -290,7 +291,7 @@ def test_a_revoked_token_ends_an_open_stream_within_ten_seconds_however_busy(
         began = time.monotonic()
         while not stream.ended.wait(0.5):
             put(admin, "mine", f"value {time.monotonic()}")
-            assert time.monotonic() - began < 12
+            assert seconds_since(began) < 12
 
 
 REPLICAS = int(os.environ.get("GUSSET_TEST_REPLICAS", "200"))  # 1,000 takes half a minute of CPU time

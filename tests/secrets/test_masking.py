@@ -21,9 +21,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from starlette.responses import RedirectResponse
 
+from gusset.secrets.fragments import GRAM, MIN_PART, fragments_of, grams_of
 from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker, maskable
-from gusset.secrets.patterns import patterns_of
+from gusset.secrets.patterns import patterns_of, texts_of
 from gusset.secrets.value import SecretValue
 
 TOKEN = b"hf_Zm9vYmFyQmF6cXV4'\"/+ 1"
@@ -500,6 +501,77 @@ def test_parts_are_masked_wherever_a_stream_is_cut(data):
     assert found == re.sub(rb"(\*\*\*)+", b"***", expected)
     assert re.sub(rb"(\*\*\*)+", b"***", streamed(masking, cut(whole, places))) == found
     assert re.sub(rb"(\*\*\*)+", b"***", streamed(masking, [bytes([b]) for b in whole])) == found
+
+
+def needles_of(*secrets: bytes) -> set[bytes]:
+    """All that is masked for the sake of these values: patterns, and parts around each gram."""
+    needles = set().union(*map(patterns_of, secrets))
+    for text in (text for secret in secrets for part in texts_of(secret) for text in fragments_of(part)):
+        for place, _ in grams_of(text):
+            for start in range(max(0, place - 4), place + 1):
+                ends = range(max(start + MIN_PART, place + GRAM), min(len(text), place + GRAM + MIN_PART) + 1)
+                needles |= {text[start:end] for end in ends}
+    return needles
+
+
+def needles_masked_slowly(data: bytes, needles: set[bytes]) -> bytes:
+    covered = bytearray(len(data))
+    for needle in needles:
+        start = data.find(needle)
+        while start >= 0:
+            covered[start : start + len(needle)] = b"\1" * len(needle)
+            start = data.find(needle, start + 1)
+    return re.sub(rb"\x00+|\x01+", lambda m: b"***" if m[0][0] else data[m.start() : m.end()], bytes(covered))
+
+
+def with_one_mask(out: bytes) -> bytes:
+    """Spans that touch are masked together in a stream, one by one as a whole."""
+    return re.sub(rb"(\*\*\*)+", b"***", out)
+
+
+credentials = st.sampled_from(
+    [KEY, KEY[:14] + KEY[30:], KEY[20:44], b"q9ZtB3xK7wPmR2vC5nYs", b"\x00\xff\x01" + KEY[9:20], TOKEN]
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.one_of(credentials, few_letters), min_size=1, max_size=3),
+    st.one_of(credentials, few_letters),
+    st.data(),
+)
+def test_both_searches_mask_the_same_as_a_plain_one(secrets, rotated, data):
+    """Whatever the values, encoded or in parts, overlapping, cut anywhere, and rotated while a stream is open."""
+
+    def draw(known: list[bytes]) -> bytes:
+        form = st.one_of([st.sampled_from(sorted(patterns_of(each))) for each in known])
+        bounds = st.tuples(st.integers(0, 40), st.integers(1, 40))
+        part = st.builds(lambda text, at: text[at[0] : at[0] + at[1]], form, bounds)
+        glue = st.sampled_from([b"", b" ", b"\n", b"a", b"7", b"-"])
+        pieces = st.lists(st.builds(lambda a, b: a + b, st.one_of(form, part), glue), max_size=6)
+        return b"".join(data.draw(pieces))
+
+    before, after = draw(secrets) + b" \n", draw([*secrets, rotated])
+    expected = needles_masked_slowly(before, needles_of(*secrets))
+    expected += needles_masked_slowly(after, needles_of(*secrets, rotated))
+    cuts = st.lists(st.integers(0, 1_000), max_size=8)
+    chunks_before, chunks_after = cut(before, data.draw(cuts)), cut(after, data.draw(cuts))
+    outputs = []
+    for search in ("automaton", "hyperscan"):
+        masking = masker(*secrets)
+        assert search == "automaton" or masking._index.search.compile()
+        stream = masking.stream()
+        out = [stream.feed(chunk) for chunk in chunks_before]
+        masking.learn([SecretValue(rotated)])
+        assert search == "automaton" or masking._index.search.compile()
+        out += [stream.feed(chunk) for chunk in chunks_after]
+        out += [stream.flush(), b"|", masking.mask(after)]
+        outputs.append(out)
+    assert outputs[0] == outputs[1], "also in which bytes are held back"
+    streamed_out, whole = b"".join(outputs[0][:-2]), outputs[0][-1]
+    assert with_one_mask(streamed_out) == with_one_mask(expected)
+    assert with_one_mask(whole) == with_one_mask(needles_masked_slowly(after, needles_of(*secrets, rotated)))
 
 
 def test_a_long_part_does_not_accumulate_in_a_stream():

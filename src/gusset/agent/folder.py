@@ -13,7 +13,6 @@ the next agent removes what is left of the other.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from gusset.errors import Conflict, HostError, UsageError
+from gusset.portable import is_in_memory
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
@@ -33,9 +33,6 @@ _CURRENT = "..data"  # the link to the current generation
 _NEXT = "..data_tmp"  # what becomes `..data`
 PREVIOUS = "..previous"  # of a generation: the folder with values that a rotation still keeps readable
 _GENERATION = re.compile(r"\.\.\d{4}(_\d\d){5}\.[0-9a-f]{16}")
-
-# `f_type` of statfs(2), as in linux/magic.h
-_IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
 
 # Seconds for which a replaced generation stays: a reader that has followed `..data` opens its files there.
 LINGER = 0.1
@@ -275,7 +272,7 @@ def _open_in_memory(path: Path) -> int:
         os.close(_open_in_memory(path.parent))  # before anything is created
         path.mkdir(0o700)
         return _open_in_memory(path)
-    if not _is_in_memory(descriptor):
+    if not is_in_memory(Path(f"/proc/self/fd/{descriptor}")):  # whatever `path` leads to by now
         os.close(descriptor)
         raise HostError(
             f"{path} is not in memory, and secrets are never written to disk",
@@ -293,16 +290,6 @@ def _may_be_planted(path: Path) -> bool:
         if mode & stat.S_IWOTH and each != each.parent and not is_protected:
             return True
     return False
-
-
-def _is_in_memory(descriptor: int) -> bool:
-    """Whether the file system is a tmpfs or ramfs."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    status = (ctypes.c_long * 64)()  # room for a `struct statfs`, which begins with `f_type`
-    if libc.fstatfs(descriptor, status) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return status[0] & 0xFFFFFFFF in _IN_MEMORY
 
 
 def _entries(folder: int) -> list[str]:

@@ -45,19 +45,19 @@ Commands:
     ("init",): """\
 Usage: gusset init [OPTIONS] DIR
 
-  Create a model folder: a config.yaml that declares a secret, and a Model that
-  uses it.
+  Create a model folder: a config.yaml that declares a secret, and a Model
+  that uses it.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("check",): """\
 Usage: gusset check [OPTIONS] DIR
 
-  Check a model folder: its config.yaml, its code, its requirements, and whether
-  its secrets exist.
+  Check a model folder: its config.yaml, its code, its requirements, and
+  whether its secrets exist.
 
   Nothing is installed: it says which environment `gusset serve` would make.
 
@@ -67,13 +67,13 @@ Options:
   --secrets-dir DIRECTORY   Look for the secrets in the files of this folder.
   --manager URL[,URL]       Look for the secrets at this manager, with the key
                             of `gusset login`.
-  --env [auto|current|own]  Python environment of the model: this one if it has
-                            all that is asked for, else its own.  [default:
-                            auto]
+  --env [auto|current|own]  Python environment of the model: this one if it
+                            has all that is asked for, else its own.
+                            [default: auto]
   --python [nearest|exact]  Whether another Python than that of python_version
                             may be used.  [default: nearest]
-  --output [text|json]      Output format; with json, standard output holds one
-                            JSON document.
+  --output [text|json]      Output format; with json, standard output holds
+                            one JSON document.
   -h, --help                Show this message and exit.
 """,
     ("serve",): """\
@@ -81,27 +81,27 @@ Usage: gusset serve [OPTIONS] DIR
 
   Serve a model folder; its code gets the secrets that config.yaml declares.
 
-  Runs until Ctrl-C or SIGTERM, and then finishes the requests in flight. A new
-  value of a secret reaches the running model within a second.
+  Runs until Ctrl-C or SIGTERM, and then finishes the requests in flight. A
+  new value of a secret reaches the running model within a second.
 
 Options:
   --host TEXT                 Address to listen on.  [default: 127.0.0.1]
-  --port INTEGER RANGE        Port to listen on; 0 takes a free one.  [default:
-                              8080; 0<=x<=65535]
+  --port INTEGER RANGE        Port to listen on; 0 takes a free one.
+                              [default: 8080; 0<=x<=65535]
   --secrets-dir DIRECTORY     Read secrets from the files of this folder.
   --manager URL[,URL]         Read secrets from this manager, with the key of
                               `gusset login`.
   --allow-missing NAME|all    Start without this secret (repeatable).
-  --callers NAME[,NAME]       Serve only callers who present the value of one of
-                              these secrets as a key (repeatable).
+  --callers NAME[,NAME]       Serve only callers who present the value of one
+                              of these secrets as a key (repeatable).
   --tls-certificate FILE      Serve HTTPS with this certificate chain (PEM).
   --tls-key FILE              Private key of the certificate (PEM).
-  --workers INTEGER RANGE     Number of processes, each with its own copy of the
-                              model.  [default: 1; 1<=x<=1024]
+  --workers INTEGER RANGE     Number of processes, each with its own copy of
+                              the model.  [default: 1; 1<=x<=1024]
   --reload                    Restart the model when a file of the folder
                               changes.
-  --network [bridge|host]     Network of a custom image's container.  [default:
-                              bridge]
+  --network [bridge|host]     Network of a custom image's container.
+                              [default: bridge]
   --allowed-host NAME         Serve this Host too, besides this machine's own
                               names (repeatable).
   --allow-origin ORIGIN       Let web pages of this origin send requests and
@@ -109,14 +109,14 @@ Options:
   --env [auto|current|own]    Python environment of the model: this one if it
                               has all that is asked for, else its own.
                               [default: auto]
-  --python [nearest|exact]    Whether another Python than that of python_version
-                              may be used.  [default: nearest]
-  --gpus INTEGER              Number of GPUs for a custom image's container; -1
-                              for all.
-  --mask-responses            Mask secrets in the model's results too, not only
-                              in its errors and output.
-  --debuggable                Allow debuggers and profilers to attach; they can
-                              then read the values of secrets.
+  --python [nearest|exact]    Whether another Python than that of
+                              python_version may be used.  [default: nearest]
+  --gpus INTEGER              Number of GPUs for a custom image's container;
+                              -1 for all.
+  --mask-responses            Mask secrets in the model's results too, not
+                              only in its errors and output.
+  --debuggable                Allow debuggers and profilers to attach; they
+                              can then read the values of secrets.
   --identity-token-file FILE  Exchange the JSON Web Token in this file at the
                               manager, instead of using a key or token.
   --output [text|json]        Output format; with json, standard output holds
@@ -138,13 +138,13 @@ Options:
   --secrets-dir DIRECTORY   Read secrets from the files of this folder.
   --caller NAME             Send the value of this secret as a caller's key.
   --caller-file FILE        Send the content of this file as a caller's key.
-  --env [auto|current|own]  Python environment of the model: this one if it has
-                            all that is asked for, else its own.  [default:
-                            auto]
+  --env [auto|current|own]  Python environment of the model: this one if it
+                            has all that is asked for, else its own.
+                            [default: auto]
   --python [nearest|exact]  Whether another Python than that of python_version
                             may be used.  [default: nearest]
-  --output [text|json]      Output format; with json, standard output holds one
-                            JSON document.
+  --output [text|json]      Output format; with json, standard output holds
+                            one JSON document.
   -h, --help                Show this message and exit.
 """,
     ("build",): """\
@@ -159,13 +159,14 @@ Usage: gusset build [OPTIONS] DIR
 
 Options:
   --tag NAME               Name of the image, with its registry to push it.
-  --push                   Push the image to its registry after it was searched.
+  --push                   Push the image to its registry after it was
+                           searched.
   --context-only FOLDER    Write the Containerfile and all that it copies into
                            this folder, and build nothing.
   --allow NAME             Accept this secret in the image (repeatable).
   --secrets-dir DIRECTORY  Read build secrets from the files of this folder.
-  --manager URL[,URL]      Read build secrets from this manager, with the key of
-                           `gusset login`.
+  --manager URL[,URL]      Read build secrets from this manager, with the key
+                           of `gusset login`.
   --output [text|json]     Output format; with json, standard output holds one
                            JSON document.
   -h, --help               Show this message and exit.
@@ -189,7 +190,7 @@ Options:
 Commands:
   list    List the environments, the one that was used last first.
   path    Print the path of a model folder's environment, and nothing else.
-  prune   Remove environments and downloaded weights that were not used for...
+  prune   Remove environments and downloaded weights that were not used...
   remove  Remove an environment, given its key or its model folder.
 """,
     ("env", "list"): """\
@@ -198,8 +199,8 @@ Usage: gusset env list [OPTIONS]
   List the environments, the one that was used last first.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("env", "path"): """\
@@ -208,13 +209,13 @@ Usage: gusset env path [OPTIONS] DIR
   Print the path of a model folder's environment, and nothing else.
 
 Options:
-  --env [auto|current|own]  Python environment of the model: this one if it has
-                            all that is asked for, else its own.  [default:
-                            auto]
+  --env [auto|current|own]  Python environment of the model: this one if it
+                            has all that is asked for, else its own.
+                            [default: auto]
   --python [nearest|exact]  Whether another Python than that of python_version
                             may be used.  [default: nearest]
-  --output [text|json]      Output format; with json, standard output holds one
-                            JSON document.
+  --output [text|json]      Output format; with json, standard output holds
+                            one JSON document.
   -h, --help                Show this message and exit.
 """,
     ("env", "prune"): """\
@@ -223,10 +224,10 @@ Usage: gusset env prune [OPTIONS]
   Remove environments and downloaded weights that were not used for some time.
 
 Options:
-  --days INTEGER RANGE  Keep what was used in the last so many days.  [default:
-                        30; 0<=x<=36500]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --days INTEGER RANGE  Keep what was used in the last so many days.
+                        [default: 30; 0<=x<=36500]
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("env", "remove"): """\
@@ -235,13 +236,13 @@ Usage: gusset env remove [OPTIONS] KEY|DIR
   Remove an environment, given its key or its model folder.
 
 Options:
-  --env [auto|current|own]  Python environment of the model: this one if it has
-                            all that is asked for, else its own.  [default:
-                            auto]
+  --env [auto|current|own]  Python environment of the model: this one if it
+                            has all that is asked for, else its own.
+                            [default: auto]
   --python [nearest|exact]  Whether another Python than that of python_version
                             may be used.  [default: nearest]
-  --output [text|json]      Output format; with json, standard output holds one
-                            JSON document.
+  --output [text|json]      Output format; with json, standard output holds
+                            one JSON document.
   -h, --help                Show this message and exit.
 """,
     ("scan",): """\
@@ -260,7 +261,8 @@ Usage: gusset scan [OPTIONS] IMAGE|ARCHIVE|FOLDER|-
 
 Options:
   --allow NAME             Accept this secret in the image (repeatable).
-  --secrets-dir DIRECTORY  Search for the contents of the files in this folder.
+  --secrets-dir DIRECTORY  Search for the contents of the files in this
+                           folder.
   --output [text|json]     Output format; with json, standard output holds one
                            JSON document.
   -h, --help               Show this message and exit.
@@ -281,7 +283,7 @@ Commands:
   history   List a secret's versions.
   import    Store every NAME=VALUE of a .env file (- for standard input),...
   list      List secrets: names and dates, never values.
-  restore   Restore a deleted secret, by its name (the last one deleted) or...
+  restore   Restore a deleted secret, by its name (the last one deleted)...
   reveal    Show a stored value on the terminal.
   rollback  Make an older version's value current again, as a new version.
   rotate    Replace secrets by a provider's program, then revoke the old...
@@ -299,8 +301,8 @@ Options:
                                  2031-01-31T12:00:00Z; or never.
   --rotate-every DURATION|never  How long a value is used until `gusset secret
                                  rotate --due` replaces it, as 30d; or never.
-  --output [text|json]           Output format; with json, standard output holds
-                                 one JSON document.
+  --output [text|json]           Output format; with json, standard output
+                                 holds one JSON document.
   -h, --help                     Show this message and exit.
 """,
     ("secret", "delete"): """\
@@ -311,8 +313,8 @@ Usage: gusset secret delete [OPTIONS] NAME
 
 Options:
   --force               Delete it even while a running deployment uses it.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("secret", "destroy"): """\
@@ -337,8 +339,8 @@ Usage: gusset secret export [OPTIONS] [NAME...]
 
 Options:
   --yes                 Do not prompt for confirmation.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("secret", "history"): """\
@@ -347,8 +349,8 @@ Usage: gusset secret history [OPTIONS] NAME
   List a secret's versions.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("secret", "import"): """\
@@ -357,8 +359,8 @@ Usage: gusset secret import [OPTIONS] FILE
   Store every NAME=VALUE of a .env file (- for standard input), all or none.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("secret", "list"): """\
@@ -368,8 +370,8 @@ Usage: gusset secret list [OPTIONS]
 
 Options:
   --deleted             Include deleted secrets, which can be restored.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("secret", "restore"): """\
@@ -378,8 +380,8 @@ Usage: gusset secret restore [OPTIONS] NAME
   Restore a deleted secret, by its name (the last one deleted) or its id.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("secret", "reveal"): """\
@@ -399,8 +401,8 @@ Usage: gusset secret rollback [OPTIONS] NAME VERSION
   Make an older version's value current again, as a new version.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("secret", "rotate"): """\
@@ -415,24 +417,25 @@ Usage: gusset secret rotate [OPTIONS] [NAME...]
 Options:
   --with COMMAND                The provider's program: one text, split as a
                                 shell does and run without one.
-  --due                         Rotate only what is due: of these secrets, or of
-                                all.
+  --due                         Rotate only what is due: of these secrets, or
+                                of all.
   --list                        List when secrets are to be rotated; change
                                 nothing.
   --cancel                      End the unfinished rotation without revoking
                                 anything.
-  --current-handle HANDLE       What the provider calls the current credential,
-                                where no rotation has made it.
+  --current-handle HANDLE       What the provider calls the current
+                                credential, where no rotation has made it.
   --overlap DURATION            How long the value before stays readable at
                                 most, as 30m (default: 1h).
   --timeout SECONDS             How long to wait for replicas (default: 60).
   --step-timeout DURATION       How long the program may run for one step
                                 (default: 60s).
   --first-use-timeout DURATION  Revoke even if a replica has not used the new
-                                value so long after it was set (default: never).
+                                value so long after it was set (default:
+                                never).
   --accept-lost                 Revoke even if replicas were lost.
-  --output [text|json]          Output format; with json, standard output holds
-                                one JSON document.
+  --output [text|json]          Output format; with json, standard output
+                                holds one JSON document.
   -h, --help                    Show this message and exit.
 """,
     ("secret", "set"): """\
@@ -450,15 +453,16 @@ Options:
   --note TEXT                     A note for people, such as where the value
                                   comes from. Not secret.
   --expires DATE                  Expiry date, as 2031-01-31 or
-                                  2031-01-31T12:00:00Z; gusset warns beforehand.
+                                  2031-01-31T12:00:00Z; gusset warns
+                                  beforehand.
   --expect-version INTEGER RANGE  Set the value only if this is the current
                                   version (0: only if the secret does not
                                   exist).  [0<=x<=2147483647]
-  --overlap DURATION              Keep the version before readable for so long,
-                                  as in 30s, 15m, 1h or 7d.
-  --wait                          End only when no replica uses an older version
-                                  any more; status 12 if some have not reported
-                                  that.
+  --overlap DURATION              Keep the version before readable for so
+                                  long, as in 30s, 15m, 1h or 7d.
+  --wait                          End only when no replica uses an older
+                                  version any more; status 12 if some have not
+                                  reported that.
   --timeout NUMBER OF SECONDS, 0 OR MORE
                                   How long --wait waits, in seconds; 60 unless
                                   set.
@@ -471,10 +475,10 @@ Usage: gusset exec [OPTIONS] -- COMMAND...
 
   Run COMMAND with chosen secrets.
 
-  GUSSET_SECRETS_DIR names a folder in memory with a file for each secret. Only
-  you can read it, and it is removed when COMMAND ends. Values are masked in
-  what COMMAND prints; at a terminal, COMMAND has one too. The exit status is
-  that of COMMAND.
+  GUSSET_SECRETS_DIR names a folder in memory with a file for each secret.
+  Only you can read it, and it is removed when COMMAND ends. Values are masked
+  in what COMMAND prints; at a terminal, COMMAND has one too. The exit status
+  is that of COMMAND.
 
     gusset exec --secret db_password -- sh -c 'psql "password=$(cat $GUSSET_SECRETS_DIR/db_password) ..."'
     gusset exec --env HF_TOKEN=hf_access_token -- huggingface-cli whoami
@@ -482,7 +486,8 @@ Usage: gusset exec [OPTIONS] -- COMMAND...
 
 Options:
   --secret NAME               Provide this secret as a file (repeatable).
-  --all                       Provide every secret that you may read as a file.
+  --all                       Provide every secret that you may read as a
+                              file.
   --env [VARIABLE=]NAME       Provide this secret as an environment variable
                               (repeatable). Your processes can read it there.
   --secrets-dir DIRECTORY     Read the secrets from this folder.
@@ -542,8 +547,8 @@ Options:
   --output [text|json]        Output format; with json, standard output holds
                               one JSON document.
   --host TEXT                 Address to listen on.  [default: 127.0.0.1]
-  --port INTEGER RANGE        Port to listen on; 0 takes a free one.  [default:
-                              8700; 0<=x<=65535]
+  --port INTEGER RANGE        Port to listen on; 0 takes a free one.
+                              [default: 8700; 0<=x<=65535]
   --tls-certificate FILE      Serve HTTPS with this certificate chain (PEM).
   --tls-key FILE              Private key of the certificate (PEM).
   --trusted-proxy ADDRESS     Address of a proxy that ends TLS and sets
@@ -553,8 +558,8 @@ Options:
   --key-rate INTEGER RANGE    Requests a second that one API key or token may
                               make; 0 for any number.  [default: 2000;
                               0<=x<=1000000]
-  --root-key-command COMMAND  Get the root key from the output of this command,
-                              which is run without a shell.
+  --root-key-command COMMAND  Get the root key from the output of this
+                              command, which is run without a shell.
   --database URL              SQLite's file or PostgreSQL; a password belongs
                               into a file.
   -h, --help                  Show this message and exit.
@@ -574,8 +579,8 @@ Usage: gusset manager grants [OPTIONS] ROLE
 
 Options:
   --schema TEXT         The schema of the vault's tables.  [default: public]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("manager", "init"): """\
@@ -588,23 +593,23 @@ Usage: gusset manager init [OPTIONS]
 
 Options:
   --email TEXT          E-mail address of the first administrator.  [required]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("manager", "migrate"): """\
 Usage: gusset manager migrate [OPTIONS]
 
-  Bring the database to the schema of this gusset, and say which managers may go
-  on beside it.
+  Bring the database to the schema of this gusset, and say which managers may
+  go on beside it.
 
-  Managers do that by themselves when they start. Where their role does not own
-  the tables, execute this as the role that does, then the output of `gusset
-  manager grants`.
+  Managers do that by themselves when they start. Where their role does not
+  own the tables, execute this as the role that does, then the output of
+  `gusset manager grants`.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("login",): """\
@@ -621,8 +626,8 @@ Usage: gusset login [OPTIONS] URL
 Options:
   --insecure-http       Allow plain HTTP to another machine; anyone on the
                         network can read the values.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("logout",): """\
@@ -632,15 +637,15 @@ Usage: gusset logout [OPTIONS]
   vault again.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("token",): """\
 Usage: gusset token [OPTIONS] COMMAND [ARGS]...
 
-  Create, list and revoke tokens. A token lets a deployment read its secrets and
-  nothing else.
+  Create, list and revoke tokens. A token lets a deployment read its secrets
+  and nothing else.
 
 Options:
   -h, --help  Show this message and exit.
@@ -662,8 +667,8 @@ Options:
   --secrets A,B         The secrets that the token can read, separated by
                         commas.  [required]
   --expires DATE        Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("token", "list"): """\
@@ -673,8 +678,8 @@ Usage: gusset token list [OPTIONS]
 
 Options:
   --deployment NAME     The deployment whose tokens to list.  [required]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("token", "revoke"): """\
@@ -683,8 +688,8 @@ Usage: gusset token revoke [OPTIONS] PREFIX
   Revoke a token permanently.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("deployment",): """\
@@ -697,8 +702,8 @@ Options:
 
 Commands:
   list      List deployments.
-  register  Register a deployment without a token, or change what it declares.
-  remove    Remove a deployment and revoke its tokens; its replicas get no...
+  register  Register a deployment without a token, or change what it...
+  remove    Remove a deployment and revoke its tokens; its replicas get...
   show      Show a deployment's replicas and the version of each secret...
 """,
     ("deployment", "list"): """\
@@ -707,8 +712,8 @@ Usage: gusset deployment list [OPTIONS]
   List deployments.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("deployment", "register"): """\
@@ -721,8 +726,8 @@ Options:
   --secrets A,B         The secrets that it declares, separated by commas.
                         [required]
   --team ID             Its team.  [default: your first team]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("deployment", "remove"): """\
@@ -731,8 +736,8 @@ Usage: gusset deployment remove [OPTIONS] NAME
   Remove a deployment and revoke its tokens; its replicas get no new values.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("deployment", "show"): """\
@@ -741,8 +746,8 @@ Usage: gusset deployment show [OPTIONS] NAME
   Show a deployment's replicas and the version of each secret that they hold.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("identity",): """\
@@ -777,13 +782,13 @@ Options:
   --audience TEXT       The token's `aud`.  [default: gusset]
   --claim POINTER=TEXT  Another claim, by JSON Pointer, as
                         /kubernetes.io/namespace=prod (repeatable).
-  --jwks URL|FILE       The issuer's keys, as a URL or a file, whose content is
-                        sent. Default: the issuer says where.
-  --secrets A,B         Register the deployment with these secrets, separated by
-                        commas, without a token.
+  --jwks URL|FILE       The issuer's keys, as a URL or a file, whose content
+                        is sent. Default: the issuer says where.
+  --secrets A,B         Register the deployment with these secrets, separated
+                        by commas, without a token.
   --team ID             The deployment's team.  [default: your first team]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("identity", "list"): """\
@@ -792,8 +797,8 @@ Usage: gusset identity list [OPTIONS]
   List the identities of your teams.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("identity", "remove"): """\
@@ -803,8 +808,8 @@ Usage: gusset identity remove [OPTIONS] NAME
 
 Options:
   --team ID             The identity's team, if several have one of that name.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("issuer",): """\
@@ -826,12 +831,12 @@ Usage: gusset issuer add [OPTIONS] URL
   Trust the issuer at URL, which is exactly the `iss` of its tokens.
 
 Options:
-  --jwks URL|FILE       The issuer's keys, as a URL or a file, whose content is
-                        sent. Default: the issuer says where.
+  --jwks URL|FILE       The issuer's keys, as a URL or a file, whose content
+                        is sent. Default: the issuer says where.
   --allow-private       Let its keys be fetched from a private address.
   --replace             Change how the keys of a trusted issuer are found.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("issuer", "list"): """\
@@ -840,8 +845,8 @@ Usage: gusset issuer list [OPTIONS]
   List the issuers, and what the manager knows of their keys.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("issuer", "remove"): """\
@@ -850,8 +855,8 @@ Usage: gusset issuer remove [OPTIONS] URL
   Trust an issuer no more. Remove its identities first.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("audit",): """\
@@ -863,11 +868,11 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
-  accept-loss  Accept that the database has lost records, so that managers...
+  accept-loss  Accept that the database has lost records, so that...
   export       Print every record as JSON Lines, oldest first.
-  public-key   Print the public keys that verify checkpoints: they are for...
+  public-key   Print the public keys that verify checkpoints: they are...
   show         Show the newest records; the newest comes last.
-  verify       Verify that no record was edited, removed, reordered or cut...
+  verify       Verify that no record was edited, removed, reordered or...
 """,
     ("audit", "accept-loss"): """\
 Usage: gusset audit accept-loss [OPTIONS]
@@ -876,12 +881,13 @@ Usage: gusset audit accept-loss [OPTIONS]
 
   Do it only when you know why: the database was put back from a backup, or a
   standby took over without the newest commits. What the lost records did is
-  undone: keys that were revoked may be valid again, and values are older ones.
+  undone: keys that were revoked may be valid again, and values are older
+  ones.
 
 Options:
   --yes                 Do not prompt for confirmation.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("audit", "export"): """\
@@ -890,19 +896,19 @@ Usage: gusset audit export [OPTIONS]
   Print every record as JSON Lines, oldest first.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("audit", "public-key"): """\
 Usage: gusset audit public-key [OPTIONS]
 
-  Print the public keys that verify checkpoints: they are for auditors, and open
-  nothing.
+  Print the public keys that verify checkpoints: they are for auditors, and
+  open nothing.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("audit", "show"): """\
@@ -926,13 +932,13 @@ Usage: gusset audit verify [OPTIONS]
   Verify that no record was edited, removed, reordered or cut off.
 
 Options:
-  --checkpoint FILE     Checkpoints kept elsewhere: a copy of the witness file.
-                        May be repeated.
+  --checkpoint FILE     Checkpoints kept elsewhere: a copy of the witness
+                        file. May be repeated.
   --public-key FILE     Verify --checkpoint and --log by the keys that `audit
                         public-key` printed, without the vault.
   --log FILE            With --public-key: what `audit export` printed.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("key",): """\
@@ -944,7 +950,7 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
-  passphrase  Protect the root key's file by a passphrase, or by another one.
+  passphrase  Protect the root key's file by a passphrase, or by another...
   rotate      Replace keys of the vault, while others use it.
   status      List the keys by kind and number, never the keys themselves.
 """,
@@ -955,10 +961,10 @@ Usage: gusset key passphrase [OPTIONS]
 
 Options:
   --remove              Protect the file by its mode only.
-  --file FILE           Read the new passphrase from this file, which others may
-                        not read.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --file FILE           Read the new passphrase from this file, which others
+                        may not read.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("key", "rotate"): """\
@@ -967,8 +973,8 @@ Usage: gusset key rotate [OPTIONS]
   Replace keys of the vault, while others use it.
 
 Options:
-  --kek                 The key-encryption key: all data keys are rewrapped. The
-                        default.
+  --kek                 The key-encryption key: all data keys are rewrapped.
+                        The default.
   --audit               The key that authenticates audit records.
   --state               The key that authenticates rows of the database.
   --signing             The key that signs checkpoints of the audit log.
@@ -978,10 +984,10 @@ Options:
   --all                 All of these, the root key last.
   --finish              With --root: drop the old root key, after the new one
                         was copied to each machine.
-  --cancel              With --root: drop the new root key, such as one that was
-                        lost, instead.
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --cancel              With --root: drop the new root key, such as one that
+                        was lost, instead.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("key", "status"): """\
@@ -990,8 +996,8 @@ Usage: gusset key status [OPTIONS]
   List the keys by kind and number, never the keys themselves.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("migrate-database",): """\
@@ -999,14 +1005,14 @@ Usage: gusset migrate-database [OPTIONS]
 
   Copy the vault to an empty database, SQLite or PostgreSQL, and verify both.
 
-  Stop all managers first. The vault that it copies from stays as it is. After a
-  failure, run it again: the target has the whole vault or none.
+  Stop all managers first. The vault that it copies from stays as it is. After
+  a failure, run it again: the target has the whole vault or none.
 
 Options:
   --from URL            The database that has the vault.  [required]
   --to URL              An empty database.  [required]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("doctor",): """\
@@ -1016,8 +1022,8 @@ Usage: gusset doctor [OPTIONS]
   them.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("demo",): """\
@@ -1027,11 +1033,12 @@ Usage: gusset demo [OPTIONS]
   folder.
 
 Options:
-  --once                Exit after the call, with status 0 if the prediction was
-                        correct.
-  --port INTEGER RANGE  Port to serve on. Default: any free port.  [0<=x<=65535]
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --once                Exit after the call, with status 0 if the prediction
+                        was correct.
+  --port INTEGER RANGE  Port to serve on. Default: any free port.
+                        [0<=x<=65535]
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("schema",): """\
@@ -1040,8 +1047,8 @@ Usage: gusset schema [OPTIONS]
   Print the JSON Schema of config.yaml, for editors.
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
     ("completion",): """\
@@ -1054,8 +1061,8 @@ Usage: gusset completion [OPTIONS] {bash|zsh|fish}
     fish: gusset completion fish | source       in ~/.config/fish/config.fish
 
 Options:
-  --output [text|json]  Output format; with json, standard output holds one JSON
-                        document.
+  --output [text|json]  Output format; with json, standard output holds one
+                        JSON document.
   -h, --help            Show this message and exit.
 """,
 }

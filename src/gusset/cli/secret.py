@@ -170,13 +170,15 @@ def _typed(name: str) -> bytes:
     return value
 
 
-_PEM = re.compile(rb"\s*-----BEGIN [^\n]+\n.*-----END [^\n]+-----\r?\n\Z", re.DOTALL)
+_PEM = rb"(?s)\s*-----BEGIN [^\n]+\n.*-----END [^\n]+-----\r?\n\Z"
 
 
 def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
     if exact:
         return value
-    if value.endswith(b"\n") and not _PEM.match(value):  # ssh-keygen refuses a key without its last newline
+    if value.endswith(b"\n") and not re.match(
+        _PEM, value
+    ):  # ssh-keygen refuses a key without its last newline
         value = value[:-1]
         app.output.note("removed one final newline; --exact keeps it")
     if not value:

@@ -154,7 +154,7 @@ class MaskingStream:
         spans, cut = index.spans_and_cut(whole)
         if not spans and cut == len(whole) and whole is data:
             return data
-        covered = next((span.end for span in spans if span.start < cut < span.end), cut)
+        covered = next((span.end for span in spans if span.start < cut < span.end), cut) if spans else cut
         out = self._emit(whole, spans, covered)
         self._hold(whole[cut:], index)
         self._emitted = max(0, self._emitted - cut)
@@ -194,6 +194,9 @@ class MaskingStream:
         start = self._emitted
         if end <= start:
             return b""
+        if not spans:
+            self._emitted, self._ends_in_mask = end, False
+            return data[start:end]
         out = _masked(data, spans, start, end)
         masked = [span for span in spans if span.end > start and span.start < end]
         if self._ends_in_mask and masked and masked[0].start < start:

@@ -1,10 +1,9 @@
 """Finds the patterns of values, and parts of their fragments, in data.
 
-One Aho-Corasick automaton searches for byte strings of eight bytes: the heads of
-all patterns, and the grams of all fragments. That keeps it small, and its speed
-nearly independent of the number of secrets. At a head, a binary search in the
-sorted patterns finds the longest one there. At a gram, the part around it is
-compared with the fragment.
+`string_search.py` searches for strings of eight bytes: the heads of all patterns,
+and the grams of all fragments. At a head, a binary search in the sorted patterns
+finds the longest one there. At a gram, the part around it is compared with the
+fragment.
 """
 
 from __future__ import annotations
@@ -13,17 +12,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
-
-from gusset.secrets.fragments import GRAM, MIN_PART, STRIDE, grams_of, last_run
+from gusset.secrets.fragments import GRAM, MIN_PART, STRIDE, grams_of, last_run, without_last_run
 from gusset.secrets.hits import Label
 from gusset.secrets.patterns import LONG, common_length, repeated_bytes
+from gusset.secrets.string_search import StringSearch
 from gusset.secrets.value import MIN_MASKED
 
-_DFA_SIZE = 5_000  # heads and grams; up to here the faster automaton takes about ten megabytes at most
 _MAX_PLACES = 8  # of one gram: fragments that repeat themselves have it at many
-_MAX_JOINED = 65_536  # bytes; a few bytes are somewhere in more text than that anyway
-_START = 4  # bytes
+_START = STRIDE - 1  # bytes
+_OF_PATTERN, _OF_GRAM, _BEFORE_GRAM = 1, 2, 4  # what a start is the start of, as bits
+_MAX_BEFORE = 4_096  # grams; a few bytes are before one of more grams anyway
 
 
 class Span(NamedTuple):
@@ -46,15 +44,12 @@ class PatternIndex:
         self._texts = list(fragments)
         self._grams = _grams(self._texts)
         wanted = [*self._heads, *(gram for gram in self._grams if gram not in self._heads)]
-        self._search = BytesAhoCorasick(
-            wanted,
-            MatchKind.LeftmostLongest,
-            Implementation.DFA if len(wanted) <= _DFA_SIZE else Implementation.ContiguousNFA,
-        )
+        self.search = StringSearch(wanted)
         self._sorted_grams = sorted(self._grams)
-        joined = b"\n".join(self._texts)
-        self._joined_texts = joined if len(joined) <= _MAX_JOINED else b""
-        self._starts = frozenset(each[:size] for each in wanted for size in range(1, _START + 1))
+        self._starts = _starts(self._heads, self._grams)
+        self._holds_runs = len(self._grams) > _MAX_BEFORE
+        if not self._holds_runs:
+            _add_starts_before(self._starts, self._grams, self._texts)
 
     def spans(self, data: bytes) -> list[Span]:
         """The parts of `data` to mask, in order, merged where they overlap."""
@@ -65,7 +60,7 @@ class PatternIndex:
         spans, cut = self._find(data)
         if not self._heads or data.endswith(b"\n"):  # a complete line, as almost always
             return spans, cut
-        return spans, min(cut, self._short_tail(data), self._begun_part(data))
+        return spans, min(cut, self._begun(data))
 
     def continuing(self, start: bytes) -> range:
         """Which patterns, by their number, begin with `start` and are longer."""
@@ -93,7 +88,7 @@ class PatternIndex:
         """What to mask, and from where on a pattern or a part may continue."""
         spans: list[Span] = []
         cut = len(data)
-        found = self._search.find_matches_as_indexes(data) if self._heads else ()
+        found = self.search.find(data)
         if not found:
             return spans, cut
         unrepeated = 0  # before it, heads are within a run that is one span
@@ -134,17 +129,30 @@ class PatternIndex:
         low, high, longest = self._heads[data[start : start + MIN_MASKED]]
         return len(data) - start < longest and _starts_one(self._sorted, data[start:], low, high)
 
-    def _short_tail(self, data: bytes) -> int:
-        """The offset of the end of the last line that starts a pattern but has fewer than `MIN_MASKED` bytes.
+    def _begun(self, data: bytes) -> int:
+        """From where on the end of `data` may be the start of a pattern or part; its length for none.
 
-        The length of `data` when there is none.
+        Only shorter starts than a head or gram; the search finds the others. A pattern
+        may begin in the last line only.
         """
-        size = len(data)
-        earliest = max(size - MIN_MASKED + 1, data.rfind(b"\n", max(size - MIN_MASKED, 0)) + 1, 0)
-        for start in range(earliest, size):
-            if data[start : start + _START] in self._starts and _starts_one(self._sorted, data[start:]):
-                return start
-        return size
+        tail = data[1 - MIN_MASKED :]
+        size, before = len(tail), len(data) - len(tail)
+        run = len(without_last_run(tail))
+        cut = max(run, size - _START) if self._holds_runs else size
+        kinds_of = self._starts.get
+        for start in range(tail.rfind(b"\n") + 1, size):
+            kinds = kinds_of(tail[start : start + _START])
+            if kinds is None:
+                continue
+            if kinds & _OF_GRAM and start >= run and _is_begun(self._sorted_grams, tail, start):
+                first = max(0, before + start - _START)  # a part may begin before its first gram
+                return min(before + cut, max(first, before + run) if run else last_run(data, first))
+            is_before_gram = kinds & _BEFORE_GRAM and start >= max(run, size - _START)
+            if start < cut and (
+                is_before_gram or (kinds & _OF_PATTERN and _is_begun(self._sorted, tail, start))
+            ):
+                cut = start
+        return before + cut
 
     # --- parts of fragments
 
@@ -165,38 +173,45 @@ class PatternIndex:
                 cut = min(cut, start)
         return cut
 
-    def _begun_part(self, data: bytes) -> int:
-        """From where on the end of `data` may be the start of a part; the length of `data` if it is none."""
-        size = len(data)
-        run = last_run(data, max(0, size - MIN_PART - STRIDE)) if self._grams else size
-        for start in range(max(run, size - MIN_PART + 1), size):
-            if data[start : start + _START] in self._starts and _starts_one(
-                self._sorted_grams, data[start : start + GRAM], longer=False
-            ):
-                return max(run, start - STRIDE + 1)
-        for start in range(max(run, size - STRIDE + 1), size):  # the bytes before the first gram
-            if not self._joined_texts or data[start:] in self._joined_texts:
-                return start
-        return size
 
-
-def _starts_one(
-    ordered: Sequence[bytes], start: bytes, low: int = 0, high: int | None = None, *, longer: bool = True
-) -> bool:
-    """Whether one of `ordered` begins with `start`, and is `longer` than it."""
-    number = (bisect_right if longer else bisect_left)(ordered, start, low, high)
+def _starts_one(ordered: Sequence[bytes], start: bytes, low: int = 0, high: int | None = None) -> bool:
+    """Whether one of `ordered` begins with `start`, and is longer than it."""
+    number = bisect_right(ordered, start, low, high)
     return number < (len(ordered) if high is None else high) and ordered[number].startswith(start)
 
 
 def _offsets(found: Iterable[tuple[int, int, int]]) -> Iterator[int]:
-    """All offsets at which a head or a gram may be.
-
-    The search skips matches that overlap the one before, so every offset within a match may be one.
-    """
+    """All offsets at which a head or gram may be: each one within a match."""
     done = 0
     for _, start, end in found:
         yield from range(max(start, done), end)
         done = end
+
+
+def _is_begun(ordered: Sequence[bytes], tail: bytes, start: int) -> bool:
+    """Whether one of `ordered` begins with `tail[start:]`. It does with the first `_START` bytes of that."""
+    return len(tail) - start <= _START or _starts_one(ordered, tail[start:])
+
+
+def _starts(heads: Iterable[bytes], grams: Iterable[bytes]) -> dict[bytes, int]:
+    """What each start of up to `_START` bytes may be the start of."""
+    starts: dict[bytes, int] = {}
+    for strings, kind in ((heads, _OF_PATTERN), (grams, _OF_GRAM)):
+        for string in strings:
+            for size in range(1, _START + 1):
+                starts[string[:size]] = starts.get(string[:size], 0) | kind
+    return starts
+
+
+def _add_starts_before(
+    starts: dict[bytes, int], grams: Mapping[bytes, Iterable[tuple[int, int]]], texts: Sequence[bytes]
+) -> None:
+    """Add what a part begins with whose first gram has not begun: all of these bytes are before the gram."""
+    for number, place in (each for places in grams.values() for each in places):
+        for first in range(max(0, place - _START), place):
+            for end in range(first + 1, place + 1):
+                start = texts[number][first:end]
+                starts[start] = starts.get(start, 0) | _BEFORE_GRAM
 
 
 def _common_before(data: bytes, start: int, text: bytes, place: int) -> int:

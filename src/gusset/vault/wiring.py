@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -67,8 +66,6 @@ if TYPE_CHECKING:
     from gusset.vault.services.sessions import Sessions
     from gusset.vault.services.teams import Teams
     from gusset.vault.services.vault_source import VaultSource
-
-log = logging.getLogger("gusset.vault")
 
 _PROBE_BYTES = 65_536
 _VAULT = "vault"  # the row of `meta` with the vault's id
@@ -565,8 +562,6 @@ def _create_or_sign(
         from gusset.vault.audit.first_signing import sign_existing_rows  # needed once in a vault's life
 
         event = sign_existing_rows(transaction, vault)
-        for difference in event.details.get("differences", ()):
-            log.warning("the audit log contradicts a secret, which cannot be read any more: %s", difference)
     event = replace(event, details={**event.details, "keyring": keyring.generation})
     tail.add([event], transaction.changes)
     extension = chain.extend(connection, tail)

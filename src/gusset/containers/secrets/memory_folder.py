@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 
 from gusset.errors import HostError
+from gusset.portable import is_in_memory
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue
 
 _PREFIX = "gusset-"  # of the names of the folders
-_IN_MEMORY = {"tmpfs", "ramfs"}
 PREVIOUS = "..previous"  # the folder with the values before the current ones; no secret has such a name
 _NONE: Mapping[str, SecretValue] = {}
 
@@ -168,21 +168,12 @@ def _memory() -> Path:
     """A folder in memory that this account may write to: the login session's, else the shared one."""
     runtime = Path(f"/run/user/{os.getuid()}")
     for path in (runtime, Path("/dev/shm")):  # noqa: S108  # checked to be in memory; mkdtemp makes it 0700
-        if os.access(path, os.W_OK | os.X_OK) and _file_system(path) in _IN_MEMORY:
+        if os.access(path, os.W_OK | os.X_OK) and is_in_memory(path):
             return path
     raise HostError(
         "there is no memory-backed folder to put secrets in",
         hint="mount a tmpfs on /dev/shm; secrets are never written to disk",
     )
-
-
-def _file_system(path: Path) -> str | None:
-    """The type of the file system that `path` is on: that of the longest mount point above it."""
-    mounts = {}
-    for line in Path("/proc/self/mounts").read_text("utf-8", "surrogateescape").splitlines():
-        _, point, kind, *_ = line.split(" ")
-        mounts[Path(point)] = kind  # a later mount hides an earlier one
-    return next((mounts[above] for above in (path, *path.parents) if above in mounts), None)
 
 
 def _start_reaper(folder: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -22,8 +21,6 @@ from gusset.portable import (
     write_private_file,
 )
 from gusset.vault.crypto.public_keys import PublicKeys
-
-log = logging.getLogger("gusset.vault")
 
 _MAX_BYTES = 262_144  # a longer witness file is cut down to its newest lines, except on Windows
 _KEPT_LINES = 200
@@ -153,7 +150,7 @@ class WitnessFile:
             finally:
                 os.close(fd)
         except OSError as error:
-            log.warning("cannot write the witness file %s: %s", self.path, error.strerror)
+            _warn("cannot write the witness file %s: %s", self.path, error.strerror)
 
     def _open_locked(self) -> int:
         """Open and lock the file; start over when another process has replaced it meanwhile."""
@@ -206,7 +203,7 @@ def read_checkpoints(path: Path) -> list[Checkpoint]:
         try:
             found.append(Checkpoint.parse(line))
         except ValueError:
-            log.warning("%s has a line that is not a checkpoint", path)
+            _warn("%s has a line that is not a checkpoint", path)
     return found
 
 
@@ -216,3 +213,9 @@ def given_checkpoints(path: Path) -> list[Checkpoint]:
     if not found:
         raise UsageError(f"{path} contains no checkpoint", hint="use a copy of a witness file")
     return found
+
+
+def _warn(message: str, *facts: object) -> None:
+    import logging  # only for this: commands that set a secret would import it for nothing
+
+    logging.getLogger("gusset.vault").warning(message, *facts)

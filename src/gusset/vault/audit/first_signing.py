@@ -7,6 +7,7 @@ other rows are signed as they are. One audit record has the HMACs of all of them
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 
 from gusset.secrets.name import fold_name
@@ -17,14 +18,18 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.storage.connection import Transaction, iterate, unverified_rows
 from gusset.vault.storage.tables import SECRETS, SIGNED_TABLES
 
+log = logging.getLogger("gusset.vault")
+
 
 def sign_existing_rows(transaction: Transaction, vault: str) -> AuditEvent:
-    """Sign every row that does not contradict the log. The event says which ones do, and in what."""
+    """Sign every row that does not contradict the log. The event and the log say which do, and in what."""
     state, names = LogState(), dict[str, str]()
     for record in map(record_of, iterate(transaction, ALL_RECORDS)):
         state.follow(record)
         names |= dict.fromkeys(state.secrets.keys() - names.keys(), record.target)
     differences = dict(_differences(transaction, state, names))
+    for difference in sorted(differences.values()):
+        log.warning("the audit log contradicts a secret, which cannot be read any more: %s", difference)
     for table in SIGNED_TABLES:
         for row in list(unverified_rows(transaction, table)):  # all, since they are changed
             if (table.name, row[0]) not in differences:
