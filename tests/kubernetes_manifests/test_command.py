@@ -299,3 +299,23 @@ def test_nothing_is_printed_when_it_cannot_be_registered(administrator: Cli, mod
     assert done.stdout == b""
     administrator("logout")
     assert register(administrator, model, status=2).stdout == b""
+
+
+def test_each_option_is_documented() -> None:
+    from gusset.cli.deploy_kubernetes import kubernetes
+
+    text = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()
+    options = {name for parameter in kubernetes.params for name in parameter.opts if name.startswith("--")}
+    assert sorted(name for name in options - {"--output"} if name not in text) == []
+
+
+def test_the_example_for_external_secrets_reads_from_the_managers_route() -> None:
+    folder = Path(__file__).parents[2] / "examples" / "kubernetes-external-secrets"
+    store, secret = yaml.safe_load_all((folder / "external-secrets.yaml").read_text())
+    webhook = store["spec"]["provider"]["webhook"]
+    assert webhook["url"].endswith("/v1/deployment/secrets/{{ .remoteRef.key }}")
+    assert webhook["result"] == {}
+    assert (
+        webhook["secrets"][0]["name"] == "gusset" and ".gusset.token" in webhook["headers"]["Authorization"]
+    )
+    assert secret["spec"]["secretStoreRef"]["name"] == store["metadata"]["name"]

@@ -290,3 +290,13 @@ def test_a_private_key_is_neither_sent_on_nor_shown(administrator: Cli, tmp_path
     done = administrator("issuer", "add", "https://issuer.example", "--jwks", str(file), status=2)
     assert b"private or symmetric key" in done.stderr
     assert b"the-private-part" not in done.stderr + done.stdout
+
+
+def test_a_workload_that_nobody_bound_reads_in_its_log_how_to_bind_it(
+    administrator: Cli, workload: Cli, issuer: Issuer, folder: Path
+) -> None:
+    """With what its token has, quoted for a shell."""
+    administrator("issuer", "add", issuer.url)
+    errors = workload("serve", str(folder), "--port", "0", status=7).stderr.decode()
+    assert "no identity matches the token of the subject 's'" in errors
+    assert f"gusset identity add NAME --deployment DEPLOYMENT --issuer {issuer.url} --subject s" in errors

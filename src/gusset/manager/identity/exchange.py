@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -85,7 +86,8 @@ class IdentityExchange:
         if not found:
             raise TokenRefused(
                 f"no identity matches the token of {_described(claims)}",
-                hint="compare it with `gusset identity list`: everything must match exactly",
+                hint="compare it with `gusset identity list`: everything must match exactly\nbind it: "
+                f"gusset identity add NAME --deployment DEPLOYMENT {_options(claims)}",
             )
         if target is not None:
             found = [each for each in found if target in _names(each)]
@@ -102,6 +104,13 @@ class IdentityExchange:
 
 def _names(identity: IdentityInfo) -> Sequence[str]:
     return identity.target, f"{identity.team_id}/{identity.deployment}", identity.deployment
+
+
+def _options(claims: Mapping[str, Any]) -> str:
+    """The options that bind a verified token, for a shell: its issuer chose these texts."""
+    return (
+        f"--issuer {shlex.quote(printable(claims['iss']))} --subject {shlex.quote(printable(claims['sub']))}"
+    )
 
 
 def _described(claims: Mapping[str, Any]) -> str:
