@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from gusset.errors import VaultError, VaultTooNew
+from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.storage import schema
 from tests.newer_gusset import BASE, NEWER, migrations
 
 Sql = Callable[..., list[Any]]
+VALUE = SecretValue(b"a value")
 
 
 @pytest.fixture
@@ -50,6 +52,22 @@ def test_a_compatible_schema_of_a_newer_gusset_is_used(
     with open_vault(filled) as vault:
         assert vault.schema() == (NEWER, BASE)
         vault.managers.report("host")
+
+
+def test_a_vault_that_is_open_writes_on_beside_a_compatible_schema_only(
+    filled: Settings, upgrade: Callable[[str], None], sql: Sql
+) -> None:
+    with open_vault(filled) as vault:
+        upgrade("compatible")
+        vault.secrets.writer.set("a", VALUE, actor="alice")
+        sql(f"UPDATE meta SET value = '{NEWER} {NEWER}' WHERE key = 'schema'")
+        before = sql("SELECT max(seq) FROM audit")
+        with pytest.raises(VaultTooNew, match=f"schema {NEWER}"):
+            vault.secrets.writer.set("a", VALUE, actor="alice")
+        with pytest.raises(VaultTooNew):
+            vault.secrets.delivery.reveal("a", actor="alice")
+        assert sql("SELECT max(seq) FROM audit") == before
+        sql(f"UPDATE meta SET value = '{NEWER} {BASE}' WHERE key = 'schema'")
 
 
 def test_another_schema_of_a_newer_gusset_is_refused(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Protocol
 
 from gusset.vault.audit.checkpoints import Checkpoint
@@ -19,7 +19,6 @@ from gusset.vault.audit.events import (
     RECORD_COLUMNS,
     AuditEvent,
     chain_hash,
-    compact_json,
     details_text,
     genesis_hash,
 )
@@ -27,6 +26,8 @@ from gusset.vault.audit.known_head import KnownHead, KnownRecord
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.storage.connection import Connection
+from gusset.vault.storage.meta import SCHEMA
+from gusset.vault.storage.schema import check_stored_revisions
 from gusset.vault.storage.signed_rows import RowChange, changes_text
 from gusset.vault.storage.sql import Statement
 
@@ -36,7 +37,8 @@ CHECKPOINT_INTERVAL = 0.6  # seconds
 
 _FIND_HEAD = Statement(
     "SELECT seq, hash, (SELECT max(number) FROM keyring WHERE kind = 'manifest') AS generation, "
-    "(SELECT max(number) FROM epochs) AS epoch "
+    "(SELECT max(number) FROM epochs) AS epoch, "
+    f"(SELECT value FROM meta WHERE key = '{SCHEMA}') AS revisions "
     "FROM audit WHERE seq = (SELECT max(seq) FROM audit)"
 )
 _ADD_RECORD = Statement(
@@ -54,13 +56,16 @@ _ADD_CHECKPOINT = Statement(
 class Head:
     """The end of the chain: the newest record's number and hash.
 
-    `generation` is that of the stored keyring, `epoch` the newest one that is stored.
+    `generation` is that of the stored keyring, `epoch` the newest one that is stored, `revisions`
+    the stored row about the schema.
     """
 
     seq: int
     hash: bytes
+    _: KW_ONLY
     generation: int | None = None
     epoch: int = FIRST
+    revisions: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +91,34 @@ class ChainTail:
     """The records that one transaction adds."""
 
     def __init__(self, head: Head, at: str, keys: CurrentKeyring) -> None:
-        self.head = head
         self.rows: list[dict[str, Any]] = []
+        self._seq = head.seq
+        self._hash = head.hash
         self._at = at
         self._keys = keys  # a write of this transaction may replace the keyring
 
     @property
+    def head(self) -> Head:
+        """The end of the chain with the added records."""
+        return Head(self._seq, self._hash)
+
+    @property
     def next_seq(self) -> int:
         """The number of the record that is added next."""
-        return self.head.seq + 1
+        return self._seq + 1
 
     def add(self, events: Sequence[AuditEvent], changes: Sequence[RowChange] = ()) -> None:
         """Add a record of each event; the first has `changes`, which were made with its number."""
         for event in events:
-            seq = self.head.seq + 1
+            seq = self._seq = self._seq + 1
             details = details_text(event.stored_details())
-            changed = compact_json(changes_text(changes)) if changes else None
+            changed = changes_text(changes) if changes else None
             act = (str(event.actor), str(event.action), event.target, event.outcome, details)
-            fields = (seq, self._at, *act, *((changed,) if changed else ()))
-            self.head = Head(seq, chain_hash(self.head.hash, *fields))
-            row = dict(zip(RECORD_COLUMNS, fields, strict=False))
-            mac = self._keys.current.audit_mac(self.head.hash, seq)
-            self.rows.append(row | {"changes": changed, "hash": self.head.hash, "mac": mac})
+            fields = (seq, self._at, *act)
+            self._hash = chain_hash(self._hash, *fields, *((changed,) if changed else ()))
+            mac = self._keys.current.audit_mac(self._hash, seq)
+            values = (*fields, changed, self._hash, mac)
+            self.rows.append(dict(zip(RECORD_COLUMNS, values, strict=True)))
             changes = ()
 
 
@@ -130,18 +141,21 @@ class Chain:
         row = connection.one(_FIND_HEAD)
         if row is None:
             return Head(0, self._genesis)
-        return Head(row.seq, row.hash, row.generation, FIRST if row.epoch is None else row.epoch)
+        epoch = FIRST if row.epoch is None else row.epoch
+        return Head(row.seq, row.hash, generation=row.generation, epoch=epoch, revisions=row.revisions)
 
     def tail(self, connection: Connection) -> ChainTail:
         """What a write transaction adds its records to. Call it first: it reads keyring and epochs anew.
 
         Raises:
+            VaultTooNew: a newer gusset has migrated the database, and this one may not go on.
             RecordsLost: see `KnownHead`.
         """
         return ChainTail(self._refreshed_head(connection), timestamp(self._clock()), self._keys)
 
     def _refreshed_head(self, connection: Connection) -> Head:
         head = self.head(connection)
+        check_stored_revisions(head.revisions)
         self._epochs.refresh(connection, head.epoch)
         self._known.check(connection, head.seq, head.hash)
         if head.generation is not None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
+from json.encoder import encode_basestring_ascii as json_string
 from typing import Any
 
 from gusset.vault.audit.actions import Action
@@ -101,8 +102,9 @@ RECORD_COLUMNS = tuple(each.name for each in fields(AuditRecord))  # of the tabl
 
 
 def chain_hash(previous: bytes, *fields: str | int) -> bytes:
-    """SHA-256 over the previous hash and the fields as compact JSON."""
-    return hashlib.sha256(previous + compact_json(fields).encode()).digest()
+    """SHA-256 over the previous hash and the fields as compact JSON. Raises TypeError for other types."""
+    texts = [str(each) if isinstance(each, int) else json_string(each) for each in fields]
+    return hashlib.sha256(previous + f"[{','.join(texts)}]".encode()).digest()
 
 
 def genesis_hash(vault: str) -> bytes:

@@ -42,7 +42,7 @@ class CannotOpen(ValueError):
 def encode_context(*parts: str | int) -> bytes:
     """An unambiguous encoding of the parts: each is preceded by its length."""
     texts = [str(part).encode() for part in parts]
-    return b"".join(len(text).to_bytes(4, "big") + text for text in texts)
+    return b"".join([len(text).to_bytes(4, "big") + text for text in texts])
 
 
 def version_context(team_id: str, secret_id: str, folded: str, version: int, write_id: str | None) -> bytes:
@@ -57,8 +57,8 @@ def version_context(team_id: str, secret_id: str, folded: str, version: int, wri
 
 def seal(value: bytes, *, context: bytes, kek: AESGCM, number: int) -> bytes:
     """Seal `value` for `context` under a fresh DEK, wrapped by KEK `number`."""
-    dek = AESGCM.generate_key(256)
-    nonce = os.urandom(_NONCE)
+    random = os.urandom(KEY_BYTES + _NONCE)
+    dek, nonce = random[:KEY_BYTES], random[KEY_BYTES:]
     return (
         _wrap(dek, context, kek, number, FORMAT)
         + nonce

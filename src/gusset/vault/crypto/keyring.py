@@ -9,7 +9,6 @@ next generation. This module does not know where the root key is kept.
 
 from __future__ import annotations
 
-import hmac
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from gusset.vault.crypto.envelope import KEY_BYTES, kek_number, open_sealed, rewrap, seal
 from gusset.vault.crypto.public_keys import PublicKey
@@ -55,6 +56,22 @@ class KeyInfo:
     def data(self) -> dict[str, Any]:
         """The key as a JSON object."""
         return {"kind": self.kind, "number": self.number, "first": self.first, "newest": self.newest}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ranged:
+    """A key, for the audit records from `first` to the one before the next key's `first`."""
+
+    first: int
+    number: int
+    secret: bytes = field(repr=False)
+    hmac: HMAC = field(repr=False)  # under the key, of nothing yet: a copy of it costs less than a new one
+
+    def mac(self, data: bytes) -> bytes:
+        """HMAC-SHA-256 of `data`."""
+        copy = self.hmac.copy()
+        copy.update(data)
+        return copy.finalize()
 
 
 class Keks:
@@ -96,10 +113,13 @@ class Keyring:
         self.keks = Keks({number: key.secret for (kind, number), key in keys.items() if kind == KEK})
         self._ranges = {kind: self._range(kind) for kind in KINDS}
 
-    def _range(self, kind: str) -> list[tuple[int, int, bytes]]:
-        """First record, number and bytes of each key of a kind, the newest first."""
+    def _range(self, kind: str) -> list[_Ranged]:
+        """The keys of a kind, the newest first."""
         found = [(number, key) for (each, number), key in self._keys.items() if each == kind]
-        return [(key.first, number, key.secret) for number, key in sorted(found, reverse=True)]
+        return [
+            _Ranged(first=key.first, number=number, secret=key.secret, hmac=HMAC(key.secret, SHA256()))
+            for number, key in sorted(found, key=lambda each: each[0], reverse=True)
+        ]
 
     @classmethod
     def new(cls, root_key: str) -> Keyring:
@@ -113,7 +133,7 @@ class Keyring:
 
     def newest(self, kind: str) -> int:
         """The number of the newest key of a kind; 0 when there is none."""
-        return max((number for _, number, _ in self._ranges[kind]), default=0)
+        return max((key.number for key in self._ranges[kind]), default=0)
 
     def with_new(self, kinds: Iterable[str], first: int) -> Keyring:
         """The next generation, with a new key of each of `kinds`, for the records from `first` on."""
@@ -135,18 +155,18 @@ class Keyring:
 
     def audit_mac(self, data: bytes, seq: int) -> bytes:
         """The HMAC of the audit record `seq`, whose hash is `data`."""
-        return hmac.digest(self._key_of(AUDIT, seq)[1], data, "sha256")
+        return self._key_of(AUDIT, seq).mac(data)
 
     def state_mac(self, data: bytes, seq: int) -> bytes:
         """The HMAC of a row that the audit record `seq` wrote."""
-        return hmac.digest(self._key_of(STATE, seq)[1], data, "sha256")
+        return self._key_of(STATE, seq).mac(data)
 
     def request_macs(self, data: bytes) -> tuple[bytes, ...]:
         """HMACs of a request: under the newest idempotency key, and under those that it replaced.
 
         Store the first, and compare with all: a request may be repeated after a rotation.
         """
-        return tuple(hmac.digest(secret, data, "sha256") for _, _, secret in self._ranges[IDEMPOTENCY])
+        return tuple(key.mac(data) for key in self._ranges[IDEMPOTENCY])
 
     def derive(self, purpose: str) -> bytes:
         """A key for one purpose outside the vault, until the audit key is replaced."""
@@ -155,29 +175,29 @@ class Keyring:
     def derive_all(self, purpose: str) -> Sequence[bytes]:
         """That key, and those that it replaced, the newest first."""
         data = f"gusset: a key derived for the purpose of: {purpose}".encode()
-        return [hmac.digest(secret, data, "sha256") for _, _, secret in self._ranges[AUDIT]]
+        return [key.mac(data) for key in self._ranges[AUDIT]]
 
     def signing_key(self, seq: int) -> int:
         """The number of the key that signs the checkpoint of the audit record `seq`."""
-        return self._key_of(SIGNING, seq)[0]
+        return self._key_of(SIGNING, seq).number
 
     def sign(self, data: bytes, seq: int) -> bytes:
         """Sign `data`, the checkpoint of the audit record `seq`."""
-        return _private_key(self._key_of(SIGNING, seq)[1]).sign(data)
+        return _private_key(self._key_of(SIGNING, seq).secret).sign(data)
 
     @cached_property
     def public_keys(self) -> Sequence[PublicKey]:
         """The public part of each signing key, the oldest first."""
         return [
-            PublicKey(number, first, _private_key(secret).public_key().public_bytes_raw())
-            for first, number, secret in reversed(self._ranges[SIGNING])
+            PublicKey(key.number, key.first, _private_key(key.secret).public_key().public_bytes_raw())
+            for key in reversed(self._ranges[SIGNING])
         ]
 
-    def _key_of(self, kind: str, seq: int) -> tuple[int, bytes]:
-        """Number and bytes of the key for the audit record `seq`. Raises KeyError."""
-        for first, number, secret in self._ranges[kind]:
-            if seq >= first:
-                return number, secret
+    def _key_of(self, kind: str, seq: int) -> _Ranged:
+        """The key for the audit record `seq`. Raises KeyError."""
+        for key in self._ranges[kind]:
+            if seq >= key.first:
+                return key
         raise KeyError(kind)
 
     def __repr__(self) -> str:

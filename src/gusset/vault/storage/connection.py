@@ -165,8 +165,7 @@ class Transaction(Connection):
     def update(self, table: SignedTable, row: Any, **values: Any) -> Any:
         """Change columns of `row`, a row that was read in this transaction. Returns the new row."""
         new = self._signed(table, row._replace(**values, changed_seq=self.seq))
-        parameters = {name: getattr(new, name) for name in (*values, *table.key, "changed_seq", "mac")}
-        self.run(table.update(tuple(values)), parameters)
+        self.run(table.update(tuple(values)), new._asdict())
         return new
 
     def delete(self, table: SignedTable, row: Any) -> None:

@@ -8,6 +8,9 @@ from gusset.vault.storage.sql import Statement
 # caches of what a caller may do compare it.
 ACCESS_GENERATION = "access"
 
+# Two revisions: the schema's, and the oldest that a gusset beside it may have.
+SCHEMA = "schema"
+
 READ_META = Statement("SELECT value FROM meta WHERE key = :key")
 INSERT_META = Statement("INSERT INTO meta (key, value) VALUES (:key, :value)")
 WRITE_META = Statement("UPDATE meta SET value = :value WHERE key = :key")

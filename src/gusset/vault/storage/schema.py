@@ -12,14 +12,12 @@ from gusset.errors import IntegrityError, VaultError, VaultTooNew
 from gusset.vault.clock import timestamp
 from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.database import Database
-from gusset.vault.storage.meta import DELETE_META, INSERT_META, READ_META
+from gusset.vault.storage.meta import DELETE_META, INSERT_META, READ_META, SCHEMA
 from gusset.vault.storage.revision import REVISION
 from gusset.vault.storage.sql import Statement
 
 ALIVE = timedelta(seconds=30)  # that a manager counts as running after its last report
 
-# The row of `meta` with two revisions: the schema's, and the oldest that a gusset beside it may have.
-_SCHEMA = "schema"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _FIRST_WITH_REPORTS = "0004"  # of managers
 _FIRST_WITH_REVISIONS = "0007"  # in these reports
@@ -35,17 +33,38 @@ def check_revision(found: str, connection: Connection) -> None:
     if found <= REVISION:
         return
     if oldest_beside(found, connection) > REVISION:
-        raise VaultTooNew(
-            f"the vault was written by a newer gusset (schema {found}, this one supports {REVISION})",
-            hint="use the newer gusset; nothing was changed",
-        )
+        raise _too_new(found)
 
 
 def oldest_beside(found: str, connection: Connection) -> str:
     """The oldest revision that may go on beside the schema `found`; that itself if nothing is known."""
-    row = connection.one(READ_META, {"key": _SCHEMA})
-    schema, _, oldest = str(row.value).partition(" ") if row else ("", "", "")
+    row = connection.one(READ_META, {"key": SCHEMA})
+    schema, oldest = _revisions(row.value if row else None)
     return oldest if schema == found else found
+
+
+def check_stored_revisions(text: str | None) -> None:
+    """Raises VaultTooNew as `check_revision` does. `text` is the row `SCHEMA` of `meta`.
+
+    Each migration writes that row under the lock that every writer takes, so whoever reads it in a
+    transaction that writes knows that no migration has been missed.
+    """
+    schema, oldest = _revisions(text)
+    if schema > REVISION and oldest > REVISION:
+        raise _too_new(schema)
+
+
+def _revisions(text: str | None) -> tuple[str, str]:
+    """The two revisions in the row `SCHEMA`; empty ones if there is none."""
+    schema, _, oldest = (text or "").partition(" ")
+    return schema, oldest
+
+
+def _too_new(found: str) -> VaultTooNew:
+    return VaultTooNew(
+        f"the vault was written by a newer gusset (schema {found}, this one supports {REVISION})",
+        hint="use the newer gusset; nothing was changed",
+    )
 
 
 def check_schema(database: Database, driver: Any) -> None:
@@ -78,8 +97,8 @@ def migrated(database: Database, driver: Any) -> Iterator[None]:
             with database.for_sqlalchemy(driver) as raw:
                 _upgrade(config, database.migration_url, raw)
             yield
-            connection.run(DELETE_META, {"key": _SCHEMA})
-            connection.run(INSERT_META, {"key": _SCHEMA, "value": f"{REVISION} {oldest}"})
+            connection.run(DELETE_META, {"key": SCHEMA})
+            connection.run(INSERT_META, {"key": SCHEMA, "value": f"{REVISION} {oldest}"})
         else:
             yield
         driver.commit()

@@ -20,7 +20,8 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from json.encoder import encode_basestring_ascii as json_string
+from typing import Any, NamedTuple
 
 from gusset.errors import IntegrityError
 from gusset.vault.crypto.keyring import Keyring
@@ -45,6 +46,10 @@ class SignedTable:
     @cached_property
     def all_columns(self) -> tuple[str, ...]:
         return (*self.columns, *self.unsigned, "changed_seq", "mac")
+
+    @cached_property
+    def column_names(self) -> frozenset[str]:
+        return frozenset(self.all_columns)
 
     @cached_property
     def row_type(self) -> Any:
@@ -83,7 +88,7 @@ class SignedTable:
 
     def key_text(self, row: Any) -> str:
         """The key of a row as one text, as audit records have it."""
-        return "/".join(_key_part(getattr(row, name)) for name in self.key)
+        return "/".join([_key_part(value) for value in row[: len(self.key)]])
 
     def describe(self, row: Any) -> str:
         """What `row` is, for a message."""
@@ -103,17 +108,17 @@ class Select(Statement):
         self.table = table
 
 
-@dataclass(frozen=True, slots=True)
-class RowChange:
+class RowChange(NamedTuple):
     """A signed row that was written, with its new HMAC; None for one that was removed."""
 
     table: str
     key: str
     mac: bytes | None
 
-    def data(self) -> list[str | None]:
-        """As audit records store it."""
-        return [self.table, self.key, None if self.mac is None else base64.b64encode(self.mac).decode()]
+    def json(self) -> str:
+        """As audit records store it: table, key and HMAC in a list."""
+        mac = "null" if self.mac is None else f'"{base64.b64encode(self.mac).decode()}"'
+        return f"[{json_string(self.table)},{json_string(self.key)},{mac}]"
 
 
 class RowSigner:
@@ -134,6 +139,7 @@ class RowSigner:
         self._keyring = keyring
         self._epoch_of = epoch_of
         self._reload_if_newer = reload_if_newer
+        self._heads: dict[tuple[str, int], bytes] = {}  # by table and epoch
 
     def mac(self, table: SignedTable, row: Any) -> bytes:
         """The HMAC that `row` must have, for its `changed_seq`."""
@@ -163,8 +169,14 @@ class RowSigner:
 
     def _content(self, table: SignedTable, row: Any) -> bytes:
         seq = row.changed_seq
-        head = _encoded((self._vault, self._epoch_of(seq), table.name, seq))
-        return _FORMAT + head + _encoded(row[: len(table.columns)])
+        return self._head(table.name, self._epoch_of(seq)) + _encoded((seq, *row[: len(table.columns)]))
+
+    def _head(self, table: str, epoch: int) -> bytes:
+        """What the contents of all rows of a table begin with that were written in an epoch."""
+        head = self._heads.get((table, epoch))
+        if head is None:
+            head = self._heads[table, epoch] = _FORMAT + _encoded((self._vault, epoch, table))
+        return head
 
 
 def _encoded(values: Sequence[Any]) -> bytes:
@@ -195,13 +207,12 @@ def _key_part(value: Any) -> str:
 
 def new_row(table: SignedTable, values: Mapping[str, Any], seq: int) -> Any:
     """A row of `table` that is not signed yet; columns that are not in `values` are NULL."""
-    if unknown := values.keys() - set(table.all_columns):
-        raise TypeError(f"{table.name} has no columns {sorted(unknown)}")
-    return table.row_type._make(
-        [*(values.get(name) for name in (*table.columns, *table.unsigned)), seq, None]
-    )
+    if not values.keys() <= table.column_names:
+        raise TypeError(f"{table.name} has no columns {sorted(values.keys() - table.column_names)}")
+    row = {**values, "changed_seq": seq}
+    return table.row_type._make([row.get(name) for name in table.all_columns])
 
 
-def changes_text(changes: Sequence[RowChange]) -> list[list[str | None]]:
-    """The changes as audit records store them."""
-    return [change.data() for change in changes]
+def changes_text(changes: Sequence[RowChange]) -> str:
+    """The changes as audit records store them: compact JSON."""
+    return f"[{','.join([change.json() for change in changes])}]"
