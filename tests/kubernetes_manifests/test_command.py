@@ -178,6 +178,7 @@ def test_manifests_are_printed_on_other_systems(
         (["--manager", "http://127.0.0.1:8700"], "this machine's own address", "--manager https://"),
         (["--manager", "http://m.example"], "plain HTTP", "https://"),
         (["--egress", "strict"], "secrets.example.com", "--manager-cidr"),
+        (["--manager-cidr", "10.0.0.1"], "--egress strict", "leave it out"),
         (["--register"], "issuer", "kubectl get --raw"),
         (["--user", "7"], "custom images", "60000"),
     ],
@@ -204,13 +205,14 @@ def test_a_custom_image_with_secrets_needs_the_agents_image(gusset: Cli, tmp_pat
     ("change", "message"),
     [
         ("model_metadata: {gusset: {callers: [api_key]}}\n", b"keys of callers"),
+        ("environment_variables: {9LIVES: x}\n", b"name of this variable"),
         ("weights: [{source: 'https://x.example/a', mount_location: /models/a}]\n", b"not downloaded"),
     ],
 )
-def test_a_custom_image_that_needs_gusset_beside_it_is_refused(
+def test_a_custom_image_that_needs_what_a_pod_does_not_have_is_refused(
     gusset: Cli, tmp_path: Path, change: str, message: bytes
 ) -> None:
-    folder = custom(tmp_path, CUSTOM + change)
+    folder = custom(tmp_path, CUSTOM.replace('environment_variables: {LEVEL: "on"}\n', "") + change)
     assert message in deploy(gusset, folder, "--agent-image", AGENT, status=3).stderr
 
 

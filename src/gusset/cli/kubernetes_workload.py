@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MODEL_PORT = 8080  # of the images that `gusset build` makes
 _USER = 60000  # of these images, too
+_VARIABLE = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")
 _MAX_AUTHORITIES = 500_000  # bytes: an object of Kubernetes has at most a million
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+\n-----END CERTIFICATE-----")
 
@@ -82,7 +83,7 @@ def make_plan(app: App, folder: Path, options: KubernetesOptions) -> Plan:
         name=name,
         namespace=options.namespace,
         image=options.image,
-        server=_server(package),
+        server=_server(package, deployment),
         resources=_resources(package, options.gpus),
         egress=_egress(options, manager),
         user=_user(package, options),
@@ -90,9 +91,7 @@ def make_plan(app: App, folder: Path, options: KubernetesOptions) -> Plan:
         agent=_agent(deployment, options) if package.is_image and secrets else None,
         replicas=options.replicas,
     )
-    return Plan(
-        workload=workload, secrets=secrets, warnings=tuple(_warnings(package, deployment, options, workload))
-    )
+    return Plan(workload=workload, secrets=secrets, warnings=tuple(_warnings(package, options, workload)))
 
 
 def _model_deployment(package: Package) -> DeclaringDeployment:
@@ -124,6 +123,14 @@ def _image_deployment(package: Package) -> DeclaringDeployment:
             "what weights and model_cache name is not downloaded in the pod of a custom image",
             "put the files into the image, or let the server download them",
         )
+    for name in deployment.environment_variables:
+        if not _VARIABLE.fullmatch(name):
+            report.add(
+                ("environment_variables", name),
+                "Kubernetes does not accept the name of this variable",
+                "use letters, digits, `_`, `-` and `.`, and begin with another one than a digit",
+                at_key=True,
+            )
     if problems := report.sorted():
         raise ConfigInvalid(f"{package.folder} cannot be deployed", problems=problems)
     deployment.check_command(deployment.declared)
@@ -174,20 +181,20 @@ def _authorities(file: Path | None) -> str | None:
     return certificates
 
 
-def _server(package: Package) -> Server:
+def _server(package: Package, deployment: DeclaringDeployment) -> Server:
     """The server, and how Kubernetes finds out whether it is ready and alive."""
     from gusset.containers.image_deployment import Health, ImageDeployment
     from gusset.kubernetes.workload import Probe, Server
 
     checks = package.config.runtime.health_checks
     health = Health.from_config(checks)
-    if package.is_image:
-        image = ImageDeployment.from_package(package)
-        port, command, environment = image.port, image.command, image.environment_variables
-        ready, alive = (None, None) if image.is_grpc else (image.readiness, image.liveness)
+    if isinstance(deployment, ImageDeployment):
+        port, command = deployment.port, deployment.command
+        ready, alive = (None, None) if deployment.is_grpc else (deployment.readiness, deployment.liveness)
         started = ready
-        environment = {"HOME": "/tmp", **environment}  # noqa: S108  # the only folder that is writable
-    else:
+        # The only folder that is writable.
+        environment = {"HOME": "/tmp", **deployment.environment_variables}  # noqa: S108
+    else:  # its image has the command, and gusset sets the variables of config.yaml
         port, command, environment = _MODEL_PORT, None, {}
         ready, alive, started = "/v1/models/model", "/", "/"
     # Kubernetes' own three failures, unless the config has a threshold: another pod can serve meanwhile.
@@ -222,6 +229,8 @@ def _egress(options: KubernetesOptions, manager: Manager | None) -> Egress:
     from gusset.kubernetes.egress import Egress, strict_egress
 
     if options.egress == "open":
+        if options.manager_networks:
+            raise UsageError("--manager-cidr is for --egress strict", hint="add that, or leave it out")
         return Egress()
     return strict_egress(manager.url if manager else None, options.manager_networks)
 
@@ -254,10 +263,9 @@ def _agent(deployment: DeclaringDeployment, options: KubernetesOptions) -> Agent
     )
 
 
-def _warnings(
-    package: Package, deployment: DeclaringDeployment, options: KubernetesOptions, workload: Workload
-) -> Sequence[str]:
+def _warnings(package: Package, options: KubernetesOptions, workload: Workload) -> Sequence[str]:
     from gusset.kubernetes.names import has_digest
+    from gusset.weights.plan import plan_downloads
 
     images = [workload.image, *([workload.agent.image] if workload.agent else [])]
     found = [
@@ -276,6 +284,6 @@ def _warnings(
         found.append(
             "resources.instance_type names no machine of a cluster; only cpu, memory and accelerator count"
         )
-    if workload.egress.is_strict and deployment.download_secrets:
+    if workload.egress.is_strict and plan_downloads(package):
         found.append("--egress strict keeps the pods from what they download before they load")
     return found
