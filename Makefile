@@ -13,7 +13,7 @@ SYSTEM_POSTGRES := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 ON_POSTGRES = test_access test_api test_integrity test_keys test_login test_pages test_repeated_requests \
   test_session_tokens
 
-.PHONY: help demo test quick check unit postgres soak engines browser examples-test examples bench dist image help-texts lock system-deps clean
+.PHONY: help demo test quick check unit postgres soak engines kubernetes browser examples-test examples bench dist image help-texts lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ soak: $(STAMP) ## 200 kills, a full load and a long pause, on PostgreSQL: takes 
 
 engines: $(STAMP) ## the tests that use a container engine
 	$(PYTEST) -m "engine and not truss"
+
+kubernetes: $(STAMP) ## build Kubernetes 1.20 from Debian's source (once; five minutes), and run models on it
+	@$(BIN)/python -m tests.kubernetes.binaries && GUSSET_TEST_KUBERNETES=1 \
+	  $(BIN)/python -m pytest -s tests/kubernetes || test "$$CI" != 1
 
 browser: $(STAMP) ## the tests that use Chromium
 	$(PYTEST) -m "browser and not truss"
