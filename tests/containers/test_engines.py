@@ -502,11 +502,12 @@ def test_secrets_are_mounted_on_a_read_only_root(served: ServedImage, images: di
 def test_gpus_are_requested_from_the_engine(
     served: ServedImage, images: dict[str, str], option: str, count: int
 ) -> None:
-    """Its error is reported if it has none."""
+    """With shared memory for processes that use several. Its error is reported if it has none."""
     served.configure(images["root"])
     descriptions: list[dict[str, Any]] = []
     with engine_with(served.engine.environ["DOCKER_HOST"], descriptions.append) as address:
         served.start("--gpus", option, DOCKER_HOST=address).fails(9, "the container does not start", "gpu")
     hosts = [each["HostConfig"] for each in descriptions if each.get("HostConfig")]
     assert [(gpu["Count"], gpu["Capabilities"]) for gpu in hosts[0]["DeviceRequests"]] == [(count, [["gpu"]])]
+    assert hosts[0]["ShmSize"] == 16 * 2**30
     assert not served.left_behind()

@@ -28,6 +28,8 @@ from gusset.errors import HostError, ModelFailed
 log = logging.getLogger("gusset")
 
 _VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec"}
+# At most, in bytes. Engines allow 64 MB, too few for libraries that pass tensors from process to process.
+_SHARED_MEMORY_WITH_GPUS = 16 * 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,7 @@ def _host_config(api: Any, spec: ContainerSpec, *, is_podman: bool) -> Any:
         options["mem_limit"] = spec.memory
     if spec.gpus is not None:
         options["device_requests"] = [DeviceRequest(count=spec.gpus, capabilities=[["gpu"]])]
+        options["shm_size"] = _SHARED_MEMORY_WITH_GPUS
     host_config = api.create_host_config(**options)
     if spec.user_namespace is not None:
         host_config["UsernsMode"] = spec.user_namespace  # the library knows only Docker's
