@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
-from tests.serving.conftest import ModelProject, eventually
+from tests.serving.conftest import PATIENCE, ModelProject, eventually
 
 VALUE = b"s3cr3t-v4lue-0123456789"
 
@@ -411,3 +412,20 @@ def test_libraries_that_choose_by_exact_type_write_a_secret_as_text(serve: Model
     ).ready()
     expected = f"token: {VALUE.decode()}\n"
     assert served.predict().json() == [expected, expected, True]
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        "def predict(self, x): return gc.collect()",
+        "async def predict(self, x): return gc.collect()",
+        "def predict(self, x): yield str(gc.collect())",
+        "async def predict(self, x): yield str(gc.collect())",
+    ],
+)
+def test_a_request_leaves_no_garbage_in_cycles(serve: ModelProject, predict: str) -> None:
+    """What requests use is freed with them, so that no garbage collection has to look for it."""
+    served = serve(f"import gc\ngc.disable()\nclass Model:\n    {predict}\n").ready()
+    with httpx.Client(base_url=served.address, timeout=PATIENCE) as client:  # one connection
+        found = [int(client.post("/predict", content=b"1").text) for _ in range(8)]
+    assert found[3:] == [0] * 5  # the first ones import modules

@@ -304,6 +304,8 @@ class HttpConnection(asyncio.Protocol):
         self._server.observe(exchange, status)
         if exchange.counted_bytes:
             self._memory.release(exchange)
+        # What they refer to usually refers to the exchange: only a garbage collection would end the cycle.
+        exchange.on_gone = exchange.on_writable = None
         self._current = None
         self._started = False
         self._silence = None

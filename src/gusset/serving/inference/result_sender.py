@@ -117,6 +117,7 @@ class ResultSender:
 
     def close_stream(self, call: ModelCall, stream: ResponseStream, error: BaseException | None) -> None:
         """End a stream whose generator has ended, with `error` if it raised one."""
+        call.output = None  # which refers to the call
         if call.exchange.gone:
             return
         if error is None:
