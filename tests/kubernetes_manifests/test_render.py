@@ -228,6 +228,16 @@ def test_all_objects_find_the_same_pods() -> None:
     assert {each["metadata"]["namespace"] for each in found.values()} == {"prod"}
 
 
+def test_a_new_authority_replaces_the_pods() -> None:
+    """They read it when they start."""
+
+    def template(authorities: str) -> Any:
+        manager = Manager(url="https://m.example", authorities=authorities)
+        return objects(workload(manager=manager))[-1]["spec"]["template"]
+
+    assert template("one\n") == template("one\n") != template("another\n")
+
+
 def test_a_number_of_replicas_that_is_left_out_is_an_autoscalers() -> None:
     assert "replicas" not in objects(workload())[-1]["spec"]
     assert objects(workload(replicas=3))[-1]["spec"]["replicas"] == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from gusset.kubernetes.egress import egress_rules
@@ -73,11 +74,13 @@ def _disruption_budget(workload: Workload) -> Object:
 
 
 def _deployment(workload: Workload) -> Object:
+    annotations = {"kubectl.kubernetes.io/default-container": "server"}
+    if workload.manager is not None and workload.manager.authorities is not None:
+        # Pods read the file when they start: another content replaces them.
+        digest = hashlib.sha256(workload.manager.authorities.encode()).hexdigest()
+        annotations["gusset.dev/manager-ca"] = f"sha256:{digest}"
     template = {
-        "metadata": {
-            "labels": _labels(workload),
-            "annotations": {"kubectl.kubernetes.io/default-container": "server"},
-        },
+        "metadata": {"labels": _labels(workload), "annotations": annotations},
         "spec": pod_spec(workload),
     }
     replicas = {} if workload.replicas is None else {"replicas": workload.replicas}
