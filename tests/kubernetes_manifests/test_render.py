@@ -122,6 +122,7 @@ def test_any_pod_keeps_to_the_restricted_standard(made: Workload) -> None:
 
 
 @given(workloads())
+@settings(max_examples=40)  # reading YAML takes most of the time
 def test_the_text_is_the_same_each_time_and_reads_back_as_it_was(made: Workload) -> None:
     text = to_yaml(objects(made))
     assert text == to_yaml(objects(made))
