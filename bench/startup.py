@@ -1,11 +1,15 @@
 """How long commands take from nothing to exit, beside `python -c pass`: python bench/startup.py
 
 In elapsed time, and in processor time of the whole process, which other work on the machine disturbs less.
+`gusset serve` is measured until it is ready, with all its processes; and their memory.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +20,9 @@ from pathlib import Path
 from measure import interleave, table
 
 ROUNDS = 15
+PYTHON = [sys.executable, "-c"]
 GUSSET = str(Path(sys.executable).parent / "gusset")
+SET_CHILD_SUBREAPER = 36  # prctl: processes whose parent ends become children of this one
 
 
 def milliseconds(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
@@ -41,33 +47,99 @@ def milliseconds(command: list[str], environ: dict[str, str]) -> tuple[float, fl
     return (time.perf_counter() - began) * 1000, (used.ru_utime + used.ru_stime) * 1000
 
 
+def serve_to_ready(folder: Path, environ: dict[str, str]) -> tuple[float, float]:
+    """Elapsed time and processor time of `gusset serve` and all that it starts, until it prints its address."""
+    began = time.perf_counter()
+    process = start_serving(folder, environ)
+    elapsed = (time.perf_counter() - began) * 1000
+    for pid in [process.pid, *descendants(process.pid)]:
+        os.kill(pid, signal.SIGKILL)
+    used = 0.0
+    try:
+        while True:  # those whose parent was killed, too
+            pid, _, usage = os.wait4(-1, 0)
+            used += (usage.ru_utime + usage.ru_stime) * 1000
+            if pid == process.pid:
+                process.returncode = -signal.SIGKILL
+    except ChildProcessError:
+        return elapsed, used
+
+
+def start_serving(folder: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [GUSSET, "serve", str(folder), "--port", "0", "--output", "json"]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    with process.stdout:
+        assert "address" in json.loads(process.stdout.readline())
+    return process
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [each for child in children for each in (child, *descendants(child))]
+
+
+def print_memory(folder: Path, environ: dict[str, str]) -> None:
+    """Print the memory of each process of `gusset serve`, two seconds after it is ready."""
+    process = start_serving(folder, environ)
+    time.sleep(2)
+    sizes = [proportional_kb(pid) / 1024 for pid in [process.pid, *descendants(process.pid)]]
+    process.terminate()
+    process.wait()
+    each = " + ".join(f"{size:.1f}" for size in sizes)
+    print(
+        f"\nMemory of `gusset serve`, pages that processes share counted once: {each} = {sum(sizes):.1f} MB"
+    )
+
+
+def proportional_kb(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def main() -> None:
-    commands = {
-        "python -c pass": [sys.executable, "-c", "pass"],
-        "import click": [sys.executable, "-c", "import click"],
-        "gusset --help": [GUSSET, "--help"],
-        "gusset secret list": [GUSSET, "secret", "list"],
-        "gusset secret set": [GUSSET, "secret", "set", "a"],
-    }
-    with tempfile.TemporaryDirectory() as home:
-        environ = os.environ | {"GUSSET_HOME": home}
+    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with tempfile.TemporaryDirectory() as scratch:
+        environ = os.environ | {"GUSSET_HOME": f"{scratch}/home", "GUSSET_CACHE": f"{scratch}/cache"}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        milliseconds(commands["gusset secret set"], environ)
-        for command in commands.values():  # the page cache and the byte code are warm in every round
-            milliseconds(command, environ)
-        processor: dict[str, list[float]] = {name: [] for name in commands}
+        folder = Path(scratch) / "model"
+        milliseconds([GUSSET, "init", str(folder)], environ)
+        milliseconds([GUSSET, "secret", "set", "api_key"], environ)
+
+        def command(*words: str) -> Callable[[], tuple[float, float]]:
+            return lambda: milliseconds(list(words), environ)
+
+        parts = {
+            "python -c pass": command(*PYTHON, "pass"),
+            "import click": command(*PYTHON, "import click"),
+            "gusset --version": command(GUSSET, "--version"),
+            "gusset --help": command(GUSSET, "--help"),
+            "gusset secret set --help": command(GUSSET, "secret", "set", "--help"),
+            "gusset secret list": command(GUSSET, "secret", "list"),
+            "gusset secret set": command(GUSSET, "secret", "set", "api_key"),
+            "gusset exec -- true": command(GUSSET, "exec", "--secret", "api_key", "--", "true"),
+            "gusset check": command(GUSSET, "check", str(folder)),
+            "gusset serve, to ready": lambda: serve_to_ready(folder, environ),
+        }
+        for once in parts.values():  # the page cache and the byte code are warm in every round
+            once()
+        processor: dict[str, list[float]] = {name: [] for name in parts}
 
         def measured(name: str) -> Callable[[], float]:
             def once() -> float:
-                elapsed, used = milliseconds(commands[name], environ)
+                elapsed, used = parts[name]()
                 processor[name].append(used)
                 return elapsed
 
             return once
 
-        elapsed = interleave({name: measured(name) for name in commands}, ROUNDS)
-    table("Start of commands, elapsed", "ms", elapsed, against="python -c pass")
-    table("Start of commands, processor time", "ms", processor, against="python -c pass", digits=1)
+        elapsed = interleave({name: measured(name) for name in parts}, ROUNDS)
+        table("Start of commands, elapsed", "ms", elapsed, against="python -c pass")
+        table("Start of commands, processor time", "ms", processor, against="python -c pass", digits=1)
+        least = min(processor["python -c pass"])
+        print("\nLeast of all rounds:", end=" ")
+        print(", ".join(f"{name} × {min(used) / least:.2f}" for name, used in processor.items()))
+        print_memory(folder, environ)
 
 
 if __name__ == "__main__":
