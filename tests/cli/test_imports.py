@@ -70,3 +70,20 @@ def test_a_secret_is_set_and_listed_without_slow_modules(gusset: Cli) -> None:
 
     imported = imported_by(gusset, "secret", "list")
     check_not_imported(imported, LIBRARIES | PARTS_OF_PYTHON | {"cryptography", "gusset.vault.wiring"})
+
+
+def test_a_server_of_models_starts_without_slow_modules() -> None:
+    """Neither the supervisor nor the worker imports what only the config's check, or few models, need."""
+    for module, unwanted in (
+        (
+            "supervisor.supervisor",
+            {"pydantic", "yaml", "email", "starlette", "uvloop", "tempfile", "sqlalchemy"},
+        ),
+        (
+            "worker.worker",
+            {"pydantic", "yaml", "email", "starlette", "tempfile", "shutil", "click", "msgpack"},
+        ),
+    ):
+        script = f"import sys, gusset.serving.{module}; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        check_not_imported(done.stdout.split(), unwanted)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import uvloop
 
 from gusset.runtime.exchange import Exchange
-from gusset.runtime.http_server import HttpServer
+from gusset.runtime.http_server import HttpServer, http_date
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from gusset.runtime.tls import ServerTls, TlsFiles
@@ -702,3 +703,9 @@ def test_the_memory_of_a_refused_body_is_released() -> None:
             return statuses
 
     assert asyncio.run(run()) == [b"413", b"413", b"413", b"200"]
+
+
+@pytest.mark.parametrize("seconds", [0, 86_399.9, 951_782_400, 1_798_761_599, 4_102_444_800])
+def test_dates_are_written_as_http_has_them(seconds: float) -> None:
+    """The same as from the library that is slow to import."""
+    assert http_date(seconds) == formatdate(seconds, usegmt=True)

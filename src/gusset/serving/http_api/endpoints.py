@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +74,7 @@ class ModelApi:
         self._make_websockets = make_websockets
         self._websockets = make_websockets() if methods.websocket is not None else None
         self._readiness = ReadinessProbe(methods.is_healthy, loop, folder=folder, on_ready=self._ready)
-        prefix = secrets.token_hex(6).encode()
+        prefix = os.urandom(6).hex().encode()
         self._new_ids = (b"%b-%x" % (prefix, number) for number in itertools.count(1))
         routes = self._routes()
         self._without_sync = Router(routes)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader  # whose module imports much
 
 Hooks = Mapping[str, Callable[[Any], None]]
 
@@ -20,7 +22,7 @@ def call_on_import(hooks: Hooks) -> None:
     sys.meta_path.insert(0, _Finder(hooks))
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
 
@@ -32,12 +34,14 @@ class _Finder(MetaPathFinder):
         for finder in sys.meta_path:
             if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
                 if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, self._hooks[name])
+                    spec.loader = _Loader(spec.loader, self._hooks[name])  # type: ignore[assignment]
                 return spec
         return None
 
 
-class _Loader(Loader):
+class _Loader:
+    """Loads as `loader` does, then calls the hook. Not a subclass, which would need that import."""
+
     def __init__(self, loader: Loader, hook: Callable[[Any], None]) -> None:
         self._loader = loader
         self._hook = hook

@@ -11,7 +11,6 @@ import importlib.util
 import inspect
 import logging
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Awaitable, Callable
@@ -145,6 +144,8 @@ def _data_dir(deployment: ModelDeployment) -> Path:
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True)
         return folder
+    import tempfile  # few models need it
+
     return Path(tempfile.mkdtemp(prefix="gusset-data-"))  # the model's folder is read-only
 
 
