@@ -182,7 +182,7 @@ def test_nothing_names_a_registry_or_a_machine() -> None:
     options = ["--index" + "-url", "find" + "-links"]  # installing the models' requirements is about these
     readable = [file for file in files if (ROOT / file).suffix not in {".png", ".db"}]
     for file in readable:
-        is_about_them = any(word in file for word in ("environments", "requirements", "build"))
+        is_about_them = any(word in file for word in ("environment", "requirements", "build"))
         wrong = machines if is_about_them else [*machines, *options]
         text = (ROOT / file).read_text() if (ROOT / file).exists() else ""
         assert [word for word in wrong if word in text] == [], file

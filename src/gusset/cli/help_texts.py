@@ -178,6 +178,99 @@ Usage: gusset deploy [OPTIONS] COMMAND [ARGS]...
 
 Options:
   -h, --help  Show this message and exit.
+
+Commands:
+  kubernetes  Print the manifests that run a model folder on Kubernetes.
+  ray         Deploy a model folder to a running cluster of Ray, as an...
+""",
+    ("deploy", "kubernetes"): """\
+Usage: gusset deploy kubernetes [OPTIONS] DIR
+
+  Print the manifests that run a model folder on Kubernetes. They have no
+  value of a secret.
+
+    gusset deploy kubernetes my-model --image registry.example/my-model@sha256:... \\
+      --manager https://secrets.example.com | kubectl apply --server-side -f -
+
+Options:
+  --image REF                  The image to run, best with its digest.
+                               [required]
+  --namespace TEXT             The namespace of all objects.  [default:
+                               default]
+  --name TEXT                  The name of all objects, and of the deployment.
+                               [default: the model's name]
+  --replicas INTEGER RANGE     The number of pods. Leave it out where an
+                               autoscaler sets it.  [default: 1]
+                               [0<=x<=100000]
+  --gpus INTEGER RANGE         GPUs of each pod.  [default: as in config.yaml]
+                               [0<=x<=64]
+  --manager URL[,URL]          The manager, as pods reach it.  [default: that
+                               of `gusset login`]
+  --manager-ca FILE            Certificates (PEM) of the authority that signed
+                               the manager's, if it is not a public one.
+  --manager-cidr CIDR          Where the manager is, for --egress strict
+                               (repeatable).
+  --sidecar [native|ordinary]  How the agent runs beside a custom image;
+                               `ordinary` is for Kubernetes before 1.29.
+                               [default: native]
+  --agent-image REF            gusset's own image, for the agent beside a
+                               custom image.
+  --user INTEGER RANGE         The user id of a custom image's server.
+                               [default: docker_server.run_as_user_id, else
+                               60000]  [1<=x<=2147483647]
+  --egress [open|strict]       Where pods may connect to: all but the cloud's
+                               metadata address, or DNS and the manager alone.
+                               [default: open]
+  --register                   Also let the pods' service account read the
+                               secrets at the manager.
+  --issuer URL                 The cluster's issuer of tokens, for --register.
+  --team ID                    The deployment's team, for --register.
+                               [default: your first team]
+  --output [text|json]         Output format; with json, standard output holds
+                               one JSON document.
+  -h, --help                   Show this message and exit.
+""",
+    ("deploy", "ray"): """\
+Usage: gusset deploy ray [OPTIONS] DIR
+
+  Deploy a model folder to a running cluster of Ray, as an application of Ray
+  Serve.
+
+  Each replica reads its secrets itself, by a file on its node. Returns when
+  all replicas are running; the application stays when this command has ended.
+  Remove it with Ray: serve delete NAME.
+
+Options:
+  --address GCS_HOST:PORT     The cluster.  [default: RAY_ADDRESS, else the
+                              cluster that runs on this machine]
+  --name TEXT                 The name of the application and the deployment.
+                              [default: the model's]
+  --route-prefix TEXT         The path below which Ray's proxy serves it.
+                              [default: /]
+  --replicas INTEGER RANGE    The number of replicas.  [default: Ray's, which
+                              is 1]  [1<=x<=10000]
+  --manager URL[,URL]         The manager, as the nodes reach it.
+  --token-file PATH           The file on each node with the deployment's
+                              token.
+  --identity-token-file PATH  The file on each node with a JSON Web Token,
+                              which is exchanged at the manager.
+  --secrets-dir PATH          The folder on each node with one file per
+                              secret.
+  --manager-ca PATH           The file on each node with the authorities of
+                              the manager (PEM).
+  --insecure-http             Let nodes read secrets over HTTP without TLS.
+  --allow-missing NAME|all    Start without this secret (repeatable).
+  --mask-responses            Mask secrets in the model's results too.
+  --env [auto|current]        Have Ray install the requirements for each
+                              replica, or use what the nodes have.  [default:
+                              auto]
+  --on-nodes                  Every node has the folder at this path: do not
+                              send it.
+  --timeout FLOAT RANGE       Seconds to wait until it is running.  [default:
+                              600.0; x>=0]
+  --output [text|json]        Output format; with json, standard output holds
+                              one JSON document.
+  -h, --help                  Show this message and exit.
 """,
     ("env",): """\
 Usage: gusset env [OPTIONS] COMMAND [ARGS]...
