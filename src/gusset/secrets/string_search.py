@@ -110,7 +110,7 @@ def _hyperscan_search(strings: Sequence[bytes]) -> Search | None:
         for scan, scratch in scans:
             scan(data, _add_end, 0, ends, scratch)
         unused.append(scans)
-        return [(0, end - SIZE, end) for end in sorted(ends)]
+        return [(0, end - SIZE, end) for end in sorted(ends)] if ends else ()
 
     return find
 
