@@ -131,6 +131,7 @@ def rotate(managers: str, key: str, models: Sequence[str], clients: Clients) -> 
             version = info.version or 0
             status = wait_for_rotation(
                 lambda version=version: secrets.rotation("rotated", version),
+                secret_id=info.id,
                 version=version,
                 timeout=TIMEOUT,
             )

@@ -13,7 +13,7 @@
     ├── SecretsMissing              a deployment declares secrets that no source has
     ├── Conflict                    the name is in use, or in another spelling
     │   ├── VersionConflict         the secret has a newer version than the caller expected
-    │   └── TokensLeft              tokens that a person made would outlive their account
+    │   └── TokensLeft              tokens or identities that a person made would outlive their account
     ├── NotAcknowledged             a new version is stored, but some replicas may still use an older one
     ├── Denied                      this caller may not do it
     │   └── NotSignedIn             no API key or password, or an invalid one
@@ -175,13 +175,24 @@ class VersionConflict(Conflict):
 
 
 class TokensLeft(Conflict):
-    """A person whose account is to be disabled made tokens; `tokens` are prefix and deployment of each."""
+    """A person whose account is to be disabled made tokens or identities.
+
+    `tokens` are prefix and deployment of each, `identities` name, team and deployment.
+    """
 
     code = "tokens_left"
 
-    def __init__(self, message: str, *, tokens: Sequence[tuple[str, str]], hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        tokens: Sequence[tuple[str, str]],
+        identities: Sequence[tuple[str, str, str]],
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.tokens = tuple(tokens)
+        self.identities = tuple(identities)
 
 
 class NotAcknowledged(GussetError):

@@ -101,7 +101,7 @@ def test_an_invited_person_chooses_a_password_and_sees_what_members_see(
     site.row("bob@example.com").get_by_role("button", name="Disable").click()
     expect(page.get_by_role("alert")).to_contain_text("bobs-model")
     assert accessibility_problems(page) == []
-    page.get_by_role("button", name="Disable and revoke the tokens").click()
+    page.get_by_role("button", name="Disable and revoke them").click()
     page.goto("/settings/deployments")
     page.get_by_role("link", name="bobs-model").click()
     page.locator(".head summary").click()

@@ -14,7 +14,7 @@ from gusset.errors import NotAcknowledged, SecretNotFound, Unreachable
 FETCHED = {"replica": "r1", "session_key": "key", "secrets": {"x": {"version": 2}}}
 
 
-def status(*states: str, current: int | None = 2) -> RotationStatus:
+def status(*states: str, current: int | None = 2, secret_id: str = "s1") -> RotationStatus:
     replicas = [
         ReplicaStatus(
             id=f"r{number}", deployment="d", host="h", state=state, version=1, used=None, seen_at=""
@@ -22,7 +22,9 @@ def status(*states: str, current: int | None = 2) -> RotationStatus:
         for number, state in enumerate(states)
         if state
     ]
-    return RotationStatus(name="x", version=2, current_version=current, replicas=replicas)
+    return RotationStatus(
+        secret_id=secret_id, name="x", version=2, current_version=current, replicas=replicas
+    )
 
 
 def wait(steps: Sequence[RotationStatus | Exception], timeout: float = 5.0) -> RotationStatus:
@@ -35,7 +37,7 @@ def wait(steps: Sequence[RotationStatus | Exception], timeout: float = 5.0) -> R
             raise step
         return step
 
-    return wait_for_rotation(read, version=2, timeout=timeout)
+    return wait_for_rotation(read, secret_id="s1", version=2, timeout=timeout)
 
 
 def test_it_ends_when_all_have_acknowledged_or_stopped() -> None:
@@ -52,6 +54,7 @@ def test_it_ends_when_all_have_acknowledged_or_stopped() -> None:
         ([status("waiting"), status("waiting", current=1)], "destroyed"),
         ([status("waiting"), status("waiting", current=None)], "destroyed"),
         ([status("waiting"), SecretNotFound("gone")], "deleted"),
+        ([status("waiting"), status(secret_id="s2")], "deleted"),  # the name has another secret now
     ],
 )
 def test_it_ends_at_once_when_the_rest_is_lost(
@@ -120,3 +123,15 @@ def test_a_fetch_reports_no_version_until_it_is_acknowledged() -> None:
     lease.record_used({"x": 1})
     report = lease._report()
     assert (report["versions"], report["used"]) == ({"x": 2}, {"x": 2})
+
+
+def test_what_was_used_of_another_secret_of_the_name_is_reported_no_more() -> None:
+    """The new secret numbers its versions from 1; the use of its first one is reported."""
+    lease = ReplicaLease(Client(), on_lost=lambda: None)  # type: ignore[arg-type]
+    lease.acknowledge({"x": 3})
+    lease.record_used({"x": 3})
+    lease.acknowledge({})
+    lease.acknowledge({"x": 1})
+    assert lease._report()["used"] == {}
+    lease.record_used({"x": 1})
+    assert lease._report()["used"] == {"x": 1}

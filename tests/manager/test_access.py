@@ -14,7 +14,7 @@ import pytest
 
 from gusset.vault.audit.refusals import MAX_TARGETS
 from tests.conftest import leaks_in
-from tests.manager.conftest import Manager
+from tests.manager.conftest import ADMIN, Manager
 from tests.serving.conftest import eventually
 
 VALUE = "hf_" + "aB3dE6gH" * 5
@@ -255,6 +255,37 @@ def test_disabling_a_person_takes_a_choice_about_their_tokens(
     assert found.keys() == {"tokens_left", "ok"}
     record = found["ok"]
     assert made["prefix"] in record["details"]["keys" if choice == "revoke" else "passed"]
+    assert admin.post("/v1/audit/verify").json()["problems"] == []
+
+
+@pytest.mark.parametrize("choice", ["revoke", "pass"])
+def test_disabling_a_person_takes_a_choice_about_their_identities(
+    manager: Manager, admin: httpx.Client, choice: str
+) -> None:
+    """A workload would go on exchanging its tokens: identities are listed first, then removed or passed on."""
+    jwks = {"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "1", "x": "A" * 43}]}
+    issuer = "https://issuer.example"
+    assert admin.post("/v1/issuers", json={"url": issuer, "jwks": jwks}).status_code == 200
+    key = manager.member()
+    person = next(p for p in admin.get("/v1/people").json()["people"] if p["email"] == "mem@example.com")
+    path = f"/v1/people/{person['id']}"
+    with manager.client(key) as member:
+        declared = {"secrets": ["x"]}
+        assert member.put("/v1/deployments/theirs", json=declared).status_code == 200
+        body = {"name": "pods", "deployment": "theirs", "issuer": issuer, "subject": "s"}
+        made = member.post("/v1/identities", json=body)
+        assert made.status_code == 200, made.text
+        undecided = admin.patch(path, json={"disabled": True})
+        assert (undecided.status_code, undecided.json()["code"]) == (409, "tokens_left")
+        assert undecided.json()["tokens"] == []
+        left = {"name": "pods", "team_name": made.json()["team_name"], "deployment": "theirs"}
+        assert undecided.json()["identities"] == [left]
+        assert admin.patch(path, json={"disabled": True, "tokens": choice}).status_code == 200
+    found = admin.get("/v1/identities").json()["identities"]
+    assert [each["created_by"] for each in found] == ([] if choice == "revoke" else [ADMIN])
+    assert len(records(admin, action="identity.remove")) == (choice == "revoke")
+    [done] = [each for each in records(admin, action="person.disable") if each["outcome"] == "ok"]
+    assert done["details"].get("passed_identities") == (None if choice == "revoke" else ["pods"])
     assert admin.post("/v1/audit/verify").json()["problems"] == []
 
 

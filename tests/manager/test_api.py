@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import leaks_in
-from tests.manager.conftest import ADMIN, Manager
+from tests.manager.conftest import ADMIN, Manager, lease
 
 VALUE = "hf_" + "aB3dE6gH" * 5
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -247,3 +247,31 @@ def test_the_document_describes_every_operation(admin: httpx.Client) -> None:
     assert document["openapi"].startswith("3.1") and len(operations) > 40
     assert len({op["operationId"] for op in operations}) == len(operations)
     assert all(op["summary"] and "200" in op["responses"] for op in operations)
+
+
+@pytest.mark.parametrize("number", [True, "1", 1.0, 1.5, [1]])
+def test_a_number_in_a_body_is_an_integer_and_nothing_that_could_be_taken_for_one(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client], number: object
+) -> None:
+    """`"overlap": true` would be an overlap of one second, and `true` a report of version 1."""
+    value = {"name": "x", "value": "a value of it"}
+    assert admin.post("/v1/secrets", json=value).status_code == 200
+    holder = {"holder": "holder-1"}
+    rotated = {**holder, "value": "v", "handle": "h", "overlap": number}
+    bodies = [
+        ("POST", "/v1/secrets", value | {"overlap": number}),
+        ("PATCH", "/v1/secrets/x", {"rotate_every": number}),
+        ("POST", "/v1/secrets/x/rollback", {"version": number}),
+        ("POST", "/v1/secrets/x/destroy", {"versions": [number]}),
+        ("POST", "/v1/secrets/x/provider-rotation/version", rotated),
+    ]
+    assert admin.post("/v1/secrets/x/provider-rotation", json=holder).status_code == 200
+    for method, path, body in bodies:
+        assert admin.request(method, path, json=body).status_code == 400, path
+    with deployment("d", "x") as client:
+        replica = lease(client)
+        for field in ("versions", "used"):
+            assert replica.renew({field: {"x": number}}).status_code == 400
+        hit = {"secret": "x", "form": "base64", "channel": "stdout", "times": number}
+        assert client.post("/v1/deployment/masked", json={"hits": [hit]}).status_code == 400
+    assert admin.get("/v1/secrets/x").json()["version"] == 1

@@ -14,6 +14,7 @@ from gusset.rotation.state import ProviderRotation, Step
 
 VALUE = "hf_Zx81QqLmN4vTtYbWs93KdPfGhJcR2aXe5u"
 ROTATION = ProviderRotation(
+    secret_id="s1",
     id="abc",
     name="db",
     team="default",

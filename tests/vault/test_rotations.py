@@ -258,3 +258,62 @@ def test_a_delivery_of_a_replaced_version_without_an_overlap_is_found(vault: Vau
     assert state.wrong_deliveries == [
         f"record {delivered.seq} delivered the replaced version 1 of x, which no overlap kept readable"
     ]
+
+
+def test_a_replica_that_was_lost_before_is_named_though_nobody_waits_for_it(
+    vault: Vault, grant: Grant, clock: Clock
+) -> None:
+    """It may still use an older version. When it returns it counts, until it has acknowledged the newest."""
+    lost = Replica(vault, grant)
+    clock.advance(60)
+    put(vault, "value two")
+    found = rotation(vault)
+    assert found.replicas == []
+    assert [(each.id, each.state) for each in found.lost_before] == [(lost.id, "unknown")]
+    lost.report(vault, versions={"x": 1})
+    assert (states(vault), rotation(vault).lost_before) == (["waiting"], [])
+    lost.report(vault, versions={"x": 2})
+    assert (states(vault), rotation(vault).lost_before) == (["acknowledged"], [])
+
+
+def test_lost_replicas_are_remembered_until_a_providers_rotation_has_ended(
+    vault: Vault, grant: Grant, clock: Clock
+) -> None:
+    """Else a rotation that is continued days later would revoke what they use. Then a day is enough."""
+    lost = Replica(vault, grant)
+    lost.report(vault, versions={"x": 1})
+    team = vault.teams.all()[0]
+    rotations = vault.provider_rotations_of(team.id, team.name)
+    rotations.begin("x", holder="holder-1", actor="ada")
+    put(vault, "value two")
+    for _ in range(3):
+        clock.advance(86_400)
+        Replica(vault, grant).report(vault, host="h")  # so that there is something to write
+        vault.leases.flush()
+    assert "unknown" in states(vault)
+    rotations.cancel("x", holder="holder-1", actor="ada")
+    Replica(vault, grant).report(vault, host="h")
+    vault.leases.flush()
+    assert states(vault) == []
+
+
+def test_versions_of_another_secret_of_the_name_do_not_count_for_a_restored_one(
+    vault: Vault, grant: Grant, clock: Clock
+) -> None:
+    """A replica began with the other one, and acknowledged its fifth version: it has none of this one's."""
+    writer = vault.secrets.writer
+    first = writer.delete("x", actor="ada", force=True)
+    for number in range(4):
+        put(vault, f"of the other {number}")
+    replica = Replica(vault, grant)
+    replica.report(vault, versions={"x": 4}, used={"x": 4})
+    clock.advance(1)
+    writer.delete("x", actor="ada", force=True)
+    writer.restore(first.id, actor="ada")
+    assert put(vault, "value two") == 2
+    assert rotation(vault).secret_id == first.id
+    assert states(vault) == ["waiting"]
+    clock.advance(1)
+    replica.report(vault, versions={"x": 2})
+    [shown] = rotation(vault).replicas
+    assert (shown.state, shown.used) == ("acknowledged", None)

@@ -209,6 +209,10 @@ class _Result:
     version: int | None = None
     error: GussetError | None = None
 
+    def line(self) -> str:
+        """For people, to whom the error was printed before."""
+        return f"{self.name}: {self.message if self.error is None else self.outcome}"
+
     def data(self) -> dict[str, Any]:
         data = {"name": self.name, "outcome": self.outcome, "version": self.version, "message": self.message}
         return data if self.error is None else {**data, "code": self.error.code, "hint": self.error.hint}
@@ -216,11 +220,13 @@ class _Result:
 
 def _rotate(app: App, driver: Driver, names: Sequence[str], current_handle: str | None) -> int:
     """Rotate each, whatever becomes of the others. Returns the exit status."""
-    results = [_rotate_one(driver, name, current_handle) for name in names]
-    for result in results:
+    results = []
+    for name in names:
+        result = _rotate_one(driver, name, current_handle)
+        results.append(result)
         if result.error is not None and not app.output.json:
-            app.output.error(result.error)
-    lines = [f"{result.name}: {result.message}" for result in results] or ["nothing is due"]
+            app.output.error(result.error)  # below the notes about its steps
+    lines = [result.line() for result in results] or ["nothing is due"]
     app.output.result({"rotations": [result.data() for result in results]}, "\n".join(lines))
     statuses = [result.status for result in results]
     return next((status for status in statuses if status not in (0, UNFINISHED)), max(statuses, default=0))

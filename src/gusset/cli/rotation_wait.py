@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 60
 _SILENT_SECONDS = 1.0  # before progress is shown
+_NAMED = 10  # replicas
 
 
 class RotationWait:
@@ -54,8 +55,10 @@ class RotationWait:
             secrets.rotation(name)
         return cls(app, WAIT_SECONDS if timeout is None else timeout)
 
-    def wait(self, info: SecretInfo) -> int:
-        """Wait for the version that was just stored; how many replicas may have had an older one.
+    def wait(self, info: SecretInfo) -> RotationStatus:
+        """Wait for the version that was just stored; the state at the end.
+
+        Prints which replicas were lost before.
 
         Raises:
             NotAcknowledged: see `wait_for_rotation`.
@@ -67,11 +70,23 @@ class RotationWait:
         with _remote_secrets(self._app) as secrets:
             status = wait_for_rotation(
                 lambda: secrets.rotation(info.name, version),
+                secret_id=info.id,
                 version=version,
                 timeout=self._seconds,
                 on_progress=self._show,
             )
-        return len(status.replicas)
+        self._print_lost(status)
+        return status
+
+    def _print_lost(self, status: RotationStatus) -> None:
+        """Name the replicas that nobody has waited for, since they were lost before."""
+        for replica in status.lost_before[:_NAMED]:
+            self._app.output.note(
+                f"{replica.describe()}, was lost before version {status.version} was stored, and may "
+                "still use an older one"
+            )
+        if (more := len(status.lost_before) - _NAMED) > 0:
+            self._app.output.note(f"and so may {more} more that were lost before")
 
     def _show(self, status: RotationStatus) -> None:
         is_new = status.acknowledged != self._shown

@@ -142,8 +142,9 @@ def set_(
     data, text = secret_data(info), f"{'added' if info.version == 1 else 'replaced'} {info.name}"
     text += f" (version {info.version})"
     if waiting is not None:
-        count = waiting.wait(info)
-        data |= {"replicas": count}
+        status = waiting.wait(info)
+        count = len(status.replicas)
+        data |= {"replicas": count, "lost_before": [replica.data() for replica in status.lost_before]}
         text += f"; {f'all {count} replicas use it' if count else 'no replica has an older version'}"
     app.output.result(data, text)
 

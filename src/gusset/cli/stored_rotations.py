@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from gusset.errors import Conflict
 from gusset.rotation.contract import Created
 from gusset.rotation.replicas import Spread
 from gusset.rotation.state import ProviderRotation, RotationPlan, Step
@@ -62,9 +63,12 @@ class StoredRotations:
 
     def spread(self, rotation: ProviderRotation) -> Spread:
         found = self._rotations.get(rotation.name, rotation.version)
+        if found.secret_id != rotation.secret_id:
+            raise Conflict(f"{rotation.name} was deleted, and its name has another secret now")
         ends_at = found.overlap.ends_at if found.overlap else None
         return Spread(
             started_at=datetime.fromisoformat(found.started_at),
             overlap_ends_at=datetime.fromisoformat(ends_at) if ends_at else None,
             replicas=found.replicas,
+            lost_before=found.lost_before,
         )

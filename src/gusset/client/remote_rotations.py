@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from gusset.client.manager_client import ManagerClient
+from gusset.client.rotation import ReplicaStatus, RotationStatus
+from gusset.errors import Conflict
 from gusset.rotation.contract import Created
 from gusset.rotation.replicas import Spread
 from gusset.rotation.state import ProviderRotation, RotationPlan, Step
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Replica:
-    deployment: str
-    host: str
-    state: str
-    used: int | None
 
 
 class RemoteRotations:
@@ -29,6 +22,7 @@ class RemoteRotations:
     def __init__(self, client: ManagerClient, *, holder: str) -> None:
         self._client = client
         self._holder = holder
+        self._known: dict[str, dict[str, ReplicaStatus]] = {}  # replicas by id, of each rotation
 
     def plans(self) -> Sequence[RotationPlan]:
         """The secrets that have an interval, an expiry date or an unfinished rotation."""
@@ -78,16 +72,15 @@ class RemoteRotations:
     def spread(self, rotation: ProviderRotation) -> Spread:
         query = {"version": str(rotation.version)}
         data = self._client.request("GET", _secret(rotation.name) + "/rotation", query=query)
-        overlap = data["overlap"]
+        status, overlap = RotationStatus.from_response(data), data["overlap"]
+        if not status.is_of(rotation.secret_id):
+            raise Conflict(f"{rotation.name} was deleted, and its name has another secret now")
+        status = status.with_lost(self._known.setdefault(rotation.id, {}))
         return Spread(
             started_at=datetime.fromisoformat(data["started_at"]),
             overlap_ends_at=datetime.fromisoformat(overlap["ends_at"]) if overlap else None,
-            replicas=[
-                _Replica(
-                    deployment=item["deployment"], host=item["host"], state=item["state"], used=item["used"]
-                )
-                for item in data["replicas"]
-            ],
+            replicas=status.replicas,
+            lost_before=status.lost_before,
         )
 
     def _send(self, name: str, action: str, body: Mapping[str, Any] = {}) -> ProviderRotation:
@@ -95,6 +88,7 @@ class RemoteRotations:
         data = self._client.request("POST", path, {"holder": self._holder, **body})
         return ProviderRotation(
             id=data["id"],
+            secret_id=data.get("secret_id", ""),
             name=data["name"],
             team=data["team_name"],
             step=Step(data["step"]),

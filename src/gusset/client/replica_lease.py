@@ -76,10 +76,16 @@ class ReplicaLease:
         return self._fetched
 
     def acknowledge(self, versions: Mapping[str, int]) -> None:
-        """Report that these versions are in use from now on, and no older ones, in all of this replica."""
+        """Report that these versions are in use from now on, and no older ones, in all of this replica.
+
+        Where a name has a lower version than before, it has another secret, or a version was destroyed:
+        what was used before says nothing of that.
+        """
         self._begin_in_fork()
         if versions != self._versions:
+            lower = {name for name, old in (self._versions or {}).items() if versions.get(name, 0) < old}
             self._versions = dict(versions)
+            self._used = {name: used for name, used in self._used.items() if name not in lower}
             self._changed.set()
 
     def record_used(self, used: Mapping[str, int]) -> None:
@@ -141,9 +147,7 @@ class ReplicaLease:
     def _report(self) -> Mapping[str, Any]:
         report: dict[str, Any] = {"host": socket.gethostname()[:253]}
         if self._versions is not None:
-            report["versions"] = self._versions
-        if self._used:
-            report["used"] = self._used
+            report |= {"versions": self._versions, "used": self._used}
         return report
 
     def _send(self, report: Mapping[str, Any] | None) -> None:

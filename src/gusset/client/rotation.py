@@ -42,22 +42,29 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotationStatus:
-    """How far a version has replaced the ones before it. `current_version` is None or less: destroyed."""
+    """How far a version has replaced the ones before it. `current_version` is None or less: destroyed.
 
+    `lost_before` were lost when the version was stored: nobody waits for them, but they may still use an
+    older one. `secret_id` tells the secret from others of its name; "" from a manager of an older gusset.
+    """
+
+    secret_id: str
     name: str
     version: int
     current_version: int | None
     replicas: Sequence[ReplicaStatus]
+    lost_before: Sequence[ReplicaStatus] = ()
 
     @classmethod
     def from_response(cls, data: Mapping[str, Any]) -> RotationStatus:
         """From the response of `GET /v1/secrets/{name}/rotation`."""
-        fields = ReplicaStatus.__slots__
         return cls(
+            secret_id=data.get("secret_id", ""),
             name=data["name"],
             version=data["version"],
             current_version=data["current_version"],
-            replicas=[ReplicaStatus(**{name: each[name] for name in fields}) for each in data["replicas"]],
+            replicas=_replicas(data["replicas"]),
+            lost_before=_replicas(data.get("lost_before", ())),
         )
 
     @property
@@ -65,10 +72,33 @@ class RotationStatus:
         """How many replicas use no older version any more."""
         return sum(replica.has_acknowledged for replica in self.replicas)
 
+    def is_of(self, secret_id: str) -> bool:
+        """Whether it is about that secret, and not about another one that has its name now."""
+        return "" in (self.secret_id, secret_id) or self.secret_id == secret_id
+
+    def with_lost(self, known: dict[str, ReplicaStatus]) -> RotationStatus:
+        """This status with the replicas of earlier ones, which `known` has by id and gets.
+
+        One that the manager lists no more counts as lost, unless it was done.
+        """
+        listed = {replica.id: replica for replica in self.replicas}
+        for replica_id, replica in known.items():
+            if replica_id not in listed:
+                gone = replica if replica.has_acknowledged else replace(replica, state="unknown")
+                listed[replica_id] = gone
+        known.update(listed)
+        return replace(self, replicas=list(listed.values()))
+
+
+def _replicas(data: Sequence[Mapping[str, Any]]) -> Sequence[ReplicaStatus]:
+    fields = ReplicaStatus.__slots__
+    return [ReplicaStatus(**{name: each[name] for name in fields}) for each in data]
+
 
 def wait_for_rotation(
     read: Callable[[], RotationStatus],
     *,
+    secret_id: str,
     version: int,
     timeout: float,
     on_progress: Callable[[RotationStatus], object] = lambda _: None,
@@ -76,12 +106,12 @@ def wait_for_rotation(
 ) -> RotationStatus:
     """Return when all replicas of a rotation are done: by default, when none uses an older version any more.
 
-    `read` reads the state of the rotation to `version`, which has just been stored. `on_progress` gets each
-    state. A replica that the manager lists no more before it was done counts as lost.
+    `read` reads the state of the rotation to `version` of that secret, which has just been stored.
+    `on_progress` gets each state. A replica that the manager lists no more before it was done counts as lost.
 
     Raises:
         NotAcknowledged: not all were done after `timeout` seconds; or only lost ones are left; or the
-            version is no longer current.
+            version is no longer current; or the secret was deleted, also if its name has a new one.
         Denied, NotSignedIn: as raised by `read`.
     """
     deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE
@@ -90,16 +120,15 @@ def wait_for_rotation(
     failure: str | None = None
     while True:
         try:
-            status = _with_lost(read(), known)
+            status = read().with_lost(known)
         except Unreachable as error:
             failure = error.message
         except NotFound:
-            raise NotAcknowledged(
-                f"version {version} was stored, but the manager does not know it any more: "
-                "the secret was deleted in the meantime"
-            ) from None
+            raise _deleted(version) from None
         else:
             failure = None
+            if not status.is_of(secret_id):
+                raise _deleted(version)
             on_progress(status)
             left = [replica for replica in status.replicas if not is_done(replica)]
             if not left:
@@ -121,15 +150,11 @@ def wait_for_rotation(
     raise _not_acknowledged(status, left, f"{timeout:g} s are over")
 
 
-def _with_lost(status: RotationStatus, known: dict[str, ReplicaStatus]) -> RotationStatus:
-    """The status with the replicas that an earlier one had; `known` are all so far, by id."""
-    listed = {replica.id: replica for replica in status.replicas}
-    for replica_id, replica in known.items():
-        if replica_id not in listed:
-            gone = replica if replica.has_acknowledged else replace(replica, state="unknown")
-            listed[replica_id] = gone
-    known.update(listed)
-    return replace(status, replicas=list(listed.values()))
+def _deleted(version: int) -> NotAcknowledged:
+    return NotAcknowledged(
+        f"version {version} was stored, but the manager does not know it any more: "
+        "the secret was deleted in the meantime"
+    )
 
 
 def _not_acknowledged(status: RotationStatus, left: Sequence[ReplicaStatus], reason: str) -> NotAcknowledged:

@@ -16,12 +16,13 @@ from typing import Protocol
 from gusset.errors import GussetError, ProviderFailed, RotationUnfinished, Unreachable
 from gusset.rotation import contract
 from gusset.rotation.contract import Created
-from gusset.rotation.replicas import Policy, Spread, held_back_by
+from gusset.rotation.replicas import Policy, Spread, held_back_by, lost_before
 from gusset.rotation.state import RENEW_EVERY, ProviderRotation, Step
 from gusset.secrets.value import SecretValue
 
 POLL_EVERY = 0.25  # seconds
 RETRY_EVERY = 1.0  # seconds, while the manager does not respond
+MAX_ACCEPTED = 50  # replicas that are named, of those that a rotation does not wait for
 
 
 class Rotations(Protocol):
@@ -52,7 +53,7 @@ class Rotations(Protocol):
         """Record why the rotation does not go on now, and let other processes continue it."""
 
     def spread(self, rotation: ProviderRotation) -> Spread:
-        """How far the new version has replaced those before it."""
+        """How far the new version has replaced those before it. Raises Conflict for another secret's name."""
 
 
 class StepUnknown(Exception):
@@ -182,7 +183,7 @@ class Driver:
             waits_for = held_back_by(rotation.step, spread, rotation.version, self._policy, now)
             if not waits_for:
                 accepted = held_back_by(rotation.step, spread, rotation.version, strict, now)
-                return self._rotations.advance(rotation, following, accepted)
+                return self._go_on(rotation, following, [*accepted, *lost_before(spread)])
             if time.monotonic() >= deadline:
                 raise _unfinished(rotation, waits_for)
             if not is_noted:
@@ -190,6 +191,16 @@ class Driver:
                 is_noted = True
             self._renew(rotation)
             time.sleep(POLL_EVERY)
+
+    def _go_on(self, rotation: ProviderRotation, step: Step, accepted: list[str]) -> ProviderRotation:
+        """Go on to `step`. What was not waited for is printed, and recorded in the audit log."""
+        for each in accepted[:MAX_ACCEPTED]:
+            self._note(f"{rotation.name}: not waiting, {each}")
+        if len(accepted) > MAX_ACCEPTED:
+            more = len(accepted) - MAX_ACCEPTED
+            accepted = [*accepted[:MAX_ACCEPTED], f"and {more} more"]
+            self._note(f"{rotation.name}: not waiting, {accepted[-1]}")
+        return self._rotations.advance(rotation, step, accepted)
 
     def _spread(self, rotation: ProviderRotation, deadline: float) -> Spread:
         """How far the new version has come. Until `deadline`, retries while the manager does not respond."""

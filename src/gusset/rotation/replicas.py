@@ -32,12 +32,14 @@ class Replica(Protocol):
 class Spread:
     """How far a version has replaced those before it.
 
-    `overlap_ends_at` is the end of the overlap, None when it has ended.
+    `overlap_ends_at` is the end of the overlap, None when it has ended. `lost_before` were lost when the
+    version was stored: they hold nothing back, but may still use an older version.
     """
 
     started_at: datetime
     overlap_ends_at: datetime | None
     replicas: Sequence[Replica]
+    lost_before: Sequence[Replica] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,11 @@ def held_back_by(step: Step, spread: Spread, version: int, policy: Policy, now: 
     if step is Step.USE:
         return list(_not_used(spread, version, policy, now))
     return []
+
+
+def lost_before(spread: Spread) -> list[str]:
+    """The replicas that may still use an older version though nothing waits for them, as texts for people."""
+    return [f"{_name(replica)} was lost before the version was set" for replica in spread.lost_before]
 
 
 def _not_acknowledged(replicas: Iterable[Replica], policy: Policy) -> Iterable[str]:

@@ -25,7 +25,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderRotation:
-    """An unfinished rotation of a secret.
+    """An unfinished rotation of a secret. Other secrets may have had its name: `secret_id` is this one's.
 
     `version` and `handle` are those of the new credential, None before it is stored. `current` is the
     handle of the credential that the secret had at the start, None if that is not known. `revoke` are the
@@ -33,6 +33,7 @@ class ProviderRotation:
     """
 
     id: str
+    secret_id: str
     name: str
     team: str
     step: Step

@@ -87,7 +87,8 @@ def _setup_path(link: SecretValue) -> str:
 def update_person(request: PersonRequest[schemas.PersonUpdate]) -> schemas.Person:
     """Change a person's role, or disable or enable their account.
 
-    Disabling somebody who made tokens needs `tokens`; else the response is 409 with the list of them.
+    Disabling somebody who made tokens or identities needs `tokens`; else the response is 409 with the list
+    of them.
     """
     body, people = request.body, request.vault.people
     user_id, actor = request.path["user_id"], request.caller.actor

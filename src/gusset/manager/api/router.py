@@ -210,8 +210,14 @@ def error_response(error: GussetError) -> Response:
         headers = ((b"retry-after", str(ceil(error.retry_after)).encode()),)
     if isinstance(error, TokensLeft):
         tokens = [schemas.TokenLeft(prefix=prefix, deployment=name) for prefix, name in error.tokens]
-        body = schemas.TokensLeft(message=message, code=error.code, hint=hint, tokens=tokens)
-        return json_response(status, body, *headers)
+        identities = [
+            schemas.IdentityLeft(name=name, team_name=team, deployment=deployment)
+            for name, team, deployment in error.identities
+        ]
+        left = schemas.TokensLeft(
+            message=message, code=error.code, hint=hint, tokens=tokens, identities=identities
+        )
+        return json_response(status, left, *headers)
     return json_response(status, schemas.Error(message=message, code=error.code, hint=hint), *headers)
 
 

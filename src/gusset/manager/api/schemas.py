@@ -34,7 +34,9 @@ Name = Annotated[str, Field(description="1 to 253 of A-Z a-z 0-9 - _ .", example
 ShortText = Annotated[str, StringConstraints(max_length=253)]
 ShortUrl = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Jwks = Annotated[str, StringConstraints(max_length=MAX_JWKS)]
-VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+# pydantic takes `true` for 1 and "5" for 5, unless an integer is strict.
+VersionNumber = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+OverlapSeconds = Annotated[StrictInt, Field(ge=1, le=31_536_000)]
 T = TypeVar("T")
 
 
@@ -75,7 +77,7 @@ class SetSecret(NewSecret):
 
     note: str | None = None
     expires_at: AwareDatetime | None = None
-    overlap: int | None = Field(None, ge=1, le=31_536_000)
+    overlap: OverlapSeconds | None = None
 
 
 class SecretBatch(Body):
@@ -92,7 +94,7 @@ class SecretUpdate(Body):
 
     note: str | None = None
     expires_at: AwareDatetime | None = None
-    rotate_every: int | None = Field(None, ge=1, le=315_360_000)
+    rotate_every: Annotated[StrictInt, Field(ge=1, le=315_360_000)] | None = None
 
 
 class RotationHolder(Body):
@@ -117,7 +119,7 @@ class SetRotatedVersion(RotationHolder):
     value: str = Field(json_schema_extra={"writeOnly": True})
     encoding: Literal["base64"] | None = None
     handle: str
-    overlap: int = Field(ge=1, le=31_536_000)
+    overlap: OverlapSeconds
     expires_at: AwareDatetime | None = None
 
 
@@ -145,7 +147,7 @@ class StopRotation(RotationHolder):
 class Rollback(StrictBody):
     """The version whose value becomes current again."""
 
-    version: int = Field(ge=1, le=2**31 - 1)
+    version: VersionNumber
 
 
 class Destroy(StrictBody):
@@ -172,8 +174,8 @@ class NewPerson(Body):
 class PersonUpdate(Body):
     """A person's role, and whether their account is disabled. An omitted field keeps its value.
 
-    `tokens` says what happens to tokens that a disabled person made: they are revoked, or passed
-    to the person who makes the request.
+    `tokens` says what happens to tokens and identities that a disabled person made: they are revoked, or
+    passed to the person who makes the request.
     """
 
     role: Role | None = None
@@ -266,7 +268,7 @@ class MaskedHit(Body):
     secret: Name
     form: str = Field(pattern=r"^[A-Za-z0-9 -]{1,32}$")
     channel: Literal["stdout", "stderr", "log", "response", "metrics"]
-    times: int = Field(ge=1, le=2**40)
+    times: Annotated[StrictInt, Field(ge=1, le=2**40)]
 
 
 class MaskedReport(Body):
@@ -367,8 +369,11 @@ class Rotation:
 
     It is complete when every replica has the state `acknowledged` or `stopped`. `current_version` is less
     than `version`, or null, when it was destroyed. `acknowledged` is the number of these replicas.
+    `lost_before` are replicas that were lost already when the version was stored, and may still use an older
+    one. `secret_id` tells the secret from others that have had its name.
     """
 
+    secret_id: str
     name: str
     version: int
     started_at: str
@@ -376,6 +381,7 @@ class Rotation:
     overlap: Overlap | None
     acknowledged: int
     replicas: Sequence[RotatingReplica]
+    lost_before: Sequence[RotatingReplica]
 
 
 @response_model
@@ -388,6 +394,7 @@ class ProviderRotation:
     """
 
     id: str
+    secret_id: str
     name: str
     team_name: str
     step: Step
@@ -783,10 +790,20 @@ class TokenLeft:
 
 
 @response_model
+class IdentityLeft:
+    """An identity that a person made whose account is to be disabled."""
+
+    name: str
+    team_name: str
+    deployment: str
+
+
+@response_model
 class TokensLeft:
-    """The body of the refusal to disable a person who made tokens."""
+    """The body of the refusal to disable a person who made tokens or identities."""
 
     message: str
     code: str
     hint: str | None
     tokens: Sequence[TokenLeft]
+    identities: Sequence[IdentityLeft]

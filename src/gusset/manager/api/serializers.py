@@ -17,7 +17,7 @@ from gusset.vault.audit.log import VerificationReport
 from gusset.vault.services.access_keys import KeyInfo
 from gusset.vault.services.deployments import DeploymentInfo, ReplicaInfo
 from gusset.vault.services.person import Person, TeamInfo
-from gusset.vault.services.rotations import Rotation
+from gusset.vault.services.rotations import RotatingReplica, Rotation
 from gusset.vault.wiring import Vault
 
 
@@ -56,30 +56,34 @@ def version_model(version: VersionInfo) -> schemas.Version:
 def rotation_model(rotation: Rotation) -> schemas.Rotation:
     overlap = rotation.overlap
     return schemas.Rotation(
+        secret_id=rotation.secret_id,
         name=rotation.name,
         version=rotation.version,
         started_at=rotation.started_at,
         current_version=rotation.current_version,
         overlap=schemas.Overlap(version=overlap.version, ends_at=overlap.ends_at) if overlap else None,
         acknowledged=sum(replica.has_acknowledged for replica in rotation.replicas),
-        replicas=[
-            schemas.RotatingReplica(
-                id=replica.id,
-                deployment=replica.deployment,
-                host=replica.host,
-                state=replica.state,
-                version=replica.version,
-                used=replica.used,
-                seen_at=replica.seen_at,
-            )
-            for replica in rotation.replicas
-        ],
+        replicas=list(map(_rotating_replica_model, rotation.replicas)),
+        lost_before=list(map(_rotating_replica_model, rotation.lost_before)),
+    )
+
+
+def _rotating_replica_model(replica: RotatingReplica) -> schemas.RotatingReplica:
+    return schemas.RotatingReplica(
+        id=replica.id,
+        deployment=replica.deployment,
+        host=replica.host,
+        state=replica.state,
+        version=replica.version,
+        used=replica.used,
+        seen_at=replica.seen_at,
     )
 
 
 def provider_rotation_model(rotation: ProviderRotation) -> schemas.ProviderRotation:
     return schemas.ProviderRotation(
         id=rotation.id,
+        secret_id=rotation.secret_id,
         name=rotation.name,
         team_name=rotation.team,
         step=rotation.step,

@@ -29,7 +29,7 @@ def _page(
     disabling: Person | None = None,
     tokens_left: TokensLeft | None = None,
 ) -> Page:
-    """`disabling` is a person who made tokens: somebody must decide about `tokens_left`."""
+    """`disabling` is a person who made tokens or identities: somebody must decide about `tokens_left`."""
     people, form = request.vault.people.all(), request.form
     context = {
         "people": people,
@@ -38,6 +38,7 @@ def _page(
         "link_email": link_email,
         "disabling": disabling,
         "tokens_left": tokens_left.tokens if tokens_left else (),
+        "identities_left": tokens_left.identities if tokens_left else (),
         "form": {
             "email": form.text("email") if error else "",
             "name": form.text("name") if error else "",
@@ -96,7 +97,7 @@ def _role(text: str) -> Role:
 
 
 def disable(request: PageRequest) -> Page | Redirect:
-    """Disable a person's account. If they made tokens, ask first what happens to those."""
+    """Disable a person's account. If they made tokens or identities, ask first what happens to those."""
     text = "{} is disabled. Their sessions have ended and their API keys are revoked."
     chosen: Literal["revoke", "pass"] | None = None
     if (choice := request.form.raw("tokens")) in ("revoke", "pass"):

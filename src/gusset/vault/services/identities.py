@@ -20,7 +20,7 @@ from gusset.vault.services.issuers import NewIssuer, find_issuer, insert_issuer
 from gusset.vault.services.person import team_names
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
-from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.sql import Statement, escaped
 from gusset.vault.storage.tables import DEPLOYMENTS, IDENTITIES
 
 MAX_OF_SUBJECT = 100  # identities with one issuer and subject: each exchange compares all of them
@@ -49,6 +49,10 @@ class IdentityInfo:
 
 _FIND = Select(IDENTITIES, "WHERE team_id = :team AND name = :name")
 _LIST = Select(IDENTITIES, "WHERE team_id IN (:teams...) ORDER BY name, team_id")
+_MADE_BY = Select(
+    IDENTITIES,
+    "WHERE created_by = :email OR created_by LIKE :by_key ESCAPE '/' ORDER BY name, team_id",
+)
 _OF_SUBJECT = Select(IDENTITIES, "WHERE issuer = :issuer AND subject = :subject ORDER BY name, id")
 _FIND_DEPLOYMENT = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
 _LIST_NAMES = Statement("SELECT id, name FROM deployments WHERE id IN (:ids...)")
@@ -65,13 +69,13 @@ class Identities:
     def of_teams(self, team_ids: Collection[str]) -> list[IdentityInfo]:
         """The identities of these teams, by name."""
         with self._store.snapshot() as connection:
-            return _infos(connection, connection.all(_LIST, {"teams": sorted(team_ids)}))
+            return identity_infos(connection, connection.all(_LIST, {"teams": sorted(team_ids)}))
 
     def matching(self, claims: Mapping[str, Any]) -> list[IdentityInfo]:
         """The identities whose rules match the claims of a verified token, by name."""
         with self._store.snapshot() as connection:
             rows = connection.all(_OF_SUBJECT, {"issuer": claims["iss"], "subject": claims["sub"]})
-            return [each for each in _infos(connection, rows) if each.rule.matches(claims)]
+            return [each for each in identity_infos(connection, rows) if each.rule.matches(claims)]
 
     def add(
         self,
@@ -123,7 +127,7 @@ class Identities:
                 },
             )
             new_access_generation(transaction)
-            [info] = _infos(transaction, [row])
+            [info] = identity_infos(transaction, [row])
             return WriteResult(info, [*events, _event(actor, Action.IDENTITY_ADD, info)])
 
         return self._writer.run(AuditEvent(actor, Action.IDENTITY_ADD, name), write)
@@ -135,12 +139,24 @@ class Identities:
             row = transaction.one(_FIND, {"team": team_id, "name": name})
             if row is None:
                 raise NotFound("there is no such identity")
-            [info] = _infos(transaction, [row])
+            [info] = identity_infos(transaction, [row])
             transaction.delete(IDENTITIES, row)
             new_access_generation(transaction)
             return WriteResult(info, [_event(actor, Action.IDENTITY_REMOVE, info)])
 
         return self._writer.run(AuditEvent(actor, Action.IDENTITY_REMOVE, name), write)
+
+
+def identities_made_by(connection: Connection, email: str) -> list[Any]:
+    """The rows of the identities that a person has added, with whatever key."""
+    return connection.all(_MADE_BY, {"email": email, "by_key": f"{escaped(email)} (key %"})
+
+
+def remove_identities(transaction: Transaction, rows: Sequence[Any], actor: str) -> Sequence[AuditEvent]:
+    """Remove identities; returns the events. The caller makes a new access generation."""
+    for row in rows:
+        transaction.delete(IDENTITIES, row)
+    return [_event(actor, Action.IDENTITY_REMOVE, info) for info in identity_infos(transaction, rows)]
 
 
 def _check_unique(connection: Connection, rule: IdentityRule, team_id: str) -> None:
@@ -188,7 +204,7 @@ def _event(actor: str, action: Action, info: IdentityInfo) -> AuditEvent:
     return AuditEvent(actor, action, info.name, details=details)
 
 
-def _infos(connection: Connection, rows: Sequence[Any]) -> list[IdentityInfo]:
+def identity_infos(connection: Connection, rows: Sequence[Any]) -> list[IdentityInfo]:
     """Identities from their rows."""
     if not rows:
         return []

@@ -3,7 +3,8 @@
 A lease begins in the transaction that delivers values to the replica, so every manager knows
 it. The replica then renews it. Renewals are kept in memory and written in batches by `flush`:
 one write for each would be a commit for every replica every few seconds. A lease that is
-not renewed for `LEASE_SECONDS` belongs to a lost replica.
+not renewed for `LEASE_SECONDS` belongs to a lost replica. Its row stays for a day, and longer while
+a rotation by a provider is unfinished: that waits for lost replicas, too.
 
 Leases are not signed, since they give no rights, and not audited: they are state, not acts.
 """
@@ -49,16 +50,20 @@ _INSERT = Statement(
 )
 _SET_DELIVERED = Statement("UPDATE replicas SET delivered = :delivered WHERE id = :id")
 _COUNT = Statement("SELECT count(*) AS total FROM replicas WHERE deployment_id = :id")
+_NO_ROTATION_WAITS = "NOT EXISTS (SELECT 1 FROM secret_rotations)"
 _DELETE_GONE = Statement(
-    "DELETE FROM replicas WHERE deployment_id = :id AND (stopped_at IS NOT NULL OR seen_at <= :since)"
+    "DELETE FROM replicas WHERE deployment_id = :id "
+    f"AND (stopped_at IS NOT NULL OR (seen_at <= :since AND {_NO_ROTATION_WAITS}))"
 )
+_DELETE_LOST = Statement("DELETE FROM replicas WHERE deployment_id = :id AND seen_at <= :since")
 _DELETE_NEVER_RENEWED = Statement(
     "DELETE FROM replicas WHERE id IN (SELECT id FROM replicas WHERE deployment_id = :id "
     f"AND seen_at = started_at AND reported_at IS NULL ORDER BY started_at LIMIT {_EVICTED})"
 )
 _DELETE_OLD = Statement(
-    "DELETE FROM replicas WHERE seen_at < :before "
-    "OR (seen_at = started_at AND reported_at IS NULL AND seen_at <= :never_renewed)"
+    "DELETE FROM replicas WHERE (seen_at < :before "
+    "OR (seen_at = started_at AND reported_at IS NULL AND seen_at <= :never_renewed)) "
+    f"AND (stopped_at IS NOT NULL OR {_NO_ROTATION_WAITS})"
 )
 _SET_SEEN = Statement(
     "UPDATE replicas SET seen_at = :at WHERE id IN (:ids...) AND seen_at < :at AND stopped_at IS NULL"
@@ -226,6 +231,9 @@ class Leases:
         if self._count(transaction, holder) < MAX_REPLICAS:
             return
         transaction.run(_DELETE_NEVER_RENEWED, deployment)
+        if self._count(transaction, holder) < MAX_REPLICAS:
+            return
+        transaction.run(_DELETE_LOST, deployment | {"since": self._live_since()})
         if self._count(transaction, holder) >= MAX_REPLICAS:
             raise Conflict(
                 f"{holder.deployment} has {MAX_REPLICAS} running replicas, and can have no more",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from gusset.errors import Conflict, TokensLeft
@@ -13,6 +14,12 @@ from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password
 from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, add_key, new_access_generation, revoke_keys
+from gusset.vault.services.identities import (
+    IdentityInfo,
+    identities_made_by,
+    identity_infos,
+    remove_identities,
+)
 from gusset.vault.services.person import (
     Person,
     Role,
@@ -26,7 +33,7 @@ from gusset.vault.services.person import (
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement, escaped
-from gusset.vault.storage.tables import ACCESS_KEYS, MEMBERS, SESSIONS, TEAMS, USERS
+from gusset.vault.storage.tables import ACCESS_KEYS, IDENTITIES, MEMBERS, SESSIONS, TEAMS, USERS
 
 _ANY = Statement("SELECT id FROM users LIMIT 1")
 _LIST = Select(USERS, "ORDER BY email")
@@ -130,12 +137,13 @@ class People:
     def disable(self, user_id: str, *, tokens: Literal["revoke", "pass"] | None = None, actor: str) -> Person:
         """End a person's sessions, revoke their keys, and refuse them from now on.
 
-        `tokens` says what happens to the tokens of deployments that they made: they are revoked, or
-        they go on as tokens of `actor`. Only somebody who made none may be disabled without it.
+        `tokens` says what happens to the tokens of deployments and to the identities that they made: they
+        are revoked and removed, or go on as those of `actor`. Only somebody who made none may be disabled
+        without it.
 
         Raises:
             Conflict: no administrator would be left.
-            TokensLeft: they made tokens, and `tokens` is None.
+            TokensLeft: they made tokens or identities, and `tokens` is None.
         """
 
         def write(transaction: Transaction) -> WriteResult[Person]:
@@ -143,28 +151,31 @@ class People:
             made = transaction.all(
                 _TOKENS_MADE_BY, {"email": user.email, "by_key": f"{escaped(user.email)} (key %"}
             )
-            if made and tokens is None:
-                raise TokensLeft(
-                    f"{user.email} made {len(made)} token(s), which would go on reading secrets: "
-                    f"{', '.join(f'{row.prefix} ({row.name})' for row in made)}",
-                    tokens=[(row.prefix, row.name) for row in made],
-                    hint='say what happens to them: "tokens" is "revoke" or "pass" (to you)',
-                )
+            identities = identities_made_by(transaction, user.email)
+            if (made or identities) and tokens is None:
+                raise _tokens_left(user.email, made, identity_infos(transaction, identities))
             user = transaction.update(USERS, user, disabled_at=self._now())
             new_access_generation(transaction)
             _require_admin(transaction)
             end_sessions(transaction, user_id)
             details: dict[str, Any] = {}
-            if made and tokens == "pass":
-                for row in made:
-                    transaction.update(ACCESS_KEYS, row, created_by=_without_key(actor))
-                details["passed"] = [row.prefix for row in made]
+            removed: Sequence[AuditEvent] = ()
+            if tokens == "pass":
+                for table, rows in ((ACCESS_KEYS, made), (IDENTITIES, identities)):
+                    for row in rows:
+                        transaction.update(table, row, created_by=_without_key(actor))
+                if made:
+                    details["passed"] = [row.prefix for row in made]
+                if identities:
+                    details["passed_identities"] = [row.name for row in identities]
+            else:
+                removed = remove_identities(transaction, identities, actor)
             doomed = transaction.all(KEYS_OF_USER, {"user": user_id})
             doomed += made if tokens == "revoke" else []
             if revoked := revoke_keys(transaction, self._now(), doomed):
                 details["keys"] = revoked
             event = AuditEvent(actor, Action.PERSON_DISABLE, user.email, details=details)
-            return WriteResult(person_from_row(transaction, user), [event])
+            return WriteResult(person_from_row(transaction, user), [*removed, event])
 
         return self._writer.run(AuditEvent(actor, Action.PERSON_DISABLE, user_id), write)
 
@@ -194,6 +205,18 @@ def end_sessions(transaction: Transaction, user_id: str, *, keep: bytes = b"") -
     for row in transaction.all(SESSIONS_OF_USER, {"user": user_id}):
         if row.hash != keep:
             transaction.delete(SESSIONS, row)
+
+
+def _tokens_left(email: str, tokens: Sequence[Any], identities: Sequence[IdentityInfo]) -> TokensLeft:
+    made = [f"{row.prefix} ({row.name})" for row in tokens]
+    made += [f"the identity {info.name} ({info.target})" for info in identities]
+    return TokensLeft(
+        f"{email} made {len(tokens)} token(s) and {len(identities)} identities, which would go on reading "
+        f"secrets: {', '.join(made)}",
+        tokens=[(row.prefix, row.name) for row in tokens],
+        identities=[(info.name, info.team, info.deployment) for info in identities],
+        hint='say what happens to them: "tokens" is "revoke" or "pass" (to you)',
+    )
 
 
 def _without_key(actor: str) -> str:

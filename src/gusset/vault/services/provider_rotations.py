@@ -310,6 +310,7 @@ def _state(connection: Connection, team: str, secret: Any, row: Any) -> Provider
     before = [handles[version] for version in handles if row.version is None or version < row.version]
     return ProviderRotation(
         id=row.id,
+        secret_id=secret.id,
         name=secret.name,
         team=team,
         step=Step(row.step),

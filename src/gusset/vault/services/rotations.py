@@ -3,12 +3,15 @@
 What counts are the replicas that held a lease when the version was committed and that may have an older
 one. That is decided by the versions that were delivered to them in transactions, not by times: a replica
 whose first delivery had the new version began after the commit.
+
+Replicas report versions by a secret's name. Where several secrets have had the name, what was delivered or
+reported before this one was the only one counts for nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -18,7 +21,6 @@ from gusset.secrets.name import fold_name
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.services.leases import LEASE_COLUMNS, LEASE_SECONDS, Lease, Leases
 from gusset.vault.services.overlaps import Overlap, find_overlaps
-from gusset.vault.services.secret_reader import COUNT_OLDER
 from gusset.vault.services.secret_rows import FIND_VERSION, SecretRows
 from gusset.vault.storage.connection import Connection, Store
 from gusset.vault.storage.signed_rows import Select
@@ -29,6 +31,10 @@ ReplicaState = Literal["acknowledged", "waiting", "stopped", "unknown"]
 
 _ROUNDING = timedelta(seconds=1)  # times of renewals are stored to the second
 
+_OTHERS = Statement(
+    "SELECT max(o.deleted_at) AS ended_at FROM secrets o JOIN secrets s "
+    "ON o.team_id = s.team_id AND o.folded = s.folded AND o.id <> s.id WHERE s.team_id = :team AND s.id = :id"
+)
 _DEPLOYMENTS = Select(DEPLOYMENTS, "WHERE team_id = :team AND deleted_at IS NULL")
 _LEASES = Statement(
     f"SELECT {LEASE_COLUMNS} FROM replicas WHERE deployment_id IN (:ids...) ORDER BY started_at"
@@ -60,14 +66,20 @@ class RotatingReplica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """How far a version has replaced the ones before it. `overlap` is that of the current version."""
+    """How far a version has replaced the ones before it. `overlap` is that of the current version.
 
+    `lost_before` are replicas that were lost already when the version was committed. Nobody waits for
+    them, and they may still use an older one.
+    """
+
+    secret_id: str
     name: str
     version: int
     started_at: str
     current_version: int | None
     overlap: Overlap | None
     replicas: Sequence[RotatingReplica]
+    lost_before: Sequence[RotatingReplica]
 
 
 class Rotations:
@@ -92,26 +104,33 @@ class Rotations:
             if row is None:
                 raise SecretNotFound(f"{secret.name} has no version {wanted}")
             overlaps = find_overlaps(connection, [secret], timestamp(self._clock()))
+            replicas, lost_before = self._replicas(connection, secret, row)
             return Rotation(
+                secret_id=secret.id,
                 name=secret.name,
                 version=wanted,
                 started_at=row.created_at,
                 current_version=secret.current_version,
                 overlap=overlaps.get(secret.id),
-                replicas=list(self._replicas(connection, secret, row)),
+                replicas=replicas,
+                lost_before=lost_before,
             )
 
-    def _replicas(self, connection: Connection, secret: Any, version: Any) -> Iterator[RotatingReplica]:
+    def _replicas(
+        self, connection: Connection, secret: Any, version: Any
+    ) -> tuple[list[RotatingReplica], list[RotatingReplica]]:
+        """Those that held a lease at the commit of `version`, and those that were lost before it."""
+        held, lost = list[RotatingReplica](), list[RotatingReplica]()
         deployments = connection.all(_DEPLOYMENTS, {"team": self._rows.team_id})
         by_id, folded = {row.id: row for row in deployments}, secret.folded
-        older: Any = connection.one(COUNT_OLDER, {"team": self._rows.team_id, "id": secret.id})
+        others: Any = connection.one(_OTHERS, {"team": self._rows.team_id, "id": secret.id})
         for row in connection.all(_LEASES, {"ids": sorted(by_id)}):
             lease, deployment = self._leases.current(row), by_id[row.deployment_id]
-            if older.total:
-                lease = _without_older_secret(lease, row.started_at, secret)
-            if not self._counts(lease, row.started_at, deployment, folded, version):
+            if others.ended_at is not None:
+                lease = _without_other_secrets(lease, row.started_at, secret, others.ended_at)
+            if not _may_have_older(lease, row.started_at, deployment, folded, version):
                 continue
-            yield RotatingReplica(
+            replica = RotatingReplica(
                 id=lease.id,
                 deployment=deployment.name,
                 host=lease.host,
@@ -120,21 +139,8 @@ class Rotations:
                 used=lease.used_of(folded),
                 seen_at=lease.seen_at,
             )
-
-    def _counts(self, lease: Lease, started_at: str, deployment: Any, folded: str, version: Any) -> bool:
-        """Whether the replica held a lease at the commit of `version`, and may have held an older one."""
-        if lease.delivered is None:  # it got its lease from an older gusset
-            reads = folded in map(fold_name, json.loads(deployment.secrets))
-            was_before = started_at <= version.created_at
-        else:
-            reads = folded in lease.delivered
-            was_before = lease.delivered.get(folded, 0) < version.version
-        committed_at = datetime.fromisoformat(version.created_at)
-        lapsed_before = timestamp(committed_at - timedelta(seconds=LEASE_SECONDS) - _ROUNDING)
-        was_live = lease.seen_at > lapsed_before and not (
-            lease.stopped_at is not None and lease.stopped_at <= version.created_at
-        )
-        return reads and was_before and was_live
+            (held if _was_live(lease, version.created_at) else lost).append(replica)
+        return held, lost
 
     def _state(self, lease: Lease, folded: str, version: int) -> ReplicaState:
         held = lease.version_of(folded)
@@ -145,15 +151,36 @@ class Rotations:
         return "waiting" if self._leases.is_live(lease) else "unknown"
 
 
-def _without_older_secret(lease: Lease, started_at: str, secret: Any) -> Lease:
-    """A lease without the versions of a deleted secret that had the name of `secret`.
+def _may_have_older(lease: Lease, started_at: str, deployment: Any, folded: str, version: Any) -> bool:
+    """Whether the replica may have held an older version when `version` was committed, or later."""
+    if lease.stopped_at is not None and lease.stopped_at <= version.created_at:
+        return False
+    if lease.delivered is None:  # it got its lease from an older gusset
+        reads = folded in map(fold_name, json.loads(deployment.secrets))
+        return reads and started_at <= version.created_at
+    return folded in lease.delivered and lease.delivered[folded] < version.version
 
-    Both secrets number their versions from 1. What was reported before `secret` was created does not say what
-    the replica has now: until its next report it counts as one that may use the deleted secret's value.
+
+def _was_live(lease: Lease, committed_at: str) -> bool:
+    """Whether the lease had not lapsed at the commit, or was renewed since."""
+    at = datetime.fromisoformat(committed_at)
+    return lease.seen_at > timestamp(at - timedelta(seconds=LEASE_SECONDS) - _ROUNDING)
+
+
+def _without_other_secrets(lease: Lease, started_at: str, secret: Any, ended_at: str) -> Lease:
+    """A lease without the versions of other secrets, deleted by now, that had the name of `secret`.
+
+    All of them number their versions from 1. What was reported before the last of them was deleted at
+    `ended_at` does not say what the replica has now: until its next report it counts as one that may use the
+    value of another secret.
     """
-    if started_at <= secret.created_at and lease.delivered is not None:
+    since = max(ended_at, secret.created_at)
+    if started_at <= since and lease.delivered is not None:
         lease = replace(lease, delivered=dict.fromkeys(lease.delivered, 0))
-    if (lease.reported_at or "") <= secret.created_at:
+    if (lease.reported_at or "") <= since:
         return replace(lease, versions={}, used={})
-    versions = {name: number for name, number in lease.versions.items() if number <= secret.last_version}
-    return replace(lease, versions=versions)
+    versions, used = (
+        {name: number for name, number in reported.items() if number <= secret.last_version}
+        for reported in (lease.versions, lease.used)
+    )
+    return replace(lease, versions=versions, used=used)
