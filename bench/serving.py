@@ -42,10 +42,11 @@ def make_folder(place: Path, method: str) -> Path:
 
 
 @contextmanager
-def serving(folder: Path, environ: dict[str, str]) -> Iterator[tuple[int, float, int]]:
+def serving(folder: Path, environ: dict[str, str], *options: str) -> Iterator[tuple[int, float, int]]:
     """The port, the milliseconds until it was ready, and the process id."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "gusset", "serve", str(folder), "--port", "0", "--output", "json"]
+    command += options
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         address = json.loads(process.stdout.readline())["address"]
         ready = (time.perf_counter() - began) * 1000

@@ -71,10 +71,11 @@ _FAILURE = "gusset.errors.ModelFailed: "  # what Ray's message has before the te
 def ray(
     app: App, /, folder: Path, *, address: str | None, route_prefix: str, timeout: float, **options: Any
 ) -> None:
-    """Deploy a model folder to a running cluster of Ray, as an application of Ray Serve.
+    """Deploy a model folder to a running cluster of Ray.
 
-    Each replica reads its secrets itself, by a file on its node. Returns when all replicas are running;
-    the application stays when this command has ended. Remove it with Ray: serve delete NAME.
+    It becomes an application of Ray Serve. Each replica reads its secrets itself, by a file on its node.
+    Returns when all replicas are running; the application stays when this command has ended. Remove it
+    with Ray: serve delete NAME.
     """
     from gusset.package.config import load_package
 

@@ -181,7 +181,7 @@ Options:
 
 Commands:
   kubernetes  Print the manifests that run a model folder on Kubernetes.
-  ray         Deploy a model folder to a running cluster of Ray, as an...
+  ray         Deploy a model folder to a running cluster of Ray.
 """,
     ("deploy", "kubernetes"): """\
 Usage: gusset deploy kubernetes [OPTIONS] DIR
@@ -233,12 +233,12 @@ Options:
     ("deploy", "ray"): """\
 Usage: gusset deploy ray [OPTIONS] DIR
 
-  Deploy a model folder to a running cluster of Ray, as an application of Ray
-  Serve.
+  Deploy a model folder to a running cluster of Ray.
 
-  Each replica reads its secrets itself, by a file on its node. Returns when
-  all replicas are running; the application stays when this command has ended.
-  Remove it with Ray: serve delete NAME.
+  It becomes an application of Ray Serve. Each replica reads its secrets
+  itself, by a file on its node. Returns when all replicas are running; the
+  application stays when this command has ended. Remove it with Ray: serve
+  delete NAME.
 
 Options:
   --address GCS_HOST:PORT     The cluster.  [default: RAY_ADDRESS, else the

@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
-from ray import serve
 from ray.serve import Application
 
+import ray
 from gusset.errors import CheckFailed, ConfigInvalid, Problem, UsageError
 from gusset.package.check import check_package
 from gusset.package.config import Package, load_package
 from gusset.ray.environment import python_problems, requirements_for, resources_of
 from gusset.ray.folders import store_folder
-from gusset.ray.plan import FolderOnNodes, ReplicaPlan, SecretAccess
+from gusset.ray.plan import FolderOnNodes, ReplicaPlan, SecretAccess, StoredFolder
 from gusset.ray.replica import ModelReplica
 from gusset.secrets.credentials import looks_like_credential
 from gusset.secrets.name import check_name
 from gusset.serving.deployment import ModelDeployment
 from gusset.weights.plan import find_problems
+from ray import serve
 
 RayEnv = Literal["auto", "current"]
 
@@ -61,7 +61,7 @@ def application(
     `ray_actor_options` and `options`, such as `num_replicas` and `autoscaling_config`, are those of
     `serve.deployment`, and replace what config.yaml says.
 
-    Connects to Ray as `serve.run` does, if this process is not connected yet.
+    Connects to Ray as `serve.run` does if this process is not connected yet, unless the folder is `on_nodes`.
 
     Raises:
         ConfigInvalid: the folder cannot be served, or Ray cannot install what it needs.
@@ -83,13 +83,9 @@ def application(
     missing = tuple(name if name == "all" else check_name(name) for name in allow_missing)
     _refuse_credentials(manager, ray_actor_options)
     actor_options = _actor_options(package, env, ray_actor_options or {})
-    if not ray.is_initialized():
-        ray.init()
     plan = ReplicaPlan(
         name=name,
-        folder=FolderOnNodes(path=str(deployment.folder))
-        if on_nodes
-        else store_folder(deployment.folder, name),
+        folder=FolderOnNodes(path=str(deployment.folder)) if on_nodes else _store(deployment.folder, name),
         access=access,
         allow_missing=missing,
         masks_responses=mask_responses,
@@ -101,6 +97,12 @@ def application(
         "ray_actor_options": actor_options,
     }
     return serve.deployment(name=name, **chosen)(ModelReplica).bind(plan)
+
+
+def _store(folder: Path, name: str) -> StoredFolder:
+    if not ray.is_initialized():
+        ray.init()
+    return store_folder(folder, name)
 
 
 def _load(folder: Path) -> Package:

@@ -23,7 +23,7 @@ from gusset.serving.worker.use_reporter import UseReporter
 
 log = logging.getLogger("gusset")
 
-_PATIENCE = 60.0  # seconds that a start waits for a manager that does not respond
+_PATIENCE = 30.0  # seconds that a start waits for a manager that does not respond
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 5.0  # seconds
 
 
@@ -67,7 +67,7 @@ class ReplicaSecrets:
     ) -> ReplicaSecrets:
         """Read what the deployment declares, and follow it until `stop`.
 
-        Waits a minute for a manager that does not respond: Ray gives up a deployment whose replicas
+        Waits half a minute for a manager that does not respond: Ray gives up a deployment whose replicas
         fail several times.
 
         Raises:
