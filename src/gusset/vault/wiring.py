@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gusset.errors import IntegrityError, RootKeyError, VaultError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
-from gusset.vault.audit.actions import Action
+from gusset.vault.audit.actions import KEY_CHANGES, Action
 from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
-from gusset.vault.audit.consistency import KEY_CHANGES
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.audit.known_head import KnownHead

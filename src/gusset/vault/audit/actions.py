@@ -66,3 +66,15 @@ class Action(StrEnum):
     AUDIT_ACCEPT_LOSS = "audit.accept_loss"
     REQUEST_REFUSE = "request.refuse"
     REQUEST_REPEAT = "request.repeat"
+
+
+# Each of them makes a keyring of the next generation, which its details have as `keyring`.
+KEY_CHANGES = frozenset(
+    (
+        Action.VAULT_CREATE,
+        Action.VAULT_SIGN,
+        Action.KEY_ROTATE,
+        Action.KEY_ADD_ROOT,
+        Action.KEY_ROTATE_ROOT,
+    )
+)

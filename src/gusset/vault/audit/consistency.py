@@ -16,9 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import fold_name
-from gusset.vault.audit.actions import Action
+from gusset.vault.audit.actions import KEY_CHANGES, Action
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.storage.signed_rows import RowSigner, SignedTable
@@ -35,27 +34,6 @@ CHANGES = frozenset(
         Action.SECRET_DESTROY,
     )
 )
-
-# Each of them makes a keyring of the next generation, which its details have as `keyring`.
-KEY_CHANGES = frozenset(
-    (
-        Action.VAULT_CREATE,
-        Action.VAULT_SIGN,
-        Action.KEY_ROTATE,
-        Action.KEY_ADD_ROOT,
-        Action.KEY_ROTATE_ROOT,
-    )
-)
-
-
-def state_details(info: SecretInfo) -> dict[str, Any]:
-    """The details of a change's audit event: the state of the secret after it."""
-    return {
-        "id": info.id,
-        "team": info.team_id,
-        "version": info.version,
-        "deleted": info.deleted_at is not None,
-    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from json.encoder import encode_basestring_ascii as json_string
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gusset.vault.audit.actions import Action
+
+if TYPE_CHECKING:
+    from gusset.secrets.info import SecretInfo
 
 # As `json.dumps` would write them; that makes a new encoder for each call with such options.
 details_text = json.JSONEncoder(sort_keys=True).encode
@@ -110,3 +113,13 @@ def chain_hash(previous: bytes, *fields: str | int) -> bytes:
 def genesis_hash(vault: str) -> bytes:
     """The hash that the first record of the vault with this id follows."""
     return chain_hash(b"", "gusset audit 1", vault)
+
+
+def state_details(info: SecretInfo) -> dict[str, Any]:
+    """The details of a change's audit event: the state of the secret after it."""
+    return {
+        "id": info.id,
+        "team": info.team_id,
+        "version": info.version,
+        "deleted": info.deleted_at is not None,
+    }

@@ -16,8 +16,7 @@ from gusset.errors import Conflict, InvalidValue, NotFound
 from gusset.rotation.state import LEASE_SECONDS, MAX_HANDLE, ProviderRotation, Step
 from gusset.secrets.value import SecretValue, check_length
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.consistency import state_details
-from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.events import AuditEvent, state_details
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.ids import new_id

@@ -15,8 +15,7 @@ from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretValue, check_length
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.consistency import state_details
-from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.events import AuditEvent, state_details
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.services.overlaps import Overlap, begin_overlap, check_overlap, end_overlap

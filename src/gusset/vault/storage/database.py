@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from gusset.errors import UsageError, VaultError
 from gusset.vault.storage.connection import Dialect
-from gusset.vault.storage.postgres_url import is_postgres
 from gusset.vault.storage.sqlite import Sqlite
 
 _SQLITE = "sqlite:///"
@@ -85,6 +84,8 @@ def open_database(url: str) -> Database:
         raise VaultError("a vault in memory would be lost at exit", hint="set GUSSET_DATABASE to a file")
     if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
         return Sqlite(Path(url.removeprefix(_SQLITE)))
+    from gusset.vault.storage.postgres_url import is_postgres  # SQLite does not need it
+
     if is_postgres(url):
         return _postgres(url)
     if "://" in url:
