@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,14 +102,17 @@ def test_bao_knows_the_token(bao: Bao, token: str) -> None:
 # Its agent
 
 
-def agent_config(bao: Bao, *, with_login: bool = False) -> str:
-    """The configuration of docs/reading.md, with paths of this test, and one second between reads."""
+def agent_config(bao: Bao, *, login: str | None = None) -> str:
+    """The configuration of docs/reading.md, with paths of this test, and one second between reads.
+
+    `login` is the method by which it logs in, None for a file with the deployment's token.
+    """
     text = (REPO / "docs" / "reading.md").read_text()
     [config] = re.findall(r"```hcl\n(vault .*?)```", text, re.DOTALL)
-    if with_login:
-        [login] = re.findall(r"```hcl\n(auto_auth .*?)```", text, re.DOTALL)
-        login = login.replace('"billing"', '"ranker"')
-        config = re.sub(r"auto_auth {.*?\n}\n", lambda _: login, config, flags=re.DOTALL)
+    if login is not None:
+        [method] = re.findall(rf'```hcl\n(auto_auth {{\n  method "{login}".*?)```', text, re.DOTALL)
+        method = method.replace('"billing"', '"ranker"').replace("/var/run/secrets/gusset", str(bao.home))
+        config = re.sub(r"auto_auth {.*?\n}\n", lambda _: method, config, flags=re.DOTALL)
     changes = {
         "https://secrets.example.com": bao.address,
         "/run/billing": str(bao.home),
@@ -168,7 +172,7 @@ def test_the_agent_logs_in_with_a_token_of_the_platform(bao: Bao, issuer: Issuer
     """It logs in again before the short-lived token ends; no long-lived token is on the machine."""
     path, jwt = bao.home / "jwt", issuer.token(exp=issuer.claims()["iat"] + 6)
     path.write_text(jwt)
-    with Bao(bao.program, bao.home, bao.address).agent(agent_config(bao, with_login=True)) as output:
+    with Bao(bao.program, bao.home, bao.address).agent(agent_config(bao, login="jwt")) as output:
         eventually(rendered(bao, VALUE))
         later = issuer.token()
         path.write_text(later)
@@ -178,6 +182,59 @@ def test_the_agent_logs_in_with_a_token_of_the_platform(bao: Bao, issuer: Issuer
         eventually(rendered(bao, "the-second-value"))
     texts = output.read_bytes() + manager.log.read_bytes()
     assert not leaks_in(texts, VALUE.encode(), jwt.encode(), later.encode())
+
+
+class ProjectedToken:
+    """A volume of Kubernetes with a service account's token, which is replaced by one rename of `..data`."""
+
+    def __init__(self, folder: Path, issuer: Issuer) -> None:
+        self.tokens: list[str] = []
+        self._folder, self._issuer = folder, issuer
+        (folder / "token").symlink_to("..data/token")
+
+    def put(self, seconds: int = 3600) -> None:
+        now = int(time.time())
+        account = {"name": "ranker", "uid": "5b1c9ec1-1b1c-4f6c-8d26-0f4f6d7f1f0a"}
+        pod = {"name": "ranker-7d9c", "uid": "f3f6b0f5-6a36-4a5c-9d53-6b0c0f0a2d11"}
+        claims = {
+            "sub": "system:serviceaccount:prod:ranker",
+            "aud": ["gusset"],
+            "nbf": now,
+            "exp": now + seconds,
+            "jti": f"token-{len(self.tokens)}",
+            "kubernetes.io": {"namespace": "prod", "serviceaccount": account, "pod": pod},
+        }
+        self.tokens.append(self._issuer.token(header={"typ": None}, **claims))
+        generation, link = self._folder / f"..{len(self.tokens)}", self._folder / "..data_tmp"
+        generation.mkdir()
+        (generation / "token").write_text(self.tokens[-1])
+        link.symlink_to(generation.name)
+        link.rename(self._folder / "..data")
+
+
+def test_the_agents_method_for_kubernetes_logs_in_with_a_projected_token(
+    bao: Bao, issuer: Issuer, manager: Manager, admin: httpx.Client
+) -> None:
+    """It renders the secret, logs in again with a later token, and keeps the file current."""
+    body = {"name": "account", "deployment": "ranker", "issuer": issuer.url}
+    rule = {
+        "subject": "system:serviceaccount:prod:ranker",
+        "claims": {"/kubernetes.io/serviceaccount/name": "ranker", "/kubernetes.io/namespace": "prod"},
+    }
+    admin.post("/v1/identities", json=body | rule).raise_for_status()
+    projected = ProjectedToken(bao.home, issuer)
+    projected.put(seconds=6)
+    with Bao(bao.program, bao.home, bao.address).agent(agent_config(bao, login="kubernetes")) as output:
+        eventually(rendered(bao, VALUE))
+        projected.put()
+        eventually(lambda: len(records(admin, action="identity.exchange")) >= 2)
+        put(admin, "token", "the-second-value")
+        eventually(rendered(bao, "the-second-value"))
+    [first, *_] = records(admin, action="identity.exchange")
+    assert first["outcome"] == "ok"
+    texts = output.read_bytes() + manager.log.read_bytes()
+    assert b"auth.kubernetes" in texts
+    assert not leaks_in(texts, VALUE.encode(), *(each.encode() for each in projected.tokens))
 
 
 # hvac
