@@ -146,8 +146,8 @@ def _refusal(status: int, code: str, message: str) -> Reply:
 
 
 @contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
-    """`hub` on a free port of the loopback address; `hub.address` says where."""
+def serving(hub: Hub, host: str = "127.0.0.1") -> Iterator[Hub]:
+    """`hub` on a free port of an address of this machine; `hub.address` says where."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -168,8 +168,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def log_message(self, *_: object) -> None:
             """Nothing: the tests read `hub.requests`."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hub.address = f"http://127.0.0.1:{server.server_port}"
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        hub.address = f"http://{host}:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -28,13 +28,12 @@ from typing import Any
 
 from tests.examples.environments import Unavailable
 from tests.kubernetes.binaries import programs
+from tests.kubernetes.configuration import CNI_PLUGINS, NODE_ADDRESS, Configuration
 
-ISSUER = "https://kubernetes.default.svc.cluster.local"
-NODE, NODE_ADDRESS, POD_RANGE, SERVICE_RANGE = "node", "10.216.0.1", "10.217.0.0/16", "10.218.0.0/16"
-API = f"https://{NODE_ADDRESS}:6443"
-PAUSE = "localhost/pause:1"
-NEEDED = ("etcd", "containerd", "ctr", "runc", "iptables", "ip", "dnsmasq", "nsenter", "unshare", "setpriv")
-CNI_PLUGINS = Path("/usr/lib/cni")
+NEEDED = (
+    *("etcd", "containerd", "ctr", "runc", "iptables", "ip", "dnsmasq"),  # the node
+    *("nsenter", "unshare", "setpriv", "openssl", "curl", "podman", "busybox"),
+)
 CGROUPS = Path("/sys/fs/cgroup")
 # What kubelet and kube-proxy set for the whole machine.
 SYSCTLS = (
@@ -49,8 +48,8 @@ SYSCTLS = (
 HIDDEN = ("/run", "/var/lib", "/var/log")
 # The first process of the namespaces waits for whatever loses its parent there.
 FIRST_PROCESS = """
-import os, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+import os, time
+print("ready", flush=True)
 while True:
     try:
         os.wait()
@@ -81,24 +80,20 @@ class Cluster:
         self.folder = folder
         self.namespaces = first_process
         self.programs = programs()
+        self._admin = folder / "admin.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     # What tests use.
 
-    def kubectl(self, *arguments: str, input: str | None = None, fails: bool = False) -> str:
-        """The output of a command of kubectl, which must succeed, or must fail."""
-        command = [
-            str(self.programs / "kubectl"),
-            "--kubeconfig",
-            str(self.folder / "admin.conf"),
-            *arguments,
-        ]
-        done = self.run(command, input=None if input is None else input.encode())
-        output = (done.stderr if fails else done.stdout).decode("utf-8", "replace")
-        assert (done.returncode != 0) is fails, (
-            f"kubectl {' '.join(arguments)}: {(done.stdout + done.stderr).decode()}"
-        )
-        return output
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        """The output of a command of kubectl, which must succeed."""
+        done = self.try_kubectl(*arguments, input=input)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {(done.stdout + done.stderr).decode()}"
+        return done.stdout.decode("utf-8", "replace")
+
+    def try_kubectl(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[bytes]:
+        command = [str(self.programs / "kubectl"), f"--kubeconfig={self._admin}", *arguments]
+        return self.run(command, input=None if input is None else input.encode())
 
     def get(self, *arguments: str) -> Any:
         """What `kubectl get` knows of an object or a list of them."""
@@ -115,6 +110,16 @@ class Cluster:
             capture_output=True,
             timeout=240,
         )
+
+    @contextmanager
+    def process(self, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A process on the cluster's node, with pipes for its input and output, until the end of the context."""
+        entered = self._entered(("--net", "--mount"), command)
+        with subprocess.Popen(entered, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def import_images(self, *names: str) -> None:
         """Give images of Podman to the node."""
@@ -147,33 +152,25 @@ class Cluster:
     # Starting and ending.
 
     def start(self) -> None:
+        """Start everything, and wait until the node is ready."""
+        configuration = Configuration(self.folder)
+        configuration.write()
         self._make_mounts()
         self._make_network()
-        self._write_files()
-        self._start_daemon("etcd", "etcd", "--data-dir", self.folder / "etcd", "--unsafe-no-fsync")
-        self._start_daemon("containerd", "containerd", "--config", self.folder / "containerd.toml")
-        self._start_daemon("kube-apiserver", self.programs / "kube-apiserver", *self._api_server_options())
-        self._until(lambda: self._is_ready("/readyz"), "the API server is ready", "kube-apiserver")
-        config = f"--kubeconfig={self.folder / 'admin.conf'}"
-        self._start_daemon(
-            "kube-controller-manager",
-            self.programs / "kube-controller-manager",
-            config,
-            "--leader-elect=false",
-            f"--root-ca-file={self.folder / 'certificates/apiserver.crt'}",
-            f"--service-account-private-key-file={self.folder / 'accounts.key'}",
-            f"--flex-volume-plugin-dir={self.folder / 'plugins'}",
-        )
-        self._start_daemon("kube-scheduler", self.programs / "kube-scheduler", config, "--leader-elect=false")
-        self._start_daemon(
-            "kube-proxy", self.programs / "kube-proxy", f"--config={self.folder / 'proxy.json'}"
-        )
-        self._start_daemon("dnsmasq", "dnsmasq", *self._dns_options())
-        self._start_daemon("kubelet", self.programs / "kubelet", *self._kubelet_options())
+        self._start("etcd", "etcd", "--data-dir", self.folder / "etcd", "--unsafe-no-fsync")
+        self._start("containerd", "containerd", "--config", self.folder / "containerd.toml")
+        self._start_kubernetes("kube-apiserver", *configuration.api_server_options())
+        self._until(self._is_ready, "the API server is ready", "kube-apiserver")
+        self._start_kubernetes("kube-controller-manager", *configuration.controller_manager_options())
+        config = f"--kubeconfig={self._admin}"
+        self._start_kubernetes("kube-scheduler", config, "--leader-elect=false")
+        self._start_kubernetes("kube-proxy", f"--config={self.folder / 'proxy.json'}")
+        self._start("dnsmasq", "dnsmasq", *configuration.dns_options())
+        self._start_kubernetes("kubelet", *configuration.kubelet_options())
         self._until(self._has_node, "the node is ready", "kubelet")
 
     def stop(self) -> None:
-        """End all processes of the cluster and remove its control groups."""
+        """End all processes of the cluster."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.namespaces, signal.SIGKILL)
         for daemon in self._daemons.values():
@@ -185,9 +182,7 @@ class Cluster:
             own = self.folder / "hidden" / path.strip("/").replace("/", "-")
             own.mkdir(parents=True)
             self._must(["mount", "--bind", str(own), path])
-        names = self.folder / "resolv.conf"
-        names.write_text(f"nameserver {NODE_ADDRESS}\n")
-        self._must(["mount", "--bind", str(names), "/etc/resolv.conf"])
+        self._must(["mount", "--bind", str(self.folder / "resolv.conf"), "/etc/resolv.conf"])
 
     def _make_network(self) -> None:
         for words in (
@@ -203,152 +198,10 @@ class Cluster:
         for name in ("ipv4/ip_forward", "ipv4/conf/all/route_localnet"):
             self._must(["sh", "-c", f"echo 1 > /proc/sys/net/{name}"])
 
-    def _write_files(self) -> None:
-        folder = self.folder
-        key = folder / "accounts.key"
-        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-        self._admin, self._node = secrets.token_hex(16), secrets.token_hex(16)
-        (folder / "tokens.csv").write_text(
-            f"{self._admin},admin,1,system:masters\n{self._node},system:node:{NODE},2,system:nodes\n"
-        )
-        for name, token in (("admin", self._admin), ("node", self._node)):
-            (folder / f"{name}.conf").write_text(json.dumps(self._kubeconfig(name, token)))
-        (folder / "cni").mkdir()
-        (folder / "cni" / "10-bridge.conflist").write_text(json.dumps(self._cni()))
-        (folder / "kubelet.json").write_text(json.dumps(self._kubelet_config()))
-        (folder / "proxy.json").write_text(json.dumps(self._proxy_config()))
-        (folder / "containerd.toml").write_text(self._containerd_config())
-        (folder / "services").touch()
+    def _start_kubernetes(self, name: str, *options: str) -> None:
+        self._start(name, self.programs / name, *options)
 
-    def _kubeconfig(self, name: str, token: str) -> dict[str, Any]:
-        authority = str(self.folder / "certificates" / "apiserver.crt")
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": API, "certificate-authority": authority}}],
-            "users": [{"name": name, "user": {"token": token}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": name}}],
-            "current-context": "c",
-        }
-
-    def _cni(self) -> dict[str, Any]:
-        bridge = {
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": True,
-            "hairpinMode": True,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": POD_RANGE}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        }
-        return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
-
-    def _kubelet_config(self) -> dict[str, Any]:
-        return {
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
-            "authorization": {"mode": "AlwaysAllow"},  # only the node itself reaches it
-            "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{self.folder.name}",
-            "clusterDNS": [NODE_ADDRESS],
-            "clusterDomain": "cluster.local",
-            "resolvConf": str(self.folder / "resolv.conf"),
-            "failSwapOn": False,
-            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-            "imageGCHighThresholdPercent": 100,
-            "makeIPTablesUtilChains": True,
-            "readOnlyPort": 0,
-        }
-
-    def _proxy_config(self) -> dict[str, Any]:
-        return {
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "mode": "iptables",
-            "clusterCIDR": POD_RANGE,
-            "hostnameOverride": NODE,
-            "clientConnection": {"kubeconfig": str(self.folder / "admin.conf")},
-            # These are sysctls of the machine, which a network namespace may not set.
-            "conntrack": {
-                "maxPerCore": 0,
-                "min": 0,
-                "tcpEstablishedTimeout": "0s",
-                "tcpCloseWaitTimeout": "0s",
-            },
-            "iptables": {"minSyncPeriod": "0.1s"},
-        }
-
-    def _containerd_config(self) -> str:
-        folder = self.folder
-        return f"""
-version = 2
-root = "{folder}/containerd"
-state = "{folder}/containerd-state"
-[grpc]
-  address = "{folder}/containerd.sock"
-[ttrpc]
-  address = "{folder}/containerd.ttrpc"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE}"
-  stream_server_address = "127.0.0.1"
-  # The machine may itself be a container, which may not make a process more important than it is.
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{CNI_PLUGINS}"
-    conf_dir = "{folder}/cni"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        BinaryName = "{shutil.which("runc")}"
-        SystemdCgroup = false
-"""
-
-    def _api_server_options(self) -> list[str]:
-        return [
-            "--etcd-servers=http://127.0.0.1:2379",
-            f"--service-cluster-ip-range={SERVICE_RANGE}",
-            f"--service-account-issuer={ISSUER}",
-            f"--service-account-signing-key-file={self.folder / 'accounts.key'}",
-            f"--service-account-key-file={self.folder / 'accounts.key'}",
-            f"--token-auth-file={self.folder / 'tokens.csv'}",
-            f"--cert-dir={self.folder / 'certificates'}",
-            f"--advertise-address={NODE_ADDRESS}",
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-            "--allow-privileged",
-            "--kubelet-preferred-address-types=InternalIP",
-        ]
-
-    def _kubelet_options(self) -> list[str]:
-        return [
-            f"--config={self.folder / 'kubelet.json'}",
-            f"--kubeconfig={self.folder / 'node.conf'}",
-            f"--volume-plugin-dir={self.folder / 'plugins'}",
-            f"--cert-dir={self.folder / 'kubelet-certificates'}",
-            f"--hostname-override={NODE}",
-            f"--node-ip={NODE_ADDRESS}",
-            "--container-runtime=remote",
-            f"--container-runtime-endpoint=unix://{self.folder / 'containerd.sock'}",
-        ]
-
-    def _dns_options(self) -> list[str]:
-        return [
-            "--keep-in-foreground",
-            "--no-resolv",
-            "--no-hosts",
-            f"--addn-hosts={self.folder / 'services'}",
-            f"--listen-address={NODE_ADDRESS}",
-            "--bind-interfaces",
-            "--local=/cluster.local/",
-            "--user=root",
-            f"--pid-file={self.folder / 'dnsmasq.pid'}",
-        ]
-
-    def _start_daemon(self, name: str, *command: object) -> None:
+    def _start(self, name: str, *command: object) -> None:
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
         with (self.folder / f"{name}.log").open("wb") as log:
             self._daemons[name] = subprocess.Popen(
@@ -367,9 +220,8 @@ state = "{folder}/containerd-state"
         done = subprocess.run(self._entered(["--all"], command), capture_output=True)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.decode()}"
 
-    def _is_ready(self, path: str) -> bool:
-        config = ["--kubeconfig", str(self.folder / "admin.conf")]
-        return self.run([str(self.programs / "kubectl"), *config, "get", "--raw", path]).stdout == b"ok"
+    def _is_ready(self) -> bool:
+        return self.try_kubectl("get", "--raw", "/readyz").stdout == b"ok"
 
     def _has_node(self) -> bool:
         nodes = self.get("nodes")["items"]
@@ -407,24 +259,12 @@ def _namespaces() -> Iterator[int]:
     command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork"]
     command += ["--kill-child", "--mount-proc", "--propagation", "slave"]
     command += ["sh", "-c", 'mount --make-rshared / && exec "$0" -c "$1"', sys.executable, FIRST_PROCESS]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as outer:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as outer:
         try:
-            children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
-            deadline = time.monotonic() + 10
-            while not (found := children.read_text().split()) or not _is_python(int(found[0])):
-                assert time.monotonic() < deadline and outer.poll() is None, "no new namespaces"
-                time.sleep(0.01)
-            yield int(found[0])
+            assert outer.stdout and outer.stdout.readline() == b"ready\n", "the kernel gives no namespaces"
+            yield int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
         finally:
             outer.kill()
-
-
-def _is_python(process: int) -> bool:
-    """Whether the first process has set up the mounts."""
-    return (
-        b"os.wait()" in Path(f"/proc/{process}/cmdline").read_bytes()
-        and b"make-rshared" not in Path(f"/proc/{process}/cmdline").read_bytes()
-    )
 
 
 @contextmanager
