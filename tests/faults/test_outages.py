@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from gusset.secrets.value import SecretValue
 from gusset.vault import open_vault
 from gusset.vault.storage.postgres import Postgres
 from tests.conftest import Cli, seconds_since
-from tests.faults.conftest import SetUp, Starter, number, put, recovers, soon, timed
+from tests.faults.conftest import LIMIT, SetUp, Starter, number, put, recovers, soon, timed
 from tests.faults.load import Load, check_all_there
 from tests.faults.network import Network
+from tests.manager.conftest import Manager
 from tests.postgres_server import SETTINGS, PostgresServer
 from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
@@ -65,6 +67,63 @@ def test_a_pause_of_the_database_holds_up_no_request(start: Starter, server: Pos
             seen = statuses_while(for_seconds(PAUSE), client)
         assert set(seen) == {503}
         recovers(client)
+
+
+def storm(manager: Manager, count: int) -> list[tuple[int, float]]:
+    """Send so many requests at the same moment, reads, writes and probes: the status and seconds of each."""
+    body = json.dumps({"name": "x", "value": "value"})
+    requests = [
+        f"POST /v1/secrets HTTP/1.1\r\nContent-Length: {len(body)}\r\n",
+        "GET /v1/secrets HTTP/1.1\r\n",
+        "GET /v1/secrets/x HTTP/1.1\r\n",
+        "GET /readyz HTTP/1.1\r\n",
+    ]
+    common = f"Host: manager\r\nAuthorization: Bearer {manager.key}\r\nConnection: close\r\n\r\n"
+
+    async def send(number: int) -> tuple[int, float]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", manager.port)
+        await all_connected.wait()
+        began = time.monotonic()
+        writer.write((requests[number % 4] + common + (body if number % 4 == 0 else "")).encode())
+        response = await reader.read()
+        writer.close()
+        return int(response.split()[1]), seconds_since(began)
+
+    async def send_all() -> list[tuple[int, float]]:
+        return await asyncio.gather(*(send(number) for number in range(count)))
+
+    all_connected = asyncio.Barrier(count)
+    return asyncio.run(send_all())
+
+
+@contextmanager
+def locked(server: PostgresServer, database: str, table: str) -> Iterator[None]:
+    """A table that an operator has locked."""
+    with server.admin(database) as operator:
+        operator.execute("BEGIN")
+        operator.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+        operator.execute("ROLLBACK")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("count", [250, 400])
+@pytest.mark.parametrize("fault", ["silent", "locked"])
+def test_each_request_of_a_storm_ends_in_time(
+    start: Starter, server: PostgresServer, database: str, fault: str, count: int
+) -> None:
+    """Whatever each of them has to wait for. Afterwards as many are handled at once as before."""
+    manager = start("one")
+    with manager.client() as client:
+        assert put(client, "x").status_code == 200
+        with server.paused() if fault == "silent" else locked(server, database, "secrets"):
+            for _ in range(2):
+                responses = storm(manager, count)
+                assert {status for status, _ in responses} <= {200, 503}
+                assert max(seconds for _, seconds in responses) < LIMIT
+        recovers(client)
+        soon(lambda: {status for status, _ in storm(manager, 64)} == {200})
 
 
 @pytest.mark.slow
@@ -110,11 +169,8 @@ def test_tables_that_an_operator_locked_fail_requests_in_time(
     """Nothing was written, and nothing is later."""
     with start("one").client() as client:
         assert put(client, "x").status_code == 200
-        with server.admin(database) as operator:
-            operator.execute("BEGIN")
-            operator.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        with locked(server, database, table):
             assert refused(timed(lambda: put(client, "x"))) == (503, "unreachable")
-            operator.execute("ROLLBACK")
         recovers(client)
         assert client.get("/v1/secrets/x").json()["version"] == 1
 

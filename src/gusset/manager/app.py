@@ -105,7 +105,7 @@ def make_manager(
 ) -> Manager:
     """Join the parts over an open vault. `scheme` is the listener's; for `key_rate` see `Authenticator`."""
     executors = Executors(longest_queue=LONGEST_QUEUE if vault.reads_wait else None)
-    cache, greenlets = AccessCache(vault), GreenletPool()
+    cache, greenlets = AccessCache(vault), GreenletPool(vault.request_seconds)
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
     change_feed = ChangeFeed(vault.change_poller, lambda: vault.epoch)
     integrity = IntegrityWatch(vault.verification())
@@ -154,6 +154,7 @@ def make_manager(
         proxies=proxies,
         scheme=scheme,
         refuse_form=pages.refuse_form,
+        request_seconds=vault.request_seconds,
     )
     return Manager(
         middleware=middleware,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,16 +11,19 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from gusset.errors import Unreachable
+from gusset.vault.deadline import current, ending_by
 from gusset.vault.greenlets import spawn
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _run_before(deadline: float, work: Callable[[], T]) -> T:
-    if time.monotonic() > deadline:
+def _run_before(latest: float, deadline: float | None, work: Callable[[], T]) -> T:
+    """Call `work`, which must end by `deadline`. Raises Unreachable if it begins after `latest`."""
+    if time.monotonic() > latest:
         raise Unreachable("the database is too slow for all that is requested", hint="try again")
-    return work()
+    with ending_by(deadline):
+        return work()
 
 
 class Executors:
@@ -33,7 +37,7 @@ class Executors:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         """In a greenlet on the loop's thread: for work of under a millisecond. It may wait for a commit."""
-        return spawn(function, *args, **kwargs)
+        return spawn(_run_before, math.inf, current(), partial(function, *args, **kwargs))
 
     def run_slow(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         """In a thread: for password hashing and long lists.
@@ -48,8 +52,8 @@ class Executors:
         return self._run_in(self._pages, partial(function, *args, **kwargs))
 
     def _run_in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> Awaitable[T]:
-        if self._longest_queue is not None:
-            work = partial(_run_before, time.monotonic() + self._longest_queue, work)
+        latest = math.inf if self._longest_queue is None else time.monotonic() + self._longest_queue
+        work = partial(_run_before, latest, current(), work)
         return asyncio.get_running_loop().run_in_executor(threads, work)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from gusset.errors import GussetError, Unreachable, VaultError
 from gusset.manager.executors import Executors
+from gusset.vault.deadline import within
 from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
@@ -196,9 +197,9 @@ class WriteProbe:
         """
         if self._probe is None or (self._probe.done() and time.monotonic() >= self._valid_until):
             self._probe = asyncio.get_running_loop().create_task(self._run())
-        done, _ = await asyncio.wait((self._probe,), timeout=PROBE_TIMEOUT)
+        done, _ = await asyncio.wait((self._probe,), timeout=within(PROBE_TIMEOUT) - time.monotonic())
         if not done:
-            raise Unreachable(f"the vault could not be written within {PROBE_TIMEOUT:g} s")
+            raise Unreachable("the vault could not be written in time")
         if (error := self._probe.result()) is not None:
             raise error
 

@@ -39,6 +39,7 @@ from gusset.runtime.exchange import Exchange
 from gusset.runtime.limits import Limits
 from gusset.runtime.responses import Response
 from gusset.runtime.trusted_proxies import TrustedProxies
+from gusset.vault.deadline import ending_within
 from gusset.vault.greenlets import GreenletPool
 
 log = logging.getLogger("gusset.manager")
@@ -85,8 +86,12 @@ class Middleware:
         proxies: TrustedProxies,
         scheme: str,
         refuse_form: Callable[[Request, HTTPException], StarletteResponse],
+        request_seconds: float | None,
     ) -> None:
-        """`scheme` is that of the listener; `refuse_form` renders an error for a browser."""
+        """`scheme` is that of the listener; `refuse_form` renders an error for a browser.
+
+        All that a request waits for ends within `request_seconds`, if that is not None.
+        """
         self._router = router
         self._api = api
         self._app = app
@@ -99,6 +104,7 @@ class Middleware:
         self._proxies = proxies
         self._scheme = scheme
         self._refuse_form = refuse_form
+        self._request_seconds = request_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, exchange: Exchange) -> None:
@@ -141,7 +147,8 @@ class Middleware:
 
     async def _handle_slow(self, exchange: Exchange, route: Route) -> None:
         try:
-            response = await self._api.handle_slow(exchange, route, self._address(exchange))
+            with ending_within(self._request_seconds):
+                response = await self._api.handle_slow(exchange, route, self._address(exchange))
         except Exception as error:
             response = exception_response(error)
         self._respond(exchange, route.operation.path, response)
@@ -174,7 +181,8 @@ class Middleware:
         send = AsgiSender(exchange, SECURITY_HEADERS)
         status = 0
         try:
-            await run_asgi(self._app, exchange, scope, send)
+            with ending_within(self._request_seconds):
+                await run_asgi(self._app, exchange, scope, send)
         except ClientDisconnect:
             status = _CLIENT_DISCONNECTED
         except Exception as error:

@@ -16,6 +16,7 @@ from gusset.manager.executors import Executors
 from gusset.manager.housekeeping import ManagerReports, WriteProbe
 from gusset.manager.integrity_watch import IntegrityWatch
 from gusset.manager.metrics import Metrics
+from gusset.vault import deadline
 from gusset.vault.wiring import Vault
 
 
@@ -56,6 +57,7 @@ class ServiceRoutes:
         request.scope["route_path"] = "/v1/audit/export"
         auth_request = AuthRequest.from_starlette(request)
         await self._executors.run(authorize, self._authenticator, auth_request, "admin")
+        deadline.remove()
         return StreamingResponse(audit_lines(self._vault), media_type="application/x-ndjson")
 
     async def _spec(self, _: Request) -> Response:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
+from gusset.vault.deadline import ending_within
+
 T = TypeVar("T")
 
 
@@ -47,7 +49,9 @@ class GreenletPool:
     For one event loop, on its thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
+        """All waits of one call end within so many `seconds`, if that is not None."""
+        self._seconds = seconds
         self._idle: list[_Pooled] = []
 
     def start(self, function: Callable[..., T], *args: Any, on_done: Callable[[T], object]) -> None:
@@ -58,6 +62,8 @@ class GreenletPool:
         """
         child = self._idle.pop() if self._idle else _Pooled()
         child.call = partial(function, *args)
+        if self._seconds is not None:
+            child.call = partial(_call_within, self._seconds, child.call)
         self._step(child, on_done, child.switch())
 
     def _step(self, child: _Pooled, on_done: Callable[[Any], object], given: Any) -> None:
@@ -80,6 +86,11 @@ class GreenletPool:
         else:
             given = child.switch(value)
         self._step(child, on_done, given)
+
+
+def _call_within(seconds: float, call: Callable[[], T]) -> T:
+    with ending_within(seconds):
+        return call()
 
 
 async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

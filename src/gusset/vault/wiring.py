@@ -361,6 +361,11 @@ class Vault:  # large: an attribute for each service
         """Whether a read waits for a server. It needs a thread or a greenlet then: a loop must not wait."""
         return self._parts.database.file is None
 
+    @property
+    def request_seconds(self) -> float | None:
+        """How long all waits of a request together may take; None for any time."""
+        return self._parts.database.write_timeout
+
     def now(self) -> str:
         """The time, as the vault stores times."""
         return timestamp(self._parts.clock())

@@ -32,6 +32,7 @@ from gusset.manager.pages.page_types import Form, Page, PageRequest, Redirect
 from gusset.manager.pages.rendering import environment
 from gusset.manager.pages.responder import HEADERS, PageResponder, cookie_name
 from gusset.manager.pages.routes import PageRoute, page_routes
+from gusset.vault import deadline
 from gusset.vault.audit.events import Actor
 from gusset.vault.wiring import Vault
 
@@ -89,7 +90,9 @@ class Pages:
                 form = await read_form(request) if route.method == "POST" else Form()
             except HTTPException as error:
                 return self.refuse_form(request, error)
-            return await run(self._respond, route, request, form)
+            response = await run(self._respond, route, request, form)
+            deadline.remove()  # a download is read while it is sent
+            return response
 
         return Route(route.path, endpoint, methods=[route.method])
 

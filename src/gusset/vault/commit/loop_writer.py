@@ -21,7 +21,12 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
 from gusset.vault.commit.thread_writer import ThreadWriter
 from gusset.vault.commit.writer import PendingWrite, Write, Writer
-from gusset.vault.commit.writer_connection import WriterConnection, in_time
+from gusset.vault.commit.writer_connection import (
+    WriterConnection,
+    deadline_of_write,
+    earliest_deadline,
+    in_time,
+)
 from gusset.vault.greenlets import spawn, spawned, wait
 from gusset.vault.storage.database import Database
 from gusset.vault.storage.sqlite import Sqlite
@@ -111,7 +116,7 @@ class GreenletTransactions:
         return await spawn(self._execute, batch, savepoints=savepoints)
 
     def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
-        with self._connection.begun(min(pending.started for pending in batch)) as driver:
+        with self._connection.begun(earliest_deadline(batch)) as driver:
             return self._runner.run(driver, batch, savepoints=savepoints)
 
     def close(self) -> None:
@@ -143,7 +148,7 @@ class LoopWriter:
         if not spawned():
             return self._others.run(intent, write)
         loop = asyncio.get_running_loop()
-        pending = PendingWrite(intent, write, loop.create_future())
+        pending = PendingWrite(intent, write, loop.create_future(), deadline_of_write(self._runner.dialect))
         self._queue.append(pending)
         if not self._working:
             self._working = True
@@ -167,7 +172,7 @@ class LoopWriter:
     async def _commit_all(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
-            remaining = in_time(batch, self._runner.dialect.write_timeout)
+            remaining = in_time(batch)
             checkpoint = None
             try:
                 if remaining:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from gusset.vault.audit.chain import Extension
@@ -18,7 +19,13 @@ from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
 from gusset.vault.commit.writer import PendingWrite, Write
-from gusset.vault.commit.writer_connection import WriterConnection, in_time
+from gusset.vault.commit.writer_connection import (
+    WriterConnection,
+    deadline_of_write,
+    earliest_deadline,
+    in_time,
+    too_slow,
+)
 
 T = TypeVar("T")
 
@@ -40,7 +47,7 @@ class ThreadWriter:
         return self._runner.access_changes
 
     def run(self, intent: AuditEvent, write: Write[T]) -> T:
-        pending = PendingWrite(intent, write, threading.Event())
+        pending = PendingWrite(intent, write, threading.Event(), deadline_of_write(self._runner.dialect))
         with self._queue_lock:
             self._queue.append(pending)
             leads, self._has_leader = not self._has_leader, True
@@ -71,7 +78,7 @@ class ThreadWriter:
         with self._queue_lock:
             batch, self._queue = self._queue, []
         try:
-            self._execute(in_time(batch, self._runner.dialect.write_timeout))
+            self._execute(in_time(batch))
         finally:
             with self._queue_lock:
                 self._pass_lead()
@@ -112,19 +119,30 @@ class ThreadWriter:
             return self._attempt(batch, savepoints=True)
 
     def _attempt(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
-        started = min(pending.started for pending in batch)
-        with self._transaction_lock, self._connection.begun(started) as driver:
+        deadline = earliest_deadline(batch)
+        with self._locked(deadline), self._connection.begun(deadline) as driver:
             return self._runner.run(driver, batch, savepoints=savepoints)
+
+    @contextmanager
+    def _locked(self, deadline: float | None) -> Iterator[None]:
+        """Hold `_transaction_lock`. Raises Unreachable if others hold it for too long."""
+        timeout = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._transaction_lock.acquire(timeout=timeout):
+            raise too_slow()
+        try:
+            yield
+        finally:
+            self._transaction_lock.release()
 
     def record_refusal_sums(self, *, all_of_them: bool = False) -> None:
         self._runner.record_refusal_sums(self.run, all_of_them=all_of_them)
 
     def sign_head(self) -> None:
-        started = time.monotonic()
-        with self._transaction_lock, self._connection.opened(started) as driver:
+        deadline = deadline_of_write(self._runner.dialect)
+        with self._locked(deadline), self._connection.opened(deadline) as driver:
             signed = self._runner.head_is_signed(driver)
         if not signed:
-            with self._transaction_lock, self._connection.begun(started) as driver:
+            with self._locked(deadline), self._connection.begun(deadline) as driver:
                 checkpoint = self._runner.sign_head(driver)
             self._add_to_witness(checkpoint)
 

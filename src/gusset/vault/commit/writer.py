@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -29,14 +28,17 @@ Write = Callable[[Transaction], WriteResult[T]]
 
 
 class PendingWrite:
-    """A write that waits for a commit, and its result or error."""
+    """A write that waits for a commit, and its result or error.
 
-    __slots__ = ("error", "finished", "intent", "started", "value", "wake", "write")
+    It must be committed by the monotonic time `deadline`, if that is not None.
+    """
 
-    def __init__(self, intent: AuditEvent, write: Write[Any], wake: Any) -> None:
+    __slots__ = ("deadline", "error", "finished", "intent", "value", "wake", "write")
+
+    def __init__(self, intent: AuditEvent, write: Write[Any], wake: Any, deadline: float | None) -> None:
         self.intent = intent
         self.write = write
-        self.started = time.monotonic()
+        self.deadline = deadline
         self.finished = False
         self.wake = wake  # an event or a future: set when finished; for a thread also when it must lead
         self.value: Any = None

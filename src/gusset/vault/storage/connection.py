@@ -5,19 +5,21 @@ The same for SQLite and PostgreSQL; a `Dialect` has what differs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gusset.errors import Unreachable
+from gusset.vault.deadline import within
 from gusset.vault.storage.signed_rows import RowChange, RowSigner, Select, SignedTable, new_row
 from gusset.vault.storage.sql import Parameters, Statement
 
 if TYPE_CHECKING:
     from gusset.vault.storage.turns import Turns
 
-TURN_TIMEOUT = 2.0  # seconds; with a wait for a lock it is less than a request may take
+TURN_TIMEOUT = 2.0  # seconds
 
 _NONE: Parameters = {}
 
@@ -27,7 +29,8 @@ class Dialect(Protocol):
 
     errors: type[Exception]  # the base class of the driver's errors
     max_connections: int | None  # that a `Store` uses at a time; None for any number
-    write_timeout: float | None  # seconds that a write may take, with all its waiting; None for any time
+    # Seconds that a write, or a request to a manager, may take with all its waiting; None for any time.
+    write_timeout: float | None
 
     def connect(self, *, deadline: float | None = None, patient: bool = False) -> Any:
         """A new connection, made before the monotonic time `deadline`. No transaction is open.
@@ -221,7 +224,7 @@ class Store:
 
     def take(self) -> Connection:
         """A connection. Raises Unreachable if all are in use for too long."""
-        if self._turns is not None and not self._turns.take(TURN_TIMEOUT):
+        if self._turns is not None and not self._turns.take(within(TURN_TIMEOUT) - time.monotonic()):
             raise Unreachable("too many requests use the database at the same time", hint="try again")
         try:
             return Connection(self._idle_driver() or self._dialect.connect(), self._dialect, self._signer)
@@ -299,18 +302,24 @@ class _Borrowed:
         except (self._dialect.errors, OSError) as error:
             self._give_back(usable=False)
             raise self._dialect.translated(error) from None
+        except BaseException:
+            self._give_back(usable=False)
+            raise
         return connection
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         failed = isinstance(error, (self._dialect.errors, OSError))
+        usable = False
         try:
             if self._snapshot and self._connection is not None and not failed:
                 self._connection.driver.rollback()
+            usable = not failed
         except self._dialect.errors:
-            failed = True
-        self._give_back(usable=not failed)
+            pass
+        finally:  # also when the greenlet is cancelled: others wait for the turn
+            self._give_back(usable=usable)
         if isinstance(error, (self._dialect.errors, OSError)):
             raise self._dialect.translated(error) from None
 

@@ -15,6 +15,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from gusset.errors import HostError
+from gusset.vault.deadline import within
 from gusset.vault.greenlets import spawned, wait
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import PostgresAddress
@@ -119,7 +120,7 @@ class Connector:
             PostgresError: no host accepts a connection.
             HostError: the server, or what is in front of it, cannot hold a vault.
         """
-        latest = time.monotonic() + CONNECT_TIMEOUT
+        latest = within(CONNECT_TIMEOUT)
         latest = latest if deadline is None else min(deadline, latest)
         connect = partial(self._connect, latest, patient=patient)
         if not spawned():

@@ -21,6 +21,7 @@ from psycopg import Error as PsycopgError
 from psycopg import pq
 
 from gusset.errors import InvalidValue
+from gusset.vault.deadline import within
 from gusset.vault.greenlets import spawned, wait_for_socket
 from gusset.vault.storage.sql import Numbered, Parameters
 
@@ -29,7 +30,8 @@ QUICK_MS = (
     1  # that an event loop waits itself: a server nearby responds sooner than the loop takes for a wait
 )
 SLOW_SECONDS = 1.0  # in which the loop does not try that again with a server that took longer
-SILENCE = 1.0  # seconds without a response after which the server is taken to be silent
+SILENCE = 1.0  # seconds without a response to a write after which the server is taken to be silent
+READ_SILENCE = 3.5  # and to a read, which the server itself ends after that time
 MAX_PENDING = 500  # queued statements; with more their results are read at once
 MAX_PREPARED = 300  # prepared statements of a connection; statements that are made at run time could be many
 MAX_PREPARED_PARAMETERS = 64  # a longer list is not likely to come again
@@ -242,7 +244,7 @@ class PostgresDriver:
             self.connection.pipeline_sync()
             self._pending.append(None)
             self._asked_at = time.monotonic()
-            deadline = self._asked_at + self.patience if self.deadline is None else self.deadline
+            deadline = within(self.patience) if self.deadline is None else self.deadline
             self._send(deadline)
             while self._pending:
                 self._receive(deadline)
@@ -295,7 +297,8 @@ class PostgresDriver:
             ready = bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if not ready:
             self.failed = True
-            if time.monotonic() - self._asked_at > SILENCE and not self._committing:
+            limit = READ_SILENCE if self.deadline is None else SILENCE
+            if time.monotonic() - self._asked_at > limit and not self._committing:
                 self._on_silence()
             raise PostgresError(None, lost=True, timed_out=True)
 
