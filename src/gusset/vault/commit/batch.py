@@ -14,6 +14,7 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.audit.refusals import RefusalSums
 from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
 from gusset.vault.storage.connection import Connection, Dialect, Transaction
+from gusset.vault.storage.known_rows import KnownRows
 from gusset.vault.storage.signed_rows import RowSigner
 
 
@@ -43,22 +44,29 @@ class BatchRunner:
             NeedsSavepoints: call it again in a new transaction, with `savepoints`.
         """
         connection = Connection(driver, self.dialect, self._signer)
+        calls = [call for pending in batch for call in pending.lookups] if self.dialect.pipelines else []
+        add_found = connection.send_lookups(calls)  # before the first wait for a result
         tail = self._chain.tail(connection)
+        known = None
+        if not savepoints:  # what they roll back would be known wrongly
+            known = KnownRows()
+            add_found(known)
         for pending in batch:
-            self._run_one(driver, pending, tail, savepoints=savepoints)
+            self._run_one(driver, pending, tail, known)
         if tail.rows:
             self.dialect.announce(driver)
         return self._chain.extend(connection, tail)
 
-    def _run_one(self, driver: Any, pending: PendingWrite, tail: ChainTail, *, savepoints: bool) -> None:
-        transaction = Transaction(driver, self.dialect, self._signer, tail.next_seq)
+    def _run_one(self, driver: Any, pending: PendingWrite, tail: ChainTail, known: KnownRows | None) -> None:
+        """Execute one write; without `known` rows it has a savepoint."""
+        transaction = Transaction(driver, self.dialect, self._signer, tail.next_seq, known=known)
         pending.value = pending.error = None
         try:
-            result = self._in_savepoint(transaction, pending) if savepoints else pending.write(transaction)
+            result = self._in_savepoint(transaction, pending) if known is None else pending.write(transaction)
         except self.dialect.errors:
             raise  # a failure of the database concerns the whole batch
         except Exception as error:
-            if transaction.written and not savepoints:
+            if transaction.written and known is not None:
                 raise NeedsSavepoints from None
             pending.error = error
             if isinstance(error, GussetError) and not isinstance(error, VaultError | HostError):

@@ -29,6 +29,7 @@ from gusset.vault.commit.writer_connection import (
 )
 from gusset.vault.greenlets import spawn, spawned, wait
 from gusset.vault.storage.database import Database
+from gusset.vault.storage.known_rows import LookupCall
 from gusset.vault.storage.sqlite import Sqlite
 
 log = logging.getLogger("gusset")
@@ -144,11 +145,17 @@ class LoopWriter:
     def access_changes(self) -> int:
         return self._runner.access_changes
 
-    def run(self, intent: AuditEvent, write: Write[T]) -> T:
+    def run(self, intent: AuditEvent, write: Write[T], lookups: Sequence[LookupCall] = ()) -> T:
         if not spawned():
-            return self._others.run(intent, write)
+            return self._others.run(intent, write, lookups)
         loop = asyncio.get_running_loop()
-        pending = PendingWrite(intent, write, loop.create_future(), deadline_of_write(self._runner.dialect))
+        pending = PendingWrite(
+            intent,
+            write,
+            lookups,
+            wake=loop.create_future(),
+            deadline=deadline_of_write(self._runner.dialect),
+        )
         self._queue.append(pending)
         if not self._working:
             self._working = True

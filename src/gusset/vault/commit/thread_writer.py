@@ -26,6 +26,7 @@ from gusset.vault.commit.writer_connection import (
     in_time,
     too_slow,
 )
+from gusset.vault.storage.known_rows import LookupCall
 
 T = TypeVar("T")
 
@@ -46,8 +47,14 @@ class ThreadWriter:
     def access_changes(self) -> int:
         return self._runner.access_changes
 
-    def run(self, intent: AuditEvent, write: Write[T]) -> T:
-        pending = PendingWrite(intent, write, threading.Event(), deadline_of_write(self._runner.dialect))
+    def run(self, intent: AuditEvent, write: Write[T], lookups: Sequence[LookupCall] = ()) -> T:
+        pending = PendingWrite(
+            intent,
+            write,
+            lookups,
+            wake=threading.Event(),
+            deadline=deadline_of_write(self._runner.dialect),
+        )
         with self._queue_lock:
             self._queue.append(pending)
             leads, self._has_leader = not self._has_leader, True

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.storage.connection import Transaction
+from gusset.vault.storage.known_rows import LookupCall
 
 T = TypeVar("T")
 
@@ -33,11 +34,20 @@ class PendingWrite:
     It must be committed by the monotonic time `deadline`, if that is not None.
     """
 
-    __slots__ = ("deadline", "error", "finished", "intent", "value", "wake", "write")
+    __slots__ = ("deadline", "error", "finished", "intent", "lookups", "value", "wake", "write")
 
-    def __init__(self, intent: AuditEvent, write: Write[Any], wake: Any, deadline: float | None) -> None:
+    def __init__(
+        self,
+        intent: AuditEvent,
+        write: Write[Any],
+        lookups: Sequence[LookupCall],
+        *,
+        wake: Any,
+        deadline: float | None,
+    ) -> None:
         self.intent = intent
         self.write = write
+        self.lookups = lookups
         self.deadline = deadline
         self.finished = False
         self.wake = wake  # an event or a future: set when finished; for a thread also when it must lead
@@ -62,8 +72,11 @@ class Writer(Protocol):
     def access_changes(self) -> int:
         """How many of them changed who may do what."""
 
-    def run(self, intent: AuditEvent, write: Write[T]) -> T:
+    def run(self, intent: AuditEvent, write: Write[T], lookups: Sequence[LookupCall] = ()) -> T:
         """Execute `write` and return its value once it is committed.
+
+        `lookups` are those that it will make first: on a database server, those of a whole batch
+        take one round trip together.
 
         A write that raises is rolled back without affecting the others of its
         batch. When it raises a `GussetError` (a refusal), `intent` is recorded

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Write, Writer, WriteResult
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.keyring_store import KeyringStore
+from gusset.vault.storage.known_rows import LookupCall
 from gusset.vault.storage.sql import Statement
 
 KEPT = timedelta(days=1)
@@ -85,15 +86,15 @@ class OnceWriter:
     def access_changes(self) -> int:
         return self._writer.access_changes
 
-    def run(self, intent: AuditEvent, write: Write[T]) -> T:
+    def run(self, intent: AuditEvent, write: Write[T], lookups: Sequence[LookupCall] = ()) -> T:
         if self._claimed:
-            return self._writer.run(intent, write)
+            return self._writer.run(intent, write, lookups)
 
         def once(transaction: Transaction) -> WriteResult[T]:
             self._claim(transaction)
             return write(transaction)
 
-        result = self._writer.run(intent, once)
+        result = self._writer.run(intent, once, lookups)
         self._claimed = True
         return result
 

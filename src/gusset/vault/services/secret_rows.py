@@ -14,10 +14,11 @@ from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.ids import new_id
 from gusset.vault.storage.connection import Connection, Transaction
 from gusset.vault.storage.keyring_store import KeyringStore
-from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.known_rows import LookupCall
+from gusset.vault.storage.signed_rows import Lookup, Select
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
-_FIND = Select(SECRETS, "WHERE team_id = :team AND folded = :folded AND deleted_at IS NULL")
+_FIND = Lookup(SECRETS, by=("team_id", "folded"), without=("deleted_at",))
 FIND_MANY = Select(SECRETS, "WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL")
 LIST = Select(SECRETS, "WHERE team_id = :team ORDER BY name, created_at")
 FIND_VERSION = Select(SECRET_VERSIONS, "WHERE secret_id = :id AND version = :version")
@@ -38,7 +39,11 @@ class SecretRows:
 
     def find(self, connection: Connection, name: str) -> Any | None:
         """The row of the secret `name`, in any spelling, unless it is deleted."""
-        return connection.one(_FIND, {"team": self.team_id, "folded": fold_name(name)})
+        return connection.one(*self.lookup(name))
+
+    def lookup(self, name: str) -> LookupCall:
+        """What `find` looks up."""
+        return _FIND, {"team_id": self.team_id, "folded": fold_name(name)}
 
     def get_or_raise(self, connection: Connection, name: str) -> Any:
         """The row of the secret `name`. Raises SecretNotFound, with the nearest name as a hint."""

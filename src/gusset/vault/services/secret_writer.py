@@ -99,7 +99,8 @@ class SecretWriter:
                 details = {"overlap": {"version": kept.version, "ends_at": kept.ends_at}}
             return WriteResult(info, [_set_event(actor, info, details)])
 
-        return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, name), write)
+        lookups = (self._rows.lookup(name),)
+        return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, name), write, lookups)
 
     def set_many(self, values: Sequence[tuple[str, SecretValue]], *, actor: str) -> list[SecretInfo]:
         """`set` for each, all or none."""
@@ -113,7 +114,8 @@ class SecretWriter:
             return WriteResult(infos, [_set_event(actor, info) for info in infos])
 
         names = ", ".join(name for name, _ in values)
-        return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, names), write)
+        lookups = [self._rows.lookup(name) for name, _ in values]
+        return self._writer.run(AuditEvent(actor, Action.SECRET_WRITE, names), write, lookups)
 
     def _put(
         self,

@@ -6,14 +6,16 @@ The same for SQLite and PostgreSQL; a `Dialect` has what differs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gusset.errors import Unreachable
 from gusset.vault.deadline import within
-from gusset.vault.storage.signed_rows import RowChange, RowSigner, Select, SignedTable, new_row
+from gusset.vault.storage.known_rows import KnownRows, LookupCall
+from gusset.vault.storage.signed_rows import Lookup, RowChange, RowSigner, Select, SignedTable, new_row
 from gusset.vault.storage.sql import Parameters, Statement
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Dialect(Protocol):
     max_connections: int | None  # that a `Store` uses at a time; None for any number
     # Seconds that a write, or a request to a manager, may take with all its waiting; None for any time.
     write_timeout: float | None
+    pipelines: bool  # whether statements are sent together, when a result is needed
 
     def connect(self, *, deadline: float | None = None, patient: bool = False) -> Any:
         """A new connection, made before the monotonic time `deadline`. No transaction is open.
@@ -122,6 +125,18 @@ class Connection:
         valid = self._signer.is_valid_in
         return [row if row is not None and valid(self, select.table, row) else None for row in rows]
 
+    def send_lookups(self, calls: Iterable[LookupCall]) -> Callable[[KnownRows], None]:
+        """Send the statements of lookups with what is sent next. The result adds to rows what they find."""
+        sent = [(*call, self._execute(*call)) for call in calls]
+
+        def add_found(known: KnownRows) -> None:
+            for lookup, parameters, cursor in sent:
+                values = cursor.fetchone()
+                row = None if values is None else lookup.table.row_type._make(values)
+                known.add(lookup, parameters, row, verified=False)
+
+        return add_found
+
     def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
         """Execute a statement that returns nothing."""
         self._execute(statement, parameters).close()
@@ -138,10 +153,13 @@ class Connection:
     def _row(self, statement: Statement, values: Any, cursor: Any) -> Any:
         if isinstance(statement, Select):
             row = statement.table.row_type._make(values)
-            if self._signer is not None:
-                self._signer.check(self, statement.table, row)
+            self._verify(statement.table, row)
             return row
         return statement.row(values, cursor.description)
+
+    def _verify(self, table: SignedTable, row: Any) -> None:
+        if self._signer is not None:
+            self._signer.check(self, table, row)
 
 
 class Transaction(Connection):
@@ -150,30 +168,45 @@ class Transaction(Connection):
     `seq` is the number of the audit record that the changes will be part of.
     """
 
-    __slots__ = ("changes", "changes_access", "seq", "written")
+    __slots__ = ("_known", "changes", "changes_access", "seq", "written")
 
-    def __init__(self, driver: Any, dialect: Dialect, signer: RowSigner, seq: int) -> None:
+    def __init__(
+        self, driver: Any, dialect: Dialect, signer: RowSigner, seq: int, *, known: KnownRows | None = None
+    ) -> None:
+        """`known` are the rows that the batch knows; it needs none if its statements may be rolled back."""
         super().__init__(driver, dialect, signer)
+        self._known = known
         self.seq = seq
         self.changes: list[RowChange] = []
         self.written = False  # whether it has executed anything but a SELECT
         self.changes_access = False  # whether it changes who may do what
 
+    def one(self, statement: Statement, parameters: Parameters = _NONE) -> Any | None:
+        known = self._known
+        if known is None or not isinstance(statement, Lookup):
+            return super().one(statement, parameters)
+        try:
+            return known.get(statement, parameters, partial(self._verify, statement.table))
+        except KeyError:
+            row = super().one(statement, parameters)
+            known.add(statement, parameters, row, verified=True)
+            return row
+
     def insert(self, table: SignedTable, values: Mapping[str, Any]) -> Any:
         """Insert a row; columns that are not in `values` are NULL. Returns the row."""
         row = self._signed(table, new_row(table, values, self.seq))
-        self.run(table.insert, row._asdict())
+        self._change(table.insert, table, None, row)
         return row
 
     def update(self, table: SignedTable, row: Any, **values: Any) -> Any:
         """Change columns of `row`, a row that was read in this transaction. Returns the new row."""
         new = self._signed(table, row._replace(**values, changed_seq=self.seq))
-        self.run(table.update(tuple(values)), new._asdict())
+        self._change(table.update(tuple(values)), table, row, new)
         return new
 
     def delete(self, table: SignedTable, row: Any) -> None:
         """Remove `row`, a row that was read in this transaction."""
-        self.run(table.delete, {name: getattr(row, name) for name in table.key})
+        self._change(table.delete, table, row, None)
         self.changes.append(RowChange(table.name, table.key_text(row), None))
 
     def _signed(self, table: SignedTable, row: Any) -> Any:
@@ -182,9 +215,24 @@ class Transaction(Connection):
         self.changes.append(RowChange(table.name, table.key_text(row), mac))
         return table.row_type._make((*row[:-1], mac))
 
+    def _change(self, statement: Statement, table: SignedTable, before: Any, after: Any) -> None:
+        """Execute a statement that makes `after` of the row `before`. One of them may be None."""
+        self._execute(statement, (before if after is None else after)._asdict()).close()
+        if self._known is not None:
+            self._known.change(table, before, after)
+
+    def run(self, statement: Statement, parameters: Parameters = _NONE) -> None:
+        super().run(statement, parameters)
+        self._forget_rows()
+
     def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
         self.written = True
         super().run_many(statement, rows)
+        self._forget_rows()
+
+    def _forget_rows(self) -> None:
+        if self._known is not None:
+            self._known.forget()
 
     def _execute(self, statement: Statement, parameters: Parameters) -> Any:
         if not statement.reads:

@@ -84,6 +84,7 @@ class Postgres:  # large: one method for each thing in which databases differ
     errors: type[Exception] = PostgresError
     max_connections: int | None = 16
     write_timeout: float | None = 4.5
+    pipelines = True
     migration_url = "postgresql+psycopg://"
     file: Path | None = None
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from gusset.errors import IntegrityError
 from gusset.vault.crypto.keyring import Keyring
-from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.sql import Parameters, Statement
 
 _FORMAT = b"gusset row 1"
 
@@ -106,6 +106,31 @@ class Select(Statement):
     def __init__(self, table: SignedTable, rest: str) -> None:
         super().__init__(f"{table.all_rows.text} {rest}")
         self.table = table
+
+
+class Lookup(Select):
+    """A SELECT of the one row that has given values in the columns `by`, and NULL in the columns `without`.
+
+    Its parameters have the names of the columns. No two rows of the table may fulfil it.
+    """
+
+    __slots__ = ("_by", "_without")
+
+    def __init__(self, table: SignedTable, *, by: tuple[str, ...], without: tuple[str, ...] = ()) -> None:
+        conditions = [*(f"{name} = :{name}" for name in by), *(f"{name} IS NULL" for name in without)]
+        super().__init__(table, f"WHERE {' AND '.join(conditions)}")
+        self._by = by
+        self._without = without
+
+    def values(self, parameters: Parameters) -> tuple[Any, ...]:
+        """The values of the columns `by`."""
+        return tuple([parameters[name] for name in self._by])
+
+    def values_of(self, row: Any) -> tuple[Any, ...] | None:
+        """With which values `row` is found; None if it never is."""
+        if any(getattr(row, name) is not None for name in self._without):
+            return None
+        return tuple([getattr(row, name) for name in self._by])
 
 
 class RowChange(NamedTuple):

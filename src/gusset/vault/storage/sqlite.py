@@ -57,6 +57,7 @@ class Sqlite:  # large: one method for each thing in which databases differ
     errors: type[Exception] = sqlite3.Error
     max_connections: int | None = None
     write_timeout: float | None = None  # `LOCK_TIMEOUT` is the only limit
+    pipelines = False
     migration_url = "sqlite://"
 
     def __init__(self, file: Path) -> None:

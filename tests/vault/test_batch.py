@@ -1,0 +1,131 @@
+"""Writes that share a transaction: each sees what the ones before it have changed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gusset.errors import Conflict, IntegrityError, VersionConflict
+from gusset.secrets.name import fold_name
+from gusset.secrets.value import SecretValue
+from gusset.vault import Vault
+from gusset.vault.audit.actions import Action
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.commit.writer import WriteResult
+from gusset.vault.services.secret_rows import SecretRows
+from gusset.vault.storage.connection import Transaction
+from gusset.vault.storage.sql import Statement
+from gusset.vault.storage.tables import SECRETS
+
+Sql = Callable[..., list[Any]]
+VALUE = SecretValue(b"a value")
+INTENT = AuditEvent("alice", Action.SECRET_WRITE, "a")
+READ = Statement("UPDATE secrets SET last_read_at = '2026-01-01T00:00:00Z' WHERE id = 'id'")
+
+
+def test_a_lookup_finds_the_row_as_it_is_after_each_change(vault: Vault) -> None:
+    """Whether it is read again or known."""
+    rows = SecretRows(vault.default_team_id, "default")
+
+    def write(transaction: Transaction) -> WriteResult[None]:
+        assert rows.find(transaction, "a") is None
+        values = {
+            "id": "id",
+            "team_id": rows.team_id,
+            "name": "a",
+            "folded": fold_name("a"),
+            "created_at": "now",
+        }
+        values |= {"updated_at": "now", "last_version": 1, "revision": 1}
+        row = transaction.insert(SECRETS, values)
+        assert rows.find(transaction, "a") == row
+        row = transaction.update(SECRETS, row, note="a note")
+        assert rows.find(transaction, "a") == row
+        transaction.run(READ)
+        assert rows.find(transaction, "a").last_read_at is not None
+        renamed = transaction.update(SECRETS, row, folded=fold_name("b"))
+        assert rows.find(transaction, "a") is None
+        assert rows.find(transaction, "b").id == "id"
+        deleted = transaction.update(SECRETS, renamed, deleted_at="now")
+        assert rows.find(transaction, "b") is None
+        restored = transaction.update(SECRETS, deleted, deleted_at=None)
+        assert rows.find(transaction, "b") == restored
+        transaction.delete(SECRETS, restored)
+        assert rows.find(transaction, "b") is None
+        return WriteResult(None, [INTENT])
+
+    vault._parts.writer.run(INTENT, write)
+
+
+def in_one_batch(vault: Vault, *writes: Callable[[], Any]) -> list[Any]:
+    """Call `writes` so that they share a transaction: what each has returned, or its error."""
+    writer: Any = vault._parts.writer
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def wait(_: Transaction) -> WriteResult[None]:
+        has_begun.set()
+        assert may_end.wait(10)
+        return WriteResult(None, [])
+
+    with ThreadPoolExecutor(1 + len(writes)) as pool:
+        pool.submit(writer.run, INTENT, wait)
+        assert has_begun.wait(10)
+        results = []
+        for number, write in enumerate(writes, 1):
+            results.append(pool.submit(write))
+            while len(writer._queue) < number:
+                time.sleep(0.001)
+        commits = vault.commits()
+        may_end.set()
+    assert vault.commits() == commits + 2
+    return [each.exception() or each.result() for each in results]
+
+
+def test_writes_of_one_batch_see_each_other(vault: Vault) -> None:
+    writer = vault.secrets.writer
+    writer.set("a", VALUE, actor="alice")
+    found = in_one_batch(
+        vault,
+        lambda: writer.set("a", VALUE, actor="alice"),
+        lambda: writer.set("new", VALUE, actor="alice"),
+        lambda: writer.set("a", VALUE, actor="bob", note="a note"),
+        lambda: writer.delete("a", actor="bob"),
+        lambda: writer.set("a", VALUE, actor="alice"),
+        lambda: writer.set("new", VALUE, actor="bob", expect_version=1),
+    )
+    assert [info.version for info in found] == [2, 1, 3, 3, 1, 2]
+    assert found[4].id != found[3].id
+    assert vault.audit.verify().problems == ()
+
+
+def test_an_altered_row_fails_only_the_write_that_looks_it_up(vault: Vault, sql: Sql) -> None:
+    writer = vault.secrets.writer
+    for name in ("a", "b"):
+        writer.set(name, VALUE, actor="alice")
+    sql("UPDATE secrets SET note = 'forged' WHERE name = 'a'")
+    altered, good = in_one_batch(
+        vault,
+        lambda: writer.set("a", VALUE, actor="alice"),
+        lambda: writer.set("b", VALUE, actor="alice"),
+    )
+    assert isinstance(altered, IntegrityError)
+    assert good.version == 2
+
+
+def test_a_write_that_fails_leaves_the_others_of_its_batch(vault: Vault) -> None:
+    """Also one that has changed rows before, so that the batch is executed again."""
+    writer = vault.secrets.writer
+    writer.set("a-b", VALUE, actor="alice")
+    refused, failed, first, second = in_one_batch(
+        vault,
+        lambda: writer.set("a-b", VALUE, actor="alice", expect_version=7),
+        lambda: writer.set_many([("c", VALUE), ("a_b", VALUE)], actor="alice"),
+        lambda: writer.set("a-b", VALUE, actor="alice"),
+        lambda: writer.set("c", VALUE, actor="alice"),
+    )
+    assert isinstance(refused, VersionConflict)
+    assert isinstance(failed, Conflict)
+    assert (first.version, second.version) == (2, 1)
