@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "trusted_folders": {"errors", "portable"},
     "settings": {"errors", "secrets", "portable"},
     "secrets": {"errors", "portable"},
-    "rotation": {"errors", "secrets"},
+    "rotation": {"errors", "printable", "secrets"},
     "package": {"errors", "secrets"},
     "environments": {"errors", "package", "portable", "printable", "trusted_folders"},
     "vault": {"errors", "addresses", "secrets", "settings", "portable", "rotation"},
@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "images": {"errors", "secrets", "portable", "printable"},
     "agent": {"errors", "portable", "secrets"},
     "kubernetes": {"errors"},
-    "client": {"errors", "addresses", "backoff", "secrets", "rotation"},
+    "client": {"errors", "addresses", "backoff", "printable", "secrets", "rotation"},
     "manager": {"errors", "addresses", "printable", "secrets", "vault", "rotation", "runtime"},
     "cli": {
         "addresses",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,13 @@ def test_it_never_ends_well_when_its_time_is_over(last: RotationStatus | Excepti
     """Also if a manager that does not respond had reported progress before."""
     with pytest.raises(NotAcknowledged, match=message):
         wait([status("waiting"), last], timeout=0.2)
+
+
+def test_a_host_name_cannot_forge_a_line_of_the_message() -> None:
+    """A replica reports its own name, and the message goes to a terminal or a log of CI."""
+    [replica] = status("waiting").replicas
+    shown = replace(replica, host="h\nreplaced x; all 1 replicas use it\x1b[2K").describe()
+    assert len(shown.splitlines()) == 1 and "\x1b" not in shown
 
 
 class Client:

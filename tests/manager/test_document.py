@@ -235,6 +235,10 @@ def test_models_with_a_secret_do_not_show_it_in_their_repr() -> None:
         schemas.SetupLink(link=secret),
         schemas.IssuedToken(access_token=secret, issued_token_type="t", token_type="Bearer", expires_in=1),
         schemas.RegisteredDeployment(deployment=deployment, token=secret, prefix="p"),
+        schemas.DeliveredSecrets(secrets={}, missing=[], revision="", replica="r", session_key=secret),
+        schemas.SetSecret(name="x", value=secret),
+        schemas.SecretBatch(secrets=[schemas.NewSecret(name="x", value=secret)]),
+        schemas.SetRotatedVersion(holder="holder-1", value=secret, handle="h", overlap=1),
     ]
     assert not any(secret in repr(model) for model in models)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gusset.errors import NotAcknowledged, NotFound, Unreachable
+from gusset.printable import printable
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds between two reads
 _NAMED = 10  # replicas in a message
@@ -32,7 +33,7 @@ class ReplicaStatus:
 
     def describe(self) -> str:
         """`ranker on host-3 (replica 4k2j), unknown`, for people."""
-        host = f" on {self.host}" if self.host else ""
+        host = f" on {printable(self.host)}" if self.host else ""
         return f"{self.deployment}{host} (replica {self.id}), {self.state}"
 
     def data(self) -> dict[str, object]:

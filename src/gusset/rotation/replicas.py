@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from gusset.printable import printable
 from gusset.rotation.state import Step
 
 
@@ -89,4 +90,4 @@ def _not_used(spread: Spread, version: int, policy: Policy, now: datetime) -> It
 
 
 def _name(replica: Replica) -> str:
-    return f"{replica.deployment} on {replica.host}" if replica.host else replica.deployment
+    return f"{replica.deployment} on {printable(replica.host)}" if replica.host else replica.deployment

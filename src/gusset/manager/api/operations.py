@@ -32,10 +32,10 @@ class ApiRequest(Generic[CallerT, BodyT]):
 
     vault: Vault
     caller: CallerT
-    body: BodyT
+    body: BodyT = field(repr=False)
     path: Mapping[str, str]
     query: Mapping[str, str]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     declaring: Callable[[str], Mapping[str, Sequence[str]]]  # team id -> folded secret name -> deployments
 
     def flag(self, name: str) -> bool:

@@ -65,7 +65,7 @@ class NewSecret(Body):
     """A secret's name and value. With `encoding`, the value is base64 of the exact bytes."""
 
     name: Name
-    value: str = Field(json_schema_extra={"writeOnly": True})
+    value: str = Field(json_schema_extra={"writeOnly": True}, repr=False)
     encoding: Literal["base64"] | None = None
 
 
@@ -116,7 +116,7 @@ class SetRotatedVersion(RotationHolder):
     becomes `expires_at`.
     """
 
-    value: str = Field(json_schema_extra={"writeOnly": True})
+    value: str = Field(json_schema_extra={"writeOnly": True}, repr=False)
     encoding: Literal["base64"] | None = None
     handle: str
     overlap: OverlapSeconds
@@ -701,7 +701,7 @@ class DeliveredSecrets:
     missing: Sequence[str]
     revision: str
     replica: str
-    session_key: str | None
+    session_key: str | None = field(repr=False)
 
 
 @response_model
