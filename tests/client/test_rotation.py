@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from gusset.client.remote_rotations import RemoteRotations
 from gusset.client.replica_lease import ReplicaLease
 from gusset.client.rotation import ReplicaStatus, RotationStatus, wait_for_rotation
-from gusset.errors import NotAcknowledged, SecretNotFound, Unreachable
+from gusset.errors import Conflict, NotAcknowledged, SecretNotFound, Unreachable
+from gusset.rotation.state import ProviderRotation, Step
 
 FETCHED = {"replica": "r1", "session_key": "key", "secrets": {"x": {"version": 2}}}
 
@@ -143,3 +145,51 @@ def test_what_was_used_of_another_secret_of_the_name_is_reported_no_more() -> No
     assert lease._report()["used"] == {}
     lease.record_used({"x": 1})
     assert lease._report()["used"] == {"x": 1}
+
+
+class Manager:
+    """Responds to reads of a rotation, one response after the other."""
+
+    def __init__(self, *responses: dict[str, object]) -> None:
+        self._responses = list(responses)
+
+    def request(self, *_: object, **__: object) -> dict[str, object]:
+        return self._responses.pop(0)
+
+
+def response(*replicas: ReplicaStatus, secret_id: str = "s1") -> dict[str, object]:
+    data = {"secret_id": secret_id, "name": "x", "version": 2, "current_version": 2, "overlap": None}
+    listed = [replica.data() for replica in replicas]
+    return data | {"started_at": "2026-01-01T00:00:00.000Z", "replicas": listed, "lost_before": []}
+
+
+ROTATION = ProviderRotation(
+    id="abc",
+    secret_id="s1",
+    name="x",
+    team="default",
+    step=Step.ACKNOWLEDGE,
+    version=2,
+    handle="new",
+    current="new",
+    revoke=["old"],
+    started_at="2026-01-01T00:00:00.000Z",
+    started_by="ada",
+)
+
+
+def test_a_replica_that_the_manager_forgot_still_holds_a_providers_rotation_back() -> None:
+    """Such as one of a deployment that was removed meanwhile. One that was done before does not."""
+    waiting, done = status("waiting", "acknowledged").replicas
+    manager = Manager(response(waiting, done), response())
+    rotations = RemoteRotations(manager, holder="holder-1")  # type: ignore[arg-type]
+    rotations.spread(ROTATION)
+    spread = rotations.spread(ROTATION)
+    assert sorted(replica.state for replica in spread.replicas) == ["acknowledged", "unknown"]
+
+
+def test_a_providers_rotation_is_not_about_another_secret_that_has_the_name_now() -> None:
+    """It has no replica that could hold anything back: the credential would be revoked."""
+    rotations = RemoteRotations(Manager(response(secret_id="s2")), holder="holder-1")  # type: ignore[arg-type]
+    with pytest.raises(Conflict, match="its name has another secret now"):
+        rotations.spread(ROTATION)

@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 
 from tests.cli.test_serve import served, write_model
 from tests.conftest import Cli, leaks_in
-from tests.manager.conftest import Manager
+from tests.manager.conftest import Manager, lease
+from tests.manager.test_access import records
 from tests.postgres_server import PostgresServer
 from tests.serving.conftest import eventually
 
@@ -165,6 +167,30 @@ def test_a_rotation_waits_for_a_replica_that_was_killed(
         assert is_accepted(url(database, "app_a", FIRST))
         result, _ = rotate(elsewhere, database, "--accept-lost", "--timeout", "40")
         assert result["outcome"] == "rotated"
+
+
+def test_a_replica_that_was_lost_before_is_printed_and_audited_though_nothing_waits_for_it(
+    elsewhere: Cli,
+    database: PostgresServer,
+    admin: httpx.Client,
+    deployment: Callable[..., httpx.Client],
+) -> None:
+    """It may still use the old password, which is revoked: that is never silent."""
+    with deployment("d", "db_url") as client:
+        lost = lease(client)
+        assert lost.renew({"versions": {"db_url": 1}, "host": "gpu-3"}).status_code == 200
+
+    def is_lost() -> bool:
+        [replica] = admin.get("/v1/deployments/d").json()["replicas"]
+        return not replica["live"]
+
+    eventually(is_lost)
+    time.sleep(2)  # ends of leases are known to the second
+    result, printed = rotate(elsewhere, database, "--current-handle", "app_a")
+    assert result["outcome"] == "rotated"
+    assert printed.count(b"not waiting, d on gpu-3 was lost before the version was set") == 1
+    accepted = [each["details"]["accepted"] for each in records(admin, action="rotation.advance")]
+    assert accepted == [["d on gpu-3 was lost before the version was set"]] * 2
 
 
 def test_a_manager_that_is_restarted_during_a_rotation(

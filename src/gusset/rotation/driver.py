@@ -114,6 +114,7 @@ class Driver:
         self._note = note
         self._take_value = take_value
         self._renewed = 0.0
+        self._printed: set[str] = set()  # lines about what was not waited for
 
     def rotate(self, name: str, *, current_handle: str | None = None) -> Outcome:
         """Rotate a secret, or continue its unfinished rotation.
@@ -193,13 +194,13 @@ class Driver:
             time.sleep(POLL_EVERY)
 
     def _go_on(self, rotation: ProviderRotation, step: Step, accepted: list[str]) -> ProviderRotation:
-        """Go on to `step`. What was not waited for is printed, and recorded in the audit log."""
-        for each in accepted[:MAX_ACCEPTED]:
-            self._note(f"{rotation.name}: not waiting, {each}")
-        if len(accepted) > MAX_ACCEPTED:
-            more = len(accepted) - MAX_ACCEPTED
+        """Go on to `step`. What was not waited for is printed once, and recorded in the audit log."""
+        if (more := len(accepted) - MAX_ACCEPTED) > 0:
             accepted = [*accepted[:MAX_ACCEPTED], f"and {more} more"]
-            self._note(f"{rotation.name}: not waiting, {accepted[-1]}")
+        for line in (f"{rotation.name}: not waiting, {each}" for each in accepted):
+            if line not in self._printed:
+                self._note(line)
+                self._printed.add(line)
         return self._rotations.advance(rotation, step, accepted)
 
     def _spread(self, rotation: ProviderRotation, deadline: float) -> Spread:
