@@ -136,14 +136,14 @@ def test_a_model_is_served_without_anything_stored(
 def test_a_stream_that_outlives_its_token_goes_on_with_the_next(
     manager: Manager, admin: httpx.Client, workload: Cli, platform: Platform, folder: Path, tmp_path: Path
 ) -> None:
-    """The platform's tokens live eight seconds: four of them end while the model follows changes."""
-    platform.put(8)
+    """The platform's tokens live four seconds: three of them end while the model follows changes."""
+    platform.put(4)
     with (
-        platform.replacing(every=2.0, seconds=8),
+        platform.replacing(every=1.0, seconds=4),
         served(workload, str(folder), errors=tmp_path / "err") as (address, _),
     ):
         for value in (NEW, OLDER, VALUE):
-            time.sleep(11)
+            time.sleep(5)
             put(admin, value)
             eventually(lambda value=value: predict(address).json() == {"sha": sha(value)})
             assert readiness(address) == ""
