@@ -13,7 +13,7 @@ SYSTEM_POSTGRES := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 ON_POSTGRES = test_access test_api test_integrity test_keys test_login test_pages test_repeated_requests \
   test_session_tokens
 
-.PHONY: help demo test quick check unit postgres soak engines kubernetes browser examples-test examples bench dist image help-texts lock system-deps clean
+.PHONY: help demo test quick check unit postgres soak engines ray kubernetes browser examples-test examples bench dist image help-texts lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,8 @@ check: $(STAMP) ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(STAMP) ## every test but those of engines, browser and torch
-	$(PYTEST) -m "not (engine or browser or torch or truss)"
+unit: $(STAMP) ## every test but those of engines, browser, Ray and torch
+	$(PYTEST) -m "not (engine or browser or ray or torch or truss)"
 
 postgres: $(STAMP) ## tests of vaults and managers on the system's PostgreSQL (GUSSET_TEST_POSTGRES names another)
 	GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES=$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)} \
@@ -47,6 +47,9 @@ soak: $(STAMP) ## 200 kills, a full load and a long pause, on PostgreSQL: takes 
 
 engines: $(STAMP) ## the tests that use a container engine
 	$(PYTEST) -m "engine and not truss"
+
+ray: $(STAMP) ## the tests that start clusters of Ray; one after the other, four minutes
+	$(BIN)/python -m pytest -n 0 -m "ray and not torch" tests/ray
 
 kubernetes: $(STAMP) ## build Kubernetes 1.20 from Debian's source (once; five minutes), and run models on it
 	@$(BIN)/python -m tests.kubernetes.binaries && GUSSET_TEST_KUBERNETES=1 \

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import leaks_in
+from tests.manager.issuer import Key, running_issuer
 from tests.ray.conftest import OBJECT_STORE, Cluster, Secrets, eventually, running_cluster, write_folder
 
 CANARY = b"canary-of-the-rotations-%d-x7Qp2LmZ"
@@ -161,6 +162,26 @@ def test_a_failing_load_is_reported_masked(cluster: Cluster, secrets: Secrets, t
     assert b"the model's load failed, twice" in done.stderr
     assert b"ValueError: cannot log in with ***" in done.stderr
     assert not leaks_in(done.stdout + done.stderr, value(1))
+
+
+def test_a_replica_proves_itself_by_a_token_of_its_platform(
+    deployed: str, cluster: Cluster, secrets: Secrets, tmp_path: Path
+) -> None:
+    """Nothing of gusset's is stored on the nodes: the file has a JSON Web Token of a trusted issuer."""
+    from gusset.ray import application
+
+    identified = write_folder(
+        tmp_path / "identified", CONFIG.format(cpu=0.1).replace("rotated", "identified"), MODEL
+    )
+    file = tmp_path / "jwt"
+    with running_issuer(Key.make("k", "EdDSA")) as issuer:
+        rule = ("--deployment", "identified", "--secrets", "token", "--issuer", issuer.url, "--subject", "s")
+        secrets.gusset("identity", "add", "of-ray", *rule)
+        file.write_text(issuer.token(exp=int(time.time()) + 3600))
+        access = {"manager": secrets.manager.address, "identity_token_file": str(file)}
+        cluster.run(identified=application(identified, **access))
+        response = httpx.post(f"{cluster.url}/identified/predict", json={}, trust_env=False)
+    assert response.json()["sha"] == sha(value(1))
 
 
 def ray_processes(manager: int) -> list[psutil.Process]:

@@ -16,7 +16,7 @@ from gusset.ray.environment import python_problems, requirements_for, resources_
 from gusset.ray.folders import store_folder
 from gusset.ray.plan import FolderOnNodes, ReplicaPlan, SecretAccess, StoredFolder
 from gusset.ray.replica import ModelReplica
-from gusset.secrets.credentials import looks_like_credential
+from gusset.secrets.credentials import find_credentials
 from gusset.secrets.name import check_name
 from gusset.serving.deployment import ModelDeployment
 from gusset.weights.plan import find_problems
@@ -150,9 +150,9 @@ def _refuse_credentials(manager: str | None, actor_options: Mapping[str, Any] | 
         raise UsageError("the manager's address contains a login", hint="name a file: token_file=PATH")
     variables = ((actor_options or {}).get("runtime_env") or {}).get("env_vars") or {}
     for name, text in variables.items():
-        if kind := looks_like_credential(str(text)):
+        if found := find_credentials(str(text)):
             raise UsageError(
-                f"the variable {name} in runtime_env looks like {kind}, and Ray would store and show it",
+                f"the variable {name} in runtime_env looks like {found[0].kind}, which Ray would store",
                 hint="store it with `gusset secret set`, and declare its name under `secrets:`",
             )
 
