@@ -7,6 +7,7 @@ nothing is installed. `.cache/` keeps the programs; building them takes five min
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -146,14 +147,15 @@ class _Build:
 
 
 def main() -> int:
+    """Build them; 1 when that is impossible and this is CI."""
     if not FOLDER.is_dir():
         print(f"building Kubernetes {VERSION} (once; takes five minutes)", flush=True)
     begun = time.monotonic()
     try:
         build()
     except Unavailable as error:
-        print(f"make kubernetes: skipped: {error}")
-        return 1
+        print(f"  not available: {error}")
+        return 1 if os.environ.get("CI") else 0
     if (elapsed := time.monotonic() - begun) > 1:
         print(f"  built in {elapsed:.0f} s")
     return 0
