@@ -105,12 +105,14 @@ def _connected(address: str | None) -> Iterator[None]:
         Unreachable: there is no cluster at the address.
     """
     try:
+        import ray.serve
+
         import ray
     except ImportError:
         raise HostError("Ray is not installed", hint="install gusset with it: gusset[ray]") from None
     import logging
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # set by the import, too
     try:
         ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
