@@ -17,6 +17,7 @@ MOST_POSITIONAL = 4
 LARGER = {
     "containers/proxy/client_connection.py:ClientConnection": "six methods are asyncio's, four OpenConnections'",
     "runtime/http_connection.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
+    "runtime/request_parser.py:RequestParser": "httptools' callbacks, and what they share with a head that is not parsed",
     "vault/storage/postgres.py:Postgres": "a dialect: one method for each thing in which databases differ",
     "vault/storage/sqlite.py:Sqlite": "a dialect: one method for each thing in which databases differ",
     "vault/wiring.py:Vault": "an attribute for each service of the vault, and what they share",

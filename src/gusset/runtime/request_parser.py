@@ -13,6 +13,7 @@ import httptools
 
 from gusset.runtime.exchange import Exchange, ResponseWriter
 from gusset.runtime.limits import ConnectionMemory, Limits, RequestMemory
+from gusset.runtime.repeated_head import RepeatedHead
 from gusset.runtime.responses import RETRY, Response
 
 Gate = Callable[[Exchange], Response | None]
@@ -75,6 +76,8 @@ class RequestParser:
     Whole requests are appended to `requests`. Once there is a `refusal`,
     nothing more is parsed: the connection sends it after the responses to
     the requests before it, and closes.
+
+    It stays one class: each callback of httptools works on the same unfinished request.
     """
 
     def __init__(
@@ -98,6 +101,8 @@ class RequestParser:
         self._head_size = 0  # bytes of the current head, including those of the last read
         self._read_size = 0  # bytes of the last read
         self._declined = False  # the current request offers a protocol that is not taken up
+        self._repeated: RepeatedHead | None = None  # the head of the last request, if that had been repeated
+        self._last = b""  # the last read, if it was small and a request began with it
         self._begin()
 
     def _begin(self) -> None:
@@ -115,12 +120,19 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Parse what the client has sent."""
-        self._read_size = len(data)
+        self._read_size = size = len(data)
+        repeated, last = self._repeated, self._last
+        if repeated is not None and size == repeated.request_size and data.startswith(repeated.data):
+            self._take_repeated(repeated, data)
+            return
+        self._last = b"" if self.in_message or size > self._unchecked else data
         if self._exchange is None:
             self._head_size += self._read_size
         body_size = self._body_size
         self._feed(data)
         if not self.in_message:
+            if size == len(last) and self._last:
+                self._repeated = RepeatedHead.learn(data, last)
             return
         if self._exchange is None:
             if self._head_size > self._limits.head:
@@ -164,6 +176,16 @@ class RequestParser:
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")
 
+    def _take_repeated(self, repeated: RepeatedHead, data: bytes) -> None:
+        """Take a whole request with a known head, instead of httptools."""
+        self._begin()
+        exchange = self._exchange = repeated.make_exchange(self._connection)
+        self._url, self._headers, self._fields = repeated.url, exchange.headers, exchange.fields
+        self._check_head_complete(exchange, offers_protocol=False)
+        if repeated.size < len(data):
+            self.on_body(data[repeated.size :])
+        self.on_message_complete()
+
     # Called by httptools.
 
     def on_message_begin(self) -> None:
@@ -171,6 +193,7 @@ class RequestParser:
             self._begin()
         self.in_message = True
         self.has_begun = True
+        self._repeated = None
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -198,7 +221,8 @@ class RequestParser:
             exchange.path, _, exchange.query = url.partition(b"?")
         else:
             _take_target(exchange, url)
-        if parser.should_upgrade() and exchange.method != b"CONNECT" and not self.rules.takes_over(exchange):
+        offers_protocol = parser.should_upgrade()
+        if offers_protocol and exchange.method != b"CONNECT" and not self.rules.takes_over(exchange):
             self._declined = True
             return
         exchange.keep_alive = keep = parser.should_keep_alive()
@@ -206,6 +230,11 @@ class RequestParser:
         if not keep or b"connection" in fields:
             exchange.is_old = parser.get_http_version() == "1.0"
         self._exchange = exchange
+        self._check_head_complete(exchange, offers_protocol=offers_protocol)
+
+    def _check_head_complete(self, exchange: Exchange, *, offers_protocol: bool) -> None:
+        """Apply the rules to a request whose head is complete."""
+        fields = exchange.fields
         if self.refusal is None:
             for gate in self.rules.gates:
                 if (refusal := gate(exchange)) is not None:
@@ -224,7 +253,7 @@ class RequestParser:
                     return
                 if is_skipped is not False:
                     self._connection.hold_body(exchange, is_skipped)
-            self._check_body(exchange, length)
+            self._check_body(exchange, length, offers_protocol=offers_protocol)
         if self.refusal is None and (expected := fields.get(b"expect")):  # an empty one expects nothing
             self._expect(expected, exchange)
 
@@ -243,10 +272,10 @@ class RequestParser:
         elif self._large_head > _UNCOUNTED:
             self._count(self._large_head)
 
-    def _check_body(self, exchange: Exchange, length: bytes | None) -> None:
+    def _check_body(self, exchange: Exchange, length: bytes | None, *, offers_protocol: bool) -> None:
         if self.refusal is not None:
             return
-        if self._parser.should_upgrade() and (length or b"transfer-encoding" in self._fields):
+        if offers_protocol and (length or b"transfer-encoding" in self._fields):
             # httptools would leave the body unread, and parse it as the next request.
             self._refuse(400, "A request with a body cannot ask for another protocol.")
             return
