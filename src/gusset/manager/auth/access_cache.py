@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gusset.vault.greenlets import wait
 from gusset.vault.services.access_keys import KeyInfo
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.person import Person, TeamInfo
@@ -26,6 +28,18 @@ class KnownKey:
     grant: Grant | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The generation is being read, from `began` on, after so many `changes` here.
+
+    `done` becomes true, or false if that has failed.
+    """
+
+    began: float
+    changes: int
+    done: asyncio.Future[bool]
+
+
 class AccessCache:
     """Known keys by hash, and the deployments that declare each secret.
 
@@ -38,6 +52,7 @@ class AccessCache:
         self._poller = vault.change_poller()
         self._generation = ""
         self._changes, self._next_poll = -1, 0.0
+        self._reading: _Reading | None = None
         self._keys: dict[bytes, KnownKey] = {}
         self._declared: dict[str, Mapping[str, Sequence[str]]] = {}
 
@@ -45,8 +60,29 @@ class AccessCache:
         """Empty the cache if access changed. Checks after each such commit here, else each `POLL` seconds."""
         if self.is_current:
             return
+        reading = self._reading
+        if reading is not None and self._counts(reading) and wait(reading.done):
+            return
+        self._read()
+
+    def _counts(self, reading: _Reading) -> bool:
+        """Whether what another request reads now is new enough for a request that comes now."""
+        return reading.changes == self._vault.access_changes() and time.monotonic() < reading.began + POLL
+
+    def _read(self) -> None:
         now, changes = time.monotonic(), self._vault.access_changes()
-        generation = self._poller.generation()  # may let other requests run: they must look for themselves
+        if self._vault.reads_wait:  # other requests run meanwhile
+            reading = self._reading = _Reading(now, changes, asyncio.get_running_loop().create_future())
+            succeeded = False
+            try:
+                generation = self._poller.generation()
+                succeeded = True
+            finally:
+                if self._reading is reading:
+                    self._reading = None
+                reading.done.set_result(succeeded)
+        else:
+            generation = self._poller.generation()
         self._changes, self._next_poll = changes, now + POLL
         if generation != self._generation or len(self._keys) > MAX_KEYS:
             self._generation = generation
@@ -61,7 +97,9 @@ class AccessCache:
     def get(self, hashed: bytes) -> KnownKey | None:
         """The key with this hash, unless it has expired since."""
         known = self._keys.get(hashed)
-        return known if known is not None and known.info.is_valid(self._vault.now()) else None
+        if known is None or known.info.expires_at is None:
+            return known
+        return known if known.info.is_valid(self._vault.now()) else None
 
     @property
     def generation(self) -> str:

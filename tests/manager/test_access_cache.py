@@ -1,0 +1,107 @@
+"""What the manager reads to know that nobody's access has changed, where a read waits for a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gusset.errors import Unreachable
+from gusset.manager.auth.access_cache import AccessCache
+from gusset.vault.greenlets import GreenletPool, wait
+
+
+class SlowVault:
+    """The part of a vault on a server that the cache uses. Each read waits until the test ends it."""
+
+    reads_wait = True
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self.reads: list[asyncio.Future[str]] = []
+
+    def access_changes(self) -> int:
+        return self.changes
+
+    def change_poller(self) -> SlowVault:
+        return self
+
+    def generation(self) -> str:
+        self.reads.append(asyncio.get_running_loop().create_future())
+        return wait(self.reads[-1])
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch) -> SlowVault:
+    monkeypatch.setattr("gusset.manager.auth.access_cache.POLL", 30.0)
+    return SlowVault()
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def run(vault: SlowVault, test: Callable[[Callable[[], None], list[Any]], Any]) -> None:
+    """Run `test` with a function that begins a request, and the list of those that have ended."""
+
+    async def main() -> None:
+        vault_: Any = vault
+        cache, pool, ended = AccessCache(vault_), GreenletPool(), []
+
+        def refresh() -> bool:
+            try:
+                cache.refresh()
+            except Unreachable:
+                return False
+            return True
+
+        await test(lambda: pool.start(refresh, on_done=ended.append), ended)
+
+    asyncio.run(main())
+
+
+def test_requests_that_come_at_once_share_one_read(vault: SlowVault) -> None:
+    async def test(begin: Callable[[], None], ended: list[bool]) -> None:
+        for _ in range(32):
+            begin()
+        assert len(vault.reads) == 1
+        vault.reads[0].set_result("a")
+        await settled()
+        assert ended == [True] * 32
+        begin()
+        assert len(vault.reads) == 1
+
+    run(vault, test)
+
+
+def test_a_request_after_a_change_here_does_not_take_what_was_read_before(vault: SlowVault) -> None:
+    async def test(begin: Callable[[], None], ended: list[bool]) -> None:
+        begin()
+        vault.changes += 1
+        begin()
+        assert len(vault.reads) == 2
+        vault.reads[0].set_result("before")
+        await settled()
+        assert ended == [True]
+        vault.reads[1].set_result("after")
+        await settled()
+        assert ended == [True, True]
+
+    run(vault, test)
+
+
+def test_a_read_that_fails_fails_only_its_own_request(vault: SlowVault) -> None:
+    async def test(begin: Callable[[], None], ended: list[bool]) -> None:
+        begin()
+        begin()
+        vault.reads[0].set_exception(Unreachable("the database does not respond"))
+        await settled()
+        assert ended == [False]
+        vault.reads[1].set_result("a")
+        await settled()
+        assert ended == [False, True]
+
+    run(vault, test)
