@@ -13,7 +13,7 @@ from gusset.vault.services.deployments import Grant
 from gusset.vault.services.person import Person, TeamInfo
 from gusset.vault.wiring import Vault
 
-POLL = 0.05  # seconds until a change by another process is noticed
+POLL = 0.2  # seconds until a change by another process is noticed; within a second is promised
 MAX_KEYS = 10_000
 
 
