@@ -229,6 +229,8 @@ class AsgiResponse:
         finally:
             if watch is not None:
                 watch.cancel()
+            # What they refer to refers to the exchange: only a garbage collection would end the cycle.
+            exchange.on_gone = exchange.on_writable = self._exchange = None
 
     async def _has_more(self, exchange: Exchange) -> bool:
         """Whether there is something to send, for which this waits."""
