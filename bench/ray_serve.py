@@ -120,7 +120,10 @@ def requests_a_second(port: int, path: str, connections: int) -> float:
 def replica_cpu(application: str) -> float:
     """Seconds of processor time of the application's replica."""
     title = f"ray::ServeReplica:{application}:"
-    found = [each for each in psutil.process_iter() if each.cmdline() and each.cmdline()[0].startswith(title)]
+    commands = (
+        (each, each.info["cmdline"]) for each in psutil.process_iter(["cmdline"])
+    )  # None: it has ended
+    found = [each for each, command in commands if command and command[0].startswith(title)]
     return sum(sum(each.cpu_times()[:2]) for each in found)
 
 
