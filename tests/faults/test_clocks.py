@@ -7,33 +7,24 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from gusset.vault import open_vault
 from tests.conftest import Cli
+from tests.faults.clocks import clock_off_by, has_faketime
 from tests.faults.conftest import Starter, put, soon
 from tests.manager.conftest import ADMIN, PASSWORD, Manager, lease
 from tests.manager.test_pages import Visitor
 from tests.vault.conftest import settings_in
 
-LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed")
+pytestmark = has_faketime
 
 
 @pytest.fixture
 def managers(start: Starter) -> Iterator[tuple[Manager, Manager]]:
     """One whose clock is five minutes ahead, and one whose clock is right."""
-    ahead = start(
-        "ahead",
-        LD_PRELOAD=str(LIBRARY),
-        FAKETIME="+300",
-        FAKETIME_DONT_FAKE_MONOTONIC="1",
-        FAKETIME_NO_CACHE="1",
-    )
-    yield ahead, start("right")
+    yield start("ahead", **clock_off_by(300)), start("right")
 
 
 def test_a_manager_that_is_ahead_records_the_databases_time(managers: tuple[Manager, Manager]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.agent.conftest import memory
 from tests.cli.test_serve import children, predict, served, write_model
 from tests.conftest import Cli, leaks_in
+from tests.faults.clocks import clock_off_by, has_faketime
 from tests.manager.conftest import Manager
 from tests.manager.issuer import DISCOVERY, Issuer, Key, running_issuer, send
 from tests.manager.test_serve import NEW, VALUE, put, sha
@@ -152,6 +153,25 @@ def test_a_stream_that_outlives_its_token_goes_on_with_the_next(
     ]
     assert len(records) >= 4
     assert "are not followed" not in (tmp_path / "err").read_text()
+
+
+@has_faketime
+@pytest.mark.parametrize("seconds", [3600, -3600], ids=["ahead", "behind"])
+@pytest.mark.usefixtures("identity")
+def test_a_node_with_a_wrong_clock_follows_changes(
+    admin: httpx.Client, workload: Cli, platform: Platform, folder: Path, tmp_path: Path, seconds: int
+) -> None:
+    """The manager decides whether a token is valid; the replica counts how long its own will last."""
+    node = Cli(workload.home, workload.environ | clock_off_by(seconds))
+    platform.put(4)
+    with (
+        platform.replacing(every=1.0, seconds=4),
+        served(node, str(folder), errors=tmp_path / "err") as (address, _),
+    ):
+        time.sleep(5)  # the first token has ended
+        put(admin, NEW)
+        eventually(lambda: predict(address).json() == {"sha": sha(NEW)})
+        assert readiness(address) == ""
 
 
 @pytest.mark.usefixtures("identity")
