@@ -38,6 +38,13 @@ def remove() -> None:
     _deadline.set(None)
 
 
+def postpone(seconds: float) -> None:
+    """Add time to the deadline of this context, for a wait that was not for the database."""
+    deadline = _deadline.get()
+    if deadline is not None:
+        _deadline.set(deadline + seconds)
+
+
 def current() -> float | None:
     """The deadline of this context, by the monotonic clock; None if it has none."""
     return _deadline.get()

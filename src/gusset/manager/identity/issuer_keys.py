@@ -22,7 +22,7 @@ from gusset.errors import TokenRefused, Unreachable, UsageError
 from gusset.manager.identity.json_web_keys import Keys, VerificationKey, find_key, parse_keys
 from gusset.manager.identity.json_web_token import UnverifiedToken
 from gusset.manager.identity.pinned_http import TIMEOUT, FetchFailed, PinnedHttp
-from gusset.vault import greenlets
+from gusset.vault import deadline, greenlets
 from gusset.vault.services.identity_rules import check_issuer_url
 from gusset.vault.services.issuers import IssuerInfo
 
@@ -144,7 +144,9 @@ class IssuerKeys:
                 return False
             known.tried = self._clock()
             known.fetching = asyncio.get_running_loop().create_task(self._fetch(known))
+        began = time.monotonic()
         greenlets.wait(known.fetching)
+        deadline.postpone(time.monotonic() - began)
         return known.problem is None
 
     async def _fetch(self, known: _Known) -> None:

@@ -44,12 +44,12 @@ class BatchRunner:
             NeedsSavepoints: call it again in a new transaction, with `savepoints`.
         """
         connection = Connection(driver, self.dialect, self._signer)
-        calls = [call for pending in batch for call in pending.lookups] if self.dialect.pipelines else []
+        known = None if savepoints else KnownRows()  # what they roll back would be known wrongly
+        sends = known is not None and self.dialect.pipelines
+        calls = [call for pending in batch for call in pending.lookups] if sends else []
         add_found = connection.send_lookups(calls)  # before the first wait for a result
         tail = self._chain.tail(connection)
-        known = None
-        if not savepoints:  # what they roll back would be known wrongly
-            known = KnownRows()
+        if known is not None:
             add_found(known)
         for pending in batch:
             self._run_one(driver, pending, tail, known)

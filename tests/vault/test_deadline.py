@@ -1,0 +1,67 @@
+"""The deadline of a request, and what waits by it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from gusset.manager.executors import Executors
+from gusset.vault import deadline
+from gusset.vault.deadline import ending_by, ending_within, within
+from gusset.vault.greenlets import GreenletPool
+from gusset.vault.storage.turns import Turns
+
+
+def test_a_wait_ends_by_its_own_limit_or_the_deadline_whatever_comes_first() -> None:
+    assert within(5.0) > time.monotonic() + 4.9
+    with ending_by(7.0):
+        assert within(5.0) == 7.0
+        with ending_by(None):
+            assert within(5.0) > 7.0
+        deadline.postpone(1.0)
+        assert within(5.0) == 8.0
+        deadline.remove()
+        assert within(5.0) > 8.0
+    assert deadline.current() is None
+
+
+def test_the_deadline_follows_a_request_into_greenlets_and_threads() -> None:
+    async def request() -> list[float | None]:
+        executors = Executors()
+        with ending_by(7.0):
+            found = [
+                await executors.run(deadline.current),
+                await executors.run_slow(deadline.current),
+                await executors.run_page(deadline.current),
+            ]
+        found.append(await executors.run_slow(deadline.current))
+        executors.close()
+        return found
+
+    assert asyncio.run(request()) == [7.0, 7.0, 7.0, None]
+
+
+def test_each_call_of_a_pool_has_a_deadline_of_its_own() -> None:
+    async def calls() -> list[float | None]:
+        pool, found = GreenletPool(5.0), list[float | None]()
+        pool.start(deadline.remove, on_done=lambda _: None)
+        pool.start(deadline.current, on_done=found.append)
+        return found
+
+    [found] = asyncio.run(calls())
+    assert found is not None
+    assert 4.0 < found - time.monotonic() <= 5.0
+
+
+def test_a_turn_is_waited_for_until_the_deadline_only() -> None:
+    turns = Turns(1)
+    assert turns.take(0)
+    began = time.monotonic()
+    with ending_within(0.05):
+        assert not turns.take(within(30.0) - time.monotonic())
+    assert time.monotonic() - began < 10
+    timer = threading.Timer(0.05, turns.give_back)
+    timer.start()
+    assert turns.take(30.0)  # nobody has left it behind
+    timer.join()
