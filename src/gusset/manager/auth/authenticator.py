@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from gusset.addresses import network_of
 from gusset.errors import Denied, HostError, NotSignedIn, TooManyAttempts, Unreachable
-from gusset.manager.auth.access_cache import AccessCache, KnownKey
+from gusset.manager.auth.access_cache import MAX_KEYS, AccessCache, KnownKey
 from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
@@ -66,6 +66,7 @@ class Authenticator:
         self._refusals_of_key = RateLimiter(REFUSALS_OF_KEY, 60.0)
         self._key_rate = key_rate
         self._requests_of_key = RateLimiter(5 * key_rate, 5.0) if key_rate else None
+        self._hashes: dict[bytes, bytes] = {}  # of headers with a deployment's token: the token's hash
         self._use_recorded: dict[str, float] = {}  # key prefix -> when
         self._unwritten_uses: dict[str, str] = {}  # key prefix -> when, as the vault stores it
 
@@ -148,21 +149,27 @@ class Authenticator:
             return True  # not known; handling the request fails with the same error
         return True
 
-    def known_grant(self, authorization: str) -> Grant | None:
+    def known_grant(self, authorization: bytes) -> Grant | None:
         """The grant of a deployment's token, if that can be given without reading or recording anything.
 
         None says nothing about the token: authenticate it.
         """
         if not self._cache.is_current:
             return None
-        try:
-            known = self._cache.get(key_hash(bearer(authorization)))
-        except NotSignedIn:
-            return None
+        hashed = self._hashes.get(authorization)
+        if hashed is None:
+            try:
+                hashed = key_hash(bearer(authorization.decode("latin-1")))
+            except NotSignedIn:
+                return None
+        known = self._cache.get(hashed)
         if known is None or known.grant is None:
             return None
         if self._requests_of_key and self._requests_of_key.take(known.info.prefix):
             return None
+        if len(self._hashes) >= MAX_KEYS:
+            self._hashes.clear()
+        self._hashes[authorization] = hashed
         self._record_use(known.info)
         return known.grant
 

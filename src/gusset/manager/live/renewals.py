@@ -36,6 +36,6 @@ class Renewals:
         path, session = exchange.path, exchange.header(_SESSION)
         if session is None or not path.startswith(_PREFIX):
             return False
-        grant = self._authenticator.known_grant((exchange.header(b"authorization") or b"").decode("latin-1"))
+        grant = self._authenticator.known_grant(exchange.header(b"authorization") or b"")
         lease = path[len(_PREFIX) :].decode("latin-1")
         return grant is not None and self._leases.renew_again(grant, lease, session)
