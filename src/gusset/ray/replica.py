@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ray import serve
-
 from gusset.errors import ModelFailed
 from gusset.ray.folders import find_folder
 from gusset.ray.model import ServedModel
+from ray import serve
 
 if TYPE_CHECKING:
     from gusset.ray.asgi import Receive, Scope, Send
