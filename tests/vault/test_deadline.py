@@ -19,10 +19,11 @@ def test_a_wait_ends_by_its_own_limit_or_the_deadline_whatever_comes_first() -> 
         assert within(5.0) == 7.0
         with ending_by(None):
             assert within(5.0) > 7.0
-        deadline.postpone(1.0)
-        assert within(5.0) == 8.0
+        with deadline.uncounted():
+            time.sleep(0.01)
+        assert 7.01 <= within(5.0) < 100
         deadline.remove()
-        assert within(5.0) > 8.0
+        assert within(5.0) > time.monotonic() + 4.9
     assert deadline.current() is None
 
 

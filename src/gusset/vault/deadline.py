@@ -38,11 +38,16 @@ def remove() -> None:
     _deadline.set(None)
 
 
-def postpone(seconds: float) -> None:
-    """Add time to the deadline of this context, for a wait that was not for the database."""
-    deadline = _deadline.get()
-    if deadline is not None:
-        _deadline.set(deadline + seconds)
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Postpone the deadline by what this takes: it is slow by itself, and does not wait for the database."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        deadline = _deadline.get()
+        if deadline is not None:
+            _deadline.set(deadline + time.monotonic() - began)
 
 
 def current() -> float | None:

@@ -144,9 +144,8 @@ class IssuerKeys:
                 return False
             known.tried = self._clock()
             known.fetching = asyncio.get_running_loop().create_task(self._fetch(known))
-        began = time.monotonic()
-        greenlets.wait(known.fetching)
-        deadline.postpone(time.monotonic() - began)
+        with deadline.uncounted():
+            greenlets.wait(known.fetching)
         return known.problem is None
 
     async def _fetch(self, known: _Known) -> None:

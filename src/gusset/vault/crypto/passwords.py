@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gusset.errors import InvalidValue
 from gusset.secrets.value import SecretValue
+from gusset.vault.deadline import uncounted
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -20,7 +21,9 @@ def hash_password(password: SecretValue) -> str:
     Raises:
         InvalidValue: the password is too short, too long, or not text.
     """
-    return _hasher().hash(check_password(password))
+    text = check_password(password)
+    with uncounted():
+        return _hasher().hash(text)
 
 
 def check_password(password: SecretValue) -> str:
@@ -44,12 +47,13 @@ def check_password(password: SecretValue) -> str:
 
 def verify_password(stored: str | None, password: SecretValue) -> bool:
     """Whether `password` matches the stored hash. None (no such account) never matches, but takes as long."""
-    from argon2.exceptions import InvalidHashError, VerificationError  # late, see `_hasher`
+    with uncounted():
+        from argon2.exceptions import InvalidHashError, VerificationError  # late, see `_hasher`
 
-    try:
-        return _hasher().verify(stored or _dummy_hash(), password.reveal()) and stored is not None
-    except (VerificationError, InvalidHashError):
-        return False
+        try:
+            return _hasher().verify(stored or _dummy_hash(), password.reveal()) and stored is not None
+        except (VerificationError, InvalidHashError):
+            return False
 
 
 @cache
