@@ -79,8 +79,10 @@ def running_cluster(*, cpus: int = 4, dashboard: bool = False, port: int | None 
     from ray import serve
 
     folder = Path(tempfile.mkdtemp(prefix="gr"))  # short: Ray makes sockets below it
+    (folder / "ray").mkdir()
     before = dict(os.environ)
     os.environ |= {
+        "RAY_TMPDIR": str(folder),  # where Ray notes which cluster is the current one
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
         "GUSSET_CACHE": str(folder / "cache"),
@@ -90,7 +92,7 @@ def running_cluster(*, cpus: int = 4, dashboard: bool = False, port: int | None 
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_initial_delay_ms": "0",
     }
-    options = {"temp_dir": str(folder / "r"), "include_dashboard": dashboard}
+    options = {"temp_dir": str(folder / "ray"), "include_dashboard": dashboard}
     options |= {"gcs_server_port": port} if port else {}
     nodes = Nodes(
         initialize_head=True,

@@ -59,7 +59,7 @@ def test_the_token_reaches_a_fill_mask_model_on_two_nodes(secrets: Secrets, tmp_
             sentence = "The capital of France is [MASK]."
             responses = [httpx.post(url, json=sentence, trust_env=False, timeout=60) for _ in range(8)]
             shown = secrets.gusset("deployment", "show", "Fill mask", "--output", "json").stdout
-            logs = [path for path in (cluster.folder / "r").rglob("*") if path.is_file()]
+            logs = [path for path in (cluster.folder / "ray").rglob("*") if path.is_file()]
             assert not any(leaks_in(path.read_bytes(), token) for path in logs)
     assert [replica["live"] for replica in json.loads(shown)["replicas"]] == [True, True]
     assert {response.status_code for response in responses} == {200}
