@@ -9,7 +9,7 @@ from typing import Any
 
 from gusset.serving.inference import pydantic_models
 from gusset.serving.inference.json_codec import InvalidJson, parse
-from gusset.serving.inference.methods import Method, Parameters
+from gusset.serving.inference.methods import Method
 from gusset.serving.inference.model_call import ModelCall
 from gusset.serving.inference.responses import MSGPACK
 
@@ -31,7 +31,7 @@ def parse_inputs(call: ModelCall, method: Method | None) -> Any:
     content_type = exchange.fields.get(b"content-type")
     if content_type is not None and content_type[:24].lower() == MSGPACK:
         call.uses_msgpack = content_type[24:].strip()[:1] in (b"", b";")
-    if method is not None and method.parameters is Parameters.REQUEST:
+    if method is not None and method.wants_request and not method.wants_inputs:
         return None
     input_type = method.input_type if method is not None else None
     try:

@@ -15,6 +15,7 @@ from gusset.serving.inference.methods import Method, MethodKind, Methods
 from gusset.serving.inference.model_call import ModelCall
 from gusset.serving.inference.model_threads import ModelThreads
 from gusset.serving.inference.result_sender import ResultSender, is_value
+from gusset.serving.inference.slots import Slots
 from gusset.serving.inference.task_set import TaskSet
 
 
@@ -34,11 +35,15 @@ class StagedPath:
         """`concurrency`: how many predictions run at a time."""
         self._methods = methods
         self._sender = sender
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency)
         self._predict_threads = predict_threads
         self._other_threads = other_threads
         self._tasks = TaskSet(loop)
-        self.waiting = 0  # predictions that wait for a slot
+
+    @property
+    def waiting(self) -> int:
+        """How many predictions wait for a slot."""
+        return self._slots.waiting
 
     def start_prediction(self, call: ModelCall, predict: Method, inputs: Any) -> None:
         call.task = self._tasks.start(self._sender.run(call, self._predict(call, predict, inputs)))
@@ -50,11 +55,8 @@ class StagedPath:
         preprocess, postprocess = self._methods.preprocess, self._methods.postprocess
         if preprocess is not None:
             value = await _invoke(preprocess, value, call, self._other_threads)
-        self.waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
+        if not self._slots.take():
+            await self._slots.wait()
         try:
             result = await _invoke(predict, value, call, self._predict_threads)
             if postprocess is None:
@@ -64,7 +66,7 @@ class StagedPath:
                 await self._sender.send(call, result, self._predict_threads)
                 return
         finally:
-            self._slots.release()
+            self._slots.give()
         if not is_value(result):
             raise TypeError(
                 "with a `postprocess` method, `predict` cannot return a generator or a response: "
