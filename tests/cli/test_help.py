@@ -118,6 +118,18 @@ def test_help_with_standard_output_closed_ends_well(gusset: Cli, closed: str) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+@pytest.mark.parametrize("words", ["--help", "secret list", "schema"])
+def test_output_to_a_full_disk_is_a_failure_of_the_machine(gusset: Cli, words: str) -> None:
+    gusset("secret", "set", "a", input=b"a value")
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m gusset {words} > /dev/full"],
+        env=gusset.environ,
+        capture_output=True,
+    )
+    assert done.returncode == 11
+    assert done.stderr == b"error: the output cannot be written: no space is left where it goes\n"
+
+
 def test_help_imports_next_to_nothing() -> None:
     """Beside what every Python has: gusset's own modules for it, and nothing that takes longer than them."""
     script = (

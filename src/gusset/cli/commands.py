@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -12,7 +13,7 @@ import click
 
 from gusset import __version__
 from gusset.cli.app import App, Group, SurplusArgument
-from gusset.errors import BUG, GussetError, UsageError, outcome_of
+from gusset.errors import BUG, GussetError, HostError, UsageError, outcome_of
 from gusset.printable import printable_lines
 
 # Command -> (module, one line of help). A module is imported only when its command
@@ -91,10 +92,20 @@ def run(words: Sequence[str]) -> int:
     except GussetError as error:
         app.output.error(error)
         status = outcome_of(error).exit
-    except Exception as error:  # a bug in gusset: print the traceback, with values masked
-        _show_bug(app, error)
-        status = BUG.exit
+    except Exception as error:
+        if _is_full_output(error):
+            full = HostError("the output cannot be written: no space is left where it goes")
+            app.output.error(full)
+            status = outcome_of(full).exit
+        else:  # a bug in gusset: print the traceback, with values masked
+            _show_bug(app, error)
+            status = BUG.exit
     return status if isinstance(status, int) else 0
+
+
+def _is_full_output(error: Exception) -> bool:
+    """Whether standard output is a file on a full disk. Other files have a name, and errors of their own."""
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
 
 
 def _has_json_option(words: Sequence[str]) -> bool:
