@@ -109,7 +109,12 @@ def running_cluster(*, cpus: int = 4, dashboard: bool = False, port: int | None 
         nodes.shutdown()
         os.environ.clear()
         os.environ |= before
-        shutil.rmtree(folder, ignore_errors=True)
+        eventually(lambda: _removed(folder), "the end of Ray's processes, which still write")
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 @pytest.fixture(scope="module")
