@@ -36,6 +36,8 @@ class RepeatedHead:
         head = request[:end]
         if head != last[:end]:
             return None
+        if b"\r\nconnection:" in head.lower():  # many clients always send it: parse those once
+            return None
         message = _Message()
         parser = httptools.HttpRequestParser(message)
         try:

@@ -57,7 +57,9 @@ class Stream:
         self.deployment_id = deployment_id
         self.check_due = self.beat_due = 0.0  # by the event loop's clock
         self.revision = ""  # the last that was sent
-        exchange.headers, exchange.fields = [], {}  # there may be thousands of streams
+        # There may be thousands of streams, and the parser of the connection holds these, too.
+        exchange.headers.clear()
+        exchange.fields.clear()
 
     @property
     def gone(self) -> bool:
@@ -110,7 +112,8 @@ class ChangeStreams:
         self._authenticator = authenticator
         self._change_feed = change_feed
         self._greenlets = greenlets
-        self._headers = tuple(headers)
+        self._stream_headers = (*_HEAD, *headers)  # one tuple for all streams
+        self._error_headers = tuple(headers)
         self._count = count
         self._of_deployment: Counter[str] = Counter()  # open streams
         self._streams: deque[Stream] = deque()  # in the order in which their checks are due
@@ -137,14 +140,14 @@ class ChangeStreams:
 
     def _begin(self, exchange: Exchange, caller: DeploymentCaller | Response) -> None:
         if isinstance(caller, Response):
-            headers = (*caller.headers, *self._headers)
+            headers = (*caller.headers, *self._error_headers)
             exchange.respond(caller.status, caller.body, caller.content_type, headers)
             self._count(exchange, caller.status)
             return
         if exchange.gone:
             return
         loop, grant = asyncio.get_running_loop(), caller.grant
-        stream = Stream(exchange, (*_HEAD, *self._headers), deployment_id=grant.deployment_id)
+        stream = Stream(exchange, self._stream_headers, deployment_id=grant.deployment_id)
         if self._stopped:
             stream.end()
             return

@@ -37,7 +37,7 @@ MAX_REPLICAS = 1000  # of a deployment, running or not; those that are gone make
 _RETENTION = timedelta(days=1)  # of the rows of replicas that are gone
 _NEVER_RENEWED_RETENTION = timedelta(minutes=15)  # a rotation may be waiting for them
 _IN_ONE_STATEMENT = 100
-_SAME_TIME = 0.05  # seconds in which mere renewals share one time: it costs more than the rest of a renewal
+_SAME_TIME = 0.05  # seconds in which mere renewals share one time, whose text takes longer than the rest
 _EVICTED = 100  # leases that were never renewed, at a time
 _SESSION_PREFIX = "gusset_ses_"
 
