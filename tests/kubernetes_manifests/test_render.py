@@ -342,6 +342,14 @@ def test_strict_egress_needs_the_addresses_of_a_manager_outside() -> None:
         strict_egress("https://m.example.com", ["10.0.0.1/8"])
 
 
+def test_strict_egress_refuses_addresses_of_one_link() -> None:
+    """A NetworkPolicy has no zones: Kubernetes would refuse it."""
+    with pytest.raises(UsageError, match="one link"):
+        strict_egress("https://[fe80::1%25eth0]", [])
+    with pytest.raises(UsageError, match="--manager-cidr"):
+        strict_egress("https://m.example.com", ["fe80::1%eth0"])
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [

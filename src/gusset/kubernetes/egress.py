@@ -64,19 +64,26 @@ def strict_egress(url: str | None, networks: Sequence[str]) -> Egress:
 def _peer(host: str, port: int) -> Peer | None:
     """The manager at an address or the name of a service; None for other names."""
     try:
-        return Peer(network=str(ip_network(ip_address(host))), port=port)
+        address = ip_address(host)
     except ValueError:
         labels = host.split(".")
+    else:
+        if "%" in host:
+            raise UsageError(f"{host} is an address of one link, which a NetworkPolicy does not have")
+        return Peer(network=str(ip_network(address)), port=port)
     return Peer(namespace=labels[1]) if labels[2:3] == ["svc"] else None
 
 
 def _network(text: str) -> str:
     try:
-        return str(ip_network(text))
+        network = None if "%" in text else str(ip_network(text))  # a NetworkPolicy has no zones
     except ValueError:
+        network = None
+    if network is None:
         raise UsageError(
             "--manager-cidr takes an address or a network", hint="as in --manager-cidr 203.0.113.0/28"
-        ) from None
+        )
+    return network
 
 
 def egress_rules(egress: Egress) -> list[dict[str, Any]]:
