@@ -23,6 +23,7 @@ from tests.kubernetes_manifests.schemas import (
     violations,
 )
 from tests.manager.conftest import Manager, manager, set_up  # noqa: F401  # fixtures
+from tests.manager.issuer import certificate as certificate_of
 
 IMAGE = "registry.example/my-model@sha256:" + "a" * 64
 AGENT = "registry.example/gusset@sha256:" + "b" * 64
@@ -176,6 +177,8 @@ def test_manifests_are_printed_on_other_systems(
         (["--namespace", "Prod_1"], "'Prod_1'", "--namespace prod-1"),
         (["--image", "Not An Image"], "not the name of an image", "registry.example"),
         (["--manager", "http://127.0.0.1:8700"], "this machine's own address", "--manager https://"),
+        (["--manager", "https://0.0.0.0"], "this machine's own address", "--manager https://"),
+        (["--manager", "https://localhost."], "this machine's own address", "--manager https://"),
         (["--manager", "http://m.example"], "plain HTTP", "https://"),
         (["--egress", "strict"], "secrets.example.com", "--manager-cidr"),
         (["--manager-cidr", "10.0.0.1"], "--egress strict", "leave it out"),
@@ -207,13 +210,50 @@ def test_a_custom_image_with_secrets_needs_the_agents_image(gusset: Cli, tmp_pat
         ("model_metadata: {gusset: {callers: [api_key]}}\n", b"keys of callers"),
         ("environment_variables: {9LIVES: x}\n", b"name of this variable"),
         ("weights: [{source: 'https://x.example/a', mount_location: /models/a}]\n", b"not downloaded"),
+        ("environment_variables: {OPENAI_API_KEY: sk-proj-" + "aB3x" * 10 + "}\n", b"looks like an OpenAI"),
     ],
 )
 def test_a_custom_image_that_needs_what_a_pod_does_not_have_is_refused(
     gusset: Cli, tmp_path: Path, change: str, message: bytes
 ) -> None:
     folder = custom(tmp_path, CUSTOM.replace('environment_variables: {LEVEL: "on"}\n', "") + change)
-    assert message in deploy(gusset, folder, "--agent-image", AGENT, status=3).stderr
+    done = deploy(gusset, folder, "--agent-image", AGENT, status=3)
+    assert message in done.stderr and done.stdout == b"" and b"aB3xaB3x" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("run_as_user_id: 1000", "run_as_user_id: 4000000000", b"does not accept this user id"),
+        ("exec serve", f"exec serve --key sk-proj-{'aB3x' * 10}", b"looks like an OpenAI"),
+    ],
+)
+def test_a_server_that_no_pod_should_run_is_refused(
+    gusset: Cli, tmp_path: Path, old: str, new: str, message: bytes
+) -> None:
+    done = deploy(gusset, custom(tmp_path, CUSTOM.replace(old, new)), "--agent-image", AGENT, status=3)
+    assert message in done.stderr and done.stdout == b"" and b"aB3xaB3x" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
+def test_a_server_that_listens_on_loopback_is_a_warning(gusset: Cli, tmp_path: Path, address: str) -> None:
+    """Probes and the Service connect to the pod's own address, so the pod would never become ready."""
+    folder = custom(tmp_path, CUSTOM.replace("exec serve", f"exec serve --host {address}"))
+    assert b"0.0.0.0" in deploy(gusset, folder, "--agent-image", AGENT).stderr
+
+
+def test_a_server_on_all_addresses_is_no_warning(gusset: Cli, tmp_path: Path) -> None:
+    folder = custom(
+        tmp_path, CUSTOM.replace("exec serve", "exec serve --host 0.0.0.0 --site localhost.example")
+    )
+    assert b"loopback" not in deploy(gusset, folder, "--agent-image", AGENT).stderr
+
+
+def test_kubernetes_waits_as_long_as_the_server_may_take_to_start(gusset: Cli, tmp_path: Path) -> None:
+    """Else `kubectl rollout status` would fail for a server that is still within its threshold."""
+    config = CUSTOM.replace("startup_threshold_seconds: 60", "startup_threshold_seconds: 7200")
+    found = manifests(gusset, custom(tmp_path, config), "--agent-image", AGENT)
+    assert of_kind(found, "Deployment")["spec"]["progressDeadlineSeconds"] > 7200
 
 
 def test_a_command_that_reads_an_undeclared_secret_is_refused(gusset: Cli, tmp_path: Path) -> None:
@@ -233,8 +273,7 @@ def test_only_certificates_of_the_managers_authority_are_in_the_manifests(
 ) -> None:
     """Whatever else is in the file, such as the authority's private key, is left out."""
     key = base64.encodebytes(b"the private key of an authority" * 8)
-    body = base64.encodebytes(b"a certificate" * 20).decode()
-    certificate = f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+    certificate = certificate_of(tmp_path, "m.example")[0].read_text()
     file = tmp_path / "ca.pem"
     file.write_bytes(
         b"-----BEGIN PRIVATE KEY-----\n" + key + b"-----END PRIVATE KEY-----\n" + certificate.encode()
@@ -249,6 +288,17 @@ def test_only_certificates_of_the_managers_authority_are_in_the_manifests(
 
     file.write_bytes(b"-----BEGIN PRIVATE KEY-----\n" + key)
     assert b"has no certificate" in deploy(gusset, model, "--manager-ca", str(file), status=2).stderr
+
+    file.write_bytes(b"-----BEGIN CERTIFICATE-----\n" + key + b"-----END CERTIFICATE-----\n")
+    done = deploy(gusset, model, "--manager-ca", str(file), status=2)
+    assert b"cannot be read" in done.stderr and done.stdout == b""
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without an end")
+def test_a_file_without_an_end_has_no_certificate(gusset: Cli, model: Path) -> None:
+    link = model.parent / "endless.pem"
+    link.symlink_to("/dev/zero")
+    assert b"has no certificate" in deploy(gusset, model, "--manager-ca", str(link), status=2).stderr
 
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"

@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gusset.addresses import is_loopback
+from gusset.addresses import is_loopback, is_wildcard
 from gusset.cli.app import App
 from gusset.errors import ConfigInvalid, UsageError
 
 if TYPE_CHECKING:
+    from gusset.containers.image_deployment import ImageDeployment
     from gusset.kubernetes.egress import Egress
     from gusset.kubernetes.workload import Agent, Manager, Resources, Server, Workload
     from gusset.package.config import Package
+    from gusset.package.problems import ProblemCollector
     from gusset.runtime.declared_secrets import DeclaringDeployment
 
 _MODEL_PORT = 8080  # of the images that `gusset build` makes
 _USER = 60000  # of these images, too
+_MAX_USER = 2**31 - 1  # Kubernetes' largest
 _VARIABLE = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")
 _MAX_AUTHORITIES = 500_000  # bytes: an object of Kubernetes has at most a million
+_MAX_AUTHORITIES_FILE = 10_000_000  # bytes, with comments and whatever else is in it
+_LOOPBACK = re.compile(r"(?<![\w.:-])(?:127\.\d+\.\d+\.\d+|localhost|\[?::1\]?)(?![\w.-])")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+\n-----END CERTIFICATE-----")
 
 
@@ -131,10 +136,35 @@ def _image_deployment(package: Package) -> DeclaringDeployment:
                 "use letters, digits, `_`, `-` and `.`, and begin with another one than a digit",
                 at_key=True,
             )
+    if deployment.user_id is not None and deployment.user_id > _MAX_USER:
+        report.add(
+            ("docker_server", "run_as_user_id"),
+            "Kubernetes does not accept this user id",
+            f"write a number from 1 to {_MAX_USER}",
+        )
+    _report_credentials(deployment, report)
     if problems := report.sorted():
         raise ConfigInvalid(f"{package.folder} cannot be deployed", problems=problems)
     deployment.check_command(deployment.declared)
     return deployment
+
+
+def _report_credentials(deployment: ImageDeployment, report: ProblemCollector) -> None:
+    """Refuse the credentials that would be printed: anyone who may read the Deployment would have them."""
+    from gusset.secrets.credentials import find_credentials
+
+    printed = [
+        (("environment_variables", name), value) for name, value in deployment.environment_variables.items()
+    ]
+    printed.append((("docker_server", "start_command"), " ".join(deployment.command or ())))
+    for path, text in printed:
+        if matches := find_credentials(text):
+            report.add(
+                path,
+                f"the manifests would have what looks like {matches[0].kind}; it is not repeated here",
+                "have its issuer replace it, declare a secret under `secrets:`, and read /secrets/NAME",
+                code="credential",
+            )
 
 
 def _manager(app: App, options: KubernetesOptions, secrets: Sequence[str]) -> Manager | None:
@@ -152,7 +182,8 @@ def _manager(app: App, options: KubernetesOptions, secrets: Sequence[str]) -> Ma
         )
     urls = checked_urls(url)
     for each in urls:
-        if is_loopback(urlsplit(each).hostname or ""):
+        host = (urlsplit(each).hostname or "").rstrip(".")
+        if is_loopback(host) or is_wildcard(host):
             raise UsageError(
                 f"{each} is this machine's own address, which a pod does not reach",
                 hint="name the manager as pods reach it: --manager https://secrets.example.com",
@@ -164,11 +195,14 @@ def _authorities(file: Path | None) -> str | None:
     """The certificates in a file, without what else it has. Raises UsageError."""
     if file is None:
         return None
+    import ssl
+
     try:
-        text = file.read_text("utf-8", errors="replace").replace("\r\n", "\n")
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_AUTHORITIES_FILE)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    found = _CERTIFICATE.findall(text)
+    found = _CERTIFICATE.findall(content.decode("utf-8", "replace").replace("\r\n", "\n"))
     if not found:
         raise UsageError(
             f"{file} has no certificate", hint="--manager-ca takes PEM: -----BEGIN CERTIFICATE-----"
@@ -178,6 +212,10 @@ def _authorities(file: Path | None) -> str | None:
         raise UsageError(
             f"{file} has more certificates than a ConfigMap holds", hint="name only the manager's authority"
         )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
+    except ssl.SSLError:  # pods would not start; and what else is encoded there might be a key
+        raise UsageError(f"{file} has a certificate that cannot be read") from None
     return certificates
 
 
@@ -277,6 +315,11 @@ def _warnings(package: Package, options: KubernetesOptions, workload: Workload) 
     server, resources = package.config.docker_server, package.config.resources
     if server is not None and server.run_as_user_id is None and options.user is None:
         found.append(f"the server runs as user {_USER}; name the one that its image is made for: --user UID")
+    if server is not None and _LOOPBACK.search(server.start_command or ""):
+        found.append(
+            "the start_command names an address of loopback: if the server listens there alone, neither "
+            "probes nor the Service reach it; let it listen on 0.0.0.0"
+        )
     if resources.use_gpu and workload.resources.gpus and resources.accelerator is not None:
         kind = resources.accelerator.accelerator
         found.append(f"the manifests ask for a GPU of any kind; add a nodeSelector for nodes with {kind}")

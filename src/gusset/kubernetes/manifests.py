@@ -7,11 +7,12 @@ from typing import Any
 
 from gusset.kubernetes.egress import egress_rules
 from gusset.kubernetes.pod import AUTHORITIES_KEY, authorities_name, pod_spec, selector
-from gusset.kubernetes.workload import Workload
+from gusset.kubernetes.workload import PERIOD, Workload
 
 SERVICE_PORT = 80
-# Seconds for a new pod to become ready, until Kubernetes reports that it has not: models load slowly.
-_DEADLINE = 2700
+# Seconds for a new pod to become ready, until Kubernetes reports that it has not: those that its server may
+# take to start, and others for the image and the manager.
+_BEFORE_START = 900
 
 Object = dict[str, Any]
 
@@ -88,7 +89,7 @@ def _deployment(workload: Workload) -> Object:
         **replicas,
         "selector": {"matchLabels": selector(workload.name)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "progressDeadlineSeconds": _DEADLINE,
+        "progressDeadlineSeconds": workload.server.startup.failures * PERIOD + _BEFORE_START,
         "template": template,
     }
     return _object(workload, "apps/v1", "Deployment", spec=spec)
