@@ -553,7 +553,7 @@ def _create_or_sign(
     keys.use(keyring, root)
     epochs = Epochs()
     chain = Chain(vault, keys, clock, epochs=epochs, known=KnownHead(epochs, lambda: None))
-    tail = chain.tail(connection)
+    tail = chain.tail(connection, chain.send_head(connection))
     signer = RowSigner(vault, lambda: keyring, epochs.of)
     transaction = Transaction(driver, database, signer, tail.next_seq)
     if new:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Protocol
 
@@ -135,26 +136,44 @@ class Chain:
         self._known = known
         self._genesis = genesis_hash(vault)
         self._signed_at: float | None = None  # monotonic: a clock that is set back delays nothing
+        self._stated = 0  # the newest record of which this process has made a checkpoint
 
     def head(self, connection: Connection) -> Head:
         """The newest record's number and hash; number 0 for an empty log."""
-        row = connection.one(_FIND_HEAD)
-        if row is None:
-            return Head(0, self._genesis)
-        epoch = FIRST if row.epoch is None else row.epoch
-        return Head(row.seq, row.hash, generation=row.generation, epoch=epoch, revisions=row.revisions)
+        return self.send_head(connection)()
 
-    def tail(self, connection: Connection) -> ChainTail:
-        """What a write transaction adds its records to. Call it first: it reads keyring and epochs anew.
+    def send_head(self, connection: Connection) -> Callable[[], Head]:
+        """Have `head` read with what is sent next. The result waits for it."""
+        fetch = connection.send_one(_FIND_HEAD)
+
+        def head() -> Head:
+            row = fetch()
+            if row is None:
+                return Head(0, self._genesis)
+            epoch = FIRST if row.epoch is None else row.epoch
+            return Head(row.seq, row.hash, generation=row.generation, epoch=epoch, revisions=row.revisions)
+
+        return head
+
+    def tail(self, connection: Connection, read_head: Callable[[], Head]) -> ChainTail:
+        """What a write transaction adds its records to; it reads keyring and epochs anew.
+
+        `read_head` is what `send_head` returned, the first statement of the transaction.
 
         Raises:
             VaultTooNew: a newer gusset has migrated the database, and this one may not go on.
             RecordsLost: see `KnownHead`.
         """
-        return ChainTail(self._refreshed_head(connection), timestamp(self._clock()), self._keys)
+        try:
+            head = read_head()
+        except connection.dialect.errors:
+            # What was sent after it may have failed because a newer gusset has changed the schema.
+            with suppress(connection.dialect.errors):
+                check_stored_revisions(read_head().revisions)
+            raise
+        return ChainTail(self._refreshed(connection, head), timestamp(self._clock()), self._keys)
 
-    def _refreshed_head(self, connection: Connection) -> Head:
-        head = self.head(connection)
+    def _refreshed(self, connection: Connection, head: Head) -> Head:
         check_stored_revisions(head.revisions)
         self._epochs.refresh(connection, head.epoch)
         self._known.check(connection, head.seq, head.hash)
@@ -186,17 +205,7 @@ class Chain:
         return math.inf if self._signed_at is None else time.monotonic() - self._signed_at
 
     def _checkpoint(self, connection: Connection, head: Head) -> Checkpoint:
-        keyring = self._keys.current
-        unsigned = Checkpoint(
-            vault=self._vault,
-            seq=head.seq,
-            at=timestamp(self._clock()),
-            hash=head.hash,
-            key=keyring.signing_key(head.seq),
-            keyring=keyring.generation,
-            epoch=self._epochs.of(head.seq),
-        )
-        checkpoint = replace(unsigned, signature=keyring.sign(unsigned.signed_bytes(), head.seq))
+        checkpoint = self._statement(head)
         connection.run(
             _ADD_CHECKPOINT,
             {
@@ -212,6 +221,20 @@ class Chain:
         self._signed_at = time.monotonic()
         return checkpoint
 
+    def _statement(self, head: Head) -> Checkpoint:
+        self._stated = head.seq
+        keyring = self._keys.current
+        unsigned = Checkpoint(
+            vault=self._vault,
+            seq=head.seq,
+            at=timestamp(self._clock()),
+            hash=head.hash,
+            key=keyring.signing_key(head.seq),
+            keyring=keyring.generation,
+            epoch=self._epochs.of(head.seq),
+        )
+        return replace(unsigned, signature=keyring.sign(unsigned.signed_bytes(), head.seq))
+
     def head_is_signed(self, connection: Connection) -> bool:
         """Whether the newest record has a checkpoint."""
         now = time.monotonic()
@@ -220,9 +243,22 @@ class Chain:
             self._signed_at = now
         return signed
 
+    def statement_of_head(self, connection: Connection) -> Checkpoint | None:
+        """A checkpoint for the witness file of this process, where another one has signed the newest record.
+
+        None if this process has made one of that record, or knows records that the log has lost.
+        """
+        head = self.head(connection)
+        if head.seq == self._stated:
+            return None
+        self._epochs.refresh(connection, head.epoch)
+        if head.generation is not None:
+            self._keys.refresh(connection, head.generation)
+        return None if self._known.is_lost(connection, head.seq) else self._statement(head)
+
     def sign_head(self, connection: Connection) -> Checkpoint | None:
         """Store a checkpoint of the newest record, unless it has one."""
-        head = self._refreshed_head(connection)
+        head = self._refreshed(connection, self.head(connection))
         return None if _is_signed(connection, head) else self._checkpoint(connection, head)
 
 

@@ -47,8 +47,9 @@ class BatchRunner:
         known = None if savepoints else KnownRows()  # what they roll back would be known wrongly
         sends = known is not None and self.dialect.pipelines
         calls = [call for pending in batch for call in pending.lookups] if sends else []
+        read_head = self._chain.send_head(connection)
         add_found = connection.send_lookups(calls)  # before the first wait for a result
-        tail = self._chain.tail(connection)
+        tail = self._chain.tail(connection, read_head)
         if known is not None:
             add_found(known)
         for pending in batch:
@@ -107,6 +108,10 @@ class BatchRunner:
     def head_is_signed(self, driver: Any) -> bool:
         """Whether the newest record has a checkpoint."""
         return self._chain.head_is_signed(Connection(driver, self.dialect, self._signer))
+
+    def statement_of_head(self, driver: Any) -> Checkpoint | None:
+        """See `Chain.statement_of_head`."""
+        return self._chain.statement_of_head(Connection(driver, self.dialect, self._signer))
 
     def sign_head(self, driver: Any) -> Checkpoint | None:
         """Store a checkpoint of the newest record, unless it has one."""

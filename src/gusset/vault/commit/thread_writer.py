@@ -148,10 +148,11 @@ class ThreadWriter:
         deadline = deadline_of_write(self._runner.dialect)
         with self._locked(deadline), self._connection.opened(deadline) as driver:
             signed = self._runner.head_is_signed(driver)
+            checkpoint = self._runner.statement_of_head(driver) if signed else None
         if not signed:
             with self._locked(deadline), self._connection.begun(deadline) as driver:
                 checkpoint = self._runner.sign_head(driver)
-            self._add_to_witness(checkpoint)
+        self._add_to_witness(checkpoint)
 
     def close(self) -> None:
         try:

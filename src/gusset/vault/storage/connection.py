@@ -88,7 +88,13 @@ class Connection:
         Raises:
             IntegrityError: it is a signed row that was altered.
         """
-        cursor = self._execute(statement, parameters)
+        return self._first_row(statement, self._execute(statement, parameters))
+
+    def send_one(self, statement: Statement, parameters: Parameters = _NONE) -> Callable[[], Any | None]:
+        """Send a statement with what is sent next. The result gives what `one` does, if need be once more."""
+        return partial(self._first_row, statement, self._execute(statement, parameters))
+
+    def _first_row(self, statement: Statement, cursor: Any) -> Any | None:
         values = cursor.fetchone()
         row = None if values is None else self._row(statement, values, cursor)
         cursor.close()
