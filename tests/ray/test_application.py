@@ -78,9 +78,9 @@ def test_custom_images_and_code_outside_of_the_folder_are_refused(tmp_path: Path
     with pytest.raises(ConfigInvalid, match="custom image") as refused:
         options_of(write_folder(tmp_path / "a", image, MODEL))
     assert "kubernetes" in (refused.value.hint or "")
-    (tmp_path / "shared").mkdir()
+    (tmp_path / "elsewhere").mkdir()
     with pytest.raises(CheckFailed) as outside:
-        options_of(write_folder(tmp_path / "b", "external_package_dirs: [../shared]\n", MODEL))
+        options_of(write_folder(tmp_path / "b", "external_package_dirs: [../elsewhere]\n", MODEL))
     assert problems_of(outside.value) == ["outside"]
 
 

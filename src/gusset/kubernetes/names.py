@@ -23,21 +23,21 @@ _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 
 def check_name(name: str) -> None:
     """Check the name of the objects, a service among them. Raises UsageError with a suggestion."""
-    if len(name) > MAX_NAME or not _SERVICE.fullmatch(name):
-        raise UsageError(
-            f"Kubernetes does not accept the name {name!r}: it has 1 to {MAX_NAME} small letters, "
-            "digits and hyphens, begins with a letter, and ends with a letter or digit",
-            hint=f"name it: --name {suggested_name(name)}",
-        )
+    _check("name", name, _SERVICE, "begins with a letter, and ends with a letter or digit")
 
 
 def check_namespace(name: str) -> None:
     """Check the name of a namespace. Raises UsageError with a suggestion."""
-    if len(name) > MAX_NAME or not _NAMESPACE.fullmatch(name):
+    _check("namespace", name, _NAMESPACE, "and begins and ends with a letter or digit")
+
+
+def _check(kind: str, name: str, pattern: re.Pattern[str], ends: str) -> None:
+    """`kind` is also the option. `ends` says which characters the pattern allows at the ends."""
+    if len(name) > MAX_NAME or not pattern.fullmatch(name):
         raise UsageError(
-            f"Kubernetes does not accept the namespace {name!r}: it has 1 to {MAX_NAME} small letters, "
-            "digits and hyphens, and begins and ends with a letter or digit",
-            hint=f"name it: --namespace {suggested_name(name)}",
+            f"Kubernetes does not accept the {kind} {name!r}: it has 1 to {MAX_NAME} small letters, "
+            f"digits and hyphens, {ends}",
+            hint=f"name it: --{kind} {suggested_name(name)}",
         )
 
 
