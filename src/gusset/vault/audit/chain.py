@@ -136,7 +136,7 @@ class Chain:
         self._known = known
         self._genesis = genesis_hash(vault)
         self._signed_at: float | None = None  # monotonic: a clock that is set back delays nothing
-        self._stated = 0  # the newest record of which this process has made a checkpoint
+        self._stated = self._genesis  # hash of the last record of which this process has made a checkpoint
 
     def head(self, connection: Connection) -> Head:
         """The newest record's number and hash; number 0 for an empty log."""
@@ -222,7 +222,7 @@ class Chain:
         return checkpoint
 
     def _statement(self, head: Head) -> Checkpoint:
-        self._stated = head.seq
+        self._stated = head.hash
         keyring = self._keys.current
         unsigned = Checkpoint(
             vault=self._vault,
@@ -235,21 +235,21 @@ class Chain:
         )
         return replace(unsigned, signature=keyring.sign(unsigned.signed_bytes(), head.seq))
 
-    def head_is_signed(self, connection: Connection) -> bool:
-        """Whether the newest record has a checkpoint."""
+    def signed_head(self, connection: Connection) -> Head | None:
+        """The newest record's number and hash if it has a checkpoint, else None."""
         now = time.monotonic()
-        signed = _is_signed(connection, self.head(connection))
-        if signed:
-            self._signed_at = now
-        return signed
+        head = self.head(connection)
+        if not _is_signed(connection, head):
+            return None
+        self._signed_at = now
+        return head
 
-    def statement_of_head(self, connection: Connection) -> Checkpoint | None:
+    def statement_of(self, connection: Connection, head: Head) -> Checkpoint | None:
         """A checkpoint for the witness file of this process, where another one has signed the newest record.
 
         None if this process has made one of that record, or knows records that the log has lost.
         """
-        head = self.head(connection)
-        if head.seq == self._stated:
+        if head.hash == self._stated:
             return None
         self._epochs.refresh(connection, head.epoch)
         if head.generation is not None:

@@ -105,13 +105,11 @@ class BatchRunner:
         self._chain.committed(extension)
         return extension.checkpoint
 
-    def head_is_signed(self, driver: Any) -> bool:
-        """Whether the newest record has a checkpoint."""
-        return self._chain.head_is_signed(Connection(driver, self.dialect, self._signer))
-
-    def statement_of_head(self, driver: Any) -> Checkpoint | None:
-        """See `Chain.statement_of_head`."""
-        return self._chain.statement_of_head(Connection(driver, self.dialect, self._signer))
+    def witness_signed_head(self, driver: Any) -> tuple[bool, Checkpoint | None]:
+        """Whether the newest record has a checkpoint; and one for the witness file, if that lacks it."""
+        connection = Connection(driver, self.dialect, self._signer)
+        head = self._chain.signed_head(connection)
+        return (False, None) if head is None else (True, self._chain.statement_of(connection, head))
 
     def sign_head(self, driver: Any) -> Checkpoint | None:
         """Store a checkpoint of the newest record, unless it has one."""

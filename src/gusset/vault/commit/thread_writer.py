@@ -147,8 +147,7 @@ class ThreadWriter:
     def sign_head(self) -> None:
         deadline = deadline_of_write(self._runner.dialect)
         with self._locked(deadline), self._connection.opened(deadline) as driver:
-            signed = self._runner.head_is_signed(driver)
-            checkpoint = self._runner.statement_of_head(driver) if signed else None
+            signed, checkpoint = self._runner.witness_signed_head(driver)
         if not signed:
             with self._locked(deadline), self._connection.begun(deadline) as driver:
                 checkpoint = self._runner.sign_head(driver)
