@@ -56,12 +56,16 @@ def image(images: dict[str, str], wheels: Path) -> str:
     name = "localhost/gusset-own-image"
     offline = ["--build-arg", "PIP_FIND_LINKS=/wheels", "--build-arg", "PIP_NO_INDEX=1"]
     options = ["--build-arg", f"BASE={BASE}", "--volume", f"{wheels}:/wheels:ro", *offline, "-t", name]
-    subprocess.run(
-        ["make", "-o", ".venv/.made", "image", f"IMAGE_ARGS={shlex.join(options)}"],
-        cwd=REPO,
-        check=True,
-        capture_output=True,
-    )
+    command = ["make", "-o", ".venv/.made", "image", f"IMAGE_ARGS={shlex.join(options)}"]
+    # Workers share Podman's storage: one that makes or removes images now and then fails the build of another.
+    with (CACHE / "images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for attempt in range(3):
+            done = subprocess.run(command, cwd=REPO, check=False, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+            print(f"build {attempt + 1} of gusset's image failed:\n{done.stdout}{done.stderr}")
+    assert done.returncode == 0, done.stdout + done.stderr
     return name  # not removed: Podman cannot remove an image while another worker builds one
 
 
