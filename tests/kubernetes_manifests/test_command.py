@@ -235,6 +235,45 @@ def test_a_server_that_no_pod_should_run_is_refused(
     assert message in done.stderr and done.stdout == b"" and b"aB3xaB3x" not in done.stderr
 
 
+KEY = "Zq8vT3mW0xKp7RbN2sYhJd5LfGcE4uAi"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ('LEVEL: "on"', f"LEVEL: {KEY}", b"environment_variables.LEVEL"),
+        ("exec serve", f"exec serve --key={KEY}", b"docker_server.start_command"),
+    ],
+)
+def test_a_long_random_word_in_the_manifests_is_a_warning(
+    gusset: Cli, tmp_path: Path, old: str, new: str, place: bytes
+) -> None:
+    """It may be a key without a known shape. A commit is one, too, so it is not refused."""
+    done = deploy(gusset, custom(tmp_path, CUSTOM.replace(old, new)), "--agent-image", AGENT)
+    assert place + b" has a long random word" in done.stderr and KEY.encode() not in done.stderr
+
+
+def test_the_name_of_a_model_is_no_random_word(gusset: Cli, tmp_path: Path) -> None:
+    config = CUSTOM.replace(
+        'LEVEL: "on"', "MODEL: meta-llama/Llama-3.1-8B-Instruct, LEVEL: max_split_size_mb:128"
+    )
+    assert b"random word" not in deploy(gusset, custom(tmp_path, config), "--agent-image", AGENT).stderr
+
+
+def test_a_service_of_another_name_may_need_another_rule(gusset: Cli, model: Path) -> None:
+    """Its URL has no labels, and the policy finds the managers by those of packaging/kubernetes."""
+    strict = ("--egress", "strict", "--manager")
+    done = deploy(gusset, model, *strict, "https://vault.gusset.svc")
+    assert b"the pods of the service vault" in done.stderr
+    done = deploy(gusset, model, *strict, "https://prod-gusset-manager.gusset.svc")
+    assert b"the pods of the service" not in done.stderr
+
+
+def test_networks_that_no_url_needs_are_refused(gusset: Cli, model: Path) -> None:
+    strict = ("--egress", "strict", "--manager", "https://10.0.0.5", "--manager-cidr", "10.0.0.0/8")
+    assert b"--manager-cidr would change nothing" in deploy(gusset, model, *strict, status=2).stderr
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
 def test_a_server_that_listens_on_loopback_is_a_warning(gusset: Cli, tmp_path: Path, address: str) -> None:
     """Probes and the Service connect to the pod's own address, so the pod would never become ready."""
@@ -351,6 +390,40 @@ def test_nothing_is_printed_when_it_cannot_be_registered(administrator: Cli, mod
     assert done.stdout == b""
     administrator("logout")
     assert register(administrator, model, status=2).stdout == b""
+
+
+def test_a_refused_registration_changes_nothing(administrator: Cli, model: Path, manager: Manager) -> None:  # noqa: F811
+    """Another team has bound the service account: the deployment is neither registered nor changed."""
+    with manager.client() as client:
+        own = client.get("/v1/teams").json()["teams"][0]["id"]
+        other = client.post("/v1/teams", json={"name": "other"}).json()["id"]
+        register(administrator, model, "--team", other)
+        [bound] = identities(administrator)
+
+        def declared() -> list[list[str]]:
+            """What the deployments of the first team declare."""
+            found = client.get("/v1/deployments").json()["deployments"]
+            return [each["secrets"] for each in found if each["team_id"] == own]
+
+        assert b"another team" in register(administrator, model, "--team", own, status=6).stderr
+        assert declared() == []
+        client.put("/v1/deployments/my-model", json={"secrets": ["kept"], "team_id": own})
+        register(administrator, model, "--team", own, status=6)
+        assert declared() == [["kept"]]
+        register(administrator, model)  # without --team it is that of the identity
+        assert identities(administrator) == [bound] and declared() == [["kept"]]
+
+
+def test_a_refused_identity_does_not_register_its_deployment(administrator: Cli) -> None:
+    """Not with `gusset identity add --secrets`, either."""
+    words = ["i", "--deployment", "d", "--secrets", "a", "--subject", "s", "--issuer"]
+    administrator("identity", "add", *words, "no address", status=2)
+    assert json.loads(administrator("deployment", "list", "--output", "json").stdout)["deployments"] == []
+    administrator("identity", "add", *words, ISSUER)
+    administrator("identity", "add", *words, ISSUER, status=6)  # the name is in use
+    found = json.loads(administrator("deployment", "list", "--output", "json").stdout)["deployments"]
+    assert [each["secrets"] for each in found] == [["a"]]
+    administrator("audit", "verify")
 
 
 def test_each_option_is_documented() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gusset.errors import UsageError
-from gusset.kubernetes.egress import Egress, Peer, strict_egress
+from gusset.kubernetes.egress import MANAGER, MANAGER_LABELS, Egress, Peer, strict_egress
 from gusset.kubernetes.manifests import objects
 from gusset.kubernetes.names import check_image, check_name, check_namespace, has_digest, suggested_name
 from gusset.kubernetes.workload import Agent, Manager, Probe, Resources, Server, Workload
@@ -311,22 +311,32 @@ def test_open_egress_leaves_out_the_clouds_metadata_service() -> None:
     [
         ("https://10.0.0.5:8700", [], [Peer(network="10.0.0.5/32", port=8700)]),
         ("https://[2001:db8::5]", [], [Peer(network="2001:db8::5/128")]),
-        ("https://gusset-manager.secrets.svc", [], [Peer(namespace="secrets")]),
-        ("https://gusset-manager.secrets.svc.cluster.local:8700", [], [Peer(namespace="secrets")]),
+        ("https://gusset-manager.secrets.svc", [], [Peer(service=MANAGER, namespace="secrets")]),
+        (
+            "https://gusset-manager.secrets.svc.cluster.local:8700",
+            [],
+            [Peer(service=MANAGER, namespace="secrets")],
+        ),
         ("https://m.example.com", ["203.0.113.5"], [Peer(network="203.0.113.5/32")]),
         (
             "https://m.example.com",
             ["203.0.113.0/28", "2001:db8::/64"],
             [Peer(network="203.0.113.0/28"), Peer(network="2001:db8::/64")],
         ),
-        ("https://10.0.0.5,https://m.s.svc", [], [Peer(network="10.0.0.5/32"), Peer(namespace="s")]),
+        (
+            "https://10.0.0.5,https://m.s.svc",
+            [],
+            [Peer(network="10.0.0.5/32"), Peer(service="m", namespace="s")],
+        ),
+        ("https://gusset-manager", [], [Peer(service=MANAGER, namespace="prod")]),
+        ("https://gusset-manager:8700", ["10.1.0.0/16"], [Peer(network="10.1.0.0/16", port=8700)]),
         (None, [], []),
     ],
 )
 def test_strict_egress_leaves_dns_and_the_manager(
     url: str | None, networks: list[str], peers: list[Peer]
 ) -> None:
-    egress = strict_egress(url, networks)
+    egress = strict_egress(url, networks, namespace="prod")
     assert list(egress.managers) == peers
     dns, *managers = policy(egress)
     assert [port["port"] for port in dns["ports"]] == [53, 53]
@@ -336,18 +346,42 @@ def test_strict_egress_leaves_dns_and_the_manager(
 
 def test_strict_egress_needs_the_addresses_of_a_manager_outside() -> None:
     with pytest.raises(UsageError, match=r"m\.example\.com") as refused:
-        strict_egress("https://m.example.com", [])
+        strict_egress("https://m.example.com", [], namespace="prod")
     assert "--manager-cidr" in str(refused.value.hint)
     with pytest.raises(UsageError, match="--manager-cidr"):
-        strict_egress("https://m.example.com", ["10.0.0.1/8"])
+        strict_egress("https://m.example.com", ["10.0.0.1/8"], namespace="prod")
+
+
+def test_strict_egress_hints_at_the_whole_name_of_a_service() -> None:
+    """A name with one dot may be a service in a namespace, or any other host."""
+    with pytest.raises(UsageError, match=r"manager\.gusset") as refused:
+        strict_egress("https://gusset-manager.gusset", [], namespace="prod")
+    assert "SERVICE.NAMESPACE.svc" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("url", ["https://10.0.0.5", "https://gusset-manager.gusset.svc"])
+def test_networks_that_no_url_needs_are_refused(url: str) -> None:
+    """Else they would be ignored, and the pods would not reach what they name."""
+    with pytest.raises(UsageError, match="--manager-cidr would change nothing"):
+        strict_egress(url, ["203.0.113.5"], namespace="prod")
+    strict_egress(f"{url},https://m.example.com", ["203.0.113.5"], namespace="prod")
+
+
+def test_the_rule_for_a_service_has_neither_its_address_nor_its_port() -> None:
+    """Networks replace both by those of a pod before they apply policies."""
+    [_, rule] = policy(strict_egress("https://gusset-manager.gusset.svc", [], namespace="prod"))
+    assert list(rule) == ["to"]
+    [to] = rule["to"]
+    assert to["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "gusset"}
+    assert to["podSelector"]["matchLabels"] == MANAGER_LABELS
 
 
 def test_strict_egress_refuses_addresses_of_one_link() -> None:
     """A NetworkPolicy has no zones: Kubernetes would refuse it."""
     with pytest.raises(UsageError, match="one link"):
-        strict_egress("https://[fe80::1%25eth0]", [])
+        strict_egress("https://[fe80::1%25eth0]", [], namespace="prod")
     with pytest.raises(UsageError, match="--manager-cidr"):
-        strict_egress("https://m.example.com", ["fe80::1%eth0"])
+        strict_egress("https://m.example.com", ["fe80::1%eth0"], namespace="prod")
 
 
 @pytest.mark.parametrize(

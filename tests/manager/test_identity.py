@@ -599,6 +599,9 @@ def test_a_token_reads_what_its_deployment_declares_now(
     with manager.client(made["api_key"]) as limited:
         assert limited.put("/v1/deployments/d", json={"secrets": ["mine"]}).status_code == 403
         assert limited.put("/v1/deployments/d", json={"secrets": ["other"]}).status_code == 200
+        body = {"name": "j", "deployment": "d", "issuer": issuer.url, "subject": "j", "secrets": ["mine"]}
+        assert limited.post("/v1/identities", json=body).status_code == 403
+        assert limited.post("/v1/identities", json=body | {"secrets": ["other"]}).status_code == 200
 
 
 def test_an_altered_token_is_refused(manager: Manager, issuer: Issuer, identity: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def add(vault: Vault) -> Add:
         return vault.identities.add(
             name,
             wanted,
-            deployment_id=deployment.id,
+            deployment=deployment.id,
             new_issuer=new or new_issuer(wanted.issuer),
             may_add_issuer=admin,
             actor="ada",

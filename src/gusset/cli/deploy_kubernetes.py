@@ -112,16 +112,16 @@ def _register(app: App, plan: Plan, issuer: str, team_id: str | None) -> None:
         app.output.note(f"{workload.name} declares no secrets: there is nothing to register")
         return
     rule = {"issuer": issuer, "audience": AUDIENCE, "subject": subject(workload)}
+    wanted = {**rule, "deployment": workload.name, "claims": {}} | ({"team_id": team_id} if team_id else {})
     with app.manager() as client:
-        declared = declare(client, workload.name, plan.secrets, team_id)
-        wanted = {**rule, "deployment": workload.name, "team_name": declared["team_name"], "claims": {}}
         known = client.request("GET", "/v1/identities")["identities"]
-        if not any(all(each.get(key) == value for key, value in wanted.items()) for each in known):
+        if found := next((each for each in known if wanted.items() <= each.items()), None):
+            declare(client, workload.name, plan.secrets, found["team_id"])
+        else:  # one request: a refused identity leaves no deployment behind
             name = _identity_name(workload.namespace, workload.name, issuer)
-            body: dict[str, Any] = {"name": name, "deployment": workload.name, "claims": {}, **rule}
-            body |= {"team_id": team_id} if team_id else {}
-            client.request("POST", "/v1/identities", body)
-    app.output.note(f"{rule['subject']} stands for {declared['team_name']}/{workload.name}")
+            body = {"name": name, "secrets": list(plan.secrets), **wanted}
+            found = client.request("POST", "/v1/identities", body)
+    app.output.note(f"{rule['subject']} stands for {found['team_name']}/{workload.name}")
 
 
 def _identity_name(namespace: str, name: str, issuer: str) -> str:

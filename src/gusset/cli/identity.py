@@ -10,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
-from gusset.cli.token import declare, secret_names
+from gusset.cli.token import secret_names
 from gusset.errors import UsageError
 
 _MAX_JWKS = 262_144  # bytes
@@ -80,10 +80,9 @@ def add_identity(
     }
     optional = {"audience": audience, "jwks": _jwks(jwks), "team_id": team_id}
     body |= {key: value for key, value in optional.items() if value is not None}
-    names = None if secrets is None else secret_names(secrets)
+    if secrets is not None:
+        body["secrets"] = secret_names(secrets)
     with app.manager() as client:
-        if names is not None:
-            declare(client, deployment, names, team_id)
         made = client.request("POST", "/v1/identities", body)
     app.output.result(made, f"added; its tokens stand for {made['team_name']}/{made['deployment']}")
 

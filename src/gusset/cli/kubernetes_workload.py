@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,11 +153,7 @@ def _report_credentials(deployment: ImageDeployment, report: ProblemCollector) -
     """Refuse the credentials that would be printed: anyone who may read the Deployment would have them."""
     from gusset.secrets.credentials import find_credentials
 
-    printed = [
-        (("environment_variables", name), value) for name, value in deployment.environment_variables.items()
-    ]
-    printed.append((("docker_server", "start_command"), " ".join(deployment.command or ())))
-    for path, text in printed:
+    for path, text in _printed(deployment.environment_variables, deployment.command):
         if matches := find_credentials(text):
             report.add(
                 path,
@@ -165,6 +161,15 @@ def _report_credentials(deployment: ImageDeployment, report: ProblemCollector) -
                 "have its issuer replace it, declare a secret under `secrets:`, and read /secrets/NAME",
                 code="credential",
             )
+
+
+def _printed(
+    variables: Mapping[str, str], command: Sequence[str] | None
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """The texts of config.yaml that the manifests have, by their paths there."""
+    for name, value in variables.items():
+        yield ("environment_variables", name), value
+    yield ("docker_server", "start_command"), " ".join(command or ())
 
 
 def _manager(app: App, options: KubernetesOptions, secrets: Sequence[str]) -> Manager | None:
@@ -270,7 +275,8 @@ def _egress(options: KubernetesOptions, manager: Manager | None) -> Egress:
         if options.manager_networks:
             raise UsageError("--manager-cidr is for --egress strict", hint="add that, or leave it out")
         return Egress()
-    return strict_egress(manager.url if manager else None, options.manager_networks)
+    url = manager.url if manager else None
+    return strict_egress(url, options.manager_networks, namespace=options.namespace)
 
 
 def _user(package: Package, options: KubernetesOptions) -> int:
@@ -302,7 +308,9 @@ def _agent(deployment: DeclaringDeployment, options: KubernetesOptions) -> Agent
 
 
 def _warnings(package: Package, options: KubernetesOptions, workload: Workload) -> Sequence[str]:
+    from gusset.kubernetes.egress import MANAGER
     from gusset.kubernetes.names import has_digest
+    from gusset.secrets.credentials import has_random_word
     from gusset.weights.plan import plan_downloads
 
     images = [workload.image, *([workload.agent.image] if workload.agent else [])]
@@ -320,6 +328,12 @@ def _warnings(package: Package, options: KubernetesOptions, workload: Workload) 
             "the start_command names an address of loopback: if the server listens there alone, neither "
             "probes nor the Service reach it; let it listen on 0.0.0.0"
         )
+    found += [
+        f"{'.'.join(path)} has a long random word, and the manifests repeat it; if it is a key, have its "
+        "issuer replace it, declare a secret under `secrets:`, and read /secrets/NAME"
+        for path, text in _printed(workload.server.environment, workload.server.command)
+        if has_random_word(text)
+    ]
     if resources.use_gpu and workload.resources.gpus and resources.accelerator is not None:
         kind = resources.accelerator.accelerator
         found.append(f"the manifests ask for a GPU of any kind; add a nodeSelector for nodes with {kind}")
@@ -329,4 +343,11 @@ def _warnings(package: Package, options: KubernetesOptions, workload: Workload) 
         )
     if workload.egress.is_strict and plan_downloads(package):
         found.append("--egress strict keeps the pods from what they download before they load")
+    found += [
+        f"--egress strict lets the pods connect to those with the label app.kubernetes.io/name: {MANAGER} "
+        f"in the namespace {peer.namespace}; if the pods of the service {peer.service} have other labels, "
+        "change the policy"
+        for peer in workload.egress.managers
+        if peer.service and MANAGER not in peer.service
+    ]
     return found

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from gusset.errors import UsageError
 
-MANAGER_LABELS = {"app.kubernetes.io/name": "gusset-manager"}  # as packaging/kubernetes/manager.yaml has them
+MANAGER = "gusset-manager"
+MANAGER_LABELS = {"app.kubernetes.io/name": MANAGER}  # as packaging/kubernetes/manager.yaml has them
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"  # Kubernetes sets it from 1.21 on
 
 # The metadata services of clouds, which give a machine's credentials to every process on it. AWS, Google,
@@ -23,8 +24,9 @@ _DNS_LABELS = {"k8s-app": "kube-dns"}  # CoreDNS has it, too
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A manager: the pods with its labels in a namespace of the cluster, or a network and a port."""
+    """A manager: the pods with its labels in the namespace of a service, or a network and a port."""
 
+    service: str | None = None
     namespace: str | None = None
     network: str | None = None
     port: int = 443
@@ -38,14 +40,17 @@ class Egress:
     managers: tuple[Peer, ...] = ()
 
 
-def strict_egress(url: str | None, networks: Sequence[str]) -> Egress:
+def strict_egress(url: str | None, networks: Sequence[str], *, namespace: str) -> Egress:
     """DNS and the managers at `url`, which are in `networks` unless their addresses say where they are.
 
+    `namespace` is that of the pods: there they look up a name without a dot.
+
     Raises:
-        UsageError: a network is none, or is needed and missing.
+        UsageError: a network is none, or is needed and missing, or is given and not used.
     """
     urls = [urlsplit(each) for each in url.split(",")] if url else []
     found: list[Peer] = []
+    uses_networks = False
     for each in urls:
         host, port = each.hostname or "", each.port or (443 if each.scheme == "https" else 80)
         peer = _peer(host, port)
@@ -53,11 +58,20 @@ def strict_egress(url: str | None, networks: Sequence[str]) -> Egress:
             found.append(peer)
         elif networks:
             found += [Peer(network=_network(network), port=port) for network in networks]
+            uses_networks = True
+        elif "." not in host:
+            found.append(Peer(service=host, namespace=namespace))
         else:
             raise UsageError(
                 f"a NetworkPolicy has addresses, and no names such as {host}",
-                hint="name the manager's: --manager-cidr 203.0.113.5/32",
+                hint="name the manager's: --manager-cidr 203.0.113.5/32; or, if that is a service of the "
+                "cluster, write SERVICE.NAMESPACE.svc in the URL",
             )
+    if urls and networks and not uses_networks:
+        raise UsageError(
+            "--manager-cidr would change nothing: each URL of --manager already has an address or a service",
+            hint="leave it out, or write a name in the URL",
+        )
     return Egress(is_strict=True, managers=tuple(dict.fromkeys(found)))
 
 
@@ -71,7 +85,7 @@ def _peer(host: str, port: int) -> Peer | None:
         if "%" in host:
             raise UsageError(f"{host} is an address of one link, which a NetworkPolicy does not have")
         return Peer(network=str(ip_network(address)), port=port)
-    return Peer(namespace=labels[1]) if labels[2:3] == ["svc"] else None
+    return Peer(service=labels[0], namespace=labels[1]) if labels[2:3] == ["svc"] else None
 
 
 def _network(text: str) -> str:
@@ -109,6 +123,6 @@ def _rule(peer: Peer) -> dict[str, Any]:
             "to": [{"ipBlock": {"cidr": peer.network}}],
             "ports": [{"port": peer.port, "protocol": "TCP"}],
         }
-    # No port: a policy has that of the pod, and the address that of the service.
+    # Not the service's address and port: networks replace them by those of a pod before they apply policies.
     namespace = {"matchLabels": {NAMESPACE_LABEL: peer.namespace}}
     return {"to": [{"namespaceSelector": namespace, "podSelector": {"matchLabels": dict(MANAGER_LABELS)}}]}

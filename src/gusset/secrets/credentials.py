@@ -155,6 +155,22 @@ def is_random(text: str) -> bool:
     return _entropy(text) >= _BITS_PER_CHARACTER
 
 
+def has_random_word(text: str) -> bool:
+    """Whether a word in `text` looks random, and is no path, version or name of words and numbers.
+
+    Keys with a documented shape, and others. A digest or a commit is such a word,
+    too, so that this is good for a warning only.
+    """
+    return any(
+        is_random(word) and any(_MIXED.fullmatch(piece) for piece in _PIECE.findall(word))
+        for word in _WORD.findall(text)
+    )
+
+
+_PIECE = re.compile(r"[A-Za-z0-9]{10,}")
+_MIXED = re.compile(r"[0-9]*[A-Za-z]+[0-9][A-Za-z0-9]*|[0-9]+[A-Za-z][A-Za-z0-9]*")
+
+
 def _entropy(text: str) -> float:
     """The Shannon entropy in bits per character."""
     return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())

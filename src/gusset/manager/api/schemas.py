@@ -224,11 +224,13 @@ class NewIssuer(Body):
 class NewIdentity(Body):
     """Which tokens stand for a deployment; all must match exactly. `claims` are values by JSON Pointer.
 
+    With `secrets` it also registers the deployment, or changes what that declares: all or nothing is done.
     An administrator's request adds the issuer if it is missing, with `jwks` as for an issuer.
     """
 
     name: ShortText
     deployment: ShortText
+    secrets: list[Name] | None = Field(None, max_length=1000)
     team_id: ShortText | None = None
     issuer: ShortUrl
     jwks: Jwks | dict[str, Any] | None = None

@@ -9,7 +9,7 @@ from gusset.errors import NotFound, UsageError
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import Operation, PersonRequest, operation
 from gusset.manager.identity.issuer_keys import IssuerKeys, KeyStatus
-from gusset.vault.services.deployments import DeploymentInfo
+from gusset.vault.services.deployments import Declaration, DeploymentInfo, new_declaration
 from gusset.vault.services.identities import IdentityInfo
 from gusset.vault.services.identity_rules import IdentityRule
 from gusset.vault.services.issuers import IssuerInfo, NewIssuer, new_issuer
@@ -65,15 +65,21 @@ def list_identities(request: PersonRequest[None]) -> schemas.IdentityList:
 def add_identity(request: PersonRequest[schemas.NewIdentity]) -> schemas.Identity:
     """Let tokens of an issuer stand for a deployment; 409 if another team has the same rule."""
     body, caller = request.body, request.caller
-    deployment = _deployment(request)
-    caller.require_gives(deployment.secrets)
+    deployment: str | Declaration
+    if body.secrets is None:
+        registered = _deployment(request)
+        deployment, secrets = registered.id, registered.secrets
+    else:
+        deployment = new_declaration(caller.team(body.team_id).id, body.deployment, body.secrets)
+        secrets = deployment.secrets
+    caller.require_gives(secrets)
     rule = IdentityRule(
         issuer=body.issuer, audience=body.audience, subject=body.subject, claims=dict(body.claims)
     )
     info = request.vault.identities.add(
         body.name,
         rule,
-        deployment_id=deployment.id,
+        deployment=deployment,
         new_issuer=_new_issuer(body.issuer, body.jwks),
         may_add_issuer=caller.person.admin and "admin" in caller.scopes,
         actor=caller.actor,

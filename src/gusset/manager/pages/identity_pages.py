@@ -54,7 +54,7 @@ def add(request: PageRequest) -> Page | Redirect:
         info = request.vault.identities.add(
             form.text("name"),
             rule,
-            deployment_id=deployment.id,
+            deployment=deployment.id,
             new_issuer=new_issuer(form.text("issuer")),
             may_add_issuer=caller.person.admin,
             actor=caller.actor,

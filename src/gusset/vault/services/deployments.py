@@ -79,6 +79,15 @@ class Grant:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A deployment of a team, and the names of the secrets that it declares. See `new_declaration`."""
+
+    team_id: str
+    name: str
+    secrets: tuple[str, ...]
+
+
 _FIND_BY_ID = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
 _FIND = Select(DEPLOYMENTS, "WHERE team_id = :team AND name = :name AND deleted_at IS NULL")
 _LIST = Select(DEPLOYMENTS, "WHERE team_id IN (:teams...) AND deleted_at IS NULL ORDER BY name, team_id")
@@ -122,23 +131,23 @@ class Deployments:
             InvalidName, UsageError: an invalid name, two spellings of one name, or too many names.
             NotFound: there is no such team.
         """
-        names = _checked(name, secrets)
+        new = new_declaration(team_id, name, secrets)
         expiry = expiry_text(expires_at, self._clock())
 
         def write(transaction: Transaction) -> WriteResult[tuple[DeploymentInfo, KeyInfo, SecretValue]]:
-            row = self._put(transaction, team_id, name, names, actor)
+            at = self._now()
+            row = _put(transaction, new, at=at, actor=actor)
             info, token = add_key(
                 transaction,
                 "token",
-                at=self._now(),
+                at=at,
                 name=name,
-                allows=names,
+                allows=new.secrets,
                 created_by=actor,
                 expires_at=expiry,
                 deployment_id=row.id,
             )
-            details = {"team": team_id, "secrets": names, "token": info.prefix, "expires_at": info.expires_at}
-            event = AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name, details=details)
+            event = _registered(new, actor, token=info.prefix, expires_at=info.expires_at)
             return WriteResult((self._info(transaction, row), info, token), [event])
 
         return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name), write)
@@ -148,37 +157,13 @@ class Deployments:
 
         Raises as `register` does.
         """
-        names = _checked(name, secrets)
+        new = new_declaration(team_id, name, secrets)
 
         def write(transaction: Transaction) -> WriteResult[DeploymentInfo]:
-            row = self._put(transaction, team_id, name, names, actor)
-            new_access_generation(transaction)  # what identities may read has changed
-            details = {"team": team_id, "secrets": names, "token": None}
-            event = AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name, details=details)
+            row, event = declare_deployment(transaction, new, at=self._now(), actor=actor)
             return WriteResult(self._info(transaction, row), [event])
 
         return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REGISTER, name), write)
-
-    def _put(
-        self, transaction: Transaction, team_id: str, name: str, names: Sequence[str], actor: str
-    ) -> Any:
-        at, declared = self._now(), json.dumps(names)
-        get_team(transaction, team_id)
-        row = transaction.one(_FIND, {"team": team_id, "name": name})
-        if row is not None:
-            return transaction.update(DEPLOYMENTS, row, secrets=declared, updated_at=at)
-        return transaction.insert(
-            DEPLOYMENTS,
-            {
-                "id": new_id(),
-                "team_id": team_id,
-                "name": name,
-                "secrets": declared,
-                "created_at": at,
-                "created_by": str(actor),
-                "updated_at": at,
-            },
-        )
 
     def grant(self, token: KeyInfo) -> Grant:
         """What a token that `AccessKeys.authenticate` accepted allows.
@@ -268,15 +253,49 @@ class Deployments:
         return timestamp(self._clock())
 
 
-def _checked(name: str, secrets: Sequence[str]) -> list[str]:
-    """The declared names, sorted. Raises UsageError and InvalidName for what cannot be registered."""
+def new_declaration(team_id: str, name: str, secrets: Sequence[str]) -> Declaration:
+    """A declaration with its names sorted. Raises UsageError and InvalidName for one that is not valid."""
     check_deployment_name(name)
     if len(secrets) > MAX_NAMES:
         raise UsageError(f"a deployment can declare at most {MAX_NAMES} secrets")
     names = sorted({check_name(each) for each in secrets})
     if clash := next(iter(spelling_clashes(names)), None):
         raise UsageError(f"{' and '.join(clash)} are two spellings of one name")
-    return names
+    return Declaration(team_id=team_id, name=name, secrets=tuple(names))
+
+
+def declare_deployment(
+    transaction: Transaction, new: Declaration, *, at: str, actor: str
+) -> tuple[Any, AuditEvent]:
+    """The row of the deployment, which now declares the secrets, and the event. Raises NotFound."""
+    row = _put(transaction, new, at=at, actor=actor)
+    new_access_generation(transaction)  # what identities may read has changed
+    return row, _registered(new, actor, token=None)
+
+
+def _put(transaction: Transaction, new: Declaration, *, at: str, actor: str) -> Any:
+    declared = json.dumps(new.secrets)
+    get_team(transaction, new.team_id)
+    row = transaction.one(_FIND, {"team": new.team_id, "name": new.name})
+    if row is not None:
+        return transaction.update(DEPLOYMENTS, row, secrets=declared, updated_at=at)
+    return transaction.insert(
+        DEPLOYMENTS,
+        {
+            "id": new_id(),
+            "team_id": new.team_id,
+            "name": new.name,
+            "secrets": declared,
+            "created_at": at,
+            "created_by": str(actor),
+            "updated_at": at,
+        },
+    )
+
+
+def _registered(new: Declaration, actor: str, **token: str | None) -> AuditEvent:
+    details = {"team": new.team_id, "secrets": list(new.secrets), **token}
+    return AuditEvent(actor, Action.DEPLOYMENT_REGISTER, new.name, details=details)
 
 
 def check_deployment_name(name: str) -> str:

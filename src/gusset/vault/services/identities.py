@@ -15,6 +15,7 @@ from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.ids import new_id
 from gusset.vault.services.access_keys import new_access_generation
+from gusset.vault.services.deployments import Declaration, declare_deployment
 from gusset.vault.services.identity_rules import IdentityRule
 from gusset.vault.services.issuers import NewIssuer, find_issuer, insert_issuer
 from gusset.vault.services.person import team_names
@@ -82,12 +83,12 @@ class Identities:
         name: str,
         rule: IdentityRule,
         *,
-        deployment_id: str,
+        deployment: str | Declaration,
         new_issuer: NewIssuer,
         may_add_issuer: bool,
         actor: str,
     ) -> IdentityInfo:
-        """Let tokens that `rule` matches stand for a deployment.
+        """Let tokens that `rule` matches stand for a deployment, by its id or to be declared with it.
 
         Its issuer is added if it is missing, and the caller may: `new_issuer` says how its keys are found.
 
@@ -103,10 +104,9 @@ class Identities:
         rule.check()
 
         def write(transaction: Transaction) -> WriteResult[IdentityInfo]:
-            deployment = transaction.one(_FIND_DEPLOYMENT, {"id": deployment_id})
-            if deployment is None:
-                raise NotFound("there is no such deployment")
-            team_id, at = deployment.team_id, timestamp(self._clock())
+            at = timestamp(self._clock())
+            row, registered = _deployment_row(transaction, deployment, at=at, actor=actor)
+            team_id, deployment_id = row.team_id, row.id
             if transaction.one(_FIND, {"team": team_id, "name": name}) is not None:
                 raise Conflict(f"there is already an identity {name}")
             _check_unique(transaction, rule, team_id)
@@ -128,7 +128,7 @@ class Identities:
             )
             new_access_generation(transaction)
             [info] = identity_infos(transaction, [row])
-            return WriteResult(info, [*events, _event(actor, Action.IDENTITY_ADD, info)])
+            return WriteResult(info, [*registered, *events, _event(actor, Action.IDENTITY_ADD, info)])
 
         return self._writer.run(AuditEvent(actor, Action.IDENTITY_ADD, name), write)
 
@@ -157,6 +157,18 @@ def remove_identities(transaction: Transaction, rows: Sequence[Any], actor: str)
     for row in rows:
         transaction.delete(IDENTITIES, row)
     return [_event(actor, Action.IDENTITY_REMOVE, info) for info in identity_infos(transaction, rows)]
+
+
+def _deployment_row(
+    transaction: Transaction, deployment: str | Declaration, *, at: str, actor: str
+) -> tuple[Any, Sequence[AuditEvent]]:
+    """The deployment's row, and the event if it is declared now. Raises NotFound."""
+    if isinstance(deployment, Declaration):
+        row, event = declare_deployment(transaction, deployment, at=at, actor=actor)
+        return row, [event]
+    if (row := transaction.one(_FIND_DEPLOYMENT, {"id": deployment})) is None:
+        raise NotFound("there is no such deployment")
+    return row, []
 
 
 def _check_unique(connection: Connection, rule: IdentityRule, team_id: str) -> None:
