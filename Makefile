@@ -13,7 +13,7 @@ SYSTEM_POSTGRES := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 ON_POSTGRES = test_access test_api test_integrity test_keys test_login test_pages test_repeated_requests \
   test_session_tokens
 
-.PHONY: help demo test quick check unit postgres soak engines ray kubernetes browser examples-test examples bench dist image help-texts lock system-deps clean
+.PHONY: help demo test quick check unit postgres soak engines ray kubernetes browser examples-test examples bench compiled interpreted dist image help-texts lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ examples: $(STAMP) ## make the environments of the examples (torch, transformers
 
 bench: $(STAMP) ## run every benchmark
 	$(BIN)/python bench/run.py
+
+compiled: $(STAMP) interpreted ## compile the hot modules in place by mypyc; needs gcc and Python's headers, takes a minute
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m hatchling build -t wheel --hooks-only -d $(VENV)/compiled
+
+interpreted: ## remove compiled modules from src/: Python then runs the source again
+	find src -name '*.so' -delete
 
 dist: $(STAMP) ## build wheel and sdist, install them into an empty environment and try them
 	$(BIN)/python scripts/dist

@@ -68,6 +68,24 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+SOURCE = Path(__file__).parents[1] / "src" / "gusset"
+
+
+def pytest_report_header() -> str:
+    compiled = len(list(SOURCE.rglob("*.so")))
+    return f"gusset: {compiled} compiled modules" if compiled else "gusset: interpreted"
+
+
+def pytest_configure() -> None:
+    """Refuse to test compiled modules that are older than their source: Python runs them instead of it."""
+    for module in SOURCE.rglob("*.so"):
+        source = module.with_name(f"{module.name.partition('.')[0]}.py")
+        is_shared = source.stem == "native__mypyc"  # the code of all of them
+        if not is_shared and not (source.exists() and source.stat().st_mtime <= module.stat().st_mtime):
+            raise pytest.UsageError(
+                f"{source} has changed since it was compiled: run `make compiled`, or `make interpreted`"
+            )
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

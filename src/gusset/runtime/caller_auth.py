@@ -18,13 +18,11 @@ from gusset.runtime.responses import Response, caller_error
 
 if TYPE_CHECKING:
     from gusset.runtime.declared_secrets import Values
-    from gusset.runtime.exchange import Exchange
+    from gusset.runtime.exchange import Exchange, KnownKeys
     from gusset.secrets.sources.source import Delivered
 
 CallerDigests: TypeAlias = Mapping[str, tuple[bytes, ...]]
 """For each caller the SHA-256 digests of the keys that it may present."""
-KnownKeys: TypeAlias = tuple[tuple[str, bytes], ...]
-"""Callers and digests of their keys. A new set is a new object, even with the same content."""
 
 AUTHORIZATION = b"authorization"
 OPEN_PATHS = frozenset((b"/", b"/ping", b"/v1/models/model", b"/v1/models/model/loaded"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 JSON = b"application/json"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -13,6 +13,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 Headers = Iterable[tuple[bytes, bytes]]
 MakeSuccessor = Callable[[Callable[[], object]], asyncio.Protocol]
 """Makes the protocol that takes a connection over. It calls its argument once the connection is lost."""
+KnownKeys: TypeAlias = tuple[tuple[str, bytes], ...]
+"""Callers and digests of their keys. A new set is a new object, even with the same content."""
 
 
 def chunk(data: bytes) -> bytes:
@@ -26,7 +28,7 @@ class AcceptedHeader:
 
     header: bytes = field(repr=False)
     caller: str
-    known: object = field(repr=False)
+    known: KnownKeys = field(repr=False)
 
 
 class ResponseWriter(Protocol):

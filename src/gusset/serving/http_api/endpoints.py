@@ -74,8 +74,7 @@ class ModelApi:
         self._make_websockets = make_websockets
         self._websockets = make_websockets() if methods.websocket is not None else None
         self._readiness = ReadinessProbe(methods.is_healthy, loop, folder=folder, on_ready=self._ready)
-        prefix = os.urandom(6).hex().encode()
-        self._new_ids = (b"%b-%x" % (prefix, number) for number in itertools.count(1))
+        self._new_ids = map((os.urandom(6).hex().encode() + b"-%x").__mod__, itertools.count(1))
         routes = self._routes()
         self._without_sync = Router(routes)
         self.router = Router([*routes, Route(ANY, _SYNC, self._sync)])
