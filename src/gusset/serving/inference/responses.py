@@ -8,16 +8,13 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gusset.runtime.logs import model_traceback
 from gusset.runtime.responses import ERROR_OF_MODEL, Response, checked_headers, error_body, error_headers
 from gusset.serving.inference.json_codec import NotSerializable, render
 from gusset.serving.inference.model_threads import WrappedError
 from gusset.serving.inference.response_masking import ResponseMasker
-
-if TYPE_CHECKING:
-    import starlette.exceptions
 
 log = logging.getLogger("gusset")
 
@@ -64,11 +61,12 @@ def error_response(error: BaseException, folder: Path, masker: ResponseMasker) -
             log.error("%s (%s)", message, type(error).__name__)  # noqa: TRY400
     if is_http_exception:
         with contextlib.suppress(Exception):  # its detail or headers cannot be sent
-            return _http_exception_response(error, masker)  # type: ignore[arg-type]  # checked above
+            return _http_exception_response(error, masker)
     return Response(500, error_body(MODEL_ERROR), headers=ERROR_OF_MODEL)
 
 
-def _http_exception_response(error: starlette.exceptions.HTTPException, masker: ResponseMasker) -> Response:
+def _http_exception_response(error: Any, masker: ResponseMasker) -> Response:
+    """The response to an `HTTPException`. FastAPI's `detail` may be more than Starlette's types say."""
     given = [
         (name.lower().encode("latin-1"), str(value).encode("latin-1"))
         for name, value in (error.headers or {}).items()
