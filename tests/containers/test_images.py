@@ -170,6 +170,30 @@ def test_a_change_at_a_manager_reaches_the_container(
     assert not leaks_in(served.output.encode(), TOKEN)
 
 
+def test_the_secret_of_a_build_is_not_waited_for_once_the_image_is_built(
+    served: ServedImage, images: dict[str, str], manager: Manager
+) -> None:
+    """The process that serves the image neither has it any more nor follows it."""
+    gusset = manager.gusset
+    gusset("login", manager.address, input=manager.key.encode())
+    for name in ("hf_access_token", "build_token"):
+        gusset("secret", "set", name, "--exact", input=TOKEN)
+    more = {"build": {"secret_to_path_mapping": {"build_token": "/run/token"}}}
+    served.configure(
+        images["root"],
+        build_commands=["sha256sum /run/token > /srv/made"],
+        secrets={"hf_access_token": None},
+        **more,
+    )
+    served.start(from_folder=False).ready()
+    built = served.image
+    for name in ("build_token", "hf_access_token"):
+        gusset("secret", "set", name, "--exact", "--wait", input=TOKEN + b"-next")
+    assert served.content("hf_access_token") == TOKEN + b"-next"
+    assert served.stop() == 0
+    podman.remove_image(built)
+
+
 def test_only_callers_may_use_an_image_and_their_keys_are_rotated_live(
     served: ServedImage, images: dict[str, str]
 ) -> None:

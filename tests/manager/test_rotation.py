@@ -15,6 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
+from gusset.client.manager_client import ManagerClient
+from gusset.client.manager_source import ManagerSource
+from gusset.secrets.hits import Hit
+from gusset.secrets.sources.source import reading_once
+from gusset.secrets.value import SecretValue
 from tests.cli.test_serve import served, write_model
 from tests.conftest import Cli, leaks_in, seconds_since
 from tests.manager.conftest import Manager, lease
@@ -169,6 +174,46 @@ def test_a_replica_that_stops_in_order_is_not_waited_for(elsewhere: Cli, tmp_pat
         killer.start()
         done = elsewhere("secret", "set", "token", "--wait", input=value(1))
         assert b"all 1 replicas use it" in done.stdout
+
+
+@pytest.fixture
+def source(admin: httpx.Client, manager: Manager) -> Iterator[ManagerSource]:
+    """A replica's source, which has read `token` and acknowledged it."""
+    for name in ("token", "login"):
+        admin.post("/v1/secrets", json={"name": name, "value": value(0).decode()})
+    made = admin.post("/v1/deployments", json={"name": "d", "secrets": ["token", "login"]}).json()
+    source = ManagerSource(ManagerClient(manager.address, SecretValue(made["token"].encode())))
+    source.read(["token"])
+    source.acknowledge({"token": 1})
+    yield source
+    source.close()
+
+
+def test_a_value_that_was_needed_once_is_waited_for_only_while_it_is_in_use(
+    admin: httpx.Client, source: ManagerSource
+) -> None:
+    """Such as a login with which an image is pulled; the replica goes on with its other secrets."""
+    with reading_once(source) as once:
+        assert once.read(["login"])["login"].version == 1
+        admin.post("/v1/secrets", json={"name": "login", "value": value(1).decode()})
+        [replica] = rotation(admin, "login")["replicas"]
+        assert replica["state"] == "waiting"
+    assert [each["state"] for each in rotation(admin, "login")["replicas"]] == ["stopped"]
+    admin.post("/v1/secrets", json={"name": "login", "value": value(2).decode()})
+    assert rotation(admin, "login")["replicas"] == []
+    admin.post("/v1/secrets", json={"name": "token", "value": value(1).decode()})
+    assert states(admin) == ["waiting"]
+
+
+def test_masked_values_are_reported_also_after_another_value_was_needed_once(
+    admin: httpx.Client, source: ManagerSource
+) -> None:
+    """Only what the source reads itself says which secrets of the manager it holds."""
+    with reading_once(source) as once:
+        once.read(["login"])
+    source.record_hits({Hit("token", "plain", "stdout"): 1})
+    [record] = admin.get("/v1/audit", params={"action": "secret.masked"}).json()["records"]
+    assert record["details"]["times"] == {"token": {"plain, stdout": 1}}
 
 
 def test_the_first_use_of_a_version_is_reported(admin: httpx.Client, elsewhere: Cli, tmp_path: Path) -> None:

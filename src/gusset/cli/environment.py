@@ -219,13 +219,19 @@ class Environments:
         self._app.output.note("another process is making this environment; waiting for it")
 
     def _make(self, plan: EnvironmentPlan, attempt: Path, source: SecretSource) -> Any:
+        from gusset.secrets.sources.source import reading_once
+
+        output = self._app.output
+        output.note(f"making a Python environment for {plan.name}, once:\n{reasons_text(plan.reasons)}")
+        with reading_once(source) as once:
+            return self._install(plan, attempt, _read_logins(plan.login_files, once))
+
+    def _install(self, plan: EnvironmentPlan, attempt: Path, logins: Mapping[str, SecretValue]) -> Any:
         from gusset.environments.installer import Installer
         from gusset.environments.uv import Uv, find_uv, uv_environment
         from gusset.runtime.environment import child_environment
 
         output = self._app.output
-        output.note(f"making a Python environment for {plan.name}, once:\n{reasons_text(plan.reasons)}")
-        logins = _read_logins(plan.login_files, source)
         self._app.held.extend(logins.values())
         environ = child_environment()
         settings = translated_settings(environ)

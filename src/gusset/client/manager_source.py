@@ -94,6 +94,16 @@ class ManagerSource:
             "POST", "/v1/deployment/secrets", {"names": wanted}, headers=self._lease.headers
         )
 
+    @contextlib.contextmanager
+    def reading_once(self) -> Iterator[ManagerSource]:
+        """A source with a lease of its own, which ends with the context."""
+        source = ManagerSource(self._client, registered=self._registered)
+        source._lease.start()
+        try:
+            yield source
+        finally:
+            source._lease.end()
+
     def record_hits(self, hits: Mapping[Hit, int]) -> None:
         """Report to the manager what was masked.
 

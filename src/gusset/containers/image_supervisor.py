@@ -49,7 +49,7 @@ from gusset.runtime.supervision import (
 from gusset.runtime.tls import ServerTls
 from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker
-from gusset.secrets.sources.source import SecretSource
+from gusset.secrets.sources.source import SecretSource, reading_once
 from gusset.weights.fetching import FetchOptions
 
 log = logging.getLogger("gusset")
@@ -93,18 +93,21 @@ def serve_image(
                 tls.offer_http2()
         values = read_secrets(deployment, source, options.allow_missing)
         deployment.check_command([name for name in deployment.declared if name in values])
-        login = deployment.login.read(source, options.allow_missing) if deployment.login else None
-        if host_network:
-            _check_port_is_free(deployment.port, own_port=listener.getsockname()[1])
-        engine, reaper = stack.enter_context(_open_engine(docker_host, host_network=host_network))
-        intake.accept(values)
-        stack.callback(HitReporter.start(intake.masker.hits, source).stop)
-        fetch_options = FetchOptions(
-            masker=intake.masker, errors=sys.stderr.fileno(), debuggable=options.debuggable
-        )
-        folders = fetch_folders(engine, deployment, values, fetch_options, cache=options.cache / "weights")
-        build_values = _read_build_values(deployment, source, options.cache)
-        image = _prepare_image(engine, deployment, login, build_values, intake.masker, reaper.notify)
+        with reading_once(source) as once:
+            login = deployment.login.read(once, options.allow_missing) if deployment.login else None
+            if host_network:
+                _check_port_is_free(deployment.port, own_port=listener.getsockname()[1])
+            engine, reaper = stack.enter_context(_open_engine(docker_host, host_network=host_network))
+            intake.accept(values)
+            stack.callback(HitReporter.start(intake.masker.hits, source).stop)
+            fetch_options = FetchOptions(
+                masker=intake.masker, errors=sys.stderr.fileno(), debuggable=options.debuggable
+            )
+            folders = fetch_folders(
+                engine, deployment, values, fetch_options, cache=options.cache / "weights"
+            )
+            build_values = _read_build_values(deployment, once, options.cache)
+            image = _prepare_image(engine, deployment, login, build_values, intake.masker, reaper.notify)
         container_options = ContainerOptions(
             user=_find_user(deployment, engine, image),
             outputs=(options.output_fd, sys.stderr.fileno()),

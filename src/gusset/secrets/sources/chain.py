@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from gusset.secrets.hits import Hit
-from gusset.secrets.sources.source import Delivered, FollowsReplicas, RecordsHits, SecretSource
+from gusset.secrets.sources.source import (
+    Delivered,
+    FollowsReplicas,
+    RecordsHits,
+    SecretSource,
+    reading_once,
+)
 
 _STOP_POLL = 0.2  # seconds
 
@@ -38,6 +45,12 @@ class ChainSource:
                 break
             found.update(source.read(rest))
         return {name: found[name] for name in names if name in found}
+
+    @contextmanager
+    def reading_once(self) -> Iterator[SecretSource]:
+        """The chain for values that are in use until the context ends."""
+        with ExitStack() as stack:
+            yield ChainSource([stack.enter_context(reading_once(source)) for source in self._sources])
 
     def record_hits(self, hits: Mapping[Hit, int]) -> None:
         """Record them at the sources that do so."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -87,3 +88,20 @@ class FollowsReplicas(Protocol):
 
     def record_used(self, used: Mapping[str, int]) -> None:
         """These versions have been used: they were looked up."""
+
+
+@runtime_checkable
+class ReadsOnce(Protocol):
+    """A source that knows its readers, also those that need a value for a while only."""
+
+    def reading_once(self) -> AbstractContextManager[SecretSource]:
+        """See the function `reading_once`."""
+
+
+def reading_once(source: SecretSource) -> AbstractContextManager[SecretSource]:
+    """The same source for values that are in use until the context ends, and that nobody follows.
+
+    No rotation waits for their reader afterwards. What is read of `source` itself counts as held
+    until the reader ends or acknowledges a newer version.
+    """
+    return source.reading_once() if isinstance(source, ReadsOnce) else nullcontext(source)
