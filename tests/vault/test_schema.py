@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect
 
 from gusset.errors import VaultError, VaultTooNew
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
+from gusset.vault.audit import log
 from gusset.vault.storage import schema
+from gusset.vault.storage.tables import OVERLAPS, SIGNED_TABLES
 from tests.newer_gusset import BASE, NEWER, migrations
 
 Sql = Callable[..., list[Any]]
@@ -119,3 +125,35 @@ def test_managers_that_do_not_report_a_revision_have_that_of_the_database(
     with pytest.raises(VaultError, match=r"old\.example\.com"):
         upgrade("incompatible")
     assert revision(sql) == "0006"
+
+
+def test_a_release_that_does_not_know_a_signed_table_takes_its_rows_for_missing(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a migration that makes one must not let older managers go on: they would raise a false alarm."""
+    vault.secrets.writer.set("a", VALUE, actor="alice")
+    vault.secrets.writer.set("a", SecretValue(b"another"), actor="alice", overlap=timedelta(hours=1))
+    monkeypatch.setattr(log, "SIGNED_TABLES", [each for each in SIGNED_TABLES if each is not OVERLAPS])
+    [problem] = vault.audit.verify().problems
+    assert problem.startswith("secret_overlaps: ") and problem.endswith(" is missing")
+
+
+def test_a_migration_that_changes_a_signed_table_lets_no_older_manager_go_on(tmp_path: Path) -> None:
+    config = schema._alembic_config()
+    scripts = [*ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    known = dict[str, set[str]]()
+    with create_engine(f"sqlite:///{tmp_path / 'vault.db'}").begin() as connection:
+        config.attributes["connection"] = connection
+        for script in scripts:
+            command.upgrade(config, script.revision)
+            database = inspect(connection)
+            columns = {
+                table: {column["name"] for column in database.get_columns(table)}
+                for table in database.get_table_names()
+            }
+            signed = {table: names for table, names in columns.items() if "mac" in names}
+            if signed != known:
+                oldest = getattr(script.module, "oldest_beside", script.revision)
+                assert oldest == script.revision, f"{script.revision} lets {oldest} go on"
+            known = signed
+    assert {"secret_overlaps", "issuers", "secret_schedules"} < known.keys()

@@ -4,6 +4,9 @@ Each names in `oldest_beside` the oldest revision whose gusset may go on using t
 Without it that is the migration's own: no older manager may run then. A change that older code
 cannot live with takes two releases: the first one expands (adds what the new code uses, and writes
 both forms), and declares the revision before it; the next one contracts (removes what only older
-code used), and declares the first one's. A new column of a signed table is never compatible: older code
-does not know that the row's HMAC covers it.
+code used), and declares the first one's.
+
+Two changes are never compatible: a new column of a signed table, since older code does not know that
+the row's HMAC covers it; and a new signed table, since older code finds in the audit log what was
+written there, does not know the table, and reports that the rows are missing.
 """

@@ -7,7 +7,6 @@ from gusset.vault.storage.migrations.columns import INTEGER, TEXT, short_text
 
 revision = "0008"
 down_revision = "0007"
-oldest_beside = "0006"
 
 
 def upgrade() -> None:
