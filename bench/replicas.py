@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Callable
 
 import httpx
 
+from gusset.client.replica_lease import seconds_to_renewal
+
 OF_ONE_DEPLOYMENT = 500
 _HEAD = "Host: 127.0.0.1:8700\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nUser-Agent: python-httpx/0.28\r\n"  # as httpx sends it
-RENEW_SECONDS = (7.0, 7.8)  # as gusset's own client
 
 
 class Replica:
@@ -51,10 +53,10 @@ class Replica:
 
     async def keep_lease(self) -> None:
         """Renew the lease again and again."""
-        await asyncio.sleep(random.uniform(0, RENEW_SECONDS[1]))
+        await asyncio.sleep(random.uniform(0, 8))  # replicas do not all start at once
         while True:
             await self.renew()
-            await asyncio.sleep(random.uniform(*RENEW_SECONDS))
+            await asyncio.sleep(seconds_to_renewal(time.time()))
 
     async def _fetch(self) -> None:
         data = json.loads(await self._request("POST", "/v1/deployment/secrets", b"{}"))

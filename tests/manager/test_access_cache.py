@@ -105,3 +105,38 @@ def test_a_read_that_fails_fails_only_its_own_request(vault: SlowVault) -> None:
         assert ended == [False, True]
 
     run(vault, test)
+
+
+def test_the_cache_is_recent_while_it_is_refreshed_in_time(
+    vault: SlowVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read is used for at most twice the time after which it is read again."""
+    now = 100.0
+    monkeypatch.setattr("gusset.manager.auth.access_cache.time.monotonic", lambda: now)
+
+    async def main() -> None:
+        nonlocal now
+        vault_: Any = vault
+        cache, pool = AccessCache(vault_), GreenletPool()
+
+        def begin() -> None:
+            pool.start(cache.refresh, on_done=lambda _: None)
+
+        begin()
+        assert not cache.is_recent
+        vault.reads[0].set_result("a")
+        await settled()
+        assert cache.is_recent
+        now += 31.0
+        assert not cache.is_recent
+        begin()
+        assert (cache.is_current, cache.is_recent) == (False, True)
+        vault.changes += 1
+        assert not cache.is_recent
+        vault.changes -= 1
+        now += 30.0
+        assert not cache.is_recent
+        vault.reads[1].set_result("a")
+        await settled()
+
+    asyncio.run(main())

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,19 @@ from gusset.client.manager_client import ManagerClient
 from gusset.errors import Conflict, Denied, GussetError, NotFound, NotSignedIn, Unreachable
 
 _SHORTEST, _LONGEST = 7.0, 7.8  # seconds between two renewals; a lease lasts 20
+_STEP = 0.25  # seconds: when renewals of many replicas meet
 _RETRY = 2.0  # seconds after a failure
 _LONGEST_RETRY = 30.0
+
+
+def seconds_to_renewal(now: float) -> float:
+    """After how many seconds to renew a lease again; `now` is in seconds since the epoch.
+
+    Replicas renew at whole quarters of a second of their clocks, each at another one. A manager that wakes up
+    for a hundred renewals takes half as much processor time for each as one that wakes up for each.
+    """
+    delay = random.uniform(_SHORTEST + _STEP, _LONGEST)  # noqa: S311
+    return delay - (now + delay) % _STEP
 
 
 class ReplicaLease:
@@ -142,7 +154,7 @@ class ReplicaLease:
         except GussetError:
             return _LONGEST_RETRY
         self._lost.reset()
-        return random.uniform(_SHORTEST, _LONGEST)  # noqa: S311
+        return seconds_to_renewal(time.time())
 
     def _report(self) -> Mapping[str, Any]:
         report: dict[str, Any] = {"host": socket.gethostname()[:253]}

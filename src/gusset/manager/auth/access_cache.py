@@ -94,6 +94,21 @@ class AccessCache:
         """Whether `refresh` would have nothing to do."""
         return self._vault.access_changes() == self._changes and time.monotonic() < self._next_poll
 
+    @property
+    def is_recent(self) -> bool:
+        """Whether it is current, or was until `POLL` seconds ago and is being refreshed.
+
+        Still within the second that is promised, and nothing waits for the database.
+        """
+        if self.is_current:
+            return True
+        reading = self._reading
+        return (
+            reading is not None
+            and reading.changes == self._changes == self._vault.access_changes()
+            and time.monotonic() < self._next_poll + POLL
+        )
+
     def get(self, hashed: bytes) -> KnownKey | None:
         """The key with this hash, unless it has expired since."""
         known = self._keys.get(hashed)

@@ -154,7 +154,7 @@ class Authenticator:
 
         None says nothing about the token: authenticate it.
         """
-        if not self._cache.is_current:
+        if not self._cache.is_recent:
             return None
         hashed = self._hashes.get(authorization)
         if hashed is None:
