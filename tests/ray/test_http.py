@@ -56,7 +56,16 @@ class Model:
         finally:
             Path(file).write_text("closed")
 
+    async def wait(self, file):
+        try:
+            Path(file).write_text("begun")
+            await asyncio.sleep(60)
+        finally:
+            Path(file).write_text("cancelled")
+
     async def chat_completions(self, inputs):
+        if "wait" in inputs:
+            return await self.wait(inputs["wait"])
         if "hang" in inputs:
             return self.hang(inputs["hang"])
 
@@ -202,6 +211,14 @@ def test_a_client_that_leaves_ends_its_stream(pair: Pair, tmp_path: Path) -> Non
     ):
         assert next(response.iter_raw()) == b"begun"
     eventually(file.exists, "the end of the generator", 20)
+
+
+def test_a_client_that_leaves_cancels_its_request(pair: Pair, tmp_path: Path) -> None:
+    """The model's coroutine is cancelled before it has returned anything."""
+    file = tmp_path / "cancelled"
+    with httpx.Client(trust_env=False, timeout=3) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(pair.by_ray["model"] + CHAT, json={"wait": str(file)})
+    eventually(lambda: file.read_text() == "cancelled", "the end of the coroutine", 20)
 
 
 def test_websockets_behave_alike(pair: Pair) -> None:

@@ -32,7 +32,11 @@ _POLICY_VIOLATION = 1008  # the close code of a websocket that is refused
 
 
 class ModelApp:
-    """An ASGI application that serves a model. Call it on the event loop of its `ModelApi`."""
+    """An ASGI application that serves a model. Call it on the event loop of its `ModelApi`.
+
+    A server must cancel the call when the client of an HTTP request disconnects, as Ray does: once the
+    request is complete, `receive` is not awaited.
+    """
 
     def __init__(
         self, api: ModelApi, metrics: Metrics, caller_auth: CallerAuth | None, *, body_limit: int
@@ -67,7 +71,7 @@ class ModelApp:
             self._api.router(exchange)
         else:
             exchange.respond(refused.status, refused.body, refused.content_type, refused.headers)
-        await response.send_all(exchange, receive, send)
+        await response.send_all(exchange, send)
 
     async def _read_body(self, receive: Receive) -> bytes | None:
         """The body, cut off after the byte that makes it too long; None if the client disconnects."""
@@ -212,12 +216,11 @@ class AsgiResponse:
 
     # Called by the application.
 
-    async def send_all(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def send_all(self, exchange: Exchange, send: Send) -> None:
         """Send the response until it is complete or cut, or its client disconnects.
 
-        The server's cancellation of this task is a disconnect, too.
+        The server cancels this task when the client disconnects.
         """
-        watch = None if self._is_complete else asyncio.ensure_future(self._watch(exchange, receive))
         try:
             while await self._has_more(exchange):
                 await self._send_waiting(exchange, send)
@@ -227,8 +230,6 @@ class AsgiResponse:
             self._observe(exchange, 499)
             raise
         finally:
-            if watch is not None:
-                watch.cancel()
             # What they refer to refers to the exchange: only a garbage collection would end the cycle.
             exchange.on_gone = exchange.on_writable = self._exchange = None
 
@@ -254,12 +255,6 @@ class AsgiResponse:
             exchange.writable = True
             if exchange.on_writable is not None:
                 exchange.on_writable()
-
-    async def _watch(self, exchange: Exchange, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not self._is_complete:
-            self._disconnect(exchange)
 
     def _disconnect(self, exchange: Exchange) -> None:
         if not exchange.gone:

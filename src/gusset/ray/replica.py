@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gusset.errors import ModelFailed
 from gusset.ray.folders import find_folder
 from gusset.ray.model import ServedModel
+from gusset.ray.receiving import fetched_on_demand
 from ray import serve
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class _App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
+        elif scope["type"] == "http":
+            await _model().app(scope, fetched_on_demand(receive), send)
         else:
             await _model().app(scope, receive, send)
 
