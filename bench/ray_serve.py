@@ -1,7 +1,9 @@
-"""Requests a second of one class on Ray Serve, with gusset and without, and on gusset alone: python bench/ray_serve.py
+"""One class on Ray Serve, with gusset and without, and on gusset alone: python bench/ray_serve.py [rounds]
 
-Each has one replica, or one worker, and the figures are taken in turns, so the ratios hold on a busy machine, too. The
-client keeps 1 or 32 connections busy, on the same machine. Takes less than two minutes; needs gusset[ray].
+Each has one replica, or one worker. The client keeps 1 or 32 connections busy, on the same machine. Rounds are short
+and in turns, and ratios are those within rounds, so they hold on a busy machine, too. The plain class is deployed
+twice: the second one's ratio would be 1 if nothing else influenced the figures. Processor time says more than
+requests a second where other work shares the machine. Takes two minutes; needs gusset[ray].
 """
 
 # Not named `ray.py`: Python looks for `import ray` in the folder of the script first.
@@ -12,17 +14,19 @@ import asyncio
 import json
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import uvloop
-from measure import interleave, table
+from measure import table
+from request_cpu import cpu_microseconds
 from starlette.requests import Request
 
 import ray
@@ -30,8 +34,8 @@ from gusset.ray import application
 from ray import serve
 from serving import serving
 
-ROUNDS = 5
-SECONDS = 2.0
+ROUNDS = 30
+SECONDS = 0.4
 CONNECTIONS = (1, 32)
 BODY = json.dumps({"text": "The capital of France is [MASK]."}).encode()
 MODEL = """\
@@ -42,7 +46,7 @@ class Model:
     def predict(self, inputs):
         return {"length": len(self.secrets["token"]), "inputs": inputs}
 """
-ACTOR = {"num_cpus": 0.5}
+ACTOR = {"num_cpus": 0.3}
 AT_ONCE = 64  # requests in one replica, for both
 
 
@@ -57,9 +61,28 @@ class Plain:
         return {"length": len(self.token), "inputs": inputs}
 
 
+@dataclass(frozen=True)
+class Server:
+    """An application, with the processes of Ray that work for it: none for gusset alone."""
+
+    port: int
+    path: str
+    replica: int | None = None
+    proxy: int | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One round: requests a second, and microseconds of processor time for each of them."""
+
+    rate: float
+    replica: float
+    proxy: float
+
+
 @contextmanager
-def cluster(folder: Path, secrets: Path) -> Iterator[dict[str, tuple[int, str]]]:
-    """Name -> port and path of both applications."""
+def cluster(folder: Path, secrets: Path) -> Iterator[dict[str, Server]]:
+    """The applications by name."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -76,13 +99,20 @@ def cluster(folder: Path, secrets: Path) -> Iterator[dict[str, tuple[int, str]]]
         serve.start(http_options={"port": port})
         options = {"max_ongoing_requests": AT_ONCE, "ray_actor_options": ACTOR}
         targets = {
-            "gusset": application(folder, secrets_dir=str(secrets), **options),
             "plain": serve.deployment(**options)(Plain).bind(),
+            "again": serve.deployment(**options)(Plain).bind(),
+            "gusset": application(folder, secrets_dir=str(secrets), **options),
         }
         serve.run_many(
             [serve.RunTarget(each, name=name, route_prefix=f"/{name}") for name, each in targets.items()]
         )
-        yield {"Ray Serve with gusset": (port, "/gusset/predict"), "plain Ray Serve": (port, "/plain")}
+        proxy = process("ray::ProxyActor")
+        replicas = {name: process(f"ray::ServeReplica:{name}:") for name in targets}
+        yield {
+            "plain Ray Serve": Server(port, "/plain", replicas["plain"], proxy),
+            "plain Ray Serve, again": Server(port, "/again", replicas["again"], proxy),
+            "Ray Serve with gusset": Server(port, "/gusset/predict", replicas["gusset"], proxy),
+        }
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -107,27 +137,51 @@ async def keep_busy(port: int, path: str, ends_at: float) -> int:
     return done
 
 
-def requests_a_second(port: int, path: str, connections: int) -> float:
-    async def run() -> float:
+def process(title: str) -> int:
+    """The process of Ray with this title."""
+    commands = ((each.pid, each.info["cmdline"]) for each in psutil.process_iter(["cmdline"]))
+    ours = {each.pid for each in psutil.Process().children(recursive=True)}
+    return next(pid for pid, command in commands if pid in ours and command and command[0].startswith(title))
+
+
+def measured(server: Server, connections: int) -> Figures:
+    """One round."""
+
+    async def run() -> tuple[int, float]:
         began = time.perf_counter()
-        counts = await asyncio.gather(*(keep_busy(port, path, began + SECONDS) for _ in range(connections)))
-        return sum(counts) / (time.perf_counter() - began)
+        clients = (keep_busy(server.port, server.path, began + SECONDS) for _ in range(connections))
+        return sum(await asyncio.gather(*clients)), time.perf_counter() - began
 
+    def used() -> list[float]:
+        return [cpu_microseconds(pid) if pid else 0.0 for pid in (server.replica, server.proxy)]
+
+    before = used()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run())
+        done, seconds = runner.run(run())
+    replica, proxy = (after - earlier for after, earlier in zip(used(), before, strict=True))
+    return Figures(done / seconds, replica / done, proxy / done)
 
 
-def replica_cpu(application: str) -> float:
-    """Seconds of processor time of the application's replica."""
-    title = f"ray::ServeReplica:{application}:"
-    commands = (
-        (each, each.info["cmdline"]) for each in psutil.process_iter(["cmdline"])
-    )  # None: it has ended
-    found = [each for each, command in commands if command and command[0].startswith(title)]
-    return sum(sum(each.cpu_times()[:2]) for each in found)
+def compare(servers: dict[str, Server], connections: int, rounds: int) -> None:
+    """Print requests a second, and the processor time of Ray's processes."""
+    results: dict[str, list[Figures]] = {name: [] for name in servers}
+    for number in range(rounds):
+        for name in servers if number % 2 else reversed(servers):  # so that a drift favours none
+            results[name].append(measured(servers[name], connections))
+    by_ray = {name: figures for name, figures in results.items() if servers[name].replica}
+    kinds: tuple[tuple[str, str, dict[str, list[Figures]], Callable[[Figures], float]], ...] = (
+        ("Requests a second", "requests/s", results, lambda figures: figures.rate),
+        ("Processor time of the replica for a request", "µs", by_ray, lambda figures: figures.replica),
+        ("Processor time of the proxy for a request", "µs", by_ray, lambda figures: figures.proxy),
+    )
+    suffix = f"{connections} connection{'s' if connections > 1 else ''}"
+    for title, unit, chosen, figure in kinds:
+        columns = {name: [figure(each) for each in figures] for name, figures in chosen.items()}
+        table(f"{title}, {suffix}", unit, columns, against="plain Ray Serve")
 
 
 def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     folder = Path(tempfile.mkdtemp(prefix="bench-ray"))
     model, secrets = folder / "bench", folder / "secrets"
     (model / "model").mkdir(parents=True)
@@ -137,24 +191,12 @@ def main() -> None:
     (model / "model" / "model.py").write_text(MODEL)
     environ = os.environ | {"GUSSET_HOME": str(folder / "home"), "GUSSET_SETTINGS": str(folder / "none")}
     arguments = ("--secrets-dir", str(secrets))
-    with cluster(model, secrets) as applications, serving(model, environ, *arguments) as (alone, _, _):
-        servers = {**applications, "gusset alone": (alone, "/predict")}
-        for port, path in servers.values():
-            requests_a_second(port, path, 4)  # warm
+    with cluster(model, secrets) as applications, serving(model, environ, *arguments) as (port, _, _):
+        servers = {**applications, "gusset alone": Server(port, "/predict")}
+        for server in servers.values():
+            measured(server, connections=4)  # warm
         for connections in CONNECTIONS:
-            parts: dict[str, Callable[[], float]] = {
-                name: partial(requests_a_second, port, path, connections)
-                for name, (port, path) in servers.items()
-            }
-            title = f"Requests a second, {connections} connection{'s' if connections > 1 else ''}"
-            table(title, "requests/s", interleave(parts, ROUNDS), against="plain Ray Serve")
-        print("\nProcessor time of the replica for one request:", end="")
-        for name, (port, path) in applications.items():
-            before = replica_cpu(path.split("/")[1])
-            rate = requests_a_second(port, path, 8)
-            used = replica_cpu(path.split("/")[1]) - before
-            print(f" {used / rate / SECONDS * 1e6:,.0f} µs ({name})", end="")
-        print()
+            compare(servers, connections, rounds)
 
 
 if __name__ == "__main__":
