@@ -46,6 +46,10 @@ class Model:
         logging.getLogger("model").warning("logged %r", token, extra={"field": str(token)})
         os.write(2, b"written " + token.encode() + b"\\n")
         subprocess.run([sys.executable, "-c", "print('by a child', input())"], input=token.encode())
+        if (fork := os.fork()) == 0:
+            logging.getLogger("model").warning("logged by a fork %s", token)
+            os._exit(0)
+        os.waitpid(fork, 0)
 
     def predict(self, inputs):
         token = self.secrets["token"]
@@ -235,6 +239,7 @@ def test_no_value_is_in_the_files_of_ray(deployed: str, cluster: Cluster) -> Non
         "logged '***'",
         "written ***",
         "by a child ***",
+        "logged by a fork ***",
         "raised ***",
         "log in with ***",
     ]

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from gusset.runtime import logs
 from gusset.runtime.output_pump import OutputPump
+from gusset.secrets.hits import HitCounter
 from gusset.secrets.masking import Masker
 
 _SILENCE = 0.3  # seconds without output, after which the rest of it has been forwarded
@@ -76,13 +77,18 @@ def _plain_print() -> Callable[..., None]:
 def log_masked(masker: Masker, level: int) -> None:
     """Have all records of this process masked, and those of the model written to the replica's log of Ray.
 
-    Not masked in forks of this process: nobody would count the hits. Their output is masked on its way.
+    Forks of this process write to the same log, and mask their records as well. Nobody counts their hits.
     """
-    own = os.getpid()
 
     def mask(text: str) -> str:
-        return masker.mask_text(text, "log") if os.getpid() == own else text
+        return masker.mask_text(text, "log")
 
+    def start_new_counter() -> None:
+        masker.hits = (
+            HitCounter()
+        )  # the lock of the old one may be held by a thread that the fork does not have
+
+    os.register_at_fork(after_in_child=start_new_counter)
     logs.mask_records(mask)
     handlers = logging.getLogger("ray.serve").handlers
     for handler in handlers:
