@@ -73,16 +73,17 @@ def test_a_secret_is_set_and_listed_without_slow_modules(gusset: Cli) -> None:
 
 
 def test_a_server_of_models_starts_without_slow_modules() -> None:
-    """Neither the supervisor nor the worker imports what only the config's check, or few models, need."""
+    """No process imports what only the config's check, few models, or another of the processes need."""
     for module, unwanted in (
         (
             "supervisor.supervisor",
-            {"pydantic", "yaml", "email", "starlette", "uvloop", "tempfile", "sqlalchemy"},
+            {"pydantic", "yaml", "email", "starlette", "uvloop", "tempfile", "shutil", "sqlalchemy"},
         ),
         (
             "worker.worker",
             {"pydantic", "yaml", "email", "starlette", "tempfile", "shutil", "click", "msgpack"},
         ),
+        ("worker.shim", {"pathlib", "urllib.parse", "ipaddress", "asyncio", "logging", "typing"}),
     ):
         script = f"import sys, gusset.serving.{module}; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

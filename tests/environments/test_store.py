@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gusset.environments.last_pythons import LastPythons
 from gusset.environments.store import EnvironmentInfo, EnvironmentStore, days_ago
 from gusset.errors import Conflict, GussetError, HostError, NotFound, outcome_of
 from gusset.portable import sync_file_system
@@ -98,6 +99,7 @@ def test_an_environment_without_its_python_is_made_again(store: EnvironmentStore
 SLOW = """
 import sys, time
 from pathlib import Path
+from gusset.environments.last_pythons import LastPythons
 from gusset.environments.store import EnvironmentStore
 from tests.environments.test_store import make_in, KEY
 def make(attempt):
@@ -191,10 +193,11 @@ def test_an_environment_in_use_is_not_removed(store: EnvironmentStore) -> None:
 @pytest.mark.parametrize("way", ["prune", "remove"])
 def test_a_removed_environment_leaves_no_file(store: EnvironmentStore, tmp_path: Path, way: str) -> None:
     """Neither does the record of which environment a model folder used last. Those of others stay."""
+    last_pythons = LastPythons(store.folder.parent)
     kept = store.use("fedc", partial(make_in, key="fedc"))
-    store.remember(tmp_path / "other", kept.info)
+    last_pythons.remember(tmp_path / "other", kept.info.python)
     lease = store.use(KEY, make_in)
-    store.remember(tmp_path / "model", lease.info)
+    last_pythons.remember(tmp_path / "model", lease.info.python)
     lease.close()
 
     if way == "prune":
@@ -202,8 +205,8 @@ def test_a_removed_environment_leaves_no_file(store: EnvironmentStore, tmp_path:
     else:
         store.remove(KEY)
     kept.close()
-    assert store.guess(tmp_path / "model") is None
-    assert store.guess(tmp_path / "other") is not None
+    assert last_pythons.guess(tmp_path / "model") is None
+    assert last_pythons.guess(tmp_path / "other") is not None
     assert len(list(store.folder.glob("*.last"))) == 1
     assert not list(store.folder.glob(f"{KEY}*"))
 
@@ -287,7 +290,7 @@ def test_a_link_to_the_cache_that_another_account_can_replace_is_refused(
 
     with pytest.raises(HostError, match="belongs to another account"):
         EnvironmentStore(shared / "cache").use(KEY, never)
-    assert EnvironmentStore(shared / "cache").guess(tmp_path) is None
+    assert LastPythons(shared / "cache").guess(tmp_path) is None
 
 
 def test_only_an_environment_can_be_removed(store: EnvironmentStore, tmp_path: Path) -> None:

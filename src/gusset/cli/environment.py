@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gusset.environments.decision import Decision
+    from gusset.environments.last_pythons import LastPythons
     from gusset.environments.plan import EnvironmentPlan, LoginFile, Mode
     from gusset.environments.requested import Request
     from gusset.environments.store import EnvironmentStore, Lease
@@ -176,9 +178,15 @@ class Environments:
 
         return EnvironmentStore(self._app.settings.cache)
 
+    @cached_property
+    def _last_pythons(self) -> LastPythons:
+        from gusset.environments.last_pythons import LastPythons
+
+        return LastPythons(self._app.settings.cache)
+
     def guess(self, folder: Path, options: EnvironmentOptions) -> str:
         """The Python that the model will probably run on."""
-        found = None if options.mode == "current" else self.store.guess(folder)
+        found = None if options.mode == "current" else self._last_pythons.guess(folder)
         return str(found or sys.executable)
 
     def use(
@@ -198,9 +206,8 @@ class Environments:
             GussetError: it cannot be made; see `Installer.make` and `EnvironmentStore.use`.
             SecretsMissing, Denied, Unreachable: a login for a package index cannot be read.
         """
-        store = self.store
         if plan is None:
-            store.remember(folder, None)
+            self._last_pythons.remember(folder, None)
             return sys.executable
         from gusset.environments.plan import other_python
 
@@ -208,12 +215,13 @@ class Environments:
             before_making()
             return self._make(plan, attempt, source)
 
-        lease = store.use(plan.key, make, on_wait=self._note_waiting)
+        lease = self.store.use(plan.key, make, on_wait=self._note_waiting)
         self._leases.append(lease)
         if warning := other_python(plan, lease.info.python_version):
             self._app.output.problems([warning])
-        store.remember(folder, lease.info)
-        return str(lease.info.python)
+        python = lease.info.python
+        self._last_pythons.remember(folder, python)
+        return str(python)
 
     def _note_waiting(self) -> None:
         self._app.output.note("another process is making this environment; waiting for it")

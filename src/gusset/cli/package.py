@@ -91,7 +91,8 @@ def check(
     """
     from gusset.package.check import check_package
     from gusset.package.config import load_package
-    from gusset.weights.plan import credential_names, plan_downloads
+    from gusset.weights.download import credential_names
+    from gusset.weights.plan import plan_downloads
 
     check_exclusive(manager=manager, secrets_dir=secrets_dir)
     package = load_package(folder)

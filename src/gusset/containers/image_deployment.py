@@ -16,8 +16,8 @@ from gusset.errors import ConfigInvalid, ModelFailed, Problem, SecretsMissing
 from gusset.package.model_code import secret_files_in_command
 from gusset.package.quantity import MAX_SECONDS, parse_cpu, parse_memory
 from gusset.runtime.declared_secrets import DeclaredSecret
-from gusset.weights.download import Download
-from gusset.weights.plan import credential_names, plan_downloads
+from gusset.weights.download import Download, credential_names
+from gusset.weights.plan import plan_downloads
 
 if TYPE_CHECKING:
     from gusset.package.config import Package

@@ -11,7 +11,6 @@ exclusively by who makes or removes the environment, and shared by who uses it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,12 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gusset.environments.last_pythons import LastPythons, environments_folder
 from gusset.errors import Conflict, HostError, NotFound
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, sync_file_system, write_private_file
 from gusset.trusted_folders import check_cache_folder
 
 _COMPLETE = "complete.json"
-_GUESS = ".last"  # suffix of a file with the Python that a model folder used last
 _FORMAT = 1
 
 
@@ -72,7 +71,8 @@ class EnvironmentStore:
     """The environments in one folder of the cache."""
 
     def __init__(self, cache: Path) -> None:
-        self.folder = cache / "environments"
+        self.folder = environments_folder(cache)
+        self._last_pythons = LastPythons(cache)
 
     def find(self, key: str) -> EnvironmentInfo | None:
         """The complete environment of a key, if its Python is still there. Locks nothing."""
@@ -106,24 +106,6 @@ class EnvironmentStore:
                     self._make(key, make)
             finally:
                 os.close(lock)
-
-    def guess(self, folder: Path) -> Path | None:
-        """The Python of the environment that a model folder used last; None if others could have set it."""
-        try:
-            self._check_folder()
-            python = Path(self._guess_file(folder).read_text())
-        except (OSError, ValueError, HostError):
-            return None
-        return python if python.is_relative_to(self.folder) and os.access(python, os.X_OK) else None
-
-    def remember(self, folder: Path, info: EnvironmentInfo | None) -> None:
-        """Keep which environment a model folder uses, for the next guess; None for this Python."""
-        file = self._guess_file(folder)
-        with suppress(OSError):
-            if info is None:
-                file.unlink(missing_ok=True)
-            elif not file.exists() or file.read_text() != str(info.python):
-                write_private_file(file, str(info.python).encode())
 
     def environments(self) -> list[StoredEnvironment]:
         """All complete environments, the one that was used last first."""
@@ -159,7 +141,7 @@ class EnvironmentStore:
             self._delete(key)
         finally:
             os.close(lock)
-        self._forget_missing()
+        self._last_pythons.forget_missing()
 
     def prune(self, *, unused_since: float) -> list[EnvironmentInfo]:
         """Remove what was not used since then, and what killed starts have left; the ones removed."""
@@ -178,7 +160,7 @@ class EnvironmentStore:
                     removed += [info] if info is not None else []
             finally:
                 os.close(lock)
-        self._forget_missing()
+        self._last_pythons.forget_missing()
         return removed
 
     def _make(self, key: str, make: Callable[[Path], EnvironmentInfo]) -> None:
@@ -232,17 +214,6 @@ class EnvironmentStore:
         for each in home.iterdir():
             if each.is_dir():
                 shutil.rmtree(each, ignore_errors=True)  # a killed start's installer may still write there
-
-    def _guess_file(self, folder: Path) -> Path:
-        name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
-        return self.folder / (name[:32] + _GUESS)
-
-    def _forget_missing(self) -> None:
-        """Remove the guesses that name an environment that is not there any more."""
-        for file in self.folder.glob(f"*{_GUESS}"):
-            with suppress(OSError, ValueError):
-                if not os.access(file.read_text(), os.X_OK):
-                    file.unlink()
 
     def _lock_file(self, key: str) -> Path:
         return self.folder / f"{key}.lock"

@@ -16,9 +16,11 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         HostError: the port is in use or not permitted, or this machine has no such address.
     """
+    # As bytes: Python encodes text as an international name, for which it imports large tables.
+    name = host.encode() if host.isascii() else host
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:

@@ -9,7 +9,8 @@ import resource
 import select
 import signal
 from functools import partial
-from pathlib import Path
+
+# Without pathlib, which would be most of the shim's memory: it brings urllib, ipaddress and re.
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -64,17 +65,22 @@ def children() -> list[int]:
     """The process ids of this process's children, zombies too. The process must have a single thread."""
     own = os.getpid()
     try:
-        return [int(text) for text in Path(f"/proc/self/task/{own}/children").read_text().split()]
+        return [int(text) for text in _read(f"/proc/self/task/{own}/children").split()]
     except OSError:  # the kernel was built without this file
-        pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+        pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
         return [pid for pid in pids if _parent(pid) == own]
 
 
 def _parent(pid: int) -> int | None:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
     except OSError:  # it has ended
         return None
+
+
+def _read(path: str) -> str:
+    with open(path) as file:  # noqa: PTH123
+        return file.read()
 
 
 def keep_from_forks(*descriptors: int) -> None:

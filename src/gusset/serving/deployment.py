@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gusset.errors import ConfigInvalid
 from gusset.runtime.declared_secrets import DeclaredSecret
-from gusset.weights.download import Download
-from gusset.weights.plan import credential_names, plan_downloads
+from gusset.weights.download import Download, credential_names
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -66,6 +65,8 @@ class ModelDeployment:
         Raises:
             ConfigInvalid: it is a custom image, or the file with the model's class does not exist.
         """
+        from gusset.weights.plan import plan_downloads  # for the config's check only, not where it is served
+
         file = package.model_file
         if file is None:
             raise ConfigInvalid(f"{package.folder} is a custom image, which has no model to run")

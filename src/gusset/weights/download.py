@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -75,3 +75,8 @@ class FetchRequest:
     data_dir: Path
     readable: bool
     plain_folders: bool = False
+
+
+def credential_names(downloads: Sequence[Download]) -> tuple[str, ...]:
+    """The names of the secrets that the downloads log in with, each once."""
+    return tuple(dict.fromkeys(each.credential.secret for each in downloads if each.credential))

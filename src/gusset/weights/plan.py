@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gusset.errors import ConfigInvalid, Problem
@@ -257,9 +257,3 @@ def _overlap(first: str, second: str) -> bool:
     a, b = PurePosixPath(first).parts, PurePosixPath(second).parts
     shorter = min(len(a), len(b))
     return a[:shorter] == b[:shorter]
-
-
-def credential_names(downloads: Sequence[Download]) -> tuple[str, ...]:
-    """The names of the secrets that the downloads log in with, each once."""
-    names: dict[str, Any] = dict.fromkeys(each.credential.secret for each in downloads if each.credential)
-    return tuple(names)
