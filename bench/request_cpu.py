@@ -1,4 +1,4 @@
-"""CPU time of a request to a model, by wrk on 32 connections: python bench/request_cpu.py [rounds] [CHECKOUT]
+"""CPU time of a request to a model, by wrk: python bench/request_cpu.py [rounds] [CHECKOUT] [--connections 32]
 
 CHECKOUT is the folder of another version of gusset with its own .venv, to compare with. CPU time of all processes
 of `gusset serve` is divided by the number of requests, so other work on the machine matters less than for rates.
@@ -7,6 +7,7 @@ The servers share one core, since it costs a request more when the model's threa
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -35,7 +36,7 @@ def cpu_microseconds(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
 
 
-def start(stack: ExitStack, python: str, place: Path, *options: str) -> Callable[[], float]:
+def start(stack: ExitStack, python: str, place: Path, *options: str, connections: int) -> Callable[[], float]:
     """Serve, and return what measures the CPU time of a request once."""
     command = [python, "-m", "gusset", "serve", str(place / "model"), "--port", "0", "--output", "json"]
     command += ["--secrets-dir", str(place / "secrets"), *options]
@@ -48,14 +49,14 @@ def start(stack: ExitStack, python: str, place: Path, *options: str) -> Callable
 
     def once() -> float:
         before = cpu_microseconds(process.pid)
-        done = load(port, "/predict", BODY, connections=32, seconds=1)
+        done = load(port, "/predict", BODY, connections=connections, seconds=1)
         return (cpu_microseconds(process.pid) - before) / done["requests"]
 
     once()
     return once
 
 
-def main(rounds: int, other: str | None) -> None:
+def main(rounds: int, other: str | None, connections: int) -> None:
     os.environ["KEY"] = KEY
     for kind in ("", "async "):
         with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -66,15 +67,23 @@ def main(rounds: int, other: str | None) -> None:
             (place / "secrets").mkdir()
             (place / "secrets" / "app").write_text(KEY)
             servers = {
-                "this version": start(stack, sys.executable, place),
-                "with `--callers`": start(stack, sys.executable, place, "--callers", "app"),
+                "this version": start(stack, sys.executable, place, connections=connections),
+                "with `--callers`": start(
+                    stack, sys.executable, place, "--callers", "app", connections=connections
+                ),
             }
             if other:
-                servers["the other version"] = start(stack, f"{other}/.venv/bin/python", place)
+                python = f"{other}/.venv/bin/python"
+                servers["the other version"] = start(stack, python, place, connections=connections)
             results = interleave(servers, rounds)
             for against in [*servers][::2]:
                 table(f"Echo, {kind or 'sync '}predict", "µs of CPU per request", results, against, digits=1)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2] if len(sys.argv) > 2 else None)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rounds", type=int, nargs="?", default=20)
+    parser.add_argument("checkout", nargs="?")
+    parser.add_argument("--connections", type=int, default=32)
+    arguments = parser.parse_args()
+    main(arguments.rounds, arguments.checkout, arguments.connections)

@@ -28,7 +28,7 @@ _MOST_CACHED = 64
 _ALLOW = "Start it with --allow-origin ORIGIN to let pages of that origin call it."
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen: such a class cannot be unpickled when it is compiled
 class BrowserRules:
     """Hosts and origins that are accepted besides this machine's own.
 

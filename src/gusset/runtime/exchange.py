@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-JSON = b"application/json"
-LAST_CHUNK = b"0\r\n\r\n"
+JSON: Final = b"application/json"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 Headers = Iterable[tuple[bytes, bytes]]
 MakeSuccessor = Callable[[Callable[[], object]], asyncio.Protocol]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from gusset.runtime.connections import Admission, OpenConnections
 from gusset.runtime.exchange import AcceptedHeader, Exchange, Headers, MakeSuccessor
@@ -19,8 +19,8 @@ from gusset.runtime.transports import LINGER_SECONDS, StallDetector, descriptor_
 log = logging.getLogger("gusset.http")
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_JOINABLE = 64 * 1024  # bytes; a larger body is not copied to be sent in one write with its head
-_PIPELINED = 16  # requests that may wait on one connection before reading pauses
+_JOINABLE: Final = 64 * 1024  # bytes; a larger body is not copied to be sent in one write with its head
+_PIPELINED: Final = 16  # requests that may wait on one connection before reading pauses
 _FIRST_REQUEST = 0.5  # seconds in which a new client may still send its first request to a draining server
 
 

@@ -13,10 +13,11 @@ import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
-MIN_PART = 12
-GRAM = 8  # bytes; a part of MIN_PART bytes holds a whole gram
-STRIDE = MIN_PART - GRAM + 1  # if there is a gram at every fifth offset
+MIN_PART: Final = 12
+GRAM: Final = 8  # bytes; a part of MIN_PART bytes holds a whole gram
+STRIDE: Final = MIN_PART - GRAM + 1  # if there is a gram at every fifth offset
 
 _MIN_RUN = 20
 _MIN_ENTROPY = 3.5  # bits for each character

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from gusset.secrets import patterns
 from gusset.secrets.fragments import fragments_of
@@ -15,7 +16,7 @@ from gusset.secrets.hits import Hit, HitCounter, Label
 from gusset.secrets.pattern_index import PatternIndex, Span
 from gusset.secrets.value import MASK, SecretValue
 
-_MASK = MASK.encode()
+_MASK: Final = MASK.encode()
 
 
 def maskable(value: SecretValue) -> bool:
@@ -217,6 +218,10 @@ def _masked(data: bytes, spans: Sequence[Span], start: int, end: int) -> bytes:
             continue
         if first >= end:
             break
-        parts += (data[start:first], _MASK)
+        if start < first:
+            parts.append(data[start:first])
+        parts.append(_MASK)
         start = last
-    return b"".join((*parts, data[start:end]))
+    if start < end:
+        parts.append(data[start:end])
+    return b"".join(parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gusset.secrets.fragments import GRAM, MIN_PART, STRIDE, grams_of, last_run, without_last_run
 from gusset.secrets.hits import Label
@@ -18,10 +18,13 @@ from gusset.secrets.patterns import LONG, common_length, repeated_bytes
 from gusset.secrets.string_search import StringSearch
 from gusset.secrets.value import MIN_MASKED
 
-_MAX_PLACES = 8  # of one gram: fragments that repeat themselves have it at many
-_START = STRIDE - 1  # bytes
-_OF_PATTERN, _OF_GRAM, _BEFORE_GRAM = 1, 2, 4  # what a start is the start of, as bits
-_MAX_BEFORE = 4_096  # grams; a few bytes are before one of more grams anyway
+_MAX_PLACES: Final = 8  # of one gram: fragments that repeat themselves have it at many
+_START: Final = STRIDE - 1  # bytes
+# What a start is the start of, as bits.
+_OF_PATTERN: Final = 1
+_OF_GRAM: Final = 2
+_BEFORE_GRAM: Final = 4
+_MAX_BEFORE: Final = 4_096  # grams; a few bytes are before one of more grams anyway
 
 
 class Span(NamedTuple):

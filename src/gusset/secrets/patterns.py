@@ -13,13 +13,14 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gusset.secrets.fragments import base64_parts
 from gusset.secrets.value import MIN_MASKED
 
-LONG = 1_024  # bytes
-_MAX_PERIOD = 256  # bytes
+LONG: Final = 1_024  # bytes
+_MAX_PERIOD: Final = 256  # bytes
 _FOLDS = (76, 64)  # columns: MIME, and PEM
 _MIN_FOLDED = 16  # bytes of a line by itself: the last line of many files is the same
 _MAX_ESCAPED_TWICE = 8_192  # bytes: the patterns of longer values would take too much memory

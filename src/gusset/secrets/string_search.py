@@ -9,15 +9,16 @@ that compiling its databases is worth the time. Both find the same.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
 from gusset.portable import return_freed_memory
 
-SIZE = 8  # bytes of each string
+SIZE: Final = 8  # bytes of each string
 
 _DFA_SIZE = 5_000  # strings; up to here the faster automaton takes about ten megabytes at most
 # Compiling takes up to 3 KB for each string until it is done, and a search with many databases is slow.
@@ -27,7 +28,7 @@ _FEW = 100  # strings; with fewer the automaton is as fast
 # Bytes to search before: compiling takes about 20 ms, and 15 µs for each string.
 _WORTH = 1_000_000
 _WORTH_PER_STRING = 1_000
-_LARGEST = 2**30  # bytes; hyperscan counts in 32 bits
+_LARGEST: Final = 2**30  # bytes; hyperscan counts in 32 bits
 
 # Of data: matches in ascending order, as (number of the string, or 0; start; end).
 Search = Callable[[bytes], Sequence[tuple[int, int, int]]]
@@ -88,8 +89,7 @@ def _nothing(data: bytes) -> Sequence[tuple[int, int, int]]:
 def _hyperscan_search(strings: Sequence[bytes]) -> Search | None:
     """A search with hyperscan; None where it is not installed, or does not support this machine."""
     try:
-        import hyperscan  # an extra
-
+        hyperscan = importlib.import_module("hyperscan")  # an extra
         databases = [
             _compiled(hyperscan, strings[start : start + _DATABASE_SIZE])
             for start in range(0, len(strings), _DATABASE_SIZE)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from gusset.errors import InvalidValue
 
 MAX_BYTES = 65_536
-MIN_MASKED = 8  # bytes: a shorter value would match other text
+MIN_MASKED: Final = 8  # bytes: a shorter value would match other text
 MASK = "***"
 
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -29,7 +29,7 @@ from gusset.serving.inference.model_call import REQUEST_ID
 if TYPE_CHECKING:
     from gusset.serving.http_api.websockets import Websockets
 
-_ACCEPTED_ID = re.compile(rb"[\x21-\x7e]{1,200}\Z")
+_ACCEPTED_ID: Final = re.compile(rb"[\x21-\x7e]{1,200}\Z")
 
 # The hosted platform serves a model under these prefixes, so that clients of both need no change.
 _PREFIX = rb"/(?:production|development|environments/[^/]+|deployment/[^/]+)"

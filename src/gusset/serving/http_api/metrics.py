@@ -15,8 +15,10 @@ import sys
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
+from typing import Final
 
 from gusset.runtime.caller_auth import CallerAuth
 from gusset.runtime.exchange import Exchange
@@ -24,7 +26,10 @@ from gusset.runtime.exposition import caller_metrics, head, masked_metrics
 from gusset.secrets.hits import Hit
 
 # The upper bounds of the histogram's buckets, in seconds.
-_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BOUNDS: Final[Sequence[float]] = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
 
 
 class _RouteFigures:
@@ -64,7 +69,7 @@ class Metrics:
         route = exchange.counted_as
         if route is None:
             return
-        seconds = time.perf_counter() - exchange.began
+        seconds = perf_counter() - exchange.began
         figures = self._routes.get(route)
         if figures is None:
             figures = self._routes[route] = _RouteFigures()

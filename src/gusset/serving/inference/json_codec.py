@@ -9,20 +9,22 @@ import enum
 import json
 import pathlib
 import uuid
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from gusset.serving.inference import pydantic_models
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_parse: Final = orjson.loads
+_render: Final = orjson.dumps
 
 
 class InvalidJson(Exception):
     """The body is not JSON; the text gives the position of the fault."""
 
 
-class NotSerializable(TypeError):
+class NotSerializable(Exception):
     """A result holds a value that the format cannot express; the text names only its type."""
 
 
@@ -33,7 +35,7 @@ def parse(body: bytes) -> Any:
         InvalidJson: the body is not JSON.
     """
     try:
-        return orjson.loads(body)
+        return _parse(body)
     except orjson.JSONDecodeError:
         pass
     try:
@@ -51,17 +53,19 @@ def render(result: Any) -> bytes:
         NotSerializable: a part of it has no JSON form.
     """
     try:
-        return orjson.dumps(result, _plain, _OPTIONS)
+        return _render(result, _plain, _OPTIONS)
     except TypeError as error:
         if isinstance(error.__cause__, NotSerializable):
             raise error.__cause__ from None
+    return _render_unusual(result)
+
+
+def _render_unusual(result: Any) -> bytes:
     try:  # orjson refuses integers over 64 bits, lone surrogates and numpy's numbers as keys
         rendered = json.dumps(_with_plain_keys(result), default=_plain)
         # NaN becomes null, as with orjson.
         return json.dumps(json.loads(rendered, parse_constant=lambda _: None), separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, NotSerializable):
-            raise
+    except (TypeError, ValueError, RecursionError):
         raise NotSerializable(f"Object of type {type(result).__name__} is not JSON serializable") from None
 
 

@@ -29,7 +29,7 @@ OPENAI_STYLE = {
 _Parameter = inspect.Parameter
 
 
-class ModelDefinitionError(TypeError):
+class ModelDefinitionError(Exception):
     """The class cannot be served as a model; the text says what to change."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from gusset.serving.inference.asgi import DisconnectWatcher
     from gusset.serving.inference.streams import ResponseStream
 
-REQUEST_ID = b"x-baseten-request-id"
-_NOTICE_SECONDS = (
-    30.0  # in which a model that has the request may notice the disconnect before it is cancelled
-)
+REQUEST_ID: Final = b"x-baseten-request-id"
+# In which a model that has the request may notice the disconnect before it is cancelled.
+_NOTICE_SECONDS: Final = 30.0
+_NEVER: Final = math.inf
 
 
 class ModelCall:
@@ -49,7 +49,7 @@ class ModelCall:
         self.output: ResponseStream | AsgiSender | None = None  # likewise notified
         self._disconnect_watcher: DisconnectWatcher | None = None
         self._request: Request | None = None
-        self._must_stop_at = math.inf  # by time.monotonic()
+        self._must_stop_at = _NEVER  # by time.monotonic()
         exchange.on_gone = self.on_disconnect
 
     def on_disconnect(self) -> None:
@@ -105,9 +105,5 @@ class ModelCall:
         return b"openai" not in (self.exchange.header(b"user-agent") or b"").lower()
 
     def send(self, response: Response) -> None:
-        self.exchange.respond(
-            response.status,
-            response.body,
-            response.content_type,
-            (*response.headers, (REQUEST_ID, self.request_id)),
-        )
+        headers = (*response.headers, *self.headers) if response.headers else self.headers
+        self.exchange.respond(response.status, response.body, response.content_type, headers)

@@ -52,8 +52,6 @@ def pack(result: Any, mask: Callable[[Any], Any] = lambda value: value) -> bytes
     try:
         packed: bytes = msgpack.packb(result, default=lambda value: _encode(value, mask))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, NotSerializable):
-            raise
         raise NotSerializable(
             f"Object of type {type(result).__name__} cannot be written as msgpack ({type(error).__name__})"
         ) from None

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gusset.runtime.logs import model_traceback
 from gusset.runtime.responses import ERROR_OF_MODEL, Response, checked_headers, error_body, error_headers
@@ -19,7 +19,7 @@ from gusset.serving.inference.response_masking import ResponseMasker
 log = logging.getLogger("gusset")
 
 MODEL_ERROR = "Internal Server Error (in model/chainlet)."
-MSGPACK = b"application/octet-stream"
+MSGPACK: Final = b"application/octet-stream"
 
 ERROR_OF_SERVER = error_headers(500)
 _OF_BODY = frozenset((b"content-length", b"content-type"))  # that of an error is gusset's

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from gusset.runtime import logs
 from gusset.runtime.responses import ERROR_OF_CALLER, Response
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gusset.runtime.asgi import AsgiSender
 
 # Checked before anything else, since almost every result is one of them.
-_VALUE_TYPES = frozenset((dict, list, str, int, float, bool, type(None), tuple, bytes))
+_VALUE_TYPES: Final = frozenset((dict, list, str, int, float, bool, type(None), tuple, bytes))
 
 
 class ResultSender:

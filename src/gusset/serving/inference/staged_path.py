@@ -83,7 +83,7 @@ class StagedPath:
 async def _invoke(method: Method, value: Any, call: ModelCall, threads: ModelThreads) -> Any:
     """The result of a method; a synchronous one runs on one of `threads`."""
     arguments = method.arguments(value, call.request if method.wants_request else None)
-    del value  # the model may need the memory
+    value = None  # the model may need the memory
     if method.kind is MethodKind.COROUTINE:
         return await method.function(*arguments)
     if method.kind is not MethodKind.SYNC:
