@@ -13,7 +13,7 @@ SYSTEM_POSTGRES := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 ON_POSTGRES = test_access test_api test_integrity test_keys test_login test_pages test_repeated_requests \
   test_session_tokens
 
-.PHONY: help demo test quick check unit postgres soak engines ray kubernetes browser examples-test examples bench compiled interpreted dist image help-texts lock system-deps clean
+.PHONY: help demo test quick check unit postgres soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,7 +73,11 @@ compiled: $(STAMP) interpreted ## compile the hot modules in place by mypyc; nee
 interpreted: ## remove compiled modules from src/: Python then runs the source again
 	find src -name '*.so' -delete
 
-dist: $(STAMP) ## build wheel and sdist, install them into an empty environment and try them
+test-compiled: compiled ## every test but those of engines, browser, Ray and torch on compiled modules, which it removes again
+	$(PYTEST) -m "not (engine or browser or ray or torch or truss)" $(TESTS); status=$$?; \
+	  find src -name '*.so' -delete; exit $$status
+
+dist: $(STAMP) interpreted ## build wheels and sdist, install them into empty environments and try them; removes compiled modules
 	$(BIN)/python scripts/dist
 
 image: ## build the image of gusset itself, from packaging/Containerfile, with Docker or Podman

@@ -9,6 +9,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from gusset import is_compiled
+
 
 def interleave(parts: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """One figure of each part per round, in turns; name -> figures in order of rounds."""
@@ -23,7 +25,7 @@ def table(
     title: str, unit: str, results: Mapping[str, Sequence[float]], against: str, digits: int = 0
 ) -> None:
     """Print median, least, most, and the median of the ratios to `against` within each round."""
-    print(f"\n### {title}\n")
+    print(f"\n### {title}{' (gusset compiled)' if is_compiled() else ''}\n")
     print(f"| what | median {unit} | min | max | × {against} |")
     print("|---|---:|---:|---:|---:|")
     for name, figures in results.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+import gusset
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.output import problem_data
 from gusset.errors import CheckFailed, GussetError, Problem
@@ -24,6 +25,9 @@ from gusset.vault.file_permissions import file_problems
 @pass_app
 def doctor(app: App) -> None:
     """Look for problems on this machine that weaken security, and print how to fix them."""
+    compiled = gusset.is_compiled()
+    kind = "compiled" if compiled else "not compiled"
+    app.output.note(f"gusset {gusset.__version__} ({kind}) runs on Python {platform.python_version()}")
     problems = [problem for check in CHECKS for problem in check(app.settings)]
     problems += _vault(app)
     errors = [problem for problem in problems if not problem.warning]
@@ -31,7 +35,7 @@ def doctor(app: App) -> None:
         raise CheckFailed("there are problems to fix", problems=problems)
     app.output.problems([] if app.output.json else problems)
     app.output.result(
-        {"problems": [problem_data(p) for p in problems]},
+        {"problems": [problem_data(p) for p in problems], "compiled": compiled},
         f"no problem that must be fixed; the vault is in {app.settings.home}",
     )
 

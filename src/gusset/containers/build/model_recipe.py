@@ -141,7 +141,9 @@ class ModelRecipe:
         yield ContextCopy(
             path="app", source=self.folder, is_model=True, leave_out=frozenset(map(Path.resolve, elsewhere))
         )
-        yield ContextCopy(path="gusset/gusset", source=Path(gusset.__file__).parent)
+        package = Path(gusset.__file__).parent.resolve()
+        # Compiled modules may need a newer C library than the image has. Without them the source runs.
+        yield ContextCopy(path="gusset/gusset", source=package, leave_out=frozenset(package.rglob("*.so")))
         python = shlex.quote(self.python)
         start = _START.format(gusset_python=GUSSET_PYTHON, python=python, app=APP, port=PORT)
         yield ContextFile(path="gusset/serve", content=start.encode(), executable=True)
