@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import sys
@@ -295,6 +296,7 @@ def _arguments_in_container(options: ServeOptions) -> list[str]:
 
 
 def _serve_model(app: App, folder: Path, options: ServeOptions) -> int:
+    gc.disable()  # until `open`: looking for garbage would take a twentieth of the start
     served = ServedModel.start(app, folder, options)
     from gusset.serving.supervisor.supervisor import serve as supervise
 
@@ -352,7 +354,10 @@ class ServedModel:
             self._app, model.deployment, self._options, self._account, other_names=other_names
         ) as source:
             self._source = source
-            yield self._with_environment(model, source), source
+            deployment = self._with_environment(model, source)
+            gc.freeze()
+            gc.enable()
+            yield deployment, source
 
     def reread(self) -> ModelDeployment:
         """The deployment as the folder is now, while `open` is in use."""

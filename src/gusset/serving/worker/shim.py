@@ -9,6 +9,7 @@ reason, the shim kills all that is left, and then ends as the worker did.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import select
@@ -49,11 +50,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_worker(arguments: list[str]) -> int:
+    gc.disable()  # what is imported stays: looking for garbage meanwhile would take a twentieth of the time
     try:
         from gusset.serving.worker import worker  # not in the shim, which stays small
     except ImportError as error:
         sys.stderr.write(f"{sys.executable} cannot run gusset's worker: {error}\n")
         return EXIT_UNUSABLE_PYTHON
+    gc.freeze()
+    gc.enable()
     return worker.main(arguments)
 
 
