@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import httpx
 import pytest
 
 from tests.conftest import Cli
+from tests.killed_runs import ends_with_run
 from tests.manager.conftest import Manager, admin, manager, set_up  # noqa: F401  # fixtures
-from tests.serving.conftest import eventually
+from tests.serving.conftest import children, eventually
 
 DEPLOYMENT = "my-app"
 
@@ -133,7 +136,7 @@ def start(elsewhere: Cli, memory: Path, tmp_path: Path) -> Iterator[Callable[...
         words = ["agent", "--deployment", DEPLOYMENT, "--dir", str(folder), *options]
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gusset", *words],
+                [*ends_with_run("KILL"), sys.executable, "-m", "gusset", *words],
                 env=elsewhere.environ | environ,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -145,6 +148,10 @@ def start(elsewhere: Cli, memory: Path, tmp_path: Path) -> Iterator[Callable[...
     yield start_agent
     for agent in running:
         if agent.process.poll() is None:
+            commands = children(agent.process.pid)  # they would outlive an agent that is killed
             agent.process.kill()
             agent.process.wait()
+            for command in commands:
+                with suppress(ProcessLookupError):
+                    os.kill(command, signal.SIGKILL)
         assert "a bug in gusset" not in agent.log, agent.log

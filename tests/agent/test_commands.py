@@ -34,7 +34,8 @@ for name in ("HUP", "USR1", "USR2"):
 if "stubborn" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if "masked" in sys.argv: print(open(os.environ["GUSSET_SECRETS_DIR"] + "/token").read(), flush=True)
 show()
-while True: time.sleep(60)
+agent = os.getppid()
+while os.getppid() == agent: time.sleep(1)
 """
 
 

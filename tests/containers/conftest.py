@@ -25,6 +25,16 @@ import yaml
 
 from tests.conftest import clean_environ
 from tests.containers.wire import RunningProxy, running_proxy
+from tests.killed_runs import (
+    BRIDGE,
+    DOCKER,
+    ends_with_run,
+    own_name,
+    remove_docker,
+    remove_interface,
+    remove_left_dockers,
+    remove_left_networks,
+)
 from tests.manager.conftest import manager, set_up  # noqa: F401  # fixtures
 from tests.serving.conftest import eventually
 
@@ -179,11 +189,12 @@ def busybox(images: dict[str, str]) -> str:
 def docker(images: dict[str, str], busybox: str) -> Iterator[Path]:
     """The socket of a Docker that runs for the tests, with its own bridge and some of the images."""
     skip_if(missing_programs("dockerd", "docker", "ip"))
-    folder = Path(tempfile.mkdtemp(prefix="gusset-docker-"))
-    bridge, address = (
-        f"gusset{os.getpid()}",
-        f"10.213.{os.getpid() % 255}.1/24",
-    )  # unique, for test runs at the same time
+    remove_left_networks()
+    remove_left_dockers()
+    folder = Path(tempfile.gettempdir(), own_name(DOCKER))
+    folder.mkdir(mode=0o700)
+    # Unique, for test runs at the same time.
+    bridge, address = own_name(BRIDGE), f"10.213.{os.getpid() % 255}.1/24"
     for words in (
         ["link", "add", bridge, "type", "bridge"],
         ["addr", "add", address, "dev", bridge],
@@ -194,7 +205,14 @@ def docker(images: dict[str, str], busybox: str) -> Iterator[Path]:
     with (folder / "log").open("wb") as log:
         daemon = subprocess.Popen(
             [
-                *("dockerd", "--host", f"unix://{found}", "--data-root", folder / "data"),
+                *(
+                    *ends_with_run("TERM"),
+                    "dockerd",
+                    "--host",
+                    f"unix://{found}",
+                    "--data-root",
+                    folder / "data",
+                ),
                 *("--exec-root", folder / "exec", "--pidfile", folder / "pid", "--bridge", bridge),
                 *("--iptables=false", "--ip6tables=false"),  # Podman uses them too
             ],
@@ -216,11 +234,8 @@ def docker(images: dict[str, str], busybox: str) -> Iterator[Path]:
     finally:
         daemon.terminate()
         daemon.wait(60)
-        subprocess.run(["ip", "link", "del", bridge], check=False)
-        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for point in reversed([each for each in mounted if each.startswith(f"{folder}/")]):
-            subprocess.run(["umount", point], check=False)
-        shutil.rmtree(folder)
+        remove_interface(bridge)
+        remove_docker(folder)
 
 
 def _import_base() -> None:

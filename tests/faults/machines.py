@@ -11,6 +11,15 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.killed_runs import (
+    CABLE,
+    MACHINE,
+    own_name,
+    remove_interface,
+    remove_left_networks,
+    remove_namespace,
+)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -27,7 +36,8 @@ class Machine:
         number = os.getpid() % 16384  # of a subnet with four addresses, in the network for tests of RFC 2544
         network = f"198.18.{number >> 6}"
         first, second = (f"{network}.{(number & 63) * 4 + host}" for host in (1, 2))
-        machine = cls(f"gusset-test-{number}", first, f"gstest{number}")
+        machine = cls(own_name(MACHINE), first, own_name(CABLE))
+        remove_left_networks()
         try:
             _ip("netns", "add", machine.name)
             own_end = ("peer", "name", "eth0", "netns", machine.name)
@@ -78,5 +88,5 @@ def _ip(*args: str) -> None:
 
 def _remove(machine: Machine) -> None:
     """The cable goes with the namespace, once no process of it is left."""
-    for args in (["link", "del", machine.cable], ["netns", "del", machine.name]):
-        subprocess.run(["ip", *args], check=False, capture_output=True)
+    remove_interface(machine.cable)
+    remove_namespace(machine.name)
