@@ -83,18 +83,21 @@ def print_memory(folder: Path, environ: dict[str, str]) -> None:
     """Print the memory of each process of `gusset serve`, two seconds after it is ready."""
     process = start_serving(folder, environ)
     time.sleep(2)
-    sizes = [proportional_kb(pid) / 1024 for pid in [process.pid, *descendants(process.pid)]]
+    sizes = [proportional_mb(pid) for pid in [process.pid, *descendants(process.pid)]]
     process.terminate()
     process.wait()
-    each = " + ".join(f"{size:.1f}" for size in sizes)
+    own = " + ".join(f"{own:.1f}" for own, _ in sizes)
+    print(f"\nMemory of `gusset serve`, of its own: {own} = {sum(own for own, _ in sizes):.1f} MB.")
     print(
-        f"\nMemory of `gusset serve`, pages that processes share counted once: {each} = {sum(sizes):.1f} MB"
+        f"Its share of the files that this and other processes use: {sum(files for _, files in sizes):.1f} MB"
     )
 
 
-def proportional_kb(pid: int) -> int:
+def proportional_mb(pid: int) -> tuple[float, float]:
+    """Memory of a process, and its pages of files; those that processes share are divided by their number."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    kb = {name: int(line.split()[1]) for line in lines if (name := line.partition(":")[0]).startswith("Pss_")}
+    return kb["Pss_Anon"] / 1024, kb["Pss_File"] / 1024
 
 
 def main() -> None:
