@@ -30,7 +30,7 @@ from gusset.errors import (
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
-from gusset.vault.audit.events import Actor
+from gusset.vault.audit.actor import Actor
 from gusset.vault.storage import postgres_connect
 from gusset.vault.storage.postgres import Postgres
 from gusset.vault.storage.postgres_connect import ServerClock

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.events import Actor, AuditEvent
+from gusset.vault.audit.actor import Actor
+from gusset.vault.audit.events import AuditEvent
 from gusset.vault.audit.refusals import MAX_SUMS, MAX_TARGETS, WINDOW, RefusalSums
 
 

@@ -19,7 +19,7 @@ from gusset.manager.auth.access_cache import MAX_KEYS, AccessCache, KnownKey
 from gusset.manager.auth.callers import Caller, DeploymentCaller, PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.events import Actor
+from gusset.vault.audit.actor import Actor
 from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, KeyInfo, key_hash
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.identity_tokens import is_identity_token

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from gusset.errors import Denied, NotFound
 from gusset.secrets.name import fold_name
-from gusset.vault.audit.events import Actor
+from gusset.vault.audit.actor import Actor
 from gusset.vault.services.access_keys import ALL_SECRETS, Scope
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.person import Person, TeamInfo

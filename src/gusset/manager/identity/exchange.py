@@ -14,7 +14,7 @@ from gusset.manager.identity.issuer_keys import IssuerKeys, UnknownKey
 from gusset.manager.identity.json_web_token import read_token, seconds_left, verified_claims
 from gusset.printable import printable
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.events import Actor
+from gusset.vault.audit.actor import Actor
 from gusset.vault.services.identities import IdentityInfo
 from gusset.vault.services.identity_rules import audiences
 from gusset.vault.services.identity_tokens import IssuedToken, is_identity_token

@@ -17,7 +17,7 @@ from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.pages.page_types import Notice, Page, PageRequest, Redirect, error_text, local_url
 from gusset.manager.pages.session_tokens import known_device, sign_device
 from gusset.secrets.value import SecretValue
-from gusset.vault.audit.events import Actor
+from gusset.vault.audit.actor import Actor
 from gusset.vault.services.password_attempts import AttemptLimit, PasswordAttempt
 
 HOME = "/settings/secrets"

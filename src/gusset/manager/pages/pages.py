@@ -33,7 +33,7 @@ from gusset.manager.pages.rendering import environment
 from gusset.manager.pages.responder import HEADERS, PageResponder, cookie_name
 from gusset.manager.pages.routes import PageRoute, page_routes
 from gusset.vault import deadline
-from gusset.vault.audit.events import Actor
+from gusset.vault.audit.actor import Actor
 from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")

@@ -19,20 +19,6 @@ details_text = json.JSONEncoder(sort_keys=True).encode
 compact_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Actor(str):
-    """Who acts, and the network `address` of the request, where there is one.
-
-    A `str`, since the vault takes any text as an actor: only the manager knows addresses.
-    """
-
-    address: str | None
-
-    def __new__(cls, name: str, address: str | None = None) -> Actor:
-        actor = super().__new__(cls, name)
-        actor.address = address
-        return actor
-
-
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One act or refusal, to be recorded. `outcome` is "ok" or the code of the error."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.events import Actor, AuditEvent
+from gusset.vault.audit.actor import Actor
+from gusset.vault.audit.events import AuditEvent
 
 WINDOW = 60.0  # seconds that one sum covers
 MAX_TARGETS = 64  # of one caller and action in a window; further ones share a sum

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from gusset.vault.audit.events import AuditEvent
@@ -13,15 +12,17 @@ from gusset.vault.storage.known_rows import LookupCall
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class WriteResult(Generic[T]):
     """What a write returns: a value for its caller, and the audit events to record with it.
 
     A write that changes signed rows has at least one event: its record has the rows' HMACs.
     """
 
-    value: T
-    events: Sequence[AuditEvent]
+    __slots__ = ("events", "value")
+
+    def __init__(self, value: T, events: Sequence[AuditEvent]) -> None:
+        self.value = value
+        self.events = events
 
 
 # Reads, decides and changes rows. It may be called again, after a rollback, if another of its batch failed.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -112,6 +111,7 @@ class Keyring:
         self._keys = dict(keys)
         self.keks = Keks({number: key.secret for (kind, number), key in keys.items() if kind == KEK})
         self._ranges = {kind: self._range(kind) for kind in KINDS}
+        self._public_keys: Sequence[PublicKey] | None = None  # derived when they are first used
 
     def _range(self, kind: str) -> list[_Ranged]:
         """The keys of a kind, the newest first."""
@@ -185,13 +185,15 @@ class Keyring:
         """Sign `data`, the checkpoint of the audit record `seq`."""
         return _private_key(self._key_of(SIGNING, seq).secret).sign(data)
 
-    @cached_property
+    @property
     def public_keys(self) -> Sequence[PublicKey]:
         """The public part of each signing key, the oldest first."""
-        return [
-            PublicKey(key.number, key.first, _private_key(key.secret).public_key().public_bytes_raw())
-            for key in reversed(self._ranges[SIGNING])
-        ]
+        if self._public_keys is None:
+            self._public_keys = [
+                PublicKey(key.number, key.first, _private_key(key.secret).public_key().public_bytes_raw())
+                for key in reversed(self._ranges[SIGNING])
+            ]
+        return self._public_keys
 
     def _key_of(self, kind: str, seq: int) -> _Ranged:
         """The key for the audit record `seq`. Raises KeyError."""

@@ -8,7 +8,8 @@ from datetime import timedelta
 from gusset.errors import Conflict, NotSignedIn
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.events import Actor, AuditEvent
+from gusset.vault.audit.actor import Actor
+from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password

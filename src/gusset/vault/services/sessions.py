@@ -13,7 +13,8 @@ from secrets import token_urlsafe
 from gusset.errors import Denied, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.events import Actor, AuditEvent
+from gusset.vault.audit.actor import Actor
+from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password, verify_password

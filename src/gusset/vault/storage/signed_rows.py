@@ -16,62 +16,52 @@ from __future__ import annotations
 import base64
 import hmac
 import struct
-from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from json.encoder import encode_basestring_ascii as json_string
 from typing import Any, NamedTuple
 
 from gusset.errors import IntegrityError
 from gusset.vault.crypto.keyring import Keyring
-from gusset.vault.storage.sql import Parameters, Statement
+from gusset.vault.storage.sql import Parameters, Statement, make_row_type
 
 _FORMAT = b"gusset row 1"
 
 
-@dataclass(frozen=True, kw_only=True)
 class SignedTable:
     """A table whose rows are signed. `columns` are signed, its `key` first; `unsigned` are not.
 
     `row` says what a row is, for messages, with the names of columns in braces.
     """
 
-    name: str
-    key: tuple[str, ...]
-    columns: tuple[str, ...]
-    unsigned: tuple[str, ...] = ()
-    row: str
-
-    @cached_property
-    def all_columns(self) -> tuple[str, ...]:
-        return (*self.columns, *self.unsigned, "changed_seq", "mac")
-
-    @cached_property
-    def column_names(self) -> frozenset[str]:
-        return frozenset(self.all_columns)
-
-    @cached_property
-    def row_type(self) -> Any:
-        return namedtuple("Row", self.all_columns)  # its fields are known at run time only
-
-    @cached_property
-    def insert(self) -> Statement:
+    def __init__(
+        self,
+        *,
+        name: str,
+        key: tuple[str, ...],
+        columns: tuple[str, ...],
+        unsigned: tuple[str, ...] = (),
+        row: str,
+    ) -> None:
+        self.name = name
+        self.key = key
+        self.columns = columns
+        self.all_columns = (*columns, *unsigned, "changed_seq", "mac")
+        self.column_names = frozenset(self.all_columns)
+        self._row = row
+        self._row_type: Any = None  # made when it is first used: that takes long, and most commands use few
+        self._this_row = " AND ".join([f"{column} = :{column}" for column in key])
         names = ", ".join(self.all_columns)
-        places = ", ".join(f":{name}" for name in self.all_columns)
-        return Statement(f"INSERT INTO {self.name} ({names}) VALUES ({places})")
+        places = ", ".join([f":{column}" for column in self.all_columns])
+        self.insert = Statement(f"INSERT INTO {name} ({names}) VALUES ({places})")
+        self.delete = Statement(f"DELETE FROM {name} WHERE {self._this_row}")
+        self.all_rows = Statement(f"SELECT {names} FROM {name}")
+        self._updates: dict[tuple[str, ...], Statement] = {}
 
-    @cached_property
-    def all_rows(self) -> Statement:
-        return Statement(f"SELECT {', '.join(self.all_columns)} FROM {self.name}")
-
-    @cached_property
-    def delete(self) -> Statement:
-        return Statement(f"DELETE FROM {self.name} WHERE {self._this_row}")
-
-    @cached_property
-    def _updates(self) -> dict[tuple[str, ...], Statement]:
-        return {}
+    @property
+    def row_type(self) -> Any:
+        if self._row_type is None:
+            self._row_type = make_row_type(self.all_columns)
+        return self._row_type
 
     def update(self, changed: tuple[str, ...]) -> Statement:
         """The UPDATE of the columns `changed`, of one row."""
@@ -82,17 +72,13 @@ class SignedTable:
             self._updates[changed] = found
         return found
 
-    @property
-    def _this_row(self) -> str:
-        return " AND ".join(f"{name} = :{name}" for name in self.key)
-
     def key_text(self, row: Any) -> str:
         """The key of a row as one text, as audit records have it."""
         return "/".join([_key_part(value) for value in row[: len(self.key)]])
 
     def describe(self, row: Any) -> str:
         """What `row` is, for a message."""
-        return self.row.format_map(row._asdict())
+        return self._row.format_map(row._asdict())
 
 
 class Select(Statement):

@@ -54,7 +54,7 @@ class Statement:
         """A row of the result as a named tuple. `description` is the cursor's."""
         if self._row_type is None:
             names = [column[0] for column in description]
-            self._row_type = _row_type(names)
+            self._row_type = make_row_type(names)
         return self._row_type._make(values)
 
     def with_lists(self, parameters: Parameters) -> tuple[Statement, Parameters]:
@@ -73,7 +73,8 @@ class Statement:
         return found, values
 
 
-def _row_type(names: Sequence[str]) -> Any:
+def make_row_type(names: Sequence[str]) -> Any:
+    """The type of rows with these columns."""
     return namedtuple("Row", names)  # its fields are known at run time only
 
 
