@@ -54,7 +54,9 @@ class GreenletPool:
         self._seconds = seconds
         self._idle: list[_Pooled] = []
 
-    def start(self, function: Callable[..., T], *args: Any, on_done: Callable[[T], object]) -> None:
+    def start(
+        self, function: Callable[..., T], *args: Any, on_done: Callable[[T], object] | None = None
+    ) -> None:
         """Call `function` in a greenlet, then `on_done` with its result; cheaper than a task with `spawn`.
 
         Call this outside any other greenlet. What `function` raises is raised here, or
@@ -66,7 +68,7 @@ class GreenletPool:
             child.call = partial(_call_within, self._seconds, child.call)
         self._step(child, on_done, child.switch())
 
-    def _step(self, child: _Pooled, on_done: Callable[[Any], object], given: Any) -> None:
+    def _step(self, child: _Pooled, on_done: Callable[[Any], object] | None, given: Any) -> None:
         """Go on with what a greenlet has given: itself after its call, or a future that it waits for."""
         if given is not child:
             given.add_done_callback(partial(self._resume, child, on_done))
@@ -76,9 +78,12 @@ class GreenletPool:
             self._idle.append(child)
         else:
             child.switch()  # without a call it ends; one that is only dropped would keep itself, by its frame
-        on_done(result)
+        if on_done is not None:
+            on_done(result)
 
-    def _resume(self, child: _Pooled, on_done: Callable[[Any], object], future: asyncio.Future[Any]) -> None:
+    def _resume(
+        self, child: _Pooled, on_done: Callable[[Any], object] | None, future: asyncio.Future[Any]
+    ) -> None:
         try:
             value = future.result()
         except BaseException:
@@ -126,6 +131,11 @@ def wait_for_socket(descriptor: int, *, deadline: float, writing: bool = False) 
         loop.remove_reader(descriptor)
         if writing:
             loop.remove_writer(descriptor)
+
+
+def call_on_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call `function` on a thread, and suspend the current greenlet meanwhile. Raises what it raises."""
+    return wait(asyncio.get_running_loop().run_in_executor(None, function, *args))
 
 
 def set_result(future: asyncio.Future[bool], result: bool) -> None:

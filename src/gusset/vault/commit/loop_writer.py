@@ -1,10 +1,10 @@
 """Group commit for a server: writes that wait on its event loop share commits, without a thread for each.
 
 Writes run on the loop's own thread: each takes microseconds, and on another
-thread every statement would compete for the interpreter lock. With SQLite, only what
-may take long leaves it: waiting for another process's lock, and the commit where
-the disk is slow. With PostgreSQL a batch runs in a greenlet, which lets the loop
-continue while it waits for the server.
+thread every statement would compete for the interpreter lock. A batch runs in a
+greenlet, which lets the loop continue while it waits: with PostgreSQL for the server,
+with SQLite only for a thread that does what may take long, which is waiting for another
+process's lock, and the commit where the disk is slow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gusset.vault.commit.writer_connection import (
     earliest_deadline,
     in_time,
 )
-from gusset.vault.greenlets import spawn, spawned, wait
+from gusset.vault.greenlets import GreenletPool, call_on_thread, spawned, wait
 from gusset.vault.storage.database import Database
 from gusset.vault.storage.known_rows import LookupCall
 from gusset.vault.storage.sqlite import Sqlite
@@ -43,15 +43,15 @@ SLOW_COMMIT = 0.003  # seconds; a faster commit costs less than handing it to a 
 def make_server_writer(runner: BatchRunner, database: Database) -> Writer:
     """The writer for a server's vault."""
     transactions = (
-        SqliteTransactions(runner, database) if isinstance(database, Sqlite) else GreenletTransactions(runner)
+        SqliteTransactions(runner, database) if isinstance(database, Sqlite) else ServerTransactions(runner)
     )
     return LoopWriter(runner, transactions)
 
 
 class Transactions(Protocol):
-    """Executes batches of a `LoopWriter`, one at a time."""
+    """Executes batches of a `LoopWriter`, one at a time, in a greenlet."""
 
-    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         """Execute a batch in one transaction. Returns what it has added to the log.
 
         Raises:
@@ -72,31 +72,31 @@ class SqliteTransactions:
         self._driver: Any = None
         self._slow_disk = False
 
-    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         try:
-            return await self._execute(batch, savepoints=savepoints)
+            return self._execute(batch, savepoints=savepoints)
         except (self._sqlite.errors, OSError) as error:
             raise self._sqlite.translated(error) from None
 
-    async def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         driver = self._driver
         if driver is None:
             driver = self._driver = self._sqlite.connect()
             self._sqlite.disable_busy_timeout(driver)
         if not self._sqlite.try_begin_write(driver):
-            await asyncio.to_thread(self._sqlite.wait_and_begin_write, driver)
+            call_on_thread(self._sqlite.wait_and_begin_write, driver)
         try:
             extension = self._runner.run(driver, batch, savepoints=savepoints)
-            await self._commit(driver)
+            self._commit(driver)
         finally:
             driver.rollback()  # does nothing after a commit
         return extension
 
-    async def _commit(self, driver: Any) -> None:
+    def _commit(self, driver: Any) -> None:
         """Commit: here where the disk is fast, on a thread where it would block the loop."""
         began = time.perf_counter()
         if self._slow_disk:
-            await asyncio.to_thread(driver.commit)
+            call_on_thread(driver.commit)
         else:
             driver.commit()
         self._slow_disk = time.perf_counter() - began > SLOW_COMMIT
@@ -106,17 +106,14 @@ class SqliteTransactions:
             self._driver.close()
 
 
-class GreenletTransactions:
-    """In a greenlet, where waits for the server suspend it."""
+class ServerTransactions:
+    """On a connection whose waits for the server suspend the greenlet."""
 
     def __init__(self, runner: BatchRunner) -> None:
         self._runner = runner
         self._connection = WriterConnection(runner.dialect)
 
-    async def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
-        return await spawn(self._execute, batch, savepoints=savepoints)
-
-    def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
         with self._connection.begun(earliest_deadline(batch)) as driver:
             return self._runner.run(driver, batch, savepoints=savepoints)
 
@@ -134,8 +131,8 @@ class LoopWriter:
         self._queue: list[PendingWrite] = []
         self._working = False
         self._commits = 0
+        self._greenlets = GreenletPool()
         self._witness_write: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[None] | None = None  # the event loop itself keeps no task alive
 
     @property
     def commits(self) -> int:
@@ -159,31 +156,39 @@ class LoopWriter:
         self._queue.append(pending)
         if not self._working:
             self._working = True
-            loop.call_soon(self._start)  # deferred: writes of the same turn of the loop share the commit
+            loop.call_soon(self._gather, 1)
         wait(pending.wake)
         value: T = pending.result()
         return value
 
-    def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._work())
+    def _gather(self, known: int) -> None:
+        """Begin once a turn of the loop has brought no further write: what comes together shares a commit.
 
-    async def _work(self) -> None:
+        `known` is how many writes waited before the turn.
+        """
+        waiting = len(self._queue)
+        if known < waiting < MAX_BATCH:
+            asyncio.get_running_loop().call_soon(self._gather, waiting)
+        else:
+            self._greenlets.start(self._work)
+
+    def _work(self) -> None:
         """Commit batches until no write waits. Whatever fails, the next write finds the writer working."""
         try:
-            await self._commit_all()
+            self._commit_all()
         finally:
             self._working = bool(self._queue)
             if self._working:
-                asyncio.get_running_loop().call_soon(self._start)
+                asyncio.get_running_loop().call_soon(self._gather, len(self._queue))
 
-    async def _commit_all(self) -> None:
+    def _commit_all(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
             remaining = in_time(batch)
             checkpoint = None
             try:
                 if remaining:
-                    checkpoint = self._runner.committed(await self._commit_batch(remaining))
+                    checkpoint = self._runner.committed(self._commit_batch(remaining))
                     self._commits += 1
             except BaseException as error:
                 for pending in remaining:
@@ -195,12 +200,12 @@ class LoopWriter:
                     if not pending.wake.done():
                         pending.wake.set_result(None)
             if checkpoint:
-                await self._add_to_witness(checkpoint)
+                self._add_to_witness(checkpoint)
 
-    async def _add_to_witness(self, checkpoint: Checkpoint) -> None:
+    def _add_to_witness(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint to the witness file while the next batch goes on; never two at once."""
         if self._witness_write is not None:
-            await self._witness_write
+            wait(self._witness_write)
         self._witness_write = asyncio.get_running_loop().create_task(self._write_witness(checkpoint))
 
     async def _write_witness(self, checkpoint: Checkpoint) -> None:
@@ -209,11 +214,11 @@ class LoopWriter:
         except Exception as error:  # such as a system that cannot start a thread: the next one may succeed
             log.warning("cannot write the witness file %s: %s", self._runner.witness.path, error)
 
-    async def _commit_batch(self, batch: Sequence[PendingWrite]) -> Extension | None:
+    def _commit_batch(self, batch: Sequence[PendingWrite]) -> Extension | None:
         try:
-            return await self._transactions.execute(batch, savepoints=False)
+            return self._transactions.execute(batch, savepoints=False)
         except NeedsSavepoints:
-            return await self._transactions.execute(batch, savepoints=True)
+            return self._transactions.execute(batch, savepoints=True)
 
     def record_refusal_sums(self) -> None:
         self._runner.record_refusal_sums(self.run)
