@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import socket
+import statistics
 import sys
 import tempfile
 import time
@@ -63,21 +64,19 @@ class Plain:
 
 @dataclass(frozen=True)
 class Server:
-    """An application, with the processes of Ray that work for it: none for gusset alone."""
+    """An application, with the processes of Ray that work for it, if any: its replica and the proxy."""
 
     port: int
     path: str
-    replica: int | None = None
-    proxy: int | None = None
+    processes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One round: requests a second, and microseconds of processor time for each of them."""
+    """One round: requests a second, and microseconds of processor time of each process for one of them."""
 
     rate: float
-    replica: float
-    proxy: float
+    cpu: list[float]
 
 
 @contextmanager
@@ -109,9 +108,9 @@ def cluster(folder: Path, secrets: Path) -> Iterator[dict[str, Server]]:
         proxy = process("ray::ProxyActor")
         replicas = {name: process(f"ray::ServeReplica:{name}:") for name in targets}
         yield {
-            "plain Ray Serve": Server(port, "/plain", replicas["plain"], proxy),
-            "plain Ray Serve, again": Server(port, "/again", replicas["again"], proxy),
-            "Ray Serve with gusset": Server(port, "/gusset/predict", replicas["gusset"], proxy),
+            "plain Ray Serve": Server(port, "/plain", (replicas["plain"], proxy)),
+            "plain Ray Serve, again": Server(port, "/again", (replicas["again"], proxy)),
+            "Ray Serve with gusset": Server(port, "/gusset/predict", (replicas["gusset"], proxy)),
         }
     finally:
         serve.shutdown()
@@ -152,32 +151,28 @@ def measured(server: Server, connections: int) -> Figures:
         clients = (keep_busy(server.port, server.path, began + SECONDS) for _ in range(connections))
         return sum(await asyncio.gather(*clients)), time.perf_counter() - began
 
-    def used() -> list[float]:
-        return [cpu_microseconds(pid) if pid else 0.0 for pid in (server.replica, server.proxy)]
-
-    before = used()
+    before = [cpu_microseconds(pid) for pid in server.processes]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         done, seconds = runner.run(run())
-    replica, proxy = (after - earlier for after, earlier in zip(used(), before, strict=True))
-    return Figures(done / seconds, replica / done, proxy / done)
+    after = [cpu_microseconds(pid) for pid in server.processes]
+    return Figures(done / seconds, [(end - start) / done for start, end in zip(before, after, strict=True)])
 
 
 def compare(servers: dict[str, Server], connections: int, rounds: int) -> None:
     """Print requests a second, and the processor time of Ray's processes."""
     results: dict[str, list[Figures]] = {name: [] for name in servers}
     for number in range(rounds):
-        for name in servers if number % 2 else reversed(servers):  # so that a drift favours none
+        first = number % len(servers)  # another one in each round, so that nobody is always first
+        for name in [*list(servers)[first:], *list(servers)[:first]]:
             results[name].append(measured(servers[name], connections))
-    by_ray = {name: figures for name, figures in results.items() if servers[name].replica}
-    kinds: tuple[tuple[str, str, dict[str, list[Figures]], Callable[[Figures], float]], ...] = (
-        ("Requests a second", "requests/s", results, lambda figures: figures.rate),
-        ("Processor time of the replica for a request", "µs", by_ray, lambda figures: figures.replica),
-        ("Processor time of the proxy for a request", "µs", by_ray, lambda figures: figures.proxy),
+    kinds: tuple[tuple[str, str, Callable[[Figures], float]], ...] = (
+        ("Requests a second", "requests/s", lambda figures: figures.rate),
+        ("Processor time of the replica for a request", "µs", lambda figures: figures.cpu[0]),
+        ("Processor time of the proxy for a request", "µs", lambda figures: figures.cpu[1]),
     )
-    suffix = f"{connections} connection{'s' if connections > 1 else ''}"
-    for title, unit, chosen, figure in kinds:
-        columns = {name: [figure(each) for each in figures] for name, figures in chosen.items()}
-        table(f"{title}, {suffix}", unit, columns, against="plain Ray Serve")
+    for title, unit, figure in kinds:
+        columns = {name: [figure(each) for each in figures] for name, figures in results.items()}
+        table(f"{title}, {connections} at a time", unit, columns, against="plain Ray Serve")
 
 
 def main() -> None:
@@ -192,11 +187,13 @@ def main() -> None:
     environ = os.environ | {"GUSSET_HOME": str(folder / "home"), "GUSSET_SETTINGS": str(folder / "none")}
     arguments = ("--secrets-dir", str(secrets))
     with cluster(model, secrets) as applications, serving(model, environ, *arguments) as (port, _, _):
-        servers = {**applications, "gusset alone": Server(port, "/predict")}
-        for server in servers.values():
+        alone = Server(port, "/predict")
+        for server in (*applications.values(), alone):
             measured(server, connections=4)  # warm
         for connections in CONNECTIONS:
-            compare(servers, connections, rounds)
+            compare(applications, connections, rounds)
+            rate = statistics.median(measured(alone, connections).rate for _ in range(5))
+            print(f"\ngusset alone, {connections} at a time: {rate:,.0f} requests/s")
 
 
 if __name__ == "__main__":

@@ -84,9 +84,8 @@ def log_masked(masker: Masker, level: int) -> None:
         return masker.mask_text(text, "log")
 
     def start_new_counter() -> None:
-        masker.hits = (
-            HitCounter()
-        )  # the lock of the old one may be held by a thread that the fork does not have
+        # The lock of the old one may be held by a thread that the fork does not have.
+        masker.hits = HitCounter()
 
     os.register_at_fork(after_in_child=start_new_counter)
     logs.mask_records(mask)
