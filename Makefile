@@ -105,5 +105,5 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e . # its script starts faster than pip's
 	@touch $(STAMP)
 
-clean: ## remove everything that these targets made
+clean: interpreted ## remove everything that these targets made
 	rm -rf $(VENV) .venv-examples .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

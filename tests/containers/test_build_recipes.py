@@ -115,8 +115,10 @@ def test_two_clones_of_a_folder_have_the_same_context(gusset: Cli, tmp_path: Pat
 
 
 def test_the_context_of_a_model_has_what_it_needs_and_no_more(gusset: Cli, tmp_path: Path) -> None:
-    """Neither caches nor version control; the data is a layer of its own."""
+    """Neither caches nor version control nor compiled modules; the data is a layer of its own."""
     written = context(gusset, write_folder(tmp_path / "model"))
+    assert (written / "gusset" / "gusset" / "runtime" / "http_connection.py").is_file()
+    assert [*(written / "gusset").rglob("*.so")] == []  # `make compiled` puts some beside the source
     assert (written / "data" / "weights.txt").read_text() == "heavy"
     found = {
         str(path.relative_to(written / "app")) for path in (written / "app").rglob("*") if path.is_file()
