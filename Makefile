@@ -67,8 +67,8 @@ examples: $(STAMP) ## make the environments of the examples (torch, transformers
 bench: $(STAMP) ## run every benchmark
 	$(BIN)/python bench/run.py
 
-compiled: $(STAMP) interpreted ## compile the hot modules in place by mypyc; needs gcc and Python's headers, takes a minute
-	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m hatchling build -t wheel --hooks-only -d $(VENV)/compiled
+compiled: $(STAMP) ## compile the hot modules by mypyc, beside their source; needs gcc and Python's headers
+	@./scripts/compile
 
 interpreted: ## remove compiled modules from src/: Python then runs the source again
 	find src -name '*.so' -delete
