@@ -19,8 +19,10 @@ _HEAD = "Host: 127.0.0.1:8700\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r
 class Replica:
     """A stream of changes, a connection for requests, and a lease that is renewed."""
 
-    def __init__(self, port: int, token: str) -> None:
+    def __init__(self, port: int, token: str, *, address: str = "127.0.0.1") -> None:
+        """`address` is the replica's own."""
         self._port = port
+        self._address = address
         self._head = _HEAD + f"Authorization: Bearer {token}\r\n"
         self.on_fetched: Callable[[], object] = lambda: None  # called with each new version
         self._session = ""
@@ -31,13 +33,20 @@ class Replica:
 
     async def open(self) -> None:
         """Fetch the values, begin the lease, and open the stream."""
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._reader, self._writer = await self._connect()
         await self._fetch()
         self.on_fetched()
         await self.renew({"host": "bench", "versions": self.versions})
-        self._stream, self._stream_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._stream, self._stream_writer = await self._connect()
         self._stream_writer.write(f"GET /v1/deployment/changes HTTP/1.1\r\n{self._head}\r\n".encode())
         await self._stream.readuntil(b"\r\n\r\n")
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._address, 0))
+
+    def close_requests(self) -> None:
+        """Keep only the stream."""
+        self._writer.close()
 
     async def follow(self) -> None:
         """Fetch the values after each change."""
