@@ -9,11 +9,15 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-re
 
 # PostgreSQL as the system has it, the newest one; empty where there is none. `make test` uses that of a wheel.
 SYSTEM_POSTGRES := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
-# What managers do is the same on both databases, so these files are enough: routes, pages, keys, streams.
-ON_POSTGRES = test_access test_api test_integrity test_keys test_login test_pages test_repeated_requests \
-  test_session_tokens
+# The part of tests/manager that continuous integration runs twice: routes, pages, keys, streams, durability, rotations.
+# The rest takes 380 s of processor time; `make postgres-all` runs it, too.
+ON_POSTGRES = test_access test_api test_durable test_integrity test_keys test_login test_pages \
+  test_provider_rotation test_repeated_requests test_session_tokens
+# Those of tests/vault; `make test` runs all of them on both databases, but on the PostgreSQL of the wheel.
+VAULT_ON_POSTGRES = test_consistency test_identities test_leases test_lost_records test_postgres \
+  test_provider_rotations test_rotations
 
-.PHONY: help demo test quick check unit postgres soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts lock system-deps clean
+.PHONY: help demo test quick check unit postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +42,12 @@ unit: $(STAMP) ## every test but those of engines, browser, Ray and torch
 
 postgres: $(STAMP) ## tests of vaults and managers on the system's PostgreSQL (GUSSET_TEST_POSTGRES names another)
 	GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES=$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)} \
-	  $(PYTEST) -m "not sqlite" tests/vault/test_postgres.py tests/vault/test_consistency.py \
-	  tests/vault/test_lost_records.py tests/faults/test_failover.py $(ON_POSTGRES:%=tests/manager/%.py)
+	  $(PYTEST) -m "not sqlite" tests/faults/test_failover.py $(VAULT_ON_POSTGRES:%=tests/vault/%.py) \
+	  $(ON_POSTGRES:%=tests/manager/%.py)
+
+postgres-all: $(STAMP) ## every test of vaults and managers on the system's PostgreSQL; many minutes
+	GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES=$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)} \
+	  $(PYTEST) -m "not sqlite" tests/vault tests/manager tests/faults/test_failover.py
 
 soak: $(STAMP) ## 200 kills, a full load and a long pause, on PostgreSQL: takes half an hour
 	GUSSET_TEST_KILLS=200 GUSSET_TEST_WRITES=200 GUSSET_TEST_PAUSE=60 \
