@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
+from random import Random
+from time import sleep
 
 from gusset.serving.inference.model_threads import ModelThreads
 
@@ -52,6 +54,24 @@ def test_calls_that_no_thread_has_started_are_counted_as_waiting_from_when_they_
             while len(delivered) < 4:
                 await asyncio.sleep(0.01)
         assert delivered == ["block", "0", "1", "2"]
+        assert threads.waiting == 0
+
+    asyncio.run(scenario())
+
+
+def test_no_call_is_left_behind_when_threads_run_out_of_calls_and_get_more() -> None:
+    """Threads that are about to wait, and calls that are put meanwhile, do not miss each other."""
+
+    async def scenario() -> None:
+        threads = ModelThreads(asyncio.get_running_loop(), 4, "model")
+        random = Random(7)
+        async with asyncio.timeout(60):
+            for _ in range(1500):
+                burst = random.choice((1, 1, 2, 3, 5, 9))
+                ends = await asyncio.gather(
+                    *(threads.run(partial(sleep, random.choice((0, 0, 0.0001)))) for _ in range(burst))
+                )
+                assert len(ends) == burst
         assert threads.waiting == 0
 
     asyncio.run(scenario())

@@ -3,13 +3,17 @@
 Calls and results are handed over in batches, since waking the other side for each
 would cost several times as much: calls that arrive in one turn of the loop are put
 into the queue together, and the loop is woken once for all results that are ready.
+
+Each side waits for bytes in a pipe. Unlike waking a thread by a lock, or a loop by
+`call_soon_threadsafe`, writing them releases the interpreter's lock, which the other side
+needs at once: otherwise it would wake up only to wait for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import queue
+import os
 import sys
 import threading
 from collections import deque
@@ -19,6 +23,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Call = Callable[[], Callable[[], object]]
 
 
 class ModelThreads:
@@ -30,26 +35,28 @@ class ModelThreads:
         self._name = name
         self._started = 0
         self._outstanding = 0  # calls put whose results are not delivered yet
-        self._calls: queue.SimpleQueue[Callable[[], Callable[[], object]]] = queue.SimpleQueue()
-        self._gathered: list[Callable[[], Callable[[], object]]] = []  # to be queued in this turn of the loop
+        self._calls: deque[Call] = deque()
+        self._gathered: list[Call] = []  # to be queued in this turn of the loop
+        self._idle: list[None] = []  # one for each thread that waits for a call, until it is woken
         self._one_by_one = True  # no call was put while another was outstanding, since there was none last
         self._ready: deque[Callable[[], object]] = deque()
         self._wake_scheduled = False
+        # The pipes are opened with the first thread. A byte wakes one idle thread, or the loop.
+        self._calls_r = self._calls_w = self._results_r = self._results_w = -1
 
-    def put(self, call: Callable[[], Callable[[], object]]) -> None:
+    def put(self, call: Call) -> None:
         """Run `call` on a thread, then the function that it returns on the loop.
 
         Neither may raise. Called on the loop.
         """
         self._outstanding += 1
         if self._outstanding > self._started and self._started < self._count:
-            name = f"{self._name}-{self._started}"
-            threading.Thread(target=self._run, name=name, daemon=True).start()
-            self._started += 1
+            self._start_thread()
         if self._outstanding > 1:
             self._one_by_one = False
         elif self._one_by_one:
-            self._calls.put(call)
+            self._calls.append(call)
+            self._wake_threads(1)
             return
         else:
             self._one_by_one = True
@@ -57,15 +64,36 @@ class ModelThreads:
             self._loop.call_soon(self._queue_gathered)
         self._gathered.append(call)
 
+    def _start_thread(self) -> None:
+        if not self._started:
+            self._calls_r, self._calls_w = os.pipe()
+            self._results_r, self._results_w = os.pipe()
+            self._loop.add_reader(self._results_r, self._deliver)
+        name = f"{self._name}-{self._started}"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._started += 1
+
     def _queue_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
-        for call in gathered:
-            self._calls.put(call)
+        self._calls.extend(gathered)
+        self._wake_threads(len(gathered))
+
+    def _wake_threads(self, most: int) -> None:
+        """Wake up to `most` idle threads for calls that are in the queue."""
+        woken = 0
+        while woken < most and self._idle:
+            try:
+                self._idle.pop()
+            except IndexError:  # the last one has just found a call by itself
+                break
+            woken += 1
+        if woken:
+            os.write(self._calls_w, bytes(woken))
 
     @property
     def waiting(self) -> int:
         """How many calls no thread has started yet."""
-        return self._calls.qsize() + len(self._gathered)
+        return len(self._calls) + len(self._gathered)
 
     async def run(self, function: Callable[[], T]) -> T:
         """The result of `function`, run on a thread in the caller's context.
@@ -107,17 +135,35 @@ class ModelThreads:
 
     def _run_calls(self) -> None:
         while True:
-            deliver = self._calls.get()()
-            self._ready.append(deliver)
+            call = self._take()
+            if call is None:
+                self._wait_for_call()
+                continue
+            self._ready.append(call())
             if not self._wake_scheduled:
                 self._wake_scheduled = True
-                try:
-                    self._loop.call_soon_threadsafe(self._deliver)
-                except RuntimeError:  # the loop is closed: no caller is waiting any more
-                    return
+                os.write(self._results_w, b"\0")
+
+    def _take(self) -> Call | None:
+        try:
+            return self._calls.popleft()
+        except IndexError:
+            return None
+
+    def _wait_for_call(self) -> None:
+        self._idle.append(None)
+        if self._calls:  # one was put just before: perhaps this thread was not woken for it
+            try:
+                self._idle.pop()
+            except IndexError:  # it was
+                pass
+            else:
+                return
+        os.read(self._calls_r, 1)
 
     def _deliver(self) -> None:
-        # The flag first: a result that is added after the last `popleft` has to wake the loop again.
+        os.read(self._results_r, 1024)
+        # The flag next: a result that is added after the last `popleft` has to wake the loop again.
         self._wake_scheduled = False
         ready = self._ready
         while ready:
