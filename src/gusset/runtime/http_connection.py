@@ -103,11 +103,13 @@ class HttpConnection(asyncio.Protocol):
         parser = self._parser
         if self._ended or parser.refusal is not None or parser.is_closed:
             return
-        if not parser.in_message:
-            self._deadline = self._loop.time() + self._server.limits.head_seconds
+        begins = not parser.in_message
         parser.feed(data)
-        if parser.in_message and (deadline := parser.body_deadline()) is not None:
-            self._deadline = deadline
+        if parser.in_message:
+            if (deadline := parser.body_deadline()) is not None:
+                self._deadline = deadline
+            elif begins:
+                self._deadline = self._loop.time() + self._server.limits.head_seconds
         if len(self._waiting) > _PIPELINED:
             self._pause_reading()
         self._advance()

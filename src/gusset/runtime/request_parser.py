@@ -178,7 +178,7 @@ class RequestParser:
 
     def _take_repeated(self, repeated: RepeatedHead, data: bytes) -> None:
         """Take a whole request with a known head, instead of httptools."""
-        self._begin()
+        self._body_size = 0  # else all is as the request before has left it, which was as small
         exchange = self._exchange = repeated.make_exchange(self._connection)
         self._url, self._headers, self._fields = repeated.url, exchange.headers, exchange.fields
         self._check_head_complete(exchange, offers_protocol=False)

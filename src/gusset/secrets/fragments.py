@@ -26,8 +26,8 @@ _MIN_DISTINCT = 2  # different bytes in a gram
 _MAX_ENCODED = 8_192  # bytes; parts of the encodings of a longer run would take too much memory
 
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{%d,}" % _MIN_RUN)
-_RUN_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
-_RUN_END = re.compile(rb"[A-Za-z0-9+/_-]*\Z")
+_RUN_BYTES: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
+_RUN_END: Final = re.compile(rb"[A-Za-z0-9+/_-]*\Z")
 _LETTERS = re.compile(rb"(?<![A-Za-z0-9])([A-Za-z]{3,})[0-9]{0,4}(?![A-Za-z0-9])")
 _WORD = re.compile(rb"[a-z]{3,16}|[A-Z]{3,16}|[A-Z]?[a-z]+(?:[A-Z][a-z]+){1,7}|[A-Z][a-z]{2,15}")
 _MIN_HUMP = 4  # letters, on average, of a word in camel case

@@ -150,7 +150,7 @@ class MaskingStream:
         """The bytes that can be returned now, masked; `data` itself when that is all of it, unmasked."""
         if self._continuing and self._is_held_whole(data):
             return b""
-        whole = b"".join((self._buffer, *self._more, data)) if self._held else data
+        whole = self._all_held() + data if self._held else data
         index = self._masker._index
         spans, cut = index.spans_and_cut(whole)
         if not spans and cut == len(whole) and whole is data:
@@ -167,9 +167,12 @@ class MaskingStream:
         The stream may continue afterwards. When the returned bytes turn out to
         have been the start of a value, the rest of the value is still masked.
         """
-        self._hold(b"".join((self._buffer, *self._more)), self._masker._index)
+        self._hold(self._all_held(), self._masker._index)
         spans = self._masker._index.spans(self._buffer)
         return self._emit(self._buffer, spans, len(self._buffer))
+
+    def _all_held(self) -> bytes:
+        return b"".join((self._buffer, *self._more)) if self._more else self._buffer
 
     def _hold(self, data: bytes, index: PatternIndex) -> None:
         self._buffer, self._more, self._held = data, [], len(data)

@@ -24,6 +24,7 @@ _START: Final = STRIDE - 1  # bytes
 _OF_PATTERN: Final = 1
 _OF_GRAM: Final = 2
 _BEFORE_GRAM: Final = 4
+_NO_PATTERNS: Final = range(0)
 _MAX_BEFORE: Final = 4_096  # grams; a few bytes are before one of more grams anyway
 
 
@@ -69,7 +70,7 @@ class PatternIndex:
         """Which patterns, by their number, begin with `start` and are longer."""
         size = len(start)
         if size < MIN_MASKED or start[:MIN_MASKED] not in self._heads:
-            return range(0)
+            return _NO_PATTERNS
         low, high, _ = self._heads[start[:MIN_MASKED]]
         first = bisect_right(self._sorted, start, low, high)
         return range(first, bisect_right(self._sorted, start, first, high, key=lambda each: each[:size]))
@@ -142,9 +143,9 @@ class PatternIndex:
         size, before = len(tail), len(data) - len(tail)
         run = len(without_last_run(tail))
         cut = max(run, size - _START) if self._holds_runs else size
-        kinds_of = self._starts.get
+        starts = self._starts
         for start in range(tail.rfind(b"\n") + 1, size):
-            kinds = kinds_of(tail[start : start + _START])
+            kinds = starts.get(tail[start : start + _START])
             if kinds is None:
                 continue
             if kinds & _OF_GRAM and start >= run and _is_begun(self._sorted_grams, tail, start):
