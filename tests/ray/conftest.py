@@ -94,6 +94,9 @@ def running_cluster(*, cpus: int = 4, dashboard: bool = False, port: int | None 
     }
     options = {"temp_dir": str(folder / "ray"), "include_dashboard": dashboard}
     options |= {"gcs_server_port": port} if port else {}
+    options |= (
+        {"dashboard_port": free_port()} if dashboard else {}
+    )  # not the default: clusters run side by side
     nodes = Nodes(
         initialize_head=True,
         head_node_args={"num_cpus": cpus, "object_store_memory": OBJECT_STORE, **options},
