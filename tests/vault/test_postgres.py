@@ -231,15 +231,13 @@ def test_a_session_that_is_ended_within_a_write_leaves_nothing(
     vault: Vault, server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is certain that nothing was written, and the error says so."""
-    runner = vault._parts.writer._runner
-    run = runner.run
+    announce = Postgres.announce
 
-    def terminated(driver: Any, *args: Any, **kwargs: Any) -> Any:
-        done = run(driver, *args, **kwargs)
+    def terminated(self: Postgres, driver: Any) -> None:  # the writes of the batch were executed
+        announce(self, driver)
         terminate(server, database)
-        return done
 
-    monkeypatch.setattr(runner, "run", terminated)
+    monkeypatch.setattr(Postgres, "announce", terminated)
     assert type(failure(lambda: put(vault, b"lost"))) is Unreachable
     monkeypatch.undo()
     assert put(vault, b"next") == 2

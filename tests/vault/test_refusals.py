@@ -46,7 +46,7 @@ def test_sums_that_could_not_be_recorded_are_counted_again() -> None:
 
 
 def test_what_succeeds_is_always_recorded() -> None:
-    done = AuditEvent("ada", "secret.write", "x")
+    done = AuditEvent("ada", Action.SECRET_WRITE, "x")
     assert RefusalSums().admit([done, done]) == [done, done]
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from gusset.vault.storage.sql import Parameters, Statement
 POLL_INTERVAL = 0.05  # seconds between looks at the counter of other connections' commits
 LOCK_TIMEOUT = 30  # seconds that a writer waits for another process's lock
 
-_PRAGMAS = (
+_PRAGMAS: Sequence[str] = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     f"PRAGMA busy_timeout={LOCK_TIMEOUT * 1000}",
