@@ -62,9 +62,10 @@ def test_a_process_ends_with_the_run_that_has_started_it() -> None:
     """Also when that is killed by a signal that no process can handle."""
     if not (words := killed_runs.ends_with_run("KILL")):
         pytest.skip("there is no setpriv")
+    # The shell prints its id itself: it then has been told which signal to get.
     code = (
-        "import subprocess, sys, time\n"
-        f"print(subprocess.Popen([*{words!r}, 'sleep', '300']).pid, flush=True)\n"
+        "import subprocess, time\n"
+        f"subprocess.Popen([*{words!r}, 'sh', '-c', 'echo $$; exec sleep 300'])\n"
         "time.sleep(300)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as run:

@@ -41,7 +41,7 @@ def add_identity(vault: Vault) -> None:
     vault.identities.add(
         "i",
         IdentityRule(issuer=url, audience="gusset", subject="s", claims={"/ref": "main"}),
-        deployment_id=deployment.id,
+        deployment=deployment.id,
         new_issuer=new_issuer(url),
         may_add_issuer=True,
         actor="älice",
