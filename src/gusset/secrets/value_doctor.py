@@ -34,30 +34,36 @@ def examine(value: bytes, *, name: str | None = None, now: datetime) -> list[Fin
     compared with the expiry time of a JWT.
     """
     text = value.decode("utf-8", "replace").removeprefix("\ufeff")
-    findings = [*_encoding(value), *_edges(text), *_characters(text)]
     bare = text.strip()
-    for check in (_placeholder, _pasted, _pem_and_json):
-        findings += check(bare)
-    findings += _token(bare, name or "")
-    findings += _encoded_token(bare)
-    findings += _jwt(bare, now)
-    findings += _short(value)
-    return findings
+    findings = [
+        _encoding(value),
+        *_edges(text),
+        *_characters(text),
+        _placeholder(bare),
+        _pasted(bare),
+        *_pem_and_json(bare),
+        _token(bare, name or ""),
+        _encoded_token(bare),
+        _jwt(bare, now),
+        _short(value),
+    ]
+    return [each for each in findings if each is not None]
 
 
-def _encoding(value: bytes) -> Iterator[Finding]:
+def _encoding(value: bytes) -> Finding | None:
     if value.startswith(b"\xef\xbb\xbf"):
-        yield Finding(
+        return Finding(
             "bom",
             "the value starts with a byte order mark",
             "save the file as UTF-8 without BOM and set it again",
         )
-    elif value.startswith((b"\xff\xfe", b"\xfe\xff")):
-        yield Finding(
+    if value.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Finding(
             "utf16",
             "the value looks like UTF-16 text",
             "save the file as UTF-8 (PowerShell: -Encoding utf8NoBOM)",
         )
+    return None
 
 
 _SMART_QUOTES = re.compile("[\u2018-\u201f\u2032\u2033\u00ab\u00bb]")
@@ -87,6 +93,8 @@ def _edges(text: str) -> Iterator[Finding]:
 
 
 def _characters(text: str) -> Iterator[Finding]:
+    if text.isascii() and text.isprintable():
+        return
     bare = text.strip()
     if _SMART_QUOTES.search(text):
         yield Finding(
@@ -132,27 +140,28 @@ _OTHER_MANAGERS = re.compile(
 )
 
 
-def _placeholder(text: str) -> Iterator[Finding]:
+def _placeholder(text: str) -> Finding | None:
     if not text:
-        yield Finding("blank", "the value is empty or only white space", "set it again if this is a mistake")
-    elif _is_placeholder(text.strip("'\"")):
-        yield Finding(
+        return Finding("blank", "the value is empty or only white space", "set it again if this is a mistake")
+    if _is_placeholder(text.strip("'\"")):
+        return Finding(
             "placeholder",
             "the value looks like a placeholder, not a credential",
             "set the real value instead",
         )
-    elif _REFERENCE.fullmatch(text) or _EMBEDDED_REFERENCE.search(text):
-        yield Finding(
+    if _REFERENCE.fullmatch(text) or _EMBEDDED_REFERENCE.search(text):
+        return Finding(
             "reference",
             "the value looks like a reference to a variable that was not expanded",
             "gusset expands nothing: give the value itself, or let the shell expand it within double quotes",
         )
-    elif _OTHER_MANAGERS.fullmatch(text):
-        yield Finding(
+    if _OTHER_MANAGERS.fullmatch(text):
+        return Finding(
             "other_manager",
             "the value looks like a reference to another secret manager, which gusset does not follow",
             "read the secret there and set its value here",
         )
+    return None
 
 
 def _is_placeholder(text: str) -> bool:
@@ -166,18 +175,19 @@ _HEADER = re.compile(
 )
 
 
-def _pasted(text: str) -> Iterator[Finding]:
+def _pasted(text: str) -> Finding | None:
     assignment = _ASSIGNMENT.fullmatch(text)
     if assignment and _ASSIGNED.search(assignment[1]):
-        yield Finding(
+        return Finding(
             "assignment", "the value looks like a whole line NAME=value", "set only the part after the ="
         )
-    elif _HEADER.fullmatch(text):
-        yield Finding(
+    if _HEADER.fullmatch(text):
+        return Finding(
             "header",
             "the value looks like a whole HTTP header",
             "set only the credential; clients add the rest of the header",
         )
+    return None
 
 
 _ISSUERS = {
@@ -203,39 +213,40 @@ _ISSUERS = {
 _ANY_ISSUER = "an API key"
 
 
-def _token(text: str, name: str) -> Iterator[Finding]:
+def _token(text: str, name: str) -> Finding | None:
     if wrong := misshapen_token(text):
-        yield Finding(
+        return Finding(
             "token_shape",
             f"the value starts like {wrong.kind}, but is not a complete one",
             "copy the whole token and nothing else",
         )
-        return
     shape = token_shape(text)
     kind = shape.kind if shape else _ANY_ISSUER
     expected = {_ISSUERS[word] for word in fold_name(name).lower().split("_") if word in _ISSUERS}
     if expected and kind != _ANY_ISSUER and not any(issuer in kind for issuer in expected):
-        yield Finding(
+        return Finding(
             "other_kind",
             f"the value looks like {kind}, but the name suggests {' or '.join(sorted(expected))}",
             "check that the value belongs to this name",
         )
+    return None
 
 
-def _encoded_token(text: str) -> Iterator[Finding]:
+def _encoded_token(text: str) -> Finding | None:
     """A token in base64, as `kubectl get secret -o yaml` prints it."""
     if len(text) > 4096 or not _BASE64.fullmatch(text) or token_shape(text):
-        return
+        return None
     try:
         decoded = base64.b64decode(text.replace("\n", ""), validate=True).decode().strip()
     except ValueError:
-        return
+        return None
     if token := token_shape(decoded):
-        yield Finding(
+        return Finding(
             "encoded_token",
             f"the value looks like {token.kind} encoded in base64",
             "decode it first (base64 -d): models get the bytes as they are stored",
         )
+    return None
 
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/\n]{16,}={0,2}\s*")
@@ -309,13 +320,14 @@ def _strings(data: object) -> Iterator[str]:
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]*\.(eyJ[A-Za-z0-9_-]*)\.[A-Za-z0-9_-]*")
 
 
-def _jwt(text: str, now: datetime) -> Iterator[Finding]:
+def _jwt(text: str, now: datetime) -> Finding | None:
     token = _JWT.fullmatch(text)
     if token is None:
-        return
+        return None
     expires = _expiry(token[1])
     if expires is not None and expires <= now.timestamp():
-        yield Finding("jwt_expired", "the value is a JWT that has expired", "get a new one from its issuer")
+        return Finding("jwt_expired", "the value is a JWT that has expired", "get a new one from its issuer")
+    return None
 
 
 def _expiry(payload: str) -> float | None:
@@ -326,10 +338,11 @@ def _expiry(payload: str) -> float | None:
         return None
 
 
-def _short(value: bytes) -> Iterator[Finding]:
+def _short(value: bytes) -> Finding | None:
     if len(value) < MIN_MASKED:
-        yield Finding(
+        return Finding(
             "short",
             f"the value has fewer than {MIN_MASKED} bytes and will not be masked in output",
             "use a longer value if you can choose it",
         )
+    return None
