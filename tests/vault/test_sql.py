@@ -14,7 +14,7 @@ def test_a_list_has_its_elements_and_no_others(length: int) -> None:
     )
     assert parameters["y"] == "text"
     assert {value for name, value in parameters.items() if name != "y"} == set(range(length))
-    assert set(statement.numbered.names) == set(parameters)
+    assert set(statement.names) == set(parameters)
     assert length or "IN (NULL)" in statement.text
 
 

@@ -128,7 +128,7 @@ def _copy_table(table: str, source: Connection, target: Connection) -> int:
 
 def _pieces(connection: Connection, columns: str, table: str) -> Iterator[tuple[Any, Any]]:
     query = Statement(f"SELECT {columns} FROM {table} ORDER BY {', '.join(TABLES[table])}")
-    return connection.dialect.pieces(connection.driver, query, {})
+    return connection.dialect.pieces(connection.driver, query, ())
 
 
 def _add(digest: Any, rows: Any) -> None:

@@ -65,8 +65,11 @@ class Dialect(Protocol):
     def now(self) -> datetime:
         """The time by which rights and leases end: that of all processes that use the database."""
 
-    def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
-        """The rows of a SELECT within a transaction, some at a time, each time with their description."""
+    def pieces(self, driver: Any, statement: Statement, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """The rows of a SELECT within a transaction, some at a time, each time with their description.
+
+        `values` are those of its parameters, in their order.
+        """
 
     def translated(self, error: Exception) -> Exception:
         """gusset's error for one of the driver, without its text, which may contain parameters."""
@@ -149,12 +152,17 @@ class Connection:
 
     def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
         """Execute a statement for each of `rows`."""
-        self.driver.executemany(self.dialect.text(statement), rows).close()
+        values = [_values_of(statement, row) for row in rows]
+        self.driver.executemany(self.dialect.text(statement), values).close()
 
     def _execute(self, statement: Statement, parameters: Parameters) -> Any:
         if statement.lists:
             statement, parameters = statement.with_lists(parameters)
-        return self.driver.execute(self.dialect.text(statement), parameters)
+        return self._send(statement, _values_of(statement, parameters))
+
+    def _send(self, statement: Statement, values: Sequence[Any]) -> Any:
+        """Execute a statement with the values of its parameters, in their order."""
+        return self.driver.execute(self.dialect.text(statement), values)
 
     def _row(self, statement: Statement, values: Any, cursor: Any) -> Any:
         if isinstance(statement, Select):
@@ -166,6 +174,10 @@ class Connection:
     def _verify(self, table: SignedTable, row: Any) -> None:
         if self._signer is not None:
             self._signer.check(self, table, row)
+
+
+def _values_of(statement: Statement, parameters: Parameters) -> list[Any]:
+    return [parameters[name] for name in statement.names]
 
 
 class Transaction(Connection):
@@ -223,7 +235,9 @@ class Transaction(Connection):
 
     def _change(self, statement: Statement, table: SignedTable, before: Any, after: Any) -> None:
         """Execute a statement that makes `after` of the row `before`. One of them may be None."""
-        self._execute(statement, (before if after is None else after)._asdict()).close()
+        row = before if after is None else after
+        is_insert = statement is table.insert  # its parameters are all columns, in their order
+        self._send(statement, row if is_insert else [getattr(row, name) for name in statement.names]).close()
         if self._known is not None:
             self._known.change(table, before, after)
 
@@ -240,10 +254,10 @@ class Transaction(Connection):
         if self._known is not None:
             self._known.forget()
 
-    def _execute(self, statement: Statement, parameters: Parameters) -> Any:
+    def _send(self, statement: Statement, values: Sequence[Any]) -> Any:
         if not statement.reads:
             self.written = True
-        return super()._execute(statement, parameters)
+        return super()._send(statement, values)
 
 
 class Store:
@@ -326,7 +340,8 @@ def _turns(count: int | None) -> Turns | None:
 
 def iterate(connection: Connection, statement: Statement, parameters: Parameters = _NONE) -> Iterator[Any]:
     """Every row of `statement`, read in pieces, in the connection's snapshot."""
-    for rows, description in connection.dialect.pieces(connection.driver, statement, parameters):
+    found = connection.dialect.pieces(connection.driver, statement, _values_of(statement, parameters))
+    for rows, description in found:
         for values in rows:
             yield statement.row(values, description)
 

@@ -6,7 +6,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +18,13 @@ from gusset.errors import HostError, IntegrityError, OutcomeUnknown, Unreachable
 from gusset.vault.storage.postgres_connect import NO_TLS, SERVER_TIME, Connector, ServerClock
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import parse
-from gusset.vault.storage.sql import Numbered, Parameters, Statement
+from gusset.vault.storage.sql import Numbered, Statement
 
 # Advisory locks, by numbers that other programs on the same database are unlikely to use.
 _CHAIN_LOCK = 0x6775_7373_6574_0001  # held by the transaction that extends the audit chain
 _EXCLUSIVE_LOCK = 0x6775_7373_6574_0002  # held while the vault is created, migrated or re-keyed
 
-_LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, ())
+_LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, 0)
 
 _CHANNEL = "gusset"
 _COUNTER = f"SELECT coalesce(max(seq), 0), {SERVER_TIME} FROM audit"
@@ -106,7 +106,7 @@ class Postgres:  # large: one method for each thing in which databases differ
         return not self._connector.breaker.is_open and bool(driver.is_alive())
 
     def text(self, statement: Statement) -> Numbered:
-        return statement.numbered
+        return statement.for_postgres
 
     def begin_snapshot(self, driver: Any) -> None:
         driver.begin(_BEGIN_SNAPSHOT)
@@ -131,12 +131,11 @@ class Postgres:  # large: one method for each thing in which databases differ
         """
         driver.execute(f"NOTIFY {_CHANNEL}")
 
-    def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
+    def pieces(self, driver: Any, statement: Statement, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Rows of a SELECT in a snapshot, a thousand at a time, each with the description of columns."""
         driver.execute(_LONG_SNAPSHOT)
-        numbered = statement.numbered
-        declare = Numbered(b"DECLARE pieces NO SCROLL CURSOR FOR " + numbered.sql, numbered.names)
-        driver.execute(declare, parameters)
+        select = statement.for_postgres
+        driver.execute(select._replace(sql=b"DECLARE pieces NO SCROLL CURSOR FOR " + select.sql), values)
         while True:
             result = driver.execute(f"FETCH {_PIECE} FROM pieces")
             if not (rows := result.fetchall()):

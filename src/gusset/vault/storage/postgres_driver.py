@@ -23,7 +23,7 @@ from psycopg import pq
 from gusset.errors import InvalidValue
 from gusset.vault.deadline import within
 from gusset.vault.greenlets import spawned, wait_for_socket
-from gusset.vault.storage.sql import Numbered, Parameters
+from gusset.vault.storage.sql import Numbered
 
 WAIT_TIMEOUT = 4.0  # seconds that a response may take
 QUICK_MS = (
@@ -148,29 +148,30 @@ class PostgresDriver:
         self._poll.register(connection.socket, select.POLLIN)
         self._configure()
 
-    def execute(self, statement: Numbered | str, parameters: Parameters | None = None) -> Result:
+    def execute(self, statement: Numbered | str, values: Sequence[Any] = ()) -> Result:
         """Queue a statement; its errors are raised where its result, or a later one, is read.
 
-        A `Numbered` one is prepared the first time. A text has no parameters.
+        `values` are those of its parameters. A `Numbered` one is prepared the first time. A text has no
+        parameters.
         """
         result = Result(self)
-        self._queue(statement, parameters or {}, result)
+        self._queue(statement, values, result)
         return result
 
-    def executemany(self, statement: Numbered, rows: Iterable[Parameters]) -> Result:
+    def executemany(self, statement: Numbered, rows: Iterable[Sequence[Any]]) -> Result:
         """Queue a statement for each of `rows`. Returns the last one's result, or an empty one."""
         result = Result(self)
-        for parameters in rows:
-            result = self.execute(statement, parameters)
+        for values in rows:
+            result = self.execute(statement, values)
         return result
 
-    def _queue(self, statement: Numbered | str, parameters: Parameters, result: Result) -> None:
+    def _queue(self, statement: Numbered | str, parameters: Sequence[Any], result: Result) -> None:
         if isinstance(statement, str):
-            statement = Numbered(statement.encode(), ())
+            statement = Numbered(statement.encode(), 0)
             name = None
         else:
             name = self._prepared(statement)
-        encoded = [_encoded(parameters[name]) for name in statement.names]
+        encoded = list(map(_encoded, parameters))
         values = [value for value, _ in encoded]
         formats = [form for _, form in encoded]
         try:
@@ -187,7 +188,7 @@ class PostgresDriver:
     def _prepared(self, statement: Numbered) -> bytes | None:
         """The name of the prepared statement; None for one that is not worth it."""
         name = self._names.get(statement.sql)
-        many = len(statement.names) > MAX_PREPARED_PARAMETERS or len(self._names) >= MAX_PREPARED
+        many = statement.parameters > MAX_PREPARED_PARAMETERS or len(self._names) >= MAX_PREPARED
         if name is None and not many:
             name = self._names[statement.sql] = b"g%d" % len(self._names)
             try:

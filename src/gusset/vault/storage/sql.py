@@ -15,10 +15,10 @@ Parameters = Mapping[str, Any]
 
 
 class Numbered(NamedTuple):
-    """A statement as PostgreSQL reads it: parameters are `$1`, `$2`; `names` are theirs, in that order."""
+    """A statement as PostgreSQL reads it: parameters are `$1`, `$2`; `parameters` is how many there are."""
 
     sql: bytes
-    names: tuple[str, ...]
+    parameters: int
 
 
 _LIST = re.compile(r":(\w+)\.\.\.")
@@ -31,24 +31,51 @@ _LONGEST_PADDED = 16_384  # a longer list could be padded beyond what a database
 class Statement:
     """One statement. Rows of a SELECT are named tuples with the names of its columns."""
 
-    __slots__ = ("_by_lengths", "_numbered", "_row_type", "lists", "reads", "text")
+    __slots__ = (
+        "_by_lengths",
+        "_for_postgres",
+        "_for_sqlite",
+        "_names",
+        "_row_type",
+        "lists",
+        "reads",
+        "text",
+    )
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.lists = tuple(_LIST.findall(text))
         self.reads = text.lstrip()[:6].upper() == "SELECT"
-        self._numbered: Numbered | None = None
+        self._names: tuple[str, ...] | None = None
+        self._for_postgres: Numbered | None = None
+        self._for_sqlite: str | None = None
         self._row_type: Any = None
         self._by_lengths: dict[tuple[int, ...], Statement] = {}
 
     @property
-    def numbered(self) -> Numbered:
+    def names(self) -> tuple[str, ...]:
+        """The names of its parameters, in the order of their numbers."""
+        if self._names is None:
+            self._names = tuple(dict.fromkeys(_PARAMETER.findall(self.text)))
+        return self._names
+
+    @property
+    def for_postgres(self) -> Numbered:
         """The statement as PostgreSQL reads it."""
-        if self._numbered is None:
-            names = tuple(dict.fromkeys(_PARAMETER.findall(self.text)))
-            sql = _PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}", self.text)
-            self._numbered = Numbered(sql.encode(), names)
-        return self._numbered
+        if self._for_postgres is None:
+            self._for_postgres = Numbered(self._with_numbers("$").encode(), len(self.names))
+        return self._for_postgres
+
+    @property
+    def for_sqlite(self) -> str:
+        """The statement as SQLite reads it, with `?1`, `?2`: its driver binds by name in twice the time."""
+        if self._for_sqlite is None:
+            self._for_sqlite = self._with_numbers("?")
+        return self._for_sqlite
+
+    def _with_numbers(self, mark: str) -> str:
+        numbers = {name: f"{mark}{number}" for number, name in enumerate(self.names, 1)}
+        return _PARAMETER.sub(lambda match: numbers[match[1]], self.text)
 
     def row(self, values: Sequence[Any], description: Sequence[Any]) -> Any:
         """A row of the result as a named tuple. `description` is the cursor's."""

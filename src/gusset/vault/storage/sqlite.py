@@ -14,7 +14,7 @@ from typing import Any
 
 from gusset.errors import HostError, IntegrityError, Unreachable, VaultError
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, file_system_type, lock_exclusively, mount_type
-from gusset.vault.storage.sql import Parameters, Statement
+from gusset.vault.storage.sql import Statement
 
 POLL_INTERVAL = 0.05  # seconds between looks at the counter of other connections' commits
 LOCK_TIMEOUT = 30  # seconds that a writer waits for another process's lock
@@ -80,7 +80,7 @@ class Sqlite:  # large: one method for each thing in which databases differ
         return True  # a file ends no connection
 
     def text(self, statement: Statement) -> str:
-        return statement.text
+        return statement.for_sqlite
 
     def begin_snapshot(self, driver: Any) -> None:
         driver.execute("BEGIN")
@@ -95,8 +95,8 @@ class Sqlite:  # large: one method for each thing in which databases differ
     def savepoint(self, driver: Any, verb: str) -> None:
         driver.execute(f"{verb} one_write")
 
-    def pieces(self, driver: Any, statement: Statement, parameters: Parameters) -> Iterator[tuple[Any, Any]]:
-        with closing(driver.execute(statement.text, parameters)) as cursor:
+    def pieces(self, driver: Any, statement: Statement, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        with closing(driver.execute(statement.for_sqlite, values)) as cursor:
             while rows := cursor.fetchmany(1000):
                 yield rows, cursor.description
 
