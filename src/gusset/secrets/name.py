@@ -15,7 +15,6 @@ from gusset.secrets.credentials import credential_as_name
 MAX_LENGTH = 253
 
 _ALLOWED = re.compile(r"[A-Za-z0-9._-]{1,253}")
-_FOLD = str.maketrans("-.", "__")
 
 
 def check_name(name: str) -> str:
@@ -64,7 +63,7 @@ def _describe(character: str) -> str:
 
 def fold_name(name: str) -> str:
     """The same text for all spellings of one secret: each `-` and `.` becomes `_`."""
-    return name.translate(_FOLD)
+    return name.replace("-", "_").replace(".", "_")
 
 
 def is_deployment_name(name: str) -> bool:

@@ -20,4 +20,5 @@ def timestamp(moment: datetime) -> str:
         in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except OverflowError:
         raise UsageError("the date must be within the years 1 to 9999 in UTC") from None
-    return in_utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    text = in_utc.isoformat()  # with `timespec="milliseconds"` it takes twice as long
+    return f"{text[:23]}Z" if in_utc.microsecond else f"{text[:19]}.000Z"

@@ -100,6 +100,7 @@ class TeamSecrets:
     """The secrets of one team: reads of metadata, changes, and delivery of values."""
 
     def __init__(self, parts: VaultParts, rows: SecretRows, in_use: InUse) -> None:
+        self.team = rows.team  # its name
         self._parts = parts
         self._rows = rows
         self._in_use = in_use
@@ -144,6 +145,7 @@ class Vault:  # large: an attribute for each service
     def __init__(self, parts: VaultParts) -> None:
         self._parts = parts
         self._shared = (parts.store, parts.writer, parts.clock)
+        self._secrets_of: dict[str, TeamSecrets] = {}  # by the team's id
 
     @cached_property
     def secrets(self) -> TeamSecrets:
@@ -328,8 +330,12 @@ class Vault:  # large: an attribute for each service
 
     def secrets_of(self, team_id: str, name: str) -> TeamSecrets:
         """The secrets of a team, by its id and name."""
-        rows = SecretRows(team_id, name)
-        return TeamSecrets(self._parts, rows, lambda *secret: self.deployments.in_use_by(*secret))
+        found = self._secrets_of.get(team_id)
+        if found is None or found.team != name:
+            rows = SecretRows(team_id, name)
+            found = TeamSecrets(self._parts, rows, lambda *secret: self.deployments.in_use_by(*secret))
+            self._secrets_of[team_id] = found
+        return found
 
     def source(self, *, actor: str, deployment: str) -> VaultSource:
         """The default team's secrets as a source, for a deployment that is served with the embedded vault."""
