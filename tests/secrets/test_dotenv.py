@@ -81,6 +81,12 @@ def test_errors_give_the_line_and_never_the_text(data, error, line):
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_refused_with_or_without_a_byte_order_mark(encoding):
+    with pytest.raises(UsageError, match=r"^\.env is UTF-16 text"):
+        parse_dotenv("TOKEN=s3cret\n".encode(encoding))
+
+
 def test_a_repeated_name_is_an_error_with_both_lines():
     """The message names the line, and the hint the first one."""
     with pytest.raises(UsageError, match=r"\.env:3: A is set a second time") as caught:
@@ -100,6 +106,7 @@ def written(value: bytes) -> bytes:
 @given(
     st.dictionaries(st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True), st.binary(max_size=60), max_size=5)
 )
+@example({"A": b"\0=\0"})
 def test_what_is_written_quoted_is_read_back(values):
     """Any bytes at all survive a round trip in double quotes."""
     data = b"".join(b"%s=%s\n" % (name.encode(), written(value)) for name, value in values.items())

@@ -54,7 +54,7 @@ def parse_dotenv(data: bytes, *, file: str = ".env") -> list[DotenvEntry]:
             starts with `file` and the line, and contains nothing of the file except a repeated name.
         InvalidName, InvalidValue: likewise, for an invalid name or a value that is too long.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0=\0" in data:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:
         raise UsageError(
             f"{file} is UTF-16 text",
             hint="save it as UTF-8, in PowerShell with: -Encoding utf8NoBOM",
