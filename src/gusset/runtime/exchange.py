@@ -109,10 +109,6 @@ class Exchange:
         """The first header of that name, given in lower case."""
         return self.fields.get(name)
 
-    def decoded_fields(self) -> dict[str, str]:
-        """The first header of each name, in lower case, as text."""
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.fields.items()}
-
     def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
         """Send the whole response. Does nothing when the client has disconnected.
 

@@ -35,7 +35,7 @@ class ApiRequest(Generic[CallerT, BodyT]):
     body: BodyT = field(repr=False)
     path: Mapping[str, str]
     query: Mapping[str, str]
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[bytes, bytes] = field(repr=False)  # the first of each name, in lower case
     declaring: Callable[[str], Mapping[str, Sequence[str]]]  # team id -> folded secret name -> deployments
 
     def flag(self, name: str) -> bool:

@@ -183,7 +183,7 @@ class Api:
                     body=body,
                     path=route.parameters,
                     query=QueryParams(exchange.query) if exchange.query else {},
-                    headers=exchange.decoded_fields(),
+                    headers=exchange.fields,
                     declaring=declaring,
                 )
             )

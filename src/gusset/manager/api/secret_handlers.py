@@ -152,20 +152,20 @@ def _etag(info: SecretInfo) -> dict[str, str]:
     return {"etag": f'"{info.version or 0}"'}
 
 
-_ETAG = re.compile(r'"(\d{1,9})"')
+_ETAG = re.compile(rb'"(\d{1,9})"')
 
 
-def expected_version(headers: Mapping[str, str]) -> int | None:
+def expected_version(headers: Mapping[bytes, bytes]) -> int | None:
     """The version in `If-Match`, 0 for `If-None-Match: *`, None without either header.
 
     Raises:
         UsageError: any other condition.
     """
-    if (condition := headers.get("if-none-match")) is not None:
-        if condition.strip() != "*":
+    if (condition := headers.get(b"if-none-match")) is not None:
+        if condition.strip() != b"*":
             raise UsageError("If-None-Match must be *, which means that the secret must not exist yet")
         return 0
-    if (condition := headers.get("if-match")) is None:
+    if (condition := headers.get(b"if-match")) is None:
         return None
     found = _ETAG.fullmatch(condition.strip())
     if not found:

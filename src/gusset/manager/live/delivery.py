@@ -23,7 +23,7 @@ from gusset.vault.services.leases import LeaseReport
 from gusset.vault.storage.connection import Transaction
 
 MASKED_REPORTS = 120  # a minute, of one token: each is an audit record
-SESSION_HEADER = "gusset-session"
+SESSION_HEADER = b"gusset-session"
 REPLICAS = "/v1/deployment/replicas/{id}"
 
 
@@ -68,7 +68,7 @@ class Delivery:
         """Read the values of secrets in one request; the audit record is on disk before they are sent."""
         caller, vault = request.caller, request.vault
         grant, names = caller.grant, self.allowed_names(caller, request.body.names)
-        session = request.headers.get(SESSION_HEADER)
+        session = request.headers.get(SESSION_HEADER, b"").decode("latin-1")
         lease = vault.leases.resume(grant, session) if session else None
         new_replica = ""
 
@@ -127,7 +127,7 @@ class Delivery:
             used=_of_names(body.used, grant),
             stopped=body.stopped,
         )
-        replica, session = request.path["id"], request.headers.get(SESSION_HEADER, "")
+        replica, session = request.path["id"], request.headers.get(SESSION_HEADER, b"").decode("latin-1")
         try:
             request.vault.leases.renew(grant, replica, session, report)
         except Denied as error:

@@ -15,7 +15,6 @@ from gusset.vault.services.leases import Leases
 RENEWED = json_response(200, schemas.Empty())
 
 _PREFIX = REPLICAS.removesuffix("{id}").encode()
-_SESSION = SESSION_HEADER.encode()
 
 
 class Renewals:
@@ -33,7 +32,7 @@ class Renewals:
         """
         if exchange.method != b"PUT" or exchange.body not in (b"", b"{}"):
             return False
-        path, session = exchange.path, exchange.header(_SESSION)
+        path, session = exchange.path, exchange.header(SESSION_HEADER)
         if session is None or not path.startswith(_PREFIX):
             return False
         grant = self._authenticator.known_grant(exchange.header(b"authorization") or b"")

@@ -92,7 +92,7 @@ class ChainTail:
     """The records that one transaction adds."""
 
     def __init__(self, head: Head, at: str, keys: CurrentKeyring) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[tuple[Any, ...]] = []  # with the values of `RECORD_COLUMNS`
         self._seq = head.seq
         self._hash = head.hash
         self._at = at
@@ -118,8 +118,7 @@ class ChainTail:
             fields = (seq, self._at, *act)
             self._hash = chain_hash(self._hash, *fields, *((changed,) if changed else ()))
             mac = self._keys.current.audit_mac(self._hash, seq)
-            values = (*fields, changed, self._hash, mac)
-            self.rows.append(dict(zip(RECORD_COLUMNS, values, strict=True)))
+            self.rows.append((*fields, changed, self._hash, mac))
             changes = ()
 
 
@@ -188,7 +187,7 @@ class Chain:
         """
         if not tail.rows:
             return None
-        connection.run_many(_ADD_RECORD, tail.rows)
+        connection.send_many(_ADD_RECORD, tail.rows)
         checkpoint = self._checkpoint(connection, tail.head) if self._checkpoint_due() else None
         head = tail.head
         return Extension(KnownRecord(self._epochs.of(head.seq), head.seq, head.hash), checkpoint)

@@ -152,8 +152,11 @@ class Connection:
 
     def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
         """Execute a statement for each of `rows`."""
-        values = [_values_of(statement, row) for row in rows]
-        self.driver.executemany(self.dialect.text(statement), values).close()
+        self.send_many(statement, [_values_of(statement, row) for row in rows])
+
+    def send_many(self, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each of `rows`, which have the values of its parameters in their order."""
+        self.driver.executemany(self.dialect.text(statement), rows).close()
 
     def _execute(self, statement: Statement, parameters: Parameters) -> Any:
         if statement.lists:
@@ -245,9 +248,9 @@ class Transaction(Connection):
         super().run(statement, parameters)
         self._forget_rows()
 
-    def run_many(self, statement: Statement, rows: Iterable[Parameters]) -> None:
+    def send_many(self, statement: Statement, rows: Iterable[Sequence[Any]]) -> None:
         self.written = True
-        super().run_many(statement, rows)
+        super().send_many(statement, rows)
         self._forget_rows()
 
     def _forget_rows(self) -> None:
