@@ -237,10 +237,10 @@ def _encoded_token(text: str) -> Finding | None:
     if len(text) > 4096 or not _BASE64.fullmatch(text) or token_shape(text):
         return None
     try:
-        decoded = base64.b64decode(text.replace("\n", ""), validate=True).decode().strip()
+        decoded = base64.b64decode(text.replace("\n", ""), validate=True)
     except ValueError:
         return None
-    if token := token_shape(decoded):
+    if token := token_shape(decoded.decode("utf-8", "replace").strip()):
         return Finding(
             "encoded_token",
             f"the value looks like {token.kind} encoded in base64",
