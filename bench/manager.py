@@ -20,7 +20,7 @@ from servers import DATABASES, Server, etcd, manager_on, scratch
 
 from vault import bare
 
-ROUNDS = 5
+ROUNDS = 11
 LUA = str(Path(__file__).parent / "load.lua")
 VALUE = "v" * 40
 

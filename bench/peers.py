@@ -153,8 +153,9 @@ def run_quiet(*argv, **kw):
 
 
 def venv(reqs: tuple[str, ...], extra: tuple[str, ...] = ()) -> Path:
-    """The python of a cached venv holding reqs; the key is the requirements' text."""
-    key = hashlib.sha256("\n".join(reqs + extra).encode()).hexdigest()[:10]
+    """The python of a cached venv holding reqs; the key is their text, and which Python runs this."""
+    text = "\n".join((*reqs, *extra, sys.base_prefix, sys.version))
+    key = hashlib.sha256(text.encode()).hexdigest()[:10]
     name = re.sub(r"[^a-z0-9]+", "-", reqs[0].lower()).strip("-")[:24]
     root = CACHE / "venvs" / f"{name}-{key}"
     python = root / "bin" / "python"

@@ -86,9 +86,7 @@ class Installation:
     def serving(self, port: int = 0) -> Iterator[Server]:
         """A running manager."""
         command = [*_MANAGER, "--port", str(port), "--key-rate", "0", "--output", "json"]
-        process = subprocess.Popen(
-            command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, env=self.environ, stdout=subprocess.PIPE)  # its log is shown
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
         try:

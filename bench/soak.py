@@ -24,11 +24,10 @@ from peers import memory_mb
 CLIENTS = 64
 MODEL = """
     import asyncio
-    from starlette.requests import Request
 
 
     class Model:
-        async def predict(self, model_input, request: Request):
+        async def predict(self, model_input):
             kind = model_input.get("kind")
             if kind == "raise":
                 raise ValueError("on request")
