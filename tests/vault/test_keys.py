@@ -21,7 +21,7 @@ from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.chain import ChainTail, Head
-from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.events import RECORD_COLUMNS, AuditEvent
 from gusset.vault.crypto import root_key_sources
 from gusset.vault.crypto.keyring import AUDIT, KEK, KINDS, SIGNING, STATE, Keyring
 from gusset.vault.crypto.root_key import parse_root_key
@@ -143,8 +143,7 @@ def test_a_record_that_is_forged_with_a_replaced_audit_key_is_found(filled: Sett
     tail = ChainTail(Head(seq, found), "2030-01-01T00:00:00.000Z", SimpleNamespace(current=old))  # type: ignore[arg-type]
     tail.add([AuditEvent("mallory", Action.SECRET_REVEAL, "x")])
     [row] = tail.rows
-    names = ", ".join(row)
-    sql(f"INSERT INTO audit ({names}) VALUES ({', '.join('?' for _ in row)})", *row.values())
+    sql(f"INSERT INTO audit ({', '.join(RECORD_COLUMNS)}) VALUES ({', '.join('?' for _ in row)})", *row)
     with open_vault(filled) as vault:
         assert f"record {seq + 1} was not written with this vault's keyring" in vault.audit.verify().problems
 

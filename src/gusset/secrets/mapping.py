@@ -252,7 +252,7 @@ class Secrets(Mapping[str, SecretText]):
 
     def _not_declared(self, name: object) -> SecretNotDeclared:
         try:
-            checked = check_name(name)  # type: ignore[arg-type]
+            checked = check_name(name)
         except InvalidName as error:
             return SecretNotDeclared(f"no such secret: {error.message}")
         for known in self._declared:

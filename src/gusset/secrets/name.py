@@ -17,7 +17,7 @@ MAX_LENGTH = 253
 _ALLOWED = re.compile(r"[A-Za-z0-9._-]{1,253}")
 
 
-def check_name(name: str) -> str:
+def check_name(name: object) -> str:
     """Return `name` if it is valid as a secret's name; raise `InvalidName` if not.
 
     A valid name is safe as the name of a file: `.`, anything that starts with

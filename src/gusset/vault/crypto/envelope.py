@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -66,7 +67,7 @@ def seal(value: bytes, *, context: bytes, kek: AESGCM, number: int) -> bytes:
     )
 
 
-def open_sealed(sealed: bytes, *, context: bytes, keks: KeyByNumber) -> bytes:
+def open_sealed(sealed: Any, *, context: bytes, keks: KeyByNumber) -> bytes:
     """The value in `sealed`.
 
     Raises:
@@ -81,9 +82,10 @@ def open_sealed(sealed: bytes, *, context: bytes, keks: KeyByNumber) -> bytes:
         raise CannotOpen("the sealed bytes were altered or belong to another row") from None
 
 
-def rewrap(sealed: bytes, *, context: bytes, keks: KeyByNumber, kek: AESGCM, number: int) -> bytes:
+def rewrap(sealed: Any, *, context: bytes, keks: KeyByNumber, kek: AESGCM, number: int) -> bytes:
     """`sealed` with its DEK wrapped by KEK `number` instead; the value itself is not opened."""
-    return _wrap(_unwrap(sealed, context, keks), context, kek, number, sealed[0]) + sealed[_WRAPPED:]
+    dek, value = _unwrap(sealed, context, keks), sealed[_WRAPPED:]
+    return _wrap(dek, context, kek, number, sealed[0]) + bytes(value)
 
 
 def kek_number(sealed: bytes) -> int:
@@ -97,7 +99,7 @@ def _wrap(dek: bytes, context: bytes, kek: AESGCM, number: int, format_byte: int
     return head + nonce + kek.encrypt(nonce, dek, b"dek" + head + context)
 
 
-def _unwrap(sealed: bytes, context: bytes, keks: KeyByNumber) -> bytes:
+def _unwrap(sealed: Any, context: bytes, keks: KeyByNumber) -> bytes:
     if not isinstance(sealed, bytes):  # SQLite columns hold any type
         raise CannotOpen("the column holds no bytes")
     if len(sealed) < _WRAPPED + _NONCE + 16:

@@ -84,7 +84,7 @@ class Keks:
         """Seal `value` for `context` under the newest KEK."""
         return seal(value, context=context, kek=self._keks[self.newest], number=self.newest)
 
-    def open(self, sealed: bytes, context: bytes) -> bytes:
+    def open(self, sealed: Any, context: bytes) -> bytes:
         """Raises CannotOpen, or KeyError for a KEK that was added after the keyring was read."""
         return open_sealed(sealed, context=context, keks=self._keks.__getitem__)
 
@@ -92,7 +92,7 @@ class Keks:
         """Whether there is the KEK that `sealed` names."""
         return kek_number(sealed) in self._keks
 
-    def rewrap(self, sealed: bytes, context: bytes) -> bytes:
+    def rewrap(self, sealed: Any, context: bytes) -> bytes:
         """`sealed` with its DEK wrapped by the newest KEK."""
         kek = self._keks[self.newest]
         return rewrap(sealed, context=context, keks=self._keks.__getitem__, kek=kek, number=self.newest)

@@ -52,7 +52,7 @@ class KeyringStore:
             raise RuntimeError("the keyring has not been read yet")
         return self._current
 
-    def open(self, connection: Connection, sealed: bytes, context: bytes) -> bytes:
+    def open(self, connection: Connection, sealed: Any, context: bytes) -> bytes:
         """The value in `sealed`. Reads the keyring again when another process has rotated the KEK.
 
         Raises:
