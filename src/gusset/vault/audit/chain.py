@@ -62,7 +62,7 @@ class Head:
     """
 
     seq: int
-    hash: bytes
+    hash: Any  # bytes, unless the row was altered: SQLite's columns hold any type
     _: KW_ONLY
     generation: int | None = None
     epoch: int = FIRST

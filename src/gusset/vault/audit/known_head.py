@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from gusset.errors import RecordsLost
 from gusset.vault.audit.checkpoints import Checkpoint
@@ -22,7 +23,7 @@ class KnownRecord:
 
     epoch: int
     seq: int
-    hash: bytes
+    hash: Any  # bytes, unless the row was altered: SQLite's columns hold any type
 
 
 class KnownHead:
