@@ -1,4 +1,4 @@
-"""The manager on SQLite and PostgreSQL beside etcd, on the same disk in the same run: python bench/manager.py [seconds]
+"""The manager on SQLite and PostgreSQL beside etcd, on the same disk: python bench/manager.py [seconds] [DATABASE ...]
 
 wrk loads all of them over HTTP/1.1, etcd by its JSON gateway. Needs `wrk` and `etcd` (make system-deps).
 Processor time is that of the server, with a database's server beside it.
@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,10 @@ def loads_of_etcd(server: Server) -> dict[str, Load]:
     }
 
 
-def main(seconds: int) -> None:
+def main(seconds: int, databases: Sequence[str]) -> None:
     with scratch() as folder, ExitStack() as stack:
         loads = loads_of_etcd(stack.enter_context(etcd(folder / "etcd")))
-        for database in DATABASES:
+        for database in databases:
             loads |= loads_of(database, stack.enter_context(manager_on(database, folder)))
         measure(loads, folder, seconds)
 
@@ -127,4 +128,4 @@ def row(name: str, clients: int, runs: list[Run], against: list[Run]) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2, sys.argv[2:] or list(DATABASES))

@@ -29,7 +29,6 @@ from gusset.manager.pages.assets import static
 from gusset.manager.pages.auth_pages import HOME, AuthPages
 from gusset.manager.pages.form_parser import read_form
 from gusset.manager.pages.page_types import Form, Page, PageRequest, Redirect
-from gusset.manager.pages.rendering import environment
 from gusset.manager.pages.responder import HEADERS, PageResponder, cookie_name
 from gusset.manager.pages.routes import PageRoute, page_routes
 from gusset.vault import deadline
@@ -70,7 +69,6 @@ class Pages:
         self._executors = executors
         self._on_write = on_write
         self._integrity = integrity
-        self._templates = environment()
         self._strangers = RateLimiter(PAGES_OF_STRANGER, 60.0)
         self._routes = page_routes(AuthPages(bootstrap_link))
 
@@ -132,7 +130,7 @@ class Pages:
     def _responder(
         self, request: Request, caller: PersonCaller | None = None, session: str = ""
     ) -> PageResponder:
-        return PageResponder(self._templates, request, caller, session, integrity=self._integrity.result)
+        return PageResponder(request, caller, session, integrity=self._integrity.result)
 
     def _authenticate(self, request: Request) -> PageResponder:
         """A responder for the person whose session cookie the request carries, or for nobody."""

@@ -1,5 +1,7 @@
 """The Jinja environment of the templates, and its filters. Knows nothing of requests."""
 
+# Jinja is imported in a function: it takes 2 MB, and not all managers show pages.
+
 from __future__ import annotations
 
 import hashlib
@@ -8,11 +10,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gusset.printable import printable_lines
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -86,8 +91,11 @@ def _without_control_characters(value: object) -> object:
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+@cache
 def environment() -> Environment:
     """The environment for the templates: everything is escaped, and an undefined name is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     templates = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,

@@ -10,7 +10,6 @@ from secrets import token_urlsafe
 from typing import Literal
 from urllib.parse import quote
 
-from jinja2 import Environment
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
@@ -19,6 +18,7 @@ from gusset.manager.auth.callers import PersonCaller
 from gusset.manager.pages.auth_pages import HOME
 from gusset.manager.pages.form_parser import is_cross_site
 from gusset.manager.pages.page_types import Download, Form, Page, Redirect
+from gusset.manager.pages.rendering import environment
 from gusset.manager.pages.session_tokens import (
     DEVICE_SECONDS,
     NOTICE_SECONDS,
@@ -48,7 +48,6 @@ class PageResponder:
 
     def __init__(
         self,
-        templates: Environment,
         request: Request,
         caller: PersonCaller | None,
         session: str,
@@ -60,7 +59,6 @@ class PageResponder:
         self.session = session if caller else ""
         self.base_url = f"{request.url.scheme}://{request.url.netloc}"
         self._integrity = integrity
-        self._templates = templates
         self._secure = request.url.scheme == "https"
         self.device = request.cookies.get(cookie_name("gusset_device", self._secure), "")
         self._form_cookie = request.cookies.get(cookie_name("gusset_form", self._secure), "")
@@ -94,7 +92,7 @@ class PageResponder:
             **page.context,
         }
         template = page.part if partial and page.part else page.template
-        html = self._templates.get_template(template).render(context)
+        html = environment().get_template(template).render(context)
         response = Response(html, page.status, HEADERS, "text/html; charset=utf-8")
         if page.retry_after is not None:
             response.headers["retry-after"] = str(ceil(page.retry_after))
