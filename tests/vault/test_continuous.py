@@ -98,6 +98,15 @@ def test_a_forged_record_is_found_in_the_next_minute(vault: Vault, sql: Sql) -> 
     assert verification.result.problems == ("record 11 was altered or moved",)
 
 
+def test_a_problem_is_reported_before_all_records_are_verified(vault: Vault, sql: Sql) -> None:
+    """After a burst of writes the verification takes a while, since it leaves time to requests."""
+    sql("UPDATE audit SET actor = 'mallory' WHERE seq = 2")
+    verification = vault.verification()
+    verification.verify_new_records(lambda: True)
+    assert verification.result.problems == ("record 2 was altered or moved",)
+    assert verification.result.records < 10 and verification.result.records_at is None
+
+
 def test_a_log_that_was_cut_short_is_found(vault: Vault, sql: Sql) -> None:
     """The newest verified record is remembered."""
     verification = vault.verification()

@@ -14,7 +14,8 @@ log = logging.getLogger("gusset.manager")
 
 RECORDS_EVERY = 60.0  # seconds
 ROWS_EVERY = 3600.0
-_PAUSE = 0.005  # between two pieces, so that requests come first
+_SHARE = 0.2  # of the time in which it verifies or waits to; less where other threads keep it from running
+_LONGEST_PAUSE = 1.0  # seconds
 
 
 class IntegrityWatch:
@@ -30,6 +31,7 @@ class IntegrityWatch:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._logged: frozenset[str] = frozenset()
+        self._resumed = 0.0  # when the present piece began
 
     @property
     def result(self) -> Integrity:
@@ -49,6 +51,7 @@ class IntegrityWatch:
     def _run(self) -> None:
         rows_due = 0.0
         while not self._stop.is_set():
+            self._resumed = time.monotonic()
             try:
                 self._verification.verify_new_records(self._pause)
                 if time.monotonic() >= rows_due and not self._stop.is_set():
@@ -62,7 +65,14 @@ class IntegrityWatch:
             self._stop.wait(RECORDS_EVERY)
 
     def _pause(self) -> bool:
-        return self._stop.wait(_PAUSE)
+        """Leave time to requests, after a burst of writes too; whether to stop.
+
+        A busy manager delays each piece, and so the next one.
+        """
+        worked = time.monotonic() - self._resumed
+        stops = self._stop.wait(min(worked * (1 / _SHARE - 1), _LONGEST_PAUSE))
+        self._resumed = time.monotonic()
+        return stops
 
     def _log_new(self) -> None:
         problems = self.result.problems

@@ -22,7 +22,7 @@ from gusset.vault.storage.signed_rows import RowSigner, SignedTable
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import SIGNED_TABLES
 
-PIECE = 200  # records or rows that are read at a time: some milliseconds
+PIECE = 50  # records or rows that are read at a time: a few milliseconds, in which no request is handled
 _MOST_PROBLEMS = 1000  # of each kind that are kept; whoever can alter one row can alter all
 
 _NEXT_RECORDS = Statement(f"{RECORD} WHERE seq > :seq ORDER BY seq LIMIT :limit")
@@ -74,6 +74,7 @@ class ContinuousVerification:
         while more:
             with self._store.snapshot() as connection:
                 more = self._follow_piece(connection)
+            self._publish()
             if more and pause():
                 return
         self._records_at = timestamp(self._clock())
