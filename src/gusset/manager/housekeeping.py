@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from gusset.errors import GussetError, Unreachable, VaultError
+from gusset.manager.bugs import log_bug
 from gusset.manager.executors import Executors
 from gusset.vault.deadline import within
 from gusset.vault.wiring import Vault
@@ -27,10 +28,11 @@ OVERLAPS_EVERY = 0.5  # seconds
 PROBE_EVERY = 5.0  # seconds that a good probe holds; strangers may ask, and each probe is a write
 PROBE_AFTER_FAILURE = 1.0
 PROBE_TIMEOUT = 5.0
+_AFTER_BUG = 1.0
 
 
 class _Task:
-    """Something that runs on the event loop from `start` to `stop`."""
+    """Something that is done again and again, on the event loop from `start` to `stop`."""
 
     def __init__(self, vault: Vault, executors: Executors) -> None:
         self._vault = vault
@@ -47,19 +49,27 @@ class _Task:
             self._task.cancel()
 
     async def _run(self) -> None:
+        while True:
+            try:
+                await self._work()
+            except Exception as error:  # a task that ended would be missed only much later
+                log_bug(error)
+                await asyncio.sleep(_AFTER_BUG)
+
+    async def _work(self) -> None:
+        """Do it once, and wait."""
         raise NotImplementedError
 
 
 class RefusalTimer(_Task):
     """Records the sums of repeated refusals when their windows end. Closing the vault records the rest."""
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(SUMS_EVERY)
-            try:
-                await self._executors.run(self._vault.record_refusal_sums)
-            except GussetError as error:
-                log.warning("The sums of refused requests could not be recorded: %s", error.message)
+    async def _work(self) -> None:
+        await asyncio.sleep(SUMS_EVERY)
+        try:
+            await self._executors.run(self._vault.record_refusal_sums)
+        except GussetError as error:
+            log.warning("The sums of refused requests could not be recorded: %s", error.message)
 
 
 class CheckpointTimer(_Task):
@@ -75,11 +85,10 @@ class CheckpointTimer(_Task):
         self._sign()
         super().start()
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_SIGN_AFTER_FAILURE if self._failed else _SIGN_CHECK_EVERY)
-            if self._vault.seconds_since_signing() >= SIGN_AFTER:
-                await self._executors.run_slow(self._sign)
+    async def _work(self) -> None:
+        await asyncio.sleep(_SIGN_AFTER_FAILURE if self._failed else _SIGN_CHECK_EVERY)
+        if self._vault.seconds_since_signing() >= SIGN_AFTER:
+            await self._executors.run_slow(self._sign)
 
     def _sign(self) -> None:
         try:
@@ -94,7 +103,10 @@ class CheckpointTimer(_Task):
 class ManagerReports(_Task):
     """Reports to the vault that this manager is alive, and finds out whether its keys can still be read."""
 
-    _error: GussetError | None = None
+    def __init__(self, vault: Vault, executors: Executors) -> None:
+        super().__init__(vault, executors)
+        self._host = socket.gethostname()
+        self._error: GussetError | None = None
 
     def stop(self) -> None:
         """Report no more, and remove the report."""
@@ -110,19 +122,17 @@ class ManagerReports(_Task):
         if isinstance(self._error, VaultError):
             raise self._error
 
-    async def _run(self) -> None:
-        host = socket.gethostname()
-        while True:
-            failed_before = self._error is not None
-            try:
-                await self._executors.run_slow(self._vault.managers.report, host)
-                self._error = None
-            except GussetError as error:
-                self._error = error
-                if not failed_before:
-                    hint = f" ({error.hint})" if error.hint else ""
-                    log.warning("This manager cannot report to the vault: %s%s", error.message, hint)
-            await asyncio.sleep(REPORT_EVERY)
+    async def _work(self) -> None:
+        failed_before = self._error is not None
+        try:
+            await self._executors.run_slow(self._vault.managers.report, self._host)
+            self._error = None
+        except GussetError as error:
+            self._error = error
+            if not failed_before:
+                hint = f" ({error.hint})" if error.hint else ""
+                log.warning("This manager cannot report to the vault: %s%s", error.message, hint)
+        await asyncio.sleep(REPORT_EVERY)
 
 
 class LeaseTimer(_Task):
@@ -131,6 +141,7 @@ class LeaseTimer(_Task):
     def __init__(self, vault: Vault, executors: Executors, write_uses: Callable[[], None]) -> None:
         super().__init__(vault, executors)
         self._write_uses = write_uses
+        self._due = 0.0
 
     def stop(self) -> None:
         """Write what is left."""
@@ -141,17 +152,15 @@ class LeaseTimer(_Task):
         except GussetError as error:
             log.warning("The leases of replicas could not be written: %s", error.message)
 
-    async def _run(self) -> None:
-        due = 0.0
-        while True:
-            await asyncio.sleep(REPLICA_REPORTS_EVERY)
-            now = time.monotonic()
-            if now >= due:
-                # Managers that were started together should not write together.
-                due = now + random.uniform(0.6, 1.0) * RENEWALS_EVERY  # noqa: S311  # nothing secret
-                await self._flush(reports_only=False)
-            elif self._vault.leases.has_reports:
-                await self._flush(reports_only=True)
+    async def _work(self) -> None:
+        await asyncio.sleep(REPLICA_REPORTS_EVERY)
+        now = time.monotonic()
+        if now >= self._due:
+            # Managers that were started together should not write together.
+            self._due = now + random.uniform(0.6, 1.0) * RENEWALS_EVERY  # noqa: S311  # nothing secret
+            await self._flush(reports_only=False)
+        elif self._vault.leases.has_reports:
+            await self._flush(reports_only=True)
 
     async def _flush(self, *, reports_only: bool) -> None:
         try:
@@ -169,14 +178,13 @@ class OverlapTimer(_Task):
         super().__init__(vault, executors)
         self._on_write = on_write
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(OVERLAPS_EVERY)
-            try:
-                if await self._executors.run(self._vault.overlaps.end_due):
-                    self._on_write()
-            except GussetError as error:  # delivery compares the time itself
-                log.warning("The overlaps that are over could not be ended: %s", error.message)
+    async def _work(self) -> None:
+        await asyncio.sleep(OVERLAPS_EVERY)
+        try:
+            if await self._executors.run(self._vault.overlaps.end_due):
+                self._on_write()
+        except GussetError as error:  # delivery compares the time itself
+            log.warning("The overlaps that are over could not be ended: %s", error.message)
 
 
 class WriteProbe:

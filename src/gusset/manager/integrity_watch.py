@@ -7,7 +7,7 @@ import threading
 import time
 
 from gusset.errors import GussetError
-from gusset.manager.middleware import frames_of
+from gusset.manager.bugs import log_bug
 from gusset.vault.audit.continuous import ContinuousVerification, Integrity
 
 log = logging.getLogger("gusset.manager")
@@ -60,7 +60,7 @@ class IntegrityWatch:
             except GussetError as error:
                 log.warning("The vault could not be verified: %s", error.message)
             except Exception as error:
-                log.error("A bug in gusset: %s", frames_of(error))  # noqa: TRY400  # its message may hold a value
+                log_bug(error)
             self._log_new()
             self._stop.wait(RECORDS_EVERY)
 

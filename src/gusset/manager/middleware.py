@@ -1,15 +1,12 @@
-"""Middleware of the manager: limits, metrics, security headers, and a response to unexpected exceptions."""
+"""Middleware of the manager: limits, metrics, security headers."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,9 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 
-from gusset.errors import GussetError
-from gusset.manager.api import schemas
-from gusset.manager.api.router import Api, Route, Router, error_response, http_error, json_response
+from gusset.manager.api.router import Api, Route, Router, http_error
+from gusset.manager.bugs import bug_response, exception_response
 from gusset.manager.identity.token_route import MAX_TOKEN_BODY, TOKEN, TokenRoute
 from gusset.manager.live.delivery import REPLICAS
 from gusset.manager.live.renewals import RENEWED, Renewals
@@ -41,8 +37,6 @@ from gusset.runtime.responses import Response
 from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault.deadline import ending_within
 from gusset.vault.greenlets import GreenletPool
-
-log = logging.getLogger("gusset.manager")
 
 MAX_BODY = 1_048_576  # bytes: a value of 64 KiB in base64, and a batch of small ones
 MAX_BATCH_BODY = 16_777_216
@@ -284,23 +278,3 @@ def from_starlette(response: StarletteResponse) -> Response:
     headers = [header for header in response.raw_headers if header[0] not in own]
     kind = response.headers["content-type"].encode("latin-1")
     return with_security_headers(Response(response.status_code, bytes(response.body), kind, headers))
-
-
-def exception_response(error: Exception) -> Response:
-    """The response to what a handler has raised: an expected error, or a bug."""
-    return error_response(error) if isinstance(error, GussetError) else bug_response(error)
-
-
-def bug_response(error: Exception) -> Response:
-    """Log an unexpected exception, without its message, and make a response that says so."""
-    log.error("A bug in gusset: %s", frames_of(error))
-    return json_response(
-        500, schemas.Error(message="gusset has a bug; its log says where", code="bug", hint=None)
-    )
-
-
-def frames_of(error: BaseException) -> str:
-    """The type of an exception and where it was raised, without its message: libraries put values there."""
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
-    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
-    return f"{type(error).__name__} at {' < '.join(places)}"

@@ -11,9 +11,9 @@ import orjson
 from starlette.datastructures import QueryParams
 
 from gusset.errors import Conflict, GussetError
-from gusset.manager.api.router import error_response
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.callers import DeploymentCaller
+from gusset.manager.bugs import exception_response, log_bug
 from gusset.manager.live.change_feed import ChangeFeed
 from gusset.manager.live.delivery import keys_of
 from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
@@ -129,13 +129,15 @@ class ChangeStreams:
             method="GET", route=CHANGES, address=address, authorization=_authorization_of(exchange)
         )
         try:
-            caller = self._authenticator.authenticate_deployment(request)
-            if self._of_deployment[caller.grant.deployment_id] >= MAX_REPLICAS:
-                raise Conflict(
-                    f"{caller.grant.deployment} has {MAX_REPLICAS} open streams, and can have no more"
-                )
-        except GussetError as error:
-            return error_response(error)
+            return self._admit(request)
+        except Exception as error:
+            return exception_response(error)
+
+    def _admit(self, request: AuthRequest) -> DeploymentCaller:
+        """The deployment that asks for a stream. Raises GussetError if it may not have one."""
+        caller = self._authenticator.authenticate_deployment(request)
+        if self._of_deployment[caller.grant.deployment_id] >= MAX_REPLICAS:
+            raise Conflict(f"{caller.grant.deployment} has {MAX_REPLICAS} open streams, and can have no more")
         return caller
 
     def _begin(self, exchange: Exchange, caller: DeploymentCaller | Response) -> None:
@@ -161,12 +163,18 @@ class ChangeStreams:
             self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep)
 
     def _start_sweep(self) -> None:
-        self._greenlets.start(self._sweep, on_done=self._schedule_sweep)
+        self._greenlets.start(self._try_to_sweep, on_done=self._schedule_sweep)
 
     def _schedule_sweep(self, _: None) -> None:
         loop = asyncio.get_running_loop()
         wanted = self._streams and not self._stopped
         self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep) if wanted else None
+
+    def _try_to_sweep(self) -> None:
+        try:
+            self._sweep()
+        except Exception as error:  # without the next sweep no stream would be checked any more
+            log_bug(error)
 
     def _sweep(self) -> None:
         """Check the tokens that are due, by elapsed time, however busy a stream is; send heartbeats."""

@@ -5,7 +5,6 @@ What a page shows is its handler's business; which handler, `routes`'.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from math import ceil
@@ -22,9 +21,9 @@ from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.bootstrap_link import BootstrapLink
 from gusset.manager.auth.callers import PersonCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
+from gusset.manager.bugs import log_bug
 from gusset.manager.executors import Executors
 from gusset.manager.integrity_watch import IntegrityWatch
-from gusset.manager.middleware import frames_of
 from gusset.manager.pages.assets import static
 from gusset.manager.pages.auth_pages import HOME, AuthPages
 from gusset.manager.pages.form_parser import read_form
@@ -34,8 +33,6 @@ from gusset.manager.pages.routes import PageRoute, page_routes
 from gusset.vault import deadline
 from gusset.vault.audit.actor import Actor
 from gusset.vault.wiring import Vault
-
-log = logging.getLogger("gusset.manager")
 
 PAGES_OF_STRANGER = 600  # a minute, for one address, to nobody who is signed in
 
@@ -123,7 +120,7 @@ class Pages:
         except GussetError as error:
             return self._error_response(responder, error)
         except Exception as error:
-            log.error("A bug in gusset: %s", frames_of(error))  # noqa: TRY400  # its message may hold a value
+            log_bug(error)
             page = _error_page(500, "this is a bug in gusset; its log has the details")
             return self._responder(request).page(page)
 

@@ -1,0 +1,34 @@
+"""Exceptions that nobody expects: logged without their messages, since libraries put values there."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from pathlib import Path
+
+from gusset.errors import GussetError
+from gusset.manager.api import schemas
+from gusset.manager.api.router import error_response, json_response
+from gusset.runtime.responses import Response
+
+log = logging.getLogger("gusset.manager")
+
+
+def exception_response(error: Exception) -> Response:
+    """The response to what a handler has raised: an expected error, or a bug, which is logged."""
+    return error_response(error) if isinstance(error, GussetError) else bug_response(error)
+
+
+def bug_response(error: Exception) -> Response:
+    """Log an unexpected exception, and make a response that says so."""
+    log_bug(error)
+    return json_response(
+        500, schemas.Error(message="gusset has a bug; its log says where", code="bug", hint=None)
+    )
+
+
+def log_bug(error: Exception) -> None:
+    """Log the type of an unexpected exception and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
+    log.error("A bug in gusset: %s at %s", type(error).__name__, " < ".join(places))
