@@ -1,4 +1,4 @@
-"""A proxy before a real engine that changes the descriptions of the containers that it creates."""
+"""A proxy before a real engine: it changes what the engine creates, or responds in its place."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+Change = Callable[[dict[str, Any]], object]
+Respond = Callable[[bytes], bytes | None]
+
 
 @contextlib.contextmanager
-def engine_with(address: str, change: Callable[[dict[str, Any]], object]) -> Iterator[str]:
-    """The address of a proxy that calls `change` with the description of each container to be created."""
+def engine_with(
+    address: str, change: Change = lambda _: None, respond: Respond = lambda _: None
+) -> Iterator[str]:
+    """The address of a proxy that calls `change` with the description of each container to be created.
+
+    `respond` is called with each request line: with what to respond; None forwards the request.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="gusset-between-") as folder,
         socket.socket(socket.AF_UNIX) as listener,
@@ -33,7 +41,7 @@ def engine_with(address: str, change: Callable[[dict[str, Any]], object]) -> Ite
                 back = threading.Thread(target=_forward_bytes, args=(engine, client), daemon=True)
                 back.start()
                 with contextlib.suppress(OSError):
-                    _forward_requests(client, engine, change)
+                    _forward_requests(client, engine, change, respond)
                     engine.shutdown(socket.SHUT_WR)
                 back.join()
 
@@ -49,9 +57,7 @@ def _forward_bytes(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def _forward_requests(
-    source: socket.socket, target: socket.socket, change: Callable[[dict[str, Any]], object]
-) -> None:
+def _forward_requests(source: socket.socket, target: socket.socket, change: Change, respond: Respond) -> None:
     """Forward one request after another; after one with an upgrade, all bytes that follow."""
     while head := _head(source):
         first, *lines = head.splitlines(keepends=True)
@@ -61,6 +67,9 @@ def _forward_requests(
             if (length := int(fields.get(b"content-length", 0)))
             else b""
         )
+        if (response := respond(first)) is not None:
+            source.sendall(response)
+            continue
         if b"/containers/create" in first:
             description = json.loads(body)
             change(description)

@@ -497,6 +497,41 @@ def test_secrets_are_mounted_on_a_read_only_root(served: ServedImage, images: di
     assert not served.left_behind()
 
 
+NOT_KNOWN = json.dumps({"message": "locating image with ID 4711: image not known"}).encode()
+SERVER_ERROR = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(NOT_KNOWN), NOT_KNOWN)
+)
+
+
+@pytest.mark.parametrize("served", ["docker"], indirect=True)
+@pytest.mark.parametrize("errors", [2, 1000])
+def test_an_image_is_inspected_again_after_an_error_of_the_engine(
+    served: ServedImage, images: dict[str, str], errors: int
+) -> None:
+    """Podman has one where another image is removed at that moment. One that stays is reported."""
+    served.configure(images["root"])
+    inspections = 0
+
+    def respond(request: bytes) -> bytes | None:
+        nonlocal inspections
+        if b"/images/" not in request or b"/json " not in request:
+            return None
+        inspections += 1
+        return SERVER_ERROR if inspections <= errors else None
+
+    with engine_with(served.engine.environ["DOCKER_HOST"], respond=respond) as address:
+        served.start(DOCKER_HOST=address)
+        if errors > 2:
+            served.fails(9, f"the image {images['root']} cannot be inspected: locating image with ID 4711")
+            assert "bug" not in served.output
+        else:
+            served.ready()
+            assert inspections > errors
+            assert served.stop() == 0
+    assert not served.left_behind()
+
+
 @pytest.mark.parametrize("served", ["docker"], indirect=True)
 @pytest.mark.parametrize(("option", "count"), [("-1", -1), ("2", 2)])
 def test_gpus_are_requested_from_the_engine(

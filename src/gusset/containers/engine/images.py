@@ -20,6 +20,8 @@ _PULL_HINT = (
 _EXPORT_SECONDS = 1_800.0  # without a byte: some engines write the whole archive to their disk first
 _EXPORT_CHUNK = 1 << 18  # bytes
 _PROGRESS_SECONDS = 2.0
+_INSPECTIONS = 5  # at most, with so many seconds between two
+_INSPECTION_INTERVAL = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,15 @@ class Images:
         registry; without them the engine uses its own login.
 
         Raises:
+            ModelFailed: the engine refuses to inspect it.
             HostError: it cannot be found or pulled, or is for another architecture.
         """
-        import docker.errors
-
-        try:
-            found = self._client.images.get(name)
-        except docker.errors.ImageNotFound:
+        found = self._find(name)
+        if found is None:
             self._pull(name, on_progress, credentials)
-            found = self._client.images.get(name)
+            found = self._find(name)
+        if found is None:
+            raise HostError(f"the image {name} was removed as soon as it was pulled", hint="try again")
         config = found.attrs.get("Config") or {}
         image = Image(found.id, config.get("User") or "", found.attrs.get("Architecture") or "")
         if image.architecture and self._architecture and image.architecture != self._architecture:
@@ -100,13 +102,31 @@ class Images:
         Raises:
             ModelFailed, HostError: the engine refuses, or does not respond.
         """
+        found = self._find(name)
+        return None if found is None else str(found.id)
+
+    def _find(self, name: str) -> Any | None:
+        """The library's image of that name; None if the engine has none.
+
+        Podman responds with 500 where another image is removed at that moment: it is asked again.
+
+        Raises:
+            ModelFailed, HostError: the engine refuses, or does not respond.
+        """
         import docker.errors
 
         with translate_engine_errors(f"the image {name} cannot be inspected"):
-            try:
-                return str(self._client.images.get(name).id)
-            except docker.errors.ImageNotFound:
-                return None
+            left = _INSPECTIONS
+            while True:
+                left -= 1
+                try:
+                    return self._client.images.get(name)
+                except docker.errors.ImageNotFound:
+                    return None
+                except docker.errors.APIError as error:
+                    if not error.is_server_error() or left == 0:
+                        raise
+                time.sleep(_INSPECTION_INTERVAL)
 
     def tag(self, image: str, name: str) -> None:
         """Give an image a name, which another image then loses.
@@ -148,21 +168,15 @@ class Images:
             ModelFailed: the engine refuses it.
             HostError: the engine does not respond, also while the chunks are read.
         """
-        import docker.errors
+        if self._find(name) is None:
+            raise NotFound(f"the engine has no image {name}", hint="pull or build it first")
+        return self._chunks(name)
 
-        what = f"the image {name} cannot be exported"
-        with translate_engine_errors(what):
-            try:
-                self._client.images.get(name)
-            except docker.errors.ImageNotFound:
-                raise NotFound(f"the engine has no image {name}", hint="pull or build it first") from None
-        return self._chunks(name, what)
-
-    def _chunks(self, name: str, what: str) -> Iterator[bytes]:
+    def _chunks(self, name: str) -> Iterator[bytes]:
         api = self._client.api
         usual, api.timeout = api.timeout, _EXPORT_SECONDS
         try:
-            with translate_engine_errors(what):
+            with translate_engine_errors(f"the image {name} cannot be exported"):
                 yield from api.get_image(name, chunk_size=_EXPORT_CHUNK)
         finally:
             api.timeout = usual
