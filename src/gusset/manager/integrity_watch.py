@@ -14,8 +14,7 @@ log = logging.getLogger("gusset.manager")
 
 RECORDS_EVERY = 60.0  # seconds
 ROWS_EVERY = 3600.0
-_SHARE = 0.2  # of the time in which it verifies or waits to; less where other threads keep it from running
-_LONGEST_PAUSE = 1.0  # seconds
+_BUSY_PAUSE = 19  # added to 1: how much longer the pauses of a busy manager are than those of an idle one
 
 
 class IntegrityWatch:
@@ -31,7 +30,7 @@ class IntegrityWatch:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._logged: frozenset[str] = frozenset()
-        self._resumed = 0.0  # when the present piece began
+        self._began = _clocks()  # of the present piece
 
     @property
     def result(self) -> Integrity:
@@ -51,7 +50,7 @@ class IntegrityWatch:
     def _run(self) -> None:
         rows_due = 0.0
         while not self._stop.is_set():
-            self._resumed = time.monotonic()
+            self._began = _clocks()
             try:
                 self._verification.verify_new_records(self._pause)
                 if time.monotonic() >= rows_due and not self._stop.is_set():
@@ -65,13 +64,14 @@ class IntegrityWatch:
             self._stop.wait(RECORDS_EVERY)
 
     def _pause(self) -> bool:
-        """Leave time to requests, after a burst of writes too; whether to stop.
+        """Leave time to requests; whether to stop.
 
-        A busy manager delays each piece, and so the next one.
+        For as long as the last piece took if there are none, up to twenty times as long in a busy manager.
         """
-        worked = time.monotonic() - self._resumed
-        stops = self._stop.wait(min(worked * (1 / _SHARE - 1), _LONGEST_PAUSE))
-        self._resumed = time.monotonic()
+        elapsed, own, process = (now - began for now, began in zip(_clocks(), self._began, strict=True))
+        busy = min((process - own) / elapsed, 1.0) if elapsed else 0.0
+        stops = self._stop.wait(own * (1 + _BUSY_PAUSE * busy))
+        self._began = _clocks()
         return stops
 
     def _log_new(self) -> None:
@@ -80,3 +80,8 @@ class IntegrityWatch:
             if problem not in self._logged:
                 log.error("The vault was tampered with or is damaged: %s", problem)
         self._logged = frozenset(problems)
+
+
+def _clocks() -> tuple[float, float, float]:
+    """The time, and the processor time of this thread and of all threads, in seconds."""
+    return time.monotonic(), time.thread_time(), time.process_time()
