@@ -231,6 +231,7 @@ def _each(reads: list[bytes], *, handled: bool) -> Case:
 @example(_each([POST + BODY] * 4, handled=True))
 @example(_each([POST + BODY] * 2 + [POST.replace(b"POST", b"HEAD") + BODY, POST + BODY], handled=False))
 @example(_each([POST[:-2] + b"Authorization: a\r\n\r\n" + BODY] * 5, handled=True))
+@example(_each([POST[:-2] + b"Connection: keep-alive\r\n\r\n" + BODY] * 4, handled=True))
 @example(_each([POST[:-2] + b"Connection: close\r\n\r\n" + BODY, *[POST + BODY] * 3], handled=False))
 def test_known_heads_make_no_difference(case: Case) -> None:
     """The same requests, refusals and states after each read as with the parser alone."""
@@ -262,7 +263,14 @@ def test_a_repeated_head_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_only_plain_heads_are_learned() -> None:
     """None that concerns the connection or how the body arrives, and none that repeats a header."""
-    assert RepeatedHead.learn(GET, GET) is not None
-    for header in (b"Connection: keep-alive", b"Expect: 100-continue", b"Upgrade: h2c", b"Host: b"):
+    for request in (GET, GET[:-2] + b"Connection: Keep-Alive\r\n\r\n"):
+        assert RepeatedHead.learn(request, request) is not None
+    for header in (
+        b"Connection: close",
+        b"Connection: keep-alive, upgrade",
+        b"Expect: 100-continue",
+        b"Upgrade: h2c",
+        b"Host: b",
+    ):
         request = GET[:-2] + header + b"\r\n\r\n"
         assert RepeatedHead.learn(request, request) is None

@@ -8,7 +8,8 @@ from gusset.runtime.exchange import Exchange, ResponseWriter
 
 _END = b"\r\n\r\n"
 # Heads with these concern more than their own request: how it is framed, or what becomes of the connection.
-_NOT_LEARNED = frozenset((b"connection", b"expect", b"transfer-encoding", b"upgrade"))
+_NOT_LEARNED = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
+_KEEP_ALIVE = b"keep-alive"  # what HTTP/1.1 does in any case, and many clients always say
 
 
 class RepeatedHead:
@@ -35,8 +36,6 @@ class RepeatedHead:
         end = request.find(_END) + len(_END)
         head = request[:end]
         if head != last[:end]:
-            return None
-        if b"\r\nconnection:" in head.lower():  # many clients always send it: parse those once
             return None
         message = _Message()
         parser = httptools.HttpRequestParser(message)
@@ -90,4 +89,5 @@ def _is_plain(message: _Message, parser: httptools.HttpRequestParser) -> bool:
         and b"host" in message.fields
         and len(message.fields) == len(message.headers)
         and _NOT_LEARNED.isdisjoint(message.fields)
+        and message.fields.get(b"connection", _KEEP_ALIVE).lower() == _KEEP_ALIVE
     )

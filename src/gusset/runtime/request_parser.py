@@ -133,6 +133,8 @@ class RequestParser:
         if not self.in_message:
             if size == len(last) and self._last:
                 self._repeated = RepeatedHead.learn(data, last)
+                if self._repeated is not None:
+                    self._last = b""  # there may be thousands of idle connections
             return
         if self._exchange is None:
             if self._head_size > self._limits.head:
