@@ -14,7 +14,7 @@ log = logging.getLogger("gusset.manager")
 
 RECORDS_EVERY = 60.0  # seconds
 ROWS_EVERY = 3600.0
-_BUSY_PAUSE = 19  # added to 1: how much longer the pauses of a busy manager are than those of an idle one
+_BUSY_PAUSE = 49  # added to 1: how much longer the pauses of a busy manager are than those of an idle one
 
 
 class IntegrityWatch:
@@ -66,7 +66,7 @@ class IntegrityWatch:
     def _pause(self) -> bool:
         """Leave time to requests; whether to stop.
 
-        For as long as the last piece took if there are none, up to twenty times as long in a busy manager.
+        For as long as the last piece took if there are none, up to fifty times as long in a busy manager.
         """
         elapsed, own, process = (now - began for now, began in zip(_clocks(), self._began, strict=True))
         busy = min((process - own) / elapsed, 1.0) if elapsed else 0.0
