@@ -124,6 +124,17 @@ def test_each_request_of_a_storm_ends_in_time(
                 assert max(seconds for _, seconds in responses) < LIMIT
         recovers(client)
         soon(lambda: {status for status, _ in storm(manager, 64)} == {200})
+        for _ in range(2):  # the second comes too soon after the first to be signed with it
+            assert put(client, "x").status_code == 200
+        soon(lambda: is_witnessed(manager, server, database))
+
+
+def is_witnessed(manager: Manager, server: PostgresServer, database: str) -> bool:
+    """Whether the witness file has the audit log's newest record."""
+    with server.admin(database) as sql:
+        newest = sql.execute("SELECT max(seq) FROM audit").fetchone()
+    witness = (manager.gusset.home / "audit.witness").read_bytes()
+    return newest is not None and json.loads(witness.splitlines()[-1])["seq"] == newest[0]
 
 
 @pytest.mark.slow

@@ -82,22 +82,26 @@ class CheckpointTimer(_Task):
 
     def start(self) -> None:
         """Sign the head before anything is served, then go on with that."""
-        self._sign()
+        try:
+            self._vault.sign_head()
+        except GussetError as error:
+            self._report(error)
         super().start()
 
     async def _work(self) -> None:
         await asyncio.sleep(_SIGN_AFTER_FAILURE if self._failed else _SIGN_CHECK_EVERY)
-        if self._vault.seconds_since_signing() >= SIGN_AFTER:
-            await self._executors.run_slow(self._sign)
-
-    def _sign(self) -> None:
+        if self._vault.seconds_since_signing() < SIGN_AFTER:
+            return
         try:
-            self._vault.sign_head()
+            await self._executors.run_slow(self._vault.sign_head)
             self._failed = False
         except GussetError as error:
-            if not self._failed:
-                log.warning("The audit log's newest record cannot be signed: %s", error.message)
-            self._failed = True
+            self._report(error)
+
+    def _report(self, error: GussetError) -> None:
+        if not self._failed:
+            log.warning("The audit log's newest record cannot be signed: %s", error.message)
+        self._failed = True
 
 
 class ManagerReports(_Task):
