@@ -15,7 +15,7 @@ from gusset.backoff import Backoff
 from gusset.client.manager_client import ManagerClient
 from gusset.errors import Conflict, Denied, GussetError, NotFound, NotSignedIn, Unreachable
 
-_SHORTEST, _LONGEST = 7.25, 7.99  # seconds between two renewals: 8 at most are promised, and a lease lasts 20
+_SHORTEST, _LONGEST = 7.0, 7.8  # seconds between two renewals; a lease lasts 20
 _STEP = 0.25  # seconds: when renewals of many replicas meet
 _RETRY = 2.0  # seconds after a failure
 _LONGEST_RETRY = 30.0
