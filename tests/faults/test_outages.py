@@ -27,6 +27,7 @@ from tests.faults.conftest import LIMIT, SetUp, Starter, number, put, recovers, 
 from tests.faults.load import Load, check_all_there
 from tests.faults.network import Network
 from tests.manager.conftest import Manager
+from tests.manager.test_integrity import head_is_witnessed
 from tests.postgres_server import SETTINGS, PostgresServer
 from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
@@ -126,15 +127,7 @@ def test_each_request_of_a_storm_ends_in_time(
         soon(lambda: {status for status, _ in storm(manager, 64)} == {200})
         for _ in range(2):  # the second comes too soon after the first to be signed with it
             assert put(client, "x").status_code == 200
-        soon(lambda: is_witnessed(manager, server, database))
-
-
-def is_witnessed(manager: Manager, server: PostgresServer, database: str) -> bool:
-    """Whether the witness file has the audit log's newest record."""
-    with server.admin(database) as sql:
-        newest = sql.execute("SELECT max(seq) FROM audit").fetchone()
-    witness = (manager.gusset.home / "audit.witness").read_bytes()
-    return newest is not None and json.loads(witness.splitlines()[-1])["seq"] == newest[0]
+        soon(lambda: head_is_witnessed(manager))
 
 
 @pytest.mark.slow

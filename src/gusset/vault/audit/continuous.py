@@ -74,9 +74,10 @@ class ContinuousVerification:
         while more:
             with self._store.snapshot() as connection:
                 more = self._follow_piece(connection)
-            self._publish()
-            if more and pause():
-                return
+            if more:
+                self._publish()
+                if pause():
+                    return
         self._records_at = timestamp(self._clock())
         self._publish()
 
