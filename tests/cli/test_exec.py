@@ -77,6 +77,29 @@ def test_values_in_output_are_masked(gusset: Cli) -> None:
     assert done.stderr == b"err ***"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_both_streams_in_one_place_keep_the_order_in_which_they_were_written(
+    gusset: Cli, tmp_path: Path, kind: str
+) -> None:
+    """`gusset exec -- COMMAND > log 2>&1` and `2>&1 | less` show what COMMAND alone would show."""
+    script = (
+        "import os; v = open(os.environ['GUSSET_SECRETS_DIR'] + '/token', 'rb').read()\n"
+        "for i in range(500): os.write(1, b'out '); os.write(2, b'e'); os.write(2, b'rr ' + v + b'\\n')"
+    )
+    with (tmp_path / "log").open("wb+") as log:
+        into = subprocess.PIPE if kind == "pipe" else log
+        done = subprocess.run(
+            [sys.executable, "-m", "gusset", "exec", "--secret", "token", "--", *python(script)],
+            env=gusset.environ,
+            stdout=into,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
+        shown = done.stdout if kind == "pipe" else (tmp_path / "log").read_bytes()
+
+    assert shown == b"out err ***\n" * 500
+
+
 def test_the_exit_status_is_that_of_the_command(gusset: Cli) -> None:
     """Its status, or 128 and the signal that ended it."""
     gusset("exec", "--secret", "token", "--", *python("raise SystemExit(42)"), status=42)

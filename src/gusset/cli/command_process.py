@@ -154,10 +154,17 @@ class DirectCommand:
 
 
 def _open_outputs() -> dict[int, _Output]:
-    """Both outputs of the command. If they are the same terminal, they share one, which keeps the order."""
+    """Both outputs of the command. If they go to the same place, they share one, which keeps the order."""
     stdout = _Output.open(STDOUT)
-    same = os.isatty(STDOUT) and os.isatty(STDERR) and os.fstat(STDOUT).st_rdev == os.fstat(STDERR).st_rdev
-    return {STDOUT: stdout, STDERR: stdout if same else _Output.open(STDERR)}
+    return {STDOUT: stdout, STDERR: stdout if _is_same_place() else _Output.open(STDERR)}
+
+
+def _is_same_place() -> bool:
+    """Whether standard output and standard error are the same terminal, pipe or file."""
+    try:
+        return os.path.sameopenfile(STDOUT, STDERR)
+    except OSError:  # one of them is closed
+        return False
 
 
 def copy_size(terminal: int, pseudo_terminal: int) -> None:
