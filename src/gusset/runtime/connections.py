@@ -18,7 +18,8 @@ from typing import Protocol
 from gusset.runtime.limits import HasPeer, address_of
 
 SWEEP_SECONDS = 0.5  # between two checks of deadlines
-_CHECKED = 1000  # connections whose deadlines are checked at a time; a quarter of all where that is more
+_CHECKED = 1000  # connections whose deadlines are checked at a time; more where there are many
+_PARTS = 8  # in which many connections are checked
 _EVICTED_SHARE = 50  # of so many connections, one is closed at a time to make room
 _FOR_PROBES = 16  # connections that may still send probes when requests in flight have taken all others
 _SPARE_FILES = 32  # that the process can still open; beyond that, new connections replace others
@@ -186,14 +187,14 @@ class OpenConnections:
     def start_sweeping(self) -> None:
         """Check deadlines now and every `SWEEP_SECONDS`, until all have ended after `close`.
 
-        Of many connections a part is checked at a time, each within four times that.
+        Of many connections a part is checked at a time, each within `_PARTS` times that.
         """
         loop = asyncio.get_running_loop()
         self._on_sweep()
         now = loop.time()
         if not self._unchecked:
             self._unchecked = list(self._open)
-        for _ in range(min(max(_CHECKED, len(self._open) // 4), len(self._unchecked))):
+        for _ in range(min(max(_CHECKED, len(self._open) // _PARTS), len(self._unchecked))):
             connection = self._unchecked.pop()
             if connection in self._open:
                 connection.expire(now)
