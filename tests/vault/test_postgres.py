@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -325,6 +325,44 @@ def test_the_first_host_that_responds_is_used(
         began = time.monotonic()
         postgres.connect().close()
         assert seconds_since(began) < 1.0
+
+
+def test_the_only_host_has_the_time_of_all_hosts(
+    vault: Vault, settings: Settings, server: PostgresServer
+) -> None:
+    """A busy server may take longer than one of several would be given."""
+    seconds = postgres_connect.HOST_TIMEOUT + 0.5
+    with answering_late(server.port, seconds) as port:
+        url = settings.database.replace(f"127.0.0.1:{server.port}", f"127.0.0.1:{port}")
+        began = time.monotonic()
+        Postgres(url).connect().close()
+    assert time.monotonic() - began >= seconds
+
+
+@contextmanager
+def answering_late(port: int, seconds: float) -> Iterator[int]:
+    """The port of a server that is the one at `port`, but for the time that a connection takes."""
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        client, _ = listener.accept()
+        time.sleep(seconds)
+        with client, socket.create_connection(("127.0.0.1", port)) as upstream:
+            back = threading.Thread(target=forward, args=(upstream, client))
+            back.start()
+            forward(client, upstream)
+            back.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
 
 
 def test_a_database_that_cannot_hold_a_vault_is_refused(

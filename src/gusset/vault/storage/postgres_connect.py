@@ -20,7 +20,7 @@ from gusset.vault.greenlets import spawned, wait
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import PostgresAddress
 
-HOST_TIMEOUT = 2.0  # seconds for one host
+HOST_TIMEOUT = 2.0  # seconds for a host that another one follows
 CONNECT_TIMEOUT = 4.0  # seconds for all hosts
 RETRY_INTERVAL = 0.5  # seconds between attempts while the database does not respond
 PATIENCE = 600.0  # seconds that a statement of a migration may take
@@ -143,7 +143,8 @@ class Connector:
         failure = PostgresError(None, lost=True, timed_out=True)
         for offset in range(len(hosts)):
             index = (self._first + offset) % len(hosts)
-            host_deadline = min(deadline, time.monotonic() + HOST_TIMEOUT)
+            is_last = offset + 1 == len(hosts)
+            host_deadline = deadline if is_last else min(deadline, time.monotonic() + HOST_TIMEOUT)
             try:
                 connection = _open_host(hosts[index], host_deadline)
             except PostgresError as error:
