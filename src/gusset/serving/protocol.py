@@ -14,7 +14,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -240,9 +240,15 @@ def decode_report(message: bytes) -> Report:
             return Masked(dict(map(_hit, rows)))
         case {"event": "holds", "number": int(number)}:
             return Holds(number)
-        case {"event": "used", "number": int(number), "names": list(names)}:
-            return Used(number, [name for name in names if isinstance(name, str)])
+        case {"event": "used", "number": int(number), "names": list(names)} if _are_texts(names):
+            return Used(number, names)
+        case {"event": "holds" | "used"}:
+            raise Malformed("its number or names are of the wrong type")
     raise Malformed("its event is unknown")
+
+
+def _are_texts(names: list[object]) -> TypeGuard[list[str]]:
+    return all(isinstance(name, str) for name in names)
 
 
 def _hit(row: object) -> tuple[Hit, int]:
