@@ -14,7 +14,9 @@ log = logging.getLogger("gusset.manager")
 
 RECORDS_EVERY = 60.0  # seconds
 ROWS_EVERY = 3600.0
-_BUSY_PAUSE = 49  # added to 1: how much longer the pauses of a busy manager are than those of an idle one
+_BUSY_PAUSE = 50.0  # how many times as long a busy manager pauses as a piece took
+_LATE_PAUSE = 10.0  # the same in a run that is late
+_LATE = 600.0  # seconds after which a run is late
 
 
 class IntegrityWatch:
@@ -31,6 +33,7 @@ class IntegrityWatch:
         self._thread: threading.Thread | None = None
         self._logged: frozenset[str] = frozenset()
         self._began = _clocks()  # of the present piece
+        self._run_began = 0.0  # by the monotonic clock
 
     @property
     def result(self) -> Integrity:
@@ -51,6 +54,7 @@ class IntegrityWatch:
         rows_due = 0.0
         while not self._stop.is_set():
             self._began = _clocks()
+            self._run_began = time.monotonic()
             try:
                 self._verification.verify_new_records(self._pause)
                 if time.monotonic() >= rows_due and not self._stop.is_set():
@@ -66,11 +70,11 @@ class IntegrityWatch:
     def _pause(self) -> bool:
         """Leave time to requests; whether to stop.
 
-        For as long as the last piece took if there are none, up to fifty times as long in a busy manager.
+        See `pause_seconds`.
         """
         elapsed, own, process = (now - began for now, began in zip(_clocks(), self._began, strict=True))
         busy = min((process - own) / elapsed, 1.0) if elapsed else 0.0
-        stops = self._stop.wait(own * (1 + _BUSY_PAUSE * busy))
+        stops = self._stop.wait(pause_seconds(own, busy=busy, running=time.monotonic() - self._run_began))
         self._began = _clocks()
         return stops
 
@@ -80,6 +84,17 @@ class IntegrityWatch:
             if problem not in self._logged:
                 log.error("The vault was tampered with or is damaged: %s", problem)
         self._logged = frozenset(problems)
+
+
+def pause_seconds(piece: float, *, busy: float, running: float) -> float:
+    """How long to leave to requests after a piece that took so long.
+
+    As long again if there are none (`busy` 0), and fifty times as long if they take all time (`busy` 1).
+    The longer the run takes (`running`, in seconds), the less that is, down to ten times after ten
+    minutes: a manager that is always busy must not leave records unverified.
+    """
+    longest = _BUSY_PAUSE + (_LATE_PAUSE - _BUSY_PAUSE) * min(running / _LATE, 1.0)
+    return piece * (1 + (longest - 1) * busy)
 
 
 def _clocks() -> tuple[float, float, float]:
