@@ -83,7 +83,7 @@ class ProviderProcess:
             raise UsageError(f"there is no command {self._words[0]!r}") from None
         except OSError as error:
             raise UsageError(f"{self._words[0]!r} cannot be started: {error.strerror}") from None
-        pipes = _Pipes(process, request)
+        pipes = _Pipes.start(process, request)
         try:
             self._wait(step, process, pipes, while_running)
         finally:
@@ -131,19 +131,25 @@ class ProviderProcess:
 class _Pipes:
     """The pipes of a process, each with a thread: portable, and none can block another."""
 
-    def __init__(self, process: subprocess.Popen[bytes], request: bytes) -> None:
-        assert process.stdin and process.stdout and process.stderr  # noqa: S101  # all are pipes
-        self._process = process
+    def __init__(self) -> None:
         self._output = bytearray()
         self._errors = bytearray()
         self.too_large = False
-        self._threads = [
+        self._threads: Sequence[threading.Thread] = ()
+
+    @classmethod
+    def start(cls, process: subprocess.Popen[bytes], request: bytes) -> _Pipes:
+        """Write `request` to the process, and read what it writes."""
+        assert process.stdin and process.stdout and process.stderr  # noqa: S101  # all are pipes
+        pipes = cls()
+        pipes._threads = (
             threading.Thread(target=_write, args=(process.stdin, request), daemon=True),
-            threading.Thread(target=self._read_output, args=(process.stdout,), daemon=True),
-            threading.Thread(target=self._read_errors, args=(process.stderr,), daemon=True),
-        ]
-        for thread in self._threads:
+            threading.Thread(target=pipes._read_output, args=(process.stdout,), daemon=True),
+            threading.Thread(target=pipes._read_errors, args=(process.stderr,), daemon=True),
+        )
+        for thread in pipes._threads:
             thread.start()
+        return pipes
 
     @property
     def open(self) -> bool:

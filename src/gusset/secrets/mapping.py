@@ -188,7 +188,7 @@ class Secrets(Mapping[str, SecretText]):
             raise TypeError("on_change needs a callable that takes the new value")
         with self._write_lock:
             if self._callbacks is None:
-                self._callbacks = _Callbacks(self._masker or Masker(self._generation.raw.values()))
+                self._callbacks = _Callbacks.start(self._masker or Masker(self._generation.raw.values()))
             self._callbacks.add(name, callback)
 
     def replace(
@@ -289,7 +289,13 @@ class _Callbacks:
         self._masker = masker
         self._by_name: dict[str, list[Callback]] = {}
         self._queue: queue.SimpleQueue[tuple[str, Callback, NewValue]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="gusset-on-change", daemon=True).start()
+
+    @classmethod
+    def start(cls, masker: Masker) -> _Callbacks:
+        """Start the thread."""
+        callbacks = cls(masker)
+        threading.Thread(target=callbacks._run, name="gusset-on-change", daemon=True).start()
+        return callbacks
 
     def add(self, name: str, callback: Callback) -> None:
         self._by_name.setdefault(name, []).append(callback)
