@@ -1,4 +1,4 @@
-"""Unexpected exceptions beside requests: what they end, and what the log has of them."""
+"""Unexpected exceptions: what they end, and what the log has of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from gusset.manager import housekeeping
 from gusset.manager.executors import Executors
 from gusset.manager.housekeeping import LeaseTimer
 from gusset.vault import open_vault
+from tests.manager.conftest import Manager
+from tests.manager.test_durable import started_by
+from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
 
 VALUE = "s3cr3t-v4lue-in-a-message"
@@ -46,3 +49,33 @@ def test_what_is_done_beside_requests_goes_on_after_a_bug(
         asyncio.run(run())
     assert "A bug in gusset: RuntimeError at test_bugs.py" in caplog.text
     assert VALUE not in caplog.text
+
+
+def test_a_bug_before_a_request_is_handled_or_after_is_a_500_or_a_closed_connection(manager: Manager) -> None:
+    """The log says where it was raised, without its message. Other requests are handled."""
+    manager.stop()
+    code = (
+        "import sys\n"
+        "from gusset.manager.api.router import Router\n"
+        "from gusset.manager.metrics import Metrics\n"
+        "find, count = Router.find, Metrics.count\n"
+        "def failing_find(self, path, method):\n"
+        f"    if path == '/v1/before': raise RuntimeError('{VALUE}')\n"
+        "    return find(self, path, method)\n"
+        "def failing_count(self, route, status, seconds):\n"
+        f"    if route == '/v1/teams': raise LookupError('{VALUE}')\n"
+        "    return count(self, route, status, seconds)\n"
+        "Router.find, Metrics.count = failing_find, failing_count\n"
+        "from gusset.cli.main import main; main(['manager', '--port', sys.argv[1]])\n"
+    )
+    with started_by(code, manager), manager.client() as client:
+        response = client.get("/v1/before")
+        assert (response.status_code, response.json()["code"]) == (500, "bug")
+        assert client.get("/v1/teams").status_code == 200
+        eventually(lambda: "LookupError" in manager.log.read_text(), "the second bug is logged")
+        assert client.get("/v1/secrets").status_code == 200
+        log = manager.log.read_text()
+    manager.log.write_text("")  # the fixture looks for bugs there
+    assert "A bug in gusset: RuntimeError at <string>" in log
+    assert "A bug in gusset: LookupError at <string>" in log
+    assert VALUE not in log

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from pathlib import Path
+from typing import Any
 
 from gusset.errors import GussetError
 from gusset.manager.api import schemas
@@ -32,3 +34,12 @@ def log_bug(error: Exception) -> None:
     frames = traceback.extract_tb(error.__traceback__)[-12:]
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
     log.error("A bug in gusset: %s at %s", type(error).__name__, " < ".join(places))
+
+
+def log_bugs_of_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The exception handler of an event loop. asyncio's own would log the message and arguments, too."""
+    error = context.get("exception")
+    if isinstance(error, Exception):
+        log_bug(error)
+    else:
+        log.error("The event loop reports: %s", context["message"])

@@ -103,6 +103,12 @@ class Middleware:
 
     def __call__(self, exchange: Exchange) -> None:
         """Handle one request."""
+        try:
+            self._dispatch(exchange)
+        except Exception as error:
+            self._respond(exchange, "other", bug_response(error))
+
+    def _dispatch(self, exchange: Exchange) -> None:
         if self._renewals.renew(exchange):
             self._respond(exchange, REPLICAS, RENEWED)
             return

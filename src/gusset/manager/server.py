@@ -16,6 +16,7 @@ from gusset.errors import UsageError
 from gusset.manager.app import Manager, make_manager
 from gusset.manager.auth.authenticator import KEY_RATE
 from gusset.manager.auth.bootstrap_link import BootstrapLink
+from gusset.manager.bugs import log_bugs_of_loop
 from gusset.manager.middleware import LIMITS
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.listener import listen
@@ -113,6 +114,7 @@ async def _abort(server: HttpServer, signals: StopSignals) -> None:
 async def _serve(
     manager: Manager, listener: socket.socket, tls: ServerTls | None, on_start: Callable[[], None]
 ) -> None:
+    asyncio.get_running_loop().set_exception_handler(log_bugs_of_loop)
     middleware = manager.middleware
     server = HttpServer(
         middleware,
