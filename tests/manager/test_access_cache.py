@@ -1,16 +1,22 @@
-"""What the manager reads to know that nobody's access has changed, where a read waits for a server."""
+"""What the manager reads to know that nobody's access has changed, and for how long it relies on that."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gusset.errors import Unreachable
-from gusset.manager.auth.access_cache import AccessCache
+from gusset.manager.auth.access_cache import MAX_AGE, AccessCache, KnownKey
+from gusset.manager.auth.authenticator import Authenticator
+from gusset.vault import open_vault
 from gusset.vault.greenlets import GreenletPool, wait
+from gusset.vault.services.access_keys import KeyInfo
+from gusset.vault.wiring import Vault
+from tests.vault.conftest import run_sql, settings_in
 
 
 class SlowVault:
@@ -140,3 +146,60 @@ def test_the_cache_is_recent_while_it_is_refreshed_in_time(
         await settled()
 
     asyncio.run(main())
+
+
+def deployment_token(vault: Vault) -> tuple[KeyInfo, str]:
+    """A new deployment's token: what is known of it, and the header of a request with it."""
+    _, info, token = vault.deployments.register(vault.default_team_id, "d", ["x"], actor="test")
+    return info, f"Bearer {token.reveal().decode()}"
+
+
+def test_a_revoked_token_is_refused_after_minutes_though_the_change_was_hidden(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who writes to the database puts the row back that tells managers of the revocation."""
+    now = 1000.0
+    monkeypatch.setattr("gusset.manager.auth.access_cache.time.monotonic", lambda: now)
+    settings = settings_in(home)
+    with open_vault(settings) as vault, open_vault(settings) as elsewhere:
+        info, header = deployment_token(vault)
+        cache = AccessCache(vault)
+        authenticator = Authenticator(vault, cache)
+        assert authenticator.knows_key(header)
+        [(before,)] = run_sql(settings.database, "SELECT value FROM meta WHERE key = 'access'")
+        elsewhere.access_keys.revoke(info.prefix, actor="test", allowed=lambda _: True)
+        run_sql(settings.database, "UPDATE meta SET value = ? WHERE key = 'access'", before)
+        now += 1.0
+        assert authenticator.knows_key(header)
+        assert authenticator.known_grant(header.encode()) is not None
+        now += MAX_AGE - 1.0
+        cache.refresh()
+        assert authenticator.known_grant(header.encode()) is None
+        assert not authenticator.knows_key(header)
+        cache.close()
+
+
+def test_keys_that_became_known_at_once_are_not_read_again_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of replicas show their tokens in the seconds after a change: reading them again spreads."""
+    now = 1000.0
+    monkeypatch.setattr("gusset.manager.auth.access_cache.time.monotonic", lambda: now)
+    with open_vault(settings_in(home)) as vault:
+        known = KnownKey(info=deployment_token(vault)[0])
+        cache = AccessCache(vault)
+        cache.refresh()
+        hashes = [bytes([number]) for number in range(200)]
+        for hashed in hashes:
+            cache.add(hashed, known, generation=cache.generation)
+
+        def left_after(seconds: float) -> int:
+            nonlocal now
+            now = 1000.0 + seconds
+            cache.refresh()
+            return sum(cache.get(hashed) is not None for hashed in hashes)
+
+        assert left_after(0.4 * MAX_AGE) == 200
+        assert 20 < left_after(0.7 * MAX_AGE) < 180
+        assert left_after(MAX_AGE) == 0
+        cache.close()

@@ -1,8 +1,9 @@
-"""Remembers authenticated keys between requests, until an access change in the vault."""
+"""Remembers authenticated keys between requests: until access changes in the vault, and for minutes at most."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from gusset.vault.wiring import Vault
 
 POLL = 0.2  # seconds until a change by another process is noticed; within a second is promised
 MAX_KEYS = 10_000
+MAX_AGE = 300.0  # seconds until a key's row is read and verified again, whatever the database says of changes
+_EARLIEST, _LATEST = 0.5, 0.95  # the part of it after which that happens: not for all keys at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,12 @@ class KnownKey:
     person: Person | None = None
     teams: Sequence[TeamInfo] = ()
     grant: Grant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    known: KnownKey
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +52,9 @@ class _Reading:
 class AccessCache:
     """Known keys by hash, and the deployments that declare each secret.
 
-    Any change to a key, person, team or deployment empties it. Not thread-safe:
-    for the event loop's thread, in a greenlet.
+    Any change to a key, person, team or deployment empties it. What tells of the change is not signed:
+    somebody who writes to the database could put it back, so no key is known for longer than `MAX_AGE`.
+    Not thread-safe: for the event loop's thread, in a greenlet.
     """
 
     def __init__(self, vault: Vault) -> None:
@@ -53,7 +63,7 @@ class AccessCache:
         self._generation = ""
         self._changes, self._next_poll = -1, 0.0
         self._reading: _Reading | None = None
-        self._keys: dict[bytes, KnownKey] = {}
+        self._keys: dict[bytes, _Entry] = {}
         self._declared: dict[str, Mapping[str, Sequence[str]]] = {}
 
     def refresh(self) -> None:
@@ -110,21 +120,26 @@ class AccessCache:
         )
 
     def get(self, hashed: bytes) -> KnownKey | None:
-        """The key with this hash, unless it has expired since."""
-        known = self._keys.get(hashed)
-        if known is None or known.info.expires_at is None:
+        """The key with this hash, unless it has expired since. Call it while the cache is recent."""
+        entry = self._keys.get(hashed)
+        # The time of the next poll is less than `POLL` from now, and takes no reading of the clock.
+        if entry is None or self._next_poll >= entry.until:
+            return None
+        known = entry.known
+        if known.info.expires_at is None:
             return known
         return known if known.info.is_valid(self._vault.now()) else None
 
     @property
     def generation(self) -> str:
-        """Changes when the cache is emptied."""
+        """Changes when an access change empties the cache."""
         return self._generation
 
     def add(self, hashed: bytes, known: KnownKey, *, generation: str) -> None:
         """Add a key that was read when the cache had this generation, unless access has changed since."""
         if generation == self._generation:
-            self._keys[hashed] = known
+            age = MAX_AGE * random.uniform(_EARLIEST, _LATEST)  # noqa: S311  # spreads work, hides nothing
+            self._keys[hashed] = _Entry(known, time.monotonic() + age)
 
     def declaring(self, team_id: str) -> Mapping[str, Sequence[str]]:
         """Folded secret name -> the deployments of the team that declare it, as of the last `refresh`."""
