@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gusset.runtime import request_parser
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.limits import Limits, RequestMemory
 from gusset.runtime.repeated_head import RepeatedHead
@@ -21,7 +20,11 @@ POST = b"POST /predict?a=1 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-Case = list[tuple[bytes, bool]]
+SMALL = Limits(head=2_000, body=500)
+LARGE = Limits(head=8_000, body=6_000)  # beyond 4 KiB, what a request takes is counted
+
+Case = tuple[Limits, list[tuple[bytes, bool]]]
+"""Reads, and whether a request is handled after each."""
 
 
 class Connection:
@@ -49,8 +52,9 @@ class Loop:
 class Rules:
     """Those of a server that changes its mind: a key may be revoked, and a limit reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, body_limit: int) -> None:
         self.requests = 0
+        self._body_limit = body_limit
 
     def gate(self, exchange: Exchange) -> Response | None:
         """Hides a header from the handler, as that with a caller's key."""
@@ -67,21 +71,20 @@ class Rules:
         return later if exchange.path == b"/later" else exchange.path == b"/skipped" and self.requests > 2
 
     def body_limit(self, exchange: Exchange) -> int:
-        return 20 if exchange.path == b"/small" and self.requests > 2 else 500
+        return 20 if exchange.path == b"/small" and self.requests > 2 else self._body_limit
 
 
 class Client:
     """One connection's parser, and all that it has found."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = SMALL) -> None:
         connection: Any = Connection()
         self.connection = connection
-        memory = RequestMemory(12_000)
-        server = Rules()
+        server = Rules(limits.body)
         loop: Any = Loop()
         rules = RequestRules(
-            limits=Limits(head=2_000, body=500),
-            memory=memory,
+            limits=limits,
+            memory=RequestMemory(12_000),
             gates=(server.gate,),
             skips_body=server.skips,
             body_limit=server.body_limit,
@@ -93,6 +96,14 @@ class Client:
     def feed(self, data: bytes) -> None:
         if self.parser.refusal is None and not self.parser.is_closed and not self.parser.rest:
             self.parser.feed(data)
+
+    def forget(self) -> None:
+        """Forget heads, so that the next request is parsed.
+
+        Nothing is replaced for that: a compiled parser would go on to call what it was compiled with.
+        """
+        self.parser._repeated = None
+        self.parser._last = b""
 
     def state(self) -> object:
         parser = self.parser
@@ -140,6 +151,7 @@ BODIES = st.sampled_from(
 BYTES = st.sampled_from([b"\r", b"\n", b" ", b":", b"a", b"0", b"\0", b"\xff"])
 AROUND = st.sampled_from([b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"G"])
 CHUNKED = b"3\r\nabc\r\n0\r\n\r\n"
+BIG = b"x" * 4_200  # alone more than is not counted
 
 
 @st.composite
@@ -153,11 +165,14 @@ def _message(draw: st.DrawFn) -> bytes:
         else TARGETS
     )
     version = b"HTTP/1.1" if plain else draw(VERSIONS)
-    body = draw(BODIES)
+    large = draw(st.sampled_from([b""] * 10 + [b"head", b"body"]))
+    body = BIG if large == b"body" else draw(BODIES)
     headers = [(b"Host", b"a")] if plain or draw(st.booleans()) else []
     if plain or draw(st.booleans()):
         headers.append((b"Content-Length", b"%d" % len(body)))
     headers += draw(st.lists(st.tuples(NAMES, VALUES), max_size=1 if plain else 3))
+    if large == b"head":
+        headers.append((b"X-Big", BIG))
     if any(name == b"Transfer-Encoding" for name, _ in headers) and draw(st.booleans()):
         body = CHUNKED
     end = b"\r\n" if plain else draw(st.sampled_from([b"\r\n"] * 8 + [b"\n", b"\r", b"\r\n "]))
@@ -201,29 +216,24 @@ def _reads(draw: st.DrawFn) -> list[bytes]:
 
 @st.composite
 def _cases(draw: st.DrawFn) -> Case:
-    """Reads, and whether a request is handled after each."""
-    return [(read, draw(st.booleans())) for read in draw(_reads())]
+    limits = draw(st.sampled_from([SMALL, LARGE]))
+    return limits, [(read, draw(st.booleans())) for read in draw(_reads())]
 
 
-class NeverRepeated(RepeatedHead):
-    """Learns no head, so that each request is parsed."""
-
-    @classmethod
-    def learn(cls, request: bytes, last: bytes) -> RepeatedHead | None:
-        return None
-
-
-def _states(case: Case) -> Iterator[object]:
-    client = Client()
-    for data, is_handled in case:
+def _states(case: Case, *, forgets: bool) -> Iterator[object]:
+    limits, reads = case
+    client = Client(limits)
+    for data, is_handled in reads:
         client.feed(data)
+        if forgets:
+            client.forget()
         yield client.state()
         if is_handled:
             client.handle_one()
 
 
-def _each(reads: list[bytes], *, handled: bool) -> Case:
-    return [(read, handled) for read in reads]
+def _each(reads: list[bytes], *, handled: bool, limits: Limits = SMALL) -> Case:
+    return limits, [(read, handled) for read in reads]
 
 
 @settings(max_examples=500)
@@ -233,13 +243,33 @@ def _each(reads: list[bytes], *, handled: bool) -> Case:
 @example(_each([POST[:-2] + b"Authorization: a\r\n\r\n" + BODY] * 5, handled=True))
 @example(_each([POST[:-2] + b"Connection: keep-alive\r\n\r\n" + BODY] * 4, handled=True))
 @example(_each([POST[:-2] + b"Connection: close\r\n\r\n" + BODY, *[POST + BODY] * 3], handled=False))
+@example(_each([GET[:-2] + b"X-Big: %b\r\n\r\n" % BIG] * 4, handled=True, limits=LARGE))
+@example(
+    _each(
+        [b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4200\r\n\r\n" + BIG] * 4, handled=True, limits=LARGE
+    )
+)
 def test_known_heads_make_no_difference(case: Case) -> None:
     """The same requests, refusals and states after each read as with the parser alone."""
-    known = list(_states(case))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(request_parser, "RepeatedHead", NeverRepeated)
-        parsed = list(_states(case))
-    assert known == parsed
+    assert list(_states(case, forgets=False)) == list(_states(case, forgets=True))
+
+
+def test_a_parser_that_forgets_parses_each_request() -> None:
+    """Else the test above would compare known heads with known heads."""
+
+    def headers_of_last(*, forgets: bool) -> set[int]:
+        client = Client()
+        kept = []
+        for _ in range(6):
+            client.feed(POST + BODY)
+            if forgets:
+                client.forget()
+            kept.append(client.parser.requests[0].headers[0])
+            client.handle_one()
+        return {id(header) for header in kept}
+
+    assert len(headers_of_last(forgets=True)) == 6  # an object from each parse
+    assert len(headers_of_last(forgets=False)) == 3  # those that were parsed, and that of the known head
 
 
 def test_a_repeated_head_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
