@@ -138,6 +138,8 @@ class RowComparison:
 
     def _row_problem(self, table: SignedTable, row: Any, state: _RowState | None) -> str | None:
         valid = self._signer.is_valid(table, row)
+        if valid and (state is None or row.changed_seq > state.seq):
+            return f"was written by record {row.changed_seq}, but the log has no record of that"
         if state is None:
             return "is in the database, but no record says that it was written"
         if state.mac is None:
