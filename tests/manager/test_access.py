@@ -258,6 +258,34 @@ def test_disabling_a_person_takes_a_choice_about_their_tokens(
     assert admin.post("/v1/audit/verify").json()["problems"] == []
 
 
+def test_a_change_of_role_and_account_happens_as_a_whole_or_not_at_all(
+    manager: Manager, admin: httpx.Client
+) -> None:
+    """A refusal of one part leaves the other as it was, and records no change."""
+    key = manager.member()
+
+    def person() -> dict[str, Any]:
+        return next(p for p in admin.get("/v1/people").json()["people"] if p["email"] == "mem@example.com")
+
+    before = person()
+    path = f"/v1/people/{before['id']}"
+    with manager.client(key) as member:
+        assert member.post("/v1/deployments", json={"name": "theirs", "secrets": ["x"]}).status_code == 200
+        refused = admin.patch(path, json={"role": "admin", "disabled": True})
+        assert (refused.status_code, refused.json()["code"]) == (409, "tokens_left")
+        assert person() == before
+        assert records(admin, action="person.role") == []
+        assert member.get("/v1/people").status_code == 403
+        done = admin.patch(path, json={"role": "admin", "disabled": True, "tokens": "revoke"})
+        assert (done.status_code, done.json()["role"]) == (200, "admin")
+        assert member.get("/v1/secrets").status_code == 401
+    back = admin.patch(path, json={"role": "member", "disabled": False}).json()
+    assert (back["role"], back["disabled_at"]) == ("member", None)
+    assert person() == back
+    assert len(records(admin, action="person.role")) == 2
+    assert [each["outcome"] for each in records(admin, action="person.disable")] == ["ok", "tokens_left"]
+
+
 @pytest.mark.parametrize("choice", ["revoke", "pass"])
 def test_disabling_a_person_takes_a_choice_about_their_identities(
     manager: Manager, admin: httpx.Client, choice: str

@@ -86,20 +86,20 @@ def _setup_path(link: SecretValue) -> str:
 
 
 def update_person(request: PersonRequest[schemas.PersonUpdate]) -> schemas.Person:
-    """Change a person's role, or disable or enable their account.
+    """Change a person's role, and disable or enable their account: all of it, or nothing.
 
     Disabling somebody who made tokens or identities needs `tokens`; else the response is 409 with the list
     of them.
     """
-    body, people = request.body, request.vault.people
-    user_id, actor = request.path["user_id"], request.caller.actor
-    if body.role is not None:
-        people.set_role(user_id, body.role, actor=actor)
-    if body.disabled:
-        people.disable(user_id, tokens=body.tokens, actor=actor)
-    elif body.disabled is not None:
-        people.enable(user_id, actor=actor)
-    return person_model(people.get(user_id))
+    body = request.body
+    person = request.vault.people.update(
+        request.path["user_id"],
+        role=body.role,
+        disabled=body.disabled,
+        tokens=body.tokens,
+        actor=request.caller.actor,
+    )
+    return person_model(person)
 
 
 # --- API keys

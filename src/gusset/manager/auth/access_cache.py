@@ -1,4 +1,4 @@
-"""Remembers authenticated keys between requests: until access changes in the vault, and for minutes at most."""
+"""Remembers authenticated keys between requests, until access changes in the vault, for minutes at most."""
 
 from __future__ import annotations
 

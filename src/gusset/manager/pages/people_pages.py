@@ -89,7 +89,7 @@ def create_link(request: PageRequest) -> Page:
 def set_role(request: PageRequest) -> Redirect:
     """Make a person an administrator or a member."""
     role = _role(request.form.raw("role"))
-    return _change(request, request.vault.people.set_role, "{} is now " + role + ".", role)
+    return _change(request, partial(request.vault.people.update, role=role), "{} is now " + role + ".")
 
 
 def _role(text: str) -> Role:
@@ -103,7 +103,7 @@ def disable(request: PageRequest) -> Page | Redirect:
     if (choice := request.form.raw("tokens")) in ("revoke", "pass"):
         chosen = "revoke" if choice == "revoke" else "pass"
     try:
-        return _change(request, partial(request.vault.people.disable, tokens=chosen), text)
+        return _change(request, partial(request.vault.people.update, disabled=True, tokens=chosen), text)
     except TokensLeft as error:
         person = request.vault.people.get(request.path["id"])
         return _page(request, disabling=person, tokens_left=error)
@@ -112,12 +112,12 @@ def disable(request: PageRequest) -> Page | Redirect:
 def enable(request: PageRequest) -> Redirect:
     """Enable a disabled account."""
     text = "{} is enabled and can sign in. API keys that were revoked stay revoked."
-    return _change(request, request.vault.people.enable, text)
+    return _change(request, partial(request.vault.people.update, disabled=False), text)
 
 
-def _change(request: PageRequest, change: Callable[..., Person], text: str, *args: str) -> Redirect:
+def _change(request: PageRequest, change: Callable[..., Person], text: str) -> Redirect:
     try:
-        person = change(request.path["id"], *args, actor=request.caller.actor)
+        person = change(request.path["id"], actor=request.caller.actor)
     except TokensLeft:
         raise
     except Conflict as error:

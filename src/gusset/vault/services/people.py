@@ -48,6 +48,9 @@ _TOKENS_MADE_BY = Select(
 KEYS_OF_USER = Select(ACCESS_KEYS, "WHERE user_id = :user")
 SESSIONS_OF_USER = Select(SESSIONS, "WHERE user_id = :user")
 
+TokenChoice = Literal["revoke", "pass"]
+"""What happens to the tokens and identities that a disabled person made."""
+
 
 class People:
     """Lists people, and changes what they may do."""
@@ -129,75 +132,88 @@ class People:
         transaction.insert(MEMBERS, {"team_id": team.id, "user_id": user.id})
         return get_person(transaction, user.id)
 
-    def set_role(self, user_id: str, role: Role, *, actor: str) -> Person:
-        """Raises Conflict when no administrator would be left, UsageError for an unknown role."""
-        check_role(role)
-        return self._change(user_id, actor, Action.PERSON_ROLE, details={"role": role}, role=role)
+    def update(
+        self,
+        user_id: str,
+        *,
+        role: Role | None = None,
+        disabled: bool | None = None,
+        tokens: TokenChoice | None = None,
+        actor: str,
+    ) -> Person:
+        """Change a person's role, disable or enable them, or both: all of it, or nothing.
 
-    def disable(self, user_id: str, *, tokens: Literal["revoke", "pass"] | None = None, actor: str) -> Person:
-        """End a person's sessions, revoke their keys, and refuse them from now on.
-
-        `tokens` says what happens to the tokens of deployments and to the identities that they made: they
-        are revoked and removed, or go on as those of `actor`. Only somebody who made none may be disabled
-        without it.
+        Disabling ends their sessions, revokes their keys, and refuses them from now on. `tokens` says what
+        happens to the tokens of deployments and to the identities that they made: they are revoked and
+        removed, or go on as those of `actor`. Only somebody who made none may be disabled without it.
+        Somebody who is enabled can sign in again; revoked keys stay revoked.
 
         Raises:
+            NotFound: there is no such person.
+            UsageError: an unknown role.
             Conflict: no administrator would be left.
             TokensLeft: they made tokens or identities, and `tokens` is None.
         """
+        if role is None and disabled is None:
+            return self.get(user_id)
+        if role is not None:
+            check_role(role)
 
         def write(transaction: Transaction) -> WriteResult[Person]:
-            user = get_user(transaction, user_id)
-            made = transaction.all(
-                _TOKENS_MADE_BY, {"email": user.email, "by_key": f"{escaped(user.email)} (key %"}
-            )
-            identities = identities_made_by(transaction, user.email)
-            if (made or identities) and tokens is None:
-                raise _tokens_left(user.email, made, identity_infos(transaction, identities))
-            user = transaction.update(USERS, user, disabled_at=self._now())
+            user, events = get_user(transaction, user_id), list[AuditEvent]()
+            if role is not None:
+                user = transaction.update(USERS, user, role=role)
+                events.append(AuditEvent(actor, Action.PERSON_ROLE, user.email, details={"role": role}))
+            if disabled:
+                user = transaction.update(USERS, user, disabled_at=self._now())
+                events += self._end_access(transaction, user, tokens, actor)
+            elif disabled is not None:
+                user = transaction.update(USERS, user, disabled_at=None)
+                events.append(AuditEvent(actor, Action.PERSON_ENABLE, user.email))
             new_access_generation(transaction)
             _require_admin(transaction)
-            end_sessions(transaction, user_id)
-            details: dict[str, Any] = {}
-            removed: Sequence[AuditEvent] = ()
-            if tokens == "pass":
-                for table, rows in ((ACCESS_KEYS, made), (IDENTITIES, identities)):
-                    for row in rows:
-                        transaction.update(table, row, created_by=_without_key(actor))
-                if made:
-                    details["passed"] = [row.prefix for row in made]
-                if identities:
-                    details["passed_identities"] = [row.name for row in identities]
-            else:
-                removed = remove_identities(transaction, identities, actor)
-            doomed = transaction.all(KEYS_OF_USER, {"user": user_id})
-            doomed += made if tokens == "revoke" else []
-            if revoked := revoke_keys(transaction, self._now(), doomed):
-                details["keys"] = revoked
-            event = AuditEvent(actor, Action.PERSON_DISABLE, user.email, details=details)
-            return WriteResult(person_from_row(transaction, user), [*removed, event])
+            return WriteResult(person_from_row(transaction, user), events)
 
-        return self._writer.run(AuditEvent(actor, Action.PERSON_DISABLE, user_id), write)
+        return self._writer.run(AuditEvent(actor, _main_action(disabled), user_id), write)
 
-    def enable(self, user_id: str, *, actor: str) -> Person:
-        """Let a disabled person sign in again; revoked keys stay revoked."""
-        return self._change(user_id, actor, Action.PERSON_ENABLE, details={}, disabled_at=None)
-
-    def _change(
-        self, user_id: str, actor: str, action: Action, *, details: dict[str, Any], **values: str | None
-    ) -> Person:
-        def write(transaction: Transaction) -> WriteResult[Person]:
-            row = get_user(transaction, user_id)
-            row = transaction.update(USERS, row, **values)
-            new_access_generation(transaction)
-            _require_admin(transaction)
-            event = AuditEvent(actor, action, row.email, details=details)
-            return WriteResult(person_from_row(transaction, row), [event])
-
-        return self._writer.run(AuditEvent(actor, action, user_id), write)
+    def _end_access(
+        self, transaction: Transaction, user: Any, tokens: TokenChoice | None, actor: str
+    ) -> list[AuditEvent]:
+        """End what a disabled person could still do, within the caller's transaction."""
+        made = transaction.all(
+            _TOKENS_MADE_BY, {"email": user.email, "by_key": f"{escaped(user.email)} (key %"}
+        )
+        identities = identities_made_by(transaction, user.email)
+        if (made or identities) and tokens is None:
+            raise _tokens_left(user.email, made, identity_infos(transaction, identities))
+        end_sessions(transaction, user.id)
+        details: dict[str, Any] = {}
+        removed: Sequence[AuditEvent] = ()
+        if tokens == "pass":
+            for table, rows in ((ACCESS_KEYS, made), (IDENTITIES, identities)):
+                for row in rows:
+                    transaction.update(table, row, created_by=_without_key(actor))
+            if made:
+                details["passed"] = [row.prefix for row in made]
+            if identities:
+                details["passed_identities"] = [row.name for row in identities]
+        else:
+            removed = remove_identities(transaction, identities, actor)
+        doomed = transaction.all(KEYS_OF_USER, {"user": user.id})
+        doomed += made if tokens == "revoke" else []
+        if revoked := revoke_keys(transaction, self._now(), doomed):
+            details["keys"] = revoked
+        return [*removed, AuditEvent(actor, Action.PERSON_DISABLE, user.email, details=details)]
 
     def _now(self) -> str:
         return timestamp(self._clock())
+
+
+def _main_action(disabled: bool | None) -> Action:
+    """What a refused change is recorded as."""
+    if disabled is None:
+        return Action.PERSON_ROLE
+    return Action.PERSON_DISABLE if disabled else Action.PERSON_ENABLE
 
 
 def end_sessions(transaction: Transaction, user_id: str, *, keep: bytes = b"") -> None:
