@@ -13,6 +13,7 @@
     ├── SecretsMissing              a deployment declares secrets that no source has
     ├── Conflict                    the name is in use, or in another spelling
     │   ├── VersionConflict         the secret has a newer version than the caller expected
+    │   ├── ResponseLost            the request was executed before, and its response cannot be given again
     │   └── TokensLeft              tokens or identities that a person made would outlive their account
     ├── NotAcknowledged             a new version is stored, but some replicas may still use an older one
     ├── Denied                      this caller may not do it
@@ -172,6 +173,12 @@ class VersionConflict(Conflict):
     """The secret's current version is not the one that the caller expected."""
 
     code = "version_conflict"
+
+
+class ResponseLost(Conflict):
+    """The request was executed before, and its response cannot be given again: at all, or not yet."""
+
+    code = "response_lost"
 
 
 class TokensLeft(Conflict):

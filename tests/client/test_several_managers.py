@@ -14,7 +14,8 @@ import pytest
 
 from gusset.client.manager_client import ManagerClient, checked_urls
 from gusset.client.manager_source import ManagerSource
-from gusset.errors import NotSignedIn, TooManyAttempts, Unreachable, UsageError
+from gusset.client.registration import register
+from gusset.errors import NotSignedIn, ResponseLost, TooManyAttempts, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
 from tests.serving.conftest import eventually
 
@@ -106,16 +107,55 @@ def test_the_next_manager_is_tried_and_used_from_then_on(fake: FakeManagers) -> 
     assert len(second.requests) == 12 and len(first.requests) <= 4
 
 
-def test_a_write_has_the_same_idempotency_key_at_each_manager(fake: FakeManagers) -> None:
+@pytest.mark.parametrize("path", ["/v1/secrets", "/v1/deployments", "/v1/deployments/d"])
+def test_a_write_has_the_same_idempotency_key_at_each_manager(fake: FakeManagers, path: str) -> None:
     """The second manager does not do again what the first may have done."""
     first, second = fake(busy), fake(busy)
     with closing(ManagerClient(f"{first.url},{second.url}", KEY)) as client:
         for _ in range(2):
             with pytest.raises(Unreachable) as failed:
-                client.request("POST", "/v1/secrets", {"name": "x"})
+                client.request("POST", path, {"name": "x"})
     assert failed.value.retry_after == 7
     keys = [each[2]["idempotency-key"] for each in (*first.requests, *second.requests)]
     assert len(keys) == 4 and len(set(keys)) == 2
+
+
+LOST: Response = (
+    409,
+    {
+        "code": "response_lost",
+        "message": "it made the token abc, which is shown only once",
+        "hint": "send a key",
+    },
+    {},
+)
+
+
+def test_a_process_gets_another_token_when_that_of_a_failed_manager_is_lost(
+    fake: FakeManagers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts, and the log names the token that nobody got."""
+    keys: list[str] = []
+
+    def respond(method: str, path: str) -> Response:
+        keys.append(manager.requests[-1][2]["idempotency-key"])
+        return LOST if len(keys) == 1 else (200, {"token": "gusset_tok_new"}, {})
+
+    manager = fake(respond)
+    with closing(ManagerClient(f"{manager.url},{NOBODY}", KEY)) as client:
+        assert register(client, "d", ["x"]).reveal() == b"gusset_tok_new"
+    assert len(set(keys)) == 2
+    assert "the token abc" in caplog.text
+
+
+def test_the_error_for_a_lost_response_says_what_is_left_to_do(fake: FakeManagers) -> None:
+    """Not to send a header again that the caller has never seen."""
+    with (
+        closing(ManagerClient(f"{fake(lambda *_: LOST).url},{NOBODY}", KEY)) as client,
+        pytest.raises(ResponseLost, match="the token abc") as lost,
+    ):
+        client.request("POST", "/v1/deployments", {"name": "d"})
+    assert lost.value.hint is not None and "revoked" in lost.value.hint
 
 
 def test_a_refusal_is_final_and_no_other_manager_is_tried(fake: FakeManagers) -> None:

@@ -80,7 +80,7 @@ def test_what_is_shown_once_is_not_shown_by_a_repeated_request(
     """The refusal names what was made, by its prefix. The database does not have it either."""
     made = admin.post(path, json=body, headers=KEY).json()
     again = admin.post(path, json=body, headers=KEY)
-    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    assert (again.status_code, again.json()["code"]) == (409, "response_lost")
     assert made[shown] not in again.text
     assert made.get("prefix", "a link") in again.json()["message"]
     assert manager.stop() == 0

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from gusset import errors
 from gusset.addresses import is_loopback
 from gusset.client.exchanged_token import ExchangedToken
-from gusset.errors import GussetError, Unreachable, UsageError
+from gusset.errors import GussetError, ResponseLost, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ManagerClient:
         import httpx
 
         sent = dict(headers)
-        if len(self._urls) > 1 and method != "GET" and not path.startswith("/v1/deployment"):
+        if len(self._urls) > 1 and method != "GET" and not _is_of_deployment(path):
             sent["idempotency-key"] = token_hex(16)  # what the first manager has done is not done again
         failure: Unreachable
         for _ in self._urls:
@@ -107,10 +107,17 @@ class ManagerClient:
                 failure = error
             else:
                 if response.status_code != 503:
-                    return self.parse_response(response)
+                    return self._once(response)
                 failure = self._unavailable(response)
             self.use_another_than(used)
         raise failure
+
+    def _once(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            return self.parse_response(response)
+        except ResponseLost as error:  # its hint is for who chose the key
+            error.hint = "look at what it has changed; what is shown only once can only be revoked"
+            raise
 
     def _send(self, method: str, path: str, *, headers: Mapping[str, str], **options: Any) -> httpx.Response:
         """Send a request with the key. A token that was exchanged, and is refused, is exchanged once more."""
@@ -200,6 +207,11 @@ class ManagerClient:
             f"the manager at {self.host} does not respond ({type(error).__name__})",
             hint="check that it is running, and that the address is right",
         )
+
+
+def _is_of_deployment(path: str) -> bool:
+    """Whether a route takes a deployment's token: what it does may be done twice, and it ignores the key."""
+    return path == "/v1/deployment" or path.startswith("/v1/deployment/")
 
 
 def _classes_by_code(cls: type[GussetError]) -> Iterator[tuple[str, type[GussetError]]]:

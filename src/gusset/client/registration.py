@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 from gusset.client.manager_client import ManagerClient
+from gusset.errors import ResponseLost
 from gusset.secrets.value import SecretValue
+
+log = logging.getLogger("gusset.client")
 
 TOKEN_PREFIX = b"gusset_tok_"
 # A process revokes its token when it stops; this ends the tokens of those that were killed.
@@ -27,4 +31,13 @@ def register(client: ManagerClient, deployment: str, names: Collection[str]) -> 
     """
     expires_at = (datetime.now(UTC) + TOKEN_LIFETIME).isoformat()
     body = {"name": deployment, "secrets": sorted(names), "expires_at": expires_at}
-    return SecretValue(client.request("POST", "/v1/deployments", body)["token"].encode())
+    try:
+        made = client.request("POST", "/v1/deployments", body)
+    except ResponseLost as error:  # the manager before this one has made a token that nobody got
+        log.warning(
+            "%s. The deployment gets another: revoke the lost one, see `gusset token list --deployment %s`",
+            error.message,
+            deployment,
+        )
+        made = client.request("POST", "/v1/deployments", body)
+    return SecretValue(made["token"].encode())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.errors import Conflict, GussetError, RequestMismatch, UsageError
+from gusset.errors import GussetError, RequestMismatch, ResponseLost, UsageError
 from gusset.manager.api.operations import Operation
 from gusset.manager.auth.callers import Caller, PersonCaller
 from gusset.runtime.exchange import Exchange
@@ -59,7 +59,7 @@ class RepeatableRequest:
 
         Raises:
             RequestMismatch: another request had the key.
-            Conflict: the other one is in flight, or its response cannot be shown again.
+            ResponseLost: the other one is in flight, or its response cannot be shown again.
             GussetError: as `execute` raises it. Nothing is remembered then. A response that cannot be
                 kept is no error: the request was executed.
         """
@@ -87,16 +87,16 @@ class RepeatableRequest:
             raise self._no_response(executed)
         stored = json.loads(executed.response)
         if "shown_once" in stored:
-            raise Conflict(
+            raise ResponseLost(
                 f"this request was executed before: it made {stored['shown_once']}, which is shown only once",
                 hint="if it is lost, revoke it, and send the request with a new Idempotency-Key",
             )
         return stored["body"]
 
-    def _no_response(self, executed: Executed) -> Conflict:
+    def _no_response(self, executed: Executed) -> ResponseLost:
         if self.vault.idempotency.is_recent(executed, IN_FLIGHT):
-            return Conflict("this request is in flight", hint="try again in a moment")
-        return Conflict(
+            return ResponseLost("this request is in flight", hint="try again in a moment")
+        return ResponseLost(
             "this request was executed before, but its response was not kept",
             hint="read what it has changed; it is not executed again",
         )
