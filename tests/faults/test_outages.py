@@ -19,6 +19,7 @@ import httpx
 import psycopg
 import pytest
 
+from gusset.manager.live.streams import CHANGES
 from gusset.secrets.value import SecretValue
 from gusset.vault import open_vault
 from gusset.vault.storage.postgres import Postgres
@@ -187,6 +188,27 @@ def test_tables_that_an_operator_locked_fail_requests_in_time(
             assert refused(timed(lambda: put(client, "x"))) == (503, "unreachable")
         recovers(client)
         assert client.get("/v1/secrets/x").json()["version"] == 1
+
+
+def test_a_stream_of_changes_is_refused_in_time_while_nothing_can_be_read_for_it(
+    start: Starter, server: PostgresServer, database: str
+) -> None:
+    """It is authenticated, and would be silent until the operator is done. Then the next one begins."""
+    manager = start("one")
+    with manager.client() as client:
+        token = client.post("/v1/deployments", json={"name": "d", "secrets": ["x"]}).json()["token"]
+        with manager.client(token) as replica:
+            assert replica.get("/v1/deployment").status_code == 200
+            with locked(server, database, "secrets"):
+                for _ in range(2):
+                    assert refused(timed(lambda: replica.get(CHANGES))) == (503, "unreachable")
+            soon(lambda: first_event(replica) == "hello")
+
+
+def first_event(replica: httpx.Client) -> str | None:
+    """The first event of a stream of changes; None if it is refused."""
+    with replica.stream("GET", CHANGES) as response:
+        return str(json.loads(next(response.iter_lines()))["event"]) if response.status_code == 200 else None
 
 
 def test_requests_do_not_wait_for_those_that_wait_for_the_database(

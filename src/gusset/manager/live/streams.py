@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ from functools import partial
 import orjson
 from starlette.datastructures import QueryParams
 
-from gusset.errors import Conflict, GussetError
+from gusset.errors import Conflict, GussetError, Unreachable
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.callers import DeploymentCaller
 from gusset.manager.bugs import exception_response, log_bug
@@ -25,6 +26,9 @@ CHANGES = "/v1/deployment/changes"
 HEARTBEAT_SECONDS = 16.0  # between two heartbeats of a stream; clients wait for 25 s
 CHECK_SECONDS = 8.0  # between two checks of a stream's token
 _SWEEP_SECONDS = 0.5
+# Seconds from a request to its first event, else it is refused: every request ends within five. A request
+# that has waited for that long to be authenticated has `_LEAST_SECONDS` left.
+_FIRST_SECONDS, _LEAST_SECONDS = 4.0, 0.25
 _CLIENT_DISCONNECTED = 499
 _HEAD = (
     (b"content-type", b"application/x-ndjson"),
@@ -44,6 +48,7 @@ class Stream:
         "authorization",
         "beat_due",
         "check_due",
+        "closed",
         "deployment_id",
         "exchange",
         "revision",
@@ -57,14 +62,15 @@ class Stream:
         self.deployment_id = deployment_id
         self.check_due = self.beat_due = 0.0  # by the event loop's clock
         self.revision = ""  # the last that was sent
+        self.closed = False  # the response is complete
         # There may be thousands of streams, and the parser of the connection holds these, too.
         exchange.headers.clear()
         exchange.fields.clear()
 
     @property
-    def gone(self) -> bool:
-        """Whether the client has disconnected."""
-        return self.exchange.gone
+    def over(self) -> bool:
+        """Whether the response is complete, or the client has disconnected."""
+        return self.closed or self.exchange.gone
 
     def on_revision(self, revision: str) -> None:
         """Send the revision, unless it is the last one that was sent."""
@@ -142,8 +148,7 @@ class ChangeStreams:
 
     def _begin(self, exchange: Exchange, caller: DeploymentCaller | Response) -> None:
         if isinstance(caller, Response):
-            headers = (*caller.headers, *self._error_headers)
-            exchange.respond(caller.status, caller.body, caller.content_type, headers)
+            self._respond(exchange, caller)
             self._count(exchange, caller.status)
             return
         if exchange.gone:
@@ -159,8 +164,23 @@ class ChangeStreams:
         stream.check_due = loop.time() + CHECK_SECONDS
         stream.beat_due = loop.time() + HEARTBEAT_SECONDS
         self._streams.append(stream)
+        left = _FIRST_SECONDS - (time.perf_counter() - exchange.began)
+        loop.call_later(max(left, _LEAST_SECONDS), self._refuse_unstarted, stream)
         if self._timer is None:
             self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep)
+
+    def _respond(self, exchange: Exchange, response: Response) -> None:
+        headers = (*response.headers, *self._error_headers)
+        exchange.respond(response.status, response.body, response.content_type, headers)
+
+    def _refuse_unstarted(self, stream: Stream) -> None:
+        """Refuse a stream for which nothing could be read in time: its client can try another manager."""
+        if stream.over or stream.revision:
+            return
+        error = Unreachable("the secrets' revisions cannot be read at the moment", hint="try again")
+        response = exception_response(error)
+        self._respond(stream.exchange, response)
+        self._close(stream, response.status)
 
     def _start_sweep(self) -> None:
         self._greenlets.start(self._try_to_sweep, on_done=self._schedule_sweep)
@@ -182,12 +202,12 @@ class ChangeStreams:
         valid: dict[str, bool] = {}  # the replicas of a deployment may share a token
         while self._streams and self._streams[0].check_due <= now and not self._stopped:
             stream = self._streams[0]
-            if not stream.gone and stream.authorization not in valid:
+            if not stream.over and stream.authorization not in valid:
                 valid[stream.authorization] = self._is_valid(stream.authorization)  # may wait
             if self._stopped:
                 return
             self._streams.popleft()
-            if stream.gone:
+            if stream.over:
                 continue
             if not valid[stream.authorization]:
                 self._end(stream)
@@ -210,6 +230,7 @@ class ChangeStreams:
 
     def _close(self, stream: Stream, status: int) -> None:
         """Forget a stream that has ended, or whose client has gone."""
+        stream.closed = True
         self._change_feed.unsubscribe(stream)
         self._of_deployment[stream.deployment_id] -= 1
         if not self._of_deployment[stream.deployment_id]:
@@ -222,7 +243,7 @@ class ChangeStreams:
         if self._timer is not None:
             self._timer.cancel()
         for stream in self._streams:
-            if not stream.gone:
+            if not stream.over:
                 self._end(stream)
         self._streams.clear()
 
