@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
 from random import Random
 from time import sleep
 
+import pytest
+
 from gusset.serving.inference.model_threads import ModelThreads
+from tests.serving.conftest import eventually
+
+COUNT = 5
+
+
+class Pipes:
+    """What goes through the pipes between the loop and its threads."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._loop = threading.get_ident()
+        self._read, self._write = os.read, os.write
+        self._waits: list[int] = []  # the reads that threads have begun
+        self.to_threads: list[int] = []  # bytes of each write
+        self.to_loop: list[int] = []
+        patch.setattr(os, "read", self.read)
+        patch.setattr(os, "write", self.write)
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        if threading.get_ident() != self._loop:
+            self._waits.append(size)
+        return self._read(descriptor, size)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        written = self.to_threads if threading.get_ident() == self._loop else self.to_loop
+        written.append(len(data))
+        return self._write(descriptor, data)
+
+    def wait_for_idle_threads(self) -> None:
+        """Block the loop until each thread waits for a byte again, as it did at first."""
+        eventually(lambda: len(self._waits) == COUNT + sum(self.to_threads), "all threads are idle")
 
 
 def test_calls_start_in_the_order_in_which_they_were_put_however_many_arrive_at_once() -> None:
@@ -73,5 +106,31 @@ def test_no_call_is_left_behind_when_threads_run_out_of_calls_and_get_more() -> 
                 )
                 assert len(ends) == burst
         assert threads.waiting == 0
+
+    asyncio.run(scenario())
+
+
+def test_calls_that_arrive_together_wake_their_threads_at_once_and_their_results_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One write for all calls of a turn of the loop, and one for all results that are ready until it looks."""
+
+    async def scenario() -> None:
+        pipes = Pipes(monkeypatch)
+        threads = ModelThreads(asyncio.get_running_loop(), COUNT, "model")
+        delivered: list[None] = []
+        for is_first in (True, False, False):
+            calls, results = len(pipes.to_threads), len(pipes.to_loop)
+            for _ in range(COUNT):
+                threads.put(lambda: partial(delivered.append, None))
+            await asyncio.sleep(0)
+            pipes.wait_for_idle_threads()
+            assert threads.waiting == 0
+            if not is_first:  # the threads were there
+                assert pipes.to_threads[calls:] == [COUNT]
+                assert pipes.to_loop[results:] == [1]
+            while len(delivered) < COUNT:
+                await asyncio.sleep(0)
+            delivered.clear()
 
     asyncio.run(scenario())
