@@ -169,6 +169,50 @@ def test_a_refusal_is_final_and_no_other_manager_is_tried(fake: FakeManagers) ->
     assert len(revoked.requests) == len(limited.requests) == 1
 
 
+class HurriedStop(threading.Event):
+    """Ends no wait later than at once, on the thread that made it; has the `pauses` that were asked for."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+        self._count = count
+        self._thread = threading.current_thread()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if threading.current_thread() is not self._thread:
+            return super().wait(timeout)
+        self.pauses.append(timeout or 0.0)
+        if len(self.pauses) == self._count:
+            self.set()
+        return self.is_set()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "retry_after", "least", "longest"),
+    [
+        (503, "unreachable", "1", 1.0, 4.0),
+        (503, "unreachable", "300", 2.0, 4.0),
+        (502, "", "30", 2.0, 4.0),
+        (429, "too_many_attempts", "9", 9.0, 13.0),
+        (401, "not_signed_in", "", 60.0, 64.0),
+    ],
+)
+def test_a_replica_pauses_before_it_follows_changes_again(
+    fake: FakeManagers, status: int, code: str, retry_after: str, least: float, longest: float
+) -> None:
+    """For four seconds at most; longer only when its own requests are limited, or its token is refused.
+
+    Each at another time: replicas do not return all at once.
+    """
+    body = {"code": code, "message": "no"} if code else {}
+    manager = fake(lambda *_: (status, body, {"retry-after": retry_after}))
+    source, stop = ManagerSource(ManagerClient(manager.url, KEY)), HurriedStop(40)
+    assert list(source.watch(["x"], stop)) == []
+    source.close()
+    assert least <= min(stop.pauses) and max(stop.pauses) <= longest
+    assert max(stop.pauses) - min(stop.pauses) > 1.0
+
+
 def fetched(replica: str, session_key: str | None) -> Response:
     value = {"value": base64.b64encode(b"v").decode(), "version": 1}
     body = {"secrets": {"x": value}, "revision": "1-a", "replica": replica, "session_key": session_key}

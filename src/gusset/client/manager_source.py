@@ -130,13 +130,15 @@ class ManagerSource:
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
         """Yield when one of `names` may have changed. Holds one request open, and retries when it breaks.
 
-        Meanwhile it renews the lease.
+        It does so within `LONGEST_RETRY` seconds, unless the manager has refused the token, or limits
+        requests. Meanwhile it renews the lease.
         """
         backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
         self._lease.start()
         with _StreamCloser(stop) as self._closer:
             while not stop.is_set():
-                delay, used = 0.0, self._client.url
+                failure: GussetError | None = None
+                used = self._client.url
                 try:
                     for event in self._events(self._closer):
                         self._clear_error()
@@ -145,28 +147,24 @@ class ManagerSource:
                             self._lease.report_again()
                         if event["event"] == "changed":
                             yield
-                except NotSignedIn as error:
-                    self._record_error(f"{error.message}; {self._remedy()}")
-                    delay = REFUSED_RETRY
                 except GussetError as error:
-                    self._record_error(error.message)
-                    delay = self._after_failure(error, used)
+                    failure = error
+                    self._on_failure(error, used)
                 if self._outdated:
                     self._outdated = False
                     yield
                     continue
-                # The jitter keeps replicas from returning all at once.
-                delay += random.uniform(0, backoff.next_delay())  # noqa: S311  # nothing depends on its secrecy
-                if stop.wait(delay):
+                if stop.wait(_pause_after(failure, backoff.next_delay())):
                     return
 
-    def _after_failure(self, error: GussetError, url: str) -> float:
-        """Turn to another manager when the one at `url` fails. Returns the pause that it wants."""
-        if not isinstance(error, Unreachable):
-            return 0.0
-        if not isinstance(error, TooManyAttempts):
+    def _on_failure(self, error: GussetError, url: str) -> None:
+        """Record why changes are not followed. Turn to another manager when the one at `url` fails."""
+        if isinstance(error, NotSignedIn):
+            self._record_error(f"{error.message}; {self._remedy()}")
+            return
+        self._record_error(error.message)
+        if isinstance(error, Unreachable) and not isinstance(error, TooManyAttempts):
             self._client.use_another_than(url)
-        return error.retry_after or 0.0
 
     def _fetch_again(self) -> None:
         """Have `watch` yield: the manager does not know this replica, or not the values that it holds."""
@@ -226,6 +224,19 @@ class ManagerSource:
             with contextlib.suppress(GussetError):
                 self._client.request("DELETE", "/v1/deployment/token")
         self._client.close()
+
+
+def _pause_after(failure: GussetError | None, backoff: float) -> float:
+    """For how long to wait before the next stream. The jitter keeps replicas from returning all at once."""
+    least, longest = 0.0, LONGEST_RETRY
+    if isinstance(failure, NotSignedIn):
+        least, longest = REFUSED_RETRY, REFUSED_RETRY + LONGEST_RETRY
+    elif isinstance(failure, Unreachable) and failure.retry_after:
+        if isinstance(failure, TooManyAttempts):  # it was meant for this client, unlike the one of an outage
+            least, longest = failure.retry_after, failure.retry_after + LONGEST_RETRY
+        else:
+            least = min(failure.retry_after, LONGEST_RETRY / 2)
+    return random.uniform(least, min(least + backoff, longest))  # noqa: S311  # nothing depends on its secrecy
 
 
 def _value(secret: Mapping[str, Any]) -> SecretValue:
