@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def test_a_manager_that_cannot_read_its_root_key_is_not_ready(manager: Manager, 
     assert "is not the root key of this vault" in manager.log.read_text()
     shutil.copy(kept, file)
     eventually(lambda: status() == 200)
+
+
+def test_the_status_of_keys_says_how_far_each_witness_file_goes(manager: Manager) -> None:
+    def reported() -> list[int]:
+        status = json.loads(manager.gusset("key", "status", "--output", "json").stdout)
+        return [each["checkpoint"] for each in status["managers"]]
+
+    eventually(lambda: len(reported()) == 1)
+    text = manager.gusset("key", "status").stderr.decode()
+    shown = [
+        *reported(),
+        *map(int, re.findall(r"its witness file goes up to record (\d+)$", text, re.MULTILINE)),
+    ]
+    lines = (manager.gusset.home / "audit.witness").read_text().splitlines()
+    assert len(shown) == 2
+    assert {json.loads(line)["seq"] for line in lines}.issuperset(shown)
 
 
 def test_a_manager_with_a_command_reports_the_new_root_key(manager: Manager, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,8 +84,6 @@ def test_a_served_model_has_its_records_signed(settings: Settings, vault: Vault,
 
 def test_witness_files_of_several_machines_verify_together(settings: Settings, tmp_path: Path) -> None:
     """Each process writes its own; all of them are given to one verification."""
-    from dataclasses import replace
-
     files = [tmp_path / f"witness{number}" for number in range(3)]
     for number in range(6):
         with open_vault(replace(settings, witness_file=files[number % 3])) as vault:
@@ -93,3 +92,18 @@ def test_witness_files_of_several_machines_verify_together(settings: Settings, t
         report = vault.audit.verify(*files)
     assert report.problems == ()
     assert report.checkpoints >= 12
+
+
+def test_a_manager_reports_how_far_its_own_witness_file_goes(
+    settings: Settings, vault: Vault, sql: Sql, tmp_path: Path
+) -> None:
+    """Not what others have signed: one whose file cannot be written shows among them."""
+    behind = replace(settings, witness_file=tmp_path / "behind" / "audit.witness")
+    vault.sign_head()
+    vault.managers.report("well")
+    with open_vault(behind) as other:
+        behind.witness_file.parent.write_text("no folder")
+        other.sign_head()
+        other.managers.report("behind")
+        reported = {each.host: each.checkpoint for each in vault.managers.alive()}
+    assert reported == {"well": newest(sql, "checkpoints"), "behind": 0}

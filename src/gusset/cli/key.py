@@ -100,14 +100,21 @@ def status(app: App) -> None:
         unfinished, managers = vault.root_key_rotation.unfinished, vault.managers.alive()
     if app.output.json:
         rows = [
-            {"host": each.host, "root_key": each.root_key_id, "seen_at": each.seen_at} for each in managers
+            {
+                "host": each.host,
+                "root_key": each.root_key_id,
+                "checkpoint": each.checkpoint,
+                "seen_at": each.seen_at,
+            }
+            for each in managers
         ]
         app.output.result({"keys": keys, "unfinished": unfinished, "managers": rows})
         return
     columns = {"kind": "KEY", "number": "NUMBER", "first": "FIRST RECORD", "newest": "NEWEST"}
     app.output.table("keys", keys, columns, empty="there is no key")
     for each in managers:
-        app.output.note(f"the manager on {each.host} uses the root key {each.root_key_id}")
+        witnessed = f"its witness file goes up to record {each.checkpoint}"
+        app.output.note(f"the manager on {each.host} uses the root key {each.root_key_id}; {witnessed}")
     if unfinished:
         app.output.warn(unfinished)
 

@@ -297,7 +297,8 @@ class Vault:  # large: an attribute for each service
     def managers(self) -> Managers:
         from gusset.vault.services.managers import Managers
 
-        return Managers(self._parts.store, self._parts.writer, self._parts.keys)
+        parts = self._parts
+        return Managers(parts.store, parts.writer, parts.keys, lambda: parts.witness.newest(parts.vault_id))
 
     @cached_property
     def lost_records(self) -> LostRecords:

@@ -1,4 +1,4 @@
-"""Managers that use this vault: each reports that it is alive, its root key and the schema that it supports.
+"""Managers that use this vault: each reports its root key, its witness file and the schema that it supports.
 
 Their times are those of the database: clocks of machines may differ.
 """
@@ -6,10 +6,12 @@ Their times are those of the database: clocks of machines may differ.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -38,14 +40,14 @@ _UPDATE = Statement(
 _FIND = Statement("SELECT id FROM managers WHERE id = :id")
 _DELETE = Statement("DELETE FROM managers WHERE id = :id OR seen_at < :since")
 _REVISION = Statement("SELECT version_num FROM alembic_version")
-_NEWEST_CHECKPOINT = Statement("SELECT coalesce(max(seq), 0) AS seq FROM checkpoints")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagerInfo:
     """A manager, as it last reported.
 
-    `checkpoint` is the newest audit record that it knew to be signed, `revision` the schema that it supports.
+    `checkpoint` is the newest audit record of which its witness file had a checkpoint, 0 without one:
+    its loss would be noticed there, also after a restart. `revision` is the schema that it supports.
     """
 
     id: str
@@ -61,10 +63,14 @@ class ManagerInfo:
 class Managers:
     """Reports of managers. They are not signed: they hold up a rotation of the root key, nothing else."""
 
-    def __init__(self, store: Store, writer: Writer, keys: KeyringStore) -> None:
+    def __init__(
+        self, store: Store, writer: Writer, keys: KeyringStore, witnessed: Callable[[], Checkpoint | None]
+    ) -> None:
+        """`witnessed` reads the newest checkpoint of the witness file."""
         self._store = store
         self._writer = writer
         self._keys = keys
+        self._witnessed = witnessed
         self._id = new_id()
         self._reported: tuple[str, int] | None = None  # root key and keyring
         self._reported_at = 0.0
@@ -85,8 +91,9 @@ class Managers:
         if now == self._reported and time.monotonic() - self._reported_at < _REPORT_EVERY:
             return
 
+        newest = self._witnessed()
+
         def write(transaction: Transaction) -> WriteResult[None]:
-            newest = transaction.one(_NEWEST_CHECKPOINT)
             row = {
                 "id": self._id,
                 "host": host,
