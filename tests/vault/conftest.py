@@ -23,6 +23,8 @@ from tests.postgres_server import PostgresServer
 MakeSettings = Callable[..., Settings]
 Sql = Callable[..., list[Any]]
 
+VECTORS = Path(__file__).parent.parent / "vectors"
+
 
 class Clock:
     """A clock that only `advance` moves on."""
@@ -63,6 +65,18 @@ def settings_in(home: Path, **changes: Any) -> Settings:
         "witness_file": home / "audit.witness",
     }
     return Settings(**(places | changes))
+
+
+def write_older_vault(home: Path, vector: str = "vault-0002") -> None:
+    """Make the vault in `home` that a release before signed rows wrote: schema 0002, on SQLite."""
+    source = VECTORS / vector
+    home.mkdir(mode=0o700, parents=True)
+    with closing(sqlite3.connect(home / "vault.db")) as database:
+        database.executescript((source / "vault.sql").read_text())
+    for name in ("root.key", "audit.witness"):
+        shutil.copy(source / name, home / name)
+    for file in home.iterdir():
+        file.chmod(0o600)
 
 
 @pytest.fixture

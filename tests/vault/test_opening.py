@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gusset.errors import IntegrityError, RootKeyError, SecretNotFound, VaultError, VaultTooNew
+from gusset.errors import IntegrityError, RootKeyError, VaultError, VaultTooNew
 from gusset.portable import file_system_type
-from gusset.secrets.hits import Hit
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
@@ -178,76 +175,6 @@ def test_the_lock_is_never_taken_through_a_link(settings: Settings, tmp_path: Pa
     with pytest.raises(IntegrityError, match="is a symbolic link"):
         opened(settings)
     assert not (tmp_path / "target").exists()
-
-
-@pytest.fixture
-def older(settings: Settings) -> Settings:
-    """A vault that a release before signed rows wrote: schema 0002, with people, a deployment and a rotation."""
-    vector = Path(__file__).parent.parent / "vectors" / "vault-0002"
-    settings.home.mkdir(mode=0o700, parents=True)
-    with closing(sqlite3.connect(settings.home / "vault.db")) as database:
-        database.executescript((vector / "vault.sql").read_text())
-    for name in ("vault.db", "root.key", "audit.witness"):
-        if name != "vault.db":
-            shutil.copy(vector / name, settings.home / name)
-        (settings.home / name).chmod(0o600)
-    return settings
-
-
-KEY = b"gusset_key_nrdoem2d_df6W8G8IWpcLP5htWkbCJe8mSTX45MtPdagsqiW-Quk"
-
-
-_OLDER = pytest.mark.sqlite("older releases had no other database")
-
-
-@_OLDER
-def test_a_vault_of_an_older_release_is_migrated(older: Settings) -> None:
-    """Values, versions, people and keys stay; every row is signed, and what later schemas add is there."""
-    with open_vault(older) as vault:
-        assert shown(vault, "plain") == b"first value of plain"
-        assert vault.secrets.delivery.reveal("replaced", actor="alice", version=1).reveal() == (
-            b"first value of replaced"
-        )
-        assert [info.name for info in vault.secrets.reader.list()] == ["partly", "plain", "replaced"]
-        key = vault.access_keys.authenticate(SecretValue(KEY), kinds=("key",))
-        assert vault.people.get(key.user_id or "").email == "alice@example.com"
-        put(vault, "replaced", b"third")
-        assert shown(vault, "replaced") == b"third"
-        source = vault.source(actor="alice", deployment="d")
-        source.record_hits({Hit("plain", "hex", "log"): 2, Hit("other", "hex", "log"): 1})
-        assert vault.audit.verify().problems == ()
-        assert [record.action for record in vault.audit.show(action="vault.sign")] == ["vault.sign"]
-
-
-@pytest.mark.parametrize(
-    ("statement", "text"),
-    [
-        (
-            "UPDATE secrets SET current_version = 1 WHERE name = 'replaced'",
-            "record 6 left it at version 2, but it is at version 1",
-        ),
-        ("UPDATE secrets SET deleted_at = 'x' WHERE name = 'replaced'", "but it is at version 2, deleted"),
-        ("UPDATE secrets SET name = 'other', folded = 'other' WHERE name = 'replaced'", "names it replaced"),
-    ],
-)
-@_OLDER
-def test_what_contradicts_the_log_is_not_signed_by_the_migration(
-    older: Settings,
-    sql: Callable[..., list[Any]],
-    statement: str,
-    text: str,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It is named, it cannot be read, and all the rest goes on."""
-    sql(statement)
-    with open_vault(older) as vault:
-        assert text in caplog.text
-        assert shown(vault, "plain") == b"first value of plain"
-        with pytest.raises((IntegrityError, SecretNotFound)):
-            shown(vault, "replaced")
-        [record] = vault.audit.show(action="vault.sign")
-        assert text in record.details
-        assert any("no record says that it was written" in each for each in vault.audit.verify().problems)
 
 
 @pytest.mark.parametrize(

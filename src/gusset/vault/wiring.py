@@ -572,7 +572,7 @@ def _create_or_sign(
     else:
         from gusset.vault.audit.first_signing import sign_existing_rows  # needed once in a vault's life
 
-        event = sign_existing_rows(transaction, vault)
+        event = sign_existing_rows(transaction, vault, keyring)
     event = replace(event, details={**event.details, "keyring": keyring.generation})
     tail.add([event], transaction.changes)
     extension = chain.extend(connection, tail)
