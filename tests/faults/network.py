@@ -7,6 +7,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class _Link:
+    """One connection: both ends, and what its client has sent. A silent one stays so: its packets are lost."""
+
+    client: socket.socket
+    server: socket.socket
+    sent: bytearray = field(default_factory=bytearray)
+    is_silent: bool = False
 
 
 class Network:
@@ -18,7 +29,7 @@ class Network:
         self._silent = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._links: list[_Link] = []
 
     @classmethod
     @contextmanager
@@ -40,10 +51,21 @@ class Network:
         finally:
             self._silent = False
 
+    def silence(self, sent: bytes) -> None:
+        """Let those connections fall silent, now and for ever, whose client has sent this."""
+        found = [link for link in self._links if sent in link.sent]
+        assert found
+        for link in found:
+            link.is_silent = True
+
+    def count(self, sent: bytes) -> int:
+        """How often the clients of all connections have sent this."""
+        return sum(link.sent.count(sent) for link in self._links)
+
     def cut(self) -> None:
         """End all connections."""
-        pairs, self._pairs = self._pairs, []
-        for each in [end for pair in pairs for end in pair]:
+        links, self._links = self._links, []
+        for each in [end for link in links for end in (link.client, link.server)]:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
@@ -57,13 +79,15 @@ class Network:
         with client, socket.socket() as server, suppress(OSError):
             if not self._silent:
                 server.connect(("127.0.0.1", self.target))
-            self._pairs.append((client, server))
-            dropped = self._silent
+            link = _Link(client, server, is_silent=self._silent)
+            self._links.append(link)
             while True:
-                ready = select.select([client] if dropped else [client, server], [], [], 1.0)[0]
-                dropped = dropped or self._silent
+                ready = select.select([client] if link.is_silent else [client, server], [], [], 1.0)[0]
+                link.is_silent = link.is_silent or self._silent
                 for source in ready:
                     if not (data := source.recv(65536)):
                         return
-                    if not dropped:
+                    if source is client:
+                        link.sent += data
+                    if not link.is_silent:
                         (server if source is client else client).sendall(data)

@@ -281,6 +281,33 @@ def test_a_change_without_its_notification_is_noticed_within_a_second(
             assert seconds_since(began) < 1.0
 
 
+def test_a_manager_whose_notifications_are_lost_notices_changes_within_a_second(
+    start: Starter, server: PostgresServer, database: str
+) -> None:
+    """Of its connections just that one is dead, without a sign. The others serve requests all the while."""
+    polls = b"SELECT coalesce(max(seq), 0)"
+    with Network.running(server.port) as network, ExitStack() as stack:
+        url = f"postgresql://postgres@127.0.0.1:{network.port}/{database}"
+        deaf, other = start("deaf", GUSSET_DATABASE=url), start("other")
+        reader, writer = stack.enter_context(deaf.client()), stack.enter_context(other.client())
+        put(writer, "x")
+        token = writer.post("/v1/deployments", json={"name": "d", "secrets": ["x"]}).json()["token"]
+        client = stack.enter_context(deaf.client(token))
+        lines = stack.enter_context(client.stream("GET", "/v1/deployment/changes")).iter_lines()
+        assert json.loads(next(lines))["event"] == "hello"
+        for number in range(3):
+            seen = network.count(polls)
+            soon(lambda seen=seen: network.count(polls) >= seen + 4)  # the connection has lasted for a while
+            network.silence(b"LISTEN gusset")
+            began = time.monotonic()
+            put(writer, "x", f"next {number}")
+            next(line for line in lines if json.loads(line)["event"] == "changed")
+            assert seconds_since(began) < 1.0
+            assert reader.get("/v1/secrets").status_code == 200
+            assert put(reader, "y").status_code == 200
+        assert network.count(b"LISTEN gusset") >= 4
+
+
 # A full disk
 
 DISK = "96m"

@@ -39,7 +39,9 @@ from gusset.vault.storage.postgres_roles import grants
 from gusset.vault.storage.postgres_url import parse, refuse_password
 from gusset.vault.storage.sql import Statement
 from tests.conftest import seconds_since
+from tests.faults.network import Network
 from tests.postgres_server import SETTINGS, PostgresServer
+from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
 
 LIMIT = 5.0  # seconds within which every act ends, whatever the database does
@@ -623,6 +625,35 @@ def test_a_lost_connection_ends_the_wait(
     put(vault, b"unnoticed")
     with closing(Postgres(vault._parts.settings.database).change_signal()) as again:
         assert again.counter() > before
+
+
+def test_a_source_whose_connection_died_without_a_sign_notices_a_change_within_a_second(
+    settings: Settings, vault: Vault, server: PostgresServer
+) -> None:
+    """As it is with models that are served from the vault itself."""
+    polls, stop, noticed = b"SELECT coalesce(max(seq), 0)", threading.Event(), threading.Event()
+    with Network.running(server.port) as network:
+        url = settings.database.replace(f":{server.port}/", f":{network.port}/")
+        with open_vault(settings_in(settings.home, database=url)) as other:
+            source = other.source(actor="serve", deployment="model")
+            source.read(["x"])
+
+            def watch() -> None:
+                for _ in source.watch(["x"], stop):
+                    noticed.set()
+
+            thread = threading.Thread(target=watch)
+            thread.start()
+            try:
+                eventually(lambda: network.count(polls) > 40, "the connection has lasted for a while")
+                network.silence(b"LISTEN gusset")
+                began = time.monotonic()
+                put(vault, b"next")
+                assert noticed.wait(30)
+                assert seconds_since(began) < 1.0
+            finally:
+                stop.set()
+                thread.join()
 
 
 # The clock

@@ -1,7 +1,7 @@
 """The stream of changes: which streams follow which secrets, and which of them a change concerns.
 
-One thread polls the database, at once after this process's own writes and at
-short intervals for those of other processes. Everything else runs on the event loop.
+While streams are open, one thread polls the database, at once after this process's own writes
+and at short intervals for those of other processes. Everything else runs on the event loop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -19,6 +20,8 @@ import orjson
 from gusset.vault.services.change_poller import ChangePoller, Revisions
 
 log = logging.getLogger("gusset.manager")
+
+RETRY_INTERVAL = 1.0  # seconds between two attempts to follow the database
 
 Key = tuple[str, str]
 """A secret: the id of its team, and its folded name."""
@@ -125,23 +128,26 @@ class ChangeFeed:
 
     def _run(self) -> None:
         while not self._stopped:
+            if not self._topics:  # no stream is open: sleep until one is
+                self._wake_thread.wait()
+                self._wake_thread.clear()
+                continue
+            began = time.monotonic()
             try:
                 self._watch()
             except Exception as error:  # without this thread no stream would ever be woken again
                 log.warning("Changes in the vault cannot be read, retrying: %s", type(error).__name__)
                 self._wake_thread.clear()
-                self._wake_thread.wait(1.0)
+                # A connection that has lasted is replaced at once: within a second all is noticed.
+                self._wake_thread.wait(max(0.0, began + RETRY_INTERVAL - time.monotonic()))
 
     def _watch(self) -> None:
+        """Follow the database until no stream is open: then no writer has to wake this process."""
         poller, counter, read_for = self._open_poller(), -1, -1
         try:
             poller.counter()  # connects
             self._poller = poller
-            while not self._stopped:
-                if not self._topics:  # no stream is open: sleep until one is
-                    self._wake_thread.wait()
-                    self._wake_thread.clear()
-                    continue
+            while self._topics and not self._stopped:
                 subscriptions, now = self._subscriptions, poller.counter()
                 if now != counter or subscriptions != read_for:
                     counter, read_for = now, subscriptions

@@ -16,6 +16,7 @@ from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
 from gusset.vault.storage.connection import Connection, Dialect, Transaction
 from gusset.vault.storage.known_rows import KnownRows
 from gusset.vault.storage.signed_rows import RowSigner
+from gusset.vault.storage.tables import FOLLOWED_TABLES
 
 
 class NeedsSavepoints(Exception):
@@ -52,14 +53,19 @@ class BatchRunner:
         tail = self._chain.tail(connection, read_head)
         if known is not None:
             add_found(known)
+        is_followed = False
         for pending in batch:
-            self._run_one(driver, pending, tail, known)
-        if tail.rows:
-            self.dialect.announce(driver)
-        return self._chain.extend(connection, tail)
+            is_followed |= self._run_one(driver, pending, tail, known)
+        extension = self._chain.extend(connection, tail)
+        if is_followed:
+            self.dialect.announce(driver)  # last: what the server does for it is short, and then it commits
+        return extension
 
-    def _run_one(self, driver: Any, pending: PendingWrite, tail: ChainTail, known: KnownRows | None) -> None:
-        """Execute one write; without `known` rows it has a savepoint."""
+    def _run_one(self, driver: Any, pending: PendingWrite, tail: ChainTail, known: KnownRows | None) -> bool:
+        """Execute one write; without `known` rows it has a savepoint.
+
+        Returns whether it has changed what others follow.
+        """
         transaction = Transaction(driver, self.dialect, self._signer, tail.next_seq, known=known)
         pending.value = pending.error = None
         try:
@@ -72,7 +78,7 @@ class BatchRunner:
             pending.error = error
             if isinstance(error, GussetError) and not isinstance(error, VaultError | HostError):
                 tail.add(self.refusals.admit([replace(pending.intent, outcome=error.code)]))
-            return
+            return False
         if transaction.changes and not result.events:
             raise AssertionError(f"{pending.intent.action} changes signed rows without an audit record")
         self._changes_access = self._changes_access or transaction.changes_access
@@ -80,6 +86,7 @@ class BatchRunner:
         tail.add(
             result.events if transaction.changes else self.refusals.admit(result.events), transaction.changes
         )
+        return any(change.table in FOLLOWED_TABLES for change in transaction.changes)
 
     def _in_savepoint(self, transaction: Transaction, pending: PendingWrite) -> WriteResult[Any]:
         driver = transaction.driver

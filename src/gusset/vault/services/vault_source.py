@@ -21,7 +21,7 @@ log = logging.getLogger("gusset.vault")
 
 POLL_INTERVAL = 0.05  # seconds between two reads of the change counter
 SIGN_AFTER = 0.8  # seconds after a change: no record stays without a checkpoint for over a second
-_RETRY_INTERVAL = 1.0  # seconds after an error
+_RETRY_INTERVAL = 1.0  # seconds between two attempts: one that has lasted is followed at once
 
 
 class VaultSource:
@@ -64,6 +64,7 @@ class VaultSource:
         """Yield when one of `names` has changed since the last `read`: only then is a new read needed."""
         known = self._last_read[1] if self._last_read and self._last_read[0] == frozenset(names) else None
         while not stop.is_set():
+            began = time.monotonic()
             try:
                 for current in self._poll(names, stop):
                     if known is not None and current != known:
@@ -71,7 +72,7 @@ class VaultSource:
                     known = current
             except GussetError as error:
                 log.warning("cannot watch the vault, will retry: %s", error.message)
-                stop.wait(_RETRY_INTERVAL)
+                stop.wait(max(0.0, began + _RETRY_INTERVAL - time.monotonic()))
 
     def _poll(self, names: Collection[str], stop: threading.Event) -> Iterator[frozenset[Revision]]:
         """The names' revisions, now and after each change of the database."""

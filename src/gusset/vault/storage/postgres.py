@@ -23,13 +23,25 @@ from gusset.vault.storage.sql import Numbered, Statement
 # Advisory locks, by numbers that other programs on the same database are unlikely to use.
 _CHAIN_LOCK = 0x6775_7373_6574_0001  # held by the transaction that extends the audit chain
 _EXCLUSIVE_LOCK = 0x6775_7373_6574_0002  # held while the vault is created, migrated or re-keyed
+_FOLLOWERS_LOCK = 0x6775_7373_6574_0003  # shared by the sessions that follow changes
 
 _LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, 0)
 
 _CHANNEL = "gusset"
+_FOLLOW = f"SELECT pg_advisory_lock_shared({_FOLLOWERS_LOCK})"
+# Whoever gets the lock until its commit knows that no session follows. One that begins to follow waits for
+# that commit, and sees it when it looks first.
+_ANNOUNCE = Numbered(
+    b"SELECT pg_notify('%s', '') WHERE NOT pg_try_advisory_xact_lock(%d)"
+    % (_CHANNEL.encode(), _FOLLOWERS_LOCK),
+    0,
+)
 _COUNTER = f"SELECT coalesce(max(seq), 0), {SERVER_TIME} FROM audit"
 _PIECE = 1000  # rows
 POLL_INTERVAL = 0.5  # seconds after which the counter is looked at without a notification
+# Seconds that the counter may take. With the interval, and a new connection, less than the second in which
+# a change is noticed: a connection may have died without a sign.
+COUNTER_TIMEOUT = 0.25
 
 # What the isolation says matters: with a snapshot from before the lock, a chain's head would be an old one.
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -124,12 +136,8 @@ class Postgres:  # large: one method for each thing in which databases differ
         driver.execute(f"{verb} one_write")
 
     def announce(self, driver: Any) -> None:
-        """Wake those who follow changes, once the transaction is committed.
-
-        Nobody can see whether another session listens. It costs little here: the sending of
-        notifications is serialized by the server, but so are writes by the chain's lock already.
-        """
-        driver.execute(f"NOTIFY {_CHANNEL}")
+        """Wake those who follow changes, if anyone does, once the transaction is committed."""
+        driver.execute(_ANNOUNCE)
 
     def pieces(self, driver: Any, statement: Statement, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Rows of a SELECT in a snapshot, a thousand at a time, each with the description of columns."""
@@ -309,20 +317,24 @@ class Notifications:
         self._poll.register(self._wake_r, select.POLLIN)
         try:
             self._driver = postgres.connect()
-            # LISTEN first: the first look sees what was committed before, and later commits notify.
+            # These first: the first look sees what was committed before, and later commits notify.
             self._driver.execute(f"LISTEN {_CHANNEL}").close()
+            self._driver.execute(_FOLLOW).close()
         except PostgresError as error:
             self._close_pipe()
             raise postgres.translated(error) from None
+        # So short that it says nothing of the server, and a connection that is lost concerns no other.
+        self._driver.patience = COUNTER_TIMEOUT
         self._poll.register(self._driver.connection.socket, select.POLLIN)
 
     def counter(self) -> int:
         """The newest audit record's number: every change of a secret or of a right has one.
 
-        It also shows that the connection is alive, and what time it is.
+        It also shows that the connection is alive, and what time it is. Unreachable after `COUNTER_TIMEOUT`.
         """
         asked_at = time.monotonic()
         try:
+            self._driver.take_notifications()  # of commits that the counter has; libpq would keep them all
             row = self._driver.execute(_COUNTER).fetchone()
         except PostgresError as error:
             raise self._postgres.translated(error) from None

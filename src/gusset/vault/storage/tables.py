@@ -7,6 +7,8 @@ Values and keys are only bytes here. Tables without signed rows are `meta`, `key
 
 from __future__ import annotations
 
+from typing import Final
+
 from gusset.vault.storage.signed_rows import SignedTable
 
 TEAMS = SignedTable(name="teams", key=("id",), columns=("id", "name", "created_at"), row="the team {name}")
@@ -187,6 +189,9 @@ IDENTITIES = SignedTable(
 EPOCHS = SignedTable(
     name="epochs", key=("number",), columns=("number", "first_seq", "started_at"), row="the epoch {number}"
 )
+
+# What the revisions of secrets are made of, which others follow (see `services/change_poller.py`).
+FOLLOWED_TABLES: Final = frozenset({SECRETS.name, SECRET_VERSIONS.name, EPOCHS.name})
 
 SIGNED_TABLES = (
     EPOCHS,
