@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,23 @@ has_faketime = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not in
 
 def clock_off_by(seconds: int) -> dict[str, str]:
     """The environment of a process whose wall clock is ahead by so many seconds, or behind."""
-    return {
-        "LD_PRELOAD": str(LIBRARY),
-        "FAKETIME": f"{seconds:+d}",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "1",
-    }
+    return {"FAKETIME": f"{seconds:+d}", **_FAKETIME}
+
+
+def steppable_clock(file: Path) -> tuple[dict[str, str], Callable[[int], None]]:
+    """The same, and what sets the clock of the running process to another offset; `file` passes it on."""
+
+    def step(seconds: int) -> None:
+        written = file.with_suffix(".new")
+        written.write_text(f"{seconds:+d}\n")
+        written.replace(file)
+
+    step(0)
+    return {"FAKETIME_TIMESTAMP_FILE": str(file), **_FAKETIME}, step
+
+
+_FAKETIME = {
+    "LD_PRELOAD": str(LIBRARY),
+    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    "FAKETIME_NO_CACHE": "1",
+}

@@ -11,7 +11,9 @@ import pytest
 
 from tests.conftest import Cli, seconds_since
 from tests.faults.conftest import LIMIT, Starter, put, recovers, timed
+from tests.manager.test_integrity import sql, witnessed
 from tests.postgres_server import PostgresServer
+from tests.serving.conftest import eventually
 
 
 def test_two_managers_share_a_vault(start: Starter) -> None:
@@ -36,6 +38,26 @@ def test_two_managers_share_a_vault(start: Starter) -> None:
         ]
         assert names[0] == names[1]
         assert len(names[0]) == 60
+
+
+def test_what_a_killed_manager_recorded_the_other_signs_within_a_second(start: Starter) -> None:
+    """In the database, and in its own witness file: without a request to it."""
+    first, second = start("one"), start("two")
+
+    def is_signed() -> bool:
+        return sql(first, "SELECT max(seq) FROM checkpoints") == sql(first, "SELECT max(seq) FROM audit")
+
+    with first.client() as one:
+        while True:  # a record now and then has its checkpoint from the start
+            began = time.monotonic()
+            assert put(one, "x").status_code == 200
+            if not is_signed():
+                break
+    first.kill()
+    newest = sql(second, "SELECT max(seq) FROM audit")
+    eventually(lambda: witnessed(second) >= newest)
+    assert is_signed()
+    assert seconds_since(began) < 1.0
 
 
 def test_a_revoked_token_is_refused_by_the_other_manager_within_a_second(

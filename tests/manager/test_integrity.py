@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 
+from gusset.manager.executors import Executors
+from gusset.manager.housekeeping import CheckpointTimer
+from gusset.secrets.value import SecretValue
+from gusset.vault import open_vault
+from gusset.vault.commit.loop_writer import make_server_writer
+from tests.conftest import seconds_since
+from tests.faults.clocks import has_faketime, steppable_clock
 from tests.manager.conftest import Manager
-from tests.vault.conftest import run_sql
+from tests.vault.conftest import run_sql, settings_in
+from tests.vault.test_checkpoints import newest_witnessed
 
 
 def sql(manager: Manager, statement: str) -> int:
@@ -26,21 +38,90 @@ def eventually(check: Callable[[], bool], seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def head_is_witnessed(manager: Manager) -> bool:
     return witnessed(manager) == sql(manager, "SELECT max(seq) FROM audit")
 
 
-def test_every_record_is_soon_in_a_checkpoint(manager: Manager, admin: httpx.Client) -> None:
-    """After writes and after a refusal, without any further request; a restarted manager signs first."""
-    for value in ("1", "2", "3"):
-        admin.post("/v1/secrets", json={"name": "x", "value": value}).raise_for_status()
-    eventually(lambda: head_is_witnessed(manager))
+@contextmanager
+def witnessed_within_a_second(manager: Manager) -> Iterator[None]:
+    """What is recorded in this block is, a second after it, in a checkpoint of the witness file."""
+    began, before = time.monotonic(), sql(manager, "SELECT max(seq) FROM audit")
+    yield
+    newest = sql(manager, "SELECT max(seq) FROM audit")
+    assert newest > before
+    eventually(lambda: witnessed(manager) >= newest)
+    assert seconds_since(began) < 1.0
+
+
+def write_twice(client: httpx.Client) -> None:
+    """The second record comes too soon after the first to be signed with it."""
+    for value in ("1", "2"):
+        client.post("/v1/secrets", json={"name": "x", "value": value}).raise_for_status()
+
+
+def test_every_record_is_in_a_checkpoint_within_a_second(manager: Manager, admin: httpx.Client) -> None:
+    """After writes, after idleness and after a refusal, without any further request."""
+    write_twice(admin)
+    for _ in range(3):
+        with witnessed_within_a_second(manager):
+            write_twice(admin)
     stale = {"if-match": '"1"'}
-    assert admin.post("/v1/secrets", json={"name": "x", "value": "4"}, headers=stale).status_code == 412
-    eventually(lambda: head_is_witnessed(manager))
+    with witnessed_within_a_second(manager):
+        refused = admin.post("/v1/secrets", json={"name": "x", "value": "3"}, headers=stale)
+        assert refused.status_code == 412
+    time.sleep(3)  # idleness
+    with witnessed_within_a_second(manager):
+        write_twice(admin)
+
+
+@has_faketime
+def test_a_clock_that_is_set_back_or_forward_delays_no_checkpoint(manager: Manager, tmp_path: Path) -> None:
+    """Nor does one that is set forward: each record is signed within a second as time goes by."""
+    assert manager.stop() == 0
+    environ, step = steppable_clock(tmp_path / "clock")
+    manager.gusset.environ.update(environ)
+    manager.start()
+    with manager.client() as admin:
+        write_twice(admin)
+        for offset in (-60, -3600, 0):
+            step(offset)
+            with witnessed_within_a_second(manager):
+                write_twice(admin)
+
+
+def test_slow_requests_delay_no_checkpoint(home: Path) -> None:
+    """Also when each thread for them is busy, and many wait for one."""
+    settings, release = settings_in(home), threading.Event()
+
+    async def run() -> None:
+        with open_vault(settings, make_writer=make_server_writer) as vault:
+            executors = Executors()
+            busy = [executors.run_slow(release.wait) for _ in range(40)]
+            timer = CheckpointTimer(vault, executors)
+            timer.start()
+            for value in (b"1", b"2"):
+                await executors.run(vault.secrets.writer.set, "x", SecretValue(value), actor="alice")
+            [record] = vault.audit.show(limit=1)
+            deadline = time.monotonic() + 15
+            while newest_witnessed(settings) < record.seq:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+            timer.stop()
+            release.set()
+            await asyncio.gather(*busy)
+            executors.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        release.set()
+
+
+def test_a_restarted_manager_signs_first(manager: Manager, admin: httpx.Client) -> None:
+    """Before it serves anything: what was recorded before it was killed."""
     for value in ("5", "6"):
         admin.post("/v1/secrets", json={"name": "x", "value": value}).raise_for_status()
     manager.kill()

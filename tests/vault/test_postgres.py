@@ -31,6 +31,7 @@ from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.audit.actor import Actor
+from gusset.vault.audit.chain import CHECKPOINT_INTERVAL
 from gusset.vault.storage import postgres_connect
 from gusset.vault.storage.postgres import Postgres
 from gusset.vault.storage.postgres_connect import ServerClock
@@ -43,6 +44,7 @@ from tests.faults.network import Network
 from tests.postgres_server import SETTINGS, PostgresServer
 from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
+from tests.vault.test_checkpoints import newest_witnessed
 
 LIMIT = 5.0  # seconds within which every act ends, whatever the database does
 RECOVERY = 10.0  # seconds after which all is well again
@@ -267,6 +269,23 @@ def test_a_commit_that_no_standby_confirms_is_of_unknown_outcome(
         error = failure(lambda: put(vault, b"unknown"))
     assert (type(error), error.code) == (OutcomeUnknown, "outcome_unknown")
     assert shown(vault) == b"unknown"
+
+
+def test_a_record_whose_commit_failed_or_is_unknown_is_witnessed_as_soon_as_any(
+    vault: Vault, settings: Settings, server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint counts once it is certainly committed: one that may not be delays no other."""
+    eventually(lambda: vault.seconds_since_signing() >= CHECKPOINT_INTERVAL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Postgres, "announce", lambda *_: terminate(server, database))
+        assert type(failure(lambda: put(vault, b"lost"))) is Unreachable
+    assert vault.seconds_since_signing() >= CHECKPOINT_INTERVAL
+    with waiting_for_a_standby(server):
+        assert type(failure(lambda: put(vault, b"unknown"))) is OutcomeUnknown
+    assert vault.seconds_since_signing() >= CHECKPOINT_INTERVAL
+    vault.sign_head()
+    [(newest,)] = server.run("SELECT max(seq) FROM audit", database=database)
+    assert newest_witnessed(settings) == newest
 
 
 def test_a_session_that_is_ended_within_a_commit_is_of_unknown_outcome(

@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from gusset.errors import GussetError, Unreachable, VaultError
 from gusset.manager.bugs import log_bug
@@ -80,6 +81,11 @@ class CheckpointTimer(_Task):
 
     _failed = False
 
+    def __init__(self, vault: Vault, executors: Executors) -> None:
+        super().__init__(vault, executors)
+        # Its own: however many slow requests wait for a thread, no record waits for a checkpoint.
+        self._thread = ThreadPoolExecutor(1, "gusset-signing")
+
     def start(self) -> None:
         """Sign the head before anything is served, then go on with that."""
         try:
@@ -88,12 +94,17 @@ class CheckpointTimer(_Task):
             self._report(error)
         super().start()
 
+    def stop(self) -> None:
+        """End, when what is being signed is signed."""
+        super().stop()
+        self._thread.shutdown()
+
     async def _work(self) -> None:
         await asyncio.sleep(_SIGN_AFTER_FAILURE if self._failed else _SIGN_CHECK_EVERY)
         if self._vault.seconds_since_signing() < SIGN_AFTER:
             return
         try:
-            await self._executors.run_slow(self._vault.sign_head)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._vault.sign_head)
             self._failed = False
         except GussetError as error:
             self._report(error)

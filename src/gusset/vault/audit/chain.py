@@ -71,10 +71,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What a transaction has added to the log: its new head, and a checkpoint if one was due."""
+    """What a transaction has added to the log: its new head, and a checkpoint if one was due.
+
+    `made_at` is a time of the monotonic clock within the transaction.
+    """
 
     head: KnownRecord
     checkpoint: Checkpoint | None
+    made_at: float
 
 
 class CurrentKeyring(Protocol):
@@ -135,7 +139,7 @@ class Chain:
         self._known = known
         self._genesis = genesis_hash(vault)
         self._signed_at: float | None = None  # monotonic: a clock that is set back delays nothing
-        self._stated = self._genesis  # hash of the last record of which this process has made a checkpoint
+        self._stated = self._genesis  # hash of the last record whose checkpoint was given to the witness file
 
     def head(self, connection: Connection) -> Head:
         """The newest record's number and hash; number 0 for an empty log."""
@@ -188,13 +192,18 @@ class Chain:
         if not tail.rows:
             return None
         connection.send_many(_ADD_RECORD, tail.rows)
-        checkpoint = self._checkpoint(connection, tail.head) if self._checkpoint_due() else None
         head = tail.head
-        return Extension(KnownRecord(self._epochs.of(head.seq), head.seq, head.hash), checkpoint)
+        return self._extension(head, self._checkpoint(connection, head) if self._checkpoint_due() else None)
+
+    def _extension(self, head: Head, checkpoint: Checkpoint | None) -> Extension:
+        record = KnownRecord(self._epochs.of(head.seq), head.seq, head.hash)
+        return Extension(record, checkpoint, time.monotonic())
 
     def committed(self, extension: Extension) -> None:
-        """Remember that what `extend` returned was committed."""
+        """Remember that what `extend` or `sign_head` returned was committed."""
         self._known.remember(extension.head)
+        if extension.checkpoint is not None:  # before the commit it could still be rolled back
+            self._signed_at, self._stated = extension.made_at, extension.head.hash
 
     def _checkpoint_due(self) -> bool:
         return self.seconds_since_signing() >= CHECKPOINT_INTERVAL
@@ -217,11 +226,9 @@ class Chain:
                 "epoch": checkpoint.epoch,
             },
         )
-        self._signed_at = time.monotonic()
         return checkpoint
 
     def _statement(self, head: Head) -> Checkpoint:
-        self._stated = head.hash
         keyring = self._keys.current
         unsigned = Checkpoint(
             vault=self._vault,
@@ -246,19 +253,27 @@ class Chain:
     def statement_of(self, connection: Connection, head: Head) -> Checkpoint | None:
         """A checkpoint for the witness file of this process, where another one has signed the newest record.
 
-        None if this process has made one of that record, or knows records that the log has lost.
+        None if that was given one of that record, or if this process knows records that the log has lost.
         """
         if head.hash == self._stated:
             return None
         self._epochs.refresh(connection, head.epoch)
         if head.generation is not None:
             self._keys.refresh(connection, head.generation)
-        return None if self._known.is_lost(connection, head.seq) else self._statement(head)
+        if self._known.is_lost(connection, head.seq):
+            return None
+        self._stated = head.hash
+        return self._statement(head)
 
-    def sign_head(self, connection: Connection) -> Checkpoint | None:
-        """Store a checkpoint of the newest record, unless it has one."""
+    def sign_head(self, connection: Connection) -> Extension | None:
+        """Store a checkpoint of the newest record, unless it has one.
+
+        Once it is committed, pass the result to `committed`.
+        """
         head = self._refreshed(connection, self.head(connection))
-        return None if _is_signed(connection, head) else self._checkpoint(connection, head)
+        if _is_signed(connection, head):
+            return None
+        return self._extension(head, self._checkpoint(connection, head))
 
 
 def _is_signed(connection: Connection, head: Head) -> bool:

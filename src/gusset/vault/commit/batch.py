@@ -107,10 +107,7 @@ class BatchRunner:
         if self._changes_access:
             self._changes_access = False
             self.access_changes += 1
-        if extension is None:
-            return None
-        self._chain.committed(extension)
-        return extension.checkpoint
+        return self.signed(extension)
 
     def witness_signed_head(self, driver: Any) -> tuple[bool, Checkpoint | None]:
         """Whether the newest record has a checkpoint; and one for the witness file, if that lacks it."""
@@ -118,9 +115,16 @@ class BatchRunner:
         head = self._chain.signed_head(connection)
         return (False, None) if head is None else (True, self._chain.statement_of(connection, head))
 
-    def sign_head(self, driver: Any) -> Checkpoint | None:
-        """Store a checkpoint of the newest record, unless it has one."""
+    def sign_head(self, driver: Any) -> Extension | None:
+        """Store a checkpoint of the newest record, unless it has one. Once it is committed, call `signed`."""
         return self._chain.sign_head(Connection(driver, self.dialect, self._signer))
+
+    def signed(self, extension: Extension | None) -> Checkpoint | None:
+        """Remember that a checkpoint was committed. Returns it: it belongs in the witness file."""
+        if extension is None:
+            return None
+        self._chain.committed(extension)
+        return extension.checkpoint
 
     def record_refusal_sums(
         self, run: Callable[[AuditEvent, Write[None]], None], *, all_of_them: bool = False

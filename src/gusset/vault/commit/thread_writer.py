@@ -150,7 +150,8 @@ class ThreadWriter:
             signed, checkpoint = self._runner.witness_signed_head(driver)
         if not signed:
             with self._locked(deadline), self._connection.begun(deadline) as driver:
-                checkpoint = self._runner.sign_head(driver)
+                extension = self._runner.sign_head(driver)
+            checkpoint = self._runner.signed(extension)
         self._add_to_witness(checkpoint)
 
     def close(self) -> None:
