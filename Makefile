@@ -72,7 +72,7 @@ examples-test: $(STAMP) examples ## the tests that use torch and transformers
 examples: $(STAMP) ## make the environments of the examples (torch, transformers: 2 GB)
 	$(BIN)/python -m tests.examples.environments
 
-bench: $(STAMP) ## run every benchmark
+bench: $(STAMP) ## run all benchmarks but bench/peers.py, which installs other model servers first
 	$(BIN)/python bench/run.py
 
 compiled: $(STAMP) ## compile the hot modules by mypyc, beside their source; needs gcc and Python's headers

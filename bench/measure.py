@@ -6,7 +6,10 @@ A machine's speed drifts; so everything that is compared is measured in turns
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from gusset import is_compiled
@@ -19,6 +22,20 @@ def interleave(parts: Mapping[str, Callable[[], float]], rounds: int) -> dict[st
         for name, once in parts.items():
             results[name].append(once())
     return results
+
+
+def print_bare_python() -> None:
+    """Print the processor time of `python -c pass`: how fast this machine is now, to compare figures of several runs."""
+    least = min(_bare_python() for _ in range(30))
+    print(f"\n`python -c pass` takes {least:.1f} ms of processor time, the least of 30.")
+
+
+def _bare_python() -> float:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return (used.ru_utime + used.ru_stime) * 1000
 
 
 def table(

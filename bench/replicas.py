@@ -30,6 +30,7 @@ class Replica:
         self.versions: dict[str, int] = {}
         self._lock = asyncio.Lock()  # one request at a time
         self.fetches = self.renewals = self.events = 0
+        self.refused = 0  # requests that got 503, and were sent again
 
     async def open(self) -> None:
         """Fetch the values, begin the lease, and open the stream."""
@@ -39,7 +40,8 @@ class Replica:
         await self.renew({"host": "bench", "versions": self.versions})
         self._stream, self._stream_writer = await self._connect()
         self._stream_writer.write(f"GET /v1/deployment/changes HTTP/1.1\r\n{self._head}\r\n".encode())
-        await self._stream.readuntil(b"\r\n\r\n")
+        head = await self._stream.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._address, 0))
@@ -88,6 +90,7 @@ class Replica:
             length = int(response.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
             data = await self._reader.readexactly(length)
         if response.startswith(b"HTTP/1.1 503"):  # the database was too slow: again, as gusset's client does
+            self.refused += 1
             await asyncio.sleep(random.uniform(0, 0.5))
             return await self._request(method, path, body)
         assert response.startswith(b"HTTP/1.1 200"), response

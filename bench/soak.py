@@ -1,7 +1,8 @@
 """Good and bad requests together, for a given time: python bench/soak.py [seconds]
 
-64 clients at once. Nothing but what the model itself raises may be a 5xx, and the memory of the server's
-processes must not grow after the first fifth of the time. Ends with status 1 when one of them does not hold.
+64 clients at once, first of a model with an async `predict`, then for as long of one with a sync `predict`. Nothing
+but what the model itself raises may be a 5xx, and the memory of the server's processes must not grow after the first
+fifth of the time. Ends with status 1 when one of them does not hold.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import sys
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 from peers import memory_mb
 
 CLIENTS = 64
-MODEL = """
+KEPT = 20  # requests on one connection that is kept open
+ASYNC = """
     import asyncio
 
 
@@ -43,25 +45,68 @@ MODEL = """
                 if number % 10 == 0:
                     await asyncio.sleep(0.001)
 """
+# A thread is not cancelled when its client leaves: it waits for a moment only.
+SYNC = """
+    import time
+
+
+    class Model:
+        def predict(self, model_input):
+            kind = model_input.get("kind")
+            if kind == "raise":
+                raise ValueError("on request")
+            if kind == "wait":
+                time.sleep(min(model_input["seconds"], 0.05))
+            if kind == "stream":
+                return self.stream(model_input["chunks"])
+            return model_input
+
+        def stream(self, chunks):
+            for number in range(chunks):
+                yield f"chunk {number}\\n" * 20
+                if number % 10 == 0:
+                    time.sleep(0.001)
+"""
+MODELS = {"async predict": ASYNC, "sync predict": SYNC}
 
 Client = Callable[[int], Awaitable[str]]
 
 
-async def exchange(port: int, data: bytes, *, read: int = -1) -> bytes:
-    """Send, and read to the end, or so many bytes, and leave."""
+@contextlib.asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(data)
-        await writer.drain()
-        return await asyncio.wait_for(reader.read(read), 60)
+        yield reader, writer
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 
 
-def request(body: bytes, head: str = "POST /predict HTTP/1.1", *headers: str) -> bytes:
-    lines = (head, "Host: 127.0.0.1", "Connection: close", f"Content-Length: {len(body)}", *headers, "", "")
+async def exchange(port: int, data: bytes, *, read: int = -1) -> bytes:
+    """Send, and read to the end, or so many bytes, and leave."""
+    async with connected(port) as (reader, writer):
+        writer.write(data)
+        await writer.drain()
+        return await asyncio.wait_for(reader.read(read), 60)
+
+
+async def echo_often(port: int, bodies: Iterable[bytes]) -> str:
+    """Send bodies of one size on one connection, so that the head repeats; the outcome of all."""
+    async with connected(port) as (reader, writer), asyncio.timeout(60):
+        for body in bodies:
+            writer.write(request(body, connection="keep-alive"))
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            if status(head) != "200":
+                return status(head)
+            if json.loads(await reader.readexactly(length)) != json.loads(body):
+                return "the response to another request"
+    return "200"
+
+
+def request(body: bytes, head: str = "POST /predict HTTP/1.1", *, connection: str = "close") -> bytes:
+    lines = (head, "Host: 127.0.0.1", f"Connection: {connection}", f"Content-Length: {len(body)}", "", "")
     return "\r\n".join(lines).encode() + body
 
 
@@ -79,6 +124,10 @@ def kinds() -> dict[str, tuple[Client, set[str]]]:
 
     async def good(port: int) -> str:
         return status(await exchange(port, body_of(kind="echo", text="x" * chance.randrange(5000))))
+
+    async def repeated(port: int) -> str:
+        texts = (chance.randbytes(20).hex() for _ in range(KEPT))
+        return await echo_often(port, [json.dumps({"kind": "echo", "text": text}).encode() for text in texts])
 
     async def large(port: int) -> str:
         return status(await exchange(port, body_of(kind="echo", text="x" * 300_000)))
@@ -122,6 +171,7 @@ def kinds() -> dict[str, tuple[Client, set[str]]]:
 
     return {
         "echo": (good, {"200"}),
+        f"{KEPT} echoes on one connection": (repeated, {"200"}),
         "300 KB": (large, {"200"}),
         "stream": (stream, {"200"}),
         "waits 50 ms": (waiting, {"200"}),
@@ -150,7 +200,7 @@ async def soak(port: int, seconds: float, pid: int) -> tuple[Counter[tuple[str, 
             name = chance.choice(list(table))
             try:
                 outcome = await table[name][0](port)
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
                 outcome = type(error).__name__
             seen[name, outcome] += 1
 
@@ -164,10 +214,16 @@ async def soak(port: int, seconds: float, pid: int) -> tuple[Counter[tuple[str, 
 
 
 def main(seconds: float) -> int:
+    """The exit status."""
+    return max([soak_model(name, code, seconds) for name, code in MODELS.items()])
+
+
+def soak_model(kind: str, code: str, seconds: float) -> int:
+    """Print what happened; 1 if it was not right, else 0."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "soaked"
         (folder / "model").mkdir(parents=True)
-        (folder / "model" / "model.py").write_text(textwrap.dedent(MODEL))
+        (folder / "model" / "model.py").write_text(textwrap.dedent(code))
         (folder / "config.yaml").write_text("runtime: {predict_concurrency: 64}\n")
         gusset = Path(sys.executable).parent / "gusset"
         with (Path(name) / "log").open("wb") as log:
@@ -186,7 +242,8 @@ def main(seconds: float) -> int:
     right = {name: outcomes for name, (_, outcomes) in kinds().items()}
     wrong = {key: count for key, count in seen.items() if key[1] not in right[key[0]]}
     warm, late = max(memory[10:20]), max(memory[-10:])
-    print(f"\n### {seconds:g} s of {CLIENTS} clients: {sum(seen.values()):,} requests\n")
+    title = f"{kind}, {seconds:g} s of {CLIENTS} clients: {sum(seen.values()):,} requests or connections"
+    print(f"\n### {title}\n")
     print("| what | outcome | requests |\n|---|---|---:|")
     for (what, outcome), count in sorted(seen.items()):
         print(f"| {what} | {outcome}{' **wrong**' if (what, outcome) in wrong else ''} | {count:,} |")

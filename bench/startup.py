@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from measure import interleave, table
+from measure import interleave, print_bare_python, table
 
 ROUNDS = 15
 PYTHON = [sys.executable, "-c"]
@@ -88,9 +88,9 @@ def print_memory(folder: Path, environ: dict[str, str]) -> None:
     process.wait()
     own = " + ".join(f"{own:.1f}" for own, _ in sizes)
     print(f"\nMemory of `gusset serve`, of its own: {own} = {sum(own for own, _ in sizes):.1f} MB.")
-    print(
-        f"Its share of the files that this and other processes use: {sum(files for _, files in sizes):.1f} MB"
-    )
+    files = sum(files for _, files in sizes)
+    print(f"Its share of the files that this and other processes use: {files:.1f} MB.")
+    print(f"Together (PSS): {sum(own for own, _ in sizes) + files:.1f} MB.")
 
 
 def proportional_mb(pid: int) -> tuple[float, float]:
@@ -139,6 +139,7 @@ def main() -> None:
         elapsed = interleave({name: measured(name) for name in parts}, ROUNDS)
         table("Start of commands, elapsed", "ms", elapsed, against="python -c pass")
         table("Start of commands, processor time", "ms", processor, against="python -c pass", digits=1)
+        print_bare_python()
         least = min(processor["python -c pass"])
         print("\nLeast of all rounds:", end=" ")
         print(", ".join(f"{name} × {min(used) / least:.2f}" for name, used in processor.items()))

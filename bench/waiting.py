@@ -1,6 +1,7 @@
 """How soon all waiting replicas are served when their manager returns: python bench/waiting.py [replicas]
 
-They try again with the backoff of gusset's own client, spread over its longest pause.
+They try again with the backoff of gusset's own client, spread over its longest pause. Refused is what the manager
+does not serve once it listens: each response but 200, each 503 that a replica tries again, each connection that is reset.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import asyncio
 import random
 import sys
 import time
-from collections import Counter
 
 import uvloop
 from replicas import Replica, deployment_tokens
@@ -25,10 +25,14 @@ ROUNDS = 3
 class Waiting:
     """A replica that is opened again and again when it loses its manager."""
 
-    def __init__(self, port: int, token: str, refused: Counter[str]) -> None:
+    def __init__(self, port: int, token: str) -> None:
         self._replica = Replica(port, token)
-        self._refused = refused
+        self._failed = 0  # attempts
         self.served = asyncio.Event()
+
+    @property
+    def refused(self) -> int:
+        return self._failed + self._replica.refused
 
     async def run(self) -> None:
         backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
@@ -38,10 +42,10 @@ class Waiting:
                 self.served.set()
                 backoff.reset()
                 await self._replica.follow()
-            except (OSError, asyncio.IncompleteReadError):
-                pass
-            except AssertionError:
-                self._refused["refused"] += 1
+            except ConnectionRefusedError:
+                pass  # no manager listens
+            except (OSError, asyncio.IncompleteReadError, AssertionError):
+                self._failed += 1
             self.served.clear()
             await asyncio.sleep(random.uniform(0, backoff.next_delay()))
 
@@ -49,22 +53,23 @@ class Waiting:
 async def measure(database: str, count: int) -> None:
     """Print how long it takes, several times."""
     with scratch() as folder, installation(database, folder) as installed:
-        refused: Counter[str] = Counter()
         with installed.serving() as server:
             port = server.port
             with server.client() as admin:
                 admin.post("/v1/secrets", json={"name": "waited_for", "value": "a value"}).raise_for_status()
                 tokens = await asyncio.to_thread(deployment_tokens, admin, count, ["waited_for"])
-            replicas = [Waiting(port, token, refused) for token in tokens]
+            replicas = [Waiting(port, token) for token in tokens]
             tasks = [asyncio.create_task(replica.run()) for replica in replicas]
             await all_served(replicas)
         for _ in range(ROUNDS):
             await asyncio.sleep(AWAY)
+            before = sum(each.refused for each in replicas)
             with installed.serving(port) as server:
                 began, cpu = time.monotonic(), server.cpu()
                 await all_served(replicas)
                 taken, used = time.monotonic() - began, server.cpu() - cpu
-            print(f"| {database} | {count:,} | {taken:.1f} | {used:.1f} | {refused['refused']} |", flush=True)
+            refused = sum(each.refused for each in replicas) - before
+            print(f"| {database} | {count:,} | {taken:.1f} | {used:.1f} | {refused} |", flush=True)
         for task in tasks:
             task.cancel()
 

@@ -1,15 +1,16 @@
-"""What idle replicas cost a manager: python bench/watchers.py [replicas] [seconds]
+"""What idle replicas cost a manager: python bench/watchers.py [replicas] [seconds] [--leases both|renewed|none]
 
 Each is a client of the protocol with an open stream. With a lease that it renews it has a second connection,
-so a manager that may open 20,000 files has room for 9,850 of them, and for 10,000 that only have a stream.
+so a manager that may open 20,000 files has room for 9,850 of them, and for 10,000 that only have a stream
+(`watchers.py 10000 --leases none`).
 The processor time is the manager's own, and that of the database's server.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import multiprocessing
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,10 +18,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import uvloop
+from measure import print_bare_python
 from replicas import Replica, deployment_tokens
 from servers import DATABASES, Server, manager_on, scratch
 
 AT_ONCE = 32
+LEASES = {"both": (False, True), "renewed": (True,), "none": (False,)}
 OF_ONE_PROCESS = (
     5000  # replicas: a process may open so many files, and a manager lets an address connect so often
 )
@@ -107,25 +110,29 @@ async def _be_clients(parent: Connection, replicas: list[Replica], renew: bool) 
         parent.send((sum(each.renewals for each in replicas), sum(each.events for each in replicas)))
 
 
-def main(count: int, seconds: float) -> None:
+def main(count: int, seconds: float, leases: str) -> None:
     print(f"\n### {count:,} idle replicas\n")
     print(
         "| database | leases | resident MB | of that for replicas | % of a core | renewals/s | heartbeats/s |"
     )
     print("|---|---|---:|---:|---:|---:|---:|")
     for database in DATABASES:
-        for renew in (False, True):
+        for renew in LEASES[leases]:
             with scratch() as folder, manager_on(database, folder) as server:
                 found = idle(server, count, seconds, renew=renew)
-            leases = "renewed" if renew else "not renewed"
             print(
-                f"| {database} | {leases} | {found.memory / 1e6:.0f} "
+                f"| {database} | {'renewed' if renew else 'not renewed'} | {found.memory / 1e6:.0f} "
                 f"| {(found.memory - found.own_memory) / 1e6:.0f} | {found.cores * 100:.1f} "
                 f"| {found.renewals:.0f} | {found.events:.0f} |",
                 flush=True,
             )
+    print_bare_python()
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    main(int(arguments[0]) if arguments else 5000, float(arguments[1]) if len(arguments) > 1 else 30)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("replicas", type=int, nargs="?", default=5000)
+    parser.add_argument("seconds", type=float, nargs="?", default=30)
+    parser.add_argument("--leases", choices=LEASES, default="both")
+    arguments = parser.parse_args()
+    main(arguments.replicas, arguments.seconds, arguments.leases)
