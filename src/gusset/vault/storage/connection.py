@@ -91,15 +91,15 @@ class Connection:
         Raises:
             IntegrityError: it is a signed row that was altered.
         """
-        return self._first_row(statement, self._execute(statement, parameters))
+        return self._first_row(statement, parameters, self._execute(statement, parameters))
 
     def send_one(self, statement: Statement, parameters: Parameters = _NONE) -> Callable[[], Any | None]:
         """Send a statement with what is sent next. The result gives what `one` does, if need be once more."""
-        return partial(self._first_row, statement, self._execute(statement, parameters))
+        return partial(self._first_row, statement, parameters, self._execute(statement, parameters))
 
-    def _first_row(self, statement: Statement, cursor: Any) -> Any | None:
+    def _first_row(self, statement: Statement, parameters: Parameters, cursor: Any) -> Any | None:
         values = cursor.fetchone()
-        row = None if values is None else self._row(statement, values, cursor)
+        row = None if values is None else self._row(statement, parameters, values, cursor)
         cursor.close()
         return row
 
@@ -107,32 +107,38 @@ class Connection:
         """Every row. Raises the same errors as `one`."""
         cursor = self._execute(statement, parameters)
         found = cursor.fetchall()
-        rows = [self._row(statement, values, cursor) for values in found]
+        asked = _with_sets(statement, parameters)
+        rows = [self._row(statement, asked, values, cursor) for values in found]
         cursor.close()
         return rows
 
     def all_valid(self, select: Select, parameters: Parameters = _NONE) -> tuple[list[Any], list[Any]]:
         """Every row: the valid ones, and those that were altered, with which nothing may be done."""
-        assert self._signer is not None  # noqa: S101  # see `__init__`
         cursor = self._execute(select, parameters)
         rows = [select.table.row_type._make(values) for values in cursor.fetchall()]
         cursor.close()
         valid: list[Any] = []
         altered: list[Any] = []
+        asked = _with_sets(select, parameters)
         for row in rows:
-            (valid if self._signer.is_valid_in(self, select.table, row) else altered).append(row)
+            (valid if self._is_valid(select, asked, row) else altered).append(row)
         return valid, altered
 
     def one_valid_each(self, select: Select, keys: Sequence[Parameters]) -> list[Any | None]:
         """For each of `keys` the row, None when there is none or it was altered. One round trip for all."""
-        assert self._signer is not None  # noqa: S101  # see `__init__`
         rows: list[Any | None] = []
         for cursor in [self._execute(select, key) for key in keys]:
             values = cursor.fetchone()
             cursor.close()
             rows.append(None if values is None else select.table.row_type._make(values))
-        valid = self._signer.is_valid_in
-        return [row if row is not None and valid(self, select.table, row) else None for row in rows]
+        return [
+            row if row is not None and self._is_valid(select, key, row) else None
+            for key, row in zip(keys, rows, strict=True)
+        ]
+
+    def _is_valid(self, select: Select, parameters: Parameters, row: Any) -> bool:
+        assert self._signer is not None  # noqa: S101  # see `__init__`
+        return select.finds(row, parameters) and self._signer.is_valid_in(self, select.table, row)
 
     def send_lookups(self, calls: Iterable[LookupCall]) -> Callable[[KnownRows], None]:
         """Send the statements of lookups with what is sent next. The result adds to rows what they find."""
@@ -167,20 +173,28 @@ class Connection:
         """Execute a statement with the values of its parameters, in their order."""
         return self.driver.execute(self.dialect.text(statement), values)
 
-    def _row(self, statement: Statement, values: Any, cursor: Any) -> Any:
+    def _row(self, statement: Statement, parameters: Parameters, values: Any, cursor: Any) -> Any:
         if isinstance(statement, Select):
             row = statement.table.row_type._make(values)
-            self._verify(statement.table, row)
+            self._verify(statement, parameters, row)
             return row
         return statement.row(values, cursor.description)
 
-    def _verify(self, table: SignedTable, row: Any) -> None:
+    def _verify(self, select: Select, parameters: Parameters, row: Any) -> None:
         if self._signer is not None:
-            self._signer.check(self, table, row)
+            self._signer.check(self, select.table, row)
+            select.check_found(row, parameters)
 
 
 def _values_of(statement: Statement, parameters: Parameters) -> list[Any]:
     return [parameters[name] for name in statement.names]
+
+
+def _with_sets(statement: Statement, parameters: Parameters) -> Parameters:
+    """The parameters with sets for lists: each row that is found is looked up in them."""
+    if not statement.lists:
+        return parameters
+    return {**parameters, **{name: frozenset(parameters[name]) for name in statement.lists}}
 
 
 class Transaction(Connection):
@@ -207,7 +221,7 @@ class Transaction(Connection):
         if known is None or not isinstance(statement, Lookup):
             return super().one(statement, parameters)
         try:
-            return known.get(statement, parameters, partial(self._verify, statement.table))
+            return known.get(statement, parameters, partial(self._verify, statement, parameters))
         except KeyError:
             row = super().one(statement, parameters)
             known.add(statement, parameters, row, verified=True)

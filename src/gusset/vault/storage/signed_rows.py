@@ -2,9 +2,11 @@
 
 Whoever can write the database, but has not the root key, can change, add, remove or
 put back a row. A changed or added row has no valid HMAC, so it is refused wherever it is
-used. A removed row, and one that was put back with the HMAC that it had, contradict
-the audit log: each record has the HMACs of the rows that it wrote (`RowChange`), and
-`consistency` compares all rows with the newest of these.
+used. So is a row that was not asked for: whoever owns the tables can exchange an index, or a
+column's type and its operators, so that another row is found (`Select.check_found`). A removed row,
+and one that was put back with the HMAC that it had, contradict the audit log: each record has
+the HMACs of the rows that it wrote (`RowChange`), and `consistency` compares all rows with
+the newest of these.
 
 The HMAC covers the vault, the epoch, the table, the number of the audit record that
 wrote the row (`changed_seq`), and each signed column with its type and length. Columns
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as json_string
@@ -87,11 +90,77 @@ class Select(Statement):
     `rest` is what follows `FROM table`.
     """
 
-    __slots__ = ("table",)
+    __slots__ = ("_conditions", "table")
 
     def __init__(self, table: SignedTable, rest: str) -> None:
         super().__init__(f"{table.all_rows.text} {rest}")
         self.table = table
+        self._conditions = _conditions(rest)
+
+    def finds(self, row: Any, parameters: Parameters) -> bool:
+        """Whether `row` has what was asked for: the values, and NULL, that single columns must have."""
+        for column, parameter, is_list, nothing in self._conditions:
+            value = getattr(row, column)
+            if nothing is not None:
+                if (value is None) is not nothing:
+                    return False
+            elif is_list:
+                if value not in parameters[parameter]:
+                    return False
+            elif value != parameters[parameter]:
+                return False
+        return True
+
+    def check_found(self, row: Any, parameters: Parameters) -> None:
+        """Raises IntegrityError for a row that the database returns, though it was not asked for."""
+        if not self.finds(row, parameters):
+            raise IntegrityError(
+                f"the database returns {self.table.describe(row)} where another was asked for: "
+                "its indexes, or the types of its columns, were altered",
+                hint="restore the database from a backup, or load a dump into a new one",
+            )
+
+
+class _Condition(NamedTuple):
+    """That a column has the value of a parameter, or one of its list; or that it is NULL, or is not."""
+
+    column: str
+    parameter: str
+    is_list: bool
+    nothing: bool | None
+
+
+def _conditions(rest: str) -> tuple[_Condition, ...]:
+    """The conditions that every row must meet of what follows `FROM table`.
+
+    Comparisons of another kind and alternatives are left to the database: they only choose between rows
+    to list.
+    """
+    where, group = _AFTER_WHERE.split(rest.removeprefix("WHERE "))[0], ""
+    while group != where:  # from the innermost outwards
+        group, where = where, _GROUP.sub("...", where)
+    if " OR " in where:
+        return ()
+    found = map(_CONDITION.fullmatch, where.split(" AND "))
+    return tuple(
+        [
+            _Condition(
+                match["column"],
+                match["parameter"] or match["list"] or "",
+                match["list"] is not None,
+                None if match["nothing"] is None else match["nothing"] == "NULL",
+            )
+            for match in found
+            if match is not None
+        ]
+    )
+
+
+_AFTER_WHERE = re.compile(r"(?:^| )(?:ORDER BY|LIMIT) ")
+_GROUP = re.compile(r"\((?!:)[^()]*\)")
+_CONDITION = re.compile(
+    r"(?P<column>\w+) (?:= :(?P<parameter>\w+)|IN \(:(?P<list>\w+)\.\.\.\)|IS (?P<nothing>NULL|NOT NULL))"
+)
 
 
 class Lookup(Select):
