@@ -188,7 +188,7 @@ def test_a_file_in_place_of_the_folder_is_refused(memory: Path) -> None:
 def test_a_folder_with_files_of_others_is_refused_and_stays_as_it_is(memory: Path, name: str) -> None:
     (memory / name).write_bytes(b"somebody's")
 
-    with pytest.raises(UsageError, match="not of an agent"):
+    with pytest.raises(UsageError, match="no agent created"):
         AgentFolder.open(memory)
     assert (memory / name).read_bytes() == b"somebody's"
 

@@ -86,7 +86,7 @@ def test_a_rotation_and_an_overlap_are_shown_with_and_without_scripts(
         replica.renew({"host": "gpu-7"})
         site.open(name)
         page.get_by_label("New value").fill("the-second-value-of-it")
-        page.get_by_label("Keep the version before readable").select_option("for an hour")
+        page.get_by_label("Keep the previous version readable").select_option("for an hour")
         page.get_by_role("button", name="Replace", exact=True).click()
         rotation = page.locator("#rotation")
         expect(rotation).to_contain_text("0 of 1 replica acknowledged")

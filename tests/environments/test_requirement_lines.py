@@ -160,8 +160,8 @@ def test_a_malformed_line_is_a_problem_with_its_location(line: str, message: str
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("torch --extra-index-url https://h.test", "write it on a line of its own"),
-        ("torch --no-build-isolation", "write it on a line of its own"),
+        ("torch --extra-index-url https://h.test", "write it on a separate line"),
+        ("torch --no-build-isolation", "write it on a separate line"),
         ("torch --config-settings=a=b", "remove it; docs/environments.md lists the options"),
     ],
 )

@@ -1,7 +1,7 @@
 """Pods of a real cluster get their secrets, and rotations, from the manifests that `gusset deploy kubernetes` prints.
 
 The cluster is Kubernetes 1.20, the newest that can be built offline here. Two things differ from newer ones: it knows
-PodDisruptionBudgets of `policy/v1beta1` only, and no native side-cars. Its network does not enforce NetworkPolicies:
+PodDisruptionBudgets of `policy/v1beta1` only, and no native sidecars. Its network does not enforce NetworkPolicies:
 that they are accepted is all that these tests show of them.
 """
 
@@ -261,7 +261,7 @@ def generations(installation: Installation, name: str) -> dict[str, object]:
 def test_a_pod_has_its_secret_and_acknowledges_a_rotation_within_a_second(
     installation: Installation, folders: Folders, which: str
 ) -> None:
-    """From the printed manifests: a Python model, and a custom image with the agent as an ordinary side-car."""
+    """From the printed manifests: a Python model, and a custom image with the agent as an ordinary sidecar."""
     folder: Path = getattr(folders, which)
     name = folder.name
     installation.deploy(folder, name)

@@ -107,7 +107,7 @@ def test_any_workload_is_accepted_by_the_oldest_and_the_newest_kubernetes(made: 
 
 @pytest.mark.parametrize("is_native", [True, False], ids=["native", "ordinary"])
 def test_each_version_of_kubernetes_accepts_the_manifests(is_native: bool) -> None:
-    """Native side-cars from 1.29 on, ordinary ones in all versions that have schemas."""
+    """Native sidecars from 1.29 on, ordinary ones in all versions that have schemas."""
     agent = Agent(image="r.example/gusset:1", secrets=("a", "b"), optional=("b",), is_native=is_native)
     manager = Manager(url="https://m.example", authorities="-----BEGIN CERTIFICATE-----\n")
     found = objects(

@@ -218,7 +218,7 @@ def test_exec_and_the_option_use_the_token_too(
     assert b"two tokens" in both.stderr
     del workload.environ["GUSSET_MANAGER"]
     alone = workload("exec", *listing, status=2, GUSSET_IDENTITY_TOKEN_FILE="x")
-    assert b"none is named" in alone.stderr
+    assert b"none is set" in alone.stderr
     missing = workload(
         "exec", *listing, status=2, GUSSET_IDENTITY_TOKEN_FILE="/missing", GUSSET_MANAGER="http://127.0.0.1:1"
     )

@@ -474,7 +474,7 @@ def test_bad_tls_files_stop_the_start(gusset: Cli, folder: Path, secrets: Path) 
     cut.write_bytes(chain.read_bytes()[:150])
     empty.touch()
     for given_chain, given_key, expected in (
-        (chain, other, f"{other}: the key is not that of the certificate"),
+        (chain, other, f"{other}: the key does not belong to the certificate"),
         (chain, encrypted, "the key is encrypted with a password"),
         (chain, empty, "the key's file is empty"),
         (chain, chain, "the key's file has a certificate, and no private key"),

@@ -195,7 +195,7 @@ def test_only_an_administrator_adds_a_missing_issuer(vault: Vault, add: Add) -> 
     assert added is not None
     assert (added.jwks_url, added.allow_private) == (new.jwks_url, False)
     add("same", issuer=new.url, new=new)
-    with pytest.raises(Conflict, match="found in another way"):
+    with pytest.raises(Conflict, match="another key source"):
         add("other", issuer=new.url, new=new_issuer(new.url, "https://evil.example"))
 
 

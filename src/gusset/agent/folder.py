@@ -99,7 +99,7 @@ class AgentFolder:
         except BlockingIOError:
             raise Conflict(
                 f"another agent uses {self.path}",
-                hint="give each agent a folder of its own, or stop the other one",
+                hint="give each agent its own folder, or stop the other one",
             ) from None
         self._check_entries()
         self._remove_others()
@@ -208,7 +208,7 @@ class AgentFolder:
         foreign = sorted(name for name in _entries(self._fd) if not self._is_own(name))
         if foreign:
             raise UsageError(
-                f"{self.path} has files that are not of an agent: {', '.join(foreign[:5])}",
+                f"{self.path} contains files that no agent created: {', '.join(foreign[:5])}",
                 hint="name a folder for the secrets alone: files in it are removed",
             )
 

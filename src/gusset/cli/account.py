@@ -48,7 +48,7 @@ class Account:
         url, identity = manager or app.settings.manager, app.settings.identity_token_file
         if identity is not None and url is None:
             raise UsageError(
-                "an identity token is for a manager, and none is named", hint="set GUSSET_MANAGER, or log in"
+                "an identity token needs a manager, but none is set", hint="set GUSSET_MANAGER, or log in"
             )
         if identity is not None and app.settings.token_file is not None:
             raise UsageError(

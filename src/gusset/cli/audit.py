@@ -94,7 +94,7 @@ def verify(app: App, checkpoints: tuple[Path, ...], public_key: Path | None, log
     if not app.settings.witness_file.exists() and not checkpoints:
         app.output.warn(
             f"there is no witness file at {app.settings.witness_file}: "
-            "a log cut short, or an older database put back, would not be noticed"
+            "a log cut short, or an older copy of the database, would not be noticed"
         )
     _show_intact(app, report.records, report.checkpoints, report.head)
 
@@ -170,7 +170,7 @@ _NOT_INTACT_HINT = (
 def accept_loss(app: App, *, yes: bool) -> None:
     """Accept that the database has lost records, so that managers write again.
 
-    Do it only when you know why: the database was put back from a backup, or a
+    Do it only when you know why: the database was restored from a backup, or a
     standby took over without the newest commits. What the lost records did is
     undone: keys that were revoked may be valid again, and values are older ones.
     """
@@ -195,7 +195,7 @@ def accept_loss(app: App, *, yes: bool) -> None:
 
 def _confirm_loss(app: App, text: str) -> None:
     if not sys.stdin.isatty():
-        raise UsageError(f"this would accept a loss: {text}", hint="confirm with --yes")
+        raise UsageError(f"this accepts the loss of records: {text}", hint="confirm with --yes")
     app.output.note(text)
     click.confirm("Accept that later records are lost, and begin a new epoch?", abort=True, err=True)
 

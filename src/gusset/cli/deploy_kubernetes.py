@@ -28,11 +28,11 @@ _MAX_USER = 2**31 - 1  # Kubernetes' largest
 @click.option(
     "--replicas",
     type=click.IntRange(0, _MAX_REPLICAS),
-    help="The number of pods. Leave it out where an autoscaler sets it.  [default: 1]",
+    help="The number of pods. Omit it if an autoscaler sets it.  [default: 1]",
 )
 @click.option("--gpus", type=click.IntRange(0, 64), help="GPUs of each pod.  [default: as in config.yaml]")
 @click.option(
-    "--manager", metavar="URL[,URL]", help="The manager, as pods reach it.  [default: that of `gusset login`]"
+    "--manager", metavar="URL[,URL]", help="The manager, as pods reach it.  [default: as in `gusset login`]"
 )
 @click.option(
     "--manager-ca",
@@ -52,9 +52,9 @@ _MAX_USER = 2**31 - 1  # Kubernetes' largest
     type=click.Choice(["native", "ordinary"]),
     default="native",
     show_default=True,
-    help="How the agent runs beside a custom image; `ordinary` is for Kubernetes before 1.29.",
+    help="How the agent runs with a custom image; `ordinary` is for Kubernetes before 1.29.",
 )
-@click.option("--agent-image", metavar="REF", help="gusset's own image, for the agent beside a custom image.")
+@click.option("--agent-image", metavar="REF", help="gusset's own image, for the agent of a custom image.")
 @click.option(
     "--user",
     type=click.IntRange(1, _MAX_USER),

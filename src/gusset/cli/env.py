@@ -73,7 +73,7 @@ def remove(app: App, environment: str, env: Mode, python: str) -> None:
     if Path(environment).is_dir():
         plan = _plan(Path(environment), env, python)
         if plan is None:
-            raise NotFound(f"{environment} has no environment of its own: it runs on this Python")
+            raise NotFound(f"{environment} has no environment: it runs on this Python")
         key = plan.key
     Environments(app).store.remove(key)
     app.output.result({"removed": [key]}, f"removed {key}")
@@ -85,7 +85,7 @@ def remove(app: App, environment: str, env: Mode, python: str) -> None:
     type=click.IntRange(0, 36500),
     default=30,
     show_default=True,
-    help="Keep what was used in the last so many days.",
+    help="Keep anything used in the last N days.",
 )
 @pass_app
 def prune(app: App, days: int) -> None:

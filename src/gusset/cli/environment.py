@@ -59,7 +59,7 @@ def environment_options(command: F) -> F:
         type=click.Choice(["nearest", "exact"]),
         default="nearest",
         show_default=True,
-        help="Whether another Python than that of python_version may be used.",
+        help="Allow the nearest Python if python_version is not available, or only that version.",
     )
     return env(python(command))
 

@@ -32,8 +32,8 @@ Commands:
   logout            Use the embedded vault again.
   token             Create and revoke tokens of deployments.
   deployment        Show deployments and which versions their replicas hold.
-  identity          Say which tokens of a platform stand for which deployment.
-  issuer            Say which issuers of such tokens are trusted.
+  identity          Manage which platform tokens act as which deployment.
+  issuer            Manage trusted token issuers.
   audit             Read, verify and export the audit log.
   key               Rotate the vault's keys.
   migrate-database  Move the vault to another database.
@@ -70,8 +70,9 @@ Options:
   --env [auto|current|own]  Python environment of the model: this one if it
                             has all that is asked for, else its own.
                             [default: auto]
-  --python [nearest|exact]  Whether another Python than that of python_version
-                            may be used.  [default: nearest]
+  --python [nearest|exact]  Allow the nearest Python if python_version is not
+                            available, or only that version.  [default:
+                            nearest]
   --output [text|json]      Output format; with json, standard output holds
                             one JSON document.
   -h, --help                Show this message and exit.
@@ -109,8 +110,9 @@ Options:
   --env [auto|current|own]    Python environment of the model: this one if it
                               has all that is asked for, else its own.
                               [default: auto]
-  --python [nearest|exact]    Whether another Python than that of
-                              python_version may be used.  [default: nearest]
+  --python [nearest|exact]    Allow the nearest Python if python_version is
+                              not available, or only that version.  [default:
+                              nearest]
   --gpus INTEGER              Number of GPUs for a custom image's container;
                               -1 for all.
   --mask-responses            Mask secrets in the model's results too, not
@@ -141,8 +143,9 @@ Options:
   --env [auto|current|own]  Python environment of the model: this one if it
                             has all that is asked for, else its own.
                             [default: auto]
-  --python [nearest|exact]  Whether another Python than that of python_version
-                            may be used.  [default: nearest]
+  --python [nearest|exact]  Allow the nearest Python if python_version is not
+                            available, or only that version.  [default:
+                            nearest]
   --output [text|json]      Output format; with json, standard output holds
                             one JSON document.
   -h, --help                Show this message and exit.
@@ -199,22 +202,21 @@ Options:
                                default]
   --name TEXT                  The name of all objects, and of the deployment.
                                [default: the model's name]
-  --replicas INTEGER RANGE     The number of pods. Leave it out where an
-                               autoscaler sets it.  [default: 1]
-                               [0<=x<=100000]
+  --replicas INTEGER RANGE     The number of pods. Omit it if an autoscaler
+                               sets it.  [default: 1]  [0<=x<=100000]
   --gpus INTEGER RANGE         GPUs of each pod.  [default: as in config.yaml]
                                [0<=x<=64]
-  --manager URL[,URL]          The manager, as pods reach it.  [default: that
-                               of `gusset login`]
+  --manager URL[,URL]          The manager, as pods reach it.  [default: as in
+                               `gusset login`]
   --manager-ca FILE            Certificates (PEM) of the authority that signed
                                the manager's, if it is not a public one.
   --manager-cidr CIDR          Where the manager is, for --egress strict
                                (repeatable).
-  --sidecar [native|ordinary]  How the agent runs beside a custom image;
+  --sidecar [native|ordinary]  How the agent runs with a custom image;
                                `ordinary` is for Kubernetes before 1.29.
                                [default: native]
-  --agent-image REF            gusset's own image, for the agent beside a
-                               custom image.
+  --agent-image REF            gusset's own image, for the agent of a custom
+                               image.
   --user INTEGER RANGE         The user id of a custom image's server.
                                [default: docker_server.run_as_user_id, else
                                60000]  [1<=x<=2147483647]
@@ -305,8 +307,9 @@ Options:
   --env [auto|current|own]  Python environment of the model: this one if it
                             has all that is asked for, else its own.
                             [default: auto]
-  --python [nearest|exact]  Whether another Python than that of python_version
-                            may be used.  [default: nearest]
+  --python [nearest|exact]  Allow the nearest Python if python_version is not
+                            available, or only that version.  [default:
+                            nearest]
   --output [text|json]      Output format; with json, standard output holds
                             one JSON document.
   -h, --help                Show this message and exit.
@@ -317,8 +320,8 @@ Usage: gusset env prune [OPTIONS]
   Remove environments and downloaded weights that were not used for some time.
 
 Options:
-  --days INTEGER RANGE  Keep what was used in the last so many days.
-                        [default: 30; 0<=x<=36500]
+  --days INTEGER RANGE  Keep anything used in the last N days.  [default: 30;
+                        0<=x<=36500]
   --output [text|json]  Output format; with json, standard output holds one
                         JSON document.
   -h, --help            Show this message and exit.
@@ -332,8 +335,9 @@ Options:
   --env [auto|current|own]  Python environment of the model: this one if it
                             has all that is asked for, else its own.
                             [default: auto]
-  --python [nearest|exact]  Whether another Python than that of python_version
-                            may be used.  [default: nearest]
+  --python [nearest|exact]  Allow the nearest Python if python_version is not
+                            available, or only that version.  [default:
+                            nearest]
   --output [text|json]      Output format; with json, standard output holds
                             one JSON document.
   -h, --help                Show this message and exit.
@@ -512,20 +516,19 @@ Options:
                                 shell does and run without one.
   --due                         Rotate only what is due: of these secrets, or
                                 of all.
-  --list                        List when secrets are to be rotated; change
+  --list                        List when secrets are due for rotation; change
                                 nothing.
   --cancel                      End the unfinished rotation without revoking
                                 anything.
   --current-handle HANDLE       What the provider calls the current
                                 credential, where no rotation has made it.
-  --overlap DURATION            How long the value before stays readable at
+  --overlap DURATION            How long the previous value stays readable at
                                 most, as 30m (default: 1h).
   --timeout SECONDS             How long to wait for replicas (default: 60).
   --step-timeout DURATION       How long the program may run for one step
                                 (default: 60s).
   --first-use-timeout DURATION  Revoke even if a replica has not used the new
-                                value so long after it was set (default:
-                                never).
+                                value within this time (default: never).
   --accept-lost                 Revoke even if replicas were lost.
   --output [text|json]          Output format; with json, standard output
                                 holds one JSON document.
@@ -551,13 +554,12 @@ Options:
   --expect-version INTEGER RANGE  Set the value only if this is the current
                                   version (0: only if the secret does not
                                   exist).  [0<=x<=2147483647]
-  --overlap DURATION              Keep the version before readable for so
+  --overlap DURATION              Keep the previous version readable for this
                                   long, as in 30s, 15m, 1h or 7d.
   --wait                          End only when no replica uses an older
                                   version any more; status 12 if some have not
                                   reported that.
-  --timeout NUMBER OF SECONDS, 0 OR MORE
-                                  How long --wait waits, in seconds; 60 unless
+  --timeout SECONDS               How long --wait waits, in seconds; 60 unless
                                   set.
   --output [text|json]            Output format; with json, standard output
                                   holds one JSON document.
@@ -653,8 +655,8 @@ Options:
                               0<=x<=1000000]
   --root-key-command COMMAND  Get the root key from the output of this
                               command, which is run without a shell.
-  --database URL              SQLite's file or PostgreSQL; a password belongs
-                              into a file.
+  --database URL              URL of the SQLite file or PostgreSQL database,
+                              without a password.
   -h, --help                  Show this message and exit.
 
 Commands:
@@ -693,8 +695,8 @@ Options:
     ("manager", "migrate"): """\
 Usage: gusset manager migrate [OPTIONS]
 
-  Bring the database to the schema of this gusset, and say which managers may
-  go on beside it.
+  Bring the database to the schema of this gusset, and say which older
+  managers can keep running.
 
   Managers do that by themselves when they start. Where their role does not
   own the tables, execute this as the role that does, then the output of
@@ -846,7 +848,7 @@ Options:
     ("identity",): """\
 Usage: gusset identity [OPTIONS] COMMAND [ARGS]...
 
-  Say which tokens of a platform stand for which deployment.
+  Manage which platform tokens act as which deployment.
 
 Options:
   -h, --help  Show this message and exit.
@@ -908,7 +910,7 @@ Options:
     ("issuer",): """\
 Usage: gusset issuer [OPTIONS] COMMAND [ARGS]...
 
-  Say which issuers of JSON Web Tokens are trusted (administrators).
+  Manage trusted issuers of JSON Web Tokens (administrators).
 
 Options:
   -h, --help  Show this message and exit.
@@ -916,7 +918,7 @@ Options:
 Commands:
   add     Trust the issuer at URL, which is exactly the `iss` of its tokens.
   list    List the issuers, and what the manager knows of their keys.
-  remove  Trust an issuer no more.
+  remove  Stop trusting an issuer.
 """,
     ("issuer", "add"): """\
 Usage: gusset issuer add [OPTIONS] URL
@@ -945,7 +947,7 @@ Options:
     ("issuer", "remove"): """\
 Usage: gusset issuer remove [OPTIONS] URL
 
-  Trust an issuer no more. Remove its identities first.
+  Stop trusting an issuer. Remove its identities first.
 
 Options:
   --output [text|json]  Output format; with json, standard output holds one
@@ -972,7 +974,7 @@ Usage: gusset audit accept-loss [OPTIONS]
 
   Accept that the database has lost records, so that managers write again.
 
-  Do it only when you know why: the database was put back from a backup, or a
+  Do it only when you know why: the database was restored from a backup, or a
   standby took over without the newest commits. What the lost records did is
   undone: keys that were revoked may be valid again, and values are older
   ones.

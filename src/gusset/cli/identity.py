@@ -24,7 +24,7 @@ _jwks_option = click.option(
 
 @click.group(name="identity", cls=Group)
 def identity() -> None:
-    """Say which tokens of a platform stand for which deployment."""
+    """Manage which platform tokens act as which deployment."""
 
 
 @identity.command("add", cls=Command)
@@ -120,7 +120,7 @@ def remove_identity(app: App, name: str, team_id: str | None) -> None:
 
 @click.group(name="issuer", cls=Group)
 def issuer() -> None:
-    """Say which issuers of JSON Web Tokens are trusted (administrators)."""
+    """Manage trusted issuers of JSON Web Tokens (administrators)."""
 
 
 @issuer.command("add", cls=Command)
@@ -155,7 +155,7 @@ def list_issuers(app: App) -> None:
 @click.argument("url")
 @pass_app
 def remove_issuer(app: App, url: str) -> None:
-    """Trust an issuer no more. Remove its identities first."""
+    """Stop trusting an issuer. Remove its identities first."""
     with app.manager() as client:
         client.request("DELETE", "/v1/issuers", query={"url": url})
     app.output.result({"url": url}, f"removed {url}")

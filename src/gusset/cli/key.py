@@ -74,7 +74,7 @@ def _rotate(app: App, vault: Vault, kinds: list[str], *, is_last: bool) -> None:
 def _show_root(app: App, name: str, done: RootKeyResult) -> None:
     if done.pending_file is not None:
         text = (
-            f"a new root key is in {done.pending_file}, and opens the vault beside the old one.\n"
+            f"a new root key is in {done.pending_file}, and opens the vault, as the old one still does.\n"
             f"Put it where each machine has its root key (on this one: {name}),\n"
             "then run `gusset key rotate --root --finish`"
         )

@@ -65,7 +65,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Get the root key from the output of this command, which is run without a shell.",
 )
 @click.option(
-    "--database", metavar="URL", help="SQLite's file or PostgreSQL; a password belongs into a file."
+    "--database", metavar="URL", help="URL of the SQLite file or PostgreSQL database, without a password."
 )
 @click.pass_context
 def manager(
@@ -221,14 +221,14 @@ def init(app: App, email: str) -> None:
 @manager.command("migrate", cls=Command)
 @pass_app
 def migrate(app: App) -> None:
-    """Bring the database to the schema of this gusset, and say which managers may go on beside it.
+    """Bring the database to the schema of this gusset, and say which older managers can keep running.
 
     Managers do that by themselves when they start. Where their role does not own the
     tables, execute this as the role that does, then the output of `gusset manager grants`.
     """
     with app.vault(create=False) as vault:
         revision, oldest = vault.schema()
-    text = f"The schema is {revision}. Managers of schema {oldest} and newer may go on beside it."
+    text = f"The schema is {revision}. Managers of schema {oldest} and newer can keep running."
     app.output.result({"schema": revision, "oldest_beside": oldest}, text)
 
 

@@ -188,7 +188,7 @@ def _environment_text(app: App, plan: EnvironmentPlan | None) -> str:
     made = Environments(app).store.find(plan.key) is not None
     state = "which is made already" if made else "which `gusset serve` makes first"
     why = "; gusset's own Python does not fit" if plan.reasons else ""
-    return f"\nin a Python environment of its own, {state}{why}:\n{reasons_text(plan.reasons)}"
+    return f"\nin its own Python environment, {state}{why}:\n{reasons_text(plan.reasons)}"
 
 
 def _image_problems(package: Package) -> Sequence[Problem]:

@@ -37,7 +37,7 @@ DEFAULT_TIMEOUT = 60.0  # seconds
     help="The provider's program: one text, split as a shell does and run without one.",
 )
 @click.option("--due", is_flag=True, help="Rotate only what is due: of these secrets, or of all.")
-@click.option("--list", "list_", is_flag=True, help="List when secrets are to be rotated; change nothing.")
+@click.option("--list", "list_", is_flag=True, help="List when secrets are due for rotation; change nothing.")
 @click.option("--cancel", is_flag=True, help="End the unfinished rotation without revoking anything.")
 @click.option(
     "--current-handle",
@@ -49,7 +49,7 @@ DEFAULT_TIMEOUT = 60.0  # seconds
     type=DURATION,
     default=timedelta(hours=1),
     metavar="DURATION",
-    help="How long the value before stays readable at most, as 30m (default: 1h).",
+    help="How long the previous value stays readable at most, as 30m (default: 1h).",
 )
 @click.option(
     "--timeout",
@@ -69,7 +69,7 @@ DEFAULT_TIMEOUT = 60.0  # seconds
     "--first-use-timeout",
     type=DURATION,
     metavar="DURATION",
-    help="Revoke even if a replica has not used the new value so long after it was set (default: never).",
+    help="Revoke even if a replica has not used the new value within this time (default: never).",
 )
 @click.option("--accept-lost", is_flag=True, help="Revoke even if replicas were lost.")
 @pass_app

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gusset.images.sources import ImageSource
 
 _FOUND_HINT = (
-    "whoever has the image has these values: replace them where they were issued, build the image anew\n"
+    "anyone who has the image has these values: replace them where they were issued, build the image again\n"
     "without them, and remove this one with its build cache. `--allow NAME` accepts a secret in an image"
 )
 _LARGE = 50_000_000  # bytes of a file that takes a while
@@ -252,7 +252,7 @@ def _error_of(report: Report) -> GussetError | None:
         return ImageUnreadable(
             f"{report.target} could not be searched as a whole, so it may contain values:\n"
             + "\n".join(report.errors),
-            hint="save, pull or build the image anew",
+            hint="save, pull or build the image again",
         )
     return None
 

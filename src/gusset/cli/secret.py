@@ -93,7 +93,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
     "--overlap",
     type=DURATION,
     metavar="DURATION",
-    help="Keep the version before readable for so long, as in 30s, 15m, 1h or 7d.",
+    help="Keep the previous version readable for this long, as in 30s, 15m, 1h or 7d.",
 )
 @click.option(
     "--wait",
@@ -103,6 +103,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
 @click.option(
     "--timeout",
     type=SECONDS,
+    metavar="SECONDS",
     help=f"How long --wait waits, in seconds; {WAIT_SECONDS} unless set.",
 )
 @pass_app

@@ -137,7 +137,7 @@ def _reasons(request: Request, machine: Machine) -> Iterator[Problem]:
         if machine.installed.find(str(package.name)) is None:
             yield package.origin.problem(
                 f"the code imports {package.name}, which is not installed",
-                "an environment of its own has it, and so has the extra gusset[truss]",
+                "its own environment has it, and so has the extra gusset[truss]",
                 code="not_installed",
                 warning=True,
             )

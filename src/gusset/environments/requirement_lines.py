@@ -267,7 +267,7 @@ class _Reader:
             self._report(
                 origin,
                 f"{name} cannot be used behind a requirement",
-                "write it on a line of its own" if is_for_all else _ALLOWED,
+                "write it on a separate line" if is_for_all else _ALLOWED,
             )
             return
         try:

@@ -63,7 +63,7 @@ def strict_egress(url: str | None, networks: Sequence[str], *, namespace: str) -
             found.append(Peer(service=host, namespace=namespace))
         else:
             raise UsageError(
-                f"a NetworkPolicy has addresses, and no names such as {host}",
+                f"a NetworkPolicy can only contain addresses, not names such as {host}",
                 hint="name the manager's: --manager-cidr 203.0.113.5/32; or, if that is a service of the "
                 "cluster, write SERVICE.NAMESPACE.svc in the URL",
             )

@@ -56,7 +56,7 @@ class Resources:
 class Agent:
     """The container that keeps the files of `secrets` current; those that are `optional` may be missing.
 
-    `is_native`: a side-car that Kubernetes starts before the server and stops after it (from 1.29 on).
+    `is_native`: a sidecar that Kubernetes starts before the server and stops after it (from 1.29 on).
     """
 
     image: str

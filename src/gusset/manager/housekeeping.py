@@ -130,7 +130,7 @@ class ManagerReports(_Task):
             try:
                 self._vault.managers.leave()
             except GussetError as error:
-                log.warning("The vault could not be informed that this manager ends: %s", error.message)
+                log.warning("Could not record that this manager is stopping: %s", error.message)
 
     def check(self) -> None:
         """Raises RootKeyError or IntegrityError if the last report failed: the keyring cannot be read."""

@@ -47,7 +47,9 @@ class _Requests(Collector):
         for (route, status), number in self._counts.items():
             requests.add_metric((route, str(status)), number, created=self._since)
         yield requests
-        times = HistogramMetricFamily("gusset_http_request_seconds", "Time to answer.", labels=("route",))
+        times = HistogramMetricFamily(
+            "gusset_http_request_seconds", "Duration of requests.", labels=("route",)
+        )
         for route, buckets in self._in_buckets.items():
             limits = map(floatToGoString, _BUCKETS)
             sums = zip(limits, accumulate(buckets), strict=True)

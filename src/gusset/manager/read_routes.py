@@ -153,7 +153,7 @@ class ReadRoutes:
             )
             return render_error(route, response)
         if route.is_vault_compatible and exchange.header(b"x-vault-wrap-ttl") is not None:
-            raise UsageError("gusset does not wrap responses", hint="do without X-Vault-Wrap-TTL")
+            raise UsageError("gusset does not wrap responses", hint="remove the X-Vault-Wrap-TTL header")
         return handler(read)
 
     def _authenticate(self, read: _Read) -> DeploymentCaller:

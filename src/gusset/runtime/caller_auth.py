@@ -31,7 +31,7 @@ OPEN_PATHS = frozenset((b"/", b"/ping", b"/v1/models/model", b"/v1/models/model/
 _SCHEMES = frozenset((b"api-key", b"bearer"))
 _MOST_REMEMBERED = 1024  # bytes of a header; there may be any number of spaces in it
 _MISSING = "This model is only for its callers. Send the header: Authorization: Api-Key KEY"
-_WRONG = "The key in the header Authorization is not that of a caller of this model."
+_WRONG = "The key in the header Authorization belongs to no caller of this model."
 
 
 class CallerAuth:

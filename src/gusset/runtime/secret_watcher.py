@@ -17,6 +17,7 @@ from gusset.secrets.sources.source import FollowsReplicas, SecretSource
 log = logging.getLogger("gusset")
 
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 4.0  # seconds
+_RECOVERED = {"read": "Secrets can be read again.", "delivered": "Secrets can be delivered again."}
 
 
 class SecretWatcher:
@@ -107,7 +108,7 @@ class SecretWatcher:
                 superseded.wait(random.uniform(0.5, 1.0) * backoff.next_delay())  # noqa: S311  # nothing secret
             else:
                 if failed_step:
-                    log.info("Secrets can be %s again.", failed_step)
+                    log.info(_RECOVERED[failed_step])
                 return
 
     def _deliver(self, names: Collection[str], values: Values, superseded: threading.Event) -> None:

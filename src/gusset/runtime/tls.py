@@ -80,7 +80,7 @@ class ServerTls:
                 new.set_alpn_protocols(self._protocols)
             self._current = new
         except UsageError as error:
-            log.error("The certificate from before stays in use: %s", error.message)  # noqa: TRY400
+            log.error("The previous certificate stays in use: %s", error.message)  # noqa: TRY400
         else:
             log.info("New connections use the new certificate in %s.", self._files.certificate)
 
@@ -151,7 +151,7 @@ def _fault_of_pem(content: bytes, wanted: str, other: str) -> str | None:
 def _fault_of_pair(reason: str) -> str:
     """What is wrong with two files that look right, from OpenSSL's reason."""
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
-        return "the key is not that of the certificate"
+        return "the key does not belong to the certificate"
     if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
         return "OpenSSL refuses it as too weak: make a new key, of at least 2,048 bits for RSA"
     if not reason:

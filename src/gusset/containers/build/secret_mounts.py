@@ -77,7 +77,7 @@ class MountedSecrets:
             if _is_usable(name, path, report)
         }
         if len(set(mapping.values())) < len(mapping):
-            report.add(_KEY, "two secrets have the same path", "give each a path of its own", at_key=True)
+            report.add(_KEY, "two secrets have the same path", "give each its own path", at_key=True)
         secrets, commands = [], []
         if config.build_commands:
             secrets = [BuildSecret(id=name, target=path, names=(name,)) for name, path in mapping.items()]

@@ -13,7 +13,7 @@ from gusset.vault.services.provider_rotations import ProviderRotations
 
 
 def list_rotation_plans(request: PersonRequest[None]) -> schemas.RotationPlanList:
-    """List when secrets are to be rotated, and the unfinished rotations."""
+    """List when secrets are due for rotation, and the unfinished rotations."""
     team = request.caller.team(request.path.get("team_id"))
     plans = request.vault.rotation_schedules_of(team.id, team.name).plans()
     return schemas.RotationPlanList(rotations=[rotation_plan_model(plan) for plan in plans])
@@ -98,7 +98,7 @@ def cancel_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.P
 
 
 def stop_rotation(request: PersonRequest[schemas.StopRotation]) -> schemas.ProviderRotation:
-    """Record that a rotation does not go on now; others may continue it."""
+    """Record that a rotation has paused; others may continue it."""
     rotation = _rotations(request).stop(
         request.path["name"],
         holder=request.body.holder,

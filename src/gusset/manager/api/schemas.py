@@ -139,7 +139,7 @@ class RevokedCredential(RotationHolder):
 
 
 class StopRotation(RotationHolder):
-    """Why a rotation does not go on now: an error's code."""
+    """Why a rotation has paused: an error's code."""
 
     code: str = Field(pattern=r"^[a-z_]{1,64}$")
 
@@ -410,7 +410,7 @@ class ProviderRotation:
 
 @response_model
 class RotationPlan:
-    """When a secret is to be rotated: `rotate_every` seconds after its current version was stored.
+    """When a secret is due for rotation: `rotate_every` seconds after its current version was stored.
 
     `step` is that of an unfinished rotation.
     """

@@ -190,7 +190,7 @@ class Authenticator:
             raise
         if self._requests_of_key and (wait := self._requests_of_key.take(known.info.prefix)):
             raise TooManyAttempts(
-                f"more than {self._key_rate} requests a second came with the key {known.info.prefix}",
+                f"the key {known.info.prefix} sent more than {self._key_rate} requests per second",
                 hint="send fewer requests: a deployment needs one when its secrets change",
                 retry_after=wait,
             )

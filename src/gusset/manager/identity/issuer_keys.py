@@ -117,7 +117,7 @@ class IssuerKeys:
             return None
         key = find_key(known.keys, token.algorithm, token.key_id)
         if key is None and token.key_id is not None and any(k.key_id == token.key_id for k in known.keys):
-            raise TokenRefused("the token's algorithm is not that of its key")
+            raise TokenRefused("the token's algorithm does not match its key")
         return key
 
     def _unknown(self, known: _Known) -> Unreachable:
@@ -173,7 +173,7 @@ class IssuerKeys:
         data = await self._http.get(address, allow_private=issuer.allow_private)
         document = _json_object(data)
         if document.get("issuer") != issuer.url:
-            raise FetchFailed("its discovery document is that of another issuer")
+            raise FetchFailed("its discovery document names another issuer")
         url = document.get("jwks_uri")
         if not isinstance(url, str):
             raise FetchFailed("its discovery document names no keys")

@@ -37,7 +37,7 @@ class IdentityOperations:
         return _issuer_model(info, self._keys.check(info))
 
     def remove_issuer(self, request: PersonRequest[None]) -> schemas.Removed:
-        """Trust an issuer no more; 409 while identities name it."""
+        """Stop trusting an issuer; 409 while identities name it."""
         url = request.query.get("url")
         if not url:
             raise UsageError("the query parameter url is missing")

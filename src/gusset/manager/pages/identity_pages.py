@@ -89,7 +89,7 @@ def add_issuer(request: PageRequest) -> Page | Redirect:
 
 
 def remove_issuer(request: PageRequest) -> Redirect:
-    """Trust an issuer no more."""
+    """Stop trusting an issuer."""
     url = request.form.text("url")
     try:
         request.vault.issuers.remove(url, actor=request.caller.actor)

@@ -53,7 +53,7 @@ class Reloader:
         reload: asyncio.Task[None] | None = None
         try:
             async for file in changes(self._slots.deployment.folder, self._is_own_change):
-                log.info("Serving the folder anew: %r has changed.", file)
+                log.info("Serving the folder again: %r has changed.", file)
                 await _cancel(reload)
                 reload = asyncio.create_task(self._try_reload())
         finally:
@@ -70,7 +70,7 @@ class Reloader:
             await self._reload()
         except GussetError as error:
             text = self._slots.masker.mask_text(_with_problems(error))
-            log.error("The change is not served; the model from before stays in use: %s", text)  # noqa: TRY400
+            log.error("The change is not served; the previous model stays in use: %s", text)  # noqa: TRY400
 
     async def _reload(self) -> None:
         """Replace the replicas one by one, each when its successor is ready.

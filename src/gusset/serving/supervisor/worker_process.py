@@ -36,7 +36,7 @@ from gusset.serving.protocol import (
 
 log = logging.getLogger("gusset")
 
-UNUSABLE_PYTHON_HINT = "remove the model's environment with `gusset env remove`; the next start makes it anew"
+UNUSABLE_PYTHON_HINT = "remove the model's environment with `gusset env remove`; the next start makes another"
 
 _BOOTSTRAP = str(Path(__file__).parents[1] / "worker" / "bootstrap.py")
 _LAST_OUTPUT = 2.0  # seconds to forward what a dead worker has printed and reported

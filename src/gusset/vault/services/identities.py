@@ -198,7 +198,7 @@ def _ensure_issuer(
     wanted = (new.jwks_url, new.jwks)
     if wanted != (None, None) and wanted != (found.jwks_url, found.jwks):
         raise Conflict(
-            "the keys of that issuer are found in another way",
+            "that issuer already has another key source",
             hint="leave out --jwks; `gusset issuer list` shows how",
         )
     return []
