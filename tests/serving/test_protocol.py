@@ -23,7 +23,6 @@ from gusset.serving.protocol import (
     Masked,
     Order,
     Ready,
-    Report,
     SetLagging,
     SetMaskedHits,
     SetSecrets,
@@ -31,6 +30,7 @@ from gusset.serving.protocol import (
     StartStep,
     Used,
     WorkerPlan,
+    WorkerReport,
     decode_order,
     decode_report,
     encode_order,
@@ -62,7 +62,7 @@ ORDERS: list[Order] = [
     Accept(),
     Drain(),
 ]
-REPORTS: list[Report] = [
+REPORTS: list[WorkerReport] = [
     Loading(),
     Ready(),
     Drained(),
@@ -75,7 +75,7 @@ REPORTS: list[Report] = [
 
 def test_every_message_is_among_those_that_are_sent_below() -> None:
     assert {type(order) for order in ORDERS} == set(get_args(Order))
-    assert {type(report) for report in REPORTS} == set(get_args(Report))
+    assert {type(report) for report in REPORTS} == set(get_args(WorkerReport))
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -84,12 +84,12 @@ def test_orders_arrive_as_they_were_sent(order: Order) -> None:
 
 
 @pytest.mark.parametrize("report", REPORTS)
-def test_reports_arrive_as_they_were_sent(report: Report) -> None:
+def test_reports_arrive_as_they_were_sent(report: WorkerReport) -> None:
     assert decode_report(encode_report(report)) == report
 
 
 @pytest.mark.parametrize("message", [PLAN, SECRETS, Failed(StartStep.LOAD, "s3cr3t-v4lue")])
-def test_no_repr_of_a_message_shows_a_value(message: Order | Report) -> None:
+def test_no_repr_of_a_message_shows_a_value(message: Order | WorkerReport) -> None:
     """A traceback may contain a value, too."""
     assert "s3cr3t-v4lue" not in repr(message)
 

@@ -81,9 +81,9 @@ def _database(settings: Settings) -> Path | None:
 
 def _root_key(settings: Settings) -> Iterator[Problem]:
     """A backup of the database should not include the root key."""
-    from gusset.vault.crypto.root_key_sources import pending_beside
+    from gusset.vault.crypto.root_key_sources import pending_path
 
-    pending = pending_beside(settings.root_key_file)
+    pending = pending_path(settings.root_key_file)
     if pending.exists():
         yield Problem(
             "a root key was written here by a rotation",

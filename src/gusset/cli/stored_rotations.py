@@ -14,7 +14,7 @@ from gusset.vault import Vault
 
 
 class StoredRotations:
-    """See `rotation.driver.Rotations`. `holder` is the random id of this process."""
+    """See `rotation.driver.RotationStore`. `holder` is the random id of this process."""
 
     def __init__(self, vault: Vault, *, holder: str, actor: str) -> None:
         team = vault.default_team_id

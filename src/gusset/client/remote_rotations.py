@@ -17,7 +17,7 @@ from gusset.rotation.state import ProviderRotation, RotationPlan, Step
 
 
 class RemoteRotations:
-    """See `rotation.driver.Rotations`. `holder` is the random id of this process."""
+    """See `rotation.driver.RotationStore`. `holder` is the random id of this process."""
 
     def __init__(self, client: ManagerClient, *, holder: str) -> None:
         self._client = client

@@ -57,11 +57,11 @@ log = logging.getLogger("gusset")
 STOP_SECONDS = 10  # for a container to end on SIGTERM
 
 # The deployment and the source of its secrets; closed when serving ends.
-Prepared = AbstractContextManager[tuple[ImageDeployment, SecretSource]]
+PreparedImage = AbstractContextManager[tuple[ImageDeployment, SecretSource]]
 
 
 def serve_image(
-    prepare: Callable[[], Prepared],
+    prepare: Callable[[], PreparedImage],
     options: ServingOptions,
     *,
     docker_host: str | None,

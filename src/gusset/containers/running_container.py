@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from gusset.containers.engine.container import Container
 from gusset.containers.network.network import Network
 from gusset.containers.secrets.secret_mount import SecretMount
-from gusset.runtime.output_pump import OutputPump, Stream
+from gusset.runtime.output_pump import OutputPump, OutputStream
 from gusset.secrets.masking import Masker
 
 _LAST_LINES = 20
@@ -117,7 +117,7 @@ class _Output:
 class _RecordingStream:
     """A masking stream that also appends its output to `last`."""
 
-    def __init__(self, stream: Stream, last: collections.deque[bytes]) -> None:
+    def __init__(self, stream: OutputStream, last: collections.deque[bytes]) -> None:
         self._stream = stream
         self._last = last
 

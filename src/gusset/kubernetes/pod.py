@@ -32,13 +32,13 @@ _RESTRICTED = {
 def pod_spec(workload: Workload) -> dict[str, Any]:
     """The specification of the pods."""
     agent, manager = workload.agent, workload.manager
-    before, beside = [], []
+    before, sidecars = [], []
     if agent is not None and manager is not None:
         if agent.is_native:
             before = [_native_agent(workload.name, agent, manager)]
         else:
             before = [_agent(workload.name, agent, manager, "secrets-at-start", "--once")]
-            beside = [_agent(workload.name, agent, manager, "secrets", "--keep-files")]
+            sidecars = [_agent(workload.name, agent, manager, "secrets", "--keep-files")]
     spec: dict[str, Any] = {
         "serviceAccountName": workload.name,
         "automountServiceAccountToken": False,
@@ -58,7 +58,7 @@ def pod_spec(workload: Workload) -> dict[str, Any]:
         spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     if before:
         spec["initContainers"] = before
-    return spec | {"containers": [_server(workload), *beside], "volumes": list(_volumes(workload))}
+    return spec | {"containers": [_server(workload), *sidecars], "volumes": list(_volumes(workload))}
 
 
 def selector(name: str) -> dict[str, str]:

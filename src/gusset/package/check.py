@@ -215,21 +215,21 @@ def _import_problems(package: Package, *, has_own_environment: bool) -> Iterator
         if name in reported or is_in(name, (package.folder, *package.packages_dirs)) or is_installed(name):
             continue
         reported.add(name)
-        is_beside = is_in(name, (package.model_module_dir,))
-        if has_own_environment and not is_beside:
+        is_in_module_dir = is_in(name, (package.model_module_dir,))
+        if has_own_environment and not is_in_module_dir:
             continue  # a requirement may bring it
         yield Problem(
             f"there is no module {name}: it is part of {module_dir}"
-            if is_beside
+            if is_in_module_dir
             else f"the module {name} is not installed",
             f"import it as {module_dir}.{each.module}"
-            if is_beside
+            if is_in_module_dir
             else missing_module_hint(name, requirements, has_base_image=has_base_image),
             file=_display_path(package, each.file),
             line=each.line,
             column=each.column,
             code="no_module",
-            warning=not is_beside,
+            warning=not is_in_module_dir,
         )
 
 

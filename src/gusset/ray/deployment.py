@@ -24,9 +24,7 @@ from ray import serve
 
 RayEnv = Literal["auto", "current"]
 
-_BESIDE_PREDICTIONS = (
-    4  # requests that a replica takes besides those that `predict` works on: probes, metrics
-)
+_PROBE_REQUESTS = 4  # that a replica takes in addition to those that `predict` works on: probes, metrics
 _RETRIES = 3  # starts of a replica that fail, until Ray gives up: each has taken as long as its `load`
 
 
@@ -91,7 +89,7 @@ def application(
         masks_responses=mask_responses,
     )
     chosen = {
-        "max_ongoing_requests": deployment.predict_concurrency + _BESIDE_PREDICTIONS,
+        "max_ongoing_requests": deployment.predict_concurrency + _PROBE_REQUESTS,
         "max_constructor_retry_count": _RETRIES,
         **options,
         "ray_actor_options": actor_options,

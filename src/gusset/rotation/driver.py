@@ -25,7 +25,7 @@ RETRY_EVERY = 1.0  # seconds, while the manager does not respond
 MAX_ACCEPTED = 50  # replicas that are named, of those that a rotation does not wait for
 
 
-class Rotations(Protocol):
+class RotationStore(Protocol):
     """Stored rotations, held by one process. Each method but `begin` raises Conflict when another has it."""
 
     def begin(self, name: str, *, current_handle: str | None) -> ProviderRotation:
@@ -80,7 +80,7 @@ class Skipped(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class FinishedRotation:
     """A finished rotation."""
 
     name: str
@@ -93,7 +93,7 @@ class Driver:
 
     def __init__(
         self,
-        rotations: Rotations,
+        rotations: RotationStore,
         provider: Provider,
         *,
         policy: Policy,
@@ -116,7 +116,7 @@ class Driver:
         self._renewed = 0.0
         self._printed: set[str] = set()  # lines about what was not waited for
 
-    def rotate(self, name: str, *, current_handle: str | None = None) -> Outcome:
+    def rotate(self, name: str, *, current_handle: str | None = None) -> FinishedRotation:
         """Rotate a secret, or continue its unfinished rotation.
 
         Raises:
@@ -137,7 +137,7 @@ class Driver:
                 self._rotations.stop(rotation, code)
             raise
 
-    def _run(self, rotation: ProviderRotation) -> Outcome:
+    def _run(self, rotation: ProviderRotation) -> FinishedRotation:
         if rotation.step is Step.CREATE:
             rotation = self._create(rotation)
         deadline = time.monotonic() + self._timeout
@@ -150,7 +150,7 @@ class Driver:
             rotation = self._revoke(rotation, handle)
         self._rotations.finish(rotation)
         assert rotation.version is not None  # noqa: S101  # `set` has stored it
-        return Outcome(name=rotation.name, version=rotation.version, revoked=revoked)
+        return FinishedRotation(name=rotation.name, version=rotation.version, revoked=revoked)
 
     def _create(self, rotation: ProviderRotation) -> ProviderRotation:
         self._note(f"{rotation.name}: the provider makes a credential")

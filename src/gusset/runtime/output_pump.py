@@ -19,7 +19,7 @@ SILENCE = 0.2  # seconds
 _CHUNK = 65_536
 
 
-class Stream(Protocol):
+class OutputStream(Protocol):
     """The part of `gusset.secrets.masking.MaskingStream` that a pump uses."""
 
     def feed(self, data: bytes) -> bytes: ...
@@ -37,7 +37,7 @@ class OutputPump:
     writes it neither blocks nor fails.
     """
 
-    def __init__(self, source: int, sink: int, stream: Stream) -> None:
+    def __init__(self, source: int, sink: int, stream: OutputStream) -> None:
         self._source = source
         self._sink = sink
         self._stream = stream
@@ -45,7 +45,7 @@ class OutputPump:
         self._thread = threading.Thread(target=self._run, name=f"gusset-pump-{sink}", daemon=True)
 
     @classmethod
-    def start(cls, source: int, sink: int, stream: Stream) -> OutputPump:
+    def start(cls, source: int, sink: int, stream: OutputStream) -> OutputPump:
         """Create a pump and start its thread."""
         pump = cls(source, sink, stream)
         pump._thread.start()

@@ -169,7 +169,7 @@ class Used:
     names: Sequence[str]
 
 
-Report = Loading | Ready | Failed | Drained | Masked | Holds | Used
+WorkerReport = Loading | Ready | Failed | Drained | Masked | Holds | Used
 
 
 def _path(text: str) -> Path:
@@ -196,7 +196,7 @@ def decode_order(message: bytes) -> Order:
     return order
 
 
-def encode_report(report: Report) -> bytes:
+def encode_report(report: WorkerReport) -> bytes:
     match report:
         case Loading():
             return b'{"event":"loading"}'
@@ -215,7 +215,7 @@ def encode_report(report: Report) -> bytes:
             return orjson.dumps({"event": "used", "number": number, "names": list(names)})
 
 
-def decode_report(message: bytes) -> Report:
+def decode_report(message: bytes) -> WorkerReport:
     """The report in a message from a worker, which is not trusted.
 
     Raises:

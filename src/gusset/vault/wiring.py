@@ -135,11 +135,12 @@ class TeamSecrets:
         return VersionStore(self._parts.keys, self._parts.clock, self._rows)
 
 
-class Vault:  # large: an attribute for each service
+class Vault:
     """An open vault; `open_vault` makes it.
 
     Its services are made, and their modules imported, when they are first used: a
-    command that stores a secret needs few of them.
+    command that stores a secret needs few of them. Larger than other classes: it has
+    an attribute for each service, and what they share.
     """
 
     def __init__(self, parts: VaultParts) -> None:

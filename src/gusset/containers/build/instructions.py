@@ -24,7 +24,7 @@ class BindMount:
 
 
 @dataclass(frozen=True, slots=True)
-class SecretMount:
+class BuildSecretMount:
     """A secret as a file that a command sees, and no layer contains. Without it, the build fails."""
 
     id: str
@@ -34,7 +34,7 @@ class SecretMount:
         return f"--mount=type=secret,id={self.id},target={self.target},required=true"
 
 
-def run(command: str, mounts: Iterable[BindMount | SecretMount] = ()) -> str:
+def run(command: str, mounts: Iterable[BindMount | BuildSecretMount] = ()) -> str:
     """A command for the shell. JSON keeps its line breaks and quotes."""
     words = ["RUN", *(mount.option() for mount in mounts)]
     return " ".join([*words, json.dumps(["/bin/sh", "-c", command], ensure_ascii=False)])

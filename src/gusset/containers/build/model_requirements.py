@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from packaging.requirements import Requirement as Pep508
 
 from gusset.containers.build.build_plan import ContextCopy, ContextFile
-from gusset.containers.build.instructions import BindMount, SecretMount, run
+from gusset.containers.build.instructions import BindMount, BuildSecretMount, run
 from gusset.containers.build.secret_mounts import MountedSecrets, netrc_lines
 from gusset.environments.package_installer import option_arguments, option_lines
 from gusset.environments.plan import InstallOptions
@@ -146,7 +146,7 @@ class Installation:
 
     def instructions(self, python: str, secrets: MountedSecrets) -> Iterator[str]:
         """Install what gusset needs; then the model's requirements, and what is added to them."""
-        mounts: list[BindMount | SecretMount] = [BindMount(FOLDER, _MOUNTED), *secrets.installation]
+        mounts: list[BindMount | BuildSecretMount] = [BindMount(FOLDER, _MOUNTED), *secrets.installation]
         files = self._texts()
         command = _GUSSET_ENVIRONMENT.format(
             identity=_identity(files, "gusset.txt", "gusset-constraints.txt"),

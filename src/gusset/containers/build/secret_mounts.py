@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from gusset.containers.build.build_plan import BuildSecret
-from gusset.containers.build.instructions import SecretMount
+from gusset.containers.build.instructions import BuildSecretMount
 from gusset.environments.plan import LOGIN_FILES
 from gusset.runtime.declared_secrets import DeclaredSecret, DeclaredSecrets, read_secrets
 from gusset.secrets.sources.source import SecretSource
@@ -63,8 +63,8 @@ class MountedSecrets:
     """
 
     secrets: tuple[BuildSecret, ...] = ()
-    commands: tuple[SecretMount, ...] = ()
-    installation: tuple[SecretMount, ...] = ()
+    commands: tuple[BuildSecretMount, ...] = ()
+    installation: tuple[BuildSecretMount, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -81,7 +81,7 @@ class MountedSecrets:
         secrets, commands = [], []
         if config.build_commands:
             secrets = [BuildSecret(id=name, target=path, names=(name,)) for name, path in mapping.items()]
-            commands = [SecretMount(name, path) for name, path in mapping.items()]
+            commands = [BuildSecretMount(name, path) for name, path in mapping.items()]
         found = cls(secrets=tuple(secrets), commands=tuple(commands))
         return found._with_logins(mapping, report, installer)
 
@@ -111,7 +111,7 @@ class MountedSecrets:
         return replace(self, secrets=tuple(joined if each is old else each for each in self.secrets))
 
     def _with_login(self, secret: BuildSecret, variable: str) -> MountedSecrets:
-        mount = SecretMount(secret.id, secret.target)
+        mount = BuildSecretMount(secret.id, secret.target)
         return replace(
             self,
             secrets=(*self.secrets, secret),

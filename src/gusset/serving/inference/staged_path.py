@@ -14,8 +14,8 @@ from typing import Any
 from gusset.serving.inference.methods import Method, MethodKind, Methods
 from gusset.serving.inference.model_call import ModelCall
 from gusset.serving.inference.model_threads import ModelThreads
+from gusset.serving.inference.prediction_slots import PredictionSlots
 from gusset.serving.inference.result_sender import ResultSender, is_value
-from gusset.serving.inference.slots import Slots
 from gusset.serving.inference.task_set import TaskSet
 
 
@@ -35,7 +35,7 @@ class StagedPath:
         """`concurrency`: how many predictions run at a time."""
         self._methods = methods
         self._sender = sender
-        self._slots = Slots(concurrency)
+        self._slots = PredictionSlots(concurrency)
         self._predict_threads = predict_threads
         self._other_threads = other_threads
         self._tasks = TaskSet(loop)

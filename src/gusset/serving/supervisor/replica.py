@@ -24,9 +24,9 @@ from gusset.serving.protocol import (
     Holds,
     Loading,
     Ready,
-    Report,
     SetSecrets,
     Used,
+    WorkerReport,
 )
 from gusset.serving.supervisor.worker_process import (
     UNUSABLE_PYTHON_HINT,
@@ -86,7 +86,7 @@ class Replica:
         other threads.
         """
 
-        def receive(report: Report) -> None:
+        def receive(report: WorkerReport) -> None:
             if isinstance(report, Holds | Used):
                 on_secrets(report)
             else:
@@ -171,7 +171,7 @@ class Replica:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(call)
 
-    def _on_report(self, report: Report) -> None:
+    def _on_report(self, report: WorkerReport) -> None:
         is_starting = self.state in (ReplicaState.STARTING, ReplicaState.LOADING)
         match report:
             case Loading() if is_starting:

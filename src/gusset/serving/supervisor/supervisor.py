@@ -45,11 +45,11 @@ log = logging.getLogger("gusset")
 _SOURCE_CHECK = 0.5  # seconds between looks at the source's last error
 
 # What to serve, and the source of its secrets; closed when serving ends.
-Prepared = AbstractContextManager[tuple[ModelDeployment, SecretSource]]
+PreparedModel = AbstractContextManager[tuple[ModelDeployment, SecretSource]]
 
 
 def serve(
-    prepare: Callable[[], Prepared],
+    prepare: Callable[[], PreparedModel],
     options: ServingOptions,
     *,
     workers: int = 1,

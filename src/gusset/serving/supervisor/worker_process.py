@@ -27,9 +27,9 @@ from gusset.serving.protocol import (
     MAX_REPORT_BYTES,
     Masked,
     Order,
-    Report,
     SetSecrets,
     WorkerPlan,
+    WorkerReport,
     decode_report,
     encode_order,
 )
@@ -130,7 +130,7 @@ class WorkerProcess:
         deployment: ModelDeployment,
         secrets: SetSecrets,
         *,
-        on_report: Callable[[Report], object],
+        on_report: Callable[[WorkerReport], object],
         on_end: Callable[[int], object],
     ) -> None:
         """Send the worker its plan.
@@ -195,7 +195,7 @@ class WorkerProcess:
         self.kill()
         self._reap()
 
-    def _receive(self, on_report: Callable[[Report], object]) -> None:
+    def _receive(self, on_report: Callable[[WorkerReport], object]) -> None:
         warned = False  # once: a worker that sends one malformed report may send many
         with contextlib.suppress(Closed):
             while True:

@@ -44,13 +44,13 @@ from gusset.serving.protocol import (
     Loading,
     Masked,
     Ready,
-    Report,
     SetLagging,
     SetMaskedHits,
     SetSecrets,
     SetSourceError,
     StartStep,
     WorkerPlan,
+    WorkerReport,
     decode_order,
     encode_report,
 )
@@ -196,7 +196,7 @@ class Worker:
             self._caller_auth.replace(order.callers)
         self._report(Holds(order.number))
 
-    def _report(self, report: Report) -> None:
+    def _report(self, report: WorkerReport) -> None:
         with contextlib.suppress(Closed):  # the thread that follows orders then ends this process
             self._channel.send(encode_report(report))
 

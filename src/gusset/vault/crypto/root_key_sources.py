@@ -81,7 +81,7 @@ class FileSource:
 
     @property
     def pending_file(self) -> Path:
-        return pending_beside(self._path)
+        return pending_path(self._path)
 
     def read(self) -> RootKey:
         return self._parsed(self._content(), self.name)
@@ -261,7 +261,7 @@ def root_key_source(settings: Settings, ask_passphrase: AskPassphrase) -> RootKe
     """The source that the settings name. Raises UsageError."""
     passphrase = Passphrase(settings.root_key_passphrase_file, ask_passphrase)
     file = settings.root_key_file
-    pending = pending_beside(file)
+    pending = pending_path(file)
     if settings.root_key_command is not None:
         return CommandSource(settings.root_key_command, dict(settings.command_environ), pending)
     if settings.root_key_credential is not None:
@@ -269,7 +269,7 @@ def root_key_source(settings: Settings, ask_passphrase: AskPassphrase) -> RootKe
     return FileSource(file, passphrase)
 
 
-def pending_beside(path: Path) -> Path:
+def pending_path(path: Path) -> Path:
     """Where a new root key is written first: beside the file at `path`, or what a link there leads to."""
     path = path.resolve()
     return path.with_name(path.name + ".new")

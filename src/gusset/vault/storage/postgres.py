@@ -90,8 +90,11 @@ ORDER BY 1
 """
 
 
-class Postgres:  # large: one method for each thing in which databases differ
-    """A vault in a PostgreSQL database, which several processes may use."""
+class Postgres:
+    """A vault in a PostgreSQL database, which several processes may use.
+
+    Larger than other classes: it has a method for each thing in which databases differ.
+    """
 
     errors: type[Exception] = PostgresError
     max_connections: int | None = 16

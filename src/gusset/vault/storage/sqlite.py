@@ -51,8 +51,11 @@ _FUSE_NETWORKS = (
 )
 
 
-class Sqlite:  # large: one method for each thing in which databases differ
-    """A vault in one file."""
+class Sqlite:
+    """A vault in one file.
+
+    Larger than other classes: it has a method for each thing in which databases differ.
+    """
 
     errors: type[Exception] = sqlite3.Error
     max_connections: int | None = None

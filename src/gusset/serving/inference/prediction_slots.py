@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 
 
-class Slots:
+class PredictionSlots:
     """Like `asyncio.Semaphore`, but a free slot is taken without a coroutine. Waiters get slots in order."""
 
     def __init__(self, count: int) -> None:

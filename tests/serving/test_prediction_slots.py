@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from gusset.serving.inference.slots import Slots
+from gusset.serving.inference.prediction_slots import PredictionSlots
 
 
-async def _hold(slots: Slots, log: list[str], name: str, until: asyncio.Event) -> None:
+async def _hold(slots: PredictionSlots, log: list[str], name: str, until: asyncio.Event) -> None:
     if not slots.take():
         await slots.wait()
     log.append(name)
@@ -21,7 +21,7 @@ def test_slots_are_given_in_order() -> None:
     """No more run than there are slots, and those that wait come in the order in which they came."""
 
     async def run() -> None:
-        slots, log = Slots(2), list[str]()
+        slots, log = PredictionSlots(2), list[str]()
         events = [asyncio.Event() for _ in range(5)]
         tasks = [asyncio.create_task(_hold(slots, log, str(i), event)) for i, event in enumerate(events)]
         await asyncio.sleep(0)
@@ -42,7 +42,7 @@ def test_a_waiter_that_is_cancelled_loses_no_slot() -> None:
     """Neither while it waits, nor just after it got one, nor when one is given back before it has noticed."""
 
     async def run() -> None:
-        slots, log, end = Slots(1), list[str](), asyncio.Event()
+        slots, log, end = PredictionSlots(1), list[str](), asyncio.Event()
         for moment in ("waiting", "given", "cancelled first"):
             assert slots.take()
             task = asyncio.create_task(_hold(slots, log, moment, end))
