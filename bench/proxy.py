@@ -26,7 +26,7 @@ from gusset.containers.proxy.proxy import Proxy, Routes
 
 ROUNDS = 5
 LUA = str(Path(__file__).parent / "load.lua")
-ANSWER = '{"text": "The capital of France is Paris.", "score": 0.98}'
+RESPONSE = '{"text": "The capital of France is Paris.", "score": 0.98}'
 APPLICATION, NGINX, GUSSET = 18_310, 18_311, 18_312
 CASES = {
     "small JSON, 1 connection": ("/predict", b'{"text": "The capital of France is [MASK]."}', 1),
@@ -37,12 +37,12 @@ CASES = {
 # The application is nginx too, so that it is never what limits. It must read an upload before it answers: nginx as
 # a proxy closes its client's connection otherwise.
 CONFIG = """
-daemon off; worker_processes 1; pid {place}/pid; error_log stderr crit;
+daemon off; worker_processes 1; pid {folder}/pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{
   access_log off; client_max_body_size 100m; keepalive_requests 100000000;
-  client_body_temp_path {place}/a; proxy_temp_path {place}/b; fastcgi_temp_path {place}/c;
-  uwsgi_temp_path {place}/d; scgi_temp_path {place}/e;
+  client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
+  uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
   {servers}
 }}
 """
@@ -50,8 +50,8 @@ AS_APPLICATION = """
   client_body_buffer_size 1m;
   server {{ listen 127.0.0.1:{port}; default_type application/json;
     location /upload {{ proxy_pass http://127.0.0.1:{port}/; }}
-    location / {{ return 200 '{answer}'; }}
-    location /big {{ root {place}; }} }}
+    location / {{ return 200 '{response}'; }}
+    location /big {{ root {folder}; }} }}
 """
 AS_PROXY = """
   upstream application {{ server 127.0.0.1:{to}; keepalive 64; keepalive_requests 100000000; }}
@@ -72,12 +72,12 @@ def until_open(port: int) -> None:
 
 
 @contextmanager
-def nginx(place: Path, servers: str, port: int) -> Iterator[None]:
-    place.mkdir()
-    (place / "big").write_bytes(b"y" * 100_000)
-    place.chmod(0o755)
-    (place / "nginx.conf").write_text(CONFIG.format(place=place, servers=servers))
-    process = subprocess.Popen(["nginx", "-c", str(place / "nginx.conf")])
+def nginx(folder: Path, servers: str, port: int) -> Iterator[None]:
+    folder.mkdir()
+    (folder / "big").write_bytes(b"y" * 100_000)
+    folder.chmod(0o755)
+    (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, servers=servers))
+    process = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf")])
     try:
         until_open(port)
         yield
@@ -123,13 +123,15 @@ def load(port: int, path: str, body: bytes, connections: int, seconds: int) -> d
 def main(seconds: int) -> None:
     ports = {"nginx": NGINX, "gusset": GUSSET, "the application directly": APPLICATION}
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        place.chmod(0o755)
-        application = AS_APPLICATION.format(port=APPLICATION, answer=ANSWER, place=place / "application")
+        folder = Path(scratch)
+        folder.chmod(0o755)
+        application = AS_APPLICATION.format(
+            port=APPLICATION, response=RESPONSE, folder=folder / "application"
+        )
         proxy = AS_PROXY.format(port=NGINX, to=APPLICATION)
         with (
-            nginx(place / "application", application, APPLICATION),
-            nginx(place / "proxy", proxy, NGINX),
+            nginx(folder / "application", application, APPLICATION),
+            nginx(folder / "proxy", proxy, NGINX),
             gusset(),
         ):
             for title, (path, body, connections) in CASES.items():

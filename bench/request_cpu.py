@@ -36,10 +36,12 @@ def cpu_microseconds(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
 
 
-def start(stack: ExitStack, python: str, place: Path, *options: str, connections: int) -> Callable[[], float]:
+def start(
+    stack: ExitStack, python: str, folder: Path, *options: str, connections: int
+) -> Callable[[], float]:
     """Serve, and return what measures the CPU time of a request once."""
-    command = [python, "-m", "gusset", "serve", str(place / "model"), "--port", "0", "--output", "json"]
-    command += ["--secrets-dir", str(place / "secrets"), *options]
+    command = [python, "-m", "gusset", "serve", str(folder / "model"), "--port", "0", "--output", "json"]
+    command += ["--secrets-dir", str(folder / "secrets"), *options]
     process = stack.enter_context(
         subprocess.Popen(["taskset", "-c", "0", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     )
@@ -60,21 +62,21 @@ def main(rounds: int, other: str | None, connections: int) -> None:
     os.environ["KEY"] = KEY
     for kind in ("", "async "):
         with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-            place = Path(scratch)
-            (place / "model" / "model").mkdir(parents=True)
-            (place / "model" / "config.yaml").write_text("model_name: bench\n")
-            (place / "model" / "model" / "model.py").write_text(MODEL.format(kind))
-            (place / "secrets").mkdir()
-            (place / "secrets" / "app").write_text(KEY)
+            folder = Path(scratch)
+            (folder / "model" / "model").mkdir(parents=True)
+            (folder / "model" / "config.yaml").write_text("model_name: bench\n")
+            (folder / "model" / "model" / "model.py").write_text(MODEL.format(kind))
+            (folder / "secrets").mkdir()
+            (folder / "secrets" / "app").write_text(KEY)
             servers = {
-                "this version": start(stack, sys.executable, place, connections=connections),
+                "this version": start(stack, sys.executable, folder, connections=connections),
                 "with `--callers`": start(
-                    stack, sys.executable, place, "--callers", "app", connections=connections
+                    stack, sys.executable, folder, "--callers", "app", connections=connections
                 ),
             }
             if other:
                 python = f"{other}/.venv/bin/python"
-                servers["the other version"] = start(stack, python, place, connections=connections)
+                servers["the other version"] = start(stack, python, folder, connections=connections)
             results = interleave(servers, rounds)
             for against in [*servers][::2]:
                 table(f"Echo, {kind or 'sync '}predict", "µs of CPU per request", results, against, digits=1)

@@ -31,8 +31,8 @@ MODELS = {
 }
 
 
-def make_folder(place: Path, method: str) -> Path:
-    folder = place / method.replace(" ", "-").replace(",", "")
+def make_folder(root: Path, method: str) -> Path:
+    folder = root / method.replace(" ", "-").replace(",", "")
     (folder / "model").mkdir(parents=True)
     (folder / "config.yaml").write_text("model_name: bench\nsecrets:\n  token: null\n")
     (folder / "model" / "model.py").write_text(
@@ -120,11 +120,11 @@ def start_figures(folder: Path, environ: dict[str, str]) -> dict[str, Callable[[
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        environ = os.environ | {"GUSSET_HOME": str(place / "home")}
+        root = Path(scratch)
+        environ = os.environ | {"GUSSET_HOME": str(root / "home")}
         command = [sys.executable, "-m", "gusset", "secret", "set", "token"]
         subprocess.run(command, input=b"a-secret-value", env=environ, check=True, capture_output=True)
-        folders = {name: make_folder(place, name) for name in MODELS}
+        folders = {name: make_folder(root, name) for name in MODELS}
         parts = start_figures(folders["sync predict"], environ)
         for once in parts.values():  # page cache and byte code
             once()

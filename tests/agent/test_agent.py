@@ -332,7 +332,9 @@ def test_a_person_registers_the_deployment_and_the_key_leaves_the_process(
     assert list(memory.iterdir()) == []
 
 
-def test_a_person_who_registers_nothing_is_told_how(manager: Manager, elsewhere: Cli, memory: Path) -> None:
+def test_a_person_who_registers_nothing_gets_the_command_that_does(
+    manager: Manager, elsewhere: Cli, memory: Path
+) -> None:
     del elsewhere.environ["GUSSET_TOKEN_FILE"]
     elsewhere("login", manager.address, input=manager.key.encode())
     done = elsewhere("agent", "--deployment", "new", "--dir", str(memory), "--once", status=5)

@@ -195,7 +195,7 @@ KILLS = [
 ]
 
 
-def test_gusset_killed_at_every_step(provider: Provider, gusset: Cli) -> None:
+def test_a_rotation_continues_after_a_kill_at_every_step(provider: Provider, gusset: Cli) -> None:
     """Each run continues where the one before was killed: one rotation, one new credential, one version."""
     provider.rotate("--current-handle", "first", faults="create:fail", status=9)
     faults = ""
@@ -249,7 +249,7 @@ def test_a_value_that_is_set_during_a_rotation(provider: Provider, gusset: Cli) 
     gusset("audit", "verify")
 
 
-def test_all_that_is_due(provider: Provider, gusset: Cli) -> None:
+def test_due_rotates_all_that_is_due_and_goes_on_after_a_failure(provider: Provider, gusset: Cli) -> None:
     """`--due` rotates what its interval or expiry date demands, and goes on after a failure."""
     gusset("secret", "set", "other", input=b"another value")
     assert "nothing is due" in provider.rotate("--due")

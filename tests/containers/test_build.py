@@ -151,7 +151,7 @@ def predict(port: int) -> object:
     return response.json()
 
 
-def answers(port: int, expected: object) -> bool:
+def responds_with(port: int, expected: object) -> bool:
     try:
         return predict(port) == expected
     except httpx.TransportError:
@@ -197,10 +197,10 @@ def test_the_image_of_a_model_is_served_and_rotates(
     secrets.mkdir()
     (secrets / "hf_access_token").write_bytes(VALUE)
     with running(builder, built_model, "-v", f"{secrets}:/secrets:ro", port=free_port) as container:
-        eventually(lambda: answers(free_port, sha(VALUE)), "the model is served")
+        eventually(lambda: responds_with(free_port, sha(VALUE)), "the model is served")
         (secrets / ".next").write_bytes(NEXT)
         (secrets / ".next").rename(secrets / "hf_access_token")
-        eventually(lambda: answers(free_port, sha(NEXT)), "the rotation reaches it")
+        eventually(lambda: responds_with(free_port, sha(NEXT)), "the rotation reaches it")
         assert VALUE.decode() not in builder.engine("logs", container)
         assert builder.engine("inspect", "--format", "{{.Config.User}}", container) == f"{USER}:{USER}"
         builder.engine("stop", "-t", "20", container)
@@ -218,11 +218,11 @@ def test_the_image_of_a_model_is_served_and_rotates(
         options = ["-v", f"{token}:/token:ro", "-e", "GUSSET_TOKEN_FILE=/token"]
         options += ["-e", f"GUSSET_MANAGER={manager.address}"]
         with running(builder, built_model, *options, port=free_port):
-            eventually(lambda: answers(free_port, sha(VALUE)), "the model is served")
+            eventually(lambda: responds_with(free_port, sha(VALUE)), "the model is served")
             admin.post(
                 "/v1/secrets", json={"name": "hf_access_token", "value": NEXT.decode()}
             ).raise_for_status()
-            eventually(lambda: answers(free_port, sha(NEXT)), "the rotation reaches it")
+            eventually(lambda: responds_with(free_port, sha(NEXT)), "the rotation reaches it")
 
 
 SERVER = {

@@ -281,7 +281,7 @@ def test_a_name_that_no_image_can_have_is_refused_before_the_build(
 @pytest.mark.parametrize(
     "name", ["model", "team/my-model:1.2", "localhost/a__b", "127.0.0.1:5000/team/model:1", "REG.example/m"]
 )
-def test_names_of_images(name: str) -> None:
+def test_an_image_name_that_engines_accept_is_accepted(name: str) -> None:
     check_image_name(name)
 
 

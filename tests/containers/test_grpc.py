@@ -132,7 +132,9 @@ def test_a_server_that_speaks_http_1_is_never_ready(served: ServedImage, images:
     served.fails(9, "grpc.health.v1.Health/Check on its port 8000 gave")
 
 
-def test_grpc_over_tls(served: ServedImage, image: str, tmp_path: Path) -> None:
+def test_calls_of_grpc_are_encrypted_with_the_given_certificate(
+    served: ServedImage, image: str, tmp_path: Path
+) -> None:
     certificate, key = make_certificate(tmp_path, "served")
     served.secret("token", TOKEN)
     served.configure(image, "python3 /app/grpc_server.py 8000", **GRPC)

@@ -49,7 +49,7 @@ def container_processes(served: ServedImage) -> Iterator[Path]:
     yield from found
 
 
-def test_vllm_as_a_custom_image(vllm: ServedImage) -> None:
+def test_vllm_as_a_custom_image_serves_every_route_without_showing_the_token(vllm: ServedImage) -> None:
     """Its engine's process gets the token by no argument and no variable; every route passes as it is."""
     vllm.ready()
     with httpx.Client(base_url=vllm.address, timeout=60) as client:

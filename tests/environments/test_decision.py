@@ -143,7 +143,9 @@ def test_every_input_changes_the_key(tmp_path: Path, machine: Machine) -> None:
     assert key(machine=replace(machine, settings=settings)) == keys[5]
 
 
-def test_other_files_of_requirements(tmp_path: Path, machine: Machine) -> None:
+def test_pyproject_and_uv_lock_give_requirements_and_other_files_are_refused(
+    tmp_path: Path, machine: Machine
+) -> None:
     """pyproject.toml gives its dependencies, uv.lock what uv exports; other tools' files are refused."""
     folder = tmp_path / "m"
     folder.mkdir()

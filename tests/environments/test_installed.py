@@ -26,7 +26,7 @@ def reasons(site: Path, *lines: str, folder: Path = Path("/m")) -> list[str]:
     ]
 
 
-def test_names_versions_and_conditions(tmp_path: Path) -> None:
+def test_requirements_match_by_normalized_name_version_and_condition(tmp_path: Path) -> None:
     """Names are compared normalized, versions with local parts and pre-releases, conditions are respected."""
     install(tmp_path, "Foo_Bar", "2.1.0+cu121")
     install(tmp_path, "early", "2.0rc1")

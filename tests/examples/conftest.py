@@ -133,7 +133,7 @@ class Server:
 
 
 @dataclass
-class Place:
+class Workspace:
     """Everything that a run of the example touches, in one folder."""
 
     folder: Path
@@ -186,7 +186,9 @@ def _content(path: Path) -> bytes:
 
 
 @pytest.fixture
-def place(tmp_path: Path, variant: Variant, hub: hubs.Hub, environ: dict[str, str]) -> Iterator[Place]:
+def workspace(
+    tmp_path: Path, variant: Variant, hub: hubs.Hub, environ: dict[str, str]
+) -> Iterator[Workspace]:
     """Caches, temporary files, vault and output under `tmp_path`; no way out but to the hub.
 
     The hub is also the proxy for all other hosts: it refuses, and remembers
@@ -205,9 +207,9 @@ def place(tmp_path: Path, variant: Variant, hub: hubs.Hub, environ: dict[str, st
         "no_proxy": "127.0.0.1",
         "NO_PROXY": "127.0.0.1",
     }
-    place = Place(tmp_path, kept | proxies | settings)
-    yield place
-    for server in place.servers:
+    workspace = Workspace(tmp_path, kept | proxies | settings)
+    yield workspace
+    for server in workspace.servers:
         server.stop()
     assert hub.strays == [], "requests to hosts other than the hub"
 

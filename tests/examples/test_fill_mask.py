@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import Cli
-from tests.examples.conftest import PATIENCE, Place, Server, Variant, make_token
+from tests.examples.conftest import PATIENCE, Server, Variant, Workspace, make_token
 from tests.examples.environments import CURRENT
 from tests.examples.hub import Hub
 
@@ -30,9 +30,9 @@ def best(response: httpx.Response) -> str:
     return str(response.json()[0]["token_str"])
 
 
-def test_without_the_secret_nothing_starts(place: Place, variant: Variant, hub: Hub) -> None:
+def test_without_the_secret_nothing_starts(workspace: Workspace, variant: Variant, hub: Hub) -> None:
     """`serve` names the missing secret and what adds it; neither code nor hub is touched."""
-    server = place.serve(variant.folder)
+    server = workspace.serve(variant.folder)
 
     assert server.ended_with(5)
     assert "hf_access_token" in server.printed()
@@ -41,11 +41,11 @@ def test_without_the_secret_nothing_starts(place: Place, variant: Variant, hub: 
 
 
 def test_the_right_token_serves_also_after_it_changed(
-    place: Place, variant: Variant, hub: Hub, set_token: SetToken, token: bytes
+    workspace: Workspace, variant: Variant, hub: Hub, set_token: SetToken, token: bytes
 ) -> None:
     """A person adds the token and serves the folder; calls succeed, also after the token changed."""
     set_token(token)
-    server = place.serve(variant.folder)
+    server = workspace.serve(variant.folder)
 
     assert best(server.predict(SENTENCE)) == "paris"
     assert hub.downloads, "the files came from the hub"
@@ -54,38 +54,38 @@ def test_the_right_token_serves_also_after_it_changed(
 
     set_token(other := make_token())
     assert best(server.predict(SENTENCE)) == "paris"
-    assert place.leaks(token, other) == []
+    assert workspace.leaks(token, other) == []
     assert server.stop() == 0
-    assert place.leaks(token, other) == []
+    assert workspace.leaks(token, other) == []
 
 
 def test_a_wrong_token_ends_serve_with_the_hubs_refusal(
-    place: Place, variant: Variant, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
+    workspace: Workspace, variant: Variant, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
 ) -> None:
     """The hub's own error is shown, the token nowhere; with the right one in its place, serving works."""
     set_token(wrong)
-    refused = place.serve(variant.folder)
+    refused = workspace.serve(variant.folder)
 
     assert refused.ended_with(9)
     assert "GatedRepoError: 401" in refused.printed()
     assert variant.repo_id in refused.printed()
     assert "refused" in hub.callers
     assert "accepted" not in hub.callers
-    assert place.leaks(wrong) == []
+    assert workspace.leaks(wrong) == []
 
     set_token(token)
-    accepted = place.serve(variant.folder)
+    accepted = workspace.serve(variant.folder)
     assert best(accepted.predict(SENTENCE)) == "paris"
     assert accepted.stop() == 0
-    assert place.leaks(wrong, token) == []
+    assert workspace.leaks(wrong, token) == []
 
 
 def test_a_token_put_right_reaches_the_running_model(
-    place: Place, lazy: Path, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
+    workspace: Workspace, lazy: Path, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
 ) -> None:
     """A model that asks for its token when it needs it recovers from a wrong one without a restart."""
     set_token(wrong)
-    server = place.serve(lazy)
+    server = workspace.serve(lazy)
     worker = server.predict(None).json()
     refusal = server.predict(SENTENCE)
     assert refusal.status_code == 500
@@ -96,10 +96,10 @@ def test_a_token_put_right_reaches_the_running_model(
 
     assert server.predict(None).json() == worker
     assert "asking the hub with ***" in server.printed()
-    assert place.leaks(wrong, token) == []
+    assert workspace.leaks(wrong, token) == []
     assert wrong.decode() not in refusal.text
     assert server.stop() == 0
-    assert place.leaks(wrong, token) == []
+    assert workspace.leaks(wrong, token) == []
 
 
 def answer_once_it_can(server: Server) -> httpx.Response:
@@ -113,7 +113,13 @@ def answer_once_it_can(server: Server) -> httpx.Response:
 
 @pytest.mark.parametrize("variant", ["use_auth_token"], indirect=True)
 def test_the_old_keyword_no_longer_reaches_the_hub(
-    place: Place, variant: Variant, hub: Hub, gusset: Cli, set_token: SetToken, token: bytes, tmp_path: Path
+    workspace: Workspace,
+    variant: Variant,
+    hub: Hub,
+    gusset: Cli,
+    set_token: SetToken,
+    token: bytes,
+    tmp_path: Path,
 ) -> None:
     """A current transformers drops `use_auth_token=`: the hub sees no token, and `check` says so before."""
     set_token(token)
@@ -121,7 +127,7 @@ def test_the_old_keyword_no_longer_reaches_the_hub(
 
     shutil.copytree(variant.folder, folder := tmp_path / "today")
     shutil.copy(CURRENT.folder / "requirements.txt", folder)
-    server = place.serve(folder)
+    server = workspace.serve(folder)
 
     assert server.ended_with(9)
     assert hub.callers == {"anonymous"}

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.examples.conftest import Place, Server, make_token
+from tests.examples.conftest import Server, Workspace, make_token
 
 
 @pytest.fixture
-def bare(tmp_path: Path, environ: dict[str, str]) -> Place:
-    """A place in which nothing has run yet."""
-    return Place(tmp_path, environ)
+def bare(tmp_path: Path, environ: dict[str, str]) -> Workspace:
+    """A workspace in which nothing has run yet."""
+    return Workspace(tmp_path, environ)
 
 
 @pytest.mark.slow
-def test_a_value_in_a_file_of_the_run_is_found(bare: Place, token: bytes) -> None:
+def test_a_value_in_a_file_of_the_run_is_found(bare: Workspace, token: bytes) -> None:
     """A value in a file, as it is or in base64 within other text, is found."""
     assert bare.leaks(token) == []
     (bare.folder / "cache").mkdir()
@@ -32,7 +32,7 @@ def test_a_value_in_a_file_of_the_run_is_found(bare: Place, token: bytes) -> Non
 
 
 @pytest.mark.slow
-def test_a_value_in_a_new_file_elsewhere_is_found(bare: Place, token: bytes) -> None:
+def test_a_value_in_a_new_file_elsewhere_is_found(bare: Workspace, token: bytes) -> None:
     """A temporary file outside the run's own folder is found."""
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:
         file.write(token.hex().encode())
@@ -42,11 +42,11 @@ def test_a_value_in_a_new_file_elsewhere_is_found(bare: Place, token: bytes) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place_of_value", ["environ", "cmdline"])
-def test_a_value_in_a_process_is_found(bare: Place, token: bytes, place_of_value: str) -> None:
+@pytest.mark.parametrize("where", ["environ", "cmdline"])
+def test_a_value_in_a_process_is_found(bare: Workspace, token: bytes, where: str) -> None:
     """A value in the environment or the arguments of a server's child is found."""
-    environ = bare.environ | ({"TOKEN": token.decode()} if place_of_value == "environ" else {})
-    argument = token.decode() if place_of_value == "cmdline" else ""
+    environ = bare.environ | ({"TOKEN": token.decode()} if where == "environ" else {})
+    argument = token.decode() if where == "cmdline" else ""
     code = "import subprocess, sys; subprocess.run(['sh', '-c', 'echo up; read line', 'sh', *sys.argv[1:]])"
     with subprocess.Popen(
         [sys.executable, "-c", code, argument], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -58,5 +58,5 @@ def test_a_value_in_a_process_is_found(bare: Place, token: bytes, place_of_value
         found = [Path(path) for path in bare.leaks(token)]
         process.communicate(b"\n")
 
-    assert {path.name for path in found} == {place_of_value}
+    assert {path.name for path in found} == {where}
     assert len(found) == 2  # the server's own, and its child's

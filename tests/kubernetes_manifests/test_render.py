@@ -260,7 +260,9 @@ def test_a_number_of_replicas_that_is_left_out_is_an_autoscalers() -> None:
         ),
     ],
 )
-def test_resources(resources: Resources, requests: dict[str, str], limits: dict[str, str] | None) -> None:
+def test_requests_and_limits_follow_the_resources(
+    resources: Resources, requests: dict[str, str], limits: dict[str, str] | None
+) -> None:
     [container] = pod_of(objects(workload(resources=resources)))["containers"]
     assert container["resources"]["requests"] == requests
     assert container["resources"].get("limits") == limits

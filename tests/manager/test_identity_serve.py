@@ -175,7 +175,7 @@ def test_a_node_with_a_wrong_clock_follows_changes(
 
 
 @pytest.mark.usefixtures("identity")
-def test_a_removed_identity_is_said_and_the_values_stay(
+def test_a_removed_identity_is_logged_and_the_values_stay(
     admin: httpx.Client, administrator: Cli, workload: Cli, folder: Path, tmp_path: Path
 ) -> None:
     with served(workload, str(folder), errors=tmp_path / "err") as (address, _):
@@ -296,7 +296,9 @@ def test_identities_and_issuers_are_added_listed_and_removed_by_commands(
         (("--secrets", "a b"), b"name"),
     ],
 )
-def test_a_wrong_option_is_said(administrator: Cli, options: tuple[str, ...], message: bytes) -> None:
+def test_a_wrong_option_is_named_in_the_error(
+    administrator: Cli, options: tuple[str, ...], message: bytes
+) -> None:
     rule = ("--deployment", "d", "--subject", "s", "--issuer", "https://issuer.example", "--secrets", "x")
     done = administrator("identity", "add", "i", *rule, *options, status=2)
     assert message in done.stderr

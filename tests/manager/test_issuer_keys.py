@@ -160,7 +160,7 @@ def test_a_public_address_is_allowed(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_a_private_address_is_allowed_only_if_an_administrator_said_so(address: str) -> None:
+def test_a_private_address_is_allowed_only_by_an_administrator(address: str) -> None:
     assert not is_public(address)
     assert is_usable_privately(address)
     assert not is_allowed("issuer.example", address, allow_private=False)
@@ -218,7 +218,7 @@ def test_the_next_address_is_tried_when_one_refuses() -> None:
         assert asyncio.run(http.get(f"http://localhost:{port}{JWKS}", allow_private=False))
 
 
-def test_a_name_without_an_address_is_said_to_have_none() -> None:
+def test_a_name_without_an_address_is_an_error() -> None:
     async def fail(*_: Any) -> Sequence[str]:
         raise OSError("no such name")
 

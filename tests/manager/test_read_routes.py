@@ -118,7 +118,7 @@ def test_a_lease_does_not_begin_by_a_read(reader: httpx.Client, admin: httpx.Cli
 
 
 @pytest.mark.parametrize("path", ["/v1/deployment/secrets/{}", "/v1/secret/data/{}"])
-def test_missing_denied_and_invalid_names_are_told_apart(
+def test_missing_denied_and_invalid_names_get_different_responses(
     reader: httpx.Client, admin: httpx.Client, path: str
 ) -> None:
     """404 only for a declared secret that does not exist; no response has a name that was not declared."""

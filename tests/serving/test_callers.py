@@ -424,7 +424,7 @@ def test_https_is_served(gusset: Cli, folder: Path, secrets: Path, workers: str)
     assert "Traceback" not in served.printed
 
 
-def test_websockets_over_tls(gusset: Cli, folder: Path, secrets: Path) -> None:
+def test_a_websocket_opens_over_tls(gusset: Cli, folder: Path, secrets: Path) -> None:
     (folder / "model" / "model.py").write_text(WEBSOCKET)
     chain, key = make_certificate(folder.parent, "first")
     with serving(gusset, folder, secrets, "--tls-certificate", str(chain), "--tls-key", str(key)) as served:

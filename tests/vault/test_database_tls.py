@@ -152,11 +152,11 @@ def test_of_several_hosts_the_one_that_accepts_writes_is_used(
     """Whichever comes first, with TLS to each of them."""
     options = f"sslmode=verify-full&sslrootcert={authority.certificate}&target_session_attrs=read-write"
     address = url(options)
-    place = f"localhost:{server.port}"
+    host = f"localhost:{server.port}"
     with PostgresServer.running() as other:  # neither this one, which has no TLS, nor one that is away
-        for hosts in (f"{place},localhost:{other.port}", f"localhost:{other.port},localhost:1,{place}"):
-            opens(address.replace(place, hosts), home)
+        for hosts in (f"{host},localhost:{other.port}", f"localhost:{other.port},localhost:1,{host}"):
+            opens(address.replace(host, hosts), home)
     name = address.partition("?")[0].rpartition("/")[2]
     server.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(HostError, match="read-only"):
-        opens(address.replace(place, f"{place},{place}"), home)
+        opens(address.replace(host, f"{host},{host}"), home)

@@ -166,7 +166,7 @@ def test_a_secret_that_does_not_exist_is_not_rotated(rotations: ProviderRotation
         rotations.begin("other", **WHO)
 
 
-def test_what_is_due(
+def test_a_secret_is_due_by_its_interval_its_expiry_date_or_an_unfinished_rotation(
     vault: Vault, rotations: ProviderRotations, schedules: RotationSchedules, clock: Clock
 ) -> None:
     """A secret is due by its interval, by its expiry date, and while a rotation is unfinished."""

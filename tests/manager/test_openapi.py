@@ -261,4 +261,4 @@ def test_docs_api_md_is_up_to_date(manager: Manager) -> None:
     page = REPO / "docs" / "api.md"
     if os.environ.get("GUSSET_WRITE_DOCS") == "1":
         page.write_bytes(made)
-    assert page.read_bytes() == made, "update it: GUSSET_WRITE_DOCS=1 pytest tests/manager/test_document.py"
+    assert page.read_bytes() == made, "update it: GUSSET_WRITE_DOCS=1 pytest tests/manager/test_openapi.py"

@@ -93,7 +93,7 @@ def test_a_root_key_that_others_may_read_is_refused(filled: Settings) -> None:
 
 
 _FILE_ONLY = pytest.mark.sqlite("PostgreSQL's files are the server's business")
-PLACES = [".", pytest.param("vault.db", marks=_FILE_ONLY), "root.key", "audit.witness"]
+PATHS = [".", pytest.param("vault.db", marks=_FILE_ONLY), "root.key", "audit.witness"]
 
 Opening = Callable[[Settings], object]
 
@@ -111,12 +111,12 @@ def opening(request: pytest.FixtureRequest) -> Opening:
 
 
 @pytest.mark.parametrize("mode", [0o020, 0o002])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", PATHS)
 def test_what_others_may_write_to_is_refused(
-    filled: Settings, opening: Opening, place: str, mode: int
+    filled: Settings, opening: Opening, name: str, mode: int
 ) -> None:
     """Folder, database, root key and witness; the error names the path and the command that mends it."""
-    path = filled.home / place
+    path = filled.home / name
     path.chmod(path.stat().st_mode | mode)
     with pytest.raises((IntegrityError, RootKeyError), match=f"can (write to|access) {path} ") as caught:
         opening(filled)
@@ -126,12 +126,12 @@ def test_what_others_may_write_to_is_refused(
     opening(filled)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", PATHS)
 def test_what_another_account_owns_is_refused(
-    filled: Settings, opening: Opening, place: str, monkeypatch: pytest.MonkeyPatch
+    filled: Settings, opening: Opening, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folder, database, root key and witness; the error names the path and how it is given back."""
-    path = filled.home / place
+    path = filled.home / name
     owned_by_another(path, monkeypatch)
     with pytest.raises((IntegrityError, RootKeyError), match="belongs to another account") as caught:
         opening(filled)
