@@ -10,33 +10,71 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from gusset.errors import IntegrityError, UsageError, VaultError
+from gusset.secrets.hits import Hit
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, database_move, open_vault
+from gusset.vault.audit.actions import Action
+from gusset.vault.audit.events import AuditEvent
+from gusset.vault.commit.writer import WriteResult
 from gusset.vault.database_move import TABLES, move_vault
+from gusset.vault.services.idempotency import RequestId
 from gusset.vault.services.identity_rules import IdentityRule
 from gusset.vault.services.issuers import new_issuer
+from gusset.vault.services.password_attempts import AttemptLimit, PasswordAttempt
+from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.database import open_database
-from tests.vault.conftest import run_sql
+from gusset.vault.storage.sql import Statement
+from tests.vault.conftest import OlderCopy, run_sql
+
+PASSWORD = SecretValue(b"correct horse battery staple")
 
 
 @pytest.fixture
 def filled(settings: Settings) -> Settings:
-    """Settings of a closed vault with a secret of two versions, and an identity."""
+    """Settings of a closed vault with a secret of two versions."""
     with open_vault(settings) as vault:
         for value in (b"old", b"\x00new\xff"):
             vault.secrets.writer.set("x", SecretValue(value), actor="älice")
-        add_identity(vault)
     return settings
 
 
-def add_identity(vault: Vault) -> None:
-    deployment = vault.deployments.register(vault.teams.all()[0].id, "d", ["x"], actor="älice")[0]
+@pytest.fixture
+def full(filled: Settings, older_copy: OlderCopy) -> Settings:
+    """The same, with rows in every table."""
+    older_copy.save()
+    with open_vault(filled) as vault:
+        vault.secrets.writer.set("lost", SecretValue(b"lost"), actor="älice")
+    older_copy.put_back()
+    with open_vault(filled) as vault:
+        vault.lost_records.accept(actor="älice")
+        vault.secrets.writer.set("z", SecretValue(b"v"), actor="älice", note="ÿ")
+        vault.secrets.writer.set("z", SecretValue(b"w"), actor="älice", overlap=timedelta(hours=1))
+        add_person(vault)
+        add_deployment(vault)
+        add_rotation(vault)
+        add_request(vault)
+        vault.managers.report("host")
+    return filled
+
+
+def add_person(vault: Vault) -> None:
+    """With a key, a session, and a wrong password."""
+    vault.people.create_first("älice@example.com", PASSWORD, actor="älice")
+    vault.sessions.sign_in("älice@example.com", PASSWORD)
+    vault.password_attempts.take([PasswordAttempt(AttemptLimit(name="a", burst=5, seconds=60), "client")])
+
+
+def add_deployment(vault: Vault) -> None:
+    """With a token, an identity of an issuer, a replica, and a value that was masked."""
+    team = vault.teams.all()[0]
+    deployment, token, _ = vault.deployments.register(team.id, "d", ["x"], actor="älice")
     url = "https://issuer.example"
     vault.identities.add(
         "i",
@@ -46,6 +84,47 @@ def add_identity(vault: Vault) -> None:
         may_add_issuer=True,
         actor="älice",
     )
+    grant = vault.deployments.grant(token)
+
+    def write(transaction: Transaction) -> WriteResult[str]:
+        return WriteResult(vault.leases.begin(transaction, grant, {"x": 2}), [])
+
+    vault._parts.writer.run(AuditEvent("d", Action.REPLICA_REPORT, "d"), write)
+    vault.source(actor="älice", deployment="d").record_hits({Hit("x", "hex", "log"): 2})
+
+
+def add_rotation(vault: Vault) -> None:
+    """An unfinished one, of a secret with a schedule, by a program that knows its credential."""
+    vault.secrets.writer.set("db", SecretValue(b"v"), actor="älice")
+    vault.secrets.writer.annotate("db", actor="älice", rotate_every=timedelta(days=30))
+    team = vault.teams.all()[0]
+    rotations = vault.provider_rotations_of(team.id, team.name)
+    rotations.begin("db", holder="h", actor="älice", current_handle="key-1")
+
+
+def add_request(vault: Vault) -> None:
+    """One that could be repeated."""
+    request = RequestId(caller="c", route="PUT /v1/secrets/y", key="k")
+    once = vault.with_writer(vault.idempotency.writer(request, vault.idempotency.digest(b"body")))
+    once.secrets.writer.set("y", SecretValue(b"v"), actor="älice")
+    vault.idempotency.keep_response(request, "{}")
+
+
+def all_rows(url: str) -> dict[str, list[dict[str, object]]]:
+    """Every row of every table, with the names of columns."""
+    database = open_database(url)
+    found: dict[str, list[dict[str, object]]] = {}
+    with closing(database.connect()) as driver:
+        for table, key in TABLES.items():
+            query = Statement(f"SELECT * FROM {table} ORDER BY {', '.join(key)}")
+            database.begin_snapshot(driver)
+            found[table] = [
+                dict(zip([column[0] for column in description], row, strict=True))
+                for rows, description in database.pieces(driver, query, ())
+                for row in rows
+            ]
+            driver.rollback()
+    return found
 
 
 @pytest.fixture
@@ -57,16 +136,17 @@ def target(filled: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> 
     return make()
 
 
-def test_a_moved_vault_has_everything_and_is_used_on(filled: Settings, target: str) -> None:
+def test_a_moved_vault_has_everything_and_is_used_on(full: Settings, target: str) -> None:
     """The chain has the same head, values are delivered, and the next write extends it."""
-    with open_vault(filled) as vault:
+    with open_vault(full) as vault:
         before = vault.audit.verify()
-    move = move_vault(filled, filled.database, target)
+    move = move_vault(full, full.database, target)
     assert (move.records, move.head) == (before.records, str(before.head))
-    for table in TABLES:
-        count = f"SELECT count(*) FROM {table}"
-        assert run_sql(target, count) == run_sql(filled.database, count), table
-    with open_vault(replace(filled, database=target), create=False) as vault:
+    rows = all_rows(full.database)
+    assert [table for table in TABLES if not rows[table]] == []
+    assert all_rows(target) == rows
+    assert move.rows == sum(map(len, rows.values()))
+    with open_vault(replace(full, database=target), create=False) as vault:
         assert vault.secrets.delivery.reveal("x", actor="a").reveal() == b"\x00new\xff"
         vault.secrets.writer.set("y", SecretValue(b"more"), actor="a")
         assert not vault.audit.verify().problems
@@ -95,12 +175,24 @@ def test_a_vault_in_use_is_not_moved(filled: Settings, target: str) -> None:
 
 
 def test_a_database_that_is_not_empty_is_refused(filled: Settings, target: str) -> None:
-    """A second move is refused too; the first one stays."""
     move_vault(filled, filled.database, target)
-    with pytest.raises(VaultError, match="is not empty"):
+    before = all_rows(target)
+    with open_vault(filled) as vault:
+        vault.secrets.writer.set("x", SecretValue(b"newer"), actor="älice")
+    with pytest.raises(VaultError, match="is not empty"):  # it has the same vault, but an older one
         move_vault(filled, filled.database, target)
+    assert all_rows(target) == before
     with pytest.raises(UsageError, match="same database"):
         move_vault(filled, filled.database, filled.database)
+
+
+def test_a_moved_vault_that_is_used_already_is_not_taken_for_the_copy(filled: Settings, target: str) -> None:
+    """Whoever moves again would believe that both are the same."""
+    move_vault(filled, filled.database, target)
+    with open_vault(replace(filled, database=target)) as vault:
+        vault.managers.report("another host")  # no audit record tells of it
+    with pytest.raises(VaultError, match="is not empty"):
+        move_vault(filled, filled.database, target)
 
 
 def test_an_altered_vault_is_not_moved(filled: Settings, target: str) -> None:
@@ -132,29 +224,34 @@ def test_a_failed_move_leaves_no_vault_and_can_be_repeated(
     move_vault(filled, filled.database, target)
 
 
+# Dies when a function of the module is called with an argument that begins with the text that is given.
 _KILLED = """
 import os, signal, sys
 from gusset.settings import Settings
 from gusset.vault import database_move
-copy = database_move._copy_table
-def killed(table, *connections):
-    if table == list(database_move.TABLES)[-1]:
+name, begin = sys.argv[1:3]
+function = getattr(database_move, name)
+def killed(*arguments):
+    if any(isinstance(each, str) and each.startswith(begin) for each in arguments):
         os.kill(os.getpid(), signal.SIGKILL)
-    return copy(table, *connections)
-database_move._copy_table = killed
-database_move.move_vault(Settings.load(os.environ), *sys.argv[1:])
+    return function(*arguments)
+setattr(database_move, name, killed)
+database_move.move_vault(Settings.load(os.environ), *sys.argv[3:])
 """
 
 
-def test_a_killed_move_leaves_no_vault_and_can_be_repeated(filled: Settings, target: str) -> None:
-    environment = os.environ | {
-        "GUSSET_HOME": str(filled.home),
-        "GUSSET_ROOT_KEY_FILE": str(filled.root_key_file),
-    }
+def move_killed(settings: Settings, target: str, function: str, argument: str) -> None:
+    """Move the vault in a process that is killed when `function` is called with that argument."""
+    words = [function, argument, settings.database, target]
+    environ = {"GUSSET_HOME": str(settings.home), "GUSSET_ROOT_KEY_FILE": str(settings.root_key_file)}
     done = subprocess.run(
-        [sys.executable, "-c", _KILLED, filled.database, target], env=environment, timeout=60, check=False
+        [sys.executable, "-c", _KILLED, *words], env=os.environ | environ, timeout=60, check=False
     )
     assert done.returncode == -signal.SIGKILL
+
+
+def test_a_killed_move_leaves_no_vault_and_can_be_repeated(filled: Settings, target: str) -> None:
+    move_killed(filled, target, "_copy_table", list(TABLES)[-1])
     time.sleep(0.1)  # the server rolls back when it sees the connection end
     with (
         pytest.raises(VaultError, match="there is no vault"),
@@ -162,6 +259,19 @@ def test_a_killed_move_leaves_no_vault_and_can_be_repeated(filled: Settings, tar
     ):
         pass
     move_vault(filled, filled.database, target)
+
+
+def test_a_move_that_is_killed_after_its_commit_is_finished_by_the_next(full: Settings, target: str) -> None:
+    """That one finds all rows in the target, and verifies them."""
+    move_killed(full, target, "_verify", "the copy is not intact")
+    rows = all_rows(target)
+    assert rows == all_rows(full.database)
+    move = move_vault(full, full.database, target)
+    assert (move.rows, move.records) == (sum(map(len, rows.values())), len(rows["audit"]))
+    assert all_rows(target) == rows
+    run_sql(target, "UPDATE audit SET actor = 'eve' WHERE seq = 2")
+    with pytest.raises(VaultError, match="is not empty"):
+        move_vault(full, full.database, target)
 
 
 def test_the_command_moves_a_vault_and_names_what_it_needs(filled: Settings, target: str) -> None:

@@ -1,16 +1,17 @@
 """Moving a vault from one database to another: SQLite to PostgreSQL, and back.
 
-All rows are copied in one transaction of the target. A move that is killed leaves no vault
-there, and the next one begins anew. The source is not changed.
+All rows are copied in one transaction of the target. A move that is killed before its commit
+leaves no vault there, and the next one begins anew; after its commit, the next one finds the same
+rows, and verifies them. The source is not changed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gusset.errors import IntegrityError, UsageError, VaultError, VaultTooNew
 from gusset.settings import Settings
@@ -56,6 +57,8 @@ class Move:
 def move_vault(settings: Settings, source_url: str, target_url: str) -> Move:
     """Copy the vault at `source_url` to the empty database at `target_url`; both are verified.
 
+    A target that has the same rows already is only verified.
+
     Raises:
         UsageError: both are the same database.
         VaultError: there is no vault at `source_url`, another process uses one of the
@@ -94,8 +97,13 @@ def move_vault(settings: Settings, source_url: str, target_url: str) -> Move:
 
 
 def _copy_into(target: Database, driver: Any, source: Connection) -> dict[str, int]:
-    """Copy and compare every table in one transaction of `driver`. Returns their numbers of rows."""
+    """Copy and compare every table in one transaction of `driver`. Returns their numbers of rows.
+
+    A database that has just these rows was filled by a move that was killed after its commit.
+    """
     if found := target.tables(driver):
+        if (rows := _same_rows(target, driver, source)) is not None:
+            return rows
         raise VaultError(
             f"{target.name} is not empty: it has {', '.join(found)}",
             hint="create an empty database for the vault",
@@ -106,34 +114,62 @@ def _copy_into(target: Database, driver: Any, source: Connection) -> dict[str, i
         return {table: _copy_table(table, source, copy) for table in TABLES}
 
 
+def _same_rows(target: Database, driver: Any, source: Connection) -> dict[str, int] | None:
+    """The numbers of rows of each table if both databases have the same rows, else None."""
+    if target.revision(driver) != REVISION or set(target.tables(driver)) - {_MIGRATIONS} != set(TABLES):
+        return None
+    target.begin_snapshot(driver)
+    try:
+        rows, copy = dict[str, int](), Connection(driver, target, None)
+        for table in TABLES:
+            content = _content(source, "*", table)
+            if _content(copy, content.columns, table) != content:
+                return None
+            rows[table] = content.rows
+        return rows
+    finally:
+        driver.rollback()
+
+
 def _copy_table(table: str, source: Connection, target: Connection) -> int:
-    columns, count, digest = "", 0, hashlib.sha256()
-    for rows, description in _pieces(source, "*", table):
-        names = [column[0] for column in description]
-        columns = ", ".join(names)
+    def insert(columns: str, rows: Sequence[Any]) -> None:
+        names = columns.split(", ")
         places = ", ".join(f":{name}" for name in names)
         target.run_many(
             Statement(f"INSERT INTO {table} ({columns}) VALUES ({places})"),
             [dict(zip(names, row, strict=True)) for row in rows],
         )
-        count += len(rows)
-        _add(digest, rows)
-    copied = hashlib.sha256()
-    for rows, _ in _pieces(target, columns or "*", table):
-        _add(copied, rows)
-    if copied.digest() != digest.digest():
+
+    content = _content(source, "*", table, insert)
+    if _content(target, content.columns, table) != content:
         raise IntegrityError(f"the rows of {table} differ after they were copied; nothing was kept")
-    return count
+    return content.rows
 
 
-def _pieces(connection: Connection, columns: str, table: str) -> Iterator[tuple[Any, Any]]:
+class _Content(NamedTuple):
+    """What a table has: its columns (`*` if it has no rows), the number of rows, and a digest of them."""
+
+    columns: str
+    rows: int
+    digest: bytes
+
+
+def _content(
+    connection: Connection,
+    columns: str,
+    table: str,
+    use: Callable[[str, Sequence[Any]], None] = lambda *_: None,
+) -> _Content:
+    """Read the columns of a table, and pass them to `use` with some rows at a time."""
+    count, digest = 0, hashlib.sha256()
     query = Statement(f"SELECT {columns} FROM {table} ORDER BY {', '.join(TABLES[table])}")
-    return connection.dialect.pieces(connection.driver, query, ())
-
-
-def _add(digest: Any, rows: Any) -> None:
-    for row in rows:
-        digest.update(repr(tuple(row)).encode())
+    for rows, description in connection.dialect.pieces(connection.driver, query, ()):
+        columns = ", ".join(column[0] for column in description)
+        use(columns, rows)
+        count += len(rows)
+        for row in rows:
+            digest.update(repr(tuple(row)).encode())
+    return _Content(columns, count, digest.digest())
 
 
 def _check_tables(database: Database, driver: Any) -> None:
