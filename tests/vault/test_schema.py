@@ -84,6 +84,18 @@ def test_another_schema_of_a_newer_gusset_is_refused(
         pass
 
 
+def test_a_migration_that_the_database_refuses_is_an_error_and_changes_nothing(
+    filled: Settings, upgrade: Callable[[str], None], sql: Sql
+) -> None:
+    """As when the disk is full, or the account may not change the schema."""
+    sql("CREATE TABLE of_the_next_release (id INTEGER)")
+    with pytest.raises(VaultError, match="the database refused the statement"):
+        upgrade("compatible")
+    assert revision(sql) == BASE
+    with open_vault(filled) as vault:
+        vault.secrets.writer.set("a", VALUE, actor="alice")
+
+
 def test_what_is_known_of_another_schema_does_not_count(
     filled: Settings, upgrade: Callable[[str], None], sql: Sql
 ) -> None:

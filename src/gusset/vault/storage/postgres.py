@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import pq
 
 from gusset.errors import HostError, IntegrityError, OutcomeUnknown, Unreachable, VaultError
 from gusset.vault.storage.postgres_connect import NO_TLS, SERVER_TIME, Connector, ServerClock
@@ -211,9 +212,12 @@ class Postgres:
 
     @contextmanager
     def for_sqlalchemy(self, driver: Any) -> Iterator[Any]:
-        """The connection as psycopg's, in the transaction that it is in."""
+        """The connection as psycopg's, in the transaction that it is in. Its errors become PostgresError."""
         with driver.without_pipeline() as connection:
-            yield _Migrating(connection)
+            try:
+                yield _Migrating(connection)
+            except psycopg.Error as error:
+                raise PostgresError(error.sqlstate, lost=connection.status == pq.ConnStatus.BAD) from None
 
     def revision(self, driver: Any) -> str | None:
         """The schema's revision; None for a database without tables."""

@@ -141,9 +141,13 @@ def _strictest(config: Any) -> str:
 
 
 def _upgrade(config: Any, url: str, raw: Any) -> None:
-    """Run the migrations on `raw`, a connection in a transaction that its caller ends."""
+    """Run the migrations on `raw`, a connection in a transaction that its caller ends.
+
+    Raises the errors of the driver that `raw` is of.
+    """
     from alembic import command
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import StaticPool
 
     engine = create_engine(
@@ -152,9 +156,12 @@ def _upgrade(config: Any, url: str, raw: Any) -> None:
     # SQLAlchemy ends the transaction that it takes for its own, the first time already when it connects.
     dialect: Any = engine.dialect
     dialect.do_rollback = dialect.do_commit = _do_nothing
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, REVISION)
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, REVISION)
+    except DBAPIError as error:
+        raise error.orig or error from None
 
 
 def _do_nothing(_: object) -> None:
