@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from gusset.manager.executors import Executors
 from gusset.manager.housekeeping import CheckpointTimer
@@ -19,8 +22,9 @@ from gusset.vault import open_vault
 from gusset.vault.commit.loop_writer import make_server_writer
 from tests.conftest import seconds_since
 from tests.faults.clocks import has_faketime, steppable_clock
-from tests.manager.conftest import Manager
-from tests.vault.conftest import run_sql, settings_in
+from tests.manager.conftest import ON_POSTGRES, Manager
+from tests.manager.test_watch import streaming
+from tests.vault.conftest import OlderCopy, run_sql, settings_in
 from tests.vault.test_checkpoints import newest_witnessed
 
 
@@ -169,3 +173,65 @@ def test_a_database_that_was_put_back_stops_writes_until_that_is_accepted(
     assert (written.status_code, written.json()["version"]) == (200, 1002)
     eventually(lambda: admin.get("/readyz").status_code == 200)
     manager.gusset("audit", "verify")
+
+
+@pytest.fixture
+def older_copy(request: pytest.FixtureRequest, manager: Manager) -> OlderCopy:
+    """Of the manager's database. The manager must not run when it is saved, nor when it is put back."""
+    server = request.getfixturevalue("postgres_server") if ON_POSTGRES else None
+    return OlderCopy(manager.database, manager.gusset.home, server)
+
+
+def value_of(fetched: dict[str, Any]) -> bytes:
+    """The value of "x" in a response to a deployment."""
+    return base64.b64decode(fetched["secrets"]["x"]["value"])
+
+
+@pytest.mark.parametrize("lost", ["x", "y"])
+def test_a_replica_fetches_anew_after_an_older_copy_was_put_back(
+    manager: Manager, deployment: Callable[..., httpx.Client], older_copy: OlderCopy, lost: str
+) -> None:
+    """It says what it has: that is of an epoch that is over, also where the value in the copy is the same."""
+
+    def write(name: str, value: str) -> None:
+        with manager.client() as admin:
+            admin.post("/v1/secrets", json={"name": name, "value": value}).raise_for_status()
+
+    write("x", "kept")
+    token = deployment("d", "x").headers["authorization"].split()[1]
+    assert manager.stop() == 0
+    older_copy.save()
+    manager.start()
+    write(lost, "lost")
+    with manager.client(token) as client:
+        fetched = client.post("/v1/deployment/secrets").json()
+        assert value_of(fetched) == (b"lost" if lost == "x" else b"kept")
+        with streaming(client, f"?since={fetched['revision']}") as stream:
+            assert stream.next() == {"event": "hello", "revision": fetched["revision"]}
+    assert manager.stop() == 0
+    older_copy.put_back()
+    manager.gusset("audit", "accept-loss", "--yes")
+    manager.start()
+    with manager.client(token) as client, streaming(client, f"?since={fetched['revision']}") as stream:
+        event = stream.next()
+        assert event["event"] == "changed"
+        again = client.post("/v1/deployment/secrets").json()
+        assert (value_of(again), again["revision"]) == (b"kept", event["revision"])
+        assert again["revision"] != fetched["revision"]
+
+
+def test_a_running_manager_tells_its_streams_of_an_accepted_loss(
+    manager: Manager, admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """Though it was another process that accepted it, and no request tells the manager so."""
+    admin.post("/v1/secrets", json={"name": "x", "value": "kept"}).raise_for_status()
+    with deployment("d", "x") as client, streaming(client) as stream:
+        before = stream.next()["revision"]
+        manager.gusset("audit", "accept-loss", "--yes")
+        event = stream.next()
+        assert event["event"] == "changed"
+        fetched = client.post("/v1/deployment/secrets").json()
+        assert value_of(fetched) == b"kept"
+        while event["revision"] != fetched["revision"]:  # the first one may not name the new epoch yet
+            event = stream.next()
+        assert event["revision"] != before
