@@ -107,9 +107,11 @@ def test_the_next_manager_is_tried_and_used_from_then_on(fake: FakeManagers) -> 
     assert len(second.requests) == 12 and len(first.requests) <= 4
 
 
-@pytest.mark.parametrize("path", ["/v1/secrets", "/v1/deployments", "/v1/deployments/d"])
+@pytest.mark.parametrize(
+    "path", ["/v1/secrets", "/v1/deployments", "/v1/deployments/d", "/v1/deployment/masked"]
+)
 def test_a_write_has_the_same_idempotency_key_at_each_manager(fake: FakeManagers, path: str) -> None:
-    """The second manager does not do again what the first may have done."""
+    """The second manager does not do again what the first may have done, nor counts it again."""
     first, second = fake(busy), fake(busy)
     with closing(ManagerClient(f"{first.url},{second.url}", KEY)) as client:
         for _ in range(2):

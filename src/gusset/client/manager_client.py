@@ -94,7 +94,7 @@ class ManagerClient:
         import httpx
 
         sent = dict(headers)
-        if len(self._urls) > 1 and method != "GET" and not _is_of_deployment(path):
+        if len(self._urls) > 1 and method != "GET" and _heeds_key(path):
             sent["idempotency-key"] = token_hex(16)  # what the first manager has done is not done again
         failure: Unreachable
         for _ in self._urls:
@@ -209,9 +209,10 @@ class ManagerClient:
         )
 
 
-def _is_of_deployment(path: str) -> bool:
-    """Whether a route takes a deployment's token: what it does may be done twice, and it ignores the key."""
-    return path == "/v1/deployment" or path.startswith("/v1/deployment/")
+def _heeds_key(path: str) -> bool:
+    """Whether a route heeds an `Idempotency-Key`: it is one of people's, or a report that is counted."""
+    of_deployment = path == "/v1/deployment" or path.startswith("/v1/deployment/")
+    return not of_deployment or path == "/v1/deployment/masked"
 
 
 def _classes_by_code(cls: type[GussetError]) -> Iterator[tuple[str, type[GussetError]]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from gusset.errors import GussetError
 from gusset.manager.api import schemas
-from gusset.manager.api.router import error_response, json_response
+from gusset.manager.api.json_responses import json_response
+from gusset.manager.api.router import error_response
 from gusset.runtime.responses import Response
 
 log = logging.getLogger("gusset.manager")

@@ -23,8 +23,9 @@ from urllib.parse import parse_qs
 import orjson
 
 from gusset.errors import Denied, NotFound, SecretNotFound, UsageError
+from gusset.manager.api.json_responses import json_response
 from gusset.manager.api.operations import number
-from gusset.manager.api.router import http_error, json_response
+from gusset.manager.api.router import http_error
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.callers import DeploymentCaller
 from gusset.manager.identity.exchange import IdentityExchange

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from gusset.errors import NotFound, UsageError
 from gusset.manager.api import schemas
@@ -36,21 +37,23 @@ def list_teams(request: PersonRequest[None]) -> schemas.TeamList:
 
 def create_team(request: PersonRequest[schemas.NewTeam]) -> schemas.Team:
     """Create a team."""
-    return team_model(request.vault.teams.create(request.body.name, actor=request.caller.actor))
+    return request.write(
+        lambda: request.vault.teams.create(request.body.name, actor=request.caller.actor), team_model
+    )
 
 
 def add_team_member(request: PersonRequest[None]) -> schemas.Person:
     """Add a person to a team."""
-    user_id = request.path["user_id"]
-    request.vault.teams.add_member(request.path["team_id"], user_id, actor=request.caller.actor)
-    return person_model(request.vault.people.get(user_id))
+    team_id, user_id, actor = request.path["team_id"], request.path["user_id"], request.caller.actor
+    return request.write(lambda: request.vault.teams.add_member(team_id, user_id, actor=actor), person_model)
 
 
 def remove_team_member(request: PersonRequest[None]) -> schemas.Person:
     """Remove a person from a team."""
-    user_id = request.path["user_id"]
-    request.vault.teams.remove_member(request.path["team_id"], user_id, actor=request.caller.actor)
-    return person_model(request.vault.people.get(user_id))
+    team_id, user_id, actor = request.path["team_id"], request.path["user_id"], request.caller.actor
+    return request.write(
+        lambda: request.vault.teams.remove_member(team_id, user_id, actor=actor), person_model
+    )
 
 
 def get_current_user(request: PersonRequest[None]) -> schemas.CurrentUser:
@@ -69,16 +72,26 @@ def list_people(request: PersonRequest[None]) -> schemas.PersonList:
 def invite_person(request: PersonRequest[schemas.NewPerson]) -> schemas.Invitation:
     """Invite a person; the response has a one-time link for choosing a password."""
     body = request.body
-    person, link = request.vault.invitations.invite(
-        body.email, name=body.name, role=body.role, team_ids=body.team_ids, actor=request.caller.actor
+    write = partial(
+        request.vault.invitations.invite,
+        body.email,
+        name=body.name,
+        role=body.role,
+        team_ids=body.team_ids,
+        actor=request.caller.actor,
     )
-    return schemas.Invitation(person=person_model(person), link=_setup_path(link))
+    return request.write(
+        write, lambda made: schemas.Invitation(person=person_model(made[0]), link=_setup_path(made[1]))
+    )
 
 
 def create_setup_link(request: PersonRequest[None]) -> schemas.SetupLink:
     """Create a new one-time link for a person who lost their link or password."""
-    link = request.vault.invitations.new_link(request.path["user_id"], actor=request.caller.actor)
-    return schemas.SetupLink(link=_setup_path(link))
+    user_id, actor = request.path["user_id"], request.caller.actor
+    return request.write(
+        lambda: request.vault.invitations.new_link(user_id, actor=actor),
+        lambda link: schemas.SetupLink(link=_setup_path(link)),
+    )
 
 
 def _setup_path(link: SecretValue) -> str:
@@ -92,14 +105,15 @@ def update_person(request: PersonRequest[schemas.PersonUpdate]) -> schemas.Perso
     of them.
     """
     body = request.body
-    person = request.vault.people.update(
+    write = partial(
+        request.vault.people.update,
         request.path["user_id"],
         role=body.role,
         disabled=body.disabled,
         tokens=body.tokens,
         actor=request.caller.actor,
     )
-    return person_model(person)
+    return request.write(write, person_model)
 
 
 # --- API keys
@@ -123,7 +137,8 @@ def create_api_key(request: PersonRequest[schemas.NewApiKey]) -> schemas.Created
     for scope in scopes:
         caller.require_scope(scope)
     caller.require_gives(body.gives)
-    info, key = request.vault.access_keys.create(
+    write = partial(
+        request.vault.access_keys.create,
         caller.person.id,
         body.name,
         scopes=scopes,
@@ -131,7 +146,12 @@ def create_api_key(request: PersonRequest[schemas.NewApiKey]) -> schemas.Created
         actor=caller.actor,
         expires_at=body.expires_at,
     )
-    return schemas.CreatedApiKey(api_key=key.reveal().decode(), prefix=info.prefix)
+
+    def respond(made: tuple[KeyInfo, SecretValue]) -> schemas.CreatedApiKey:
+        info, key = made
+        return schemas.CreatedApiKey(api_key=key.reveal().decode(), prefix=info.prefix)
+
+    return request.write(write, respond)
 
 
 def revoke_api_key(request: PersonRequest[None]) -> schemas.Revoked:
@@ -141,9 +161,15 @@ def revoke_api_key(request: PersonRequest[None]) -> schemas.Revoked:
     def allowed(info: KeyInfo) -> bool:
         return info.kind == "key" and (info.user_id == person.id or (person.admin and "admin" in scopes))
 
-    prefix = request.path["prefix"]
-    request.vault.access_keys.revoke(prefix, actor=request.caller.actor, allowed=allowed)
-    return schemas.Revoked(prefix=prefix)
+    return _revoke(request, allowed)
+
+
+def _revoke(request: PersonRequest[None], allowed: Callable[[KeyInfo], bool]) -> schemas.Revoked:
+    prefix, actor = request.path["prefix"], request.caller.actor
+    return request.write(
+        lambda: request.vault.access_keys.revoke(prefix, actor=actor, allowed=allowed),
+        lambda info: schemas.Revoked(prefix=info.prefix),
+    )
 
 
 # --- deployments
@@ -160,26 +186,36 @@ def register_deployment(request: PersonRequest[schemas.NewDeployment]) -> schema
     """Register a deployment and the secrets it declares; the response has a token that reads only these."""
     body = request.body
     request.caller.require_gives(body.secrets)
-    info, key, token = request.vault.deployments.register(
+    write = partial(
+        request.vault.deployments.register,
         request.caller.team(body.team_id).id,
         body.name,
         body.secrets,
         actor=request.caller.actor,
         expires_at=body.expires_at,
     )
-    return schemas.RegisteredDeployment(
-        deployment=deployment_model(info), token=token.reveal().decode(), prefix=key.prefix
-    )
+
+    def respond(made: tuple[DeploymentInfo, KeyInfo, SecretValue]) -> schemas.RegisteredDeployment:
+        info, key, token = made
+        return schemas.RegisteredDeployment(
+            deployment=deployment_model(info), token=token.reveal().decode(), prefix=key.prefix
+        )
+
+    return request.write(write, respond)
 
 
 def declare_secrets(request: PersonRequest[schemas.DeclaredSecrets]) -> schemas.Deployment:
     """Register a deployment, or change the secrets it declares, without a token: for its identities."""
     body = request.body
     request.caller.require_gives(body.secrets)
-    info = request.vault.deployments.declare(
-        request.caller.team(body.team_id).id, request.path["name"], body.secrets, actor=request.caller.actor
+    write = partial(
+        request.vault.deployments.declare,
+        request.caller.team(body.team_id).id,
+        request.path["name"],
+        body.secrets,
+        actor=request.caller.actor,
     )
-    return deployment_model(info)
+    return request.write(write, deployment_model)
 
 
 def get_deployment(request: PersonRequest[None]) -> schemas.Deployment:
@@ -189,9 +225,11 @@ def get_deployment(request: PersonRequest[None]) -> schemas.Deployment:
 
 def remove_deployment(request: PersonRequest[None]) -> schemas.Deleted:
     """Remove a deployment and revoke its tokens."""
-    info = _deployment(request)
-    request.vault.deployments.remove(info.team_id, info.name, actor=request.caller.actor)
-    return schemas.Deleted(name=info.name)
+    found, actor = _deployment(request), request.caller.actor
+    return request.write(
+        lambda: request.vault.deployments.remove(found.team_id, found.name, actor=actor),
+        lambda info: schemas.Deleted(name=info.name),
+    )
 
 
 def list_tokens(request: PersonRequest[None]) -> schemas.TokenList:
@@ -208,9 +246,7 @@ def revoke_token(request: PersonRequest[None]) -> schemas.Revoked:
     def allowed(info: KeyInfo) -> bool:
         return info.kind == "token" and info.deployment_id in visible
 
-    prefix = request.path["prefix"]
-    request.vault.access_keys.revoke(prefix, actor=request.caller.actor, allowed=allowed)
-    return schemas.Revoked(prefix=prefix)
+    return _revoke(request, allowed)
 
 
 def _deployment(request: PersonRequest[None]) -> DeploymentInfo:

@@ -23,6 +23,8 @@ from gusset.vault.wiring import Vault
 CallerT = TypeVar("CallerT", PersonCaller, DeploymentCaller)
 BodyT = TypeVar("BodyT")
 ModelT = TypeVar("ModelT")
+ResultT = TypeVar("ResultT")
+ResponseT = TypeVar("ResponseT")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -37,6 +39,16 @@ class ApiRequest(Generic[CallerT, BodyT]):
     query: Mapping[str, str]
     headers: Mapping[bytes, bytes] = field(repr=False)  # the first of each name, in lower case
     declaring: Callable[[str], Mapping[str, Sequence[str]]]  # team id -> folded secret name -> deployments
+    keep: Callable[[Callable[[Any], object]], None]  # see `RepeatableRequest`
+
+    def write(self, write: Callable[[], ResultT], respond: Callable[[ResultT], ResponseT]) -> ResponseT:
+        """The response to a request that makes one write: `respond` makes it of the write's result alone.
+
+        Where the request has an `Idempotency-Key`, the response is stored in the write's transaction. So
+        `respond` is called there too, and does nothing else.
+        """
+        self.keep(respond)
+        return respond(write())
 
     def flag(self, name: str) -> bool:
         """A boolean query parameter. Raises UsageError for anything but true and false."""
@@ -76,7 +88,8 @@ class Operation:
     """One row of the table, made by `operation`. `scope` is None if a deployment's token is needed.
 
     `body` and `response` are the models of the request and the response. `writes`
-    says that secrets may change, `slow` that the handler needs a thread.
+    says that secrets may change, `slow` that the handler needs a thread, `repeatable`
+    that an `Idempotency-Key` is heeded.
     """
 
     method: Method
@@ -88,6 +101,7 @@ class Operation:
     query: Mapping[str, str]  # parameter -> description
     writes: bool
     slow: bool
+    repeatable: bool
 
     @property
     def summary(self) -> str:
@@ -104,8 +118,12 @@ def operation(
     query: Mapping[str, str] | None = None,
     writes: bool = False,
     slow: bool = False,
+    repeatable: bool | None = None,
 ) -> Operation:
-    """An `Operation`, with the models that the handler's annotations name."""
+    """An `Operation`, with the models that the handler's annotations name.
+
+    It is `repeatable` if it is one of people's that may change something, unless that is given.
+    """
     hints = get_type_hints(handler)
     response = hints.pop("return")
     [request] = hints.values()
@@ -120,6 +138,7 @@ def operation(
         query=query or {},
         writes=writes,
         slow=slow,
+        repeatable=(method != "GET" and scope is not None) if repeatable is None else repeatable,
     )
 
 

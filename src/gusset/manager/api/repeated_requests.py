@@ -6,14 +6,16 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gusset.errors import GussetError, RequestMismatch, ResponseLost, UsageError
+from gusset.manager.api.json_responses import NO_STORE, json_response, response_of
 from gusset.manager.api.operations import Operation
 from gusset.manager.auth.callers import Caller, PersonCaller
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response
-from gusset.vault.services.idempotency import AlreadyExecuted, Executed, RequestId
+from gusset.vault.services.idempotency import AlreadyExecuted, Executed, OnceWriter, RequestId
 from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
@@ -22,6 +24,10 @@ MAX_KEY = 200  # characters
 IN_FLIGHT = 60.0  # seconds after which a response that is not there will not come
 
 _SHOWN_ONCE = ("api_key", "token", "link")  # fields that only the first response has
+_REPLAYED = (b"idempotency-replayed", b"true")
+
+# Takes what makes a handler's response of the result of its first write.
+Keep = Callable[[Callable[[Any], object]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +42,32 @@ class RepeatableRequest:
     def of(
         cls, vault: Vault, exchange: Exchange, operation: Operation, caller: Caller
     ) -> RepeatableRequest | None:
-        """None for a request without a key, and for one that writes nothing of a person's.
+        """None for a request without a key, and for an operation that heeds none.
 
         Raises:
             UsageError: the key is too long, empty or not printable.
         """
         header = exchange.header(b"idempotency-key")
-        if header is None or operation.method == "GET" or not isinstance(caller, PersonCaller):
+        if header is None or not operation.repeatable:
             return None
         key = header.decode("latin-1").strip()
         if not 1 <= len(key) <= MAX_KEY or not (key.isascii() and key.isprintable()):
             raise UsageError(f"an Idempotency-Key must have 1 to {MAX_KEY} printable ASCII characters")
         route = f"{operation.method} {operation.path}"
-        request = RequestId(caller=caller.person.id, route=route, key=key)
-        digest = vault.idempotency.digest(
-            exchange.path, exchange.query, exchange.header(b"if-match") or b"", exchange.body
-        )
+        # A deployment's id, not its token's prefix: a repeated request may come with another token.
+        sender = caller.person.id if isinstance(caller, PersonCaller) else caller.grant.deployment_id
+        request = RequestId(caller=sender, route=route, key=key)
+        conditions = [exchange.header(b"if-match") or b""]
+        if (absent := exchange.header(b"if-none-match")) is not None:
+            conditions.append(absent)
+        digest = vault.idempotency.digest(exchange.path, exchange.query, *conditions, exchange.body)
         return cls(vault, request, digest)
 
-    def respond(self, execute: Callable[[Vault], Response], replayed: Callable[[Any], Response]) -> Response:
-        """The response of `execute`, or of the earlier request that this one repeats: `replayed` makes it.
+    def respond(self, execute: Callable[[Vault, Keep], Response]) -> Response:
+        """The response of `execute`, or that of the earlier request that this one repeats.
+
+        `execute` may pass on how the response is made of its first write, by calling the second of its
+        arguments before it: the response is then stored in the write's transaction.
 
         Raises:
             RequestMismatch: another request had the key.
@@ -65,20 +77,24 @@ class RepeatableRequest:
         """
         known = self.vault.idempotency.find(self.request, self.digest)
         if known is not None:
-            return replayed(self._earlier(known))
+            return self._earlier(known)
         once = self.vault.idempotency.writer(self.request, self.digest)
         try:
-            response = execute(self.vault.with_writer(once))
+            response = execute(self.vault.with_writer(once), partial(_keep, once))
         except AlreadyExecuted as error:
-            return replayed(self._earlier(error.executed))
-        try:
-            self.vault.idempotency.keep_response(self.request, _storable(response.body))
-        except GussetError as error:  # an error would claim that nothing was written
-            log.warning("The response of a request with an Idempotency-Key is not kept: %s", error.message)
+            return self._earlier(error.executed)
+        if once.lacks_response:
+            self._keep_response(response)
         return response
 
-    def _earlier(self, executed: Executed) -> Any:
-        """The body of the earlier response."""
+    def _keep_response(self, response: Response) -> None:
+        try:
+            self.vault.idempotency.keep_response(self.request, _storable(response))
+        except GussetError as error:  # an error would claim that nothing was written
+            log.warning("The response of a request with an Idempotency-Key is not kept: %s", error.message)
+
+    def _earlier(self, executed: Executed) -> Response:
+        """The earlier response, marked as such."""
         if not executed.same:
             raise RequestMismatch(
                 "another request had this Idempotency-Key", hint="use a new key for each request"
@@ -91,7 +107,8 @@ class RepeatableRequest:
                 f"this request was executed before: it made {stored['shown_once']}, which is shown only once",
                 hint="if it is lost, revoke it, and send the request with a new Idempotency-Key",
             )
-        return stored["body"]
+        headers = [(name.encode(), text.encode()) for name, text in stored.get("headers", {}).items()]
+        return json_response(200, stored["body"], *headers, _REPLAYED)
 
     def _no_response(self, executed: Executed) -> ResponseLost:
         if self.vault.idempotency.is_recent(executed, IN_FLIGHT):
@@ -102,10 +119,15 @@ class RepeatableRequest:
         )
 
 
-def _storable(body: bytes) -> str:
+def _keep(once: OnceWriter, respond: Callable[[Any], object]) -> None:
+    once.keep_response(lambda result: _storable(response_of(respond(result))))
+
+
+def _storable(response: Response) -> str:
     """A response as it is stored: without keys, tokens and links."""
-    data = json.loads(body)
+    data = json.loads(response.body)
     if shown := [field for field in _SHOWN_ONCE if isinstance(data.get(field), str)]:
         name = {"api_key": "the API key", "token": "the token", "link": "a link"}[shown[0]]
         return json.dumps({"shown_once": f"{name} {data['prefix']}" if "prefix" in data else name})
-    return json.dumps({"body": data})
+    headers = {name.decode(): text.decode() for name, text in response.headers if (name, text) != NO_STORE}
+    return json.dumps({"body": data, "headers": headers} if headers else {"body": data})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import BodyT, Operation, PersonRequest, operation
@@ -26,26 +27,27 @@ def get_provider_rotation(request: PersonRequest[None]) -> schemas.ProviderRotat
 
 def begin_rotation(request: PersonRequest[schemas.BeginRotation]) -> schemas.ProviderRotation:
     """Begin a rotation of a secret, or continue the unfinished one. Refused while another process runs it."""
-    rotation = _rotations(request).begin(
+    write = partial(
+        _rotations(request).begin,
         request.path["name"],
         holder=request.body.holder,
         actor=request.caller.actor,
         current_handle=request.body.current_handle,
     )
-    return provider_rotation_model(rotation)
+    return request.write(write, provider_rotation_model)
 
 
 def renew_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.ProviderRotation:
     """Hold a rotation for 15 seconds more."""
-    return provider_rotation_model(
-        _rotations(request).renew(request.path["name"], holder=request.body.holder)
-    )
+    write = partial(_rotations(request).renew, request.path["name"], holder=request.body.holder)
+    return request.write(write, provider_rotation_model)
 
 
 def set_rotated_version(request: PersonRequest[schemas.SetRotatedVersion]) -> schemas.ProviderRotation:
     """Store the provider's new credential as the next version, with its handle."""
     body = request.body
-    rotation = _rotations(request).set(
+    write = partial(
+        _rotations(request).set,
         request.path["name"],
         value_of(body),
         holder=body.holder,
@@ -54,58 +56,67 @@ def set_rotated_version(request: PersonRequest[schemas.SetRotatedVersion]) -> sc
         overlap=timedelta(seconds=body.overlap),
         expires_at=body.expires_at,
     )
-    return provider_rotation_model(rotation)
+    return request.write(write, provider_rotation_model)
 
 
 def advance_rotation(request: PersonRequest[schemas.AdvanceRotation]) -> schemas.ProviderRotation:
     """Go on to the next step: what the rotation waited for has happened."""
     body = request.body
-    rotation = _rotations(request).advance(
+    write = partial(
+        _rotations(request).advance,
         request.path["name"],
         Step(body.step),
         holder=body.holder,
         actor=request.caller.actor,
         accepted=body.accepted,
     )
-    return provider_rotation_model(rotation)
+    return request.write(write, provider_rotation_model)
 
 
 def store_revocation(request: PersonRequest[schemas.RevokedCredential]) -> schemas.ProviderRotation:
     """Store that the provider has revoked a credential."""
-    rotation = _rotations(request).revoked(
+    write = partial(
+        _rotations(request).revoked,
         request.path["name"],
         request.body.handle,
         holder=request.body.holder,
         actor=request.caller.actor,
     )
-    return provider_rotation_model(rotation)
+    return request.write(write, provider_rotation_model)
 
 
 def finish_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.ProviderRotation:
     """End a rotation whose old credentials are revoked, and its overlap."""
-    rotation = _rotations(request).finish(
-        request.path["name"], holder=request.body.holder, actor=request.caller.actor
+    write = partial(
+        _rotations(request).finish,
+        request.path["name"],
+        holder=request.body.holder,
+        actor=request.caller.actor,
     )
-    return provider_rotation_model(rotation)
+    return request.write(write, provider_rotation_model)
 
 
 def cancel_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.ProviderRotation:
     """End a rotation without revoking anything."""
-    rotation = _rotations(request).cancel(
-        request.path["name"], holder=request.body.holder, actor=request.caller.actor
+    write = partial(
+        _rotations(request).cancel,
+        request.path["name"],
+        holder=request.body.holder,
+        actor=request.caller.actor,
     )
-    return provider_rotation_model(rotation)
+    return request.write(write, provider_rotation_model)
 
 
 def stop_rotation(request: PersonRequest[schemas.StopRotation]) -> schemas.ProviderRotation:
     """Record that a rotation has paused; others may continue it."""
-    rotation = _rotations(request).stop(
+    write = partial(
+        _rotations(request).stop,
         request.path["name"],
         holder=request.body.holder,
         actor=request.caller.actor,
         code=request.body.code,
     )
-    return provider_rotation_model(rotation)
+    return request.write(write, provider_rotation_model)
 
 
 def _rotations(request: PersonRequest[BodyT]) -> ProviderRotations:

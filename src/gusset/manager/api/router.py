@@ -8,7 +8,6 @@ from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
 
-import orjson
 from starlette.datastructures import QueryParams
 
 from gusset.errors import (
@@ -21,21 +20,19 @@ from gusset.errors import (
     outcome_of,
 )
 from gusset.manager.api import schemas
-from gusset.manager.api.operations import ApiRequest, ApiResponse, Operation, parse
+from gusset.manager.api.json_responses import json_response, response_of
+from gusset.manager.api.operations import ApiRequest, Operation, parse
 from gusset.manager.api.repeated_requests import RepeatableRequest
 from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.authorization import authorize
 from gusset.manager.auth.callers import Caller
 from gusset.manager.executors import Executors
-from gusset.runtime.exchange import JSON, Exchange
+from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response
 from gusset.vault.wiring import Vault
 
 log = logging.getLogger("gusset.manager")
-
-_REPLAYED = (b"idempotency-replayed", b"true")
-_NO_STORE = (b"cache-control", b"no-store")
 
 
 class Route(NamedTuple):
@@ -162,8 +159,8 @@ class Api:
         repeatable = RepeatableRequest.of(self._vault, exchange, route.operation, caller)
         execute = partial(self._execute, exchange, route, caller, declaring)
         if repeatable is None:
-            return execute(self._vault)
-        return repeatable.respond(execute, lambda body: json_response(200, body, _REPLAYED))
+            return execute(self._vault, lambda _: None)
+        return repeatable.respond(execute)
 
     def _execute(
         self,
@@ -172,6 +169,7 @@ class Api:
         caller: Caller,
         declaring: Callable[[str], Mapping[str, Sequence[str]]],
         vault: Vault,
+        keep: Callable[[Callable[[Any], object]], None],
     ) -> Response:
         operation = route.operation
         body = parse(operation.body, exchange.body) if operation.body else None
@@ -185,20 +183,13 @@ class Api:
                     query=QueryParams(exchange.query) if exchange.query else {},
                     headers=exchange.fields,
                     declaring=declaring,
+                    keep=keep,
                 )
             )
         finally:
             if operation.writes:
                 self._on_write()
-        if isinstance(result, ApiResponse):
-            headers = [(name.encode(), value.encode("latin-1")) for name, value in result.headers.items()]
-            return json_response(200, result.data, *headers)
-        return json_response(200, result)
-
-
-def json_response(status: int, data: Any, *headers: tuple[bytes, bytes]) -> Response:
-    """A response in JSON that must not be cached."""
-    return Response(status, orjson.dumps(data), JSON, (_NO_STORE, *headers))
+        return response_of(result)
 
 
 def error_response(error: GussetError) -> Response:

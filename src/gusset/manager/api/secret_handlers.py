@@ -7,6 +7,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 
 from gusset.errors import InvalidValue, UsageError
@@ -50,9 +51,10 @@ def _secrets_of(request: PersonRequest[None], team: TeamInfo) -> list[schemas.Se
 
 def set_secret(request: PersonRequest[schemas.SetSecret]) -> ApiResponse[schemas.Secret]:
     """Create a secret, or add a new version to an existing one."""
-    body = request.body
+    body, now = request.body, datetime.now(UTC)
     value = value_of(body)
-    info = _secrets(request).writer.set(
+    write = partial(
+        _secrets(request).writer.set,
         body.name,
         value,
         actor=request.caller.actor,
@@ -61,16 +63,22 @@ def set_secret(request: PersonRequest[schemas.SetSecret]) -> ApiResponse[schemas
         expect_version=expected_version(request.headers),
         overlap=None if body.overlap is None else timedelta(seconds=body.overlap),
     )
-    findings = examine(value.reveal(), name=info.name, now=datetime.now(UTC))
-    warnings = [schemas.SecretWarning(message=each.message, hint=each.hint) for each in findings]
-    return ApiResponse(secret_model(info, warnings=warnings), _etag(info))
+
+    def respond(info: SecretInfo) -> ApiResponse[schemas.Secret]:
+        findings = examine(value.reveal(), name=info.name, now=now)
+        warnings = [schemas.SecretWarning(message=each.message, hint=each.hint) for each in findings]
+        return ApiResponse(secret_model(info, warnings=warnings), _etag(info))
+
+    return request.write(write, respond)
 
 
 def set_secrets(request: PersonRequest[schemas.SecretBatch]) -> schemas.SecretList:
     """Set several secrets in one transaction: all of them or none."""
     values = [(each.name, value_of(each)) for each in request.body.secrets]
-    infos = _secrets(request).writer.set_many(values, actor=request.caller.actor)
-    return schemas.SecretList(secrets=[secret_model(info) for info in infos])
+    return request.write(
+        lambda: _secrets(request).writer.set_many(values, actor=request.caller.actor),
+        lambda infos: schemas.SecretList(secrets=[secret_model(info) for info in infos]),
+    )
 
 
 def get_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
@@ -83,14 +91,15 @@ def get_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
 def update_secret(request: PersonRequest[schemas.SecretUpdate]) -> ApiResponse[schemas.Secret]:
     """Change a secret's note, expiry date or interval of rotations."""
     body, given = request.body, request.body.model_fields_set
-    info = _secrets(request).writer.annotate(
+    write = partial(
+        _secrets(request).writer.annotate,
         request.path["name"],
         actor=request.caller.actor,
         note=(body.note or "") if "note" in given else None,
         expires_at=(body.expires_at or "never") if "expires_at" in given else None,
         rotate_every=_interval(body.rotate_every) if "rotate_every" in given else None,
     )
-    return _response(info)
+    return request.write(write, _response)
 
 
 def _interval(seconds: int | None) -> timedelta | Literal["never"]:
@@ -99,10 +108,11 @@ def _interval(seconds: int | None) -> timedelta | Literal["never"]:
 
 def delete_secret(request: PersonRequest[None]) -> schemas.Deleted:
     """Delete a secret; it can be restored. Refused while a running deployment uses it, unless forced."""
-    info = _secrets(request).writer.delete(
-        request.path["name"], actor=request.caller.actor, force=request.flag("force")
+    name, actor, force = request.path["name"], request.caller.actor, request.flag("force")
+    return request.write(
+        lambda: _secrets(request).writer.delete(name, actor=actor, force=force),
+        lambda info: schemas.Deleted(name=info.name),
     )
-    return schemas.Deleted(name=info.name)
 
 
 def list_versions(request: PersonRequest[None]) -> schemas.VersionList:
@@ -120,19 +130,20 @@ def get_rotation(request: PersonRequest[None]) -> schemas.Rotation:
 
 def roll_back_secret(request: PersonRequest[schemas.Rollback]) -> ApiResponse[schemas.Secret]:
     """Make an older version's value current again, as a new version."""
-    secrets, name = _secrets(request), request.path["name"]
-    return _response(secrets.writer.rollback(name, request.body.version, actor=request.caller.actor))
+    writer, name, actor = _secrets(request).writer, request.path["name"], request.caller.actor
+    return request.write(lambda: writer.rollback(name, request.body.version, actor=actor), _response)
 
 
 def destroy_versions(request: PersonRequest[schemas.Destroy]) -> ApiResponse[schemas.Secret]:
     """Permanently destroy the stored bytes of versions."""
-    secrets, name = _secrets(request), request.path["name"]
-    return _response(secrets.writer.destroy(name, request.body.versions, actor=request.caller.actor))
+    writer, name, actor = _secrets(request).writer, request.path["name"], request.caller.actor
+    return request.write(lambda: writer.destroy(name, request.body.versions, actor=actor), _response)
 
 
 def restore_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
     """Restore a deleted secret, by its name (the last one deleted) or its id."""
-    return _response(_secrets(request).writer.restore(request.path["name"], actor=request.caller.actor))
+    writer, name, actor = _secrets(request).writer, request.path["name"], request.caller.actor
+    return request.write(lambda: writer.restore(name, actor=actor), _response)
 
 
 def _team(request: PersonRequest[BodyT]) -> TeamInfo:

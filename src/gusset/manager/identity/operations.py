@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from gusset.errors import NotFound, UsageError
@@ -41,8 +42,10 @@ class IdentityOperations:
         url = request.query.get("url")
         if not url:
             raise UsageError("the query parameter url is missing")
-        request.vault.issuers.remove(url, actor=request.caller.actor)
-        return schemas.Removed(url=url)
+        actor = request.caller.actor
+        return request.write(
+            lambda: request.vault.issuers.remove(url, actor=actor), lambda _: schemas.Removed(url=url)
+        )
 
     def operations(self) -> list[Operation]:
         issuers, identities = "/v1/issuers", "/v1/identities"
@@ -76,7 +79,8 @@ def add_identity(request: PersonRequest[schemas.NewIdentity]) -> schemas.Identit
     rule = IdentityRule(
         issuer=body.issuer, audience=body.audience, subject=body.subject, claims=dict(body.claims)
     )
-    info = request.vault.identities.add(
+    write = partial(
+        request.vault.identities.add,
         body.name,
         rule,
         deployment=deployment,
@@ -84,7 +88,7 @@ def add_identity(request: PersonRequest[schemas.NewIdentity]) -> schemas.Identit
         may_add_issuer=caller.person.admin and "admin" in caller.scopes,
         actor=caller.actor,
     )
-    return identity_model(info)
+    return request.write(write, identity_model)
 
 
 def remove_identity(request: PersonRequest[None]) -> schemas.Deleted:
@@ -98,8 +102,11 @@ def remove_identity(request: PersonRequest[None]) -> schemas.Deleted:
         raise NotFound("there is no such identity")
     if len(found) > 1:
         raise UsageError("several teams have an identity with this name", hint="add ?team_id=ID")
-    request.vault.identities.remove(found[0].team_id, name, actor=request.caller.actor)
-    return schemas.Deleted(name=name)
+    actor = request.caller.actor
+    return request.write(
+        lambda: request.vault.identities.remove(found[0].team_id, name, actor=actor),
+        lambda info: schemas.Deleted(name=info.name),
+    )
 
 
 def _deployment(request: PersonRequest[schemas.NewIdentity]) -> DeploymentInfo:

@@ -10,7 +10,8 @@ import orjson
 
 from gusset.errors import GussetError, TokenRefused, UsageError
 from gusset.manager.api import schemas
-from gusset.manager.api.router import error_response, http_error, json_response
+from gusset.manager.api.json_responses import json_response
+from gusset.manager.api.router import error_response, http_error
 from gusset.manager.identity.exchange import IdentityExchange
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response

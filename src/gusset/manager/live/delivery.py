@@ -6,6 +6,7 @@ import base64
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 from gusset.errors import Denied, TooManyAttempts
 from gusset.manager.api import schemas
@@ -44,7 +45,7 @@ def revoke_own_token(request: DeploymentRequest[None]) -> schemas.Revoked:
     return schemas.Revoked(prefix=caller.prefix)
 
 
-def record_masked(request: DeploymentRequest[schemas.MaskedReport]) -> None:
+def record_masked(request: DeploymentRequest[schemas.MaskedReport]) -> schemas.Empty:
     """Record how often secrets were masked in the deployment's output."""
     grant = request.caller.grant
     allowed = {fold_name(name) for name in grant.names}
@@ -52,9 +53,14 @@ def record_masked(request: DeploymentRequest[schemas.MaskedReport]) -> None:
     for each in request.body.hits:
         if fold_name(each.secret) in allowed:
             hits[Hit(each.secret, each.form, each.channel)] += each.times
-    request.vault.masked_values.record(
-        grant.team_id, hits, actor=request.caller.actor, deployment=grant.deployment
+    write = partial(
+        request.vault.masked_values.record,
+        grant.team_id,
+        hits,
+        actor=request.caller.actor,
+        deployment=grant.deployment,
     )
+    return request.write(write, lambda _: schemas.Empty())
 
 
 class Delivery:
@@ -115,8 +121,7 @@ class Delivery:
                 hint="send sums, once a minute",
                 retry_after=wait,
             )
-        record_masked(request)
-        return schemas.Empty()
+        return record_masked(request)
 
     def renew_lease(self, request: DeploymentRequest[schemas.ReplicaReport]) -> schemas.Empty:
         """Renew a replica's lease; report which versions it holds and has used, or that it has stopped."""
@@ -141,7 +146,7 @@ class Delivery:
             operation("GET", base, get_current_deployment, None),
             operation("POST", base + "/secrets", self.read_secrets, None),
             operation("PUT", REPLICAS, self.renew_lease, None),
-            operation("POST", base + "/masked", self.report_masked, None),
+            operation("POST", base + "/masked", self.report_masked, None, repeatable=True),
             operation("DELETE", base + "/token", revoke_own_token, None),
         ]
 

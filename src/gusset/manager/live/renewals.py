@@ -6,7 +6,7 @@ Those are nearly all requests of a manager at rest: each replica sends one every
 from __future__ import annotations
 
 from gusset.manager.api import schemas
-from gusset.manager.api.router import json_response
+from gusset.manager.api.json_responses import json_response
 from gusset.manager.auth.authenticator import Authenticator
 from gusset.manager.live.delivery import REPLICAS, SESSION_HEADER
 from gusset.runtime.exchange import Exchange

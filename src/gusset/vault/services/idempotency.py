@@ -1,8 +1,9 @@
 """Requests that carry a key of their own are executed once, however often they are sent.
 
 The key is stored in the transaction of the request's first write: a request whose response was
-lost was either executed, and is known, or was not. The response is stored after it. What is compared
-is an HMAC of the request: a plain hash would let whoever reads the database guess a value.
+lost was either executed, and is known, or was not. The response is stored with it where that write is
+all that it is made of, else after the last one. What is compared is an HMAC of the request: a plain hash
+would let whoever reads the database guess a value.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _FIND = Statement(
     "WHERE caller = :caller AND route = :route AND key = :key"
 )
 _INSERT = Statement(
-    "INSERT INTO idempotency (caller, route, key, mac, created_at) "
-    "VALUES (:caller, :route, :key, :mac, :created_at)"
+    "INSERT INTO idempotency (caller, route, key, mac, response, created_at) "
+    "VALUES (:caller, :route, :key, :mac, :response, :created_at)"
 )
 _FORGET = Statement("DELETE FROM idempotency WHERE created_at < :before")
 _SET_RESPONSE = Statement(
@@ -55,7 +56,7 @@ class RequestId:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executed:
-    """A request that was executed before. `response` is None if it is not known (yet)."""
+    """A request that was executed before. `response` is None if it is not stored (yet)."""
 
     same: bool  # whether it was the same request, and not another one with its key
     response: str | None
@@ -71,12 +72,27 @@ class AlreadyExecuted(Exception):
 
 
 class OnceWriter:
-    """A writer for the writes of one request: the first one claims the request's key."""
+    """A writer for the writes of one request: the first one stores the request's key."""
 
-    def __init__(self, writer: Writer, claim: Callable[[Transaction], None]) -> None:
+    def __init__(self, writer: Writer, idempotency: Idempotency, request: RequestId, digest: bytes) -> None:
         self._writer = writer
-        self._claim = claim
-        self._claimed = False
+        self._idempotency = idempotency
+        self._request = request
+        self._digest = digest
+        self._render: Callable[[Any], str] | None = None
+        self._executed = False
+
+    def keep_response(self, render: Callable[[Any], str]) -> None:
+        """Store the response in the first write's transaction: `render` makes it of what that write returns.
+
+        It may be called several times, and must do nothing else: the transaction waits for it.
+        """
+        self._render = render
+
+    @property
+    def lacks_response(self) -> bool:
+        """Whether the request was executed and its response is not stored."""
+        return self._executed and self._render is None
 
     @property
     def commits(self) -> int:
@@ -87,16 +103,19 @@ class OnceWriter:
         return self._writer.access_changes
 
     def run(self, intent: AuditEvent, write: Write[T], lookups: Sequence[LookupCall] = ()) -> T:
-        if self._claimed:
+        if self._executed:
             return self._writer.run(intent, write, lookups)
 
         def once(transaction: Transaction) -> WriteResult[T]:
-            self._claim(transaction)
-            return write(transaction)
+            self._idempotency.raise_if_executed(transaction, self._request, self._digest)
+            result = write(transaction)
+            response = self._render(result.value) if self._render else None
+            self._idempotency.add(transaction, self._request, self._digest, response)
+            return result
 
-        result = self._writer.run(intent, once, lookups)
-        self._claimed = True
-        return result
+        value = self._writer.run(intent, once, lookups)
+        self._executed = True
+        return value
 
     def record_refusal_sums(self) -> None:
         self._writer.record_refusal_sums()
@@ -144,18 +163,22 @@ class Idempotency:
         Its `run` raises AlreadyExecuted if the request was executed meanwhile.
         """
 
-        def claim(transaction: Transaction) -> None:
-            if (executed := self._find(transaction, request, digest)) is not None:
-                raise AlreadyExecuted(executed)
-            transaction.run(_FORGET, {"before": self._oldest()})
-            mac = self._keys.current.request_macs(digest)[0]
-            row = request.parameters() | {"mac": mac, "created_at": timestamp(self._clock())}
-            transaction.run(_INSERT, row)
+        return OnceWriter(self._writer, self, request, digest)
 
-        return OnceWriter(self._writer, claim)
+    def raise_if_executed(self, transaction: Transaction, request: RequestId, digest: bytes) -> None:
+        """Raises AlreadyExecuted. Others cannot execute it before the transaction ends."""
+        if (executed := self._find(transaction, request, digest)) is not None:
+            raise AlreadyExecuted(executed)
+
+    def add(self, transaction: Transaction, request: RequestId, digest: bytes, response: str | None) -> None:
+        """Store that a request is executed, within the transaction that does it; forget what is too old."""
+        transaction.run(_FORGET, {"before": self._oldest()})
+        mac = self._keys.current.request_macs(digest)[0]
+        row = {"mac": mac, "response": response, "created_at": timestamp(self._clock())}
+        transaction.run(_INSERT, request.parameters() | row)
 
     def keep_response(self, request: RequestId, response: str) -> None:
-        """Store the response of an executed request."""
+        """Store the response of an executed request, which `OnceWriter` could not store with a write."""
 
         def write(transaction: Transaction) -> WriteResult[None]:
             transaction.run(_SET_RESPONSE, request.parameters() | {"response": response})

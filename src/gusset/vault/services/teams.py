@@ -12,6 +12,7 @@ from gusset.vault.services.access_keys import new_access_generation
 from gusset.vault.services.person import (
     LIST_MEMBERSHIPS,
     LIST_TEAMS,
+    Person,
     TeamInfo,
     get_person,
     get_team,
@@ -50,32 +51,32 @@ class Teams:
 
         return self._writer.run(AuditEvent(actor, Action.TEAM_CREATE, name), write)
 
-    def add_member(self, team_id: str, user_id: str, *, actor: str) -> None:
+    def add_member(self, team_id: str, user_id: str, *, actor: str) -> Person:
         """Add a person to a team; does nothing when they are in it already. Raises NotFound."""
 
-        def write(transaction: Transaction) -> WriteResult[None]:
+        def write(transaction: Transaction) -> WriteResult[Person]:
             team, person = get_team(transaction, team_id), get_person(transaction, user_id)
             if any(each.id == team_id for each in person.teams):
-                return WriteResult(None, [])
+                return WriteResult(person, [])
             transaction.insert(MEMBERS, {"team_id": team_id, "user_id": user_id})
             new_access_generation(transaction)
             details = {"person": person.email, "team": team_id}
-            return WriteResult(None, [AuditEvent(actor, Action.TEAM_ADD_MEMBER, team.name, details=details)])
+            added = get_person(transaction, user_id)
+            return WriteResult(added, [AuditEvent(actor, Action.TEAM_ADD_MEMBER, team.name, details=details)])
 
-        self._writer.run(AuditEvent(actor, Action.TEAM_ADD_MEMBER, team_id), write)
+        return self._writer.run(AuditEvent(actor, Action.TEAM_ADD_MEMBER, team_id), write)
 
-    def remove_member(self, team_id: str, user_id: str, *, actor: str) -> None:
+    def remove_member(self, team_id: str, user_id: str, *, actor: str) -> Person:
         """Remove a person from a team. Raises NotFound."""
 
-        def write(transaction: Transaction) -> WriteResult[None]:
+        def write(transaction: Transaction) -> WriteResult[Person]:
             team, person = get_team(transaction, team_id), get_person(transaction, user_id)
             for row in transaction.all(LIST_MEMBERSHIPS, {"user": user_id}):
                 if row.team_id == team_id:
                     transaction.delete(MEMBERS, row)
             new_access_generation(transaction)
             details = {"person": person.email, "team": team_id}
-            return WriteResult(
-                None, [AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)]
-            )
+            event = AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)
+            return WriteResult(get_person(transaction, user_id), [event])
 
-        self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team_id), write)
+        return self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team_id), write)
