@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gusset.vault.crypto.envelope import (
@@ -18,6 +19,7 @@ from gusset.vault.crypto.envelope import (
     open_sealed,
     rewrap,
     seal,
+    version_context,
 )
 
 KEKS = {1: AESGCM(bytes(range(32))), 2: AESGCM(bytes(range(32, 64)))}
@@ -64,6 +66,34 @@ def test_a_value_does_not_open_in_another_place() -> None:
     sealed = seal(b"value", context=CONTEXT, kek=KEKS[1], number=1)
     with pytest.raises(CannotOpen):
         opened(sealed, encode_context("team", "secret", "2"))
+
+
+@pytest.mark.parametrize("write_id", ["another write", "", None])
+def test_a_value_opens_only_under_the_write_id_that_it_was_sealed_with(write_id: str | None) -> None:
+    """A version number that is used again has another write id; a value of format 1 had none."""
+    place = ("team", "secret", "name", 3)
+    sealed = seal(b"value", context=version_context(*place, "a write"), kek=KEKS[1], number=1)
+    assert opened(sealed, version_context(*place, "a write")) == b"value"
+    with pytest.raises(CannotOpen):
+        opened(sealed, version_context(*place, write_id))
+    with pytest.raises(CannotOpen):  # the format byte is sealed in, too
+        opened(bytes([1]) + sealed[1:], version_context(*place, "a write"))
+
+
+places = st.tuples(
+    st.text(max_size=3),
+    st.text(max_size=3),
+    st.text(max_size=3),
+    st.integers(1, 12),
+    st.none() | st.text(max_size=3),
+)
+
+
+@given(places, places)
+@example(("t", "s", "n", 1, None), ("t", "s", "n", 1, ""))
+def test_different_versions_have_different_contexts(one: Any, other: Any) -> None:
+    """Team, secret, name, number and write id are all part of it."""
+    assert (version_context(*one) == version_context(*other)) == (one == other)
 
 
 def test_equal_values_look_different_sealed() -> None:

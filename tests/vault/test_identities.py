@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gusset.errors import Conflict, Denied, NotFound, NotSignedIn, UsageError
+from gusset.errors import Conflict, Denied, IntegrityError, NotFound, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
@@ -313,16 +313,48 @@ def test_no_token_is_in_the_audit_log_or_in_a_repr(vault: Vault, add: Add) -> No
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("change", "claims"),
     [
-        "UPDATE identities SET subject = 'eve'",
-        "UPDATE identities SET claims = '{}'",
-        "DELETE FROM identities",
-        "UPDATE issuers SET jwks_url = 'https://evil.example'",
-        "UPDATE issuers SET allow_private = 1",
+        ("subject = 'eve'", CLAIMS | {"sub": "eve"}),
+        ("claims = '{}'", {**CLAIMS, "kubernetes.io": {"namespace": "test"}}),
+        ("audience = 'other'", CLAIMS),
+        ("deployment_id = 'another'", CLAIMS),
     ],
 )
-def test_a_changed_row_is_found_and_not_used(vault: Vault, add: Add, sql: Sql, statement: str) -> None:
-    add(claims={"/kubernetes.io/namespace": "prod"})
-    sql(statement)
-    assert vault.audit.verify().problems
+def test_a_changed_identity_is_found_and_not_used(
+    vault: Vault, add: Add, sql: Sql, change: str, claims: dict[str, Any]
+) -> None:
+    """It admits no workload, also not the one that it was for, and its tokens end."""
+    token = issue(vault, add(claims={"/kubernetes.io/namespace": "prod"})).token
+    sql(f"UPDATE identities SET {change}")
+    with pytest.raises(IntegrityError, match="the identity i was altered"):
+        vault.identities.matching(claims)
+    with pytest.raises(IntegrityError, match="the identity i was altered"):
+        vault.identity_tokens.authenticate(token)
+    assert vault.audit.verify().problems[0].startswith("identities: the identity i was altered after record")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["jwks_url = 'https://evil.example'", "jwks = '{}'", "allow_private = 1", "url = 'https://evil.example'"],
+)
+def test_a_changed_issuer_is_found_and_not_used(vault: Vault, sql: Sql, change: str) -> None:
+    """Its keys are not fetched from where the row says."""
+    sql(f"UPDATE issuers SET {change}")
+    [(url,)] = sql("SELECT url FROM issuers")
+    with pytest.raises(IntegrityError, match=f"the issuer {url} was altered"):
+        vault.issuers.find(url)
+    assert vault.audit.verify().problems[0].startswith(f"issuers: the issuer {url} ")
+
+
+def test_a_removed_identity_is_found_and_its_tokens_end(vault: Vault, add: Add, sql: Sql) -> None:
+    identity = add()
+    token = issue(vault, identity).token
+    sql("DELETE FROM identities")
+    assert vault.identities.matching(CLAIMS) == []
+    with pytest.raises(NotSignedIn, match="was removed"):
+        vault.identity_tokens.authenticate(token)
+    [problem] = vault.audit.verify().problems
+    assert problem.startswith(f"identities: the row {identity.id} of record") and problem.endswith(
+        "is missing"
+    )
