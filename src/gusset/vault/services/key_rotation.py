@@ -83,6 +83,7 @@ class KeyRotation:
 
     def _add(self, kinds: Sequence[str], actor: str) -> Mapping[str, int]:
         def write(transaction: Transaction) -> WriteResult[Mapping[str, int]]:
+            self._root.check_single()
             # The record of this rotation is the last one of the old keys.
             keyring = self._keys.current.with_new(kinds, first=transaction.seq + 1)
             root = self._keys.source.read()

@@ -69,11 +69,14 @@ class RootKeyRotation:
         *old, newest = self._keys.current.root_keys
         if not old:
             return None
-        command = "gusset key rotate --root" + ("" if self._file else " --finish")
         return (
             f"a replacement of the root key is not finished: {' and '.join(old)} still opens the vault, "
-            f"beside {newest}; finish it with `{command}`"
+            f"beside {newest}; finish it with `{self._finishing}`"
         )
+
+    @property
+    def _finishing(self) -> str:
+        return "gusset key rotate --root" + ("" if self._file else " --finish")
 
     def rotate(self, *, actor: str) -> RootKeyResult:
         """Replace the root key, or finish a replacement that was interrupted.
@@ -185,11 +188,21 @@ class RootKeyRotation:
             source = replaceable(self._keys.source)
             if source is None:
                 raise UsageError(f"{self._keys.source.name} is not a file that gusset can write")
-            if len(self._root_keys()) > 1:
-                raise Conflict(
-                    "the root key is being replaced", hint="finish that first: `gusset key rotate --root`"
-                )
+            self._root_keys()
+            self.check_single()
             source.rewrite(source.read(), passphrase)
+
+    def check_single(self) -> None:
+        """For a write that wraps the keyring by one root key: nobody has begun to replace that meanwhile.
+
+        The exclusive lock alone does not prove it: its session may have ended, such as by a restart of the
+        database. What is stored within this transaction does.
+
+        Raises:
+            Conflict: the keyring is wrapped by two root keys.
+        """
+        if len(self._keys.current.root_keys) > 1:
+            raise Conflict("the root key is being replaced", hint=f"finish that first: `{self._finishing}`")
 
     def _install_if_pending(self, newest: str) -> None:
         """Put the pending root key of this machine in place, if it is the newest one."""
@@ -226,6 +239,7 @@ class RootKeyRotation:
         """Wrap the keyring by `root`, too."""
 
         def write(transaction: Transaction) -> WriteResult[None]:
+            self.check_single()
             old = self._keys.source.read()
             keyring = self._keys.current.with_root_keys([old.id, root.id])
             self._keys.write(transaction, keyring, self._now(), old, root)

@@ -163,9 +163,22 @@ class Postgres:
 
     @contextmanager
     def exclusive_lock(self) -> Iterator[None]:
-        """Hold the lock under which processes create, migrate or re-key the vault."""
-        with closing(self.connect(patient=True)) as driver:
-            driver.execute(f"SELECT pg_advisory_lock({_EXCLUSIVE_LOCK})").fetchone()
+        """Hold the lock under which processes create, migrate or re-key the vault.
+
+        It is lost with its session. Who needs certainty looks in the transaction that changes something.
+
+        Raises:
+            Unreachable, HostError: as `translated` says; or another process has it for too long.
+        """
+        try:
+            driver = self.connect(patient=True)
+        except PostgresError as error:
+            raise self.translated(error) from None
+        with closing(driver):
+            try:
+                driver.execute(f"SELECT pg_advisory_lock({_EXCLUSIVE_LOCK})").fetchone()
+            except PostgresError as error:
+                raise self.translated(error) from None
             yield
 
     @contextmanager
