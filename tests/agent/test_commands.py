@@ -31,7 +31,7 @@ def show(number=None, frame=None):
     print("start" if number is None else signal.Signals(number).name, value[::-1], flush=True)
 for name in ("HUP", "USR1", "USR2"):
     signal.signal(getattr(signal, "SIG" + name), show)
-if "stubborn" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if "stubborn" in sys.argv: signal.signal(signal.SIGTERM, show)
 if "masked" in sys.argv: print(open(os.environ["GUSSET_SECRETS_DIR"] + "/token").read(), flush=True)
 show()
 agent = os.getppid()
@@ -129,7 +129,7 @@ def test_a_command_that_ignores_sigterm_is_killed_for_a_restart(
     agent = start("--exec", f"{server} stubborn")
     agent.until(lambda: agent.lines == [f"start {back(OLD)}"])
     agent.process.terminate()
-    time.sleep(0.5)
+    agent.until(lambda: agent.lines[1:] == [f"SIGTERM {back(OLD)}"])
     assert agent.process.poll() is None
     agent.stop(signal.SIGKILL)
 
@@ -140,11 +140,10 @@ def test_a_stubborn_command_is_restarted_after_the_grace_period(
     agent = start("--exec", f"{server} stubborn")
     agent.until(lambda: agent.lines == [f"start {back(OLD)}"])
     put(admin, token=NEW)
-    agent.logged("Restarting the command")
-    time.sleep(2)
+    agent.until(lambda: agent.lines[1:] == [f"SIGTERM {back(NEW)}"])
     assert [each["versions"] for each in replicas(admin)] == [{"token": 1}]  # what the command still uses
 
-    agent.until(lambda: agent.lines[1:] == [f"start {back(NEW)}"])
+    agent.until(lambda: agent.lines[2:] == [f"start {back(NEW)}"])
     assert "is killed" in agent.log
     eventually(lambda: [each["versions"] for each in replicas(admin)] == [{"token": 2}])
     agent.stop(signal.SIGKILL)
@@ -240,10 +239,10 @@ def test_changes_during_a_run_are_one_further_run(tmp_path: Path) -> None:
     command.request()
     eventually(lambda: command.runs == 1)
     for _ in range(5):
-        time.sleep(0.05)
+        time.sleep(0.05)  # all of them within the second that the first run takes
         command.request()
     eventually(lambda: command.runs == 2)
-    time.sleep(2.5)
+    time.sleep(2.5)  # no third run begins
     assert (tmp_path / "runs").read_text() == "run\n" * 2
     command.stop()
     assert command.failures == 0

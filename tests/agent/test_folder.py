@@ -268,7 +268,7 @@ def test_an_agent_that_is_killed_at_any_moment_leaves_one_whole_generation(memor
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"started\n"
-            time.sleep(0.005 + round * 0.0007)
+            time.sleep(0.005 + round * 0.0007)  # the kill comes at many moments
             process.send_signal(signal.SIGKILL)
         found = {path.name: path.read_bytes() for path in (memory / "..data").iterdir() if path.is_file()}
         assert len(found) == 4 and len(set(found.values())) == 1

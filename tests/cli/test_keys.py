@@ -8,7 +8,7 @@ import pty
 import shutil
 import subprocess
 import sys
-import time
+import termios
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from gusset.vault.crypto.root_key import parse_root_key
 from tests.conftest import Cli, leaks_in
+from tests.serving.conftest import eventually
 
 VALUE = b"the value of the secret"
 
@@ -203,7 +204,7 @@ def test_a_passphrase_is_asked_for_at_a_terminal(filled: Cli, tmp_path: Path) ->
     shown = b""
     while b"Passphrase of" not in shown:
         shown += os.read(ours, 4096)
-    time.sleep(0.2)  # until the terminal's echo is off
+    eventually(lambda: not termios.tcgetattr(ours)[3] & termios.ECHO, "the terminal does not echo")
     os.write(ours, b"correct horse battery\n")
     output, _ = process.communicate(timeout=60)
     with suppress(OSError):  # the other end is closed

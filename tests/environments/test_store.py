@@ -123,7 +123,7 @@ def test_a_killed_start_leaves_no_half_environment(store: EnvironmentStore, dela
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        time.sleep(delay)
+        time.sleep(delay)  # the kill comes at several moments
         process.send_signal(signal.SIGKILL)
     found = store.find(KEY)
     assert found is None or Path(found.path, "whole").exists()

@@ -92,7 +92,7 @@ def test_a_token_put_right_reaches_the_running_model(
     assert "refused" in hub.callers
 
     set_token(token)
-    assert best(answer_once_it_can(server)) == "paris"
+    assert best(first_good_response(server)) == "paris"
 
     assert server.predict(None).json() == worker
     assert "asking the hub with ***" in server.printed()
@@ -102,7 +102,7 @@ def test_a_token_put_right_reaches_the_running_model(
     assert workspace.leaks(wrong, token) == []
 
 
-def answer_once_it_can(server: Server) -> httpx.Response:
+def first_good_response(server: Server) -> httpx.Response:
     """The first response that is not an error: a new version is on its way to the model."""
     deadline = time.monotonic() + PATIENCE
     while (response := server.predict(SENTENCE)).status_code != 200:

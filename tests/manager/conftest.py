@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gusset.vault.services.leases import LEASE_SECONDS
 from tests.conftest import Cli, leaks_in
 
 ADMIN = "ada@example.com"
@@ -112,6 +114,12 @@ class Replica:
     def renew(self, report: Mapping[str, Any]) -> httpx.Response:
         path, headers = f"/v1/deployment/replicas/{self.id}", {"gusset-session": self.key}
         return self.client.put(path, json=report, headers=headers)
+
+
+def has_lapsed(replica: Mapping[str, Any]) -> bool:
+    """Whether a lost replica's lease had ended, to the second, before whatever is stored from now on."""
+    seen = datetime.fromisoformat(replica["seen_at"])
+    return datetime.now(UTC) > seen + timedelta(seconds=LEASE_SECONDS + 1)
 
 
 def lease(client: httpx.Client) -> Replica:

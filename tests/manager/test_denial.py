@@ -106,7 +106,9 @@ def test_a_deployment_has_a_bounded_number_of_replicas(
         running += [lease(client) for _ in range(MAX_REPLICAS - len(running))]
         for replica in running:
             assert replica.renew({"host": "h"}).status_code == 200
-        time.sleep(1)  # reports are written after a quarter of a second
+        time.sleep(
+            1
+        )  # until the reports are written: pages and API show them before, and another fetch would change them
         refused = client.post("/v1/deployment/secrets")
         assert refused.status_code == 409 and f"{MAX_REPLICAS} running replicas" in refused.json()["message"]
         assert running[0].renew({"stopped": True}).status_code == 200

@@ -112,7 +112,7 @@ def test_a_killed_manager_loses_no_acknowledged_write(manager: Manager) -> None:
         threads = [threading.Thread(target=writer, args=(number, stop)) for number in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(random.uniform(0.05, 0.4))
+        time.sleep(random.uniform(0.05, 0.4))  # the kill comes at any moment
         manager.kill()
         stop.set()
         for thread in threads:

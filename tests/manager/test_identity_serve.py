@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from tests.conftest import Cli, leaks_in
 from tests.faults.clocks import clock_off_by, has_faketime
 from tests.manager.conftest import Manager
 from tests.manager.issuer import DISCOVERY, Issuer, Key, running_issuer, send
+from tests.manager.test_access import records
 from tests.manager.test_serve import NEW, VALUE, put, sha
 from tests.serving.conftest import eventually
 
@@ -34,6 +36,10 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_model(tmp_path / "my-model")
+
+
+def exchanges(admin: httpx.Client) -> list[dict[str, Any]]:
+    return records(admin, action="identity.exchange", limit="1000")
 
 
 class Platform:
@@ -144,14 +150,12 @@ def test_a_stream_that_outlives_its_token_goes_on_with_the_next(
         served(workload, str(folder), errors=tmp_path / "err") as (address, _),
     ):
         for value in (NEW, OLDER, VALUE):
-            time.sleep(5)
+            begun = len(exchanges(admin))
+            eventually(lambda begun=begun: len(exchanges(admin)) >= begun + 2, "the token before has ended")
             put(admin, value)
             eventually(lambda value=value: predict(address).json() == {"sha": sha(value)})
             assert readiness(address) == ""
-    records = admin.get("/v1/audit", params={"action": "identity.exchange", "limit": "1000"}).json()[
-        "records"
-    ]
-    assert len(records) >= 4
+    assert len(exchanges(admin)) >= 4
     assert "are not followed" not in (tmp_path / "err").read_text()
 
 
@@ -168,7 +172,7 @@ def test_a_node_with_a_wrong_clock_follows_changes(
         platform.replacing(every=1.0, seconds=4),
         served(node, str(folder), errors=tmp_path / "err") as (address, _),
     ):
-        time.sleep(5)  # the first token has ended
+        eventually(lambda: len(exchanges(admin)) >= 3, "the first token has ended")
         put(admin, NEW)
         eventually(lambda: predict(address).json() == {"sha": sha(NEW)})
         assert readiness(address) == ""

@@ -127,7 +127,7 @@ def test_a_body_is_read_once_the_key_is_checked(manager: Manager) -> None:
         for parts in ((head + b"\r\n" + body,), (head + b"\r\n" + body[:9000], body[9000:])):
             for part in parts:
                 client.sendall(part)
-                time.sleep(0.05)
+                time.sleep(0.05)  # the parts arrive one by one
             assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
         client.sendall(head + b"Expect: 100-continue\r\n\r\n")
         assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +113,12 @@ def plain_application() -> object:
     return serve.deployment(**OPTIONS)(Plain).bind()
 
 
+def alive_nodes() -> int:
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def test_a_killed_node_loses_no_more_requests_than_plain_ray_serve(
     cluster: Cluster, secrets: Secrets, folder: Path
 ) -> None:
@@ -130,10 +135,10 @@ def test_a_killed_node_loses_no_more_requests_than_plain_ray_serve(
         load.start()
     ours, plain = loads
     eventually(lambda: all(len(load.pids) == 2 for load in loads), "responses of two replicas each")
-    before = {load: set(load.pids) for load in loads}
+    before, nodes = {load: set(load.pids) for load in loads}, alive_nodes()
 
     cluster.nodes.remove_node(next(iter(cluster.nodes.worker_nodes)), allow_graceful=False)
-    time.sleep(3)
+    eventually(lambda: alive_nodes() == nodes - 1, "Ray has noticed that the node is gone")
     cluster.nodes.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
     eventually(lambda: all(set(load.pids) - before[load] for load in loads), "a new replica each", 90)
     for load in loads:

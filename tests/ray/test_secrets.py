@@ -298,7 +298,7 @@ def test_a_replica_starts_when_the_manager_is_back(
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )
-    time.sleep(3)
+    time.sleep(3)  # longer than a start takes that does not wait: it would be running, or have failed
     assert serve.status().applications["waiting"].status == "DEPLOYING"
     secrets.manager.start()
     address = f"{cluster.url}/waiting/predict"

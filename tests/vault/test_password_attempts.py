@@ -35,7 +35,7 @@ def test_processes_with_clocks_apart_share_a_budget(settings: Settings) -> None:
         assert [vault.password_attempts.take(attempt) for vault in (one, two, one)] == [[0.0]] * 3
         [wait] = two.password_attempts.take(attempt)
         assert 0.0 < wait <= 1.0
-        time.sleep(wait)
+        time.sleep(wait)  # by the database's clock, which no test can set
         assert one.password_attempts.take(attempt) == [0.0]
 
 
@@ -69,6 +69,6 @@ def test_clients_are_neither_stored_in_plain_text_nor_kept(vault: Vault) -> None
     vault.password_attempts.take([PasswordAttempt(short, "hunter2@example.com")])
     assert rows(vault) and b"hunter2" not in b"".join(rows(vault))
     kept = rows(vault)
-    time.sleep(0.1)
+    time.sleep(0.1)  # until the attempt is forgiven, by the database's clock
     vault.password_attempts.take([PasswordAttempt(OTHER, "a")])
     assert len(rows(vault)) == 1 and rows(vault) != kept

@@ -70,7 +70,7 @@ def test_nothing_acknowledged_is_lost_by_200_kills(settings: Settings) -> None:
         with os.fdopen(reading, "rb") as pipe:
             wanted = moments.randint(1, 4) if round_ % 4 else 0
             lines = [pipe.readline() for _ in range(wanted)]
-            time.sleep(moments.uniform(0, 0.002 if wanted else 0.03))
+            time.sleep(moments.uniform(0, 0.002 if wanted else 0.03))  # the kill comes at any moment
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             lines += pipe.readlines()
