@@ -254,6 +254,13 @@ def test_a_token_is_bound_to_its_deployment(peopled: Settings, sql: Sql) -> None
     assert unsigned(sql) == {"access_keys": 1, "deployments": 1}  # without its token, the other is not known
 
 
+def test_another_default_team_is_not_signed(peopled: Settings, sql: Sql) -> None:
+    """The record that made it has no id, but those of its members and secrets have."""
+    sql("UPDATE teams SET id = 'forged' WHERE name = 'default'")
+    with pytest.raises(IntegrityError, match="the team default was altered"), open_vault(peopled):
+        pass
+
+
 COMPARED = [
     (table.name, column)
     for table in SIGNED
