@@ -7,17 +7,26 @@ STAMP := $(VENV)/.made
 WORKERS ?= $(shell expr 2 '*' `getconf _NPROCESSORS_ONLN`)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-# PostgreSQL as the system has it, the newest one; empty where there is none. `make test` uses that of a wheel.
+# What needs neither an engine, a browser, a large framework, nor root and the packages of `make system-deps`.
+UNIT = not (engine or browser or ray or torch or truss or system)
+
+# PostgreSQL as the system has it, the newest one; empty where there is none. `make test` uses that of a wheel: the
+# targets `postgres` and `postgres-all` end with an error where there is no other, since they would repeat that.
 SYSTEM_POSTGRES := $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
-# The part of tests/manager that continuous integration runs twice: routes, pages, keys, streams, durability, rotations.
-# The rest takes 380 s of processor time; `make postgres-all` runs it, too.
+ON_SYSTEM_POSTGRES = postgres="$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)}"; \
+  if ! [ -x "$$postgres/postgres" ]; then \
+    echo "there is no PostgreSQL in $${postgres:-/usr/lib/postgresql}: run \`make system-deps\` as root" >&2; exit 1; \
+  fi; \
+  GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES="$$postgres" $(PYTEST) -m "not sqlite"
+# The part of tests/manager that .ci/run runs twice: routes, pages, keys, streams, durability, rotations. The rest takes
+# 380 s of processor time; `make postgres-all` runs it, too, in a job of .github/workflows/ci.yml.
 ON_POSTGRES = test_access test_api test_durable test_integrity test_keys test_login test_pages \
   test_provider_rotation test_repeated_requests test_session_tokens
 # Those of tests/vault; `make test` runs all of them on both databases, but on the PostgreSQL of the wheel.
 VAULT_ON_POSTGRES = test_consistency test_identities test_leases test_lost_records test_postgres \
   test_provider_rotations test_rotations
 
-.PHONY: help demo test quick check unit postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts lock system-deps clean
+.PHONY: help demo test quick check unit system postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,17 +46,18 @@ check: $(STAMP) ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(STAMP) ## every test but those of engines, browser, Ray and torch
-	$(PYTEST) -m "not (engine or browser or ray or torch or truss)"
+unit: $(STAMP) ## every test but those of engines, browser, Ray, torch, and of root and system packages
+	$(PYTEST) -m "$(UNIT)"
+
+system: $(STAMP) ## the tests that need root or packages of `make system-deps`, but for engines and browser
+	$(PYTEST) -m "system and not (engine or browser or ray or torch or truss)"
 
 postgres: $(STAMP) ## tests of vaults and managers on the system's PostgreSQL (GUSSET_TEST_POSTGRES names another)
-	GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES=$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)} \
-	  $(PYTEST) -m "not sqlite" tests/faults/test_failover.py $(VAULT_ON_POSTGRES:%=tests/vault/%.py) \
+	@$(ON_SYSTEM_POSTGRES) tests/faults/test_failover.py $(VAULT_ON_POSTGRES:%=tests/vault/%.py) \
 	  $(ON_POSTGRES:%=tests/manager/%.py)
 
 postgres-all: $(STAMP) ## every test of vaults and managers on the system's PostgreSQL; many minutes
-	GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES=$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)} \
-	  $(PYTEST) -m "not sqlite" tests/vault tests/manager tests/faults/test_failover.py
+	@$(ON_SYSTEM_POSTGRES) tests/vault tests/manager tests/faults/test_failover.py
 
 soak: $(STAMP) ## 200 kills, a full load and a long pause, on PostgreSQL: takes half an hour
 	GUSSET_TEST_KILLS=200 GUSSET_TEST_WRITES=200 GUSSET_TEST_PAUSE=60 \
@@ -81,8 +91,8 @@ compiled: $(STAMP) ## compile the hot modules by mypyc, beside their source; nee
 interpreted: ## remove compiled modules from src/: Python then runs the source again
 	find src -name '*.so' -delete
 
-test-compiled: compiled ## every test but those of engines, browser, Ray and torch on compiled modules, which it removes again
-	$(PYTEST) -m "not (engine or browser or ray or torch or truss)" $(TESTS); status=$$?; \
+test-compiled: compiled ## the tests of `make unit` on compiled modules, which it removes again
+	$(PYTEST) -m "$(UNIT)" $(TESTS); status=$$?; \
 	  find src -name '*.so' -delete; exit $$status
 
 dist: $(STAMP) interpreted ## build wheels and sdist, install them into empty environments and try them; removes compiled modules

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import PostgresServer
+from tests.system import missing_programs, skip_if
 
 # A property has no time limit of its own: how fast a machine is says nothing of whether it holds.
 settings.register_profile("gusset", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -102,6 +103,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(item.get_closest_marker(mark) for mark in ("engine", "torch", "slow"))
     }
     items.sort(key=lambda item: item.path not in takes_minutes)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that lacks what its mark `system` names; in CI, where all of it is installed, fail it."""
+    for mark in item.iter_markers("system"):
+        skip_if(missing_programs(*mark.args))
 
 
 @dataclass

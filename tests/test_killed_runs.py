@@ -39,6 +39,7 @@ def test_the_folder_of_an_ended_docker_is_removed(
     assert not left.exists() and own.exists()
 
 
+@pytest.mark.system("ip")
 def test_networks_of_ended_runs_are_removed(ended: int) -> None:
     """The namespace and both kinds of interfaces; those of this run stay."""
     made: list[Callable[[], None]] = []

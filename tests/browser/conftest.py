@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, Response, Route, sync_pl
 
 from tests.conftest import Cli, clean_environ
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
+from tests.system import skip_if
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
@@ -47,10 +48,7 @@ def browser() -> Iterator[Browser]:
     """
     where = chromium()
     if where is None:
-        why = "Chromium is not installed: run `make system-deps` as root, on Debian or Ubuntu"
-        if os.environ.get("CI") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
+        skip_if("Chromium is not installed: run `make system-deps` as root, on Debian or Ubuntu")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=where, headless=True, args=ARGUMENTS)
         yield running

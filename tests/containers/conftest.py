@@ -37,6 +37,7 @@ from tests.killed_runs import (
 )
 from tests.manager.conftest import manager, set_up  # noqa: F401  # fixtures
 from tests.serving.conftest import eventually
+from tests.system import missing_programs, skip_if
 
 REPO = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("GUSSET_TEST_CACHE") or REPO / ".cache")
@@ -120,22 +121,6 @@ def files_newer_than(folder: Path, *roots: str | Path, tests: Sequence[str] = ()
     command = ["find", *map(str, roots), *tests, "-type", "f", "-newer", str(folder), "-print0"]
     done = subprocess.run(command, capture_output=True, check=False)  # it fails for files that vanish
     yield from (Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name)
-
-
-def skip_if(reason: str | None) -> None:
-    """Skip the test if there is a reason; in CI, fail it."""
-    if reason and os.environ.get("CI") == "1":
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
-
-
-def missing_programs(*programs: str) -> str | None:
-    """Which of these programs are not installed, and what to do; None if all are."""
-    missing = [name for name in programs if shutil.which(name) is None]
-    if not missing:
-        return None
-    return f"not installed: {', '.join(missing)}; `make system-deps` installs it on Debian or Ubuntu"
 
 
 def why_no_containers() -> str | None:

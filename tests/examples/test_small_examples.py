@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_serve import predict, served
 from tests.conftest import Cli
 from tests.containers.conftest import skip_if
@@ -24,6 +26,8 @@ from tests.examples.environments import (
     tiny_bert,
 )
 from tests.serving.conftest import eventually
+
+pytestmark = pytest.mark.torch  # their environments are those of `make examples`
 
 
 def example(environment: FolderEnvironment, gusset: Cli, tmp_path: Path, **changes: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pytest
 
 from tests.conftest import Cli
 
-SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
+SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 
 
 @contextmanager
@@ -27,9 +26,7 @@ def mounted(mount: Path, command: list[str]) -> Iterator[Path]:
         subprocess.run(["fusermount3", "-u", str(mount)], check=True)
 
 
-@pytest.mark.skipif(
-    shutil.which("sshfs") is None or not SFTP_SERVER.exists(), reason="sshfs or sftp-server is not installed"
-)
+@pytest.mark.system("sshfs", SFTP_SERVER)
 def test_a_vault_on_sshfs_is_refused(gusset: Cli, tmp_path: Path) -> None:
     """The error has the reason, and nothing is made there."""
     remote, ssh = tmp_path / "remote", tmp_path / "ssh"
@@ -45,7 +42,7 @@ def test_a_vault_on_sshfs_is_refused(gusset: Cli, tmp_path: Path) -> None:
     assert list(remote.iterdir()) == []
 
 
-@pytest.mark.skipif(shutil.which("bindfs") is None, reason="bindfs is not installed")
+@pytest.mark.system("bindfs")
 def test_a_vault_on_a_local_fuse_file_system_is_accepted(gusset: Cli, tmp_path: Path) -> None:
     """Such as NTFS, or a folder that is encrypted."""
     local = tmp_path / "local"

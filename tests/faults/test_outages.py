@@ -352,6 +352,7 @@ def full(disk: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.system("mount")
 def test_a_full_disk_of_the_database_refuses_writes_and_loses_nothing(
     small_disk: Path, set_up: SetUp, server: PostgresServer, tmp_path: Path, gusset: Cli
 ) -> None:

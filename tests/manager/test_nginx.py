@@ -20,6 +20,8 @@ from tests.serving.conftest import eventually
 from tests.serving.test_callers import make_certificate, trusting
 from tests.test_docs import ROOT, blocks
 
+pytestmark = pytest.mark.system("nginx")
+
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -37,8 +39,7 @@ def managers(start: Starter) -> list[Manager]:  # noqa: F811
 def proxy(managers: list[Manager], tmp_path: Path) -> Iterator[httpx.Client]:
     """A client of nginx, with the administrator's key."""
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None:
-        pytest.skip("nginx is not installed; `make system-deps` installs it")
+    assert nginx is not None
     [config] = blocks((ROOT / "docs" / "production.md").read_text(), "nginx")
     certificate, key = make_certificate(tmp_path, "nginx")
     with socket.socket() as free:

@@ -24,7 +24,7 @@ from tests.manager.conftest import Manager, has_lapsed
 from tests.manager.test_rotation import CONFIG, MODEL, rotation, states, value
 from tests.serving.conftest import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.system("ip")]
 
 WAIT = ("secret", "set", "token", "--wait", "--output", "json")
 

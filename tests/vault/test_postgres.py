@@ -700,8 +700,7 @@ def test_a_time_that_came_late_replaces_none_that_came_at_once() -> None:
 def pooled(request: pytest.FixtureRequest, settings: Settings, server: PostgresServer) -> Iterator[str]:
     """The URL of the database behind PgBouncer in the mode that the test's parameter names."""
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
+    assert program is not None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -728,12 +727,14 @@ def pooled(request: pytest.FixtureRequest, settings: Settings, server: PostgresS
         process.wait(10)
 
 
+@pytest.mark.system("pgbouncer")
 @pytest.mark.parametrize("pooled", ["transaction", "statement"], indirect=True)
 def test_a_transaction_pooler_is_refused(pooled: str) -> None:
     with pytest.raises(HostError, match="transaction pooler"):
         Postgres(pooled).connect()
 
 
+@pytest.mark.system("pgbouncer")
 @pytest.mark.parametrize("pooled", ["session"], indirect=True)
 def test_a_session_pooler_is_accepted(pooled: str, settings: Settings) -> None:
     with open_vault(settings_in(settings.home, database=pooled)) as vault:
