@@ -37,15 +37,16 @@ log = logging.getLogger("gusset")
 T = TypeVar("T")
 
 MAX_BATCH = 256  # writes in one transaction
+WRITE_TIMEOUT = 4.5  # seconds, also where the database has no limit of its own: a request ends within 5
 SLOW_COMMIT = 0.003  # seconds; a faster commit costs less than handing it to a thread
 
 
 def make_server_writer(runner: BatchRunner, database: Database) -> Writer:
-    """The writer for a server's vault."""
-    transactions = (
-        SqliteTransactions(runner, database) if isinstance(database, Sqlite) else ServerTransactions(runner)
-    )
-    return LoopWriter(runner, transactions)
+    """The writer for a server's vault. People may wait for a file's lock; requests to a server may not."""
+    if not isinstance(database, Sqlite):
+        return LoopWriter(runner, ServerTransactions(runner))
+    database.write_timeout = WRITE_TIMEOUT
+    return LoopWriter(runner, SqliteTransactions(runner, database))
 
 
 class Transactions(Protocol):
@@ -84,7 +85,7 @@ class SqliteTransactions:
             driver = self._driver = self._sqlite.connect()
             self._sqlite.disable_busy_timeout(driver)
         if not self._sqlite.try_begin_write(driver):
-            call_on_thread(self._sqlite.wait_and_begin_write, driver)
+            call_on_thread(self._sqlite.wait_and_begin_write, driver, earliest_deadline(batch))
         try:
             extension = self._runner.run(driver, batch, savepoints=savepoints)
             self._commit(driver)

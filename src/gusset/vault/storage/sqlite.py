@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -17,12 +18,12 @@ from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, file_system_type, lock_exc
 from gusset.vault.storage.sql import Statement
 
 POLL_INTERVAL = 0.05  # seconds between looks at the counter of other connections' commits
-LOCK_TIMEOUT = 30  # seconds that a writer waits for another process's lock
+LOCK_TIMEOUT = 30.0  # seconds that a writer without a deadline waits for another process's lock
 
 _PRAGMAS: Sequence[str] = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
-    f"PRAGMA busy_timeout={LOCK_TIMEOUT * 1000}",
+    f"PRAGMA busy_timeout={LOCK_TIMEOUT * 1000:.0f}",
     "PRAGMA foreign_keys=ON",
     "PRAGMA secure_delete=ON",  # destroyed bytes are overwritten, not only unlinked
 )
@@ -59,7 +60,7 @@ class Sqlite:
 
     errors: type[Exception] = sqlite3.Error
     max_connections: int | None = None
-    write_timeout: float | None = None  # `LOCK_TIMEOUT` is the only limit
+    write_timeout: float | None = None  # `LOCK_TIMEOUT` is the only limit, unless a server sets another one
     pipelines = False
     migration_url = "sqlite://"
 
@@ -89,7 +90,9 @@ class Sqlite:
         driver.execute("BEGIN")
 
     def begin_write(self, driver: Any, *, deadline: float | None = None) -> None:
-        """Takes the write lock first, so that no write fails half-way. Waits `LOCK_TIMEOUT` for it."""
+        """Takes the write lock first, so that no write fails half-way. Waits for it until the deadline."""
+        if deadline is not None:
+            _set_busy_timeout(driver, deadline - time.monotonic())
         driver.execute("BEGIN IMMEDIATE")
 
     def announce(self, driver: Any) -> None:
@@ -115,13 +118,13 @@ class Sqlite:
 
     def disable_busy_timeout(self, driver: Any) -> None:
         """Let a connection fail at once when another process holds the lock."""
-        driver.execute("PRAGMA busy_timeout=0")
+        _set_busy_timeout(driver, 0.0)
 
-    def wait_and_begin_write(self, driver: Any) -> None:
-        """Take the write lock on a connection without a busy timeout, waiting up to `LOCK_TIMEOUT` once."""
-        driver.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT * 1000}")
+    def wait_and_begin_write(self, driver: Any, deadline: float | None) -> None:
+        """Take the write lock on a connection without a busy timeout, waiting as `begin_write` does once."""
+        _set_busy_timeout(driver, LOCK_TIMEOUT)
         try:
-            driver.execute("BEGIN IMMEDIATE")
+            self.begin_write(driver, deadline=deadline)
         finally:
             self.disable_busy_timeout(driver)
 
@@ -245,7 +248,7 @@ class Sqlite:
         message = str(error).lower()
         if "locked" in message or "busy" in message:
             return Unreachable(
-                f"another process has kept the vault locked for {LOCK_TIMEOUT} s", hint="try again"
+                "another process keeps the vault locked", hint="end it, or wait for it; then try again"
             )
         if "full" in message:
             return HostError(
@@ -271,6 +274,11 @@ class Sqlite:
                 "the database is damaged", hint=f"restore a backup; keep {self.file} for analysis"
             )
         return VaultError(f"the database refused the statement ({message.split('(')[0].strip()[:80]})")
+
+
+def _set_busy_timeout(driver: Any, seconds: float) -> None:
+    """How long a statement waits for another process's lock."""
+    driver.execute(f"PRAGMA busy_timeout={max(0.0, seconds) * 1000:.0f}")
 
 
 def _network(folder: Path) -> str | None:
