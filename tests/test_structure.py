@@ -1,4 +1,4 @@
-"""Limits that keep the code readable: the size of classes, and how many arguments go by position."""
+"""Limits that keep the code readable: the size of classes and functions, and how many arguments go by position."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import gusset
 
 ROOT = Path(gusset.__file__).parent
 MOST_LINES = 250
+MOST_LINES_OF_FUNCTION = 60
 MOST_PUBLIC_METHODS = 15
 MOST_POSITIONAL = 4
 
-# Class -> why it may be larger.
+# Class or function -> why it may be larger.
 LARGER = {
     "containers/proxy/client_connection.py:ClientConnection": "six methods are asyncio's, four OpenConnections'",
     "runtime/http_connection.py:HttpConnection": "asyncio's and the parser's callbacks are public methods, all on one state",
@@ -24,13 +25,22 @@ LARGER = {
 }
 
 
-def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+LONGER = {
+    "vault/storage/migrations/versions/0001_first.py:upgrade": "one statement for each table of the first release"
+}
+
+
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
     for module in sorted(ROOT.rglob("*.py")):
-        if "demo_model" in module.parts:
-            continue
-        for node in ast.walk(ast.parse(module.read_text())):
-            if isinstance(node, ast.ClassDef):
-                yield f"{module.relative_to(ROOT)}:{node.name}", node
+        if "demo_model" not in module.parts:
+            for node in ast.walk(ast.parse(module.read_text())):
+                yield module.relative_to(ROOT), node
+
+
+def classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    for module, node in nodes():
+        if isinstance(node, ast.ClassDef):
+            yield f"{module}:{node.name}", node
 
 
 def test_no_class_is_large_without_a_reason() -> None:
@@ -42,6 +52,16 @@ def test_no_class_is_large_without_a_reason() -> None:
         if _lines(node) > MOST_LINES or len(public) > MOST_PUBLIC_METHODS:
             large.add(name)
     assert large == set(LARGER)
+
+
+def test_no_function_is_long_without_a_reason() -> None:
+    """At most 60 lines, or a reason in `LONGER`. The docstring does not count."""
+    long = {
+        f"{module}:{node.name}"
+        for module, node in nodes()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _lines(node) > MOST_LINES_OF_FUNCTION
+    }
+    assert long == set(LONGER)
 
 
 def test_constructors_take_few_arguments_by_position() -> None:
@@ -58,7 +78,7 @@ def test_constructors_take_few_arguments_by_position() -> None:
     assert many == []
 
 
-def _lines(node: ast.ClassDef) -> int:
+def _lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Its lines, without the docstring."""
     docstring = node.body[0] if ast.get_docstring(node) is not None else None
     own = (docstring.end_lineno or 0) - docstring.lineno + 1 if docstring else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from gusset.errors import GussetError
 from gusset.manager.api.handlers import OPERATIONS
 from gusset.manager.api.openapi import openapi
+from gusset.manager.api.operations import Operation
 from gusset.manager.api.router import Api, Router, error_response, http_error
 from gusset.manager.auth.access_cache import AccessCache
 from gusset.manager.auth.authenticator import Authenticator
@@ -104,6 +106,48 @@ def make_manager(
     key_rate: int,
 ) -> Manager:
     """Join the parts over an open vault. `scheme` is the listener's; for `key_rate` see `Authenticator`."""
+    shared = _make_shared(vault, key_rate)
+    executors, change_feed = shared.executors, shared.change_feed
+    pages = Pages(
+        vault,
+        shared.authenticator,
+        executors,
+        on_write=change_feed.notify,
+        integrity=shared.integrity,
+        bootstrap_link=bootstrap_link,
+    )
+    return Manager(
+        middleware=_make_middleware(shared, pages, proxies=proxies, scheme=scheme),
+        change_feed=change_feed,
+        streams=shared.streams,
+        refusal_timer=RefusalTimer(vault, executors),
+        checkpoint_timer=CheckpointTimer(vault, executors),
+        reports=shared.reports,
+        integrity=shared.integrity,
+        lease_timer=LeaseTimer(vault, executors, shared.authenticator.write_uses),
+        overlap_timer=OverlapTimer(vault, executors, change_feed.notify),
+        executors=executors,
+        cache=shared.cache,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What several parts of a manager use."""
+
+    vault: Vault
+    executors: Executors
+    greenlets: GreenletPool
+    cache: AccessCache
+    authenticator: Authenticator
+    change_feed: ChangeFeed
+    streams: ChangeStreams
+    integrity: IntegrityWatch
+    metrics: Metrics
+    reports: ManagerReports
+
+
+def _make_shared(vault: Vault, key_rate: int) -> _Shared:
     executors = Executors(longest_queue=LONGEST_QUEUE if vault.reads_wait else None)
     cache, greenlets = AccessCache(vault), GreenletPool(vault.request_seconds)
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
@@ -117,58 +161,63 @@ def make_manager(
         headers=SECURITY_HEADERS,
         count=lambda exchange, status: metrics.count(CHANGES, status, time.perf_counter() - exchange.began),
     )
-    delivery = Delivery(authenticator)
-    pages = Pages(
-        vault,
-        authenticator,
-        executors,
-        on_write=change_feed.notify,
+    return _Shared(
+        vault=vault,
+        executors=executors,
+        greenlets=greenlets,
+        cache=cache,
+        authenticator=authenticator,
+        change_feed=change_feed,
+        streams=streams,
         integrity=integrity,
-        bootstrap_link=bootstrap_link,
+        metrics=metrics,
+        reports=ManagerReports(vault, executors),
     )
+
+
+def _make_middleware(shared: _Shared, pages: Pages, *, proxies: TrustedProxies, scheme: str) -> Middleware:
+    vault, authenticator = shared.vault, shared.authenticator
+    delivery = Delivery(authenticator)
     keys = IssuerKeys(PinnedHttp())
     identities = IdentityExchange(vault, keys)
     operations = [*OPERATIONS, *IdentityOperations(keys).operations(), *delivery.operations()]
-    reports = ManagerReports(vault, executors)
-    service = ServiceRoutes(
+    api = Api(
         vault,
         authenticator,
-        executors,
-        reports=reports,
-        integrity=integrity,
-        metrics=metrics,
-        document=openapi(operations, READ_PATHS),
+        shared.cache,
+        executors=shared.executors,
+        on_write=shared.change_feed.notify,
     )
-    routes = [*service.routes(), *pages.routes()]
-    exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
-    middleware = Middleware(
+    return Middleware(
         Router(operations),
-        Api(vault, authenticator, cache, executors=executors, on_write=change_feed.notify),
-        Starlette(routes=routes, exception_handlers=exception_handlers),
-        metrics,
-        streams=streams,
+        api,
+        _make_app(shared, pages, operations),
+        shared.metrics,
+        streams=shared.streams,
         renewals=Renewals(authenticator, vault.leases),
         tokens=TokenRoute(identities),
         read_routes=ReadRoutes(vault, authenticator, delivery, identities),
-        greenlets=greenlets,
+        greenlets=shared.greenlets,
         proxies=proxies,
         scheme=scheme,
         refuse_form=pages.refuse_form,
         request_seconds=vault.request_seconds,
     )
-    return Manager(
-        middleware=middleware,
-        change_feed=change_feed,
-        streams=streams,
-        refusal_timer=RefusalTimer(vault, executors),
-        checkpoint_timer=CheckpointTimer(vault, executors),
-        reports=reports,
-        integrity=integrity,
-        lease_timer=LeaseTimer(vault, executors, authenticator.write_uses),
-        overlap_timer=OverlapTimer(vault, executors, change_feed.notify),
-        executors=executors,
-        cache=cache,
+
+
+def _make_app(shared: _Shared, pages: Pages, operations: Sequence[Operation]) -> Starlette:
+    """The application for what is no operation of the API: pages, probes and the like."""
+    service = ServiceRoutes(
+        shared.vault,
+        shared.authenticator,
+        shared.executors,
+        reports=shared.reports,
+        integrity=shared.integrity,
+        metrics=shared.metrics,
+        document=openapi(operations, READ_PATHS),
     )
+    exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
+    return Starlette(routes=[*service.routes(), *pages.routes()], exception_handlers=exception_handlers)
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
