@@ -310,9 +310,9 @@ def test_a_deployments_report_that_is_sent_again_is_not_counted_again(
 
 
 def test_a_delivery_is_never_kept_for_a_repeated_request(
-    manager: Manager, admin: httpx.Client, deployment: Callable[..., httpx.Client]
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
-    """A fetch heeds no key: it gives the newest value each time, and the database has none in the clear."""
+    """A fetch heeds no key: it gives the newest value each time, and a response with values is not stored."""
     admin.post("/v1/secrets", json={"name": "x", "value": VALUE})
     with deployment("d", "x") as client:
         first = client.post("/v1/deployment/secrets", headers=KEY).json()

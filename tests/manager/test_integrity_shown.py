@@ -1,0 +1,59 @@
+"""A vault that was tampered with: where a manager shows it to administrators, and to nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.manager.conftest import Manager
+from tests.manager.test_pages import Visitor
+from tests.serving.conftest import eventually
+from tests.vault.conftest import run_sql
+
+TAMPERED = "The vault was tampered with or is damaged"
+
+
+@pytest.fixture
+def tampered(manager: Manager) -> Iterator[Manager]:
+    """A manager that has found a row that was altered, of the secret `bad`."""
+    with manager.client() as admin:
+        admin.post("/v1/secrets", json={"name": "bad", "value": "v"}).raise_for_status()
+    assert manager.stop() == 0
+    run_sql(manager.database, "UPDATE secrets SET note = 'forged' WHERE name = 'bad'")
+    manager.start()  # all rows are verified at the start
+    with manager.client() as admin:
+        eventually(lambda: admin.get("/readyz").json()["integrity"]["problems"] == 1)
+    yield manager
+
+
+def test_an_administrator_sees_that_the_vault_was_tampered_with(tampered: Manager) -> None:
+    """The page of the audit log says what is wrong, the others lead to it."""
+    ada = Visitor(tampered)
+    with ada.http:
+        ada.sign_in()
+        log, people = ada.http.get("/settings/audit"), ada.http.get("/settings/people")
+    assert (log.status_code, people.status_code) == (200, 200)
+    assert TAMPERED in log.text and "the secret bad was altered" in log.text
+    assert f"{TAMPERED}: 1 problem" in people.text and 'href="/settings/audit"' in people.text
+
+
+def test_a_member_sees_nothing_of_it(tampered: Manager) -> None:
+    """What was found is for administrators: it names secrets of other teams."""
+    tampered.member("mem@example.com")
+    mem = Visitor(tampered)
+    with mem.http:
+        mem.sign_in("mem@example.com")
+        page = mem.http.get("/settings/account")
+    assert page.status_code == 200 and TAMPERED not in page.text
+
+
+def test_verifying_a_tampered_vault_at_its_manager_ends_with_status_10(
+    tampered: Manager, tmp_path: Path
+) -> None:
+    """So a script notices it; the error has the problem."""
+    laptop = tampered.laptop(tmp_path / "laptop")
+    done = laptop("audit", "verify", status=10)
+    assert b"the audit log is not intact" in done.stderr and b"the secret bad was altered" in done.stderr
+    assert done.stdout == b""
