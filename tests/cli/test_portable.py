@@ -16,38 +16,51 @@ from tests.cli.test_serve import served, write_model
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager, manager, set_up  # noqa: F401  # fixtures
 
-# Run before gusset is imported: hides modules and functions that other systems lack. `msvcrt` is part of Windows.
+SYSTEMS = ["darwin", "win32"]
+# Run before gusset is imported: hides modules and functions that the system SYSTEM lacks. `msvcrt` is part of Windows.
+# Other libraries are imported before: they do what their own system needs.
 ELSEWHERE = """
+import asyncio, click, getpass, sqlite3, ssl, subprocess, shutil, tempfile, urllib.request, webbrowser, zoneinfo
+import httpx, platformdirs
 import importlib.abc, os, sys, types
 
-MISSING = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "uvloop", "gusset.secrets.sources.inotify"}
+POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "uvloop"}
+MISSING = {"gusset.secrets.sources.inotify"} | (POSIX if SYSTEM == "win32" else set())
 
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name in MISSING:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-import click, getpass, subprocess, shutil, sqlite3, tempfile, webbrowser, zoneinfo  # these import what their own system has
 for name in MISSING:
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, Hidden())
-sys.modules["msvcrt"] = types.SimpleNamespace(LK_LOCK=1, locking=lambda fd, mode, count: None)
-for name in ("fork", "geteuid", "getuid", "fchmod", "register_at_fork", "pread", "pwrite", "killpg", "setsid"):
+lacking = ["memfd_create", "pidfd_open", "posix_fadvise", "sched_getaffinity", "splice", "O_PATH", "O_TMPFILE"]
+if SYSTEM == "win32":
+    lacking += ["fork", "geteuid", "getuid", "fchmod", "register_at_fork", "pread", "pwrite", "killpg", "setsid"]
+    lacking += ["O_NOFOLLOW", "O_CLOEXEC", "O_DIRECTORY", "O_NONBLOCK"]
+    sys.modules["msvcrt"] = types.SimpleNamespace(LK_LOCK=1, locking=lambda fd, mode, count: None)
+    os.getlogin = lambda: "somebody"
+for name in lacking:
     delattr(os, name)
-for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_DIRECTORY", "O_NONBLOCK"):
-    delattr(os, name)
-os.getlogin = lambda: "somebody"
-from gusset.cli.main import main
 sys.platform = SYSTEM
+from gusset.cli.main import main
 main(sys.argv[1:])
 """
 
 
+@pytest.fixture(params=SYSTEMS)
+def system(request: pytest.FixtureRequest) -> str:
+    """What `sys.platform` says."""
+    name: str = request.param
+    return name
+
+
 def elsewhere(
-    gusset: Cli, *args: str, input: bytes = b"", status: int = 0, system: str = "linux"
+    gusset: Cli, *args: str, input: bytes = b"", status: int = 0, system: str = "win32"
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command as on another system."""
-    code = ELSEWHERE.replace("SYSTEM", repr(system))
+    code = f"SYSTEM = {system!r}\n{ELSEWHERE}"
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
         input=input,
@@ -59,26 +72,26 @@ def elsewhere(
     return done
 
 
-def test_secrets_are_stored_and_listed_in_an_embedded_vault(gusset: Cli) -> None:
-    elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length")
-    elsewhere(gusset, "secret", "set", "a_token", input=b"another-value-of-some-length")
-    listed = json.loads(elsewhere(gusset, "secret", "list", "--output", "json").stdout)
-    history = elsewhere(gusset, "secret", "history", "a_token").stdout
+def test_secrets_are_stored_and_listed_in_an_embedded_vault(gusset: Cli, system: str) -> None:
+    elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length", system=system)
+    elsewhere(gusset, "secret", "set", "a_token", input=b"another-value-of-some-length", system=system)
+    listed = json.loads(elsewhere(gusset, "secret", "list", "--output", "json", system=system).stdout)
+    history = elsewhere(gusset, "secret", "history", "a_token", system=system).stdout
 
     assert [secret["name"] for secret in listed["secrets"]] == ["a_token"]
     assert b"1" in history and b"2" in history and b"value" not in history
 
 
-def test_a_model_folder_is_checked(gusset: Cli, tmp_path: Path) -> None:
+def test_a_model_folder_is_checked(gusset: Cli, tmp_path: Path, system: str) -> None:
     folder = write_model(tmp_path / "model")
-    assert b"hf_access_token" in elsewhere(gusset, "check", str(folder), status=4).stderr
-    elsewhere(gusset, "secret", "set", "hf_access_token", input=b"hf_" + b"a" * 34)
-    elsewhere(gusset, "check", str(folder))
+    assert b"hf_access_token" in elsewhere(gusset, "check", str(folder), status=4, system=system).stderr
+    elsewhere(gusset, "secret", "set", "hf_access_token", input=b"hf_" + b"a" * 34, system=system)
+    elsewhere(gusset, "check", str(folder), system=system)
 
 
-def test_a_managers_secrets_are_set_after_a_login(manager: Manager, gusset: Cli) -> None:  # noqa: F811
-    elsewhere(gusset, "login", manager.address, input=manager.key.encode())
-    elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length")
+def test_a_managers_secrets_are_set_after_a_login(manager: Manager, gusset: Cli, system: str) -> None:  # noqa: F811
+    elsewhere(gusset, "login", manager.address, input=manager.key.encode(), system=system)
+    elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length", system=system)
     with manager.client() as client:
         assert client.get("/v1/secrets/a_token").json()["version"] == 1
 
@@ -90,15 +103,15 @@ def test_a_login_is_used_where_files_have_no_modes(manager: Manager, gusset: Cli
     elsewhere(gusset, "secret", "list")
 
 
-def test_doctor_reports_where_there_are_no_accounts(gusset: Cli) -> None:
-    elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length")
-    elsewhere(gusset, "doctor")
+def test_doctor_reports_what_the_system_can_tell(gusset: Cli, system: str) -> None:
+    elsewhere(gusset, "secret", "set", "a_token", input=b"a-value-of-some-length", system=system)
+    elsewhere(gusset, "doctor", system=system)
 
 
-def test_a_served_model_is_called(gusset: Cli, tmp_path: Path) -> None:
+def test_a_served_model_is_called(gusset: Cli, tmp_path: Path, system: str) -> None:
     gusset("secret", "set", "hf_access_token", input=b"a-value-of-some-length")
     with served(gusset, str(write_model(tmp_path / "model")), errors=tmp_path / "errors") as (address, _):
-        assert b"sha" in elsewhere(gusset, "predict", address, "--data", "{}").stdout
+        assert b"sha" in elsewhere(gusset, "predict", address, "--data", "{}", system=system).stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -106,14 +119,16 @@ def test_each_command_has_help(gusset: Cli, command: str) -> None:
     assert b"Usage: gusset " in elsewhere(gusset, command, "--help").stdout
 
 
-def test_a_managers_secrets_are_listed_with_their_history(manager: Manager, gusset: Cli) -> None:  # noqa: F811
-    elsewhere(gusset, "login", manager.address, input=manager.key.encode())
+def test_a_managers_secrets_are_listed_with_their_history(manager: Manager, gusset: Cli, system: str) -> None:  # noqa: F811
+    elsewhere(gusset, "login", manager.address, input=manager.key.encode(), system=system)
     for value in (b"a-value-of-some-length", b"another-value-of-some-length"):
-        elsewhere(gusset, "secret", "set", "a_token", input=value)
-    listed = json.loads(elsewhere(gusset, "secret", "list", "--output", "json").stdout)["secrets"]
-    history = json.loads(elsewhere(gusset, "secret", "history", "a_token", "--output", "json").stdout)[
-        "versions"
+        elsewhere(gusset, "secret", "set", "a_token", input=value, system=system)
+    listed = json.loads(elsewhere(gusset, "secret", "list", "--output", "json", system=system).stdout)[
+        "secrets"
     ]
+    history = json.loads(
+        elsewhere(gusset, "secret", "history", "a_token", "--output", "json", system=system).stdout
+    )["versions"]
 
     assert [(secret["name"], secret["version"]) for secret in listed] == [("a_token", 2)]
     assert sorted(version["version"] for version in history) == [1, 2]
@@ -128,7 +143,6 @@ def in_container(gusset: Cli, *args: str, system: str = "darwin", **environ: str
     return shlex.split(line), message
 
 
-@pytest.mark.parametrize("system", ["darwin", "win32"])
 @pytest.mark.parametrize(
     ("args", "end"),
     [
