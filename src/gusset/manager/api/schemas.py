@@ -352,7 +352,7 @@ class RotatingReplica:
     """A replica that held a lease when the version was stored, and may have held an older version.
 
     `acknowledged`: it uses no older version any more. `waiting`: it has not reported that yet. `stopped`:
-    it has ended in order. `unknown`: it is lost, and may still use an older version. `version` is the one
+    it has shut down cleanly. `unknown`: it is lost, and may still use an older version. `version` is the one
     that it reports to hold, `used` the newest that it has used; null if it reported none.
     """
 
@@ -412,7 +412,7 @@ class ProviderRotation:
 class RotationPlan:
     """When a secret is due for rotation: `rotate_every` seconds after its current version was stored.
 
-    `step` is that of an unfinished rotation.
+    `step` is the step of an unfinished rotation.
     """
 
     name: str

@@ -46,7 +46,7 @@ class RotatingReplica:
     """A replica that held a lease when the version was committed.
 
     `acknowledged`: none of its processes uses an older version any more. `waiting`: it has not reported
-    that yet. `stopped`: it has ended in order. `unknown`: it is lost, and may still use an older version.
+    that yet. `stopped`: it has shut down cleanly. `unknown`: it is lost, and may still use an older version.
     `version` is what it reports to hold, `used` the newest version that it has used.
     """
 
