@@ -220,15 +220,52 @@ def test_a_keyring_without_a_manifest_is_refused(filled: Settings, sql: Sql) -> 
     sql("DELETE FROM keyring WHERE kind = 'manifest'")
     with pytest.raises(IntegrityError, match="has no manifest"), open_vault(filled):
         pass
-    sql("UPDATE alembic_version SET version_num = '0003'")
-    for table in ADDED_SINCE_0003:
-        sql(f"DROP TABLE {table}")
-    sql("ALTER TABLE replicas DROP COLUMN delivered")
-    sql("ALTER TABLE checkpoints DROP COLUMN epoch")
-    sql("ALTER TABLE checkpoints DROP COLUMN signing_key")
-    sql("ALTER TABLE checkpoints DROP COLUMN keyring")
+    pretend_to_be_older(sql, "0003")
     with pytest.raises(IntegrityError, match="put back to that of an older gusset"), open_vault(filled):
         pass
+
+
+def pretend_to_be_older(sql: Sql, revision: str) -> None:
+    """Have the schema of that revision, 0002 or 0003, in a database of this one."""
+    sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+    for table in ADDED_SINCE_0003:
+        sql(f"DROP TABLE {table}")
+    removed = {"replicas": ["delivered"], "checkpoints": ["epoch", "signing_key", "keyring"]}
+    if revision == "0002":
+        sql("DROP TABLE idempotency")
+        for table in ("teams", "users", "members", "sessions", "deployments"):
+            removed[table] = ["changed_seq", "mac"]
+        removed["access_keys"] = ["changed_seq", "mac", "gives"]
+        removed["secrets"] = ["changed_seq", "mac"]
+        removed["secret_versions"] = ["changed_seq", "mac", "write_id"]
+        removed["audit"] = ["changes"]
+    for table, columns in removed.items():
+        for column in columns:
+            sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+
+
+@pytest.mark.parametrize(
+    ("revision", "hide", "refused"),
+    [
+        ("0003", "UPDATE audit SET details = '{}'", "put back to that of an older gusset"),
+        ("0002", "UPDATE audit SET details = '{}'", "record 1 was altered"),
+        ("0002", "DELETE FROM audit WHERE seq = 1", "records 1 to 1 are missing"),
+        ("0002", "DELETE FROM audit", "every record was removed"),
+    ],
+)
+def test_a_vault_that_pretends_to_be_of_an_older_gusset_is_not_signed(
+    filled: Settings, sql: Sql, revision: str, hide: str, refused: str
+) -> None:
+    """Else whoever writes the database would have their own rows signed: nothing is, and nothing is changed."""
+    with open_vault(filled) as vault:
+        vault.people.create_first("ada@example.com", SecretValue(b"correct horse"), actor="setup")
+    sql("DELETE FROM keyring WHERE kind IN ('manifest', 'state', 'idempotency')")
+    pretend_to_be_older(sql, revision)
+    sql(hide)
+    sql("UPDATE users SET email = 'eve@example.com'")
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=refused), open_vault(filled):
+            pass
 
 
 KILLS = {

@@ -32,7 +32,7 @@ from gusset.vault.storage.database import Database, open_database
 from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.meta import ACCESS_GENERATION, DELETE_META, INSERT_META, READ_META, WRITE_META
 from gusset.vault.storage.revision import REVISION
-from gusset.vault.storage.schema import check_revision, check_schema, migrated, oldest_beside
+from gusset.vault.storage.schema import FIRST_SIGNED, check_revision, check_schema, migrated, oldest_beside
 from gusset.vault.storage.signed_rows import RowSigner, Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import TEAMS
@@ -528,7 +528,7 @@ def _prepare(
             closing(database.connect(patient=True)) as driver,
             migrated(database, driver),
         ):
-            checkpoint = _create_or_sign(database, driver, source, clock)
+            checkpoint = _create_or_sign(database, driver, source, clock, found=found)
     except (database.errors, OSError) as error:
         raise database.translated(error) from None
     if checkpoint:
@@ -536,13 +536,14 @@ def _prepare(
 
 
 def _create_or_sign(
-    database: Database, driver: Any, source: RootKeySource, clock: Clock
+    database: Database, driver: Any, source: RootKeySource, clock: Clock, *, found: str | None
 ) -> Checkpoint | None:
     """Create what a new vault has, or what an older gusset's lacks: keys, and signatures of rows.
 
     All in the transaction of the migration: a vault exists as a whole or not at all. The
     root key's file comes first: the next attempt uses a root key without a vault, but a
-    vault without its root key would be lost.
+    vault without its root key would be lost. `found` is the revision before the migration; None for
+    a database without a vault.
     """
     connection, at = Connection(driver, database, None), timestamp(clock())
     new = connection.one(_ANY_KEY) is None
@@ -556,6 +557,8 @@ def _create_or_sign(
         return None
     keyring = Keyring.new(root.id) if new else _older_keyring(connection, keys)
     was_signed = keyring.has(STATE)
+    if not new and not was_signed and (found or "") >= FIRST_SIGNED:
+        raise _older_keyring_put_back()
     keyring = keyring.complete()
     keys.write(connection, keyring, at, root)
     keys.use(keyring, root)
@@ -583,10 +586,14 @@ def _create_or_sign(
 def _older_keyring(connection: Connection, keys: KeyringStore) -> Keyring:
     """The keyring of an older gusset. Raises IntegrityError if it had a manifest: it was put back."""
     if connection.one(_ANY_KEY_CHANGE, {"actions": sorted(map(str, KEY_CHANGES))}) is not None:
-        raise IntegrityError(
-            "the keyring was put back to that of an older gusset", hint="restore the database from a backup"
-        )
+        raise _older_keyring_put_back()
     return keys.read_without_manifest(connection)
+
+
+def _older_keyring_put_back() -> IntegrityError:
+    return IntegrityError(
+        "the keyring was put back to that of an older gusset", hint="restore the database from a backup"
+    )
 
 
 def _stored_id(connection: Connection) -> str:

@@ -18,6 +18,8 @@ from gusset.vault.storage.sql import Statement
 
 ALIVE = timedelta(seconds=30)  # that a manager counts as running after its last report
 
+FIRST_SIGNED = "0003"  # the revision in which all rows were signed
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _FIRST_WITH_REPORTS = "0004"  # of managers
 _FIRST_WITH_REVISIONS = "0007"  # in these reports
