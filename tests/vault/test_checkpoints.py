@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
@@ -109,3 +111,24 @@ def test_a_manager_reports_how_far_its_own_witness_file_goes(
         other.managers.report("behind")
         reported = {each.host: each.checkpoint for each in vault.managers.alive()}
     assert reported == {"well": newest(sql, "checkpoints"), "behind": 0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "hash = x'00'",
+        "signature = x'00'",
+        "at = 'another time'",
+        "signing_key = 2",
+        "keyring = 2",
+        "epoch = 2",
+        pytest.param("hash = 'text'", marks=pytest.mark.sqlite("its columns hold any type")),
+        pytest.param("signature = 'text'", marks=pytest.mark.sqlite("its columns hold any type")),
+    ],
+)
+def test_an_altered_checkpoint_is_named(vault: Vault, sql: Sql, change: str) -> None:
+    """Whatever of it was altered: the signature covers all of it."""
+    sql(f"UPDATE checkpoints SET {change} WHERE seq = 1")
+    assert vault.audit.verify().problems == (
+        "the database: the checkpoint of record 1 is not signed by this vault",
+    )

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from gusset.errors import IntegrityError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
@@ -116,6 +117,47 @@ def test_a_log_that_was_cut_short_is_found(vault: Vault, sql: Sql) -> None:
     verification.verify_new_records(go_on)
     assert "record 10, which was verified before" in verification.result.problems[0]
     sql(f"INSERT INTO audit VALUES ({', '.join('?' * len(record))})", *record)  # so that the vault closes
+
+
+@pytest.mark.parametrize(
+    ("damage", "repair", "problem"),
+    [
+        (
+            "UPDATE keyring SET kind = 'hidden' WHERE kind = 'manifest'",
+            "UPDATE keyring SET kind = 'manifest' WHERE kind = 'hidden'",
+            "the records cannot be verified: the keyring was altered: it has no manifest",
+        ),
+        (
+            "INSERT INTO epochs VALUES (99, 3, 'x', 1, x'00')",
+            "DELETE FROM epochs",
+            "the records cannot be verified: the epoch 99 was altered",
+        ),
+        pytest.param(
+            "UPDATE secrets SET note = CAST(x'ff' AS TEXT) WHERE name = 's5'",
+            "UPDATE secrets SET note = NULL WHERE name = 's5'",
+            "the rows cannot be verified: a text in the column note is not UTF-8",
+            marks=pytest.mark.sqlite("PostgreSQL refuses such a text"),
+        ),
+        pytest.param(
+            "UPDATE audit SET target = CAST(x'ff' AS TEXT) WHERE seq = 3",
+            "UPDATE audit SET target = 's1' WHERE seq = 3",
+            "the records cannot be verified: a text in the column target is not UTF-8",
+            marks=pytest.mark.sqlite("PostgreSQL refuses such a text"),
+        ),
+    ],
+)
+def test_what_cannot_be_verified_is_a_problem(
+    vault: Vault, sql: Sql, damage: str, repair: str, problem: str
+) -> None:
+    """Else one damaged row would hide whatever else was done, until it is repaired."""
+    verification = vault.verification()
+    sql(damage)
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            verify(verification)
+        assert [each for each in verification.result.problems if each.startswith(problem)]
+    sql(repair)
+    assert verify(verification) == ""
 
 
 def test_writes_during_a_comparison_are_no_problems(settings: Settings, vault: Vault) -> None:

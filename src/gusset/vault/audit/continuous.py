@@ -7,11 +7,13 @@ only new records are read. No snapshot is held for longer than a piece takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import Any
 
+from gusset.errors import IntegrityError, RootKeyError
 from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
 from gusset.vault.audit.consistency import RowComparison
 from gusset.vault.audit.known_head import KnownRecord
@@ -67,9 +69,35 @@ class ContinuousVerification:
         self._lost: KnownRecord | None = None
         self._chain_problems: list[str] = []
         self._row_problems: list[str] = []
+        self._failures: dict[str, str] = {}  # why "records" or "rows" cannot be verified
 
     def verify_new_records(self, pause: Pause) -> None:
-        """Verify the records that were added since the last call; the first call verifies all."""
+        """Verify the records that were added since the last call; the first call verifies all.
+
+        Raises:
+            IntegrityError, RootKeyError: they cannot be verified. That is a problem, too.
+        """
+        with self._naming_failure("records"):
+            self._verify_new_records(pause)
+
+    def verify_rows(self, pause: Pause) -> None:
+        """Compare all signed rows with the log, after `verify_new_records`. Raises the same errors."""
+        with self._naming_failure("rows"):
+            self._verify_rows(pause)
+
+    @contextmanager
+    def _naming_failure(self, what: str) -> Iterator[None]:
+        """Whoever can make verification fail must not hide by it what it would find."""
+        try:
+            yield
+        except (IntegrityError, RootKeyError) as error:
+            self._failures[what] = f"the {what} cannot be verified: {error.message}"
+            self._publish()
+            raise
+        if self._failures.pop(what, None) is not None:
+            self._publish()
+
+    def _verify_new_records(self, pause: Pause) -> None:
         more = True
         while more:
             with self._store.snapshot() as connection:
@@ -81,8 +109,7 @@ class ContinuousVerification:
         self._records_at = timestamp(self._clock())
         self._publish()
 
-    def verify_rows(self, pause: Pause) -> None:
-        """Compare all signed rows with the log. Call it after `verify_new_records`."""
+    def _verify_rows(self, pause: Pause) -> None:
         until, comparison = self._walk.head.seq, RowComparison(self._walk.state, self._signer)
         found: list[str] = []
         for table in SIGNED_TABLES:
@@ -143,7 +170,7 @@ class ContinuousVerification:
             ]
         wrong = self._walk.state.wrong_deliveries[:_MOST_PROBLEMS]
         self.result = Integrity(
-            problems=(*lost, *self._chain_problems, *wrong, *self._row_problems),
+            problems=(*self._failures.values(), *lost, *self._chain_problems, *wrong, *self._row_problems),
             records=self._walk.head.seq,
             records_at=self._records_at,
             rows_at=self._rows_at,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -246,6 +247,11 @@ class Sqlite:
             hint = f"make {self.file.parent} writable for your account, or set GUSSET_HOME to another folder"
             return HostError(f"the vault's folder cannot be used: {reason}", hint=hint)
         message = str(error).lower()
+        if found := _NOT_UTF8.match(message):  # the rest of the message is what the column holds
+            return IntegrityError(
+                f"a text in the column {found[1]} is not UTF-8: it was altered in the database",
+                hint="restore a backup, or remove the row",
+            )
         if "locked" in message or "busy" in message:
             return Unreachable(
                 "another process keeps the vault locked", hint="end it, or wait for it; then try again"
@@ -279,6 +285,9 @@ class Sqlite:
 def _set_busy_timeout(driver: Any, seconds: float) -> None:
     """How long a statement waits for another process's lock."""
     driver.execute(f"PRAGMA busy_timeout={max(0.0, seconds) * 1000:.0f}")
+
+
+_NOT_UTF8 = re.compile(r"could not decode to utf-8 column '(\w+)'")
 
 
 def _network(folder: Path) -> str | None:
