@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.manager.conftest import Manager
 from tests.manager.test_access import records
 from tests.manager.test_durable import started_by
 from tests.serving.conftest import eventually
+from tests.vault.conftest import run_sql
 
 VALUE = "hf_abcdefghijklmnopqrstuvwxyz012345"
 KEY = {"Idempotency-Key": "5b0e7d3c"}
@@ -124,6 +126,61 @@ def test_what_is_shown_once_is_not_shown_by_a_repeated_request(
     assert manager.stop() == 0
     for file in manager.gusset.home.iterdir():
         assert made[shown].rpartition("/")[2].encode() not in file.read_bytes(), file
+
+
+@pytest.fixture
+def stored(manager: Manager, admin: httpx.Client) -> Callable[..., list[Any]]:
+    """Runs SQL in the database of a manager that has executed two requests."""
+    admin.post("/v1/secrets", json={"name": "y", "value": VALUE}, headers={"Idempotency-Key": "another"})
+    admin.post("/v1/secrets", json={"name": "x", "value": VALUE}, headers=KEY)
+    return partial(run_sql, manager.database)
+
+
+def send_again(admin: httpx.Client) -> tuple[int, Any]:
+    response = admin.post("/v1/secrets", json={"name": "x", "value": VALUE}, headers=KEY)
+    return response.status_code, response.json()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "replace(response, '\"version\": 1', '\"version\": 7')",
+        "(SELECT response FROM idempotency WHERE key = 'another')",
+        "replace(response, 'body', 'shown_once')",
+        'replace(response, \'"mac": "\', \'"mac": "x\')',
+        "'{'",
+    ],
+)
+def test_an_altered_response_is_not_repeated(
+    admin: httpx.Client, stored: Callable[..., list[Any]], change: str
+) -> None:
+    """Whoever writes the database could have a client store a key of theirs as its own."""
+    stored(f"UPDATE idempotency SET response = {change} WHERE key = ?", KEY["Idempotency-Key"])
+    status, body = send_again(admin)
+    assert (status, body["code"]) == (500, "integrity")
+    assert "the response of an earlier request (POST /v1/secrets) was altered" in body["message"]
+
+
+def test_a_response_without_an_hmac_is_not_repeated(
+    admin: httpx.Client, stored: Callable[..., list[Any]]
+) -> None:
+    """Such as those that an older gusset has stored: the request is known, and not executed again."""
+    [(text,)] = stored("SELECT response FROM idempotency WHERE key = ?", KEY["Idempotency-Key"])
+    response = json.loads(text)
+    del response["mac"]
+    stored("UPDATE idempotency SET response = ? WHERE key = ?", json.dumps(response), KEY["Idempotency-Key"])
+    assert send_again(admin)[0] == 409
+
+
+def test_a_request_whose_row_was_altered_or_removed(
+    admin: httpx.Client, stored: Callable[..., list[Any]]
+) -> None:
+    """Altered, it is taken for another one; removed, it was never there: it is executed again."""
+    stored("UPDATE idempotency SET mac = (SELECT mac FROM idempotency WHERE key = 'another')")
+    assert send_again(admin)[0] == 422
+    stored("DELETE FROM idempotency")
+    status, body = send_again(admin)
+    assert (status, body["version"]) == (200, 2)
 
 
 def test_concurrent_requests_with_one_key_are_executed_once(admin: httpx.Client) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,8 +26,8 @@ def once_writer(vault: Vault) -> OnceWriter:
     """A writer for the request, which stores the version that it makes as the response."""
     once = vault.idempotency.writer(REQUEST, vault.idempotency.digest(*PARTS))
 
-    def render(info: SecretInfo) -> str:
-        return f"version {info.version}"
+    def render(info: SecretInfo) -> dict[str, Any]:
+        return {"version": info.version}
 
     once.keep_response(render)
     return once
@@ -38,7 +40,7 @@ def execute(vault: Vault, once: OnceWriter | None = None) -> int | None:
     return secrets.writer.set("x", SecretValue(b"hunter2"), actor="ada").version
 
 
-def response(vault: Vault, *parts: bytes) -> str | None:
+def response(vault: Vault, *parts: bytes) -> Mapping[str, Any] | None:
     """The response that a request with the key gets; None if it is executed."""
     found = vault.idempotency.find(REQUEST, vault.idempotency.digest(*(parts or PARTS)))
     return found.response if found else None
@@ -49,13 +51,13 @@ def test_a_request_is_remembered_for_a_day(settings: Settings, clock: Clock, sql
     with open_vault(settings, clock=clock) as vault:
         assert execute(vault) == 1
         clock.advance(23 * HOUR)
-        assert response(vault) == "version 1"
+        assert response(vault) == {"version": 1}
         with pytest.raises(AlreadyExecuted):
             execute(vault)
         clock.advance(2 * HOUR)
         assert response(vault) is None
         assert execute(vault) == 2
-        assert response(vault) == "version 2"
+        assert response(vault) == {"version": 2}
     assert sql("SELECT count(*) FROM idempotency") == [(1,)]
 
 
@@ -108,7 +110,7 @@ def test_a_request_that_was_sent_twice_at_once_is_executed_once(vault: Vault) ->
     execute(vault, first)
     with pytest.raises(AlreadyExecuted) as error:
         execute(vault, second)
-    assert (error.value.executed.same, error.value.executed.response) == (True, "version 1")
+    assert (error.value.executed.same, error.value.executed.response) == (True, {"version": 1})
     assert [each.version for each in vault.secrets.reader.history("x")] == [1]
 
 
@@ -117,7 +119,7 @@ def test_a_response_is_stored_in_the_transaction_of_the_write(vault: Vault) -> N
     before = vault.commits()
     execute(vault)
     assert vault.commits() == before + 1
-    assert response(vault) == "version 1"
+    assert response(vault) == {"version": 1}
 
 
 def test_a_refused_request_is_not_remembered(vault: Vault) -> None:
@@ -141,5 +143,5 @@ def test_a_request_of_several_writes_is_known_without_a_response_after_the_first
         assert vault.idempotency.is_recent(found, 60.0)
         clock.advance(2)
         assert not vault.idempotency.is_recent(found, 60.0)
-        vault.idempotency.keep_response(REQUEST, "version 2")
-        assert response(vault) == "version 2"
+        vault.idempotency.keep_response(REQUEST, {"version": 2})
+        assert response(vault) == {"version": 2}

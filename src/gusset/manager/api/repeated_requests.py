@@ -72,6 +72,7 @@ class RepeatableRequest:
         Raises:
             RequestMismatch: another request had the key.
             ResponseLost: the other one is in flight, or its response cannot be shown again.
+            IntegrityError: the response of the other one was altered in the database.
             GussetError: as `execute` raises it. Nothing is remembered then. A response that cannot be
                 kept is no error: the request was executed.
         """
@@ -101,7 +102,7 @@ class RepeatableRequest:
             )
         if executed.response is None:
             raise self._no_response(executed)
-        stored = json.loads(executed.response)
+        stored = executed.response
         if "shown_once" in stored:
             raise ResponseLost(
                 f"this request was executed before: it made {stored['shown_once']}, which is shown only once",
@@ -123,11 +124,11 @@ def _keep(once: OnceWriter, respond: Callable[[Any], object]) -> None:
     once.keep_response(lambda result: _storable(response_of(respond(result))))
 
 
-def _storable(response: Response) -> str:
+def _storable(response: Response) -> dict[str, Any]:
     """A response as it is stored: without keys, tokens and links."""
     data = json.loads(response.body)
     if shown := [field for field in _SHOWN_ONCE if isinstance(data.get(field), str)]:
         name = {"api_key": "the API key", "token": "the token", "link": "a link"}[shown[0]]
-        return json.dumps({"shown_once": f"{name} {data['prefix']}" if "prefix" in data else name})
+        return {"shown_once": f"{name} {data['prefix']}" if "prefix" in data else name}
     headers = {name.decode(): text.decode() for name, text in response.headers if (name, text) != NO_STORE}
-    return json.dumps({"body": data, "headers": headers} if headers else {"body": data})
+    return {"body": data, "headers": headers} if headers else {"body": data}

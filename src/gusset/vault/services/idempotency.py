@@ -3,18 +3,21 @@
 The key is stored in the transaction of the request's first write: a request whose response was
 lost was either executed, and is known, or was not. The response is stored with it where that write is
 all that it is made of, else after the last one. What is compared is an HMAC of the request: a plain hash
-would let whoever reads the database guess a value.
+would let whoever reads the database guess a value. The response has an HMAC, too: whoever writes the
+database could have a client take a key of theirs for its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from gusset.errors import IntegrityError
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
@@ -25,6 +28,8 @@ from gusset.vault.storage.known_rows import LookupCall
 from gusset.vault.storage.sql import Statement
 
 KEPT = timedelta(days=1)
+
+_MAC = "mac"  # the field of a stored response that has its HMAC; those of older releases have none
 
 T = TypeVar("T")
 
@@ -59,7 +64,7 @@ class Executed:
     """A request that was executed before. `response` is None if it is not stored (yet)."""
 
     same: bool  # whether it was the same request, and not another one with its key
-    response: str | None
+    response: Mapping[str, Any] | None
     created_at: str
 
 
@@ -79,10 +84,10 @@ class OnceWriter:
         self._idempotency = idempotency
         self._request = request
         self._digest = digest
-        self._render: Callable[[Any], str] | None = None
+        self._render: Callable[[Any], Mapping[str, Any]] | None = None
         self._executed = False
 
-    def keep_response(self, render: Callable[[Any], str]) -> None:
+    def keep_response(self, render: Callable[[Any], Mapping[str, Any]]) -> None:
         """Store the response in the first write's transaction: `render` makes it of what that write returns.
 
         It may be called several times, and must do nothing else: the transaction waits for it.
@@ -141,7 +146,11 @@ class Idempotency:
         return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
 
     def find(self, request: RequestId, digest: bytes) -> Executed | None:
-        """What is known of a request; None if it was not executed within the last day."""
+        """What is known of a request; None if it was not executed within the last day.
+
+        Raises:
+            IntegrityError: its response was altered in the database.
+        """
         with self._store.read() as connection:
             return self._find(connection, request, digest)
 
@@ -152,7 +161,37 @@ class Idempotency:
         same = self._is_of(row.mac, digest)
         if not same and self._keys.reload_if_newer(connection):  # another process has rotated the key
             same = self._is_of(row.mac, digest)
-        return Executed(same=same, response=row.response, created_at=row.created_at)
+        response = self._genuine(request, row.response) if same else None
+        return Executed(same=same, response=response, created_at=row.created_at)
+
+    def _genuine(self, request: RequestId, text: str | None) -> Mapping[str, Any] | None:
+        """The stored response of a request; None if there is none, or none that has an HMAC."""
+        if text is None:
+            return None
+        try:
+            stored: dict[str, Any] = json.loads(text)
+            if _MAC not in stored:
+                return None
+            mac = bytes.fromhex(stored.pop(_MAC))
+            genuine = self._is_of(mac, self._response_digest(request, stored))
+        except (ValueError, TypeError, AttributeError):  # SQLite's columns hold any type
+            genuine = False
+        if not genuine:
+            raise IntegrityError(
+                f"the response of an earlier request ({request.route}) was altered in the database: "
+                "it is not repeated",
+                hint="read what the request has changed; it is not executed again",
+            )
+        return stored
+
+    def _authenticated(self, request: RequestId, response: Mapping[str, Any]) -> str:
+        """A response as it is stored, with its HMAC."""
+        mac = self._keys.current.request_macs(self._response_digest(request, response))[0]
+        return json.dumps({**response, _MAC: mac.hex()})
+
+    def _response_digest(self, request: RequestId, response: Mapping[str, Any]) -> bytes:
+        parts = ("response", request.caller, request.route, request.key, json.dumps(response))
+        return self.digest(*[part.encode() for part in parts])
 
     def _is_of(self, mac: bytes, digest: bytes) -> bool:
         return any(hmac.compare_digest(mac, each) for each in self._keys.current.request_macs(digest))
@@ -170,18 +209,26 @@ class Idempotency:
         if (executed := self._find(transaction, request, digest)) is not None:
             raise AlreadyExecuted(executed)
 
-    def add(self, transaction: Transaction, request: RequestId, digest: bytes, response: str | None) -> None:
+    def add(
+        self,
+        transaction: Transaction,
+        request: RequestId,
+        digest: bytes,
+        response: Mapping[str, Any] | None,
+    ) -> None:
         """Store that a request is executed, within the transaction that does it; forget what is too old."""
         transaction.run(_FORGET, {"before": self._oldest()})
         mac = self._keys.current.request_macs(digest)[0]
-        row = {"mac": mac, "response": response, "created_at": timestamp(self._clock())}
+        text = None if response is None else self._authenticated(request, response)
+        row = {"mac": mac, "response": text, "created_at": timestamp(self._clock())}
         transaction.run(_INSERT, request.parameters() | row)
 
-    def keep_response(self, request: RequestId, response: str) -> None:
+    def keep_response(self, request: RequestId, response: Mapping[str, Any]) -> None:
         """Store the response of an executed request, which `OnceWriter` could not store with a write."""
 
         def write(transaction: Transaction) -> WriteResult[None]:
-            transaction.run(_SET_RESPONSE, request.parameters() | {"response": response})
+            text = self._authenticated(request, response)
+            transaction.run(_SET_RESPONSE, request.parameters() | {"response": text})
             return WriteResult(None, [])
 
         self._writer.run(AuditEvent("gusset", Action.REQUEST_REPEAT, request.route), write)
