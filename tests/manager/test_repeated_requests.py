@@ -183,6 +183,22 @@ def test_a_request_whose_row_was_altered_or_removed(
     assert (status, body["version"]) == (200, 2)
 
 
+def test_a_request_with_a_row_that_somebody_inserted_is_refused(
+    admin: httpx.Client, stored: Callable[..., list[Any]]
+) -> None:
+    """A copy of an earlier one's, under a key that is used later: the client is not told that it succeeded."""
+    columns = "caller, route, mac, response, created_at"
+    stored(
+        f"INSERT INTO idempotency (key, {columns}) SELECT 'later', {columns} FROM idempotency WHERE key = ?",
+        KEY["Idempotency-Key"],
+    )
+    body = {"name": "x", "value": VALUE}
+    assert admin.post("/v1/secrets", json=body, headers={"Idempotency-Key": "later"}).status_code == 500
+    stored("UPDATE idempotency SET response = NULL")
+    assert admin.post("/v1/secrets", json=body, headers={"Idempotency-Key": "later"}).status_code == 409
+    assert admin.get("/v1/secrets/x").json()["version"] == 1
+
+
 def test_concurrent_requests_with_one_key_are_executed_once(admin: httpx.Client) -> None:
     """The others wait for the transaction of the first, and get its response."""
     body = {"name": "x", "value": VALUE}

@@ -132,3 +132,15 @@ def test_an_altered_checkpoint_is_named(vault: Vault, sql: Sql, change: str) -> 
     assert vault.audit.verify().problems == (
         "the database: the checkpoint of record 1 is not signed by this vault",
     )
+
+
+def test_an_inserted_checkpoint_is_named(vault: Vault, sql: Sql) -> None:
+    """Its signature is that of another record."""
+    vault.secrets.writer.set("x", SecretValue(b"value"), actor="alice")
+    columns = "at, hash, signature, signing_key, keyring, epoch"
+    sql("DELETE FROM checkpoints WHERE seq > 1")
+    sql(f"INSERT INTO checkpoints (seq, {columns}) SELECT 2, {columns} FROM checkpoints WHERE seq = 1")
+    assert (
+        "the database: the checkpoint of record 2 is not signed by this vault"
+        in vault.audit.verify().problems
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gusset.errors import IntegrityError
+from gusset.errors import IntegrityError, VaultError, VaultTooNew
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import open_vault
@@ -174,6 +174,36 @@ def test_a_keyring_without_one_of_its_keys_is_reported_as_altered(settings: Sett
     run_sql(settings.database, "DELETE FROM keyring WHERE kind = ?", kind)
     with pytest.raises(IntegrityError, match=f"lacks {KINDS[kind]} 1"), open_vault(settings):
         pass
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE meta SET value = 'other' WHERE key = 'vault'", "DELETE FROM meta WHERE key = 'vault'"]
+)
+def test_a_vault_with_another_id_does_not_open(settings: Settings, change: str) -> None:
+    """All keys are bound to it."""
+    changed(settings, change)
+    with pytest.raises(VaultError, match=r"its root key does not open it|its id or its default team"):
+        problems(settings)
+
+
+@pytest.mark.parametrize("key", ["access", "schema", "write_probe"])
+@pytest.mark.parametrize("change", ["UPDATE meta SET value = 'x'", "DELETE FROM meta"])
+def test_the_other_rows_of_meta_give_no_right(settings: Settings, change: str, key: str) -> None:
+    """Nothing is read by them but what others have changed, and which releases may use the database."""
+    with open_vault(settings) as vault:
+        vault.check_writable()
+        changed(settings, f"{change} WHERE key = '{key}'")
+        vault.secrets.writer.set("plain", SecretValue(b"second"), actor="alice")
+        vault.check_writable()
+    assert problems(settings) == ()
+
+
+def test_a_schema_that_claims_to_be_newer_stops_writes(settings: Settings) -> None:
+    """Of managers that run; what they read goes on."""
+    changed(settings, "UPDATE meta SET value = '9999 9999' WHERE key = 'schema'")
+    with pytest.raises(VaultTooNew), open_vault(settings) as vault:
+        assert len(vault.secrets.reader.list()) == 7
+        vault.secrets.writer.set("plain", SecretValue(b"second"), actor="alice")
 
 
 @pytest.mark.sqlite("on PostgreSQL it is VACUUM's business")

@@ -174,6 +174,16 @@ def test_a_forged_epoch_is_refused(put_back: Settings, sql: Sql, statement: str)
         pass
 
 
+def test_a_forged_epoch_stops_the_writes_of_a_running_process(vault: Vault, sql: Sql) -> None:
+    """It would decide which rows are valid."""
+    write(vault, b"1")
+    sql("INSERT INTO epochs (number, first_seq, started_at, changed_seq, mac) VALUES (9, 1, 'x', 1, x'00')")
+    with pytest.raises(IntegrityError, match="the epoch 9 was altered"):
+        write(vault, b"2")
+    sql("DELETE FROM epochs")
+    write(vault, b"2")
+
+
 def test_a_removed_epoch_is_found(put_back: Settings, sql: Sql) -> None:
     """Without it the rows of the epoch do not verify, and the log says that it is missing."""
     with open_vault(put_back) as vault:

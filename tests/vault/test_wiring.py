@@ -19,6 +19,7 @@ from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.services.fast_list import list_secrets
 from gusset.vault.services.key_rotation import KeyRotation
+from gusset.vault.storage.revision import REVISION
 from tests.vault.conftest import settings_in
 
 
@@ -199,6 +200,19 @@ def test_a_newer_vault_is_refused_untouched(filled: Settings, sql: Callable[...,
     with pytest.raises(VaultTooNew), open_vault(filled):
         pass
     assert (filled.home / "vault.db").read_bytes() == before
+
+
+def test_a_schema_that_claims_to_be_older_does_not_open(
+    filled: Settings, sql: Callable[..., list[Any]]
+) -> None:
+    """What the migrations would make is there already; nothing is changed."""
+    sql("UPDATE alembic_version SET version_num = '0002'")
+    for _ in range(2):
+        with pytest.raises(VaultError, match="the database refused the statement"), open_vault(filled):
+            pass
+    sql(f"UPDATE alembic_version SET version_num = '{REVISION}'")
+    with open_vault(filled) as vault:
+        assert vault.audit.verify().problems == ()
 
 
 @pytest.mark.sqlite("damages its file")

@@ -1,8 +1,8 @@
 """The signed tables of the database: columns and keys. Change them only together with a migration.
 
 Times are text (RFC 3339 in UTC with milliseconds), so that they sort and compare as text.
-Values and keys are only bytes here. Tables without signed rows are `meta`, `keyring`,
-`audit`, `checkpoints`, `replicas`, `managers`, `masked_values` and `password_attempts`; see the migrations.
+Values and keys are only bytes here. Tables without signed rows are `meta`, `keyring`, `audit`, `checkpoints`,
+`idempotency`, `replicas`, `managers`, `masked_values` and `password_attempts`; see the migrations.
 """
 
 from __future__ import annotations
