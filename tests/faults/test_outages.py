@@ -306,6 +306,8 @@ def test_a_manager_whose_notifications_are_lost_notices_changes_within_a_second(
             assert reader.get("/v1/secrets").status_code == 200
             assert put(reader, "y").status_code == 200
         assert network.count(b"LISTEN gusset") >= 4
+        stack.close()
+        assert deaf.stop() == 0  # while it reaches the database
 
 
 # A full disk
