@@ -85,7 +85,7 @@ examples: $(STAMP) ## make the environments of the examples (torch, transformers
 bench: $(STAMP) ## run all benchmarks but bench/peers.py, which installs other model servers first
 	$(BIN)/python bench/run.py
 
-compiled: $(STAMP) ## compile the hot modules by mypyc, beside their source; needs gcc and Python's headers
+compiled: $(STAMP) ## compile the hot modules by mypyc, next to their source; needs gcc and Python's headers
 	@./scripts/compile
 
 interpreted: ## remove compiled modules from src/: Python then runs the source again
@@ -101,11 +101,11 @@ dist: $(STAMP) interpreted ## build wheels and sdist, install them into empty en
 image: ## build the image of gusset itself, from packaging/Containerfile, with Docker or Podman
 	$$(command -v podman || command -v docker) build -f packaging/Containerfile -t gusset $(IMAGE_ARGS) .
 
-help-texts: $(STAMP) ## make src/gusset/cli/help_texts.py anew, after a change of a command's help or options
+help-texts: $(STAMP) ## make src/gusset/cli/help_texts.py again, after a change of a command's help or options
 	@$(BIN)/python scripts/help-texts > $(VENV)/help_texts.py
 	@mv $(VENV)/help_texts.py src/gusset/cli/help_texts.py
 
-lock: ## pin the dependencies anew, with hashes
+lock: ## pin the dependencies again, with hashes
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  pyproject.toml -o requirements/core.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -69,7 +69,7 @@ def predict(
 ) -> None:
     """Call a model and print its response.
 
-    A folder is served for this one call. A URL is that of a model that is being
+    A folder is served for this one call. A URL leads to a model that is being
     served already; one that is served with --callers needs a key. A streamed
     response is printed as it arrives.
     """
