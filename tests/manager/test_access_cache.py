@@ -179,6 +179,25 @@ def test_a_revoked_token_is_refused_after_minutes_though_the_change_was_hidden(
         cache.close()
 
 
+def test_a_change_of_access_made_here_counts_though_the_change_was_hidden(home: Path) -> None:
+    """Nor is a key added that was read before the change."""
+    settings = settings_in(home)
+    with open_vault(settings) as vault:
+        info, header = deployment_token(vault)
+        cache = AccessCache(vault)
+        authenticator = Authenticator(vault, cache)
+        assert authenticator.knows_key(header)
+        generation = cache.generation
+        [(before,)] = run_sql(settings.database, "SELECT value FROM meta WHERE key = 'access'")
+        vault.access_keys.revoke(info.prefix, actor="test", allowed=lambda _: True)
+        run_sql(settings.database, "UPDATE meta SET value = ? WHERE key = 'access'", before)
+        cache.refresh()
+        cache.add(b"hash", KnownKey(info=info), generation=generation)
+        assert cache.get(b"hash") is None
+        assert not authenticator.knows_key(header)
+        cache.close()
+
+
 def test_keys_that_became_known_at_once_are_not_read_again_at_once(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

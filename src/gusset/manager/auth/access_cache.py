@@ -60,7 +60,8 @@ class AccessCache:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._poller = vault.change_poller()
-        self._generation = ""
+        self._stored = ""  # the vault's generation of access, as it was last read
+        self._generation = 0
         self._changes, self._next_poll = -1, 0.0
         self._reading: _Reading | None = None
         self._keys: dict[bytes, _Entry] = {}
@@ -85,17 +86,19 @@ class AccessCache:
             reading = self._reading = _Reading(now, changes, asyncio.get_running_loop().create_future())
             succeeded = False
             try:
-                generation = self._poller.generation()
+                stored = self._poller.generation()
                 succeeded = True
             finally:
                 if self._reading is reading:
                     self._reading = None
                 reading.done.set_result(succeeded)
         else:
-            generation = self._poller.generation()
+            stored = self._poller.generation()
+        changed_here = changes != self._changes
         self._changes, self._next_poll = changes, now + POLL
-        if generation != self._generation or len(self._keys) > MAX_KEYS:
-            self._generation = generation
+        if changed_here or stored != self._stored or len(self._keys) > MAX_KEYS:
+            self._stored = stored
+            self._generation += 1
             self._keys.clear()
             self._declared.clear()
 
@@ -131,11 +134,11 @@ class AccessCache:
         return known if known.info.is_valid(self._vault.now()) else None
 
     @property
-    def generation(self) -> str:
-        """Changes when an access change empties the cache."""
+    def generation(self) -> int:
+        """Changes when the cache is emptied."""
         return self._generation
 
-    def add(self, hashed: bytes, known: KnownKey, *, generation: str) -> None:
+    def add(self, hashed: bytes, known: KnownKey, *, generation: int) -> None:
         """Add a key that was read when the cache had this generation, unless access has changed since."""
         if generation == self._generation:
             age = MAX_AGE * random.uniform(_EARLIEST, _LATEST)  # noqa: S311  # spreads work, hides nothing
