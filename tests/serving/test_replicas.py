@@ -211,7 +211,7 @@ def test_reload_ignores_the_data_folder_that_gusset_makes(project: Project) -> N
     becomes(project, lambda result: result["code"] == 2)
     project.write("data/words.txt", "one")
     eventually(lambda: "'data/words.txt' has changed" in project.output, "a reload")
-    reloads = re.findall("anew: '(.*)' has changed", project.output)
+    reloads = re.findall("again: '(.*)' has changed", project.output)
     assert reloads == ["model/model.py", "data/words.txt"]
 
 

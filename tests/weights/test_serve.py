@@ -217,7 +217,7 @@ def test_reload_downloads_what_a_changed_key_names(project: Project) -> None:
 
         (project.folder / "model" / "model.py").write_text(MODEL + "# changed")
         eventually(lambda: "'model/model.py' has changed" in (project.tmp_path / "errors").read_text())
-    reloads = re.findall("anew: '(.*)' has changed", (project.tmp_path / "errors").read_text())
+    reloads = re.findall("again: '(.*)' has changed", (project.tmp_path / "errors").read_text())
     assert reloads == ["config.yaml", "model/model.py"]  # not once more for what gusset downloads
 
 
