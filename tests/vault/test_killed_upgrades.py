@@ -53,7 +53,7 @@ _UPGRADED = """
 import os, signal, sys
 from tests import newer_gusset
 
-def die(*_):
+def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 newer_gusset.revision.REVISION = newer_gusset.NEWER
