@@ -107,7 +107,7 @@ def add_request(vault: Vault) -> None:
     request = RequestId(caller="c", route="PUT /v1/secrets/y", key="k")
     once = vault.with_writer(vault.idempotency.writer(request, vault.idempotency.digest(b"body")))
     once.secrets.writer.set("y", SecretValue(b"v"), actor="älice")
-    vault.idempotency.keep_response(request, "{}")
+    vault.idempotency.keep_response(request, {})
 
 
 def all_rows(url: str) -> dict[str, list[dict[str, object]]]:

@@ -211,7 +211,7 @@ def change_every_table(vault: Vault) -> None:
     """Change or remove a row of each table, except of those that are written once."""
     team, other = vault.teams.all()
     ada, bob = vault.people.all()
-    vault.people.set_role(bob.id, "admin", actor="ada")
+    vault.people.update(bob.id, role="admin", actor="ada")
     vault.teams.remove_member(other.id, bob.id, actor="ada")
     vault.sessions.change_password(ada, PASSWORD, PASSWORD, keep="none", actor="ada")
     vault.sessions.sign_in(ada.email, PASSWORD)
