@@ -21,7 +21,7 @@ ON_SYSTEM_POSTGRES = postgres="$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)}"; \
 # The part of tests/manager that .ci/run runs twice: routes, pages, keys, streams, durability, rotations. The rest takes
 # 380 s of processor time; `make postgres-all` runs it, too, in a job of .github/workflows/ci.yml.
 ON_POSTGRES = test_access test_api test_durable test_integrity test_keys test_login test_pages \
-  test_provider_rotation test_repeated_requests test_session_tokens
+  test_provider_rotation test_session_tokens
 # Those of tests/vault; `make test` runs all of them on both databases, but on the PostgreSQL of the wheel.
 VAULT_ON_POSTGRES = test_consistency test_identities test_leases test_lost_records test_postgres \
   test_provider_rotations test_rotations
