@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
-from gusset.vault.deadline import ending_within
+from gusset.vault.deadline import call_within
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class GreenletPool:
         child = self._idle.pop() if self._idle else _Pooled()
         child.call = partial(function, *args)
         if self._seconds is not None:
-            child.call = partial(_call_within, self._seconds, child.call)
+            child.call = partial(call_within, self._seconds, child.call)
         self._step(child, on_done, child.switch())
 
     def _step(self, child: _Pooled, on_done: Callable[[Any], object] | None, given: Any) -> None:
@@ -91,11 +91,6 @@ class GreenletPool:
         else:
             given = child.switch(value)
         self._step(child, on_done, given)
-
-
-def _call_within(seconds: float, call: Callable[[], T]) -> T:
-    with ending_within(seconds):
-        return call()
 
 
 async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

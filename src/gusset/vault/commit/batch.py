@@ -86,7 +86,7 @@ class BatchRunner:
         tail.add(
             result.events if transaction.changes else self.refusals.admit(result.events), transaction.changes
         )
-        return any(change.table in FOLLOWED_TABLES for change in transaction.changes)
+        return not FOLLOWED_TABLES.isdisjoint([change.table for change in transaction.changes])
 
     def _in_savepoint(self, transaction: Transaction, pending: PendingWrite) -> WriteResult[Any]:
         driver = transaction.driver
