@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any, TypeVar
 
 from gusset.manager.api import schemas
 from gusset.manager.api.operations import BodyT, Operation, PersonRequest, operation
 from gusset.manager.api.secret_handlers import value_of
 from gusset.manager.api.serializers import provider_rotation_model, rotation_plan_model
-from gusset.rotation.state import Step
+from gusset.rotation.state import ProviderRotation, Step
 from gusset.vault.services.provider_rotations import ProviderRotations
+
+HolderT = TypeVar("HolderT", bound=schemas.RotationHolder)
 
 
 def list_rotation_plans(request: PersonRequest[None]) -> schemas.RotationPlanList:
@@ -27,14 +31,7 @@ def get_provider_rotation(request: PersonRequest[None]) -> schemas.ProviderRotat
 
 def begin_rotation(request: PersonRequest[schemas.BeginRotation]) -> schemas.ProviderRotation:
     """Begin a rotation of a secret, or continue the unfinished one. Refused while another process runs it."""
-    write = partial(
-        _rotations(request).begin,
-        request.path["name"],
-        holder=request.body.holder,
-        actor=request.caller.actor,
-        current_handle=request.body.current_handle,
-    )
-    return request.write(write, provider_rotation_model)
+    return _write(request, _rotations(request).begin, current_handle=request.body.current_handle)
 
 
 def renew_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.ProviderRotation:
@@ -46,76 +43,48 @@ def renew_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.Pr
 def set_rotated_version(request: PersonRequest[schemas.SetRotatedVersion]) -> schemas.ProviderRotation:
     """Store the provider's new credential as the next version, with its handle."""
     body = request.body
-    write = partial(
+    return _write(
+        request,
         _rotations(request).set,
-        request.path["name"],
         value_of(body),
-        holder=body.holder,
-        actor=request.caller.actor,
         handle=body.handle,
         overlap=timedelta(seconds=body.overlap),
         expires_at=body.expires_at,
     )
-    return request.write(write, provider_rotation_model)
 
 
 def advance_rotation(request: PersonRequest[schemas.AdvanceRotation]) -> schemas.ProviderRotation:
     """Go on to the next step: what the rotation waited for has happened."""
     body = request.body
-    write = partial(
-        _rotations(request).advance,
-        request.path["name"],
-        Step(body.step),
-        holder=body.holder,
-        actor=request.caller.actor,
-        accepted=body.accepted,
-    )
-    return request.write(write, provider_rotation_model)
+    return _write(request, _rotations(request).advance, Step(body.step), accepted=body.accepted)
 
 
 def store_revocation(request: PersonRequest[schemas.RevokedCredential]) -> schemas.ProviderRotation:
     """Store that the provider has revoked a credential."""
-    write = partial(
-        _rotations(request).revoked,
-        request.path["name"],
-        request.body.handle,
-        holder=request.body.holder,
-        actor=request.caller.actor,
-    )
-    return request.write(write, provider_rotation_model)
+    return _write(request, _rotations(request).revoked, request.body.handle)
 
 
 def finish_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.ProviderRotation:
     """End a rotation whose old credentials are revoked, and its overlap."""
-    write = partial(
-        _rotations(request).finish,
-        request.path["name"],
-        holder=request.body.holder,
-        actor=request.caller.actor,
-    )
-    return request.write(write, provider_rotation_model)
+    return _write(request, _rotations(request).finish)
 
 
 def cancel_rotation(request: PersonRequest[schemas.RotationHolder]) -> schemas.ProviderRotation:
     """End a rotation without revoking anything."""
-    write = partial(
-        _rotations(request).cancel,
-        request.path["name"],
-        holder=request.body.holder,
-        actor=request.caller.actor,
-    )
-    return request.write(write, provider_rotation_model)
+    return _write(request, _rotations(request).cancel)
 
 
 def stop_rotation(request: PersonRequest[schemas.StopRotation]) -> schemas.ProviderRotation:
     """Record that a rotation has paused; others may continue it."""
-    write = partial(
-        _rotations(request).stop,
-        request.path["name"],
-        holder=request.body.holder,
-        actor=request.caller.actor,
-        code=request.body.code,
-    )
+    return _write(request, _rotations(request).stop, code=request.body.code)
+
+
+def _write(
+    request: PersonRequest[HolderT], step: Callable[..., ProviderRotation], *arguments: Any, **options: Any
+) -> schemas.ProviderRotation:
+    """The response to one step of the secret's rotation, by the process that holds it."""
+    holder, actor = request.body.holder, request.caller.actor
+    write = partial(step, request.path["name"], *arguments, holder=holder, actor=actor, **options)
     return request.write(write, provider_rotation_model)
 
 
