@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gusset.secrets.value_doctor import examine
+from gusset.secrets.value_doctor import _findings_of_other_text, examine
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HF = "hf_" + "aB3dE5gH7j" * 3 + "kLmN"
@@ -172,3 +172,10 @@ def test_long_values_are_examined_in_one_go(word):
 def test_any_bytes_are_examined(value):
     """No value makes the doctor fail."""
     examine(value, name="x", now=NOW)
+
+
+@given(st.from_regex(rb"[A-Za-z0-9_-]{1,60}", fullmatch=True))
+def test_a_word_has_none_of_the_findings_that_are_not_looked_for_in_words(word):
+    """Checks that are left out for letters, digits, `_` and `-` would find nothing in them."""
+    text = word.decode()
+    assert not any(_findings_of_other_text(word, text, text, NOW))

@@ -36,18 +36,27 @@ def examine(value: bytes, *, name: str | None = None, now: datetime) -> list[Fin
     text = value.decode("utf-8", "replace").removeprefix("\ufeff")
     bare = text.strip()
     findings = [
-        _encoding(value),
-        *_edges(text),
-        *_characters(text),
+        *(() if _WORD.fullmatch(value) else _findings_of_other_text(value, text, bare, now)),
         _placeholder(bare),
-        _pasted(bare),
-        *_pem_and_json(bare),
         _token(bare, name or ""),
         _encoded_token(bare),
-        _jwt(bare, now),
         _short(value),
     ]
     return [each for each in findings if each is not None]
+
+
+_WORD = re.compile(rb"[A-Za-z0-9_-]+")
+
+
+def _findings_of_other_text(value: bytes, text: str, bare: str, now: datetime) -> Iterator[Finding | None]:
+    """What a `_WORD`, which most credentials are, cannot have. These checks take most of the time."""
+    yield _encoding(value)
+    yield from _edges(text)
+    yield from _characters(text)
+    yield None if _placeholder(bare) else _reference(bare)
+    yield _pasted(bare)
+    yield from _pem_and_json(bare)
+    yield _jwt(bare, now)
 
 
 def _encoding(value: bytes) -> Finding | None:
@@ -149,6 +158,10 @@ def _placeholder(text: str) -> Finding | None:
             "the value looks like a placeholder, not a credential",
             "set the real value instead",
         )
+    return None
+
+
+def _reference(text: str) -> Finding | None:
     if _REFERENCE.fullmatch(text) or _EMBEDDED_REFERENCE.search(text):
         return Finding(
             "reference",

@@ -132,7 +132,7 @@ class TeamSecrets:
 
     @property
     def _versions(self) -> VersionStore:
-        return VersionStore(self._parts.keys, self._parts.clock, self._rows)
+        return VersionStore(self._parts.keys, self._rows)
 
 
 class Vault:
@@ -223,7 +223,7 @@ class Vault:
         from gusset.vault.services.provider_rotations import ProviderRotations
 
         rows, parts = SecretRows(team_id, name), self._parts
-        versions = VersionStore(parts.keys, parts.clock, rows)
+        versions = VersionStore(parts.keys, rows)
         return ProviderRotations(*self._shared, rows=rows, versions=versions)
 
     def rotation_schedules_of(self, team_id: str, name: str) -> RotationSchedules:
@@ -566,7 +566,7 @@ def _create_or_sign(
     chain = Chain(vault, keys, clock, epochs=epochs, known=KnownHead(epochs, lambda: None))
     tail = chain.tail(connection, chain.send_head(connection))
     signer = RowSigner(vault, lambda: keyring, epochs.of)
-    transaction = Transaction(driver, database, signer, tail.next_seq)
+    transaction = Transaction(driver, database, signer, seq=tail.next_seq, at=tail.at)
     if new:
         transaction.insert(TEAMS, {"id": new_id(), "name": DEFAULT_TEAM, "created_at": at})
         # A log is never empty, so an empty one was emptied.

@@ -99,7 +99,7 @@ class ChainTail:
         self.rows: list[tuple[Any, ...]] = []  # with the values of `RECORD_COLUMNS`
         self._seq = head.seq
         self._hash = head.hash
-        self._at = at
+        self.at = at  # the time of the records
         self._keys = keys  # a write of this transaction may replace the keyring
 
     @property
@@ -119,7 +119,7 @@ class ChainTail:
             details = details_text(event.stored_details())
             changed = changes_text(changes) if changes else None
             act = (str(event.actor), str(event.action), event.target, event.outcome, details)
-            fields = (seq, self._at, *act)
+            fields = (seq, self.at, *act)
             self._hash = chain_hash(self._hash, *fields, *((changed,) if changed else ()))
             mac = self._keys.current.audit_mac(self._hash, seq)
             self.rows.append((*fields, changed, self._hash, mac))

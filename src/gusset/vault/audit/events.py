@@ -14,8 +14,9 @@ from gusset.vault.audit.actions import Action
 if TYPE_CHECKING:
     from gusset.secrets.info import SecretInfo
 
-# As `json.dumps` would write them; that makes a new encoder for each call with such options.
-details_text = json.JSONEncoder(sort_keys=True).encode
+# As `json.dumps` would write them; that makes a new encoder for each call with such options. Details have no
+# cycles, and it takes a fifth of the time to look for them.
+details_text = json.JSONEncoder(sort_keys=True, check_circular=False).encode
 compact_json = json.JSONEncoder(separators=(",", ":")).encode
 
 

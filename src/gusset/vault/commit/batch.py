@@ -66,7 +66,9 @@ class BatchRunner:
 
         Returns whether it has changed what others follow.
         """
-        transaction = Transaction(driver, self.dialect, self._signer, tail.next_seq, known=known)
+        transaction = Transaction(
+            driver, self.dialect, self._signer, seq=tail.next_seq, at=tail.at, known=known
+        )
         pending.value = pending.error = None
         try:
             result = self._in_savepoint(transaction, pending) if known is None else pending.write(transaction)

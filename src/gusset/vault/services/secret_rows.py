@@ -9,7 +9,6 @@ from gusset.errors import IntegrityError, SecretNotFound
 from gusset.secrets.info import SecretInfo
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.value import SecretValue
-from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.ids import new_id
 from gusset.vault.storage.connection import Connection, Transaction
@@ -77,14 +76,12 @@ class SecretRows:
 class VersionStore:
     """Stores and opens values of one team's secrets, sealed and bound to team, id, name and version."""
 
-    def __init__(self, keys: KeyringStore, clock: Clock, rows: SecretRows) -> None:
+    def __init__(self, keys: KeyringStore, rows: SecretRows) -> None:
         self._keys = keys
-        self._clock = clock
         self._rows = rows
 
     def create(self, transaction: Transaction, name: str, value: SecretValue, *, actor: str) -> Any:
         """Insert a new secret with `value` as its version 1. Returns its row."""
-        at = timestamp(self._clock())
         row = transaction.insert(
             SECRETS,
             {
@@ -92,8 +89,8 @@ class VersionStore:
                 "team_id": self._rows.team_id,
                 "name": name,
                 "folded": fold_name(name),
-                "created_at": at,
-                "updated_at": at,
+                "created_at": transaction.at,
+                "updated_at": transaction.at,
                 "last_version": 1,
                 "current_version": 1,
                 "revision": 1,
@@ -110,7 +107,7 @@ class VersionStore:
             row,
             last_version=version,
             current_version=version,
-            updated_at=timestamp(self._clock()),
+            updated_at=transaction.at,
             revision=row.revision + 1,
         )
         self._insert(transaction, row, value, actor)

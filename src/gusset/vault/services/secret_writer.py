@@ -202,14 +202,14 @@ class SecretWriter:
         check_name(name)
 
         def write(transaction: Transaction) -> WriteResult[SecretInfo]:
-            row, at = self._rows.get_or_raise(transaction, name), self._now()
+            row = self._rows.get_or_raise(transaction, name)
             users = self._in_use(transaction, self._rows.team_id, row.folded)
             if users and not force:
                 raise Conflict(
                     f"{row.name} is in use by {', '.join(users)}",
                     hint="stop them first, or force the deletion: they lose the secret at once",
                 )
-            info = self._rows.info(self._change(transaction, row, deleted_at=at))
+            info = self._rows.info(self._change(transaction, row, deleted_at=transaction.at))
             end_overlap(transaction, row.id)
             return WriteResult(info, [_change_event(actor, Action.SECRET_DELETE, info)])
 
@@ -255,7 +255,7 @@ class SecretWriter:
         check_name(name)
 
         def write(transaction: Transaction) -> WriteResult[SecretInfo]:
-            row, at = self._rows.get_or_raise(transaction, name), self._now()
+            row = self._rows.get_or_raise(transaction, name)
             rows = transaction.all(LIST_VERSIONS, {"id": row.id})
             existing = {found.version for found in rows}
             wanted = existing if versions is None else set(versions)
@@ -264,7 +264,7 @@ class SecretWriter:
             sealed = {found.version: found for found in rows if found.sealed is not None}
             destroyed, current = sorted(sealed.keys() & wanted), max(sealed.keys() - wanted, default=None)
             for version in destroyed:
-                transaction.update(SECRET_VERSIONS, sealed[version], sealed=None, destroyed_at=at)
+                transaction.update(SECRET_VERSIONS, sealed[version], sealed=None, destroyed_at=transaction.at)
             end_overlap(transaction, row.id, of_versions=destroyed)
             info = self._rows.info(self._change(transaction, row, current_version=current))
             event = _change_event(actor, Action.SECRET_DESTROY, info, {"destroyed": destroyed})
@@ -275,10 +275,9 @@ class SecretWriter:
         return info
 
     def _change(self, transaction: Transaction, row: Any, **values: Any) -> Any:
-        return transaction.update(SECRETS, row, **values, updated_at=self._now(), revision=row.revision + 1)
-
-    def _now(self) -> str:
-        return timestamp(self._clock())
+        return transaction.update(
+            SECRETS, row, **values, updated_at=transaction.at, revision=row.revision + 1
+        )
 
 
 def _set_event(actor: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:

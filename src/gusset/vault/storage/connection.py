@@ -200,18 +200,26 @@ def _with_sets(statement: Statement, parameters: Parameters) -> Parameters:
 class Transaction(Connection):
     """One write, within the transaction of its batch. Changes of signed rows are signed and noted.
 
-    `seq` is the number of the audit record that the changes will be part of.
+    `seq` is the number of the audit record that the changes will be part of, `at` its time.
     """
 
-    __slots__ = ("_known", "changes", "changes_access", "seq", "written")
+    __slots__ = ("_known", "at", "changes", "changes_access", "seq", "written")
 
     def __init__(
-        self, driver: Any, dialect: Dialect, signer: RowSigner, seq: int, *, known: KnownRows | None = None
+        self,
+        driver: Any,
+        dialect: Dialect,
+        signer: RowSigner,
+        *,
+        seq: int,
+        at: str,
+        known: KnownRows | None = None,
     ) -> None:
         """`known` are the rows that the batch knows; it needs none if its statements may be rolled back."""
         super().__init__(driver, dialect, signer)
         self._known = known
         self.seq = seq
+        self.at = at
         self.changes: list[RowChange] = []
         self.written = False  # whether it has executed anything but a SELECT
         self.changes_access = False  # whether it changes who may do what
