@@ -1,4 +1,4 @@
-"""The HMAC of a row: no two rows share one, whatever their columns hold."""
+"""The HMAC of a row: no two rows share one, whatever their columns hold. And which rows a SELECT may return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gusset.vault.crypto.keyring import Keyring
-from gusset.vault.storage.signed_rows import RowSigner, SignedTable
+from gusset.vault.storage.signed_rows import RowSigner, Select, SignedTable
 
 KEYRING = Keyring.new("root")
 SHORT = SignedTable(name="table", key=("a",), columns=("a", "b"), row="the row {a}")
@@ -80,3 +80,35 @@ def test_a_column_of_another_type_is_never_valid(value: Any) -> None:
     assert not signer.is_valid(SHORT, signed._replace(b=value))
     assert not signer.is_valid(SHORT, signed._replace(mac=value))
     assert not signer.is_valid(SHORT, signed._replace(changed_seq=value))
+
+
+@pytest.mark.parametrize(
+    ("condition", "right", "wrong"),
+    [
+        ("b = :b", "asked", "other"),
+        ("b = :b", "asked", None),
+        ("b = 'kind'", "kind", "kin"),
+        ("b IN (:bs...)", "one", "three"),
+        ("b IN (:bs...)", "two", None),
+        ("b IS NULL", None, ""),
+        ("b IS NOT NULL", "", None),
+    ],
+)
+def test_a_row_must_fulfil_each_condition_whatever_the_database_returns(
+    condition: str, right: Any, wrong: Any
+) -> None:
+    """Conditions of one column are compared with the row itself."""
+    select = Select(SHORT, "a = :a", condition, also="b < :most", then="ORDER BY a")
+    asked = {"a": 1, "b": "asked", "bs": frozenset(("one", "two")), "most": "z"}
+
+    assert select.finds(SHORT.row_type(1, right, 1, None), asked)
+    assert not select.finds(SHORT.row_type(1, wrong, 1, None), asked)
+    assert not select.finds(SHORT.row_type(2, right, 1, None), asked)
+    assert select.text.endswith(f" FROM table WHERE a = :a AND {condition} AND (b < :most) ORDER BY a")
+
+
+@pytest.mark.parametrize("condition", ["b < :b", "b = :b OR a = :a", "lower(b) = :b", "b = 1"])
+def test_a_condition_that_rows_cannot_be_compared_with_is_refused(condition: str) -> None:
+    """It is given as what is left to the database, so that a reader sees it."""
+    with pytest.raises(ValueError, match="no condition of one column"):
+        Select(SHORT, condition)

@@ -74,7 +74,7 @@ _ANY_KEY = Statement("SELECT kind FROM keyring LIMIT 1")
 _ANY_KEY_CHANGE = Statement(
     "SELECT seq FROM audit WHERE details LIKE '%\"keyring\": %' AND action IN (:actions...) LIMIT 1"
 )
-_DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
+_DEFAULT_TEAM = Select(TEAMS, "name = :name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

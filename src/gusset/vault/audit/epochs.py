@@ -17,7 +17,7 @@ from gusset.vault.storage.tables import EPOCHS
 FIRST = 1  # the epoch that a vault is created in; it has no row
 
 _LIST = Statement("SELECT number, first_seq FROM epochs ORDER BY number")
-_LIST_VERIFIED = Select(EPOCHS, "ORDER BY number")
+_LIST_VERIFIED = Select(EPOCHS, then="ORDER BY number")
 _FIND_NEWEST = Statement("SELECT max(number) AS number FROM epochs")
 
 

@@ -80,10 +80,10 @@ def key_hash(key: SecretValue) -> bytes:
     return hashlib.sha256(key.reveal()).digest()
 
 
-_FIND = Select(ACCESS_KEYS, "WHERE prefix = :prefix")
-_OF_USER = Select(ACCESS_KEYS, "WHERE user_id = :id AND kind = 'key' ORDER BY created_at DESC, prefix")
-_OF_DEPLOYMENT = Select(ACCESS_KEYS, "WHERE deployment_id = :id ORDER BY created_at DESC, prefix")
-_MADE_BY = Select(ACCESS_KEYS, "WHERE created_by LIKE :maker ESCAPE '/' AND revoked_at IS NULL")
+_FIND = Select(ACCESS_KEYS, "prefix = :prefix")
+_OF_USER = Select(ACCESS_KEYS, "user_id = :id", "kind = 'key'", then="ORDER BY created_at DESC, prefix")
+_OF_DEPLOYMENT = Select(ACCESS_KEYS, "deployment_id = :id", then="ORDER BY created_at DESC, prefix")
+_MADE_BY = Select(ACCESS_KEYS, "revoked_at IS NULL", also="created_by LIKE :maker ESCAPE '/'")
 _SET_LAST_USED = Statement("UPDATE access_keys SET last_used_at = :at WHERE prefix = :prefix")
 
 

@@ -88,11 +88,11 @@ class Declaration:
     secrets: tuple[str, ...]
 
 
-_FIND_BY_ID = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
-_FIND = Select(DEPLOYMENTS, "WHERE team_id = :team AND name = :name AND deleted_at IS NULL")
-_LIST = Select(DEPLOYMENTS, "WHERE team_id IN (:teams...) AND deleted_at IS NULL ORDER BY name, team_id")
-_TOKENS = Select(ACCESS_KEYS, "WHERE deployment_id = :id")
-_IDENTITIES = Select(IDENTITIES, "WHERE deployment_id = :id")
+_FIND_BY_ID = Select(DEPLOYMENTS, "id = :id", "deleted_at IS NULL")
+_FIND = Select(DEPLOYMENTS, "team_id = :team", "name = :name", "deleted_at IS NULL")
+_LIST = Select(DEPLOYMENTS, "team_id IN (:teams...)", "deleted_at IS NULL", then="ORDER BY name, team_id")
+_TOKENS = Select(ACCESS_KEYS, "deployment_id = :id")
+_IDENTITIES = Select(IDENTITIES, "deployment_id = :id")
 
 _LIST_REPLICAS = Statement(
     f"SELECT {LEASE_COLUMNS} FROM replicas WHERE deployment_id IN (:ids...) ORDER BY started_at"

@@ -48,14 +48,15 @@ class IdentityInfo:
         return f"{self.team}/{self.deployment}"
 
 
-_FIND = Select(IDENTITIES, "WHERE team_id = :team AND name = :name")
-_LIST = Select(IDENTITIES, "WHERE team_id IN (:teams...) ORDER BY name, team_id")
+_FIND = Select(IDENTITIES, "team_id = :team", "name = :name")
+_LIST = Select(IDENTITIES, "team_id IN (:teams...)", then="ORDER BY name, team_id")
 _MADE_BY = Select(
     IDENTITIES,
-    "WHERE created_by = :email OR created_by LIKE :by_key ESCAPE '/' ORDER BY name, team_id",
+    also="created_by = :email OR created_by LIKE :by_key ESCAPE '/'",
+    then="ORDER BY name, team_id",
 )
-_OF_SUBJECT = Select(IDENTITIES, "WHERE issuer = :issuer AND subject = :subject ORDER BY name, id")
-_FIND_DEPLOYMENT = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
+_OF_SUBJECT = Select(IDENTITIES, "issuer = :issuer", "subject = :subject", then="ORDER BY name, id")
+_FIND_DEPLOYMENT = Select(DEPLOYMENTS, "id = :id", "deleted_at IS NULL")
 _LIST_NAMES = Statement("SELECT id, name FROM deployments WHERE id IN (:ids...)")
 
 

@@ -38,8 +38,8 @@ PREFIX = "gusset_idt_"
 _FORMAT = re.compile(PREFIX + r"([a-z2-7]{16})_([1-9][0-9]{0,11})_([A-Za-z0-9_-]{43})")
 _PURPOSE = "tokens of identities"
 
-_FIND = Select(IDENTITIES, "WHERE id = :id")
-_FIND_DEPLOYMENT = Select(DEPLOYMENTS, "WHERE id = :id AND deleted_at IS NULL")
+_FIND = Select(IDENTITIES, "id = :id")
+_FIND_DEPLOYMENT = Select(DEPLOYMENTS, "id = :id", "deleted_at IS NULL")
 _SET_LAST_USED = Statement("UPDATE identities SET last_used_at = :at WHERE id = :id")
 
 

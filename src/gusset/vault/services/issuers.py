@@ -49,9 +49,9 @@ class IssuerInfo(NewIssuer):
     created_by: str
 
 
-_FIND = Select(ISSUERS, "WHERE url = :url")
-_LIST = Select(ISSUERS, "ORDER BY url")
-_USED_BY = Select(IDENTITIES, "WHERE issuer = :url ORDER BY name")
+_FIND = Select(ISSUERS, "url = :url")
+_LIST = Select(ISSUERS, then="ORDER BY url")
+_USED_BY = Select(IDENTITIES, "issuer = :url", then="ORDER BY name")
 
 
 class Issuers:

@@ -24,10 +24,11 @@ REWRAP_BATCH = 500
 
 _SEALED_AFTER = Select(
     SECRET_VERSIONS,
-    "WHERE sealed IS NOT NULL AND (secret_id > :secret OR (secret_id = :secret AND version > :version)) "
-    "ORDER BY secret_id, version LIMIT :limit",
+    "sealed IS NOT NULL",
+    also="secret_id > :secret OR (secret_id = :secret AND version > :version)",
+    then="ORDER BY secret_id, version LIMIT :limit",
 )
-_FIND_SECRETS = Select(SECRETS, "WHERE id IN (:ids...)")
+_FIND_SECRETS = Select(SECRETS, "id IN (:ids...)")
 
 
 @dataclass(frozen=True, slots=True)

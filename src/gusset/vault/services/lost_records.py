@@ -19,7 +19,7 @@ from gusset.vault.storage.tables import EPOCHS, SECRETS
 VERSION_GAP = 1000  # what version numbers and revisions jump by: more than a lost part of the log has used
 _PIECE = 500  # secrets in one transaction
 
-_SECRETS_AFTER = Select(SECRETS, "WHERE id > :after ORDER BY id LIMIT :limit")
+_SECRETS_AFTER = Select(SECRETS, also="id > :after", then="ORDER BY id LIMIT :limit")
 
 
 @dataclass(frozen=True, slots=True)

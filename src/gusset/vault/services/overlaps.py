@@ -24,9 +24,9 @@ from gusset.vault.storage.tables import OVERLAPS, SECRETS
 
 MAX_OVERLAP = timedelta(days=365)
 
-_FIND = Select(OVERLAPS, "WHERE secret_id = :id")
-_FIND_MANY = Select(OVERLAPS, "WHERE secret_id IN (:ids...)")
-_FIND_SECRET = Select(SECRETS, "WHERE id = :id")
+_FIND = Select(OVERLAPS, "secret_id = :id")
+_FIND_MANY = Select(OVERLAPS, "secret_id IN (:ids...)")
+_FIND_SECRET = Select(SECRETS, "id = :id")
 _DUE = Statement("SELECT secret_id FROM secret_overlaps WHERE ends_at <= :at")
 
 

@@ -36,17 +36,18 @@ from gusset.vault.storage.sql import Statement, escaped
 from gusset.vault.storage.tables import ACCESS_KEYS, IDENTITIES, MEMBERS, SESSIONS, TEAMS, USERS
 
 _ANY = Statement("SELECT id FROM users LIMIT 1")
-_LIST = Select(USERS, "ORDER BY email")
-_ADMINS = Select(USERS, "WHERE role = 'admin' AND disabled_at IS NULL AND password IS NOT NULL")
-_DEFAULT_TEAM = Select(TEAMS, "WHERE name = :name")
+_LIST = Select(USERS, then="ORDER BY email")
+_ADMINS = Select(USERS, "role = 'admin'", "disabled_at IS NULL", "password IS NOT NULL")
+_DEFAULT_TEAM = Select(TEAMS, "name = :name")
 _TOKENS_MADE_BY = Select(
     ACCESS_KEYS,
-    "WHERE kind = 'token' AND revoked_at IS NULL "
-    "AND (created_by = :email OR created_by LIKE :by_key ESCAPE '/') "
-    "ORDER BY name, prefix",
+    "kind = 'token'",
+    "revoked_at IS NULL",
+    also="created_by = :email OR created_by LIKE :by_key ESCAPE '/'",
+    then="ORDER BY name, prefix",
 )
-KEYS_OF_USER = Select(ACCESS_KEYS, "WHERE user_id = :user")
-SESSIONS_OF_USER = Select(SESSIONS, "WHERE user_id = :user")
+KEYS_OF_USER = Select(ACCESS_KEYS, "user_id = :user")
+SESSIONS_OF_USER = Select(SESSIONS, "user_id = :user")
 
 TokenChoice = Literal["revoke", "pass"]
 """What happens to the tokens and identities that a disabled person made."""

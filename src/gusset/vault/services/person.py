@@ -22,12 +22,12 @@ _EMAIL = re.compile(
     r"[^@\s<>\"'\\\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]{1,64}@[A-Za-z0-9.-]{1,189}"
 )
 
-FIND_USER = Select(USERS, "WHERE id = :id")
-FIND_USER_BY_EMAIL = Select(USERS, "WHERE email = :email")
-LIST_TEAMS = Select(TEAMS, "ORDER BY name")
-FIND_TEAM = Select(TEAMS, "WHERE id = :id")
-LIST_MEMBERSHIPS = Select(MEMBERS, "WHERE user_id = :user")
-_FIND_TEAMS = Select(TEAMS, "WHERE id IN (:ids...)")
+FIND_USER = Select(USERS, "id = :id")
+FIND_USER_BY_EMAIL = Select(USERS, "email = :email")
+LIST_TEAMS = Select(TEAMS, then="ORDER BY name")
+FIND_TEAM = Select(TEAMS, "id = :id")
+LIST_MEMBERSHIPS = Select(MEMBERS, "user_id = :user")
+_FIND_TEAMS = Select(TEAMS, "id IN (:ids...)")
 
 
 @dataclass(frozen=True, slots=True)

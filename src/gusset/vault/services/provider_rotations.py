@@ -27,8 +27,8 @@ from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import CREDENTIALS, ROTATIONS, SECRETS
 
-_FIND = Select(ROTATIONS, "WHERE secret_id = :id")
-_CREDENTIALS = Select(CREDENTIALS, "WHERE secret_id = :id ORDER BY version")
+_FIND = Select(ROTATIONS, "secret_id = :id")
+_CREDENTIALS = Select(CREDENTIALS, "secret_id = :id", then="ORDER BY version")
 _HOLD = Statement("UPDATE secret_rotations SET holder = :holder, held_until = :until WHERE secret_id = :id")
 
 

@@ -16,9 +16,9 @@ from gusset.vault.storage.tables import ROTATIONS, SCHEDULES
 
 MAX_INTERVAL = timedelta(days=3650)
 
-_FIND = Select(SCHEDULES, "WHERE secret_id = :id")
-_FIND_MANY = Select(SCHEDULES, "WHERE secret_id IN (:ids...)")
-_ROTATIONS = Select(ROTATIONS, "WHERE secret_id IN (:ids...)")
+_FIND = Select(SCHEDULES, "secret_id = :id")
+_FIND_MANY = Select(SCHEDULES, "secret_id IN (:ids...)")
+_ROTATIONS = Select(ROTATIONS, "secret_id IN (:ids...)")
 
 
 def set_interval(transaction: Transaction, secret_id: str, interval: timedelta | Literal["never"]) -> None:

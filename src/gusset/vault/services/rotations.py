@@ -35,7 +35,7 @@ _OTHERS = Statement(
     "SELECT max(o.deleted_at) AS ended_at FROM secrets o JOIN secrets s "
     "ON o.team_id = s.team_id AND o.folded = s.folded AND o.id <> s.id WHERE s.team_id = :team AND s.id = :id"
 )
-_DEPLOYMENTS = Select(DEPLOYMENTS, "WHERE team_id = :team AND deleted_at IS NULL")
+_DEPLOYMENTS = Select(DEPLOYMENTS, "team_id = :team", "deleted_at IS NULL")
 _LEASES = Statement(
     f"SELECT {LEASE_COLUMNS} FROM replicas WHERE deployment_id IN (:ids...) ORDER BY started_at"
 )

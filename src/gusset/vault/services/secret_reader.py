@@ -14,18 +14,30 @@ from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement, containing_pattern
 from gusset.vault.storage.tables import SECRETS
 
-_FIND_BY_ID = Select(SECRETS, "WHERE team_id = :team AND id = :id")
+_FIND_BY_ID = Select(SECRETS, "team_id = :team", "id = :id")
 COUNT_OLDER = Statement(
     "SELECT count(*) AS total FROM secrets o JOIN secrets s "
     "ON o.team_id = s.team_id AND o.folded = s.folded AND o.id <> s.id AND o.created_at <= s.created_at "
     "WHERE s.team_id = :team AND s.id = :id"
 )
-_LIVE = "WHERE team_id = :team AND lower(name) LIKE :pattern ESCAPE '/' AND deleted_at IS NULL"
-_DELETED = "WHERE team_id = :team AND lower(name) LIKE :pattern ESCAPE '/' AND deleted_at IS NOT NULL"
-_COUNT_LIVE = Statement(f"SELECT count(*) AS total FROM secrets {_LIVE}")
-_COUNT_DELETED = Statement(f"SELECT count(*) AS total FROM secrets {_DELETED}")
-_PAGE_OF_LIVE = Select(SECRETS, f"{_LIVE} ORDER BY name LIMIT :limit OFFSET :offset")
-_PAGE_OF_DELETED = Select(SECRETS, f"{_DELETED} ORDER BY deleted_at DESC, name LIMIT :limit OFFSET :offset")
+_NAMED = "lower(name) LIKE :pattern ESCAPE '/'"
+_COUNT = f"SELECT count(*) AS total FROM secrets WHERE team_id = :team AND {_NAMED}"
+_COUNT_LIVE = Statement(f"{_COUNT} AND deleted_at IS NULL")
+_COUNT_DELETED = Statement(f"{_COUNT} AND deleted_at IS NOT NULL")
+_PAGE_OF_LIVE = Select(
+    SECRETS,
+    "team_id = :team",
+    "deleted_at IS NULL",
+    also=_NAMED,
+    then="ORDER BY name LIMIT :limit OFFSET :offset",
+)
+_PAGE_OF_DELETED = Select(
+    SECRETS,
+    "team_id = :team",
+    "deleted_at IS NOT NULL",
+    also=_NAMED,
+    then="ORDER BY deleted_at DESC, name LIMIT :limit OFFSET :offset",
+)
 
 
 class SecretReader:

@@ -18,10 +18,10 @@ from gusset.vault.storage.signed_rows import Lookup, Select
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
 _FIND = Lookup(SECRETS, by=("team_id", "folded"), without=("deleted_at",))
-FIND_MANY = Select(SECRETS, "WHERE team_id = :team AND folded IN (:folded...) AND deleted_at IS NULL")
-LIST = Select(SECRETS, "WHERE team_id = :team ORDER BY name, created_at")
-FIND_VERSION = Select(SECRET_VERSIONS, "WHERE secret_id = :id AND version = :version")
-LIST_VERSIONS = Select(SECRET_VERSIONS, "WHERE secret_id = :id ORDER BY version")
+FIND_MANY = Select(SECRETS, "team_id = :team", "folded IN (:folded...)", "deleted_at IS NULL")
+LIST = Select(SECRETS, "team_id = :team", then="ORDER BY name, created_at")
+FIND_VERSION = Select(SECRET_VERSIONS, "secret_id = :id", "version = :version")
+LIST_VERSIONS = Select(SECRET_VERSIONS, "secret_id = :id", then="ORDER BY version")
 
 
 def context_of(secret: Any, version: int, write_id: str | None) -> bytes:

@@ -28,9 +28,12 @@ MAX_NOTE = 1000  # characters
 
 _FIND_DELETED = Select(
     SECRETS,
-    "WHERE team_id = :team AND deleted_at IS NOT NULL AND (id = :name_or_id OR folded = :folded) "
-    "ORDER BY deleted_at DESC, updated_at DESC LIMIT 1",
+    "team_id = :team",
+    "folded = :folded",
+    "deleted_at IS NOT NULL",
+    then="ORDER BY deleted_at DESC, updated_at DESC LIMIT 1",
 )
+_FIND_DELETED_BY_ID = Select(SECRETS, "team_id = :team", "id = :id", "deleted_at IS NOT NULL")
 
 # (connection, team id, folded name) -> the deployments that use the secret now.
 InUse = Callable[[Connection, str, str], Sequence[str]]
@@ -236,8 +239,10 @@ class SecretWriter:
         return self._writer.run(AuditEvent(actor, Action.SECRET_RESTORE, name_or_id), write)
 
     def _find_deleted(self, connection: Connection, name_or_id: str) -> Any:
-        wanted = {"team": self._rows.team_id, "name_or_id": name_or_id, "folded": fold_name(name_or_id)}
-        row = connection.one(_FIND_DELETED, wanted)
+        team = self._rows.team_id
+        row = connection.one(_FIND_DELETED_BY_ID, {"team": team, "id": name_or_id}) or connection.one(
+            _FIND_DELETED, {"team": team, "folded": fold_name(name_or_id)}
+        )
         if row is None:
             raise SecretNotFound(
                 f"there is no deleted secret {name_or_id}", hint="see `gusset secret list --deleted`"

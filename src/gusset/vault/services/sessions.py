@@ -35,8 +35,8 @@ SESSION_LIFETIME = timedelta(hours=12)  # without a request
 MAX_SESSION_LIFETIME = timedelta(days=7)  # after signing in, whatever happens
 _SEEN_INTERVAL = timedelta(minutes=1)
 
-_FIND = Select(SESSIONS, "WHERE hash = :hash")
-_LIST_ENDED = Select(SESSIONS, "WHERE expires_at < :now OR seen_at < :seen_before")
+_FIND = Select(SESSIONS, "hash = :hash")
+_LIST_ENDED = Select(SESSIONS, also="expires_at < :now OR seen_at < :seen_before")
 _SET_SEEN = Statement("UPDATE sessions SET seen_at = :at WHERE hash = :hash")
 
 

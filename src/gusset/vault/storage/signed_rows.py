@@ -19,7 +19,7 @@ import base64
 import hmac
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as json_string
 from typing import Any, NamedTuple
 
@@ -87,30 +87,58 @@ class SignedTable:
 class Select(Statement):
     """A SELECT of whole rows of one signed table; each is verified when it is read.
 
-    `rest` is what follows `FROM table`.
+    `conditions` say what every row must have in one column: `id = :id`, `kind = 'token'`, `id IN (:ids...)`,
+    `deleted_at IS NULL` or `IS NOT NULL`. Each row that the database returns is compared with them. `also`, a
+    condition of any kind, is left to the database. `then` follows, such as `ORDER BY name`.
+
+    Raises:
+        ValueError: a condition is of another kind.
     """
 
-    __slots__ = ("_equal", "_listed", "_nothing", "table")
+    __slots__ = ("_equal", "_fixed", "_listed", "_present", "table")
 
-    def __init__(self, table: SignedTable, rest: str) -> None:
-        super().__init__(f"{table.all_rows.text} {rest}")
+    def __init__(self, table: SignedTable, *conditions: str, also: str = "", then: str = "") -> None:
+        where = " AND ".join([*conditions, *([f"({also})"] if also else [])])
+        super().__init__(
+            " ".join([table.all_rows.text, *([f"WHERE {where}"] if where else []), then]).strip()
+        )
         self.table = table
-        found = [(table.row_type._fields.index(each.column), each) for each in _conditions(rest)]
-        # The position of a column, and what it must have.
-        self._equal = tuple([(at, each.parameter) for at, each in found if each.kind == "equal"])
-        self._listed = tuple([(at, each.parameter) for at, each in found if each.kind == "listed"])
-        self._nothing = tuple([(at, each.kind == "null") for at, each in found if "null" in each.kind])
+        equal: list[tuple[int, str]] = []
+        listed: list[tuple[int, str]] = []
+        fixed: list[tuple[int, str | None]] = []
+        present: list[int] = []
+        for condition in conditions:
+            match = _CONDITION.fullmatch(condition)
+            if match is None:
+                raise ValueError(f"{condition} is no condition of one column")
+            at = table.all_columns.index(match["column"])
+            if match["parameter"]:
+                equal.append((at, match["parameter"]))
+            elif match["list"]:
+                listed.append((at, match["list"]))
+            elif match["absent"] or match["text"]:
+                fixed.append((at, match["text"]))
+            else:
+                present.append(at)
+        # Positions of columns, with the parameter or the value that they must have.
+        self._equal = tuple(equal)
+        self._listed = tuple(listed)
+        self._fixed = tuple(fixed)
+        self._present = tuple(present)
 
     def finds(self, row: Any, parameters: Parameters) -> bool:
-        """Whether `row` has what was asked for: the values, and NULL, that single columns must have."""
+        """Whether `row` fulfils the conditions."""
         for at, parameter in self._equal:
             if row[at] != parameters[parameter]:
                 return False
         for at, parameter in self._listed:
             if row[at] not in parameters[parameter]:
                 return False
-        for at, is_null in self._nothing:  # noqa: SIM110  # for each row: a generator takes longer
-            if (row[at] is None) is not is_null:
+        for at, value in self._fixed:
+            if row[at] != value:
+                return False
+        for at in self._present:  # noqa: SIM110  # for each row: a generator takes longer
+            if row[at] is None:
                 return False
         return True
 
@@ -124,40 +152,9 @@ class Select(Statement):
             )
 
 
-class _Condition(NamedTuple):
-    """That a column has the value of a parameter, or one of its list; or that it is NULL, or is not."""
-
-    column: str
-    kind: str  # equal, listed, null or not null
-    parameter: str = ""
-
-
-def _conditions(rest: str) -> Iterator[_Condition]:
-    """The conditions that every row must meet of what follows `FROM table`.
-
-    Comparisons of another kind and alternatives are left to the database: they only choose between rows
-    to list.
-    """
-    where, group = _AFTER_WHERE.split(rest.removeprefix("WHERE "))[0], ""
-    while group != where:  # from the innermost outwards
-        group, where = where, _GROUP.sub("...", where)
-    if " OR " in where:
-        return
-    for match in map(_CONDITION.fullmatch, where.split(" AND ")):
-        if match is None:
-            continue
-        if match["nothing"] is not None:
-            yield _Condition(match["column"], "null" if match["nothing"] == "NULL" else "not null")
-        elif match["list"] is not None:
-            yield _Condition(match["column"], "listed", match["list"])
-        else:
-            yield _Condition(match["column"], "equal", match["parameter"])
-
-
-_AFTER_WHERE = re.compile(r"(?:^| )(?:ORDER BY|LIMIT) ")
-_GROUP = re.compile(r"\((?!:)[^()]*\)")
 _CONDITION = re.compile(
-    r"(?P<column>\w+) (?:= :(?P<parameter>\w+)|IN \(:(?P<list>\w+)\.\.\.\)|IS (?P<nothing>NULL|NOT NULL))"
+    r"(?P<column>\w+) (?:= :(?P<parameter>\w+)|= '(?P<text>\w+)'|IN \(:(?P<list>\w+)\.\.\.\)"
+    r"|IS (?P<absent>NULL)|IS NOT NULL)"
 )
 
 
@@ -170,8 +167,9 @@ class Lookup(Select):
     __slots__ = ("_by", "_without")
 
     def __init__(self, table: SignedTable, *, by: tuple[str, ...], without: tuple[str, ...] = ()) -> None:
-        conditions = [*(f"{name} = :{name}" for name in by), *(f"{name} IS NULL" for name in without)]
-        super().__init__(table, f"WHERE {' AND '.join(conditions)}")
+        super().__init__(
+            table, *[f"{name} = :{name}" for name in by], *[f"{name} IS NULL" for name in without]
+        )
         self._by = by
         self._without = without
 
