@@ -7,6 +7,9 @@ STAMP := $(VENV)/.made
 WORKERS ?= $(shell expr 2 '*' `getconf _NPROCESSORS_ONLN`)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+# Thousands of processes of the tests import the same modules: they must find them compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What needs neither an engine, a browser, a large framework, nor root and the packages of `make system-deps`.
 UNIT = not (engine or browser or ray or torch or truss or system)
 
@@ -116,10 +119,11 @@ lock: ## pin the dependencies again, with hashes
 system-deps: ## install the Debian packages that tests use: a browser, container engines (needs root)
 	@./scripts/system-deps
 
+# Without --no-compile pip compiles every module of every library, though most are never imported.
 $(STAMP): requirements/dev.txt pyproject.toml
 	@echo "making $(VENV) (once; takes a minute)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e . # its script starts faster than pip's
 	@touch $(STAMP)
 

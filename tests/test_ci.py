@@ -28,7 +28,7 @@ def jobs() -> dict[str, str]:
 
 def targets(commands: str) -> set[str]:
     """The targets of the Makefile in commands."""
-    lines = re.findall(r"^(?:make|scripts/in-debian)((?: [a-z-]+)+)", commands, re.MULTILINE)
+    lines = re.findall(r"^(?:make|scripts/in-debian)(?: -j\d)?((?: [a-z-]+)+)", commands, re.MULTILINE)
     return {target for line in lines for target in line.split()}
 
 
