@@ -184,7 +184,7 @@ def test_a_removed_identity_is_logged_and_the_values_stay(
 ) -> None:
     with served(workload, str(folder), errors=tmp_path / "err") as (address, _):
         administrator("identity", "remove", "ranker")
-        eventually(lambda: "no identity matches" in readiness(address), 40)
+        eventually(lambda: "no identity matches" in readiness(address))
         assert "access was revoked" in readiness(address)
         assert predict(address).json() == {"sha": sha(VALUE)}
 
@@ -248,8 +248,8 @@ def test_a_replaced_key_of_the_vault_is_no_interruption(
         manager.stop()
         manager.start()
         put(admin, NEW)
-        eventually(lambda: predict(address).json() == {"sha": sha(NEW)}, 40)
-        eventually(lambda: readiness(address) == "", 40)
+        eventually(lambda: predict(address).json() == {"sha": sha(NEW)})
+        eventually(lambda: readiness(address) == "")
 
 
 def test_identities_and_issuers_are_added_listed_and_removed_by_commands(

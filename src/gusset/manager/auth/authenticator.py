@@ -241,6 +241,8 @@ class Authenticator:
         """Note the time for `last_used_at`, at most once a minute."""
         now = time.monotonic()
         if now - self._use_recorded.get(key.prefix, -_USE_RECORDED_EVERY) >= _USE_RECORDED_EVERY:
+            if len(self._use_recorded) >= MAX_KEYS:  # such as tokens that have ended
+                self._use_recorded.clear()
             self._use_recorded[key.prefix] = now
             self._unwritten_uses[key.prefix] = self._vault.now()
 
