@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gusset.errors import Unreachable
 from gusset.vault.deadline import within
 from gusset.vault.storage.known_rows import KnownRows, LookupCall
-from gusset.vault.storage.signed_rows import Lookup, RowChange, RowSigner, Select, SignedTable, new_row
+from gusset.vault.storage.signed_rows import Lookup, RowChange, RowSigner, Select, SignedTable
 from gusset.vault.storage.sql import Parameters, Statement
 
 if TYPE_CHECKING:
@@ -237,13 +237,13 @@ class Transaction(Connection):
 
     def insert(self, table: SignedTable, values: Mapping[str, Any]) -> Any:
         """Insert a row; columns that are not in `values` are NULL. Returns the row."""
-        row = self._signed(table, new_row(table, values, self.seq))
+        row = self._signed(table, [None] * len(table.all_columns), values)
         self._change(table.insert, table, None, row)
         return row
 
     def update(self, table: SignedTable, row: Any, **values: Any) -> Any:
         """Change columns of `row`, a row that was read in this transaction. Returns the new row."""
-        new = self._signed(table, row._replace(**values, changed_seq=self.seq))
+        new = self._signed(table, list(row), values)
         self._change(table.update(tuple(values)), table, row, new)
         return new
 
@@ -252,17 +252,23 @@ class Transaction(Connection):
         self._change(table.delete, table, row, None)
         self.changes.append(RowChange(table.name, table.key_text(row), None))
 
-    def _signed(self, table: SignedTable, row: Any) -> Any:
+    def _signed(self, table: SignedTable, columns: list[Any], values: Mapping[str, Any]) -> Any:
+        """The row with `columns`, but for `values`, the number of the audit record, and the HMAC."""
         assert self._signer is not None  # noqa: S101  # see `__init__`
-        mac = self._signer.mac(table, row)
+        for name, value in values.items():
+            columns[table.positions[name]] = value
+        columns[-2] = self.seq
+        columns[-1] = mac = self._signer.mac(table, columns)
+        row = table.row_type._make(columns)
         self.changes.append(RowChange(table.name, table.key_text(row), mac))
-        return table.row_type._make((*row[:-1], mac))
+        return row
 
     def _change(self, statement: Statement, table: SignedTable, before: Any, after: Any) -> None:
         """Execute a statement that makes `after` of the row `before`. One of them may be None."""
         row = before if after is None else after
-        is_insert = statement is table.insert  # its parameters are all columns, in their order
-        self._send(statement, row if is_insert else [getattr(row, name) for name in statement.names]).close()
+        if statement is not table.insert:  # whose parameters are all columns, in their order
+            row = [row[table.positions[name]] for name in statement.names]
+        self._send(statement, row).close()
         if self._known is not None:
             self._known.change(table, before, after)
 

@@ -19,7 +19,7 @@ import base64
 import hmac
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as json_string
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ class SignedTable:
         self.key = key
         self.columns = columns
         self.all_columns = (*columns, *unsigned, "changed_seq", "mac")
-        self.column_names = frozenset(self.all_columns)
+        self.positions = {column: at for at, column in enumerate(self.all_columns)}
         self._row = row
         self._row_type: Any = None  # made when it is first used: that takes long, and most commands use few
         self._this_row = " AND ".join([f"{column} = :{column}" for column in key])
@@ -111,7 +111,7 @@ class Select(Statement):
             match = _CONDITION.fullmatch(condition)
             if match is None:
                 raise ValueError(f"{condition} is no condition of one column")
-            at = table.all_columns.index(match["column"])
+            at = table.positions[match["column"]]
             if match["parameter"]:
                 equal.append((at, match["parameter"]))
             elif match["list"]:
@@ -164,24 +164,23 @@ class Lookup(Select):
     Its parameters have the names of the columns. No two rows of the table may fulfil it.
     """
 
-    __slots__ = ("_by", "_without")
+    __slots__ = ()
 
     def __init__(self, table: SignedTable, *, by: tuple[str, ...], without: tuple[str, ...] = ()) -> None:
         super().__init__(
             table, *[f"{name} = :{name}" for name in by], *[f"{name} IS NULL" for name in without]
         )
-        self._by = by
-        self._without = without
 
     def values(self, parameters: Parameters) -> tuple[Any, ...]:
         """The values of the columns `by`."""
-        return tuple([parameters[name] for name in self._by])
+        return tuple([parameters[name] for _, name in self._equal])
 
     def values_of(self, row: Any) -> tuple[Any, ...] | None:
         """With which values `row` is found; None if it never is."""
-        if any(getattr(row, name) is not None for name in self._without):
-            return None
-        return tuple([getattr(row, name) for name in self._by])
+        for at, value in self._fixed:
+            if row[at] != value:
+                return None
+        return tuple([row[at] for at, _ in self._equal])
 
 
 class RowChange(NamedTuple):
@@ -218,8 +217,8 @@ class RowSigner:
         self._heads: dict[tuple[str, int], bytes] = {}  # by table and epoch
 
     def mac(self, table: SignedTable, row: Any) -> bytes:
-        """The HMAC that `row` must have, for its `changed_seq`."""
-        return self._keyring().state_mac(self._content(table, row), row.changed_seq)
+        """The HMAC that `row` must have, for its `changed_seq`, which comes before the HMAC."""
+        return self._keyring().state_mac(self._content(table, row), row[-2])
 
     def check(self, connection: Any, table: SignedTable, row: Any) -> None:
         """Raises IntegrityError for a row that was not written by a holder of the state key."""
@@ -244,7 +243,7 @@ class RowSigner:
             return False
 
     def _content(self, table: SignedTable, row: Any) -> bytes:
-        seq = row.changed_seq
+        seq = row[-2]
         return self._head(table.name, self._epoch_of(seq)) + _encoded((seq, *row[: len(table.columns)]))
 
     def _head(self, table: str, epoch: int) -> bytes:
@@ -279,14 +278,6 @@ _HEAD: Callable[[bytes, int], bytes] = struct.Struct(">cI").pack
 
 def _key_part(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def new_row(table: SignedTable, values: Mapping[str, Any], seq: int) -> Any:
-    """A row of `table` that is not signed yet; columns that are not in `values` are NULL."""
-    if not values.keys() <= table.column_names:
-        raise TypeError(f"{table.name} has no columns {sorted(values.keys() - table.column_names)}")
-    row = {**values, "changed_seq": seq}
-    return table.row_type._make([row.get(name) for name in table.all_columns])
 
 
 def changes_text(changes: Sequence[RowChange]) -> str:
