@@ -205,14 +205,33 @@ def test_a_server_without_free_connections_is_reported(
 def test_tables_that_an_operator_locked_fail_acts_in_time(
     vault: Vault, server: PostgresServer, database: str, table: str
 ) -> None:
-    """The server ends the wait; nothing was written."""
+    """The server ends the wait, of whichever statement; nothing was written."""
+    put(vault, b"first")
     with server.admin(database) as operator:
         operator.execute("BEGIN")
         operator.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-        error = failure(lambda: put(vault, b"lost"))
-        assert (type(error), error.message) == (Unreachable, "another session keeps the vault locked")
+        for act in (
+            lambda: vault.secrets.writer.annotate("x", actor="a", note="lost"),
+            lambda: put(vault, b"lost"),
+        ):
+            error = failure(act)
+            assert (type(error), error.message) == (Unreachable, "another session keeps the vault locked")
         operator.execute("ROLLBACK")
-    assert put(vault, b"next") == 2
+    assert put(vault, b"next") == 3
+
+
+def test_a_result_that_an_error_has_prevented_is_an_error_each_time_it_is_read(
+    server: PostgresServer, database: str
+) -> None:
+    """Of the statement that failed, and of those after it. What came before it stays readable."""
+    with closing(Postgres(server.url(database)).connect()) as driver:
+        driver.begin("BEGIN")
+        before = driver.execute("SELECT 1")
+        failing, after = driver.execute("SELECT 1 / 0"), driver.execute("SELECT 2")
+        for result in (failing, after, failing, failing, after):
+            with pytest.raises(PostgresError):
+                result.fetchone()
+        assert before.fetchone() == (1,)
 
 
 def test_a_full_disk_is_reported(vault: Vault, server: PostgresServer, database: str) -> None:

@@ -120,8 +120,12 @@ class Result:
         return status
 
     def _read(self) -> Any:
-        if self._result is None:
+        if self._result is None and not self._driver.failed:
             self._driver.collect()
+        if (
+            self._result is None
+        ):  # an error, which was raised before, has ended this statement or an earlier one
+            raise PostgresError(None, lost=True)
         return self._result
 
 
