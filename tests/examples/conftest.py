@@ -25,6 +25,11 @@ from tests.examples import hub as hubs
 from tests.examples.environments import CURRENT, HOME, LEGACY, REPO, FolderEnvironment, Unavailable, tiny_bert
 
 SHARED_FOLDERS = [Path("/tmp"), Path("/dev/shm")]
+OF_OTHER_TESTS = (
+    "pytest-of-",
+    "gusset-docker-",
+    "gusset-postgres-",
+)  # folders there, with many thousands of files
 PATIENCE = 120.0  # seconds to wait for a process's output
 
 
@@ -166,7 +171,9 @@ class Workspace:
     def _new_shared_files(self) -> list[Path]:
         found = []
         for shared in SHARED_FOLDERS:
-            for folder, _, names in os.walk(shared):
+            for folder, folders, names in os.walk(shared):
+                if folder == str(shared):
+                    folders[:] = [name for name in folders if not name.startswith(OF_OTHER_TESTS)]
                 found += [path for name in names if self._is_new(path := Path(folder, name))]
         return found
 
