@@ -137,3 +137,21 @@ def test_an_index_with_other_rows_than_it_claims_delivers_no_deleted_secret(
         assert vault.audit.verify().problems == ()
         with pytest.raises(IntegrityError, match="the secret gone where another was asked for"):
             vault.secrets.delivery.deliver(["gone"], actor="model", deployment="model")
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+@pytest.mark.parametrize(("column", "asked"), [("folded", "first"), ("id", "second")])
+def test_no_other_deleted_secret_is_restored_than_was_asked_for(
+    settings: Settings, sql: Sql, column: str, asked: str
+) -> None:
+    """By its name, where the one that was deleted last comes first, or by its id."""
+    with open_vault(settings) as vault:
+        writer = vault.secrets.writer
+        ids = {name: writer.set(name, SecretValue(b"value"), actor="ada").id for name in ("first", "second")}
+        for name in ids:
+            writer.delete(name, actor="ada")
+    for statement in ALL_EQUAL:
+        sql(statement.format(table="secrets", column=column, type="text"))
+
+    with open_vault(settings) as vault, pytest.raises(IntegrityError, match="where another was asked for"):
+        vault.secrets.writer.restore(ids[asked] if column == "id" else asked, actor="ada")
