@@ -122,9 +122,7 @@ class Result:
     def _read(self) -> Any:
         if self._result is None and not self._driver.failed:
             self._driver.collect()
-        if (
-            self._result is None
-        ):  # an error, which was raised before, has ended this statement or an earlier one
+        if self._result is None:  # this statement or an earlier one has failed, which was raised before
             raise PostgresError(None, lost=True)
         return self._result
 

@@ -99,9 +99,8 @@ class Select(Statement):
 
     def __init__(self, table: SignedTable, *conditions: str, also: str = "", then: str = "") -> None:
         where = " AND ".join([*conditions, *([f"({also})"] if also else [])])
-        super().__init__(
-            " ".join([table.all_rows.text, *([f"WHERE {where}"] if where else []), then]).strip()
-        )
+        parts = [table.all_rows.text, where and f"WHERE {where}", then]
+        super().__init__(" ".join(filter(None, parts)))
         self.table = table
         equal: list[tuple[int, str]] = []
         listed: list[tuple[int, str]] = []
