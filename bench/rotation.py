@@ -103,7 +103,7 @@ async def rotate_often(server: Server, arrivals: Arrivals, rotations: int, *, pa
     taken = []
     headers = {"authorization": f"Bearer {server.key}"}
     async with httpx.AsyncClient(base_url=server.address, headers=headers, timeout=TIMEOUT) as admin:
-        await admin.get("/healthz")  # it imports what it needs with its first request, for a tenth of a second
+        await admin.get("/healthz")  # the first request takes longer: it imports what it needs
         for number in range(1, rotations + 1):
             began = time.monotonic()
             sent = await admin.post("/v1/secrets", json={"name": NAME, "value": str(number)})
