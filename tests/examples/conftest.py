@@ -23,13 +23,11 @@ import yaml
 from tests.conftest import Cli, leaks_in
 from tests.examples import hub as hubs
 from tests.examples.environments import CURRENT, HOME, LEGACY, REPO, FolderEnvironment, Unavailable, tiny_bert
+from tests.killed_runs import DOCKER
 
 SHARED_FOLDERS = [Path("/tmp"), Path("/dev/shm")]
-OF_OTHER_TESTS = (
-    "pytest-of-",
-    "gusset-docker-",
-    "gusset-postgres-",
-)  # folders there, with many thousands of files
+# Folders there with many thousands of files, which no server knows of: its own is searched by itself.
+OF_OTHER_TESTS = ("pytest-of-", DOCKER, "gusset-postgres-")
 PATIENCE = 120.0  # seconds to wait for a process's output
 
 
