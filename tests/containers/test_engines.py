@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -495,6 +496,39 @@ def test_secrets_are_mounted_on_a_read_only_root(served: ServedImage, images: di
         eventually(lambda: served.content("hf_access_token") == TOKEN + b"-next", "the new value")
         assert served.stop() == 0
     assert not served.left_behind()
+
+
+@pytest.mark.parametrize("served", ["docker", "docker-unprivileged"], indirect=True)
+def test_a_container_that_is_made_after_gusset_is_killed_is_removed(
+    served: ServedImage, images: dict[str, str]
+) -> None:
+    """An engine under load needs a while, and finishes a request whose client has ended."""
+    served.secret("hf_access_token", TOKEN)
+    served.configure(images["root"])
+    is_asked, is_killed = threading.Event(), threading.Event()
+
+    def create_late(description: dict[str, Any]) -> None:
+        if not is_asked.is_set():
+            is_asked.set()
+            is_killed.wait(PATIENCE)
+            time.sleep(5)  # how late the engine is
+
+    with engine_with(served.engine.environ["DOCKER_HOST"], create_late) as address:
+        served.start(DOCKER_HOST=address)
+        assert is_asked.wait(PATIENCE), served.output
+        served.running.kill()
+        served.running.wait(60)
+        is_killed.set()
+        eventually(lambda: served.running.pid in pids_of_created(served.engine), "the engine has made it")
+        eventually(lambda: not served.left_behind(), "nothing is left")
+
+
+def pids_of_created(engine: EngineAccess) -> set[int]:
+    """The process ids of those who have created containers at that Docker, also of removed ones."""
+    line = '{{index .Actor.Attributes "gusset.owner"}}'
+    events = ("events", "--since", "0", "--until", str(int(time.time()) + 1))
+    run_ids = engine(*events, "--filter", "event=create", "--filter", "type=container", "--format", line)
+    return {int(run_id.partition("-")[0]) for run_id in run_ids.split() if "-" in run_id}
 
 
 NOT_KNOWN = json.dumps({"message": "locating image with ID 4711: image not known"}).encode()

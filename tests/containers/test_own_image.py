@@ -114,13 +114,13 @@ def run(command: list[str], *, input: bytes = b"") -> subprocess.CompletedProces
 
 
 @contextmanager
-def running(command: list[str], log: Path) -> Iterator[str]:
-    """Run a container until the end of the context; what it had printed when it was ready."""
+def running(command: list[str], log: Path) -> Iterator[None]:
+    """Run a container, which is ready, until the end of the context."""
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             eventually(lambda: "ready at" in log.read_text() or process.poll() is not None, "it is ready")
             assert process.poll() is None, log.read_text()
-            yield log.read_text()
+            yield
         finally:
             process.terminate()
             process.wait(60)
@@ -157,9 +157,10 @@ def test_the_manager_runs_with_the_printed_command(
     gusset: Cli, tmp_path: Path, translate: Translate, free_port: int
 ) -> None:
     [manager] = printed(gusset, "manager", "--port", str(free_port))
-    with running(translate(manager), tmp_path / "log") as output:
+    log = tmp_path / "log"
+    with running(translate(manager), log):
         assert httpx.get(f"http://127.0.0.1:{free_port}/healthz").status_code == 200
-        assert re.search(r"http://\S+/setup/\S+", output)
+        eventually(lambda: re.search(r"http://\S+/setup/\S+", log.read_text()), "its link is printed")
 
 
 def test_the_demo_runs_with_the_printed_command(gusset: Cli, translate: Translate) -> None:

@@ -23,6 +23,7 @@ from gusset.containers.build.cache_key import load_key
 from gusset.containers.container_starter import ContainerOptions, ContainerStarter
 from gusset.containers.downloads import fetch_folders
 from gusset.containers.engine import leftovers
+from gusset.containers.engine.container import Notify
 from gusset.containers.engine.engine import Engine
 from gusset.containers.engine.images import Image
 from gusset.containers.engine.registry import Credentials
@@ -192,7 +193,7 @@ def _prepare_image(
     credentials: Credentials | None,
     given: BuildValues,
     masker: Masker,
-    notify: Callable[[str, str], object],
+    notify: Notify,
 ) -> Image:
     """The deployment's image, pulled if necessary; with a recipe, the image that is built from it."""
     masker.learn(credentials.parts if credentials else ())

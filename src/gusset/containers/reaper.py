@@ -4,6 +4,8 @@ Reads lines from standard input, whose other end only the process of that run ho
 
 - `engine ADDRESS`: the engine at which the run has its containers and volumes.
 - `service ADDRESS`: the same, by a service that the run starts and the reaper has to end.
+- `creating`: a request is under way that creates a container or a volume.
+- `created`: the engine has responded to it.
 - `build PID`: the process of a build, which leads a group.
 - `containers FOLDER`: where Podman describes the containers in which the build runs commands with secrets.
 - `image ID`: an intermediate image of a build that is not finished.
@@ -11,7 +13,7 @@ Reads lines from standard input, whose other end only the process of that run ho
 - `done`: nothing is left to remove.
 
 At the end of the input it removes everything that carries the run id, unless it
-has read `done`, ends the build and removes its images.
+has read `done` and no request is under way, ends the build and removes its images.
 """
 
 # Imports in functions: the process stays small until it acts.
@@ -33,6 +35,7 @@ from gusset.runtime.environment import child_environment
 log = logging.getLogger("gusset")
 
 _TRIES = 10  # the engine may be busy, or may itself be restarting
+_TRIES_WHEN_CREATING = 20  # what the request creates appears when the engine is ready with it
 _PAUSE = 1.0  # seconds between them
 _CLOSE_SECONDS = 20.0
 _BUILD_PAUSE = 0.1  # seconds between looks at a build that ends
@@ -41,12 +44,14 @@ _BUILD_CHECKS = 50
 
 def main(run_id: str) -> None:
     """Read standard input to its end, then clean up."""
-    address, is_service, is_done = "", False, False
+    address, is_service, is_creating, is_done = "", False, False, False
     build, containers, images = 0, "", list[str]()
     for line in sys.stdin:
         kind, _, argument = line.rstrip("\n").partition(" ")
         if kind in ("engine", "service"):
             address, is_service = argument, kind == "service"
+        elif kind in ("creating", "created"):
+            is_creating = kind == "creating"
         elif kind == "build":
             build = int(argument)
         elif kind == "containers":
@@ -57,8 +62,8 @@ def main(run_id: str) -> None:
             build, images = 0, []
         elif kind == "done":
             is_done = True
-    if not is_done:
-        _remove(address, run_id)
+    if is_creating or not is_done:
+        _remove(address, run_id, is_creating=is_creating)
     if build:
         end_group(build)
         if containers:
@@ -68,19 +73,17 @@ def main(run_id: str) -> None:
         end_service(address)
 
 
-def _remove(address: str, run_id: str) -> None:
+def _remove(address: str, run_id: str, *, is_creating: bool) -> None:
     from gusset.containers.engine import leftovers
     from gusset.containers.secrets import memory_folder
 
     # The values first. The files go from the containers that have the folder mounted, too.
     memory_folder.remove_all(lambda name: name == run_id)
-    times_empty = 0
-    for _ in range(_TRIES if address else 0):
+    tries = _TRIES_WHEN_CREATING if is_creating else _TRIES
+    for _ in range(tries if address else 0):
         with suppress(Exception):  # no caller is waiting for an error any more
-            # Nothing must be found twice in a row: the engine may still be creating the last container.
-            times_empty = 0 if leftovers.remove_run(address, run_id) else times_empty + 1
-        if times_empty == 2:
-            break
+            if not leftovers.remove_run(address, run_id) and not is_creating:
+                return
         time.sleep(_PAUSE)
 
 

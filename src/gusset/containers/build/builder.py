@@ -16,6 +16,7 @@ from gusset.containers.build.build_cache import BuildCache
 from gusset.containers.build.build_command import BuildTool
 from gusset.containers.build.build_plan import BuildPlan
 from gusset.containers.build.context import write_context
+from gusset.containers.engine.container import Notify
 from gusset.containers.engine.engine import Engine
 from gusset.containers.engine.run_id import run_has_ended, run_id
 from gusset.containers.engine.working_containers import remove_working_containers
@@ -76,7 +77,7 @@ def build(
     *,
     masker: Masker,
     on_line: Callable[[str], object] = lambda line: log.info("build: %s", line),
-    notify: Callable[[str, str], object] = lambda kind, text: None,
+    notify: Notify = lambda kind, text: None,
 ) -> BuiltImage:
     """Build the plan; the base image is there. The image gets no name.
 
@@ -129,9 +130,7 @@ class _Lines:
         self._on_line(self.last[-1])
 
 
-def _run(
-    tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines, notify: Callable[[str, str], object]
-) -> str:
+def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines, notify: Notify) -> str:
     """The id of the image."""
     with tempfile.TemporaryDirectory(prefix="gusset-build-") as folder:
         context, result = Path(folder) / "context", Path(folder) / "id"

@@ -11,13 +11,16 @@ import select
 import socket
 import tarfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, BinaryIO
 
 from gusset.errors import HostError, ModelFailed
 
 API_SECONDS = 60  # timeout of a request to an engine
+
+# Called with the kind and the argument of a line for `gusset.containers.reaper`, which lists the kinds.
+Notify = Callable[[str, str], object]
 
 _SMALL_FILE = 4 * 1024 * 1024  # bytes of an archive with a small file
 _RESPONSE_SECONDS = 20  # timeout of a program in a container that has little to do
@@ -196,6 +199,27 @@ def translate_engine_errors(what: str, hint: str | None = None) -> Iterator[None
         raise ModelFailed(f"{what}: {reason(error)}", hint=hint) from None
     except (docker.errors.DockerException, OSError) as error:
         raise HostError(f"the container engine does not respond: {reason(error)}") from None
+
+
+@contextmanager
+def creating(notify: Notify, problem: str) -> Iterator[None]:
+    """Around a request that creates a container or a volume: tells the reaper when it is under way.
+
+    An engine finishes such a request also when gusset has been killed meanwhile.
+    `problem` says what failed.
+
+    Raises:
+        ModelFailed: the engine refuses the request.
+        HostError: the engine does not respond. It may still create it, so the request stays under way.
+    """
+    notify("creating", "")
+    try:
+        with translate_engine_errors(problem):
+            yield
+    except ModelFailed:
+        notify("created", "")
+        raise
+    notify("created", "")
 
 
 def reason(error: Exception) -> str:

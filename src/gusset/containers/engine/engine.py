@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gusset.containers.engine.container import Container, reason, translate_engine_errors
+from gusset.containers.engine.container import Container, Notify, creating, reason, translate_engine_errors
 from gusset.containers.engine.container_spec import ContainerSpec
 from gusset.containers.engine.engine_socket import Service, SshForwarding, podman
 from gusset.containers.engine.images import Image, Images
@@ -59,31 +59,42 @@ class _EngineInfo:
 class Engine:
     """A connection to an engine. `api` is the library's low-level client. Close it after use."""
 
-    def __init__(self, client: Any, info: _EngineInfo, *, address: str, service: Service | None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        info: _EngineInfo,
+        *,
+        address: str,
+        service: Service | None,
+        notify: Notify,
+    ) -> None:
         self._client = client
         self._info = info
         self._service = service
+        self._notify = notify
         self.api = client.api
         self.address = address
         self.is_podman = info.is_podman
-        self.images = Images(client, info.architecture)
+        self.images = Images(client, info.architecture, notify)
 
     @classmethod
-    def open(cls, address: str, service: Service | None = None) -> Engine:
+    def open(cls, address: str, notify: Notify, service: Service | None = None) -> Engine:
         """Connect to the engine at that address; `service` is gusset's own process that makes it reachable.
+
+        `notify` is called around each request that creates something there.
 
         Exceptions of the library pass through if it does not respond.
         """
         client = connect(address)
         info = _EngineInfo.from_responses(client.version(), client.info())
-        return cls(client, info, address=address, service=service)
+        return cls(client, info, address=address, service=service, notify=notify)
 
     @classmethod
-    def find(cls, docker_host: str | None, on_address: Callable[[str, str], object]) -> Engine:
+    def find(cls, docker_host: str | None, notify: Notify) -> Engine:
         """Connect to the engine that `docker_host` names, else to the first that responds, else start Podman.
 
-        `on_address` is called with "engine" and its address, or with "service" and the
-        address before a service of gusset's own is started.
+        `notify` is called with "engine" and its address, or with "service" and the address
+        before a service of gusset's own is started; later around each request that creates something.
 
         Raises:
             UsageError: the library is not installed.
@@ -91,7 +102,7 @@ class Engine:
         """
         check_library()
         if docker_host and docker_host.startswith("ssh://"):
-            return cls._open_service(SshForwarding.create(docker_host), on_address)
+            return cls._open_service(SshForwarding.create(docker_host), notify)
         if docker_host and not docker_host.startswith("unix://"):
             raise HostError(
                 f"DOCKER_HOST is neither a unix:// nor an ssh:// address: {docker_host}",
@@ -100,14 +111,14 @@ class Engine:
         tried = []
         for address in [docker_host] if docker_host else _candidate_sockets():
             try:
-                engine = cls.open(address)
+                engine = cls.open(address, notify)
             except Exception as error:  # the library raises many kinds
                 tried.append(f"  {address}: {reason(error)}")
             else:
-                on_address("engine", address)
+                notify("engine", address)
                 return engine
         if docker_host is None and (program := shutil.which("podman")):
-            return cls._open_service(podman(program), on_address)
+            return cls._open_service(podman(program), notify)
         raise HostError(
             "no container engine responds" + "".join(f"\n{line}" for line in tried),
             hint="install Docker or Podman, start it, and see that you may use it "
@@ -115,11 +126,11 @@ class Engine:
         )
 
     @classmethod
-    def _open_service(cls, service: Service, on_address: Callable[[str, str], object]) -> Engine:
-        on_address("service", service.address)
+    def _open_service(cls, service: Service, notify: Notify) -> Engine:
+        notify("service", service.address)
         service.start()
         try:
-            return cls.open(service.address, service)
+            return cls.open(service.address, notify, service)
         except Exception as error:  # the library raises many kinds
             raise HostError(f"{service.what} does not respond: {reason(error)}", hint=service.hint) from None
 
@@ -163,7 +174,7 @@ class Engine:
             HostError: the engine does not respond.
         """
         host_config = _host_config(self.api, spec, is_podman=self.is_podman)
-        with translate_engine_errors("the container cannot be created"):
+        with creating(self._notify, "the container cannot be created"):
             made = self.api.create_container(
                 spec.image,
                 entrypoint=list(spec.command) if spec.command is not None else None,
@@ -182,7 +193,7 @@ class Engine:
             ModelFailed: the engine refuses it.
             HostError: the engine does not respond.
         """
-        with translate_engine_errors("a volume for secrets cannot be created"):
+        with creating(self._notify, "a volume for secrets cannot be created"):
             made = self.api.create_volume(driver="local", driver_opts=_VOLUME, labels={RUN_ID_LABEL: run_id})
         return str(made["Name"])
 
@@ -210,7 +221,7 @@ class Engine:
             read_only=True,
             port_bindings=None if port is None else {port: ("127.0.0.1", None)},
         )
-        with translate_engine_errors("the sidecar of the container cannot be created"):
+        with creating(self._notify, "the sidecar of the container cannot be created"):
             made = self.api.create_container(
                 image.id,
                 entrypoint=["sh", "-c", script],

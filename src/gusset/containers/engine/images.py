@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.containers.engine.container import Container, reason, translate_engine_errors
+from gusset.containers.engine.container import Container, Notify, creating, reason, translate_engine_errors
 from gusset.containers.engine.registry import Credentials
 from gusset.containers.engine.run_id import RUN_ID_LABEL, run_id
 from gusset.errors import Denied, HostError, NotFound
@@ -34,11 +34,12 @@ class Image:
 
 
 class Images:
-    """The images of one engine. `architecture` is the engine's own."""
+    """The images of one engine. `architecture` is the engine's own. For `notify` see `Engine.open`."""
 
-    def __init__(self, client: Any, architecture: str) -> None:
+    def __init__(self, client: Any, architecture: str, notify: Notify) -> None:
         self._client = client
         self._architecture = architecture
+        self._notify = notify
 
     def get(
         self, name: str, on_progress: Callable[[str], object], credentials: Credentials | None = None
@@ -191,7 +192,7 @@ class Images:
             HostError: the engine does not respond.
         """
         api = self._client.api
-        with translate_engine_errors("the files of the image cannot be read"):
+        with creating(self._notify, "the files of the image cannot be read"):
             made = api.create_container(image.id, entrypoint=["/"], labels={RUN_ID_LABEL: run_id()})
         container = Container(api, made["Id"])
         try:
