@@ -29,7 +29,7 @@ ON_POSTGRES = test_access test_api test_durable test_integrity test_keys test_lo
 VAULT_ON_POSTGRES = test_consistency test_identities test_leases test_lost_records test_postgres \
   test_provider_rotations test_rotations
 
-.PHONY: help demo test quick check unit system postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts lock system-deps clean
+.PHONY: help demo test quick check unit system postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts newest-schema lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,9 @@ image: ## build the image of gusset itself, from packaging/Containerfile, with D
 help-texts: $(STAMP) ## make src/gusset/cli/help_texts.py again, after a change of a command's help or options
 	@$(BIN)/python scripts/help-texts > $(VENV)/help_texts.py
 	@mv $(VENV)/help_texts.py src/gusset/cli/help_texts.py
+
+newest-schema: $(STAMP) ## make src/gusset/vault/storage/newest_schema again, after a new migration
+	@$(BIN)/python scripts/newest-schema src/gusset/vault/storage/newest_schema
 
 lock: ## pin the dependencies again, with hashes
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

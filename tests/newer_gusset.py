@@ -15,6 +15,7 @@ from gusset.vault.storage import revision
 
 BASE, NEWER = revision.REVISION, f"{int(revision.REVISION) + 1:04}"
 
+OLDEST_BESIDE = {"compatible": BASE, "incompatible": NEWER}
 MIGRATIONS = {
     "compatible": f"""
 oldest_beside = "{BASE}"
@@ -43,10 +44,11 @@ def migrations(folder: Path, kind: str) -> Path:
 
 
 def main() -> None:
+    kind = sys.argv.pop(1)
     revision.REVISION = NEWER  # before anything else imports it
+    revision.OLDEST_BESIDE = OLDEST_BESIDE[kind]
     from gusset.vault.storage import schema
 
-    kind = sys.argv.pop(1)
     with tempfile.TemporaryDirectory() as folder:
         schema._MIGRATIONS = migrations(Path(folder), kind)
         from gusset.cli.main import main as command

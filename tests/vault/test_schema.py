@@ -1,8 +1,11 @@
-"""Which releases may use a database whose schema another one has migrated."""
+"""The schema of a new vault, and which releases may use a database whose schema another one has migrated."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,13 @@ from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.audit import log
 from gusset.vault.storage import schema
+from gusset.vault.storage.database import open_database
 from gusset.vault.storage.tables import OVERLAPS, SIGNED_TABLES
-from tests.newer_gusset import BASE, NEWER, migrations
+from tests.newer_gusset import BASE, NEWER, OLDEST_BESIDE, migrations
 
 Sql = Callable[..., list[Any]]
 VALUE = SecretValue(b"a value")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -33,6 +38,7 @@ def upgrade(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with monkeypatch.context() as patched:
             patched.setattr(schema, "_MIGRATIONS", migrations(tmp_path, kind))
             patched.setattr(schema, "REVISION", NEWER)
+            patched.setattr(schema, "OLDEST_BESIDE", OLDEST_BESIDE[kind])
             patched.setattr("gusset.vault.wiring.REVISION", NEWER)
             with open_vault(settings):
                 pass
@@ -48,6 +54,64 @@ def revision(sql: Sql) -> str:
 def filled(settings: Settings) -> Settings:
     with open_vault(settings):
         return settings
+
+
+def test_the_prepared_schema_is_up_to_date(tmp_path: Path) -> None:
+    """`make newest-schema` would change nothing."""
+    subprocess.run([sys.executable, ROOT / "scripts" / "newest-schema", tmp_path], check=True)
+    made = {file.name: file.read_text() for file in tmp_path.glob("*.sql")}
+    assert made == {file.name: file.read_text() for file in schema._NEWEST.iterdir()}, (
+        "run `make newest-schema`"
+    )
+
+
+def described(url: str) -> dict[str, object]:
+    """All that makes up the tables of a database."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with closing(engine.connect()) as connection:
+        database = inspect(connection)
+        return {
+            table: (
+                [
+                    [column["name"], repr(column["type"]), column["nullable"], column["default"]]
+                    for column in database.get_columns(table)
+                ],
+                database.get_pk_constraint(table),
+                database.get_foreign_keys(table),
+                database.get_unique_constraints(table),
+                database.get_check_constraints(table),
+                [
+                    each
+                    | {
+                        "dialect_options": {
+                            name: str(value) for name, value in each["dialect_options"].items()
+                        }
+                    }
+                    for each in database.get_indexes(table)
+                ],
+            )
+            for table in database.get_table_names()
+        }
+
+
+def test_a_new_vault_has_the_schema_that_the_migrations_make(
+    filled: Settings, tmp_path: Path, request: pytest.FixtureRequest, sql: Sql
+) -> None:
+    is_file = filled.database.startswith("sqlite")
+    url = f"sqlite:///{tmp_path / 'migrated.db'}" if is_file else request.getfixturevalue("new_database")()
+    database = open_database(url)
+    with closing(database.connect()) as driver:
+        database.begin_write(driver)
+        with database.for_sqlalchemy(driver) as raw:
+            schema._upgrade(schema._alembic_config(), database.migration_url, raw)
+        driver.commit()
+    migrated = described(url)
+    assert {"secrets", "audit", "secret_rotations"} < migrated.keys()
+    assert described(filled.database) == migrated
+    scripts = ScriptDirectory.from_config(schema._alembic_config()).walk_revisions()
+    strictest = max(getattr(script.module, "oldest_beside", script.revision) for script in scripts)
+    assert sql("SELECT value FROM meta WHERE key = 'schema'") == [(f"{schema.REVISION} {strictest}",)]
+    assert revision(sql) == schema.REVISION
 
 
 def test_a_compatible_schema_of_a_newer_gusset_is_used(

@@ -18,7 +18,7 @@ from typing import Any
 
 from gusset.containers.engine.container import Container, Notify, creating, reason, translate_engine_errors
 from gusset.containers.engine.container_spec import ContainerSpec
-from gusset.containers.engine.engine_socket import Service, SshForwarding, podman
+from gusset.containers.engine.engine_socket import PodmanService, Service, SshForwarding
 from gusset.containers.engine.images import Image, Images
 from gusset.containers.engine.library import check_library, connect
 from gusset.containers.engine.run_id import RUN_ID_LABEL
@@ -55,6 +55,22 @@ class _EngineInfo:
             is_in_vm="Docker Desktop" in info.get("OperatingSystem", ""),
         )
 
+    @classmethod
+    def of_own_podman(cls, version: Mapping[str, Any]) -> _EngineInfo:
+        """Of a Podman that this process has started.
+
+        Podman's response to `info` takes 0.3 s, since it asks the system which packages its programs
+        belong to. What is needed of it follows from this process. Source: `rootless.IsRootless` of Podman.
+        """
+        is_rootless = os.geteuid() != 0 or not may_enter() or "_CONTAINERS_USERNS_CONFIGURED" in os.environ
+        return cls(
+            architecture=version.get("Arch", ""),
+            is_podman=True,
+            is_rootless=is_rootless,
+            maps_users=is_rootless,
+            is_in_vm=False,
+        )
+
 
 class Engine:
     """A connection to an engine. `api` is the library's low-level client. Close it after use."""
@@ -86,7 +102,11 @@ class Engine:
         Exceptions of the library pass through if it does not respond.
         """
         client = connect(address)
-        info = _EngineInfo.from_responses(client.version(), client.info())
+        version = client.version()
+        if isinstance(service, PodmanService):
+            info = _EngineInfo.of_own_podman(version)
+        else:
+            info = _EngineInfo.from_responses(version, client.info())
         return cls(client, info, address=address, service=service, notify=notify)
 
     @classmethod
@@ -118,7 +138,7 @@ class Engine:
                 notify("engine", address)
                 return engine
         if docker_host is None and (program := shutil.which("podman")):
-            return cls._open_service(podman(program), notify)
+            return cls._open_service(PodmanService(program), notify)
         raise HostError(
             "no container engine responds" + "".join(f"\n{line}" for line in tried),
             hint="install Docker or Podman, start it, and see that you may use it "

@@ -74,11 +74,13 @@ class Service:
             return sock.connect_ex(str(self._socket)) == 0
 
 
-def podman(program: str) -> Service:
-    """The service of a Podman that is installed on this machine."""
-    folder = _new_folder()
-    command = [program, "system", "service", "--time=0", f"unix://{folder / _SOCKET}"]
-    return Service(folder, command, what="Podman's service")
+class PodmanService(Service):
+    """The service of a Podman that is installed on this machine, run by this account."""
+
+    def __init__(self, program: str) -> None:
+        folder = _new_folder()
+        command = [program, "system", "service", "--time=0", f"unix://{folder / _SOCKET}"]
+        super().__init__(folder, command, what="Podman's service")
 
 
 class SshForwarding(Service):

@@ -33,6 +33,7 @@ class Database(Dialect, Protocol):
     """A dialect, and what opening and migrating a database needs."""
 
     name: str  # for people: the file, or the server without user and password
+    kind: str  # "sqlite" or "postgresql"
     migration_url: str  # the dialect and driver as SQLAlchemy names them
 
     @property

@@ -101,6 +101,7 @@ class Postgres:
     max_connections: int | None = 16
     write_timeout: float | None = 4.5
     pipelines = True
+    kind = "postgresql"
     migration_url = "postgresql+psycopg://"
     file: Path | None = None
 

@@ -1,3 +1,6 @@
 """The newest schema revision. A vault with an older one is migrated; a newer gusset wrote a newer one."""
 
 REVISION = "0010"
+
+# The oldest one whose releases may go on beside it: that of the strictest migration.
+OLDEST_BESIDE = "0010"

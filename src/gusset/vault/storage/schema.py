@@ -1,4 +1,4 @@
-"""The schema of a vault's database: its migration, and which releases of gusset may use it."""
+"""The schema of a vault's database: its creation and migration, and which releases of gusset may use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gusset.vault.clock import timestamp
 from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.database import Database
 from gusset.vault.storage.meta import DELETE_META, INSERT_META, READ_META, SCHEMA
-from gusset.vault.storage.revision import REVISION
+from gusset.vault.storage.revision import OLDEST_BESIDE, REVISION
 from gusset.vault.storage.sql import Statement
 
 ALIVE = timedelta(seconds=30)  # that a manager counts as running after its last report
@@ -21,6 +21,7 @@ ALIVE = timedelta(seconds=30)  # that a manager counts as running after its last
 FIRST_SIGNED = "0003"  # the revision in which all rows were signed
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_NEWEST = Path(__file__).parent / "newest_schema"  # as the migrations make it
 _FIRST_WITH_REPORTS = "0004"  # of managers
 _FIRST_WITH_REVISIONS = "0007"  # in these reports
 
@@ -80,7 +81,10 @@ def check_schema(database: Database, driver: Any) -> None:
 
 @contextmanager
 def migrated(database: Database, driver: Any) -> Iterator[None]:
-    """A transaction that begins with the migration to `REVISION`, and is committed at the end.
+    """A transaction that begins with the schema of `REVISION`, and is committed at the end.
+
+    In an empty database the schema is created by prepared SQL: Alembic and SQLAlchemy, which migrate an
+    older one, take four times as long to import as all else that a first command does.
 
     Raises:
         VaultTooNew: a newer gusset has migrated the database meanwhile.
@@ -90,33 +94,35 @@ def migrated(database: Database, driver: Any) -> Iterator[None]:
     try:
         database.begin_write(driver)
         found = database.revision(driver)
-        if found is not None:
-            check_revision(found, connection)
-        if found is None or found < REVISION:
-            config = _alembic_config()
-            oldest = _strictest(config)
-            _check_managers(connection, found, oldest)
+        if found is None:
+            for statement in (_NEWEST / f"{database.kind}.sql").read_text().split(";\n"):
+                driver.execute(statement)
+            yield
+        elif found < REVISION:
+            _check_managers(connection, found)
             with database.for_sqlalchemy(driver) as raw:
-                _upgrade(config, database.migration_url, raw)
+                _upgrade(_alembic_config(), database.migration_url, raw)
             yield
-            connection.run(DELETE_META, {"key": SCHEMA})
-            connection.run(INSERT_META, {"key": SCHEMA, "value": f"{REVISION} {oldest}"})
         else:
+            check_revision(found, connection)
             yield
+        if found is None or found < REVISION:
+            connection.run(DELETE_META, {"key": SCHEMA})
+            connection.run(INSERT_META, {"key": SCHEMA, "value": f"{REVISION} {OLDEST_BESIDE}"})
         driver.commit()
     finally:
         driver.rollback()  # does nothing after a commit
 
 
-def _check_managers(connection: Connection, found: str | None, oldest: str) -> None:
-    """Raises VaultError if a manager is running that is older than the revision `oldest`."""
-    if found is None or found < _FIRST_WITH_REPORTS or found >= oldest:
+def _check_managers(connection: Connection, found: str) -> None:
+    """Raises VaultError if a manager is running that is older than the revision `OLDEST_BESIDE`."""
+    if found < _FIRST_WITH_REPORTS or found >= OLDEST_BESIDE:
         return
     since = {"since": timestamp(connection.dialect.now() - ALIVE)}
     if found < _FIRST_WITH_REVISIONS:
         rows = connection.all(_HOSTS, since)
     else:
-        rows = connection.all(_OLDER_HOSTS, since | {"oldest": oldest})
+        rows = connection.all(_OLDER_HOSTS, since | {"oldest": OLDEST_BESIDE})
     if rows:
         raise VaultError(
             f"managers of an older gusset are running, on {', '.join(row.host for row in rows)}; they "
@@ -132,14 +138,6 @@ def _alembic_config() -> Any:
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config
-
-
-def _strictest(config: Any) -> str:
-    """The oldest revision that may go on beside `REVISION`: that of the strictest migration."""
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(config).walk_revisions("base", REVISION)
-    return max(getattr(script.module, "oldest_beside", script.revision) for script in scripts)
 
 
 def _upgrade(config: Any, url: str, raw: Any) -> None:

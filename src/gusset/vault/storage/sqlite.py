@@ -63,6 +63,7 @@ class Sqlite:
     max_connections: int | None = None
     write_timeout: float | None = None  # `LOCK_TIMEOUT` is the only limit, unless a server sets another one
     pipelines = False
+    kind = "sqlite"
     migration_url = "sqlite://"
 
     def __init__(self, file: Path) -> None:

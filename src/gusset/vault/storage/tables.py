@@ -1,4 +1,6 @@
-"""The signed tables of the database: columns and keys. Change them only together with a migration.
+"""The signed tables of the database: columns and keys.
+
+A change needs a migration, `make newest-schema` after it, and the new revision in `revision.py`.
 
 Times are text (RFC 3339 in UTC with milliseconds), so that they sort and compare as text.
 Values and keys are only bytes here. Tables without signed rows are `meta`, `keyring`, `audit`, `checkpoints`,
