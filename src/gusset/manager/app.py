@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -214,7 +215,7 @@ def _make_app(shared: _Shared, pages: Pages, operations: Sequence[Operation]) ->
         reports=shared.reports,
         integrity=shared.integrity,
         metrics=shared.metrics,
-        document=openapi(operations, READ_PATHS),
+        document=functools.cache(lambda: openapi(operations, READ_PATHS)),
     )
     exception_handlers: Any = {GussetError: _on_error, HTTPException: _on_http_error}
     return Starlette(routes=[*service.routes(), *pages.routes()], exception_handlers=exception_handlers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -32,8 +32,9 @@ class ServiceRoutes:
         reports: ManagerReports,
         integrity: IntegrityWatch,
         metrics: Metrics,
-        document: Mapping[str, Any],
+        document: Callable[[], Mapping[str, Any]],
     ) -> None:
+        """`document` makes the OpenAPI document, slowly the first time."""
         self._vault = vault
         self._authenticator = authenticator
         self._executors = executors
@@ -60,8 +61,8 @@ class ServiceRoutes:
         deadline.remove()
         return StreamingResponse(audit_lines(self._vault), media_type="application/x-ndjson")
 
-    async def _spec(self, _: Request) -> Response:
-        return JSONResponse(self._document)
+    def _spec(self, _: Request) -> Response:  # run on a thread, since it is not async
+        return JSONResponse(self._document())
 
     async def _healthz(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -50,9 +50,12 @@ def response_model(cls: type[T]) -> type[T]:
 
 
 class Body(BaseModel):
-    """A request's body. Unknown keys are ignored; errors never repeat the input."""
+    """A request's body. Unknown keys are ignored; errors never repeat the input.
 
-    model_config = ConfigDict(hide_input_in_errors=True, extra="ignore", strict=False)
+    The validator of a body is built with the first request that has one, not at the start.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True, extra="ignore", strict=False, defer_build=True)
 
 
 class StrictBody(Body):
