@@ -53,6 +53,13 @@ def wheel() -> Path:
     return Path(spec.origin).parent
 
 
+def _parent() -> str | None:
+    """Where servers have their folders: in memory if there is room, where a new database takes a third of the time."""
+    memory = "/dev/shm"
+    has_room = os.path.isdir(memory) and shutil.disk_usage(memory).free > 4 * 2**30
+    return memory if has_room else None
+
+
 class PostgresServer:
     """A server of its own in `folder`, listening on loopback and on a socket in the folder.
 
@@ -74,7 +81,7 @@ class PostgresServer:
     @contextmanager
     def running(cls, **settings: str) -> Iterator[PostgresServer]:
         """A new server in a folder of its own, which is removed with it."""
-        with tempfile.TemporaryDirectory(prefix="gusset-postgres-") as folder:
+        with tempfile.TemporaryDirectory(prefix="gusset-postgres-", dir=_parent()) as folder:
             server = cls(Path(folder), SETTINGS | settings)
             server.create()
             try:
@@ -85,7 +92,7 @@ class PostgresServer:
     @contextmanager
     def copy(self, *, follows: bool = False) -> Iterator[PostgresServer]:
         """A copy of this server, which is restarted for it; a standby of this one if it `follows`."""
-        with tempfile.TemporaryDirectory(prefix="gusset-postgres-") as folder:
+        with tempfile.TemporaryDirectory(prefix="gusset-postgres-", dir=_parent()) as folder:
             other = PostgresServer(Path(folder), self._settings)
             self.stop()
             shutil.copytree(self.data, other.data)
