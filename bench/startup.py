@@ -1,7 +1,8 @@
 """How long commands take from nothing to exit, beside `python -c pass`: python bench/startup.py
 
 In elapsed time, and in processor time of the whole process, which other work on the machine disturbs less.
-`gusset serve` is measured until it is ready, with all its processes; and their memory.
+`gusset serve` and `gusset manager` are measured until they are ready, with all their processes; and the
+memory of those of `serve`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from measure import interleave, print_bare_python, table
@@ -47,10 +48,10 @@ def milliseconds(command: list[str], environ: dict[str, str]) -> tuple[float, fl
     return (time.perf_counter() - began) * 1000, (used.ru_utime + used.ru_stime) * 1000
 
 
-def serve_to_ready(folder: Path, environ: dict[str, str]) -> tuple[float, float]:
-    """Elapsed time and processor time of `gusset serve` and all that it starts, until it prints its address."""
+def to_ready(words: Sequence[str], environ: dict[str, str]) -> tuple[float, float]:
+    """Elapsed time and processor time of a server and all that it starts, until it prints its address."""
     began = time.perf_counter()
-    process = start_serving(folder, environ)
+    process = start(words, environ)
     elapsed = (time.perf_counter() - began) * 1000
     for pid in [process.pid, *descendants(process.pid)]:
         os.kill(pid, signal.SIGKILL)
@@ -65,8 +66,9 @@ def serve_to_ready(folder: Path, environ: dict[str, str]) -> tuple[float, float]
         return elapsed, used
 
 
-def start_serving(folder: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [GUSSET, "serve", str(folder), "--port", "0", "--output", "json"]
+def start(words: Sequence[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A server of gusset that is ready."""
+    command = [GUSSET, *words, "--port", "0", "--output", "json"]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     with process.stdout:
@@ -81,7 +83,7 @@ def descendants(pid: int) -> list[int]:
 
 def print_memory(folder: Path, environ: dict[str, str]) -> None:
     """Print the memory of each process of `gusset serve`, two seconds after it is ready."""
-    process = start_serving(folder, environ)
+    process = start(["serve", str(folder)], environ)
     time.sleep(2)
     sizes = [proportional_mb(pid) for pid in [process.pid, *descendants(process.pid)]]
     process.terminate()
@@ -112,6 +114,10 @@ def main() -> None:
         def command(*words: str) -> Callable[[], tuple[float, float]]:
             return lambda: milliseconds(list(words), environ)
 
+        def first_set() -> tuple[float, float]:
+            home = {"GUSSET_HOME": tempfile.mkdtemp(dir=scratch)}
+            return milliseconds([GUSSET, "secret", "set", "api_key"], environ | home)
+
         parts = {
             "python -c pass": command(*PYTHON, "pass"),
             "import click": command(*PYTHON, "import click"),
@@ -120,9 +126,11 @@ def main() -> None:
             "gusset secret set --help": command(GUSSET, "secret", "set", "--help"),
             "gusset secret list": command(GUSSET, "secret", "list"),
             "gusset secret set": command(GUSSET, "secret", "set", "api_key"),
+            "gusset secret set, in a new vault": first_set,
             "gusset exec -- true": command(GUSSET, "exec", "--secret", "api_key", "--", "true"),
             "gusset check": command(GUSSET, "check", str(folder)),
-            "gusset serve, to ready": lambda: serve_to_ready(folder, environ),
+            "gusset serve, to ready": lambda: to_ready(["serve", str(folder)], environ),
+            "gusset manager, to ready": lambda: to_ready(["manager"], environ),
         }
         for once in parts.values():  # the page cache and the byte code are warm in every round
             once()

@@ -15,7 +15,7 @@ from gusset.vault.storage import revision
 
 BASE, NEWER = revision.REVISION, f"{int(revision.REVISION) + 1:04}"
 
-OLDEST_BESIDE = {"compatible": BASE, "incompatible": NEWER}
+OLDEST_COMPATIBLE = {"compatible": BASE, "incompatible": NEWER}
 MIGRATIONS = {
     "compatible": f"""
 oldest_beside = "{BASE}"
@@ -46,7 +46,7 @@ def migrations(folder: Path, kind: str) -> Path:
 def main() -> None:
     kind = sys.argv.pop(1)
     revision.REVISION = NEWER  # before anything else imports it
-    revision.OLDEST_BESIDE = OLDEST_BESIDE[kind]
+    revision.OLDEST_COMPATIBLE = OLDEST_COMPATIBLE[kind]
     from gusset.vault.storage import schema
 
     with tempfile.TemporaryDirectory() as folder:

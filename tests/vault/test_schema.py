@@ -14,6 +14,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.pool import NullPool
 
 from gusset.errors import VaultError, VaultTooNew
 from gusset.secrets.value import SecretValue
@@ -23,7 +24,7 @@ from gusset.vault.audit import log
 from gusset.vault.storage import schema
 from gusset.vault.storage.database import open_database
 from gusset.vault.storage.tables import OVERLAPS, SIGNED_TABLES
-from tests.newer_gusset import BASE, NEWER, OLDEST_BESIDE, migrations
+from tests.newer_gusset import BASE, NEWER, OLDEST_COMPATIBLE, migrations
 
 Sql = Callable[..., list[Any]]
 VALUE = SecretValue(b"a value")
@@ -38,7 +39,7 @@ def upgrade(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with monkeypatch.context() as patched:
             patched.setattr(schema, "_MIGRATIONS", migrations(tmp_path, kind))
             patched.setattr(schema, "REVISION", NEWER)
-            patched.setattr(schema, "OLDEST_BESIDE", OLDEST_BESIDE[kind])
+            patched.setattr(schema, "OLDEST_COMPATIBLE", OLDEST_COMPATIBLE[kind])
             patched.setattr("gusset.vault.wiring.REVISION", NEWER)
             with open_vault(settings):
                 pass
@@ -67,7 +68,7 @@ def test_the_prepared_schema_is_up_to_date(tmp_path: Path) -> None:
 
 def described(url: str) -> dict[str, object]:
     """All that makes up the tables of a database."""
-    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
     with closing(engine.connect()) as connection:
         database = inspect(connection)
         return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from gusset.containers.engine.library import check_library, connect
 from gusset.containers.engine.run_id import RUN_ID_LABEL
 from gusset.containers.network.network import may_enter
 from gusset.errors import HostError, ModelFailed
+from gusset.runtime.environment import child_environment
 
 log = logging.getLogger("gusset")
 
 _VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec"}
 # At most, in bytes. Engines allow 64 MB, too few for libraries that pass tensors from process to process.
 _SHARED_MEMORY_WITH_GPUS = 16 * 2**30
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,28 +46,29 @@ class _EngineInfo:
     is_in_vm: bool
 
     @classmethod
-    def from_responses(cls, version: Mapping[str, Any], info: Mapping[str, Any]) -> _EngineInfo:
-        """From the engine's responses to `version` and `info`."""
+    def from_response(cls, info: Mapping[str, Any], *, is_podman: bool) -> _EngineInfo:
+        """From the engine's response to `info`."""
         options = {option.partition(",")[0] for option in info.get("SecurityOptions") or ()}
         is_rootless = "name=rootless" in options or bool(info.get("Rootless"))  # Docker; Podman
         return cls(
-            architecture=version.get("Arch", ""),
-            is_podman=any("Podman" in part.get("Name", "") for part in version.get("Components", ())),
+            architecture=_architecture(info.get("Architecture", "")),
+            is_podman=is_podman,
             is_rootless=is_rootless,
             maps_users=is_rootless or "name=userns" in options,
             is_in_vm="Docker Desktop" in info.get("OperatingSystem", ""),
         )
 
     @classmethod
-    def of_own_podman(cls, version: Mapping[str, Any]) -> _EngineInfo:
+    def of_own_podman(cls) -> _EngineInfo:
         """Of a Podman that this process has started.
 
-        Podman's response to `info` takes 0.3 s, since it asks the system which packages its programs
-        belong to. What is needed of it follows from this process. Source: `rootless.IsRootless` of Podman.
+        `info` takes as long as `version`, see `connect`, and what is needed of it follows from this
+        process. Source: `rootless.IsRootless` of Podman.
         """
-        is_rootless = os.geteuid() != 0 or not may_enter() or "_CONTAINERS_USERNS_CONFIGURED" in os.environ
+        is_inside_unshare = "_CONTAINERS_USERNS_CONFIGURED" in child_environment()
+        is_rootless = os.geteuid() != 0 or not may_enter() or is_inside_unshare
         return cls(
-            architecture=version.get("Arch", ""),
+            architecture=_architecture(platform.machine()),
             is_podman=True,
             is_rootless=is_rootless,
             maps_users=is_rootless,
@@ -101,12 +105,11 @@ class Engine:
 
         Exceptions of the library pass through if it does not respond.
         """
-        client = connect(address)
-        version = client.version()
+        client, is_podman = connect(address)
         if isinstance(service, PodmanService):
-            info = _EngineInfo.of_own_podman(version)
+            info = _EngineInfo.of_own_podman()
         else:
-            info = _EngineInfo.from_responses(version, client.info())
+            info = _EngineInfo.from_response(client.info(), is_podman=is_podman)
         return cls(client, info, address=address, service=service, notify=notify)
 
     @classmethod
@@ -270,6 +273,11 @@ class Engine:
         if isinstance(self._service, SshForwarding):
             return str(self._service.forward(number))
         return "127.0.0.1", number
+
+
+def _architecture(machine: str) -> str:
+    """The name that images have for what `uname -m` prints. Podman uses the names of images itself."""
+    return _ARCHITECTURES.get(machine, machine)
 
 
 def _candidate_sockets() -> list[str]:

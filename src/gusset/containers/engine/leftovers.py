@@ -38,7 +38,7 @@ def remove_run(address: str, name: str) -> bool:
 
     The library's own exceptions pass through if the engine does not respond.
     """
-    return _remove_all(connect(address).api, lambda found: found == name)
+    return _remove_all(connect(address).client.api, lambda found: found == name)
 
 
 def remove_images(address: str, images: Sequence[str]) -> list[str]:
@@ -48,7 +48,7 @@ def remove_images(address: str, images: Sequence[str]) -> list[str]:
     """
     from docker.errors import APIError, ImageNotFound
 
-    api = connect(address).api
+    api = connect(address).client.api
     left = []
     for image in reversed(images):
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import closing
+from typing import Any, NamedTuple
 
 from gusset.containers.engine.container import API_SECONDS
 from gusset.errors import UsageError
@@ -18,10 +19,26 @@ def check_library() -> None:
         ) from None
 
 
-def connect(address: str) -> Any:
-    """A client of the engine at that address. The library's own exceptions pass through if none responds."""
-    import docker  # see `check_library`
+class Connected(NamedTuple):
+    """A client of an engine, and what the engine is."""
 
-    client = docker.DockerClient(base_url=address, version="auto", timeout=API_SECONDS)
-    client.ping()
-    return client
+    client: Any
+    is_podman: bool
+
+
+def connect(address: str) -> Connected:
+    """Connect to the engine at that address. The library's own exceptions pass through if none responds.
+
+    Its version is that of the headers of a ping. The library itself would ask for `version`, for which
+    Podman needs 0.3 s: it asks the system which packages its programs belong to.
+    """
+    import docker  # see `check_library`
+    from docker.constants import DEFAULT_DOCKER_API_VERSION
+
+    any_version = DEFAULT_DOCKER_API_VERSION  # a ping has none
+    with closing(docker.APIClient(base_url=address, version=any_version)) as session:
+        response = session.get(f"{session.base_url}/_ping", timeout=API_SECONDS)
+        response.raise_for_status()
+    version = response.headers.get("Api-Version", "auto")
+    client = docker.DockerClient(base_url=address, version=version, timeout=API_SECONDS)
+    return Connected(client, is_podman="Libpod-Api-Version" in response.headers)

@@ -3,4 +3,4 @@
 REVISION = "0010"
 
 # The oldest one whose releases may go on beside it: that of the strictest migration.
-OLDEST_BESIDE = "0010"
+OLDEST_COMPATIBLE = "0010"

@@ -13,7 +13,7 @@ from gusset.vault.clock import timestamp
 from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.database import Database
 from gusset.vault.storage.meta import DELETE_META, INSERT_META, READ_META, SCHEMA
-from gusset.vault.storage.revision import OLDEST_BESIDE, REVISION
+from gusset.vault.storage.revision import OLDEST_COMPATIBLE, REVISION
 from gusset.vault.storage.sql import Statement
 
 ALIVE = timedelta(seconds=30)  # that a manager counts as running after its last report
@@ -108,21 +108,21 @@ def migrated(database: Database, driver: Any) -> Iterator[None]:
             yield
         if found is None or found < REVISION:
             connection.run(DELETE_META, {"key": SCHEMA})
-            connection.run(INSERT_META, {"key": SCHEMA, "value": f"{REVISION} {OLDEST_BESIDE}"})
+            connection.run(INSERT_META, {"key": SCHEMA, "value": f"{REVISION} {OLDEST_COMPATIBLE}"})
         driver.commit()
     finally:
         driver.rollback()  # does nothing after a commit
 
 
 def _check_managers(connection: Connection, found: str) -> None:
-    """Raises VaultError if a manager is running that is older than the revision `OLDEST_BESIDE`."""
-    if found < _FIRST_WITH_REPORTS or found >= OLDEST_BESIDE:
+    """Raises VaultError if a manager is running that is older than the revision `OLDEST_COMPATIBLE`."""
+    if found < _FIRST_WITH_REPORTS or found >= OLDEST_COMPATIBLE:
         return
     since = {"since": timestamp(connection.dialect.now() - ALIVE)}
     if found < _FIRST_WITH_REVISIONS:
         rows = connection.all(_HOSTS, since)
     else:
-        rows = connection.all(_OLDER_HOSTS, since | {"oldest": OLDEST_BESIDE})
+        rows = connection.all(_OLDER_HOSTS, since | {"oldest": OLDEST_COMPATIBLE})
     if rows:
         raise VaultError(
             f"managers of an older gusset are running, on {', '.join(row.host for row in rows)}; they "
