@@ -94,19 +94,18 @@ def migrated(database: Database, driver: Any) -> Iterator[None]:
     try:
         database.begin_write(driver)
         found = database.revision(driver)
+        if found is not None:
+            check_revision(found, connection)
+        is_changed = found is None or found < REVISION
         if found is None:
             for statement in (_NEWEST / f"{database.kind}.sql").read_text().split(";\n"):
                 driver.execute(statement)
-            yield
-        elif found < REVISION:
+        elif is_changed:
             _check_managers(connection, found)
             with database.for_sqlalchemy(driver) as raw:
                 _upgrade(_alembic_config(), database.migration_url, raw)
-            yield
-        else:
-            check_revision(found, connection)
-            yield
-        if found is None or found < REVISION:
+        yield
+        if is_changed:
             connection.run(DELETE_META, {"key": SCHEMA})
             connection.run(INSERT_META, {"key": SCHEMA, "value": f"{REVISION} {OLDEST_COMPATIBLE}"})
         driver.commit()
