@@ -460,6 +460,29 @@ def test_a_disk_that_is_full_and_a_foreign_image_are_failures_of_the_machine(
     podman.remove_image(foreign)
 
 
+def test_a_build_during_which_another_process_removes_an_image_starts_again(
+    gusset: Cli, tmp_path: Path, busybox: str
+) -> None:
+    """Podman's own message stands for the removal, which would have to meet the moment of its search."""
+    attempts, racing = tmp_path / "attempts", tmp_path / "racing"
+    racing.mkdir()
+    (racing / "podman").write_text(
+        f'#!/bin/sh\ncase "$*" in *build*help) echo --secret;; *build*) echo attempt >>{attempts}; '
+        f"[ $(wc -l <{attempts}) -gt $REMOVALS ] || "
+        f'{{ echo "Error: checking if cached image exists: layer not known"; exit 125; }};; esac\n'
+        f'exec {shutil.which("podman")} "$@"\n'
+    )
+    (racing / "podman").chmod(0o755)
+    command = ["build", str(write_image(tmp_path / "image", busybox, ["true"], build={}))]
+    environ = {"PATH": f"{racing}:{os.environ['PATH']}"}
+    done = gusset(*command, **environ, REMOVALS="2")
+    assert done.stderr.count(b"another process removed an image") == 2
+    podman.remove_image(done.stdout.decode().split()[-1])
+    attempts.unlink()
+    assert b"layer not known" in gusset(*command, **environ, REMOVALS="9", status=9).stderr
+    assert attempts.read_text().count("attempt") == 3
+
+
 def test_a_push_that_is_refused_keeps_the_image(
     gusset: Cli, tmp_path: Path, busybox: str, free_port: int
 ) -> None:

@@ -566,6 +566,20 @@ def test_an_image_is_inspected_again_after_an_error_of_the_engine(
     assert not served.left_behind()
 
 
+@pytest.mark.parametrize("served", ["podman-unprivileged"], indirect=True)
+def test_no_request_waits_for_a_container_that_runs(served: ServedImage, images: dict[str, str]) -> None:
+    """Podman before 4.6 needs half a core for one; a container's end is noticed by that of its output."""
+    served.configure(images["root"])
+    requests: list[bytes] = []
+    with engine_with(served.engine.environ["DOCKER_HOST"], respond=requests.append) as address:
+        served.start(DOCKER_HOST=address).ready()
+        assert requests and not [each for each in requests if b"/wait" in each]
+        served.engine("kill", served.container)
+        eventually(lambda: "The container is ready again." in served.output, "ready again")
+        assert "the container ended, with exit status 137" in served.output
+        assert served.stop() == 0
+
+
 @pytest.mark.parametrize("served", ["docker"], indirect=True)
 @pytest.mark.parametrize(("option", "count"), [("-1", -1), ("2", 2)])
 def test_gpus_are_requested_from_the_engine(

@@ -319,6 +319,19 @@ def test_a_container_that_ends_is_restarted(served: ServedImage, launch: Callabl
     assert not served.left_behind()
 
 
+def test_the_end_of_a_container_that_closed_its_output_is_noticed(
+    served: ServedImage, launch: Callable[..., ServedImage]
+) -> None:
+    """It is served as before, for its output tells nothing about the server."""
+    launch("root", f"sh -c 'exec {SERVER} >&- 2>&-'")
+    first = served.container
+    with pytest.raises((httpx.HTTPError, AssertionError)):
+        served.call("exit", status=3)
+    eventually(lambda: "The container is ready again." in served.output, "ready again")
+    assert "the container ended, with exit status 3" in served.output
+    assert served.container != first
+
+
 def test_a_container_without_liveness_is_restarted(
     served: ServedImage, launch: Callable[..., ServedImage]
 ) -> None:

@@ -34,6 +34,10 @@ log = logging.getLogger("gusset")
 
 _LAST_LINES = 20
 
+# Podman looks through all images for one to build on, and fails if another process removes one meanwhile.
+_ATTEMPTS = 3
+_REMOVED_MEANWHILE = "layer not known"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildValues:
@@ -137,18 +141,23 @@ def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines, no
         context.mkdir()
         write_context(plan, context, mount_secrets=tool.mounts_secrets)
         with _secrets_folder(plan, given.values) as secrets:
-            process = tool.start(plan, context, result=result, secrets_key=given.digest(), folder=secrets)
-            notify("build", str(process.pid))
-            with process:
-                try:
-                    for line in process.stdout or ():
-                        lines.add(line)
-                except BaseException:
-                    end_group(process.pid)
-                    raise
-        if process.returncode:
-            raise _failure(list(lines.last))
-        return result.read_text().strip()
+            for attempt in range(1, _ATTEMPTS + 1):
+                lines.last.clear()
+                process = tool.start(plan, context, result=result, secrets_key=given.digest(), folder=secrets)
+                notify("build", str(process.pid))
+                with process:
+                    try:
+                        for line in process.stdout or ():
+                            lines.add(line)
+                    except BaseException:
+                        end_group(process.pid)
+                        raise
+                if process.returncode == 0:
+                    return result.read_text().strip()
+                if attempt == _ATTEMPTS or not any(_REMOVED_MEANWHILE in line for line in lines.last):
+                    break
+                log.warning("another process removed an image during the build, which starts again")
+        raise _failure(list(lines.last))
 
 
 @contextmanager

@@ -36,6 +36,7 @@ class Container:
     def __init__(self, api: Any, id_: str) -> None:
         self._api = api
         self.id = id_
+        self._copying: threading.Thread | None = None
 
     def file(self, path: str) -> bytes:
         """The content of a small file; empty if there is none, or a larger one: the image may have any."""
@@ -86,7 +87,10 @@ class Container:
         except BaseException:
             _copy((), targets)
             raise
-        threading.Thread(target=_copy, args=(stream, targets), name="gusset-attach", daemon=True).start()
+        self._copying = threading.Thread(
+            target=_copy, args=(stream, targets), name="gusset-attach", daemon=True
+        )
+        self._copying.start()
 
     def start(self) -> None:
         """Start it.
@@ -99,7 +103,13 @@ class Container:
             self._api.start(self.id)
 
     def wait(self) -> int | None:
-        """Wait until it ends; its exit status, or None if that cannot be found out."""
+        """Wait until it ends; its exit status, or None if that cannot be found out.
+
+        The end of its output comes first: Podman before 4.6 needs half a core to wait for a container
+        (https://github.com/containers/podman/issues/18150).
+        """
+        if self._copying:
+            self._copying.join()
         try:
             return int(self._api.wait(self.id, timeout=None)["StatusCode"])
         except Exception:  # it was removed, or the engine does not respond
@@ -154,7 +164,7 @@ class Container:
 
 
 class Pipe:
-    """Standard input and output of a container. For one thread at a time."""
+    """Standard input and output of a container. For one thread at a time, and another that waits."""
 
     def __init__(self, attached: Any) -> None:
         from docker.utils.socket import frames_iter
@@ -175,6 +185,13 @@ class Pipe:
             return bytes(next(self._frames)[1])
         except (OSError, StopIteration, ValueError):  # the container has ended, or its engine
             return b""
+
+    def wait(self) -> None:
+        """Wait until the container has closed it, which it does at its end, or `close` was called."""
+        closed = select.poll()
+        with suppress(ValueError):  # it is closed already
+            closed.register(self._socket, select.POLLRDHUP)
+            closed.poll()
 
     def close(self) -> None:
         """Close its standard input."""

@@ -153,7 +153,7 @@ class SidecarMount:
 
     def _end_with(self, container: Container) -> None:
         """Kill the container when the sidecar ends: without secrets and network it has to be replaced."""
-        self._container.wait()
+        self._pipe.wait()
         container.kill()
 
     def addresses(self, container: Container) -> list[str]:
