@@ -21,15 +21,12 @@ ON_SYSTEM_POSTGRES = postgres="$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)}"; \
     echo "there is no PostgreSQL in $${postgres:-/usr/lib/postgresql}: run \`make system-deps\` as root" >&2; exit 1; \
   fi; \
   GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES="$$postgres" $(PYTEST) -m "not sqlite"
-# The part of tests/manager that .ci/run runs twice: routes, pages, keys, streams, durability, rotations. The rest takes
-# 380 s of processor time; `make postgres-all` runs it, too, in a job of .github/workflows/ci.yml.
+# The part of tests/manager that .ci/run runs on both databases: routes, pages, keys, streams, durability, rotations. The
+# rest takes 380 s of processor time; `make postgres-all` runs it, too, in a job of .github/workflows/ci.yml.
 ON_POSTGRES = test_access test_api test_durable test_integrity test_keys test_login test_pages \
   test_provider_rotation test_session_tokens
-# Those of tests/vault; `make test` runs all of them on both databases, but on the PostgreSQL of the wheel.
-VAULT_ON_POSTGRES = test_consistency test_identities test_leases test_lost_records test_postgres \
-  test_provider_rotations test_rotations
 
-.PHONY: help demo test quick check unit system postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts newest-schema lock system-deps clean
+.PHONY: help demo test matrix quick check unit system postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts newest-schema lock system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +34,11 @@ help: ## list the targets
 demo: $(STAMP) ## serve and call a model with a secret, in a temporary vault
 	@$(BIN)/gusset demo $(if $(DEMO_ONCE),--once)
 
-test: $(STAMP) check examples ## lint, types and every test
-	$(PYTEST)
+test: $(STAMP) check examples ## lint, types, and every test but those of `make matrix` and `make kubernetes`
+	$(PYTEST) -m "not (truss or matrix)"
+
+matrix: $(STAMP) examples ## promises that `make test` keeps, with one more engine, width or value; other targets run these, too
+	$(PYTEST) -m "matrix"
 
 quick: WORKERS = auto
 quick: $(STAMP) check ## lint, types and the tests that start no server, browser, engine or torch
@@ -56,7 +56,7 @@ system: $(STAMP) ## the tests that need root or packages of `make system-deps`, 
 	$(PYTEST) -m "system and not (engine or browser or ray or torch or truss)"
 
 postgres: $(STAMP) ## tests of vaults and managers on the system's PostgreSQL (GUSSET_TEST_POSTGRES names another)
-	@$(ON_SYSTEM_POSTGRES) tests/faults/test_failover.py $(VAULT_ON_POSTGRES:%=tests/vault/%.py) \
+	@$(ON_SYSTEM_POSTGRES) tests/faults/test_failover.py tests/vault/test_postgres.py \
 	  $(ON_POSTGRES:%=tests/manager/%.py)
 
 postgres-all: $(STAMP) ## every test of vaults and managers on the system's PostgreSQL; many minutes

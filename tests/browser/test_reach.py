@@ -106,8 +106,15 @@ def test_the_filter_narrows_the_list_while_typing(site: Site) -> None:
     assert accessibility_problems(page) == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "light"),
+        (1280, "dark"),
+        pytest.param(360, "dark", marks=pytest.mark.matrix),
+        pytest.param(1280, "light", marks=pytest.mark.matrix),
+    ],
+)
 def test_every_page_fits_its_screen_and_is_accessible(
     open_site: Callable[..., Site], signed_in: Any, scheme: str, width: int
 ) -> None:

@@ -133,27 +133,44 @@ def why_no_containers() -> str | None:
     return missing_programs(*NEEDED)
 
 
-@pytest.fixture(scope="session")
-def images() -> dict[str, str]:
-    """The tests' images by what is special about them. The base image is cached on the machine."""
-    skip_if(why_no_containers())
+def make_once(make: Callable[[], object], factory: pytest.TempPathFactory) -> None:
+    """Call it unless another worker of this run of pytest has: all of them share Podman's storage."""
+    folder = factory.getbasetemp()
+    made = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / f"{make.__name__}.made"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if subprocess.run(["podman", "image", "exists", BASE], check=False).returncode:
-            _import_base()
-        built = {}
-        for name, lines in IMAGES.items():
-            built[name] = f"localhost/gusset-test:{name}"
-            recipe = f"FROM {BASE}\nCOPY inside.py /app/inside.py\n{lines}\n"
-            podman("build", "-q", "-t", built[name], "-f", "-", str(INSIDE.parent), input=recipe.encode())
-        return built
+        if not made.exists():
+            make()
+            made.touch()
 
 
 @pytest.fixture(scope="session")
-def busybox(images: dict[str, str]) -> str:
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tests' images by what is special about them. The base image is cached on the machine."""
+    skip_if(why_no_containers())
+    make_once(_build_images, tmp_path_factory)
+    return {name: f"localhost/gusset-test:{name}" for name in IMAGES}
+
+
+def _build_images() -> None:
+    if subprocess.run(["podman", "image", "exists", BASE], check=False).returncode:
+        _import_base()
+    for name, lines in IMAGES.items():
+        recipe = f"FROM {BASE}\nCOPY inside.py /app/inside.py\n{lines}\n"
+        tag = f"localhost/gusset-test:{name}"
+        podman("build", "-q", "-t", tag, "-f", "-", str(INSIDE.parent), input=recipe.encode())
+
+
+@pytest.fixture(scope="session")
+def busybox(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of the sidecar's image in Podman, built from this machine's busybox."""
     skip_if(missing_programs("busybox"))
+    make_once(_import_busybox, tmp_path_factory)
+    return BUSYBOX
+
+
+def _import_busybox() -> None:
     program = shutil.which("busybox") or ""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -167,7 +184,6 @@ def busybox(images: dict[str, str]) -> str:
                 link.type, link.linkname = tarfile.SYMTYPE, "busybox"
                 archive.addfile(link)
     podman("import", "-", BUSYBOX, input=packed.getvalue())
-    return BUSYBOX
 
 
 @pytest.fixture(scope="session")

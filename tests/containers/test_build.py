@@ -71,6 +71,11 @@ def wheels() -> Path:
     return folder
 
 
+both_builders = pytest.mark.parametrize(
+    "builder", ["podman", pytest.param("docker", marks=pytest.mark.matrix)], indirect=True
+)
+
+
 @pytest.fixture(scope="module", params=["podman", "docker"])
 def builder(request: pytest.FixtureRequest, images: dict[str, str]) -> Builder:
     if request.param == "podman":
@@ -185,6 +190,7 @@ def build_model(gusset: Cli, builder: Builder, folder: Path, wheels: Path, tag: 
     )
 
 
+@both_builders
 def test_the_image_of_a_model_is_served_and_rotates(
     tmp_path: Path,
     builder: Builder,
@@ -265,6 +271,7 @@ LEAKS = {  # by the file that the error names
 IN_CONFIG = ("environment variable API_KEY", "label org.opencontainers.image.title", "history, entry ")
 
 
+@both_builders
 def test_each_kind_of_leak_ends_the_build_and_leaves_nothing(
     gusset: Cli, tmp_path: Path, images: dict[str, str], builder: Builder, build_secrets: Path
 ) -> None:
@@ -290,6 +297,7 @@ def test_each_kind_of_leak_ends_the_build_and_leaves_nothing(
     assert not gusset.home.joinpath("gusset-leak").exists()
 
 
+@both_builders
 def test_a_value_that_the_base_image_has_ends_the_build(
     gusset: Cli, tmp_path: Path, images: dict[str, str], builder: Builder, build_secrets: Path
 ) -> None:

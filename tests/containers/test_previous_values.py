@@ -43,7 +43,7 @@ def test_values_before_are_files_of_a_folder_while_an_overlap_lasts() -> None:
         assert [file.name for file in folder.path.iterdir()] == ["token"]
 
 
-@pytest.mark.parametrize("image", ["root", "user"])
+@pytest.mark.parametrize("image", [pytest.param("root", marks=pytest.mark.matrix), "user"])
 def test_a_container_has_the_value_before_as_a_file_while_an_overlap_lasts(
     served: ServedImage, images: dict[str, str], manager: Manager, image: str
 ) -> None:

@@ -118,7 +118,7 @@ LOGINS = {
 }
 
 
-@pytest.mark.parametrize("login", LOGINS)
+@pytest.mark.parametrize("login", ["plain", pytest.param("base64", marks=pytest.mark.matrix), "json"])
 def test_an_image_is_pulled_with_a_secret(served: ServedImage, registry: str, login: str) -> None:
     """The login is neither in the container, nor where engines store those of their users."""
     method, value = LOGINS[login]

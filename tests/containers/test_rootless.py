@@ -132,7 +132,9 @@ def served(account: pwd.struct_passwd, engine: EngineAccess) -> Iterator[ServedI
             image.stop()
 
 
-@pytest.mark.parametrize(("image", "user"), [("root", 0), ("user", 4321), ("number", 4321)])
+@pytest.mark.parametrize(
+    ("image", "user"), [("root", 0), ("user", 4321), pytest.param("number", 4321, marks=pytest.mark.matrix)]
+)
 def test_a_secret_is_a_read_only_file_in_memory_with_exact_bytes(
     served: ServedImage, launch: Callable[..., ServedImage], image: str, user: int
 ) -> None:

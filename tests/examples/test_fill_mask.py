@@ -30,6 +30,13 @@ def best(response: httpx.Response) -> str:
     return str(response.json()[0]["token_str"])
 
 
+# All of it with the newest libraries, and that the token reaches the hub with those of `use_auth_token`, too.
+both_variants = pytest.mark.parametrize(
+    "variant", ["token", pytest.param("use_auth_token", marks=pytest.mark.matrix)], indirect=True
+)
+
+
+@both_variants
 def test_without_the_secret_nothing_starts(workspace: Workspace, variant: Variant, hub: Hub) -> None:
     """`serve` names the missing secret and what adds it; neither code nor hub is touched."""
     server = workspace.serve(variant.folder)
@@ -59,6 +66,7 @@ def test_the_right_token_serves_also_after_it_changed(
     assert workspace.leaks(token, other) == []
 
 
+@both_variants
 def test_a_wrong_token_ends_serve_with_the_hubs_refusal(
     workspace: Workspace, variant: Variant, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
 ) -> None:
@@ -80,6 +88,7 @@ def test_a_wrong_token_ends_serve_with_the_hubs_refusal(
     assert workspace.leaks(wrong, token) == []
 
 
+@both_variants
 def test_a_token_put_right_reaches_the_running_model(
     workspace: Workspace, lazy: Path, hub: Hub, set_token: SetToken, token: bytes, wrong: bytes
 ) -> None:

@@ -110,7 +110,7 @@ def locked(server: PostgresServer, database: str, table: str) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("count", [250, 400])
+@pytest.mark.parametrize("count", [pytest.param(250, marks=pytest.mark.matrix), 400])
 @pytest.mark.parametrize("fault", ["silent", "locked"])
 def test_each_request_of_a_storm_ends_in_time(
     start: Starter, server: PostgresServer, database: str, fault: str, count: int

@@ -596,7 +596,7 @@ LETTERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", LETTERS)
-@pytest.mark.parametrize("chunk", [0, 4_096])
+@pytest.mark.parametrize("chunk", [pytest.param(0, marks=pytest.mark.matrix), 4_096])
 def test_time_grows_with_the_length_of_the_input(case, chunk):
     """The worst values and texts: four times the text takes about four times as long, not sixteen."""
     value, text = LETTERS[case]
