@@ -20,6 +20,7 @@ PARTS = [  # with their arguments
     "waiting.py",
     "pages.py",
     "proxy.py",
+    "idle_image.py",
     "serving.py",
     "request_cpu.py",
     "soak.py",

@@ -570,7 +570,7 @@ def test_an_image_is_inspected_again_after_an_error_of_the_engine(
 
 @pytest.mark.parametrize("served", ["podman-unprivileged"], indirect=True)
 def test_no_request_waits_for_a_container_that_runs(served: ServedImage, images: dict[str, str]) -> None:
-    """Podman before 4.6 needs half a core for one; a container's end is noticed by that of its output."""
+    """Podman before 4.6 needs a core for one; a container's end is noticed by that of its output."""
     served.configure(images["root"])
     requests: list[bytes] = []
     with engine_with(served.engine.environ["DOCKER_HOST"], respond=requests.append) as address:

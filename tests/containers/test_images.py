@@ -332,6 +332,31 @@ def test_the_end_of_a_container_that_closed_its_output_is_noticed(
     assert served.container != first
 
 
+def test_the_end_of_a_container_is_noticed_though_nobody_reads_the_output(
+    served: ServedImage, images: dict[str, str]
+) -> None:
+    """As when a program that collects logs hangs: what the container printed is forwarded when it goes on."""
+    served.secret("text", b"a-word-that-is-printed " * 1000)
+    served.configure(images["root"])
+    sink = served.tmp / "sink"
+    os.mkfifo(sink)
+    reader = os.open(sink, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        served.start(before=["sh", "-c", f'exec "$@" >{sink}', "sh"]).ready()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(reader, bytes(4096))
+        assert served.call("print", name="text") == "printed"
+        with pytest.raises((httpx.HTTPError, AssertionError)):
+            served.call("exit", status=3)
+        eventually(lambda: "with exit status 3" in served.output, "the end is noticed")
+    finally:
+        os.close(reader)
+        served.running.kill()
+        served.running.wait()
+    eventually(lambda: not served.left_behind(), "nothing is left")
+
+
 def test_a_container_without_liveness_is_restarted(
     served: ServedImage, launch: Callable[..., ServedImage]
 ) -> None:

@@ -11,7 +11,7 @@ import select
 import socket
 import tarfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -36,7 +36,7 @@ class Container:
     def __init__(self, api: Any, id_: str) -> None:
         self._api = api
         self.id = id_
-        self._copying: threading.Thread | None = None
+        self._attached: Any = None  # the connection on which its output comes
 
     def file(self, path: str) -> bytes:
         """The content of a small file; empty if there is none, or a larger one: the image may have any."""
@@ -78,19 +78,19 @@ class Container:
             ModelFailed: there is no such command or user; Podman looks for them here, Docker in `start`.
             HostError: the engine does not respond.
         """
-        targets = [os.fdopen(out, "wb", buffering=0), os.fdopen(err, "wb", buffering=0)]
+        from docker.utils.socket import STDERR, STDOUT, frames_iter
+
+        targets = {STDOUT: os.fdopen(out, "wb", buffering=0), STDERR: os.fdopen(err, "wb", buffering=0)}
         try:
             with translate_engine_errors("the container does not start", _START_HINT):
-                stream = self._api.attach(
-                    self.id, stdout=True, stderr=True, stream=True, logs=False, demux=True
+                self._attached = self._api.attach_socket(
+                    self.id, params={"stdout": 1, "stderr": 1, "stream": 1}
                 )
         except BaseException:
             _copy((), targets)
             raise
-        self._copying = threading.Thread(
-            target=_copy, args=(stream, targets), name="gusset-attach", daemon=True
-        )
-        self._copying.start()
+        frames = frames_iter(self._attached, tty=False)  # type: ignore[no-untyped-call]
+        threading.Thread(target=_copy, args=(frames, targets), name="gusset-attach", daemon=True).start()
 
     def start(self) -> None:
         """Start it.
@@ -105,11 +105,11 @@ class Container:
     def wait(self) -> int | None:
         """Wait until it ends; its exit status, or None if that cannot be found out.
 
-        The end of its output comes first: Podman before 4.6 needs half a core to wait for a container
+        The end of its output comes first: Podman before 4.6 uses a core to wait for a container
         (https://github.com/containers/podman/issues/18150).
         """
-        if self._copying:
-            self._copying.join()
+        if self._attached:
+            _wait_closed(self._attached)
         try:
             return int(self._api.wait(self.id, timeout=None)["StatusCode"])
         except Exception:  # it was removed, or the engine does not respond
@@ -188,10 +188,7 @@ class Pipe:
 
     def wait(self) -> None:
         """Wait until the container has closed it, which it does at its end, or `close` was called."""
-        closed = select.poll()
-        with suppress(ValueError):  # it is closed already
-            closed.register(self._socket, select.POLLRDHUP)
-            closed.poll()
+        _wait_closed(self._socket)
 
     def close(self) -> None:
         """Close its standard input."""
@@ -245,14 +242,21 @@ def reason(error: Exception) -> str:
     return str(explanation or error).strip().splitlines()[0][:400] if str(error) else type(error).__name__
 
 
-def _copy(stream: Iterable[Sequence[bytes | None]], targets: Sequence[BinaryIO]) -> None:
-    """Write each element of the stream's pairs to its target; close the targets at the end."""
+def _wait_closed(connection: Any) -> None:
+    """Wait until the other end has closed it, whether or not everything was read, or this one."""
+    closed = select.poll()
+    with suppress(ValueError):  # it is closed already
+        closed.register(connection.fileno(), select.POLLRDHUP)
+        closed.poll()
+
+
+def _copy(frames: Iterable[tuple[int, bytes]], targets: Mapping[int, BinaryIO]) -> None:
+    """Write the data of each frame to the target of its stream; close the targets at the end."""
     with ExitStack() as stack:
-        for target in targets:
+        for target in targets.values():
             stack.enter_context(target)
         with suppress(Exception):  # the engine does not respond any more; then the container ends too
-            for pair in stream:
-                for target, data in zip(targets, pair, strict=True):
-                    view = memoryview(data or b"")
-                    while view:
-                        view = view[target.write(view) :]
+            for stream, data in frames:
+                view = memoryview(data)
+                while view:
+                    view = view[targets[stream].write(view) :]
