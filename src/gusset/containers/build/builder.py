@@ -6,6 +6,7 @@ import collections
 import hashlib
 import hmac
 import logging
+import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -142,22 +143,27 @@ def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines, no
         write_context(plan, context, mount_secrets=tool.mounts_secrets)
         with _secrets_folder(plan, given.values) as secrets:
             for attempt in range(1, _ATTEMPTS + 1):
-                lines.last.clear()
                 process = tool.start(plan, context, result=result, secrets_key=given.digest(), folder=secrets)
                 notify("build", str(process.pid))
-                with process:
-                    try:
-                        for line in process.stdout or ():
-                            lines.add(line)
-                    except BaseException:
-                        end_group(process.pid)
-                        raise
-                if process.returncode == 0:
+                if _follow(process, lines) == 0:
                     return result.read_text().strip()
                 if attempt == _ATTEMPTS or not any(_REMOVED_MEANWHILE in line for line in lines.last):
                     break
                 log.warning("another process removed an image during the build, which starts again")
         raise _failure(list(lines.last))
+
+
+def _follow(process: subprocess.Popen[str], lines: _Lines) -> int:
+    """Add what the process prints to the lines, until it ends; its exit status. An exception ends it."""
+    lines.last.clear()
+    with process:
+        try:
+            for line in process.stdout or ():
+                lines.add(line)
+        except BaseException:
+            end_group(process.pid)
+            raise
+    return process.returncode
 
 
 @contextmanager
