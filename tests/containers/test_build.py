@@ -423,20 +423,23 @@ def test_a_build_that_fails_or_is_ended_leaves_nothing(
         assert not list(Path("/dev/shm").glob(f"gusset-{process.pid}-*"))
 
 
+def path_with_podman(folder: Path, cases: str) -> str:
+    """A PATH with a `podman` that first does what the cases of a shell say for its arguments."""
+    folder.mkdir()
+    script = folder / "podman"
+    script.write_text(f'#!/bin/sh\ncase "$*" in {cases} esac\nexec {shutil.which("podman")} "$@"\n')
+    script.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def test_an_engine_that_is_too_old_or_absent_builds_nothing(
     gusset: Cli, tmp_path: Path, busybox: str, build_secrets: Path
 ) -> None:
     """It is never built without the secrets."""
     folder = write_image(tmp_path / "image", busybox, ["true"])
     command = ["build", str(folder), "--secrets-dir", str(build_secrets)]
-    old = tmp_path / "old"
-    old.mkdir()
-    (old / "podman").write_text(
-        f'#!/bin/sh\ncase "$*" in *--help) echo no such option;; *build*) touch {tmp_path}/built;; '
-        f'*) exec {shutil.which("podman")} "$@";; esac\n'
-    )
-    (old / "podman").chmod(0o755)
-    done = gusset(*command, status=11, PATH=f"{old}:{os.environ['PATH']}")
+    old = f"*--help) echo no such option; exit;; *build*) touch {tmp_path}/built; exit;;"
+    done = gusset(*command, status=11, PATH=path_with_podman(tmp_path / "old", old))
     assert b"too old for build secrets" in done.stderr
     assert b"docker-buildx" in done.stderr  # what to install
     assert not (tmp_path / "built").exists()
@@ -450,15 +453,9 @@ def test_a_disk_that_is_full_and_a_foreign_image_are_failures_of_the_machine(
     gusset: Cli, tmp_path: Path, busybox: str
 ) -> None:
     """Podman's own message stands for a disk that fills up in the middle of a build."""
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / "podman").write_text(
-        f'#!/bin/sh\ncase "$*" in *build*help) echo --secret;; *build*) echo "write: no space left on device"; '
-        f'exit 125;; *) exec {shutil.which("podman")} "$@";; esac\n'
-    )
-    (full / "podman").chmod(0o755)
+    full = "*build*help) echo --secret; exit;; *build*) echo write: no space left on device; exit 125;;"
     folder = write_image(tmp_path / "image", busybox, ["true"], build={})
-    done = gusset("build", str(folder), status=11, PATH=f"{full}:{os.environ['PATH']}")
+    done = gusset("build", str(folder), status=11, PATH=path_with_podman(tmp_path / "full", full))
     assert b"a disk is full" in done.stderr
     foreign = "localhost/gusset-test:foreign-base"
     command = ["build", "-q", "--arch", "s390x", "-t", foreign, "-f", "-"]
@@ -472,17 +469,13 @@ def test_a_build_during_which_another_process_removes_an_image_starts_again(
     gusset: Cli, tmp_path: Path, busybox: str
 ) -> None:
     """Podman's own message stands for the removal, which would have to meet the moment of its search."""
-    attempts, racing = tmp_path / "attempts", tmp_path / "racing"
-    racing.mkdir()
-    (racing / "podman").write_text(
-        f'#!/bin/sh\ncase "$*" in *build*help) echo --secret;; *build*) echo attempt >>{attempts}; '
-        f"[ $(wc -l <{attempts}) -gt $REMOVALS ] || "
-        f'{{ echo "Error: checking if cached image exists: layer not known"; exit 125; }};; esac\n'
-        f'exec {shutil.which("podman")} "$@"\n'
+    attempts = tmp_path / "attempts"
+    racing = (
+        f"*build*help) ;; *build*) echo attempt >>{attempts}; [ $(wc -l <{attempts}) -gt $REMOVALS ] || "
+        "{ echo Error: checking if cached image exists: layer not known; exit 125; };;"
     )
-    (racing / "podman").chmod(0o755)
     command = ["build", str(write_image(tmp_path / "image", busybox, ["true"], build={}))]
-    environ = {"PATH": f"{racing}:{os.environ['PATH']}"}
+    environ = {"PATH": path_with_podman(tmp_path / "racing", racing)}
     done = gusset(*command, **environ, REMOVALS="2")
     assert done.stderr.count(b"another process removed an image") == 2
     podman.remove_image(done.stdout.decode().split()[-1])

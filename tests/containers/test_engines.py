@@ -286,8 +286,16 @@ def test_a_sidecar_that_does_not_respond_is_replaced(
     sidecar = int(served.engine("inspect", "--format", "{{.State.Pid}}", _sidecar(served)))
     os.kill(sidecar, signal.SIGSTOP)
     served.secret("hf_access_token", TOKEN + b"-next")
-    eventually(lambda: "The container is ready again." in served.output, "ready again", 4 * PATIENCE)
+    seen = set()
+
+    def is_ready_again() -> bool:
+        with contextlib.suppress(httpx.HTTPError, AssertionError):  # while the container is replaced
+            seen.add(served.content("hf_access_token"))
+        return "The container is ready again." in served.output
+
+    eventually(is_ready_again, "ready again", 4 * PATIENCE)
     assert "could not be delivered" in served.output
+    assert TOKEN in seen and seen <= {TOKEN, TOKEN + b"-next"}
     assert served.content("hf_access_token") == TOKEN + b"-next"
     assert served.stop() == 0
     assert not served.left_behind()
