@@ -26,7 +26,7 @@ def missing_programs(*programs: str) -> str | None:
     missing = [name for name in programs if not _is_installed(name)]
     if not missing:
         return None
-    return f"not installed: {', '.join(missing)}; `make system-deps` installs it on Debian or Ubuntu"
+    return f"not installed: {', '.join(missing)}; `make system-deps` installs it on Debian"
 
 
 def _is_installed(name: str) -> bool:
