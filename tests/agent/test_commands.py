@@ -264,9 +264,9 @@ def test_a_burst_of_changes_is_one_run() -> None:
 def test_a_run_that_takes_too_long_is_ended(code: str, caplog: pytest.LogCaptureFixture) -> None:
     command = changes(["sh", "-c", code], timeout=0.3, grace_period=0.5)
     command.request()
-    eventually(lambda: command.failures == 1)
-    assert "not finished" in caplog.text
+    eventually(lambda: "not finished" in caplog.text)
     command.stop()
+    assert command.failures == 1
 
 
 def test_a_command_that_is_gone_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
