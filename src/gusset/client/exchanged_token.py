@@ -67,7 +67,7 @@ class ExchangedToken:
             return self._token
 
     def drop(self, token: bytes) -> None:
-        """Use a token no more that the manager has refused."""
+        """Stop using a token that the manager has refused."""
         with self._lock:
             if self._token is not None and self._token.reveal() == token:
                 self._token = None

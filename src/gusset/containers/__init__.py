@@ -1,1 +1,1 @@
-"""Secrets as files for processes and containers that are not a Model."""
+"""Builds container images, and runs one with its secrets as files: engine, network, secrets, proxy."""

@@ -1,1 +1,1 @@
-"""The Python environment of a model folder: what it asks for, and whether this Python has it."""
+"""The Python environment of a model folder: decided, made with uv, and kept in the cache."""

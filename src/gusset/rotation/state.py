@@ -49,8 +49,8 @@ class ProviderRotation:
 class RotationPlan:
     """When a secret is to be rotated. Times are in ISO 8601.
 
-    `rotate_every` is in seconds, `rotate_at` the age of the current version plus that. `step` is that of
-    an unfinished rotation.
+    `rotate_every` is in seconds; `rotate_at` is that long after the current version was stored. `step` is
+    that of an unfinished rotation.
     """
 
     name: str

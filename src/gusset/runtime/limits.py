@@ -1,4 +1,4 @@
-"""What one client may use of a server: bytes, seconds, memory."""
+"""Limits on the requests of each client, and on the memory of all of them together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may use: bytes and seconds."""
+    """Bytes and seconds for each client, and the memory for all requests together."""
 
     head: int = 64 * 1024
     body: int = 100 * 1024 * 1024
@@ -23,7 +23,7 @@ class Limits:
     body_rate: float = 8 * 1024
     idle_seconds: float = 75.0
     stall_seconds: float = 60.0  # a client must take some of what is buffered for it within this time
-    memory: int = 1024 * 1024 * 1024  # bytes of all requests together; of those of one address the half
+    memory: int = 1024 * 1024 * 1024  # bytes of all requests together; one address may have half of them
 
 
 class HasPeer(Protocol):

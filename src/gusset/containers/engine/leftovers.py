@@ -28,7 +28,7 @@ def remove_own(api: Any) -> bool:
 
 
 def remove_orphans(api: Any) -> None:
-    """Remove what runs of gusset have left that were killed."""
+    """Remove the leftovers of gusset runs that were killed."""
     with suppress(Exception):  # never a reason not to serve
         _remove_all(api, run_has_ended)
 

@@ -150,7 +150,7 @@ class Authenticator:
         return True
 
     def known_grant(self, authorization: bytes) -> Grant | None:
-        """The grant of a deployment's token, if that can be given without reading or recording anything.
+        """The grant of a deployment's token, if it is known without a read or write of the vault.
 
         None says nothing about the token: authenticate it.
         """

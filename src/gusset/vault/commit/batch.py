@@ -45,7 +45,7 @@ class BatchRunner:
             NeedsSavepoints: call it again in a new transaction, with `savepoints`.
         """
         connection = Connection(driver, self.dialect, self._signer)
-        known = None if savepoints else KnownRows()  # what they roll back would be known wrongly
+        known = None if savepoints else KnownRows()  # a rollback would leave wrong rows in it
         sends = known is not None and self.dialect.pipelines
         calls = [call for pending in batch for call in pending.lookups] if sends else []
         read_head = self._chain.send_head(connection)

@@ -47,7 +47,7 @@ class ChangePoller:
         return self._open_signal()
 
     def counter(self) -> int:
-        """A number that changes whenever another connection has written anything; cheap to read."""
+        """A number that changes whenever another connection has changed a secret; cheap to read."""
         return self._signal.counter()
 
     def wait(self) -> None:

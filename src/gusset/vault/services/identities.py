@@ -29,7 +29,7 @@ MAX_OF_SUBJECT = 100  # identities with one issuer and subject: each exchange co
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityInfo:
-    """A rule, and the deployment that tokens stand for which it matches."""
+    """A rule, and the deployment that the tokens it matches stand for."""
 
     id: str
     name: str

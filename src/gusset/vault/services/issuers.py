@@ -96,7 +96,7 @@ class Issuers:
         return self._writer.run(AuditEvent(actor, Action.ISSUER_ADD, new.url), write)
 
     def remove(self, url: str, *, actor: str) -> None:
-        """Trust an issuer no more. Raises NotFound, and Conflict while identities name it."""
+        """Stop trusting an issuer. Raises NotFound, and Conflict while identities name it."""
 
         def write(transaction: Transaction) -> WriteResult[None]:
             row = transaction.one(_FIND, {"url": url})

@@ -57,7 +57,7 @@ class VaultSource:
         return self._delivery.deliver(names, actor=self._actor, deployment=self._deployment).values
 
     def record_hits(self, hits: Mapping[Hit, int]) -> None:
-        """Record what was masked, with an audit record for each secret."""
+        """Record what was masked, with one audit record for all of it."""
         self._record_hits(hits, actor=self._actor, deployment=self._deployment)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
