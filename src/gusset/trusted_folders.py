@@ -56,7 +56,7 @@ def check_cache_folder(folder: Path, *, own: Collection[Path] = ()) -> None:
         )
 
 
-def planted(path: Path) -> Path | None:
+def untrusted_part(path: Path) -> Path | None:
     """The first part of a path that another account could have put there, because everybody may write.
 
     In a folder that is shared as /tmp is, that is what belongs to others; in one

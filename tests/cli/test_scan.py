@@ -180,7 +180,7 @@ def test_what_is_no_image_is_an_error(gusset: Cli, tmp_path: Path, secrets: Path
     options = ("--secrets-dir", str(secrets))
     (tmp_path / "text").write_text("just a text")
     (tmp_path / "other.tar").write_bytes(layer(("a", b"a")))
-    assert b"no OCI folder" in gusset("scan", str(secrets), *options, status=2).stderr
+    assert b"not an OCI folder" in gusset("scan", str(secrets), *options, status=2).stderr
     gusset("scan", str(tmp_path / "text"), *options, status=9)
     done = gusset("scan", str(tmp_path / "other.tar"), *options, status=9)
     assert b"neither an index.json nor a manifest.json" in done.stderr

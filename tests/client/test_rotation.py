@@ -70,7 +70,10 @@ def test_it_ends_at_once_when_the_rest_is_lost(
 
 @pytest.mark.parametrize(
     ("last", "message"),
-    [(status("waiting"), "0.2 s are over"), (Unreachable("away"), "nothing is known.*away")],
+    [
+        (status("waiting"), "timed out after 0.2 s"),
+        (Unreachable("away"), "state of the replicas is unknown.*away"),
+    ],
 )
 def test_it_never_ends_well_when_its_time_is_over(last: RotationStatus | Exception, message: str) -> None:
     """Also if a manager that does not respond had reported progress before."""
@@ -183,13 +186,13 @@ def test_a_replica_that_the_manager_forgot_still_holds_a_providers_rotation_back
     waiting, done = status("waiting", "acknowledged").replicas
     manager = Manager(response(waiting, done), response())
     rotations = RemoteRotations(manager, holder="holder-1")  # type: ignore[arg-type]
-    rotations.spread(ROTATION)
-    spread = rotations.spread(ROTATION)
-    assert sorted(replica.state for replica in spread.replicas) == ["acknowledged", "unknown"]
+    rotations.rollout(ROTATION)
+    rollout = rotations.rollout(ROTATION)
+    assert sorted(replica.state for replica in rollout.replicas) == ["acknowledged", "unknown"]
 
 
 def test_a_providers_rotation_is_not_about_another_secret_that_has_the_name_now() -> None:
     """It has no replica that could hold anything back: the credential would be revoked."""
     rotations = RemoteRotations(Manager(response(secret_id="s2")), holder="holder-1")  # type: ignore[arg-type]
     with pytest.raises(Conflict, match="its name has another secret now"):
-        rotations.spread(ROTATION)
+        rotations.rollout(ROTATION)

@@ -222,7 +222,7 @@ def fetched(replica: str, session_key: str | None) -> Response:
 
 
 def test_a_replica_that_the_manager_does_not_know_fetches_again(fake: FakeManagers) -> None:
-    """Such as after an older copy of the vault was put back. It stops its lease at the end."""
+    """Such as after an older copy of the vault was restored. It stops its lease at the end."""
     released = threading.Event()
 
     def respond(method: str, path: str) -> Response:

@@ -413,7 +413,7 @@ def test_a_machine_that_cannot_be_reached_is_reported(served: ServedImage, image
         11, "Permission denied", "log in without asking for a password"
     )
     for url in ("ssh://", "ssh://-oProxyCommand=x", "ssh://host:port", "ssh://user:pass-4711@host"):
-        assert "4711" not in served.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is no ssh:// address")
+        assert "4711" not in served.start(DOCKER_HOST=url).fails(11, "DOCKER_HOST is not an ssh:// address")
 
 
 def _break(served: ServedImage) -> None:

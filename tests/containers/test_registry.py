@@ -156,9 +156,9 @@ def test_an_image_is_pulled_with_a_secret(served: ServedImage, registry: str, lo
     [
         (b"robot:wrong-password", ("cannot be pulled", "the secret pull?")),
         (b"stranger:" + PASSWORD, ("cannot be pulled", "the secret pull?")),
-        (b"no login at all", ("the secret pull is no login", "gusset secret set pull")),
-        (b"\xff:\xfe", ("the secret pull is no login",)),
-        (b"", ("the secret pull is no login",)),
+        (b"no login at all", ("the secret pull is not a login", "gusset secret set pull")),
+        (b"\xff:\xfe", ("the secret pull is not a login",)),
+        (b"", ("the secret pull is not a login",)),
     ],
 )
 def test_a_wrong_login_is_reported_by_the_name_of_its_secret(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gusset.environments.installer import Installer
-from gusset.environments.plan import EnvironmentPlan, InstallOptions, Origin, PythonChoice
+from gusset.environments.plan import EnvironmentPlan, FileLocation, InstallOptions, PythonChoice
 from gusset.environments.requirement_lines import Line, Requirement, parse_requirement, read_lines
 from gusset.environments.uv import ProgressSink, Uv, find_uv, uv_environment
 from gusset.errors import Problem
@@ -113,7 +113,10 @@ class Making:
     def plan(self, *lines: str, python: PythonChoice | None = None, **changes: object) -> EnvironmentPlan:
         """The plan for these requirements, each on a line of config.yaml of its own."""
         written = [
-            Line(text=text, origin=Origin(file="config.yaml", line=number, key=f"requirements[{number - 1}]"))
+            Line(
+                text=text,
+                location=FileLocation(file="config.yaml", line=number, key=f"requirements[{number - 1}]"),
+            )
             for number, text in enumerate(lines, 1)
         ]
         read = read_lines(written, self.folder, lambda path: path.read_text(), self.environ)
@@ -126,7 +129,7 @@ class Making:
             "requirements": tuple(each.text for each in read.requirements),
             "constraints": tuple(each.text for each in read.constraints),
             "options": read.options,
-            "origins": {each.name: each.origin for each in read.requirements if each.name},
+            "locations": {each.name: each.location for each in read.requirements if each.name},
         }
         return EnvironmentPlan(**(values | changes))  # type: ignore[arg-type]
 
@@ -140,7 +143,7 @@ class Making:
 
 
 def _listed(text: str) -> Requirement:
-    return parse_requirement(text, Origin(file="list"), Path("/"))
+    return parse_requirement(text, FileLocation(file="list"), Path("/"))
 
 
 def uv_variables(tmp_path: Path, index_url: str) -> dict[str, str]:

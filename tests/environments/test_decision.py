@@ -185,7 +185,7 @@ build:
 """
     plan = decided(tmp_path / "m", machine, config).plan
     assert plan is not None
-    assert [(each.secret, each.kind, each.origin.line) for each in plan.login_files] == [
+    assert [(each.secret, each.kind, each.location.line) for each in plan.login_files] == [
         ("index_login", ".netrc", 4),
         ("pip_settings", "pip.conf", 5),
     ]

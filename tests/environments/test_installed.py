@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from gusset.environments.installed import InstalledPackages, unsatisfied
-from gusset.environments.plan import Origin
+from gusset.environments.plan import FileLocation
 from gusset.environments.requirement_lines import Line, read_lines
 from tests.environments.packages import install
 
 
 def reasons(site: Path, *lines: str, folder: Path = Path("/m")) -> list[str]:
     """Why lines of requirements do not hold in a folder of packages."""
-    written = [Line(text=line, origin=Origin(file="config.yaml")) for line in lines]
+    written = [Line(text=line, location=FileLocation(file="config.yaml")) for line in lines]
 
     def read(path: Path) -> str:
         return path.read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gusset.environments.plan import Origin, PythonChoice, other_python
+from gusset.environments.plan import FileLocation, PythonChoice, other_python
 from gusset.environments.terminal_output import TerminalOutput
 from gusset.environments.uv import ProgressSink, Uv
 from gusset.environments.uv_failures import failure
@@ -247,7 +247,7 @@ def test_without_the_machines_index_the_models_own_is_used(
 )
 def test_each_failure_has_its_exit_status(message: str, status: int) -> None:
     """The kinds that are hard to bring about, by uv's words."""
-    error = failure(message, {"x": Origin(file="config.yaml", line=3)}, what="the environment")
+    error = failure(message, {"x": FileLocation(file="config.yaml", line=3)}, what="the environment")
     assert outcome_of(error).exit == status
     assert message in repr(vars(error)).replace("\\n", "\n")
 
@@ -274,7 +274,7 @@ MISSING = PythonChoice(
     executable=sys.executable,
     version=(3, 99),
     written=(3, 99),
-    origin=Origin(file="config.yaml", line=2, key="python_version"),
+    location=FileLocation(file="config.yaml", line=2, key="python_version"),
 )
 
 
@@ -292,7 +292,7 @@ def test_a_python_that_is_missing_is_replaced_by_the_nearest(make: Making) -> No
 def test_exact_makes_a_missing_python_an_error(make: Making) -> None:
     """`--python exact` takes no other; status 3."""
     exact = PythonChoice(
-        executable=sys.executable, version=(3, 99), written=(3, 99), exact=True, origin=MISSING.origin
+        executable=sys.executable, version=(3, 99), written=(3, 99), exact=True, location=MISSING.location
     )
     with pytest.raises(ConfigInvalid, match=r"no Python 3\.99") as error:
         make(python=exact)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gusset.environments.logins import login_files, pip_to_uv
-from gusset.environments.plan import LoginFile, Origin
+from gusset.environments.plan import FileLocation, LoginFile
 from gusset.errors import ConfigInvalid, Denied, GussetError
 from tests.environments.conftest import Index, Making
 from tests.environments.packages import project, wheel
@@ -21,8 +21,8 @@ FORMS = (PASSWORD.encode(), base64.b64encode(f"user:{PASSWORD}".encode()).rstrip
 
 
 def login(secret: str, kind: str) -> LoginFile:
-    origin = Origin(file="config.yaml", line=7, key=f"build.secret_to_path_mapping.{secret}")
-    return LoginFile(secret=secret, kind=kind, origin=origin)
+    location = FileLocation(file="config.yaml", line=7, key=f"build.secret_to_path_mapping.{secret}")
+    return LoginFile(secret=secret, kind=kind, location=location)
 
 
 def with_login(url: str) -> str:

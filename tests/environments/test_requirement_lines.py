@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement as Pep508
 
-from gusset.environments.plan import InstallOptions, Origin
+from gusset.environments.plan import FileLocation, InstallOptions
 from gusset.environments.requirement_lines import (
     Line,
     Requirements,
@@ -32,7 +32,10 @@ def read(*lines: str, files: dict[str, str] | None = None, **variables: str) -> 
             raise FileNotFoundError(2, "No such file or directory") from None
 
     written = [
-        Line(text=text, origin=Origin(file="config.yaml", line=number, key=f"requirements[{number - 1}]"))
+        Line(
+            text=text,
+            location=FileLocation(file="config.yaml", line=number, key=f"requirements[{number - 1}]"),
+        )
         for number, text in enumerate(lines, 1)
     ]
     return read_lines(written, FOLDER, read_file, variables, shown=lambda path: str(path.relative_to(FOLDER)))
@@ -70,7 +73,7 @@ def test_a_line_is_read_as_pip_reads_it(line: str, text: str, name: str | None) 
     assert found.problems == ()
     [requirement] = found.requirements
     assert (requirement.text, requirement.name) == (text, name)
-    assert requirement.origin == Origin(file="config.yaml", line=1, key="requirements[0]")
+    assert requirement.location == FileLocation(file="config.yaml", line=1, key="requirements[0]")
 
 
 @pytest.mark.parametrize("line", ["https://${TOKEN}@h.test/x.zip", "./lib-${TOKEN}", "-r ${TOKEN}.txt"])
@@ -121,11 +124,11 @@ def test_files_include_others_and_keep_their_lines() -> None:
     found = read("-r sub/a.txt", files=files)
 
     assert found.problems == ()
-    assert [(r.name, r.origin.file, r.origin.line) for r in found.requirements] == [
+    assert [(r.name, r.location.file, r.location.line) for r in found.requirements] == [
         ("one", "sub/a.txt", 3),
         ("two", "sub/b.txt", 1),
     ]
-    assert [(r.name, r.origin.file) for r in found.constraints] == [
+    assert [(r.name, r.location.file) for r in found.constraints] == [
         ("three", "sub/limits.txt"),
         ("four", "sub/more.txt"),
     ]

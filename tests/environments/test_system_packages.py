@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gusset.environments.plan import Origin
+from gusset.environments.plan import FileLocation
 from gusset.environments.system_packages import missing_packages
 
 LISTING = "ii \tffmpeg\tffmpeg-any (= 6)\nii \tlibgl1\tlibgl, libgl1-mesa-glx:amd64 (= 1)\nrc \tremoved\t\n"
 
 
 def missing(*names: str, listing: str | None = LISTING) -> list[tuple[str, str | None]]:
-    wanted = [(name, Origin(file="config.yaml", line=number)) for number, name in enumerate(names, 1)]
+    wanted = [(name, FileLocation(file="config.yaml", line=number)) for number, name in enumerate(names, 1)]
     return [(each.message, each.hint) for each in missing_packages(wanted, lambda: listing)]
 
 

@@ -55,7 +55,7 @@ AGENTS = st.builds(
 MANAGERS = st.builds(
     Manager,
     url=st.sampled_from(["https://m.example", "https://a.example:8700,https://b.example"]),
-    authorities=st.none() | st.just("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"),
+    ca_certificates=st.none() | st.just("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"),
 )
 
 
@@ -109,7 +109,7 @@ def test_any_workload_is_accepted_by_the_oldest_and_the_newest_kubernetes(made: 
 def test_each_version_of_kubernetes_accepts_the_manifests(is_native: bool) -> None:
     """Native sidecars from 1.29 on, ordinary ones in all versions that have schemas."""
     agent = Agent(image="r.example/gusset:1", secrets=("a", "b"), optional=("b",), is_native=is_native)
-    manager = Manager(url="https://m.example", authorities="-----BEGIN CERTIFICATE-----\n")
+    manager = Manager(url="https://m.example", ca_certificates="-----BEGIN CERTIFICATE-----\n")
     found = objects(
         workload(agent=agent, manager=manager, resources=Resources(millicores=1, memory=1, gpus=1))
     )
@@ -232,8 +232,8 @@ def test_all_objects_find_the_same_pods() -> None:
 def test_a_new_authority_replaces_the_pods() -> None:
     """They read it when they start."""
 
-    def template(authorities: str) -> Any:
-        manager = Manager(url="https://m.example", authorities=authorities)
+    def template(ca_certificates: str) -> Any:
+        manager = Manager(url="https://m.example", ca_certificates=ca_certificates)
         return objects(workload(manager=manager))[-1]["spec"]["template"]
 
     assert template("one\n") == template("one\n") != template("another\n")

@@ -130,7 +130,7 @@ class Attacked:
         self.sql("UPDATE access_keys SET revoked_at = NULL")
 
     def insert_overlap(self) -> None:
-        """Have the version before delivered with the current one."""
+        """Have the previous version delivered with the current one."""
         with self.manager.client() as admin:
             made = admin.post("/v1/deployments", json={"name": "model", "secrets": ["x"]})
             self.token = made.json()["token"]
@@ -183,12 +183,12 @@ def test_a_forged_row_is_refused_and_named(
     response = use(attacked)
 
     assert response.status_code == 500
-    assert "was altered in the database: nothing is done with it" in response.text
+    assert "was altered in the database: it is not used" in response.text
     assert BEFORE not in response.text and VALUE not in response.text
     eventually(lambda: f": {named}" in manager.log.read_text())
 
 
-def test_a_revoked_key_that_is_put_back_with_its_hmac_is_named(attacked: Attacked) -> None:
+def test_a_revoked_key_that_is_rolled_back_with_its_hmac_is_named(attacked: Attacked) -> None:
     """It is a row that the manager has signed, so it is the log that knows better."""
     manager, prefix = attacked.manager, attacked.member.split("_")[2]
     [(changed_seq, mac)] = attacked.sql("SELECT changed_seq, mac FROM access_keys WHERE prefix = ?", prefix)
@@ -203,5 +203,5 @@ def test_a_revoked_key_that_is_put_back_with_its_hmac_is_named(attacked: Attacke
     assert manager.stop() == 0
     manager.start()
 
-    eventually(lambda: f"the key {prefix} was put back to its state of record" in manager.log.read_text())
+    eventually(lambda: f"the key {prefix} was rolled back to its state of record" in manager.log.read_text())
     assert httpx.get(manager.address + "/readyz", trust_env=False).json()["integrity"]["problems"] == 1

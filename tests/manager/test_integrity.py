@@ -152,7 +152,7 @@ def test_an_altered_row_is_reported_and_the_rest_is_served(manager: Manager, adm
     eventually(lambda: "the secret bad was altered" in manager.log.read_text())
 
 
-def test_a_database_that_was_put_back_stops_writes_until_that_is_accepted(
+def test_a_database_that_was_replaced_by_an_older_copy_stops_writes_until_that_is_accepted(
     manager: Manager, admin: httpx.Client
 ) -> None:
     """503 with a code of its own for writes; reads go on, and so does everything after `accept-loss`."""
@@ -177,7 +177,7 @@ def test_a_database_that_was_put_back_stops_writes_until_that_is_accepted(
 
 @pytest.fixture
 def older_copy(request: pytest.FixtureRequest, manager: Manager) -> OlderCopy:
-    """Of the manager's database. The manager must not run when it is saved, nor when it is put back."""
+    """Of the manager's database. The manager must not run when it is saved, nor when it is restored."""
     server = request.getfixturevalue("postgres_server") if ON_POSTGRES else None
     return OlderCopy(manager.database, manager.gusset.home, server)
 
@@ -188,7 +188,7 @@ def value_of(fetched: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("lost", ["x", "y"])
-def test_a_replica_fetches_anew_after_an_older_copy_was_put_back(
+def test_a_replica_fetches_anew_after_an_older_copy_was_restored(
     manager: Manager, deployment: Callable[..., httpx.Client], older_copy: OlderCopy, lost: str
 ) -> None:
     """It says what it has: that is of an epoch that is over, also where the value in the copy is the same."""
@@ -209,7 +209,7 @@ def test_a_replica_fetches_anew_after_an_older_copy_was_put_back(
         with streaming(client, f"?since={fetched['revision']}") as stream:
             assert stream.next() == {"event": "hello", "revision": fetched["revision"]}
     assert manager.stop() == 0
-    older_copy.put_back()
+    older_copy.restore()
     manager.gusset("audit", "accept-loss", "--yes")
     manager.start()
     with manager.client(token) as client, streaming(client, f"?since={fetched['revision']}") as stream:

@@ -164,7 +164,7 @@ def test_an_altered_response_is_not_repeated(
 def test_a_response_without_an_hmac_is_not_repeated(
     admin: httpx.Client, stored: Callable[..., list[Any]]
 ) -> None:
-    """Such as those that an older gusset has stored: the request is known, and not executed again."""
+    """Such as those that an older version of gusset has stored: the request is known, and not executed again."""
     [(text,)] = stored("SELECT response FROM idempotency WHERE key = ?", KEY["Idempotency-Key"])
     response = json.loads(text)
     del response["mac"]

@@ -47,7 +47,7 @@ def test_an_older_manager_goes_on_beside_a_compatible_schema(start: Start, gusse
     with older.client() as client:
         assert put(client, "a").status_code == 200
         migrated = json.loads(newer(gusset, "compatible", "manager", "migrate", "--output", "json"))
-        assert migrated == {"schema": NEWER, "oldest_beside": BASE}
+        assert migrated == {"schema": NEWER, "oldest_compatible": BASE}
         upgraded = NewerManager(other.gusset, other.key, other.log.parent)
         try:
             with upgraded.client() as new:
@@ -75,7 +75,7 @@ def test_a_schema_that_older_managers_cannot_use_waits_until_they_have_stopped(
     with older.client() as client:
         eventually(lambda: reports(server, database))
         refused = newer(gusset, "incompatible", "manager", "migrate", status=10)
-        assert "managers of an older gusset are running" in refused and NEWER in refused
+        assert "managers of an older version of gusset are running" in refused and NEWER in refused
         assert put(client, "a").status_code == 200
         older.stop()
         newer(gusset, "incompatible", "manager", "migrate")

@@ -323,7 +323,7 @@ def test_a_model_has_the_value_before_during_an_overlap(
 def test_an_overlap_that_is_over_ends_by_the_managers_push(
     admin: httpx.Client, deployment: Callable[..., httpx.Client], elsewhere: Cli
 ) -> None:
-    """Also while a replica lags behind: its next fetch has no value before."""
+    """Also while a replica lags behind: its next fetch has no previous value."""
     with deployment("d", "token") as client:
         replica = lease(client)
         elsewhere("secret", "set", "token", "--overlap", "2s", input=value(1))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gusset.rotation.replicas import Policy, Spread, held_back_by
+from gusset.rotation.replicas import Policy, Rollout, held_back_by
 from gusset.rotation.state import Step
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -23,8 +23,8 @@ class Replica:
 
 
 def holds_back(step: Step, *replicas: Replica, policy: Policy = Policy(), after: timedelta = MINUTE) -> bool:  # noqa: B008
-    spread = Spread(started_at=START, overlap_ends_at=START + 2 * MINUTE, replicas=replicas)
-    return bool(held_back_by(step, spread, 7, policy, START + after))
+    rollout = Rollout(started_at=START, overlap_ends_at=START + 2 * MINUTE, replicas=replicas)
+    return bool(held_back_by(step, rollout, 7, policy, START + after))
 
 
 @pytest.mark.parametrize(

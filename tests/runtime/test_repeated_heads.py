@@ -120,7 +120,7 @@ class Client:
 
 
 def _contents(exchange: Exchange) -> object:
-    line = (exchange.method, exchange.path, exchange.query, exchange.is_old, exchange.keep_alive)
+    line = (exchange.method, exchange.path, exchange.query, exchange.is_http_1_0, exchange.keep_alive)
     given = (exchange.headers, exchange.fields, exchange.body, exchange.counted_bytes)
     return (*line, *given, exchange.response_headers)
 

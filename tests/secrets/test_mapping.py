@@ -166,7 +166,7 @@ def test_on_change_is_called_in_order_on_one_thread():
 
 
 def test_look_ups_return_the_new_value_before_the_callback():
-    """A callback that reads the mapping never sees the value before the change."""
+    """A callback that reads the mapping never sees the value from before the change."""
     held = secrets(hf_token=b"old")
     seen: queue.Queue = queue.Queue()
     held.on_change("hf-token", lambda value: seen.put((value, held["hf-token"])))

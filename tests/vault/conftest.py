@@ -125,7 +125,7 @@ def sql(database: str) -> Sql:
 
 
 class OlderCopy:
-    """A copy of a database that is put back in its place. No process has the vault open meanwhile."""
+    """A copy of a database that can be restored in its place. No process has the vault open meanwhile."""
 
     def __init__(self, url: str, home: Path, server: PostgresServer | None) -> None:
         self._file = home / "vault.db"
@@ -138,7 +138,7 @@ class OlderCopy:
         else:
             self._server.run(f"CREATE DATABASE {self._name}_old TEMPLATE {self._name}")
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         if self._server is None:
             for leftover in self._file.parent.glob("vault.db-*"):
                 leftover.unlink()

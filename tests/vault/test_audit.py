@@ -131,11 +131,11 @@ def _genesis(sql: Sql) -> bytes:
 
 
 def test_an_older_copy_of_the_database_is_found(settings: Settings, older_copy: OlderCopy) -> None:
-    """An old database is put back: the witness file shows that the log was longer."""
+    """An old database is restored: the witness file shows that the log was longer."""
     write(settings, b"1")
     older_copy.save()
     write(settings, b"2")
-    older_copy.put_back()
+    older_copy.restore()
     assert "older copy" in problems(settings)
 
 
@@ -146,7 +146,7 @@ def test_an_older_copy_that_has_grown_again_is_found(
     write(settings, b"1")
     older_copy.save()
     write(settings, b"2")
-    older_copy.put_back()
+    older_copy.restore()
     write(replace(settings, witness_file=tmp_path / "other"), b"other", b"more")
     assert "is not the same as at" in problems(settings)
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_kept_elsewhere_finds_what_the_witness_cannot(
     older_witness = settings.witness_file.read_bytes()
     write(settings, b"2")
     shutil.copy(settings.witness_file, kept)
-    older_copy.put_back()
+    older_copy.restore()
     settings.witness_file.write_bytes(older_witness)
     assert problems(settings) == ""
     assert "older copy" in problems(settings, kept)

@@ -93,7 +93,7 @@ def test_a_row_changed_without_a_record_is_found(settings: Settings, statement: 
     assert expected in found[0]
 
 
-def test_a_row_that_was_put_back_with_its_signature_is_found(settings: Settings, sql: Sql) -> None:
+def test_a_row_that_was_rolled_back_with_its_signature_is_found(settings: Settings, sql: Sql) -> None:
     """An older row is valid by itself, but the log has a newer one; a removed row that is back, too."""
     with open_vault(settings) as vault:
         [old] = sql("SELECT * FROM secrets WHERE name = 'plain'")
@@ -107,7 +107,7 @@ def test_a_row_that_was_put_back_with_its_signature_is_found(settings: Settings,
         found = vault.audit.verify().problems
         delivered = vault.secrets.delivery.deliver(["plain"], actor="alice", deployment="model")
 
-        assert "the secret plain was put back to its state of record" in found[0]
+        assert "the secret plain was rolled back to its state of record" in found[0]
         assert delivered.values["plain"].version == version[0] == 1
 
         sql("DELETE FROM secrets WHERE name = 'plain'")
@@ -146,7 +146,7 @@ def test_a_row_that_was_put_back_with_its_signature_is_found(settings: Settings,
         ),
         ("DELETE FROM audit", "the log is empty"),
     ],
-    ids=["damaged", "emptied", "of another type", "removed", "destroyed, put back", "no log"],
+    ids=["damaged", "emptied", "of another type", "removed", "destroyed, rolled back", "no log"],
 )
 def test_damaged_missing_and_restored_bytes_are_found(
     settings: Settings, statement: str, expected: str

@@ -75,7 +75,7 @@ def test_an_altered_row_is_found(vault: Vault, sql: Sql, statement: str, problem
     assert problem in verify(verification)
 
 
-def test_a_row_that_was_put_back_is_found(vault: Vault, sql: Sql) -> None:
+def test_a_row_that_was_rolled_back_is_found(vault: Vault, sql: Sql) -> None:
     """With the HMAC that it had."""
     [old] = sql("SELECT note, updated_at, revision, changed_seq, mac FROM secrets WHERE name = 's3'")
     vault.secrets.writer.annotate("s3", note="new", actor="alice")
@@ -86,7 +86,7 @@ def test_a_row_that_was_put_back_is_found(vault: Vault, sql: Sql) -> None:
         " WHERE name = 's3'",
         *old,
     )
-    assert "the secret s3 was put back to its state of record" in verify(verification)
+    assert "the secret s3 was rolled back to its state of record" in verify(verification)
 
 
 COLUMNS = "at, actor, action, target, outcome, details, changes, hash, mac"

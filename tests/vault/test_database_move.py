@@ -51,7 +51,7 @@ def full(filled: Settings, older_copy: OlderCopy) -> Settings:
     older_copy.save()
     with open_vault(filled) as vault:
         vault.secrets.writer.set("lost", SecretValue(b"lost"), actor="älice")
-    older_copy.put_back()
+    older_copy.restore()
     with open_vault(filled) as vault:
         vault.lost_records.accept(actor="älice")
         vault.secrets.writer.set("z", SecretValue(b"v"), actor="älice", note="ÿ")

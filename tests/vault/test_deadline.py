@@ -10,7 +10,7 @@ from gusset.manager.executors import Executors
 from gusset.vault import deadline
 from gusset.vault.deadline import ending_by, ending_within, within
 from gusset.vault.greenlets import GreenletPool
-from gusset.vault.storage.turns import Turns
+from gusset.vault.storage.semaphore import Semaphore
 
 
 def test_a_wait_ends_by_its_own_limit_or_the_deadline_whatever_comes_first() -> None:
@@ -55,14 +55,14 @@ def test_each_call_of_a_pool_has_a_deadline_of_its_own() -> None:
     assert 4.0 < found - time.monotonic() <= 5.0
 
 
-def test_a_turn_is_waited_for_until_the_deadline_only() -> None:
-    turns = Turns(1)
-    assert turns.take(0)
+def test_a_semaphore_is_waited_for_until_the_deadline_only() -> None:
+    semaphore = Semaphore(1)
+    assert semaphore.acquire(0)
     began = time.monotonic()
     with ending_within(0.05):
-        assert not turns.take(within(30.0) - time.monotonic())
+        assert not semaphore.acquire(within(30.0) - time.monotonic())
     assert time.monotonic() - began < 10
-    timer = threading.Timer(0.05, turns.give_back)
+    timer = threading.Timer(0.05, semaphore.release)
     timer.start()
-    assert turns.take(30.0)  # nobody has left it behind
+    assert semaphore.acquire(30.0)  # the wait that timed out did not keep its place
     timer.join()

@@ -126,7 +126,7 @@ def test_links_to_choose_a_password_by_end_like_sessions(peopled: Settings, sql:
 ALICE = "(SELECT id FROM users WHERE email = 'alice@example.com')"
 BOB = "(SELECT id FROM users WHERE email = 'bob@example.com')"
 RESEARCH = "(SELECT id FROM teams WHERE name = 'Research')"
-UNKNOWN = "no record says that it was created"
+UNKNOWN = "no record tells of its creation"
 
 FORGERIES = {
     "an administrator": (

@@ -164,7 +164,7 @@ def shared(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def attacked(shared: Attacked) -> Iterator[Attacked]:
-    """The vault, of which all rows are put back after the test."""
+    """The vault, of which all rows are restored after the test."""
     yield shared
     shared.attacker.undo(shared.rows)
 
@@ -256,9 +256,7 @@ def test_a_changed_column_is_named(attacked: Attacked, table: SignedTable, colum
     problems = attacked.problems()
 
     if table is EPOCHS and column == "number":  # nothing can be verified by such an epoch
-        assert problems == [
-            f"the epoch {changed[column]} was altered in the database: nothing is done with it"
-        ]
+        assert problems == [f"the epoch {changed[column]} was altered in the database: it is not used"]
     elif column in table.key:
         assert (
             f"{named(table, changed)}is in the database, but no record says that it was written" in problems
@@ -278,9 +276,7 @@ def test_an_inserted_row_is_named(attacked: Attacked, table: SignedTable) -> Non
     problems = attacked.problems()
 
     if table is EPOCHS:  # nothing can be verified by such an epoch
-        assert problems == [
-            f"the epoch {others['number']} was altered in the database: nothing is done with it"
-        ]
+        assert problems == [f"the epoch {others['number']} was altered in the database: it is not used"]
     else:
         assert problems[0] == (
             f"{named(table, row | others)}is in the database, but no record says that it was written"
@@ -299,7 +295,7 @@ def test_a_removed_row_is_named(attacked: Attacked, table: SignedTable) -> None:
 @pytest.mark.parametrize(
     "table", [each for each in SIGNED_TABLES if each.name not in WRITTEN_ONCE], ids=lambda table: table.name
 )
-def test_an_older_row_that_is_put_back_is_named(attacked: Attacked, table: SignedTable) -> None:
+def test_a_row_that_was_rolled_back_is_named(attacked: Attacked, table: SignedTable) -> None:
     """With the HMAC that it had: a row that was changed since, and one that was removed."""
     now = {key_of(table, row): row for row in attacked.rows[table.name]}
     older = [row for row in attacked.older[table.name] if now.get(key_of(table, row)) != row]
@@ -309,7 +305,7 @@ def test_an_older_row_that_is_put_back_is_named(attacked: Attacked, table: Signe
 
     for row in older:
         if key_of(table, row) in now:
-            begin = f"{named(table, row)}was put back to its state of record {row['changed_seq']}; record "
+            begin = f"{named(table, row)}was rolled back to its state of record {row['changed_seq']}; record "
         else:
             begin = f"{named(table, row)}was removed by record "
         assert [each for each in problems if each.startswith(begin)], (begin, problems)
@@ -317,7 +313,7 @@ def test_an_older_row_that_is_put_back_is_named(attacked: Attacked, table: Signe
 
 @pytest.fixture
 def cut_short(attacked: Attacked) -> Iterator[Attacked]:
-    """The vault without its newest audit records and their checkpoints, which are put back after the test."""
+    """The vault without its newest audit records and their checkpoints, which are restored after the test."""
     attacker, removed = attacked.attacker, {}
     for table in ("audit", "checkpoints"):
         removed[table] = attacker.run(f"SELECT * FROM {table} WHERE seq > ?", attacked.last)
@@ -348,7 +344,7 @@ def test_rows_of_removed_records_are_named(cut_short: Attacked) -> None:
 def test_older_rows_without_the_newer_records_are_named_by_the_witness_file(
     cut_short: Attacked, table: SignedTable
 ) -> None:
-    """A table that was put back agrees with what is left of the log: the witness file names the records."""
+    """A table that was rolled back agrees with what is left of the log: the witness file names the records."""
     cut_short.attacker.put(table, cut_short.older[table.name])
 
     problems = cut_short.problems()

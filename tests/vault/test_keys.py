@@ -152,49 +152,53 @@ def keyring_rows(sql: Sql) -> list[Any]:
     return sql("SELECT kind, number, root_key_id, wrapped, created_at FROM keyring")
 
 
-def put_back(sql: Sql, rows: list[Any]) -> None:
+def restore(sql: Sql, rows: list[Any]) -> None:
     sql("DELETE FROM keyring")
     for row in rows:
         sql("INSERT INTO keyring VALUES (?, ?, ?, ?, ?)", *row)
 
 
-def test_a_keyring_that_was_put_back_is_refused_by_who_has_the_vault_open(filled: Settings, sql: Sql) -> None:
+def test_a_keyring_that_was_rolled_back_is_refused_by_who_has_the_vault_open(
+    filled: Settings, sql: Sql
+) -> None:
     """No value is sealed under a KEK that was replaced."""
     old = keyring_rows(sql)
     with open_vault(filled) as vault:
         vault.key_rotation.rotate(actor="alice")
         new = keyring_rows(sql)
-        put_back(sql, old)
-        with pytest.raises(IntegrityError, match="put back to an older state: generation 1 instead of 2"):
+        restore(sql, old)
+        with pytest.raises(IntegrityError, match="rolled back to an older state: generation 1 instead of 2"):
             put(vault, "y", b"value")
-        with pytest.raises(IntegrityError, match="put back"):
+        with pytest.raises(IntegrityError, match="rolled back"):
             vault.managers.report("host")
-        put_back(sql, new)
+        restore(sql, new)
         put(vault, "y", b"value")
 
 
-def test_a_keyring_that_was_put_back_is_refused_when_the_vault_is_opened(filled: Settings, sql: Sql) -> None:
+def test_a_keyring_that_was_rolled_back_is_refused_when_the_vault_is_opened(
+    filled: Settings, sql: Sql
+) -> None:
     """The newest checkpoint has its generation."""
     old = keyring_rows(sql)
     with open_vault(filled) as vault:
         vault.key_rotation.rotate(actor="alice")
-    put_back(sql, old)
-    with pytest.raises(IntegrityError, match="put back to an older state"), open_vault(filled):
+    restore(sql, old)
+    with pytest.raises(IntegrityError, match="rolled back to an older state"), open_vault(filled):
         pass
 
 
-def test_a_keyring_that_was_put_back_with_its_checkpoints_is_named_by_verification(
+def test_a_keyring_that_was_rolled_back_with_its_checkpoints_is_named_by_verification(
     filled: Settings, sql: Sql
 ) -> None:
     """The audit record of the rotation has the generation."""
     old, checkpoints = keyring_rows(sql), sql("SELECT max(seq) FROM checkpoints")[0][0]
     with open_vault(filled) as vault:
         vault.key_rotation.rotate([SIGNING], actor="alice")
-    put_back(sql, old)
+    restore(sql, old)
     sql("DELETE FROM checkpoints WHERE seq > ?", checkpoints)
     with open_vault(filled) as vault:
         problems = vault.audit.verify().problems
-    assert "the keyring was put back: it is of generation 1, but the log has generation 2" in problems
+    assert "the keyring was rolled back: it is of generation 1, but the log has generation 2" in problems
 
 
 def test_a_key_that_the_manifest_does_not_list_is_refused(filled: Settings, sql: Sql) -> None:
@@ -221,7 +225,10 @@ def test_a_keyring_without_a_manifest_is_refused(filled: Settings, sql: Sql) -> 
     with pytest.raises(IntegrityError, match="has no manifest"), open_vault(filled):
         pass
     pretend_to_be_older(sql, "0003")
-    with pytest.raises(IntegrityError, match="put back to that of an older gusset"), open_vault(filled):
+    with (
+        pytest.raises(IntegrityError, match="rolled back to that of an older version of gusset"),
+        open_vault(filled),
+    ):
         pass
 
 
@@ -247,7 +254,7 @@ def pretend_to_be_older(sql: Sql, revision: str) -> None:
 @pytest.mark.parametrize(
     ("revision", "hide", "refused"),
     [
-        ("0003", "UPDATE audit SET details = '{}'", "put back to that of an older gusset"),
+        ("0003", "UPDATE audit SET details = '{}'", "rolled back to that of an older version of gusset"),
         ("0002", "UPDATE audit SET details = '{}'", "record 1 was altered"),
         ("0002", "DELETE FROM audit WHERE seq = 1", "records 1 to 1 are missing"),
         ("0002", "DELETE FROM audit", "every record was removed"),

@@ -159,7 +159,7 @@ def test_clients_that_only_fetched_leave_nothing_behind(first: Vault, grant: Gra
 def test_equal_numbers_with_other_values_have_another_revision(
     settings: Settings, first: Vault, grant: Grant
 ) -> None:
-    """As after an older copy of the database was put back, and another value was stored."""
+    """As after an older copy of the database was restored, and another value was stored."""
     keys = frozenset({(grant.team_id, "mine")})
     poller = first.change_poller()
     found = poller.revisions(keys)

@@ -28,20 +28,22 @@ def lose_newest(sql: Sql, kept: int) -> None:
 
 
 @pytest.fixture
-def put_back(settings: Settings, older_copy: OlderCopy) -> Settings:
-    """A vault whose database was put back: the write of version 2, in record 3, is lost."""
+def older_database(settings: Settings, older_copy: OlderCopy) -> Settings:
+    """A vault whose database was replaced by an older copy: the write of version 2, in record 3, is lost."""
     with open_vault(settings) as vault:
         write(vault, b"1")
     older_copy.save()
     with open_vault(settings) as vault:
         write(vault, b"2")
-    older_copy.put_back()
+    older_copy.restore()
     return settings
 
 
-def test_nothing_is_written_to_a_database_that_was_put_back(put_back: Settings) -> None:
+def test_nothing_is_written_to_a_database_that_was_replaced_by_an_older_copy(
+    older_database: Settings,
+) -> None:
     """The witness file knows a later record: neither writes nor deliveries go on, reads of names do."""
-    with open_vault(put_back) as vault:
+    with open_vault(older_database) as vault:
         with pytest.raises(RecordsLost, match="ends with record 2, but record 3 was committed"):
             write(vault, b"3")
         with pytest.raises(RecordsLost):
@@ -68,7 +70,7 @@ def test_a_log_that_went_on_without_the_lost_record_is_noticed(
     with open_vault(settings_with_witness(settings, tmp_path / "other")) as other:
         write(other, b"another", "z")
         write(other, b"another", "z")
-    with pytest.raises(RecordsLost, match="record 3 is another than the one that was committed"):
+    with pytest.raises(RecordsLost, match="record 3 differs from the one that was committed"):
         write(vault, b"2")
 
 
@@ -89,9 +91,9 @@ def test_two_processes_go_on_after_each_other(settings: Settings, tmp_path: Path
         assert vault.audit.verify(other_settings.witness_file).problems == ()
 
 
-def test_an_accepted_loss_begins_an_epoch(put_back: Settings) -> None:
+def test_an_accepted_loss_begins_an_epoch(older_database: Settings) -> None:
     """Writes go on, with version numbers that were never used; the log says what was lost, and verifies."""
-    with open_vault(put_back) as vault:
+    with open_vault(older_database) as vault:
         epoch = vault.lost_records.accept(actor="root")
         assert write(vault, b"3") == 1002
         vault.secrets.delivery.deliver(["x"], actor="alice", deployment="model")
@@ -101,7 +103,7 @@ def test_an_accepted_loss_begins_an_epoch(put_back: Settings) -> None:
     assert (accepted[0].seq, accepted[0].actor, details["epoch"]) == (3, "root", epoch)
     assert (details["kept"]["seq"], details["lost"]["seq"]) == (2, 3)
     assert len(bytes.fromhex(details["lost"]["hash"])) == 32
-    with open_vault(put_back) as vault:
+    with open_vault(older_database) as vault:
         assert write(vault, b"4") == 1003
         assert vault.audit.verify().problems == ()
 
@@ -123,14 +125,14 @@ def test_a_running_process_goes_on_once_the_loss_is_accepted(
     assert vault.audit.verify().problems == ()
 
 
-def test_losing_the_new_epoch_too_is_noticed(put_back: Settings, older_copy: OlderCopy) -> None:
+def test_losing_the_new_epoch_too_is_noticed(older_database: Settings, older_copy: OlderCopy) -> None:
     """The accepted loss does not excuse a later one, though that begins with the same record."""
     older_copy.save()
-    with open_vault(put_back) as vault:
+    with open_vault(older_database) as vault:
         first = vault.lost_records.accept(actor="root")
         write(vault, b"3")
-    older_copy.put_back()
-    with open_vault(put_back) as vault:
+    older_copy.restore()
+    with open_vault(older_database) as vault:
         with pytest.raises(RecordsLost):
             write(vault, b"4")
         assert vault.lost_records.accept(actor="root") > first
@@ -139,7 +141,7 @@ def test_losing_the_new_epoch_too_is_noticed(put_back: Settings, older_copy: Old
 
 
 def test_a_row_of_a_lost_record_does_not_verify(settings: Settings, vault: Vault, sql: Sql) -> None:
-    """It was signed for another epoch: put back, it is refused like any other altered row."""
+    """It was signed for another epoch: restored, it is refused like any other altered row."""
     write(vault, b"1")
     write(vault, b"2")
     [lost] = sql("SELECT * FROM secrets")
@@ -165,12 +167,12 @@ def test_a_row_of_a_lost_record_does_not_verify(settings: Settings, vault: Vault
         "INSERT INTO epochs SELECT number + 1, first_seq, started_at, changed_seq, mac FROM epochs",
     ],
 )
-def test_a_forged_epoch_is_refused(put_back: Settings, sql: Sql, statement: str) -> None:
+def test_a_forged_epoch_is_refused(older_database: Settings, sql: Sql, statement: str) -> None:
     """Nobody can accept a loss without the root key."""
-    with open_vault(put_back) as vault:
+    with open_vault(older_database) as vault:
         vault.lost_records.accept(actor="root")
     sql(statement)
-    with pytest.raises(IntegrityError, match=r"the epoch \d+ was altered"), open_vault(put_back):
+    with pytest.raises(IntegrityError, match=r"the epoch \d+ was altered"), open_vault(older_database):
         pass
 
 
@@ -184,12 +186,12 @@ def test_a_forged_epoch_stops_the_writes_of_a_running_process(vault: Vault, sql:
     write(vault, b"2")
 
 
-def test_a_removed_epoch_is_found(put_back: Settings, sql: Sql) -> None:
+def test_a_removed_epoch_is_found(older_database: Settings, sql: Sql) -> None:
     """Without it the rows of the epoch do not verify, and the log says that it is missing."""
-    with open_vault(put_back) as vault:
+    with open_vault(older_database) as vault:
         vault.lost_records.accept(actor="root")
     sql("DELETE FROM epochs")
-    with open_vault(put_back) as vault:
+    with open_vault(older_database) as vault:
         problems = vault.audit.verify().problems
         with pytest.raises(IntegrityError):
             vault.secrets.reader.get("x")
@@ -211,9 +213,9 @@ def test_many_secrets_are_renumbered_in_pieces(settings: Settings, monkeypatch: 
 
 
 @pytest.mark.sqlite("the command is the same")
-def test_the_command_accepts_a_loss(put_back: Settings, gusset: Cli) -> None:
+def test_the_command_accepts_a_loss(older_database: Settings, gusset: Cli) -> None:
     """It says what is lost, and needs a confirmation; before that, writes end with status 10."""
-    assert put_back.home == gusset.home
+    assert older_database.home == gusset.home
     refused = gusset("secret", "set", "x", input=b"v", status=10)
     assert b"gusset audit accept-loss" in refused.stderr
     assert b"lacks record 3" in gusset("audit", "accept-loss", status=2).stderr

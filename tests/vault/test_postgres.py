@@ -600,7 +600,7 @@ def test_what_could_change_rows_unseen_is_refused(
             f"CREATE FUNCTION {name}() RETURNS {returned} LANGUAGE plpgsql AS {body}", database=database
         )
     server.run(statement, database=database)
-    with pytest.raises(IntegrityError, match=f"gusset never makes: {found}"):
+    with pytest.raises(IntegrityError, match=f"gusset never creates: {found}"):
         opened(settings)
 
 

@@ -164,7 +164,7 @@ def test_a_migration_that_the_database_refuses_is_an_error_and_changes_nothing(
 def test_what_is_known_of_another_schema_does_not_count(
     filled: Settings, upgrade: Callable[[str], None], sql: Sql
 ) -> None:
-    """A gusset that did not say what may go on beside its schema has migrated the vault since."""
+    """A gusset that did not say what can work with its schema has migrated the vault since."""
     upgrade("compatible")
     sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(VaultTooNew), open_vault(filled):
@@ -191,7 +191,7 @@ def test_a_running_manager_does_not_hold_up_a_compatible_migration(
 def test_managers_that_do_not_report_a_revision_have_that_of_the_database(
     vault: Vault, upgrade: Callable[[str], None], sql: Sql
 ) -> None:
-    """As the releases before revision 0007. They hold up what they could not go on beside."""
+    """As the releases before revision 0007. They hold up a migration whose schema they could not work with."""
     vault.managers.report("old.example.com")
     for statement in (
         "DROP TABLE password_attempts",

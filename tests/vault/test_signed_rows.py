@@ -110,5 +110,5 @@ def test_a_row_must_fulfil_each_condition_whatever_the_database_returns(
 @pytest.mark.parametrize("condition", ["b < :b", "b = :b OR a = :a", "lower(b) = :b", "b = 1"])
 def test_a_condition_that_rows_cannot_be_compared_with_is_refused(condition: str) -> None:
     """It is given as what is left to the database, so that a reader sees it."""
-    with pytest.raises(ValueError, match="no condition of one column"):
+    with pytest.raises(ValueError, match="not a condition on one column"):
         Select(SHORT, condition)

@@ -187,7 +187,7 @@ def test_a_database_with_triggers_or_views_is_refused(
 ) -> None:
     """They could change what gusset reads or writes; gusset makes none."""
     sql(f"CREATE {kind}")
-    with pytest.raises(IntegrityError, match="gusset never makes"), open_vault(filled):
+    with pytest.raises(IntegrityError, match="gusset never creates"), open_vault(filled):
         pass
 
 

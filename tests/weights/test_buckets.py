@@ -212,7 +212,7 @@ def test_what_is_not_there_is_an_error_of_the_config(bucket: Bucket, run_fetch: 
     with pytest.raises(ConfigInvalid, match="does not exist"):
         fetch(run_fetch, entry("bucket/a"))
     bucket.put("a/x.bin")
-    with pytest.raises(ConfigInvalid, match="no file that the patterns choose"):
+    with pytest.raises(ConfigInvalid, match="no file that matches the patterns"):
         fetch(run_fetch, entry("bucket/a", allow_patterns=("*.json",)))
 
 

@@ -62,7 +62,7 @@ def test_a_link_of_another_content_is_replaced_only_when_no_server_uses_it(
     cache: WeightsCache, tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same content can be used by several."""
-    monkeypatch.setattr("gusset.weights.mounts._PATIENCE", 0.1)
+    monkeypatch.setattr("gusset.weights.mounts._LINK_TIMEOUT", 0.1)
     first, second = Mounts(cache), Mounts(cache)
     wanted = download(tmp_path / "llama")
     first.mount(wanted, folders[0])

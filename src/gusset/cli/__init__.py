@@ -1,1 +1,1 @@
-"""The command line: parse, call, print. It joins the parts for each command; no rule lives here."""
+"""The command line: parses arguments, calls the other packages, prints results and errors."""

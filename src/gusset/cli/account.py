@@ -122,7 +122,9 @@ def _own_deployment(app: App, url: str, file: Path, deployment: str) -> dict[str
 
     key = ExchangedToken(file, deployment)
     with closing(
-        ManagerClient(url, key, insecure_http=app.settings.insecure_http, authorities=app.settings.manager_ca)
+        ManagerClient(
+            url, key, insecure_http=app.settings.insecure_http, ca_certificates=app.settings.manager_ca
+        )
     ) as client:
         return client.request("GET", "/v1/deployment")
 
@@ -162,7 +164,7 @@ def _names_of(found: dict[str, Any], deployment: str) -> list[str]:
     """The secrets of the deployment that a token is of. Raises Denied if it is another one."""
     if found["name"] != deployment:
         raise Denied(
-            f"the token is of the deployment {found['name']}, not of {deployment}",
+            f"the token belongs to the deployment {found['name']}, not to {deployment}",
             hint=f"make one: gusset token create --deployment {deployment} --secrets NAME,NAME",
         )
     return list(found["secrets"])

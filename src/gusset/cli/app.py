@@ -112,7 +112,7 @@ class App:
         key = self.settings.key_for(url)
         self.held.append(key)
         client = ManagerClient(
-            url, key, insecure_http=self.settings.insecure_http, authorities=self.settings.manager_ca
+            url, key, insecure_http=self.settings.insecure_http, ca_certificates=self.settings.manager_ca
         )
         try:
             yield client

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from gusset.cli.command_process import Command
-from gusset.cli.command_run import GRACE_PERIOD, SETTLING, SILENCE
+from gusset.cli.command_run import DEBOUNCE, GRACE_PERIOD, SILENCE
 from gusset.errors import UsageError
 
 log = logging.getLogger("gusset")
@@ -61,7 +61,7 @@ class ChangeCommand:
     def _run(self) -> None:
         while True:
             self._changed.wait()
-            if self._stop.wait(SETTLING):
+            if self._stop.wait(DEBOUNCE):
                 return
             self._changed.clear()
             self._run_once()

@@ -23,7 +23,7 @@ OnChange = Literal["restart"] | signal.Signals
 
 GRACE_PERIOD = 10.0  # seconds between SIGTERM and SIGKILL
 # Seconds after a change in which further changes join it, so that a burst of them is one restart.
-SETTLING = 0.5
+DEBOUNCE = 0.5
 
 # Seconds without output after which a child that the command left behind, and that holds the pipe open, is
 # not waited for any longer.
@@ -101,7 +101,7 @@ class CommandRun:
         """Do what is due."""
         now = time.monotonic()
         if self._secrets.take_change() and self._on_change is not None and self._act_at is None:
-            self._act_at = now + SETTLING
+            self._act_at = now + DEBOUNCE
         if self._kill_at is not None and now >= self._kill_at:
             log.warning("The command has not ended after %.0f s and is killed.", GRACE_PERIOD)
             self._kill_at = None

@@ -45,7 +45,7 @@ _FAILURE = "gusset.errors.ModelFailed: "  # what Ray's message has before the te
 )
 @click.option("--secrets-dir", metavar="PATH", help="The folder on each node with one file per secret.")
 @click.option(
-    "--manager-ca", metavar="PATH", help="The file on each node with the authorities of the manager (PEM)."
+    "--manager-ca", metavar="PATH", help="The file on each node with the manager's CA certificates (PEM)."
 )
 @click.option("--insecure-http", is_flag=True, help="Let nodes read secrets over HTTP without TLS.")
 @click.option(

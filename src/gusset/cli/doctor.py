@@ -138,7 +138,7 @@ def _platform(_: Settings) -> Iterator[Problem]:
     """Only Linux has non-dumpable processes and folders in memory."""
     if platform.system() != "Linux":
         yield Problem(
-            "on this system, other processes of the same account can read the memory of gusset's",
+            "on this system, other processes of the same account can read the memory of gusset's processes",
             code="platform",
             warning=True,
         )

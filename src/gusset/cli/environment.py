@@ -288,7 +288,7 @@ def _read_logins(files: Sequence[LoginFile], source: SecretSource) -> dict[str, 
     found = source.read(names) if names else {}
     missing = [each for each in files if each.secret not in found]
     if missing:
-        lines = "\n".join(f"  {each.secret} ({each.origin.file}:{each.origin.line})" for each in missing)
+        lines = "\n".join(f"  {each.secret} ({each.location.file}:{each.location.line})" for each in missing)
         raise SecretsMissing(
             f"the installation needs secrets that have no value:\n{lines}",
             names=[each.secret for each in missing],
@@ -308,7 +308,7 @@ def missing_logins(plan: EnvironmentPlan | None, available: Collection[str] | No
         return []
     known = {fold_name(name) for name in available}
     return [
-        each.origin.problem(
+        each.location.problem(
             f"the secret {each.secret} does not exist",
             f"add it with `gusset secret set {each.secret} --from-file FILE`",
             code="secret_missing",

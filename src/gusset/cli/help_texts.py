@@ -258,8 +258,8 @@ Options:
                               which is exchanged at the manager.
   --secrets-dir PATH          The folder on each node with one file per
                               secret.
-  --manager-ca PATH           The file on each node with the authorities of
-                              the manager (PEM).
+  --manager-ca PATH           The file on each node with the manager's CA
+                              certificates (PEM).
   --insecure-http             Let nodes read secrets over HTTP without TLS.
   --allow-missing NAME|all    Start without this secret (repeatable).
   --mask-responses            Mask secrets in the model's results too.
@@ -383,7 +383,7 @@ Commands:
   restore   Restore a deleted secret, by its name (the last one deleted)...
   reveal    Show a stored value on the terminal.
   rollback  Make an older version's value current again, as a new version.
-  rotate    Replace secrets by a provider's program, then revoke the old...
+  rotate    Replace secrets with a provider's program, then revoke the...
   set       Add a secret, or replace its value.
 """,
     ("secret", "annotate"): """\
@@ -505,7 +505,7 @@ Options:
     ("secret", "rotate"): """\
 Usage: gusset secret rotate [OPTIONS] [NAME...]
 
-  Replace secrets by a provider's program, then revoke the old credentials
+  Replace secrets with a provider's program, then revoke the old credentials
   there.
 
   A rotation that was interrupted, or waits for replicas, is continued by the
@@ -1045,14 +1045,14 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
-  passphrase  Protect the root key's file by a passphrase, or by another...
+  passphrase  Protect the root key's file with a passphrase, or with a...
   rotate      Replace keys of the vault, while others use it.
   status      List the keys by kind and number, never the keys themselves.
 """,
     ("key", "passphrase"): """\
 Usage: gusset key passphrase [OPTIONS]
 
-  Protect the root key's file by a passphrase, or by another one.
+  Protect the root key's file with a passphrase, or with a new one.
 
 Options:
   --remove              Protect the file by its mode only.

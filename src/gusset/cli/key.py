@@ -128,7 +128,7 @@ def status(app: App) -> None:
 )
 @pass_app
 def passphrase(app: App, remove: bool, file: Path | None) -> None:
-    """Protect the root key's file by a passphrase, or by another one."""
+    """Protect the root key's file with a passphrase, or with a new one."""
     check_exclusive(remove=remove, file=file)
     app.hold_values()
     with app.vault(create=False) as vault:

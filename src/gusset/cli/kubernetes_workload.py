@@ -27,8 +27,8 @@ _MODEL_PORT = 8080  # of the images that `gusset build` makes
 _USER = 60000  # of these images, too
 _MAX_USER = 2**31 - 1  # Kubernetes' largest
 _VARIABLE = re.compile(r"[-._A-Za-z][-._A-Za-z0-9]*")
-_MAX_AUTHORITIES = 500_000  # bytes: an object of Kubernetes has at most a million
-_MAX_AUTHORITIES_FILE = 10_000_000  # bytes, with comments and whatever else is in it
+_MAX_CA_CERTIFICATES = 500_000  # bytes: an object of Kubernetes has at most a million
+_MAX_CA_FILE = 10_000_000  # bytes, with comments and whatever else is in it
 _LOOPBACK = re.compile(r"(?<![\w.:-])(?:127\.\d+\.\d+\.\d+|localhost|\[?::1\]?)(?![\w.-])")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+\n-----END CERTIFICATE-----")
 
@@ -133,7 +133,7 @@ def _image_deployment(package: Package) -> DeclaringDeployment:
             report.add(
                 ("environment_variables", name),
                 "Kubernetes does not accept the name of this variable",
-                "use letters, digits, `_`, `-` and `.`, and begin with another one than a digit",
+                "use letters, digits, `_`, `-` and `.`, and do not begin with a digit",
                 at_key=True,
             )
     if deployment.user_id is not None and deployment.user_id > _MAX_USER:
@@ -193,10 +193,10 @@ def _manager(app: App, options: KubernetesOptions, secrets: Sequence[str]) -> Ma
                 f"{each} is this machine's own address, which a pod does not reach",
                 hint="name the manager as pods reach it: --manager https://secrets.example.com",
             )
-    return Manager(url=",".join(urls), authorities=_authorities(options.manager_ca))
+    return Manager(url=",".join(urls), ca_certificates=_ca_certificates(options.manager_ca))
 
 
-def _authorities(file: Path | None) -> str | None:
+def _ca_certificates(file: Path | None) -> str | None:
     """The certificates in a file, without what else it has. Raises UsageError."""
     if file is None:
         return None
@@ -204,7 +204,7 @@ def _authorities(file: Path | None) -> str | None:
 
     try:
         with file.open("rb") as opened:
-            content = opened.read(_MAX_AUTHORITIES_FILE)
+            content = opened.read(_MAX_CA_FILE)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
     found = _CERTIFICATE.findall(content.decode("utf-8", "replace").replace("\r\n", "\n"))
@@ -213,7 +213,7 @@ def _authorities(file: Path | None) -> str | None:
             f"{file} has no certificate", hint="--manager-ca takes PEM: -----BEGIN CERTIFICATE-----"
         )
     certificates = "".join(f"{each}\n" for each in found)
-    if len(certificates) > _MAX_AUTHORITIES:
+    if len(certificates) > _MAX_CA_CERTIFICATES:
         raise UsageError(
             f"{file} has more certificates than a ConfigMap holds", hint="name only the manager's authority"
         )
@@ -294,7 +294,7 @@ def _agent(deployment: DeclaringDeployment, options: KubernetesOptions) -> Agent
 
     if options.agent_image is None:
         raise UsageError(
-            "a custom image gets its secrets from gusset's agent beside it, and no image of that is named",
+            "a custom image gets its secrets from gusset's agent beside it; the agent's image is not named",
             hint="build gusset's image from packaging/Containerfile, push it, and name it: "
             "--agent-image registry.example/gusset@sha256:...",
         )

@@ -37,7 +37,7 @@ def login(app: App, url: str, insecure_http: bool) -> None:
     app.hold_values()
     key = _key()
     app.held.append(key)
-    client = ManagerClient(url, key, insecure_http=insecure_http, authorities=app.settings.manager_ca)
+    client = ManagerClient(url, key, insecure_http=insecure_http, ca_certificates=app.settings.manager_ca)
     try:
         me = client.request("GET", "/v1/users/me")
     finally:

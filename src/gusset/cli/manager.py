@@ -229,7 +229,7 @@ def migrate(app: App) -> None:
     with app.vault(create=False) as vault:
         revision, oldest = vault.schema()
     text = f"The schema is {revision}. Managers of schema {oldest} and newer can keep running."
-    app.output.result({"schema": revision, "oldest_beside": oldest}, text)
+    app.output.result({"schema": revision, "oldest_compatible": oldest}, text)
 
 
 @manager.command("grants", cls=Command)

@@ -79,8 +79,12 @@ def _manager_in_container(app: App, url: str, variables: list[str]) -> Container
 
     url = ",".join(checked_urls(url, insecure_http=True))  # refuses a URL with a password
     options = [*variables, "-e", f"GUSSET_MANAGER={url}"]
-    if authorities := app.settings.manager_ca:
-        options += [*mount(authorities, "/run/gusset-ca.pem"), "-e", "GUSSET_MANAGER_CA=/run/gusset-ca.pem"]
+    if ca_certificates := app.settings.manager_ca:
+        options += [
+            *mount(ca_certificates, "/run/gusset-ca.pem"),
+            "-e",
+            "GUSSET_MANAGER_CA=/run/gusset-ca.pem",
+        ]
     if token_file := app.settings.token_file:
         options += [*mount(token_file, "/run/gusset-token"), "-e", "GUSSET_TOKEN_FILE=/run/gusset-token"]
         return ContainerSource(options, [])

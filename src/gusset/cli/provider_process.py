@@ -56,7 +56,7 @@ class ProviderProcess:
             if status != EXIT_TEMPORARY or attempt == ATTEMPTS:
                 break
             self.show(None)
-            self._print_error(f"the step {step} failed for now; gusset tries again")
+            self._print_error(f"the step {step} failed temporarily; gusset tries again")
             time.sleep(pauses.next_delay())
             while_running()
         if status == EXIT_UNKNOWN_STEP:

@@ -84,7 +84,7 @@ def rotate(
     current_handle: str | None,
     **options: Any,
 ) -> int:
-    """Replace secrets by a provider's program, then revoke the old credentials there.
+    """Replace secrets with a provider's program, then revoke the old credentials there.
 
     A rotation that was interrupted, or waits for replicas, is continued by the same command.
     """

@@ -46,7 +46,7 @@ class RotationWait:
             return None
         if app.settings.manager is None:
             raise UsageError(
-                "--wait needs a manager: processes that read the embedded vault report to nobody which "
+                "--wait needs a manager: processes that read the embedded vault do not report which "
                 "version they use",
                 hint="log in with `gusset login URL`; without a manager, a served model has a new value in "
                 "a second, and its log says so",
@@ -86,7 +86,7 @@ class RotationWait:
                 "still use an older one"
             )
         if (more := len(status.lost_before) - _NAMED) > 0:
-            self._app.output.note(f"and so may {more} more that were lost before")
+            self._app.output.note(f"and so may {more} more replicas that were lost before it")
 
     def _show(self, status: RotationStatus) -> None:
         is_new = status.acknowledged != self._shown

@@ -107,7 +107,9 @@ def _open_image(app: App, image: str) -> Iterator[ImageSource]:
         yield ImageSource.from_archive(read_chunks(sys.stdin.buffer, name), name=name)
     elif path.is_dir() and (is_image_folder(path) or image.startswith((".", "/")) or image.endswith("/")):
         if not is_image_folder(path):
-            raise UsageError(f"{image} is no OCI folder", hint="it has neither index.json nor manifest.json")
+            raise UsageError(
+                f"{image} is not an OCI folder", hint="it has neither index.json nor manifest.json"
+            )
         yield ImageSource.from_folder(path)
     elif path.exists() and not path.is_dir():
         with _open_file(path) as file:
@@ -147,7 +149,9 @@ def _exported(app: App, image: str) -> Iterator[Iterator[bytes]]:
         except NotFound as error:
             is_folder = Path(image).is_dir()
             local = (
-                f"the folder {image} is no OCI folder" if is_folder else f"there is no file or folder {image}"
+                f"the folder {image} is not an OCI folder"
+                if is_folder
+                else f"there is no file or folder {image}"
             )
             hint = "pull or build the image first, or correct the path"
             raise NotFound(f"{error.message}, and {local}", hint=hint) from None
@@ -194,7 +198,7 @@ def _values_of_deployment(app: App, url: str) -> Mapping[str, Sequence[SecretVal
             hint="name the file of a deployment's token in GUSSET_TOKEN_FILE, or use --secrets-dir",
         )
     client = ManagerClient(
-        url, key, insecure_http=app.settings.insecure_http, authorities=app.settings.manager_ca
+        url, key, insecure_http=app.settings.insecure_http, ca_certificates=app.settings.manager_ca
     )
     try:
         names = client.request("GET", "/v1/deployment")["secrets"]

@@ -111,7 +111,7 @@ def manager_source(
         key, registered = access.token, frozenset(names) if access.registered else None
         app.held.append(access.token)
     client = ManagerClient(
-        account.url, key, insecure_http=app.settings.insecure_http, authorities=app.settings.manager_ca
+        account.url, key, insecure_http=app.settings.insecure_http, ca_certificates=app.settings.manager_ca
     )
     source = ManagerSource(client, registered=registered)
     try:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from gusset.errors import Conflict
 from gusset.rotation.contract import Created
-from gusset.rotation.replicas import Spread
+from gusset.rotation.replicas import Rollout
 from gusset.rotation.state import ProviderRotation, RotationPlan, Step
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.vault import Vault
@@ -61,12 +61,12 @@ class StoredRotations:
     def stop(self, rotation: ProviderRotation, code: str) -> None:
         self._stored.stop(rotation.name, holder=self._holder, actor=self._actor, code=code)
 
-    def spread(self, rotation: ProviderRotation) -> Spread:
+    def rollout(self, rotation: ProviderRotation) -> Rollout:
         found = self._rotations.get(rotation.name, rotation.version)
         if found.secret_id != rotation.secret_id:
             raise Conflict(f"{rotation.name} was deleted, and its name has another secret now")
         ends_at = found.overlap.ends_at if found.overlap else None
-        return Spread(
+        return Rollout(
             started_at=datetime.fromisoformat(found.started_at),
             overlap_ends_at=datetime.fromisoformat(ends_at) if ends_at else None,
             replicas=found.replicas,

@@ -49,18 +49,18 @@ class ManagerClient:
         key: SecretValue | ExchangedToken,
         *,
         insecure_http: bool = False,
-        authorities: Path | None = None,
+        ca_certificates: Path | None = None,
     ) -> None:
         """`url` is an address, or several with commas between them.
 
-        `authorities` is a file with certificates (PEM) that are trusted besides the public authorities.
+        `ca_certificates` is a file with certificates (PEM) that are trusted besides the public ones.
         """
         urls = checked_urls(url, insecure_http=insecure_http)
         # In an order of its own: the clients of a manager that fails spread over the others.
         self._urls = random.sample(urls, len(urls))
         self._current = 0
         self._key = key
-        self._authorities = authorities
+        self._ca_certificates = ca_certificates
         self._http: dict[tuple[int, str], httpx.Client] = {}  # by process: a fork has connections of its own
 
     def __repr__(self) -> str:
@@ -148,7 +148,7 @@ class ManagerClient:
                 timeout=TIMEOUT,
                 follow_redirects=False,
                 limits=limits,
-                verify=True if self._authorities is None else _trusting(self._authorities),
+                verify=True if self._ca_certificates is None else _trusting(self._ca_certificates),
             )
         return self._http[key]
 
@@ -246,17 +246,17 @@ def _retry_after(response: httpx.Response) -> float | None:
     return min(float(text), _LONGEST_PAUSE) if text.isascii() and text.isdigit() else None
 
 
-def _trusting(authorities: Path) -> ssl.SSLContext:
-    """How connections are verified: by these authorities, too. Raises UsageError."""
+def _trusting(ca_certificates: Path) -> ssl.SSLContext:
+    """How connections are verified: also with these certificates. Raises UsageError."""
     import httpx
 
     context = httpx.create_ssl_context()
     try:
-        context.load_verify_locations(cafile=authorities)
+        context.load_verify_locations(cafile=ca_certificates)
     except OSError as error:  # ssl.SSLError, too
         raise UsageError(
-            f"{authorities} cannot be used for the manager: {error.strerror or 'it is not PEM'}",
-            hint="GUSSET_MANAGER_CA names a file with certificates of authorities",
+            f"{ca_certificates} cannot be used for the manager: {error.strerror or 'it is not PEM'}",
+            hint="GUSSET_MANAGER_CA names a file with CA certificates",
         ) from None
     return context
 

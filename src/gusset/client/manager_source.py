@@ -244,7 +244,7 @@ def _value(secret: Mapping[str, Any]) -> SecretValue:
 
 
 def _previous(secret: Mapping[str, Any]) -> Previous | None:
-    previous = secret.get("previous")  # a manager of an older gusset has none
+    previous = secret.get("previous")  # a manager of an older version has none
     if previous is None:
         return None
     return Previous(_value(previous), previous["version"], time.monotonic() + previous["ends_in"])

@@ -12,7 +12,7 @@ from gusset.client.manager_client import ManagerClient
 from gusset.client.rotation import ReplicaStatus, RotationStatus
 from gusset.errors import Conflict
 from gusset.rotation.contract import Created
-from gusset.rotation.replicas import Spread
+from gusset.rotation.replicas import Rollout
 from gusset.rotation.state import ProviderRotation, RotationPlan, Step
 
 
@@ -69,14 +69,14 @@ class RemoteRotations:
     def stop(self, rotation: ProviderRotation, code: str) -> None:
         self._send(rotation.name, "/stop", {"code": code})
 
-    def spread(self, rotation: ProviderRotation) -> Spread:
+    def rollout(self, rotation: ProviderRotation) -> Rollout:
         query = {"version": str(rotation.version)}
         data = self._client.request("GET", _secret(rotation.name) + "/rotation", query=query)
         status, overlap = RotationStatus.from_response(data), data["overlap"]
         if not status.is_of(rotation.secret_id):
             raise Conflict(f"{rotation.name} was deleted, and its name has another secret now")
         status = status.with_lost(self._known.setdefault(rotation.id, {}))
-        return Spread(
+        return Rollout(
             started_at=datetime.fromisoformat(data["started_at"]),
             overlap_ends_at=datetime.fromisoformat(overlap["ends_at"]) if overlap else None,
             replicas=status.replicas,

@@ -72,7 +72,7 @@ class ReplicaLease:
     def on_fetched(self, response: Mapping[str, Any]) -> None:
         """Hold the lease that a fetch returned."""
         self._begin_in_fork()
-        self._replica = response.get("replica")  # a manager of an older gusset has no leases
+        self._replica = response.get("replica")  # a manager of an older version has no leases
         if response.get("session_key"):  # a new lease
             self._session_key, self._reported = response["session_key"], None
         self._fetched = {name: secret["version"] for name, secret in response["secrets"].items()}
@@ -143,7 +143,7 @@ class ReplicaLease:
         except (NotSignedIn, Unreachable):
             return random.uniform(0.5, 1.0) * _RETRY  # noqa: S311  # the source says what is wrong
         except (NotFound, Conflict, Denied) as error:
-            # The lease has ended, or an older copy of the vault was put back, without these versions.
+            # The lease has ended, or an older copy of the vault was restored, without these versions.
             if isinstance(error, Conflict):
                 self._used = {}
             else:

@@ -46,7 +46,7 @@ class RotationStatus:
     """How far a version has replaced the ones before it. `current_version` is None or less: destroyed.
 
     `lost_before` were lost when the version was stored: nobody waits for them, but they may still use an
-    older one. `secret_id` tells the secret from others of its name; "" from a manager of an older gusset.
+    older one. `secret_id` tells the secret from others of its name; "" from a manager of an older version.
     """
 
     secret_id: str
@@ -144,11 +144,11 @@ def wait_for_rotation(
         pause = min(pause * 1.5, _LONGEST_PAUSE)
     if status is None or failure is not None:
         raise NotAcknowledged(
-            f"version {version} is stored, but nothing is known of the replicas: {failure}",
+            f"version {version} is stored, but the state of the replicas is unknown: {failure}",
             hint="they get it as soon as they reach a manager",
         )
     left = [replica for replica in status.replicas if not is_done(replica)]
-    raise _not_acknowledged(status, left, f"{timeout:g} s are over")
+    raise _not_acknowledged(status, left, f"timed out after {timeout:g} s")
 
 
 def _deleted(version: int) -> NotAcknowledged:
@@ -165,6 +165,6 @@ def _not_acknowledged(status: RotationStatus, left: Sequence[ReplicaStatus], rea
         f"version {status.version} of {status.name} is stored, but {len(left)} of "
         f"{len(status.replicas)} replicas have not acknowledged it ({reason}): {names}{more}",
         replicas=[replica.data() for replica in left],
-        hint="the version before may still be in use there: do not revoke it yet. A lost replica that "
+        hint="the previous version may still be in use there: do not revoke it yet. A lost replica that "
         "returns takes the new version",
     )

@@ -148,11 +148,11 @@ class Reaper:
             )
         )
 
-    def notify(self, kind: str, address: str = "") -> None:
+    def notify(self, kind: str, argument: str = "") -> None:
         """Send a line to it; the module lists the kinds."""
         try:
             if self._process.stdin is not None:
-                self._process.stdin.write(f"{kind} {address}\n")
+                self._process.stdin.write(f"{kind} {argument}\n")
                 self._process.stdin.flush()
         except OSError:  # the next start of gusset removes leftovers too
             log.warning(

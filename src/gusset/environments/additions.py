@@ -12,7 +12,7 @@ from typing import NoReturn
 from gusset.environments.decision import short
 from gusset.environments.installed import InstalledPackages
 from gusset.environments.package_installer import MACHINE, Indexes, PackageInstaller
-from gusset.environments.plan import EnvironmentPlan, Origin
+from gusset.environments.plan import EnvironmentPlan, FileLocation
 from gusset.environments.repacked import repack
 from gusset.environments.requirement_lines import Requirement
 from gusset.environments.uv_failures import failure
@@ -39,7 +39,7 @@ class Additions:
             GussetError: no index has them; see `failure`.
         """
         present = packages.present()
-        missing = list(_missing(self.worker, present, plan.origins))
+        missing = list(_missing(self.worker, present, plan.locations))
         usual = [each for each in self.truss if each.name not in present]
         adder = _PackageAdder(packages, plan, self.warn)
         try:
@@ -119,7 +119,7 @@ def _pins(present: Mapping[str, str]) -> list[str]:
 
 
 def _missing(
-    wanted: Sequence[Requirement], present: Mapping[str, str], origins: Mapping[str, Origin]
+    wanted: Sequence[Requirement], present: Mapping[str, str], locations: Mapping[str, FileLocation]
 ) -> Iterator[Requirement]:
     """The requirements of the worker that are not there yet.
 
@@ -131,26 +131,28 @@ def _missing(
         if version is None:
             yield each
         elif not each.specifier.contains(version, prereleases=True) and _applies(each):
-            _refuse_version(each, version, origins)
+            _refuse_version(each, version, locations)
 
 
 def _applies(requirement: Requirement) -> bool:
     return requirement.marker is None or requirement.marker.evaluate()
 
 
-def _refuse_version(wanted: Requirement, version: str, origins: Mapping[str, Origin]) -> NoReturn:
+def _refuse_version(wanted: Requirement, version: str, locations: Mapping[str, FileLocation]) -> NoReturn:
     name = str(wanted.name)
-    origin = origins.get(name)
-    brought = "the model asks for" if origin else "the model's requirements bring"
+    location = locations.get(name)
+    brought = "the model asks for" if location else "the model's requirements bring"
     message = f"{brought} {name} {version}, but gusset's worker needs {short(wanted)}"
     hint = f"allow {short(wanted)} in the requirements"
     problem = (
-        origin.problem(message, hint, code="conflict") if origin else Problem(message, hint, code="conflict")
+        location.problem(message, hint, code="conflict")
+        if location
+        else Problem(message, hint, code="conflict")
     )
     raise ConfigInvalid(message, problems=[problem])
 
 
 def _conflict(message: str, plan: EnvironmentPlan) -> ConfigInvalid:
     text = f"the model's requirements exclude what gusset's worker needs\n{message}"
-    found = failure(text, plan.origins, what=f"the environment of {plan.name}")
+    found = failure(text, plan.locations, what=f"the environment of {plan.name}")
     return found if isinstance(found, ConfigInvalid) else ConfigInvalid(text)

@@ -93,7 +93,7 @@ def decide(
 def _python_problems(request: Request, *, exact: bool) -> Iterator[Problem]:
     wanted = request.python
     if wanted is not None and wanted.version < OLDEST:
-        yield wanted.origin.problem(
+        yield wanted.location.problem(
             f"gusset does not run on Python {text_of(wanted.version)}: the nearest is {text_of(OLDEST)}",
             f"write py{OLDEST[0]}{OLDEST[1]} or newer" if exact else None,
             code="python_version",
@@ -115,14 +115,14 @@ def _projects(requirements: Requirements) -> Iterator[str]:
 def _missing_paths(requirements: Requirements) -> Iterator[Problem]:
     for each in requirements.requirements:
         if each.path is not None and each.marker is None and not each.path.exists():
-            yield each.origin.problem(f"there is no {each.path}", "correct the path", code="requirement")
+            yield each.location.problem(f"there is no {each.path}", "correct the path", code="requirement")
 
 
 def _reasons(request: Request, machine: Machine) -> Iterator[Problem]:
     """Why this Python does not satisfy the folder, each as a warning with its location."""
     wanted = request.python
     if wanted is not None and max(wanted.version, OLDEST) != machine.version:
-        yield wanted.origin.problem(
+        yield wanted.location.problem(
             f"the model asks for Python {text_of(wanted.version)}, "
             f"and gusset runs on {text_of(machine.version)}",
             code="python_version",
@@ -130,12 +130,12 @@ def _reasons(request: Request, machine: Machine) -> Iterator[Problem]:
         )
     found = unsatisfied(request.requirements, machine.installed) if request.requirements != _NOTHING else []
     for each in found:
-        yield each.requirement.origin.problem(
+        yield each.requirement.location.problem(
             f"{short(each.requirement)}: {each.reason}", code="not_installed", warning=True
         )
     for package in request.imports:
         if machine.installed.find(str(package.name)) is None:
-            yield package.origin.problem(
+            yield package.location.problem(
                 f"the code imports {package.name}, which is not installed",
                 "its own environment has it, and so has the extra gusset[truss]",
                 code="not_installed",
@@ -162,10 +162,10 @@ def _plan(
 ) -> EnvironmentPlan:
     python = _python_choice(request, machine, exact=exact)
     requirements = request.requirements
-    origins = {}
+    locations = {}
     for each in (*requirements.constraints, *requirements.requirements):
         if found := probable_name(each):
-            origins[found] = each.origin
+            locations[found] = each.location
     return EnvironmentPlan(
         key=_key(request, machine, python),
         name=name,
@@ -175,7 +175,7 @@ def _plan(
         constraints=tuple(each.text for each in requirements.constraints),
         projects=tuple(_projects(requirements)),
         options=requirements.options,
-        origins=origins,
+        locations=locations,
         reasons=tuple(reasons),
         login_files=request.login_files,
     )
@@ -191,7 +191,7 @@ def _python_choice(request: Request, machine: Machine, *, exact: bool) -> Python
         version=version if version != machine.version else None,
         written=wanted.version,
         exact=exact,
-        origin=wanted.origin,
+        location=wanted.location,
     )
 
 

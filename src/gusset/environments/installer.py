@@ -81,10 +81,10 @@ class Installer:
         if plan.python.version is None or not is_missing(result):
             raise failure(result.message, {}, what="the environment")
         if plan.python.exact:
-            assert plan.python.origin  # noqa: S101  # a version was written
+            assert plan.python.location  # noqa: S101  # a version was written
             message = f"there is no Python {text_of(plan.python.version)} here, and uv could not fetch it"
             hint = f"install it, or leave out --python exact\n{result.message}"
-            problem = plan.python.origin.problem(message, hint, code="python_version")
+            problem = plan.python.location.problem(message, hint, code="python_version")
             raise ConfigInvalid(message, problems=[problem])
         found = nearest(plan.python, self.uv, own=self.python_version)
         result = self._venv(found.executable, attempt)
@@ -118,7 +118,7 @@ def _install_requirements(packages: PackageInstaller, plan: EnvironmentPlan, ind
         return
     result = packages.install(plan.requirements, plan.constraints, indexes, projects=plan.projects)
     if result.status != 0:
-        raise failure(result.message, plan.origins, what=f"the environment of {plan.name}")
+        raise failure(result.message, plan.locations, what=f"the environment of {plan.name}")
 
 
 def _version_in(attempt: Path) -> str:

@@ -141,4 +141,4 @@ def _quoted(value: str | Sequence[str]) -> str:
 
 
 def _refusal(file: LoginFile, message: str, hint: str) -> ConfigInvalid:
-    return ConfigInvalid(message, problems=[file.origin.problem(message, hint, code="index_login")])
+    return ConfigInvalid(message, problems=[file.location.problem(message, hint, code="index_login")])

@@ -19,7 +19,7 @@ LOGIN_FILES = (".netrc", "pip.conf", "uv.toml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class FileLocation:
     """Where a line of requirements is written. `key` is that of config.yaml, as in `requirements[2]`."""
 
     file: str
@@ -61,7 +61,7 @@ class LoginFile:
 
     secret: str
     kind: str
-    origin: Origin
+    location: FileLocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class PythonChoice:
     version: Version | None = None
     written: Version | None = None
     exact: bool = False
-    origin: Origin | None = None
+    location: FileLocation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class EnvironmentPlan:
     """How to make the environment of a folder. Plain data, without logins.
 
     `requirements` are lines for the installer; `projects` are those for folders whose code is
-    copied, which is built anew even if uv has an older build of it. `origins` maps names of packages to the
+    copied, which is built anew even if uv has an older build of it. `locations` maps names of packages to the
     lines that ask for them. `reasons` say why this Python is not used.
     """
 
@@ -96,7 +96,7 @@ class EnvironmentPlan:
     constraints: tuple[str, ...] = field(repr=False)
     projects: tuple[str, ...] = field(default=(), repr=False)
     options: InstallOptions = field(repr=False)
-    origins: Mapping[str, Origin] = field(repr=False)
+    locations: Mapping[str, FileLocation] = field(repr=False)
     reasons: tuple[Problem, ...] = ()
     login_files: tuple[LoginFile, ...] = ()
 
@@ -108,10 +108,10 @@ def text_of(version: Version) -> str:
 
 def other_python(plan: EnvironmentPlan, version: str) -> Problem | None:
     """A warning if an environment has another Python, of `version`, than the one that was wished."""
-    wanted, origin = plan.python.version, plan.python.origin
-    if wanted is None or origin is None or version.startswith(f"{text_of(wanted)}."):
+    wanted, location = plan.python.version, plan.python.location
+    if wanted is None or location is None or version.startswith(f"{text_of(wanted)}."):
         return None
-    return origin.problem(
+    return location.problem(
         f"there is no Python {text_of(wanted)} here: the model runs on {version}",
         f"install it, and then: gusset env remove {plan.key}",
         code="python_version",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
 
-from gusset.environments.plan import LOGIN_FILES, LoginFile, Origin, Version
+from gusset.environments.plan import LOGIN_FILES, FileLocation, LoginFile, Version
 from gusset.environments.requirement_lines import (
     Line,
     ReadFile,
@@ -33,7 +33,7 @@ class WantedPython:
     """`python_version` as it is written in config.yaml."""
 
     version: Version
-    origin: Origin
+    location: FileLocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Request:
     python: WantedPython | None = None
     imports: tuple[Requirement, ...] = ()
     inputs: tuple[str, ...] = ()
-    system_packages: tuple[tuple[str, Origin], ...] = ()
+    system_packages: tuple[tuple[str, FileLocation], ...] = ()
     login_files: tuple[LoginFile, ...] = ()
 
 
@@ -76,7 +76,7 @@ def request_of(package: Package, files: Files) -> Request:
         python=config.python(),
         imports=tuple(_imports(package, requirements.requirements, config.shown)),
         system_packages=tuple(
-            (name.strip(), config.origin(("system_packages", index)))
+            (name.strip(), config.location(("system_packages", index)))
             for index, name in enumerate(package.config.system_packages)
         ),
         login_files=tuple(config.login_files()),
@@ -92,11 +92,13 @@ class _ConfigReader:
         self._tree = collector.tree
         self._collector = collector
 
-    def origin(self, path: tuple[Any, ...]) -> Origin:
+    def location(self, path: tuple[Any, ...]) -> FileLocation:
         self._collector.found.clear()
         self._collector.add(path, "")
         where = self._collector.found.pop()
-        return Origin(file=self.package.display_file, line=where.line, column=where.column, key=where.key)
+        return FileLocation(
+            file=self.package.display_file, line=where.line, column=where.column, key=where.key
+        )
 
     def shown(self, file: Path) -> str:
         """The path of a file for messages: as the caller wrote that of the folder."""
@@ -111,7 +113,7 @@ class _ConfigReader:
             return None
         text = self.package.config.python_version
         return WantedPython(
-            version=(3, int(text.removeprefix("py3"))), origin=self.origin(("python_version",))
+            version=(3, int(text.removeprefix("py3"))), location=self.location(("python_version",))
         )
 
     def other_build_secrets(self) -> Iterable[Problem]:
@@ -119,7 +121,7 @@ class _ConfigReader:
         logins = {each.secret for each in self.login_files()}
         for name in self.package.config.build.secret_to_path_mapping:
             if name not in logins:
-                yield self.origin(("build", "secret_to_path_mapping", name)).problem(
+                yield self.location(("build", "secret_to_path_mapping", name)).problem(
                     "only images get this secret: an installation uses .netrc, pip.conf and uv.toml",
                     "declare it under `secrets:` if the model's code reads it",
                     code="without_effect",
@@ -128,10 +130,10 @@ class _ConfigReader:
 
     def login_files(self) -> Iterable[LoginFile]:
         for name, path in self.package.config.build.secret_to_path_mapping.items():
-            origin = self.origin(("build", "secret_to_path_mapping", name))
+            location = self.location(("build", "secret_to_path_mapping", name))
             for kind in LOGIN_FILES:
                 if path.endswith(kind):
-                    yield LoginFile(secret=name, kind=kind, origin=origin)
+                    yield LoginFile(secret=name, kind=kind, location=location)
 
 
 _OTHER_TOOLS = ("poetry.lock", "environment.yml", "environment.yaml", "Pipfile", "Pipfile.lock", "pdm.lock")
@@ -149,15 +151,15 @@ class _RequirementsReader:
         name = self._config.package.config.requirements_file
         if not name:
             lines = [
-                Line(text=text, origin=self._config.origin(("requirements", index)))
+                Line(text=text, location=self._config.location(("requirements", index)))
                 for index, text in enumerate(self._config.package.config.requirements)
             ]
             return self._lines(lines, self._folder / "config.yaml"), ()
-        origin = self._config.origin(("requirements_file",))
+        location = self._config.location(("requirements_file",))
         file = self._folder / name
         if file.name in _OTHER_TOOLS:
             return self._failed(
-                origin,
+                location,
                 f"{file.name} is of another tool",
                 "name a file in pip's format, a pyproject.toml or a uv.lock",
             )
@@ -166,10 +168,10 @@ class _RequirementsReader:
             if file.name == "uv.lock":
                 return self._lock(file, text)
             if file.name == "pyproject.toml":
-                return self._pyproject(file, text, origin), (text,)
+                return self._pyproject(file, text, location), (text,)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-            return self._failed(origin, f"{name} cannot be read: {reason}", "correct the path or the file")
+            return self._failed(location, f"{name} cannot be read: {reason}", "correct the path or the file")
         return self._lines(logical_lines(text, self._config.shown(file)), file), ()
 
     def _lines(self, lines: Iterable[Line], file: Path, folder: Path | None = None) -> Requirements:
@@ -182,8 +184,10 @@ class _RequirementsReader:
             shown=self._config.shown,
         )
 
-    def _failed(self, origin: Origin, message: str, hint: str) -> tuple[Requirements, tuple[str, ...]]:
-        return Requirements(problems=(origin.problem(message, hint, code="requirements_file"),)), ()
+    def _failed(
+        self, location: FileLocation, message: str, hint: str
+    ) -> tuple[Requirements, tuple[str, ...]]:
+        return Requirements(problems=(location.problem(message, hint, code="requirements_file"),)), ()
 
     def _lock(self, file: Path, text: str) -> tuple[Requirements, tuple[str, ...]]:
         project = self._files.read(file.with_name("pyproject.toml"))  # uv needs it as well
@@ -192,19 +196,19 @@ class _RequirementsReader:
         lines = (replace_origin(line, shown) for line in logical_lines(exported, shown))
         return self._lines(lines, file, file.parent), (project, text)
 
-    def _pyproject(self, file: Path, text: str, origin: Origin) -> Requirements:
+    def _pyproject(self, file: Path, text: str, location: FileLocation) -> Requirements:
         import tomllib  # few folders have such a file
 
         project = tomllib.loads(text).get("project", {})
         dependencies = project.get("dependencies", []) if isinstance(project, dict) else []
         kept, problems = [], []
         for entry in dependencies if isinstance(dependencies, list) else []:
-            line = Line(text=str(entry), origin=replace(origin, key="requirements_file"))
+            line = Line(text=str(entry), location=replace(location, key="requirements_file"))
             try:
-                parse_requirement(line.text, line.origin, file.parent)
+                parse_requirement(line.text, line.location, file.parent)
             except ValueError:
                 problems.append(
-                    origin.problem(
+                    location.problem(
                         f"an entry of project.dependencies in {file.name} is left out: not a requirement",
                         "write it as in `name==1.2`",
                         code="requirement",
@@ -219,7 +223,7 @@ class _RequirementsReader:
 
 def replace_origin(line: Line, file: str) -> Line:
     """The line, located in a file as a whole."""
-    return replace(line, origin=Origin(file=file))
+    return replace(line, location=FileLocation(file=file))
 
 
 def _imports(
@@ -236,8 +240,8 @@ def _imports(
         if text is None or is_in(each.top_level, (package.folder, *package.packages_dirs)):
             continue
         del modules[each.top_level]
-        origin = Origin(file=shown(each.file), line=each.line, column=each.column)
-        requirement = parse_requirement(text, origin, package.folder)
+        location = FileLocation(file=shown(each.file), line=each.line, column=each.column)
+        requirement = parse_requirement(text, location, package.folder)
         if canonicalize_name(str(requirement.name)) not in known:
             yield requirement
 

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement as Pep508
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from gusset.environments.plan import InstallOptions, Origin
+from gusset.environments.plan import FileLocation, InstallOptions
 from gusset.errors import Problem
 
 
@@ -33,7 +33,7 @@ class Requirement:
     """
 
     text: str
-    origin: Origin
+    location: FileLocation
     name: str | None = None
     extras: frozenset[str] = frozenset()
     specifier: SpecifierSet = field(default_factory=SpecifierSet)
@@ -58,7 +58,7 @@ class Line:
     """A logical line and where it begins."""
 
     text: str
-    origin: Origin
+    location: FileLocation
 
 
 ReadFile = Callable[[Path], str]
@@ -84,12 +84,12 @@ def read_lines(
     reader = _Reader(folder, read, variables, shown=shown)
     start = included_from or folder / "config.yaml"
     for line in lines:
-        for part in logical_lines(line.text, line.origin.file, key=line.origin):
+        for part in logical_lines(line.text, line.location.file, key=line.location):
             reader.read_line(part, start, ())
     return reader.found()
 
 
-def logical_lines(text: str, file: str, *, key: Origin | None = None) -> Iterator[Line]:
+def logical_lines(text: str, file: str, *, key: FileLocation | None = None) -> Iterator[Line]:
     """The lines of a file without comments and empty lines; those that end in a backslash are joined.
 
     With `key`, the text is a value of config.yaml, and each line has that location.
@@ -103,18 +103,18 @@ def logical_lines(text: str, file: str, *, key: Origin | None = None) -> Iterato
             parts.append(physical[:-1])
             continue
         parts.append("" if is_comment else physical)
-        yield from _without_comment("".join(parts), key or Origin(file=file, line=first))
+        yield from _without_comment("".join(parts), key or FileLocation(file=file, line=first))
         parts = []
     if parts:
-        yield from _without_comment("".join(parts), key or Origin(file=file, line=first))
+        yield from _without_comment("".join(parts), key or FileLocation(file=file, line=first))
 
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 
 
-def _without_comment(text: str, origin: Origin) -> Iterator[Line]:
+def _without_comment(text: str, location: FileLocation) -> Iterator[Line]:
     if stripped := _COMMENT.sub("", text).strip():
-        yield Line(text=stripped, origin=origin)
+        yield Line(text=stripped, location=location)
 
 
 _INCLUDES = ("-r", "--requirement", "-c", "--constraint")
@@ -184,7 +184,7 @@ class _Reader:
         self._check_variables(line)
         text = line.text if "://" in line.text else self._expand(line.text)
         if not text.startswith("-"):
-            self._add(text, line.origin, is_constraint=is_constraint)
+            self._add(text, line.location, is_constraint=is_constraint)
             return
         for option in _NEXT_OPTION.split(text):
             self._read_option(option, line, file, including, is_constraint=is_constraint)
@@ -195,9 +195,9 @@ class _Reader:
         found = _OPTION.fullmatch(text)
         name, value = (found["name"], _unquoted(found["value"])) if found else (text, "")
         if name in _INCLUDES:
-            self._include(value, line.origin, file, including, is_constraint or name in _INCLUDES[2:])
+            self._include(value, line.location, file, including, is_constraint or name in _INCLUDES[2:])
         elif name in _EDITABLE:
-            self._add(value, line.origin, editable=True, is_constraint=is_constraint)
+            self._add(value, line.location, editable=True, is_constraint=is_constraint)
         elif name in _VALUES and value:
             self._set(_VALUES[name], value, file)
         elif name in _SWITCHES and not value:
@@ -205,7 +205,7 @@ class _Reader:
         elif name not in _WITHOUT_EFFECT:
             missing = name in (*_VALUES, *_INCLUDES, *_EDITABLE)
             self._report(
-                line.origin,
+                line.location,
                 f"{name} has no value" if missing else f"the option {name} cannot be used here",
                 f"write `{name} VALUE`" if missing else _ALLOWED,
             )
@@ -218,10 +218,10 @@ class _Reader:
             if not self._variables.get(name):
                 message = f"the variable {name} is not set: ${{{name}}} stays as it is written"
                 hint = f"set {name} where gusset runs"
-                self._problems.append(line.origin.problem(message, hint, code="requirement", warning=True))
+                self._problems.append(line.location.problem(message, hint, code="requirement", warning=True))
 
-    def _report(self, origin: Origin, message: str, hint: str) -> None:
-        self._problems.append(origin.problem(message, hint, code="requirement"))
+    def _report(self, location: FileLocation, message: str, hint: str) -> None:
+        self._problems.append(location.problem(message, hint, code="requirement"))
 
     def _set(self, option: str, value: str, file: Path) -> None:
         if option == "index_url":
@@ -236,44 +236,48 @@ class _Reader:
         self._options = _with_option(self._options, option, tuple(dict.fromkeys((*old, *values))))
 
     def _include(
-        self, name: str, origin: Origin, file: Path, including: Sequence[Path], is_constraint: bool
+        self, name: str, location: FileLocation, file: Path, including: Sequence[Path], is_constraint: bool
     ) -> None:
         if not name:
-            self._report(origin, "no file is named", "write `-r FILE`")
+            self._report(location, "no file is named", "write `-r FILE`")
             return
         if _SCHEME.match(name) and not name.startswith("file:"):
-            self._report(origin, "requirements at a URL are not read", "include a file of the folder instead")
+            self._report(
+                location, "requirements at a URL are not read", "include a file of the folder instead"
+            )
             return
         path = Path(unquote(urlsplit(name).path)) if name.startswith("file:") else Path(name)
         path = (file.parent / path).absolute()
         chain = (*including, file)
         if path in chain or len(chain) > _MAX_DEPTH:
-            self._report(origin, f"{name} includes itself", "remove one of the lines")
+            self._report(location, f"{name} includes itself", "remove one of the lines")
             return
         try:
             text = self._read(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            self._report(origin, f"{name} cannot be read: {reason.lower()}", "correct the path")
+            self._report(location, f"{name} cannot be read: {reason.lower()}", "correct the path")
             return
         for line in logical_lines(text, self._shown(path)):
             self.read_line(line, path, chain, is_constraint=is_constraint)
 
-    def _add(self, text: str, origin: Origin, *, is_constraint: bool = False, editable: bool = False) -> None:
+    def _add(
+        self, text: str, location: FileLocation, *, is_constraint: bool = False, editable: bool = False
+    ) -> None:
         text, options = _split_options(text)
         if options and not re.fullmatch(rf"(?:{_HASH.pattern}\s*)+", options):
             name = options.split()[0].split("=")[0]
             is_for_all = name in (*_VALUES, *_SWITCHES, *_WITHOUT_EFFECT)
             self._report(
-                origin,
+                location,
                 f"{name} cannot be used behind a requirement",
                 "write it on a separate line" if is_for_all else _ALLOWED,
             )
             return
         try:
-            requirement = parse_requirement(text, origin, self._folder, editable=editable)
+            requirement = parse_requirement(text, location, self._folder, editable=editable)
         except ValueError as error:
-            self._report(origin, f"this is not a requirement: {error}", HINT)
+            self._report(location, f"this is not a requirement: {error}", HINT)
             return
         if options:
             requirement = replace(requirement, text=f"{requirement.text} {options}")
@@ -300,18 +304,20 @@ def _split_options(text: str) -> tuple[str, str]:
     return (text[: found.start()].strip(), found[1].strip()) if found else (text, "")
 
 
-def parse_requirement(text: str, origin: Origin, folder: Path, *, editable: bool = False) -> Requirement:
+def parse_requirement(
+    text: str, location: FileLocation, folder: Path, *, editable: bool = False
+) -> Requirement:
     """Read one requirement: PEP 508, a URL, or a path that begins at `folder`. Raises ValueError."""
     text = _unquoted(text)
     if not text:
         raise ValueError("it is empty")
     if not editable and not _is_direct(text):
-        return _pep508(text, origin, folder)
+        return _pep508(text, location, folder)
     if editable and (named := re.match(r"[A-Za-z0-9._-]+(?:\[[^]]*\])?\s*@\s*(?=\S)", text)):
-        parsed = parse_requirement(text[named.end() :], origin, folder)
+        parsed = parse_requirement(text[named.end() :], location, folder)
         target, name = parsed.text, canonicalize_name(re.split(r"[\s[@]", text)[0])
         return replace(parsed, text=f"-e {target}", name=name, editable=True)
-    return _direct(text, origin, folder, editable=editable)
+    return _direct(text, location, folder, editable=editable)
 
 
 def _is_direct(text: str) -> bool:
@@ -325,7 +331,7 @@ def _is_direct(text: str) -> bool:
     )
 
 
-def _pep508(text: str, origin: Origin, folder: Path) -> Requirement:
+def _pep508(text: str, location: FileLocation, folder: Path) -> Requirement:
     try:
         parsed = Pep508(text)
     except InvalidRequirement as error:
@@ -340,7 +346,7 @@ def _pep508(text: str, origin: Origin, folder: Path) -> Requirement:
         text = f"{parsed.name}{extras} @ {url}{marker}"
     return Requirement(
         text=text,
-        origin=origin,
+        location=location,
         name=canonicalize_name(parsed.name),
         extras=frozenset(canonicalize_name(extra) for extra in parsed.extras),
         specifier=parsed.specifier,
@@ -359,7 +365,7 @@ _EGG = re.compile(r"[#&]egg=([A-Za-z0-9._-]+)(?:\[([^]]*)\])?")
 _REPOSITORY = re.compile(r"/([A-Za-z0-9._-]+?)(?:\.git)?(?:@[^/]*)?(?:#.*)?$")
 
 
-def _direct(text: str, origin: Origin, folder: Path, *, editable: bool) -> Requirement:
+def _direct(text: str, location: FileLocation, folder: Path, *, editable: bool) -> Requirement:
     """Read a URL or a path, with extras and a marker behind it."""
     address, _, marker_text = text.partition(" ;") if " ;" in text else text.partition("; ")
     marker = _marker(marker_text)
@@ -379,7 +385,7 @@ def _direct(text: str, origin: Origin, folder: Path, *, editable: bool) -> Requi
         )
     return Requirement(
         text=("-e " if editable and path else "") + written + (f" ; {marker}" if marker else ""),
-        origin=origin,
+        location=location,
         name=name,
         extras=frozenset(
             canonicalize_name(each.strip()) for each in (extras or "").split(",") if each.strip()

@@ -25,10 +25,10 @@ def list_text(name: str) -> str:
 def listed(name: str) -> tuple[Requirement, ...]:
     """The requirements of one of the lists."""
     # Imported here: most starts look only for the names of modules.
-    from gusset.environments.plan import Origin
+    from gusset.environments.plan import FileLocation
     from gusset.environments.requirement_lines import parse_requirement
 
-    return tuple(parse_requirement(line, Origin(file=name), Path("/")) for line in _lines(name))
+    return tuple(parse_requirement(line, FileLocation(file=name), Path("/")) for line in _lines(name))
 
 
 def truss_modules() -> dict[str, str]:

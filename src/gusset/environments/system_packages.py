@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
-from gusset.environments.plan import Origin
+from gusset.environments.plan import FileLocation
 from gusset.errors import Problem
 
 _QUERY = ("dpkg-query", "--show", "--showformat", "${db:Status-Abbrev}\t${Package}\t${Provides}\n")
@@ -22,7 +22,7 @@ def installed_packages() -> str | None:
 
 
 def missing_packages(
-    wanted: Sequence[tuple[str, Origin]], query: Callable[[], str | None] = installed_packages
+    wanted: Sequence[tuple[str, FileLocation]], query: Callable[[], str | None] = installed_packages
 ) -> list[Problem]:
     """A warning with the command that installs what is missing; nothing if all is there."""
     if not wanted:
@@ -33,7 +33,7 @@ def missing_packages(
         message = "whether system_packages are installed cannot be checked: there is no dpkg-query here"
         return [first.problem(message, code="system_packages", warning=True)]
     there = _names(listing)
-    missing = [(name, origin) for name, origin in wanted if _plain(name) and _plain(name) not in there]
+    missing = [(name, location) for name, location in wanted if _plain(name) and _plain(name) not in there]
     if not missing:
         return []
     names = " ".join(dict.fromkeys(name for name, _ in missing))

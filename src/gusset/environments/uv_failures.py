@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gusset.environments.plan import Origin
+from gusset.environments.plan import FileLocation
 from gusset.errors import ConfigInvalid, Denied, GussetError, HostError, ModelFailed, Unreachable
 
 
@@ -93,10 +93,10 @@ _UNKNOWN = _cause(HostError, "uv failed", "run it again; its message is above", 
 _OUTPUT_OF_BUILDS = re.compile(r"\n\s*\[(?:stderr|stdout)\]")
 
 
-def failure(message: str, origins: Mapping[str, Origin], *, what: str) -> GussetError:
+def failure(message: str, locations: Mapping[str, FileLocation], *, what: str) -> GussetError:
     """The error for uv's message.
 
-    `what` was being made. `origins` are the lines that name packages: the one that
+    `what` was being made. `locations` are the lines that name packages: the one that
     the message is about is named.
     """
     whole = " ".join(message.split())  # uv breaks its lines
@@ -105,12 +105,12 @@ def failure(message: str, origins: Mapping[str, Origin], *, what: str) -> Gusset
         (each for each in _CAUSES if each.pattern.search(whole if each.in_output_of_builds else own)),
         _UNKNOWN,
     )
-    origin = origin_of(message, origins)
-    if cause.error is ConfigInvalid and origin is not None:
-        problem = origin.problem(message, cause.hint, code="unsatisfiable")
+    location = origin_of(message, locations)
+    if cause.error is ConfigInvalid and location is not None:
+        problem = location.problem(message, cause.hint, code="unsatisfiable")
         return ConfigInvalid(f"{what}: {cause.message}", problems=[problem])
-    location = f"{origin.problem('', code='').location()}: " if origin else ""
-    return cause.error(f"{location}{what}: {cause.message}\n{message}", hint=cause.hint)
+    prefix = f"{location.problem('', code='').location()}: " if location else ""
+    return cause.error(f"{prefix}{what}: {cause.message}\n{message}", hint=cause.hint)
 
 
 def is_not_found(message: str) -> bool:
@@ -126,10 +126,10 @@ def is_refused_login(message: str) -> bool:
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def origin_of(message: str, origins: Mapping[str, Origin]) -> Origin | None:
+def origin_of(message: str, locations: Mapping[str, FileLocation]) -> FileLocation | None:
     """The line of the first package that the message names."""
     for word in _WORD.findall(message):
         name = re.sub(r"[-_.]+", "-", word.rstrip("._-")).lower()
-        if name in origins:
-            return origins[name]
+        if name in locations:
+            return locations[name]
     return None

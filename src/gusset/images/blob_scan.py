@@ -90,7 +90,7 @@ class BlobScanner:
             blob.error = str(error)
         else:
             if digest and hashed.hexdigest() != digest:
-                blob.error = f"its content has another digest than its name ({algorithm})"
+                blob.error = f"the digest of its content ({algorithm}) is not the one in its name"
         return blob
 
     def _scan_content(self, blob: Blob, raw: ByteReader, size: int, budget: Budget) -> None:

@@ -177,11 +177,11 @@ class _IndexReader:
 
     def _json(self, name: str) -> Any:
         if name not in self._documents:
-            raise Damaged(f"it lacks the file {name}, or that is no JSON")
+            raise Damaged(f"it lacks the file {name}, or that file is not JSON")
         try:
             return json.loads(self._documents[name])
         except (ValueError, RecursionError):
-            raise Damaged(f"its file {name} is no JSON") from None
+            raise Damaged(f"its file {name} is not JSON") from None
 
 
 def _layers(files: list[str], config: Mapping[str, Any]) -> tuple[Layer, ...]:
@@ -208,7 +208,7 @@ def _layers(files: list[str], config: Mapping[str, Any]) -> tuple[Layer, ...]:
 
 
 def strings_of(document: bytes) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """All keys and strings of a JSON document, each with its path. Nothing if it is no JSON."""
+    """All keys and strings of a JSON document, each with its path. Nothing if it is not JSON."""
     try:
         rest: list[tuple[tuple[str | int, ...], Any]] = [((), json.loads(document))]
     except (ValueError, RecursionError):

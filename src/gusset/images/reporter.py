@@ -88,11 +88,11 @@ class Reporter:
         if not layer.is_tar:
             return None
         if not blob.is_layer:
-            return "it is no tar archive, or compressed or encrypted in a way that cannot be read"
+            return "it is not a tar archive, or compressed or encrypted in a way that cannot be read"
         if layer.diff_id is None:
-            return "the image's config lists another number of layers"
+            return "the number of layers is not that of the image's config"
         if blob.diff_id and blob.diff_id != layer.diff_id:
-            return "its content has another digest than the image's config lists"
+            return "the digest of its content is not the one that the image's config lists"
         return None
 
     def _search_documents(self, index: ImageIndex) -> set[tuple[str, str]]:

@@ -82,7 +82,7 @@ def members(reader: ByteReader) -> Iterator[Member]:
     Ends at the end mark; the bytes after it are not read.
 
     Raises:
-        Damaged: it is no tar archive, or truncated, or corrupt.
+        Damaged: it is not a tar archive, or truncated, or corrupt.
     """
     extensions, extensions_offset = _Extensions(), reader.offset
     while header := reader.read(BLOCK):
@@ -92,7 +92,7 @@ def members(reader: ByteReader) -> Iterator[Member]:
         if len(header) < BLOCK:
             raise Damaged("its tar archive is truncated")
         if not _has_checksum(header):
-            raise Damaged(f"it is no tar archive, or a corrupt one (at byte {offset:,})")
+            raise Damaged(f"it is not a tar archive, or a corrupt one (at byte {offset:,})")
         if header[156:157] in (_LONG_NAME, _LONG_LINK, _PAX, _GLOBAL_PAX):
             _read_extension(reader, header, extensions)
             continue
@@ -214,7 +214,7 @@ def _number(data: bytes) -> int:
 
 def _decimal(text: bytes) -> int:
     if not text.isdigit() or len(text) > 18:
-        raise Damaged("its tar archive has a size that is no number")
+        raise Damaged("its tar archive has a size that is not a number")
     return int(text)
 
 

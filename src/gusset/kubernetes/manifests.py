@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from gusset.kubernetes.egress import egress_rules
-from gusset.kubernetes.pod import AUTHORITIES_KEY, authorities_name, pod_spec, selector
+from gusset.kubernetes.pod import CA_CERTIFICATES_KEY, ca_certificates_name, pod_spec, selector
 from gusset.kubernetes.workload import PERIOD, Workload
 
 SERVICE_PORT = 80
@@ -20,8 +20,8 @@ Object = dict[str, Any]
 def objects(workload: Workload) -> list[Object]:
     """All objects. The same workload always gives the same ones."""
     found = [_service_account(workload), _network_policy(workload), _service(workload)]
-    if workload.manager is not None and workload.manager.authorities is not None:
-        found.insert(1, _authorities(workload, workload.manager.authorities))
+    if workload.manager is not None and workload.manager.ca_certificates is not None:
+        found.insert(1, _ca_certificates(workload, workload.manager.ca_certificates))
     return [*found, _disruption_budget(workload), _deployment(workload)]
 
 
@@ -47,9 +47,9 @@ def _service_account(workload: Workload) -> Object:
     return _object(workload, "v1", "ServiceAccount", automountServiceAccountToken=False)
 
 
-def _authorities(workload: Workload, certificates: str) -> Object:
-    data = {AUTHORITIES_KEY: certificates}
-    return _object(workload, "v1", "ConfigMap", authorities_name(workload.name), data=data)
+def _ca_certificates(workload: Workload, certificates: str) -> Object:
+    data = {CA_CERTIFICATES_KEY: certificates}
+    return _object(workload, "v1", "ConfigMap", ca_certificates_name(workload.name), data=data)
 
 
 def _network_policy(workload: Workload) -> Object:
@@ -76,9 +76,9 @@ def _disruption_budget(workload: Workload) -> Object:
 
 def _deployment(workload: Workload) -> Object:
     annotations = {"kubectl.kubernetes.io/default-container": "server"}
-    if workload.manager is not None and workload.manager.authorities is not None:
+    if workload.manager is not None and workload.manager.ca_certificates is not None:
         # Pods read the file when they start: another content replaces them.
-        digest = hashlib.sha256(workload.manager.authorities.encode()).hexdigest()
+        digest = hashlib.sha256(workload.manager.ca_certificates.encode()).hexdigest()
         annotations["gusset.dev/manager-ca"] = f"sha256:{digest}"
     template = {
         "metadata": {"labels": _labels(workload), "annotations": annotations},

@@ -8,11 +8,11 @@ from typing import Any
 from gusset.kubernetes.workload import PERIOD, Agent, Manager, Probe, Resources, Server, Workload
 
 AUDIENCE = "gusset"
-AUTHORITIES_KEY = "ca.crt"
+CA_CERTIFICATES_KEY = "ca.crt"
 SECRETS = "/secrets"
 
 _TOKEN_FOLDER = "/var/run/secrets/gusset"  # noqa: S105  # a path
-_AUTHORITIES_FOLDER = "/etc/gusset/manager-ca"
+_CA_CERTIFICATES_FOLDER = "/etc/gusset/manager-ca"
 _TOKEN_SECONDS = 3600
 _PROBE_TIMEOUT = 5  # seconds
 _STARTUP_OF_AGENT = 3600  # seconds: it waits for a manager that is away
@@ -66,7 +66,7 @@ def selector(name: str) -> dict[str, str]:
     return {"gusset.dev/deployment": name}
 
 
-def authorities_name(name: str) -> str:
+def ca_certificates_name(name: str) -> str:
     """The name of the ConfigMap with the authorities of the manager's certificate."""
     return f"{name}-manager-ca"
 
@@ -145,15 +145,15 @@ def _agent(deployment: str, agent: Agent, manager: Manager, name: str, *options:
 
 def _manager_variables(manager: Manager) -> dict[str, str]:
     found = {"GUSSET_MANAGER": manager.url, "GUSSET_IDENTITY_TOKEN_FILE": f"{_TOKEN_FOLDER}/token"}
-    if manager.authorities is not None:
-        found["GUSSET_MANAGER_CA"] = f"{_AUTHORITIES_FOLDER}/{AUTHORITIES_KEY}"
+    if manager.ca_certificates is not None:
+        found["GUSSET_MANAGER_CA"] = f"{_CA_CERTIFICATES_FOLDER}/{CA_CERTIFICATES_KEY}"
     return found
 
 
 def _manager_mounts(manager: Manager) -> Iterator[dict[str, Any]]:
     yield {"name": "gusset-token", "mountPath": _TOKEN_FOLDER, "readOnly": True}
-    if manager.authorities is not None:
-        yield {"name": "manager-ca", "mountPath": _AUTHORITIES_FOLDER, "readOnly": True}
+    if manager.ca_certificates is not None:
+        yield {"name": "manager-ca", "mountPath": _CA_CERTIFICATES_FOLDER, "readOnly": True}
 
 
 def _volumes(workload: Workload) -> Iterator[dict[str, Any]]:
@@ -168,8 +168,8 @@ def _volumes(workload: Workload) -> Iterator[dict[str, Any]]:
     if workload.manager is not None:
         token = {"audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": "token"}
         yield {"name": "gusset-token", "projected": {"sources": [{"serviceAccountToken": token}]}}
-        if workload.manager.authorities is not None:
-            yield {"name": "manager-ca", "configMap": {"name": authorities_name(workload.name)}}
+        if workload.manager.ca_certificates is not None:
+            yield {"name": "manager-ca", "configMap": {"name": ca_certificates_name(workload.name)}}
 
 
 def _probe(server: Server, probe: Probe) -> dict[str, Any]:

@@ -69,11 +69,11 @@ class Agent:
 class Manager:
     """Where the pod gets its secrets: the addresses of managers, with commas between them.
 
-    `authorities` are certificates in PEM. They are trusted for the managers, besides the public ones.
+    `ca_certificates` are certificates in PEM. They are trusted for the managers, besides the public ones.
     """
 
     url: str
-    authorities: str | None = None
+    ca_certificates: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,7 +160,9 @@ def _make_shared(vault: Vault, key_rate: int) -> _Shared:
         change_feed,
         greenlets=greenlets,
         headers=SECURITY_HEADERS,
-        count=lambda exchange, status: metrics.count(CHANGES, status, time.perf_counter() - exchange.began),
+        count=lambda exchange, status: metrics.count(
+            CHANGES, status, time.perf_counter() - exchange.received_at
+        ),
     )
     return _Shared(
         vault=vault,

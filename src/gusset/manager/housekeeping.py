@@ -199,7 +199,7 @@ class OverlapTimer(_Task):
             if await self._executors.run(self._vault.overlaps.end_due):
                 self._on_write()
         except GussetError as error:  # delivery compares the time itself
-            log.warning("The overlaps that are over could not be ended: %s", error.message)
+            log.warning("The expired overlaps could not be ended: %s", error.message)
 
 
 class WriteProbe:

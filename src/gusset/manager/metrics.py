@@ -71,7 +71,7 @@ class Metrics:
         ).set_function(streams)
         Gauge(
             "gusset_integrity_problems",
-            "Records and rows of the vault that were altered, removed or put back.",
+            "Records and rows of the vault that were altered, removed or rolled back.",
             registry=self.registry,
         ).set_function(lambda: len(integrity().problems))
         verified = Gauge(

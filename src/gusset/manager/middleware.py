@@ -163,7 +163,7 @@ class Middleware:
         if without_body(exchange, response):
             exchange.start(response.status, (*response.headers, *SECURITY_HEADERS))
             exchange.end()
-            self._metrics.count(route.path, response.status, time.perf_counter() - exchange.began)
+            self._metrics.count(route.path, response.status, time.perf_counter() - exchange.received_at)
         else:
             self._respond(exchange, route.path, response)
 
@@ -173,7 +173,7 @@ class Middleware:
         exchange.respond(
             response.status, response.body, response.content_type, (*response.headers, *SECURITY_HEADERS)
         )
-        self._metrics.count(route, response.status, time.perf_counter() - exchange.began)
+        self._metrics.count(route, response.status, time.perf_counter() - exchange.received_at)
 
     async def _run_app(self, exchange: Exchange) -> None:
         """Have the ASGI application respond."""
@@ -194,7 +194,7 @@ class Middleware:
                 exchange.respond(status, response.body, response.content_type, SECURITY_HEADERS)
         finally:
             route = scope.get("route_path") or "other"
-            self._metrics.count(route, status or send.status, time.perf_counter() - exchange.began)
+            self._metrics.count(route, status or send.status, time.perf_counter() - exchange.received_at)
 
     def _address(self, exchange: Exchange) -> str | None:
         client = self._proxies.client(exchange)
@@ -240,7 +240,7 @@ class Middleware:
         if status == 413:
             text = f"a body has at most {self.body_limit(exchange)} bytes"
         elif status == 408:
-            text = "the body did not come in time"
+            text = "the body did not arrive in time"
         if is_form(exchange):
             page = self._refuse_form(Request(self._scope(exchange)), HTTPException(status, text))
             response = from_starlette(page)

@@ -45,7 +45,7 @@ def make() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _describe(schema: dict[str, Any], key: keys.Key) -> None:
+def _describe(schema: dict[str, Any], key: keys.ConfigKey) -> None:
     """Set the description of a property. A model that is used more than once keeps the first one."""
     section: Any = schema
     *parents, name = key.path.split(".")

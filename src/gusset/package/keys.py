@@ -21,7 +21,7 @@ Status = Literal["supported", "ignored", "images", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ConfigKey:
     """A key by its path (`weights[].source`), what gusset does with it, and why or how."""
 
     path: str
@@ -30,21 +30,21 @@ class Key:
     instead: str | None = None
 
 
-def _group(status: Status, parent: str, about: str, names: str) -> list[Key]:
+def _group(status: Status, parent: str, about: str, names: str) -> list[ConfigKey]:
     """Keys below `parent` with the same status and explanation."""
-    return [Key(f"{parent}.{name}" if parent else name, status, about) for name in names.split()]
+    return [ConfigKey(f"{parent}.{name}" if parent else name, status, about) for name in names.split()]
 
 
-def _supported(path: str, about: str) -> Key:
-    return Key(path, "supported", about)
+def _supported(path: str, about: str) -> ConfigKey:
+    return ConfigKey(path, "supported", about)
 
 
-def _ignored(path: str, about: str) -> Key:
-    return Key(path, "ignored", about)
+def _ignored(path: str, about: str) -> ConfigKey:
+    return ConfigKey(path, "ignored", about)
 
 
-def _for_images(path: str, about: str) -> Key:
-    return Key(path, "images", about)
+def _for_images(path: str, about: str) -> ConfigKey:
+    return ConfigKey(path, "images", about)
 
 
 _PLATFORM = "only for the hosted platform: gusset runs on the machine as it is"
@@ -95,13 +95,13 @@ _SECTIONS_OF_TRT_LLM = {  # names of keys, by the path of their section
 }
 
 
-def _trt_llm() -> list[Key]:
+def _trt_llm() -> list[ConfigKey]:
     """The keys of both inference stacks."""
     sections = _SECTIONS_OF_TRT_LLM.items()
     return [key for parent, names in sections for key in _group("refused", parent, _TRT, names)]
 
 
-def _cached_repo(section: str) -> list[Key]:
+def _cached_repo(section: str) -> list[ConfigKey]:
     """The keys of an entry of `model_cache`, or of its old name."""
     about = {
         "repo_id": "a repository of a hub, or a bucket and the path in it",
@@ -113,10 +113,10 @@ def _cached_repo(section: str) -> list[Key]:
         "kind": "hf, gcs, s3 or azure",
         "runtime_secret_name": "the secret with the login; a public source needs none",
     }
-    return [Key(f"{section}.{name}", "supported", text) for name, text in about.items()]
+    return [ConfigKey(f"{section}.{name}", "supported", text) for name, text in about.items()]
 
 
-KEYS: tuple[Key, ...] = (
+KEYS: tuple[ConfigKey, ...] = (
     _supported("model_name", "the deployment's name; the folder's name by default"),
     _supported(
         "model_metadata",
@@ -179,7 +179,7 @@ KEYS: tuple[Key, ...] = (
     _ignored("runtime.enable_tracing_data", "gusset records no traces"),
     _supported("runtime.enable_debug_logs", "the worker logs at level DEBUG"),
     _supported("runtime.transport", "http, websocket or grpc"),
-    Key("runtime.transport.kind", "supported", "http or websocket; grpc for a custom image"),
+    ConfigKey("runtime.transport.kind", "supported", "http or websocket; grpc for a custom image"),
     _supported("runtime.transport.ping_interval_seconds", "for websockets; 20 by default"),
     _supported("runtime.transport.ping_timeout_seconds", "for websockets; 20 by default"),
     _supported("runtime.is_websocket_endpoint", "the old form of `transport: {kind: websocket}`"),
@@ -260,7 +260,7 @@ KEYS: tuple[Key, ...] = (
         "aws_assume_role_arn aws_assume_role_region",
     ),
     _ignored("bdn", "volumes of the hosted platform"),
-    Key("bdn.mounts", "refused", "gusset cannot mount the hosted platform's volumes", _LOAD_IT),
+    ConfigKey("bdn.mounts", "refused", "gusset cannot mount the hosted platform's volumes", _LOAD_IT),
     *_group(
         "refused",
         "bdn.mounts[]",
@@ -271,9 +271,9 @@ KEYS: tuple[Key, ...] = (
     *_group("ignored", "bdn.access[]", "rights to the hosted platform's volumes", "namespace grants"),
     _ignored("bdn.hotload", "volumes of the hosted platform"),
     _ignored("bdn.hotload.enabled", "volumes of the hosted platform"),
-    Key("trt_llm", "refused", _TRT, _OWN_SERVER),
+    ConfigKey("trt_llm", "refused", _TRT, _OWN_SERVER),
     *_trt_llm(),
-    Key("training_checkpoints", "refused", _CHECKPOINTS, _LOAD_IT),
+    ConfigKey("training_checkpoints", "refused", _CHECKPOINTS, _LOAD_IT),
     *_group(
         "refused",
         "training_checkpoints",
@@ -282,7 +282,7 @@ KEYS: tuple[Key, ...] = (
     ),
     *_group("refused", "training_checkpoints.artifact_references[]", _CHECKPOINTS, "training_job_id paths"),
     _ignored("training", "only for training jobs of the hosted platform"),
-    Key("bis_llm", "refused", _TRT, _OWN_SERVER),
+    ConfigKey("bis_llm", "refused", _TRT, _OWN_SERVER),
     *_group("refused", "bis_llm", _TRT, "config version additional_autoscaling_config"),
     *_group("refused", "bis_llm.additional_autoscaling_config", _TRT, "metrics"),
     *_group("refused", "bis_llm.additional_autoscaling_config.metrics[]", _TRT, "name target"),
@@ -319,7 +319,7 @@ _OPEN = frozenset(
 
 
 @cache
-def keys_by_path() -> dict[str, Key]:
+def keys_by_path() -> dict[str, ConfigKey]:
     """The table by path."""
     return {key.path: key for key in KEYS}
 
@@ -368,7 +368,7 @@ def _unknown_key(path: tuple[Any, ...], known: list[str], problems: ProblemColle
     problems.add(path, f"unknown key {quoted_key(path)}", hint, code="unknown_key", warning=True, at_key=True)
 
 
-def refused_keys(data: Mapping[Any, Any]) -> list[tuple[tuple[str, ...], Key]]:
+def refused_keys(data: Mapping[Any, Any]) -> list[tuple[tuple[str, ...], ConfigKey]]:
     """The keys that `gusset serve` refuses, with their paths, in a configuration of any shape."""
     table = keys_by_path()
     refused = [
@@ -388,10 +388,10 @@ def _at(data: Any, path: tuple[str, ...]) -> Any:
     return data
 
 
-_IMAGE_DATA = Key(
+_IMAGE_DATA = ConfigKey(
     "external_data", "refused", "a custom image has no data folder", "use `weights` with the same URL"
 )
-_GRPC = Key(
+_GRPC = ConfigKey(
     "runtime.transport.kind",
     "refused",
     "a Python model is called by http and websockets",

@@ -344,7 +344,9 @@ def same_secret(name: str, declared: Iterable[str]) -> str | None:
 def caller_is_secret(name: str, secret: str) -> str:
     """The message about a caller that is also one of the model's secrets."""
     spelling = "" if secret == name else f" as {secret}"
-    return f"the caller {name} also stands under `secrets:`{spelling}: the model would have the caller's key"
+    return (
+        f"the caller {name} is also listed under `secrets:`{spelling}: the model would have the caller's key"
+    )
 
 
 # between sections

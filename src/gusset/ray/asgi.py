@@ -26,7 +26,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_MOST_BUFFERED = 256 * 1024  # bytes that wait for `send`, from which on generators pause
+_MAX_BUFFERED = 256 * 1024  # bytes that wait for `send`, from which on generators pause
 _DENIAL = "websocket.http.response"  # the extension of ASGI that responds to a websocket with HTTP
 _POLICY_VIOLATION = 1008  # the close code of a websocket that is refused
 
@@ -66,7 +66,7 @@ class ModelApp:
             if len(body) > self._body_limit:
                 refused = caller_error(413, f"The request's body is larger than {self._body_limit} bytes.")
             exchange.body = body
-        exchange.began = time.perf_counter()
+        exchange.received_at = time.perf_counter()
         if refused is None:
             self._api.router(exchange)
         else:
@@ -129,7 +129,7 @@ def exchange_of(scope: Scope, response: AsgiResponse) -> Exchange:
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     exchange.path = raw.removeprefix(scope.get("root_path", "").encode()) or b"/"
     exchange.query = scope.get("query_string", b"")
-    exchange.is_old = True  # the server behind `send` frames the body, if it needs that
+    exchange.is_http_1_0 = True  # the server behind `send` frames the body, if it needs that
     return exchange
 
 
@@ -210,7 +210,7 @@ class AsgiResponse:
             self._messages.append({"type": "http.response.body", "body": data, "more_body": more})
         self._buffered += len(data)
         self._is_complete = not more
-        if self._exchange is not None and self._buffered > _MOST_BUFFERED:
+        if self._exchange is not None and self._buffered > _MAX_BUFFERED:
             self._exchange.writable = False
         self._wake.set()
 
@@ -224,19 +224,19 @@ class AsgiResponse:
         try:
             while await self._has_more(exchange):
                 await self._send_waiting(exchange, send)
-            self._observe(exchange, 499 if exchange.gone else self._status)
+            self._observe(exchange, 499 if exchange.disconnected else self._status)
         except BaseException:
             self._disconnect(exchange)
             self._observe(exchange, 499)
             raise
         finally:
             # What they refer to refers to the exchange: only a garbage collection would end the cycle.
-            exchange.on_gone = exchange.on_writable = self._exchange = None
+            exchange.on_disconnect = exchange.on_writable = self._exchange = None
 
     async def _has_more(self, exchange: Exchange) -> bool:
         """Whether there is something to send, for which this waits."""
         while not self._messages:
-            if self._is_complete or self._is_cut or exchange.gone:
+            if self._is_complete or self._is_cut or exchange.disconnected:
                 return False
             self._wake.clear()
             try:
@@ -245,20 +245,20 @@ class AsgiResponse:
             except TimeoutError:
                 log.warning("A stream was silent for more than %g s and is aborted.", self._silence)
                 self._disconnect(exchange)
-        return not exchange.gone
+        return not exchange.disconnected
 
     async def _send_waiting(self, exchange: Exchange, send: Send) -> None:
         message = self._messages.popleft()
         self._buffered -= len(message.get("body", b""))
         await send(message)
-        if not exchange.writable and self._buffered <= _MOST_BUFFERED:
+        if not exchange.writable and self._buffered <= _MAX_BUFFERED:
             exchange.writable = True
             if exchange.on_writable is not None:
                 exchange.on_writable()
 
     def _disconnect(self, exchange: Exchange) -> None:
-        if not exchange.gone:
-            exchange.gone = True
+        if not exchange.disconnected:
+            exchange.disconnected = True
             self._wake.set()
-            if exchange.on_gone is not None:
-                exchange.on_gone()
+            if exchange.on_disconnect is not None:
+                exchange.on_disconnect()

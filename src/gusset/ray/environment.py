@@ -38,7 +38,7 @@ def python_problems(package: Package) -> Iterator[Problem]:
     """An error if the folder asks for another Python than this one, which is also that of the cluster."""
     wanted = request_of(package, Files(read=_read, export=_export, variables=child_environment())).python
     if wanted is not None and wanted.version != sys.version_info[:2]:
-        yield wanted.origin.problem(
+        yield wanted.location.problem(
             f"the model asks for Python {text_of(wanted.version)}, and the cluster runs on "
             f"{text_of(sys.version_info[:2])}: Ray has one version for all of its processes",
             "run the cluster on that version, or leave python_version out",
@@ -48,20 +48,20 @@ def python_problems(package: Package) -> Iterator[Problem]:
 
 def _problems(request: Request) -> Iterator[Problem]:
     for login in request.login_files:
-        yield login.origin.problem(
+        yield login.location.problem(
             f"the installation logs in with the secret {login.secret}, and Ray would store that",
             _PREINSTALLED,
             code="install_credentials",
         )
     for each in request.requirements.requirements:
         if without_login(each.text) != each.text or "${" in each.text:
-            yield each.origin.problem(
+            yield each.location.problem(
                 "this requirement has credentials, and Ray would store them",
                 _PREINSTALLED,
                 code="install_credentials",
             )
         if each.path is not None:
-            yield each.origin.problem(
+            yield each.location.problem(
                 "this requirement is a file of this machine, which the nodes do not have",
                 "put its code into `packages/`, or build a wheel that an index has",
                 code="requirement",

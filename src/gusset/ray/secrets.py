@@ -23,7 +23,7 @@ from gusset.serving.worker.use_reporter import UseReporter
 
 log = logging.getLogger("gusset")
 
-_PATIENCE = 30.0  # seconds that a start waits for a manager that does not respond
+_START_TIMEOUT = 30.0  # seconds that a start waits for a manager that does not respond
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 5.0  # seconds
 
 
@@ -128,7 +128,7 @@ class ReplicaSecrets:
 def _read_patiently(
     deployment: ModelDeployment, source: SecretSource, allow_missing: tuple[str, ...]
 ) -> Values:
-    backoff, ends_at = Backoff(_FIRST_RETRY, _LONGEST_RETRY), time.monotonic() + _PATIENCE
+    backoff, ends_at = Backoff(_FIRST_RETRY, _LONGEST_RETRY), time.monotonic() + _START_TIMEOUT
     while True:
         try:
             return read_secrets(deployment, source, allow_missing)

@@ -39,9 +39,9 @@ def open_source(
         yield ChainSource([FolderSource(Path(access.secrets_dir)), mounted])
     elif (url := access.manager or settings.manager) is not None:
         insecure = access.insecure_http or settings.insecure_http
-        authorities = Path(access.manager_ca) if access.manager_ca else settings.manager_ca
+        ca_certificates = Path(access.manager_ca) if access.manager_ca else settings.manager_ca
         key = _key(access, settings, deployment)
-        client = ManagerClient(url, key, insecure_http=insecure, authorities=authorities)
+        client = ManagerClient(url, key, insecure_http=insecure, ca_certificates=ca_certificates)
         source = ManagerSource(client)
         try:
             yield ChainSource([source, mounted])

@@ -16,7 +16,7 @@ from typing import Protocol
 from gusset.errors import GussetError, ProviderFailed, RotationUnfinished, Unreachable
 from gusset.rotation import contract
 from gusset.rotation.contract import Created
-from gusset.rotation.replicas import Policy, Spread, held_back_by, lost_before
+from gusset.rotation.replicas import Policy, Rollout, held_back_by, lost_before
 from gusset.rotation.state import RENEW_EVERY, ProviderRotation, Step
 from gusset.secrets.value import SecretValue
 
@@ -52,7 +52,7 @@ class RotationStore(Protocol):
     def stop(self, rotation: ProviderRotation, code: str) -> None:
         """Record why the rotation does not go on now, and let other processes continue it."""
 
-    def spread(self, rotation: ProviderRotation) -> Spread:
+    def rollout(self, rotation: ProviderRotation) -> Rollout:
         """How far the new version has replaced those before it. Raises Conflict for another secret's name."""
 
 
@@ -180,11 +180,11 @@ class Driver:
         strict = Policy(whole_overlap=self._policy.whole_overlap)
         is_noted = False
         while True:
-            spread, now = self._spread(rotation, deadline), datetime.now(UTC)
-            waits_for = held_back_by(rotation.step, spread, rotation.version, self._policy, now)
+            rollout, now = self._rollout(rotation, deadline), datetime.now(UTC)
+            waits_for = held_back_by(rotation.step, rollout, rotation.version, self._policy, now)
             if not waits_for:
-                accepted = held_back_by(rotation.step, spread, rotation.version, strict, now)
-                return self._go_on(rotation, following, [*accepted, *lost_before(spread)])
+                accepted = held_back_by(rotation.step, rollout, rotation.version, strict, now)
+                return self._go_on(rotation, following, [*accepted, *lost_before(rollout)])
             if time.monotonic() >= deadline:
                 raise _unfinished(rotation, waits_for)
             if not is_noted:
@@ -203,11 +203,11 @@ class Driver:
                 self._printed.add(line)
         return self._rotations.advance(rotation, step, accepted)
 
-    def _spread(self, rotation: ProviderRotation, deadline: float) -> Spread:
+    def _rollout(self, rotation: ProviderRotation, deadline: float) -> Rollout:
         """How far the new version has come. Until `deadline`, retries while the manager does not respond."""
         while True:
             try:
-                return self._rotations.spread(rotation)
+                return self._rotations.rollout(rotation)
             except Unreachable:
                 if time.monotonic() >= deadline:
                     raise

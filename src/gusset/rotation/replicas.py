@@ -30,7 +30,7 @@ class Replica(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class Rollout:
     """How far a version has replaced those before it.
 
     `overlap_ends_at` is the end of the overlap, None when it has ended. `lost_before` were lost when the
@@ -57,18 +57,18 @@ class Policy:
     whole_overlap: bool = False
 
 
-def held_back_by(step: Step, spread: Spread, version: int, policy: Policy, now: datetime) -> list[str]:
+def held_back_by(step: Step, rollout: Rollout, version: int, policy: Policy, now: datetime) -> list[str]:
     """What the rotation waits for in `step`, as texts for people; none when the step is done."""
     if step is Step.ACKNOWLEDGE:
-        return list(_not_acknowledged(spread.replicas, policy))
+        return list(_not_acknowledged(rollout.replicas, policy))
     if step is Step.USE:
-        return list(_not_used(spread, version, policy, now))
+        return list(_not_used(rollout, version, policy, now))
     return []
 
 
-def lost_before(spread: Spread) -> list[str]:
+def lost_before(rollout: Rollout) -> list[str]:
     """The replicas that may still use an older version though nothing waits for them, as texts for people."""
-    return [f"{_name(replica)} was lost before the version was set" for replica in spread.lost_before]
+    return [f"{_name(replica)} was lost before the version was set" for replica in rollout.lost_before]
 
 
 def _not_acknowledged(replicas: Iterable[Replica], policy: Policy) -> Iterable[str]:
@@ -79,14 +79,14 @@ def _not_acknowledged(replicas: Iterable[Replica], policy: Policy) -> Iterable[s
             yield f"{_name(replica)} is lost"
 
 
-def _not_used(spread: Spread, version: int, policy: Policy, now: datetime) -> Iterable[str]:
-    yield from _not_acknowledged(spread.replicas, policy)
-    if policy.first_use is None or now < spread.started_at + policy.first_use:
-        for replica in spread.replicas:
+def _not_used(rollout: Rollout, version: int, policy: Policy, now: datetime) -> Iterable[str]:
+    yield from _not_acknowledged(rollout.replicas, policy)
+    if policy.first_use is None or now < rollout.started_at + policy.first_use:
+        for replica in rollout.replicas:
             if replica.state == "acknowledged" and (replica.used is None or replica.used < version):
                 yield f"{_name(replica)} has not used it"
-    if policy.whole_overlap and spread.overlap_ends_at is not None and now < spread.overlap_ends_at:
-        yield f"the overlap ends at {spread.overlap_ends_at.isoformat(timespec='seconds')}"
+    if policy.whole_overlap and rollout.overlap_ends_at is not None and now < rollout.overlap_ends_at:
+        yield f"the overlap ends at {rollout.overlap_ends_at.isoformat(timespec='seconds')}"
 
 
 def _name(replica: Replica) -> str:

@@ -15,8 +15,9 @@ RENEW_EVERY = 4.0  # seconds
 
 
 class Step(StrEnum):
-    """What a rotation does next. The values are stored: never change one."""
+    """What a rotation does next."""
 
+    # The values are stored: never change one.
     CREATE = "create"  # have the provider make a credential, and store it as a version
     ACKNOWLEDGE = "acknowledge"  # wait until no replica has an older version
     USE = "use"  # wait until each replica has used the new version

@@ -26,7 +26,7 @@ def make_scope(exchange: Exchange, *, scheme: str = "http") -> dict[str, Any]:
     return {
         "type": "http",
         "asgi": _ASGI,
-        "http_version": "1.0" if exchange.is_old else "1.1",
+        "http_version": "1.0" if exchange.is_http_1_0 else "1.1",
         "method": exchange.method.decode("ascii"),
         "scheme": scheme,
         "path": unquote(exchange.path.decode("ascii", "replace")),
@@ -49,7 +49,7 @@ async def run_asgi(app: AsgiApp, exchange: Exchange, scope: dict[str, Any], send
     over = asyncio.Event()  # the client has disconnected
     is_body_taken = False
 
-    def on_gone() -> None:
+    def on_disconnect() -> None:
         over.set()
         send.on_disconnect()
 
@@ -58,13 +58,13 @@ async def run_asgi(app: AsgiApp, exchange: Exchange, scope: dict[str, Any], send
         if not is_body_taken:
             is_body_taken = True
             return {"type": "http.request", "body": exchange.body, "more_body": False}
-        if not exchange.gone and not send.is_complete:
+        if not exchange.disconnected and not send.is_complete:
             await over.wait()
         return {"type": "http.disconnect"}
 
-    exchange.on_gone = on_gone
+    exchange.on_disconnect = on_disconnect
     await app(scope, receive, send)
-    if not send.is_complete and not exchange.gone:
+    if not send.is_complete and not exchange.disconnected:
         raise RuntimeError("the application returned before its response was complete")
 
 
@@ -101,7 +101,7 @@ class AsgiSender:
             self.status = message["status"]
         elif message["type"] == "http.response.body":
             self._send(message.get("body", b""), more=message.get("more_body", False))
-            if not self._exchange.writable and not self._exchange.gone:
+            if not self._exchange.writable and not self._exchange.disconnected:
                 self._drained.clear()
                 await self._drained.wait()
 
@@ -139,7 +139,7 @@ class AsgiSender:
             headers.append((b"content-length", b"%d" % length))
         if (b"connection", b"close") in given:
             self._exchange.keep_alive = False
-        self._frames = length is None and not self._is_bodiless and not self._exchange.is_old
+        self._frames = length is None and not self._is_bodiless and not self._exchange.is_http_1_0
         self._left = None if self._is_bodiless else length
         self._count(body)
         first = b"" if self._is_bodiless else chunk(body) if self._frames and body else body

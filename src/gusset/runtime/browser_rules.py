@@ -24,7 +24,7 @@ Header = Callable[[bytes], bytes | None]
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::[0-9]*)?")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]+)?|https?://\[[0-9a-f:.]+\](?::[0-9]+)?")
 _FOREIGN_SITES = frozenset((b"cross-site", b"same-site"))
-_MOST_CACHED = 64
+_MAX_CACHED = 64
 _ALLOW = "Start it with --allow-origin ORIGIN to let pages of that origin call it."
 
 
@@ -123,7 +123,7 @@ class BrowserRules:
             return False
         name = match[1].decode("latin-1").strip("[]").lower().removesuffix(".")
         good = is_loopback(name) or name.endswith(".localhost") or name in self.hosts
-        if good and len(self._good_hosts) < _MOST_CACHED:
+        if good and len(self._good_hosts) < _MAX_CACHED:
             self._good_hosts.add(host)
         return good
 

@@ -29,7 +29,7 @@ OPEN_PATHS = frozenset((b"/", b"/ping", b"/v1/models/model", b"/v1/models/model/
 """What probes request: open to everyone, by GET and HEAD."""
 
 _SCHEMES = frozenset((b"api-key", b"bearer"))
-_MOST_REMEMBERED = 1024  # bytes of a header; there may be any number of spaces in it
+_MAX_REMEMBERED = 1024  # bytes of a header; there may be any number of spaces in it
 _MISSING = "This model is only for its callers. Send the header: Authorization: Api-Key KEY"
 _WRONG = "The key in the header Authorization belongs to no caller of this model."
 
@@ -100,7 +100,7 @@ class CallerAuth:
         """As `check`, and have the connection remember the header of a caller."""
         known = self._known
         caller = _caller_of(authorization, known)
-        if caller is not None and authorization is not None and len(authorization) <= _MOST_REMEMBERED:
+        if caller is not None and authorization is not None and len(authorization) <= _MAX_REMEMBERED:
             exchange.accepted = AcceptedHeader(authorization, caller, known)
         return self._count(caller, authorization)
 

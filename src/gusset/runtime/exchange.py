@@ -52,30 +52,31 @@ class ResponseWriter(Protocol):
 class Exchange:
     """One request and its response, sent whole by `respond` or in parts from `start` to `end`.
 
-    `gone` becomes true when the client disconnects before the response is
-    complete; `on_gone` is then called, if set. `writable` is false while too
+    `disconnected` becomes true when the client disconnects before the response is
+    complete; `on_disconnect` is then called, if set. `writable` is false while too
     much is buffered for the client; `on_writable` is called when that ends.
-    All of this belongs to the event loop's thread, but other threads may read
-    `gone` and `writable`.
+    All of this belongs to the event loop's thread. But other threads may read
+    `disconnected` and `writable`, and before the response is started they may set
+    `on_writable` and call `limit_silence`.
     """
 
     __slots__ = (
         "_connection",
-        "began",
         "body",
-        "counted_as",
         "counted_bytes",
+        "disconnected",
         "fields",
-        "gone",
         "headers",
-        "is_old",
+        "is_http_1_0",
         "keep_alive",
         "method",
-        "on_gone",
+        "on_disconnect",
         "on_writable",
         "path",
         "query",
+        "received_at",
         "response_headers",
+        "route",
         "writable",
     )
 
@@ -94,15 +95,15 @@ class Exchange:
         self.path = b""
         self.query = b""
         self.keep_alive = False
-        self.is_old = False  # HTTP/1.0, which has no chunks
+        self.is_http_1_0 = False  # such a response cannot be sent in chunks
         self.body = b""
         self.counted_bytes = 0  # in the server's `RequestMemory`
         self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # in addition to those of the handler
-        self.counted_as: str | None = None  # the route, for metrics
-        self.began = 0.0  # when the request was complete, by time.perf_counter()
-        self.gone = False
+        self.route: str | None = None  # its name in metrics; probes have none and are not counted
+        self.received_at = 0.0  # when the request was complete, by time.perf_counter()
+        self.disconnected = False
         self.writable = True
-        self.on_gone: Callable[[], object] | None = None
+        self.on_disconnect: Callable[[], object] | None = None
         self.on_writable: Callable[[], object] | None = None
 
     def header(self, name: bytes) -> bytes | None:
@@ -115,7 +116,7 @@ class Exchange:
         Raises:
             RuntimeError: a response was sent or started already.
         """
-        if not self.gone:
+        if not self.disconnected:
             self._connection.respond(self, status, body, content_type, headers)
 
     def start(self, status: int, headers: Headers, first: bytes = b"") -> None:
@@ -126,27 +127,27 @@ class Exchange:
         Raises:
             RuntimeError: a response was sent or started already.
         """
-        if not self.gone:
+        if not self.disconnected:
             self._connection.start(self, status, headers, first)
 
     def write(self, data: bytes) -> None:
-        """Send the next part: made by `chunk`, unless the length is known or `is_old`."""
-        if not self.gone:
+        """Send the next part: made by `chunk`, unless the length is known or `is_http_1_0`."""
+        if not self.disconnected:
             self._connection.write(data)
 
     def end(self, last: bytes = b"") -> None:
         """Complete a response in parts, with `last`."""
-        if not self.gone:
+        if not self.disconnected:
             self._connection.end(self, last)
 
     def cut(self) -> None:
         """Break off a response in parts, so that the client sees that it is incomplete."""
-        if not self.gone:
+        if not self.disconnected:
             self._connection.cut()
 
     def limit_silence(self, seconds: float) -> None:
         """Abort the response when nothing is written to it for so long."""
-        if not self.gone:
+        if not self.disconnected:
             self._connection.limit_silence(seconds)
 
     def hand_over(self, make_successor: MakeSuccessor) -> None:
@@ -154,7 +155,7 @@ class Exchange:
 
         Responds with 503 instead when too many connections have been handed over.
         """
-        if not self.gone:
+        if not self.disconnected:
             self._connection.hand_over(self, make_successor)
 
     @property

@@ -41,9 +41,9 @@ class ServerState:
 class HttpConnection(asyncio.Protocol):
     """One client: passes its requests to the handler in order, and writes the responses.
 
-    Of its public methods six are asyncio's callbacks, two are for the parser and seven are those of
-    `Exchange`. It stays one class: reading, responding and deadlines share one state, and a second
-    object would cost each request time.
+    Of its public methods six are asyncio's callbacks, two are for the parser, seven are those of
+    `Exchange`, and five are for `OpenConnections`. It stays one class: reading, responding and
+    deadlines share one state, and a second object would cost each request time.
     """
 
     transport: asyncio.Transport
@@ -94,10 +94,10 @@ class HttpConnection(asyncio.Protocol):
         self._waiting.clear()
         for exchange in left:
             self._memory.release(exchange)
-            exchange.gone = True
+            exchange.disconnected = True
             self._server.observe(exchange, 499)
-            if exchange.on_gone is not None:
-                exchange.on_gone()
+            if exchange.on_disconnect is not None:
+                exchange.on_disconnect()
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
@@ -177,7 +177,7 @@ class HttpConnection(asyncio.Protocol):
             has_length = has_length or name.lower() == b"content-length"
         bodiless = exchange.method == b"HEAD" or status in (204, 304)
         if not has_length and not bodiless:
-            if exchange.is_old:
+            if exchange.is_http_1_0:
                 exchange.keep_alive = False
             else:
                 head += b"transfer-encoding: chunked\r\n"
@@ -307,7 +307,7 @@ class HttpConnection(asyncio.Protocol):
         if exchange.counted_bytes:
             self._memory.release(exchange)
         # What they refer to usually refers to the exchange: only a garbage collection would end the cycle.
-        exchange.on_gone = exchange.on_writable = None
+        exchange.on_disconnect = exchange.on_writable = None
         self._current = None
         self._started = False
         self._silence = None

@@ -230,7 +230,7 @@ class RequestParser:
         exchange.keep_alive = keep = parser.should_keep_alive()
         # HTTP/1.0 keeps a connection open only when the client asks for it.
         if not keep or b"connection" in fields:
-            exchange.is_old = parser.get_http_version() == "1.0"
+            exchange.is_http_1_0 = parser.get_http_version() == "1.0"
         self._exchange = exchange
         self._check_head_complete(exchange, offers_protocol=offers_protocol)
 
@@ -263,7 +263,7 @@ class RequestParser:
         """Pass on the unfinished request without its body, and parse nothing more."""
         exchange.keep_alive = False
         exchange.counted_bytes = self.memory.finish()
-        exchange.began = perf_counter()
+        exchange.received_at = perf_counter()
         self.requests.append(exchange)
         self.is_closed = True
 
@@ -328,13 +328,13 @@ class RequestParser:
             return
         if self.memory.unfinished:
             exchange.counted_bytes = self.memory.finish()
-        exchange.began = perf_counter()
+        exchange.received_at = perf_counter()
         self.requests.append(exchange)
 
     def _expect(self, expected: bytes, exchange: Exchange) -> None:
         if expected.lower() != b"100-continue":
             self._refuse(417, "Only 100-continue can be expected.")
-        elif not exchange.is_old:
+        elif not exchange.is_http_1_0:
             self._connection.send_continue()
 
     def _refuse_head(self) -> None:

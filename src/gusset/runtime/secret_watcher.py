@@ -147,11 +147,11 @@ class SecretWatcher:
                 self._on_values(values)
                 self._held = values
             except Exception as error:
-                log.warning("A value whose overlap is over could not be dropped: %s", _reason(error))
+                log.warning("A value whose overlap has ended could not be dropped: %s", _reason(error))
                 self._end_overlaps_after(_LONGEST_RETRY)
                 return
             self._schedule_overlap_end()
-        log.info("An overlap is over: the value before is dropped.")
+        log.info("An overlap has ended: the previous value is no longer accepted.")
 
 
 def _reason(error: Exception) -> str:

@@ -141,7 +141,7 @@ class Secrets(Mapping[str, SecretText]):
         return value
 
     def previous(self, name: str) -> NewValue:
-        """The value before the current one, while it stays valid; None when there is none.
+        """The previous value, while it stays valid; None when there is none.
 
         Text, or `bytes` if it is not UTF-8. For code that verifies what others have signed or sent, and
         for servers that accept two keys during a rotation.

@@ -18,9 +18,9 @@ from gusset.secrets.patterns import LONG, common_length, repeated_bytes
 from gusset.secrets.string_search import StringSearch
 from gusset.secrets.value import MIN_MASKED
 
-_MAX_PLACES: Final = 8  # of one gram: fragments that repeat themselves have it at many
-_START: Final = STRIDE - 1  # bytes
-# What a start is the start of, as bits.
+_MAX_POSITIONS: Final = 8  # of one gram: fragments that repeat themselves have it at many
+_MAX_PREFIX: Final = STRIDE - 1  # bytes
+# What a prefix is the prefix of, as bits.
 _OF_PATTERN: Final = 1
 _OF_GRAM: Final = 2
 _BEFORE_GRAM: Final = 4
@@ -50,10 +50,10 @@ class PatternIndex:
         wanted = [*self._heads, *(gram for gram in self._grams if gram not in self._heads)]
         self.search = StringSearch(wanted)
         self._sorted_grams = sorted(self._grams)
-        self._starts = _starts(self._heads, self._grams)
+        self._prefixes = _prefixes(self._heads, self._grams)
         self._holds_runs = len(self._grams) > _MAX_BEFORE
         if not self._holds_runs:
-            _add_starts_before(self._starts, self._grams, self._texts)
+            _add_prefixes_before(self._prefixes, self._grams, self._texts)
 
     def spans(self, data: bytes) -> list[Span]:
         """The parts of `data` to mask, in order, merged where they overlap."""
@@ -64,16 +64,16 @@ class PatternIndex:
         spans, cut = self._find(data)
         if not self._heads or data.endswith(b"\n"):  # a complete line, as almost always
             return spans, cut
-        return spans, min(cut, self._begun(data))
+        return spans, min(cut, self._tail_cut(data))
 
-    def continuing(self, start: bytes) -> range:
-        """Which patterns, by their number, begin with `start` and are longer."""
-        size = len(start)
-        if size < MIN_MASKED or start[:MIN_MASKED] not in self._heads:
+    def continuing(self, prefix: bytes) -> range:
+        """Which patterns, by their number, begin with `prefix` and are longer."""
+        size = len(prefix)
+        if size < MIN_MASKED or prefix[:MIN_MASKED] not in self._heads:
             return _NO_PATTERNS
-        low, high, _ = self._heads[start[:MIN_MASKED]]
-        first = bisect_right(self._sorted, start, low, high)
-        return range(first, bisect_right(self._sorted, start, first, high, key=lambda each: each[:size]))
+        low, high, _ = self._heads[prefix[:MIN_MASKED]]
+        first = bisect_right(self._sorted, prefix, low, high)
+        return range(first, bisect_right(self._sorted, prefix, first, high, key=lambda each: each[:size]))
 
     def narrowed(self, continuing: range, size: int, more: bytes) -> range:
         """Those of `continuing`, of which `size` bytes were found, that go on with `more` and are longer."""
@@ -129,31 +129,31 @@ class PatternIndex:
         return start + times * period + LONG, start + times * period
 
     def _may_continue(self, data: bytes, start: int) -> bool:
-        """Whether all of `data` from `start` on is the start of a longer pattern."""
+        """Whether all of `data` from `start` on is a prefix of a longer pattern."""
         low, high, longest = self._heads[data[start : start + MIN_MASKED]]
-        return len(data) - start < longest and _starts_one(self._sorted, data[start:], low, high)
+        return len(data) - start < longest and _is_proper_prefix(data[start:], self._sorted, low, high)
 
-    def _begun(self, data: bytes) -> int:
-        """From where on the end of `data` may be the start of a pattern or part; its length for none.
+    def _tail_cut(self, data: bytes) -> int:
+        """From where on the end of `data` may be a prefix of a pattern or part; its length for none.
 
-        Only shorter starts than a head or gram; the search finds the others. A pattern
+        Only shorter prefixes than a head or gram; the search finds the others. A pattern
         may begin in the last line only.
         """
         tail = data[1 - MIN_MASKED :]
         size, before = len(tail), len(data) - len(tail)
         run = len(without_last_run(tail))
-        cut = max(run, size - _START) if self._holds_runs else size
-        starts = self._starts
+        cut = max(run, size - _MAX_PREFIX) if self._holds_runs else size
+        prefixes = self._prefixes
         for start in range(tail.rfind(b"\n") + 1, size):
-            kinds = starts.get(tail[start : start + _START])
+            kinds = prefixes.get(tail[start : start + _MAX_PREFIX])
             if kinds is None:
                 continue
-            if kinds & _OF_GRAM and start >= run and _is_begun(self._sorted_grams, tail, start):
-                first = max(0, before + start - _START)  # a part may begin before its first gram
+            if kinds & _OF_GRAM and start >= run and _is_prefix(tail, start, self._sorted_grams):
+                first = max(0, before + start - _MAX_PREFIX)  # a part may begin before its first gram
                 return min(before + cut, max(first, before + run) if run else last_run(data, first))
-            is_before_gram = kinds & _BEFORE_GRAM and start >= max(run, size - _START)
+            is_before_gram = kinds & _BEFORE_GRAM and start >= max(run, size - _MAX_PREFIX)
             if start < cut and (
-                is_before_gram or (kinds & _OF_PATTERN and _is_begun(self._sorted, tail, start))
+                is_before_gram or (kinds & _OF_PATTERN and _is_prefix(tail, start, self._sorted))
             ):
                 cut = start
         return before + cut
@@ -167,21 +167,21 @@ class PatternIndex:
         compared: what is more of a part has grams of its own.
         """
         size = cut = len(data)
-        for number, place in self._grams[data[offset : offset + GRAM]]:
+        for number, position in self._grams[data[offset : offset + GRAM]]:
             text = self._texts[number]
-            start = offset - _common_before(data, offset, text, place)
-            end = offset + GRAM + _common_after(data, offset + GRAM, text, place + GRAM)
+            start = offset - _common_before(data, offset, text, position)
+            end = offset + GRAM + _common_after(data, offset + GRAM, text, position + GRAM)
             if end - start >= MIN_PART:
                 _add(spans, start, end, self.fragments[text])
-            if end == size and place + end - offset < len(text):
+            if end == size and position + end - offset < len(text):
                 cut = min(cut, start)
         return cut
 
 
-def _starts_one(ordered: Sequence[bytes], start: bytes, low: int = 0, high: int | None = None) -> bool:
-    """Whether one of `ordered` begins with `start`, and is longer than it."""
-    number = bisect_right(ordered, start, low, high)
-    return number < (len(ordered) if high is None else high) and ordered[number].startswith(start)
+def _is_proper_prefix(data: bytes, ordered: Sequence[bytes], low: int = 0, high: int | None = None) -> bool:
+    """Whether one of `ordered` begins with `data`, and is longer than it."""
+    number = bisect_right(ordered, data, low, high)
+    return number < (len(ordered) if high is None else high) and ordered[number].startswith(data)
 
 
 def _offsets(found: Iterable[tuple[int, int, int]]) -> Iterator[int]:
@@ -192,44 +192,44 @@ def _offsets(found: Iterable[tuple[int, int, int]]) -> Iterator[int]:
         done = end
 
 
-def _is_begun(ordered: Sequence[bytes], tail: bytes, start: int) -> bool:
-    """Whether one of `ordered` begins with `tail[start:]`. It does with the first `_START` bytes of that."""
-    return len(tail) - start <= _START or _starts_one(ordered, tail[start:])
+def _is_prefix(tail: bytes, start: int, ordered: Sequence[bytes]) -> bool:
+    """Whether one of `ordered` begins with `tail[start:]`, as one does with its first `_MAX_PREFIX` bytes."""
+    return len(tail) - start <= _MAX_PREFIX or _is_proper_prefix(tail[start:], ordered)
 
 
-def _starts(heads: Iterable[bytes], grams: Iterable[bytes]) -> dict[bytes, int]:
-    """What each start of up to `_START` bytes may be the start of."""
-    starts: dict[bytes, int] = {}
+def _prefixes(heads: Iterable[bytes], grams: Iterable[bytes]) -> dict[bytes, int]:
+    """What each prefix of up to `_MAX_PREFIX` bytes may be a prefix of."""
+    prefixes: dict[bytes, int] = {}
     for strings, kind in ((heads, _OF_PATTERN), (grams, _OF_GRAM)):
         for string in strings:
-            for size in range(1, _START + 1):
-                starts[string[:size]] = starts.get(string[:size], 0) | kind
-    return starts
+            for size in range(1, _MAX_PREFIX + 1):
+                prefixes[string[:size]] = prefixes.get(string[:size], 0) | kind
+    return prefixes
 
 
-def _add_starts_before(
-    starts: dict[bytes, int], grams: Mapping[bytes, Iterable[tuple[int, int]]], texts: Sequence[bytes]
+def _add_prefixes_before(
+    prefixes: dict[bytes, int], grams: Mapping[bytes, Iterable[tuple[int, int]]], texts: Sequence[bytes]
 ) -> None:
     """Add what a part begins with whose first gram has not begun: all of these bytes are before the gram."""
-    for number, place in (each for places in grams.values() for each in places):
-        for first in range(max(0, place - _START), place):
-            for end in range(first + 1, place + 1):
-                start = texts[number][first:end]
-                starts[start] = starts.get(start, 0) | _BEFORE_GRAM
+    for number, position in (each for positions in grams.values() for each in positions):
+        for first in range(max(0, position - _MAX_PREFIX), position):
+            for end in range(first + 1, position + 1):
+                prefix = texts[number][first:end]
+                prefixes[prefix] = prefixes.get(prefix, 0) | _BEFORE_GRAM
 
 
-def _common_before(data: bytes, start: int, text: bytes, place: int) -> int:
-    """How many bytes before `start` equal those of `text` before `place`; at most four."""
-    most, length = min(STRIDE - 1, start, place), 0
-    while length < most and data[start - length - 1] == text[place - length - 1]:
+def _common_before(data: bytes, start: int, text: bytes, position: int) -> int:
+    """How many bytes before `start` equal those of `text` before `position`; at most four."""
+    most, length = min(STRIDE - 1, start, position), 0
+    while length < most and data[start - length - 1] == text[position - length - 1]:
         length += 1
     return length
 
 
-def _common_after(data: bytes, end: int, text: bytes, place: int) -> int:
-    """How many bytes from `end` on equal those of `text` from `place` on; at most `MIN_PART`."""
-    most, length = min(MIN_PART, len(data) - end, len(text) - place), 0
-    while length < most and data[end + length] == text[place + length]:
+def _common_after(data: bytes, end: int, text: bytes, position: int) -> int:
+    """How many bytes from `end` on equal those of `text` from `position` on; at most `MIN_PART`."""
+    most, length = min(MIN_PART, len(data) - end, len(text) - position), 0
+    while length < most and data[end + length] == text[position + length]:
         length += 1
     return length
 
@@ -272,10 +272,10 @@ def _grams(texts: Iterable[bytes]) -> dict[bytes, tuple[tuple[int, int], ...]]:
     grams: dict[bytes, tuple[tuple[int, int], ...]] = {}
     for number, text in enumerate(texts):
         seen: set[bytes] = set()
-        for place, gram in grams_of(text):
-            compared = text[max(0, place - STRIDE + 1) : place + GRAM + MIN_PART]
-            places = grams.get(gram, ())
-            if compared not in seen and len(places) < _MAX_PLACES:
+        for position, gram in grams_of(text):
+            compared = text[max(0, position - STRIDE + 1) : position + GRAM + MIN_PART]
+            positions = grams.get(gram, ())
+            if compared not in seen and len(positions) < _MAX_POSITIONS:
                 seen.add(compared)
-                grams[gram] = (*places, (number, place))
+                grams[gram] = (*positions, (number, position))
     return grams

@@ -22,7 +22,7 @@ from gusset.vault.deadline import call_within
 T = TypeVar("T")
 
 
-_MOST_IDLE = 64  # of a pool
+_MAX_IDLE = 64  # of a pool
 
 
 class _Spawned(greenlet):  # type: ignore[misc]  # the library has no types
@@ -74,7 +74,7 @@ class GreenletPool:
             given.add_done_callback(partial(self._resume, child, on_done))
             return
         result, child.result = child.result, None
-        if len(self._idle) < _MOST_IDLE:
+        if len(self._idle) < _MAX_IDLE:
             self._idle.append(child)
         else:
             child.switch()  # without a call it ends; one that is only dropped would keep itself, by its frame

@@ -32,7 +32,13 @@ from gusset.vault.storage.database import Database, open_database
 from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.meta import ACCESS_GENERATION, DELETE_META, INSERT_META, READ_META, WRITE_META
 from gusset.vault.storage.revision import REVISION
-from gusset.vault.storage.schema import FIRST_SIGNED, check_revision, check_schema, migrated, oldest_beside
+from gusset.vault.storage.schema import (
+    FIRST_SIGNED,
+    check_revision,
+    check_schema,
+    migrated,
+    oldest_compatible,
+)
 from gusset.vault.storage.signed_rows import RowSigner, Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import TEAMS
@@ -120,7 +126,7 @@ class TeamSecrets:
             rows=self._rows,
             versions=self._versions,
             in_use=self._in_use,
-            forget_overwritten=parts.database.forget_overwritten,
+            erase_overwritten=parts.database.erase_overwritten,
             overwrite_spellings=parts.settings.name_collisions == "overwrite",
         )
 
@@ -279,7 +285,7 @@ class Vault:
             managers=self.managers,
             is_shared=database.file is None,
             exclusive_lock=database.exclusive_lock,
-            forget_overwritten=database.forget_overwritten,
+            erase_overwritten=database.erase_overwritten,
         )
 
     @cached_property
@@ -411,7 +417,7 @@ class Vault:
         """The revision of the database's schema, and the oldest that a gusset beside it may support."""
         with self._parts.store.read() as connection:
             revision = self._parts.database.revision(connection.driver) or REVISION
-            return revision, oldest_beside(revision, connection)
+            return revision, oldest_compatible(revision, connection)
 
     def check_writable(self) -> None:
         """Write something large. Raises HostError or Unreachable when that fails."""
@@ -538,7 +544,7 @@ def _prepare(
 def _create_or_sign(
     database: Database, driver: Any, source: RootKeySource, clock: Clock, *, found: str | None
 ) -> Checkpoint | None:
-    """Create what a new vault has, or what an older gusset's lacks: keys, and signatures of rows.
+    """Create what a new vault has, or what one of an older version lacks: keys, and signatures of rows.
 
     All in the transaction of the migration: a vault exists as a whole or not at all. The
     root key's file comes first: the next attempt uses a root key without a vault, but a
@@ -558,7 +564,7 @@ def _create_or_sign(
     keyring = Keyring.new(root.id) if new else _older_keyring(connection, keys)
     was_signed = keyring.has(STATE)
     if not new and not was_signed and (found or "") >= FIRST_SIGNED:
-        raise _older_keyring_put_back()
+        raise _keyring_rolled_back()
     keyring = keyring.complete()
     keys.write(connection, keyring, at, root)
     keys.use(keyring, root)
@@ -584,15 +590,20 @@ def _create_or_sign(
 
 
 def _older_keyring(connection: Connection, keys: KeyringStore) -> Keyring:
-    """The keyring of an older gusset. Raises IntegrityError if it had a manifest: it was put back."""
+    """The keyring of an older version of gusset.
+
+    Raises:
+        IntegrityError: it had a manifest, so it was rolled back.
+    """
     if connection.one(_ANY_KEY_CHANGE, {"actions": sorted(map(str, KEY_CHANGES))}) is not None:
-        raise _older_keyring_put_back()
+        raise _keyring_rolled_back()
     return keys.read_without_manifest(connection)
 
 
-def _older_keyring_put_back() -> IntegrityError:
+def _keyring_rolled_back() -> IntegrityError:
     return IntegrityError(
-        "the keyring was put back to that of an older gusset", hint="restore the database from a backup"
+        "the keyring was rolled back to that of an older version of gusset",
+        hint="restore the database from a backup",
     )
 
 

@@ -115,11 +115,11 @@ class BucketClient:
             if name and not name.endswith("/") and _is_chosen(name, self._download):
                 objects[name] = _object(path, info)
         if not objects:
-            what = "has no file that the patterns choose" if found else "does not exist, or is empty"
+            what = "has no file that matches the patterns" if found else "does not exist, or is empty"
             raise failures.not_found(self._download, f"{self._download.label} {what}")
         if not all(map(is_safe_name, objects)) or _has_file_as_folder(objects):
             raise failures.unreachable(
-                self._download, "the names of its files cannot be the names of a folder's"
+                self._download, "the names of its files cannot be file names in a folder"
             )
         return objects
 

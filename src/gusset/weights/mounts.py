@@ -15,11 +15,11 @@ from pathlib import Path
 
 from gusset.errors import Conflict, Denied, HostError
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW
-from gusset.trusted_folders import planted
+from gusset.trusted_folders import untrusted_part
 from gusset.weights.cache import WeightsCache
 from gusset.weights.download import Download
 
-_PATIENCE = 10.0  # seconds until another start has made its link
+_LINK_TIMEOUT = 10.0  # seconds until another start has made its link
 _INTERVAL = 0.05
 
 
@@ -82,7 +82,7 @@ class Mounts:
             flags = os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW
             descriptor = os.open(self._cache.mount_record(str(path)), flags, 0o600)
             self._locked[str(path)] = descriptor
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _LINK_TIMEOUT
         while True:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +134,7 @@ class Mounts:
 
 def _check_not_planted(download: Download, path: Path) -> None:
     """Refuse a path that leads through what another account has put into a folder for everybody."""
-    if (found := planted(path)) is not None:
+    if (found := untrusted_part(path)) is not None:
         raise Denied(
             f"{download.location}: other accounts could change where {path} leads: everybody may write to "
             f"{found.parent}",

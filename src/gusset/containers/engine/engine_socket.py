@@ -178,4 +178,6 @@ def _host_as_written(parts: SplitResult) -> str:
 
 def _invalid_url() -> HostError:
     """Does not quote the URL: there may be a password in it."""
-    return HostError("DOCKER_HOST is no ssh:// address", hint="as in ssh://user@machine, without a password")
+    return HostError(
+        "DOCKER_HOST is not an ssh:// address", hint="as in ssh://user@machine, without a password"
+    )

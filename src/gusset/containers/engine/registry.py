@@ -110,7 +110,7 @@ class RegistryLogin(DeclaredSecrets):
             user, colon, password = _decode(value).partition(b":")
             if not (colon and user and password):
                 raise HostError(
-                    f"the secret {name} is no login: it is neither USER:PASSWORD nor USER:PASSWORD in base64",
+                    f"the secret {name} is not a login, which is USER:PASSWORD, plain or in base64",
                     hint=f"set it again: gusset secret set {name}",
                 )
             return Credentials(name, user.decode(), SecretValue(password), value)

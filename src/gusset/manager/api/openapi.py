@@ -19,7 +19,7 @@ _ERRORS = {
     "403": "The key does not allow this.",
     "404": "Not found, or not visible to the caller.",
     "409": "The request conflicts with the current state, such as a name that is taken.",
-    "412": "The current version is another one than `If-Match` or `If-None-Match` requires.",
+    "412": "The current version is not the one that `If-Match` or `If-None-Match` requires.",
     "413": "The body is too large.",
     "422": "Another request had this `Idempotency-Key`.",
     "429": "Too many requests, or too many that were refused; `Retry-After` says for how long.",

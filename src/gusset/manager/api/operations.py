@@ -38,7 +38,9 @@ class ApiRequest(Generic[CallerT, BodyT]):
     path: Mapping[str, str]
     query: Mapping[str, str]
     headers: Mapping[bytes, bytes] = field(repr=False)  # the first of each name, in lower case
-    declaring: Callable[[str], Mapping[str, Sequence[str]]]  # team id -> folded secret name -> deployments
+    deployments_by_secret: Callable[
+        [str], Mapping[str, Sequence[str]]
+    ]  # team id -> folded secret name -> deployments
     keep: Callable[[Callable[[Any], object]], None]  # see `RepeatableRequest`
 
     def write(self, write: Callable[[], ResultT], respond: Callable[[ResultT], ResponseT]) -> ResponseT:

@@ -123,7 +123,7 @@ class Api:
             GussetError: see `error_response`.
         """
         caller = self._authorize(exchange, route.operation, address)
-        return self._call_handler(exchange, route, caller, self._cache.declaring)
+        return self._call_handler(exchange, route, caller, self._cache.deployments_by_secret)
 
     def lacks_key(self, exchange: Exchange) -> bool | Awaitable[bool]:
         """Whether a request has no valid key or token. An awaitable where the vault's reads wait."""
@@ -154,10 +154,10 @@ class Api:
         exchange: Exchange,
         route: Route,
         caller: Caller,
-        declaring: Callable[[str], Mapping[str, Sequence[str]]],
+        deployments_by_secret: Callable[[str], Mapping[str, Sequence[str]]],
     ) -> Response:
         repeatable = RepeatableRequest.of(self._vault, exchange, route.operation, caller)
-        execute = partial(self._execute, exchange, route, caller, declaring)
+        execute = partial(self._execute, exchange, route, caller, deployments_by_secret)
         if repeatable is None:
             return execute(self._vault, lambda _: None)
         return repeatable.respond(execute)
@@ -167,7 +167,7 @@ class Api:
         exchange: Exchange,
         route: Route,
         caller: Caller,
-        declaring: Callable[[str], Mapping[str, Sequence[str]]],
+        deployments_by_secret: Callable[[str], Mapping[str, Sequence[str]]],
         vault: Vault,
         keep: Callable[[Callable[[Any], object]], None],
     ) -> Response:
@@ -182,7 +182,7 @@ class Api:
                     path=route.parameters,
                     query=QueryParams(exchange.query) if exchange.query else {},
                     headers=exchange.fields,
-                    declaring=declaring,
+                    deployments_by_secret=deployments_by_secret,
                     keep=keep,
                 )
             )

@@ -75,7 +75,7 @@ class NewSecret(Body):
 class SetSecret(NewSecret):
     """A secret's name and value, with an optional note and expiry date.
 
-    For `overlap` seconds, deployments can read the version before as well.
+    For `overlap` seconds, deployments can read the previous version as well.
     """
 
     note: str | None = None
@@ -678,7 +678,7 @@ class CurrentDeployment:
 
 @response_model
 class PreviousSecret:
-    """The value before the current one, which stays valid for `ends_in` seconds."""
+    """The previous value, which stays valid for `ends_in` seconds."""
 
     value: Annotated[str, Field(description="base64 of the exact bytes")] = field(repr=False)
     version: int
@@ -687,7 +687,7 @@ class PreviousSecret:
 
 @response_model
 class DeliveredSecret:
-    """A secret's value, and during an overlap the value before it."""
+    """A secret's value, and during an overlap the previous one."""
 
     value: Annotated[str, Field(description="base64 of the exact bytes")] = field(repr=False)
     version: int

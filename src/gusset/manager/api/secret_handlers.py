@@ -45,7 +45,7 @@ def list_team_secrets(request: PersonRequest[None]) -> schemas.SecretList:
 def _secrets_of(request: PersonRequest[None], team: TeamInfo) -> list[schemas.Secret]:
     deleted = request.flag("deleted")
     found = request.vault.secrets_of(team.id, team.name).reader.list(include_deleted=deleted)
-    used_by = request.declaring(team.id)
+    used_by = request.deployments_by_secret(team.id)
     return [secret_model(info, used_by.get(fold_name(info.name), ())) for info in found]
 
 
@@ -84,7 +84,7 @@ def set_secrets(request: PersonRequest[schemas.SecretBatch]) -> schemas.SecretLi
 def get_secret(request: PersonRequest[None]) -> ApiResponse[schemas.Secret]:
     """Get a secret's metadata, without its value."""
     info = _secrets(request).reader.get(request.path["name"])
-    used_by = request.declaring(info.team_id)
+    used_by = request.deployments_by_secret(info.team_id)
     return ApiResponse(secret_model(info, used_by.get(fold_name(info.name), ())), _etag(info))
 
 

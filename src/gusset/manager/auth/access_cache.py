@@ -144,7 +144,7 @@ class AccessCache:
             age = MAX_AGE * random.uniform(_EARLIEST, _LATEST)  # noqa: S311  # spreads work, hides nothing
             self._keys[hashed] = _Entry(known, time.monotonic() + age)
 
-    def declaring(self, team_id: str) -> Mapping[str, Sequence[str]]:
+    def deployments_by_secret(self, team_id: str) -> Mapping[str, Sequence[str]]:
         """Folded secret name -> the deployments of the team that declare it, as of the last `refresh`."""
         known = self._declared.get(team_id)
         if known is None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from gusset.addresses import is_loopback
 from gusset.errors import TokenRefused, Unreachable, UsageError
-from gusset.manager.identity.json_web_keys import Keys, VerificationKey, find_key, parse_keys
+from gusset.manager.identity.json_web_keys import JsonWebKeys, VerificationKey, find_key, parse_keys
 from gusset.manager.identity.json_web_token import UnverifiedToken
 from gusset.manager.identity.pinned_http import TIMEOUT, FetchFailed, PinnedHttp
 from gusset.vault import deadline, greenlets
@@ -39,7 +39,7 @@ class _Known:
     """What is known of an issuer's keys. Times are monotonic."""
 
     issuer: IssuerInfo
-    keys: Keys = ()
+    keys: JsonWebKeys = ()
     fetched: float | None = None  # when the last successful fetch began
     tried: float | None = None  # when the last fetch began
     fetching: asyncio.Task[None] | None = None

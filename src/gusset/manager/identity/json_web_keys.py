@@ -34,10 +34,10 @@ class VerificationKey:
     key: PyJWK
 
 
-Keys = Sequence[VerificationKey]
+JsonWebKeys = Sequence[VerificationKey]
 
 
-def parse_keys(data: bytes | str) -> Keys:
+def parse_keys(data: bytes | str) -> JsonWebKeys:
     """The keys of a JSON Web Key Set that can verify signatures; others are left out.
 
     Raises:
@@ -50,7 +50,7 @@ def parse_keys(data: bytes | str) -> Keys:
     return [key for each in listed[:MAX_KEYS] if (key := _parse_key(each)) is not None]
 
 
-def find_key(keys: Keys, algorithm: str, key_id: str | None) -> VerificationKey | None:
+def find_key(keys: JsonWebKeys, algorithm: str, key_id: str | None) -> VerificationKey | None:
     """The key that a token's header names. A token without a key's id needs the only key of its algorithm."""
     found = [key for key in keys if key.algorithm == algorithm and key_id in (None, key.key_id)]
     return found[0] if len(found) == 1 or (found and key_id is not None) else None

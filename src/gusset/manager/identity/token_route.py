@@ -67,7 +67,7 @@ def _fields(exchange: Exchange) -> Mapping[str, str]:
         raise UsageError("the body is not form-encoded") from None
     fields = {name: value for name, value in pairs if value}
     if len({name for name, _ in pairs}) != len(pairs):
-        raise UsageError("a parameter stands twice in the body")
+        raise UsageError("a parameter occurs twice in the body")
     return fields
 
 

@@ -23,10 +23,10 @@ log = logging.getLogger("gusset.manager")
 
 RETRY_INTERVAL = 1.0  # seconds between two attempts to follow the database
 
-Key = tuple[str, str]
+SecretName = tuple[str, str]
 """A secret: the id of its team, and its folded name."""
 
-Keys = frozenset[Key]
+SecretNames = frozenset[SecretName]
 
 
 class Subscriber(Protocol):
@@ -39,10 +39,10 @@ class Subscriber(Protocol):
 class Topic:
     """A set of secrets, and the streams that follow just these: all replicas of a deployment share one."""
 
-    __slots__ = ("keys", "revision", "subscribers")
+    __slots__ = ("names", "revision", "subscribers")
 
-    def __init__(self, keys: Keys) -> None:
-        self.keys = keys
+    def __init__(self, names: SecretNames) -> None:
+        self.names = names
         self.revision = ""  # empty until it has been read
         self.subscribers: dict[Subscriber, int] = {}  # with the number of each subscription
 
@@ -54,11 +54,11 @@ class ChangeFeed:
         """`epoch` is the vault's."""
         self._open_poller = open_poller
         self._epoch = epoch
-        self._topics: dict[Keys, Topic] = {}
+        self._topics: dict[SecretNames, Topic] = {}
         self._topic_of: dict[Subscriber, Topic] = {}
-        self._topics_of: dict[Key, set[Topic]] = {}
+        self._topics_of: dict[SecretName, set[Topic]] = {}
         self._joining: deque[tuple[int, Topic, Subscriber]] = deque()  # those without a first revision
-        self._wanted: Keys = frozenset()  # the keys of `_topics_of`, for the thread
+        self._wanted: SecretNames = frozenset()  # the names of `_topics_of`, for the thread
         self._subscriptions = 0  # so far; numbers them
         self._last_epoch = 0
         self._known: Revisions = {}
@@ -97,13 +97,13 @@ class ChangeFeed:
         if poller is not None:
             poller.wake()
 
-    def subscribe(self, keys: Keys, subscriber: Subscriber) -> None:
-        """Have a stream follow `keys`. Its first revision is read after this call."""
-        topic = self._topics.get(keys)
+    def subscribe(self, names: SecretNames, subscriber: Subscriber) -> None:
+        """Have a stream follow `names`. Its first revision is read after this call."""
+        topic = self._topics.get(names)
         if topic is None:
-            topic = self._topics[keys] = Topic(keys)
-            for key in keys:
-                self._topics_of.setdefault(key, set()).add(topic)
+            topic = self._topics[names] = Topic(names)
+            for name in names:
+                self._topics_of.setdefault(name, set()).add(topic)
             self._wanted = frozenset(self._topics_of)
         self._topic_of[subscriber] = topic
         self._subscriptions += 1
@@ -117,11 +117,11 @@ class ChangeFeed:
         del topic.subscribers[subscriber]
         if topic.subscribers:
             return
-        del self._topics[topic.keys]
-        for key in topic.keys:
-            self._topics_of[key].discard(topic)
-            if not self._topics_of[key]:
-                del self._topics_of[key]
+        del self._topics[topic.names]
+        for name in topic.names:
+            self._topics_of[name].discard(topic)
+            if not self._topics_of[name]:
+                del self._topics_of[name]
         self._wanted = frozenset(self._topics_of)
 
     # On the thread.
@@ -159,34 +159,34 @@ class ChangeFeed:
 
     def _publish(self, found: Revisions, subscriptions: int) -> None:
         before, self._known = self._known, found
-        changed = {key for key in before.keys() | found.keys() if before.get(key) != found.get(key)}
+        changed = {name for name in before.keys() | found.keys() if before.get(name) != found.get(name)}
         if self._loop is not None and not self._stopped:
             self._loop.call_soon_threadsafe(self._on_poll, found, changed, subscriptions)
 
     # On the event loop.
 
-    def _on_poll(self, found: Revisions, changed: Iterable[Key], subscriptions: int) -> None:
+    def _on_poll(self, found: Revisions, changed: Iterable[SecretName], subscriptions: int) -> None:
         """Pass what a poll has read to the streams that a change concerns, and to new ones.
 
         Streams after the first `subscriptions` began after the poll: they wait for the next.
         """
         epoch = self._epoch()
-        topics = {topic for key in changed for topic in self._topics_of.get(key, ())}
+        topics = {topic for name in changed for topic in self._topics_of.get(name, ())}
         if epoch != self._last_epoch:
             self._last_epoch, topics = epoch, set(self._topics.values())
         for topic in topics:
-            topic.revision = revision_of(topic.keys, found, epoch)
+            topic.revision = revision_of(topic.names, found, epoch)
             for subscriber, number in list(topic.subscribers.items()):
                 if number <= subscriptions:
                     subscriber.on_revision(topic.revision)
         while self._joining and self._joining[0][0] <= subscriptions:
             _, topic, subscriber = self._joining.popleft()
             if subscriber in topic.subscribers:
-                topic.revision = topic.revision or revision_of(topic.keys, found, epoch)
+                topic.revision = topic.revision or revision_of(topic.names, found, epoch)
                 subscriber.on_revision(topic.revision)
 
 
-def revision_of(keys: Iterable[Key], found: Revisions, epoch: int) -> str:
+def revision_of(names: Iterable[SecretName], found: Revisions, epoch: int) -> str:
     """The revision of a set of secrets: the epoch, and a hash that reveals neither names nor values."""
-    state = [(*key, *found.get(key, ())) for key in sorted(keys)]
+    state = [(*name, *found.get(name, ())) for name in sorted(names)]
     return f"{epoch}-{hashlib.sha256(orjson.dumps(state)).hexdigest()[:32]}"

@@ -14,7 +14,7 @@ from gusset.manager.api.operations import DeploymentRequest, Operation, operatio
 from gusset.manager.auth.authenticator import Authenticator
 from gusset.manager.auth.callers import DeploymentCaller
 from gusset.manager.auth.rate_limiter import RateLimiter
-from gusset.manager.live.change_feed import Keys, revision_of
+from gusset.manager.live.change_feed import SecretNames, revision_of
 from gusset.secrets.hits import Hit
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.sources.source import Delivered
@@ -28,7 +28,7 @@ SESSION_HEADER = b"gusset-session"
 REPLICAS = "/v1/deployment/replicas/{id}"
 
 
-def keys_of(grant: Grant) -> Keys:
+def secret_names_of(grant: Grant) -> SecretNames:
     return frozenset((grant.team_id, fold_name(name)) for name in grant.names)
 
 
@@ -94,7 +94,7 @@ class Delivery:
         return schemas.DeliveredSecrets(
             secrets=values,
             missing=[name for name in names if name not in values],
-            revision=revision_of(keys_of(grant), revisions, vault.epoch),
+            revision=revision_of(secret_names_of(grant), revisions, vault.epoch),
             replica=lease.id if lease else new_replica,
             session_key=None if lease else vault.leases.session_key_of(grant, new_replica),
         )

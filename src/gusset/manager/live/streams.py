@@ -16,7 +16,7 @@ from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.callers import DeploymentCaller
 from gusset.manager.bugs import exception_response, log_bug
 from gusset.manager.live.change_feed import ChangeFeed
-from gusset.manager.live.delivery import keys_of
+from gusset.manager.live.delivery import secret_names_of
 from gusset.runtime.exchange import LAST_CHUNK, Exchange, Headers, chunk
 from gusset.runtime.responses import Response
 from gusset.vault.greenlets import GreenletPool
@@ -70,11 +70,11 @@ class Stream:
     @property
     def over(self) -> bool:
         """Whether the response is complete, or the client has disconnected."""
-        return self.closed or self.exchange.gone
+        return self.closed or self.exchange.disconnected
 
     def on_revision(self, revision: str) -> None:
         """Send the revision, unless it is the last one that was sent."""
-        if revision == self.revision or self.exchange.gone:
+        if revision == self.revision or self.exchange.disconnected:
             return
         if not self.revision:
             event = "hello" if self._since in (None, "", revision) else "changed"
@@ -89,17 +89,17 @@ class Stream:
     def beat(self) -> None:
         """Send a heartbeat, for clients and proxies that end silent connections."""
         if self.revision and self.exchange.writable:
-            self.exchange.write(_BEAT if self.exchange.is_old else _BEAT_CHUNK)
+            self.exchange.write(_BEAT if self.exchange.is_http_1_0 else _BEAT_CHUNK)
 
     def end(self) -> None:
         """Complete the response."""
         if not self.revision:
             self.exchange.start(200, self._headers, b"")
-        self.exchange.end(b"" if self.exchange.is_old else LAST_CHUNK)
+        self.exchange.end(b"" if self.exchange.is_http_1_0 else LAST_CHUNK)
 
     def _line(self, event: str, revision: str) -> bytes:
         line = orjson.dumps({"event": event, "revision": revision}) + b"\n"
-        return line if self.exchange.is_old else chunk(line)
+        return line if self.exchange.is_http_1_0 else chunk(line)
 
 
 class ChangeStreams:
@@ -143,7 +143,7 @@ class ChangeStreams:
         """The deployment that asks for a stream. Raises GussetError if it may not have one."""
         caller = self._authenticator.authenticate_deployment(request)
         if self._of_deployment[caller.grant.deployment_id] >= MAX_REPLICAS:
-            raise Conflict(f"{caller.grant.deployment} has {MAX_REPLICAS} open streams, and can have no more")
+            raise Conflict(f"{caller.grant.deployment} has {MAX_REPLICAS} open streams, which is the limit")
         return caller
 
     def _begin(self, exchange: Exchange, caller: DeploymentCaller | Response) -> None:
@@ -151,7 +151,7 @@ class ChangeStreams:
             self._respond(exchange, caller)
             self._count(exchange, caller.status)
             return
-        if exchange.gone:
+        if exchange.disconnected:
             return
         loop, grant = asyncio.get_running_loop(), caller.grant
         stream = Stream(exchange, self._stream_headers, deployment_id=grant.deployment_id)
@@ -159,12 +159,12 @@ class ChangeStreams:
             stream.end()
             return
         self._of_deployment[grant.deployment_id] += 1
-        self._change_feed.subscribe(keys_of(grant), stream)
-        exchange.on_gone = partial(self._close, stream, _CLIENT_DISCONNECTED)
+        self._change_feed.subscribe(secret_names_of(grant), stream)
+        exchange.on_disconnect = partial(self._close, stream, _CLIENT_DISCONNECTED)
         stream.check_due = loop.time() + CHECK_SECONDS
         stream.beat_due = loop.time() + HEARTBEAT_SECONDS
         self._streams.append(stream)
-        left = _FIRST_SECONDS - (time.perf_counter() - exchange.began)
+        left = _FIRST_SECONDS - (time.perf_counter() - exchange.received_at)
         loop.call_later(max(left, _LEAST_SECONDS), self._refuse_unstarted, stream)
         if self._timer is None:
             self._timer = loop.call_later(_SWEEP_SECONDS, self._start_sweep)

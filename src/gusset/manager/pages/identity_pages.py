@@ -106,7 +106,7 @@ def _claims(text: str) -> dict[str, str]:
         if not separator:
             raise UsageError("a claim is a line such as /kubernetes.io/namespace=prod")
         if pointer in claims:
-            raise UsageError(f"the claim {pointer} stands there twice")
+            raise UsageError(f"the claim {pointer} occurs twice")
         claims[pointer] = value
     return claims
 

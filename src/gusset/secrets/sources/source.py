@@ -19,7 +19,7 @@ from gusset.secrets.value import SecretValue
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The value before the current one, while it stays valid.
+    """The previous value, while it stays valid.
 
     `until` is the monotonic time at which it is to be dropped; None where the source says when.
     """
@@ -35,7 +35,7 @@ class Delivered:
 
     `version` is the number of the secret's version; None where a source has
     none (a folder, the environment). `origin` tells people where the value came
-    from: "the vault", "/secrets", "TRUSS_SECRET_x". `previous` is the value before it, during an overlap.
+    from: "the vault", "/secrets", "TRUSS_SECRET_x". `previous` is the one before it, during an overlap.
     """
 
     value: SecretValue

@@ -125,12 +125,12 @@ class ModelApi:
         return self._loaded_websockets() if _WEBSOCKET.fullmatch(path) else None
 
     def _predict(self, exchange: Exchange) -> None:
-        exchange.counted_as = "predict"
+        exchange.route = "predict"
         self._inference.predict(exchange, self._request_id(exchange))
 
     def _openai_method(self, name: str) -> RouteHandler:
         def handle(exchange: Exchange) -> None:
-            exchange.counted_as = name
+            exchange.route = name
             self._inference.call_openai_method(exchange, self._request_id(exchange), name)
 
         return handle

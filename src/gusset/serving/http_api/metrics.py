@@ -65,11 +65,11 @@ class Metrics:
         self._routes: dict[str, _RouteFigures] = {}
 
     def observe(self, exchange: Exchange, status: int) -> None:
-        """Count a request that is over. Probes, which have no `counted_as`, are not counted."""
-        route = exchange.counted_as
+        """Count a request that is over. Probes, which have no `route`, are not counted."""
+        route = exchange.route
         if route is None:
             return
-        seconds = perf_counter() - exchange.began
+        seconds = perf_counter() - exchange.received_at
         figures = self._routes.get(route)
         if figures is None:
             figures = self._routes[route] = _RouteFigures()

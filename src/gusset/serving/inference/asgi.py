@@ -33,7 +33,7 @@ class DisconnectWatcher:
 
     async def receive(self) -> Message:
         """ASGI's `receive` after the body: the only message left is the disconnect."""
-        if not self._exchange.gone:
+        if not self._exchange.disconnected:
             if self._disconnected is None:
                 self._disconnected = asyncio.Event()
             await self._disconnected.wait()
@@ -44,7 +44,7 @@ class DisconnectWatcher:
         """An event for synchronous code, set when the client disconnects."""
         event = threading.Event()
         self._watchers.add(event)
-        if self._exchange.gone:
+        if self._exchange.disconnected:
             event.set()
         try:
             yield event

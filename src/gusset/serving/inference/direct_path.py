@@ -48,7 +48,7 @@ class DirectPath:
         del inputs  # the model may need the memory
 
         def run() -> Callable[[], object]:
-            if exchange.gone:
+            if exchange.disconnected:
                 return do_nothing
             logs.request_id.set(request_id)
             try:

@@ -50,7 +50,7 @@ class ModelCall:
         self._disconnect_watcher: DisconnectWatcher | None = None
         self._request: Request | None = None
         self._must_stop_at = _NEVER  # by time.monotonic()
-        exchange.on_gone = self.on_disconnect
+        exchange.on_disconnect = self.on_disconnect
 
     def on_disconnect(self) -> None:
         if self._disconnect_watcher is not None:
@@ -71,7 +71,7 @@ class ModelCall:
     @property
     def must_stop(self) -> bool:
         """Whether a generator is to be closed: its client has left, and its time to notice that is over."""
-        return self.exchange.gone and time.monotonic() >= self._must_stop_at
+        return self.exchange.disconnected and time.monotonic() >= self._must_stop_at
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:

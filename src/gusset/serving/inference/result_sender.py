@@ -37,7 +37,11 @@ _VALUE_TYPES: Final = frozenset((dict, list, str, int, float, bool, type(None), 
 
 
 class ResultSender:
-    """Sends results and errors. Everything here runs on the event loop, but `error_response`."""
+    """Sends results and errors.
+
+    Everything here runs on the event loop, but `error_response` and `open_stream`, which
+    may run on any thread.
+    """
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class ResultSender:
         try:
             await work
         except BaseException as error:  # CancelledError too: a model may cancel itself
-            if not call.exchange.gone:
+            if not call.exchange.disconnected:
                 self.send_error(call, error)
 
     async def send(
@@ -105,6 +109,7 @@ class ResultSender:
         return error_response(error, self._folder, self.masker)
 
     def open_stream(self, call: ModelCall) -> ResponseStream:
+        """Prepare the response that a generator produces. Sends nothing. May be called on any thread."""
         call.exchange.limit_silence(self._streaming_read_timeout)
         stream = call.output = ResponseStream(
             call.exchange,
@@ -118,7 +123,7 @@ class ResultSender:
     def close_stream(self, call: ModelCall, stream: ResponseStream, error: BaseException | None) -> None:
         """End a stream whose generator has ended, with `error` if it raised one."""
         call.output = None  # which refers to the call
-        if call.exchange.gone:
+        if call.exchange.disconnected:
             return
         if error is None:
             stream.finish()
@@ -157,7 +162,7 @@ class ResultSender:
             if not sender.is_complete:
                 raise RuntimeError("the response did not complete")  # noqa: TRY301
         except BaseException as error:
-            if call.exchange.gone:
+            if call.exchange.disconnected:
                 return
             failed = self.error_response(error)  # logs an error of the background task, too
             if not sender.has_begun:

@@ -24,7 +24,8 @@ CONTENT_TYPE = (b"content-type", b"application/octet-stream")
 class ResponseStream:
     """The response that one generator produces for one client.
 
-    `send_all` runs on a model thread; everything else on the loop's thread.
+    `send_all` runs on a model thread, and the stream may be made on one; everything else
+    runs on the loop's thread.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ResponseStream:
                     data = part if type(part) is bytes else encode(part)
                     if self._masking is not None:
                         data = self._masking.feed(data)
-                    if exchange.gone:
+                    if exchange.disconnected:
                         if self._must_stop():
                             break
                         continue
@@ -100,13 +101,13 @@ class ResponseStream:
                     if chunks == _MAX_CHUNKS_PER_TURN:
                         chunks = 0
                         await asyncio.sleep(0)
-                    if not self._exchange.writable and not self._exchange.gone:
+                    if not self._exchange.writable and not self._exchange.disconnected:
                         self._drained = asyncio.Event()
                         await self._drained.wait()
             finally:
                 await generator.aclose()
         except asyncio.CancelledError:
-            if self._exchange.gone:
+            if self._exchange.disconnected:
                 raise
             return asyncio.CancelledError()
         except BaseException as error:
@@ -118,7 +119,7 @@ class ResponseStream:
         if self._masking is not None and (held := self._masking.flush()):
             self._ready.append(held)
         data = self._take_ready()
-        last = b"" if self._exchange.is_old else LAST_CHUNK
+        last = b"" if self._exchange.is_http_1_0 else LAST_CHUNK
         if self.has_begun:
             self._exchange.end(data + last)
         else:
@@ -158,16 +159,18 @@ class ResponseStream:
         parts = ready[:]
         del ready[: len(parts)]  # the model thread may have appended more meanwhile
         self._written += sum(map(len, parts))
-        if self._exchange.is_old:
+        if self._exchange.is_http_1_0:
             return b"".join(parts)
         return b"".join([chunk(part) for part in parts])
 
     def _wait_until_written(self) -> None:
         exchange = self._exchange
-        while not exchange.gone and (self._produced - self._written > _MAX_BUFFERED or not exchange.writable):
+        while not exchange.disconnected and (
+            self._produced - self._written > _MAX_BUFFERED or not exchange.writable
+        ):
             self._may_continue.clear()
             # Checked again, since the event may have been set just before it was cleared.
-            if not exchange.gone and (
+            if not exchange.disconnected and (
                 self._produced - self._written > _MAX_BUFFERED or not exchange.writable
             ):
                 self._may_continue.wait()

@@ -59,7 +59,7 @@ class NotReadyServer:
     def _respond(self, exchange: Exchange) -> None:
         states = set(self._states())
         if self._is_fetching() and not states & {ReplicaState.FAILED, ReplicaState.STOPPING}:
-            respond_not_ready(exchange, "What it needs is being downloaded.")
+            respond_not_ready(exchange, "Its weights or data are being downloaded.")
             return
         reason = next((text for state, text in _REASONS.items() if state in states), None)
-        respond_not_ready(exchange, reason or "It was not a moment ago; try again.")
+        respond_not_ready(exchange, reason or "It was not ready a moment ago; try again.")

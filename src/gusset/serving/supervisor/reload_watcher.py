@@ -10,7 +10,7 @@ from watchfiles import Change, awatch
 
 from gusset.errors import HostError
 
-_QUIET = 200  # milliseconds without a change: saving several files counts as one change
+_DEBOUNCE = 200  # milliseconds without a change: saving several files counts as one change
 _CANCEL_POLL = 500  # milliseconds until the watch notices that it was cancelled
 
 
@@ -27,7 +27,11 @@ async def changes(folder: Path, is_ignored: Callable[[Path], bool]) -> AsyncIter
     def is_relevant(_: Change, path: str) -> bool:
         return is_source(PurePath(path).relative_to(folder)) and not is_ignored(Path(path))
 
-    options: dict[str, Any] = {"step": _QUIET, "rust_timeout": _CANCEL_POLL, "ignore_permission_denied": True}
+    options: dict[str, Any] = {
+        "step": _DEBOUNCE,
+        "rust_timeout": _CANCEL_POLL,
+        "ignore_permission_denied": True,
+    }
     watch = awatch(folder, watch_filter=is_relevant, **options)
     while True:
         try:

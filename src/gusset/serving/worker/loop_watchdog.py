@@ -12,7 +12,7 @@ from pathlib import Path
 
 log = logging.getLogger("gusset")
 
-PATIENCE = 5.0  # seconds
+BLOCKED_AFTER = 5.0  # seconds
 _INTERVAL = 1.0  # seconds between checks
 
 
@@ -36,12 +36,12 @@ def watch_loop(loop: asyncio.AbstractEventLoop, folder: Path) -> None:
             except RuntimeError:  # the loop is closed
                 return
             time.sleep(_INTERVAL)
-            if time.monotonic() - last_run > PATIENCE and last_run != warned_at:
+            if time.monotonic() - last_run > BLOCKED_AFTER and last_run != warned_at:
                 warned_at = last_run  # one warning for each time that it is blocked
                 log.warning(
                     "The event loop has been blocked for over %g s; all other requests wait. "
                     "An async method must not block: use a sync method or asyncio.to_thread.%s",
-                    PATIENCE,
+                    BLOCKED_AFTER,
                     _location(loop_thread, folder),
                 )
 

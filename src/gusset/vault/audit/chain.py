@@ -139,7 +139,9 @@ class Chain:
         self._known = known
         self._genesis = genesis_hash(vault)
         self._signed_at: float | None = None  # monotonic: a clock that is set back delays nothing
-        self._stated = self._genesis  # hash of the last record whose checkpoint was given to the witness file
+        self._witnessed = (
+            self._genesis
+        )  # hash of the last record whose checkpoint was given to the witness file
 
     def head(self, connection: Connection) -> Head:
         """The newest record's number and hash; number 0 for an empty log."""
@@ -193,7 +195,9 @@ class Chain:
             return None
         connection.send_many(_ADD_RECORD, tail.rows)
         head = tail.head
-        return self._extension(head, self._checkpoint(connection, head) if self._checkpoint_due() else None)
+        return self._extension(
+            head, self._add_checkpoint(connection, head) if self._checkpoint_due() else None
+        )
 
     def _extension(self, head: Head, checkpoint: Checkpoint | None) -> Extension:
         record = KnownRecord(self._epochs.of(head.seq), head.seq, head.hash)
@@ -203,7 +207,7 @@ class Chain:
         """Remember that what `extend` or `sign_head` returned was committed."""
         self._known.remember(extension.head)
         if extension.checkpoint is not None:  # before the commit it could still be rolled back
-            self._signed_at, self._stated = extension.made_at, extension.head.hash
+            self._signed_at, self._witnessed = extension.made_at, extension.head.hash
 
     def _checkpoint_due(self) -> bool:
         return self.seconds_since_signing() >= CHECKPOINT_INTERVAL
@@ -212,8 +216,8 @@ class Chain:
         """How long ago the newest record certainly had a checkpoint; infinity if that is not known."""
         return math.inf if self._signed_at is None else time.monotonic() - self._signed_at
 
-    def _checkpoint(self, connection: Connection, head: Head) -> Checkpoint:
-        checkpoint = self._statement(head)
+    def _add_checkpoint(self, connection: Connection, head: Head) -> Checkpoint:
+        checkpoint = self._new_checkpoint(head)
         connection.run(
             _ADD_CHECKPOINT,
             {
@@ -228,7 +232,7 @@ class Chain:
         )
         return checkpoint
 
-    def _statement(self, head: Head) -> Checkpoint:
+    def _new_checkpoint(self, head: Head) -> Checkpoint:
         keyring = self._keys.current
         unsigned = Checkpoint(
             vault=self._vault,
@@ -250,20 +254,20 @@ class Chain:
         self._signed_at = now
         return head
 
-    def statement_of(self, connection: Connection, head: Head) -> Checkpoint | None:
+    def checkpoint_for_witness(self, connection: Connection, head: Head) -> Checkpoint | None:
         """A checkpoint for the witness file of this process, where another one has signed the newest record.
 
         None if that was given one of that record, or if this process knows records that the log has lost.
         """
-        if head.hash == self._stated:
+        if head.hash == self._witnessed:
             return None
         self._epochs.refresh(connection, head.epoch)
         if head.generation is not None:
             self._keys.refresh(connection, head.generation)
         if self._known.is_lost(connection, head.seq):
             return None
-        self._stated = head.hash
-        return self._statement(head)
+        self._witnessed = head.hash
+        return self._new_checkpoint(head)
 
     def sign_head(self, connection: Connection) -> Extension | None:
         """Store a checkpoint of the newest record, unless it has one.
@@ -273,7 +277,7 @@ class Chain:
         head = self._refreshed(connection, self.head(connection))
         if _is_signed(connection, head):
             return None
-        return self._extension(head, self._checkpoint(connection, head))
+        return self._extension(head, self._add_checkpoint(connection, head))
 
 
 def _is_signed(connection: Connection, head: Head) -> bool:

@@ -2,7 +2,7 @@
 
 Each record has the HMACs of the signed rows that it wrote, and the keys of those that
 it removed. So the newest record about a row says what the row must be: one that was
-altered, added, removed or put back to an older state is found. Every delivery is in
+altered, added, removed or rolled back to an older state is found. Every delivery is in
 the log with the versions that it delivered, so a row that was turned back only for a
 while is found too.
 """
@@ -148,7 +148,7 @@ class RowComparison:
             return None
         if valid and row.changed_seq < state.seq:
             return (
-                f"was put back to its state of record {row.changed_seq}; "
+                f"was rolled back to its state of record {row.changed_seq}; "
                 f"record {state.seq} ({state.act}) has changed it since"
             )
         return f"was altered after record {state.seq} ({state.act}) wrote it"

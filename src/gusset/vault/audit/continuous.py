@@ -25,7 +25,7 @@ from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import SIGNED_TABLES
 
 PIECE = 50  # records or rows that are read at a time: a few milliseconds, in which no request is handled
-_MOST_PROBLEMS = 1000  # of each kind that are kept; whoever can alter one row can alter all
+_MAX_PROBLEMS = 1000  # of each kind that are kept; whoever can alter one row can alter all
 
 _NEXT_RECORDS = Statement(f"{RECORD} WHERE seq > :seq ORDER BY seq LIMIT :limit")
 _FIND_HASH = Statement("SELECT hash FROM audit WHERE seq = :seq")
@@ -119,14 +119,14 @@ class ContinuousVerification:
                     while self._follow_piece(connection):
                         pass
                     if comparison.state is not self._walk.state:
-                        return  # the database was put back meanwhile: the next call begins again
+                        return  # an older copy of the database was restored: the next call begins again
                     rows = _next_rows(connection, table, last)
                     problems = list(comparison.table_problems(table, rows))
                     if problems and not found:  # another process may have rotated keys
                         self._keyring = self._reload_keyring(connection)
                         problems = list(comparison.table_problems(table, rows))
                 if problems:
-                    found = (found + problems)[:_MOST_PROBLEMS]
+                    found = (found + problems)[:_MAX_PROBLEMS]
                     self._row_problems = list(dict.fromkeys([*self._row_problems, *found]))
                     self._publish()
                 if len(rows) < PIECE:
@@ -135,7 +135,7 @@ class ContinuousVerification:
                 if pause():
                     return
         # A row that was added after its part of the table had been read is in the next comparison.
-        found += islice(comparison.missing(until), _MOST_PROBLEMS)
+        found += islice(comparison.missing(until), _MAX_PROBLEMS)
         self._row_problems, self._rows_at = found, timestamp(self._clock())
         self._publish()
 
@@ -149,7 +149,7 @@ class ContinuousVerification:
             if not self._chain_problems and not self._walk.is_signed(record, self._keyring):
                 self._keyring = self._reload_keyring(connection)
             problem = self._walk.follow(record, self._keyring)
-            if problem is not None and len(self._chain_problems) < _MOST_PROBLEMS:
+            if problem is not None and len(self._chain_problems) < _MAX_PROBLEMS:
                 self._chain_problems.append(problem)
         return len(rows) == PIECE
 
@@ -166,9 +166,9 @@ class ContinuousVerification:
         if self._lost is not None and not self._walk.state.epochs.has_lost(self._lost.epoch, self._lost.seq):
             lost = [
                 f"record {self._lost.seq}, which was verified before, is not in the log any more: "
-                "it was altered or cut short, or the database was put back"
+                "it was altered or cut short, or the database was replaced by an older copy"
             ]
-        wrong = self._walk.state.wrong_deliveries[:_MOST_PROBLEMS]
+        wrong = self._walk.state.wrong_deliveries[:_MAX_PROBLEMS]
         self.result = Integrity(
             problems=(*self._failures.values(), *lost, *self._chain_problems, *wrong, *self._row_problems),
             records=self._walk.head.seq,

@@ -1,4 +1,4 @@
-"""Signs the rows of a vault that an older gusset wrote, once, while it is migrated.
+"""Signs the rows of a vault that an older version of gusset wrote, once, while it is migrated.
 
 Only rows that agree with the audit log are signed. Those that contradict it stay unsigned,
 so they are refused wherever they are used. One audit record has the HMACs of all that were
@@ -91,7 +91,7 @@ def _sign(transaction: Transaction, rows: _OlderRows, table: SignedTable) -> Ite
 
 def _problem(known: Known | None, facts: Mapping[str, Any], times: int) -> str | None:
     if known is None:
-        return "no record says that it was created"
+        return "no record tells of its creation"
     if times > 1:
         return f"record {known.seq} knows one, but there are {times}"
     wrong = [

@@ -29,9 +29,9 @@ class KnownRecord:
 class KnownHead:
     """Compares the log with the newest known record, before anything is added to it.
 
-    A database that was put back, and a standby that took over without the newest commits, have
-    lost records that others may have acted upon. So nothing is written until an administrator
-    has accepted the loss.
+    An older copy of a database, and a standby that took over without the newest commits, lack
+    records that others may have acted upon. So nothing is written until an administrator has
+    accepted the loss.
     """
 
     def __init__(self, epochs: Epochs, witnessed: Callable[[], Checkpoint | None]) -> None:
@@ -61,8 +61,8 @@ class KnownHead:
         if known is not None and not self._accepts and self.is_lost(connection, seq):
             raise RecordsLost(
                 f"the audit log has lost records: {_difference(known, seq)}; nothing is written",
-                hint="the database was put back, or a standby took over without the newest commits: find out "
-                "which, then run `gusset audit accept-loss`",
+                hint="an older copy of the database was restored, or a standby took over without the newest "
+                "commits: find out which, then run `gusset audit accept-loss`",
             )
         self.remember(KnownRecord(self._epochs.of(seq), seq, head))
 
@@ -94,4 +94,4 @@ class KnownHead:
 def _difference(known: KnownRecord, head_seq: int) -> str:
     if head_seq < known.seq:
         return f"it ends with record {head_seq}, but record {known.seq} was committed"
-    return f"record {known.seq} is another than the one that was committed"
+    return f"record {known.seq} differs from the one that was committed"

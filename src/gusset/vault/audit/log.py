@@ -108,7 +108,7 @@ class AuditLog:
         short and a database that was replaced by an older copy, up to the newest
         checkpoint in the database, in the witness file or in `checkpoint_files`;
         rows of any signed table that differ from what the log says; and a keyring
-        that was put back to an older state.
+        that was rolled back to an older state.
 
         Raises:
             UsageError: one of `checkpoint_files` holds no checkpoint.
@@ -128,7 +128,7 @@ class AuditLog:
             problems.append("the log is empty: every record was removed")
         if keyring.generation < state.keyring:
             problems.append(
-                f"the keyring was put back: it is of generation {keyring.generation}, "
+                f"the keyring was rolled back: it is of generation {keyring.generation}, "
                 f"but the log has generation {state.keyring}"
             )
         comparison = CheckpointComparison(

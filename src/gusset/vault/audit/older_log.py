@@ -1,4 +1,4 @@
-"""What the audit log of an older gusset says about rows: its records have no HMACs of them.
+"""What the audit log of an older version of gusset says about rows: its records have no HMACs of them.
 
 Each fact is a column of a row with what the records left in it. Of some columns they tell
 only whether there is a value, and of some nothing at all: `NOT_COMPARED`.

@@ -17,7 +17,7 @@ WINDOW = 60.0  # seconds that one sum covers
 MAX_TARGETS = 64  # of one caller and action in a window; further ones share a sum
 MAX_SUMS = 1024  # in all; the refusals of further callers share a sum for each action
 
-Key = tuple[str, str | None, Action, str, str]  # actor, address, action, target, outcome
+RefusalKind = tuple[str, str | None, Action, str, str]  # actor, address, action, target, outcome
 
 
 class RefusalSum(AuditEvent):
@@ -36,8 +36,8 @@ class RefusalSums:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._sums: dict[Key, _Sum] = {}
-        self._targets: Counter[Key] = Counter()  # kinds of refusal by caller and action
+        self._sums: dict[RefusalKind, _Sum] = {}
+        self._targets: Counter[RefusalKind] = Counter()  # kinds of refusal by caller and action
 
     def admit(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
         """Those of `events` to record now: all but refusals that repeat an earlier one."""
@@ -50,58 +50,58 @@ class RefusalSums:
         """The sums whose window has ended, each as an event; a new window begins for those."""
         now, events = self._clock(), list[AuditEvent]()
         with self._lock:
-            for key, each in list(self._sums.items()):
+            for kind, each in list(self._sums.items()):
                 if now < each.began + WINDOW and not all_of_them:
                     continue
                 if each.repeated:
-                    events.append(_event(key, each.repeated, now - each.began))
-                    self._sums[key] = _Sum(now)
+                    events.append(_event(kind, each.repeated, now - each.began))
+                    self._sums[kind] = _Sum(now)
                 else:
-                    self._forget(key)
+                    self._forget(kind)
         return events
 
     def put_back(self, sums: Sequence[AuditEvent]) -> None:
         """Count these again: they could not be recorded."""
         with self._lock:
             for event in sums:
-                key = self._key(event)
-                if key not in self._sums:
-                    self._start(key)
-                self._sums[key].repeated += event.details["repeated"]
+                kind = self._kind(event)
+                if kind not in self._sums:
+                    self._start(kind)
+                self._sums[kind].repeated += event.details["repeated"]
 
     def _is_first(self, event: AuditEvent) -> bool:
-        key = self._key(event)
-        if (found := self._sums.get(key)) is not None:
+        kind = self._kind(event)
+        if (found := self._sums.get(kind)) is not None:
             found.repeated += 1
             return False
-        self._start(key)
+        self._start(kind)
         return True
 
-    def _start(self, key: Key) -> None:
-        self._sums[key] = _Sum(self._clock())
-        self._targets[_group(key)] += 1
+    def _start(self, kind: RefusalKind) -> None:
+        self._sums[kind] = _Sum(self._clock())
+        self._targets[_group(kind)] += 1
 
-    def _key(self, event: AuditEvent) -> Key:
+    def _kind(self, event: AuditEvent) -> RefusalKind:
         address = getattr(event.actor, "address", None)
-        key = (str(event.actor), address, event.action, event.target, event.outcome)
-        if key in self._sums:
-            return key
-        if self._targets[_group(key)] >= MAX_TARGETS:
-            key = (str(event.actor), address, event.action, "several", event.outcome)
-        if key not in self._sums and len(self._sums) >= MAX_SUMS:
-            key = ("several callers", None, event.action, "several", event.outcome)
-        return key
+        kind = (str(event.actor), address, event.action, event.target, event.outcome)
+        if kind in self._sums:
+            return kind
+        if self._targets[_group(kind)] >= MAX_TARGETS:
+            kind = (str(event.actor), address, event.action, "several", event.outcome)
+        if kind not in self._sums and len(self._sums) >= MAX_SUMS:
+            kind = ("several callers", None, event.action, "several", event.outcome)
+        return kind
 
-    def _forget(self, key: Key) -> None:
-        del self._sums[key]
-        group = _group(key)
+    def _forget(self, kind: RefusalKind) -> None:
+        del self._sums[kind]
+        group = _group(kind)
         self._targets[group] -= 1
         if self._targets[group] <= 0:
             del self._targets[group]
 
 
-def _group(key: Key) -> Key:
-    actor, address, action, _, outcome = key
+def _group(kind: RefusalKind) -> RefusalKind:
+    actor, address, action, _, outcome = kind
     return actor, address, action, "", outcome
 
 
@@ -109,7 +109,7 @@ def _is_recorded(event: AuditEvent) -> bool:
     return event.outcome == "ok" or isinstance(event, RefusalSum)
 
 
-def _event(key: Key, repeated: int, seconds: float) -> RefusalSum:
-    actor, address, action, target, outcome = key
+def _event(kind: RefusalKind, repeated: int, seconds: float) -> RefusalSum:
+    actor, address, action, target, outcome = kind
     details = {"repeated": repeated, "seconds": ceil(seconds)}
     return RefusalSum(Actor(actor, address), action, target, outcome=outcome, details=details)

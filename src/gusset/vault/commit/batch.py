@@ -115,7 +115,7 @@ class BatchRunner:
         """Whether the newest record has a checkpoint; and one for the witness file, if that lacks it."""
         connection = Connection(driver, self.dialect, self._signer)
         head = self._chain.signed_head(connection)
-        return (False, None) if head is None else (True, self._chain.statement_of(connection, head))
+        return (False, None) if head is None else (True, self._chain.checkpoint_for_witness(connection, head))
 
     def sign_head(self, driver: Any) -> Extension | None:
         """Store a checkpoint of the newest record, unless it has one. Once it is committed, call `signed`."""

@@ -40,7 +40,7 @@ class VaultKey:
     first: int = 0
 
 
-Keys = Mapping[tuple[str, int], VaultKey]  # by kind and number
+VaultKeys = Mapping[tuple[str, int], VaultKey]  # by kind and number
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Keyring:
     keys that open it, the newest last: two while the root key is being replaced.
     """
 
-    def __init__(self, keys: Keys, *, generation: int = 1, root_keys: Iterable[str] = ()) -> None:
+    def __init__(self, keys: VaultKeys, *, generation: int = 1, root_keys: Iterable[str] = ()) -> None:
         self.generation = generation
         self.root_keys = tuple(root_keys)
         self._keys = dict(keys)
@@ -149,7 +149,7 @@ class Keyring:
         """The next generation, which the root keys with these ids open."""
         return Keyring(self._keys, generation=self.generation + 1, root_keys=root_keys)
 
-    def keys(self) -> Keys:
+    def keys(self) -> VaultKeys:
         """Every key, to be wrapped and stored."""
         return dict(self._keys)
 

@@ -15,8 +15,8 @@ from gusset.vault.storage.sql import Statement
 class Revision(NamedTuple):
     """What differs when a secret's current value may differ.
 
-    `write_id` is the random id of the current version; of one that an older gusset wrote, when it was
-    written. Numbers alone could repeat, after an older copy of the database was put back.
+    `write_id` is the random id of the current version; of one that an older version of gusset wrote,
+    when it was written. Numbers alone could repeat, after an older copy of the database was restored.
     """
 
     id: str

@@ -11,7 +11,7 @@ from gusset.vault.storage.connection import Store
 from gusset.vault.storage.sql import Statement
 
 _NOTED_SECONDS = 5.0
-_MOST_NOTED = 10_000
+_MAX_NOTED = 10_000
 
 _LIST_VERSIONS = Statement(
     "SELECT s.folded, v.version FROM secrets s JOIN secret_versions v ON v.secret_id = s.id "
@@ -55,7 +55,7 @@ class ExistingVersions:
     def note(self, team_id: str, versions: Iterable[tuple[str, int]]) -> None:
         """Note versions that were just read; 0 stands for none."""
         now = time.monotonic()
-        if len(self._noted) > _MOST_NOTED:
+        if len(self._noted) > _MAX_NOTED:
             self._noted = {key: until for key, until in self._noted.copy().items() if until > now}
         until = now + _NOTED_SECONDS
         self._noted.update({(team_id, fold_name(name), number): until for name, number in versions if number})

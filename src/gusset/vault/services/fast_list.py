@@ -1,4 +1,4 @@
-"""The list of secrets, read without the imports that opening a vault needs: no SQLAlchemy, no keys.
+"""The list of secrets, read without what opening a vault needs: no keyring, no root key.
 
 It works only for an existing SQLite vault with this gusset's schema. For any
 other vault, and after any failure, it returns None: opening the vault in full

@@ -182,7 +182,7 @@ def _check_unique(connection: Connection, rule: IdentityRule, team_id: str) -> N
             hint="compare a claim that only your workload has, with --claim",
         )
     if len(rows) >= MAX_OF_SUBJECT:
-        raise Conflict(f"{MAX_OF_SUBJECT} identities have this issuer and subject, and there can be no more")
+        raise Conflict(f"{MAX_OF_SUBJECT} identities have this issuer and subject, which is the limit")
 
 
 def _ensure_issuer(

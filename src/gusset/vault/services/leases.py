@@ -239,8 +239,8 @@ class Leases:
         transaction.run(_DELETE_LOST, deployment | {"since": self._live_since()})
         if self._count(transaction, holder) >= MAX_REPLICAS:
             raise Conflict(
-                f"{holder.deployment} has {MAX_REPLICAS} running replicas, and can have no more",
-                hint=f"a replica that renews its lease no more for {LEASE_SECONDS:g} s no longer counts",
+                f"{holder.deployment} has {MAX_REPLICAS} running replicas, which is the limit",
+                hint=f"a replica that has not renewed its lease for {LEASE_SECONDS:g} s no longer counts",
             )
 
     def _count(self, connection: Connection, holder: LeaseHolder) -> int:

@@ -52,7 +52,7 @@ class LostRecords:
     def accept(self, *, actor: str) -> int:
         """Begin a new epoch. Returns its number.
 
-        Rows that lost records wrote do not verify any more, should they be put back. Version numbers
+        Rows that lost records wrote do not verify any more, should they be restored. Version numbers
         and revisions of all secrets jump, so that none is used twice and replicas fetch anew. If
         this is interrupted, call it again.
         """

@@ -1,4 +1,4 @@
-"""Overlaps: after a secret got a new value, the version before stays readable for a while.
+"""Overlaps: after a secret got a new value, the previous version stays readable for a while.
 
 An overlap ends by time, when yet another version becomes current, when its version is
 destroyed, and when the secret is deleted. A manager's `end_due` removes what has ended by time and

@@ -51,7 +51,7 @@ class RootKeyRotation:
         managers: Managers,
         is_shared: bool,
         exclusive_lock: Callable[[], AbstractContextManager[None]],
-        forget_overwritten: Callable[[], None],
+        erase_overwritten: Callable[[], None],
     ) -> None:
         """`is_shared`: other machines may use the database, too. See `SecretWriter` for the last one."""
         self._store = store
@@ -61,7 +61,7 @@ class RootKeyRotation:
         self._managers = managers
         self._file = None if is_shared else replaceable(keys.source)
         self._exclusive_lock = exclusive_lock
-        self._forget_overwritten = forget_overwritten
+        self._erase_overwritten = erase_overwritten
 
     @property
     def unfinished(self) -> str | None:
@@ -267,7 +267,7 @@ class RootKeyRotation:
             return WriteResult(None, [event])
 
         self._writer.run(AuditEvent(actor, Action.KEY_ROTATE_ROOT, "root key"), write)
-        self._forget_overwritten()
+        self._erase_overwritten()
 
     def _record(self, event: AuditEvent) -> None:
         self._writer.run(event, lambda _: WriteResult(None, [event]))

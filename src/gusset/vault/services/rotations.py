@@ -155,7 +155,7 @@ def _may_have_older(lease: Lease, started_at: str, deployment: Any, folded: str,
     """Whether the replica may have held an older version when `version` was committed, or later."""
     if lease.stopped_at is not None and lease.stopped_at <= version.created_at:
         return False
-    if lease.delivered is None:  # it got its lease from an older gusset
+    if lease.delivered is None:  # it got its lease from an older version of gusset
         reads = folded in map(fold_name, json.loads(deployment.secrets))
         return reads and started_at <= version.created_at
     return folded in lease.delivered and lease.delivered[folded] < version.version

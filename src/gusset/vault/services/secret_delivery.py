@@ -52,7 +52,7 @@ class SecretDelivery:
     ) -> DeliveredValues:
         """The current values of those of `names` that exist, for a deployment.
 
-        During an overlap the version before comes with them, unless `with_previous` is false. One audit
+        During an overlap the previous version comes with them, unless `with_previous` is false. One audit
         record covers all of them: their versions, and the names that are missing. It is on disk
         before this returns. `on_read` is called in its transaction with the version of each of `names`, 0
         for one that is missing.
@@ -127,7 +127,9 @@ class SecretDelivery:
             if overlap is None:
                 continue
             version = connection.one(FIND_VERSION, {"id": row.id, "version": overlap.version})
-            if version is not None and version.sealed is not None:  # an older gusset may have destroyed it
+            if (
+                version is not None and version.sealed is not None
+            ):  # an older version of gusset may have destroyed it
                 value = self._versions.open(connection, row, version)
                 found[row.id] = Previous(value, overlap.version, _monotonic_end(overlap, now))
         return found

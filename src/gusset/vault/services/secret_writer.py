@@ -50,11 +50,11 @@ class SecretWriter:
         rows: SecretRows,
         versions: VersionStore,
         in_use: InUse,
-        forget_overwritten: Callable[[], None],
+        erase_overwritten: Callable[[], None],
         overwrite_spellings: bool = False,
     ) -> None:
-        """`forget_overwritten` removes from disk what a transaction has overwritten, as far as possible."""
-        self._forget_overwritten = forget_overwritten
+        """`erase_overwritten` removes from disk what a transaction has overwritten, as far as possible."""
+        self._erase_overwritten = erase_overwritten
         self._writer = writer
         self._clock = clock
         self._rows = rows
@@ -78,7 +78,7 @@ class SecretWriter:
         `expect_version` is the version that the caller believes to be current,
         0 for a secret that must not exist yet. `note` and `expires_at` (aware;
         a reminder, nothing expires by itself) are left unchanged when None.
-        With `overlap` the version before stays readable for so long.
+        With `overlap` the previous version stays readable for so long.
 
         Raises:
             InvalidName, InvalidValue: see `check_name`, `check_length`.
@@ -276,7 +276,7 @@ class SecretWriter:
             return WriteResult(info, [event])
 
         info = self._writer.run(AuditEvent(actor, Action.SECRET_DESTROY, name), write)
-        self._forget_overwritten()
+        self._erase_overwritten()
         return info
 
     def _change(self, transaction: Transaction, row: Any, **values: Any) -> Any:

@@ -19,9 +19,9 @@ from gusset.vault.storage.signed_rows import Lookup, RowChange, RowSigner, Selec
 from gusset.vault.storage.sql import Parameters, Statement
 
 if TYPE_CHECKING:
-    from gusset.vault.storage.turns import Turns
+    from gusset.vault.storage.semaphore import Semaphore
 
-TURN_TIMEOUT = 2.0  # seconds
+_FREE_TIMEOUT = 2.0  # seconds to wait until a connection is free
 
 _NONE: Parameters = {}
 
@@ -305,7 +305,7 @@ class Store:
         self._dialect = dialect
         self._signer = signer
         self._idle = list(idle)  # append and pop are atomic
-        self._turns = _turns(dialect.max_connections)
+        self._semaphore = _semaphore(dialect.max_connections)
         self._closed = False
 
     def signed_by(self, signer: RowSigner) -> Store:
@@ -323,17 +323,19 @@ class Store:
 
     def take(self) -> Connection:
         """A connection. Raises Unreachable if all are in use for too long."""
-        if self._turns is not None and not self._turns.take(within(TURN_TIMEOUT) - time.monotonic()):
-            raise Unreachable("too many requests use the database at the same time", hint="try again")
+        if self._semaphore is not None:
+            timeout = within(_FREE_TIMEOUT) - time.monotonic()
+            if not self._semaphore.acquire(timeout):
+                raise Unreachable("too many requests use the database at the same time", hint="try again")
         try:
             return Connection(self._idle_driver() or self._dialect.connect(), self._dialect, self._signer)
         except BaseException:
-            self._end_turn()
+            self._release()
             raise
 
-    def _end_turn(self) -> None:
-        if self._turns is not None:
-            self._turns.give_back()
+    def _release(self) -> None:
+        if self._semaphore is not None:
+            self._semaphore.release()
 
     def _idle_driver(self) -> Any | None:
         """A connection that is not in use. Those that the server has ended meanwhile are closed."""
@@ -348,7 +350,7 @@ class Store:
         return None
 
     def give_back(self, driver: Any, *, usable: bool) -> None:
-        self._end_turn()
+        self._release()
         if usable and not self._closed:
             self._idle.append(driver)
         else:
@@ -361,12 +363,13 @@ class Store:
             self._idle.pop().close()
 
 
-def _turns(count: int | None) -> Turns | None:
+def _semaphore(count: int | None) -> Semaphore | None:
     if count is None:
         return None
-    from gusset.vault.storage.turns import Turns  # it imports asyncio, which short commands have no use for
+    # Imported here because it imports asyncio, which short commands have no use for.
+    from gusset.vault.storage.semaphore import Semaphore
 
-    return Turns(count)
+    return Semaphore(count)
 
 
 def iterate(connection: Connection, statement: Statement, parameters: Parameters = _NONE) -> Iterator[Any]:
@@ -418,7 +421,7 @@ class _Borrowed:
             usable = not failed
         except self._dialect.errors:
             pass
-        finally:  # also when the greenlet is cancelled: others wait for the turn
+        finally:  # also when the greenlet is cancelled: others wait for the connection
             self._give_back(usable=usable)
         if isinstance(error, (self._dialect.errors, OSError)):
             raise self._dialect.translated(error) from None

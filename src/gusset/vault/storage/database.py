@@ -70,7 +70,7 @@ class Database(Dialect, Protocol):
     def change_signal(self) -> ChangeSignal:
         """Follow the changes that other connections make."""
 
-    def forget_overwritten(self) -> None:
+    def erase_overwritten(self) -> None:
         """Remove from disk what transactions have overwritten, as far as possible."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from gusset.errors import IntegrityError, RootKeyError
 from gusset.vault.crypto.envelope import encode_context
-from gusset.vault.crypto.keyring import AUDIT, KEK, KINDS, SIGNING, Keyring, Keys, VaultKey
+from gusset.vault.crypto.keyring import AUDIT, KEK, KINDS, SIGNING, Keyring, VaultKey, VaultKeys
 from gusset.vault.crypto.root_key import RootKey
 from gusset.vault.crypto.root_key_sources import RootKeySource
 from gusset.vault.storage.connection import Connection
@@ -87,11 +87,11 @@ class KeyringStore:
         """Read the keyring again if it, or the root key, has changed. Not for a snapshot.
 
         Raises:
-            RootKeyError, IntegrityError: see `reload`; the keyring was put back to an older one.
+            RootKeyError, IntegrityError: see `reload`; the keyring was rolled back to an older one.
         """
         generation = self._stored_generation(connection)
         if generation < self._committed:
-            raise put_back(generation, self._committed)
+            raise keyring_rolled_back(generation, self._committed)
         self._committed = generation
         is_replaced = len(self.current.root_keys) > 1  # else what a command printed is still right
         root = self.source.read_again() if is_replaced else self.source.read()
@@ -102,10 +102,10 @@ class KeyringStore:
         """Use the keyring of that generation, the one in the database, in a write transaction that begins.
 
         Raises:
-            RootKeyError, IntegrityError: see `reload`; the keyring was put back to an older one.
+            RootKeyError, IntegrityError: see `reload`; the keyring was rolled back to an older one.
         """
         if generation < self._committed:
-            raise put_back(generation, self._committed)
+            raise keyring_rolled_back(generation, self._committed)
         if generation != self.current.generation:
             self._current, root = self._read(connection)
             self.root_key_id = root.id
@@ -128,7 +128,7 @@ class KeyringStore:
         self.reload(connection)
         row = connection.one(_FIND_CHECKPOINT)
         if row is not None and type(row.keyring) is int and row.keyring > self.current.generation:
-            raise put_back(self.current.generation, row.keyring)
+            raise keyring_rolled_back(self.current.generation, row.keyring)
 
     def _read(self, connection: Connection) -> tuple[Keyring, RootKey]:
         rows = connection.all(_LIST)
@@ -164,13 +164,15 @@ class KeyringStore:
         return mine
 
     def read_without_manifest(self, connection: Connection) -> Keyring:
-        """The keyring that an older gusset wrote: generation 0, its keys are for all records."""
+        """The keyring that an older version of gusset wrote: generation 0, its keys are for all records."""
         rows, root = connection.all(_LIST), self.source.read()
         wrapped = self._wrapped_by(rows, root)
         if lost := sorted({KEK, AUDIT, SIGNING} - {kind for kind, _ in wrapped}):
             names = " and no ".join(KINDS[kind] for kind in lost)
             raise IntegrityError(f"the keyring was altered: it has no {names}", hint=_RESTORE_HINT)
-        keys: Keys = {key: VaultKey(root.unwrap(data, self._context(*key))) for key, data in wrapped.items()}
+        keys: VaultKeys = {
+            key: VaultKey(root.unwrap(data, self._context(*key))) for key, data in wrapped.items()
+        }
         others = sorted({row.root_key_id for row in rows} - {root.id})
         return Keyring(keys, generation=0, root_keys=[*others, root.id])
 
@@ -228,9 +230,9 @@ def _compare(found: Any, listed: Any) -> None:
             raise IntegrityError(f"the keyring was altered: it {problem} {names}", hint=_RESTORE_HINT)
 
 
-def put_back(found: int, known: int) -> IntegrityError:
+def keyring_rolled_back(found: int, known: int) -> IntegrityError:
     """The error about a keyring of an older generation than is known."""
     return IntegrityError(
-        f"the keyring was put back to an older state: generation {found} instead of {known}",
+        f"the keyring was rolled back to an older state: generation {found} instead of {known}",
         hint="find out who can write to the database; restore the whole database, not the keyring alone",
     )

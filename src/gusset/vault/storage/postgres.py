@@ -159,7 +159,7 @@ class Postgres:
     def change_signal(self) -> Notifications:
         return Notifications(self)
 
-    def forget_overwritten(self) -> None:
+    def erase_overwritten(self) -> None:
         """Nothing: VACUUM is the server's business, and so is what its log and backups keep."""
 
     @contextmanager
@@ -345,7 +345,7 @@ class Notifications:
             self._close_pipe()
             raise postgres.translated(error) from None
         # So short that it says nothing of the server, and a connection that is lost concerns no other.
-        self._driver.patience = COUNTER_TIMEOUT
+        self._driver.response_timeout = COUNTER_TIMEOUT
         self._poll.register(self._driver.connection.socket, select.POLLIN)
 
     def counter(self) -> int:

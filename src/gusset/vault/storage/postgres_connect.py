@@ -23,10 +23,10 @@ from gusset.vault.storage.postgres_url import PostgresAddress
 HOST_TIMEOUT = 2.0  # seconds for a host that another one follows
 CONNECT_TIMEOUT = 4.0  # seconds for all hosts
 RETRY_INTERVAL = 0.5  # seconds between attempts while the database does not respond
-PATIENCE = 600.0  # seconds that a statement of a migration may take
+MIGRATION_TIMEOUT = 600.0  # seconds that a statement of a migration may take
 OLDEST_SERVER = 15
 
-MOST_UNCERTAIN = 0.5  # seconds: a server's time that took longer to come is not used
+MAX_UNCERTAINTY = 0.5  # seconds: a server's time that took longer to come is not used
 SERVER_TIME = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 # Seconds. A session that is idle within a transaction, such as that of a paused process, loses the lock of
@@ -89,7 +89,7 @@ class ServerClock:
         """The server's time since 1970, asked for at a time of the monotonic clock and received just now."""
         received_at = time.monotonic()
         # This process, or the network, may have been paused in between; the next time is not far.
-        if self._offset is None or received_at - asked_at < MOST_UNCERTAIN:
+        if self._offset is None or received_at - asked_at < MAX_UNCERTAINTY:
             self._offset = microseconds / 1e6 - (asked_at + received_at) / 2
 
     def now(self) -> datetime:
@@ -177,7 +177,7 @@ class Connector:
         if process != driver.connection.backend_pid:
             self._check_pooler(driver, process)
         if patient:
-            driver.patience = PATIENCE
+            driver.response_timeout = MIGRATION_TIMEOUT
 
     def _check_pooler(self, driver: PostgresDriver, process: int) -> None:
         """Something is between us and the server; refuse it if it changes sessions between transactions.

@@ -133,7 +133,7 @@ class PostgresDriver:
     def __init__(self, connection: pq.abc.PGconn, on_silence: Callable[[], None] = lambda: None) -> None:
         """`connection` is open. `on_silence` is called when the server does not respond in time."""
         self.connection = connection
-        self.patience = WAIT_TIMEOUT  # seconds that a response may take, where no deadline is set
+        self.response_timeout = WAIT_TIMEOUT  # seconds that a response may take, where no deadline is set
         self._on_silence = on_silence
         self.in_transaction = False
         self.deadline: float | None = None  # of this transaction, by the monotonic clock
@@ -247,7 +247,7 @@ class PostgresDriver:
             self.connection.pipeline_sync()
             self._pending.append(None)
             self._asked_at = time.monotonic()
-            deadline = within(self.patience) if self.deadline is None else self.deadline
+            deadline = within(self.response_timeout) if self.deadline is None else self.deadline
             self._send(deadline)
             while self._pending:
                 self._receive(deadline)

@@ -99,9 +99,9 @@ def _name(hosts: Sequence[Mapping[str, str]]) -> str:
     first = hosts[0]
     if "service" in first:
         return f"PostgreSQL's service {first['service']}"
-    places = [host.get("host") or host.get("hostaddr") or "this machine" for host in hosts]
-    places = [
-        place + (f":{host['port']}" if host.get("port") else "")
-        for place, host in zip(places, hosts, strict=True)
+    addresses = [host.get("host") or host.get("hostaddr") or "this machine" for host in hosts]
+    addresses = [
+        address + (f":{host['port']}" if host.get("port") else "")
+        for address, host in zip(addresses, hosts, strict=True)
     ]
-    return f"{first.get('dbname', 'a database')} on {', '.join(places)}"
+    return f"{first.get('dbname', 'a database')} on {', '.join(addresses)}"

@@ -2,5 +2,5 @@
 
 REVISION = "0010"
 
-# The oldest one whose releases may go on beside it: that of the strictest migration.
+# The oldest one whose releases can work with it: that of the strictest migration.
 OLDEST_COMPATIBLE = "0010"

@@ -32,15 +32,15 @@ _OLDER_HOSTS = Statement(
 
 
 def check_revision(found: str, connection: Connection) -> None:
-    """Raises VaultTooNew for a schema of a newer gusset beside which this one may not go on."""
+    """Raises VaultTooNew for a schema of a newer gusset that this one cannot work with."""
     if found <= REVISION:
         return
-    if oldest_beside(found, connection) > REVISION:
+    if oldest_compatible(found, connection) > REVISION:
         raise _too_new(found)
 
 
-def oldest_beside(found: str, connection: Connection) -> str:
-    """The oldest revision that may go on beside the schema `found`; that itself if nothing is known."""
+def oldest_compatible(found: str, connection: Connection) -> str:
+    """The oldest revision whose gusset can work with the schema `found`; `found` if nothing is known."""
     row = connection.one(READ_META, {"key": SCHEMA})
     schema, oldest = _revisions(row.value if row else None)
     return oldest if schema == found else found
@@ -74,7 +74,7 @@ def check_schema(database: Database, driver: Any) -> None:
     """Raises IntegrityError for a trigger or a view: it could change what gusset reads or writes."""
     if found := database.foreign_objects(driver):
         raise IntegrityError(
-            f"the database has what gusset never makes: {', '.join(found)}",
+            f"the database has objects that gusset never creates: {', '.join(found)}",
             hint="find out who created it, then remove it",
         )
 
@@ -88,7 +88,7 @@ def migrated(database: Database, driver: Any) -> Iterator[None]:
 
     Raises:
         VaultTooNew: a newer gusset has migrated the database meanwhile.
-        VaultError: managers are running that cannot go on beside the new schema. Nothing was changed.
+        VaultError: managers are running that cannot work with the new schema. Nothing was changed.
     """
     connection = Connection(driver, database, None)
     try:
@@ -124,9 +124,9 @@ def _check_managers(connection: Connection, found: str) -> None:
         rows = connection.all(_OLDER_HOSTS, since | {"oldest": OLDEST_COMPATIBLE})
     if rows:
         raise VaultError(
-            f"managers of an older gusset are running, on {', '.join(row.host for row in rows)}; they "
-            f"cannot go on beside the new schema ({REVISION})",
-            hint=f"stop them; one that was killed counts for {ALIVE.seconds} s. Nothing was changed",
+            "managers of an older version of gusset are running, on "
+            f"{', '.join(row.host for row in rows)}; they cannot work with the new schema ({REVISION})",
+            hint=f"stop them; one that was killed counts for another {ALIVE.seconds} s. Nothing was changed",
         )
 
 

@@ -4,7 +4,7 @@ Whoever can write the database, but has not the root key, can change, add, remov
 put back a row. A changed or added row has no valid HMAC, so it is refused wherever it is
 used. So is a row that was not asked for: whoever owns the tables can exchange an index, or a
 column's type and its operators, so that another row is found (`Select.check_found`). A removed row,
-and one that was put back with the HMAC that it had, contradict the audit log: each record has
+and one that was rolled back with the HMAC that it had, contradict the audit log: each record has
 the HMACs of the rows that it wrote (`RowChange`), and `consistency` compares all rows with
 the newest of these.
 
@@ -54,8 +54,8 @@ class SignedTable:
         self._row_type: Any = None  # made when it is first used: that takes long, and most commands use few
         self._this_row = " AND ".join([f"{column} = :{column}" for column in key])
         names = ", ".join(self.all_columns)
-        places = ", ".join([f":{column}" for column in self.all_columns])
-        self.insert = Statement(f"INSERT INTO {name} ({names}) VALUES ({places})")
+        placeholders = ", ".join([f":{column}" for column in self.all_columns])
+        self.insert = Statement(f"INSERT INTO {name} ({names}) VALUES ({placeholders})")
         self.delete = Statement(f"DELETE FROM {name} WHERE {self._this_row}")
         self.all_rows = Statement(f"SELECT {names} FROM {name}")
         self._updates: dict[tuple[str, ...], Statement] = {}
@@ -109,7 +109,7 @@ class Select(Statement):
         for condition in conditions:
             match = _CONDITION.fullmatch(condition)
             if match is None:
-                raise ValueError(f"{condition} is no condition of one column")
+                raise ValueError(f"{condition} is not a condition on one column")
             at = table.positions[match["column"]]
             if match["parameter"]:
                 equal.append((at, match["parameter"]))
@@ -223,7 +223,7 @@ class RowSigner:
         """Raises IntegrityError for a row that was not written by a holder of the state key."""
         if not self.is_valid_in(connection, table, row):
             raise IntegrityError(
-                f"{table.describe(row)} was altered in the database: nothing is done with it",
+                f"{table.describe(row)} was altered in the database: it is not used",
                 hint="`gusset audit verify` lists what differs from the audit log",
             )
 

@@ -91,7 +91,7 @@ class Statement:
         lengths = tuple(len(elements) for elements in lists.values())
         found = self._by_lengths.get(lengths)
         if found is None:
-            text = _LIST.sub(lambda match: _places(match[1], len(lists[match[1]])), self.text)
+            text = _LIST.sub(lambda match: _placeholders(match[1], len(lists[match[1]])), self.text)
             found = Statement(text)
             if len(self._by_lengths) < _MAX_LENGTHS:
                 self._by_lengths[lengths] = found
@@ -117,7 +117,7 @@ def _padded(elements: Collection[Any]) -> list[Any]:
     return found
 
 
-def _places(name: str, length: int) -> str:
+def _placeholders(name: str, length: int) -> str:
     """`:name_0, :name_1`; NULL for an empty list, which no value is in."""
     return ", ".join(f":{name}_{index}" for index in range(length)) or "NULL"
 

@@ -133,7 +133,7 @@ class Sqlite:
     def change_signal(self) -> _ChangeCounter:
         return _ChangeCounter(self.connect(), self)
 
-    def forget_overwritten(self) -> None:
+    def erase_overwritten(self) -> None:
         """Empty the write-ahead log, which otherwise keeps overwritten pages until the database is closed.
 
         Best effort: pages that a reader still uses stay until the next time.

@@ -1,7 +1,7 @@
 // Enhancements for the pages. All pages work without JavaScript.
 "use strict";
 (() => {
-  const MOST_BYTES = 65536;
+  const MAX_BYTES = 65536;
   const IDLE = 15 * 60 * 1000;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
@@ -79,7 +79,7 @@
   });
   document.addEventListener("change", (event) => {
     if (event.target.type === "file") {
-      const large = event.target.files[0]?.size > MOST_BYTES;
+      const large = event.target.files[0]?.size > MAX_BYTES;
       event.target.setCustomValidity(large ? "A secret can have at most 65,536 bytes; this file is larger." : "");
     }
     event.target.closest("form[data-autosubmit]")?.requestSubmit();

@@ -1,6 +1,6 @@
 """Alembic migrations, in order of their revisions.
 
-Each names in `oldest_beside` the oldest revision whose gusset may go on using the migrated database.
+Each names in `oldest_beside` the oldest revision whose gusset can work with the migrated database.
 Without it that is the migration's own: no older manager may run then. A change that older code
 cannot live with takes two releases: the first one expands (adds what the new code uses, and writes
 both forms), and declares the revision before it; the next one contracts (removes what only older

@@ -1,6 +1,6 @@
 """Replicas have leases that a manager makes, with the versions they used.
 
-Replicas of an older gusset chose their own ids; their rows say nothing after they have stopped.
+Replicas of an older version of gusset chose their own ids; their rows say nothing after they have stopped.
 """
 
 import sqlalchemy as sa
