@@ -275,7 +275,7 @@ class TooManyAttempts(Unreachable):
 
 
 class OutcomeUnknown(Unreachable):
-    """A change was sent and never confirmed: it may have been made or not."""
+    """A change was sent and never confirmed: it may or may not have been made."""
 
     code = "outcome_unknown"
 

@@ -288,8 +288,8 @@ def test_a_deployment_without_secrets_has_an_empty_folder(
     ("options", "text"),
     [
         (["--secret", "../token"], b"a secret's name cannot"),
-        (["--once", "--exec", "true"], b"exclude each other"),
-        (["--once", "--on-change", "true"], b"exclude each other"),
+        (["--once", "--exec", "true"], b"cannot be used together"),
+        (["--once", "--on-change", "true"], b"cannot be used together"),
         (["--signal", "HUP"], b"--exec"),
         (["--exec", "true", "--signal", "KILL"], b"such as HUP"),
         (["--exec", "sh -c 'unbalanced"], b"balanced quotes"),

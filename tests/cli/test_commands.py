@@ -239,7 +239,7 @@ def test_options_that_exclude_each_other_are_refused(
     """Before anything else is read."""
     (tmp_path / "config.yaml").write_text("{}")
     words = [str(tmp_path / word) if word in (".", "config.yaml") else word for word in arguments]
-    assert both + b" exclude each other" in gusset(*words, status=2).stderr
+    assert both + b" cannot be used together" in gusset(*words, status=2).stderr
 
 
 def test_the_error_for_a_number_out_of_range_names_the_range(gusset: Cli) -> None:

@@ -143,6 +143,8 @@ def test_the_folder_is_removed_when_gusset_is_killed(gusset: Cli) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # the command itself
 
 
+# Not one long sleep: of a signal just before it blocks, Python's handler would run only after it.
+UNTIL_A_SIGNAL = "while True: time.sleep(0.1)\n"
 SIGNALS = ["SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGCONT"]
 
 
@@ -150,8 +152,8 @@ SIGNALS = ["SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGW
 def test_each_signal_is_forwarded_to_the_command(gusset: Cli, name: str) -> None:
     """A signal sent to gusset alone reaches the command, whose exit status counts."""
     script = (
-        f"import signal, sys, time; signal.signal(signal.{name}, lambda *_: sys.exit(7));"
-        "print('up', flush=True); time.sleep(60)"
+        f"import signal, sys, time; signal.signal(signal.{name}, lambda *_: sys.exit(7))\n"
+        f"print('up', flush=True)\n{UNTIL_A_SIGNAL}"
     )
     with started(gusset, *python(script)) as process:
         process.stdout.readline()
@@ -183,8 +185,7 @@ def test_ctrl_c_at_a_terminal_interrupts_the_command_once(gusset: Cli) -> None:
         "import signal, sys, time; got = []\n"
         "signal.signal(signal.SIGINT, lambda *_: (got.append(1), print('interrupted', flush=True)))\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(40 + len(got)))\n"
-        "print('up', flush=True)\n"
-        "while True: time.sleep(60)\n"
+        f"print('up', flush=True)\n{UNTIL_A_SIGNAL}"
     )
     arguments = ["-m", "gusset", "exec", "--secret", "token", "--", *python(script)]
     pid, terminal = pty.fork()

@@ -137,10 +137,12 @@ def test_the_command_has_a_terminal_with_the_size_of_the_users(run: Run) -> None
 
 
 def test_a_new_size_reaches_the_command_with_a_signal(run: Run) -> None:
+    # Not `input()`: of a signal just before it blocks, Python's handler would run only after it.
     script = (
-        "import os, signal\n"
+        "import os, select, signal\n"
         "signal.signal(signal.SIGWINCH, lambda *_: print('now', os.get_terminal_size(), flush=True))\n"
-        "print('up', flush=True); input()"
+        "print('up', flush=True)\n"
+        "while not select.select([0], [], [], 0.1)[0]: pass\n"
     )
     terminal = run(*python(script))
     terminal.until(b"up")

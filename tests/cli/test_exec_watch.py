@@ -28,7 +28,7 @@ def show(number=None, frame=None):
 signal.signal(signal.SIGHUP, show)
 if "stubborn" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 show()
-while True: time.sleep(60)
+while True: time.sleep(0.1)  # short: of a signal just before it blocks, the handler runs only after it
 """
 
 

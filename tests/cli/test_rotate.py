@@ -237,7 +237,7 @@ def test_ctrl_c_ends_the_program_and_lets_the_next_run_continue(provider: Provid
 
 
 def test_a_value_that_is_set_during_a_rotation(provider: Provider, gusset: Cli) -> None:
-    """Nothing is revoked until that rotation is cancelled; the next one revokes all credentials before."""
+    """Nothing is revoked until that rotation is cancelled; the next one revokes all earlier credentials."""
     provider.rotate("--current-handle", "first", faults="revoke:fail", status=9)
     gusset("secret", "set", "db", input=b"a value that a person has set")
     assert "got another value (version 3)" in provider.rotate(status=6)

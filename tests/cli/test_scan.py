@@ -155,7 +155,7 @@ def test_a_truncated_archive_is_never_clean(gusset: Cli, clean: Path, secrets: P
     data = clean.read_bytes().rstrip(b"\0")
     clean.write_bytes(data[:size])
     done = gusset("scan", str(clean), "--secrets-dir", str(secrets), status=9)
-    assert f"error: {clean} could not be searched as a whole".encode() in done.stderr
+    assert f"error: {clean} could not be searched completely".encode() in done.stderr
     assert b"save, pull or build the image again" in done.stderr
 
 

@@ -226,7 +226,7 @@ def test_an_image_that_does_not_exist_is_reported(served: ServedImage, registry:
         (
             {"auth_method": "AWS_OIDC", "aws_oidc_role_arn": "arn", "aws_oidc_region": "eu"},
             3,
-            ("does not log in to a registry by AWS_OIDC", "REGISTRY_SECRET"),
+            ("does not log in to a registry with AWS_OIDC", "REGISTRY_SECRET"),
         ),
     ],
 )

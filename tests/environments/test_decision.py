@@ -161,7 +161,7 @@ def test_pyproject_and_uv_lock_give_requirements_and_other_files_are_refused(
     assert locked.plan is not None
     assert locked.plan.requirements == ("beta==1     --hash=sha256:ab".replace("     ", " "),)
 
-    for name, message in (("poetry.lock", "is of another tool"), ("none.txt", "cannot be read")):
+    for name, message in (("poetry.lock", "belongs to another tool"), ("none.txt", "cannot be read")):
         [problem] = decided(folder, machine, f"requirements_file: {name}").problems
         assert message in problem.message
         assert (problem.line, problem.warning) == (1, False)

@@ -145,7 +145,7 @@ def test_files_include_others_and_keep_their_lines() -> None:
         ("-r https://h.test/r.txt", "at a URL are not read"),
         ("--index-url", "--index-url has no value"),
         ("--target /x", "the option --target cannot be used here"),
-        ("torch --index-url https://h.test", "--index-url cannot be used behind a requirement"),
+        ("torch --index-url https://h.test", "--index-url cannot be used after a requirement"),
         ("./x ; not a condition", "not a condition"),
     ],
 )

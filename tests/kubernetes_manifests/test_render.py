@@ -380,7 +380,7 @@ def test_the_rule_for_a_service_has_neither_its_address_nor_its_port() -> None:
 
 def test_strict_egress_refuses_addresses_of_one_link() -> None:
     """A NetworkPolicy has no zones: Kubernetes would refuse it."""
-    with pytest.raises(UsageError, match="one link"):
+    with pytest.raises(UsageError, match="an address with a zone"):
         strict_egress("https://[fe80::1%25eth0]", [], namespace="prod")
     with pytest.raises(UsageError, match="--manager-cidr"):
         strict_egress("https://m.example.com", ["fe80::1%eth0"], namespace="prod")

@@ -430,7 +430,7 @@ def test_a_value_that_a_model_prints_is_audited_and_shown_beside_the_secret(
     put(admin, NEW)
     assert "found in output" not in ada.http.get("/settings/secrets").text
     detail = ada.http.get(f"/settings/secrets/{secret_id}").text
-    assert "was not found since" in detail
+    assert "has not been found since" in detail
     assert "Rotate" not in detail
     ada.http.close()
     assert not leaks_in(manager.log.read_bytes(), VALUE, NEW)

@@ -103,7 +103,7 @@ def opens(url: str, home: Path) -> Settings:
 
 def refused(url: str, home: Path) -> str:
     """The error's message and hint."""
-    with pytest.raises(HostError, match="cannot be reached by TLS") as error:
+    with pytest.raises(HostError, match="cannot be reached over TLS") as error:
         opens(url, home)
     return f"{error.value.message} ({error.value.hint})"
 

@@ -65,7 +65,7 @@ def test_a_file_of_the_users_own_is_kept_if_it_has_the_size(data: Data, web: Web
     data.fetch(url)
     assert file.read_bytes() == bytes(len(BODY))
     file.write_bytes(b"mine")
-    with pytest.raises(Conflict, match="is another file than"):
+    with pytest.raises(Conflict, match="is a different file from"):
         data.fetch(url)
     assert file.read_bytes() == b"mine"
 

@@ -119,7 +119,10 @@ def test_external_data_stays_in_the_data_folder(tmp_path: Path, path: str) -> No
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ("source: hf://a, mount_location: /", "weights[0].mount_location is not a folder of its own"),
+        (
+            "source: hf://a, mount_location: /",
+            "weights[0].mount_location is not a folder just for these files",
+        ),
         ("source: hf://a, mount_location: /a/../b", "weights[0].mount_location contains `..`"),
         ("source: 'r2://bucket/a', mount_location: /m", "weights[0].source does not name account and bucket"),
         ("source: 'r2://evil.test/x.b/a', mount_location: /m", None),

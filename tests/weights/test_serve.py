@@ -178,7 +178,7 @@ def test_the_probe_says_that_weights_are_being_downloaded(project: Project) -> N
     ):
         eventually(lambda: cache.is_dir() and any(file.stat().st_size for file in cache.iterdir()))
         response = httpx.get(f"http://127.0.0.1:{port}/v1/models/model")
-        assert (response.status_code, "is being downloaded" in response.text) == (503, True)
+        assert (response.status_code, "are being downloaded" in response.text) == (503, True)
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

@@ -168,7 +168,7 @@ def test_a_file_that_is_too_large_is_not_begun(
 ) -> None:
     """The length is known before the first byte."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(HostError, match="300000 bytes are to come, 1000 are free"):
+    with pytest.raises(HostError, match="300000 more bytes are needed, 1000 are free"):
         fetch(client, web.put("/a.bin", BODY))
 
 

@@ -52,9 +52,12 @@ class AgentOptions:
     help="Provide just this secret (repeatable). Default: all that the deployment declares.",
 )
 @click.option(
-    "--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable)."
+    "--allow-missing",
+    multiple=True,
+    metavar="NAME|all",
+    help="Start even if this secret has no value (repeatable).",
 )
-@click.option("--once", is_flag=True, help="End when the files are there, and leave them.")
+@click.option("--once", is_flag=True, help="Write the files, leave them there, and exit.")
 @click.option(
     "--exec", "command", metavar="CMD", help="Run this command; it is restarted when a secret changes."
 )
@@ -84,7 +87,7 @@ def agent(
     FOLDER/NAME is the newest value of each secret. Values that changed together
     change together. Without --once the agent runs until SIGTERM or Ctrl-C, and
     then removes the files. While the manager is unreachable, the files stay as
-    they are. CMD is one text, which is split as a shell would and run without one.
+    they are. CMD is a single string, split as by a shell but run without one.
 
     \b
       gusset agent --deployment my-app --dir /run/my-app/secrets

@@ -38,7 +38,7 @@ def check_exclusive(**options: object) -> None:
     """
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other", hint="leave one of them out")
+        raise UsageError(f"{' and '.join(given)} cannot be used together", hint="leave one of them out")
 
 
 class App:

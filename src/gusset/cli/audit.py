@@ -71,7 +71,7 @@ def show(app: App, target: str | None, action: str | None, actor: str | None, li
 @click.option(
     "--public-key",
     type=_FILE,
-    help="Verify --checkpoint and --log by the keys that `audit public-key` printed, without the vault.",
+    help="Verify --checkpoint and --log with the keys that `audit public-key` printed, without the vault.",
 )
 @click.option("--log", type=_FILE, help="With --public-key: what `audit export` printed.")
 @pass_app
@@ -114,7 +114,7 @@ def _show_intact(app: App, records: int, checkpoints: int, head: str) -> None:
 def _verify_on_manager(app: App, checkpoints: tuple[Path, ...]) -> None:
     if checkpoints:
         raise UsageError(
-            "a manager verifies its log by its own witness file only",
+            "a manager verifies its log against its own witness file only",
             hint="give --public-key too, which needs no vault; or run the command where the manager runs",
         )
     with _remote(app) as remote:

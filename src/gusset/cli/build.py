@@ -39,7 +39,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--tag", "tags", metavar="NAME", multiple=True, help="Name of the image, with its registry to push it."
+    "--tag", "tags", metavar="NAME", multiple=True, help="Name of the image; include its registry to push it."
 )
 @click.option("--push", is_flag=True, help="Push the image to its registry after it was searched.")
 @click.option(

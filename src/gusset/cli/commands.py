@@ -41,7 +41,7 @@ COMMANDS = {
     "key": ("gusset.cli.key", "Rotate the vault's keys."),
     "migrate-database": ("gusset.cli.migrate_database", "Move the vault to another database."),
     "doctor": ("gusset.cli.doctor", "Look for problems on this machine that weaken security."),
-    "demo": ("gusset.cli.demo", "Show how it works, in a temporary vault."),
+    "demo": ("gusset.cli.demo", "Show how gusset works, in a temporary vault."),
     "schema": ("gusset.cli.package", "Print the JSON Schema of config.yaml."),
     "completion": ("gusset.cli.completion", "Print the completion script for a shell."),
 }
@@ -140,7 +140,7 @@ def _bad_parameter(error: click.BadParameter) -> str:
     name = error.param.opts[0] if error.param.param_type_name == "option" else error.param.human_readable_name
     kind = error.param.type
     if isinstance(kind, click.Choice):
-        return f"{name} is one of {', '.join(map(str, kind.choices))}"
+        return f"{name} must be one of {', '.join(map(str, kind.choices))}"
     if isinstance(kind, click.Path):
         return error.message  # it has a path, not a value
     if isinstance(kind, click.IntRange):

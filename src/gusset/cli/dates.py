@@ -9,7 +9,7 @@ import click
 
 
 class _Date(click.ParamType[Any]):
-    name = "date, as 2031-01-31 or 2031-01-31T12:00:00Z"  # for error messages
+    name = "date, such as 2031-01-31 or 2031-01-31T12:00:00Z"  # for error messages
 
     def __init__(self, *, never: bool = False) -> None:
         self._never = never

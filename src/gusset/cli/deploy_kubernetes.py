@@ -76,7 +76,7 @@ _MAX_USER = 2**31 - 1  # Kubernetes' largest
 )
 @pass_app
 def kubernetes(app: App, /, folder: Path, **options: Any) -> None:
-    """Print the manifests that run a model folder on Kubernetes. They have no value of a secret.
+    """Print the manifests that run a model folder on Kubernetes. They contain no secret values.
 
     \b
       gusset deploy kubernetes my-model --image registry.example/my-model@sha256:... \\

@@ -49,7 +49,10 @@ _FAILURE = "gusset.errors.ModelFailed: "  # what Ray's message has before the te
 )
 @click.option("--insecure-http", is_flag=True, help="Let nodes read secrets over HTTP without TLS.")
 @click.option(
-    "--allow-missing", multiple=True, metavar="NAME|all", help="Start without this secret (repeatable)."
+    "--allow-missing",
+    multiple=True,
+    metavar="NAME|all",
+    help="Start even if this secret has no value (repeatable).",
 )
 @click.option("--mask-responses", is_flag=True, help="Mask secrets in the model's results too.")
 @click.option(
@@ -73,8 +76,8 @@ def ray(
 ) -> None:
     """Deploy a model folder to a running cluster of Ray.
 
-    It becomes an application of Ray Serve. Each replica reads its secrets itself, by a file on its node.
-    Returns when all replicas are running; the application stays when this command has ended. Remove it
+    It becomes an application of Ray Serve. Each replica reads its secrets itself, using a file on its node.
+    Returns when all replicas are running; the application keeps running after this command ends. Remove it
     with Ray: serve delete NAME.
     """
     from gusset.package.config import load_package

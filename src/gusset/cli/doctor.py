@@ -127,7 +127,7 @@ def _root(_: Settings) -> Iterator[Problem]:
     """Root can read every process's memory."""
     if HAS_POSIX_ACCOUNTS and os.geteuid() == 0:
         yield Problem(
-            "this is root: a model that is served runs as root too, and root can read all values",
+            "gusset runs as root here: a served model would, too, and root can read all values",
             hint="run `gusset serve` as an ordinary account",
             code="root",
             warning=True,

@@ -14,7 +14,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class _Duration(click.ParamType[Any]):
-    name = "duration, as 30s, 15m, 1h or 7d"  # for error messages
+    name = "duration, such as 30s, 15m, 1h or 7d"  # for error messages
 
     def __init__(self, *, never: bool = False) -> None:
         self._never = never

@@ -46,7 +46,9 @@ class _Choice:
 @click.option(
     "--secret", "names", multiple=True, metavar="NAME", help="Provide this secret as a file (repeatable)."
 )
-@click.option("--all", "all_files", is_flag=True, help="Provide every secret that you may read as a file.")
+@click.option(
+    "--all", "all_files", is_flag=True, help="Provide every secret that you may read, each as a file."
+)
 @click.option(
     "--env",
     "variables",
@@ -131,7 +133,7 @@ def _on_change(watch: str, variables: Mapping[str, str]) -> OnChange:
         )
     if variables:
         raise UsageError(
-            f"--watch {watch} and --env exclude each other: a running process keeps its environment",
+            f"--watch {watch} and --env cannot be used together: a running process keeps its environment",
             hint="use --watch restart, or provide the secrets as files with --secret NAME",
         )
     return number

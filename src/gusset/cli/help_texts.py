@@ -38,7 +38,7 @@ Commands:
   key               Rotate the vault's keys.
   migrate-database  Move the vault to another database.
   doctor            Look for problems on this machine that weaken security.
-  demo              Show how it works, in a temporary vault.
+  demo              Show how gusset works, in a temporary vault.
   schema            Print the JSON Schema of config.yaml.
   completion        Print the completion script for a shell.
 """,
@@ -92,7 +92,8 @@ Options:
   --secrets-dir DIRECTORY     Read secrets from the files of this folder.
   --manager URL[,URL]         Read secrets from this manager, with the key of
                               `gusset login`.
-  --allow-missing NAME|all    Start without this secret (repeatable).
+  --allow-missing NAME|all    Start even if this secret has no value
+                              (repeatable).
   --callers NAME[,NAME]       Serve only callers who present the value of one
                               of these secrets as a key (repeatable).
   --tls-certificate FILE      Serve HTTPS with this certificate chain (PEM).
@@ -161,7 +162,7 @@ Usage: gusset build [OPTIONS] DIR
   their values, and is removed if it contains one.
 
 Options:
-  --tag NAME               Name of the image, with its registry to push it.
+  --tag NAME               Name of the image; include its registry to push it.
   --push                   Push the image to its registry after it was
                            searched.
   --context-only FOLDER    Write the Containerfile and all that it copies into
@@ -189,8 +190,8 @@ Commands:
     ("deploy", "kubernetes"): """\
 Usage: gusset deploy kubernetes [OPTIONS] DIR
 
-  Print the manifests that run a model folder on Kubernetes. They have no
-  value of a secret.
+  Print the manifests that run a model folder on Kubernetes. They contain no
+  secret values.
 
     gusset deploy kubernetes my-model --image registry.example/my-model@sha256:... \\
       --manager https://secrets.example.com | kubectl apply --server-side -f -
@@ -238,8 +239,8 @@ Usage: gusset deploy ray [OPTIONS] DIR
   Deploy a model folder to a running cluster of Ray.
 
   It becomes an application of Ray Serve. Each replica reads its secrets
-  itself, by a file on its node. Returns when all replicas are running; the
-  application stays when this command has ended. Remove it with Ray: serve
+  itself, using a file on its node. Returns when all replicas are running; the
+  application keeps running after this command ends. Remove it with Ray: serve
   delete NAME.
 
 Options:
@@ -261,7 +262,8 @@ Options:
   --manager-ca PATH           The file on each node with the manager's CA
                               certificates (PEM).
   --insecure-http             Let nodes read secrets over HTTP without TLS.
-  --allow-missing NAME|all    Start without this secret (repeatable).
+  --allow-missing NAME|all    Start even if this secret has no value
+                              (repeatable).
   --mask-responses            Mask secrets in the model's results too.
   --env [auto|current]        Have Ray install the requirements for each
                               replica, or use what the nodes have.  [default:
@@ -352,7 +354,7 @@ Usage: gusset scan [OPTIONS] IMAGE|ARCHIVE|FOLDER|-
   `podman save` writes it, FOLDER an OCI folder, and - an archive on standard
   input.
 
-  The values are all in the vault, older versions included, or those of
+  The values are all those in the vault, with older versions, or those of
   --secrets-dir. With a manager, they are those of the deployment whose token
   GUSSET_TOKEN_FILE names.
 
@@ -394,7 +396,7 @@ Usage: gusset secret annotate [OPTIONS] NAME
 
 Options:
   --note TEXT                    A note for people; an empty text clears it.
-  --expires DATE|never           Expiry date, as 2031-01-31 or
+  --expires DATE|never           Expiry date, such as 2031-01-31 or
                                  2031-01-31T12:00:00Z; or never.
   --rotate-every DURATION|never  How long a value is used until `gusset secret
                                  rotate --due` replaces it, as 30d; or never.
@@ -512,18 +514,18 @@ Usage: gusset secret rotate [OPTIONS] [NAME...]
   same command.
 
 Options:
-  --with COMMAND                The provider's program: one text, split as a
-                                shell does and run without one.
+  --with COMMAND                The provider's program: one string, split as
+                                by a shell but run without one.
   --due                         Rotate only what is due: of these secrets, or
                                 of all.
   --list                        List when secrets are due for rotation; change
                                 nothing.
   --cancel                      End the unfinished rotation without revoking
                                 anything.
-  --current-handle HANDLE       What the provider calls the current
-                                credential, where no rotation has made it.
-  --overlap DURATION            How long the previous value stays readable at
-                                most, as 30m (default: 1h).
+  --current-handle HANDLE       The provider's name for the current
+                                credential, if no rotation created it.
+  --overlap DURATION            How long, at most, the previous value stays
+                                readable, such as 30m (default: 1h).
   --timeout SECONDS             How long to wait for replicas (default: 60).
   --step-timeout DURATION       How long the program may run for one step
                                 (default: 60s).
@@ -548,7 +550,7 @@ Options:
   --from-file FILE                Store the exact bytes of this file.
   --note TEXT                     A note for people, such as where the value
                                   comes from. Not secret.
-  --expires DATE                  Expiry date, as 2031-01-31 or
+  --expires DATE                  Expiry date, such as 2031-01-31 or
                                   2031-01-31T12:00:00Z; gusset warns
                                   beforehand.
   --expect-version INTEGER RANGE  Set the value only if this is the current
@@ -556,9 +558,9 @@ Options:
                                   exist).  [0<=x<=2147483647]
   --overlap DURATION              Keep the previous version readable for this
                                   long, as in 30s, 15m, 1h or 7d.
-  --wait                          End only when no replica uses an older
-                                  version any more; status 12 if some have not
-                                  reported that.
+  --wait                          Exit only when no replica uses an older
+                                  version; status 12 if some have not reported
+                                  that.
   --timeout SECONDS               How long --wait waits, in seconds; 60 unless
                                   set.
   --output [text|json]            Output format; with json, standard output
@@ -581,8 +583,8 @@ Usage: gusset exec [OPTIONS] -- COMMAND...
 
 Options:
   --secret NAME               Provide this secret as a file (repeatable).
-  --all                       Provide every secret that you may read as a
-                              file.
+  --all                       Provide every secret that you may read, each as
+                              a file.
   --env [VARIABLE=]NAME       Provide this secret as an environment variable
                               (repeatable). Your processes can read it there.
   --secrets-dir DIRECTORY     Read the secrets from this folder.
@@ -602,8 +604,7 @@ Usage: gusset agent [OPTIONS]
   FOLDER/NAME is the newest value of each secret. Values that changed together
   change together. Without --once the agent runs until SIGTERM or Ctrl-C, and
   then removes the files. While the manager is unreachable, the files stay as
-  they are. CMD is one text, which is split as a shell would and run without
-  one.
+  they are. CMD is a single string, split as by a shell but run without one.
 
     gusset agent --deployment my-app --dir /run/my-app/secrets
     gusset agent --deployment my-app --dir /secrets --once
@@ -616,8 +617,9 @@ Options:
                               ramfs).  [required]
   --secret NAME               Provide just this secret (repeatable). Default:
                               all that the deployment declares.
-  --allow-missing NAME|all    Start without this secret (repeatable).
-  --once                      End when the files are there, and leave them.
+  --allow-missing NAME|all    Start even if this secret has no value
+                              (repeatable).
+  --once                      Write the files, leave them there, and exit.
   --exec CMD                  Run this command; it is restarted when a secret
                               changes.
   --signal NAME               Send --exec's command this signal instead of a
@@ -646,7 +648,7 @@ Options:
                               [default: 8700; 0<=x<=65535]
   --tls-certificate FILE      Serve HTTPS with this certificate chain (PEM).
   --tls-key FILE              Private key of the certificate (PEM).
-  --trusted-proxy ADDRESS     Address of a proxy that ends TLS and sets
+  --trusted-proxy ADDRESS     Address of a proxy that terminates TLS and sets
                               X-Forwarded-For and X-Forwarded-Proto.
   --insecure-http             Allow plain HTTP on the network; others can then
                               read values.
@@ -712,8 +714,8 @@ Usage: gusset login [OPTIONS] URL
 
   Use the manager at URL for all further commands, with your API key.
 
-  Of several managers that share a vault, give all addresses, with commas
-  between them.
+  If several managers share a vault, give all their addresses, separated by
+  commas.
 
   At a terminal, gusset prompts for the key; otherwise standard input is the
   key. It is kept in the settings file, which only your account can read.
@@ -761,7 +763,8 @@ Options:
   --deployment NAME     The deployment that uses the token.  [required]
   --secrets A,B         The secrets that the token can read, separated by
                         commas.  [required]
-  --expires DATE        Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z.
+  --expires DATE        Expiry date, such as 2031-01-31 or
+                        2031-01-31T12:00:00Z.
   --output [text|json]  Output format; with json, standard output holds one
                         JSON document.
   -h, --help            Show this message and exit.
@@ -899,7 +902,7 @@ Options:
     ("identity", "remove"): """\
 Usage: gusset identity remove [OPTIONS] NAME
 
-  Remove an identity. Tokens that were given for it end at once.
+  Remove an identity. Tokens issued for it stop working at once.
 
 Options:
   --team ID             The identity's team, if several have one of that name.
@@ -1029,8 +1032,8 @@ Usage: gusset audit verify [OPTIONS]
 Options:
   --checkpoint FILE     Checkpoints kept elsewhere: a copy of the witness
                         file. May be repeated.
-  --public-key FILE     Verify --checkpoint and --log by the keys that `audit
-                        public-key` printed, without the vault.
+  --public-key FILE     Verify --checkpoint and --log with the keys that
+                        `audit public-key` printed, without the vault.
   --log FILE            With --public-key: what `audit export` printed.
   --output [text|json]  Output format; with json, standard output holds one
                         JSON document.

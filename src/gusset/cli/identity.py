@@ -111,7 +111,7 @@ def list_identities(app: App) -> None:
 )
 @pass_app
 def remove_identity(app: App, name: str, team_id: str | None) -> None:
-    """Remove an identity. Tokens that were given for it end at once."""
+    """Remove an identity. Tokens issued for it stop working at once."""
     query = {"team_id": team_id} if team_id else {}
     with app.manager() as client:
         client.request("DELETE", f"/v1/identities/{quote(name, safe='')}", query=query)

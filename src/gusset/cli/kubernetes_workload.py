@@ -125,7 +125,7 @@ def _image_deployment(package: Package) -> DeclaringDeployment:
     if deployment.downloads:
         report.add(
             (),
-            "what weights and model_cache name is not downloaded in the pod of a custom image",
+            "files named by weights and model_cache are not downloaded in the pod of a custom image",
             "put the files into the image, or let the server download them",
         )
     for name in deployment.environment_variables:
@@ -325,7 +325,7 @@ def _warnings(package: Package, options: KubernetesOptions, workload: Workload) 
         found.append(f"the server runs as user {_USER}; name the one that its image is made for: --user UID")
     if server is not None and _LOOPBACK.search(server.start_command or ""):
         found.append(
-            "the start_command names an address of loopback: if the server listens there alone, neither "
+            "the start_command names a loopback address: if the server listens there alone, neither "
             "probes nor the Service reach it; let it listen on 0.0.0.0"
         )
     found += [
@@ -342,7 +342,7 @@ def _warnings(package: Package, options: KubernetesOptions, workload: Workload) 
             "resources.instance_type names no machine of a cluster; only cpu, memory and accelerator count"
         )
     if workload.egress.is_strict and plan_downloads(package):
-        found.append("--egress strict keeps the pods from what they download before they load")
+        found.append("--egress strict blocks what the pods download before they load")
     found += [
         f"--egress strict lets the pods connect to those with the label app.kubernetes.io/name: {MANAGER} "
         f"in the namespace {peer.namespace}; if the pods of the service {peer.service} have other labels, "

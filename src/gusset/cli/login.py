@@ -25,7 +25,7 @@ from gusset.secrets.value import SecretValue
 def login(app: App, url: str, insecure_http: bool) -> None:
     """Use the manager at URL for all further commands, with your API key.
 
-    Of several managers that share a vault, give all addresses, with commas between them.
+    If several managers share a vault, give all their addresses, separated by commas.
 
     At a terminal, gusset prompts for the key; otherwise standard input is the key.
     It is kept in the settings file, which only your account can read.

@@ -47,7 +47,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--trusted-proxy",
     metavar="ADDRESS",
-    help="Address of a proxy that ends TLS and sets X-Forwarded-For and X-Forwarded-Proto.",
+    help="Address of a proxy that terminates TLS and sets X-Forwarded-For and X-Forwarded-Proto.",
 )
 @click.option(
     "--insecure-http", is_flag=True, help="Allow plain HTTP on the network; others can then read values."

@@ -70,7 +70,7 @@ def source_in_container(app: App, secrets_dir: Path | None, manager: str | None 
     if url := manager or app.settings.manager:
         return _manager_in_container(app, url, variables)
     set_secret = docker_run([], "secret", "set", "NAME")
-    before = f"add each secret to the container's own vault before:\n  {set_secret}"
+    before = f"first, add each secret to the container's own vault:\n  {set_secret}"
     return ContainerSource(variables, [], before)
 
 
@@ -95,4 +95,4 @@ def _manager_in_container(app: App, url: str, variables: list[str]) -> Container
         return ContainerSource(options, [])
     insecure = ["--insecure-http"] if app.settings.insecure_http else []
     log_in = docker_run([], "login", url, *insecure)
-    return ContainerSource(options, [], f"log in from the container before:\n  {log_in}")
+    return ContainerSource(options, [], f"first, log in from the container:\n  {log_in}")

@@ -154,7 +154,7 @@ class ProvidedSecrets:
         self.provide(values)
         for name in removed:
             log.warning(
-                "%s was deleted, and the command has it no longer; `gusset secret restore %s` restores it",
+                "%s was deleted, and the command no longer has it; `gusset secret restore %s` restores it",
                 name,
                 name,
             )

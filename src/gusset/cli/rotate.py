@@ -34,7 +34,7 @@ DEFAULT_TIMEOUT = 60.0  # seconds
     "--with",
     "command",
     metavar="COMMAND",
-    help="The provider's program: one text, split as a shell does and run without one.",
+    help="The provider's program: one string, split as by a shell but run without one.",
 )
 @click.option("--due", is_flag=True, help="Rotate only what is due: of these secrets, or of all.")
 @click.option("--list", "list_", is_flag=True, help="List when secrets are due for rotation; change nothing.")
@@ -42,14 +42,14 @@ DEFAULT_TIMEOUT = 60.0  # seconds
 @click.option(
     "--current-handle",
     metavar="HANDLE",
-    help="What the provider calls the current credential, where no rotation has made it.",
+    help="The provider's name for the current credential, if no rotation created it.",
 )
 @click.option(
     "--overlap",
     type=DURATION,
     default=timedelta(hours=1),
     metavar="DURATION",
-    help="How long the previous value stays readable at most, as 30m (default: 1h).",
+    help="How long, at most, the previous value stays readable, such as 30m (default: 1h).",
 )
 @click.option(
     "--timeout",
@@ -116,7 +116,7 @@ def _check_options(
     current_handle: str | None,
 ) -> None:
     if sum((due, list_, cancel)) > 1:
-        raise UsageError("--due, --list and --cancel exclude each other", hint="leave all but one out")
+        raise UsageError("--due, --list and --cancel cannot be used together", hint="leave all but one out")
     if not (due or list_) and not names:
         raise UsageError("there is no secret to rotate", hint="name one, or add --due for all that are due")
     if (list_ or cancel) == (command is not None):
@@ -134,7 +134,7 @@ def _split(command: str | None) -> list[str]:
     try:
         words = shlex.split(command or "")
     except ValueError:
-        raise UsageError("the command of --with has a quote without its end") from None
+        raise UsageError("the command of --with has a quote that is not closed") from None
     if not words:
         raise UsageError("the command of --with is empty")
     if shutil.which(words[0]) is None:

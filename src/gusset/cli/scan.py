@@ -58,7 +58,7 @@ def scan(app: App, image: str, allowed: Sequence[str], secrets_dir: Path | None)
     IMAGE is an image of Docker or Podman, ARCHIVE a file as `docker save` or `podman save` writes it,
     FOLDER an OCI folder, and - an archive on standard input.
 
-    The values are all in the vault, older versions included, or those of --secrets-dir. With a manager,
+    The values are all those in the vault, with older versions, or those of --secrets-dir. With a manager,
     they are those of the deployment whose token GUSSET_TOKEN_FILE names.
     """
     from gusset.images.scan import Wanted, scan_image
@@ -238,7 +238,7 @@ def _print(app: App, report: Report) -> int:
         return 0
     if report.found:
         for each in report.errors:
-            app.output.warn(f"not searched as a whole: {each}")
+            app.output.warn(f"not searched completely: {each}")
     app.output.error(error)
     return outcome_of(error).exit
 
@@ -254,7 +254,7 @@ def _error_of(report: Report) -> GussetError | None:
         )
     if report.errors:
         return ImageUnreadable(
-            f"{report.target} could not be searched as a whole, so it may contain values:\n"
+            f"{report.target} could not be searched completely, so it may contain values:\n"
             + "\n".join(report.errors),
             hint="save, pull or build the image again",
         )

@@ -82,7 +82,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
     "--expires",
     type=DATE,
     metavar="DATE",
-    help="Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z; gusset warns beforehand.",
+    help="Expiry date, such as 2031-01-31 or 2031-01-31T12:00:00Z; gusset warns beforehand.",
 )
 @click.option(
     "--expect-version",
@@ -98,7 +98,7 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
 @click.option(
     "--wait",
     is_flag=True,
-    help="End only when no replica uses an older version any more; status 12 if some have not reported that.",
+    help="Exit only when no replica uses an older version; status 12 if some have not reported that.",
 )
 @click.option(
     "--timeout",
@@ -186,7 +186,7 @@ def _from_pipe(app: App, value: bytes, *, exact: bool) -> bytes:
     if not value:
         raise InvalidValue(
             "standard input is empty, nothing was stored",
-            hint="has the command before the pipe failed? --exact stores an empty value",
+            hint="did the command before the pipe fail? --exact stores an empty value",
         )
     return value
 
@@ -225,7 +225,7 @@ _EMPTY = "no secrets yet; add one with `gusset secret set NAME`"
     "--expires",
     type=DATE_OR_NEVER,
     metavar="DATE|never",
-    help="Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z; or never.",
+    help="Expiry date, such as 2031-01-31 or 2031-01-31T12:00:00Z; or never.",
 )
 @click.option(
     "--rotate-every",

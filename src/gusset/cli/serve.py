@@ -148,7 +148,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--allow-missing",
     multiple=True,
     metavar="NAME|all",
-    help="Start without this secret (repeatable).",
+    help="Start even if this secret has no value (repeatable).",
 )
 @click.option(
     "--callers",

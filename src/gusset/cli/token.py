@@ -32,7 +32,7 @@ def token() -> None:
     help="The secrets that the token can read, separated by commas.",
 )
 @click.option(
-    "--expires", type=DATE, metavar="DATE", help="Expiry date, as 2031-01-31 or 2031-01-31T12:00:00Z."
+    "--expires", type=DATE, metavar="DATE", help="Expiry date, such as 2031-01-31 or 2031-01-31T12:00:00Z."
 )
 @pass_app
 def create(app: App, deployment: str, secrets: str, expires: datetime | None) -> None:

@@ -116,7 +116,7 @@ class ManagerClient:
         try:
             return self.parse_response(response)
         except ResponseLost as error:  # its hint is for who chose the key
-            error.hint = "look at what it has changed; what is shown only once can only be revoked"
+            error.hint = "check what the request changed; a key or token that was lost can only be revoked"
             raise
 
     def _send(self, method: str, path: str, *, headers: Mapping[str, str], **options: Any) -> httpx.Response:

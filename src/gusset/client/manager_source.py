@@ -209,7 +209,7 @@ class ManagerSource:
         if self._last_error is None:
             self._last_error = f"{message}; since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             log.warning(
-                "Changes of secrets are not followed, the values read before stay in use: %s", message
+                "Changes to secrets cannot be followed; the values read before stay in use: %s", message
             )
 
     def _clear_error(self) -> None:

@@ -35,7 +35,7 @@ def register(client: ManagerClient, deployment: str, names: Collection[str]) -> 
         made = client.request("POST", "/v1/deployments", body)
     except ResponseLost as error:  # the manager before this one has made a token that nobody got
         log.warning(
-            "%s. The deployment gets another: revoke the lost one, see `gusset token list --deployment %s`",
+            "%s. A new token is created: revoke the lost one, see `gusset token list --deployment %s`",
             error.message,
             deployment,
         )

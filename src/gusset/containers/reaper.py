@@ -155,9 +155,7 @@ class Reaper:
                 self._process.stdin.write(f"{kind} {argument}\n")
                 self._process.stdin.flush()
         except OSError:  # the next start of gusset removes leftovers too
-            log.warning(
-                "The process that cleans up after gusset has ended; if gusset is killed, its secrets stay."
-            )
+            log.warning("gusset's cleanup process has ended; if gusset is killed, its secrets stay.")
 
     def close(self) -> None:
         """End its input, and wait at most `_CLOSE_SECONDS` until it has cleaned up."""

@@ -43,7 +43,7 @@ def login_files(
     `git_settings` is how many settings it has by variables already.
 
     Raises:
-        ConfigInvalid: a value cannot be read, or two of them exclude each other.
+        ConfigInvalid: a value cannot be read, or two of them cannot be used together.
     """
     found = [each for each in files if each.secret in values]
     netrcs = [each for each in found if each.kind == ".netrc"]

@@ -160,7 +160,7 @@ class _RequirementsReader:
         if file.name in _OTHER_TOOLS:
             return self._failed(
                 location,
-                f"{file.name} is of another tool",
+                f"{file.name} belongs to another tool",
                 "name a file in pip's format, a pyproject.toml or a uv.lock",
             )
         try:

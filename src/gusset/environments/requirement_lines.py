@@ -270,7 +270,7 @@ class _Reader:
             is_for_all = name in (*_VALUES, *_SWITCHES, *_WITHOUT_EFFECT)
             self._report(
                 location,
-                f"{name} cannot be used behind a requirement",
+                f"{name} cannot be used after a requirement",
                 "write it on a separate line" if is_for_all else _ALLOWED,
             )
             return

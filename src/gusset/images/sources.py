@@ -95,7 +95,7 @@ def _files_of_archive(
         reader.skip_rest()  # also proves that the compressed data is whole
     except Damaged as error:
         raise ImageUnreadable(
-            f"{archive} could not be searched as a whole: {error}", hint="save, pull or build the image again"
+            f"{archive} could not be searched completely: {error}", hint="save, pull or build the image again"
         ) from None
 
 

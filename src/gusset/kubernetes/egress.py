@@ -83,7 +83,7 @@ def _peer(host: str, port: int) -> Peer | None:
         labels = host.split(".")
     else:
         if "%" in host:
-            raise UsageError(f"{host} is an address of one link, which a NetworkPolicy does not have")
+            raise UsageError(f"{host} is an address with a zone, which a NetworkPolicy cannot contain")
         return Peer(network=str(ip_network(address)), port=port)
     return Peer(service=labels[0], namespace=labels[1]) if labels[2:3] == ["svc"] else None
 

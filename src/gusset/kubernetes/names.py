@@ -35,7 +35,7 @@ def _check(kind: str, name: str, pattern: re.Pattern[str], ends: str) -> None:
     """`kind` is also the option. `ends` says which characters the pattern allows at the ends."""
     if len(name) > MAX_NAME or not pattern.fullmatch(name):
         raise UsageError(
-            f"Kubernetes does not accept the {kind} {name!r}: it has 1 to {MAX_NAME} small letters, "
+            f"Kubernetes does not accept the {kind} {name!r}: it has 1 to {MAX_NAME} lowercase letters, "
             f"digits and hyphens, {ends}",
             hint=f"name it: --{kind} {suggested_name(name)}",
         )

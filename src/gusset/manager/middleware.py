@@ -238,7 +238,7 @@ class Middleware:
         if exchange is None:
             return _refusal(status, text)
         if status == 413:
-            text = f"a body has at most {self.body_limit(exchange)} bytes"
+            text = f"a body can have at most {self.body_limit(exchange)} bytes"
         elif status == 408:
             text = "the body did not arrive in time"
         if is_form(exchange):

@@ -81,7 +81,7 @@ def _login(path: str) -> dict[str, Any]:
 _VAULT_ERRORS = {
     "400": "The request is invalid, or a login was refused.",
     "403": "The token is missing or invalid, or does not allow this.",
-    "404": "The secret does not exist, or gusset has not this part of Vault's API.",
+    "404": "The secret does not exist, or gusset does not have this part of Vault's API.",
     "429": "Too many requests, or too many that were refused.",
     "503": "Not known at the moment.",
 }

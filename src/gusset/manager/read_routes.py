@@ -357,7 +357,7 @@ def _read_login(body: bytes) -> _Login:
         raise UsageError("the body is not a JSON object")
     role, jwt = given.get("role", ""), given.get("jwt")
     if not isinstance(role, str) or not isinstance(jwt, str):
-        raise UsageError("a login has the texts role, the deployment, and jwt, the workload's token")
+        raise UsageError("a login needs the strings role (the deployment) and jwt (the workload's token)")
     return _Login(role=role, jwt=SecretValue(jwt.encode("utf-8", "replace")))
 
 

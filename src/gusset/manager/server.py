@@ -49,7 +49,7 @@ class Listening:
             return
         raise UsageError(
             f"plain HTTP on {self.host} would let others on the network read keys and values",
-            hint="give --tls-certificate and --tls-key, or --trusted-proxy ADDRESS where one ends TLS;\n"
+            hint="give --tls-certificate and --tls-key, or --trusted-proxy ADDRESS if one terminates TLS;\n"
             "--insecure-http if you mean it",
         )
 

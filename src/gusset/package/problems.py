@@ -74,7 +74,7 @@ class ProblemCollector:
             return
         message, hint = describe(fault["type"], fault.get("input"), context)
         if fault["type"] == "invalid_key" or "[key]" in fault["loc"]:
-            message, hint = "a key that is not a text", "quote it, or remove it"
+            message, hint = "a key that is not a string", "quote it, or remove it"
         self.add(path, message, hint)
 
     def _path(self, loc: Iterable[Any]) -> Path:
@@ -94,7 +94,7 @@ class ProblemCollector:
 _TYPE_NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),
     ((int, float), "a number"),
-    (str, "a text"),
+    (str, "a string"),
     ((datetime.date, datetime.datetime), "a date"),
     ((list, tuple, set), "a list"),
     (dict, "a map"),
@@ -126,7 +126,7 @@ def _hint_for(value: object, hint: str) -> str:
 
 _EXPECTED_TYPES = (
     ("string_unicode", "a text of valid characters", "write it as UTF-8"),
-    ("string_type", "a text", 'put it in quotes: "..."'),
+    ("string_type", "a string", 'put it in quotes: "..."'),
     ("int_", "a whole number", "write a number without a decimal point or quotes"),
     ("float_", "a number", "write a number"),
     ("finite", "a finite number", "write a number"),

@@ -216,7 +216,7 @@ def _is_valid_name(name: object, problems: ProblemCollector, path: tuple[Any, ..
     key = ".".join(path[:-1])
     at_key = path[0] == "secrets"
     if not isinstance(name, str):
-        problems.add(path, "the name of a secret must be a text", "quote it", at_key=at_key, key=key)
+        problems.add(path, "the name of a secret must be a string", "quote it", at_key=at_key, key=key)
         return False
     try:
         check_name(name)
@@ -358,20 +358,20 @@ def _check_between_sections(data: dict[Any, Any], problems: ProblemCollector) ->
     ):
         problems.add(
             ("runtime", "remote_ssh", "enabled"),
-            "remote_ssh and docker_server.run_as_user_id exclude each other",
+            "remote_ssh and docker_server.run_as_user_id cannot be used together",
             "remove one of them",
         )
     if data.get("requirements") and data.get("requirements_file"):
         problems.add(
             ("requirements_file",),
-            "requirements_file and requirements exclude each other",
+            "requirements_file and requirements cannot be used together",
             "keep one of them",
             at_key=True,
         )
     if data.get("model_cache") and data.get("weights"):
         problems.add(
             ("model_cache",),
-            "model_cache and weights exclude each other",
+            "model_cache and weights cannot be used together",
             "keep one of them",
             at_key=True,
         )

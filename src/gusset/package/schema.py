@@ -97,7 +97,7 @@ def parse_accelerator(value: Any) -> Any:
     if value is None or isinstance(value, dict | Accelerator):
         return value
     if not isinstance(value, str):
-        raise rule_error("expected a text or a map", _ACCELERATOR_HINT)
+        raise rule_error("expected a string or a map", _ACCELERATOR_HINT)
     name, *counts = value.strip().split(":")
     if name not in ACCELERATORS:
         raise rule_error("not a known accelerator", _ACCELERATOR_HINT)

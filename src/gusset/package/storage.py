@@ -202,7 +202,7 @@ class TrainingCheckpoints(Section):
     def _one_kind(self) -> TrainingCheckpoints:
         if self.artifact_references and self.loops_checkpoint_ids:
             raise rule_error(
-                "artifact_references and loops_checkpoint_ids exclude each other", "keep one of them"
+                "artifact_references and loops_checkpoint_ids cannot be used together", "keep one of them"
             )
         return self
 

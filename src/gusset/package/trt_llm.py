@@ -386,7 +386,9 @@ def _with_tags(engine: EngineV1 | EngineV2, data: dict[Any, Any], problems: Prob
         return
     if _OPENAI in tags and _LEGACY in tags:
         problems.add(
-            ("model_metadata", "tags"), f"the tags {_OPENAI} and {_LEGACY} exclude each other", "keep one"
+            ("model_metadata", "tags"),
+            f"the tags {_OPENAI} and {_LEGACY} cannot be used together",
+            "keep one",
         )
 
 

@@ -218,7 +218,7 @@ class _Builder:
 
     def _add_duplicate(self, node: Node, path: Path) -> None:
         first = self._tree.keys[path]
-        message = f"the key {quoted_key(path)} is repeated; it is first in line {first.line}"
+        message = f"the key {quoted_key(path)} is repeated; it is first on line {first.line}"
         self._add_problem(node, path, message, "keep one of them", code="duplicate_key")
 
     def _scalar(self, node: Node, path: Path) -> Any:

@@ -51,7 +51,7 @@ def open_source(
         yield ChainSource([mounted])
     else:
         raise UsageError(
-            f"{deployment} declares secrets, and its replica knows no manager to read them from",
+            f"{deployment} declares secrets, but its replica has no manager to read them from",
             hint="name a manager and a file with a token on the nodes: --manager URL --token-file PATH, "
             "or set GUSSET_MANAGER and GUSSET_TOKEN_FILE on the nodes",
         )

@@ -30,7 +30,7 @@ class ProviderRotation:
 
     `version` and `handle` are those of the new credential, None before it is stored. `current` is the
     handle of the credential that the secret had at the start, None if that is not known. `revoke` are the
-    handles of all credentials before that are not revoked yet.
+    handles of all earlier credentials that are not revoked yet.
     """
 
     id: str

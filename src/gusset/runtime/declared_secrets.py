@@ -109,5 +109,5 @@ def _missing(deployment: DeclaringDeployment, missing: list[DeclaredSecret]) -> 
     return SecretsMissing(
         f"{deployment.name} declares {what} no value:\n" + "\n".join(lines),
         names=[secret.name for secret in missing],
-        hint="add them, or start without: --allow-missing NAME",
+        hint="add them, or start without them: --allow-missing NAME",
     )

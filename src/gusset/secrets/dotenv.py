@@ -65,7 +65,7 @@ def parse_dotenv(data: bytes, *, file: str = ".env") -> list[DotenvEntry]:
         if entry.name in first:
             raise UsageError(
                 f"{file}:{entry.line}: {entry.name} is set a second time",
-                hint=f"keep this one or the one in line {first[entry.name]}",
+                hint=f"keep this one or the one on line {first[entry.name]}",
             )
         first[entry.name] = entry.line
         entries.append(entry)

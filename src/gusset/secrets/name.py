@@ -26,7 +26,7 @@ def check_name(name: object) -> str:
     `CredentialAsName`.
     """
     if not isinstance(name, str):
-        raise InvalidName(f"a secret's name is a text, not {type(name).__name__}")
+        raise InvalidName(f"a secret's name must be a string, not {type(name).__name__}")
     if not name:
         raise InvalidName("a secret's name cannot be empty", hint=_RULE)
     if credential_as_name(name):

@@ -85,7 +85,7 @@ def move_vault(settings: Settings, source_url: str, target_url: str) -> Move:
             reading.rollback()
     records, head, root_key = _verify(target_settings, "the copy is not intact: do not use it")
     if records != rows["audit"]:
-        raise IntegrityError(f"the copy has {records} audit records of {rows['audit']}: do not use it")
+        raise IntegrityError(f"the copy has only {records} of {rows['audit']} audit records: do not use it")
     return Move(
         source=source.name,
         target=target.name,

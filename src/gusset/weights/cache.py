@@ -225,6 +225,6 @@ def disk_error(error: OSError, folder: Path) -> HostError:
     if is_disk_full(error):
         return HostError(
             f"there is no space left in {folder}",
-            hint="make room, and start again: the download goes on from where it stopped",
+            hint="make room, and start again: the download resumes where it stopped",
         )
     return HostError(f"cannot write in {folder}: {error.strerror or type(error).__name__}")

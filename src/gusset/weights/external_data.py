@@ -51,7 +51,7 @@ def _target(download: Download, data_dir: Path, name: str) -> Path:
     folder = target.parent.resolve()
     if not folder.is_relative_to(data_dir.resolve()):
         raise ConfigInvalid(
-            f"{download.location}: {target} leads out of the data folder by a symbolic link",
+            f"{download.location}: {target} leads out of the data folder through a symbolic link",
             hint="name another path",
         )
     try:
@@ -75,7 +75,7 @@ def _check_foreign(download: Download, target: Path, web: WebClient) -> None:
         return
     if not target.is_file() or expected != target.stat().st_size:
         raise Conflict(
-            f"{download.location}: {target} is there already, and is another file than {download.label}",
+            f"{download.location}: {target} already exists, and is a different file from {download.label}",
             hint="move it away, or write another local_data_path",
         )
 

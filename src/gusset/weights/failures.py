@@ -15,7 +15,7 @@ def unreachable(download: Download, reason: str) -> Unreachable:
     """The source does not respond, or not as it should."""
     return Unreachable(
         f"{download.location}: {download.label} cannot be downloaded: {reason}",
-        hint="check the network, and start again: the download goes on from where it stopped",
+        hint="check the network, and start again: the download resumes where it stopped",
     )
 
 

@@ -206,7 +206,7 @@ class _Planner:
         if ".." in mount.split("/") or "\0" in mount:
             self._add(path, "contains `..`", "write the path without it")
         elif mount == "/" or (is_volume and not mount.startswith(f"{VOLUMES}/")):
-            self._add(path, "is not a folder of its own", "name a folder for these files")
+            self._add(path, "is not a folder just for these files", "name a folder for these files")
         for other in downloads:
             if other is not download and other.mount is not None and _overlap(mount, other.mount):
                 self._add(path, "overlaps with another entry", "give each entry its own folder")

@@ -280,7 +280,7 @@ class _FileRequest:
         if length is not None and length > free:
             raise HostError(
                 f"{self.download.location}: {self._cache.root} has no space for {self.download.label}: "
-                f"{length} bytes are to come, {free} are free",
+                f"{length} more bytes are needed, {free} are free",
                 hint="make room, or set GUSSET_CACHE to another folder",
             )
 

@@ -184,7 +184,7 @@ def _failure(last: list[str]) -> ModelFailed | HostError:
     lines = "\n".join(f"  {line}" for line in last)
     if any("no space left on device" in line.lower() for line in last):
         return HostError(
-            f"the image cannot be built, for a disk is full; the last lines:\n{lines}",
+            f"the image cannot be built because a disk is full; the last lines:\n{lines}",
             hint="make room on the disk of the engine's images and of " + tempfile.gettempdir(),
         )
     return ModelFailed(
@@ -210,6 +210,6 @@ def _scan(engine: Engine, image: str, target: str, given: BuildValues) -> Report
         )
     if report.errors:
         raise ImageUnreadable(
-            f"{target} could not be searched as a whole, and was removed:\n" + "\n".join(report.errors)
+            f"{target} could not be searched completely, and was removed:\n" + "\n".join(report.errors)
         )
     return report

@@ -139,7 +139,7 @@ def _requirements(package: Package, report: ProblemCollector) -> str:
         return ""
     file = package.folder / config.requirements_file
     if file.name in ("pyproject.toml", "uv.lock"):
-        report.add(("requirements_file",), "only a file for `pip install -r` can be built", "name one")
+        report.add(("requirements_file",), "an image needs a file for `pip install -r`", "name one")
         return ""
     try:
         return file.read_text("utf-8")

@@ -167,6 +167,6 @@ def _target(name: str, key: tuple[str | int, ...], report: ProblemCollector) -> 
     path = posixpath.normpath(posixpath.join(APP, name))
     if path in _SYSTEM or (path in _OURS) or path.startswith(("/usr/", "/etc/", "/proc/", "/sys/", "/dev/")):
         report.add(
-            key, f"the folder would be {path} in the image, which is not free", "move it, or rename it"
+            key, f"the folder would be {path} in the image, which is reserved", "move it, or rename it"
         )
     return path

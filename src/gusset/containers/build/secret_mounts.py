@@ -147,7 +147,7 @@ class MountedSecrets:
 def _is_usable(name: str, path: str, report: ProblemCollector) -> bool:
     if not _ID.fullmatch(name):
         report.add(
-            (*_KEY, name), "a build cannot mount a secret of this name", "name it in letters", at_key=True
+            (*_KEY, name), "a build cannot mount a secret of this name", "use only letters", at_key=True
         )
         return False
     if not _PATH.fullmatch(path) or ".." in PurePosixPath(path).parts:

@@ -73,7 +73,7 @@ class Images:
 
         hint = _PULL_HINT
         if credentials is not None:
-            hint = f"is the name right? Is the login right, which is the secret {credentials.secret}?"
+            hint = f"is the name right? Is the login in the secret {credentials.secret} right?"
         layers: dict[str, tuple[int, int]] = {}
         last_report = 0.0
         on_progress(f"pulling {name}")

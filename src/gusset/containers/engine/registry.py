@@ -73,7 +73,9 @@ class RegistryLogin(DeclaredSecrets):
             if auth.auth_method.startswith("AWS"):
                 instead += "; for ECR its password is what `aws ecr get-login-password` prints, for user AWS"
             report.add(
-                (*_KEY, "auth_method"), f"gusset does not log in to a registry by {auth.auth_method}", instead
+                (*_KEY, "auth_method"),
+                f"gusset does not log in to a registry with {auth.auth_method}",
+                instead,
             )
             return None
         if _registry_host(auth.registry or host) != host:
@@ -110,7 +112,7 @@ class RegistryLogin(DeclaredSecrets):
             user, colon, password = _decode(value).partition(b":")
             if not (colon and user and password):
                 raise HostError(
-                    f"the secret {name} is not a login, which is USER:PASSWORD, plain or in base64",
+                    f"the secret {name} is not a login of the form USER:PASSWORD, plain or in base64",
                     hint=f"set it again: gusset secret set {name}",
                 )
             return Credentials(name, user.decode(), SecretValue(password), value)
@@ -133,7 +135,7 @@ def check_image_name(name: str) -> None:
     if not _REPOSITORY.fullmatch(name.removeprefix(f"{registry}/") if registry else name):
         raise UsageError(
             f"{name!r} cannot be the name of an image",
-            hint="write it in small letters, as in registry.example:5000/team/my-model:1.2",
+            hint="write it in lowercase letters, as in registry.example:5000/team/my-model:1.2",
         )
 
 

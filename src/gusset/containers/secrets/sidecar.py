@@ -178,6 +178,6 @@ def _find_image(engine: Engine, on_progress: Callable[[str], object]) -> Image:
     except HostError as error:
         raise HostError(
             error.message,
-            hint="a container of it holds the secrets, since this engine cannot mount files of gusset: "
+            hint="a container of this image holds the secrets, since the engine cannot mount gusset's files: "
             "load it into the engine under that name (docs/images.md)",
         ) from None

@@ -135,7 +135,7 @@ _CONDITIONS = [
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "Of your choice; the same request with the same key is executed once in a day.",
+    "description": "A key of your choice; the same request with this key is executed only once within a day.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
 }
 _LINES = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}

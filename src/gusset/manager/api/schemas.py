@@ -395,7 +395,7 @@ class ProviderRotation:
 
     `version` and `handle` are those of the new credential, null before it is stored. `current` is the
     handle of the credential that the current version has, null if it is not known. `revoke` are the handles
-    of all credentials before that are not revoked yet.
+    of all earlier credentials that are not revoked yet.
     """
 
     id: str

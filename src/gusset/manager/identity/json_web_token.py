@@ -94,7 +94,9 @@ def seconds_left(claims: Mapping[str, Any], now: float) -> float:
     if max(start, issued) > now + SKEW:
         raise TokenRefused("the token is not valid yet", hint="compare the clocks of both machines")
     if not 0 < expiry - issued <= MAX_VALIDITY:
-        raise TokenRefused("the token is valid for more than 24 hours", hint="have it issued for less")
+        raise TokenRefused(
+            "the token is valid for more than 24 hours", hint="have it issued for a shorter time"
+        )
     return expiry - now if now < expiry else expiry + SKEW - now
 
 

@@ -92,7 +92,7 @@ def add_identity(request: PersonRequest[schemas.NewIdentity]) -> schemas.Identit
 
 
 def remove_identity(request: PersonRequest[None]) -> schemas.Deleted:
-    """Remove an identity; the tokens that were given for it end at once."""
+    """Remove an identity; the tokens issued for it stop working at once."""
     name, team_id = request.path["name"], request.query.get("team_id")
     teams = [request.caller.team(team_id)] if team_id else request.caller.teams
     found = [

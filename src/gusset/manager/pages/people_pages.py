@@ -141,11 +141,11 @@ def add_member(request: PageRequest) -> Redirect:
     """Add a person to a team."""
     person_id, teams = request.form.raw("person"), request.vault.teams
     teams.add_member(request.path["id"], person_id, actor=request.caller.actor)
-    return Redirect(PEOPLE, Notice("ok", "They were added, and now see the team's secrets."))
+    return Redirect(PEOPLE, Notice("ok", "The person was added, and now sees the team's secrets."))
 
 
 def remove_member(request: PageRequest) -> Redirect:
     """Remove a person from a team."""
     teams = request.vault.teams
     teams.remove_member(request.path["id"], request.path["person"], actor=request.caller.actor)
-    return Redirect(PEOPLE, Notice("ok", "They were removed, and no longer see the team's secrets."))
+    return Redirect(PEOPLE, Notice("ok", "The person was removed, and no longer sees the team's secrets."))

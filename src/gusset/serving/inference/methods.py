@@ -99,7 +99,7 @@ def find_methods(instance: Any, description: str) -> Methods:
     """The methods of a model's object; `description` names its class in messages.
 
     Raises:
-        ModelDefinitionError: a method is missing, two exclude each other, or a signature is not allowed.
+        ModelDefinitionError: a method is missing, two cannot be used together, or a signature is not allowed.
     """
     found = {
         name: _read_method(name, getattr(instance, name))

@@ -135,7 +135,7 @@ class FileSource:
         except OSError as error:
             raise HostError(
                 f"the new root key cannot be put in place: {error.strerror}",
-                hint=f"until then both root keys open the vault: move {self.pending_file} to {path}, "
+                hint=f"for now, both root keys open the vault: move {self.pending_file} to {path}, "
                 "then run `gusset key rotate --root` again",
             ) from None
 

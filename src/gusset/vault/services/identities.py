@@ -134,7 +134,7 @@ class Identities:
         return self._writer.run(AuditEvent(actor, Action.IDENTITY_ADD, name), write)
 
     def remove(self, team_id: str, name: str, *, actor: str) -> IdentityInfo:
-        """Remove an identity: the tokens that were given for it end at once. Raises NotFound."""
+        """Remove an identity: the tokens issued for it stop working at once. Raises NotFound."""
 
         def write(transaction: Transaction) -> WriteResult[IdentityInfo]:
             row = transaction.one(_FIND, {"team": team_id, "name": name})
@@ -179,7 +179,7 @@ def _check_unique(connection: Connection, rule: IdentityRule, team_id: str) -> N
     if any(row.team_id != team_id for row in same):
         raise Conflict(
             "another team has an identity with this issuer, audience, subject and claims",
-            hint="compare a claim that only your workload has, with --claim",
+            hint="use --claim to require a claim that only your workload has",
         )
     if len(rows) >= MAX_OF_SUBJECT:
         raise Conflict(f"{MAX_OF_SUBJECT} identities have this issuer and subject, which is the limit")
@@ -200,7 +200,7 @@ def _ensure_issuer(
     if wanted != (None, None) and wanted != (found.jwks_url, found.jwks):
         raise Conflict(
             "that issuer already has another key source",
-            hint="leave out --jwks; `gusset issuer list` shows how",
+            hint="leave out --jwks; `gusset issuer list` shows the current one",
         )
     return []
 

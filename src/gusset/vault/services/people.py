@@ -228,11 +228,11 @@ def _tokens_left(email: str, tokens: Sequence[Any], identities: Sequence[Identit
     made = [f"{row.prefix} ({row.name})" for row in tokens]
     made += [f"the identity {info.name} ({info.target})" for info in identities]
     return TokensLeft(
-        f"{email} made {len(tokens)} token(s) and {len(identities)} identities, which would go on reading "
+        f"{email} made {len(tokens)} token(s) and {len(identities)} identities, which would still read "
         f"secrets: {', '.join(made)}",
         tokens=[(row.prefix, row.name) for row in tokens],
         identities=[(info.name, info.team, info.deployment) for info in identities],
-        hint='say what happens to them: "tokens" is "revoke" or "pass" (to you)',
+        hint='set "tokens" to "revoke" or "pass" (to you), to say what happens to them',
     )
 
 

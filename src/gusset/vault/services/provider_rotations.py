@@ -368,5 +368,5 @@ def _check_current(secret: Any, row: Any) -> None:
             f"{secret.name} got another value (version {secret.current_version}) during its rotation to "
             f"version {row.version}, so nothing is revoked",
             hint=f"end this rotation with `gusset secret rotate {secret.name} --cancel`, then rotate again: "
-            "that revokes all credentials before",
+            "that revokes all earlier credentials",
         )

@@ -258,8 +258,8 @@ class Postgres:
             return HostError(f"the database cannot be used: {type(error).__name__}")
         if error.outcome_unknown:
             return OutcomeUnknown(
-                "the database did not confirm the change: it may have been made or not",
-                hint="look whether it was made before you try again",
+                "the database did not confirm the change: it may or may not have been made",
+                hint="check whether it was made before you try again",
             )
         state = error.sqlstate or ""
         for prefix, cls, message, hint in _TRANSLATIONS:
@@ -303,7 +303,7 @@ _TRANSLATIONS: tuple[tuple[str, type[Unreachable | HostError | IntegrityError], 
     (
         NO_TLS,
         HostError,
-        "the database cannot be reached by TLS as its URL demands",
+        "the database cannot be reached over TLS as its URL requires",
         "check sslmode, sslrootcert, and that the server's certificate is for the name in the URL",
     ),
     ("28", HostError, "the database refuses gusset's role", "check user, password and pg_hba.conf"),
