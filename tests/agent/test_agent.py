@@ -271,7 +271,7 @@ def test_a_secret_that_the_token_does_not_allow_is_denied(
 
 def test_the_token_of_another_deployment_is_refused(secrets: Path, elsewhere: Cli, memory: Path) -> None:
     done = elsewhere("agent", "--deployment", "other-app", "--dir", str(memory), "--once", status=7)
-    assert b"of the deployment my-app, not of other-app" in done.stderr
+    assert b"the deployment my-app, not to other-app" in done.stderr
 
 
 def test_a_deployment_without_secrets_has_an_empty_folder(
@@ -433,7 +433,7 @@ def test_while_the_manager_is_down_the_files_stay_and_changes_come_afterwards(
     agent = start()
     agent.has(token=OLD, key=b"the-key")
     manager.kill()
-    agent.logged("are not followed")
+    agent.logged("cannot be followed")
     manager.gusset("secret", "set", "token", input=NEW)
     agent.has(token=OLD, key=b"the-key")
 

@@ -156,7 +156,7 @@ def test_a_stream_that_outlives_its_token_goes_on_with_the_next(
             eventually(lambda value=value: predict(address).json() == {"sha": sha(value)})
             assert readiness(address) == ""
     assert len(exchanges(admin)) >= 4
-    assert "are not followed" not in (tmp_path / "err").read_text()
+    assert "cannot be followed" not in (tmp_path / "err").read_text()
 
 
 @has_faketime
@@ -235,7 +235,7 @@ def test_an_agent_uses_the_token_too(workload: Cli, memory: Path) -> None:
     workload("agent", "--deployment", "my-model", "--dir", str(memory), "--once")
     assert (memory / "hf_access_token").read_bytes() == VALUE
     other = workload("agent", "--deployment", "other", "--dir", str(memory), "--once", status=7)
-    assert b"of the deployment my-model, not of other" in other.stderr
+    assert b"the deployment my-model, not to other" in other.stderr
 
 
 @pytest.mark.usefixtures("identity")

@@ -95,7 +95,7 @@ def test_a_model_goes_on_while_the_manager_is_down(
         eventually(lambda: source_error() == "")
         assert "\ngusset_secrets_source_up 1\n" in httpx.get(f"{address}/metrics").text
     log = (tmp_path / "err").read_text()
-    assert log.count("are not followed") == 1 and log.count("responds again") == 1
+    assert log.count("cannot be followed") == 1 and log.count("responds again") == 1
 
 
 def test_a_deployment_whose_token_was_revoked_goes_on_without_new_values(

@@ -184,7 +184,7 @@ def test_a_full_disk_is_an_error_of_the_machine(
     monkeypatch.setattr("gusset.weights.web.open_partial", full)
     with pytest.raises(HostError, match="no space left") as error:
         fetch(client, web.put("/a.bin", BODY))
-    assert "goes on from where it stopped" in (error.value.hint or "")
+    assert "resumes where it stopped" in (error.value.hint or "")
 
 
 HASHES = [
