@@ -275,4 +275,4 @@ def test_a_command_that_is_gone_is_a_failure(caplog: pytest.LogCaptureFixture) -
     eventually(lambda: command.failures == 1)
     command.stop()
     assert "there is no command" in caplog.text
-    assert not [each for each in threading.enumerate() if each.name == "gusset-on-change"]
+    assert not [each for each in threading.enumerate() if each.name == "gusset-change-command"]

@@ -42,7 +42,7 @@ class ChangeCommand:
         self._stop = threading.Event()
         self.runs = 0
         self.failures = 0
-        self._thread = threading.Thread(target=self._run, name="gusset-on-change", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gusset-change-command", daemon=True)
 
     def start(self) -> None:
         """Run the command for changes from now on, and for those that were requested before."""
