@@ -29,7 +29,7 @@ def http_url(host: str, port: int, *, scheme: str = "http") -> str:
 
 
 def network_of(address: str | None) -> str:
-    """The client that an address counts as: of IPv6 the /64, in which one machine may choose its address."""
+    """The client that an address counts as: for IPv6 its /64, in which one machine may choose any address."""
     if address is None or ":" not in address:
         return address or "?"
     try:
@@ -56,7 +56,7 @@ def is_public(address: str) -> bool:
 
 
 def is_usable_privately(address: str) -> bool:
-    """Whether an IP address belongs to one host of this machine's own networks, or to this machine."""
+    """Whether an IP address belongs to one host: this machine, one in its networks, or a public one."""
     parsed = _parsed(address)
     if parsed is None or parsed.is_multicast or parsed.is_unspecified:
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Backoff:
-    """The delays before the next attempts, in seconds: each is twice the one before, up to `longest`."""
+    """The delays before the next attempts, in seconds: each is twice the previous one, up to `longest`."""
 
     def __init__(self, first: float, longest: float = 30.0) -> None:
         self._first = first

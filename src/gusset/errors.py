@@ -11,7 +11,7 @@
     ├── NotFound                    it does not exist, or this caller may not know of it
     │   └── SecretNotFound          the store has no such secret, or no such version of it
     ├── SecretsMissing              a deployment declares secrets that no source has
-    ├── Conflict                    the name is in use, or in another spelling
+    ├── Conflict                    the name is in use, perhaps in another spelling
     │   ├── VersionConflict         the secret has a newer version than the caller expected
     │   ├── ResponseLost            the request was executed before, and its response cannot be given again
     │   └── TokensLeft              tokens or identities that a person made would outlive their account
@@ -24,7 +24,7 @@
     │   ├── TooManyAttempts         no more attempts are accepted for a while
     │   └── OutcomeUnknown          a change was sent and never confirmed
     ├── ModelFailed                 the model's or container's own code failed
-    │   └── ImageUnreadable         an image or a layer of it is damaged, or is none
+    │   └── ImageUnreadable         an image or a layer of it is damaged, or is not one
     ├── ProviderFailed              the program that makes and revokes credentials failed
     ├── RotationUnfinished          a rotation waits for replicas; the same command continues it
     ├── VaultError                  the vault cannot be opened or trusted
@@ -148,7 +148,7 @@ class NotFound(GussetError):
 
 
 class SecretNotFound(NotFound):
-    """The store has no secret of that name that is not deleted, or no such version of it."""
+    """The secret does not exist or is deleted, or it has no such version."""
 
     code = "secret_not_found"
 
@@ -164,7 +164,7 @@ class SecretsMissing(GussetError):
 
 
 class Conflict(GussetError):
-    """The name is in use or has another spelling, or the action would break something in use."""
+    """The name is in use, perhaps in another spelling, or the action would break something in use."""
 
     code = "conflict"
 
@@ -176,7 +176,7 @@ class VersionConflict(Conflict):
 
 
 class ResponseLost(Conflict):
-    """The request was executed before, and its response cannot be given again: at all, or not yet."""
+    """The request was executed before, and its response cannot be given again, or not yet."""
 
     code = "response_lost"
 
@@ -184,7 +184,7 @@ class ResponseLost(Conflict):
 class TokensLeft(Conflict):
     """A person whose account is to be disabled made tokens or identities.
 
-    `tokens` are prefix and deployment of each, `identities` name, team and deployment.
+    `tokens` has the prefix and deployment of each, `identities` the name, team and deployment.
     """
 
     code = "tokens_left"
@@ -203,7 +203,7 @@ class TokensLeft(Conflict):
 
 
 class NotAcknowledged(GussetError):
-    """A new version is stored, but some replicas may still use an older one; `replicas` are these."""
+    """A new version is stored, but some replicas may still use an older one; `replicas` lists them."""
 
     code = "not_acknowledged"
 
@@ -223,7 +223,7 @@ class Denied(GussetError):
 class NotSignedIn(Denied):
     """The request has no API key or password, or an invalid one.
 
-    `ended`: the key was valid once, so nobody guesses by it.
+    `ended`: the key was valid once, so this is no attempt to guess one.
     """
 
     code = "not_signed_in"
@@ -255,7 +255,7 @@ class TokenAmbiguous(TokenRefused):
 class Unreachable(GussetError):
     """A source or server did not respond. This never means that something is missing.
 
-    `retry_after`: it wants no further request for so many seconds; None if it did not say.
+    `retry_after`: for how many seconds it wants no further request; None if it did not say.
     """
 
     code = "unreachable"
@@ -299,7 +299,7 @@ class ProviderFailed(GussetError):
 
 
 class RotationUnfinished(GussetError):
-    """A rotation waits for replicas, so the credential before is not revoked yet."""
+    """A rotation waits for replicas, so the previous credential is not revoked yet."""
 
     code = "rotation_unfinished"
 

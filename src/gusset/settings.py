@@ -20,7 +20,7 @@ from gusset.errors import NotSignedIn, UsageError
 from gusset.portable import accessible_to_others, write_private_file
 from gusset.secrets.value import SecretValue
 
-# What the root key command gets of the environment.
+# The environment variables that the root key command gets.
 _COMMAND_VARIABLES = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "SYSTEMROOT")
 _CREDENTIAL = "gusset-root-key"  # the name of the systemd credential
 
@@ -60,13 +60,13 @@ class Login:
 class Settings:
     """One reading of the settings file and the environment, without the API key in the file.
 
-    `cache` holds what can be made or fetched again: the environments of models.
+    `cache` is for what can be made or fetched again: environments of models, and weights.
     `database` is a URL; one of PostgreSQL may have a password. `name_collisions` says what writing a
     secret through another spelling of its name does: "refuse" or "overwrite".
     The root key comes from `root_key_command` if there is one, else from `root_key_credential`,
     else from `root_key_file`. `identity_token_file` has a JSON Web Token of the workload's platform, which
     is exchanged at the manager. `manager_ca` has certificates of authorities (PEM) that are trusted for the
-    manager, besides the public ones. `command_environ` is the environment of the command.
+    manager, besides the public ones. `command_environ` is the environment of `root_key_command`.
     """
 
     home: Path
@@ -196,7 +196,7 @@ _LOGIN_LINE = r"\s*(manager|api_key|insecure_http)\s*="
 
 
 def _rewrite(path: Path, values: Mapping[str, str]) -> None:
-    """Put the lines of a login in place of those of the last; all others stay as they are."""
+    """Replace the lines of the last login with `values`; all other lines stay as they are."""
     import json
 
     old = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -241,7 +241,7 @@ def _user_folder(kind: Literal["config", "data", "cache"]) -> Path:
     """Where the platform has gusset's files of this kind."""
     home = os.environ.get("HOME", "")
     if sys.platform == "linux" and home.startswith("/"):
-        # What platformdirs returns, without its import, on which `gusset secret list` would lose a tenth.
+        # What platformdirs returns, without importing it, which would slow `gusset secret list` by a tenth.
         variable, default = _USER_FOLDERS[kind]
         base = os.environ.get(variable, "")
         return (Path(base) if base.startswith("/") else Path(home, default)) / "gusset"
@@ -261,7 +261,7 @@ _KEY_LINE = rb"(?m)^[ \t]*api_key[ \t]*=(.*)$"
 def _read(path: Path, *, with_key: bool = False) -> dict[str, str]:
     """The settings in the file. `api_key` is empty unless `with_key` is set.
 
-    The key is then overwritten in the buffer before anything copies it: a process that serves must
+    Without `with_key`, the key is overwritten in the buffer before anything copies it: a server must
     not have it anywhere in its memory.
     """
     try:

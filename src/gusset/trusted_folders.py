@@ -110,7 +110,7 @@ def _unsafe(path: Path, *, is_own: bool, is_strict: bool) -> str | None:
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except OSError:  # it is not there, or cannot be used either
+    except OSError:  # it does not exist, or cannot be accessed
         return None
 
 

@@ -235,7 +235,7 @@ class AgentFolder:
                 self._unlink(name)
 
     def _remove_quietly(self) -> None:
-        """The same; what cannot be removed now is removed after the next change."""
+        """Like `_remove_others`, but what cannot be removed now is left for the next change."""
         with contextlib.suppress(OSError):
             self._remove_others()
 

@@ -41,7 +41,7 @@ class Account:
         """Fork the process; see `ForkedProcess` for when. None if secrets do not come from a manager.
 
         Raises:
-            UsageError: there is an identity token file, but no manager, or a token file, too.
+            UsageError: there is an identity token file without a manager, or together with a token file.
         """
         if secrets_dir is not None:
             return None

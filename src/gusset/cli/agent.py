@@ -121,7 +121,7 @@ def agent(
 
 
 def _words(option: str, command: str | None) -> list[str] | None:
-    """The words of a command. Messages do not repeat it: it may hold a value."""
+    """The words of a command. Messages repeat only the first: the others may contain a value."""
     if command is None:
         return None
     try:

@@ -107,7 +107,7 @@ class _Agent:
             if self._options.once:
                 self._report_ready(provided)
                 return 0
-            with ReceivedSignals.open() as signals:  # before threads, which inherit that they are blocked
+            with ReceivedSignals.open() as signals:  # before threads, which inherit the blocked signals
                 with self._following(
                     secrets, source, on_change, replaced=before not in (None, folder.generation)
                 ):
@@ -151,7 +151,7 @@ class _Agent:
         return chosen or declared
 
     def _fill(self, secrets: ProvidedSecrets, source: ManagerSource) -> Sequence[str]:
-        """Put the values into the folder; the names of those that there are."""
+        """Put the values into the folder; returns the names that have one."""
         names, allow_missing = secrets.names, self._options.allow_missing
         may_be_missing = names if "all" in allow_missing else allow_missing
         values: Values = {}
@@ -182,7 +182,7 @@ class _Agent:
             yield
 
     def _report_ready(self, names: Sequence[str]) -> None:
-        """The folder is whole: log it, and report it to systemd and to whoever reads standard output."""
+        """Log that the folder is complete, and report it to systemd and to whoever reads standard output."""
         folder = str(self._options.folder)
         count = "1 secret" if len(names) == 1 else f"{len(names)} secrets"
         log.info("Ready: %s of %s in %s.", count, self._options.deployment, folder)

@@ -263,7 +263,7 @@ def _read_values(
 
 @contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """End as at Ctrl-C on SIGTERM, so that what the build has made is removed."""
+    """End on SIGTERM as on Ctrl-C, so that what the build has made is removed."""
 
     def end(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -322,7 +322,7 @@ def _build_values(app: App, values: dict[str, SecretValue], allowed: Sequence[st
     """The values, of which the image may contain those that are `allowed`.
 
     Raises:
-        UsageError: a name in `allowed` is none of a value.
+        UsageError: a name in `allowed` is not that of a value.
     """
     from gusset.containers.build.builder import BuildValues
     from gusset.containers.build.cache_key import load_key
@@ -349,7 +349,7 @@ def _name(app: App, engine: Engine, built: BuiltImage, tag: str | None, job: _Jo
 
 
 def _push(app: App, engine: Engine, name: str, job: _Job, credentials: Credentials | None) -> None:
-    """Push the image. The login of the base image is only for the registry of that."""
+    """Push the image. The base image's login is used only for its own registry."""
     from gusset.containers.engine.registry import registry_of
     from gusset.secrets.masking import Masker
 

@@ -21,8 +21,8 @@ _POLL = 0.05  # seconds
 class ChangeCommand:
     """A thread that runs a command after each change.
 
-    Changes shortly after each other, and all that come during a run, are one
-    further run. A failure is logged and counted; nothing is run again for it.
+    Changes in quick succession, and all that come during a run, cause one
+    further run. A failure is logged and counted, but not retried.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ class DirectCommand:
     poll_interval = None
 
     def __init__(self, words: Sequence[str], masker: Masker, *, has_input: bool = True) -> None:
-        """Call this before signals are blocked: the command gets the signal mask of now.
+        """Call this before signals are blocked: the command gets the current signal mask.
 
         Without `has_input`, its input is empty.
         """

@@ -32,7 +32,7 @@ SILENCE = 1.0
 
 @contextmanager
 def open_command(words: Sequence[str], masker: Masker) -> Iterator[Command]:
-    """The command, not started: at a terminal with one of its own. This may fork."""
+    """The command, not started yet; at a terminal it gets its own. This may fork."""
     if at_terminal():
         from gusset.cli.terminal_session import TerminalSession
 

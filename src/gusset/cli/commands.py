@@ -154,7 +154,7 @@ def _article(noun: str) -> str:
 
 
 def _ignore_closed_pipe() -> int:
-    """Exit silently when nobody reads standard output any more (`gusset ... | head`); the exit status."""
+    """Discard output that nobody reads any more (`gusset ... | head`); returns the exit status."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 

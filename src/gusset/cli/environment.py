@@ -69,7 +69,7 @@ def chosen(env: Mode, python: str) -> EnvironmentOptions:
 
 
 def decide_for(package: Package, options: EnvironmentOptions) -> Decision | None:
-    """Decide where the model runs, and warn of missing system packages; None: here, with nothing to say."""
+    """Decide where the model runs, and warn of missing system packages; None: here, and nothing to report."""
     if options.mode != "own" and _asks_for_nothing(package):
         return None
     from gusset.environments.decision import Machine, decide
@@ -102,7 +102,7 @@ def read_request(package: Package) -> Request:
 
 
 def _asks_for_nothing(package: Package) -> bool:
-    """Whether this Python has all, seen without any large import, as for most folders of gusset's users."""
+    """Whether this Python has everything, as for most folders; found out without any large import."""
     from gusset.environments.resources import truss_modules
     from gusset.package.model_imports import imports_of, is_installed
 

@@ -209,7 +209,7 @@ def _run(
     if on_change is not None:
         log_to_stderr(readable=True, mask=masker.mask_text, line_end="\r\n" if at_terminal() else "\n")
     following = secrets.following(source) if on_change is not None else nullcontext()
-    with ReceivedSignals.open() as signals, following:  # signals first: threads inherit that they are blocked
+    with ReceivedSignals.open() as signals, following:  # signals first: threads inherit the blocked ones
         status = CommandRun(process, secrets, on_change).run(signals)
     process.drain(SILENCE)  # a signal ends gusset from here on
     return status

@@ -20,7 +20,7 @@ from gusset.secrets.value import SecretValue
 
 log = logging.getLogger("gusset")
 
-# Changes after which a replaced value is masked no more: a process that runs for months has many of them, and
+# Changes after which a replaced value is no longer masked: a process that runs for months has many, and
 # each costs memory, and time at each change. They are dropped when there are twice as many.
 REMEMBERED = 16
 
@@ -50,7 +50,7 @@ class ProvidedSecrets:
         """`files` are names of secrets; `variables` maps variables to names of secrets.
 
         All values are added to `held`. With `restarts` the command is started again for new values:
-        it uses them from then on, and not since the files were replaced.
+        it uses them from that start on, not from when the files were replaced.
         """
         self._folder = folder
         self._masker = masker
@@ -148,7 +148,7 @@ class ProvidedSecrets:
             watcher.stop()
 
     def _update(self, values: Values) -> bool:
-        """Provide these values; whether that is a change. The end of an overlap is none."""
+        """Provide these values; returns whether that is a change. The end of an overlap is not one."""
         removed = sorted(self._values.keys() - values.keys())
         changed = _current(values) != _current(self._values)
         self.provide(values)

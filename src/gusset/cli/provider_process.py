@@ -153,7 +153,7 @@ class _Pipes:
 
     @property
     def open(self) -> bool:
-        """Whether a process has still a pipe open."""
+        """Whether a process still has a pipe open."""
         return any(thread.is_alive() for thread in self._threads)
 
     def wait(self, seconds: float) -> None:

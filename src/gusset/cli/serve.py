@@ -522,7 +522,7 @@ def _example_input(package: Package) -> str:
 def _print_address(
     app: App, address: str, deployment: DeclaringDeployment, options: ServeOptions, example: str | None
 ) -> None:
-    """Print the address, with a command that calls the model on its example input; None: it serves gRPC."""
+    """Print the address, with a command that calls the model with `example`, which is None for gRPC."""
     name = deployment.name
     if app.output.json:
         app.output.result({"name": name, "address": address})

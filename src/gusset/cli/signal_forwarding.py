@@ -88,7 +88,7 @@ def stop_this_process() -> None:
 
 
 def stop_process_group() -> None:
-    """The same for all processes of this job, as a terminal stops them."""
+    """Stop all processes of this job, as a terminal does; see `stop_this_process`."""
     with _unblocked(signal.SIGTSTP):
         os.killpg(os.getpgrp(), signal.SIGTSTP)
 

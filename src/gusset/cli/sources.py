@@ -35,7 +35,7 @@ def open_source(
     names: Collection[str],
     account: Account | None,
 ) -> Iterator[SecretSource]:
-    """A chain of sources: each is searched for the secrets that the ones before it lack.
+    """A chain of sources: each is searched for the secrets that the previous ones lack.
 
     The first is `secrets_dir` if given, else the manager of `account`, else the
     embedded vault. Then come the folder /secrets and the variables TRUSS_SECRET_x.

@@ -1,4 +1,4 @@
-"""The token that a workload gets for its platform's JSON Web Token, and gets anew before it ends."""
+"""The token that a workload gets for its platform's JSON Web Token, renewed before it expires."""
 
 from __future__ import annotations
 

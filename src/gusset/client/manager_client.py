@@ -56,7 +56,7 @@ class ManagerClient:
         `ca_certificates` is a file with certificates (PEM) that are trusted besides the public ones.
         """
         urls = checked_urls(url, insecure_http=insecure_http)
-        # In an order of its own: the clients of a manager that fails spread over the others.
+        # In random order, so that the clients of a manager that fails spread over the others.
         self._urls = random.sample(urls, len(urls))
         self._current = 0
         self._key = key
@@ -158,7 +158,7 @@ class ManagerClient:
         return {"authorization": _BEARER + key.reveal().decode("latin-1")}
 
     def drop_token(self, sent: Mapping[str, str]) -> bool:
-        """Use the token in `auth_headers` no more: it was refused. False for a key that is not replaced."""
+        """Stop using the refused token in `sent`. Returns False for a key that cannot be replaced."""
         if not isinstance(self._key, ExchangedToken):
             return False
         self._key.drop(sent["authorization"].removeprefix(_BEARER).encode("latin-1"))

@@ -33,7 +33,7 @@ def register(client: ManagerClient, deployment: str, names: Collection[str]) -> 
     body = {"name": deployment, "secrets": sorted(names), "expires_at": expires_at}
     try:
         made = client.request("POST", "/v1/deployments", body)
-    except ResponseLost as error:  # the manager before this one has made a token that nobody got
+    except ResponseLost as error:  # the previous manager created a token that nobody received
         log.warning(
             "%s. A new token is created: revoke the lost one, see `gusset token list --deployment %s`",
             error.message,

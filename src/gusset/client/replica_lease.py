@@ -24,8 +24,8 @@ _LONGEST_RETRY = 30.0
 def seconds_to_renewal(now: float) -> float:
     """After how many seconds to renew a lease again; `now` is in seconds since the epoch.
 
-    Replicas renew at whole quarters of a second of their clocks, each at another one. A manager that wakes up
-    for a hundred renewals takes half as much processor time for each as one that wakes up for each.
+    Replicas renew at quarter seconds of their clocks, each at a random one. A manager that wakes up once
+    for a hundred renewals needs half the processor time per renewal of one that wakes up for each.
     """
     delay = random.uniform(_SHORTEST + _STEP, _LONGEST)  # noqa: S311
     return delay - (now + delay) % _STEP

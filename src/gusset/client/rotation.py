@@ -43,7 +43,7 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotationStatus:
-    """How far a version has replaced the ones before it. `current_version` is None or less: destroyed.
+    """How far a version has replaced earlier ones. `current_version` is less or None if it was destroyed.
 
     `lost_before` were lost when the version was stored: nobody waits for them, but they may still use an
     older one. `secret_id` tells the secret from others of its name; "" from a manager of an older version.
@@ -78,9 +78,9 @@ class RotationStatus:
         return "" in (self.secret_id, secret_id) or self.secret_id == secret_id
 
     def with_lost(self, known: dict[str, ReplicaStatus]) -> RotationStatus:
-        """This status with the replicas of earlier ones, which `known` has by id and gets.
+        """This status with the replicas of earlier ones: `known` has them by id, and is updated.
 
-        One that the manager lists no more counts as lost, unless it was done.
+        One that the manager no longer lists counts as lost, unless it was done.
         """
         listed = {replica.id: replica for replica in self.replicas}
         for replica_id, replica in known.items():
@@ -108,7 +108,7 @@ def wait_for_rotation(
     """Return when all replicas of a rotation are done: by default, when none uses an older version any more.
 
     `read` reads the state of the rotation to `version` of that secret, which has just been stored.
-    `on_progress` gets each state. A replica that the manager lists no more before it was done counts as lost.
+    `on_progress` gets each state. A replica that the manager stops listing before it was done counts as lost.
 
     Raises:
         NotAcknowledged: not all were done after `timeout` seconds; or only lost ones are left; or the

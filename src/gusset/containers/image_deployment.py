@@ -157,7 +157,7 @@ class ImageDeployment:
         )
 
     def check_command(self, with_value: Collection[str]) -> None:
-        """Check that every secret that the command reads has a value; `with_value` are the names of those.
+        """Check that every secret that the command reads has a value; `with_value` names those that do.
 
         Raises:
             SecretsMissing: one has no value; the shell would replace it with an empty text.

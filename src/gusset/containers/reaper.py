@@ -3,7 +3,7 @@
 Reads lines from standard input, whose other end only the process of that run holds:
 
 - `engine ADDRESS`: the engine at which the run has its containers and volumes.
-- `service ADDRESS`: the same, by a service that the run starts and the reaper has to end.
+- `service ADDRESS`: the same, reached through a service that the run starts and the reaper has to end.
 - `creating`: a request is under way that creates a container or a volume.
 - `created`: the engine has responded to it.
 - `build PID`: the process of a build, which leads a group.
@@ -77,7 +77,7 @@ def _remove(address: str, run_id: str, *, is_creating: bool) -> None:
     from gusset.containers.engine import leftovers
     from gusset.containers.secrets import memory_folder
 
-    # The values first. The files go from the containers that have the folder mounted, too.
+    # The values first: this also removes the files from containers that have the folder mounted.
     memory_folder.remove_all(lambda name: name == run_id)
     tries = _TRIES_WHEN_CREATING if is_creating else _TRIES
     for _ in range(tries if address else 0):

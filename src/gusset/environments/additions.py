@@ -21,7 +21,7 @@ from gusset.errors import ConfigInvalid, Denied, GussetError, Problem, Unreachab
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Additions:
-    """What is added after the model's requirements: `worker` must fit, of `truss` what fits.
+    """What is added after the model's requirements: all of `worker`, and what fits of `truss`.
 
     `installed` are the packages of gusset's own Python: the last resort where no index responds.
     """

@@ -1,4 +1,4 @@
-"""Decides whether a model runs on this Python or in an environment of its own, and of what that is made."""
+"""Decides whether a model runs on this Python or in its own environment, and what that is made from."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ Files = Mapping[Path, str]
 
 
 def pip_config_files(environ: Mapping[str, str], prefix: Path) -> list[Path]:
-    """The files that pip reads on Linux and macOS, the one that wins last. `prefix` is that of the Python."""
+    """The files that pip reads on Linux, the one with precedence last. `prefix` is that of the Python."""
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return []

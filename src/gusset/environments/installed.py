@@ -27,7 +27,7 @@ from gusset.environments.requirement_lines import Requirement, Requirements, wit
 
 @dataclass(frozen=True, slots=True)
 class Unsatisfied:
-    """A requirement that does not hold, and why."""
+    """A requirement that is not satisfied, and why."""
 
     requirement: Requirement
     reason: str
@@ -121,7 +121,7 @@ def _metadata_name(file: str) -> tuple[str, str] | None:
 def unsatisfied(
     wanted: Requirements, installed: InstalledPackages, markers: Mapping[str, str] | None = None
 ) -> list[Unsatisfied]:
-    """The requirements and constraints that do not hold, each with its reason.
+    """The requirements and constraints that are not satisfied, each with a reason.
 
     `markers` are the values for conditions such as `python_version < "3.12"`; by
     default those of this Python.
@@ -141,7 +141,7 @@ class _Checker:
         self._checked_extras: set[tuple[str, str]] = set()
 
     def reasons(self, requirement: Requirement) -> Iterator[str]:
-        """Why it does not hold: nothing, or the first reason found."""
+        """Why it is not satisfied; nothing if it is."""
         if not self._applies(requirement.marker):
             return
         distribution = self._find(requirement)
@@ -163,7 +163,7 @@ class _Checker:
         return marker is None or marker.evaluate({**self._markers, "extra": extra})
 
     def _extras(self, distribution: Distribution, extras: Iterable[str]) -> Iterator[str]:
-        """Why the packages that these extras bring do not hold."""
+        """Why packages that these extras need are not satisfied."""
         for extra in sorted(extras):
             if (distribution.name, extra) in self._checked_extras:
                 continue

@@ -41,7 +41,7 @@ class LastPythons:
                 write_private_file(file, str(python).encode())
 
     def forget_missing(self) -> None:
-        """Remove what names an environment that is not there any more."""
+        """Remove the files that name an environment that no longer exists."""
         for file in self._folder.glob(f"*{_SUFFIX}"):
             with suppress(OSError, ValueError):
                 if not os.access(file.read_text(), os.X_OK):

@@ -40,7 +40,7 @@ def login_files(
     """Files in memory for the secrets, which are gone afterwards. `values` are those of the secrets.
 
     git, which fetches `requirements` from repositories, gets the logins of .netrc as well.
-    `git_settings` is how many settings it has by variables already.
+    `git_settings` is how many settings it already gets from variables.
 
     Raises:
         ConfigInvalid: a value cannot be read, or two of them cannot be used together.

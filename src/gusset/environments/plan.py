@@ -107,7 +107,7 @@ def text_of(version: Version) -> str:
 
 
 def other_python(plan: EnvironmentPlan, version: str) -> Problem | None:
-    """A warning if an environment has another Python, of `version`, than the one that was wished."""
+    """A warning if an environment has a Python, `version`, other than the one that was asked for."""
     wanted, location = plan.python.version, plan.python.location
     if wanted is None or location is None or version.startswith(f"{text_of(wanted)}."):
         return None

@@ -1,4 +1,4 @@
-"""Finds the Python for an environment: that of the wished version, or the nearest one."""
+"""Finds the Python for an environment: that of the requested version, or the nearest one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def locate(choice: PythonChoice, uv: Uv) -> str:
 
 
 def nearest(choice: PythonChoice, uv: Uv, *, own: Version) -> FoundPython:
-    """The installed Python whose version is nearest to the wished one; the newer of two."""
+    """The installed Python whose version is nearest to the requested one; the newer of two."""
     wanted = choice.version or own
     candidates = [*_of_uv(uv), *_of_pyenv(uv), FoundPython(own, choice.executable)]
     usable = [each for each in candidates if each.version >= OLDEST]

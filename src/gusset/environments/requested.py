@@ -222,7 +222,7 @@ class _RequirementsReader:
 
 
 def replace_origin(line: Line, file: str) -> Line:
-    """The line, located in a file as a whole."""
+    """The line, with a whole file as its location."""
     return replace(line, location=FileLocation(file=file))
 
 

@@ -1,4 +1,4 @@
-"""Reads lines of requirements as pip writes them, with the files that they include. Installs nothing.
+"""Reads lines of requirements in pip's format, with the files that they include. Installs nothing.
 
 Files are read by a function that the caller passes, so everything here is pure.
 """

@@ -1,4 +1,4 @@
-"""The lists of what an environment of a folder's own contains besides the model's requirements."""
+"""The lists of what a folder's own environment contains besides the model's requirements."""
 
 from __future__ import annotations
 

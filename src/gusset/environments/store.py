@@ -3,8 +3,8 @@
 An environment belongs to a key, a hash of all that it was made from. `KEY/` contains
 attempts, each in a folder of its own, and `complete.json`, which names the one that
 is complete and is written last. So a start that is killed leaves nothing that another
-would use, even if its installer goes on for a moment. `KEY.lock` is locked
-exclusively by who makes or removes the environment, and shared by who uses it.
+would use, even if its installer runs on for a moment. `KEY.lock` is locked
+exclusively by whoever makes or removes the environment, and shared by whoever uses it.
 """
 
 # Imports in functions: Windows, where `gusset check` looks environments up, has no fcntl.
@@ -86,7 +86,7 @@ class EnvironmentStore:
         *,
         on_wait: Callable[[], object] = lambda: None,
     ) -> Lease:
-        """The environment of a key, which `make` makes in the folder that it is given if there is none.
+        """The environment of a key; if there is none, `make` makes it in the folder that it is given.
 
         `on_wait` is called if another process is making or removing it just now.
 
@@ -108,7 +108,7 @@ class EnvironmentStore:
                 os.close(lock)
 
     def environments(self) -> list[StoredEnvironment]:
-        """All complete environments, the one that was used last first."""
+        """All complete environments, the most recently used first."""
         found = []
         for key in self._keys():
             if (info := self._info(key)) is not None:
@@ -144,7 +144,7 @@ class EnvironmentStore:
         self._last_pythons.forget_missing()
 
     def prune(self, *, unused_since: float) -> list[EnvironmentInfo]:
-        """Remove what was not used since then, and what killed starts have left; the ones removed."""
+        """Remove what was not used since then, and what killed starts have left; returns the removed ones."""
         self._check_folder()
         removed = []
         for key in self._keys():
@@ -234,7 +234,7 @@ class EnvironmentStore:
             return None
 
     def _open_locked(self, key: str, operation: int) -> int:
-        """Open the lock file and lock it: the file that is there then, as others may have removed one."""
+        """Open and lock the lock file; again if another process has removed it meanwhile."""
         import fcntl
 
         path = self._lock_file(key)

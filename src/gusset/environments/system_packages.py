@@ -1,4 +1,4 @@
-"""Which of the system packages that a folder names this machine lacks."""
+"""Finds the system packages that a folder names and this machine lacks."""
 
 from __future__ import annotations
 

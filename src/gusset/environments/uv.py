@@ -1,4 +1,4 @@
-"""Runs uv as a program: its progress is shown, its last words are kept, and it ends with this process."""
+"""Runs uv as a program: its progress is shown, its error message is kept, and it ends with this process."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def failure(message: str, locations: Mapping[str, FileLocation], *, what: str) -
 
 
 def is_not_found(message: str) -> bool:
-    """Whether uv found a package in no index, so far as it says."""
+    """Whether uv says that it found a package in no index."""
     return "was not found in the package registry" in " ".join(message.split())
 
 

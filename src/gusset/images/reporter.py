@@ -33,7 +33,7 @@ class Reporter:
         self._allowed = frozenset(allowed)
 
     def report(self, links: Mapping[str, str], notes: Notes) -> Report:
-        """`links` are those among the files; `notes` those of the scan."""
+        """Make the report. `links` are those among the files; `notes` those of the scan."""
         index, error = self._read_index(links)
         layers = {layer.blob for image in index.images for layer in image.layers if layer.blob in self._blobs}
         precise = self._search_documents(index)
@@ -110,7 +110,7 @@ class Reporter:
         return precise
 
     def _findings(self, index: ImageIndex, hit: Hit, count: int) -> Iterator[Finding]:
-        """The hit in each image that the file belongs to; in none, if it belongs to none."""
+        """The findings of a hit: one for each image that has the file, or one without an image."""
         is_of_image = False
         for image in index.images:
             layer = next((layer for layer in image.layers if layer.blob == hit.blob), None)

@@ -39,7 +39,7 @@ OnOccurrence = Callable[[Segment, Occurrence, int], object]
 class SearchedStream:
     """One stream, searched as its chunks arrive. An occurrence is reported once its segment is known.
 
-    The reading thread calls `mark`, and the searching thread the other methods.
+    The reading thread calls `mark` and `mark_end`, and the searching thread `feed` and `end`.
     """
 
     def __init__(self, search: ValueSearch, report: OnOccurrence, segment: Segment) -> None:
@@ -53,7 +53,7 @@ class SearchedStream:
         self._waiting: deque[tuple[int, Occurrence]] = deque()  # by offset, until their segments are known
 
     def mark(self, segment: Segment) -> None:
-        """The segment begins at its `start`, where the one before it ends. Mark them in their order."""
+        """Add a segment, which ends the previous one at its `start`. Call this in the segments' order."""
         self._segments.append(segment)
 
     def mark_end(self) -> None:

@@ -194,7 +194,7 @@ def _has_checksum(header: bytes) -> bool:
 
 
 def _sum(data: bytes) -> int:
-    """The sum of at most 257 bytes. Adler-32 contains it, and is ten times as fast as `sum`."""
+    """The sum of at most 256 bytes. Adler-32 contains it, and is ten times as fast as `sum`."""
     return (zlib.adler32(data) & 0xFFFF) - 1
 
 

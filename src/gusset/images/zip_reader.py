@@ -31,7 +31,7 @@ class Entry:
 
 
 def start_in(head: bytes) -> int | None:
-    """Where in a file that begins with `head` a zip archive begins; None if it is none.
+    """Where in a file that begins with `head` a zip archive begins; None if there is none.
 
     A line that names an interpreter may come before, as in a Python application in a zip archive.
     """

@@ -46,7 +46,7 @@ def strict_egress(url: str | None, networks: Sequence[str], *, namespace: str) -
     `namespace` is that of the pods: there they look up a name without a dot.
 
     Raises:
-        UsageError: a network is none, or is needed and missing, or is given and not used.
+        UsageError: a network is not one, is needed but missing, or is given but not used.
     """
     urls = [urlsplit(each) for each in url.split(",")] if url else []
     found: list[Peer] = []

@@ -10,8 +10,8 @@ from gusset.kubernetes.pod import CA_CERTIFICATES_KEY, ca_certificates_name, pod
 from gusset.kubernetes.workload import PERIOD, Workload
 
 SERVICE_PORT = 80
-# Seconds for a new pod to become ready, until Kubernetes reports that it has not: those that its server may
-# take to start, and others for the image and the manager.
+# Seconds that a new pod may need before its server starts: for the image and the manager. Kubernetes reports
+# a pod that is not ready after these and the time that its server may take to start.
 _BEFORE_START = 900
 
 Object = dict[str, Any]
@@ -77,7 +77,7 @@ def _disruption_budget(workload: Workload) -> Object:
 def _deployment(workload: Workload) -> Object:
     annotations = {"kubectl.kubernetes.io/default-container": "server"}
     if workload.manager is not None and workload.manager.ca_certificates is not None:
-        # Pods read the file when they start: another content replaces them.
+        # Pods read the file only when they start, so new content must replace them.
         digest = hashlib.sha256(workload.manager.ca_certificates.encode()).hexdigest()
         annotations["gusset.dev/manager-ca"] = f"sha256:{digest}"
     template = {

@@ -113,7 +113,7 @@ def _server(workload: Workload) -> dict[str, Any]:
 
 
 def _native_agent(deployment: str, agent: Agent, manager: Manager) -> dict[str, Any]:
-    """An agent that the server starts after: the probe succeeds when the files are there."""
+    """An agent that the server waits for: the probe succeeds when the files are there."""
     is_filled = {"exec": {"command": ["test", "-e", f"{SECRETS}/..data"]}}
     startup = {**is_filled, "periodSeconds": 1, "failureThreshold": _STARTUP_OF_AGENT}
     return _agent(deployment, agent, manager, "secrets") | {
@@ -215,5 +215,5 @@ def _environment(variables: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _literal(text: str) -> str:
-    """The text as Kubernetes leaves it: else it would replace `$(NAME)` by a variable."""
+    """The text, escaped so that Kubernetes does not replace `$(NAME)` with a variable."""
     return text.replace("$", "$$")

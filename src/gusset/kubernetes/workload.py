@@ -14,7 +14,7 @@ PERIOD = 5  # seconds between two probes
 class Probe:
     """A request to the server. `path` None: a call of the health service of gRPC.
 
-    One is sent every `PERIOD` seconds, but none in the first `delay` seconds. `failures` in a row count.
+    One is sent every `PERIOD` seconds, but none before `delay` seconds. It fails after `failures` in a row.
     """
 
     path: str | None
@@ -23,7 +23,7 @@ class Probe:
 
     @classmethod
     def lasting(cls, path: str | None, seconds: float, *, delay: float = 0) -> Probe:
-        """One that has to fail for so many seconds."""
+        """A probe that counts as failed after `seconds` of failures."""
         return cls(path=path, failures=max(1, -int(-seconds // PERIOD)), delay=int(delay))
 
 

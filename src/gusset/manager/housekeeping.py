@@ -1,4 +1,4 @@
-"""What the manager does beside requests: sums of refusals, reports, leases, and a probe for writes."""
+"""The manager's background work: refusal sums, checkpoints, reports, leases, overlaps, a write probe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPORT_EVERY = 5.0
 RENEWALS_EVERY = 5.0  # seconds at most, of leases
 REPLICA_REPORTS_EVERY = 0.25  # seconds
 OVERLAPS_EVERY = 0.5  # seconds
-PROBE_EVERY = 5.0  # seconds that a good probe holds; strangers may ask, and each probe is a write
+PROBE_EVERY = 5.0  # seconds that a good probe is valid; anybody may ask, and each probe is a write
 PROBE_AFTER_FAILURE = 1.0
 PROBE_TIMEOUT = 5.0
 _AFTER_BUG = 1.0
@@ -83,11 +83,11 @@ class CheckpointTimer(_Task):
 
     def __init__(self, vault: Vault, executors: Executors) -> None:
         super().__init__(vault, executors)
-        # Its own: however many slow requests wait for a thread, no record waits for a checkpoint.
+        # A thread of its own, so that signing never waits behind slow requests.
         self._thread = ThreadPoolExecutor(1, "gusset-signing")
 
     def start(self) -> None:
-        """Sign the head before anything is served, then go on with that."""
+        """Sign the newest record before anything is served, then keep doing so."""
         try:
             self._vault.sign_head()
         except GussetError as error:
@@ -95,7 +95,7 @@ class CheckpointTimer(_Task):
         super().start()
 
     def stop(self) -> None:
-        """End, when what is being signed is signed."""
+        """End, once a signature under way is complete."""
         super().stop()
         self._thread.shutdown()
 
@@ -151,7 +151,7 @@ class ManagerReports(_Task):
 
 
 class LeaseTimer(_Task):
-    """Has the renewals of replicas' leases and the uses of keys written in batches, reports soon."""
+    """Writes renewals of replicas' leases and uses of keys in batches, and replicas' reports soon."""
 
     def __init__(self, vault: Vault, executors: Executors, write_uses: Callable[[], None]) -> None:
         super().__init__(vault, executors)

@@ -14,7 +14,7 @@ log = logging.getLogger("gusset.manager")
 
 RECORDS_EVERY = 60.0  # seconds
 ROWS_EVERY = 3600.0
-_BUSY_PAUSE = 50.0  # how many times as long a busy manager pauses as a piece took
+_BUSY_PAUSE = 50.0  # a busy manager pauses this many times as long as a piece took
 _LATE_PAUSE = 10.0  # the same in a run that is late
 _LATE = 600.0  # seconds after which a run is late
 
@@ -22,8 +22,8 @@ _LATE = 600.0  # seconds after which a run is late
 class IntegrityWatch:
     """A thread that verifies new records each minute, and all rows when it starts and each hour.
 
-    A problem makes the manager neither unready nor stop: a row that was altered is refused where it is
-    used, and everything else goes on. Problems are logged once, counted in the metrics, and shown
+    A problem neither makes the manager unready nor stops it: an altered row is refused where it is
+    used, and everything else keeps working. Problems are logged once, counted in the metrics, and shown
     to administrators.
     """
 
@@ -68,7 +68,7 @@ class IntegrityWatch:
             self._stop.wait(RECORDS_EVERY)
 
     def _pause(self) -> bool:
-        """Leave time to requests; whether to stop.
+        """Leave time to requests. Returns whether to stop.
 
         See `pause_seconds`.
         """
@@ -90,7 +90,7 @@ def pause_seconds(piece: float, *, busy: float, running: float) -> float:
     """How long to leave to requests after a piece that took so long.
 
     As long again if there are none (`busy` 0), and fifty times as long if they take all time (`busy` 1).
-    The longer the run takes (`running`, in seconds), the less that is, down to ten times after ten
+    The longer the run takes (`running`, in seconds), the shorter the pause, down to ten times after ten
     minutes: a manager that is always busy must not leave records unverified.
     """
     longest = _BUSY_PAUSE + (_LATE_PAUSE - _BUSY_PAUSE) * min(running / _LATE, 1.0)

@@ -38,7 +38,7 @@ from gusset.runtime.trusted_proxies import TrustedProxies
 from gusset.vault.deadline import ending_within
 from gusset.vault.greenlets import GreenletPool
 
-MAX_BODY = 1_048_576  # bytes: a value of 64 KiB in base64, and a batch of small ones
+MAX_BODY = 1_048_576  # bytes: ample for a value of 64 KiB in base64
 MAX_BATCH_BODY = 16_777_216
 SMALL_BODY = 4096
 LIMITS = Limits(
@@ -208,7 +208,7 @@ class Middleware:
     # Called by the HTTP server.
 
     def is_probe(self, exchange: Exchange) -> bool:
-        """Whether it is handled even when requests in flight take all connections."""
+        """Whether a request is handled even when others in flight take all connections."""
         return exchange.path in _PROBES
 
     def body_limit(self, exchange: Exchange) -> int:

@@ -1,4 +1,4 @@
-"""Routes by which other tools read secrets, with a deployment's token. They change nothing.
+"""Routes by which other tools read secrets, with a deployment's token. They change no secret.
 
 `GET /v1/deployment/secrets/{name}` is the value of one secret, as its exact bytes. All
 others are what clients of Vault and OpenBao need to read from a store of the kind KV
@@ -77,7 +77,7 @@ class _Read:
 
     @property
     def authorization(self) -> str:
-        """The deployment's token, as in `Authorization`. Where the route has `X-Vault-Token`, that counts."""
+        """The deployment's token, as in `Authorization`. On Vault's routes, `X-Vault-Token` has priority."""
         if self.route.is_vault_compatible and (token := self.exchange.header(b"x-vault-token")):
             return f"Bearer {token.decode('latin-1')}"
         return (self.exchange.header(b"authorization") or b"").decode("latin-1")
@@ -315,12 +315,12 @@ def _methods(path: str) -> Sequence[str]:
 
 
 def render_error(route: ReadRoute, response: Response) -> Response:
-    """An error in the form of the route's clients: as everywhere in gusset, or as Vault has it."""
+    """An error in the form of the route's clients: gusset's usual one, or Vault's."""
     if not route.is_vault_compatible:
         return response
     error = orjson.loads(response.body)
     status, message = response.status, error["message"]
-    if status == 401:  # Vault has 403, by which its clients know that they have to log in again
+    if status == 401:  # Vault sends 403, which tells its clients to log in again
         status, message = 403, f"invalid token: {message}"
     texts = [f"{message} ({error['hint']})" if error["hint"] else message]
     if error["code"] == SecretNotFound.code:

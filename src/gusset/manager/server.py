@@ -42,7 +42,7 @@ class Listening:
 
     def check(self) -> None:
         """Raises UsageError for plain HTTP that others could read, a certificate without its key, and a
-        trusted proxy that would be everybody."""
+        trusted proxy that matches every client."""
         TlsFiles.given(self.certificate, self.key)
         TrustedProxies(self.trusted_proxy)
         if self.certificate or self.trusted_proxy or self.insecure_http or is_loopback(self.host):
@@ -83,7 +83,7 @@ def run(
     """Serve until SIGTERM or Ctrl-C. `announce` is called with the URL once it accepts connections.
 
     `bootstrap_link` is the link of a manager that has not been set up. `key_rate` limits the requests
-    a second of one valid key; 0 does not.
+    per second of one valid key; 0 sets no limit.
 
     Raises:
         UsageError: see `Listening.check`; the certificate or key cannot be used.

@@ -1,4 +1,4 @@
-"""Routes beside the operations of the API and the pages: probes, metrics, the document, the export."""
+"""Routes besides the API's operations and the pages: probes, metrics, the document, the export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gusset.vault.wiring import Vault
 
 
 class ServiceRoutes:
-    """All are open to everybody, except the export of the audit log."""
+    """The service routes. All but the export of the audit log are open to everybody."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ServiceRoutes:
     async def _readyz(self, _: Request) -> Response:
         """Whether the vault can be read and written, and its keys be read again.
 
-        What continuous verification found makes it not unready: other secrets are still served.
+        Problems that continuous verification found do not make it unready: other secrets are still served.
         """
         self._reports.check()
         await self._executors.run(self._vault.people.has_any)

@@ -32,7 +32,7 @@ def check_package(
     secrets_dir: Path | None = None,
     has_own_environment: bool = False,
 ) -> list[Problem]:
-    """All errors and warnings, in the order of the files. The code is parsed but never run.
+    """All errors and warnings, in the order of the checks. The code is parsed but never run.
 
     `available` are the names of the secrets that exist; None skips that check.
     `secrets_dir` is the folder to add missing ones to, if not the vault or manager.

@@ -14,7 +14,7 @@ from gusset.package.model_code import changes_search_path, read_code
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """An absolute import: the module, and where it stands, counted from 1.
+    """An absolute import: the module, and its position, counted from 1.
 
     `is_path_changed` says whether this file, or one that was read before it, changes `sys.path`.
     """

@@ -26,7 +26,7 @@ def parse_cpu(text: str) -> float:
     """The number of cores: `"2"`, `"1.5"`, `"1e3"`, or `"500m"` for thousandths of a core.
 
     Raises:
-        ValueError: `text` is not an amount of CPU; the exception does not hold it.
+        ValueError: `text` is not an amount of CPU; the exception does not contain it.
     """
     thousandths = text.endswith("m")
     cores = _plain_number(text[:-1]) / 1000 if thousandths else _number(text)
@@ -37,7 +37,7 @@ def parse_memory(text: str) -> int:
     """The number of bytes: `"1024"`, `"1e9"`, or a decimal number and a unit, as in `"2Gi"` and `"1.5G"`.
 
     Raises:
-        ValueError: `text` is not an amount of memory; the exception does not hold it.
+        ValueError: `text` is not an amount of memory; the exception does not contain it.
     """
     for unit in sorted(_MEMORY_UNITS, key=len, reverse=True):
         if text.endswith(unit):

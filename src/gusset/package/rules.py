@@ -407,7 +407,7 @@ def _check_docker_server(data: dict[Any, Any], problems: ProblemCollector) -> No
         )
 
 
-# The old forms of `weights` are not here: serving refuses all of them and says what to do instead.
+# The old forms of `weights` are not here: gusset supports them, and `_hf_cache` warns of that name.
 _DEPRECATED = {
     ("runtime", "is_websocket_endpoint"): "transport: {kind: websocket}",
 }

@@ -140,7 +140,7 @@ class AsgiResponse:
     """
 
     def __init__(self, scope: Scope, observe: Callable[[Exchange, int], object]) -> None:
-        """`observe` gets the exchange when it is over, and its status: 499 if the client disconnected."""
+        """`observe` gets the exchange when it has ended, and its status: 499 if the client disconnected."""
         client = scope.get("client")
         self.transport = asyncio.Transport({"sockname": scope.get("server")})
         self.peer: tuple[str, int] | None = (client[0], client[1]) if client else None
@@ -166,7 +166,7 @@ class AsgiResponse:
         self._put(b"" if exchange.method == b"HEAD" else body, more=False)
 
     def start(self, exchange: Exchange, status: int, headers: Headers, first: bytes) -> None:
-        """Send the head of a response in parts, and its first part."""
+        """Send the head of a response that comes in parts, and the first part."""
         self._begin(status, (*headers, *exchange.response_headers))
         self._exchange = exchange
         if first:
@@ -186,7 +186,7 @@ class AsgiResponse:
         self._wake.set()
 
     def limit_silence(self, seconds: float) -> None:
-        """Cut the response when nothing is given for it for so long."""
+        """Abort the response when nothing is written to it for so long."""
         self._silence = seconds
 
     def hand_over(self, exchange: Exchange, make_successor: MakeSuccessor) -> None:
@@ -230,11 +230,11 @@ class AsgiResponse:
             self._observe(exchange, 499)
             raise
         finally:
-            # What they refer to refers to the exchange: only a garbage collection would end the cycle.
+            # These lead back to the exchange: else only a garbage collection would end the cycle.
             exchange.on_disconnect = exchange.on_writable = self._exchange = None
 
     async def _has_more(self, exchange: Exchange) -> bool:
-        """Whether there is something to send, for which this waits."""
+        """Wait for something to send; False if nothing more comes."""
         while not self._messages:
             if self._is_complete or self._is_cut or exchange.disconnected:
                 return False

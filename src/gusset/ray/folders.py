@@ -24,7 +24,7 @@ from gusset.ray.plan import FolderOnNodes, ReplicaPlan, StoredFolder
 from gusset.secrets.credentials import find_credentials
 
 MAX_BYTES = 100 * 1024 * 1024
-"""Of a folder's archive, which the control store holds in memory."""
+"""The limit for a folder's archive, which the control store keeps in memory."""
 
 _NAMESPACE = "gusset"
 _KEPT = 3  # archives of one deployment: replicas of the last version may still be replaced

@@ -107,7 +107,7 @@ class _Starter:
         self._loop = loop
 
     def start(self, find_folder: Callable[[ReplicaPlan, Path], Path]) -> Methods:
-        """Raises GussetError or StartFailed."""
+        """Read the secrets and load the model. Raises GussetError or StartFailed."""
         plan, settings = self._plan, Settings.load(os.environ)
         if plan.version != __version__:
             raise UsageError(

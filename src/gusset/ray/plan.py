@@ -12,7 +12,7 @@ class SecretAccess:
     """Where each replica reads its secrets: addresses, and paths on its own node. Never a value.
 
     `manager` is an address, or several with commas between them. The deployment's token is in
-    `token_file`, or is exchanged for the JSON Web Token in `identity_token_file`. `secrets_dir` is read
+    `token_file`, or is issued for the JSON Web Token in `identity_token_file`. `secrets_dir` is read
     in place of a manager. What is None is taken from the environment of the replica's node:
     GUSSET_MANAGER, GUSSET_TOKEN_FILE, GUSSET_IDENTITY_TOKEN_FILE, GUSSET_MANAGER_CA. `manager_ca` is a
     file with certificates of authorities that are trusted for the manager.

@@ -25,7 +25,7 @@ _MOUNTED = Path("/secrets")
 def open_source(
     access: SecretAccess, settings: Settings, *, deployment: str, names: Collection[str]
 ) -> Iterator[SecretSource]:
-    """The folder or manager that `access` names, or else `settings`, those of this node. Then `/secrets`.
+    """The folder or manager that `access` names, else the manager of this node's `settings`; `/secrets` last.
 
     Variables such as TRUSS_SECRET_x are not read: in a cluster they would come from Ray's own store.
 

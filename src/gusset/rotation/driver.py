@@ -1,7 +1,7 @@
 """Takes a rotation from step to step. Every step is stored before the next begins.
 
 A process that is killed anywhere leaves a rotation that the next run continues: the provider is run again
-with the same rotation's id, which makes no second credential, or with the same handle.
+with the same rotation id, for which it makes no second credential, or with the same handle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_ACCEPTED = 50  # replicas that are named, of those that a rotation does not 
 
 
 class RotationStore(Protocol):
-    """Stored rotations, held by one process. Each method but `begin` raises Conflict when another has it."""
+    """Stored rotations. Methods that change one raise Conflict while another process holds it."""
 
     def begin(self, name: str, *, current_handle: str | None) -> ProviderRotation:
         """Begin a rotation of the secret, or continue the unfinished one."""
@@ -38,10 +38,10 @@ class RotationStore(Protocol):
         """Store the new credential as a version. The rotation is then in the step `acknowledge`."""
 
     def advance(self, rotation: ProviderRotation, step: Step, accepted: list[str]) -> ProviderRotation:
-        """Go on to `step`. `accepted` is what the rotation did not wait for."""
+        """Advance to `step`. `accepted` is what the rotation did not wait for."""
 
     def revoked(self, rotation: ProviderRotation, handle: str) -> ProviderRotation:
-        """The provider has revoked the credential with that handle."""
+        """Store that the provider has revoked the credential with that handle."""
 
     def finish(self, rotation: ProviderRotation) -> None:
         """The rotation is done: end it, and the overlap."""
@@ -50,7 +50,7 @@ class RotationStore(Protocol):
         """End the rotation of a secret without revoking anything."""
 
     def stop(self, rotation: ProviderRotation, code: str) -> None:
-        """Record why the rotation does not go on now, and let other processes continue it."""
+        """Record why the rotation has stopped, and let other processes continue it."""
 
     def rollout(self, rotation: ProviderRotation) -> Rollout:
         """How far the new version has replaced those before it. Raises Conflict for another secret's name."""
@@ -194,7 +194,7 @@ class Driver:
             time.sleep(POLL_EVERY)
 
     def _go_on(self, rotation: ProviderRotation, step: Step, accepted: list[str]) -> ProviderRotation:
-        """Go on to `step`. What was not waited for is printed once, and recorded in the audit log."""
+        """Advance to `step`. What was not waited for is printed once, and recorded in the audit log."""
         if (more := len(accepted) - MAX_ACCEPTED) > 0:
             accepted = [*accepted[:MAX_ACCEPTED], f"and {more} more"]
         for line in (f"{rotation.name}: not waiting, {each}" for each in accepted):

@@ -48,7 +48,7 @@ class Policy:
     """What a rotation waits for.
 
     `first_use`: after this time, a replica that has acknowledged the version but not used it holds nothing
-    back; None: it always does. `accept_lost`: neither do lost replicas. `whole_overlap`: the overlap must
+    back; None: it always does. `accept_lost`: lost replicas do not. `whole_overlap`: the overlap must
     end first, since not all replicas are known.
     """
 

@@ -29,7 +29,7 @@ class ProviderRotation:
     """An unfinished rotation of a secret. Other secrets may have had its name: `secret_id` is this one's.
 
     `version` and `handle` are those of the new credential, None before it is stored. `current` is the
-    handle of the credential that the secret had at the start, None if that is not known. `revoke` are the
+    handle of the current version's credential, None if that is not known. `revoke` are the
     handles of all earlier credentials that are not revoked yet.
     """
 

@@ -2,7 +2,7 @@
 
 A web page of any site can make its visitor's browser send requests to servers of
 the visitor's own machine. Such a request has a foreign `Origin` or says that it
-is not of the same site. Where the page's host name has been made to resolve to
+is not of the same origin. Where the page's host name has been made to resolve to
 this machine (DNS rebinding) it has neither, but a foreign `Host`. Other clients
 send none of these, and are not concerned.
 """

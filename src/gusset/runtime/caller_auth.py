@@ -43,7 +43,7 @@ class CallerAuth:
 
     def __init__(self, digests: CallerDigests) -> None:
         self._known = _flat(digests)
-        self._position = 0  # of the header in the last request; those of one client have it at the same one
+        self._position = 0  # of the header in the last request; a client sends it at the same position
         self.requests = Counter(dict.fromkeys(digests, 0))
         self.refused = 0
 
@@ -105,7 +105,7 @@ class CallerAuth:
         return self._count(caller, authorization)
 
     def _count(self, caller: str | None, authorization: bytes | None) -> Response | None:
-        """The response that refuses the request, if there is no such caller."""
+        """Count the request. Returns the response that refuses it, if there is no such caller."""
         if caller is not None:
             self.requests[caller] += 1
             return None
@@ -133,7 +133,7 @@ def _has_body(exchange: Exchange) -> bool:
 def digests_of(names: Iterable[str], values: Values) -> CallerDigests:
     """The digests of the callers' keys. A caller without a value, or with an empty one, has none.
 
-    During an overlap the key before is good, too. Whitespace around a value does not count: no header
+    During an overlap the previous key is valid, too. Whitespace around a value does not count: no header
     can contain it.
     """
     return {name: tuple(map(_digest, _keys(values.get(name)))) for name in names}

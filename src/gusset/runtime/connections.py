@@ -22,7 +22,7 @@ _CHECKED = 1000  # connections whose deadlines are checked at a time; more where
 _PARTS = 8  # in which many connections are checked
 _EVICTED_SHARE = 50  # of so many connections, one is closed at a time to make room
 _FOR_PROBES = 16  # connections that may still send probes when requests in flight have taken all others
-_SPARE_FILES = 32  # that the process can still open; beyond that, new connections replace others
+_SPARE_FILES = 32  # that the process must still be able to open; else new connections replace others
 _LEAST_FILES = 8  # with fewer, connections are closed at once
 _LEAST = 16  # connections that may be open in any case
 _MANY = 1_000_000
@@ -162,10 +162,10 @@ class OpenConnections:
             del self._counts[address]
 
     def _evict(self, connections: Collection[Connection], most: int) -> bool:
-        """Close up to `most` of the connections that wait for their client; whether there were any.
+        """Close up to `most` of the connections that wait for their client. Returns whether there were any.
 
-        Those of the address that has most come first, of them idle ones and TLS handshakes, then those
-        whose head is incomplete, then those whose body is or that take their response slowly; the oldest
+        The address with the most connections comes first; of each, idle ones and TLS handshakes, then those
+        with an incomplete head, then those with an incomplete body or a slowly read response; the oldest
         first. So slow clients cannot keep others out.
         """
         waiting = [
@@ -187,7 +187,7 @@ class OpenConnections:
     def start_sweeping(self) -> None:
         """Check deadlines now and every `SWEEP_SECONDS`, until all have ended after `close`.
 
-        Of many connections a part is checked at a time, each within `_PARTS` times that.
+        If there are many, only a part is checked each time, so each one within `_PARTS` times that.
         """
         loop = asyncio.get_running_loop()
         self._on_sweep()
@@ -203,7 +203,7 @@ class OpenConnections:
             loop.call_later(SWEEP_SECONDS, self.start_sweeping)
 
     def _fit_files(self) -> None:
-        """Let no more be open than leave the process files to open, whoever has opened the others."""
+        """Limit the connections so that the process can still open files, whatever has opened the others."""
         free = _free_files()
         self._room = min(self._most, max(_LEAST, len(self._open) + free - _SPARE_FILES))
         self._room_of_one = self._room * 3 // 4

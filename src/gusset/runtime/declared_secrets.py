@@ -42,7 +42,7 @@ class DeclaringDeployment(Protocol):
 
     @property
     def download_secrets(self) -> tuple[str, ...]:
-        """The names of secrets that its downloads log in with. They may be missing, and are not for it."""
+        """The names of secrets that its downloads log in with. They may be missing; it does not get them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

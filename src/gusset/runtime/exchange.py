@@ -12,7 +12,7 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 Headers = Iterable[tuple[bytes, bytes]]
 MakeSuccessor = Callable[[Callable[[], object]], asyncio.Protocol]
-"""Makes the protocol that takes a connection over. It calls its argument once the connection is lost."""
+"""Makes the protocol that takes over a connection and that calls the argument once it is lost."""
 KnownKeys: TypeAlias = tuple[tuple[str, bytes], ...]
 """Callers and digests of their keys. A new set is a new object, even with the same content."""
 

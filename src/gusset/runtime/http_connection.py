@@ -142,7 +142,7 @@ class HttpConnection(asyncio.Protocol):
             self.transport.write(_CONTINUE)
 
     def hold_body(self, exchange: Exchange, is_skipped: Awaitable[bool]) -> None:
-        """Read no more before it is known whether the body is skipped; then call `skip_body`, or go on."""
+        """Stop reading until it is known whether the body is skipped; then call `skip_body`, or read on."""
         self._held = asyncio.ensure_future(is_skipped)
         self._held.add_done_callback(partial(self._end_hold, exchange))
         self._pause_reading()
@@ -168,7 +168,7 @@ class HttpConnection(asyncio.Protocol):
         self._responded(exchange, status)
 
     def start(self, exchange: Exchange, status: int, headers: Headers, first: bytes) -> None:
-        """Send the head of a response in parts, and its first part."""
+        """Send the head of a response that comes in parts, and the first part."""
         self._check_turn(exchange)
         head = b"%b%b" % (status_line(status), self._server.date)
         has_length = False

@@ -51,7 +51,7 @@ class HttpServer:
         `RequestRules`; without `body_limit` it is that of `limits`. `is_probe` says which requests
         are handled even when requests in flight and websockets take all connections.
         `observe` gets each handled request when it is over, with the status of
-        its response, or 499 when the client disconnected before.
+        its response, or 499 if the connection ended before.
         """
         limits = limits or Limits()
         rules = RequestRules(

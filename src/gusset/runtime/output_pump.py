@@ -59,7 +59,7 @@ class OutputPump:
         """Wait until everything has been forwarded, however slowly `sink` is read.
 
         When `source` stays open, since a process that was left behind holds it,
-        the end is when nothing has arrived for `silence` seconds.
+        this returns once nothing has arrived for `silence` seconds.
         """
         while self._thread.is_alive():
             self._thread.join(silence)

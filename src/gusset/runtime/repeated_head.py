@@ -29,9 +29,9 @@ class RepeatedHead:
 
     @classmethod
     def learn(cls, request: bytes, last: bytes) -> RepeatedHead | None:
-        """The head of `request` if `last`, the one before, has the same, and it is a plain one.
+        """The head of `request` if the previous request, `last`, has the same one and it is plain; else None.
 
-        That is HTTP/1.1 to a path, with one Host, no header twice, and nothing after the body.
+        Plain is HTTP/1.1 to a path, with one Host, no header twice, and nothing after the body.
         """
         end = request.find(_END) + len(_END)
         head = request[:end]

@@ -19,7 +19,7 @@ from gusset.runtime.responses import RETRY, Response
 Gate = Callable[[Exchange], Response | None]
 """Decides about a request when its head is complete, before its body is read.
 
-Returns None to let it pass, or the response that refuses it. That is sent with the
+Returns None to let it pass, or the response that refuses it. A refusal is sent with the
 headers that gates have added to the response, such as those that let a web page read it.
 """
 RefusalRenderer = Callable[[Exchange | None, int, str], Response]
@@ -67,7 +67,7 @@ class ParserConnection(ResponseWriter, Protocol):
         """Have the client send the body, if its request is next."""
 
     def hold_body(self, exchange: Exchange, is_skipped: Awaitable[bool]) -> None:
-        """Read no more before it is known whether the body is skipped; then call `skip_body`, or go on."""
+        """Stop reading until it is known whether the body is skipped; then call `skip_body`, or read on."""
 
 
 class RequestParser:
@@ -101,7 +101,7 @@ class RequestParser:
         self._head_size = 0  # bytes of the current head, including those of the last read
         self._read_size = 0  # bytes of the last read
         self._declined = False  # the current request offers a protocol that is not taken up
-        self._repeated: RepeatedHead | None = None  # the head of the last request, if that had been repeated
+        self._repeated: RepeatedHead | None = None  # the last head, if the one before it was the same
         self._last = b""  # the last read, if it was small and a request began with it
         self._begin()
 
@@ -180,7 +180,7 @@ class RequestParser:
 
     def _take_repeated(self, repeated: RepeatedHead, data: bytes) -> None:
         """Take a whole request with a known head, instead of httptools."""
-        self._body_size = 0  # else all is as the request before has left it, which was as small
+        self._body_size = 0  # everything else is as the previous request, which was as small, left it
         exchange = self._exchange = repeated.make_exchange(self._connection)
         self._url, self._headers, self._fields = repeated.url, exchange.headers, exchange.fields
         self._check_head_complete(exchange, offers_protocol=False)

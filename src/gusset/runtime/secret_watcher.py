@@ -59,7 +59,7 @@ class SecretWatcher:
             self._thread.start()
 
     def stop(self) -> None:
-        """Return when the source is no longer used, or after two seconds."""
+        """Stop following. Returns when the source is no longer used, or after two seconds."""
         with self._lock:
             self._stopped = True
             self._superseded.set()
@@ -167,7 +167,7 @@ def versions_of(values: Values) -> dict[str, int]:
 
 
 def without_ended(values: Values, now: float) -> Values:
-    """The values without the previous ones whose time is over at the monotonic time `now`."""
+    """The values without the previous ones whose overlap has ended by the monotonic time `now`."""
     return {
         name: replace(each, previous=None)
         if each.previous is not None and each.previous.until is not None and each.previous.until <= now

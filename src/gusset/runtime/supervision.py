@@ -100,7 +100,7 @@ class RestartBackoff:
         self._backoff = Backoff(_FIRST_RESTART)
 
     def next_delay(self, *, started_at: float, was_ready: bool) -> float:
-        """The delay in seconds, after a replica that was started at that `time.monotonic()`."""
+        """The delay in seconds. `started_at` is when the ended replica started, by `time.monotonic()`."""
         if was_ready and time.monotonic() - started_at > _STABLE:
             self._backoff.reset()
         return self._backoff.next_delay()
@@ -159,7 +159,7 @@ class SecretIntake:
             threading.Thread(target=self._warn_of_mistakes, args=(values,), daemon=True).start()
 
     def _new(self, subjects: set[str], code: str) -> set[str]:
-        """Those of `subjects` that have not been warned of for the reason `code`; from now on they have."""
+        """Those of `subjects` not yet warned about for the reason `code`. Marks them as warned about."""
         with self._lock:
             new = {subject for subject in subjects if (subject, code) not in self._warned}
             self._warned |= {(subject, code) for subject in new}

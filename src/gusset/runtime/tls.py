@@ -137,7 +137,7 @@ _PEM_LABELS = {"certificate": b"-----BEGIN CERTIFICATE-----", "private key": b"P
 
 
 def _fault_of_pem(content: bytes, wanted: str, other: str) -> str | None:
-    """Why a file is no PEM file of the `wanted` kind; that of the pair's `other` file is named if it is."""
+    """Why a file is not PEM of the `wanted` kind, None if it is. Says so if it is of the `other` kind."""
     file = f"the {wanted.removeprefix('private ')}'s file"
     if not content.strip():
         return f"{file} is empty"

@@ -74,7 +74,7 @@ class TrustedProxies:
         return address in self._addresses or any(address in network for network in self._networks)
 
     def _first_untrusted(self, hosts: list[str]) -> tuple[str, int]:
-        """Each proxy appends who connected to it: the last one that is no trusted proxy is the client."""
+        """The client: each proxy appends who connected to it, so it is the last that is no trusted proxy."""
         for text in reversed(hosts):
             host, port = split_port(text)
             if not host or len(host) > 253 or not self._is_trusted(host):

@@ -158,8 +158,8 @@ def is_random(text: str) -> bool:
 def has_random_word(text: str) -> bool:
     """Whether a word in `text` looks random, and is no path, version or name of words and numbers.
 
-    Keys with a documented shape, and others. A digest or a commit is such a word,
-    too, so that this is good for a warning only.
+    Finds keys with a documented shape, and others. Digests and commit hashes look
+    random, too, so use this only for warnings.
     """
     return any(
         is_random(word) and any(_MIXED.fullmatch(piece) for piece in _PIECE.findall(word))

@@ -79,7 +79,7 @@ class Secrets(Mapping[str, SecretText]):
         masker: Masker | None = None,
         on_first_use: OnFirstUse | None = None,
     ) -> None:
-        """Keep those of `values`, and of the values `previous` to them, that are `declared`.
+        """Keep the `declared` names of `values` and of `previous`, the values before them.
 
         `on_first_use` is called with a name when its value is first looked up, on the thread that does so.
         `masker` masks the tracebacks of failing callbacks. `config_file` is the
@@ -175,7 +175,7 @@ class Secrets(Mapping[str, SecretText]):
         """Call `callback(value)` after each change of `name` that this process receives.
 
         `value` is the new text, `bytes` if it is not UTF-8, or None if the
-        secret has no value any more. Callbacks run on a thread of their own, one
+        secret has no value any more. Callbacks run on a separate thread, one
         at a time and in the order of the changes; look-ups already return the new
         value then. An exception of a callback is logged and has no other effect.
 

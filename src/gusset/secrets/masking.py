@@ -1,7 +1,7 @@
 """Replaces secrets' values in output, in their common encodings, and parts of them, by `***`.
 
-`pattern_index.py` finds them. This knows which values there are, what of a
-stream was returned already, and counts what was masked.
+`pattern_index.py` finds them. This module knows which values there are and how much of
+a stream has been returned already, and counts what was masked.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Masker:
         self.hits.merge({hit: times for hit, times in hits.items() if hit.secret in names})
 
     def mask_text(self, text: str, channel: str = "log") -> str:
-        """The same for text, such as tracebacks and error messages."""
+        """`mask` for text, such as tracebacks and error messages."""
         try:
             data, errors = text.encode("utf-8", "surrogateescape"), "surrogateescape"
         except UnicodeEncodeError:  # lone surrogates, which JSON can contain
@@ -99,7 +99,7 @@ class Masker:
         return text if masked is data else masked.decode("utf-8", errors)
 
     def mask_header_name(self, name: bytes, channel: str = "log") -> bytes:
-        """The same for a header's name, where case does not count: libraries change it to lower case."""
+        """`mask` for a header's name, ignoring case: libraries change it to lower case."""
         masked = self.mask(name, channel)
         if masked is not name:
             return masked
@@ -138,7 +138,7 @@ class MaskingStream:
         self._ends_in_mask = False  # whether the last returned mask also covers the bytes that follow
         self._more: list[bytes] = []  # follows the buffer, see `_is_held_whole`
         self._index: PatternIndex | None = None
-        self._continuing = range(0)  # the patterns of `_index` that all that is held is the start of
+        self._continuing = range(0)  # the patterns of `_index` that begin with everything that is held
         self._held = 0  # bytes
 
     @property

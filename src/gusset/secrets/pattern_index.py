@@ -25,7 +25,7 @@ _OF_PATTERN: Final = 1
 _OF_GRAM: Final = 2
 _BEFORE_GRAM: Final = 4
 _NO_PATTERNS: Final = range(0)
-_MAX_BEFORE: Final = 4_096  # grams; a few bytes are before one of more grams anyway
+_MAX_BEFORE: Final = 4_096  # grams; with more than that, any few bytes probably precede one
 
 
 class Span(NamedTuple):
@@ -76,7 +76,7 @@ class PatternIndex:
         return range(first, bisect_right(self._sorted, prefix, first, high, key=lambda each: each[:size]))
 
     def narrowed(self, continuing: range, size: int, more: bytes) -> range:
-        """Those of `continuing`, of which `size` bytes were found, that go on with `more` and are longer."""
+        """Those of `continuing`, of which `size` bytes were found, that match `more` next and are longer."""
         end = size + len(more)
 
         def following(pattern: bytes) -> bytes:
@@ -210,7 +210,7 @@ def _prefixes(heads: Iterable[bytes], grams: Iterable[bytes]) -> dict[bytes, int
 def _add_prefixes_before(
     prefixes: dict[bytes, int], grams: Mapping[bytes, Iterable[tuple[int, int]]], texts: Sequence[bytes]
 ) -> None:
-    """Add what a part begins with whose first gram has not begun: all of these bytes are before the gram."""
+    """Add the beginnings of parts that end before the part's first gram begins."""
     for number, position in (each for positions in grams.values() for each in positions):
         for first in range(max(0, position - _MAX_PREFIX), position):
             for end in range(first + 1, position + 1):

@@ -76,7 +76,7 @@ def parts_of(value: bytes) -> list[bytes]:
 
 
 def texts_of(value: bytes) -> list[bytes]:
-    """Those of the parts in which text that looks random may be: of JSON its strings, without its keys."""
+    """The parts that may contain text that looks random: of JSON, its strings, without its keys."""
     return [part for part in parts_of(value) if not any(_json_strings(part))]
 
 

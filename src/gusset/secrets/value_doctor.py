@@ -49,7 +49,7 @@ _WORD = re.compile(rb"[A-Za-z0-9_-]+")
 
 
 def _findings_of_other_text(value: bytes, text: str, bare: str, now: datetime) -> Iterator[Finding | None]:
-    """What a `_WORD`, which most credentials are, cannot have. These checks take most of the time."""
+    """Findings that a `_WORD` (as most credentials are) cannot have. These checks take most of the time."""
     yield _encoding(value)
     yield from _edges(text)
     yield from _characters(text)
@@ -118,7 +118,7 @@ def _characters(text: str) -> Iterator[Finding]:
             "copy it from where it was issued, not from a page or a chat",
         )
     lines = bare.replace("\r\n", "\n") if bare.startswith(_ENDS_IN_NEWLINE) else bare
-    if _CONTROL.search(lines) and "\ufffd" not in text:  # in binary data every byte may stand
+    if _CONTROL.search(lines) and "\ufffd" not in text:  # binary data may contain any byte
         yield Finding(
             "control_character",
             "the value contains a control character, such as a carriage return or a terminal's escape code",

@@ -34,8 +34,8 @@ MAX_REPORT_BYTES = 16 * 1024 * 1024
 class SetSecrets:
     """The values of all secrets that the model has from now on, and their versions.
 
-    `previous` are the values before them, of those in an overlap. `callers` are the digests of the
-    callers' keys: this process runs the model's code, and never gets the keys themselves. Empty without
+    `previous` are the previous values of secrets in an overlap. `callers` are the digests of the
+    callers' keys: the worker runs the model's code, and never gets the keys themselves. Empty without
     callers. `number` grows with each set of values that the supervisor reads; `Holds` returns it.
     """
 
@@ -72,7 +72,7 @@ class SetSourceError:
 
 @dataclass(frozen=True, slots=True)
 class SetLagging:
-    """Which workers still use older values of secrets, and since when; None: none. Readiness shows it."""
+    """How many workers still use older values of secrets, and since when; None: none. Readiness shows it."""
 
     text: str | None
 
@@ -86,7 +86,7 @@ class SetMaskedHits:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Accept connections: nothing else accepts on the deployment's port any more."""
+    """Accept connections: the supervisor no longer accepts them on the deployment's port."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The vault: keeps secrets sealed, versioned and audited.
 
-Nothing here knows of HTTP or of printing. Of the caller it knows only a name,
-the actor. `open_vault` is imported on first use, since commands that open no
+Nothing here knows of HTTP or of printing. All it knows of the caller is the actor:
+a name, and perhaps an address. `open_vault` is imported on first use, since commands that open no
 vault use the other names.
 """
 

@@ -31,7 +31,7 @@ def ending_by(deadline: float | None) -> Iterator[None]:
 
 @contextmanager
 def ending_within(seconds: float | None) -> Iterator[None]:
-    """The same, by a deadline in so many seconds."""
+    """`ending_by`, with a deadline in so many seconds."""
     with ending_by(None if seconds is None else time.monotonic() + seconds):
         yield
 

@@ -69,7 +69,7 @@ class GreenletPool:
         self._step(child, on_done, child.switch())
 
     def _step(self, child: _Pooled, on_done: Callable[[Any], object] | None, given: Any) -> None:
-        """Go on with what a greenlet has given: itself after its call, or a future that it waits for."""
+        """Handle what a greenlet has returned: itself after its call, or a future that it waits for."""
         if given is not child:
             given.add_done_callback(partial(self._resume, child, on_done))
             return
@@ -77,7 +77,7 @@ class GreenletPool:
         if len(self._idle) < _MAX_IDLE:
             self._idle.append(child)
         else:
-            child.switch()  # without a call it ends; one that is only dropped would keep itself, by its frame
+            child.switch()  # without a call it ends; if it were only dropped, its frame would keep it alive
         if on_done is not None:
             on_done(result)
 
@@ -140,7 +140,7 @@ def set_result(future: asyncio.Future[bool], result: bool) -> None:
 
 
 def spawned() -> bool:
-    """Whether the caller runs in such a greenlet and may call `wait`."""
+    """Whether the caller runs in a greenlet of `spawn` or a pool, and may call `wait`."""
     return isinstance(getcurrent(), _Spawned)
 
 

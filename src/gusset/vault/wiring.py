@@ -333,7 +333,7 @@ class Vault:
         )
 
     def verification(self) -> ContinuousVerification:
-        """Verification that goes on while the vault is in use."""
+        """Verification that runs while the vault is in use."""
         return self.audit.continuous(self._parts.clock)
 
     def secrets_of(self, team_id: str, name: str) -> TeamSecrets:
@@ -389,7 +389,7 @@ class Vault:
         return self._parts.writer.commits
 
     def access_changes(self) -> int:
-        """How many of them changed who may do what."""
+        """How many transactions of this process have changed who may do what."""
         return self._parts.writer.access_changes
 
     def database_warning(self) -> str | None:
@@ -414,7 +414,7 @@ class Vault:
         return self._parts.keys.current.derive(purpose)
 
     def schema(self) -> tuple[str, str]:
-        """The revision of the database's schema, and the oldest that a gusset beside it may support."""
+        """The database's schema revision, and the oldest revision whose gusset can use the database."""
         with self._parts.store.read() as connection:
             revision = self._parts.database.revision(connection.driver) or REVISION
             return revision, oldest_compatible(revision, connection)
@@ -423,8 +423,8 @@ class Vault:
         """Write something large. Raises HostError or Unreachable when that fails."""
 
         def write(transaction: Transaction) -> WriteResult[None]:
-            # Large, so that pages are needed for it, and then another time each time: SQLite writes no page
-            # that stays as it is.
+            # Large, so that it needs new pages. Then the current time, which always differs: SQLite does
+            # not write pages that have not changed.
             transaction.run(DELETE_META, {"key": _PROBE})
             transaction.run(INSERT_META, {"key": _PROBE, "value": "x" * _PROBE_BYTES})
             transaction.run(WRITE_META, {"key": _PROBE, "value": self.now()})
@@ -615,7 +615,7 @@ def _stored_id(connection: Connection) -> str:
 
 
 def _read_keyring(keys: KeyringStore, store: Store) -> None:
-    """Retries once: the root key may be replaced between the read of the database and that of its file."""
+    """Read the keyring. Retries once: the root key may be replaced between the reads of database and file."""
     try:
         with store.snapshot() as connection:
             keys.load(connection)

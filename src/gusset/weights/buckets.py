@@ -217,11 +217,11 @@ class BucketClient:
                 if self._value is None:
                     raise
                 raise malformed(self._download) from error
-            self._fs.retries = 1  # of s3fs, which knows less of what can pass than `_repeat`
+            self._fs.retries = 1  # s3fs's own: it knows less than `_repeat` about temporary errors
         return self._fs
 
     def _repeat(self, action: Callable[[], T]) -> T:
-        """What `action` returns, tried again as long as its errors may pass. Raises GussetError."""
+        """What `action` returns, tried again as long as its errors may be temporary. Raises GussetError."""
         backoff = Backoff(self._first_delay)
         for attempt in range(_RETRIES + 1):
             try:
@@ -237,7 +237,7 @@ class BucketClient:
         raise AssertionError("unreachable: the last attempt raises")
 
     def _final(self, error: Exception) -> GussetError | None:
-        """gusset's error for one that will not pass. The library's text is not quoted: it may have URLs."""
+        """gusset's error for a permanent one, or None. The library's text is not quoted: it may have URLs."""
         if isinstance(error, GussetError):
             return error
         text, name = f"{error} {error.__cause__}", type(error).__name__

@@ -10,8 +10,8 @@ In the cache's folder:
     lock/KEY        locked while a process downloads from that source
     in-use          locked while a server runs that uses what is here
 
-KEY is the SHA-256 of a source's name. When a source or a folder was used last is the
-modification time of its entry in `index` or of the folder.
+KEY is the SHA-256 of a source's name. The modification time of a source's entry in
+`index`, or of a folder, is when it was last used.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class WeightsCache:
         return cls(root)
 
     def hold(self) -> int:
-        """Have nothing removed from the cache until the returned descriptor is closed.
+        """Keep everything in the cache until the returned descriptor is closed.
 
         Waits while another process removes what is not used.
         """
@@ -77,7 +77,7 @@ class WeightsCache:
 
     @contextmanager
     def lock(self, source: str) -> Iterator[None]:
-        """Have this source to oneself; waits while another process downloads from it."""
+        """Lock this source; waits while another process downloads from it."""
         with self._path("lock", source).open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

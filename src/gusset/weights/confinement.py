@@ -1,8 +1,8 @@
 """Keeps what a library writes inside of a repository's own folders of the hub's cache.
 
 The library names files by hashes that the hub sends. A hostile hub could send a
-path in their place. Each version of the library has other places where it uses
-them, so this checks what is written, by an audit hook of Python.
+path in their place. Each version of the library uses them in different places,
+so this checks what is written, with an audit hook of Python.
 """
 
 from __future__ import annotations

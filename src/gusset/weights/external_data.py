@@ -18,8 +18,8 @@ def fetch_external_data(
     """Download a file into the data folder.
 
     A file that is there already, and that gusset did not put there, is kept
-    if it has the size of the file at the source. So is one that was changed
-    since gusset put it there.
+    if it has the size of the file at the source. One that was changed since
+    gusset put it there is kept as it is.
 
     Raises:
         ConfigInvalid: there is no such file at the source, or the path leads out of the data folder.

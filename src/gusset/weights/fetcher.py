@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
         harden()
     with os.fdopen(requests, "rb") as file:
         request: FetchRequest = pickle.load(file)  # noqa: S301  # from the parent process
-    # Of the libraries' own logs nothing: what fails is reported, and what may pass is tried again.
+    # The libraries' logs are dropped: failures are reported, and temporary ones are tried again.
     log_to_stderr("", readable=request.readable, level=logging.CRITICAL)
     log_to_stderr(readable=request.readable)
     try:

@@ -1,7 +1,7 @@
 """Downloads repositories of a Hugging Face hub into the hub's own cache, where `from_pretrained` finds them.
 
 The library `huggingface_hub` resumes, checks and shares downloads itself. Its
-own variables hold, such as HF_ENDPOINT, HF_HOME and HF_TOKEN.
+own variables apply, such as HF_ENDPOINT, HF_HOME and HF_TOKEN.
 """
 
 # Imports in functions: huggingface_hub is an optional extra.
@@ -111,7 +111,7 @@ class _Nowhere:
 
 
 def _progress_class(progress: Progress) -> type[Any]:
-    """A class of the library's progress bars that shows nothing itself and passes bytes on."""
+    """A progress bar class for the library that shows nothing itself and reports to `progress`."""
     from tqdm.auto import tqdm
 
     class Forwarded(tqdm):  # type: ignore[misc]  # tqdm has no types

@@ -38,12 +38,12 @@ class Progress:
             self._total, self._done = total, present
 
     def skip(self, count: int) -> None:
-        """So many bytes were here already."""
+        """Count bytes that were here already."""
         with self._lock:
             self._done += count
 
     def advance(self, count: int) -> None:
-        """So many more bytes have arrived."""
+        """Count bytes that have arrived."""
         with self._lock:
             self._done += count
             self._fetched += count

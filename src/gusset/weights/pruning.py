@@ -40,7 +40,7 @@ def prune(root: Path, *, unused_since: float) -> Pruned | None:
 
 
 def _prune(root: Path, unused_since: float) -> Pruned:
-    """Remove with the cache to oneself: nobody downloads or uses what is downloaded."""
+    """Remove what is unused, with the cache locked: nobody downloads or uses what is downloaded."""
     for folder in (root / "folders").iterdir():
         if _is_older(folder, unused_since):
             shutil.rmtree(folder, ignore_errors=True)

@@ -39,7 +39,7 @@ class Store:
 def store_of(download: Download, value: bytes | None) -> Store:
     """Where the download is, and the login in `value`.
 
-    Without a value the store's library looks for a login of this machine. If
+    Without a value the store's library looks for a login of this machine, except for R2 and CoreWeave. If
     there is none, or it is refused, the bucket may still be public.
 
     Raises:

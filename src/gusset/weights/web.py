@@ -1,6 +1,6 @@
 """Downloads one file over HTTP: resumed, checked and cached.
 
-A download that breaks off goes on from where it stopped, in this run or the
+A download that breaks off continues from where it stopped, in this run or the
 next, as long as the server still has the same file (`If-Range`).
 """
 
@@ -44,7 +44,7 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _TryAgain(Exception):
-    """A request failed for a reason that may pass."""
+    """A request failed for a reason that may be temporary."""
 
 
 class _GaveUp(Exception):
@@ -116,7 +116,7 @@ class WebClient:
                 raise disk_error(error, self._cache.root) from None
 
     def _repeat(self, request: _FileRequest, action: Callable[[], T]) -> T:
-        """What `action` returns, tried again as long as its errors may pass.
+        """What `action` returns, tried again as long as its errors may be temporary.
 
         Raises:
             _GaveUp: it failed too often, or the cache has the file.

@@ -39,7 +39,7 @@ class BuildCache:
         What is in use by others stays, and so does everything if the engine does not respond.
         """
         for each in [*([image] if image else []), *reversed(self._made)]:
-            with suppress(Exception):  # it was removed with the one before, or others use it
+            with suppress(Exception):  # it was removed with the previous one, or others use it
                 self._engine.api.remove_image(each, force=True)
         for _ in range(_PASSES):
             new = self._records() - self._before

@@ -65,7 +65,7 @@ class BuildTool:
 
     @property
     def mounts_secrets(self) -> bool:
-        """Whether instructions mount secrets. Podman copies these to a disk: there they are volumes."""
+        """Whether instructions mount secrets. Podman copies these to a disk, so it gets volumes instead."""
         return not self.is_podman
 
     def check(self, plan: BuildPlan) -> None:

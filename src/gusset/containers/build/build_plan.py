@@ -103,4 +103,4 @@ class BuildPlan:
 _SECRET_MOUNT = re.compile(r"--mount=type=secret,\S+ (?=.*\[\"/bin/sh\", \"-c\")")
 
 FOLDER_DIGEST = "@GUSSET_FOLDER_DIGEST@"
-"""Stands for the digest of the folder in the instructions, until its files were read."""
+"""A placeholder in the instructions for the digest of the folder, until its files have been read."""

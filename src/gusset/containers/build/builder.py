@@ -84,10 +84,10 @@ def build(
     on_line: Callable[[str], object] = lambda line: log.info("build: %s", line),
     notify: Notify = lambda kind, text: None,
 ) -> BuiltImage:
-    """Build the plan; the base image is there. The image gets no name.
+    """Build the plan, whose base image the engine already has. The image gets no name.
 
     The engine's cache makes this quick if nothing has changed. Each line of the build's output goes to
-    `on_line` without values. If it fails or has a value in it, what this build has made is removed; the
+    `on_line` without values. If the build fails, or its image has a value, what it made is removed; the
     reaper behind `notify` does that if gusset is killed.
 
     Raises:
@@ -136,7 +136,7 @@ class _Lines:
 
 
 def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines, notify: Notify) -> str:
-    """The id of the image."""
+    """Run the build; returns the id of the image."""
     with tempfile.TemporaryDirectory(prefix="gusset-build-") as folder:
         context, result = Path(folder) / "context", Path(folder) / "id"
         context.mkdir()

@@ -52,7 +52,7 @@ def write_context(plan: BuildPlan, context: Path, *, mount_secrets: bool = True)
 
 
 def dangling_links(plan: BuildPlan) -> Iterator[Problem]:
-    """A warning for each link in the model's folders to what is not in them.
+    """A warning for each link in the model's folders that is absolute or leads out of them.
 
     Raises:
         HostError: a folder cannot be read.
@@ -127,7 +127,7 @@ def _walk(folder: Path, leave_out: frozenset[Path]) -> Iterator[Path]:
 
 
 def _followed(path: Path, entry: ContextCopy) -> Path:
-    """The file itself, for a link to one in a folder of this machine. The model's own links stay links."""
+    """For a link to a file in a folder of this machine, that file. The model's own links stay links."""
     return path if entry.is_model or not path.is_file() else path.resolve()
 
 

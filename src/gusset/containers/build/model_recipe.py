@@ -47,7 +47,7 @@ _CHECK_PYTHON = "import sys; sys.exit(sys.version_info < {oldest} and 'gusset ne
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecipe:
-    """What the image of a model contains. `folders` are those outside of the model's, by their path in it."""
+    """What the image of a model contains. `folders` are those outside the model's, by path in the image."""
 
     name: str
     folder: Path

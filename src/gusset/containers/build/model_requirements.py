@@ -215,7 +215,7 @@ packages=$({gusset_python} -c 'import sysconfig; print(sysconfig.get_path("purel
 echo {gusset} > "$packages/gusset.pth"
 {tidy}"""
 
-# What is there holds: it constrains what is added. Of Truss's list, what does not fit is left out.
+# What is already installed constrains what is added. What does not fit of Truss's list is left out.
 _ADDITIONS = """{identity}
 set -e
 cd {folder}
@@ -250,7 +250,7 @@ def _tidy(python: str) -> str:
 
 
 def _path_of(python: str) -> str:
-    """For the shell: by its path, uv uses a Python that is no virtual environment."""
+    """For the shell: given its path, uv also uses a Python outside a virtual environment."""
     return f'"$(command -v {shlex.quote(python)})"'
 
 
@@ -301,7 +301,7 @@ class _Collector:
         return f"{found[1]}{found[4]}"
 
     def local_path(self, text: str, path: Path | None) -> str:
-        """A requirement whose local path is that of its copy in the build."""
+        """The requirement, with the path of its copy in the build in place of its local path."""
         if path is None:
             return text
         source = f"local/{len(self.copies)}/{path.name}"

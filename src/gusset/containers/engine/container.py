@@ -39,7 +39,7 @@ class Container:
         self._attached: Any = None  # the connection on which its output comes
 
     def file(self, path: str) -> bytes:
-        """The content of a small file; empty if there is none, or a larger one: the image may have any."""
+        """The content of a small file; empty if there is none or it is too large: an image may have any."""
         import docker.errors
 
         packed = io.BytesIO()
@@ -105,7 +105,7 @@ class Container:
     def wait(self) -> int | None:
         """Wait until it ends; its exit status, or None if that cannot be found out.
 
-        The end of its output comes first: Podman before 4.6 uses a core to wait for a container
+        It first waits for the end of the output: Podman before 4.6 uses a core to wait for a container
         (https://github.com/containers/podman/issues/18150).
         """
         if self._attached:
@@ -219,7 +219,7 @@ def translate_engine_errors(what: str, hint: str | None = None) -> Iterator[None
 def creating(notify: Notify, problem: str) -> Iterator[None]:
     """Around a request that creates a container or a volume: tells the reaper when it is under way.
 
-    An engine finishes such a request also when gusset has been killed meanwhile.
+    An engine finishes such a request even if gusset has been killed meanwhile.
     `problem` says what failed.
 
     Raises:
@@ -243,7 +243,7 @@ def reason(error: Exception) -> str:
 
 
 def _wait_closed(connection: Any) -> None:
-    """Wait until the other end has closed it, whether or not everything was read, or this one."""
+    """Wait until the other end or this one has closed it, whether or not everything was read."""
     closed = select.poll()
     with suppress(ValueError):  # it is closed already
         closed.register(connection.fileno(), select.POLLRDHUP)

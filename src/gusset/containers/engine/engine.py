@@ -1,7 +1,7 @@
 """A container engine, Docker or Podman, over the API that both speak.
 
-Only the modules of this folder use the library and its exceptions. An engine
-receives no secret's value, except the login to a registry, which it does not keep.
+Only the modules of this folder import the library and its exceptions. An engine
+stores no secret's value; it passes on a registry's login, and the values for sidecars and builds.
 """
 
 # Imports in functions: the library docker is an optional extra.
@@ -30,14 +30,14 @@ from gusset.runtime.environment import child_environment
 log = logging.getLogger("gusset")
 
 _VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0755,nosuid,nodev,noexec"}
-# At most, in bytes. Engines allow 64 MB, too few for libraries that pass tensors from process to process.
+# Bytes, at most. Engines allow 64 MB, too little for libraries that pass tensors between processes.
 _SHARED_MEMORY_WITH_GPUS = 16 * 2**30
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EngineInfo:
-    """What an engine reports of itself. `maps_users`: user ids in containers are others on its machine."""
+    """What an engine reports of itself. `maps_users`: user ids in containers are not those of its machine."""
 
     architecture: str
     is_podman: bool

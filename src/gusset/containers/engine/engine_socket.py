@@ -1,6 +1,6 @@
 """Processes of gusset's own that make an engine reachable: a local Podman, or ssh to another machine.
 
-Each makes a socket in a folder of its own. It outlives gusset, because the
+Each makes a socket in its own folder. The process outlives gusset, because the
 reaper needs it to remove containers; `end_service` ends it.
 """
 

@@ -20,7 +20,7 @@ _PULL_HINT = (
 _EXPORT_SECONDS = 1_800.0  # without a byte: some engines write the whole archive to their disk first
 _EXPORT_CHUNK = 1 << 18  # bytes
 _PROGRESS_SECONDS = 2.0
-_INSPECTIONS = 5  # at most, with so many seconds between two
+_INSPECTIONS = 5  # at most, `_INSPECTION_INTERVAL` seconds apart
 _INSPECTION_INTERVAL = 0.2
 
 

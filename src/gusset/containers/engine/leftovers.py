@@ -42,7 +42,7 @@ def remove_run(address: str, name: str) -> bool:
 
 
 def remove_images(address: str, images: Sequence[str]) -> list[str]:
-    """Remove these intermediate images, each made from the one before it; those that are still there.
+    """Remove these intermediate images, each made from the previous one; returns those still there.
 
     The library's own exceptions pass through if the engine does not respond.
     """

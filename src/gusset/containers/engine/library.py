@@ -29,7 +29,7 @@ class Connected(NamedTuple):
 def connect(address: str) -> Connected:
     """Connect to the engine at that address. The library's own exceptions pass through if none responds.
 
-    Its version is that of the headers of a ping. The library itself would ask for `version`, for which
+    The API version is from the headers of a ping. The library itself would ask for `version`, for which
     Podman needs 0.3 s: it asks the system which packages its programs belong to.
     """
     import docker  # see `check_library`

@@ -20,7 +20,7 @@ _SECONDS = 60.0
 
 
 def remove_working_containers(folder: Path, matches: Callable[[str], bool]) -> None:
-    """Remove those of builds with secrets by runs whose run id `matches`.
+    """Remove the containers of builds with secrets that runs whose run id `matches` have made.
 
     `folder` is where Podman's storage describes its containers. If Podman does not respond, they stay.
     """

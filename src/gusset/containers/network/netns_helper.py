@@ -41,7 +41,7 @@ def sockets() -> list[socket.socket]:
 
 
 def main(pid: int, descriptor: int) -> int:
-    """`pid` is a process in the container."""
+    """Enter the network of the process `pid`; send sockets for each byte from `descriptor`."""
     for kind, flag in (("user", _CLONE_NEWUSER), ("net", CLONE_NEWNET)):
         with open(f"/proc/{pid}/ns/{kind}") as namespace:  # noqa: PTH123  # pathlib is slow to import
             enter(namespace.fileno(), flag)

@@ -71,7 +71,7 @@ class EnteredNetns:
 
 
 class HelperNetns:
-    """The same without root, for a container of this account, by a process of `netns_helper`."""
+    """Like `EnteredNetns` without root, for a container of this account, by a `netns_helper` process."""
 
     def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, port: int) -> None:
         """Takes ownership of the process and of gusset's end of its socket."""

@@ -143,7 +143,7 @@ class ClientConnection(asyncio.Protocol):
     # Called by the request in flight and by the tunnel.
 
     def advance(self) -> None:
-        """Handle what has been received, as far as its turn has come."""
+        """Handle the received bytes whose turn has come."""
         if self._advancing:
             return  # the loop below continues
         self._advancing = True
@@ -246,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
         """Start the next request, if its head is complete.
 
         Raises:
-            InvalidMessage: the head is invalid, too large or too slow; or the body is.
+            InvalidMessage: the head or the body is invalid or too large.
         """
         data, end = _find_head(self._input, self._searched, self._limits.head)
         if end < 0:
@@ -271,7 +271,7 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def _refuse(self, error: InvalidMessage) -> None:
-        """The client is at fault, and what it sends next cannot be told apart from this request."""
+        """Refuse the request: the client is at fault, and what it sends next cannot be told apart from it."""
         current = self._current
         self._abandon()
         if current is not None and current.has_begun_response:
@@ -327,7 +327,7 @@ def _open_request(
     Raises:
         InvalidMessage: the head is invalid.
     """
-    # No web page can send gRPC: its content type takes a preflight, and HTTP/2 takes TLS with our name.
+    # No web page can send gRPC: its content type needs a preflight, and HTTP/2 needs TLS with our name.
     if application.is_grpc and head == HTTP2_HEAD:
         return ProxiedRequest(client, application, http2_request()), None
     request, rules = read_request(head), application.browser_rules

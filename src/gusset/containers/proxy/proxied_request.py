@@ -31,8 +31,8 @@ from gusset.runtime.responses import (
 log = logging.getLogger("gusset")
 
 _JOINABLE = 64 * 1024  # bytes; a larger part of a body is not copied to be sent in one write with the head
-# Bytes a second that a body must come with after its first minute. Lower than `Limits.body_rate`: a body is
-# passed on here as it comes, so that a slow one holds no memory.
+# Bytes a second at which a body must arrive after its first minute. Less than `Limits.body_rate`: a body is
+# passed on here as it arrives, so that a slow one takes no memory.
 _BODY_RATE = 100
 METRICS_PATH = b"/gusset/metrics"
 """Where gusset's own metrics are: `/metrics` is the application's."""
@@ -44,8 +44,8 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE
 class Application:
     """The server behind the proxy, and for how long it may make a client wait.
 
-    `connect` returns a connected non-blocking TCP socket. `paths` are its own
-    paths for those of a Truss model. `ready` returns None when requests may
+    `connect` returns a connected non-blocking TCP socket. `paths` maps the
+    paths of a Truss model to its own. `ready` returns None when requests may
     pass, else the reason for a 503. `caller_auth` None lets everyone in.
     `read_seconds` is how long it may be silent. `browser_rules` say which web
     pages may send requests. `exposition` returns gusset's metrics. With `is_grpc`
@@ -70,7 +70,7 @@ class RequestClient(TunnelClient, Protocol):
     connections: OpenConnections  # of the proxy; once they are closing, the client's ends after its response
 
     def advance(self) -> None:
-        """Handle what has been received, as far as its turn has come."""
+        """Handle the received bytes whose turn has come."""
 
     def respond(self, response: Response, *, close: bool = False) -> None:
         """Respond in place of the application."""
@@ -361,7 +361,7 @@ def _too_large(limit: int) -> InvalidMessage:
 
 
 def _own_response(application: Application, request: Request, path: bytes) -> Response | None:
-    """The response to a request for gusset itself, or that the application cannot get now; else None."""
+    """The response to a request that is for gusset, or cannot reach the application now; else None."""
     is_read = request.method in (b"GET", b"HEAD")
     if path == METRICS_PATH and is_read:
         return Response(200, application.exposition(), CONTENT_TYPE)

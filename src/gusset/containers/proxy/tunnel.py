@@ -30,7 +30,7 @@ class TunnelClient(Protocol):
 
 
 class Tunnel:
-    """Passes bytes on as they are. When one side sends no more, the other may go on for a while."""
+    """Passes bytes on as they are. When one side sends no more, the other may continue for a while."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class Tunnel:
         silent_seconds: float,
         half_closed_seconds: float,
     ) -> None:
-        """`silent_seconds`: how long no byte may pass.
+        """`silent_seconds`: for how long the tunnel may pass no byte.
 
-        `half_closed_seconds`: how long one side may go on when the other has ended.
+        `half_closed_seconds`: how long one side may still send after the other has ended.
         """
         self._client = client
         self.upstream = upstream
@@ -57,7 +57,7 @@ class Tunnel:
         self.upstream.write(data)
 
     def end_of_client(self) -> bool:
-        """Pass on that the client sends no more; whether the connection stays open for the application."""
+        """Tell the application that the client sends no more; returns whether its connection stays open."""
         self._client_at_end = True
         self.upstream.write_eof()
         return self._stays_open()

@@ -1,8 +1,8 @@
 """Connections to the application behind the proxy: opened, reused, read strictly.
 
 A connection carries one request at a time, and only those of one client. Not
-every server reads a body that it does not need, and one that does not takes the
-body for further requests: their responses must not reach another client. For
+every server reads a body that it does not need; one that leaves it unread takes the
+body for further requests, whose responses must not reach another client. For
 the same reason, bytes that belong to no request end a connection.
 """
 
@@ -101,7 +101,7 @@ class Upstream(asyncio.Protocol):
         self.transport.write(data)
 
     def write_eof(self) -> None:
-        """Send no more, but go on reading."""
+        """Send no more, but keep reading."""
         if not self.transport.is_closing():
             with contextlib.suppress(OSError):  # the application has just gone
                 self.transport.write_eof()

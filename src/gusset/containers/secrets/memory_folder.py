@@ -118,7 +118,7 @@ def _replace_files(
 ) -> None:
     """Make these values the only files of `folder`. Each is written as `new`, then renamed.
 
-    The values before come first, so that at each moment a replaced value is in one of the two places.
+    The previous values come first, so that a replaced value is always in one of the two places.
     """
     kept = folder / PREVIOUS
     try:

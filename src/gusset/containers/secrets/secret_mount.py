@@ -15,7 +15,7 @@ from gusset.secrets.value import SecretValue
 
 
 class SecretMount(Protocol):
-    """Belongs to one container, from before its creation until after its removal. All methods block."""
+    """One container's secrets and network, from before creation to after removal. All methods block."""
 
     @property
     def source(self) -> Path | str:

@@ -35,7 +35,7 @@ _PUBLISHED_PORTS = (61234, 61235)  # one that the server does not use; above the
 # the password, because other containers and accounts of the machine can connect
 # to it. ::1 is tried only if 127.0.0.1 refuses the connection: after one that
 # broke, the rest of a request would be read as a new one. The name of the file
-# that is not complete yet is none that a secret can have.
+# that is not complete yet is one that no secret can have.
 _SCRIPT = r"""
 read -r password published port user
 export password port

@@ -44,10 +44,10 @@ class ApiRequest(Generic[CallerT, BodyT]):
     keep: Callable[[Callable[[Any], object]], None]  # see `RepeatableRequest`
 
     def write(self, write: Callable[[], ResultT], respond: Callable[[ResultT], ResponseT]) -> ResponseT:
-        """The response to a request that makes one write: `respond` makes it of the write's result alone.
+        """Make the one write of a request; `respond` makes the response from its result alone.
 
         Where the request has an `Idempotency-Key`, the response is stored in the write's transaction. So
-        `respond` is called there too, and does nothing else.
+        `respond` is called there too, and must do nothing else.
         """
         self.keep(respond)
         return respond(write())
@@ -124,7 +124,7 @@ def operation(
 ) -> Operation:
     """An `Operation`, with the models that the handler's annotations name.
 
-    It is `repeatable` if it is one of people's that may change something, unless that is given.
+    By default, it is `repeatable` if it is for people and may change something.
     """
     hints = get_type_hints(handler)
     response = hints.pop("return")

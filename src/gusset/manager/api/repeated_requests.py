@@ -26,7 +26,7 @@ IN_FLIGHT = 60.0  # seconds after which a response that is not there will not co
 _SHOWN_ONCE = ("api_key", "token", "link")  # fields that only the first response has
 _REPLAYED = (b"idempotency-replayed", b"true")
 
-# Takes what makes a handler's response of the result of its first write.
+# Takes the function that makes a handler's response from the result of its first write.
 Keep = Callable[[Callable[[Any], object]], None]
 
 
@@ -42,7 +42,7 @@ class RepeatableRequest:
     def of(
         cls, vault: Vault, exchange: Exchange, operation: Operation, caller: Caller
     ) -> RepeatableRequest | None:
-        """None for a request without a key, and for an operation that heeds none.
+        """The repeatable request; None without a key, and for an operation that ignores keys.
 
         Raises:
             UsageError: the key is too long, empty or not printable.
@@ -66,13 +66,13 @@ class RepeatableRequest:
     def respond(self, execute: Callable[[Vault, Keep], Response]) -> Response:
         """The response of `execute`, or that of the earlier request that this one repeats.
 
-        `execute` may pass on how the response is made of its first write, by calling the second of its
-        arguments before it: the response is then stored in the write's transaction.
+        Before its first write, `execute` may call its second argument with the function that makes the
+        response from that write's result: the response is then stored in the write's transaction.
 
         Raises:
             RequestMismatch: another request had the key.
-            ResponseLost: the other one is in flight, or its response cannot be shown again.
-            IntegrityError: the response of the other one was altered in the database.
+            ResponseLost: the earlier request is in flight, or its response cannot be shown again.
+            IntegrityError: the response of the earlier request was altered in the database.
             GussetError: as `execute` raises it. Nothing is remembered then. A response that cannot be
                 kept is no error: the request was executed.
         """

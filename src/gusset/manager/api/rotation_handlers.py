@@ -54,7 +54,7 @@ def set_rotated_version(request: PersonRequest[schemas.SetRotatedVersion]) -> sc
 
 
 def advance_rotation(request: PersonRequest[schemas.AdvanceRotation]) -> schemas.ProviderRotation:
-    """Go on to the next step: what the rotation waited for has happened."""
+    """Advance a rotation to the next step: what it waited for has happened."""
     body = request.body
     return _write(request, _rotations(request).advance, Step(body.step), accepted=body.accepted)
 

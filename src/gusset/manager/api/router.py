@@ -213,9 +213,9 @@ def error_response(error: GussetError) -> Response:
 
 
 def public_text(error: GussetError) -> tuple[str, str | None]:
-    """An error's message and hint for a client. Those of failures of this machine may name its files:
+    """An error's message and hint for a client.
 
-    they are logged, and the client gets no more than what failed.
+    The details of a failure of this machine, which may name its files, are only logged.
     """
     if not isinstance(error, VaultError | HostError):
         return error.message, error.hint

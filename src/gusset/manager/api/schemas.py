@@ -113,7 +113,7 @@ class BeginRotation(RotationHolder):
 
 
 class SetRotatedVersion(RotationHolder):
-    """A new credential. The version before stays readable for `overlap` seconds.
+    """A new credential. The previous version stays readable for `overlap` seconds.
 
     `handle` is the provider's name for the credential; it is not secret. The secret's expiry date
     becomes `expires_at`.
@@ -127,7 +127,7 @@ class SetRotatedVersion(RotationHolder):
 
 
 class AdvanceRotation(RotationHolder):
-    """The next step. `accepted` is what was not waited for, for the audit log."""
+    """The next step. `accepted` tells the audit log what was not waited for."""
 
     step: Literal["use", "revoke"]
     accepted: list[Annotated[str, StringConstraints(max_length=1000)]] = Field(
@@ -189,7 +189,7 @@ class PersonUpdate(Body):
 class NewApiKey(Body):
     """An API key to create. `scopes` defaults to all scopes of the key that makes the request.
 
-    `gives` are the names of the secrets that it may give to deployments, `["*"]` all of the
+    `gives` names the secrets that it may give to deployments; `["*"]` means all those of the
     person's teams; none if omitted. A `team_id` is refused rather than ignored: the key would
     allow more than was requested.
     """
@@ -213,9 +213,9 @@ class NewDeployment(Body):
 class NewIssuer(Body):
     """An issuer of JSON Web Tokens to trust.
 
-    `jwks` is a JSON Web Key Set, as text or as an object, or the URL of one; without it its keys are where
+    `jwks` is a JSON Web Key Set, as text or as an object, or the URL of one; if omitted, the keys are where
     the issuer's discovery document says. `allow_private` lets them be fetched from a private address.
-    `replace` changes all this of an issuer that is trusted already.
+    `replace` changes all of this for an issuer that is already trusted.
     """
 
     url: ShortUrl
@@ -373,7 +373,7 @@ class Rotation:
     """How far a version has replaced those before it.
 
     It is complete when every replica has the state `acknowledged` or `stopped`. `current_version` is less
-    than `version`, or null, when it was destroyed. `acknowledged` is the number of these replicas.
+    than `version`, or null, when it was destroyed. `acknowledged` counts the replicas in one of those states.
     `lost_before` are replicas that were lost already when the version was stored, and may still use an older
     one. `secret_id` tells the secret from others that have had its name.
     """
@@ -698,8 +698,8 @@ class DeliveredSecret:
 class DeliveredSecrets:
     """Values by name, the names that have no value, and the revision to watch for changes from.
 
-    `replica` is the id of the replica's lease. `session_key` renews it, sent in the header
-    `Gusset-Session`; it is null in the response to a request that has sent it.
+    `replica` is the id of the replica's lease. `session_key`, sent in the header
+    `Gusset-Session`, renews the lease; it is null if the request has sent that header.
     """
 
     secrets: Mapping[str, DeliveredSecret]
@@ -729,7 +729,7 @@ class IssuedToken:
 
 @response_model
 class AuditRecord:
-    """One record of the audit log. `hash` chains it to the record before; `mac` authenticates it."""
+    """One record of the audit log. `hash` chains it to the previous record; `mac` authenticates it."""
 
     seq: int
     at: str
@@ -778,7 +778,7 @@ class Error:
 
 @response_model
 class TokenError:
-    """The body of the refusal of a token. `error` is named as OAuth 2.0 has it."""
+    """The body of the refusal of a token. `error` is an error code of OAuth 2.0."""
 
     error: Literal["invalid_request", "invalid_target", "temporarily_unavailable", "server_error"]
     message: str

@@ -122,7 +122,7 @@ def list_versions(request: PersonRequest[None]) -> schemas.VersionList:
 
 
 def get_rotation(request: PersonRequest[None]) -> schemas.Rotation:
-    """Get how far a new version has reached the replicas that may have held an older one."""
+    """Get the progress of a new version across the replicas that may have held an older one."""
     team, text = _team(request), request.query.get("version")
     version = None if text is None else number(text, "version", most=2**31 - 1)
     return rotation_model(request.vault.rotations_of(team.id, team.name).get(request.path["name"], version))

@@ -17,7 +17,7 @@ from gusset.vault.wiring import Vault
 POLL = 0.2  # seconds until a change by another process is noticed; within a second is promised
 MAX_KEYS = 10_000
 MAX_AGE = 300.0  # seconds until a key's row is read and verified again, whatever the database says of changes
-_EARLIEST, _LATEST = 0.5, 0.95  # the part of it after which that happens: not for all keys at once
+_EARLIEST, _LATEST = 0.5, 0.95  # fractions of `MAX_AGE` at which that happens, spread over the keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +39,9 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The generation is being read, from `began` on, after so many `changes` here.
+    """A read of the generation that began at `began`, after `changes` changes in this process.
 
-    `done` becomes true, or false if that has failed.
+    `done` becomes true, or false if the read failed.
     """
 
     began: float
@@ -52,7 +52,7 @@ class _Reading:
 class AccessCache:
     """Known keys by hash, and the deployments that declare each secret.
 
-    Any change to a key, person, team or deployment empties it. What tells of the change is not signed:
+    Any change to a key, person, team or deployment empties it. The generation that tells of it is not signed:
     somebody who writes to the database could put it back, so no key is known for longer than `MAX_AGE`.
     Not thread-safe: for the event loop's thread, in a greenlet.
     """

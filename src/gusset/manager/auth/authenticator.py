@@ -59,7 +59,7 @@ class Authenticator:
     """
 
     def __init__(self, vault: Vault, cache: AccessCache, *, key_rate: int = KEY_RATE) -> None:
-        """`key_rate` limits the requests a second of one valid key; 0 does not."""
+        """`key_rate` limits the requests per second of one valid key; 0 sets no limit."""
         self._vault = vault
         self._cache = cache
         self._refusals = RateLimiter(REFUSALS, 60.0)
@@ -136,7 +136,7 @@ class Authenticator:
     def knows_key(self, authorization: str) -> bool:
         """Whether a header has a valid key or token. Records nothing.
 
-        Where the vault's reads wait, call it in a greenlet: it would hold up the event loop, and with it the
+        Where the vault's reads wait, call it in a greenlet, or it would hold up the event loop, and thus the
         requests whose connections it waits for.
         """
         try:

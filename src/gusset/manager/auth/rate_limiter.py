@@ -10,7 +10,7 @@ from collections import OrderedDict
 class RateLimiter:
     """A token bucket for each client: `burst` at once, then one each `seconds / burst`.
 
-    In memory, and bounded: of more than `clients` clients the longest unseen are forgotten. Thread-safe.
+    In memory, and bounded: beyond `clients` clients, the longest unseen are forgotten. Thread-safe.
     """
 
     def __init__(self, burst: float, seconds: float, *, clients: int = 10_000) -> None:
@@ -22,7 +22,7 @@ class RateLimiter:
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> level, as of when
 
     def take(self, client: str) -> float:
-        """Take one from the client's bucket; 0.0, or if it is empty the seconds until it has one again."""
+        """Take one from the client's bucket. Returns 0.0 or, if it is empty, the seconds until it has one."""
         now = time.monotonic()
         with self._lock:
             level = self._level(client, now)

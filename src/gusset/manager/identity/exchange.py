@@ -114,6 +114,6 @@ def _options(claims: Mapping[str, Any]) -> str:
 
 
 def _described(claims: Mapping[str, Any]) -> str:
-    """Who a verified token is of, for a message: its issuer chose these texts."""
+    """Whose verified token it is, made printable for a message: its issuer chose these texts."""
     subject, listed = printable(str(claims["sub"])), ", ".join(map(printable, audiences(claims)))
     return f"the subject {subject!r} for the audience {listed[:200]!r}"

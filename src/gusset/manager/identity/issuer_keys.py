@@ -135,9 +135,9 @@ class IssuerKeys:
         )
 
     def _refresh(self, known: _Known) -> bool:
-        """Fetch the keys, or wait for a fetch that is under way. Whether that was successful.
+        """Fetch the keys, or wait for a fetch that is under way. Returns whether it succeeded.
 
-        Does nothing if the last fetch was a moment ago, or the keys are stored.
+        Does nothing if the last fetch was a moment ago, or if stored keys were read before.
         """
         if known.fetching is None:
             if known.wait(self._clock()) > 0 or (known.issuer.jwks is not None and known.fetched is not None):

@@ -51,7 +51,7 @@ def parse_keys(data: bytes | str) -> JsonWebKeys:
 
 
 def find_key(keys: JsonWebKeys, algorithm: str, key_id: str | None) -> VerificationKey | None:
-    """The key that a token's header names. A token without a key's id needs the only key of its algorithm."""
+    """The key that a token's header names. Without a key id, its algorithm must have only one key."""
     found = [key for key in keys if key.algorithm == algorithm and key_id in (None, key.key_id)]
     return found[0] if len(found) == 1 or (found and key_id is not None) else None
 
@@ -85,7 +85,7 @@ def _is_for_signatures(data: Mapping[str, Any]) -> bool:
 
 
 def _algorithm_of(data: Mapping[str, Any]) -> str | None:
-    """The algorithm that the type of a key allows; of RSA, whose keys fit several, the one that it names."""
+    """The algorithm that a key's type allows; for RSA, whose keys fit several, the one it names, or RS256."""
     kind, named = data.get("kty"), data.get("alg")
     if kind == "RSA":
         modulus, algorithm = data.get("n"), "RS256" if named is None else named

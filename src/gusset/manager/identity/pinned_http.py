@@ -1,7 +1,7 @@
 """GET requests to addresses that others choose: bounded, without redirects, and to no private address.
 
-A host's addresses are resolved once and checked, and the connection is made to one of just these: a
-name that resolves to another address the next time changes nothing.
+A host's addresses are resolved once and checked, and the connection goes to one of them: it does
+not matter if the name resolves to another address the next time.
 """
 
 # httpx is imported in functions: it is slow to import, and few managers need it.
@@ -40,7 +40,7 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
 
 class PinnedHttp:
-    """Makes such requests."""
+    """Makes GET requests within these bounds."""
 
     def __init__(self, resolve: Resolve = resolve) -> None:
         self._resolve = resolve
@@ -91,7 +91,7 @@ class PinnedHttp:
 def is_allowed(host: str, address: str, *, allow_private: bool) -> bool:
     """Whether a request to `host` may go to one of its addresses.
 
-    One to this machine may only go to this machine.
+    If `host` is this machine, only to a loopback address.
     """
     if is_loopback(host):
         return is_loopback(address)

@@ -1,7 +1,7 @@
 """The stream of changes: which streams follow which secrets, and which of them a change concerns.
 
-While streams are open, one thread polls the database, at once after this process's own writes
-and at short intervals for those of other processes. Everything else runs on the event loop.
+While streams are open, one thread follows the database: it reads at once after this process's own
+writes, and soon after those of other processes. Everything else runs on the event loop.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The short path of a replica that renews its lease and has nothing to report.
 
-Those are nearly all requests of a manager at rest: each replica sends one every few seconds.
+Nearly all requests to an idle manager are such: each replica sends one every few seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Renewals:
     def renew(self, exchange: Exchange) -> bool:
         """Whether the request has renewed a lease, so that the response is `RENEWED`.
 
-        False without any effect: the request reports something, is not valid, or that is not known
+        False: the request reports something, is not valid, or its validity cannot be determined
         without reading the database.
         """
         if exchange.method != b"PUT" or exchange.body not in (b"", b"{}"):

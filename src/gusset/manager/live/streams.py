@@ -221,7 +221,7 @@ class ChangeStreams:
     def _is_valid(self, authorization: str) -> bool:
         try:
             return self._authenticator.knows_key(authorization)
-        except GussetError:  # the vault cannot be read: the next stream is refused until it can
+        except GussetError:  # such as an altered row: the next stream is refused, too
             return False
 
     def _end(self, stream: Stream) -> None:

@@ -96,7 +96,7 @@ class Page:
 class Redirect:
     """A redirect, with a notice for the next page. `session` is a new session; "" ends the current one.
 
-    With `device` the browser is known from now on: the text of its cookie, see `sign_device`.
+    `device` is the text of a cookie by which the browser is known from now on; see `sign_device`.
     """
 
     location: str

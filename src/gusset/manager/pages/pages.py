@@ -1,6 +1,6 @@
 """Serves the pages: sessions, the check of forms, authorization, and errors as pages.
 
-What a page shows is its handler's business; which handler, `routes`'.
+What a page shows is up to its handler; `routes` says which handler that is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gusset.vault import deadline
 from gusset.vault.audit.actor import Actor
 from gusset.vault.wiring import Vault
 
-PAGES_OF_STRANGER = 600  # a minute, for one address, to nobody who is signed in
+PAGES_OF_STRANGER = 600  # a minute, for one address, without being signed in
 
 _TITLES = {
     401: "Access denied",

@@ -87,7 +87,7 @@ def static_url(name: str) -> str:
 
 
 def _without_control_characters(value: object) -> object:
-    """What a template shows of a text; `Markup` is a text that gusset's own templates have made."""
+    """A text without control characters; other values, and gusset's own `Markup`, as they are."""
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

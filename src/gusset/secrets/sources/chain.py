@@ -53,19 +53,19 @@ class ChainSource:
             yield ChainSource([stack.enter_context(reading_once(source)) for source in self._sources])
 
     def record_hits(self, hits: Mapping[Hit, int]) -> None:
-        """Record them at the sources that do so."""
+        """Pass the hits on to the sources that record them."""
         for source in self._sources:
             if isinstance(source, RecordsHits):
                 source.record_hits(hits)
 
     def acknowledge(self, versions: Mapping[str, int]) -> None:
-        """Pass it to the sources that know which versions are used."""
+        """Pass this on to the sources that know which versions are used."""
         for source in self._sources:
             if isinstance(source, FollowsReplicas):
                 source.acknowledge(versions)
 
     def record_used(self, used: Mapping[str, int]) -> None:
-        """Pass it to the sources that know which versions are used."""
+        """Pass this on to the sources that know which versions are used."""
         for source in self._sources:
             if isinstance(source, FollowsReplicas):
                 source.record_used(used)

@@ -3,9 +3,9 @@
 The `watchfiles` package was measured as an alternative, from the swap of a
 `..data` link to the read of the new value, 200 times. Calling inotify takes
 0.1 ms (99th percentile 2 ms) and hardly any CPU while idle. `watchfiles`
-takes 30 ms (43 ms) with its step at 20 ms, since it polls its own thread, five
-times the CPU while idle, 43 ms and 2.5 MB to import, and reports nothing more
-once the folder was replaced by another of the same name.
+takes 30 ms (43 ms) with its step at 20 ms, since it polls its own thread, and five
+times the CPU while idle. Importing it takes 43 ms and 2.5 MB. It reports nothing more
+once the folder has been replaced by another of the same name.
 """
 
 from __future__ import annotations

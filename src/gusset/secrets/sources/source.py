@@ -35,7 +35,7 @@ class Delivered:
 
     `version` is the number of the secret's version; None where a source has
     none (a folder, the environment). `origin` tells people where the value came
-    from: "the vault", "/secrets", "TRUSS_SECRET_x". `previous` is the one before it, during an overlap.
+    from: "the vault", "/secrets", "TRUSS_SECRET_x". `previous` is the previous value, during an overlap.
     """
 
     value: SecretValue
@@ -99,9 +99,9 @@ class ReadsOnce(Protocol):
 
 
 def reading_once(source: SecretSource) -> AbstractContextManager[SecretSource]:
-    """The same source for values that are in use until the context ends, and that nobody follows.
+    """`source` for reading values that are used only until the context ends, and are not followed.
 
-    No rotation waits for their reader afterwards. What is read of `source` itself counts as held
+    After that, no rotation waits for their reader. A value read from `source` itself counts as held
     until the reader ends or acknowledges a newer version.
     """
     return source.reading_once() if isinstance(source, ReadsOnce) else nullcontext(source)

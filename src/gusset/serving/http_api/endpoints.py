@@ -59,7 +59,7 @@ class ModelApi:
     ) -> None:
         """`last_error` is the last error of the source of secrets, None while it works.
 
-        `lagging` says which workers still use older values, None if none does.
+        `lagging` says how many workers still use older values, None if none does.
         `make_websockets` imports large libraries. It is called now for a model with websockets, for others
         when a client first wants one.
         `name` is the model's name in OpenAI's list of models.
@@ -150,14 +150,14 @@ class ModelApi:
             websockets.open(exchange)
 
     def _loaded_websockets(self) -> Websockets | None:
-        """None if the libraries for websockets are missing in the model's environment, or too old."""
+        """The websockets; None if their libraries are missing in the model's environment, or too old."""
         if self._websockets is None:
             with contextlib.suppress(ImportError):
                 self._websockets = self._make_websockets()
         return self._websockets
 
     def _sync(self, exchange: Exchange) -> None:
-        """`/sync/PATH`, also below a prefix of the platform, is PATH."""
+        """Handle `/sync/PATH`, also below a prefix of the platform, as PATH."""
         match = _SYNC.fullmatch(exchange.path)
         exchange.path = (match and match[1]) or b"/"
         self._without_sync(exchange)

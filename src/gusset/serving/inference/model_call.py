@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gusset.serving.inference.streams import ResponseStream
 
 REQUEST_ID: Final = b"x-baseten-request-id"
-# In which a model that has the request may notice the disconnect before it is cancelled.
+# The time in which a model that has the request may notice the disconnect before it is cancelled.
 _NOTICE_SECONDS: Final = 30.0
 _NEVER: Final = math.inf
 
@@ -70,7 +70,7 @@ class ModelCall:
 
     @property
     def must_stop(self) -> bool:
-        """Whether a generator is to be closed: its client has left, and its time to notice that is over."""
+        """Whether a generator is to be closed: its client has left, and its time to notice has passed."""
         return self.exchange.disconnected and time.monotonic() >= self._must_stop_at
 
     @property

@@ -38,7 +38,7 @@ class ModelThreads:
         self._calls: deque[Call] = deque()
         self._gathered: list[Call] = []  # to be queued in this turn of the loop
         self._idle: list[None] = []  # one for each thread that waits for a call, until it is woken
-        self._one_by_one = True  # no call was put while another was outstanding, since there was none last
+        self._one_by_one = True  # no calls have overlapped since the last time that none was outstanding
         self._ready: deque[Callable[[], object]] = deque()
         self._wake_scheduled = False
         # The pipes are opened with the first thread. A byte wakes one idle thread, or the loop.
@@ -163,7 +163,7 @@ class ModelThreads:
 
     def _deliver(self) -> None:
         os.read(self._results_r, 1024)
-        # The flag next: a result that is added after the last `popleft` has to wake the loop again.
+        # Clear the flag first: a result that is added after the last `popleft` has to wake the loop again.
         self._wake_scheduled = False
         ready = self._ready
         while ready:

@@ -42,7 +42,7 @@ def unpack(body: bytes) -> Any:
 def pack(result: Any, mask: Callable[[Any], Any] = lambda value: value) -> bytes:
     """A result as msgpack; bytes are sent as they are.
 
-    `mask` is applied to what a part of the result becomes whose strings cannot be seen from outside.
+    `mask` is applied to parts whose strings cannot be seen from outside, in their plain form.
 
     Raises:
         NotSerializable: a part of it has no msgpack form.

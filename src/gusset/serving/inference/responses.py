@@ -22,7 +22,7 @@ MODEL_ERROR = "Internal Server Error (in model/chainlet)."
 MSGPACK: Final = b"application/octet-stream"
 
 ERROR_OF_SERVER = error_headers(500)
-_OF_BODY = frozenset((b"content-length", b"content-type"))  # that of an error is gusset's
+_OF_BODY = frozenset((b"content-length", b"content-type"))  # an error's body is gusset's
 
 
 def success_response(result: Any, masker: ResponseMasker, *, uses_msgpack: bool) -> Response:

@@ -39,7 +39,7 @@ _VALUE_TYPES: Final = frozenset((dict, list, str, int, float, bool, type(None), 
 class ResultSender:
     """Sends results and errors.
 
-    Everything here runs on the event loop, but `error_response` and `open_stream`, which
+    Everything here runs on the event loop, except `error_response` and `open_stream`, which
     may run on any thread.
     """
 
@@ -135,7 +135,7 @@ class ResultSender:
             stream.abort()
 
     async def _send_starlette_response(self, call: ModelCall, response: starlette.responses.Response) -> None:
-        """Have the response send itself. Its background task goes on after this returns."""
+        """Have the response send itself. Its background task continues after this returns."""
         from gusset.runtime.asgi import AsgiSender
 
         extra = call.headers

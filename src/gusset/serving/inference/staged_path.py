@@ -1,6 +1,6 @@
 """Predictions of any model, and calls of its OpenAI-style methods, as tasks of the event loop.
 
-A task ends when its client disconnects. Only `predict` takes one of the slots
+A task is cancelled after its client disconnects. Only `predict` takes one of the slots
 that limit how many predictions run at a time.
 """
 

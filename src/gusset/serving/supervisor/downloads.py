@@ -53,7 +53,7 @@ class Downloads:
     async def fetch(self, deployment: ModelDeployment) -> None:
         """Download what the deployment needs; returns at once if that was done before.
 
-        Cancelling it ends the download; the next one goes on from there.
+        Cancelling it ends the download; the next one continues from there.
 
         Raises:
             ConfigInvalid: a source does not have what the config names, or a library is missing.

@@ -23,7 +23,7 @@ log = logging.getLogger("gusset")
 class Reloader:
     """Replaces the replicas when the model's folder changes.
 
-    A change during a reload cancels that one and begins anew: what the earlier
+    A change during a reload cancels it and begins another: what the earlier
     change brought may never become ready.
     """
 

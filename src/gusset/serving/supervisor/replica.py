@@ -153,7 +153,7 @@ class Replica:
         return missing_module_hint(name, declared_requirements(deployment.config, deployment.folder))
 
     async def drain(self, seconds: float, stop_now: asyncio.Event) -> bool:
-        """Let the replica finish its requests, then end it; whether it finished them in time."""
+        """Let the replica finish its requests, then end it. Returns False if `seconds` passed before that."""
         finished = True
         if self.was_ready:
             self.process.send(Drain())

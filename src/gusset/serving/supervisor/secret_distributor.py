@@ -101,7 +101,7 @@ class SecretDistributor:
             self._acknowledge()
 
     def check_source(self) -> None:
-        """Let the replicas know when the source's last error has changed, and which of them lag.
+        """Let the replicas know when the source's last error has changed, and how many of them lag.
 
         Their readiness shows it.
         """

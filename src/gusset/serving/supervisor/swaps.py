@@ -16,7 +16,7 @@ ReplicaT = TypeVar("ReplicaT")
 
 
 class Swaps(Generic[ReplicaT]):
-    """Numbers the sets of values. A replica uses a set, or newer ones, from when it has confirmed its number.
+    """Numbers the sets of values. A replica that has confirmed a number uses that set or a newer one.
 
     Its first set is the current one, so it never uses an older one.
     """
@@ -48,7 +48,7 @@ class Swaps(Generic[ReplicaT]):
         self._began_at[self.number] = time.monotonic()
 
     def extend(self, values: Values) -> None:
-        """The current set has these values: of more secrets, which the replicas that may use them have."""
+        """Let the current set have these values: more secrets, which the replicas that may use them have."""
         self._versions[self.number] = versions_of(values)
 
     def confirm(self, replica: ReplicaT, number: int) -> None:
@@ -70,7 +70,7 @@ class Swaps(Generic[ReplicaT]):
         return {name: versions[name] for name in names if name in versions}
 
     def lagging(self) -> str | None:
-        """Which replicas have not swapped in time, for people; None if none lags."""
+        """How many replicas have not swapped in time, for people; None if none lags."""
         least = self._least()
         began_at = self._began_at.get(least + 1)
         if least == self.number or began_at is None or time.monotonic() < began_at + LAG_SECONDS:

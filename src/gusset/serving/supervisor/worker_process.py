@@ -46,7 +46,7 @@ _LAST_OUTPUT = 2.0  # seconds to forward what a dead worker has printed and repo
 class WorkerOptions:
     """What all workers of a deployment have in common.
 
-    They accept connections on `listener`, which `shares_port` says that several
+    They accept connections on `listener`; `shares_port` says whether several
     do. Their output is masked on the way to `output` and `errors` (file descriptors),
     their results if `masks_responses`. They speak TLS with the files `tls`, plain HTTP without.
     """

@@ -79,7 +79,7 @@ class WorkerSlots:
     async def replace(self, slot: WorkerSlot, deployment: ModelDeployment) -> None:
         """Start a replica of this deployment, and put it in the slot once it is ready.
 
-        The one before it serves until then, and is drained afterwards.
+        The previous one serves until then, and is drained afterwards.
 
         Raises:
             ModelFailed: it did not become ready; the slot stays as it was.

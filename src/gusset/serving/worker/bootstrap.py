@@ -2,7 +2,7 @@
 
 That Python may be another one than gusset's, with libraries of its own. So only
 the package `gusset` is made importable there, from the folder that this file is
-in: neither what is installed beside it nor a variable such as PYTHONPATH, which
+in: not what is installed beside it, and not by a variable such as PYTHONPATH, which
 the model's own processes would inherit.
 
 Processes that `multiprocessing` starts anew run this file too, as `__mp_main__`.

@@ -56,7 +56,7 @@ def start_model(
     """Import the model's class, construct, check and load it.
 
     `wait` runs a coroutine to its end. `on_instance` is called before `load`,
-    which waits for all `downloads`; the import waits for external data. It may
+    which waits for all `downloads`; the import waits for external data. `on_instance` may
     raise StartFailed.
 
     Raises:

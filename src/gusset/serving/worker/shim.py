@@ -81,7 +81,7 @@ def _watch(worker: int, lifeline: int) -> None:
 
 
 def _reap(worker: int) -> bool:
-    """Reap the children that have ended, up to the worker; whether it was among them. It is not reaped."""
+    """Reap the children that have ended. Returns whether the worker, which is not reaped, was among them."""
     while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
         if ended.si_pid == worker:
             return True

@@ -216,7 +216,7 @@ class Worker:
 
 
 def _import_websocket_libraries() -> None:
-    """Import them now: the model's environment may have others than gusset's.
+    """Import the websocket libraries now: the model's environment may have versions other than gusset's.
 
     Raises:
         StartFailed: they are missing or too old.
@@ -235,7 +235,7 @@ def _secret_values(values: Mapping[str, bytes]) -> dict[str, SecretValue]:
 
 
 def _log_mask(masker: Masker) -> logs.Mask:
-    """Masks texts of this process's log. Not in its forks: nobody would count the hits.
+    """The mask for texts of this process's log. Its forks mask nothing: nobody would count the hits.
 
     Their output is masked on its way.
     """

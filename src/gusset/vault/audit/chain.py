@@ -161,12 +161,12 @@ class Chain:
         return head
 
     def tail(self, connection: Connection, read_head: Callable[[], Head]) -> ChainTail:
-        """What a write transaction adds its records to; it reads keyring and epochs anew.
+        """What a write transaction adds its records to. Reloads keyring and epochs if others changed them.
 
         `read_head` is what `send_head` returned, the first statement of the transaction.
 
         Raises:
-            VaultTooNew: a newer gusset has migrated the database, and this one may not go on.
+            VaultTooNew: a newer gusset has migrated the database, and this one can no longer use it.
             RecordsLost: see `KnownHead`.
         """
         try:
@@ -257,7 +257,7 @@ class Chain:
     def checkpoint_for_witness(self, connection: Connection, head: Head) -> Checkpoint | None:
         """A checkpoint for the witness file of this process, where another one has signed the newest record.
 
-        None if that was given one of that record, or if this process knows records that the log has lost.
+        None if the file already has one of that record, or this process knows records that the log has lost.
         """
         if head.hash == self._witnessed:
             return None

@@ -1,9 +1,9 @@
-"""Whether the rows in the database are what the audit log says.
+"""Compares the rows in the database with what the audit log says they must be.
 
 Each record has the HMACs of the signed rows that it wrote, and the keys of those that
 it removed. So the newest record about a row says what the row must be: one that was
 altered, added, removed or rolled back to an older state is found. Every delivery is in
-the log with the versions that it delivered, so a row that was turned back only for a
+the log with the versions that it delivered, so a row that was rolled back only for a
 while is found too.
 """
 
@@ -67,7 +67,7 @@ class LogState:
 
     def follow(self, record: AuditRecord) -> None:
         """Take in the next record of the log."""
-        # An altered record may hold anything; that it was altered is found by the chain.
+        # An altered record may contain anything; the chain shows that it was altered.
         with suppress(KeyError, TypeError, ValueError, AttributeError):
             if record.changes:
                 self._follow_rows(record)

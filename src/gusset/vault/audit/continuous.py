@@ -87,7 +87,7 @@ class ContinuousVerification:
 
     @contextmanager
     def _naming_failure(self, what: str) -> Iterator[None]:
-        """Whoever can make verification fail must not hide by it what it would find."""
+        """Report a failure to verify: whoever can cause one must not be able to hide a problem that way."""
         try:
             yield
         except (IntegrityError, RootKeyError) as error:

@@ -69,7 +69,7 @@ class AuditRecord:
 
     @classmethod
     def parse(cls, line: bytes) -> AuditRecord:
-        """The record of such an object. Raises ValueError."""
+        """The record in a line with such a JSON object. Raises ValueError."""
         try:
             data = json.loads(line)
             changes = data.pop("changes", None)

@@ -35,7 +35,7 @@ log = logging.getLogger("gusset.vault")
 
 
 def sign_existing_rows(transaction: Transaction, vault: str, keyring: Keyring) -> AuditEvent:
-    """Sign every row that agrees with the log. The event and the log say which do not, and in what.
+    """Sign every row that agrees with the audit log. The event and warnings name those that differ, and how.
 
     Raises:
         IntegrityError: the log itself is not intact.
@@ -119,7 +119,7 @@ class _OlderRows:
             SECRETS: older.secrets,
             SECRET_VERSIONS: older.versions,
         }
-        # The log does not know links to choose a password by their prefixes. They end, as sessions do.
+        # The log does not have the prefixes of links to choose a password: they are removed, like sessions.
         for row in [row for row in unverified_rows(transaction, ACCESS_KEYS) if row.kind == "link"]:
             transaction.delete(ACCESS_KEYS, row)
         self.of = {table: list(unverified_rows(transaction, table)) for table in self.tables}

@@ -35,7 +35,7 @@ class KnownHead:
     """
 
     def __init__(self, epochs: Epochs, witnessed: Callable[[], Checkpoint | None]) -> None:
-        """`witnessed` reads the newest checkpoint of the witness file, once."""
+        """`witnessed` reads the newest checkpoint of the witness file. Called until a record is known."""
         self._epochs = epochs
         self._witnessed = witnessed
         self._lock = threading.Lock()  # writers on several threads

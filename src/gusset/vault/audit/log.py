@@ -143,7 +143,7 @@ class AuditLog:
         return VerificationReport(head.seq, count, f"{head.seq}:{head.hash.hex()}", tuple(problems))
 
     def continuous(self, clock: Clock) -> ContinuousVerification:
-        """Verification that goes on while the vault is in use."""
+        """Verification that runs while the vault is in use."""
         return ContinuousVerification(
             self._store,
             self._vault,

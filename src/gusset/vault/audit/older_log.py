@@ -51,7 +51,7 @@ def presence(value: object) -> str:
 
 @dataclass(slots=True)
 class Known:
-    """A row as the records left it, the last of them number `seq`: what they tell of its columns."""
+    """What the records say about a row's columns; `seq` is the last record about the row."""
 
     seq: int
     facts: dict[str, Any]

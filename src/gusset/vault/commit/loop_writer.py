@@ -204,7 +204,7 @@ class LoopWriter:
                 self._add_to_witness(checkpoint)
 
     def _add_to_witness(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint to the witness file while the next batch goes on; never two at once."""
+        """Write a checkpoint to the witness file while the next batch runs; never two at once."""
         if self._witness_write is not None:
             wait(self._witness_write)
         self._witness_write = asyncio.get_running_loop().create_task(self._write_witness(checkpoint))

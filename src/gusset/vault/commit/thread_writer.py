@@ -107,7 +107,7 @@ class ThreadWriter:
         except BaseException as error:
             for pending in batch:
                 pending.error, pending.finished = error, True
-            if not isinstance(error, Exception):  # Ctrl-C goes on in the leader, after the others have ended
+            if not isinstance(error, Exception):  # Ctrl-C: re-raised, now that all writes have an error
                 raise
             return
         self.commits += 1

@@ -71,7 +71,7 @@ class Writer(Protocol):
 
     @property
     def access_changes(self) -> int:
-        """How many of them changed who may do what."""
+        """How many transactions of this process have changed who may do what."""
 
     def run(self, intent: AuditEvent, write: Write[T], lookups: Sequence[LookupCall] = ()) -> T:
         """Execute `write` and return its value once it is committed.

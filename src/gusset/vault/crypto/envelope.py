@@ -49,8 +49,8 @@ def encode_context(*parts: str | int) -> bytes:
 def version_context(team_id: str, secret_id: str, folded: str, version: int, write_id: str | None) -> bytes:
     """What one version of a secret is bound to: a row that is renamed or moved does not open.
 
-    `write_id` is random: a version number that is used again, after the database was put
-    back, does not open the value that had it before. It is None for values of format 1.
+    `write_id` is random: if a version number is reused after the database was restored, the
+    value that had the number before does not open. None for values of format 1.
     """
     parts = ("secret", team_id, secret_id, folded, str(version))
     return encode_context(*parts, *(() if write_id is None else (write_id,)))

@@ -2,7 +2,7 @@
 
 Each key has a kind and a number. The newest KEK wraps, every KEK unwraps. A key that
 authenticates audit records, or what belongs to one, is valid for the records from its
-`first` to the one before the next key's `first`: whoever learns a key that was replaced
+`first` up to, but not including, the next key's `first`: whoever learns a key that was replaced
 can forge nothing newer. A keyring is immutable: adding a key makes a new one, of the
 next generation. This module does not know where the root key is kept.
 """
@@ -59,7 +59,7 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ranged:
-    """A key, for the audit records from `first` to the one before the next key's `first`."""
+    """A key, for the audit records from `first` up to, but not including, the next key's `first`."""
 
     first: int
     number: int

@@ -139,7 +139,7 @@ def add_key(
 def revoke_keys(transaction: Transaction, at: str, rows: Sequence[Any]) -> list[str]:
     """Revoke the keys in `rows` that are not revoked yet, within the caller's transaction.
 
-    So are the keys and tokens that were made by them. Returns the prefixes of all that it revoked.
+    Also revokes the keys and tokens made with them. Returns the prefixes of all that it revoked.
     """
     revoked: list[str] = []
     while rows := [row for row in rows if row.revoked_at is None and row.prefix not in revoked]:

@@ -55,7 +55,7 @@ class ChangePoller:
         self._signal.wait()
 
     def wake(self) -> None:
-        """Let `wait` return, once it has been called. Thread-safe."""
+        """Make the current call of `wait` return, or else the next one. Thread-safe."""
         self._signal.wake()
 
     def generation(self) -> str:

@@ -224,7 +224,7 @@ class Deployments:
         return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name), write)
 
     def in_use_by(self, connection: Connection, team_id: str, folded: str) -> list[str]:
-        """The names of the deployments of which a running replica uses the secret of that folded name."""
+        """The names of the deployments with a running replica that uses the secret with that folded name."""
         rows = connection.all(_LIST_REPLICAS_OF_TEAM, {"team": team_id})
         using = {
             lease.deployment_id

@@ -1,10 +1,10 @@
-"""Requests that carry a key of their own are executed once, however often they are sent.
+"""Requests with an idempotency key are executed once, however often they are sent.
 
 The key is stored in the transaction of the request's first write: a request whose response was
-lost was either executed, and is known, or was not. The response is stored with it where that write is
-all that it is made of, else after the last one. What is compared is an HMAC of the request: a plain hash
-would let whoever reads the database guess a value. The response has an HMAC, too: whoever writes the
-database could have a client take a key of theirs for its own.
+lost was either executed, and is known, or was not. The response is stored with it if that write alone
+determines it, else after the last write. What is compared is an HMAC of the request: a plain hash
+would let whoever reads the database guess a value. The response has an HMAC, too: else whoever writes the
+database could make a client accept a key of theirs as its own.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Idempotency:
         return OnceWriter(self._writer, self, request, digest)
 
     def raise_if_executed(self, transaction: Transaction, request: RequestId, digest: bytes) -> None:
-        """Raises AlreadyExecuted. Others cannot execute it before the transaction ends."""
+        """Raises AlreadyExecuted if it was; nobody else can execute it before the transaction ends."""
         if (executed := self._find(transaction, request, digest)) is not None:
             raise AlreadyExecuted(executed)
 

@@ -89,9 +89,9 @@ class Identities:
         may_add_issuer: bool,
         actor: str,
     ) -> IdentityInfo:
-        """Let tokens that `rule` matches stand for a deployment, by its id or to be declared with it.
+        """Let tokens that match `rule` stand for a deployment: an existing one, by its id, or one to declare.
 
-        Its issuer is added if it is missing, and the caller may: `new_issuer` says how its keys are found.
+        If the issuer is missing, it is added if the caller may do so. `new_issuer` says how to find its keys.
 
         Raises:
             UsageError: the name or the rule is not valid.

@@ -2,8 +2,8 @@
 
 A token is `gusset_idt_IDENTITY_EXPIRY_MAC`: the identity's id, the second in which it expires, and
 an HMAC of both under a key of the vault. Nothing is stored for it, so any manager can verify it,
-and whoever can only write the database cannot make one. Its identity and deployment are read at
-each use: it reads what the deployment declares at that time.
+and whoever can only write to the database cannot make one. Its identity and deployment are looked up
+at each use, so the token gives access to what the deployment declares at that time.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class IdentityTokens:
         return self._writer.run(AuditEvent(actor, Action.IDENTITY_EXCHANGE, identity.name), write)
 
     def authenticate(self, token: SecretValue) -> tuple[KeyInfo, Grant]:
-        """What a token stands for, if it is valid: facts about it as about a stored key, and its grant.
+        """What a token stands for, if it is valid: its metadata, as for a stored key, and its grant.
 
         Raises:
             NotSignedIn: it was altered or has expired, or its identity or deployment was removed.
@@ -128,10 +128,10 @@ class IdentityTokens:
         return info, grant
 
     def _check_genuine(self, connection: Connection, token: SecretValue, identity: str, expiry: int) -> None:
-        """Raises NotSignedIn for a token that no key of the vault has made, or one that was replaced."""
+        """Raises NotSignedIn for a token that was made with no key of the vault, or with a replaced one."""
 
         def position() -> int | None:
-            """That of the key that made it: 0 for the newest."""
+            """The position of the key that made the token: 0 for the newest."""
             for number, key in enumerate(self._keys.current.derive_all(_PURPOSE)):
                 if hmac.compare_digest(token.reveal(), _token(identity, expiry, key).reveal()):
                     return number

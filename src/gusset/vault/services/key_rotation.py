@@ -51,7 +51,7 @@ class KeyRotation:
         root: RootKeyRotation,
         exclusive_lock: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """Under the lock one rotation runs at a time, over all processes."""
+        """`exclusive_lock` lets only one rotation run at a time, across all processes."""
         self._exclusive_lock = exclusive_lock
         self._writer = writer
         self._keys = keys
@@ -59,7 +59,7 @@ class KeyRotation:
         self._root = root
 
     def rotate(self, kinds: Sequence[str] = (KEK,), *, actor: str) -> RotationResult:
-        """Add a key of each of `kinds`, which is the newest from the next audit record on.
+        """Add a key of each of `kinds`, to be used from the next audit record on.
 
         A new KEK then wraps every version's DEK, in small steps between which others can
         write. If that is interrupted, some versions stay wrapped by an older KEK, which

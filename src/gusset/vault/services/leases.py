@@ -37,7 +37,7 @@ MAX_REPLICAS = 1000  # of a deployment, running or not; those that are gone make
 _RETENTION = timedelta(days=1)  # of the rows of replicas that are gone
 _NEVER_RENEWED_RETENTION = timedelta(minutes=15)  # a rotation may be waiting for them
 _IN_ONE_STATEMENT = 100
-_SAME_TIME = 0.05  # seconds in which mere renewals share one time, whose text takes longer than the rest
+_SAME_TIME = 0.05  # seconds in which mere renewals share one timestamp, since formatting one is slow
 _EVICTED = 100  # leases that were never renewed, at a time
 _SESSION_PREFIX = "gusset_ses_"
 
@@ -91,7 +91,7 @@ class LeaseHolder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseReport:
-    """What a replica reports when it renews its lease. None stands for what it reported before.
+    """What a replica reports when it renews its lease. None means that it is unchanged.
 
     `versions` are those that it holds, `used` the newest that it has used, by name of the secret.
     """
@@ -215,7 +215,7 @@ class Leases:
     def extend(
         self, transaction: Transaction, holder: LeaseHolder, lease: Lease, delivered: Mapping[str, int]
     ) -> None:
-        """Have the replica of `lease` hold these secrets, too, that it gets in the same transaction."""
+        """Note that the replica of `lease` gets these secrets, too, in the same transaction."""
         self._existing.note(holder.team_id, delivered.items())
         folded = _by_folded_name(delivered)
         if lease.delivered is None or folded.keys() <= lease.delivered.keys():
@@ -250,7 +250,7 @@ class Leases:
     def session_key_of(self, holder: LeaseHolder, lease: str) -> str:
         """The key with which the replica of a lease shows that it is that replica.
 
-        An HMAC: every manager can verify it without having stored anything, and who can only
+        An HMAC: every manager can verify it without having stored anything, and whoever can only
         write the database cannot make one.
         """
         data = f"{holder.deployment_id}/{lease}".encode()
@@ -396,7 +396,7 @@ class Leases:
         self._forget()
 
     def _forget(self) -> None:
-        """Drop the leases that have ended and are written from memory."""
+        """Drop from memory the leases that have ended and have been written to the database."""
         since = self._live_since()
         with self._lock:
             kept = self._reported | self._unwritten

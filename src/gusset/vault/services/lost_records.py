@@ -69,7 +69,7 @@ class LostRecords:
 
     def _begin(self, transaction: Transaction, loss: Loss, actor: str) -> WriteResult[int]:
         now = self._clock()
-        # The time, since the numbers of epochs that were lost themselves may be unknown.
+        # At least the current time: epochs may have been lost, too, and their numbers may be unknown.
         number = max(self._epochs.newest + 1, loss.known.epoch + 1 if loss.known else 0, int(now.timestamp()))
         self._epochs.begin(number, transaction.seq)
         transaction.insert(

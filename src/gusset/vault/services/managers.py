@@ -61,7 +61,7 @@ class ManagerInfo:
 
 
 class Managers:
-    """Reports of managers. They are not signed: they hold up a rotation of the root key, nothing else."""
+    """Reports of managers. Not signed: they can only hold up a root key rotation or a migration."""
 
     def __init__(
         self, store: Store, writer: Writer, keys: KeyringStore, witnessed: Callable[[], Checkpoint | None]
@@ -82,7 +82,7 @@ class Managers:
 
         Raises:
             RootKeyError, IntegrityError: the root key or the keyring cannot be read again.
-            VaultTooNew: a newer gusset has migrated the vault, and this one may not go on.
+            VaultTooNew: a newer gusset has migrated the vault, and this one can no longer use it.
         """
         with self._store.read() as connection:
             check_revision(self._revision(connection), connection)

@@ -1,4 +1,4 @@
-"""Evidence that models leak values: how often maskers have found which in whose output."""
+"""Evidence that models leak values: how often each was masked, and in the output of which deployment."""
 
 from __future__ import annotations
 
@@ -106,6 +106,6 @@ class MaskedValues:
             ]
 
     def leaked(self, team_id: str) -> frozenset[str]:
-        """The ids of the team's secrets of which the current version was found."""
+        """The ids of the team's secrets whose current version was masked in output."""
         with self._store.read() as connection:
             return frozenset(row.secret_id for row in connection.all(_LEAKED, {"team": team_id}))

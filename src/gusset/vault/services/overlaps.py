@@ -1,8 +1,8 @@
 """Overlaps: after a secret got a new value, the previous version stays readable for a while.
 
-An overlap ends by time, when yet another version becomes current, when its version is
-destroyed, and when the secret is deleted. A manager's `end_due` removes what has ended by time and
-lets replicas know; until then delivery compares the time itself.
+An overlap ends at its time, when yet another version becomes current, when its version is
+destroyed, when the secret is deleted, or when a provider's rotation finishes. A manager's `end_due`
+removes overlaps whose time has come, and lets replicas know; until then delivery checks the time itself.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Overlaps:
         self._clock = clock
 
     def end_due(self) -> bool:
-        """End the overlaps that are over, each with an audit record; whether there were any.
+        """End the overlaps that are due, each with an audit record. Returns whether there were any.
 
         Watchers then notice a change.
         """

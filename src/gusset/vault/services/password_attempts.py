@@ -51,8 +51,8 @@ class PasswordAttempt:
 class PasswordAttempts:
     """Counts attempts of one vault. Thread-safe.
 
-    What is stored of a client is when all of its attempts are forgiven. An attempt adds one interval
-    to that, and may not reach beyond the limit's seconds: a token bucket in one number.
+    What is stored for a client is the time at which all its attempts are forgiven. An attempt adds one
+    interval to it. It may lie at most the limit's `seconds` ahead: a token bucket in one number.
     """
 
     def __init__(self, writer: Writer, key: bytes) -> None:

@@ -146,7 +146,7 @@ class People:
 
         Disabling ends their sessions, revokes their keys, and refuses them from now on. `tokens` says what
         happens to the tokens of deployments and to the identities that they made: they are revoked and
-        removed, or go on as those of `actor`. Only somebody who made none may be disabled without it.
+        removed, or pass to `actor`. It may be omitted only for somebody who made none.
         Somebody who is enabled can sign in again; revoked keys stay revoked.
 
         Raises:

@@ -36,7 +36,7 @@ _HOLD = Statement("UPDATE secret_rotations SET holder = :holder, held_until = :u
 class _Change:
     """A change of a rotation: the new rows, the details of its audit event, and the events `before` it.
 
-    `holds`: its process goes on with the rotation.
+    `holds`: whether its process still holds the rotation afterwards.
     """
 
     secret: Any
@@ -125,7 +125,7 @@ class ProviderRotations:
     ) -> ProviderRotation:
         """Store a new credential as the next version, and its handle with it.
 
-        The version before stays readable during `overlap`. The secret's expiry date becomes `expires_at`.
+        The previous version stays readable during `overlap`. The secret's expiry date becomes `expires_at`.
 
         Raises:
             Conflict: the rotation has set a version before.
@@ -154,7 +154,7 @@ class ProviderRotations:
     def advance(
         self, name: str, step: Step, *, holder: str, actor: str, accepted: Sequence[str] = ()
     ) -> ProviderRotation:
-        """Go on to `step`. `accepted` is what was not waited for, for the audit record.
+        """Advance to `step`. `accepted` is what was not waited for, for the audit record.
 
         Raises:
             Conflict: it is not the next step, or the secret got another value meanwhile.
@@ -207,7 +207,7 @@ class ProviderRotations:
         return self._change(name, Action.ROTATION_FINISH, change, holder=holder, actor=actor)
 
     def stop(self, name: str, *, holder: str, actor: str, code: str) -> ProviderRotation:
-        """Record that the rotation does not go on now, with an error's code; others may continue it."""
+        """Record that the rotation has stopped, with an error's code; others may continue it."""
 
         def change(transaction: Transaction, secret: Any, row: Any) -> _Change:
             return _Change(secret, row, {"step": row.step, "code": code}, holds=False)

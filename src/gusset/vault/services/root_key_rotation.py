@@ -144,7 +144,7 @@ class RootKeyRotation:
             return RootKeyResult(root_key_id=kept)
 
     def _replaced(self, actor: str) -> Sequence[str]:
-        """The ids of the root keys, of which there are two. Raises Conflict."""
+        """The ids of both root keys, the newest last. Raises Conflict if there is only one."""
         if len(found := self._root_keys()) < 2:
             hint = "`gusset key rotate --root` begins one"
             raise self._conflict(actor, "no replacement of the root key is under way", hint)
@@ -193,10 +193,10 @@ class RootKeyRotation:
             source.rewrite(source.read(), passphrase)
 
     def check_single(self) -> None:
-        """For a write that wraps the keyring by one root key: nobody has begun to replace that meanwhile.
+        """Check, before the keyring is wrapped by one root key, that nobody has begun to replace that key.
 
-        The exclusive lock alone does not prove it: its session may have ended, such as by a restart of the
-        database. What is stored within this transaction does.
+        The exclusive lock does not prove this: its session may have ended, for example when the database
+        was restarted. What is stored, as this transaction sees it, does.
 
         Raises:
             Conflict: the keyring is wrapped by two root keys.
@@ -215,8 +215,8 @@ class RootKeyRotation:
     def finish_interrupted(self, *, actor: str) -> bool:
         """Finish a replacement that was interrupted. Requires the exclusive lock.
 
-        Returns whether the newest root key is in use now. It is not when it was lost before it was
-        in place: then it is dropped, and the old root key stays.
+        Returns whether there was one, and the new root key is in use now. If that was lost before it was
+        in place, it is dropped, and the old root key stays.
 
         Raises:
             Conflict: it is for a person to finish.

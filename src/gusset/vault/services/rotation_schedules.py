@@ -22,7 +22,7 @@ _ROTATIONS = Select(ROTATIONS, "secret_id IN (:ids...)")
 
 
 def set_interval(transaction: Transaction, secret_id: str, interval: timedelta | Literal["never"]) -> None:
-    """Have a secret rotated that often.
+    """Set how often a secret is to be rotated; "never" removes its interval.
 
     Raises:
         InvalidValue: the interval is under a second, or over `MAX_INTERVAL`.

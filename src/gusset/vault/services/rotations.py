@@ -4,8 +4,8 @@ What counts are the replicas that held a lease when the version was committed an
 one. That is decided by the versions that were delivered to them in transactions, not by times: a replica
 whose first delivery had the new version began after the commit.
 
-Replicas report versions by a secret's name. Where several secrets have had the name, what was delivered or
-reported before this one was the only one counts for nothing.
+Replicas report versions by a secret's name. If several secrets have had that name, whatever was delivered
+or reported before this secret became the only one does not count.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Rotations:
         self._leases = leases
 
     def get(self, name: str, version: int | None = None) -> Rotation:
-        """The rotation to `version` of a secret; None: to the current one.
+        """The rotation of a secret to `version`, or to its newest version if None.
 
         Raises:
             SecretNotFound: there is no such secret, or no such version.

@@ -129,7 +129,7 @@ class VersionStore:
         )
 
     def read(self, connection: Connection, secret: Any, version: int | None) -> SecretValue:
-        """The value of a stored version of the secret of that row; None when every version is destroyed.
+        """The value of a stored version of `secret`, a row. `version` is None if every version is destroyed.
 
         Raises:
             SecretNotFound: there is no such version, or it is destroyed.

@@ -196,7 +196,7 @@ class SecretWriter:
         return self._writer.run(AuditEvent(actor, Action.SECRET_ANNOTATE, name), write)
 
     def delete(self, name: str, *, actor: str, force: bool = False) -> SecretInfo:
-        """Delete a secret for every reader, also its version before; `restore` brings the current one back.
+        """Delete a secret and its previous version for every reader; `restore` brings back the current one.
 
         Raises:
             SecretNotFound: there is no such secret.
@@ -291,7 +291,7 @@ def _set_event(actor: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> Au
 
 
 def _change_event(actor: str, action: Action, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:
-    """The event of a change, with the state that it led to: `consistency` compares that with the rows."""
+    """The event of a change, with the state that it led to: `consistency` compares deliveries with it."""
     return AuditEvent(actor, action, info.name, details={**state_details(info), **more})
 
 

@@ -36,7 +36,7 @@ class Teams:
             return teams_from_rows(connection.all(LIST_TEAMS))
 
     def create(self, name: str, *, actor: str) -> TeamInfo:
-        """Raises UsageError for a name that is empty, too long or not printable, Conflict for one in use."""
+        """Create a team. Raises UsageError for an invalid name, and Conflict for one that is in use."""
         name = name.strip()
         if not 1 <= len(name) <= 64 or not name.isprintable():
             raise UsageError("a team's name must have 1 to 64 printable characters")

@@ -21,7 +21,7 @@ log = logging.getLogger("gusset.vault")
 
 POLL_INTERVAL = 0.05  # seconds between two reads of the change counter
 SIGN_AFTER = 0.8  # seconds after a change: no record stays without a checkpoint for over a second
-_RETRY_INTERVAL = 1.0  # seconds between two attempts: one that has lasted is followed at once
+_RETRY_INTERVAL = 1.0  # seconds from the start of one attempt to the next, unless it takes longer
 
 
 class VaultSource:
@@ -92,7 +92,7 @@ class VaultSource:
                 stop.wait(POLL_INTERVAL)
 
     def _sign(self) -> None:
-        """Sign the newest audit record, unless it is signed: by whoever wrote it, this process or another."""
+        """Sign the newest audit record, whichever process wrote it, unless it is already signed."""
         try:
             self._sign_head()
         except GussetError as error:

@@ -83,7 +83,7 @@ class Connection:
     def __init__(self, driver: Any, dialect: Dialect, signer: RowSigner | None) -> None:
         self.driver = driver
         self.dialect = dialect
-        self._signer = signer  # None only while a vault is created or migrated
+        self._signer = signer  # None while a vault is opened, created, migrated or moved
 
     def one(self, statement: Statement, parameters: Parameters = _NONE) -> Any | None:
         """The first row, None when there is none.
@@ -94,7 +94,7 @@ class Connection:
         return self._first_row(statement, parameters, self._execute(statement, parameters))
 
     def send_one(self, statement: Statement, parameters: Parameters = _NONE) -> Callable[[], Any | None]:
-        """Send a statement with what is sent next. The result gives what `one` does, if need be once more."""
+        """Send a statement with what is sent next. The result returns what `one` does, on each call."""
         return partial(self._first_row, statement, parameters, self._execute(statement, parameters))
 
     def _first_row(self, statement: Statement, parameters: Parameters, cursor: Any) -> Any | None:
@@ -141,7 +141,7 @@ class Connection:
         return select.finds(row, parameters) and self._signer.is_valid_in(self, select.table, row)
 
     def send_lookups(self, calls: Iterable[LookupCall]) -> Callable[[KnownRows], None]:
-        """Send the statements of lookups with what is sent next. The result adds to rows what they find."""
+        """Send the statements of lookups with what is sent next. Call the result to add what they find."""
         sent = [(*call, self._execute(*call)) for call in calls]
 
         def add_found(known: KnownRows) -> None:

@@ -112,7 +112,7 @@ class KeyringStore:
         self._committed = generation
 
     def use(self, keyring: Keyring, root: RootKey) -> None:
-        """Use a keyring that was just written, for the rest of its transaction, and then.
+        """Use a keyring that was just written, for the rest of its transaction and afterwards.
 
         If the transaction is rolled back, the next one's `refresh` returns to the keyring in the database.
         """

@@ -48,7 +48,7 @@ class KnownRows:
         return row
 
     def change(self, table: SignedTable, before: Any | None, after: Any | None) -> None:
-        """A row of `table` has changed; None before it is inserted, and after it is deleted."""
+        """Note a changed row of `table`. `before` is None for an insert, `after` for a delete."""
         for lookup in self._of_table.get(table.name, ()):
             self._set(lookup, before, None)
             self._set(lookup, after, after)

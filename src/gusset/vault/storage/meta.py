@@ -8,7 +8,7 @@ from gusset.vault.storage.sql import Statement
 # caches of what a caller may do compare it.
 ACCESS_GENERATION = "access"
 
-# Two revisions: the schema's, and the oldest that a gusset beside it may have.
+# Two revisions: the schema's, and the oldest one whose gusset can use the database.
 SCHEMA = "schema"
 
 READ_META = Statement("SELECT value FROM meta WHERE key = :key")

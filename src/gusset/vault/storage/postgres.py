@@ -30,8 +30,8 @@ _LOCK_CHAIN = Numbered(b"SELECT pg_advisory_xact_lock(%d)" % _CHAIN_LOCK, 0)
 
 _CHANNEL = "gusset"
 _FOLLOW = f"SELECT pg_advisory_lock_shared({_FOLLOWERS_LOCK})"
-# Whoever gets the lock until its commit knows that no session follows. One that begins to follow waits for
-# that commit, and sees it when it looks first.
+# A transaction that gets this lock knows that no session follows. One that begins to follow waits for the
+# commit, and sees its changes when it first reads the counter.
 _ANNOUNCE = Numbered(
     b"SELECT pg_notify('%s', '') WHERE NOT pg_try_advisory_xact_lock(%d)"
     % (_CHANNEL.encode(), _FOLLOWERS_LOCK),
@@ -40,8 +40,8 @@ _ANNOUNCE = Numbered(
 _COUNTER = f"SELECT coalesce(max(seq), 0), {SERVER_TIME} FROM audit"
 _PIECE = 1000  # rows
 POLL_INTERVAL = 0.5  # seconds after which the counter is looked at without a notification
-# Seconds that the counter may take. With the interval, and a new connection, less than the second in which
-# a change is noticed: a connection may have died without a sign.
+# Seconds that reading the counter may take: a connection may have died without a sign. Together with
+# the interval and a new connection, it is less than the second within which a change is noticed.
 COUNTER_TIMEOUT = 0.25
 
 # What the isolation says matters: with a snapshot from before the lock, a chain's head would be an old one.
@@ -166,7 +166,7 @@ class Postgres:
     def exclusive_lock(self) -> Iterator[None]:
         """Hold the lock under which processes create, migrate or re-key the vault.
 
-        It is lost with its session. Who needs certainty looks in the transaction that changes something.
+        It is lost with its session. Code that must be certain checks in the transaction of its change.
 
         Raises:
             Unreachable, HostError: as `translated` says; or another process has it for too long.
@@ -320,7 +320,7 @@ _TRANSLATIONS: tuple[tuple[str, type[Unreachable | HostError | IntegrityError], 
 
 
 class _Migrating(psycopg.Connection[Any]):
-    """psycopg's connection on one that is not its own, so it is not missed when it is forgotten."""
+    """psycopg's wrapper of a connection that it does not own, so it need not be closed."""
 
     def __del__(self, *_: Any) -> None:
         """Without psycopg's warning that it was not closed."""
@@ -332,19 +332,19 @@ class Notifications:
     def __init__(self, postgres: Postgres) -> None:
         """Connects. Raises Unreachable, HostError."""
         self._postgres = postgres
-        self._lock, self._closed = threading.Lock(), False  # no other file may get the pipe's number
+        self._lock, self._closed = threading.Lock(), False  # or `wake` could write to a reused descriptor
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._wake_r, select.POLLIN)
         try:
             self._driver = postgres.connect()
-            # These first: the first look sees what was committed before, and later commits notify.
+            # Before the counter is first read: it shows what was committed before, and later commits notify.
             self._driver.execute(f"LISTEN {_CHANNEL}").close()
             self._driver.execute(_FOLLOW).close()
         except PostgresError as error:
             self._close_pipe()
             raise postgres.translated(error) from None
-        # So short that it says nothing of the server, and a connection that is lost concerns no other.
+        # Too short to conclude anything about the server: a loss of this connection affects no other.
         self._driver.response_timeout = COUNTER_TIMEOUT
         self._poll.register(self._driver.connection.socket, select.POLLIN)
 

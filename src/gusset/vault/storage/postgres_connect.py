@@ -26,7 +26,7 @@ RETRY_INTERVAL = 0.5  # seconds between attempts while the database does not res
 MIGRATION_TIMEOUT = 600.0  # seconds that a statement of a migration may take
 OLDEST_SERVER = 15
 
-MAX_UNCERTAINTY = 0.5  # seconds: a server's time that took longer to come is not used
+MAX_UNCERTAINTY = 0.5  # seconds: a server's time that took longer to arrive is used only if it is the first
 SERVER_TIME = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 # Seconds. A session that is idle within a transaction, such as that of a paused process, loses the lock of
@@ -86,7 +86,7 @@ class ServerClock:
         self._offset: float | None = None  # seconds from the monotonic clock to the server's time
 
     def set(self, microseconds: int, asked_at: float) -> None:
-        """The server's time since 1970, asked for at a time of the monotonic clock and received just now."""
+        """Set the server's time since 1970, asked for at this monotonic time and received just now."""
         received_at = time.monotonic()
         # This process, or the network, may have been paused in between; the next time is not far.
         if self._offset is None or received_at - asked_at < MAX_UNCERTAINTY:

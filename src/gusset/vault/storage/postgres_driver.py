@@ -26,10 +26,8 @@ from gusset.vault.greenlets import spawned, wait_for_socket
 from gusset.vault.storage.sql import Numbered
 
 WAIT_TIMEOUT = 4.0  # seconds that a response may take
-QUICK_MS = (
-    1  # that an event loop waits itself: a server nearby responds sooner than the loop takes for a wait
-)
-SLOW_SECONDS = 1.0  # in which the loop does not try that again with a server that took longer
+QUICK_MS = 1  # that an event loop blocks: a server nearby responds before the loop could suspend and resume
+SLOW_SECONDS = 1.0  # for which the loop does not block again, after a server took longer
 SILENCE = 1.0  # seconds without a response to a write after which the server is taken to be silent
 READ_SILENCE = 3.5  # and to a read, which the server itself ends after that time
 MAX_PENDING = 500  # queued statements; with more their results are read at once
@@ -263,7 +261,7 @@ class PostgresDriver:
                 self.connection.consume_input()
 
     def _receive(self, deadline: float) -> None:
-        """The next of libpq's results; a None ends those of one statement."""
+        """Handle the next of libpq's results; None marks the end of a statement's results."""
         connection = self.connection
         lost = False
         while not lost and connection.is_busy():

@@ -9,7 +9,7 @@ from gusset.errors import UsageError
 
 SCHEMES = ("postgresql://", "postgres://")
 
-# Unless the URL has others: a dead network is noticed, and statements are UTF-8 however the server is set.
+# Defaults that the URL can override. Keepalives and the TCP timeout detect a dead network.
 _DEFAULTS = {
     "fallback_application_name": "gusset",
     "keepalives_idle": "10",

@@ -1,6 +1,6 @@
 """Rows that nobody can forge: each carries an HMAC, and so does the audit record that wrote it.
 
-Whoever can write the database, but has not the root key, can change, add, remove or
+Whoever can write to the database, but does not have the root key, can change, add, remove or
 put back a row. A changed or added row has no valid HMAC, so it is refused wherever it is
 used. So is a row that was not asked for: whoever owns the tables can exchange an index, or a
 column's type and its operators, so that another row is found (`Select.check_found`). A removed row,
@@ -207,7 +207,7 @@ class RowSigner:
     ) -> None:
         """`epoch_of` gives the epoch of the audit record with that number.
 
-        `reload_if_newer` reads the keyring by a connection, if another process has changed it.
+        `reload_if_newer` reads keyring and epochs through a connection if another process has changed them.
         """
         self._vault = vault
         self._keyring = keyring

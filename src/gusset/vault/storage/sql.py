@@ -128,5 +128,5 @@ def containing_pattern(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` in a LIKE pattern with `ESCAPE '/'`, where it stands for itself."""
+    """`text` escaped for a LIKE pattern with `ESCAPE '/'`, so that it matches itself."""
     return text.replace("/", "//").replace("%", "/%").replace("_", "/_")

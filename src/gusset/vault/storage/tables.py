@@ -30,7 +30,7 @@ SECRETS = SignedTable(
         "deleted_at",
         "last_version",
         "current_version",  # NULL when every version is destroyed
-        "revision",  # incremented by every change; watchers compare it
+        "revision",  # increased when what is delivered may have changed; watchers compare it
     ),
     unsigned=("last_read_at",),  # last delivery to a deployment, to the second
     row="the secret {name}",
@@ -167,7 +167,7 @@ ISSUERS = SignedTable(
     row="the issuer {url}",
 )
 
-# Which JSON Web Tokens stand for which deployment. Rows are never changed.
+# Which JSON Web Tokens stand for which deployment. Only `created_by` and `last_used_at` ever change.
 IDENTITIES = SignedTable(
     name="identities",
     key=("id",),

@@ -1,4 +1,4 @@
-"""Run by Alembic; the connection and its transaction come from `storage.database.migrated`."""
+"""Run by Alembic; the connection and its transaction come from `storage.schema.migrated`."""
 
 from alembic import context
 
