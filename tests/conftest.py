@@ -31,6 +31,10 @@ sys.dont_write_bytecode = False
 # httpx loads the certificates of all authorities for each new client, also for plain HTTP: 15 ms of CPU time.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
+# Where a test gives no time-out of its own, a loaded machine may take longer than httpx's five seconds.
+for phase in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, phase, 60.0)
+
 
 def seconds_since(began: float) -> float:
     """Seconds since a monotonic time; fewer while other work has the processors, in proportion to the load.

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.cli.test_exec import state
 from tests.conftest import Cli
 from tests.killed_runs import ends_with_run
 from tests.manager.conftest import Manager, admin, manager, set_up  # noqa: F401  # fixtures
@@ -93,6 +94,10 @@ class Agent:
 
     def stop(self, *numbers: int) -> int:
         """Send signals, SIGTERM if none are given; the exit status."""
+        if len(numbers) > 1:  # all at once: it could end before the last one is sent
+            self.process.send_signal(signal.SIGSTOP)
+            eventually(lambda: state(self.process.pid) == "T", "the agent is stopped")
+            numbers = (*numbers, signal.SIGCONT)
         for number in numbers or (signal.SIGTERM,):
             self.process.send_signal(number)
         return self.process.wait(30)

@@ -397,7 +397,7 @@ def test_only_what_is_a_terminal_is_one_for_the_command(
         "if tty is not None: assert tuple(os.get_terminal_size(tty)) == (97, 30)\n"
         "value = open(os.environ['GUSSET_SECRETS_DIR'] + '/token').read()\n"
         "print('got', value, flush=True); print('err', value, file=sys.stderr, flush=True)\n"
-        "time.sleep(60)\n"
+        "while True: time.sleep(0.1)\n"  # not one long sleep: it could miss a signal just before it
     )
     shell.type(f"{EXEC} $PYTHON {script} {said} {redirection.format(file=file)}\r".encode())
     eventually(lambda: said.exists() and said.read_text() == f"isatty {ends}\n", "what it has")

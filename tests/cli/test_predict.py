@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 from tests.cli.test_secret import _type_at_a_terminal
 from tests.cli.test_serve import write_model
 from tests.conftest import Cli
+from tests.ports import free_port
 
 
 class _Upstream(ThreadingHTTPServer):
@@ -146,8 +146,7 @@ def test_the_hint_for_a_model_that_is_not_ready_is_a_command_that_probes_it(
 
 def test_the_hint_where_nothing_responds_serves_a_folder_at_that_port(gusset: Cli, tmp_path: Path) -> None:
     """The command is run as it is printed. A password of the URL is not printed."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://me:hunter2pass@127.0.0.1:{port}"
     failed = gusset("predict", url, "--data", "{}", status=8).stderr.decode()
     assert "hunter2pass" not in failed

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from tests.cli.test_serve import VALUE, sha, write_model
 from tests.conftest import Cli, clean_environ, leaks_in
 from tests.containers.conftest import CACHE, EngineAccess, podman, skip_if
 from tests.manager.conftest import Manager
+from tests.ports import free_port
 from tests.serving.conftest import eventually
 
 PYTHON = "3.11"  # of the tests' base image
@@ -164,11 +164,8 @@ def responds_with(port: int, expected: object) -> bool:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def port() -> int:
+    return free_port()
 
 
 def write_configured(folder: Path, **config: object) -> Path:
@@ -196,17 +193,17 @@ def test_the_image_of_a_model_is_served_and_rotates(
     builder: Builder,
     built_model: str,
     manager: Manager,
-    free_port: int,
+    port: int,
 ) -> None:
     """With a folder that is mounted, and with a manager and a token file; SIGTERM ends it."""
     secrets = tmp_path / "mounted"
     secrets.mkdir()
     (secrets / "hf_access_token").write_bytes(VALUE)
-    with running(builder, built_model, "-v", f"{secrets}:/secrets:ro", port=free_port) as container:
-        eventually(lambda: responds_with(free_port, sha(VALUE)), "the model is served")
+    with running(builder, built_model, "-v", f"{secrets}:/secrets:ro", port=port) as container:
+        eventually(lambda: responds_with(port, sha(VALUE)), "the model is served")
         (secrets / ".next").write_bytes(NEXT)
         (secrets / ".next").rename(secrets / "hf_access_token")
-        eventually(lambda: responds_with(free_port, sha(NEXT)), "the rotation reaches it")
+        eventually(lambda: responds_with(port, sha(NEXT)), "the rotation reaches it")
         assert VALUE.decode() not in builder.engine("logs", container)
         assert builder.engine("inspect", "--format", "{{.Config.User}}", container) == f"{USER}:{USER}"
         builder.engine("stop", "-t", "20", container)
@@ -223,12 +220,12 @@ def test_the_image_of_a_model_is_served_and_rotates(
         os.chown(token, USER, USER)
         options = ["-v", f"{token}:/token:ro", "-e", "GUSSET_TOKEN_FILE=/token"]
         options += ["-e", f"GUSSET_MANAGER={manager.address}"]
-        with running(builder, built_model, *options, port=free_port):
-            eventually(lambda: responds_with(free_port, sha(VALUE)), "the model is served")
+        with running(builder, built_model, *options, port=port):
+            eventually(lambda: responds_with(port, sha(VALUE)), "the model is served")
             admin.post(
                 "/v1/secrets", json={"name": "hf_access_token", "value": NEXT.decode()}
             ).raise_for_status()
-            eventually(lambda: responds_with(free_port, sha(NEXT)), "the rotation reaches it")
+            eventually(lambda: responds_with(port, sha(NEXT)), "the rotation reaches it")
 
 
 SERVER = {
@@ -484,12 +481,10 @@ def test_a_build_during_which_another_process_removes_an_image_starts_again(
     assert attempts.read_text().count("attempt") == 3
 
 
-def test_a_push_that_is_refused_keeps_the_image(
-    gusset: Cli, tmp_path: Path, busybox: str, free_port: int
-) -> None:
+def test_a_push_that_is_refused_keeps_the_image(gusset: Cli, tmp_path: Path, busybox: str, port: int) -> None:
     """Nothing listens at that address."""
     folder = write_image(tmp_path / "image", busybox, ["true"], build={})
-    tag = f"127.0.0.1:{free_port}/team/model:1"
+    tag = f"127.0.0.1:{port}/team/model:1"
     done = gusset("build", str(folder), "--tag", tag, "--push", status=11)
     assert b"cannot be pushed" in done.stderr
     assert podman("image", "inspect", "--format", "{{.Id}}", tag)

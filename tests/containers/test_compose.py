@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import pytest
 from tests.containers.conftest import BASE, REPO, missing_programs, podman, skip_if
 from tests.containers.test_own_image import image, wheels  # noqa: F401  # fixtures
 from tests.manager.conftest import ADMIN, PASSWORD
+from tests.ports import free_port
 from tests.postgres_server import wheel
 from tests.serving.conftest import eventually
 
@@ -63,9 +63,7 @@ class Stack:
 
     def __init__(self, folder: Path, images: dict[str, str]) -> None:
         self.name = f"gusset{secrets.token_hex(3)}"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.secrets = folder / "secrets"
         self.compose = [sys.executable, "-m", "podman_compose", "-p", self.name]
         self.environ = {

@@ -30,6 +30,7 @@ from tests.containers.conftest import (
     skip_if,
 )
 from tests.containers.engine_proxy import engine_with
+from tests.ports import free_port
 from tests.serving.conftest import PATIENCE, eventually
 
 TOKEN = b"hf_cHVibGljIHRva2Vu-0815"
@@ -42,9 +43,7 @@ def ssh(docker: Path) -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="gusset-ssh-"))
     for name in ("host", "ours"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     kind, key, *_ = (folder / "host.pub").read_text().split()
     (folder / "known").write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
     (folder / "server").write_text(
@@ -387,9 +386,7 @@ def _password(served: ServedImage, sidecar: str) -> bytes:
 def test_docker_on_this_machine_can_use_the_host_network(served: ServedImage, images: dict[str, str]) -> None:
     """It is gusset's network too, so the sidecar publishes no port."""
     served.secret("hf_access_token", TOKEN)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = SERVER.replace("8000", str(port))
     served.configure(images["root"], command, docker_server={"server_port": port})
     served.start("--network", "host").ready()

@@ -8,7 +8,6 @@ import re
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from tests.cli.test_portable import elsewhere
 from tests.cli.test_serve import VALUE, sha, write_model
 from tests.conftest import Cli
 from tests.containers.conftest import BASE, CACHE, REPO
+from tests.ports import free_port
 from tests.serving.conftest import eventually
 
 PYTHON = "3.11"  # of the tests' base image
@@ -77,11 +77,8 @@ def volume() -> Iterator[str]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def port() -> int:
+    return free_port()
 
 
 Translate = Callable[[str], list[str]]
@@ -127,16 +124,16 @@ def running(command: list[str], log: Path) -> Iterator[None]:
 
 
 def test_a_model_is_served_with_the_printed_commands(
-    gusset: Cli, tmp_path: Path, translate: Translate, free_port: int
+    gusset: Cli, tmp_path: Path, translate: Translate, port: int
 ) -> None:
     """A secret goes into the container's own vault; the mounted model is served with it."""
     folder = write_model(tmp_path / "model")
-    serve, set_secret = printed(gusset, "serve", str(folder), "--port", str(free_port))
+    serve, set_secret = printed(gusset, "serve", str(folder), "--port", str(port))
     set_secret = set_secret.replace("NAME", "hf_access_token")
     run(translate(set_secret), input=VALUE)
 
     with running(translate(serve), tmp_path / "log"):
-        response = httpx.post(f"http://127.0.0.1:{free_port}/v1/models/model:predict", json={})
+        response = httpx.post(f"http://127.0.0.1:{port}/v1/models/model:predict", json={})
     assert response.json() == sha(VALUE)
     assert VALUE not in (tmp_path / "log").read_bytes()
 
@@ -154,12 +151,12 @@ def test_a_folder_of_secrets_is_mounted(gusset: Cli, tmp_path: Path, translate: 
 
 
 def test_the_manager_runs_with_the_printed_command(
-    gusset: Cli, tmp_path: Path, translate: Translate, free_port: int
+    gusset: Cli, tmp_path: Path, translate: Translate, port: int
 ) -> None:
-    [manager] = printed(gusset, "manager", "--port", str(free_port))
+    [manager] = printed(gusset, "manager", "--port", str(port))
     log = tmp_path / "log"
     with running(translate(manager), log):
-        assert httpx.get(f"http://127.0.0.1:{free_port}/healthz").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
         eventually(lambda: re.search(r"http://\S+/setup/\S+", log.read_text()), "its link is printed")
 
 

@@ -59,7 +59,7 @@ def test_a_container_has_the_value_before_as_a_file_while_an_overlap_lasts(
     assert podman("exec", served.container, "cat", OLD_FILE) == OLD.decode()
     gusset("secret", "destroy", "token", "--version", "1", "--yes")
     eventually(lambda: served.call("names") == ["token"], "the end of the overlap")
-    gusset("secret", "set", "token", "--overlap", "5s", "--wait", input=NEWEST)
+    gusset("secret", "set", "token", "--overlap", "20s", "--wait", input=NEWEST)
     assert served.call("file", path=OLD_FILE) == NEW.decode()
     eventually(lambda: served.call("names") == ["token"], "the end of the overlap")
     assert served.content("token") == NEWEST
@@ -115,7 +115,7 @@ def test_the_agent_in_a_sidecar_gives_another_container_the_value_before(
         sees(NEW, OLD)
         person("secret", "destroy", "token", "--version", "1", "--yes")
         sees(NEW, None)
-        person("secret", "set", "token", "--overlap", "5s", "--wait", input=NEWEST)
+        person("secret", "set", "token", "--overlap", "20s", "--wait", input=NEWEST)
         sees(NEWEST, NEW)
         sees(NEWEST, None)
         assert not leaks_in(podman("logs", f"{name}-agent").encode(), OLD, NEW, NEWEST)

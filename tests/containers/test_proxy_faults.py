@@ -150,7 +150,7 @@ def test_a_response_is_cut_off_when_the_application_falls_silent() -> None:
         wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
         wire.rest()
 
-    with running_proxy(handle, read_seconds=0.2) as proxy:
+    with running_proxy(handle, read_seconds=2.0) as proxy:
         assert proxy.exchange(get()).endswith(b"\r\n\r\nab")
 
 

@@ -24,6 +24,7 @@ from tests.containers.conftest import (
     podman,
     skip_if,
 )
+from tests.ports import free_port
 from tests.serving.conftest import eventually
 
 PASSWORD = b"dckr_pat_cHVibGlj-0042"
@@ -39,9 +40,7 @@ def registry(images: dict[str, str], busybox: str) -> Iterator[str]:
     """The address of a registry that requires a login and has one image, `private/server:1`."""
     skip_if(missing_programs("docker-registry"))
     folder = Path(tempfile.mkdtemp(prefix="gusset-registry-"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     (folder / "known").write_text(KNOWN)
     about = {
         "version": 0.1,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from tests.cli.test_serve import predict, served
 from tests.conftest import Cli, seconds_since
 from tests.environments.conftest import Index
 from tests.environments.packages import project, source_archive, wheel
+from tests.ports import free_port
 from tests.serving.conftest import eventually
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -189,12 +189,6 @@ def is_served(address: str) -> bool:
         return predict(address).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 def test_several_starts_at_once_make_one_environment(

@@ -19,6 +19,7 @@ from gusset.environments.last_pythons import LastPythons
 from gusset.environments.store import EnvironmentInfo, EnvironmentStore, days_ago
 from gusset.errors import Conflict, GussetError, HostError, NotFound, outcome_of
 from gusset.portable import sync_file_system
+from tests.serving.conftest import eventually
 
 KEY = "0123abcd"
 
@@ -153,7 +154,7 @@ def test_several_starts_wait_for_one(store: EnvironmentStore) -> None:
     def make(attempt: Path) -> EnvironmentInfo:
         started.set()
         made.append(attempt)
-        time.sleep(0.2)
+        eventually(lambda: len(waited) >= 5, "the others wait")
         return make_in(attempt)
 
     def use() -> None:

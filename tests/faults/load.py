@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 
 from gusset.vault import open_vault
-from tests.conftest import Cli
+from tests.conftest import Cli, seconds_since
 from tests.faults.conftest import LIMIT
 from tests.manager.conftest import Manager
 from tests.vault.conftest import settings_in
@@ -95,7 +95,7 @@ class Load:
             code = "" if response.status_code == 200 else response.json()["code"]
             if code not in _EXPECTED:
                 self.problems.append(f"{response.status_code} {response.text}")
-        took = time.monotonic() - began
+        took = seconds_since(began)
         self.slowest = max(self.slowest, took)
         if took > LIMIT + _SLACK:
             self.problems.append(f"a request took {took:.1f} s: {code}")

@@ -15,6 +15,7 @@ from tests.conftest import Cli
 from tests.faults.conftest import Starter, put, recovers, soon, timed
 from tests.faults.load import Load, check_all_there
 from tests.faults.network import Network
+from tests.manager.test_integrity import head_is_witnessed
 from tests.postgres_server import PostgresServer
 from tests.serving.conftest import eventually
 
@@ -83,7 +84,7 @@ def test_a_standby_without_the_newest_commits_stops_writes_until_that_is_accepte
         cluster.stop_following()
         for client in (one, two):
             assert put(client, "lost").status_code == 200
-        time.sleep(1.5)  # until the witness files have the newest record
+        soon(lambda: head_is_witnessed(first) and head_is_witnessed(second))
         cluster.fail_over()
         soon(lambda: records_lost(one) and records_lost(two))
         for client in (one, two):

@@ -19,6 +19,7 @@ import pytest
 
 from gusset.vault.services.leases import LEASE_SECONDS
 from tests.conftest import Cli, leaks_in
+from tests.ports import free_port
 
 ADMIN = "ada@example.com"
 PASSWORD = b"correct horse battery staple"
@@ -29,11 +30,11 @@ class Manager:
 
     module: tuple[str, ...] = ("gusset",)  # that Python runs, with its arguments
 
-    def __init__(self, gusset: Cli, key: str, folder: Path, port: int = 0) -> None:
+    def __init__(self, gusset: Cli, key: str, folder: Path) -> None:
         self.gusset = gusset
         self.key = key
         self.log = folder / "manager.log"
-        self.port = port
+        self.port = free_port()
         self.start()
 
     @property
@@ -57,7 +58,6 @@ class Manager:
         started = json.loads(line)
         self.address: str = started["address"]
         self.link: str | None = started["setup"]  # if there are no accounts yet
-        self.port = int(self.address.rpartition(":")[2])
 
     def kill(self) -> None:
         """Kill the process, as a power failure would."""

@@ -94,7 +94,8 @@ def test_a_rate_limit_never_hides_that_a_key_was_revoked(manager: Manager, admin
         assert client.get("/v1/deployment").status_code == 200
         admin.delete(f"/v1/tokens/{made['prefix']}")
         assert {client.get("/v1/deployment").status_code for _ in range(50)} == {401}
-        assert stranger.get("/v1/secrets").status_code == 429
+        # One more is allowed every three seconds.
+        assert 429 in [stranger.get("/v1/secrets").status_code for _ in range(25)]
     assert len(records(admin, action="request.refuse")) == 2
 
 
@@ -105,7 +106,7 @@ def test_a_key_cannot_be_created_expired(manager: Manager, admin: httpx.Client) 
 
 def test_a_key_is_refused_once_it_has_expired(manager: Manager, admin: httpx.Client) -> None:
     """Even if it is cached from an earlier request."""
-    soon = datetime.now(UTC) + timedelta(seconds=2)
+    soon = datetime.now(UTC) + timedelta(seconds=5)
     made = admin.post("/v1/api_keys", json={"name": "x", "expires_at": soon.isoformat()}).json()
     with manager.client(made["api_key"]) as client:
         assert client.get("/v1/secrets").status_code == 200

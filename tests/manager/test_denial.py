@@ -8,7 +8,6 @@ import pty
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +24,7 @@ from gusset.vault import open_vault
 from gusset.vault.services.leases import MAX_REPLICAS
 from tests.conftest import Cli
 from tests.manager.conftest import ADMIN, PASSWORD, Manager, lease
+from tests.manager.test_integrity import sql
 from tests.manager.test_pages import Visitor
 from tests.serving.conftest import eventually
 
@@ -92,7 +92,7 @@ def test_failed_writes_of_one_key_are_recorded_in_sums(admin: httpx.Client) -> N
 
 
 def test_a_deployment_has_a_bounded_number_of_replicas(
-    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+    manager: Manager, admin: httpx.Client, deployment: Callable[..., httpx.Client]
 ) -> None:
     """One more is a conflict that says so; one that has stopped makes room.
 
@@ -106,9 +106,8 @@ def test_a_deployment_has_a_bounded_number_of_replicas(
         running += [lease(client) for _ in range(MAX_REPLICAS - len(running))]
         for replica in running:
             assert replica.renew({"host": "h"}).status_code == 200
-        time.sleep(
-            1
-        )  # until the reports are written: pages and API show them before, and another fetch would change them
+        # Written: pages and API show them before, and another fetch would change them.
+        eventually(lambda: sql(manager, "SELECT count(*) FROM replicas WHERE host = 'h'") >= MAX_REPLICAS)
         refused = client.post("/v1/deployment/secrets")
         assert refused.status_code == 409 and f"{MAX_REPLICAS} running replicas" in refused.json()["message"]
         assert running[0].renew({"stopped": True}).status_code == 200

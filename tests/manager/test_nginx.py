@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import seconds_since
 from tests.faults.conftest import Starter, database, gusset, server, set_up, start  # noqa: F401  # fixtures
 from tests.manager.conftest import Manager
+from tests.ports import free_port
 from tests.serving.conftest import eventually
 from tests.serving.test_callers import make_certificate, trusting
 from tests.test_docs import ROOT, blocks
@@ -42,9 +42,7 @@ def proxy(managers: list[Manager], tmp_path: Path) -> Iterator[httpx.Client]:
     assert nginx is not None
     [config] = blocks((ROOT / "docs" / "production.md").read_text(), "nginx")
     certificate, key = make_certificate(tmp_path, "nginx")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for written, real in (
         ("10.0.0.11:8700", f"127.0.0.1:{managers[0].port}"),
         ("10.0.0.12:8700", f"127.0.0.1:{managers[1].port}"),

@@ -138,7 +138,7 @@ def test_a_replica_that_never_uses_the_new_password_holds_the_revocation_back(
     with served(elsewhere, str(folder), errors=tmp_path / "err"):
         options = ("--current-handle", "app_a", "--timeout", "3")
         result, printed = rotate(elsewhere, database, *options, status=12)
-        assert result["outcome"] == "waiting" and "has not used it" in result["message"]
+        assert result["outcome"] == "waiting"
         assert is_accepted(url(database, "app_a", FIRST))
         assert not leaks_in(printed, FIRST.encode())
 

@@ -354,7 +354,7 @@ def test_all_waiting_replicas_are_served_soon_after_the_manager_returns(
         await asyncio.to_thread(manager.start)
         began = time.monotonic()
         await asyncio.wait_for(asyncio.gather(*(replica.served.wait() for replica in replicas)), 60)
-        taken = time.monotonic() - began
+        taken = seconds_since(began)
         for task in tasks:
             task.cancel()
         assert [refusal for replica in replicas for refusal in replica.refusals] == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from tests.conftest import Cli, clean_environ
 from tests.manager.conftest import Manager, set_up  # noqa: F401
+from tests.ports import free_port
 
 ray = pytest.importorskip("ray", reason="the extra gusset[ray] is not installed")
 OBJECT_STORE = 80 * 1024 * 1024  # bytes; Ray takes no less
@@ -30,13 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.filterwarnings("ignore"))  # Ray's own
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def eventually(check: Callable[[], bool], what: str, seconds: float = 60.0) -> None:

@@ -11,12 +11,12 @@ import httpx
 import psutil
 import pytest
 
+from tests.ports import free_port
 from tests.ray.conftest import (
     OBJECT_STORE,
     Cluster,
     Secrets,
     eventually,
-    free_port,
     running_cluster,
     write_folder,
 )

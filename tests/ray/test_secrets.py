@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import leaks_in
+from tests.conftest import leaks_in, seconds_since
 from tests.manager.issuer import Key, running_issuer
 from tests.ray.conftest import OBJECT_STORE, Cluster, Secrets, eventually, running_cluster, write_folder
 
@@ -135,7 +135,7 @@ def test_a_rotation_is_acknowledged_by_all_replicas(deployed: str, secrets: Secr
     started = time.monotonic()
     command = ("secret", "set", "token", "--wait", "--timeout", "20", "--overlap", "1h", "--output", "json")
     waited = json.loads(secrets.gusset(*command, input=value(1)).stdout)
-    took = time.monotonic() - started
+    took = seconds_since(started)
     found = responses_of(deployed)
     assert found.keys() == before.keys()
     assert {each["sha"] for each in found.values()} == {sha(value(1))}

@@ -12,6 +12,7 @@ import time
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.serving.conftest import PATIENCE, ModelProject, RunningServer, eventually, is_running
 
 ECHO = "class Model:\n    def predict(self, x):\n        return x\n"
@@ -53,8 +54,7 @@ def test_a_port_in_use_ends_the_start(serve: ModelProject) -> None:
 def test_only_liveness_is_200_while_the_model_loads(serve: ModelProject) -> None:
     """Everything else is 503 with the reason until `load` returns."""
     go = serve.folder.parent / "go"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     serve(
         f"""
         import pathlib, time
@@ -92,8 +92,7 @@ def test_no_request_fails_once_readiness_was_200(serve: ModelProject) -> None:
     GUSSET_STARTS sets how often; the fault that this test is for showed in one of 25 to 60 starts.
     """
     for number in range(int(os.environ.get("GUSSET_STARTS", "6"))):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         served = serve(ECHO, port=port)
         failures = predictions_at_first_readiness(port)
         assert failures == [], f"start {number}"

@@ -113,7 +113,7 @@ PRINTING = {
     "logging": "logging.getLogger('mine').warning('it is %s', v)",
     "native write": "os.write(1, b'it is ' + v.encode() + b'\\n')",
     "child process": "subprocess.run(['sh', '-c', 'read v; echo it is $v'], input=v.encode() + b'\\n')",
-    "in two pieces": "sys.stdout.write('it is ' + v[:9]); sys.stdout.flush(); time.sleep(0.02); print(v[9:])",
+    "in two pieces": "sys.stdout.write('it is ' + v[:9]); sys.stdout.flush(); print(v[9:])",
     "byte by byte": "[os.write(1, bytes([c])) for c in b'it is ' + v.encode() + b'\\n']",
     "base64": "print('it is', base64.b64encode(('user:' + v).encode()).decode())",
     "hex": "print('it is', v.encode().hex())",

@@ -41,6 +41,7 @@ from gusset.vault.storage.postgres_url import parse, refuse_password
 from gusset.vault.storage.sql import Statement
 from tests.conftest import seconds_since
 from tests.faults.network import Network
+from tests.ports import free_port
 from tests.postgres_server import SETTINGS, PostgresServer
 from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
@@ -270,14 +271,19 @@ def test_a_session_that_is_ended_within_a_write_leaves_nothing(
 def waiting_for_a_standby(server: PostgresServer) -> Iterator[None]:
     """Each COMMIT waits for a standby that does not exist."""
     server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    server.run("SELECT pg_reload_conf()")
-    time.sleep(0.2)
+    _reload(server, "nobody")
     try:
         yield
     finally:
         server.run("ALTER SYSTEM RESET synchronous_standby_names")
-        server.run("SELECT pg_reload_conf()")
-        time.sleep(0.2)
+        _reload(server, "")
+
+
+def _reload(server: PostgresServer, standby: str) -> None:
+    """Have the server read its configuration; returns when each commit follows it."""
+    server.run("SELECT pg_reload_conf()")
+    eventually(lambda: server.run("SHOW synchronous_standby_names") == [(standby,)])
+    server.run("CHECKPOINT")  # by the process that switches waiting on and off, once it has read it, too
 
 
 def test_a_commit_that_no_standby_confirms_is_of_unknown_outcome(
@@ -619,7 +625,14 @@ def test_no_file_of_the_server_holds_a_value(vault: Vault, server: PostgresServe
     server.run("CHECKPOINT")
     files = [file for file in server.folder.rglob("*") if file.is_file()]
     assert len(files) > 100
-    assert [file for file in files if value in file.read_bytes()] == []
+
+    def holds_it(file: Path) -> bool:
+        try:
+            return value in file.read_bytes()
+        except FileNotFoundError:  # the server has removed it meanwhile
+            return False
+
+    assert [file for file in files if holds_it(file)] == []
 
 
 # Following changes
@@ -720,9 +733,7 @@ def pooled(request: pytest.FixtureRequest, settings: Settings, server: PostgresS
     """The URL of the database behind PgBouncer in the mode that the test's parameter names."""
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
     assert program is not None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     users, config = server.folder / "users", server.folder / "pgbouncer.ini"
     users.write_text('"postgres" ""\n')
     config.write_text(

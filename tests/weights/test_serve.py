@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 from tests.cli.test_serve import predict, served, write_model
 from tests.conftest import Cli, seconds_since
 from tests.examples.hub import Hub, serving
+from tests.ports import free_port
 from tests.serving.conftest import children, eventually, is_running
 from tests.weights.web_server import WebServer
 
@@ -166,7 +166,7 @@ def test_other_failures_have_their_own_exit_status(project: Project) -> None:
 
 def test_the_probe_says_that_weights_are_being_downloaded(project: Project) -> None:
     """Readiness is 503 meanwhile; Ctrl-C ends the download at once, and the next start goes on from there."""
-    url = project.web.put("/x.bin", BODY, pause=0.2)
+    url = project.web.put("/x.bin", BODY, pause=30)
     project.config(f"external_data:\n  - {{url: {url}, local_data_path: x.bin}}\n")
     cache = Path(project.gusset.environ["GUSSET_CACHE"]) / "weights" / "partial"
     errors = project.tmp_path / "errors"
@@ -189,12 +189,6 @@ def test_the_probe_says_that_weights_are_being_downloaded(project: Project) -> N
     with project.served() as address:
         assert predict(address, {"path": "data/x.bin"}).json()["size"] == len(BODY)
     assert project.web.seen[-1].range is not None
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_reload_downloads_what_a_changed_key_names(project: Project) -> None:
