@@ -7,6 +7,7 @@ the same time is alive, so nothing of it is removed.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ BRIDGE = "gusset"  # of a Docker
 MACHINE = "gusset-machine-"  # a network namespace
 CABLE = "gsm"  # an interface on the way to it
 DOCKER = "gusset-docker-"  # a folder
+ACCOUNT = "gusset-account-"  # an account of this machine
 
 
 def own_name(prefix: str) -> str:
@@ -56,6 +58,12 @@ def remove_left_dockers() -> None:
         remove_docker(top / name)
 
 
+def remove_left_accounts() -> None:
+    """Remove the accounts of runs that were killed."""
+    for name in of_ended_runs(ACCOUNT, [each.pw_name for each in pwd.getpwall()]):
+        remove_account(name)
+
+
 def remove_interface(name: str) -> None:
     subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
 
@@ -70,6 +78,13 @@ def remove_docker(folder: Path) -> None:
     for point in reversed([each for each in mounted if each.startswith(f"{folder}/")]):
         subprocess.run(["umount", point], check=False)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_account(name: str) -> bool:
+    """Kill its processes, of which Podman leaves one that holds namespaces, and remove it; whether it is gone."""
+    subprocess.run(["pkill", "-KILL", "-u", name], check=False)
+    subprocess.run(["userdel", "--remove", name], capture_output=True, check=False)
+    return name not in [each.pw_name for each in pwd.getpwall()]
 
 
 def _names_in(folder: Path) -> list[str]:

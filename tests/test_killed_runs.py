@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -37,6 +38,22 @@ def test_the_folder_of_an_ended_docker_is_removed(
         (folder / "data").mkdir(parents=True)
     killed_runs.remove_left_dockers()
     assert not left.exists() and own.exists()
+
+
+@pytest.mark.system("useradd")
+def test_the_account_of_an_ended_run_is_removed(ended: int) -> None:
+    left, own = (f"{killed_runs.ACCOUNT}{pid}" for pid in (ended, os.getpid()))
+    if os.geteuid() != 0:
+        pytest.skip("only root can create accounts")
+    try:
+        for name in (left, own):
+            subprocess.run(["useradd", name], check=True)
+        killed_runs.remove_left_accounts()
+        found = [each.pw_name for each in pwd.getpwall()]
+        assert left not in found and own in found
+    finally:
+        for name in (left, own):
+            killed_runs.remove_account(name)
 
 
 @pytest.mark.system("ip")

@@ -153,8 +153,8 @@ def test_an_image_is_pulled_with_a_secret(served: ServedImage, registry: str, lo
 @pytest.mark.parametrize(
     ("value", "texts"),
     [
-        (b"robot:wrong-password", ("cannot be pulled", "the secret pull?")),
-        (b"stranger:" + PASSWORD, ("cannot be pulled", "the secret pull?")),
+        (b"robot:wrong-password", ("cannot be pulled", "the login in the secret pull right?")),
+        (b"stranger:" + PASSWORD, ("cannot be pulled", "the login in the secret pull right?")),
         (b"no login at all", ("the secret pull is not a login", "gusset secret set pull")),
         (b"\xff:\xfe", ("the secret pull is not a login",)),
         (b"", ("the secret pull is not a login",)),

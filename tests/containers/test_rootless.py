@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.conftest import REPO, EngineAccess, ServedImage, missing_programs, skip_if
+from tests.killed_runs import ACCOUNT, own_name, remove_account, remove_left_accounts
 from tests.serving.conftest import eventually
 
 TOKEN = b"hf_cHVibGljIHRva2Vu-1717"
@@ -26,7 +27,7 @@ PYTHON = f"/usr/bin/python3.{sys.version_info.minor}"
 
 
 @pytest.fixture(scope="module")
-def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
+def account() -> Iterator[pwd.struct_passwd]:
     """The account that GUSSET_TEST_ACCOUNT names; in CI, one that is created for the tests."""
     skip_if(missing_programs(*NEEDED, PYTHON, DOCKER))
     if name := os.environ.get("GUSSET_TEST_ACCOUNT"):
@@ -34,7 +35,8 @@ def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
         return
     if os.environ.get("CI") != "1":
         pytest.skip("set GUSSET_TEST_ACCOUNT to an ordinary account with subordinate ids (/etc/subuid)")
-    name = f"gusset-{worker_id}"
+    remove_left_accounts()
+    name = own_name(ACCOUNT)
     subprocess.run(["useradd", "--create-home", name], check=True)
     Path("/dev/net/tun").chmod(0o666)  # as udev sets it
     try:
@@ -45,14 +47,7 @@ def account(worker_id: str) -> Iterator[pwd.struct_passwd]:
         subprocess.run(["chown", "-R", f"{name}:", made.pw_dir], check=True)
         yield made
     finally:
-        eventually(lambda: _removed(name), "the account is removed")
-
-
-def _removed(name: str) -> bool:
-    """Kill its processes, of which Podman leaves one that holds namespaces, and remove it; whether it is gone."""
-    subprocess.run(["pkill", "-KILL", "-u", name], check=False)
-    subprocess.run(["userdel", "--remove", name], capture_output=True, check=False)
-    return name not in [each.pw_name for each in pwd.getpwall()]
+        eventually(lambda: remove_account(name), "the account is removed")
 
 
 @pytest.fixture(scope="module")
