@@ -24,3 +24,9 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError(f"all ports from {_FIRST} on are in use")
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server accepts connections there."""
+    with socket.socket() as sock:
+        return sock.connect_ex((host, port)) == 0

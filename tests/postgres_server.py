@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,7 @@ class PostgresServer:
         """Stop the server: SIGINT ends sessions in order, SIGQUIT at once, SIGKILL is a crash."""
         process, self._process = self._process, None
         if process is not None:
-            children = _children(process.pid)
+            children = _children(process.pid) if process.poll() is None else []  # it may have ended by itself
             process.send_signal(how)
             process.wait(30)
             deadline = time.monotonic() + 10
@@ -188,14 +188,20 @@ class PostgresServer:
     def paused(self) -> Iterator[None]:
         """The server with all its sessions does not respond, but its sockets stay open."""
         assert self._process is not None
-        stopped = [self._process.pid, *_children(self._process.pid)]
-        for process in stopped:
-            os.kill(process, signal.SIGSTOP)
+        first = self._process.pid
+        os.kill(first, signal.SIGSTOP)  # before the others are listed: it would start more of them
+        while Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
+        stopped = [first, *_children(first)]
+        for process in stopped[1:]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGSTOP)
         try:
             yield
         finally:
             for process in stopped:
-                os.kill(process, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
 
     def admin(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
         """A connection of the superuser."""

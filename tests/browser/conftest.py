@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Response, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Response, Route, expect, sync_playwright
 
 from tests.conftest import Cli, clean_environ
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
+from tests.serving.conftest import PATIENCE
 from tests.system import skip_if
+
+expect.set_options(timeout=1000 * PATIENCE)
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
@@ -74,7 +77,7 @@ class Site:
     def __init__(self, browser: Browser, manager: Manager, **options: Any) -> None:
         self.manager = manager
         self.context = browser.new_context(base_url=manager.address, **options)
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(1000 * PATIENCE)
         self.requested: list[str] = []
         self.kept: list[tuple[str, bytes, bytes]] = []
         self.messages: list[str] = []

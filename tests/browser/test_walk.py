@@ -102,6 +102,7 @@ def copied(site: Site, title: str) -> str:
     """The clipboard's text after clicking a snippet's copy button."""
     box = site.page.locator(".code").filter(has_text=title).first
     box.get_by_role("button", name="Copy").click()
+    expect(box.get_by_role("button", name="Copied")).to_be_visible()  # it is in the clipboard
     text: str = site.page.evaluate("navigator.clipboard.readText()")
     return text
 

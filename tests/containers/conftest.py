@@ -57,6 +57,10 @@ NEEDED = ("podman", "runc", "debootstrap", "zstd")
 IN_DOCKER = ("root", "user", "own-secrets", "shell-less")  # of the images
 SERVER = "python3 /app/inside.py 8000"
 
+# Podman looks at all images, containers and volumes, and fails for one that another test removes meanwhile.
+VANISHED = (b"layer not known", b"image not known", b"no such volume", b"no such container")
+ATTEMPTS = 3
+
 IMAGES = {
     "root": "",
     "user": "RUN useradd --uid 4321 server\nUSER server",
@@ -79,7 +83,10 @@ class EngineAccess:
     python: str = sys.executable
 
     def __call__(self, *arguments: str, input: bytes | None = None) -> str:
-        done = subprocess.run([*self.command, *arguments], input=input, capture_output=True, check=False)
+        for attempt in range(ATTEMPTS):
+            done = subprocess.run([*self.command, *arguments], input=input, capture_output=True, check=False)
+            if not any(text in done.stderr for text in VANISHED) or attempt == ATTEMPTS - 1:
+                break
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 

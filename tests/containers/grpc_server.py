@@ -4,6 +4,8 @@ HEALTH is what its health service responds with: a number, or `none` for no such
 """
 
 import concurrent.futures
+import os
+import signal
 import sys
 import time
 
@@ -45,6 +47,7 @@ class Handlers(grpc.GenericRpcHandler):
         }.get(details.method)
 
 
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the first process of a container ignores it otherwise
 server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
 server.add_generic_rpc_handlers((Handlers(),))
 server.add_insecure_port(f"0.0.0.0:{port}")

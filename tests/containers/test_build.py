@@ -471,7 +471,7 @@ def test_a_build_during_which_another_process_removes_an_image_starts_again(
         f"*build*help) ;; *build*) echo attempt >>{attempts}; [ $(wc -l <{attempts}) -gt $REMOVALS ] || "
         "{ echo Error: checking if cached image exists: layer not known; exit 125; };;"
     )
-    command = ["build", str(write_image(tmp_path / "image", busybox, ["true"], build={}))]
+    command = ["build", str(write_image(tmp_path / "image", busybox, ["true"], build={"no_cache": "true"}))]
     environ = {"PATH": path_with_podman(tmp_path / "racing", racing)}
     done = gusset(*command, **environ, REMOVALS="2")
     assert done.stderr.count(b"another process removed an image") == 2

@@ -118,7 +118,7 @@ def test_a_server_without_a_health_service_is_ready_once_it_responds(
 
 def test_a_server_that_does_not_serve_is_never_ready(served: ServedImage, image: str) -> None:
     served.secret("token", TOKEN)
-    checks = {"health_checks": {"startup_threshold_seconds": 3}}
+    checks = {"health_checks": {"startup_threshold_seconds": 15}}
     served.configure(image, "python3 /app/grpc_server.py 8000 2", runtime=GRPC["runtime"] | checks)
     served.start()
     served.fails(9, "grpc.health.v1.Health/Check on its port 8000 gave NOT_SERVING")

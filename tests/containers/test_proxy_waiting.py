@@ -47,7 +47,7 @@ def test_a_request_that_stays_incomplete_gets_408(incomplete: bytes) -> None:
 @pytest.mark.parametrize(("sent", "received"), [(b"", b""), (b"\r\n\r\n", b""), (get(), OK)])
 def test_an_idle_connection_is_closed(sent: bytes, received: bytes) -> None:
     """Without a response: no request is waiting for one."""
-    with running_proxy(limits=SHORT) as proxy:
+    with running_proxy(limits=Limits(idle_seconds=0.3)) as proxy:
         assert proxy.exchange(sent) == received
 
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from tests.containers.conftest import (
     podman,
     skip_if,
 )
-from tests.ports import free_port
+from tests.ports import free_port, listens
 from tests.serving.conftest import eventually
 
 PASSWORD = b"dckr_pat_cHVibGlj-0042"
@@ -56,7 +55,7 @@ def registry(images: dict[str, str], busybox: str) -> Iterator[str]:
     )
     try:
         host, _, port = address.partition(":")
-        eventually(lambda: _listens(host, int(port)), "the registry listens")
+        eventually(lambda: listens(int(port), host), "the registry listens")
         recipe = f"FROM {busybox}\nRUN mkdir /www && echo well > /www/index.html\n"
         podman("build", "-q", "-t", f"{address}/private/server:1", "-f", "-", ".", input=recipe.encode())
         with (folder / "auth").open("w") as file:
@@ -71,11 +70,6 @@ def registry(images: dict[str, str], busybox: str) -> Iterator[str]:
         server.terminate()
         server.wait()
         shutil.rmtree(folder)
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex((host, port)) == 0
 
 
 @pytest.fixture(params=["podman", "docker"])

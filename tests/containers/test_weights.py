@@ -73,4 +73,4 @@ def test_a_download_that_fails_starts_no_container(
     served.start(HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path / "hf"))
     assert served.running.wait(60) == 5
     assert "the secret hub_token" in served.output
-    assert not served.container
+    assert not served.left_behind()

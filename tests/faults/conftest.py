@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -24,7 +23,12 @@ from tests.serving.conftest import eventually
 LIMIT = 5.0  # seconds within which every request ends
 RECOVERY = 10.0  # seconds until all is well again
 
-soon = partial(eventually, patience=RECOVERY)
+
+def soon(condition: Callable[[], object]) -> None:
+    """Wait until `condition` is true, which takes less than `RECOVERY`."""
+    began = time.monotonic()
+    eventually(condition)
+    assert seconds_since(began) < RECOVERY
 
 
 @pytest.fixture(scope="module")

@@ -89,8 +89,13 @@ def test_conditional_writes_through_two_managers_lose_no_update(start: Starter) 
 
 def _add_one(client: httpx.Client) -> bool:
     seen = client.get("/v1/secrets/count")
+    if seen.status_code == 503:  # a slow machine
+        return False
     body = {"name": "count", "value": "v", "note": str(int(seen.json()["note"]) + 1)}
     done = client.post("/v1/secrets", json=body, headers={"if-match": seen.headers["etag"]})
+    if done.status_code == 503:
+        assert done.json()["code"] == "unreachable"  # a slow machine: nothing was written
+        return False
     assert done.status_code in (200, 412), done.text
     return done.status_code == 200
 

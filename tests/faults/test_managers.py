@@ -23,7 +23,9 @@ def test_two_managers_share_a_vault(start: Starter) -> None:
 
         def write(client: httpx.Client, name: str) -> None:
             for number in range(20):
-                response = put(client, f"{name}-{number}")
+                while (response := put(client, f"{name}-{number}")).status_code == 503:
+                    if response.json()["code"] != "unreachable":  # a slow machine: nothing was written
+                        break
                 if response.status_code != 200:
                     failures.append(response.text)
 

@@ -59,8 +59,9 @@ def test_refused_calls_of_one_token_are_limited_and_recorded_in_sums(
         responses = [client.get("/v1/secrets") for _ in range(300)]
         assert client.get("/v1/deployment").status_code == 200
     statuses = [response.status_code for response in responses]
-    assert statuses[0] == 403 and statuses[-1] == 429 and set(statuses) == {403, 429}
-    assert int(responses[-1].headers["retry-after"]) >= 1
+    assert statuses[0] == 403 and set(statuses) == {403, 429}  # two more are allowed each second
+    limited = responses[statuses.index(429)]
+    assert int(limited.headers["retry-after"]) >= 1
     refused = admin.get("/v1/audit", params={"action": "request.refuse"}).json()["records"]
     assert len(refused) == 1
     assert manager.stop() == 0

@@ -333,7 +333,9 @@ class Waiting:
 
     async def _response(self, reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
-        self.refusals += [] if b" 200 " in head else [head]
+        if b" 200 " not in head:
+            self.refusals.append(head)
+            raise ConnectionRefusedError
         return await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
 
 
@@ -349,6 +351,8 @@ def test_all_waiting_replicas_are_served_soon_after_the_manager_returns(
         replicas = [Waiting("127.0.0.1", manager.port, token) for _ in range(REPLICAS)]
         tasks = [asyncio.create_task(replica.run()) for replica in replicas]
         await asyncio.wait_for(asyncio.gather(*(replica.served.wait() for replica in replicas)), 60)
+        for replica in replicas:
+            replica.refusals.clear()
         await asyncio.to_thread(manager.stop)
         await asyncio.sleep(8)  # by then all wait for the longest time between two attempts
         await asyncio.to_thread(manager.start)

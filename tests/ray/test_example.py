@@ -14,7 +14,7 @@ from tests.conftest import leaks_in
 from tests.examples import hub as hubs
 from tests.examples.conftest import VARIANTS, make_token
 from tests.examples.environments import CURRENT, Unavailable, tiny_bert
-from tests.ray.conftest import OBJECT_STORE, Secrets, running_cluster
+from tests.ray.conftest import OBJECT_STORE, Secrets, contents_below, running_cluster
 
 pytestmark = pytest.mark.torch
 
@@ -59,8 +59,8 @@ def test_the_token_reaches_a_fill_mask_model_on_two_nodes(secrets: Secrets, tmp_
             sentence = "The capital of France is [MASK]."
             responses = [httpx.post(url, json=sentence, trust_env=False, timeout=60) for _ in range(8)]
             shown = secrets.gusset("deployment", "show", "Fill mask", "--output", "json").stdout
-            logs = [path for path in (cluster.folder / "ray").rglob("*") if path.is_file()]
-            assert not any(leaks_in(path.read_bytes(), token) for path in logs)
+            logs = contents_below(cluster.folder / "ray")
+            assert not any(leaks_in(content, token) for content in logs.values())
     assert [replica["live"] for replica in json.loads(shown)["replicas"]] == [True, True]
     assert {response.status_code for response in responses} == {200}
     assert all("[MASK]" not in each["sequence"] for response in responses for each in response.json())

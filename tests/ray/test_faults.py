@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -151,6 +152,18 @@ def test_a_killed_node_loses_no_more_requests_than_plain_ray_serve(
     assert serve.status().applications["steady"].status == "RUNNING"
 
 
+def predicted(url: str) -> Any:
+    """The response of a model, once Ray's proxy has its route."""
+    responses: list[httpx.Response] = []
+
+    def responds() -> bool:
+        responses.append(httpx.post(url, json={}, trust_env=False))
+        return responses[-1].status_code == 200
+
+    eventually(responds, "a response of the model")
+    return responses[-1].json()
+
+
 def test_a_cluster_whose_head_was_killed_serves_again_after_one_command(
     cluster: Cluster, secrets: Secrets, folder: Path, port: int
 ) -> None:
@@ -163,7 +176,7 @@ def test_a_cluster_whose_head_was_killed_serves_again_after_one_command(
     command = ("deploy", "ray", str(folder), "--name", "steady2", "--route-prefix", "/steady2")
     access = ("--manager", secrets.manager.address, "--token-file", token)
     secrets.gusset(*command, "--address", cluster.address, *access)
-    first = httpx.post(f"{cluster.url}/steady2/predict", json={}, trust_env=False).json()
+    first = predicted(f"{cluster.url}/steady2/predict")
     ray.shutdown()
     cluster.nodes.remove_node(cluster.nodes.head_node, allow_graceful=False)
     eventually(lambda: not psutil.pid_exists(first["pid"]), "the end of the old replica", 90)
@@ -172,5 +185,5 @@ def test_a_cluster_whose_head_was_killed_serves_again_after_one_command(
 
     with running_cluster(cpus=1, port=port) as again:
         secrets.gusset(*command, "--address", again.address, *access)
-        second = httpx.post(f"{again.url}/steady2/predict", json={}, trust_env=False).json()
+        second = predicted(f"{again.url}/steady2/predict")
     assert second["length"] == first["length"] and second["pid"] != first["pid"]

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ import pytest
 
 from tests.conftest import leaks_in, seconds_since
 from tests.manager.issuer import Key, running_issuer
-from tests.ray.conftest import OBJECT_STORE, Cluster, Secrets, eventually, running_cluster, write_folder
+from tests.ray.conftest import (
+    OBJECT_STORE,
+    Cluster,
+    Secrets,
+    contents_below,
+    eventually,
+    running_cluster,
+    write_folder,
+)
 
 CANARY = b"canary-of-the-rotations-%d-x7Qp2LmZ"
 START = CANARY[:24]
@@ -195,12 +204,17 @@ def ray_processes(manager: int) -> list[psutil.Process]:
 
 
 def _is_replica(process: psutil.Process) -> bool:
-    return process.cmdline()[:1] == [] or "ServeReplica" in process.cmdline()[0]
+    """Also true for a process that has ended."""
+    try:
+        words = process.cmdline()
+    except psutil.NoSuchProcess:
+        return True
+    return not words or "ServeReplica" in words[0]
 
 
 def memory_of(pid: int) -> Iterator[bytes]:
-    """The writable memory of a process, shared memory (the object store) included."""
-    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+    """The writable memory of a process, shared memory (the object store) included; nothing once it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError), Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             span, mode, *_ = line.split()
             start, end = (int(number, 16) for number in span.split("-"))
@@ -222,16 +236,16 @@ def test_no_value_is_in_the_processes_of_ray(deployed: str, secrets: Secrets) ->
     assert {"gcs_server", "raylet"} <= {each.name() for each in searched}
     assert any(leaks_in(data, START) for data in memory_of(min(replicas)))  # the search finds what is there
     for process in searched:
-        assert not any(leaks_in(data, START) for data in memory_of(process.pid)), process.cmdline()
+        assert not any(leaks_in(data, START) for data in memory_of(process.pid)), process
     for pid in [*replicas, *(each.pid for each in searched)]:
         for file in ("environ", "cmdline"):
-            assert not leaks_in(Path(f"/proc/{pid}/{file}").read_bytes(), value(0), value(1))
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                assert not leaks_in(Path(f"/proc/{pid}/{file}").read_bytes(), value(0), value(1))
 
 
 def test_no_value_is_in_the_files_of_ray(deployed: str, cluster: Cluster) -> None:
     """Logs of replicas, workers and the controller, and what Ray spills. The masked lines are there."""
-    files = [path for path in cluster.folder.rglob("*") if path.is_file() and not path.is_socket()]
-    contents = {path: path.read_bytes() for path in files}
+    contents = contents_below(cluster.folder)
     assert [path for path, data in contents.items() if leaks_in(data, value(0), value(1))] == []
     logs = b"".join(data for path, data in contents.items() if path.suffix in (".log", ".out", ".err"))
     expected = [

@@ -130,7 +130,13 @@ def test_connections_are_spread_over_all_workers(project: Project) -> None:
 def test_a_dead_worker_is_replaced_while_others_serve(project: Project) -> None:
     """The port stays open, and the log names the worker that ended."""
     project.serve("--workers", "2")
-    before = set(project.pids(16))
+    before: set[int] = set()
+
+    def reaches_both() -> bool:
+        before.update(project.pids(16))
+        return len(before) == 2
+
+    eventually(reaches_both, "connections at both workers")
     with pytest.raises(httpx.RemoteProtocolError):
         project.predict("die")
     for _ in range(20):

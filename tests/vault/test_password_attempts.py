@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 
 import pytest
 
@@ -32,8 +33,13 @@ def test_processes_with_clocks_apart_share_a_budget(settings: Settings) -> None:
     late = datetime.now(UTC) + timedelta(hours=1)
     with open_vault(settings) as one, open_vault(settings, clock=lambda: late) as two:
         attempt = [PasswordAttempt(LIMIT, "192.0.2.1")]
-        assert [vault.password_attempts.take(attempt) for vault in (one, two, one)] == [[0.0]] * 3
-        [wait] = two.password_attempts.take(attempt)
+        began, taken = time.monotonic(), 0
+        for vault in cycle((one, two)):
+            [wait] = vault.password_attempts.take(attempt)
+            if wait:
+                break
+            taken += 1
+        assert 3 <= taken <= 4 + time.monotonic() - began  # one more is allowed each second
         assert 0.0 < wait <= 1.0
         time.sleep(wait)  # by the database's clock, which no test can set
         assert one.password_attempts.take(attempt) == [0.0]

@@ -317,11 +317,16 @@ def test_a_session_that_is_ended_within_a_commit_is_of_unknown_outcome(
     vault: Vault, server: PostgresServer, database: str
 ) -> None:
     """Here it was made, on this server; gusset cannot know."""
+
+    def terminate_within_the_commit() -> None:
+        eventually(lambda: server.run("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+        terminate(server, database)
+
     with waiting_for_a_standby(server):
-        timer = threading.Timer(1.0, terminate, (server, database))
-        timer.start()
+        thread = threading.Thread(target=terminate_within_the_commit)
+        thread.start()
         error = failure(lambda: put(vault, b"unknown"))
-        timer.join()
+        thread.join()
     assert type(error) is OutcomeUnknown
 
 

@@ -72,6 +72,6 @@ class Fetch:
 @pytest.fixture
 def run_fetch(tmp_path: Path) -> Iterator[Fetch]:
     (tmp_path / "hf").mkdir()
-    own = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "2"}
+    own = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "30"}
     with (tmp_path / "output").open("ab") as output:
         yield Fetch(tmp_path, output.fileno(), own)

@@ -340,7 +340,7 @@ def test_a_server_that_stalls_is_tried_again(
     client: WebClient, web: WebServer, cache: WeightsCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while without a byte; what has arrived is kept."""
-    monkeypatch.setattr("gusset.weights.web._TIMEOUT", httpx.Timeout(0.2))
+    monkeypatch.setattr("gusset.weights.web._TIMEOUT", httpx.Timeout(2))
     url = web.put("/a.bin", BODY, pause=30, faulty=1)
     with closing(WebClient(cache, first_delay=0)) as impatient:
         assert fetch(impatient, url).path.read_bytes() == BODY
