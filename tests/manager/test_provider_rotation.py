@@ -18,6 +18,7 @@ from tests.cli.test_serve import served, write_model
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager, has_lapsed, lease
 from tests.manager.test_access import records
+from tests.manager.test_rotation import rotation
 from tests.postgres_server import PostgresServer
 from tests.serving.conftest import eventually
 
@@ -131,7 +132,7 @@ def test_a_password_is_replaced_under_a_model_that_keeps_querying(
 
 
 def test_a_replica_that_never_uses_the_new_password_holds_the_revocation_back(
-    elsewhere: Cli, database: PostgresServer, tmp_path: Path
+    admin: httpx.Client, elsewhere: Cli, database: PostgresServer, tmp_path: Path
 ) -> None:
     """Exit status 12, the old password stays; a bound for the first use lets the same rotation end."""
     folder = write_model(tmp_path / "m", CONFIG, IDLE)
@@ -142,7 +143,11 @@ def test_a_replica_that_never_uses_the_new_password_holds_the_revocation_back(
         assert is_accepted(url(database, "app_a", FIRST))
         assert not leaks_in(printed, FIRST.encode())
 
+        eventually(
+            lambda: [each["state"] for each in rotation(admin, "db_url")["replicas"]] == ["acknowledged"]
+        )
         result, _ = rotate(elsewhere, database, "--timeout", "1", status=12)
+        assert "has not used it" in result["message"]
         result, _ = rotate(elsewhere, database, "--first-use-timeout", "1s")
         assert (result["outcome"], result["version"]) == ("rotated", 2)
         assert not is_accepted(url(database, "app_a", FIRST))
