@@ -190,7 +190,7 @@ class PostgresServer:
         assert self._process is not None
         first = self._process.pid
         os.kill(first, signal.SIGSTOP)  # before the others are listed: it would start more of them
-        while Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        while Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[0] not in "TZX":
             time.sleep(0.01)
         stopped = [first, *_children(first)]
         for process in stopped[1:]:

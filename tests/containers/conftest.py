@@ -83,9 +83,9 @@ class EngineAccess:
     python: str = sys.executable
 
     def __call__(self, *arguments: str, input: bytes | None = None) -> str:
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             done = subprocess.run([*self.command, *arguments], input=input, capture_output=True, check=False)
-            if not any(text in done.stderr for text in VANISHED) or attempt == ATTEMPTS - 1:
+            if not any(text in done.stderr for text in VANISHED):
                 break
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()

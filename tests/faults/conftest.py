@@ -112,6 +112,13 @@ def put(client: httpx.Client, name: str, value: str = "value") -> httpx.Response
     return client.post("/v1/secrets", json={"name": name, "value": value})
 
 
+def put_in_turn(client: httpx.Client, name: str) -> httpx.Response:
+    """`put`, repeated while a slow machine has it wait too long for others: then nothing was written."""
+    while (response := put(client, name)).status_code == 503:
+        assert response.json()["code"] == "unreachable"
+    return response
+
+
 def timed(request: Callable[[], httpx.Response]) -> httpx.Response:
     """The response, which must come within the limit."""
     began = time.monotonic()

@@ -124,7 +124,7 @@ def test_a_config_with_another_number_of_layers_is_an_error() -> None:
     manifest["layers"] *= 2
     image.manifests = [image.blob(json.dumps(manifest).encode(), "")]
 
-    assert "the number of layers" in scan(image).errors[0]
+    assert "the number of layers is not that of the image's config" in scan(image).errors[0]
 
 
 def test_a_layer_that_is_encrypted_is_an_error() -> None:
