@@ -16,6 +16,7 @@ from gusset import errors, settings
 from gusset.vault.audit.actions import Action
 from tests.cli.test_serve import served
 from tests.conftest import Cli
+from tests.manager.conftest import Manager, manager, set_up  # noqa: F401  # fixtures
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -105,6 +106,23 @@ def test_the_reference_of_secrets_is_true(gusset: Cli, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.server
+def test_a_rotation_is_proven_as_documented(manager: Manager, tmp_path: Path) -> None:  # noqa: F811
+    """The first commands of docs/rotation.md, from the login on, and what the last one prints."""
+    text = (ROOT / "docs" / "rotation.md").read_text()
+    start, replace = blocks(text, "bash")[:2]
+    commands = [line.partition("#")[0].removesuffix("&").split() for line in start.splitlines()]
+    init, store, serve = (command[1:] for command in commands[3:])
+    laptop, folder = manager.laptop(tmp_path / "laptop"), str(tmp_path / "my-model")
+
+    laptop(init[0], folder)
+    laptop(*store, input=b"the-first-of-the-values")
+    with served(laptop, folder, *serve[2:], errors=tmp_path / "errors"):
+        done = laptop(*replace.split()[1:], input=b"the-second-of-the-values")
+    assert (init[1], serve[:2]) == ("my-model", ["serve", "my-model"])
+    assert f"```\n{done.stdout.decode().strip()}\n```" in text
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     """No dead link from one document to another, or to a picture."""
@@ -165,11 +183,23 @@ def test_actions_of_the_audit_log_are_documented() -> None:
     assert sorted(re.findall(r"^\| `(\S+)` \|", section, re.MULTILINE)) == sorted(Action)
 
 
-def test_the_picture_is_well_formed() -> None:
-    """A browser shows it."""
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs").rglob("*.svg")), ids=lambda path: path.name)
+def test_pictures_are_well_formed(picture: Path) -> None:
+    """A browser shows them."""
     from xml.etree import ElementTree
 
-    ElementTree.parse(ROOT / "docs" / "picture.svg")
+    ElementTree.parse(picture)
+
+
+def test_the_tests_that_contributing_selects_exist() -> None:
+    """Each `pytest FILE -k WORD` that it shows runs a test."""
+    shown = re.findall(r"pytest (tests/\S+\.py) -k (\w+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert shown
+    for file, word in shown:
+        assert re.search(rf"^(?:async )?def test_\w*{word}", (ROOT / file).read_text(), re.MULTILINE), (
+            file,
+            word,
+        )
 
 
 def test_nothing_names_a_registry_or_a_machine() -> None:
