@@ -37,7 +37,8 @@ def test_continuous_integration_runs_targets_of_the_makefile() -> None:
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     used = targets("\n".join(jobs().values()))
     assert used <= known and targets((ROOT / ".ci" / "run").read_text()) <= known
-    assert {"check", "unit", "system", "postgres-all", "engines", "browser", "ray", "examples-test"} <= used
+    tests = {"check", "unit", "system", "postgres-all", "engines", "browser", "ray", "examples-test"}
+    assert tests | {"test-compiled", "dist"} <= used
 
 
 def test_jobs_without_root_run_no_test_that_needs_it() -> None:
@@ -57,6 +58,7 @@ def test_jobs_without_root_run_no_test_that_needs_it() -> None:
             }, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file", ["manager/test_partition.py", "vault/test_database_tls.py", "manager/test_nginx.py"]
 )

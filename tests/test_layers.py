@@ -125,8 +125,14 @@ def folder_of(parts: tuple[str, ...]) -> str:
     return "/".join(parts[:2]).removesuffix(".py")
 
 
-def imported_folders(module: Path) -> set[str]:
-    """The folders that a module imports from, inside functions too, but not for typing alone."""
+def module_of(file: Path) -> tuple[str, ...]:
+    """A module's name without `gusset`, in parts; a package has that of its folder."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imported_modules(module: Path) -> set[tuple[str, ...]]:
+    """The modules of gusset that a module imports, inside functions too, but not for typing alone."""
     tree = ast.parse(module.read_text())
     typing_only = {
         id(each)
@@ -136,13 +142,15 @@ def imported_folders(module: Path) -> set[str]:
     }
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typing_only:
-            path = node.module.split(".")
-            for name in node.names:
-                whole = ROOT.joinpath(*path[1:], name.name)
-                is_module = whole.with_suffix(".py").exists() or whole.is_dir()
-                found.add((*path[1:], name.name) if is_module else tuple(path[1:]))
-    return {folder_of(parts) for parts in found if parts and (ROOT / parts[0]).exists()}
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    known = {module_of(each) for each in MODULES}
+    parts = [tuple(name.split(".")) for name in found]
+    return {path[1:] for path in parts if path[0] == "gusset" and path[1:] in known} - {module_of(module), ()}
 
 
 def test_no_import_circle_between_folders() -> None:
@@ -150,8 +158,15 @@ def test_no_import_circle_between_folders() -> None:
     graph: dict[str, set[str]] = {}
     for module in MODULES:
         own = folder_of(module.relative_to(ROOT).parts)
-        graph.setdefault(own, set()).update(imported_folders(module) - {own})
+        imported = {folder_of((*path[:-1], f"{path[-1]}.py")) for path in imported_modules(module)}
+        graph.setdefault(own, set()).update(imported - {own})
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_no_import_circle_between_modules() -> None:
+    """Neither within a folder: each module can be read, and tested, without those that import it."""
+    graph = {module_of(module): imported_modules(module) for module in MODULES}
+    assert list(TopologicalSorter(graph).static_order())
 
 
 def test_only_settings_and_processes_read_the_environment() -> None:

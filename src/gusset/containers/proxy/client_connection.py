@@ -29,7 +29,7 @@ _READ_AHEAD = 64 * 1024  # bytes that a client may send before their turn
 class ClientConnection(asyncio.Protocol):
     """Passes a client's requests on, one after the other.
 
-    Larger than other classes: ten of its methods are those that asyncio and `OpenConnections` call.
+    Larger than other classes: eleven of its methods are those that asyncio and `OpenConnections` call.
     """
 
     transport: asyncio.Transport
