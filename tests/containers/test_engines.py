@@ -576,6 +576,29 @@ def test_an_image_is_inspected_again_after_an_error_of_the_engine(
     assert not served.left_behind()
 
 
+@pytest.mark.parametrize("served", ["docker"], indirect=True)
+@pytest.mark.parametrize("what", [b"/containers/json?", b"/volumes?"])
+def test_a_container_starts_though_the_engine_cannot_list_what_is_left(
+    served: ServedImage, images: dict[str, str], what: bytes
+) -> None:
+    """Podman cannot where another container or volume is removed at that moment."""
+    served.configure(images["root"])
+    listings = 0
+
+    def respond(request: bytes) -> bytes | None:
+        nonlocal listings
+        if what not in request:
+            return None
+        listings += 1
+        return SERVER_ERROR if listings % 3 else None
+
+    with engine_with(served.engine.environ["DOCKER_HOST"], respond=respond) as address:
+        served.start(DOCKER_HOST=address).ready()
+        assert listings >= 3
+        assert served.stop() == 0
+    assert not served.left_behind()
+
+
 @pytest.mark.parametrize("served", ["podman-unprivileged"], indirect=True)
 def test_no_request_waits_for_a_container_that_runs(served: ServedImage, images: dict[str, str]) -> None:
     """Podman before 4.6 needs a core for one; a container's end is noticed by that of its output."""

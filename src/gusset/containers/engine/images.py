@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gusset.containers.engine.container import Container, Notify, creating, reason, translate_engine_errors
+from gusset.containers.engine.library import retry_server_errors
 from gusset.containers.engine.registry import Credentials
 from gusset.containers.engine.run_id import RUN_ID_LABEL, run_id
 from gusset.errors import Denied, HostError, NotFound
@@ -20,8 +21,6 @@ _PULL_HINT = (
 _EXPORT_SECONDS = 1_800.0  # without a byte: some engines write the whole archive to their disk first
 _EXPORT_CHUNK = 1 << 18  # bytes
 _PROGRESS_SECONDS = 2.0
-_INSPECTIONS = 5  # at most, `_INSPECTION_INTERVAL` seconds apart
-_INSPECTION_INTERVAL = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +108,16 @@ class Images:
     def _find(self, name: str) -> Any | None:
         """The library's image of that name; None if the engine has none.
 
-        Podman responds with 500 where another image is removed at that moment: it is asked again.
-
         Raises:
             ModelFailed, HostError: the engine refuses, or does not respond.
         """
         import docker.errors
 
         with translate_engine_errors(f"the image {name} cannot be inspected"):
-            left = _INSPECTIONS
-            while True:
-                left -= 1
-                try:
-                    return self._client.images.get(name)
-                except docker.errors.ImageNotFound:
-                    return None
-                except docker.errors.APIError as error:
-                    if not error.is_server_error() or left == 0:
-                        raise
-                time.sleep(_INSPECTION_INTERVAL)
+            try:
+                return retry_server_errors(lambda: self._client.images.get(name))
+            except docker.errors.ImageNotFound:
+                return None
 
     def tag(self, image: str, name: str) -> None:
         """Give an image a name, which another image then loses.

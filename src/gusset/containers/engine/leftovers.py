@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from gusset.containers.engine.container import Container, translate_engine_errors
-from gusset.containers.engine.library import connect
+from gusset.containers.engine.library import connect, retry_server_errors
 from gusset.containers.engine.run_id import RUN_ID_LABEL, run_has_ended, run_id
 
 
@@ -69,13 +69,14 @@ def remove_volume(api: Any, name: str) -> None:
 def _remove_all(api: Any, matches: Callable[[str], bool]) -> bool:
     """Remove the containers and volumes whose run id matches; whether there were any."""
     found_any = False
-    containers = api.containers(all=True, filters={"label": [RUN_ID_LABEL]})
+    ours = {"label": [RUN_ID_LABEL]}
+    containers = retry_server_errors(lambda: api.containers(all=True, filters=ours))
     containers.sort(key=lambda found: -found["Created"])  # a sidecar after the container in its network
     for found in containers:
         if matches(found["Labels"].get(RUN_ID_LABEL, "")):
             found_any = True
             Container(api, found["Id"]).remove()
-    for found in api.volumes(filters={"label": [RUN_ID_LABEL]})["Volumes"] or ():
+    for found in retry_server_errors(lambda: api.volumes(filters=ours))["Volumes"] or ():
         if matches((found["Labels"] or {}).get(RUN_ID_LABEL, "")):
             found_any = True
             remove_volume(api, found["Name"])

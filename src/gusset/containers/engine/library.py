@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from gusset.containers.engine.container import API_SECONDS
 from gusset.errors import UsageError
+
+_ATTEMPTS = 5  # at most, `_RETRY_INTERVAL` seconds apart
+_RETRY_INTERVAL = 0.2
+
+T = TypeVar("T")
 
 
 def check_library() -> None:
@@ -17,6 +24,25 @@ def check_library() -> None:
         raise UsageError(
             "custom images need the library docker", hint="pip install 'gusset[containers]'"
         ) from None
+
+
+def retry_server_errors(request: Callable[[], T]) -> T:
+    """What `request` returns; it is repeated after a server error.
+
+    Podman has one where an image, container or volume that it looks at is removed at that moment. The
+    library's own exceptions pass through, also that of the last attempt.
+    """
+    import docker.errors
+
+    left = _ATTEMPTS
+    while True:
+        left -= 1
+        try:
+            return request()
+        except docker.errors.APIError as error:
+            if not error.is_server_error() or left == 0:
+                raise
+        time.sleep(_RETRY_INTERVAL)
 
 
 class Connected(NamedTuple):
