@@ -222,19 +222,19 @@ class BucketClient:
 
     def _repeat(self, action: Callable[[], T]) -> T:
         """What `action` returns, tried again as long as its errors may be temporary. Raises GussetError."""
-        backoff = Backoff(self._first_delay)
-        for attempt in range(_RETRIES + 1):
+        backoff, retries = Backoff(self._first_delay), _RETRIES
+        while True:
             try:
                 return action()
             except Exception as error:
                 final = self._final(error)
-                if final is not None or attempt == _RETRIES:
+                if final is not None or not retries:
                     raise final or failures.unreachable(self._download, _reason(error)) from None
                 reason = _reason(error)
+            retries -= 1
             delay = backoff.next_delay()
             self._progress.retry(reason, delay)
             time.sleep(delay)
-        raise AssertionError("unreachable: the last attempt raises")
 
     def _final(self, error: Exception) -> GussetError | None:
         """gusset's error for a permanent one, or None. The library's text is not quoted: it may have URLs."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -157,7 +157,7 @@ class Postgres:
         driver.execute("CLOSE pieces")
 
     def change_signal(self) -> Notifications:
-        return Notifications(self)
+        return Notifications.open(self)
 
     def erase_overwritten(self) -> None:
         """Nothing: VACUUM is the server's business, and so is what its log and backups keep."""
@@ -326,27 +326,43 @@ class _Migrating(psycopg.Connection[Any]):
         """Without psycopg's warning that it was not closed."""
 
 
+class _Counter(NamedTuple):
+    """What `_COUNTER` selects: the newest audit record's number, and the server's time."""
+
+    newest: int
+    microseconds: int
+
+
 class Notifications:
     """Follows what other connections commit. For use by one thread, but for `wake`."""
 
-    def __init__(self, postgres: Postgres) -> None:
-        """Connects. Raises Unreachable, HostError."""
+    def __init__(self, postgres: Postgres, driver: PostgresDriver) -> None:
+        """`driver` listens already, and is closed with this."""
         self._postgres = postgres
+        self._driver = driver
         self._lock, self._closed = threading.Lock(), False  # or `wake` could write to a reused descriptor
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._wake_r, select.POLLIN)
+        self._poll.register(driver.connection.socket, select.POLLIN)
+
+    @classmethod
+    def open(cls, postgres: Postgres) -> Notifications:
+        """Connect and listen. Raises Unreachable, HostError."""
         try:
-            self._driver = postgres.connect()
-            # Before the counter is first read: it shows what was committed before, and later commits notify.
-            self._driver.execute(f"LISTEN {_CHANNEL}").close()
-            self._driver.execute(_FOLLOW).close()
+            driver = postgres.connect()
+            try:
+                # Before the counter is first read: it shows older commits, and later ones notify.
+                driver.execute(f"LISTEN {_CHANNEL}").close()
+                driver.execute(_FOLLOW).close()
+            except BaseException:
+                driver.close()
+                raise
         except PostgresError as error:
-            self._close_pipe()
             raise postgres.translated(error) from None
         # Too short to conclude anything about the server: a loss of this connection affects no other.
-        self._driver.response_timeout = COUNTER_TIMEOUT
-        self._poll.register(self._driver.connection.socket, select.POLLIN)
+        driver.response_timeout = COUNTER_TIMEOUT
+        return cls(postgres, driver)
 
     def counter(self) -> int:
         """The newest audit record's number: every change of a secret or of a right has one.
@@ -360,8 +376,9 @@ class Notifications:
         except PostgresError as error:
             raise self._postgres.translated(error) from None
         assert row is not None  # noqa: S101  # an aggregate
-        self._postgres.clock.set(row[1], asked_at)
-        return int(row[0])
+        found = _Counter(*row)
+        self._postgres.clock.set(found.microseconds, asked_at)
+        return found.newest
 
     def wait(self, timeout: float = POLL_INTERVAL) -> None:
         """Return when something was committed, when `wake` was called, or after `timeout` seconds.
@@ -388,9 +405,6 @@ class Notifications:
 
     def close(self) -> None:
         self._driver.close()
-        self._close_pipe()
-
-    def _close_pipe(self) -> None:
         with self._lock:
             self._closed = True
             os.close(self._wake_r)

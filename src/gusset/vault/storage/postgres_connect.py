@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
@@ -162,20 +163,20 @@ class Connector:
         asked_at = time.monotonic()
         row = driver.execute(_configuration(patient=patient)).fetchone()
         assert row is not None  # noqa: S101  # a SELECT without FROM
-        version, encoding, process, microseconds = row[:4]
-        self._clock.set(microseconds, asked_at)
-        if version < OLDEST_SERVER * 10_000:
+        server = _Server(*row[: len(_Server._fields)])
+        self._clock.set(server.microseconds, asked_at)
+        if server.version < OLDEST_SERVER * 10_000:
             raise HostError(
-                f"the database is PostgreSQL {version // 10_000}, which gusset does not support",
+                f"the database is PostgreSQL {server.version // 10_000}, which gusset does not support",
                 hint=f"use PostgreSQL {OLDEST_SERVER} or newer",
             )
-        if encoding != "UTF8":
+        if server.encoding != "UTF8":
             raise HostError(
-                f"the database stores texts as {encoding}",
+                f"the database stores texts as {server.encoding}",
                 hint="create it anew: CREATE DATABASE gusset ENCODING 'UTF8' TEMPLATE template0",
             )
-        if process != driver.connection.backend_pid:
-            self._check_pooler(driver, process)
+        if server.process != driver.connection.backend_pid:
+            self._check_pooler(driver, server.process)
         if patient:
             driver.response_timeout = MIGRATION_TIMEOUT
 
@@ -212,6 +213,15 @@ def _process(driver: PostgresDriver) -> int:
     row = driver.execute("SELECT pg_backend_pid()").fetchone()
     assert row is not None  # noqa: S101  # a SELECT without FROM
     return int(row[0])
+
+
+class _Server(NamedTuple):
+    """What the statement of `_configuration` selects first."""
+
+    version: int
+    encoding: str
+    process: int
+    microseconds: int
 
 
 def _configuration(*, patient: bool) -> str:
