@@ -54,6 +54,15 @@ def wheel() -> Path:
     return Path(spec.origin).parent
 
 
+def is_accepted(dsn: str) -> bool:
+    """Whether a server accepts the role and the password in a URL."""
+    try:
+        psycopg.connect(dsn, connect_timeout=10).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
 def _parent() -> str | None:
     """Where servers have their folders: in memory if there is room, where a new database takes a third of the time."""
     memory = "/dev/shm"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ def test_a_standby_that_confirms_each_commit_has_all_of_them(
     assert WARNING not in managers[0].log.read_text()
     load = Load(managers, 8)
     with load.running():
-        time.sleep(1.5)
+        eventually(lambda: min(load.acknowledged) > 5)
         cluster.fail_over()
         before = sum(load.acknowledged)
         eventually(lambda: sum(load.acknowledged) > before + 20, patience=20)

@@ -370,7 +370,7 @@ def test_a_full_disk_of_the_database_refuses_writes_and_loses_nothing(
         manager = start("one")
         load = Load([manager], 4)
         with manager.client() as client, load.running():
-            time.sleep(1)
+            eventually(lambda: min(load.acknowledged) > 0)
             with full(small_disk):
                 deadline = time.monotonic() + 20
                 while load.failures["host"] + load.failures["unreachable"] == 0:

@@ -52,7 +52,7 @@ def test_a_manager_that_is_paused_with_the_chains_lock_blocks_nobody_and_commits
             assert timed(lambda: put(two, "x", "meanwhile")).status_code == 200
             assert seconds_since(began) < LIMIT
             assert timed(lambda: two.get("/readyz")).status_code == 200
-            time.sleep(1)
+            time.sleep(1)  # far longer than a commit needs: the paused transaction would have made it by now
         request.join()
         assert [response.status_code for response in responses] == [503]
         assert responses[0].json()["code"] in ("unreachable", "outcome_unknown")
@@ -68,5 +68,5 @@ def test_a_manager_that_is_paused_for_longer_than_its_sessions_last_goes_on(star
     with manager.client() as client:
         assert put(client, "x").status_code == 200
         with paused(manager):
-            time.sleep(4)
+            time.sleep(4)  # longer than STATEMENT_TIMEOUT, the longest that a session has
         recovers(client)

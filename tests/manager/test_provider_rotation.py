@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 
 from tests.cli.test_serve import served, write_model
@@ -19,7 +18,7 @@ from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager, has_lapsed, lease
 from tests.manager.test_access import records
 from tests.manager.test_rotation import rotation
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import PostgresServer, is_accepted
 from tests.serving.conftest import eventually
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "rotation" / "postgres.py"
@@ -49,19 +48,13 @@ def database() -> Iterator[PostgresServer]:
         server.run("CREATE ROLE app_b LOGIN")
         server.run("ALTER SYSTEM SET log_statement = 'all'")
         server.run("SELECT pg_reload_conf()")
+        eventually(lambda: server.run("SHOW log_statement") == [("all",)])
+        eventually(lambda: not is_accepted(url(server, "app_a", "wrong")))
         yield server
 
 
 def url(server: PostgresServer, role: str, password: str) -> str:
     return f"postgresql://{role}:{password}@127.0.0.1:{server.port}/postgres"
-
-
-def is_accepted(dsn: str) -> bool:
-    try:
-        psycopg.connect(dsn, connect_timeout=10).close()
-    except psycopg.OperationalError:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ def test_slots_are_given_in_order() -> None:
         await asyncio.sleep(0)
         assert (log, slots.waiting) == (["0", "1"], 3)
         events[1].set()
-        await asyncio.sleep(0.01)
+        while len(log) < 3:
+            await asyncio.sleep(0)
         assert (log, slots.waiting, slots.take()) == (["0", "1", "2"], 2, False)
         for event in events:
             event.set()

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from gusset.errors import IntegrityError, UsageError, VaultError
@@ -31,6 +31,7 @@ from gusset.vault.services.password_attempts import AttemptLimit, PasswordAttemp
 from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.database import open_database
 from gusset.vault.storage.sql import Statement
+from tests.serving.conftest import eventually
 from tests.vault.conftest import OlderCopy, run_sql
 
 PASSWORD = SecretValue(b"correct horse battery staple")
@@ -250,9 +251,21 @@ def move_killed(settings: Settings, target: str, function: str, argument: str) -
     assert done.returncode == -signal.SIGKILL
 
 
+def sessions_of_others(url: str) -> int:
+    """How many other connections a database on a server has."""
+    if url.startswith("sqlite:"):
+        return 0
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(url) as connection:
+        [[count]] = connection.execute(query).fetchall()
+    return int(count)
+
+
 def test_a_killed_move_leaves_no_vault_and_can_be_repeated(filled: Settings, target: str) -> None:
     move_killed(filled, target, "_copy_table", list(TABLES)[-1])
-    time.sleep(0.1)  # the server rolls back when it sees the connection end
+    eventually(lambda: sessions_of_others(target) == 0, "the server has seen the connection end")
     with (
         pytest.raises(VaultError, match="there is no vault"),
         open_vault(replace(filled, database=target), create=False),

@@ -42,7 +42,7 @@ from gusset.vault.storage.sql import Statement
 from tests.conftest import seconds_since
 from tests.faults.network import Network
 from tests.ports import free_port
-from tests.postgres_server import SETTINGS, PostgresServer
+from tests.postgres_server import SETTINGS, PostgresServer, is_accepted
 from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
 from tests.vault.test_checkpoints import newest_witnessed
@@ -507,7 +507,7 @@ def password_url(settings: Settings, server: PostgresServer) -> str:
         rules.write_text(line + rules.read_text())
         server.run(f"CREATE ROLE sealed LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
         server.run("SELECT pg_reload_conf()")
-        time.sleep(0.2)
+        eventually(lambda: not is_accepted(f"postgresql://sealed:wrong@127.0.0.1:{server.port}/postgres"))
     return settings.database.replace("postgres@", "sealed@")
 
 
