@@ -21,6 +21,8 @@ from tests.cli.test_exec_terminal import Terminal
 from tests.conftest import Cli
 from tests.serving.conftest import eventually, is_running
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW, NEWER = b"s3cr3t-v4lue-before", b"an0ther-v4lue-after", b"a-third-v4lue-later"
 Start = Callable[..., Agent]
 # Prints the reversed value, which is not masked, then waits for signals.

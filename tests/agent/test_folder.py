@@ -338,6 +338,7 @@ def test_a_reader_of_one_generation_never_sees_values_of_two(memory: Path) -> No
     assert read.stdout == b"0\n", read.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_value_is_never_absent_while_it_is_replaced(folder: AgentFolder, memory: Path) -> None:
     folder.replace(values(token=b"0"))
     code = f"while True: open({str(memory / 'token')!r}).read()"

@@ -44,6 +44,7 @@ def test_bash_completes_commands(gusset: Cli) -> None:
     assert {line.split(",")[1] for line in done.stdout.decode().split()} == {"restore", "reveal"}
 
 
+@pytest.mark.slow
 def test_audit_verify_finds_that_an_older_database_was_restored(
     gusset: Cli, home: Path, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_audit_verify_finds_that_an_older_database_was_restored(
     assert b"older copy" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_witness_file_shows_that_database_and_witness_were_restored(
     gusset: Cli, home: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +108,7 @@ def test_refusals_are_recorded(gusset: Cli) -> None:
     assert b"conflict" in gusset("audit", "show", "--action", "secret.write").stdout
 
 
+@pytest.mark.slow
 def test_values_stay_readable_after_a_rotation_of_the_keys(gusset: Cli, home: Path) -> None:
     """After a new KEK and a new root key every value is readable, and the old root key no longer works."""
     gusset("secret", "set", "token", input=VALUE)
@@ -127,6 +130,7 @@ def test_values_stay_readable_after_a_rotation_of_the_keys(gusset: Cli, home: Pa
     assert b"root key" in gusset("audit", "verify", status=10).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["lost", "another", "garbage", "readable"])
 def test_a_wrong_root_key_is_an_error_that_names_its_path(gusset: Cli, home: Path, damage: str) -> None:
     """Exit status 10; gusset never creates a new key for an existing vault."""

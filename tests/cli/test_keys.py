@@ -18,6 +18,8 @@ from gusset.vault.crypto.root_key import parse_root_key
 from tests.conftest import Cli, leaks_in
 from tests.serving.conftest import eventually
 
+pytestmark = pytest.mark.slow
+
 VALUE = b"the value of the secret"
 
 

@@ -16,6 +16,8 @@ from tests.cli.test_serve import served, write_model
 from tests.conftest import Cli, leaks_in
 from tests.manager.conftest import Manager, manager, set_up  # noqa: F401  # fixtures
 
+pytestmark = pytest.mark.slow
+
 SYSTEMS = ["darwin", "win32"]
 # Run before gusset is imported: hides modules and functions that the system SYSTEM lacks. `msvcrt` is part of Windows.
 # Other libraries are imported before: they do what their own system needs.

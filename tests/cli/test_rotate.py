@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import Cli, leaks_in
 from tests.serving.conftest import eventually, is_running
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parents[1] / "rotation" / "provider.py"
 FIRST = b"first-value-Zx81QqLmN4vTtYbWs93"
 

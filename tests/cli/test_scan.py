@@ -110,6 +110,7 @@ def test_an_unknown_name_cannot_be_allowed(gusset: Cli, clean: Path, secrets: Pa
     assert b"tokne" in done.stderr
 
 
+@pytest.mark.slow
 def test_all_live_versions_of_the_vault_are_searched_for_and_audited(
     gusset: Cli, leaky: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_an_archive_comes_from_a_pipe_or_a_folder(gusset: Cli, tmp_path: Path, s
     assert b"srv/leak" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 511, 700, -2000, -1])
 def test_a_truncated_archive_is_never_clean(gusset: Cli, clean: Path, secrets: Path, size: int) -> None:
     """It is an error with status 9, wherever the archive ends."""

@@ -44,6 +44,7 @@ def test_a_pem_text_keeps_its_final_newline(gusset: Cli) -> None:
     assert _stored(gusset, "key") == pem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [b"", b"line\n", b"\n", b"\xff\x00binary", "ünïcode".encode()])
 def test_exact_keeps_every_byte(gusset: Cli, value: bytes) -> None:
     """`--exact` stores what was given, even an empty value."""
@@ -103,6 +104,7 @@ def test_a_value_in_the_wrong_place_is_never_repeated(gusset: Cli, args: list[st
 TOKEN = "hf_" + "aB3x" * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [
@@ -166,6 +168,7 @@ def test_reveal_needs_a_terminal(gusset: Cli) -> None:
     assert b"secret.reveal" in gusset("audit", "show").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -189,6 +189,7 @@ class HurriedStop(threading.Event):
         return self.is_set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "retry_after", "least", "longest"),
     [

@@ -16,6 +16,8 @@ from gusset.containers.engine.registry import check_image_name
 from gusset.errors import HostError
 from tests.conftest import Cli, as_ordinary_process
 
+pytestmark = pytest.mark.slow
+
 SERVER = {
     "start_command": "serve",
     "server_port": 8000,

@@ -58,6 +58,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
         sock.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 3, 3_000_000])
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_httpx_gets_what_it_uploads(address: str, size: int, is_streamed: bool) -> None:

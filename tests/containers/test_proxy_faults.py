@@ -142,6 +142,7 @@ def test_a_silent_application_gives_504() -> None:
         assert (status, b"x-baseten-error-code: 600\r\n" in head) == (504, True)
 
 
+@pytest.mark.slow
 def test_a_response_is_cut_off_when_the_application_falls_silent() -> None:
     """Its status has been sent already, so the connection ends before the announced length."""
 

@@ -61,6 +61,7 @@ REQUESTS = messages("POST /some/where?a=%20b&a HTTP/1.1", "Host: example.com:80"
 RESPONSES = messages("HTTP/1.1 203 Something else", "Server: x")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(REQUESTS, OFFSETS, RESPONSES, OFFSETS), min_size=1, max_size=3))
 def test_messages_arrive_as_they_were_sent(

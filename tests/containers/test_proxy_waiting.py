@@ -44,6 +44,7 @@ def test_a_request_that_stays_incomplete_gets_408(incomplete: bytes) -> None:
         assert proxy.exchange(incomplete).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "received"), [(b"", b""), (b"\r\n\r\n", b""), (get(), OK)])
 def test_an_idle_connection_is_closed(sent: bytes, received: bytes) -> None:
     """Without a response: no request is waiting for one."""
@@ -66,6 +67,7 @@ def trickle_until_closed(client: Wire, data: bytes) -> None:
     pytest.fail("the connection was not closed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "data"), [(b"GET /", b"a"), (b"", b"\r\n")])
 def test_a_head_that_trickles_in_is_cut_off(start: bytes, data: bytes) -> None:
     """Neither further bytes nor empty lines before it extend the deadline."""
@@ -117,6 +119,7 @@ def test_a_slow_client_slows_the_application_down(proxy: RunningProxy) -> None:
         assert len(client.rest()) >= counts[0] * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_tunnel", [False, True])
 def test_a_slow_application_slows_its_client_down(proxy: RunningProxy, in_tunnel: bool) -> None:
     """In uploads and in websockets; everything arrives when the application reads on."""

@@ -277,6 +277,7 @@ def test_many_hits_of_one_secret_do_not_hide_another() -> None:
     assert len(report.problems()) == 1 + 20 + 1
 
 
+@pytest.mark.slow
 def test_a_value_that_fills_a_file_takes_no_memory() -> None:
     """Each occurrence is counted and forgotten."""
     image = OciImage().add(layer(("a", VALUE * 100_000)))

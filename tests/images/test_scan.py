@@ -395,6 +395,7 @@ ENCODERS: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @given(
     value=VALUES,
     form=st.sampled_from(sorted(ENCODERS)),

@@ -25,6 +25,8 @@ from tests.kubernetes_manifests.schemas import (
 from tests.manager.conftest import Manager, manager, set_up  # noqa: F401  # fixtures
 from tests.manager.issuer import certificate as certificate_of
 
+pytestmark = pytest.mark.slow
+
 IMAGE = "registry.example/my-model@sha256:" + "a" * 64
 AGENT = "registry.example/gusset@sha256:" + "b" * 64
 MANAGER = "https://secrets.example.com"

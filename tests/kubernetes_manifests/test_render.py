@@ -96,6 +96,7 @@ def workload(**changes: Any) -> Workload:
     return Workload(**given | changes)
 
 
+@pytest.mark.slow
 @given(workloads())
 @settings(max_examples=60)
 def test_any_workload_is_accepted_by_the_oldest_and_the_newest_kubernetes(made: Workload) -> None:
@@ -121,6 +122,7 @@ def test_any_pod_keeps_to_the_restricted_standard(made: Workload) -> None:
     assert list(violations(pod_of(objects(made)))) == []
 
 
+@pytest.mark.slow
 @given(workloads())
 @settings(max_examples=40)  # reading YAML takes most of the time
 def test_the_text_is_the_same_each_time_and_reads_back_as_it_was(made: Workload) -> None:
@@ -147,6 +149,7 @@ def test_all_that_a_pod_mounts_is_there_and_used(made: Workload) -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 @given(workloads())
 def test_no_secret_of_kubernetes_is_used(made: Workload) -> None:
     text = to_yaml(objects(made))

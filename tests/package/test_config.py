@@ -181,6 +181,7 @@ def test_invalid_yaml_has_a_location(
         assert (problems[0].line, problems[0].column) == location
 
 
+@pytest.mark.slow
 def test_aliases_cannot_exhaust_the_memory(tmp_path: Path) -> None:
     """A few lines of aliases of aliases are refused quickly."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
@@ -198,6 +199,7 @@ def poisoned(data: Any) -> list[Any]:
     return [SENTINEL, [SENTINEL], {"x": SENTINEL}, f"{SENTINEL} and more"]
 
 
+@pytest.mark.slow
 def test_no_message_repeats_a_value(tmp_path: Path) -> None:
     """A text in place of any value of any configuration appears in no problem."""
     for text in [*ACCEPTED, *REFUSED]:
@@ -257,6 +259,7 @@ _data = st.recursive(
 _KEYS = sorted(json_schema()["properties"])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(_KEYS), _data, max_size=4))
 def test_any_data_loads_or_is_refused(tmp_path: Path, data: dict[str, Any]) -> None:

@@ -139,6 +139,7 @@ def test_a_model_that_passes_the_check_has_numbers_that_a_server_can_use(
     assert 0 <= float(deployment.transport["ping_interval_seconds"] or 0) <= 1e9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sections", "server", "where"),
     [

@@ -23,6 +23,8 @@ from cryptography.x509.oid import NameOID
 
 from tests.conftest import Cli, leaks_in
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = Path(__file__).parents[2] / "examples" / "rotation"
 
 

@@ -236,6 +236,7 @@ def _each(reads: list[bytes], *, handled: bool, limits: Limits = SMALL) -> Case:
     return limits, [(read, handled) for read in reads]
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(_cases())
 @example(_each([POST + BODY] * 4, handled=True))

@@ -333,6 +333,7 @@ def masked_slowly(data: bytes, secrets: list[bytes]) -> bytes:
 few_letters = st.text("ab-'", min_size=8, max_size=12).map(str.encode)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(few_letters, min_size=1, max_size=3), st.data())
 def test_the_result_does_not_depend_on_where_a_stream_is_cut(secrets, data):
@@ -348,6 +349,7 @@ def test_the_result_does_not_depend_on_where_a_stream_is_cut(secrets, data):
     assert streamed(masking, [bytes([byte]) for byte in whole]) == expected
 
 
+@pytest.mark.slow
 @given(st.lists(few_letters, min_size=1, max_size=3), st.data())
 def test_a_flush_loses_and_repeats_no_bytes(secrets, data):
     """Wherever a stream is flushed, the unmasked output has each byte once and in order."""
@@ -486,6 +488,7 @@ def parts_masked_slowly(data: bytes, patterns: set[bytes]) -> bytes:
     return re.sub(rb"\x00+|\x01+", lambda m: b"***" if m[0][0] else data[m.start() : m.end()], bytes(covered))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_parts_are_masked_wherever_a_stream_is_cut(data):

@@ -580,6 +580,7 @@ def protected(filled: Settings) -> Iterator[Settings]:
     yield filled
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("a file on one machine is replaced in one step")
 def test_a_passphrase_protects_the_root_key(protected: Settings) -> None:
     """The right one opens it, a wrong one or none does not, and the key is not in the file."""

@@ -148,6 +148,7 @@ def upgrade(settings: Settings) -> Callable[..., int]:
     return upgrading
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["migration", "commit"])
 def test_a_killed_upgrade_leaves_the_vault_to_both_releases(
     settings: Settings, upgrade: Callable[..., int], sql: Sql, moment: str

@@ -96,6 +96,7 @@ def check_whole(vault: Vault, known: dict[int, int]) -> None:
         assert value == b"value %d" % number
 
 
+@pytest.mark.slow
 def test_several_processes_lose_no_version(settings: Settings) -> None:
     """Four processes at once, from the vault's first moment on, two of them on the same secret."""
     names = ["same", "same", "one", "two"]

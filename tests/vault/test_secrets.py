@@ -30,6 +30,7 @@ def shown(vault: Vault, name: str, version: int | None = None) -> bytes:
     return vault.secrets.delivery.reveal(name, version=version, actor="alice").reveal()
 
 
+@pytest.mark.slow
 @hypothesis_settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
