@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "ray": {
         "backoff",
         "errors",
+        "trusted_folders",
         "settings",
         "secrets",
         "package",

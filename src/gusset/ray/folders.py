@@ -22,6 +22,7 @@ from ray.experimental import internal_kv
 from gusset.errors import CheckFailed, HostError, ModelFailed, Problem
 from gusset.ray.plan import FolderOnNodes, ReplicaPlan, StoredFolder
 from gusset.secrets.credentials import find_credentials
+from gusset.trusted_folders import check_cache_folder
 
 MAX_BYTES = 100 * 1024 * 1024
 """The limit for a folder's archive, which the control store keeps in memory."""
@@ -132,6 +133,7 @@ def find_folder(plan: ReplicaPlan, cache: Path) -> Path:
 
     Raises:
         ModelFailed: it is in neither.
+        HostError: other accounts can write to the cache, or it cannot be created.
     """
     if isinstance(plan.folder, FolderOnNodes):
         folder = Path(plan.folder.path)
@@ -139,7 +141,7 @@ def find_folder(plan: ReplicaPlan, cache: Path) -> Path:
             raise ModelFailed(f"this node has no folder {folder}", hint="put it on every node")
         return folder
     digest = plan.folder.digest
-    target = cache / "ray" / digest
+    target = _prepare(cache) / digest
     if not target.is_dir():
         archive = internal_kv._internal_kv_get(_key(digest), namespace=_NAMESPACE)
         if archive is None or hashlib.sha256(archive).hexdigest() != digest:
@@ -150,15 +152,25 @@ def find_folder(plan: ReplicaPlan, cache: Path) -> Path:
     return target
 
 
+def _prepare(cache: Path) -> Path:
+    """The cache's folder for what is unpacked, where others cannot put code that replicas then run."""
+    folder = cache / "ray"
+    try:
+        for each in (cache, folder):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise HostError(f"cannot create the folder {error.filename}: {error.strerror}") from None
+    check_cache_folder(folder, own=[cache])
+    return folder
+
+
 def _unpack(archive: bytes, target: Path) -> None:
     """Unpack all or nothing: other replicas may do the same at this moment."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     attempt = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             for info in opened.infolist():
                 Path(opened.extract(info, attempt)).chmod(info.external_attr >> 16 & 0o755)
-        attempt.chmod(0o755)
         attempt.rename(target)
     except OSError as error:
         shutil.rmtree(attempt, ignore_errors=True)
