@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "containers": {
         "errors",
         "portable",
+        "trusted_folders",
         "secrets",
         "package",
         "environments",
