@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "ray": {
         "backoff",
         "errors",
+        "portable",
         "trusted_folders",
         "settings",
         "secrets",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gusset.errors import HostError
+from gusset.portable import sync_file_system
 from tests.ray.conftest import write_folder
 
 MODEL = "class Model:\n    def predict(self, inputs):\n        return inputs\n"
@@ -46,6 +47,21 @@ def test_a_folder_is_unpacked_once_where_only_this_account_can_write(node: Node,
     inode = folder.stat().st_ino
     assert node.find_folder(cache).stat().st_ino == inode
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure must not leave a folder whose files are lost: every later replica would fail."""
+    found = []
+
+    def sync(folder: Path) -> None:
+        sync_file_system(folder)  # the real one fails for no folder of ours
+        found.append([folder.name == node.digest, *sorted(each.name for each in folder.rglob("*"))])
+
+    monkeypatch.setattr("gusset.ray.folders.sync_file_system", sync)
+    node.find_folder(tmp_path / "cache")
+    assert found == [[False, "config.yaml", "model", "model.py"]]
 
 
 @pytest.mark.parametrize("shared", ["cache/ray", "cache", "."])

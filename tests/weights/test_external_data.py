@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gusset.errors import ConfigInvalid, Conflict
+from gusset.portable import sync_folder
 from gusset.weights.cache import WeightsCache
 from gusset.weights.download import Download, SourceKind
 from gusset.weights.external_data import fetch_external_data
@@ -54,6 +55,26 @@ def test_a_changed_source_replaces_what_gusset_put_there(data: Data, web: WebSer
     assert data.fetch(url).stat().st_ino == inode
     web.put("/x", b"new")
     assert data.fetch(url).read_bytes() == b"new"
+
+
+def test_a_file_is_in_its_place_on_the_disk_before_gusset_records_it(
+    data: Data, web: WebServer, cache: WeightsCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure must not leave the record with an older file, which would count as the model's own."""
+    url = web.put("/x", b"old")
+    file = data.fetch(url)
+    record = f"data file {file}"
+    known, found = cache.read_entry(record), []
+
+    def sync(folder: Path) -> None:
+        sync_folder(folder)  # the real one fails for no folder of ours
+        found.append((folder, file.read_bytes(), cache.read_entry(record)))
+
+    monkeypatch.setattr("gusset.weights.external_data.sync_folder", sync)
+    web.put("/x", BODY)
+    data.fetch(url)
+    assert found == [(file.parent, BODY, known)]
+    assert cache.read_entry(record) != known
 
 
 def test_a_file_of_the_users_own_is_kept_if_it_has_the_size(data: Data, web: WebServer) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from ray.experimental import internal_kv
 
 from gusset.errors import CheckFailed, HostError, ModelFailed, Problem
+from gusset.portable import sync_file_system
 from gusset.ray.plan import FolderOnNodes, ReplicaPlan, StoredFolder
 from gusset.secrets.credentials import find_credentials
 from gusset.trusted_folders import check_cache_folder
@@ -171,6 +172,7 @@ def _unpack(archive: bytes, target: Path) -> None:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             for info in opened.infolist():
                 Path(opened.extract(info, attempt)).chmod(info.external_attr >> 16 & 0o755)
+        sync_file_system(attempt)  # after a power failure, a folder that has its name has all its files
         attempt.rename(target)
     except OSError as error:
         shutil.rmtree(attempt, ignore_errors=True)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from gusset.errors import ConfigInvalid, Conflict, HostError, Unreachable
+from gusset.portable import sync_folder
 from gusset.weights.cache import CachedFile, WeightsCache, disk_error, link_or_copy
 from gusset.weights.download import Download
 from gusset.weights.progress import Progress
@@ -86,6 +87,7 @@ def _put(file: CachedFile, target: Path) -> None:
         new.unlink(missing_ok=True)
         link_or_copy(file.path, new)
         new.replace(target)
+        sync_folder(target.parent)  # before the record, to which an older file would be a changed one
     except OSError as error:
         new.unlink(missing_ok=True)
         raise disk_error(error, target.parent) from None
