@@ -5,7 +5,7 @@ In the cache's folder:
     files/HASH      a downloaded file, named by its SHA-256; read-only
     index/KEY       which file a source had last: its hash, size and validator
     partial/KEY     a download that is not complete yet; the next start goes on from there
-    folders/HASH    the files of one source as a folder, as hard links to `files`
+    folders/HASH    the files of one source as a folder: hard links to `files`; else copies, listed in `index`
     mounts/KEY      which folder the path of a mount links to; locked while a server uses it
     lock/KEY        locked while a process downloads from that source
     in-use          locked while a server runs that uses what is here
@@ -140,22 +140,36 @@ class WeightsCache:
         """A folder with these files, by their relative paths, which must be safe; see `is_safe_name`."""
         listing = "".join(f"{name}\0{files[name].sha256}\n" for name in sorted(files))
         folder = self.root / "folders" / hashlib.sha256(listing.encode()).hexdigest()
-        if folder.is_dir() and _has_files(folder, files):
-            _stamp(folder)
-            return folder
-        with self.lock(folder.name):
-            if folder.is_dir() and _has_files(folder, files):
-                return folder
-            new = folder.with_name(folder.name + ".new")
-            for old in (new, folder):
-                shutil.rmtree(old, ignore_errors=True)
-            new.mkdir()
-            for name, file in files.items():
-                (new / name).parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(file.path, new / name)
-            new.rename(folder)
-            sync_folder(folder.parent)
+        if not folder.is_dir() or self._missing(folder, files):
+            with self.lock(folder.name):
+                try:
+                    self._complete(folder, files)
+                except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                    shutil.rmtree(folder)  # something else is in the place of a file or of its folder
+                    self._complete(folder, files)
+        _stamp(folder)
         return folder
+
+    def _missing(self, folder: Path, files: Mapping[str, CachedFile]) -> list[str]:
+        """The files that are not in the folder, or not as they are in the cache now."""
+        copied = self.read_entry(_copies_in(folder))
+        return [name for name, file in files.items() if not _is_same(folder / name, file, copied.get(name))]
+
+    def _complete(self, folder: Path, files: Mapping[str, CachedFile]) -> None:
+        """Put what is missing into the folder. All else stays as it is: servers may use it."""
+        new, copied = self.partial(folder.name), self.read_entry(_copies_in(folder))
+        folder.mkdir(exist_ok=True)
+        for name in self._missing(folder, files):
+            source, target = files[name].path, folder / name
+            modified = source.stat().st_mtime_ns
+            new.unlink(missing_ok=True)
+            is_link = link_or_copy(source, new)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(target)
+            if not is_link:
+                sync_folder(target.parent)
+                copied[name] = modified
+                self.write_entry(_copies_in(folder), copied)
 
     def plain_folder(self, snapshot: Path) -> Path:
         """A folder with the files that the symbolic links in a hub's snapshot lead to."""
@@ -182,15 +196,25 @@ def _stamp(path: Path) -> None:
         os.utime(path)
 
 
-def _has_files(folder: Path, files: Mapping[str, CachedFile]) -> bool:
+def _copies_in(folder: Path) -> str:
+    """The name in the index of this folder's copies: when each of the copied files had been changed."""
+    return f"copies in {folder.name}"
+
+
+def _is_same(path: Path, file: CachedFile, copied: object) -> bool:
+    """Whether `path` is a link to the file, or a copy; `copied`: when the copied file had been changed."""
     try:
-        return all((folder / name).stat().st_size == file.size for name, file in files.items())
+        found, source = path.stat(), file.path.stat()
     except OSError:
         return False
+    return os.path.samestat(found, source) or (found.st_size, copied) == (file.size, source.st_mtime_ns)
 
 
-def link_or_copy(file: Path, new: Path) -> None:
-    """Give `file` a second name; on another file system make a copy, and sync it. `new` must not exist."""
+def link_or_copy(file: Path, new: Path) -> bool:
+    """Give `file` a second name; where that fails, make a copy, sync it, and return False.
+
+    `new` must not exist.
+    """
     try:
         new.hardlink_to(file)
     except FileExistsError:
@@ -199,6 +223,8 @@ def link_or_copy(file: Path, new: Path) -> None:
         shutil.copyfile(file, new)
         with new.open("rb") as copy:
             os.fsync(copy.fileno())
+        return False
+    return True
 
 
 def is_safe_name(name: str) -> bool:
