@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from gusset.errors import Conflict, Denied, HostError
 from gusset.weights.cache import WeightsCache
 from gusset.weights.download import Download, SourceKind
 from gusset.weights.mounts import Mounts
+from tests.conftest import as_ordinary_process
 
 
 def download(mount: Path) -> Download:
@@ -125,6 +128,73 @@ def test_a_link_whose_record_is_lost_is_not_gussets(
     (tmp_path / "llama").unlink()
     (tmp_path / "llama").symlink_to(cache.root / "folders" / "gone")
     Mounts(cache).check(wanted)
+
+
+_CHANGE = """
+import resource, sys
+from pathlib import Path
+from gusset.errors import HostError
+from gusset.weights.cache import WeightsCache
+from gusset.weights.mounts import Mounts
+from tests.weights.test_mounts import download
+cache, path, folder = map(Path, sys.argv[2:])
+mounts = Mounts(WeightsCache(cache))
+if sys.argv[1] == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+if sys.argv[1] == "killed":
+    Path.symlink_to = lambda *_: sys.exit(11)
+try:
+    mounts.mount(download(path), folder)
+except HostError as error:
+    print(error, end="", file=sys.stderr)
+    sys.exit(11)
+"""
+MESSAGES = {
+    "read-only": "config.yaml:3: weights[0].source: this account cannot create {path}",
+    "full": "there is no space left in {cache}",
+    "killed": "",
+}
+
+
+@pytest.mark.parametrize("reason", MESSAGES)
+def test_a_link_that_could_not_be_changed_is_still_gussets(
+    cache: WeightsCache, tmp_path: Path, folders: tuple[Path, Path], reason: str
+) -> None:
+    """The next start changes it, once its folder can be written, the disk has room, or nothing kills it."""
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "llama"
+    mounts, wanted = Mounts(cache), download(path)
+    mounts.mount(wanted, folders[0])
+    mounts.close()
+
+    path.parent.chmod(0o555 if reason == "read-only" else 0o755)
+    command = [*as_ordinary_process(), sys.executable, "-c", _CHANGE, reason, cache.root, path, folders[1]]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.decode()) == (
+        11,
+        MESSAGES[reason].format(path=path, cache=cache.root),
+    )
+    assert path.readlink() == folders[0]
+
+    path.parent.chmod(0o755)
+    mounts.check(wanted)
+    mounts.mount(wanted, folders[1])
+    assert path.readlink() == folders[1]
+    mounts.close()
+
+
+def test_a_link_of_ones_own_to_an_older_content_is_not_gussets(
+    cache: WeightsCache, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    """Once gusset has changed its link, it knows only the new one."""
+    mounts, wanted, path = Mounts(cache), download(tmp_path / "llama"), tmp_path / "llama"
+    for folder in folders:
+        mounts.mount(wanted, folder)
+        mounts.close()
+    path.unlink()
+    path.symlink_to(folders[0])
+    with pytest.raises(Conflict, match="gusset did not make it"):
+        mounts.check(wanted)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -6,8 +6,8 @@ In the cache's folder:
     index/KEY       which file a source had last: its hash, size and validator
     partial/KEY     a download that is not complete yet; the next start goes on from there
     folders/HASH    the files of one source as a folder: hard links to `files`; else copies, listed in `index`
-    mounts/KEY      which folder the path of a mount links to; locked while a server uses it
-    lock/KEY        locked while a process downloads from that source
+    mounts/KEY      which folder the path of a mount links to
+    lock/KEY        locked while a process downloads from that source, or a server uses that mount
     in-use          locked while a server runs that uses what is here
 
 KEY is the SHA-256 of a source's name. The modification time of a source's entry in
@@ -183,8 +183,12 @@ class WeightsCache:
         return self.folder(files)
 
     def mount_record(self, location: str) -> Path:
-        """The file with the target of the link at this path."""
+        """The file with the target of the link at this path; with two while it is being changed."""
         return self._path("mounts", location)
+
+    def mount_lock(self, location: str) -> Path:
+        """The file that is locked while a server uses the link at this path."""
+        return self._path("lock", f"mount {location}")
 
     def _path(self, folder: str, source: str) -> Path:
         return self.root / folder / hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from gusset.errors import Conflict, Denied, HostError
-from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW
+from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, is_disk_full, write_private_file
 from gusset.trusted_folders import untrusted_part
-from gusset.weights.cache import WeightsCache
+from gusset.weights.cache import WeightsCache, disk_error
 from gusset.weights.download import Download
 
 _LINK_TIMEOUT = 10.0  # seconds until another start has made its link
@@ -80,7 +80,7 @@ class Mounts:
         descriptor = self._locked.get(str(path))
         if descriptor is None:
             flags = os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC | NO_FOLLOW
-            descriptor = os.open(self._cache.mount_record(str(path)), flags, 0o600)
+            descriptor = os.open(self._cache.mount_lock(str(path)), flags, 0o600)
             self._locked[str(path)] = descriptor
         deadline = time.monotonic() + _LINK_TIMEOUT
         while True:
@@ -95,23 +95,35 @@ class Mounts:
             time.sleep(_INTERVAL)
 
     def _link(self, download: Download, path: Path, folder: Path) -> None:
-        if self._link_at(path) == folder:
+        current = self._link_at(path)
+        if current == folder:
             return
-        if self._link_at(path) is None:
+        if current is None:
             self._check_empty(download, path)
+        # First the record: a link without one would not be recognized as gusset's own. It has both
+        # targets, since the change may fail, or this process be killed.
+        try:
+            self._record(path, folder, *([current] if current else []))
+        except OSError as error:
+            raise disk_error(error, self._cache.root) from None
         new = path.with_name(f".gusset-{os.urandom(8).hex()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # First the record: a link without one would not be recognized as gusset's own.
-            self._cache.mount_record(str(path)).write_text(str(folder))
             new.symlink_to(folder)
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()  # it is empty
             new.replace(path)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
-            raise _not_writable(download, path) from None
+            full = is_disk_full(error)
+            raise (disk_error(error, path.parent) if full else _not_writable(download, path)) from None
+        with contextlib.suppress(OSError):  # the record with both is right, too
+            self._record(path, folder)
+
+    def _record(self, path: Path, *targets: Path) -> None:
+        """Record what a link at this path may lead to if gusset made it."""
+        write_private_file(self._cache.mount_record(str(path)), b"\0".join(map(os.fsencode, targets)))
 
     def _link_at(self, path: Path) -> Path | None:
         """What the link leads to that gusset has put at this path; None if there is no such link."""
@@ -119,10 +131,10 @@ class Mounts:
             target = path.readlink()
             if target.is_relative_to(self._cache.root):
                 return target
-            recorded = self._cache.mount_record(str(path)).read_text()
+            recorded = self._cache.mount_record(str(path)).read_bytes().split(b"\0")
         except OSError:
             return None
-        return target if recorded == str(target) else None
+        return target if os.fsencode(target) in recorded else None
 
     def _check_empty(self, download: Download, path: Path) -> None:
         if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
