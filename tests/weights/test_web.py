@@ -69,6 +69,56 @@ def test_every_form_of_etag_is_sent_along(client: WebClient, web: WebServer, eta
     assert web.statuses == [200, 304]
 
 
+@pytest.mark.parametrize("date", [{}, {"Last-Modified": "Mon, 30 Nov 2026 09:00:00 GMT"}], ids=["", "date"])
+def test_an_etag_that_is_not_ascii_keeps_nothing_from_being_used(
+    client: WebClient, web: WebServer, date: dict[str, str]
+) -> None:
+    """It is not sent back; a date is, in its place."""
+    url = web.put("/a.bin", BODY, etag='"\xe9"', headers=date, breaks_after=200_000, faulty=1)
+    fetch(client, url)
+    assert fetch(client, url).path.read_bytes() == BODY
+    assert web.seen[-1].since == date.get("Last-Modified")
+
+
+def test_a_date_that_is_not_ascii_keeps_nothing_from_being_used(client: WebClient, web: WebServer) -> None:
+    """It counts as none."""
+    url = web.put("/a.bin", BODY, etag="", headers={"Last-Modified": "30. f\xe9vrier"})
+    fetch(client, url)
+    assert fetch(client, url).path.read_bytes() == BODY
+
+
+def test_a_validator_that_is_not_ascii_and_that_the_cache_has_is_not_sent(
+    client: WebClient, cache: WeightsCache, web: WebServer
+) -> None:
+    """An older gusset has stored it, with the file or with a part of it."""
+    url = web.put("/a.bin", BODY)
+    known = fetch(client, url)
+    entry = cache.read_entry(url)
+    cache.write_entry(url, entry | {"validator": '"\xe9"'})
+    assert fetch(client, url) == known
+    for kept in (entry, {}):
+        cache.write_entry(url, kept)
+        partial = cache.partial(url)
+        partial.write_bytes(b"x")
+        partial.with_name(partial.name + ".validator").write_text('"\xe9"')
+        web.put("/a.bin", BODY[::-1])
+        assert fetch(client, url).path.read_bytes() == BODY[::-1]
+
+
+@pytest.mark.parametrize("location", ["http://a..b/", "http://xn--/", "mailto:x", "http://[::1", "/\xe9"])
+def test_a_redirect_to_nowhere_leaves_the_file_in_the_cache(
+    client: WebClient, web: WebServer, location: str
+) -> None:
+    """What a server sends in a header is no error of gusset's; without the file it is one of the server."""
+    url = web.put("/a.bin", BODY)
+    known = fetch(client, url)
+    for path in ("/a.bin", "/b.bin"):
+        web.put(path, b"", redirect=location, headers={"Set-Cookie": "a=\xe9"})
+    assert fetch(client, url) == known
+    with pytest.raises(Unreachable):
+        fetch(client, web.address + "/b.bin")
+
+
 def test_without_an_etag_the_size_says_whether_a_file_has_changed(client: WebClient, web: WebServer) -> None:
     """A body of the same size is not read."""
     url = web.put("/a.bin", BODY, etag="")

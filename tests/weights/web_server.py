@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -43,6 +43,7 @@ class Seen:
     range: str | None
     authorized: bool
     status: int
+    since: str | None = None
 
 
 class WebServer:
@@ -139,7 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _see(self, status: int) -> None:
         headers = self.headers
-        self.web.seen.append(Seen(self.path, headers.get("Range"), "Authorization" in headers, status))
+        seen = Seen(self.path, headers.get("Range"), "Authorization" in headers, status)
+        self.web.seen.append(replace(seen, since=headers.get("If-Modified-Since")))
 
     def log_message(self, *_: object) -> None:
         """Nothing: the tests read `seen`."""

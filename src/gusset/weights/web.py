@@ -186,9 +186,8 @@ class _FileRequest:
         headers = {}
         if size and validator:
             headers = {"Range": f"bytes={size}-", "If-Range": validator}
-        elif self.known is not None and self.known.validator:
-            name = "If-None-Match" if '"' in self.known.validator else "If-Modified-Since"
-            headers = {name: self.known.validator}
+        elif self.known is not None and (stored := _sendable(self.known.validator)):
+            headers = {"If-None-Match" if '"' in stored else "If-Modified-Since": stored}
         with self._responses(headers) as (response, digest):
             if response.status_code == HTTPStatus.NOT_MODIFIED and self.known is not None:
                 return self.known
@@ -222,7 +221,7 @@ class _FileRequest:
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             return 0
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        same = response.headers.get("ETag", self._partial_validator()) == self._partial_validator()
+        same = "ETag" not in response.headers or _validator(response) == self._partial_validator()
         if found is None or int(found[1]) != self.partial_size() or not same:
             self._drop_partial()
             raise _TryAgain("the server sent another part of the file than was requested")
@@ -296,7 +295,7 @@ class _FileRequest:
             sent = {**headers, "Accept-Encoding": "identity"}
             if self._token is not None and _origin(url) == origin:
                 sent["Authorization"] = f"Bearer {self._token}"
-            with self._http.stream("GET", url, headers=sent) as response:
+            with contextlib.closing(self._send(url, sent)) as response:
                 digest = _digest(response) or digest
                 if response.next_request is None:
                     yield response, digest
@@ -307,9 +306,15 @@ class _FileRequest:
             url = target
         raise failures.unreachable(self.download, "it redirects too often")
 
+    def _send(self, url: httpx.URL, headers: Mapping[str, str]) -> httpx.Response:
+        try:
+            return self._http.send(self._http.build_request("GET", url, headers=headers), stream=True)
+        except (httpx.InvalidURL, UnicodeError):  # may also come from a redirect, or a cookie beside it
+            raise _TryAgain("its address, or one that it redirects to, cannot be requested") from None
+
     def _partial_validator(self) -> str | None:
         with contextlib.suppress(OSError):
-            return self._validator_file.read_text()
+            return _sendable(self._validator_file.read_text())
         return None
 
     def _drop_partial(self) -> None:
@@ -328,8 +333,13 @@ def _length(response: httpx.Response) -> int | None:
 
 
 def _validator(response: httpx.Response) -> str | None:
-    validator: str | None = response.headers.get("ETag") or response.headers.get("Last-Modified")
-    return validator
+    headers = response.headers
+    return _sendable(headers.get("ETag")) or _sendable(headers.get("Last-Modified"))
+
+
+def _sendable(validator: str | None) -> str | None:
+    """The validator, if a request can have it in a header."""
+    return validator if validator and validator.isascii() else None
 
 
 def _digest(response: httpx.Response) -> _Digest | None:
