@@ -169,6 +169,28 @@ def test_what_goes_well_despite_the_program(provider: Provider) -> None:
     provider.check_rotated()
 
 
+PRINTED = [
+    ("verify:print-and-later", 0),
+    ("verify:print-and-fail", 9),
+    ("revoke:print-and-later", 0),
+    ("revoke:print-and-fail", 9),
+    ("revoke:print-and-hang", 9),
+    ("create:output create:print-and-later", 0),
+    ("create:output create:print-and-fail", 9),
+    ("create:base64 create:print-and-later", 0),
+]
+
+
+@pytest.mark.parametrize(("faults", "status"), PRINTED)
+def test_a_new_value_of_words_is_masked_when_a_step_prints_it(
+    provider: Provider, faults: str, status: int
+) -> None:
+    """From the step that has returned the value on, however a step ends; `rotate` searches what is printed."""
+    printed = provider.rotate("--current-handle", "first", faults=f"create:words {faults}", status=status)
+    assert printed.count("provider: login with *** failed") == 1
+    assert "horse staple battery" in provider.live.values()
+
+
 def test_a_secret_that_the_program_does_not_rotate_is_skipped(provider: Provider, gusset: Cli) -> None:
     """Exit status 64 at `create` leaves the secret as it was, without an unfinished rotation."""
     printed = provider.rotate("--output", "json", faults="create:not-mine")

@@ -3,6 +3,7 @@
 `FAULTS` is a list of `STEP:FAULT`; each happens once, so that the next run succeeds.
 """
 
+import base64
 import json
 import os
 import secrets
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+WORDS = "horse staple battery"  # no part of it looks random
 
 state_file = Path(os.environ["PROVIDER"])
 state = json.loads(state_file.read_text())
@@ -37,6 +40,19 @@ def kill_gusset() -> None:
     time.sleep(30)
 
 
+def complain(value: str) -> None:
+    """Print the value, as a client's error message may, and fail in one of the ways to fail."""
+    text = f"login with {value} failed"
+    if has_fault("print-and-fail"):
+        sys.exit(text)
+    if has_fault("print-and-later"):
+        print(text, file=sys.stderr)
+        sys.exit(75)
+    if has_fault("print-and-hang"):
+        print(text, file=sys.stderr, flush=True)
+        time.sleep(60)
+
+
 call = {name: text for name, text in request.items() if name != "value"}
 state["calls"].append(call | {"pid": os.getpid()})
 save()
@@ -58,13 +74,16 @@ if has_fault("not-mine"):
 output = {}
 if step == "create":
     handle = "key-" + request["rotation"]
-    state["live"].setdefault(handle, secrets.token_urlsafe(24))
-    output = {"value": state["live"][handle], "handle": handle}
+    made = WORDS if has_fault("words") else secrets.token_urlsafe(24)
+    output = {"value": state["live"].setdefault(handle, made), "handle": handle}
     if has_fault("print"):
         print("the value is", output["value"], "in", repr(output), file=sys.stderr)
-    if has_fault("print-and-fail"):
-        print("cannot do", output["value"], file=sys.stderr)
-        sys.exit(1)
+    if has_fault("output"):  # though it will fail
+        print(json.dumps(output), flush=True)
+    if has_fault("base64"):
+        encoded = base64.b64encode(output["value"].encode()).decode()
+        print(json.dumps({"value_base64": encoded, "handle": handle}), flush=True)
+    complain(output["value"])
     if has_fault("rubbish"):
         print(json.dumps(output)[:-2])
         print("error: near", output["value"], file=sys.stderr)
@@ -73,7 +92,9 @@ if step == "create":
 elif step == "verify":
     if state["live"].get(request["handle"]) != request["value"]:
         sys.exit("the value is not the one that was made")
+    complain(request["value"])
 elif step == "revoke":
+    complain(state["live"][request["current"]])
     state["live"].pop(request["handle"], None)
 save()
 if has_fault("kill-after"):

@@ -1,7 +1,7 @@
 """Runs a provider's program for `gusset secret rotate`, one process for each step.
 
 Values pass through its standard input and output only. What it writes to standard error is kept until the
-step has ended: only then is the new value known, and masked in it.
+program has ended: only then is a value known that it has made, and masked in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO
 
 from gusset.backoff import Backoff
 from gusset.errors import ProviderFailed, UsageError
-from gusset.rotation.contract import EXIT_TEMPORARY, EXIT_UNKNOWN_STEP, MAX_OUTPUT, Created
+from gusset.rotation.contract import EXIT_TEMPORARY, EXIT_UNKNOWN_STEP, MAX_OUTPUT, Created, value_in
 from gusset.rotation.driver import StepUnknown
 from gusset.secrets.fragments import fragments_of
 from gusset.secrets.masking import Masker
@@ -40,11 +40,16 @@ class ProviderProcess:
         words: Sequence[str],
         *,
         timeout: float,
+        held: list[SecretValue],
         print_error: Callable[[str], None],
     ) -> None:
-        """`timeout` are the seconds for one run. `print_error` prints a line of its standard error."""
+        """`timeout` are the seconds for one run. `print_error` prints a line of its standard error.
+
+        The values in `held` are masked in it; those that the program makes are added.
+        """
         self._words = list(words)
         self._timeout = timeout
+        self._held = held
         self._print_error = print_error
         self._output = b""
         self._errors = b""
@@ -116,10 +121,11 @@ class ProviderProcess:
             raise ProviderFailed(f"the output of the provider's program in the step {step} is too large")
 
     def show(self, created: Created | None) -> None:
-        masker = Masker()
-        if created is not None:
-            masker.learn([created.value])
-        else:  # the value is not known, so all is masked that may be one
+        value = value_in(self._output) if created is None else created.value
+        if value is not None and value not in self._held:
+            self._held.append(value)
+        masker = Masker(self._held)
+        if created is None:  # there may be a value that is not known, so all is masked that may be one
             words = [word.strip(b"\"',:{}[]") for word in self._output.split()]
             masker.learn([SecretValue(word) for word in [*words, *fragments_of(self._errors)]])
         text = masker.mask(self._errors, "stderr").decode(errors="replace")

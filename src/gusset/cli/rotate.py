@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,6 @@ from gusset.cli.app import App, Command, pass_app
 from gusset.cli.durations import DURATION, SECONDS
 from gusset.errors import GussetError, UsageError, outcome_of
 from gusset.secrets.name import check_name
-from gusset.secrets.value import SecretValue
 
 if TYPE_CHECKING:
     from gusset.cli.stored_rotations import StoredRotations
@@ -173,13 +173,10 @@ def _driver(
     from gusset.rotation.driver import Driver
     from gusset.rotation.replicas import Policy
 
-    def take_value(name: str, value: SecretValue) -> None:
-        app.held.append(value)
-        warn_about(app, name, value)
-
     provider = ProviderProcess(
         words,
         timeout=step_timeout.total_seconds(),
+        held=app.held,
         print_error=lambda line: app.output.note(f"provider: {line}"),
     )
     policy = Policy(
@@ -194,7 +191,7 @@ def _driver(
         overlap=overlap,
         timeout=timeout,
         note=app.output.note,
-        take_value=take_value,
+        take_value=partial(warn_about, app),
     )
 
 

@@ -73,6 +73,24 @@ def parse_created(output: bytes) -> Created:
     Raises:
         ProviderFailed: the output is not what the contract demands.
     """
+    data = _fields(output)
+    value, handle = _value(data), data.get("handle")
+    if not isinstance(handle, str) or not 0 < len(handle) <= MAX_HANDLE or not handle.isprintable():
+        raise _bad(f"has no `handle`, a printable text of 1 to {MAX_HANDLE} characters")
+    if value.reveal() in handle.encode():
+        raise _bad("has the value in its `handle`, which is not secret")
+    return Created(value=value, handle=handle, expires_at=_expires_at(data))
+
+
+def value_in(output: bytes) -> SecretValue | None:
+    """The value in what a failed program has written, if that can be read."""
+    try:
+        return _value(_fields(output))
+    except ProviderFailed:
+        return None
+
+
+def _fields(output: bytes) -> dict[str, Any]:
     if len(output) > MAX_OUTPUT:
         raise _bad("is too large")
     try:
@@ -81,12 +99,7 @@ def parse_created(output: bytes) -> Created:
         raise _bad("is not JSON") from None
     if not isinstance(data, dict):
         raise _bad("is not a JSON object")
-    value, handle = _value(data), data.get("handle")
-    if not isinstance(handle, str) or not 0 < len(handle) <= MAX_HANDLE or not handle.isprintable():
-        raise _bad(f"has no `handle`, a printable text of 1 to {MAX_HANDLE} characters")
-    if value.reveal() in handle.encode():
-        raise _bad("has the value in its `handle`, which is not secret")
-    return Created(value=value, handle=handle, expires_at=_expires_at(data))
+    return data
 
 
 def _value(data: dict[str, Any]) -> SecretValue:
