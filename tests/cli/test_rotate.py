@@ -191,6 +191,13 @@ def test_a_new_value_of_words_is_masked_when_a_step_prints_it(
     assert "horse staple battery" in provider.live.values()
 
 
+def test_no_part_of_a_value_is_printed_when_the_messages_are_cut(provider: Provider) -> None:
+    """Of more than 64 KiB, only whole lines are shown: the start of one may be the end of a value."""
+    printed = provider.rotate("--current-handle", "first", faults="create:words verify:print-in-long-line")
+    assert "battery" not in printed
+    assert "provider: ...\nprovider: login failed\n" in printed
+
+
 def test_a_secret_that_the_program_does_not_rotate_is_skipped(provider: Provider, gusset: Cli) -> None:
     """Exit status 64 at `create` leaves the secret as it was, without an unfinished rotation."""
     printed = provider.rotate("--output", "json", faults="create:not-mine")

@@ -45,6 +45,9 @@ def complain(value: str) -> None:
     text = f"login with {value} failed"
     if has_fault("print-and-fail"):
         sys.exit(text)
+    if has_fault("print-in-long-line"):  # whose last 64 KiB begin within the value
+        end = "\nlogin failed\n"
+        sys.stderr.write(value + "x" * (64 * 1024 + 1 - len(value) - len(end)) + end)
     if has_fault("print-and-later"):
         print(text, file=sys.stderr)
         sys.exit(75)

@@ -140,6 +140,7 @@ class _Pipes:
     def __init__(self) -> None:
         self._output = bytearray()
         self._errors = bytearray()
+        self._cut = False  # whether the start of `_errors` was dropped
         self.too_large = False
         self._threads: Sequence[threading.Thread] = ()
 
@@ -171,7 +172,10 @@ class _Pipes:
     def collect(self) -> tuple[bytes, bytes]:
         """Standard output and standard error, as far as they were read."""
         self.wait(_SILENCE)
-        return bytes(self._output), bytes(self._errors)
+        errors = bytes(self._errors)
+        if self._cut:  # perhaps within a value, which would not be found
+            errors = b"...\n" + errors.partition(b"\n")[2]
+        return bytes(self._output), errors
 
     def _read_output(self, pipe: IO[bytes]) -> None:
         with pipe, suppress(OSError, ValueError):
@@ -185,6 +189,7 @@ class _Pipes:
         with pipe, suppress(OSError, ValueError):
             while chunk := os.read(pipe.fileno(), 65_536):
                 self._errors += chunk
+                self._cut = self._cut or len(self._errors) > MAX_ERRORS
                 del self._errors[:-MAX_ERRORS]
 
 
