@@ -198,6 +198,12 @@ def test_no_part_of_a_value_is_printed_when_the_messages_are_cut(provider: Provi
     assert "provider: ...\nprovider: login failed\n" in printed
 
 
+def test_a_wait_for_the_first_use_may_be_of_any_length(provider: Provider) -> None:
+    """Also one that would end after the year 9999, the last one of a date."""
+    printed = provider.rotate("--current-handle", "first", "--first-use-timeout", "999999999d")
+    assert "db: rotated (version 2), 1 credential revoked" in printed
+
+
 def test_a_secret_that_the_program_does_not_rotate_is_skipped(provider: Provider, gusset: Cli) -> None:
     """Exit status 64 at `create` leaves the secret as it was, without an unfinished rotation."""
     printed = provider.rotate("--output", "json", faults="create:not-mine")

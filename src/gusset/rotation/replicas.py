@@ -81,7 +81,7 @@ def _not_acknowledged(replicas: Iterable[Replica], policy: Policy) -> Iterable[s
 
 def _not_used(rollout: Rollout, version: int, policy: Policy, now: datetime) -> Iterable[str]:
     yield from _not_acknowledged(rollout.replicas, policy)
-    if policy.first_use is None or now < rollout.started_at + policy.first_use:
+    if policy.first_use is None or now - rollout.started_at < policy.first_use:
         for replica in rollout.replicas:
             if replica.state == "acknowledged" and (replica.used is None or replica.used < version):
                 yield f"{_name(replica)} has not used it"
