@@ -46,6 +46,7 @@ def codes(value: str | bytes, name: str | None = None) -> list[str]:
         "postgresql://user:pa$$word@host/db",
         b"\x00\x01\x02\x80\xff binary key",
         jwt({"exp": NOW.timestamp() + 1}),
+        jwt({"exp": 10**400}),
         jwt({"sub": "without expiry"}),
         'it\'s a "quoted" word',
         "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n"
