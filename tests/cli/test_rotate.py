@@ -324,6 +324,7 @@ def test_due_rotates_all_that_is_due_and_goes_on_after_a_failure(provider: Provi
         ["db", "x", "--with", "true", "--current-handle", "h"],
         ["db", "--with", "true", "--overlap", "1"],
         ["db", "--with", "true", "--overlap", "0s"],
+        ["db", "--with", "true", "--overlap", "366d"],
         ["db", "--with", "/no/such/program"],
     ],
 )

@@ -68,6 +68,7 @@ def test_the_value_arrives_exactly() -> None:
         output(expires_at="tomorrow"),
         output(expires_at=5),
         output(expires_at="2031-01-31T12:00:00"),
+        output(expires_at="0001-01-01T00:00:00+01:00"),
         b" " * 600_000,
     ],
 )

@@ -17,6 +17,7 @@ import click
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.durations import DURATION, SECONDS
 from gusset.errors import GussetError, UsageError, outcome_of
+from gusset.rotation.state import MAX_OVERLAP
 from gusset.secrets.name import check_name
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def rotate(
     for name in names:
         check_name(name)
     _check_options(names, command, due=due, list_=list_, cancel=cancel, current_handle=current_handle)
+    if options["overlap"] > MAX_OVERLAP:  # refused before the provider makes a credential
+        raise UsageError(f"--overlap can be at most {MAX_OVERLAP.days} days")
     with _rotations(app) as rotations:
         if list_:
             return _list(app, rotations, names)

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from gusset.errors import GussetError, ProviderFailed
@@ -129,7 +129,10 @@ def _expires_at(data: dict[str, Any]) -> datetime | None:
         raise _bad("has an `expires_at` that is not a time, such as 2031-01-31T12:00:00Z") from None
     if moment.tzinfo is None:
         raise _bad("has an `expires_at` without a time zone")
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise _bad("has an `expires_at` outside of the years 1 to 9999 in UTC") from None
 
 
 def _bad(what: str) -> ProviderFailed:

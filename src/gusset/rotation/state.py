@@ -10,6 +10,7 @@ from enum import StrEnum
 from gusset.secrets.info import WARN_BEFORE
 
 MAX_HANDLE = 1000  # characters
+MAX_OVERLAP = timedelta(days=365)
 LEASE_SECONDS = 15.0  # that a process holds a rotation without renewing
 RENEW_EVERY = 4.0  # seconds
 

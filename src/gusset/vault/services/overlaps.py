@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from gusset.errors import InvalidValue
+from gusset.rotation.state import MAX_OVERLAP
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
@@ -21,8 +22,6 @@ from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import OVERLAPS, SECRETS
-
-MAX_OVERLAP = timedelta(days=365)
 
 _FIND = Select(OVERLAPS, "secret_id = :id")
 _FIND_MANY = Select(OVERLAPS, "secret_id IN (:ids...)")
