@@ -92,12 +92,18 @@ class Settings:
 
         Raises:
             NotSignedIn: there is none.
-            UsageError: the token file cannot be used.
+            UsageError: the token file cannot be used, or what is kept is not a key.
         """
         if self.token_file is not None:
             return read_key(self.token_file)
         if self.login is not None and _addresses(manager) <= _addresses(self.login.manager):
-            return SecretValue(_read(self.login.file, with_key=True)["api_key"].encode())
+            key = _read(self.login.file, with_key=True)["api_key"].encode()
+            if not is_key(key):
+                raise UsageError(
+                    f"the api_key in {self.login.file} is not a key",
+                    hint=f"log in again: `gusset login {manager}`",
+                )
+            return SecretValue(key)
         raise NotSignedIn(
             f"there is no key for the manager at {manager}", hint=f"log in: `gusset login {manager}`"
         )
@@ -205,6 +211,11 @@ def _rewrite(path: Path, values: Mapping[str, str]) -> None:
     write_private_file(path, "".join(line + "\n" for line in lines).encode())
 
 
+def is_key(data: bytes) -> bool:
+    """Whether a header can contain `data` as a key: one line of printable ASCII."""
+    return re.fullmatch(rb"[\x20-\x7e]+", data) is not None
+
+
 def read_key(path: Path) -> SecretValue:
     """The key in a file that others cannot read. Raises UsageError."""
     try:
@@ -217,6 +228,11 @@ def read_key(path: Path) -> SecretValue:
         raise UsageError(f"others can read the token file {path}", hint=f"chmod 600 {path}")
     if not key:
         raise UsageError(f"the token file {path} is empty")
+    if not is_key(key):
+        raise UsageError(
+            f"the token file {path} does not contain just a key",
+            hint="write the key into it again, on one line, as ASCII text without a byte order mark",
+        )
     return SecretValue(key)
 
 

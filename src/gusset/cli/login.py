@@ -52,6 +52,8 @@ def login(app: App, url: str, insecure_http: bool) -> None:
 
 
 def _key() -> SecretValue:
+    from gusset.settings import is_key
+
     if sys.stdin.isatty():
         text: str = click.prompt("API key", hide_input=True, err=True)
         data = text.strip().encode("utf-8", "surrogateescape")
@@ -59,7 +61,7 @@ def _key() -> SecretValue:
         data = sys.stdin.buffer.read(4096).strip()
     if not data:
         raise InvalidValue("standard input has no API key", hint="create one on the page Settings > API keys")
-    if not data.isascii():
+    if not is_key(data):
         raise UsageError("this is not an API key")
     return SecretValue(data)
 

@@ -106,4 +106,9 @@ class ExchangedToken:
             raise UsageError(f"cannot read the identity token file {self._file}: {error.strerror}") from None
         if not token:
             raise UsageError(f"the identity token file {self._file} is empty")
+        if not token.isascii():
+            raise UsageError(
+                f"the identity token file {self._file} does not contain just a token",
+                hint="have the platform's token written into it as ASCII text, without a byte order mark",
+            )
         return token
