@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "runtime": {"errors", "addresses", "backoff", "printable", "secrets"},
     "weights": {
         "errors",
+        "addresses",
         "backoff",
         "portable",
         "printable",

@@ -23,6 +23,14 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
+def is_host(host: str) -> bool:
+    """Whether a host may have this name or address: each part of it has 1 to 63 bytes."""
+    try:
+        return host.isprintable() and bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
 def http_url(host: str, port: int, *, scheme: str = "http") -> str:
     """The URL of a server, as in `http://127.0.0.1:8080` or `http://[::1]:8080`."""
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

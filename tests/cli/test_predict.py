@@ -144,6 +144,12 @@ def test_the_hint_for_a_model_that_is_not_ready_is_a_command_that_probes_it(
     assert f"curl --fail {server.address}/v1/models/model\n".encode() in done.stderr
 
 
+@pytest.mark.parametrize("host", ["model..example", "\u2603.example", "xn--.example", "1.2.3.999", ""])
+def test_an_address_that_no_model_can_have_is_refused(gusset: Cli, host: str) -> None:
+    done = gusset("predict", f"http://{host}/v1", "--data", "{}", status=2)
+    assert done.stderr == b"error: this is not a URL of a model\n"
+
+
 def test_the_hint_where_nothing_responds_serves_a_folder_at_that_port(gusset: Cli, tmp_path: Path) -> None:
     """The command is run as it is printed. A password of the URL is not printed."""
     port = free_port()

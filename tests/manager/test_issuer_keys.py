@@ -226,6 +226,12 @@ def test_a_name_without_an_address_is_an_error() -> None:
         asyncio.run(PinnedHttp(fail).get("https://missing.example", allow_private=False))
 
 
+def test_a_name_that_no_request_can_contain_is_an_error() -> None:
+    """Resolvers read an address with leading zeros, and httpx refuses it."""
+    with pytest.raises(FetchFailed, match=r"010\.1\.1\.1"):
+        asyncio.run(PinnedHttp(resolver(["127.0.0.1"])).get("http://010.1.1.1/", allow_private=True))
+
+
 @pytest.mark.parametrize("host", ["issuer.example", "other.example"])
 def test_the_certificate_must_be_that_of_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str

@@ -139,6 +139,10 @@ def test_external_data_stays_in_the_data_folder(tmp_path: Path, path: str) -> No
             "weights[0].source does not end with the name of a file",
         ),
         ("source: 'https://[/x', mount_location: /m", "weights[0].source is not a URL that can be fetched"),
+        (
+            "source: 'https://h..x/x', mount_location: /m",
+            "weights[0].source is not a URL that can be fetched",
+        ),
     ],
 )
 def test_what_cannot_be_fetched_is_a_problem(tmp_path: Path, entry: str, problem: str | None) -> None:

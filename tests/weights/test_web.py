@@ -288,6 +288,19 @@ def test_https_does_not_lead_to_http(client: WebClient, cache: WeightsCache) -> 
     assert requested == ["https://h.test/a.bin"]
 
 
+def test_a_url_that_no_server_can_have_is_a_mistake_in_the_config(client: WebClient) -> None:
+    """What cannot be seen before: the rules of names in other alphabets are httpx's."""
+    with pytest.raises(ConfigInvalid, match=r"config\.yaml:3: .* is not a URL that can be fetched"):
+        fetch(client, "https://\u2603.example/a.bin")
+
+
+def test_a_redirect_to_what_no_server_can_have_is_a_failure_of_the_server(
+    client: WebClient, web: WebServer
+) -> None:
+    with pytest.raises(Unreachable, match="no connection to the server"):
+        fetch(client, web.put("/a.bin", b"", redirect="http://storage..example/a.bin"))
+
+
 def test_redirects_end(client: WebClient, web: WebServer) -> None:
     """A circle of redirects is an error."""
     with pytest.raises(Unreachable, match="redirects too often"):

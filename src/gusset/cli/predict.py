@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gusset.addresses import is_host
 from gusset.cli.app import App, Command, check_exclusive, pass_app
 from gusset.cli.environment import environment_options
 from gusset.cli.needs_linux import (
@@ -198,9 +199,13 @@ def _predict_url(address: str) -> httpx.URL:
 
     address = address.rstrip("/")
     try:
-        return httpx.URL(address if address.endswith((":predict", "/predict")) else address + PREDICT_PATH)
-    except httpx.InvalidURL:
-        raise UsageError("this is not a URL of a model") from None
+        url = httpx.URL(address if address.endswith((":predict", "/predict")) else address + PREDICT_PATH)
+        valid = is_host(url.host)
+    except (httpx.InvalidURL, UnicodeError):
+        valid = False
+    if not valid:
+        raise UsageError("this is not a URL of a model")
+    return url
 
 
 def _without_password(url: httpx.URL) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gusset import errors
-from gusset.addresses import is_loopback
+from gusset.addresses import is_host, is_loopback
 from gusset.client.exchanged_token import ExchangedToken
 from gusset.errors import GussetError, ResponseLost, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
@@ -142,6 +142,10 @@ class ManagerClient:
             import httpx  # most commands need none of this
 
             logging.getLogger("httpx").setLevel(logging.WARNING)
+            try:
+                _ = httpx.URL(url).host
+            except (httpx.InvalidURL, UnicodeError):  # a name in another alphabet that cannot exist
+                raise _not_an_address() from None
             limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
             self._http[key] = httpx.Client(
                 base_url=url,
@@ -277,11 +281,11 @@ def checked_url(url: str, *, insecure_http: bool = False) -> str:
     url = url.rstrip("/")
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and is_host(parts.hostname or "") and parts.port != 0
     except ValueError:  # a port that is not a number, or a broken IPv6 address
         valid = False
-    if not valid or parts.hostname is None:
-        raise UsageError("the manager's address has the form https://HOST or http://127.0.0.1:8700")
+    if not valid or parts.hostname is None or not url.isprintable():
+        raise _not_an_address()
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
             "the manager's address must not contain a user, a password or a query", hint="see `gusset login`"
@@ -292,3 +296,7 @@ def checked_url(url: str, *, insecure_http: bool = False) -> str:
             hint="use https://, or --insecure-http if you mean it",
         )
     return url
+
+
+def _not_an_address() -> UsageError:
+    return UsageError("the manager's address has the form https://HOST or http://127.0.0.1:8700")

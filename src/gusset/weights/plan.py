@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from gusset.addresses import is_host
 from gusset.errors import ConfigInvalid, Problem
 from gusset.secrets.name import fold_name
 from gusset.weights.download import Credential, Download, SourceKind
@@ -223,7 +224,7 @@ class _Planner:
     def _check_url(self, download: Download, path: Path, schemes: Sequence[str]) -> None:
         try:
             url = urlsplit(download.address)
-            valid = url.scheme in schemes and bool(url.hostname) and url.port != 0
+            valid = url.scheme in schemes and is_host(url.hostname or "") and url.port != 0
         except ValueError:
             url, valid = urlsplit(""), False
         if not valid:

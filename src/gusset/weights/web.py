@@ -128,7 +128,7 @@ class WebClient:
                 return action()
             except _TryAgain as error:
                 reason = str(error)
-            except (httpx.TransportError, httpx.DecodingError) as error:
+            except (httpx.TransportError, httpx.DecodingError, UnicodeError) as error:
                 reason = _reason(error)
             if request.partial_size() > before:
                 failed = 0
@@ -289,8 +289,13 @@ class _FileRequest:
 
         The token goes to the URL's own origin only.
         """
-        url, digest = httpx.URL(self.download.address), None
-        origin = _origin(url)
+        try:
+            url, digest = httpx.URL(self.download.address), None
+            origin = _origin(url)
+        except (httpx.InvalidURL, UnicodeError):
+            raise failures.not_found(
+                self.download, f"{self.download.label} is not a URL that can be fetched"
+            ) from None
         for _ in range(_MAX_REDIRECTS):
             sent = {**headers, "Accept-Encoding": "identity"}
             if self._token is not None and _origin(url) == origin:
@@ -361,7 +366,7 @@ def _reason(error: Exception) -> str:
     """Why a request failed, in words that quote nothing of the URL."""
     if isinstance(error, httpx.TimeoutException):
         return "the server does not respond in time"
-    if isinstance(error, httpx.ConnectError):
+    if isinstance(error, httpx.ConnectError | UnicodeError):  # a redirect to what is no name of a host
         return "no connection to the server"
     if isinstance(error, httpx.ProtocolError | httpx.ReadError | httpx.WriteError):
         return "the connection broke off"

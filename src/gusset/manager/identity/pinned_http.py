@@ -62,7 +62,7 @@ class PinnedHttp:
     async def _addresses(self, host: str, port: int, allow_private: bool) -> Sequence[str]:
         try:
             found = await self._resolve(host, port)
-        except OSError:
+        except (OSError, UnicodeError):
             raise FetchFailed(f"the name {host} has no address") from None
         allowed = [address for address in found if is_allowed(host, address, allow_private=allow_private)]
         if not allowed:
@@ -83,7 +83,7 @@ class PinnedHttp:
                     return await _get_from(client, parts, address)
                 except httpx.ConnectError as error:
                     failure = _reason(error)
-                except httpx.HTTPError as error:
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
                     raise FetchFailed(f"{parts.hostname} did not respond ({_reason(error)})") from None
         raise FetchFailed(f"no connection to {parts.hostname} ({failure})")
 
