@@ -38,7 +38,7 @@ MAY_IMPORT = {
         "package",
         "runtime",
     },
-    "serving": {"errors", "secrets", "package", "runtime", "weights"},
+    "serving": {"errors", "portable", "secrets", "package", "runtime", "weights"},
     "containers": {
         "errors",
         "portable",

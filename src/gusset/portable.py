@@ -1,4 +1,4 @@
-"""Differences between Linux, macOS and Windows in file operations: locks, flags, and durable renames.
+"""Differences between Linux, macOS and Windows: locks, flags and durable renames of files, names of signals.
 
 Windows has no numbered accounts, no file modes, and no symbolic links that
 ordinary accounts can create, so these are not checked there.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -33,6 +34,14 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def is_disk_full(error: OSError) -> bool:
     """Whether a write failed because the disk, the account's quota or the largest file size is used up."""
     return error.errno in _DISK_FULL
+
+
+def signal_name(number: int) -> str:
+    """`SIGTERM`; `signal 40` for a real-time signal, most of which have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def lock_exclusively(fd: int) -> None:

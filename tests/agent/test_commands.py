@@ -201,6 +201,18 @@ def test_a_failure_is_logged_and_counted_and_the_next_change_runs_it_again(
     assert "***" in agent.output and back(NEW)[::-1] not in agent.output + agent.log
 
 
+def test_a_command_that_a_signal_without_a_name_ends_is_run_again_at_the_next_change(
+    admin: httpx.Client, start: Start
+) -> None:
+    """Of the real-time signals, which programs may send as they like, only the first and the last have a name."""
+    agent = start("--on-change", "sh -c 'kill -40 $$'")
+    agent.logged("Ready")
+    put(admin, token=NEW)
+    agent.logged("failed: ended by signal 40 (1 of 1 runs failed)")
+    put(admin, token=NEWER)
+    agent.logged("failed: ended by signal 40 (2 of 2 runs failed)")
+
+
 def test_files_of_an_earlier_agent_that_are_out_of_date_are_a_change(
     admin: httpx.Client, start: Start, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_rotation_from_create_to_revoke(provider: Provider, gusset: Cli) -> No
         ("create:rubbish", "is not JSON"),
         ("create:large", "too large"),
         ("verify:fail", "exit status 1"),
+        ("verify:signal", "(SIGTERM)"),
         ("revoke:fail", "exit status 1"),
         ("revoke:not-mine", "does not have the step revoke"),
     ],

@@ -63,6 +63,8 @@ if has_fault("kill-before"):
     kill_gusset()
 if has_fault("fail"):
     sys.exit("this failed")
+if has_fault("signal"):
+    os.kill(os.getpid(), signal.SIGTERM)
 if has_fault("later"):
     print("this failed for now", file=sys.stderr)
     sys.exit(75)

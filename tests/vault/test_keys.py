@@ -411,6 +411,7 @@ print(open("{file}").read())' '$(id)' '|' '*'"""
     [
         ("/no/such/program", "cannot be run: No such file"),
         ("false", "failed with status 1"),
+        ("sh -c 'kill -40 $$'", "was ended by signal 40"),
         ("true", "printed nothing"),
         ("echo nonsense", "is not a root key"),
         ("sleep 60", "did not end within 0.3 s"),

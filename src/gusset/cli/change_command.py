@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from gusset.cli.command_process import Command
 from gusset.cli.command_run import DEBOUNCE, GRACE_PERIOD, SILENCE
 from gusset.errors import UsageError
+from gusset.portable import signal_name
 
 log = logging.getLogger("gusset")
 
@@ -82,7 +83,7 @@ class ChangeCommand:
             self._record_failure(f"not finished after {self._timeout:.0f} s")
         elif status:
             self._record_failure(
-                f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+                f"exit status {status}" if status > 0 else f"ended by {signal_name(-status)}"
             )
         else:
             log.info("The --on-change command has run.")

@@ -19,6 +19,7 @@ from typing import IO
 
 from gusset.backoff import Backoff
 from gusset.errors import ProviderFailed, UsageError
+from gusset.portable import signal_name
 from gusset.rotation.contract import EXIT_TEMPORARY, EXIT_UNKNOWN_STEP, MAX_OUTPUT, Created, value_in
 from gusset.rotation.driver import StepUnknown
 from gusset.secrets.fragments import fragments_of
@@ -67,7 +68,7 @@ class ProviderProcess:
         if status == EXIT_UNKNOWN_STEP:
             raise StepUnknown
         if status != 0:
-            ended = f"exit status {status}" if status > 0 else f"signal {-status}"
+            ended = f"exit status {status}" if status > 0 else signal_name(-status)
             raise ProviderFailed(
                 f"the provider's program failed in the step {step} ({ended})",
                 hint="its own messages are above; run the same command again to continue with this step",

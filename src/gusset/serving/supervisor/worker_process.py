@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from gusset.errors import HostError
+from gusset.portable import signal_name
 from gusset.runtime.browser_rules import BrowserRules
 from gusset.runtime.output_pump import OutputPump
 from gusset.runtime.tls import TlsFiles
@@ -260,12 +261,8 @@ def _detach(pipe: IO[bytes] | None) -> int:
 
 
 def describe_exit(status: int) -> str:
-    """`exit status 3` or `signal SIGKILL; was it out of memory?`, for people."""
+    """`exit status 3` or `SIGKILL; was it out of memory?`, for people."""
     if status >= 0:
         return f"exit status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = str(-status)
     hint = "; was it out of memory?" if -status == signal.SIGKILL else ""
-    return f"signal {name}{hint}"
+    return f"{signal_name(-status)}{hint}"

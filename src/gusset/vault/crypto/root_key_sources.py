@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gusset.errors import HostError, RootKeyError, UsageError
-from gusset.portable import HAS_POSIX_ACCOUNTS, sync_folder, write_private_file
+from gusset.portable import HAS_POSIX_ACCOUNTS, signal_name, sync_folder, write_private_file
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault.crypto.root_key import (
@@ -210,10 +210,9 @@ class CommandSource:
                 raise RootKeyError(
                     f"the root key command {program} did not end within {COMMAND_TIMEOUT:g} s"
                 ) from None
-        if process.returncode != 0:
-            raise RootKeyError(
-                f"the root key command {program} failed with status {process.returncode}", hint=_shown(errors)
-            )
+        if (status := process.returncode) != 0:
+            ended = f"failed with status {status}" if status > 0 else f"was ended by {signal_name(-status)}"
+            raise RootKeyError(f"the root key command {program} {ended}", hint=_shown(errors))
         if not output.strip():
             raise RootKeyError(f"the root key command {program} printed nothing", hint=_shown(errors))
         return output[:_MAX_BYTES]
