@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from gusset.client.manager_client import ManagerClient, checked_url
-from gusset.errors import UsageError
+from gusset.errors import Unreachable, UsageError
+from gusset.portable import write_private_file
 from gusset.secrets.value import SecretValue
+from tests.conftest import Cli
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,36 @@ def test_a_host_that_no_name_server_can_have_is_refused(url: str) -> None:
 
 def test_a_host_in_another_alphabet_is_accepted() -> None:
     assert checked_url("https://b\u00fccher.example") == "https://b\u00fccher.example"
+
+
+WRONG_VARIABLES = [
+    ("HTTPS_PROXY", "ftp://me:hunter2pass@proxy"),
+    ("ALL_PROXY", "http://me:hunter2pass@proxy:port"),
+    ("SSL_CERT_FILE", "/no/such/file"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_VARIABLES)
+@pytest.mark.parametrize("words", [["secret", "list"], ["predict", "https://127.0.0.1:1", "--data", "{}"]])
+def test_a_proxy_or_certificates_that_cannot_be_used_are_a_wrong_setting(
+    gusset: Cli, tmp_path: Path, words: Sequence[str], name: str, value: str
+) -> None:
+    """It is named, and not repeated, since the URL of a proxy may have a password."""
+    file = tmp_path / "key"
+    write_private_file(file, b"a-key")
+    settings = {"GUSSET_MANAGER": "https://127.0.0.1:1", "GUSSET_TOKEN_FILE": str(file)}
+    printed = gusset(*words, status=2, **settings, **{name: value}).stderr
+    assert b"that the environment names cannot be used" in printed and name.encode() in printed
+    assert b"hunter2pass" not in printed
+
+
+def test_a_proxy_whose_name_cannot_be_looked_up_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy..example")
+    with (
+        closing(ManagerClient("https://127.0.0.1:1", SecretValue(b"key"))) as client,
+        pytest.raises(Unreachable, match="does not respond"),
+    ):
+        client.request("GET", "/v1/users/me")
 
 
 def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:

@@ -173,14 +173,18 @@ def call(address: str, body: bytes, key: SecretValue | None = None) -> Iterator[
     """
     import httpx
 
+    from gusset.client.http_environment import environment_errors
+
     url = _predict_url(address)
     # Not compressed, since a compressed stream arrives in larger pieces.
     headers = {b"content-type": b"application/json", b"accept-encoding": b"identity"}
     if key is not None:
         headers[b"authorization"] = b"Api-Key " + key.reveal().strip()
     received = False
+    with environment_errors():
+        http = httpx.Client(timeout=None)  # noqa: S113  # a prediction may take long
     try:
-        with httpx.stream("POST", url, content=body, headers=headers, timeout=None) as response:  # noqa: S113  # a prediction may take long
+        with http, http.stream("POST", url, content=body, headers=headers) as response:
             received = True
             _raise_for_error(response)
             yield response

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from gusset import errors
 from gusset.addresses import is_host, is_loopback
 from gusset.client.exchanged_token import ExchangedToken
+from gusset.client.http_environment import environment_errors
 from gusset.errors import GussetError, ResponseLost, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
 
@@ -101,7 +102,7 @@ class ManagerClient:
             used = self.url
             try:
                 response = self._send(method, path, json=body, params=query, headers=sent)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, UnicodeError) as error:  # a proxy whose name cannot be looked up
                 failure = self.unreachable(error)
             except Unreachable as error:  # an exchange failed
                 failure = error
@@ -147,13 +148,14 @@ class ManagerClient:
             except (httpx.InvalidURL, UnicodeError):  # a name in another alphabet that cannot exist
                 raise _not_an_address() from None
             limits = httpx.Limits(keepalive_expiry=KEPT_SECONDS)
-            self._http[key] = httpx.Client(
-                base_url=url,
-                timeout=TIMEOUT,
-                follow_redirects=False,
-                limits=limits,
-                verify=True if self._ca_certificates is None else _trusting(self._ca_certificates),
-            )
+            with environment_errors():
+                self._http[key] = httpx.Client(
+                    base_url=url,
+                    timeout=TIMEOUT,
+                    follow_redirects=False,
+                    limits=limits,
+                    verify=True if self._ca_certificates is None else _trusting(self._ca_certificates),
+                )
         return self._http[key]
 
     def auth_headers(self) -> dict[str, str]:
@@ -178,7 +180,7 @@ class ManagerClient:
 
         try:
             response = self.http.post(path, data=form)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, UnicodeError) as error:
             raise self.unreachable(error) from None
         return self.parse_response(response)
 

@@ -49,5 +49,5 @@ class RemoteAudit:
                     self._client.parse_response(response)
                 for line in response.iter_lines():
                     yield json.loads(line)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, UnicodeError) as error:
             raise self._client.unreachable(error) from None
