@@ -297,7 +297,7 @@ def test_a_url_that_no_server_can_have_is_a_mistake_in_the_config(client: WebCli
 def test_a_redirect_to_what_no_server_can_have_is_a_failure_of_the_server(
     client: WebClient, web: WebServer
 ) -> None:
-    with pytest.raises(Unreachable, match="no connection to the server"):
+    with pytest.raises(Unreachable, match="one that it redirects to, cannot be requested"):
         fetch(client, web.put("/a.bin", b"", redirect="http://storage..example/a.bin"))
 
 

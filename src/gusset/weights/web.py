@@ -128,7 +128,7 @@ class WebClient:
                 return action()
             except _TryAgain as error:
                 reason = str(error)
-            except (httpx.TransportError, httpx.DecodingError, UnicodeError) as error:
+            except (httpx.TransportError, httpx.DecodingError) as error:
                 reason = _reason(error)
             if request.partial_size() > before:
                 failed = 0
@@ -297,10 +297,7 @@ class _FileRequest:
                 self.download, f"{self.download.label} is not a URL that can be fetched"
             ) from None
         for _ in range(_MAX_REDIRECTS):
-            sent = {**headers, "Accept-Encoding": "identity"}
-            if self._token is not None and _origin(url) == origin:
-                sent["Authorization"] = f"Bearer {self._token}"
-            with contextlib.closing(self._send(url, sent)) as response:
+            with contextlib.closing(self._send(url, headers, origin)) as response:
                 digest = _digest(response) or digest
                 if response.next_request is None:
                     yield response, digest
@@ -311,9 +308,14 @@ class _FileRequest:
             url = target
         raise failures.unreachable(self.download, "it redirects too often")
 
-    def _send(self, url: httpx.URL, headers: Mapping[str, str]) -> httpx.Response:
+    def _send(
+        self, url: httpx.URL, headers: Mapping[str, str], origin: tuple[str, str, int | None]
+    ) -> httpx.Response:
+        sent = {**headers, "Accept-Encoding": "identity"}
         try:
-            return self._http.send(self._http.build_request("GET", url, headers=headers), stream=True)
+            if self._token is not None and _origin(url) == origin:
+                sent["Authorization"] = f"Bearer {self._token}"
+            return self._http.send(self._http.build_request("GET", url, headers=sent), stream=True)
         except (httpx.InvalidURL, UnicodeError):  # may also come from a redirect, or a cookie beside it
             raise _TryAgain("its address, or one that it redirects to, cannot be requested") from None
 
@@ -366,7 +368,7 @@ def _reason(error: Exception) -> str:
     """Why a request failed, in words that quote nothing of the URL."""
     if isinstance(error, httpx.TimeoutException):
         return "the server does not respond in time"
-    if isinstance(error, httpx.ConnectError | UnicodeError):  # a redirect to what is no name of a host
+    if isinstance(error, httpx.ConnectError):
         return "no connection to the server"
     if isinstance(error, httpx.ProtocolError | httpx.ReadError | httpx.WriteError):
         return "the connection broke off"
