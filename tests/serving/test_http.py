@@ -311,6 +311,15 @@ def test_a_target_may_have_any_form(target: bytes, seen: bytes) -> None:
     assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b"\r\n\r\n" + seen)
 
 
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_raw_bytes_in_a_target_are_refused_or_encoded(repeats: int) -> None:
+    """What the versions of httptools do with them differs; handlers get ASCII in any case."""
+    head = b"GET /\xff?\xc3\xa9=1 HTTP/1.1\r\nhost: x\r\n"
+    response = exchange_with(Limits(), *[head + b"\r\n"] * (repeats - 1), head + b"connection: close\r\n\r\n")
+    if not response.startswith(b"HTTP/1.1 400 "):
+        assert response.count(b"\r\n\r\n/%FF?%C3%A9=1 ") == repeats
+
+
 def test_a_head_decides_how_large_its_body_may_be() -> None:
     """By its path, here."""
 
@@ -414,6 +423,31 @@ def test_a_slow_body_gets_408() -> None:
         Limits(body_seconds=0.2), b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12"
     )
     assert response.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_bug_at_the_deadline_of_a_connection_ends_that_one_only(caplog: pytest.LogCaptureFixture) -> None:
+    """The deadlines of all others still count. The log has no message, which may hold a value."""
+
+    def render(exchange: Exchange | None, status: int, text: str) -> Response:
+        if exchange is not None:
+            raise LookupError("s3cr3t")
+        return Response(status, b"late", b"text/plain")
+
+    async def run() -> list[bytes]:
+        async with small_server(Limits(head_seconds=0.2, body_seconds=0.2), render_refusal=render) as address:
+            responses = []
+            for part in (b"content-length: 5\r\n\r\n", b"x-slow:"):
+                reader, writer = await asyncio.open_connection(*address)
+                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n" + part)
+                async with asyncio.timeout(PATIENCE):
+                    responses.append(await reader.read())
+                writer.close()
+        return responses
+
+    aborted, late = asyncio.run(run())
+    assert aborted == b"" and late.startswith(b"HTTP/1.1 408 ")
+    assert "A bug in gusset: LookupError at test_http.py" in caplog.text
+    assert "s3cr3t" not in caplog.text
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
-from pathlib import Path
 from typing import Any
 
 from gusset.errors import GussetError
 from gusset.manager.api import schemas
 from gusset.manager.api.json_responses import json_response
 from gusset.manager.api.router import error_response
+from gusset.runtime import bugs
 from gusset.runtime.responses import Response
 
 log = logging.getLogger("gusset.manager")
@@ -32,9 +31,7 @@ def bug_response(error: Exception) -> Response:
 
 def log_bug(error: Exception) -> None:
     """Log the type of an unexpected exception and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
-    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)]
-    log.error("A bug in gusset: %s at %s", type(error).__name__, " < ".join(places))
+    bugs.log_bug(log, error)
 
 
 def log_bugs_of_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

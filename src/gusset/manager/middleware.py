@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 
 from gusset.manager.api.router import Api, Route, Router, http_error
-from gusset.manager.bugs import bug_response, exception_response
+from gusset.manager.bugs import bug_response, exception_response, log_bug
 from gusset.manager.identity.token_route import MAX_TOKEN_BODY, TOKEN, TokenRoute
 from gusset.manager.live.delivery import REPLICAS
 from gusset.manager.live.renewals import RENEWED, Renewals
@@ -124,7 +124,7 @@ class Middleware:
             on_read = partial(self._respond_read, exchange, read_route)
             self._greenlets.start(self._handle_read, exchange, read_route, on_done=on_read)
         elif route is None:
-            self._start_task(self._run_app(exchange))
+            self._start_task(self._run_app(exchange, self._scope(exchange)))
         elif isinstance(route, Response):
             self._respond(exchange, "other", route)
         elif route.operation.slow:
@@ -175,9 +175,8 @@ class Middleware:
         )
         self._metrics.count(route, response.status, time.perf_counter() - exchange.received_at)
 
-    async def _run_app(self, exchange: Exchange) -> None:
+    async def _run_app(self, exchange: Exchange, scope: dict[str, Any]) -> None:
         """Have the ASGI application respond."""
-        scope = self._scope(exchange)
         send = AsgiSender(exchange, SECURITY_HEADERS)
         status = 0
         try:
@@ -241,14 +240,23 @@ class Middleware:
             text = f"a body can have at most {self.body_limit(exchange)} bytes"
         elif status == 408:
             text = "the body did not arrive in time"
-        if is_form(exchange):
-            page = self._refuse_form(Request(self._scope(exchange)), HTTPException(status, text))
-            response = from_starlette(page)
-        else:
-            response = _refusal(status, text)
+        response = self._render_page(exchange, status, text) if is_form(exchange) else None
+        response = response or _refusal(status, text)
         found = self._router.find(path_of(exchange), exchange.method.decode("ascii"))
         self._metrics.count(found.operation.path if isinstance(found, Route) else "other", status, 0.0)
         return response
+
+    def _render_page(self, exchange: Exchange, status: int, text: str) -> Response | None:
+        """The page for a refused form; None if none can be made of this request."""
+        try:
+            return from_starlette(
+                self._refuse_form(Request(self._scope(exchange)), HTTPException(status, text))
+            )
+        except HTTPException:  # its Host is not one
+            return None
+        except Exception as error:  # the refusal must be sent all the same
+            log_bug(error)
+            return None
 
     def _scope(self, exchange: Exchange) -> dict[str, Any]:
         scope = make_scope(exchange, scheme=self._proxies.scheme(exchange, self._scheme))

@@ -9,13 +9,17 @@ import asyncio
 import contextlib
 import enum
 import heapq
+import logging
 import os
 import resource
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from gusset.runtime.bugs import log_bug
 from gusset.runtime.limits import HasPeer, address_of
+
+log = logging.getLogger("gusset.http")
 
 SWEEP_SECONDS = 0.5  # between two checks of deadlines
 _CHECKED = 1000  # connections whose deadlines are checked at a time; more where there are many
@@ -189,18 +193,27 @@ class OpenConnections:
 
         If there are many, only a part is checked each time, so each one within `_PARTS` times that.
         """
-        loop = asyncio.get_running_loop()
-        self._on_sweep()
-        now = loop.time()
+        for step in (self._on_sweep, self._check_deadlines, self._fit_files):
+            try:
+                step()
+            except Exception as error:  # without the next sweep no connection would have deadlines any more
+                log_bug(log, error)
+        if self._open or not self._closing:
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.start_sweeping)
+
+    def _check_deadlines(self) -> None:
+        now = asyncio.get_running_loop().time()
         if not self._unchecked:
             self._unchecked = list(self._open)
         for _ in range(min(max(_CHECKED, len(self._open) // _PARTS), len(self._unchecked))):
             connection = self._unchecked.pop()
-            if connection in self._open:
+            if connection not in self._open:
+                continue
+            try:
                 connection.expire(now)
-        self._fit_files()
-        if self._open or not self._closing:
-            loop.call_later(SWEEP_SECONDS, self.start_sweeping)
+            except Exception as error:
+                log_bug(log, error)
+                connection.abort()
 
     def _fit_files(self) -> None:
         """Limit the connections so that the process can still open files, whatever has opened the others."""

@@ -85,6 +85,7 @@ def _is_plain(message: _Message, parser: httptools.HttpRequestParser) -> bool:
         and parser.should_keep_alive()
         and not parser.should_upgrade()
         and message.url[:1] == b"/"
+        and message.url.isascii()
         and b"#" not in message.url
         and b"host" in message.fields
         and len(message.fields) == len(message.headers)

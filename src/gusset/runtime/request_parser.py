@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -57,6 +58,7 @@ class RequestRules:
 _UNCOUNTED: Final = 4 * 1024
 _OBJECTS: Final = 2 * 1024  # bytes that a request takes beside its head and body, at least
 _FRAMING_RATIO: Final = 8  # bytes of framing for each byte of content; chunks of one byte need six
+_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]")
 _OFFER = (b"upgrade", b"http2-settings")  # in a Connection header, beside an offer of another protocol
 
 
@@ -219,6 +221,8 @@ class RequestParser:
         if missing_or_repeated and (fault := _find_host_fault(parser, fields, self._headers)) is not None:
             self._refuse(400, fault)
         url = self._url
+        if not url.isascii():
+            self._url = url = _NOT_ASCII.sub(_percent_encoded, url)
         if url[:1] == b"/" and b"#" not in url:
             exchange.path, _, exchange.query = url.partition(b"?")
         else:
@@ -351,6 +355,14 @@ class RequestParser:
     def _set_refusal(self, refusal: Response) -> None:
         self.refusal = refusal
         self.is_head_refused = self._parser.get_method() == b"HEAD"
+
+
+def _percent_encoded(match: re.Match[bytes]) -> bytes:
+    """A byte that no target may have, in the form in which it may.
+
+    Older versions of httptools let it pass, and Starlette decodes what should be ASCII.
+    """
+    return b"%%%02X" % match[0][0]
 
 
 def _take_target(exchange: Exchange, url: bytes) -> None:

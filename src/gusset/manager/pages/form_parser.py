@@ -73,4 +73,9 @@ def is_cross_site(request: Request) -> bool:
     if site is not None:
         return site not in ("same-origin", "none")
     origin = request.headers.get("origin")
-    return origin not in (None, "null") and urlsplit(origin or "").netloc != request.url.netloc
+    if origin in (None, "null"):
+        return False
+    try:
+        return urlsplit(origin or "").netloc != request.url.netloc
+    except ValueError:  # no browser sends such an origin
+        return True

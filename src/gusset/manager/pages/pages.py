@@ -127,7 +127,10 @@ class Pages:
     def _responder(
         self, request: Request, caller: PersonCaller | None = None, session: str = ""
     ) -> PageResponder:
-        return PageResponder(request, caller, session, integrity=self._integrity.result)
+        try:
+            return PageResponder(request, caller, session, integrity=self._integrity.result)
+        except ValueError:  # older versions of Starlette make a URL of any Host
+            raise HTTPException(400, "the request's Host is not a host") from None
 
     def _authenticate(self, request: Request) -> PageResponder:
         """A responder for the person whose session cookie the request carries, or for nobody."""
