@@ -22,6 +22,7 @@
     │           └── TokenAmbiguous  it stands for several deployments
     ├── Unreachable                 a source or a server did not respond
     │   ├── TooManyAttempts         no more attempts are accepted for a while
+    │   ├── DatabaseUnreachable     the database did not respond, or has no free connection
     │   └── OutcomeUnknown          a change was sent and never confirmed
     ├── ModelFailed                 the model's or container's own code failed
     │   └── ImageUnreadable         an image or a layer of it is damaged, or is not one
@@ -272,6 +273,13 @@ class TooManyAttempts(Unreachable):
 
     def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = 60.0) -> None:
         super().__init__(message, hint=hint, retry_after=retry_after)
+
+
+class DatabaseUnreachable(Unreachable):
+    """The vault's database cannot be used at the moment. Its hint may name hosts and addresses.
+
+    A manager shows the hint to nobody: strangers can ask whether it is ready.
+    """
 
 
 class OutcomeUnknown(Unreachable):

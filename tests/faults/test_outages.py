@@ -34,6 +34,7 @@ from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
 
 PAUSE = number("PAUSE", 8)  # seconds
+SESSION = "a" * 43  # nobody's
 
 
 def refused(response: httpx.Response) -> tuple[int, str]:
@@ -175,6 +176,30 @@ def test_connections_that_are_used_up_are_reported(
         assert timed(lambda: client.get("/readyz")).status_code == 503
         others.close()
         recovers(client)
+
+
+def test_no_client_is_told_where_the_database_is(start: Starter, gusset: Cli, server: PostgresServer) -> None:
+    """The log is, once for all requests, and so is whoever runs a command on the vault itself."""
+    manager = start("one")
+    place = f"127.0.0.1:{server.port}"
+    server.stop()
+    try:
+        with manager.client() as client:
+            for path in ("/readyz", "/v1/secrets", "/v1/secret/data/x", "/settings/secrets", "/readyz") * 2:
+                response = timed(lambda: client.get(path, headers={"cookie": f"gusset_session={SESSION}"}))  # noqa: B023
+                assert response.status_code == 503, path
+                assert "the database does not respond" in response.text.lower()
+                assert "127.0.0.1" not in response.text and str(server.port) not in response.text, path
+            assert refused(client.get("/v1/secrets")) == (503, "unreachable")
+            hint = client.get("/v1/secrets").json()["hint"]
+        assert hint == "try again; the manager's log has the details"
+        assert place.encode() in gusset("secret", "list", status=8).stderr
+    finally:
+        server.start()
+    lines = [json.loads(line)["message"] for line in manager.log.read_text().splitlines()]
+    of_requests = [line for line in lines if line.startswith("the database does not respond (")]
+    assert of_requests and all(place in line for line in of_requests)
+    assert len(set(of_requests)) == len(of_requests)
 
 
 @pytest.mark.parametrize("table", ["secrets", "audit"])

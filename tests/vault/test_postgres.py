@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from gusset.errors import (
+    DatabaseUnreachable,
     GussetError,
     HostError,
     IntegrityError,
@@ -198,7 +199,7 @@ def test_a_server_without_free_connections_is_reported(
             for _ in range(int(SETTINGS["max_connections"]) + 1):
                 others.enter_context(server.admin())
         error = failure(lambda: put(vault, b"lost"))
-        assert (type(error), error.message) == (Unreachable, "the database has no free connection")
+        assert (type(error), error.message) == (DatabaseUnreachable, "the database has no free connection")
     works_again(vault)
 
 

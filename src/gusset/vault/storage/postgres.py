@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import pq
 
-from gusset.errors import HostError, IntegrityError, OutcomeUnknown, Unreachable, VaultError
+from gusset.errors import (
+    DatabaseUnreachable,
+    HostError,
+    IntegrityError,
+    OutcomeUnknown,
+    Unreachable,
+    VaultError,
+)
 from gusset.vault.storage.postgres_connect import NO_TLS, SERVER_TIME, Connector, ServerClock
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import parse
@@ -250,7 +257,8 @@ class Postgres:
 
         Returns:
             OutcomeUnknown: the connection was lost during a commit.
-            Unreachable: the database is away, starting, overloaded, or a lock was held for too long.
+            Unreachable: the database is away, starting, overloaded, or a lock was held for too long; it is
+                DatabaseUnreachable if the hint may have addresses.
             HostError: the disk is full, the database read-only, or gusset's role lacks a right.
             IntegrityError: the server found its files damaged.
         """
@@ -264,10 +272,12 @@ class Postgres:
         state = error.sqlstate or ""
         for prefix, cls, message, hint in _TRANSLATIONS:
             if state.startswith(prefix):
+                if error.text and cls is Unreachable:
+                    cls = DatabaseUnreachable
                 return cls(message, hint=_with_text(hint, error.text))
         if error.lost:
             hint = f"check that {self.name} is up and can be reached"
-            return Unreachable("the database does not respond", hint=_with_text(hint, error.text))
+            return DatabaseUnreachable("the database does not respond", hint=_with_text(hint, error.text))
         return VaultError(f"the database refused the statement (SQLSTATE {state})")
 
 
