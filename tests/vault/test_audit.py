@@ -71,6 +71,16 @@ def test_records_are_filtered_and_limited(vault: Vault) -> None:
     assert [record.data()["seq"] for record in vault.audit.export()] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("text", ["École", "éCOLE", "ÉCOLE", "É"])
+def test_records_are_found_by_letters_beyond_ascii(vault: Vault, text: str) -> None:
+    """By an actor's address, stored in lower case, however it is written; by a target's name as it is."""
+    vault.secrets.writer.set("a", SecretValue(b"v"), actor="marie@école.example")
+    assert [record.target for record in vault.audit.show(actor=text, substring=True)] == ["a"]
+    vault.teams.create("Team École", actor="ada")
+    found = vault.audit.show(target=text, substring=True)
+    assert [record.target for record in found] == ([] if text.startswith("é") else ["Team École"])
+
+
 @pytest.mark.parametrize(
     ("tampering", "problem"),
     [

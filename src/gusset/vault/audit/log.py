@@ -75,14 +75,17 @@ class AuditLog:
         """The newest `limit` matching records with numbers below `before`, oldest first.
 
         A field matches when it equals what is given; with `substring`, when it
-        contains it, ignoring case.
+        contains it, ignoring the case of ASCII letters, or contains it in lower
+        case, as e-mail addresses are stored.
         """
         filters = {"target": target, "action": action, "actor": actor, "outcome": outcome}
         wanted: dict[str, Any] = {name: text for name, text in filters.items() if text is not None}
         conditions = [f"{name} = :{name}" for name in wanted]
         if substring:
-            conditions = [f"lower({name}) LIKE :{name} ESCAPE '/'" for name in wanted]
-            wanted = {name: containing_pattern(text) for name, text in wanted.items()}
+            like = "(lower({0}) LIKE :{0} ESCAPE '/' OR lower({0}) LIKE :{0}_lower ESCAPE '/')"
+            conditions = [like.format(name) for name in wanted]
+            lower = {f"{name}_lower": containing_pattern(text.lower()) for name, text in wanted.items()}
+            wanted = {name: containing_pattern(text) for name, text in wanted.items()} | lower
         if before is not None:
             conditions, wanted = [*conditions, "seq < :before"], wanted | {"before": before}
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -7,6 +7,7 @@ SQLite and PostgreSQL read alike is used; what differs is in `sqlite.py` and `po
 from __future__ import annotations
 
 import re
+import string
 from collections import namedtuple
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -122,9 +123,15 @@ def _placeholders(name: str, length: int) -> str:
     return ", ".join(f":{name}_{index}" for index in range(length)) or "NULL"
 
 
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
 def containing_pattern(text: str) -> str:
-    """The LIKE pattern, with `ESCAPE '/'`, of what contains `text`; compare it with `lower(column)`."""
-    return f"%{escaped(text.lower())}%"
+    """The LIKE pattern, with `ESCAPE '/'`, of what contains `text`; compare it with `lower(column)`.
+
+    Of other letters than those of ASCII the case counts: both databases' `lower` leaves them as they are.
+    """
+    return f"%{escaped(text.translate(_LOWER))}%"
 
 
 def escaped(text: str) -> str:
