@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from gusset.errors import GussetError
@@ -14,6 +15,9 @@ from gusset.runtime import bugs
 from gusset.runtime.responses import Response
 
 log = logging.getLogger("gusset.manager")
+
+_REPEATED_EVERY = 60.0  # seconds
+_MAX_REPEATED = 1000  # texts that are remembered
 
 
 def exception_response(error: Exception) -> Response:
@@ -27,6 +31,23 @@ def bug_response(error: Exception) -> Response:
     return json_response(
         500, schemas.Error(message="gusset has a bug; its log says where", code="bug", hint=None)
     )
+
+
+class RepetitionFilter(logging.Filter):
+    """Lets each text pass once a minute: an outage fails every request, and strangers send some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[str, float] = {}  # texts, and when
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, now = record.getMessage(), time.monotonic()
+        if now - self._passed.get(text, -_REPEATED_EVERY) < _REPEATED_EVERY:
+            return False
+        if len(self._passed) >= _MAX_REPEATED:
+            self._passed.clear()
+        self._passed[text] = now
+        return True
 
 
 def log_bug(error: Exception) -> None:

@@ -13,10 +13,11 @@ import uvloop
 
 from gusset.addresses import http_url, is_loopback, is_wildcard
 from gusset.errors import UsageError
+from gusset.manager.api.router import failure_log
 from gusset.manager.app import Manager, make_manager
 from gusset.manager.auth.authenticator import KEY_RATE
 from gusset.manager.auth.bootstrap_link import BootstrapLink
-from gusset.manager.bugs import log_bugs_of_loop
+from gusset.manager.bugs import RepetitionFilter, log_bugs_of_loop
 from gusset.manager.middleware import LIMITS
 from gusset.runtime.http_server import HttpServer
 from gusset.runtime.listener import listen
@@ -90,6 +91,7 @@ def run(
         HostError: the port is in use or not permitted.
     """
     listening.check()
+    failure_log.addFilter(RepetitionFilter())
     tls = listening.tls()
     with listen(listening.host, listening.port) as listener:
         address = http_url(listening.reachable_host, listener.getsockname()[1], scheme=listening.scheme)

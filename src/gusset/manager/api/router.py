@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from math import ceil
@@ -34,7 +33,7 @@ from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response
 from gusset.vault.wiring import Vault
 
-log = logging.getLogger("gusset.manager")
+failure_log = logging.getLogger("gusset.manager.failures")  # of this machine, and of the database
 
 
 class Route(NamedTuple):
@@ -222,22 +221,11 @@ def public_text(error: GussetError) -> tuple[str, str | None]:
     """
     if not isinstance(error, VaultError | HostError | DatabaseUnreachable):
         return error.message, error.hint
-    _log_details(f"{error.message} ({error.hint})" if error.hint else error.message)
+    failure_log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
     if isinstance(error, DatabaseUnreachable):
         return error.message, "try again; the manager's log has the details"
     message = "the vault's root key cannot be used" if isinstance(error, RootKeyError) else error.message
     return message, "the manager's log has the details"
-
-
-def _log_details(text: str) -> None:
-    """Log a failure, the same one once a minute: an outage fails every request, and strangers send some."""
-    now = time.monotonic()
-    if now < _log_again.get(text, now):
-        return
-    if len(_log_again) >= _MOST_DETAILS:
-        _log_again.clear()
-    _log_again[text] = now + _LOG_EVERY
-    log.error("%s", text)
 
 
 def http_error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
@@ -245,10 +233,6 @@ def http_error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Resp
     code = _CODES.get(status, "usage")
     return json_response(status, schemas.Error(message=message, code=code, hint=None), *headers)
 
-
-_LOG_EVERY = 60.0  # seconds
-_MOST_DETAILS = 1000
-_log_again: dict[str, float] = {}  # the texts that were logged, and when they may be logged again
 
 _HEADERS: Mapping[int, tuple[tuple[bytes, bytes], ...]] = {
     401: ((b"www-authenticate", b"Bearer"),),
