@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "rotation": {"errors", "printable", "secrets"},
     "package": {"errors", "secrets"},
     "environments": {"errors", "package", "portable", "printable", "trusted_folders"},
-    "vault": {"errors", "addresses", "secrets", "settings", "portable", "rotation"},
+    "vault": {"errors", "addresses", "secrets", "settings", "portable", "printable", "rotation"},
     "runtime": {"errors", "addresses", "backoff", "printable", "secrets"},
     "weights": {
         "errors",

@@ -18,6 +18,7 @@ from tests.manager.conftest import ADMIN, Manager
 from tests.serving.conftest import eventually
 
 VALUE = "hf_" + "aB3dE6gH" * 5
+CREDENTIAL = "ghp_" + "a1B2c3D4e5" * 3 + "a1B2c3"
 
 
 def records(admin: httpx.Client, **query: str) -> list[dict[str, Any]]:
@@ -31,9 +32,9 @@ def operations(admin: httpx.Client) -> list[tuple[str, str, dict[str, Any]]]:
     return [(m.upper(), path, op) for path, methods in paths.items() for m, op in methods.items()]
 
 
-def concrete(path: str) -> str:
+def concrete(path: str, text: str = "abcdefgh") -> str:
     for name in ("name", "team_id", "user_id", "prefix", "id"):
-        path = path.replace("{" + name + "}", "abcdefgh")
+        path = path.replace("{" + name + "}", text)
     return path
 
 
@@ -145,6 +146,40 @@ def test_a_token_works_only_on_the_routes_for_deployments(
     refused = records(admin, action="request.refuse", limit="1000")
     # Beyond MAX_TARGETS, refusals of one caller share a record.
     assert len(refused) == min(tried, MAX_TARGETS) + 1 and {r["actor"] for r in refused} == {"deployment d"}
+
+
+def test_no_text_of_a_path_or_body_that_is_refused_is_recorded_as_it_is(admin: httpx.Client) -> None:
+    """It may be a credential in the wrong place, or what no database can store."""
+    body: dict[str, Any] = {
+        "holder": "aaaaaaaa",
+        "value": "v",
+        "secrets": [],
+        "overlap": 60,
+        "handle": "h",
+        "step": "use",
+    }
+    body |= {"email": "x@y.z", "code": "conflict", "role": "admin", "deployment": "d", "subject": "s"}
+    body |= {"issuer": "https://i.example"}
+    for text in (CREDENTIAL, "a\0b"):
+        for method, path, _ in operations(admin):
+            if path == "/v1/deployment/changes":
+                continue  # it never ends
+            target = concrete(path, quote(text, safe="")) if "{" in path else path
+            for sent in (body | {"name": text}, {"version": 1}):
+                response = admin.request(method, target, json=sent)
+                assert response.status_code < 500, (method, path, response.text)
+    refused = [each for each in records(admin, limit="1000") if each["outcome"] != "ok"]
+    recorded = [each["target"] for each in refused]
+    assert "a team" in recorded and "a person" in recorded
+    assert [text for text in recorded if CREDENTIAL in text or not text.isprintable()] == []
+
+
+def test_names_that_people_choose_have_no_control_characters(admin: httpx.Client) -> None:
+    for name in ("a\0b", "\x1b[2J", "\u202etxt"):
+        for path, body in (("/v1/api_keys", {}), ("/v1/people", {"email": "new@example.com"})):
+            refused = admin.post(path, json={"name": name, **body})
+            assert (refused.status_code, refused.json()["code"]) == (400, "usage"), (path, refused.text)
+            assert "printable characters" in refused.json()["message"]
 
 
 def test_a_persons_key_cannot_read_values(admin: httpx.Client) -> None:

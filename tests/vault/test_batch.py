@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from gusset.errors import Conflict, IntegrityError, VersionConflict
 from gusset.secrets.name import fold_name
@@ -129,3 +132,29 @@ def test_a_write_that_fails_leaves_the_others_of_its_batch(vault: Vault) -> None
     assert isinstance(refused, VersionConflict)
     assert isinstance(failed, Conflict)
     assert (first.version, second.version) == (2, 1)
+
+
+UNSTORABLE = AuditEvent("bob\ud800", Action.SECRET_WRITE, "a\0b")  # no database stores both texts
+
+
+def test_no_text_of_an_event_fails_the_batch(vault: Vault) -> None:
+    """The refusal and the other write are recorded, the text with escapes; so is the sum of its repetitions."""
+    writer = vault._parts.writer
+
+    def refuse(_: Transaction) -> WriteResult[None]:
+        raise Conflict("refused")
+
+    refused, written = in_one_batch(
+        vault,
+        lambda: writer.run(UNSTORABLE, refuse),
+        lambda: vault.secrets.writer.set("a", VALUE, actor="alice"),
+    )
+    assert isinstance(refused, Conflict)
+    assert written.version == 1
+    with pytest.raises(Conflict):
+        writer.run(UNSTORABLE, refuse)
+    writer._runner.record_refusal_sums(writer.run, all_of_them=True)
+    records = vault.audit.show(outcome="conflict")
+    assert [(each.actor, each.target) for each in records] == [("bob\\ud800", "a\\x00b")] * 2
+    assert json.loads(records[1].details)["repeated"] == 1
+    assert vault.audit.verify().problems == ()

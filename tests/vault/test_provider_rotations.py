@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypedDict
 
 import pytest
 
-from gusset.errors import Conflict, IntegrityError, InvalidValue, NotFound, SecretNotFound
+from gusset.errors import (
+    Conflict,
+    IntegrityError,
+    InvalidName,
+    InvalidValue,
+    NotFound,
+    SecretNotFound,
+)
 from gusset.rotation.state import LEASE_SECONDS, Step
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
@@ -205,3 +212,26 @@ def test_an_altered_handle_is_refused(rotations: ProviderRotations, sql: Sql) ->
     sql("UPDATE secret_credentials SET handle = 'other'")
     with pytest.raises(IntegrityError):
         rotations.begin("db", **WHO)
+
+
+@pytest.mark.parametrize("name", ["ghp_" + "a1B2c3D4e5" * 3 + "a1B2c3", "a\0b"])
+def test_a_text_that_is_no_name_is_refused_before_anything_is_recorded(
+    vault: Vault, rotations: ProviderRotations, name: str
+) -> None:
+    """It may be a credential in the wrong place."""
+    value = SecretValue(b"value two")
+    steps: list[Callable[[], object]] = [
+        lambda: rotations.begin(name, **WHO),
+        lambda: rotations.renew(name, holder="h"),
+        lambda: rotations.set(name, value, handle="key-2", overlap=HOUR, **WHO),
+        lambda: rotations.advance(name, Step.USE, **WHO),
+        lambda: rotations.revoked(name, "key-1", **WHO),
+        lambda: rotations.finish(name, **WHO),
+        lambda: rotations.stop(name, code="conflict", **WHO),
+        lambda: rotations.cancel(name, **WHO),
+    ]
+    before = vault.audit.show()
+    for step in steps:
+        with pytest.raises(InvalidName):
+            step()
+    assert vault.audit.show() == before

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gusset.errors import Conflict, IntegrityError, InvalidName, InvalidValue, SecretNotFound
+from gusset.errors import Conflict, IntegrityError, InvalidName, InvalidValue, SecretNotFound, UsageError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
@@ -113,6 +113,16 @@ def test_note_and_expiry_stay_until_they_are_changed(vault: Vault) -> None:
     put(vault, "x", b"two")
     [info] = vault.secrets.reader.list()
     assert (info.note, info.expires_at, info.version) == ("ask Ann", "2031-01-02T00:00:00.000Z", 2)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\udcffb"])
+def test_a_text_that_cannot_be_stored_is_refused_as_a_note_or_address(vault: Vault, text: str) -> None:
+    """Such as an argument of a command that is not UTF-8."""
+    put(vault, "x", b"one")
+    with pytest.raises(InvalidValue):
+        vault.secrets.writer.annotate("x", note=text, actor="alice")
+    with pytest.raises(UsageError):
+        vault.invitations.invite(f"{text}@example.com", role="member", team_ids=[], actor="alice")
 
 
 def test_rolling_back_makes_a_new_version_of_the_old_value(vault: Vault) -> None:

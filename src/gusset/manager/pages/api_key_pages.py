@@ -41,7 +41,7 @@ def create(request: PageRequest) -> Page:
             caller.require_scope(scope)
         _, key = request.vault.access_keys.create(
             caller.person.id,
-            _checked_name(form.text("name")),
+            form.text("name"),
             scopes=scopes,
             gives=[name for name in re.split(r"[,\s]+", form.text("gives")) if name],
             actor=caller.actor,
@@ -50,12 +50,6 @@ def create(request: PageRequest) -> Page:
     except UsageError as error:
         return _page(request, error=error)
     return _page(request, new_key=key.reveal().decode())
-
-
-def _checked_name(name: str) -> str:
-    if not 1 <= len(name) <= 120 or not name.isprintable():
-        raise UsageError("the name of an API key must have 1 to 120 printable characters")
-    return name
 
 
 def revoke(request: PageRequest) -> Redirect:

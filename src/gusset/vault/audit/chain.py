@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Protocol
 
+from gusset.printable import printable
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.epochs import FIRST, Epochs
 from gusset.vault.audit.events import (
@@ -118,7 +119,11 @@ class ChainTail:
             seq = self._seq = self._seq + 1
             details = details_text(event.stored_details())
             changed = changes_text(changes) if changes else None
-            act = (str(event.actor), str(event.action), event.target, event.outcome, details)
+            actor, target = str(event.actor), event.target
+            if not (actor.isprintable() and target.isprintable()):
+                # A text that the database cannot store would fail the other writes of the batch, too.
+                actor, target = printable(actor), printable(target)
+            act = (actor, str(event.action), target, event.outcome, details)
             fields = (seq, self.at, *act)
             self._hash = chain_hash(self._hash, *fields, *((changed,) if changed else ()))
             mac = self._keys.current.audit_mac(self._hash, seq)

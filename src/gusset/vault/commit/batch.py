@@ -138,6 +138,6 @@ class BatchRunner:
         intent = AuditEvent("gusset", Action.REQUEST_REFUSE, "several")
         try:
             run(intent, lambda _: WriteResult(None, events))
-        except GussetError:
+        except BaseException:
             self.refusals.put_back(events)
             raise

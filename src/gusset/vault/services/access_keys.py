@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from gusset.errors import Denied, NotFound, NotSignedIn, UsageError
-from gusset.secrets.name import check_name
+from gusset.secrets.name import MAX_LENGTH, check_name
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
@@ -222,8 +222,9 @@ class AccessKeys:
 
         Raises:
             InvalidName: `gives` has a text that is no name.
-            UsageError: an unknown scope, no scope, too many names, or an expiry date in the past.
+            UsageError: an invalid name, an unknown scope or none, too many names, or an expiry in the past.
         """
+        check_display_name(name, "an API key's name")
         known = f"known scopes: {', '.join(SCOPES)}"
         if unknown := sorted(set(scopes) - set(SCOPES)):
             raise UsageError(f"unknown scope: {', '.join(unknown)}", hint=known)
@@ -303,6 +304,12 @@ def checked_gives(names: Sequence[str]) -> list[str]:
     if ALL_SECRETS in names:
         return [ALL_SECRETS]
     return sorted({check_name(name) for name in names})
+
+
+def check_display_name(name: str, what: str) -> None:
+    """Raises UsageError for a name that cannot be shown as it is. `what` begins the message."""
+    if not 1 <= len(name) <= MAX_LENGTH or not name.isprintable():
+        raise UsageError(f"{what} must have 1 to {MAX_LENGTH} printable characters")
 
 
 def expiry_text(moment: datetime | None, now: datetime) -> str | None:

@@ -13,7 +13,8 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password
-from gusset.vault.services.access_keys import AccessKeys, KeyInfo, add_key, revoke_keys
+from gusset.vault.ids import id_or
+from gusset.vault.services.access_keys import AccessKeys, KeyInfo, add_key, check_display_name, revoke_keys
 from gusset.vault.services.people import KEYS_OF_USER, end_sessions
 from gusset.vault.services.person import (
     FIND_USER_BY_EMAIL,
@@ -47,13 +48,14 @@ class Invitations:
         """Add a person. The link lets them choose a password, once, within `LINK_LIFETIME`.
 
         Raises:
-            UsageError: not an e-mail address, or an unknown role.
+            UsageError: not an e-mail address, an unknown role, or a name that cannot be shown.
             Conflict: another account has that address.
             NotFound: there is no such team.
         """
         email = check_email(email)
         check_role(role)
         display_name = (name or "").strip() or email.split("@")[0]
+        check_display_name(display_name, "a person's name")
 
         def write(transaction: Transaction) -> WriteResult[tuple[Person, SecretValue]]:
             if transaction.one(FIND_USER_BY_EMAIL, {"email": email}) is not None:
@@ -79,7 +81,7 @@ class Invitations:
             link = self._link(transaction, user_id, actor)
             return WriteResult(link, [AuditEvent(actor, Action.PERSON_LINK, person.email)])
 
-        return self._writer.run(AuditEvent(actor, Action.PERSON_LINK, user_id), write)
+        return self._writer.run(AuditEvent(actor, Action.PERSON_LINK, id_or(user_id, "a person")), write)
 
     def _link(self, transaction: Transaction, user_id: str, actor: str) -> SecretValue:
         at, keys = self._now(), transaction.all(KEYS_OF_USER, {"user": user_id})

@@ -13,6 +13,7 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password
+from gusset.vault.ids import id_or
 from gusset.vault.services.access_keys import ALL_SECRETS, SCOPES, add_key, new_access_generation, revoke_keys
 from gusset.vault.services.identities import (
     IdentityInfo,
@@ -175,7 +176,7 @@ class People:
             _require_admin(transaction)
             return WriteResult(person_from_row(transaction, user), events)
 
-        return self._writer.run(AuditEvent(actor, _main_action(disabled), user_id), write)
+        return self._writer.run(AuditEvent(actor, _main_action(disabled), id_or(user_id, "a person")), write)
 
     def _end_access(
         self, transaction: Transaction, user: Any, tokens: TokenChoice | None, actor: str

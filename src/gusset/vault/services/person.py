@@ -17,9 +17,10 @@ from gusset.vault.storage.tables import MEMBERS, TEAMS, USERS
 Role = Literal["admin", "member"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-# Without characters that could disguise an address in a page or a log: control, bidirectional, quotes.
+# Without characters that could disguise an address in a page or a log: control, bidirectional, quotes; nor
+# lone surrogates, which no database stores.
 _EMAIL = re.compile(
-    r"[^@\s<>\"'\\\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]{1,64}@[A-Za-z0-9.-]{1,189}"
+    r"[^@\s<>\"'\\\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,64}@[A-Za-z0-9.-]{1,189}"
 )
 
 FIND_USER = Select(USERS, "id = :id")

@@ -14,6 +14,7 @@ from typing import Any
 
 from gusset.errors import Conflict, InvalidValue, NotFound
 from gusset.rotation.state import LEASE_SECONDS, MAX_HANDLE, ProviderRotation, Step
+from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue, check_length
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent, state_details
@@ -50,8 +51,9 @@ class _Change:
 class ProviderRotations:
     """Stores the steps of rotations. `holder` is the random id of the process that runs one.
 
-    Every method raises SecretNotFound for a secret that does not exist. Those that change a rotation raise
-    NotFound when there is none, and Conflict when another process has it.
+    Every method raises SecretNotFound for a secret that does not exist, and InvalidName for a text that is
+    no name, which is not recorded. Those that change a rotation raise NotFound when there is none, and
+    Conflict when another process has it.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class ProviderRotations:
         Raises:
             Conflict: another process runs it now, or the current version has another handle.
         """
+        check_name(name)
         if current_handle is not None:
             check_handle(current_handle)
 
@@ -103,6 +106,7 @@ class ProviderRotations:
         Raises:
             Conflict: the secret got another value since the rotation has set its own.
         """
+        check_name(name)
 
         def write(transaction: Transaction) -> WriteResult[ProviderRotation]:
             secret, row = self._held(transaction, name, holder)
@@ -219,6 +223,7 @@ class ProviderRotations:
 
         `holder` need not have it, but no other process may.
         """
+        check_name(name)
 
         def write(transaction: Transaction) -> WriteResult[ProviderRotation]:
             secret = self._rows.get_or_raise(transaction, name)
@@ -244,6 +249,7 @@ class ProviderRotations:
         actor: str,
     ) -> ProviderRotation:
         """Change a rotation that `holder` has; `change` gets the rows of the secret and of the rotation."""
+        check_name(name)
 
         def write(transaction: Transaction) -> WriteResult[ProviderRotation]:
             made = change(transaction, *self._held(transaction, name, holder))

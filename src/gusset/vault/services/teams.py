@@ -7,7 +7,7 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.ids import new_id
+from gusset.vault.ids import id_or, new_id
 from gusset.vault.services.access_keys import new_access_generation
 from gusset.vault.services.person import (
     LIST_MEMBERSHIPS,
@@ -64,7 +64,7 @@ class Teams:
             added = get_person(transaction, user_id)
             return WriteResult(added, [AuditEvent(actor, Action.TEAM_ADD_MEMBER, team.name, details=details)])
 
-        return self._writer.run(AuditEvent(actor, Action.TEAM_ADD_MEMBER, team_id), write)
+        return self._writer.run(AuditEvent(actor, Action.TEAM_ADD_MEMBER, id_or(team_id, "a team")), write)
 
     def remove_member(self, team_id: str, user_id: str, *, actor: str) -> Person:
         """Remove a person from a team. Raises NotFound."""
@@ -79,4 +79,4 @@ class Teams:
             event = AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)
             return WriteResult(get_person(transaction, user_id), [event])
 
-        return self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team_id), write)
+        return self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, id_or(team_id, "a team")), write)
