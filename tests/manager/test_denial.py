@@ -227,6 +227,22 @@ def on_a_terminal(cli: Cli, *args: str) -> bytes:
     return output
 
 
+def test_a_host_name_that_cannot_be_stored_is_refused(
+    admin: httpx.Client, deployment: Callable[..., httpx.Client]
+) -> None:
+    """Its replica is shown without one; others of the deployment go on."""
+    admin.post("/v1/secrets", json={"name": "x", "value": "v"})
+    with deployment("d", "x") as client:
+        refused, other = lease(client), lease(client)
+        for host in (b'"\\u0000"', b'"\\ud800"'):
+            path, headers = f"/v1/deployment/replicas/{refused.id}", {"gusset-session": refused.key}
+            response = client.put(path, content=b'{"host":%s}' % host, headers=headers)
+            assert (response.status_code, response.json()["code"]) == (400, "usage")
+        assert other.renew({"host": "h"}).status_code == 200
+        hosts = [each["host"] for each in admin.get("/v1/deployments/d").json()["replicas"]]
+    assert sorted(hosts) == ["", "h"]
+
+
 NUMBERS: list[Any] = [10**20, -(10**20), 2**63, 2**31, -1, 0, 1e308, "1" * 400, True, [], "\u0663"]
 DATES = [
     "9999-12-31T23:59:59-23:59",

@@ -8,6 +8,7 @@ import pytest
 
 from gusset.errors import Conflict, Denied, NotFound
 from gusset.manager.live.change_feed import revision_of
+from gusset.printable import printable
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
@@ -138,6 +139,18 @@ def test_any_manager_renews_a_lease_and_the_newest_report_stays(
     second.leases.renew(grant, lease, key, LeaseReport(stopped=True))
     second.leases.flush()
     assert not replica(first, grant).live
+
+
+@pytest.mark.parametrize("host", ["a\0b", "a\ud800b"])
+def test_a_host_that_no_database_stores_keeps_no_report_from_being_written(
+    first: Vault, second: Vault, grant: Grant, host: str
+) -> None:
+    for (lease, key), name in zip([begin(first, grant) for _ in range(2)], (host, "h"), strict=True):
+        first.leases.renew(grant, lease, key, LeaseReport(host=name, versions={"mine": 1}))
+    first.leases.flush()
+    written = {each.host: each.versions for each in deployment(second, grant).replicas}
+    assert written == {printable(host): {"mine": 1}, "h": {"mine": 1}}
+    assert not first.leases.has_reports
 
 
 def test_clients_that_only_fetched_leave_nothing_behind(first: Vault, grant: Grant, clock: Clock) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -22,6 +23,7 @@ from pydantic import (
     StrictStr,
     StringConstraints,
 )
+from pydantic_core import PydanticCustomError
 
 from gusset.rotation.state import Step
 from gusset.secrets.info import State
@@ -31,8 +33,17 @@ from gusset.vault.services.person import Role
 from gusset.vault.services.rotations import ReplicaState
 
 Name = Annotated[str, Field(description="1 to 253 of A-Z a-z 0-9 - _ .", examples=["hf_access_token"])]
-ShortText = Annotated[str, StringConstraints(max_length=253)]
-ShortUrl = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+
+
+def _without_nul(text: str) -> str:
+    """What a database can store. Lone surrogates, which none can, are not even valid JSON here."""
+    if "\0" in text:
+        raise PydanticCustomError("nul", "a text cannot have the character NUL")
+    return text
+
+
+ShortText = Annotated[str, StringConstraints(max_length=253), AfterValidator(_without_nul)]
+ShortUrl = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_without_nul)]
 Jwks = Annotated[str, StringConstraints(max_length=MAX_JWKS)]
 # pydantic takes `true` for 1 and "5" for 5, unless an integer is strict.
 VersionNumber = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]

@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from gusset.errors import Conflict, Denied, NotFound
+from gusset.printable import printable
 from gusset.secrets.name import fold_name
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
@@ -160,10 +161,13 @@ class Lease:
         return self.version_of(folded) is not None
 
     def row(self) -> dict[str, Any]:
-        """The parameters of `_SET_REPORT`."""
+        """The parameters of `_SET_REPORT`: texts that every database can store, whatever was reported.
+
+        Else one report would keep all others from being written.
+        """
         return {
             "id": self.id,
-            "host": self.host,
+            "host": printable(self.host),
             "versions": json.dumps(dict(self.versions)),
             "used": json.dumps(dict(self.used)),
             "seen_at": self.seen_at,
