@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gusset.errors import Conflict, IntegrityError, VersionConflict
+from gusset.errors import Conflict, IntegrityError, NotFound, VaultError, VersionConflict
 from gusset.secrets.name import fold_name
 from gusset.secrets.value import SecretValue
 from gusset.vault import Vault
@@ -63,8 +63,11 @@ def test_a_lookup_finds_the_row_as_it_is_after_each_change(vault: Vault) -> None
     vault._parts.writer.run(INTENT, write)
 
 
-def in_one_batch(vault: Vault, *writes: Callable[[], Any]) -> list[Any]:
-    """Call `writes` so that they share a transaction: what each has returned, or its error."""
+def in_one_batch(vault: Vault, *writes: Callable[[], Any], commits: int = 2) -> list[Any]:
+    """Call `writes` so that they share a transaction: what each has returned, or its error.
+
+    `commits` counts the transaction before theirs, too.
+    """
     writer: Any = vault._parts.writer
     has_begun, may_end = threading.Event(), threading.Event()
 
@@ -81,9 +84,9 @@ def in_one_batch(vault: Vault, *writes: Callable[[], Any]) -> list[Any]:
             results.append(pool.submit(write))
             while len(writer._queue) < number:
                 time.sleep(0.001)
-        commits = vault.commits()
+        before = vault.commits()
         may_end.set()
-    assert vault.commits() == commits + 2
+    assert vault.commits() == before + commits
     return [each.exception() or each.result() for each in results]
 
 
@@ -158,3 +161,68 @@ def test_no_text_of_an_event_fails_the_batch(vault: Vault) -> None:
     assert [(each.actor, each.target) for each in records] == [("bob\\ud800", "a\\x00b")] * 2
     assert json.loads(records[1].details)["repeated"] == 1
     assert vault.audit.verify().problems == ()
+
+
+ORPHAN = (
+    "INSERT INTO replicas (id, deployment_id, host, versions, used, started_at, seen_at) "
+    "VALUES ('r', 'none', '', '{}', '{}', 'now', 'now')"
+)
+
+
+def refused_revocations(vault: Vault) -> int:
+    return len(vault.audit.show(action="api_key.revoke", outcome="not_found"))
+
+
+def revoke_nothing(vault: Vault) -> Any:
+    return vault.access_keys.revoke("nope", actor="bob", allowed=lambda _: True)
+
+
+def test_a_refusal_is_recorded_when_its_batch_is_executed_again(vault: Vault) -> None:
+    """Once for all that are alike; the others are in a sum."""
+    admin, _ = vault.people.create_first("ada@example.com", SecretValue(b"a long password"), actor="ada")
+    refused, again, failed = in_one_batch(
+        vault,
+        lambda: revoke_nothing(vault),
+        lambda: revoke_nothing(vault),
+        lambda: vault.people.update(admin.id, role="member", actor="ada"),  # fails after it has written
+    )
+    assert [type(each) for each in (refused, again, failed)] == [NotFound, NotFound, Conflict]
+    assert refused_revocations(vault) == 1
+    writer: Any = vault._parts.writer
+    writer.record_refusal_sums(all_of_them=True)
+    [record] = vault.audit.show(target="a key", outcome="not_found", limit=1)
+    assert json.loads(record.details)["repeated"] == 1
+
+
+def test_a_refusal_is_recorded_at_the_next_attempt_when_its_batch_fails(vault: Vault) -> None:
+    def fail(transaction: Transaction) -> WriteResult[None]:
+        transaction.run(Statement("DELETE FROM nothing"))
+        return WriteResult(None, [])
+
+    refused, _ = in_one_batch(
+        vault, lambda: revoke_nothing(vault), lambda: vault._parts.writer.run(INTENT, fail), commits=1
+    )
+    assert isinstance(refused, VaultError)
+    assert refused_revocations(vault) == 0
+    with pytest.raises(NotFound):
+        revoke_nothing(vault)
+    assert refused_revocations(vault) == 1
+
+
+@pytest.mark.sqlite("it checks foreign keys at the commit if asked to")
+def test_a_refusal_is_recorded_at_the_next_attempt_when_its_commit_fails(vault: Vault) -> None:
+    def fail_to_commit(transaction: Transaction) -> WriteResult[None]:
+        transaction.run(Statement("PRAGMA defer_foreign_keys = ON"))
+        transaction.run(Statement(ORPHAN))
+        return WriteResult(None, [])
+
+    refused, _ = in_one_batch(
+        vault,
+        lambda: revoke_nothing(vault),
+        lambda: vault._parts.writer.run(INTENT, fail_to_commit),
+        commits=1,
+    )
+    assert isinstance(refused, VaultError) and "foreign key" in refused.message
+    with pytest.raises(NotFound):
+        revoke_nothing(vault)
+    assert refused_revocations(vault) == 1

@@ -18,6 +18,7 @@ MAX_TARGETS = 64  # of one caller and action in a window; further ones share a s
 MAX_SUMS = 1024  # in all; the refusals of further callers share a sum for each action
 
 RefusalKind = tuple[str, str | None, Action, str, str]  # actor, address, action, target, outcome
+CountedRefusal = tuple[RefusalKind, bool]  # whether it was the first of its kind
 
 
 class RefusalSum(AuditEvent):
@@ -39,12 +40,33 @@ class RefusalSums:
         self._sums: dict[RefusalKind, _Sum] = {}
         self._targets: Counter[RefusalKind] = Counter()  # kinds of refusal by caller and action
 
-    def admit(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
-        """Those of `events` to record now: all but refusals that repeat an earlier one."""
+    def admit(
+        self, events: Sequence[AuditEvent], counted: list[CountedRefusal] | None = None
+    ) -> Sequence[AuditEvent]:
+        """Those of `events` to record now: all but refusals that repeat an earlier one.
+
+        `counted` gets what `take_back` needs if the events are not recorded after all.
+        """
         if all(_is_recorded(event) for event in events):
             return events
         with self._lock:
-            return [event for event in events if _is_recorded(event) or self._is_first(event)]
+            return [event for event in events if _is_recorded(event) or self._is_first(event, counted)]
+
+    def take_back(self, counted: list[CountedRefusal]) -> None:
+        """Undo what `admit` has counted, since its transaction was not committed. Empties the list.
+
+        Of several lists take back the last one first: a kind is forgotten once nothing repeats it.
+        """
+        with self._lock:
+            while counted:
+                kind, first = counted.pop()
+                found = self._sums.get(kind)
+                if found is None:
+                    continue
+                if not first:
+                    found.repeated = max(0, found.repeated - 1)
+                elif not found.repeated:  # else others were counted meanwhile, and need the sum
+                    self._forget(kind)
 
     def take_due(self, *, all_of_them: bool = False) -> list[AuditEvent]:
         """The sums whose window has ended, each as an event; a new window begins for those."""
@@ -69,13 +91,16 @@ class RefusalSums:
                     self._start(kind)
                 self._sums[kind].repeated += event.details["repeated"]
 
-    def _is_first(self, event: AuditEvent) -> bool:
+    def _is_first(self, event: AuditEvent, counted: list[CountedRefusal] | None) -> bool:
         kind = self._kind(event)
-        if (found := self._sums.get(kind)) is not None:
+        found = self._sums.get(kind)
+        if found is not None:
             found.repeated += 1
-            return False
-        self._start(kind)
-        return True
+        else:
+            self._start(kind)
+        if counted is not None:
+            counted.append((kind, found is None))
+        return found is None
 
     def _start(self, kind: RefusalKind) -> None:
         self._sums[kind] = _Sum(self._clock())

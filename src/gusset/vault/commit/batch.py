@@ -54,8 +54,12 @@ class BatchRunner:
         if known is not None:
             add_found(known)
         is_followed = False
-        for pending in batch:
-            is_followed |= self._run_one(driver, pending, tail, known)
+        try:
+            for pending in batch:
+                is_followed |= self._run_one(driver, pending, tail, known)
+        except NeedsSavepoints:
+            self._take_back_refusals(batch)
+            raise
         extension = self._chain.extend(connection, tail)
         if is_followed:
             self.dialect.announce(driver)  # last: what the server does for it is short, and then it commits
@@ -79,16 +83,27 @@ class BatchRunner:
                 raise NeedsSavepoints from None
             pending.error = error
             if isinstance(error, GussetError) and not isinstance(error, VaultError | HostError):
-                tail.add(self.refusals.admit([replace(pending.intent, outcome=error.code)]))
+                refusal = replace(pending.intent, outcome=error.code)
+                tail.add(self.refusals.admit([refusal], pending.counted))
             return False
         if transaction.changes and not result.events:
             raise AssertionError(f"{pending.intent.action} changes signed rows without an audit record")
         self._changes_access = self._changes_access or transaction.changes_access
         pending.value = result.value
-        tail.add(
-            result.events if transaction.changes else self.refusals.admit(result.events), transaction.changes
-        )
+        changes = transaction.changes
+        events = result.events if changes else self.refusals.admit(result.events, pending.counted)
+        tail.add(events, changes)
         return not FOLLOWED_TABLES.isdisjoint([change.table for change in transaction.changes])
+
+    def failed(self, batch: Sequence[PendingWrite], error: BaseException) -> None:
+        """Let every write of a batch fail: its transaction was not committed."""
+        self._take_back_refusals(batch)
+        for pending in batch:
+            pending.error = error
+
+    def _take_back_refusals(self, batch: Sequence[PendingWrite]) -> None:
+        for pending in reversed(batch):  # what was counted last first: see `RefusalSums.take_back`
+            self.refusals.take_back(pending.counted)
 
     def _in_savepoint(self, transaction: Transaction, pending: PendingWrite) -> WriteResult[Any]:
         driver = transaction.driver

@@ -192,8 +192,7 @@ class LoopWriter:
                     checkpoint = self._runner.committed(self._commit_batch(remaining))
                     self._commits += 1
             except BaseException as error:
-                for pending in remaining:
-                    pending.error = error
+                self._runner.failed(remaining, error)
                 if not isinstance(error, Exception):
                     raise
             finally:

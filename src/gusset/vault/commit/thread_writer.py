@@ -105,8 +105,9 @@ class ThreadWriter:
         try:
             checkpoint = self._runner.committed(self._transaction(batch))
         except BaseException as error:
+            self._runner.failed(batch, error)
             for pending in batch:
-                pending.error, pending.finished = error, True
+                pending.finished = True
             if not isinstance(error, Exception):  # Ctrl-C: re-raised, now that all writes have an error
                 raise
             return

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from gusset.vault.audit.events import AuditEvent
+from gusset.vault.audit.refusals import CountedRefusal
 from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.known_rows import LookupCall
 
@@ -35,7 +36,7 @@ class PendingWrite:
     It must be committed by the monotonic time `deadline`, if that is not None.
     """
 
-    __slots__ = ("deadline", "error", "finished", "intent", "lookups", "value", "wake", "write")
+    __slots__ = ("counted", "deadline", "error", "finished", "intent", "lookups", "value", "wake", "write")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class PendingWrite:
         self.wake = wake  # an event or a future: set when finished; for a thread also when it must lead
         self.value: Any = None
         self.error: BaseException | None = None
+        self.counted: list[CountedRefusal] = []  # refusals that were counted in the transaction
 
     def result(self) -> Any:
         """What the finished write returned; raises what it raised."""
