@@ -17,7 +17,10 @@ from gusset.secrets.value import SecretValue
 from gusset.vault import Vault
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
-from gusset.vault.commit.writer import WriteResult
+from gusset.vault.commit.batch import BatchRunner
+from gusset.vault.commit.writer import PendingWrite, Write, WriteResult
+from gusset.vault.commit.writer_connection import WriterConnection
+from gusset.vault.services.access_keys import new_access_generation
 from gusset.vault.services.secret_rows import SecretRows
 from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.sql import Statement
@@ -226,3 +229,35 @@ def test_a_refusal_is_recorded_at_the_next_attempt_when_its_commit_fails(vault: 
     with pytest.raises(NotFound):
         revoke_nothing(vault)
     assert refused_revocations(vault) == 1
+
+
+def test_a_change_of_access_counts_once_it_is_committed_whatever_another_writer_commits(vault: Vault) -> None:
+    """A manager has two writers. What it has cached about access is valid until the count grows."""
+    writer: Any = vault._parts.writer
+    runner: BatchRunner = writer._runner
+
+    def revoke(transaction: Transaction) -> WriteResult[None]:
+        new_access_generation(transaction)
+        return WriteResult(None, [INTENT])
+
+    def batch(write: Write[None]) -> list[PendingWrite]:
+        return [PendingWrite(INTENT, write, (), wake=None, deadline=None)]
+
+    connection = WriterConnection(runner.dialect)
+    with connection.begun(None) as driver:
+        first = runner.run(driver, batch(lambda _: WriteResult(None, [INTENT])), savepoints=False)
+    before = vault.access_changes()
+    with connection.begun(None) as driver:
+        second = runner.run(driver, batch(revoke), savepoints=False)
+        runner.committed(first)
+        assert vault.access_changes() == before
+    runner.committed(second)
+    assert vault.access_changes() == before + 1
+    with connection.begun(None) as driver:
+        runner.run(driver, batch(revoke), savepoints=False)
+        driver.rollback()
+    with connection.begun(None) as driver:
+        third = runner.run(driver, batch(lambda _: WriteResult(None, [INTENT])), savepoints=False)
+    runner.committed(third)
+    assert vault.access_changes() == before + 1
+    connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,19 +27,32 @@ class NeedsSavepoints(Exception):
     """
 
 
+class BatchResult:
+    """What a transaction has done, for `BatchRunner.committed`: what it has added to the log, for one."""
+
+    __slots__ = ("changes_access", "extension")
+
+    def __init__(self) -> None:
+        self.extension: Extension | None = None
+        self.changes_access = False  # whether it changes who may do what
+
+
 class BatchRunner:
-    """Executes the writes of a batch within a transaction that its caller begins and commits."""
+    """Executes the writes of a batch within a transaction that its caller begins and commits.
+
+    Two writers of a manager share it: one may commit while the other executes a batch.
+    """
 
     def __init__(self, dialect: Dialect, signer: RowSigner, chain: Chain, witness: WitnessFile) -> None:
         self.dialect = dialect
         self.refusals = RefusalSums()
         self.witness = witness
         self.access_changes = 0  # see `Writer`
-        self._changes_access = False  # whether the batch does
+        self._lock = threading.Lock()  # guards `access_changes`
         self._signer = signer
         self._chain = chain
 
-    def run(self, driver: Any, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def run(self, driver: Any, batch: Sequence[PendingWrite], *, savepoints: bool) -> BatchResult:
         """Execute every write and add the audit records. Once it is committed, call `committed`.
 
         Raises:
@@ -53,19 +67,21 @@ class BatchRunner:
         tail = self._chain.tail(connection, read_head)
         if known is not None:
             add_found(known)
-        is_followed = False
+        result, is_followed = BatchResult(), False
         try:
             for pending in batch:
-                is_followed |= self._run_one(driver, pending, tail, known)
+                is_followed |= self._run_one(driver, pending, tail, known, result)
         except NeedsSavepoints:
             self._take_back_refusals(batch)
             raise
-        extension = self._chain.extend(connection, tail)
+        result.extension = self._chain.extend(connection, tail)
         if is_followed:
             self.dialect.announce(driver)  # last: what the server does for it is short, and then it commits
-        return extension
+        return result
 
-    def _run_one(self, driver: Any, pending: PendingWrite, tail: ChainTail, known: KnownRows | None) -> bool:
+    def _run_one(
+        self, driver: Any, pending: PendingWrite, tail: ChainTail, known: KnownRows | None, batch: BatchResult
+    ) -> bool:
         """Execute one write; without `known` rows it has a savepoint.
 
         Returns whether it has changed what others follow.
@@ -88,7 +104,7 @@ class BatchRunner:
             return False
         if transaction.changes and not result.events:
             raise AssertionError(f"{pending.intent.action} changes signed rows without an audit record")
-        self._changes_access = self._changes_access or transaction.changes_access
+        batch.changes_access = batch.changes_access or transaction.changes_access
         pending.value = result.value
         changes = transaction.changes
         events = result.events if changes else self.refusals.admit(result.events, pending.counted)
@@ -119,12 +135,12 @@ class BatchRunner:
         self.dialect.savepoint(driver, "RELEASE SAVEPOINT")
         return result
 
-    def committed(self, extension: Extension | None) -> Checkpoint | None:
+    def committed(self, result: BatchResult) -> Checkpoint | None:
         """Remember that a batch was committed. Returns its checkpoint, which belongs in the witness file."""
-        if self._changes_access:
-            self._changes_access = False
-            self.access_changes += 1
-        return self.signed(extension)
+        if result.changes_access:
+            with self._lock:
+                self.access_changes += 1
+        return self.signed(result.extension)
 
     def witness_signed_head(self, driver: Any) -> tuple[bool, Checkpoint | None]:
         """Whether the newest record has a checkpoint; and one for the witness file, if that lacks it."""

@@ -15,10 +15,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from gusset.vault.audit.chain import Extension
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
-from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
+from gusset.vault.commit.batch import BatchResult, BatchRunner, NeedsSavepoints
 from gusset.vault.commit.thread_writer import ThreadWriter
 from gusset.vault.commit.writer import PendingWrite, Write, Writer
 from gusset.vault.commit.writer_connection import (
@@ -52,8 +51,8 @@ def make_server_writer(runner: BatchRunner, database: Database) -> Writer:
 class Transactions(Protocol):
     """Executes batches of a `LoopWriter`, one at a time, in a greenlet."""
 
-    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
-        """Execute a batch in one transaction. Returns what it has added to the log.
+    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> BatchResult:
+        """Execute a batch in one transaction, and commit it.
 
         Raises:
             NeedsSavepoints: see `BatchRunner.run`.
@@ -73,13 +72,13 @@ class SqliteTransactions:
         self._driver: Any = None
         self._slow_disk = False
 
-    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> BatchResult:
         try:
             return self._execute(batch, savepoints=savepoints)
         except (self._sqlite.errors, OSError) as error:
             raise self._sqlite.translated(error) from None
 
-    def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def _execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> BatchResult:
         driver = self._driver
         if driver is None:
             driver = self._driver = self._sqlite.connect()
@@ -87,11 +86,11 @@ class SqliteTransactions:
         if not self._sqlite.try_begin_write(driver):
             call_on_thread(self._sqlite.wait_and_begin_write, driver, earliest_deadline(batch))
         try:
-            extension = self._runner.run(driver, batch, savepoints=savepoints)
+            result = self._runner.run(driver, batch, savepoints=savepoints)
             self._commit(driver)
         finally:
             driver.rollback()  # does nothing after a commit
-        return extension
+        return result
 
     def _commit(self, driver: Any) -> None:
         """Commit: here where the disk is fast, on a thread where it would block the loop."""
@@ -114,7 +113,7 @@ class ServerTransactions:
         self._runner = runner
         self._connection = WriterConnection(runner.dialect)
 
-    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def execute(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> BatchResult:
         with self._connection.begun(earliest_deadline(batch)) as driver:
             return self._runner.run(driver, batch, savepoints=savepoints)
 
@@ -214,7 +213,7 @@ class LoopWriter:
         except Exception as error:  # such as a system that cannot start a thread: the next one may succeed
             log.warning("cannot write the witness file %s: %s", self._runner.witness.path, error)
 
-    def _commit_batch(self, batch: Sequence[PendingWrite]) -> Extension | None:
+    def _commit_batch(self, batch: Sequence[PendingWrite]) -> BatchResult:
         try:
             return self._transactions.execute(batch, savepoints=False)
         except NeedsSavepoints:

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from gusset.vault.audit.chain import Extension
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.events import AuditEvent
-from gusset.vault.commit.batch import BatchRunner, NeedsSavepoints
+from gusset.vault.commit.batch import BatchResult, BatchRunner, NeedsSavepoints
 from gusset.vault.commit.writer import PendingWrite, Write
 from gusset.vault.commit.writer_connection import (
     WriterConnection,
@@ -120,13 +119,13 @@ class ThreadWriter:
         if checkpoint:
             self._runner.witness.add(checkpoint)
 
-    def _transaction(self, batch: Sequence[PendingWrite]) -> Extension | None:
+    def _transaction(self, batch: Sequence[PendingWrite]) -> BatchResult:
         try:
             return self._attempt(batch, savepoints=False)
         except NeedsSavepoints:
             return self._attempt(batch, savepoints=True)
 
-    def _attempt(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> Extension | None:
+    def _attempt(self, batch: Sequence[PendingWrite], *, savepoints: bool) -> BatchResult:
         deadline = earliest_deadline(batch)
         with self._locked(deadline), self._connection.begun(deadline) as driver:
             return self._runner.run(driver, batch, savepoints=savepoints)
