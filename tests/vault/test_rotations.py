@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from gusset.errors import InvalidValue, SecretNotFound
+from gusset.errors import IntegrityError, InvalidValue, SecretNotFound
 from gusset.secrets.sources.source import Previous
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
@@ -17,7 +17,7 @@ from gusset.vault.audit.consistency import LogState
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.leases import LeaseReport
 from gusset.vault.services.rotations import Rotation
-from tests.vault.conftest import Clock
+from tests.vault.conftest import Clock, Sql
 
 HOUR = timedelta(hours=1)
 
@@ -240,6 +240,22 @@ def test_an_overlap_that_is_over_is_ended_once_and_watchers_notice(
     [record] = vault.audit.show(action=Action.SECRET_END_OVERLAP, limit=10)
     assert record.target == "x"
     assert vault.audit.verify().problems == ()
+
+
+def test_an_altered_overlap_keeps_no_other_from_being_ended(vault: Vault, clock: Clock, sql: Sql) -> None:
+    """It stays, and is named each time."""
+    names = ("a", "x", "z")
+    for name in names:
+        for value in (b"value one", b"value two"):
+            vault.secrets.writer.set(name, SecretValue(value), actor="ada", overlap=HOUR)
+    altered = sql("SELECT secret_id FROM secret_overlaps")[0][0]
+    sql("UPDATE secret_overlaps SET successor = successor + 1 WHERE secret_id = ?", altered)
+    sql("UPDATE secret_overlaps SET mac = mac WHERE secret_id <> ?", altered)  # PostgreSQL returns it first
+    clock.advance(3601)
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            vault.overlaps.end_due()
+        assert sql("SELECT secret_id FROM secret_overlaps") == [(altered,)]
 
 
 def test_a_delivery_of_a_replaced_version_without_an_overlap_is_found(vault: Vault) -> None:

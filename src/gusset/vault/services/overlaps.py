@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from gusset.errors import InvalidValue
+from gusset.errors import IntegrityError, InvalidValue
 from gusset.rotation.state import MAX_OVERLAP
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
@@ -90,11 +90,20 @@ class Overlaps:
         """End the overlaps that are due, each with an audit record. Returns whether there were any.
 
         Watchers then notice a change.
+
+        Raises:
+            IntegrityError: an overlap or its secret was altered. The others have been ended.
         """
         with self._store.read() as connection:
             due = connection.all(_DUE, {"at": timestamp(self._clock())})
+        altered: list[IntegrityError] = []
         for row in due:
-            self._end(row.secret_id)
+            try:
+                self._end(row.secret_id)
+            except IntegrityError as error:
+                altered.append(error)
+        if altered:
+            raise altered[0]
         return bool(due)
 
     def _end(self, secret_id: str) -> None:
