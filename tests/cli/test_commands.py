@@ -226,6 +226,55 @@ def test_a_closed_pipe_causes_no_traceback(gusset: Cli) -> None:
     assert b"Traceback" not in done.stderr
 
 
+def closing(stream: str, gusset: Cli, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run `gusset` with a closed standard stream: `<`, `>` or `2>`."""
+    shell = ["sh", "-c", f'exec "$@" {stream}&-', "sh", sys.executable, "-m", "gusset", *words]
+    return subprocess.run(
+        shell, stdin=subprocess.DEVNULL, capture_output=True, env=gusset.environ, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "shown"),
+    [
+        (["secret", "set", "token"], 2, b"standard input is empty"),
+        (["secret", "reveal", "token"], 7, b"only to a person at a terminal"),
+        (["secret", "export"], 2, b"confirm with --yes"),
+        (["login", "http://localhost:1"], 2, b"standard input has no API key"),
+        (["predict", "http://localhost:1"], 2, b"the input is not JSON"),
+        (["scan", "-", "--secrets-dir", "secrets"], 9, b"it is truncated"),
+    ],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_closed_standard_input_is_an_empty_one(
+    gusset: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], status: int, shown: bytes
+) -> None:
+    """As in `gusset ... <&-`, and where a daemon starts gusset."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "token").write_bytes(VALUE)
+    done = closing("<", gusset, *words)
+    assert (done.returncode, shown in done.stderr) == (status, True), done.stderr
+
+
+def test_a_folder_is_served_with_a_closed_standard_input(gusset: Cli, tmp_path: Path) -> None:
+    """The missing secret is an error, and not prompted for."""
+    gusset("init", str(tmp_path / "model"))
+    done = closing("<", gusset, "serve", str(tmp_path / "model"), "--port", "0")
+    assert (done.returncode, b"gusset secret set api_key" in done.stderr) == (5, True), done.stderr
+
+
+@pytest.mark.parametrize("stream", [">", "2>"])
+def test_a_command_does_its_work_without_a_standard_output_or_error(gusset: Cli, stream: str) -> None:
+    """Also one that prints a table, and `--help`; with the other stream as always."""
+    gusset("secret", "set", "token", input=VALUE)
+    for words in (["secret", "list"], ["secret", "list", "--output", "json"], ["secret", "--help"]):
+        expected = gusset(*words)
+        done = closing(stream, gusset, *words)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == (b"" if stream == ">" else expected.stdout)
+
+
 @pytest.mark.parametrize(
     ("arguments", "both"),
     [

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ def python(script: str) -> list[str]:
 
 
 @contextmanager
-def started(gusset: Cli, *command: str, **options: Any) -> Iterator[Any]:
-    """`gusset exec --secret token -- COMMAND` as a process, with its output in a pipe."""
-    arguments = [sys.executable, "-m", "gusset", "exec", "--secret", "token", "--", *command]
+def started(gusset: Cli, *command: str, before: Sequence[str] = (), **options: Any) -> Iterator[Any]:
+    """`gusset exec --secret token -- COMMAND` as a process, with its output in a pipe; `before` starts it."""
+    arguments = [*before, sys.executable, "-m", "gusset", "exec", "--secret", "token", "--", *command]
     with subprocess.Popen(arguments, env=gusset.environ, stdout=subprocess.PIPE, **options) as process:
         yield process
 
@@ -130,10 +130,13 @@ def test_a_wrong_call_ends_with_status_2_and_a_hint(gusset: Cli, args: list[str]
     assert gusset("exec", *args, status=2).stderr
 
 
-def test_the_folder_is_removed_when_gusset_is_killed(gusset: Cli) -> None:
-    """After `kill -9` of gusset no file is left: a reaper sees its pipe close."""
+@pytest.mark.parametrize(
+    "before", [(), ("sh", "-c", 'exec "$@" <&-', "sh")], ids=["", "with-a-closed-standard-input"]
+)
+def test_the_folder_is_removed_when_gusset_is_killed(gusset: Cli, before: tuple[str, ...]) -> None:
+    """After `kill -9` of gusset no file is left: a reaper sees its pipe close, whatever number the pipe has."""
     script = "import os, sys, time; print(os.environ['GUSSET_SECRETS_DIR'], flush=True); time.sleep(60)"
-    with started(gusset, *python(script), start_new_session=True) as process:
+    with started(gusset, *python(script), before=before, start_new_session=True) as process:
         folder = Path(process.stdout.readline().decode().strip())
         assert (folder / "token").exists()
 

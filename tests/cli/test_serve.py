@@ -96,6 +96,19 @@ def test_a_served_model_has_the_secret_and_its_replacement(gusset: Cli, folder: 
     assert not leaks_in(printed, VALUE)
 
 
+@pytest.mark.parametrize("stream", ["<", "2>"])
+def test_a_model_is_served_while_a_standard_stream_is_closed(
+    gusset: Cli, folder: Path, tmp_path: Path, stream: str
+) -> None:
+    """As an init system may start it; the model has all streams, and prints to one."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    closing = ("sh", "-c", f'exec "$@" {stream}&-', "sh")
+    with served(gusset, str(folder), errors=tmp_path / "errors", as_whom=closing) as (address, process):
+        assert predict(address).json() == sha(VALUE)
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_a_server_on_all_addresses_announces_one_that_can_be_opened(
     gusset: Cli, folder: Path, tmp_path: Path, host: str

@@ -24,6 +24,7 @@ WIDEST_HELP = 80
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its status (docs/cli.md lists them)."""
     words = sys.argv[1:] if args is None else list(args)
+    _open_closed_streams()
     if _print_ready_text(words):
         sys.exit(0)
     from gusset.cli.commands import run  # all of click
@@ -32,6 +33,20 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     if args is None:
         gc.freeze()  # the process ends, so Python need not look for garbage: that takes as long as a command
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that is closed (`gusset ... <&-`).
+
+    Else the next file or pipe would get its number: what is written to the stream, here or by a process that
+    is started, would go into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest free one: the stream's own
+            os.set_inheritable(number, True)
+            stream = open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)  # for the time of the process
 
 
 def _print_ready_text(words: list[str]) -> bool:
