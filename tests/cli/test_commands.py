@@ -276,6 +276,53 @@ def test_a_command_does_its_work_without_a_standard_output_or_error(gusset: Cli,
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "http://localhost:1", "-d"],
+        ["secret", "set", "token", "--note"],
+        ["secret", "annotate", "token", "--note"],
+        ["audit", "show", "--action"],
+        ["deployment", "show"],
+        ["scan", "--secrets-dir", "."],
+    ],
+    ids=lambda words: "-".join(words[:2]).removesuffix("-http://localhost:1"),
+)
+def test_an_argument_that_is_not_utf_8_is_refused_and_not_repeated(
+    gusset: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """It may be a value in the wrong place."""
+    gusset("secret", "set", "token", input=VALUE)
+    gusset("init", str(tmp_path / os.fsdecode(b"caf\xe9")))
+    gusset("init", str(tmp_path / "model"))
+    token = tmp_path / "manager-token"
+    token.write_bytes(b"gst_a-token")
+    token.chmod(0o600)
+    login = {"GUSSET_MANAGER": "http://localhost:1", "GUSSET_TOKEN_FILE": str(token)}
+    monkeypatch.chdir(tmp_path)
+
+    done = gusset(
+        *words,
+        os.fsdecode(b"caf\xe9"),
+        input=VALUE + b"2",
+        status=2,
+        **(login if words[0] == "deployment" else {}),
+    )
+
+    assert b"not UTF-8" in done.stderr
+    assert [text for text in (b"caf", b"xe9", b"dce9", b"Traceback") if text in done.stderr] == []
+    assert gusset("secret", "list").stdout.startswith(b"token\t1\t")
+
+
+@pytest.mark.parametrize("host", ["a..b", "é..b", os.fsdecode(b"caf\xe9")], ids=ascii)
+def test_a_host_that_cannot_be_one_is_an_error(gusset: Cli, tmp_path: Path, host: str) -> None:
+    """With status 11, as for an address that this machine does not have."""
+    gusset("init", str(tmp_path / "model"))
+    gusset("secret", "set", "api_key", input=VALUE)
+    done = gusset("serve", str(tmp_path / "model"), "--port", "0", "--host", host, status=11)
+    assert b"cannot listen on" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "both"),
     [
         (["serve", ".", "--manager", "https://h.test", "--secrets-dir", "."], b"--manager and --secrets-dir"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gusset.errors import CheckFailed, ConfigInvalid, GussetError, UsageError
+from gusset.errors import CheckFailed, ConfigInvalid, GussetError, HostError, UsageError
 from tests.ray.conftest import write_folder
 
 MODEL = "class Model:\n    def predict(self, inputs):\n        return inputs\n"
@@ -116,6 +117,16 @@ def test_the_same_folder_gives_the_same_archive(tmp_path: Path) -> None:
     assert pack(first) == pack(second)
     names = zipfile.ZipFile(io.BytesIO(pack(first))).namelist()
     assert sorted(names) == ["config.yaml", "model/model.py"]
+
+
+def test_a_file_whose_name_no_archive_can_hold_is_an_error(tmp_path: Path) -> None:
+    """Names in a zip archive are UTF-8."""
+    from gusset.ray.folders import pack
+
+    folder = write_folder(tmp_path / "a", "", MODEL)
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    with pytest.raises(HostError, match=r"caf.*is not UTF-8"):
+        pack(folder)
 
 
 def test_an_api_key_of_a_person_is_refused_in_a_replica(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gusset.cli.output import Output
+from gusset.cli.prompts import prompt_hidden
 from gusset.errors import UsageError
 from gusset.secrets.value import SecretValue
 
@@ -91,8 +92,8 @@ class App:
         if not sys.stdin.isatty():
             return None
         self.hold_values()
-        text: str = click.prompt(f"Passphrase of {name}", hide_input=True, err=True)
-        passphrase = SecretValue(text.encode("utf-8", "surrogateescape"))
+        hint = "set GUSSET_ROOT_KEY_PASSPHRASE_FILE to a file with the passphrase"
+        passphrase = SecretValue(prompt_hidden(f"Passphrase of {name}", hint=hint))
         self.held.append(passphrase)
         return passphrase
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gusset.cli.app import App, Command, Group, pass_app
+from gusset.cli.prompts import confirm
 from gusset.errors import IntegrityError, UsageError
 from gusset.printable import printable_json
 
@@ -197,7 +198,7 @@ def _confirm_loss(app: App, text: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"this accepts the loss of records: {text}", hint="confirm with --yes")
     app.output.note(text)
-    click.confirm("Accept that later records are lost, and begin a new epoch?", abort=True, err=True)
+    confirm("Accept that later records are lost, and begin a new epoch?")
 
 
 @audit.command("export", cls=Command)

@@ -93,19 +93,26 @@ def run(words: Sequence[str]) -> int:
         app.output.error(error)
         status = outcome_of(error).exit
     except Exception as error:
-        if _is_full_output(error):
-            full = HostError("the output cannot be written: no space is left where it goes")
-            app.output.error(full)
-            status = outcome_of(full).exit
+        if expected := _expected(error):
+            app.output.error(expected)
+            status = outcome_of(expected).exit
         else:  # a bug in gusset: print the traceback, with values masked
             _show_bug(app, error)
             status = BUG.exit
     return status if isinstance(status, int) else 0
 
 
-def _is_full_output(error: Exception) -> bool:
-    """Whether standard output is a file on a full disk. Other files have a name, and errors of their own."""
-    return isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+def _expected(error: Exception) -> GussetError | None:
+    """The error for what may go wrong with any text or output; None for a bug in gusset."""
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        # Python has them for bytes that are no UTF-8. Not repeated: the text may be a value.
+        return UsageError(
+            "a name or text is not UTF-8", hint="check the terminal's encoding, and the names of files"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        # Standard output is a file on a full disk. Other files have a name, and errors of their own.
+        return HostError("the output cannot be written: no space is left where it goes")
+    return None
 
 
 def _has_json_option(words: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gusset.cli.app import App, Command, Group, check_exclusive, pass_app
+from gusset.cli.prompts import prompt_hidden
 from gusset.errors import UsageError
 from gusset.secrets.value import SecretValue
 
@@ -146,8 +147,8 @@ def _new_passphrase(app: App, file: Path | None) -> SecretValue:
     if file is not None:
         new = read_passphrase(file)
     elif sys.stdin.isatty():
-        text: str = click.prompt("New passphrase", hide_input=True, confirmation_prompt=True, err=True)
-        new = SecretValue(text.encode("utf-8", "surrogateescape"))
+        hint = "give the new passphrase with --file FILE"
+        new = SecretValue(prompt_hidden("New passphrase", hint=hint, confirmation_prompt=True))
     else:
         raise UsageError("there is no terminal to ask at", hint="give the new passphrase with --file FILE")
     app.held.append(new)

@@ -10,6 +10,7 @@ import sys
 import click
 
 from gusset.cli.app import App, Command, pass_app
+from gusset.cli.prompts import prompt_hidden
 from gusset.errors import HostError, InvalidValue, UsageError
 from gusset.secrets.value import SecretValue
 
@@ -55,8 +56,7 @@ def _key() -> SecretValue:
     from gusset.settings import is_key
 
     if sys.stdin.isatty():
-        text: str = click.prompt("API key", hide_input=True, err=True)
-        data = text.strip().encode("utf-8", "surrogateescape")
+        data = prompt_hidden("API key", hint="copy the key again: it has only ASCII characters").strip()
     else:
         data = sys.stdin.buffer.read(4096).strip()
     if not data:

@@ -19,6 +19,7 @@ from gusset.addresses import is_loopback
 from gusset.backoff import Backoff
 from gusset.cli.app import App, Command, Group, output_option, pass_app
 from gusset.cli.needs_linux import docker_run, mount, publish, require_linux, run_in_container
+from gusset.cli.prompts import prompt_hidden
 from gusset.errors import InvalidValue, Unreachable
 from gusset.secrets.value import SecretValue
 
@@ -250,8 +251,9 @@ def grants(app: App, role: str, schema: str) -> None:
 
 def _password() -> SecretValue:
     if sys.stdin.isatty():
-        text: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-        return SecretValue(text.encode("utf-8", "surrogateescape"))
+        return SecretValue(
+            prompt_hidden("Password", hint="pass the password on standard input", confirmation_prompt=True)
+        )
     data = sys.stdin.buffer.read(65_536).removesuffix(b"\n")
     if not data:
         raise InvalidValue(

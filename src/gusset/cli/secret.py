@@ -21,8 +21,8 @@ import click
 from gusset.cli.app import App, Command, Group, pass_app
 from gusset.cli.dates import DATE, DATE_OR_NEVER
 from gusset.cli.durations import DURATION, DURATION_OR_NEVER, SECONDS
+from gusset.cli.prompts import confirm, prompt_for_value
 from gusset.cli.rotation_wait import WAIT_SECONDS, RotationWait
-from gusset.cli.value_prompt import prompt_for_value
 from gusset.cli.value_warnings import warn_about
 from gusset.errors import ConfigInvalid, Denied, InvalidValue, Problem, UsageError
 from gusset.secrets.info import expiry_warning
@@ -286,7 +286,7 @@ def destroy(app: App, name: str, versions: Sequence[int], yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(f"this would permanently destroy {what}", hint="confirm with --yes")
-        click.confirm(f"Destroy {what} permanently?", abort=True, err=True)
+        confirm(f"Destroy {what} permanently?")
     with app.secret_writer() as secrets:
         info = secrets.destroy(name, versions or None, actor=app.actor)
     app.output.result(secret_data(info), f"destroyed {what}")
@@ -378,7 +378,7 @@ def _confirm_export(names: Sequence[str]) -> None:
     what = f"the values of {', '.join(names)}" if names else "the values of all secrets"
     if not sys.stdin.isatty():
         raise UsageError(f"this would print {what}", hint="confirm with --yes")
-    click.confirm(f"Print {what} in plain text?", abort=True, err=True)
+    confirm(f"Print {what} in plain text?")
 
 
 @command("import")

@@ -37,7 +37,7 @@ from gusset.cli.needs_linux import (
     run_in_container,
     source_in_container,
 )
-from gusset.cli.value_prompt import prompt_for_value
+from gusset.cli.prompts import prompt_for_value
 from gusset.errors import ConfigInvalid, UsageError
 from gusset.secrets.name import check_name
 from gusset.secrets.value import SecretValue

@@ -77,14 +77,17 @@ def pack(folder: Path) -> bytes:
 
     Raises:
         CheckFailed: a file contains a credential.
-        HostError: the folder cannot be read, or is too large.
+        HostError: the folder cannot be read or is too large, or a file's name is not UTF-8.
     """
     buffer, problems = io.BytesIO(), list[Problem]()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in _files(folder):
             path = file.relative_to(folder)
             try:
+                str(path).encode()  # an archive has names in UTF-8 only
                 content, mode = file.read_bytes(), file.stat().st_mode
+            except UnicodeEncodeError:
+                raise HostError(f"the name of {file} is not UTF-8", hint="rename the file") from None
             except OSError as error:
                 raise HostError(f"{file} cannot be read: {error.strerror}") from None
             problems += _credentials(path, content)

@@ -23,6 +23,8 @@ def listen(host: str, port: int) -> socket.socket:
             name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
+    except UnicodeError:  # of the encoding as an international name
+        raise HostError(f"cannot listen on {host}: it is not the name of a host", hint="see --host") from None
     except OSError as error:
         raise HostError(f"cannot listen on {host}: {error.strerror}", hint="see --host") from None
     try:
