@@ -28,6 +28,14 @@ def accessible_to_others(mode: int) -> bool:
     return HAS_POSIX_ACCOUNTS and bool(mode & 0o077)
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path without symbolic links; links that lead to each other stay.
+
+    `Path.resolve` raises RuntimeError for those before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

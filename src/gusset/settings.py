@@ -124,7 +124,7 @@ class Settings:
         path = settings_file(environ)
         values: dict[str, str] = _read(path)
         values |= {key: environ[name] for key, name in _VARIABLES.items() if environ.get(name)}
-        home = Path(values["home"]).expanduser() if "home" in values else _user_folder("data")
+        home = _expanded(values["home"]) if "home" in values else _user_folder("data")
         home = home.absolute()
         return cls(
             home=home,
@@ -179,7 +179,7 @@ def _addresses(managers: str) -> set[str]:
 def settings_file(environ: Mapping[str, str]) -> Path:
     """`gusset/settings.toml` in the platform's config folder, or what GUSSET_SETTINGS names."""
     if named := environ.get("GUSSET_SETTINGS"):
-        return Path(named).expanduser()
+        return _expanded(named)
     return _user_folder("config") / "settings.toml"
 
 
@@ -268,7 +268,17 @@ def _user_folder(kind: Literal["config", "data", "cache"]) -> Path:
 
 
 def _path(values: Mapping[str, str], key: str) -> Path | None:
-    return Path(values[key]).expanduser().absolute() if key in values else None
+    return _expanded(values[key]).absolute() if key in values else None
+
+
+def _expanded(text: str) -> Path:
+    """The path, with the home folder for `~`. Raises UsageError."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{text} begins with the home folder of an unknown account", hint="write the path in full"
+        ) from None
 
 
 _KEY_LINE = rb"(?m)^[ \t]*api_key[ \t]*=(.*)$"
@@ -304,6 +314,8 @@ def _read(path: Path, *, with_key: bool = False) -> dict[str, str]:
             raise UsageError(f"{path}: unknown setting {key!r}", hint=f"known: {', '.join(_VARIABLES)}")
         if not isinstance(value, str):
             raise UsageError(f"{path}: {key} is a text in quotes, not {type(value).__name__}")
+        if "\0" in value:
+            raise UsageError(f"{path}: {key} contains a NUL character")
     return found
 
 

@@ -85,12 +85,12 @@ def _leading_to(path: Path) -> Iterator[Path]:
                 continue
             seen.add(each)
             yield each
-            if each.is_symlink():
+            if _is_link(each):
                 waiting.append(each.parent / each.readlink())
 
 
 def _foreign_link(path: Path) -> str | None:
-    is_foreign = path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid())
+    is_foreign = _is_link(path) and path.lstat().st_uid not in (0, os.geteuid())
     return "is a link that belongs to another account" if is_foreign else None
 
 
@@ -105,6 +105,13 @@ def _unsafe(path: Path, *, is_own: bool, is_strict: bool) -> str | None:
     if writable == 0o020 and not is_strict and _is_private_group(status.st_gid):
         return None
     return "can be written by others" if writable and not is_shared_safely else None
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return stat.S_ISLNK(path.lstat().st_mode)
+    except OSError:  # as in `_status`
+        return False
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -121,10 +121,11 @@ def test_missing_secrets_are_listed_together(gusset: Cli) -> None:
         ["--", "true"],
         ["--secret", "token"],
         ["--secret", "token", "--", "no-such-command-here"],
+        ["--secret", "token", "--", ""],
         ["--env", "A=B=token", "--", "true"],
         ["--env", "=token", "--", "true"],
     ],
-    ids=["no secret", "no command", "unknown command", "two equals signs", "no variable"],
+    ids=["no secret", "no command", "unknown command", "empty command", "two equals signs", "no variable"],
 )
 def test_a_wrong_call_ends_with_status_2_and_a_hint(gusset: Cli, args: list[str]) -> None:
     assert gusset("exec", *args, status=2).stderr

@@ -381,16 +381,18 @@ def _print(app: App, built: BuiltImage, name: str, *, pushed: bool) -> None:
 
 def _write_context(app: App, job: _Job, folder: Path) -> None:
     """Write the context, and print the command that builds it."""
-    from gusset.containers.build.context import write_context
+    from gusset.containers.build.context import unwritable, write_context
 
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"the folder {folder} is not empty", hint="name a new one")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"the folder {folder} is not empty", hint="name a new one")
+    except OSError as error:
+        raise unwritable(folder, error) from None
     user = ""
     if job.package.is_image:
         with _engine(app) as (engine, _):
             user = engine.images.get(job.recipe.base, app.output.note).user
     plan = job.plan(user)
-    folder.mkdir(parents=True, exist_ok=True)
     write_context(plan, folder)
     secrets = [word for each in plan.secrets for word in ("--secret", f"id={each.id},src=FILE")]
     command = shlex.join(["docker", "build", "-f", str(folder / "Containerfile"), *secrets, str(folder)])

@@ -113,7 +113,7 @@ class DirectCommand:
                 setsigmask=self._mask,
                 setsigdef=_DEFAULT,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise start_error(self._words, error) from None
         finally:
             for output in set(outputs.values()):
@@ -173,9 +173,9 @@ def copy_size(terminal: int, pseudo_terminal: int) -> None:
         termios.tcsetwinsize(pseudo_terminal, termios.tcgetwinsize(terminal))
 
 
-def start_error(words: Sequence[str], error: OSError) -> UsageError:
-    """The error for a command that cannot be started."""
-    if isinstance(error, FileNotFoundError):
+def start_error(words: Sequence[str], error: OSError | ValueError) -> UsageError:
+    """The error for a command that cannot be started. Python raises ValueError for an empty name."""
+    if isinstance(error, FileNotFoundError | ValueError):
         return UsageError(f"there is no command {words[0]!r}")
     if isinstance(error, PermissionError):
         return UsageError(f"{words[0]!r} cannot be executed")

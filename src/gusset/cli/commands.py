@@ -102,17 +102,27 @@ def run(words: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
+# What may be wrong with any path, wherever it is used. Without the others, such as ENOENT, gusset has a bug.
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EIO}
+
+
 def _expected(error: Exception) -> GussetError | None:
-    """The error for what may go wrong with any text or output; None for a bug in gusset."""
+    """The error for what may go wrong with any text, path or output; None for a bug in gusset."""
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         # Python has them for bytes that are no UTF-8. Not repeated: the text may be a value.
         return UsageError(
             "a name or text is not UTF-8", hint="check the terminal's encoding, and the names of files"
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-        # Standard output is a file on a full disk. Other files have a name, and errors of their own.
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.ENOSPC and error.filename is None:  # of a file, the error has its name
         return HostError("the output cannot be written: no space is left where it goes")
-    return None
+    if error.errno not in _UNUSABLE or not isinstance(error.filename, str | bytes):
+        return None
+    return HostError(
+        f"{os.fsdecode(error.filename)} cannot be used: {os.strerror(error.errno).lower()}",
+        hint="check the path, and what your account may do with it and the folders above it",
+    )
 
 
 def _has_json_option(words: Sequence[str]) -> bool:

@@ -84,7 +84,11 @@ def _root_key(settings: Settings) -> Iterator[Problem]:
     from gusset.vault.crypto.root_key_sources import pending_path
 
     pending = pending_path(settings.root_key_file)
-    if pending.exists():
+    try:
+        is_pending, exists = pending.exists(), settings.root_key_file.exists()
+    except OSError:
+        return  # `_files` reports it
+    if is_pending:
         yield Problem(
             "a root key was written here by a rotation",
             hint="delete the file when the rotation is finished and each machine has the new root key",
@@ -94,7 +98,7 @@ def _root_key(settings: Settings) -> Iterator[Problem]:
         )
     if settings.root_key_command is not None or settings.root_key_credential is not None:
         return
-    if settings.root_key_file.exists() and settings.root_key_file.parent == settings.home:
+    if exists and settings.root_key_file.parent == settings.home:
         yield Problem(
             "the root key is in the folder of the vault: a backup of the folder contains both",
             hint="move it and set GUSSET_ROOT_KEY_FILE to its path, or exclude it from backups",

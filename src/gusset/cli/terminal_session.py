@@ -80,7 +80,7 @@ class TerminalSession:
         self._leader.submit(_start, job, self._ends)
         try:
             self._pid = self._leader.result()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise start_error(self._words, error) from None
         self._leader.submit(_wait, self._pid)
 

@@ -51,12 +51,17 @@ def pip_config_files(environ: Mapping[str, str], prefix: Path) -> list[Path]:
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return []
-    home = Path(environ.get("HOME") or "~").expanduser()
+    home = _expanded(environ.get("HOME") or "~")
     config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     shared = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)
     files = [Path(folder, "pip", "pip.conf") for folder in reversed(shared)]
     files += [Path("/etc/pip.conf"), home / ".pip" / "pip.conf", config / "pip" / "pip.conf"]
-    return [*files, prefix / "pip.conf", *([Path(named).expanduser()] if named else [])]
+    return [*files, prefix / "pip.conf", *([_expanded(named)] if named else [])]
+
+
+def _expanded(path: str) -> Path:
+    """The path with the home folder for `~`; as it is for an account that does not exist, as in pip."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def uv_settings(

@@ -83,8 +83,14 @@ def _missing_secrets(
 def _missing_folders(package: Package) -> list[Problem]:
     problems = package.problem_collector()
     for position, name in enumerate(package.config.external_package_dirs):
-        if not (package.folder / name).is_dir():
-            path = ("external_package_dirs", position)
+        path = ("external_package_dirs", position)
+        try:
+            is_folder = (package.folder / name).is_dir()
+        except OSError as error:
+            reason = (error.strerror or "an error").lower()
+            problems.add(path, f"the folder cannot be read: {reason}", "check the path", code="no_folder")
+            continue
+        if not is_folder:
             hint = "write a path from the model folder"
             problems.add(path, "there is no such folder", hint, code="no_folder")
     return problems.sorted()

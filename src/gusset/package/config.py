@@ -158,23 +158,23 @@ def load_package(folder: Path, config_file: Path | None = None) -> Package:
 
 
 def _read(folder: Path, config_file: Path) -> bytes:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise _unreadable(folder, f"{folder} {what}", "name a folder that contains config.yaml")
-    if not config_file.is_file():
-        similar = config_file.with_suffix(".yml")
-        hint = (
-            f"rename {similar} to {config_file.name}"
-            if similar.is_file()
-            else f"create one with `gusset init {shlex.quote(str(folder))}`"
-        )
-        raise _unreadable(config_file, f"there is no {config_file}", hint)
     try:
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise _unreadable(folder, f"{folder} {what}", "name a folder that contains config.yaml")
+        if not config_file.is_file():
+            similar = config_file.with_suffix(".yml")
+            hint = (
+                f"rename {similar} to {config_file.name}"
+                if similar.is_file()
+                else f"create one with `gusset init {shlex.quote(str(folder))}`"
+            )
+            raise _unreadable(config_file, f"there is no {config_file}", hint)
         return config_file.read_bytes()
     except OSError as error:
         reason = (error.strerror or "an error").lower()
         raise _unreadable(
-            config_file, f"{config_file} cannot be read: {reason}", "check its permissions"
+            config_file, f"{config_file} cannot be read: {reason}", "check the path and its permissions"
         ) from None
 
 

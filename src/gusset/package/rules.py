@@ -158,6 +158,16 @@ def _folders(data: dict[Any, Any], problems: ProblemCollector) -> None:
         _check_inside(key, data.get(key), "", problems)
     if isinstance(module_dir, str) and _stays_inside(module_dir):
         _check_inside("model_class_filename", data.get("model_class_filename"), module_dir, problems)
+    external = data.get("external_package_dirs")
+    _check_path(("requirements_file",), data.get("requirements_file"), problems)
+    for index, path in enumerate(external if isinstance(external, list) else []):
+        _check_path(("external_package_dirs", index), path, problems)
+
+
+def _check_path(path: tuple[str | int, ...], value: object, problems: ProblemCollector) -> None:
+    value = _decoded(value)
+    if isinstance(value, str) and "\0" in value:
+        problems.add(path, "a path cannot contain NUL", "correct the path")
 
 
 def _check_inside(key: str, value: object, start: str, problems: ProblemCollector) -> None:

@@ -49,10 +49,10 @@ def create_package(folder: Path, name: str) -> list[Path]:
         folder / "config.yaml": _CONFIG.format(name=json.dumps(name)),
         folder / "model" / "model.py": _MODEL,
     }
-    for path in texts:
-        if path.exists():
-            raise Conflict(f"{path} exists already", hint="choose a new folder, or move the file away")
     try:
+        for path in texts:
+            if path.exists():
+                raise Conflict(f"{path} exists already", hint="choose a new folder, or move the file away")
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -121,7 +122,8 @@ def _outside(package: Package) -> Iterator[Problem]:
     """An error for each folder with code that would not reach the nodes."""
     problems = package.problem_collector()
     for index, name in enumerate(package.config.external_package_dirs):
-        if not (package.folder / name).resolve().is_relative_to(package.folder.resolve()):
+        path = Path(os.path.realpath(package.folder / name))  # `resolve` fails for links in a circle
+        if not path.is_relative_to(package.folder.resolve()):
             problems.add(
                 ("external_package_dirs", index),
                 "this folder is outside of the model's folder, and does not reach the nodes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class ModelDeployment:
                 DeclaredSecret(each.name, each.line, each.optional) for each in package.secrets.values()
             ),
             callers=tuple(DeclaredSecret(each.name, each.line) for each in package.callers.values()),
-            data_dir=package.data_dir.resolve(),
+            data_dir=Path(os.path.realpath(package.data_dir)),  # `resolve` fails for links in a circle
             package_dirs=tuple(path.resolve() for path in package.packages_dirs if path.is_dir()),
             environment_variables=package.environment_variables,
             predict_concurrency=package.config.runtime.predict_concurrency,

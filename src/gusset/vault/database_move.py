@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from gusset.errors import IntegrityError, UsageError, VaultError, VaultTooNew
+from gusset.portable import real_path
 from gusset.settings import Settings
 from gusset.vault.file_permissions import check_files
 from gusset.vault.storage.connection import Connection
@@ -67,7 +68,7 @@ def move_vault(settings: Settings, source_url: str, target_url: str) -> Move:
     """
     source, target = open_database(source_url), open_database(target_url)
     if source_url == target_url or (
-        source.file and target.file and source.file.resolve() == target.file.resolve()
+        source.file and target.file and real_path(source.file) == real_path(target.file)
     ):
         raise UsageError("both URLs name the same database")
     _verify(replace(settings, database=source_url), "the vault is not intact, and was not moved")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from gusset.errors import ConfigInvalid, Conflict, HostError, Unreachable
-from gusset.portable import sync_folder
+from gusset.portable import real_path, sync_folder
 from gusset.weights.cache import CachedFile, WeightsCache, disk_error, link_or_copy
 from gusset.weights.download import Download
 from gusset.weights.progress import Progress
@@ -49,8 +49,8 @@ def fetch_external_data(
 def _target(download: Download, data_dir: Path, name: str) -> Path:
     """Where the file goes. Its folders are created; a symbolic link among them may lead elsewhere."""
     target = data_dir / name
-    folder = target.parent.resolve()
-    if not folder.is_relative_to(data_dir.resolve()):
+    folder = real_path(target.parent)
+    if not folder.is_relative_to(real_path(data_dir)):
         raise ConfigInvalid(
             f"{download.location}: {target} leads out of the data folder through a symbolic link",
             hint="name another path",

@@ -139,7 +139,6 @@ def _run(tool: BuildTool, plan: BuildPlan, given: BuildValues, lines: _Lines, no
     """Run the build; returns the id of the image."""
     with tempfile.TemporaryDirectory(prefix="gusset-build-") as folder:
         context, result = Path(folder) / "context", Path(folder) / "id"
-        context.mkdir()
         write_context(plan, context, mount_secrets=tool.mounts_secrets)
         with _secrets_folder(plan, given.values) as secrets:
             for attempt in range(1, _ATTEMPTS + 1):

@@ -6,13 +6,13 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from gusset.containers.build.build_plan import BuildPlan, ContextCopy, ContextFile
 from gusset.errors import HostError, Problem
+from gusset.portable import is_disk_full, real_path
 
 CONTAINERFILE = "Containerfile"
 
@@ -29,26 +29,30 @@ class _Hash(Protocol):
 
 
 def write_context(plan: BuildPlan, context: Path, *, mount_secrets: bool = True) -> None:
-    """Write the Containerfile and all files that it uses into the empty folder `context`.
+    """Write the Containerfile and all files that it uses into `context`, an empty folder or a new one.
 
     Modes are 644 or 755, and times are fixed. Left out are caches of Python and what version
     control keeps. Large files are hard links if they have such a mode: their times stay. For `mount_secrets`
     see `BuildPlan.containerfile`.
 
     Raises:
-        HostError: a folder cannot be read, or there is no room.
+        HostError: a folder cannot be read, `context` cannot be written, or there is no room.
     """
     digest = hashlib.sha256()
-    for entry in plan.context:
-        if isinstance(entry, ContextFile):
-            _write(context / entry.path, entry.content, executable=entry.executable)
-        else:
-            _copy(entry, context, digest if entry.is_model else hashlib.sha256())
-    text = plan.containerfile(f"sha256:{digest.hexdigest()}", mount_secrets=mount_secrets)
-    _write(context / CONTAINERFILE, text.encode(), executable=False)
-    for folder, _, _ in os.walk(context, topdown=False):
-        Path(folder).chmod(0o755)
-        os.utime(folder, (_TIME, _TIME))
+    try:
+        context.mkdir(parents=True, exist_ok=True)
+        for entry in plan.context:
+            if isinstance(entry, ContextFile):
+                _write(context / entry.path, entry.content, executable=entry.executable)
+            else:
+                _copy(entry, context, digest if entry.is_model else hashlib.sha256())
+        text = plan.containerfile(f"sha256:{digest.hexdigest()}", mount_secrets=mount_secrets)
+        _write(context / CONTAINERFILE, text.encode(), executable=False)
+        for folder, _, _ in os.walk(context, topdown=False):
+            Path(folder).chmod(0o755)
+            os.utime(folder, (_TIME, _TIME))
+    except OSError as error:
+        raise unwritable(context, error) from None
 
 
 def dangling_links(plan: BuildPlan) -> Iterator[Problem]:
@@ -58,7 +62,7 @@ def dangling_links(plan: BuildPlan) -> Iterator[Problem]:
         HostError: a folder cannot be read.
     """
     roots = [
-        entry.source.resolve() for entry in plan.context if isinstance(entry, ContextCopy) and entry.is_model
+        real_path(entry.source) for entry in plan.context if isinstance(entry, ContextCopy) and entry.is_model
     ]
     for root in roots:
         try:
@@ -67,7 +71,7 @@ def dangling_links(plan: BuildPlan) -> Iterator[Problem]:
             raise _unreadable(root, error) from None
         for link in links:
             target = link.readlink()
-            if target.is_absolute() or not any(link.resolve().is_relative_to(each) for each in roots):
+            if target.is_absolute() or not any(real_path(link).is_relative_to(each) for each in roots):
                 yield Problem(
                     f"the image has the link {link.relative_to(root)}, but not {target}",
                     "put the file itself into the folder, unless the base image has it there",
@@ -91,25 +95,34 @@ def _normalize(path: Path, *, executable: bool) -> None:
 def _copy(entry: ContextCopy, context: Path, digest: _Hash) -> None:
     target = context / entry.path
     try:
-        root = entry.source.resolve()
+        root = real_path(entry.source)
         if root.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             # The context itself may be in the folder.
-            for source in _walk(root, entry.leave_out | {context.resolve()}):
+            for source in _walk(root, entry.leave_out | {real_path(context)}):
                 path = target / source.relative_to(root)
                 _copy_one(_followed(source, entry), path, digest, path.relative_to(context))
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             _copy_one(root, target, digest, Path(entry.path))
     except OSError as error:
+        if is_disk_full(error):
+            raise  # it is not for `entry.source`
         raise _unreadable(entry.source, error) from None
+
+
+def unwritable(context: Path, error: OSError) -> HostError:
+    """The error for a folder that the context of a build cannot be written to."""
+    return HostError(
+        f"the context of the build cannot be written to {context}: {error.strerror}",
+        hint="it needs room, and a folder that your account may write to",
+    )
 
 
 def _unreadable(source: Path, error: OSError) -> HostError:
     return HostError(
         f"{source} cannot be copied for the build of the image: {error.strerror}",
-        hint="let the account that runs gusset read all of it; "
-        f"{tempfile.gettempdir()} needs room for a copy",
+        hint="let the account that runs gusset read all of it",
     )
 
 

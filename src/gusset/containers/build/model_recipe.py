@@ -25,6 +25,7 @@ from gusset.containers.build.model_requirements import GUSSET, GUSSET_PYTHON, In
 from gusset.containers.build.secret_mounts import MountedSecrets
 from gusset.environments.plan import OLDEST, text_of
 from gusset.environments.requested import Request
+from gusset.portable import real_path
 
 if TYPE_CHECKING:
     from gusset.package.config import Package
@@ -139,7 +140,7 @@ class ModelRecipe:
         for number, (_, path) in enumerate(self.folders):
             yield ContextCopy(path=f"folders/{number}", source=path, is_model=True)
         yield ContextCopy(
-            path="app", source=self.folder, is_model=True, leave_out=frozenset(map(Path.resolve, elsewhere))
+            path="app", source=self.folder, is_model=True, leave_out=frozenset(map(real_path, elsewhere))
         )
         package = Path(gusset.__file__).parent.resolve()
         # Compiled modules may need a newer C library than the image has. Without them the source runs.
@@ -157,8 +158,8 @@ def _python_image(request: Request) -> str:
 def _outside(package: Package, report: ProblemCollector) -> Iterator[tuple[str, Path]]:
     """The external folders with packages that are not in the model's, with their paths in the image."""
     for index, name in enumerate(package.config.external_package_dirs):
-        path = (package.folder / name).resolve()
-        if path.is_dir() and not path.is_relative_to(package.folder.resolve()):
+        path = real_path(package.folder / name)
+        if path.is_dir() and not path.is_relative_to(real_path(package.folder)):
             yield _target(name, ("external_package_dirs", index), report), path
 
 

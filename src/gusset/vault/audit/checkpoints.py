@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gusset.errors import UsageError
+from gusset.errors import HostError, UsageError
 from gusset.portable import (
     BINARY,
     CAN_REPLACE_OPEN_FILES,
@@ -187,11 +187,16 @@ class WitnessFile:
         return max(mine, key=lambda point: (point.epoch, point.seq), default=None)
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The checkpoints in the file; none when there is no file."""
+        """The checkpoints in the file; none when there is no file. Raises HostError."""
         try:
             return read_checkpoints(self.path)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            reason = (error.strerror or "an error").lower()
+            raise HostError(
+                f"the witness file cannot be read: {reason}", hint=f"check {self.path} and its permissions"
+            ) from None
 
 
 def _last_byte(fd: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gusset.errors import HostError, RootKeyError, UsageError
-from gusset.portable import HAS_POSIX_ACCOUNTS, signal_name, sync_folder, write_private_file
+from gusset.portable import HAS_POSIX_ACCOUNTS, real_path, signal_name, sync_folder, write_private_file
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault.crypto.root_key import (
@@ -121,14 +121,14 @@ class FileSource:
         """Write the present root key anew, protected by `passphrase` or by none. Raises HostError."""
         try:
             write_private_file(
-                self._path.resolve(), protect(key, passphrase) if passphrase else encode_root_key(key)
+                real_path(self._path), protect(key, passphrase) if passphrase else encode_root_key(key)
             )
         except OSError as error:
             raise HostError(f"{self._path} cannot be written: {error.strerror}") from None
 
     def install_pending(self) -> None:
         """Put the pending root key in place of the present one, atomically. Raises HostError."""
-        path = self._path.resolve()
+        path = real_path(self._path)
         try:
             self.pending_file.replace(path)
             sync_folder(path.parent)
@@ -270,7 +270,7 @@ def root_key_source(settings: Settings, ask_passphrase: AskPassphrase) -> RootKe
 
 def pending_path(path: Path) -> Path:
     """Where a new root key is written first: beside the file at `path`, or what a link there leads to."""
-    path = path.resolve()
+    path = real_path(path)
     return path.with_name(path.name + ".new")
 
 

@@ -36,9 +36,11 @@ def list_secrets(settings: Settings, *, include_deleted: bool = False) -> list[S
         IntegrityError, RootKeyError: see `check_files`.
     """
     file = Path(settings.database.removeprefix(_SQLITE))
-    if not settings.database.startswith(_SQLITE) or "?" in settings.database or not file.is_file():
+    if not settings.database.startswith(_SQLITE) or "?" in settings.database:
         return None
     try:
+        if not file.is_file():
+            return None
         check_files(settings, file)
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
             database.row_factory = sqlite3.Row

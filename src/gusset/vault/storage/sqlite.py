@@ -245,8 +245,9 @@ class Sqlite:
         """
         if isinstance(error, OSError):
             reason = (error.strerror or "an error").lower()
-            hint = f"make {self.file.parent} writable for your account, or set GUSSET_HOME to another folder"
-            return HostError(f"the vault's folder cannot be used: {reason}", hint=hint)
+            path = error.filename or self.file.parent
+            hint = f"check {path} and its permissions, or set GUSSET_HOME, or the setting of this file"
+            return HostError(f"the vault's files cannot be used: {reason}", hint=hint)
         message = str(error).lower()
         if found := _NOT_UTF8.match(message):  # the rest of the message is what the column holds
             return IntegrityError(
