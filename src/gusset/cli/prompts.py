@@ -46,7 +46,7 @@ def confirm(question: str) -> None:
     Raises:
         InvalidValue: what was typed is not UTF-8.
     """
-    with _refusing_other_encodings(hint="answer y or n"):
+    with _refusing_other_encodings(hint="type y or n"):
         click.confirm(question, abort=True, err=True)
 
 
