@@ -26,7 +26,7 @@ from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
 MAX_NOTE = 1000  # characters
-_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")  # lone surrogates are what Python makes of invalid UTF-8
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # what Python makes of a byte of an argument that is not UTF-8
 
 _FIND_DELETED = Select(
     SECRETS,
@@ -301,10 +301,10 @@ def _annotation(note: str | None, expires_at: datetime | Literal["never"] | None
     """The columns to change for a note and an expiry date."""
     columns: dict[str, str | None] = {}
     if note is not None:
-        if len(note) > MAX_NOTE or _UNSTORABLE.search(note):
-            raise InvalidValue(
-                f"a note can have at most {MAX_NOTE} characters, and must be valid UTF-8 without NUL"
-            )
+        if len(note) > MAX_NOTE or "\0" in note:
+            raise InvalidValue(f"a note can have at most {MAX_NOTE} characters, and no NUL")
+        if _SURROGATE.search(note):
+            raise InvalidValue("the note is not UTF-8")
         columns["note"] = note or None
     if expires_at is not None:
         columns["expires_at"] = None if expires_at == "never" else timestamp(expires_at)
