@@ -131,8 +131,8 @@ def test_a_stopped_server_is_unreachable_until_it_is_back(
     """Stopped in order, at once, or crashed."""
     server.stop(how)
     try:
-        assert type(failure(lambda: put(vault, b"lost"))) is Unreachable
-        assert type(failure(lambda: read(vault))) is Unreachable
+        assert type(failure(lambda: put(vault, b"lost"))) is DatabaseUnreachable
+        assert type(failure(lambda: read(vault))) is DatabaseUnreachable
     finally:
         server.start()
     assert shown(vault) == b"kept"
@@ -166,7 +166,7 @@ def test_a_silent_server_holds_up_nobody(vault: Vault, server: PostgresServer) -
         assert seconds_since(began) < LIMIT + 1.6
         later = time.monotonic()
         failures = [failure(lambda: read(vault)) for _ in range(20)]
-        assert {type(error) for error in failures} == {Unreachable}
+        assert {type(error) for error in failures} == {DatabaseUnreachable}
         assert seconds_since(later) < LIMIT  # one of them tried
     works_again(vault)
 
@@ -263,7 +263,7 @@ def test_a_session_that_is_ended_within_a_write_leaves_nothing(
         terminate(server, database)
 
     monkeypatch.setattr(Postgres, "announce", terminated)
-    assert type(failure(lambda: put(vault, b"lost"))) is Unreachable
+    assert type(failure(lambda: put(vault, b"lost"))) is DatabaseUnreachable
     monkeypatch.undo()
     assert put(vault, b"next") == 2
 
@@ -304,7 +304,7 @@ def test_a_record_whose_commit_failed_or_is_unknown_is_witnessed_as_soon_as_any(
     eventually(lambda: vault.seconds_since_signing() >= CHECKPOINT_INTERVAL)
     with monkeypatch.context() as patch:
         patch.setattr(Postgres, "announce", lambda *_: terminate(server, database))
-        assert type(failure(lambda: put(vault, b"lost"))) is Unreachable
+        assert type(failure(lambda: put(vault, b"lost"))) is DatabaseUnreachable
     assert vault.seconds_since_signing() >= CHECKPOINT_INTERVAL
     with waiting_for_a_standby(server):
         assert type(failure(lambda: put(vault, b"unknown"))) is OutcomeUnknown
