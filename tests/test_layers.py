@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gusset
+from tests.source_trees import tree_of
 
 ROOT = Path(gusset.__file__).parent
 
@@ -105,7 +106,7 @@ def layer_of(module: Path) -> str:
 def imported_layers(module: Path) -> set[str]:
     """The layers of gusset that a module imports, anywhere in it, also inside functions."""
     found = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(tree_of(module)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -137,7 +138,7 @@ def module_of(file: Path) -> tuple[str, ...]:
 
 def imported_modules(module: Path) -> set[tuple[str, ...]]:
     """The modules of gusset that a module imports, inside functions too, but not for typing alone."""
-    tree = ast.parse(module.read_text())
+    tree = tree_of(module)
     typing_only = {
         id(each)
         for node in ast.walk(tree)
@@ -152,9 +153,12 @@ def imported_modules(module: Path) -> set[tuple[str, ...]]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    known = {module_of(each) for each in MODULES}
     parts = [tuple(name.split(".")) for name in found]
-    return {path[1:] for path in parts if path[0] == "gusset" and path[1:] in known} - {module_of(module), ()}
+    modules = {path[1:] for path in parts if path[0] == "gusset"}
+    return modules & KNOWN - {module_of(module), ()}
+
+
+KNOWN = {module_of(each) for each in MODULES}
 
 
 def test_no_import_circle_between_folders() -> None:

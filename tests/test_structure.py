@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gusset
+from tests.source_trees import tree_of
 
 ROOT = Path(gusset.__file__).parent
 MOST_LINES = 250
@@ -33,9 +34,10 @@ LONGER = {
 
 def nodes() -> Iterator[tuple[Path, ast.AST]]:
     for module in sorted(ROOT.rglob("*.py")):
-        if "demo_model" not in module.parts:
-            for node in ast.walk(ast.parse(module.read_text())):
-                yield module.relative_to(ROOT), node
+        name = module.relative_to(ROOT)
+        if "demo_model" not in name.parts:
+            for node in ast.walk(tree_of(module)):
+                yield name, node
 
 
 def classes() -> Iterator[tuple[str, ast.ClassDef]]:

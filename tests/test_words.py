@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gusset
+from tests.source_trees import tree_of
 
 ROOT = Path(gusset.__file__).parent
 
@@ -72,7 +73,7 @@ SHARED = {
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
     for module in sorted(ROOT.rglob("*.py")):
-        yield str(module.relative_to(ROOT)), ast.parse(module.read_text())
+        yield str(module.relative_to(ROOT)), tree_of(module)
 
 
 def identifiers(name: str, tree: ast.Module) -> set[str]:

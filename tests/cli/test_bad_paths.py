@@ -14,6 +14,8 @@ import pytest
 from tests.cli.test_serve import write_model
 from tests.conftest import Cli, as_ordinary_process, clean_environ
 
+pytestmark = pytest.mark.slow
+
 VALUE = b"a-value-worth-hiding"
 CODE = "class Model:\n    def predict(self, inputs):\n        return inputs\n"
 STATUSES = range(2, 13)  # of docs/cli.md, without success and bugs
