@@ -43,7 +43,7 @@ class ChainWalk:
 
     def _follows(self, record: AuditRecord) -> bool:
         try:
-            return record.hash_after(self.head.hash) == record.hash
+            return bool(record.hash_after(self.head.hash) == record.hash)
         except TypeError:  # SQLite's columns hold any type
             return False
 

@@ -39,18 +39,22 @@ class AuditEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """An event in the chain. `details` is JSON text; `changes`, too: see `RowChange`."""
+    """An event in the chain. `details` is JSON text; `changes`, too, or None: see `RowChange`.
+
+    All but the number may have any type if the row was altered: SQLite's columns hold any. Unaltered, `hash`
+    and `mac` are bytes, and the others texts.
+    """
 
     seq: int
-    at: str
-    actor: str
-    action: str
-    target: str
-    outcome: str
-    details: str
-    changes: str | None
-    hash: bytes
-    mac: bytes
+    at: Any
+    actor: Any
+    action: Any
+    target: Any
+    outcome: Any
+    details: Any
+    changes: Any
+    hash: Any
+    mac: Any
 
     def data(self) -> dict[str, Any]:
         """The record as a JSON object."""
