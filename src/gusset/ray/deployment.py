@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import ray
 from gusset.errors import CheckFailed, ConfigInvalid, Problem, UsageError
 from gusset.package.check import check_package
 from gusset.package.config import Package, load_package
+from gusset.portable import real_path
 from gusset.ray.environment import python_problems, requirements_for, resources_of
 from gusset.ray.folders import store_folder
 from gusset.ray.plan import FolderOnNodes, ReplicaPlan, SecretAccess, StoredFolder
@@ -122,7 +122,7 @@ def _outside(package: Package) -> Iterator[Problem]:
     """An error for each folder with code that would not reach the nodes."""
     problems = package.problem_collector()
     for index, name in enumerate(package.config.external_package_dirs):
-        path = Path(os.path.realpath(package.folder / name))  # `resolve` fails for links in a circle
+        path = real_path(package.folder / name)
         if not path.is_relative_to(package.folder.resolve()):
             problems.add(
                 ("external_package_dirs", index),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gusset.errors import ConfigInvalid
+from gusset.portable import real_path
 from gusset.runtime.declared_secrets import DeclaredSecret
 from gusset.weights.download import Download, credential_names
 
@@ -87,7 +87,7 @@ class ModelDeployment:
                 DeclaredSecret(each.name, each.line, each.optional) for each in package.secrets.values()
             ),
             callers=tuple(DeclaredSecret(each.name, each.line) for each in package.callers.values()),
-            data_dir=Path(os.path.realpath(package.data_dir)),  # `resolve` fails for links in a circle
+            data_dir=real_path(package.data_dir),
             package_dirs=tuple(path.resolve() for path in package.packages_dirs if path.is_dir()),
             environment_variables=package.environment_variables,
             predict_concurrency=package.config.runtime.predict_concurrency,
