@@ -119,10 +119,8 @@ class ChainTail:
             seq = self._seq = self._seq + 1
             details = details_text(event.stored_details())
             changed = changes_text(changes) if changes else None
-            actor, target = str(event.actor), event.target
-            if not (actor.isprintable() and target.isprintable()):
-                # A text that the database cannot store would fail the other writes of the batch, too.
-                actor, target = printable(actor), printable(target)
+            # A text that the database cannot store would fail the other writes of the batch, too.
+            actor, target = printable(str(event.actor)), printable(event.target)
             act = (actor, str(event.action), target, event.outcome, details)
             fields = (seq, self.at, *act)
             self._hash = chain_hash(self._hash, *fields, *((changed,) if changed else ()))
