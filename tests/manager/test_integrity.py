@@ -152,6 +152,19 @@ def test_an_altered_row_is_reported_and_the_rest_is_served(manager: Manager, adm
     eventually(lambda: "the secret bad was altered" in manager.log.read_text())
 
 
+def test_a_body_with_an_altered_key_gets_a_response(manager: Manager, admin: httpx.Client) -> None:
+    """The manager looks the key up before it reads a body of more than 4 KiB."""
+    made = admin.post("/v1/api_keys", json={"name": "laptop", "scopes": ["secrets:write"]})
+    made.raise_for_status()
+    sql(manager, "UPDATE access_keys SET name = 'forged' WHERE name = 'laptop'")
+    with manager.client(made.json()["api_key"]) as client:
+        answers = [
+            client.post("/v1/secrets", json={"name": "x", "value": "v" * length}).json()["code"]
+            for length in (1, 10_000)
+        ]
+    assert answers == ["integrity"] * 2
+
+
 def test_a_database_that_was_replaced_by_an_older_copy_stops_writes_until_that_is_accepted(
     manager: Manager, admin: httpx.Client
 ) -> None:

@@ -130,8 +130,14 @@ class Api:
         """Whether a request has no valid key or token. An awaitable where the vault's reads wait."""
         authorization = (exchange.header(b"authorization") or b"").decode("latin-1")
         if self._vault.reads_wait:
-            return self._executors.run(lambda: not self._authenticator.knows_key(authorization))
-        return not self._authenticator.knows_key(authorization)
+            return self._executors.run(self._is_unknown_key, authorization)
+        return self._is_unknown_key(authorization)
+
+    def _is_unknown_key(self, authorization: str) -> bool:
+        try:
+            return not self._authenticator.knows_key(authorization)
+        except GussetError:  # such as an altered row; handling the request fails with the same error
+            return False
 
     async def handle_slow(self, exchange: Exchange, route: Route, address: str | None) -> Response:
         """Handle a request on a thread. Raises as `handle` does."""

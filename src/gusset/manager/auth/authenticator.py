@@ -138,6 +138,9 @@ class Authenticator:
 
         Where the vault's reads wait, call it in a greenlet, or it would hold up the event loop, and thus the
         requests whose connections it waits for.
+
+        Raises:
+            IntegrityError: a row that it reads was altered.
         """
         try:
             token = bearer(authorization)
