@@ -24,6 +24,12 @@ async def stream(_: Request) -> Response:
     return StreamingResponse(iter([b"one", b"two"]), media_type="text/plain")
 
 
+async def views(request: Request) -> Response:
+    """Bytes, seen as two numbers of two bytes each."""
+    view = memoryview(b"ABCD").cast("H")
+    return StreamingResponse(iter([view])) if request.url.query else Response(view)
+
+
 async def close(_: Request) -> Response:
     return Response("bye", headers={"connection": "close"})
 
@@ -54,6 +60,7 @@ APP = Starlette(
         Route("/odd/{what}", odd),
         Route("/echo/{name}", echo, methods=["GET", "POST"]),
         Route("/stream", stream),
+        Route("/views", views),
         Route("/close", close),
     ]
 )
@@ -163,3 +170,11 @@ def test_an_application_can_close_the_connection() -> None:
     """The header is sent once, and the server closes although the client would stay."""
     head, body = talk(b"GET /close HTTP/1.1\r\nHost: x\r\n\r\n")
     assert head.count(b"connection: close") == 1 and body == b"bye"
+
+
+def test_a_body_may_be_a_memoryview() -> None:
+    """Which Starlette passes on as it is: an image without a copy. Its length is that of its bytes."""
+    head, body = talk(b"GET /views HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert b"content-length: 4" in head and body == b"ABCD"
+    _, body = talk(b"GET /views?parts HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert body == b"4\r\nABCD\r\n0\r\n\r\n"

@@ -142,3 +142,37 @@ def test_calls_that_arrive_together_wake_their_threads_at_once_and_their_results
             delivered.clear()
 
     asyncio.run(scenario())
+
+
+def test_where_no_more_threads_can_be_started_calls_wait_for_those_that_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As at a limit of a container's processes. One thread serves all; with none, a call fails at once."""
+
+    async def scenario() -> None:
+        threads = ModelThreads(asyncio.get_running_loop(), 64, "model")
+        start = threading.Thread.start
+
+        def refuse(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await threads.run(lambda: 0)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert await threads.run(lambda: 1) == 1
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                calls = [threads.run(partial(int, number)) for number in range(5)]
+                assert await asyncio.gather(*calls) == [0, 1, 2, 3, 4]
+                assert await threads.run(lambda: 6) == 6
+            assert [record.getMessage() for record in caplog.records] == [
+                "The system gives no more threads (can't start new thread): calls share 1."
+            ]
+            monkeypatch.setattr(threading.Thread, "start", start)
+            both = threading.Barrier(2, timeout=10)
+            await asyncio.gather(threads.run(both.wait), threads.run(both.wait))
+
+    asyncio.run(scenario())

@@ -578,7 +578,7 @@ def test_redirects_and_the_fields_of_event_streams_are_masked_if_that_was_chosen
     """With --mask-responses: the names of fields, too."""
     serve.secret("token", b"hf_Q7vR2mXc9TzL4bKp")
     code = """
-        from starlette.responses import RedirectResponse, StreamingResponse
+        from starlette.responses import RedirectResponse, Response, StreamingResponse
         class Model:
             def __init__(self, secrets):
                 self.secrets = secrets
@@ -586,6 +586,8 @@ def test_redirects_and_the_fields_of_event_streams_are_masked_if_that_was_chosen
                 v = str(self.secrets["token"])
                 if way == "redirect":
                     return RedirectResponse("https://example.com/?t=" + v, headers={v: v})
+                if way == "view":
+                    return Response(memoryview(f"it is {v}".encode()))
                 return StreamingResponse(iter(["event: ", v, "\\n", v, ": 1\\n\\n"]), media_type="text/event-stream")
         """
     served = serve(code, mask_responses=True).ready()
@@ -593,6 +595,7 @@ def test_redirects_and_the_fields_of_event_streams_are_masked_if_that_was_chosen
     assert redirect.headers["location"] == "https://example.com/?t=***"
     assert redirect.headers["***"] == "***"
     assert served.predict("events").text == "event: ***\n***: 1\n\n"
+    assert served.predict("view").text == "it is ***"
 
 
 def test_messages_of_websockets_are_masked_if_that_was_chosen(serve: ModelProject) -> None:

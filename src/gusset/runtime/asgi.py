@@ -68,6 +68,12 @@ async def run_asgi(app: AsgiApp, exchange: Exchange, scope: dict[str, Any], send
         raise RuntimeError("the application returned before its response was complete")
 
 
+def body_of(message: Message) -> bytes:
+    """The part of a body in an ASGI message; Starlette passes a memoryview on as it is."""
+    body = message.get("body", b"")
+    return body if isinstance(body, bytes) else bytes(memoryview(body))
+
+
 class AsgiSender:
     """ASGI's `send`, for one response."""
 
@@ -100,7 +106,7 @@ class AsgiSender:
             self._start = message
             self.status = message["status"]
         elif message["type"] == "http.response.body":
-            self._send(message.get("body", b""), more=message.get("more_body", False))
+            self._send(body_of(message), more=message.get("more_body", False))
             if not self._exchange.writable and not self._exchange.disconnected:
                 self._drained.clear()
                 await self._drained.wait()

@@ -60,7 +60,10 @@ class DirectPath:
                 response = self._sender.error_response(error)
             return partial(call.send, response)
 
-        self._threads.put(run)
+        try:
+            self._threads.put(run)
+        except (RuntimeError, OSError) as error:  # no thread can be started
+            self._sender.send_error(call, error)
 
     def _send_special(self, call: ModelCall, result: Any) -> Callable[[], object]:
         """Send a result that is no value. This thread, and so the slot, is taken until it is sent."""

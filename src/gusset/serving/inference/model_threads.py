@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 import sys
 import threading
@@ -21,6 +22,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
+
+log = logging.getLogger("gusset")
 
 T = TypeVar("T")
 Call = Callable[[], Callable[[], object]]
@@ -34,6 +37,7 @@ class ModelThreads:
         self._count = count
         self._name = name
         self._started = 0
+        self._is_limited = False  # the system has refused a thread, which was logged
         self._outstanding = 0  # calls put whose results are not delivered yet
         self._calls: deque[Call] = deque()
         self._gathered: list[Call] = []  # to be queued in this turn of the loop
@@ -48,10 +52,13 @@ class ModelThreads:
         """Run `call` on a thread, then the function that it returns on the loop.
 
         Neither may raise. Called on the loop.
+
+        Raises:
+            RuntimeError, OSError: the system gives no thread or no pipe, and no thread runs.
         """
-        self._outstanding += 1
-        if self._outstanding > self._started and self._started < self._count:
+        if self._started <= self._outstanding and self._started < self._count:
             self._start_thread()
+        self._outstanding += 1
         if self._outstanding > 1:
             self._one_by_one = False
         elif self._one_by_one:
@@ -65,12 +72,22 @@ class ModelThreads:
         self._gathered.append(call)
 
     def _start_thread(self) -> None:
-        if not self._started:
+        """Start another thread, if the system allows it; without, calls wait for those that run."""
+        if self._calls_r < 0:
             self._calls_r, self._calls_w = os.pipe()
+        if self._results_r < 0:
             self._results_r, self._results_w = os.pipe()
             self._loop.add_reader(self._results_r, self._deliver)
         name = f"{self._name}-{self._started}"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+        except RuntimeError as error:
+            if not self._started:
+                raise
+            if not self._is_limited:
+                self._is_limited = True
+                log.warning("The system gives no more threads (%s): calls share %d.", error, self._started)
+            return
         self._started += 1
 
     def _queue_gathered(self) -> None:

@@ -1,5 +1,7 @@
 """Masks values in a model's responses: in errors always, in results if that was chosen."""
 
+# Import in a function: most models send no response by ASGI.
+
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
@@ -52,6 +54,8 @@ class ResponseMasker:
 
     def asgi(self, send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
         """ASGI's `send`, with masked headers and body for an error; for a result if these are masked."""
+        from gusset.runtime.asgi import body_of
+
         stream: MaskingStream | None = None
 
         async def send_masked(message: Any) -> None:
@@ -60,7 +64,7 @@ class ResponseMasker:
                 stream = self.stream()
                 message = {**message, "headers": self._headers(message.get("headers", ()))}
             elif message["type"] == "http.response.body" and stream is not None:
-                body = stream.feed(message.get("body", b""))
+                body = stream.feed(body_of(message))
                 if not message.get("more_body", False):
                     body += stream.flush()
                 message = {**message, "body": body}
