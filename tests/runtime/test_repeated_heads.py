@@ -302,6 +302,34 @@ def test_only_plain_heads_are_learned() -> None:
         b"Expect: 100-continue",
         b"Upgrade: h2c",
         b"Host: b",
+        b"Content-Length: 0\r\nContent-Length: 0",
+        b"Transfer-Encoding: chunked",
+        b"Transfer-Encoding: identity",
+        b"A: 1\r\n 2",
+        b"A : 1",
     ):
         request = GET[:-2] + header + b"\r\n\r\n"
-        assert RepeatedHead.learn(request, request) is None
+        assert RepeatedHead.learn(request, request) is None, header
+
+
+@pytest.mark.parametrize(
+    ("of_get", "other"),
+    [
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"GET /", b"GET http://a/"),
+        (b"GET /", b"GET /#"),
+        (b"GET /", b"GET /\xc3\xa9"),
+        (b"host: a\r\n", b""),
+        (b"\r\n", b"\n"),
+    ],
+)
+def test_a_head_that_is_not_quite_ordinary_is_not_learned(of_get: bytes, other: bytes) -> None:
+    request = GET.replace(of_get, other, 1)
+    assert request != GET and RepeatedHead.learn(request, request) is None
+
+
+def test_a_request_with_something_after_it_is_not_learned() -> None:
+    """The rest may be another request."""
+    for rest in (b"x", GET):
+        assert RepeatedHead.learn(GET + rest, GET + rest) is None
+        assert RepeatedHead.learn(POST + BODY + rest, POST + BODY + rest) is None
