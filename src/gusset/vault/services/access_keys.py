@@ -140,15 +140,15 @@ def revoke_keys(transaction: Transaction, at: str, rows: Sequence[Any]) -> list[
     """Revoke the keys in `rows` that are not revoked yet, within the caller's transaction.
 
     Also revokes the keys and tokens made with them. Returns the prefixes of all that it revoked.
+    Rows that were altered give nothing, and keep nothing from being revoked.
     """
     revoked: list[str] = []
     while rows := [row for row in rows if row.revoked_at is None and row.prefix not in revoked]:
         for row in rows:
             transaction.update(ACCESS_KEYS, row, revoked_at=at)
             revoked.append(row.prefix)
-        rows = [
-            each for row in rows for each in transaction.all(_MADE_BY, {"maker": f"% (key {row.prefix})"})
-        ]
+        makers = [{"maker": f"% (key {row.prefix})"} for row in rows]
+        rows = [each for maker in makers for each in transaction.all_valid(_MADE_BY, maker)[0]]
     new_access_generation(transaction)
     return revoked
 

@@ -188,7 +188,8 @@ class Deployments:
         """The deployments of these teams, by name, with their replicas."""
         with self._store.snapshot() as connection:
             rows = connection.all(_LIST, {"teams": sorted(team_ids)})
-            teams, found = team_names(connection), self._replicas(connection, [row.id for row in rows])
+            teams = team_names(connection, [row.team_id for row in rows])
+            found = self._replicas(connection, [row.id for row in rows])
         return [_info(row, teams[row.team_id], found.get(row.id, ())) for row in rows]
 
     def by_declared_secret(self, team_id: str) -> dict[str, list[str]]:
@@ -214,8 +215,10 @@ class Deployments:
                 raise NotFound("there is no such deployment")
             info = self._info(transaction, row)
             transaction.update(DEPLOYMENTS, row, deleted_at=at)
-            revoke_keys(transaction, at, transaction.all(_TOKENS, {"id": row.id}))
-            for identity in transaction.all(_IDENTITIES, {"id": row.id}):
+            tokens, _ = transaction.all_valid(_TOKENS, {"id": row.id})
+            revoke_keys(transaction, at, tokens)
+            identities, _ = transaction.all_valid(_IDENTITIES, {"id": row.id})
+            for identity in identities:
                 transaction.delete(IDENTITIES, identity)
             transaction.run(_DELETE_REPLICAS, {"id": row.id})
             event = AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name, details={"team": team_id})

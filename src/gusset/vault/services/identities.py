@@ -149,8 +149,9 @@ class Identities:
 
 
 def identities_made_by(connection: Connection, email: str) -> list[Any]:
-    """The rows of the identities that a person has added, with whatever key."""
-    return connection.all(_MADE_BY, {"email": email, "by_key": f"{escaped(email)} (key %"})
+    """The rows of the identities that a person has added, with whatever key. Not those that were altered."""
+    rows, _ = connection.all_valid(_MADE_BY, {"email": email, "by_key": f"{escaped(email)} (key %"})
+    return rows
 
 
 def remove_identities(transaction: Transaction, rows: Sequence[Any], actor: str) -> Sequence[AuditEvent]:
@@ -222,7 +223,8 @@ def identity_infos(connection: Connection, rows: Sequence[Any]) -> list[Identity
     if not rows:
         return []
     found = connection.all(_LIST_NAMES, {"ids": sorted({row.deployment_id for row in rows})})
-    deployments, teams = {each.id: each.name for each in found}, team_names(connection)
+    deployments = {each.id: each.name for each in found}
+    teams = team_names(connection, [row.team_id for row in rows])
     return [_info(row, team=teams[row.team_id], deployment=deployments[row.deployment_id]) for row in rows]
 
 

@@ -26,7 +26,7 @@ from gusset.vault.services.person import (
     get_team,
     get_user,
     insert_person,
-    person_from_row,
+    person_losing_rights,
 )
 from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.tables import MEMBERS, USERS
@@ -77,14 +77,14 @@ class Invitations:
         """A new link for a person to choose a password with; it replaces their earlier links."""
 
         def write(transaction: Transaction) -> WriteResult[SecretValue]:
-            person = get_person(transaction, user_id)
+            person = get_user(transaction, user_id)
             link = self._link(transaction, user_id, actor)
             return WriteResult(link, [AuditEvent(actor, Action.PERSON_LINK, person.email)])
 
         return self._writer.run(AuditEvent(actor, Action.PERSON_LINK, id_or(user_id, "a person")), write)
 
     def _link(self, transaction: Transaction, user_id: str, actor: str) -> SecretValue:
-        at, keys = self._now(), transaction.all(KEYS_OF_USER, {"user": user_id})
+        at, (keys, _) = self._now(), transaction.all_valid(KEYS_OF_USER, {"user": user_id})
         revoke_keys(transaction, at, [key for key in keys if key.kind == "link"])
         _, link = add_key(
             transaction,
@@ -114,14 +114,14 @@ class Invitations:
 
         def write(transaction: Transaction) -> WriteResult[Person]:
             user = get_user(transaction, info.user_id or "")
-            keys = transaction.all(KEYS_OF_USER, {"user": user.id})
+            keys, _ = transaction.all_valid(KEYS_OF_USER, {"user": user.id})
             used = [key for key in keys if key.prefix == info.prefix]
             if not revoke_keys(transaction, self._now(), used) or user.disabled_at is not None:
                 raise NotSignedIn("that link was used already")
             user = transaction.update(USERS, user, password=password_hash)
             end_sessions(transaction, user.id)
             event = AuditEvent(Actor(user.email, address), Action.PERSON_PASSWORD, user.email)
-            return WriteResult(person_from_row(transaction, user), [event])
+            return WriteResult(person_losing_rights(transaction, user), [event])
 
         intent = AuditEvent(Actor("somebody", address), Action.PERSON_PASSWORD, info.prefix)
         return self._writer.run(intent, write)

@@ -30,6 +30,7 @@ from gusset.vault.services.person import (
     get_user,
     insert_person,
     person_from_row,
+    person_losing_rights,
 )
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
@@ -174,15 +175,18 @@ class People:
                 events.append(AuditEvent(actor, Action.PERSON_ENABLE, user.email))
             new_access_generation(transaction)
             _require_admin(transaction)
-            return WriteResult(person_from_row(transaction, user), events)
+            return WriteResult(person_losing_rights(transaction, user), events)
 
         return self._writer.run(AuditEvent(actor, _main_action(disabled), id_or(user_id, "a person")), write)
 
     def _end_access(
         self, transaction: Transaction, user: Any, tokens: TokenChoice | None, actor: str
     ) -> list[AuditEvent]:
-        """End what a disabled person could still do, within the caller's transaction."""
-        made = transaction.all(
+        """End what a disabled person could still do, within the caller's transaction.
+
+        Rows that were altered give nothing, and keep nothing from being ended.
+        """
+        made, _ = transaction.all_valid(
             _TOKENS_MADE_BY, {"email": user.email, "by_key": f"{escaped(user.email)} (key %"}
         )
         identities = identities_made_by(transaction, user.email)
@@ -201,7 +205,7 @@ class People:
                 details["passed_identities"] = [row.name for row in identities]
         else:
             removed = remove_identities(transaction, identities, actor)
-        doomed = transaction.all(KEYS_OF_USER, {"user": user.id})
+        doomed, _ = transaction.all_valid(KEYS_OF_USER, {"user": user.id})
         doomed += made if tokens == "revoke" else []
         if revoked := revoke_keys(transaction, self._now(), doomed):
             details["keys"] = revoked
@@ -219,8 +223,9 @@ def _main_action(disabled: bool | None) -> Action:
 
 
 def end_sessions(transaction: Transaction, user_id: str, *, keep: bytes = b"") -> None:
-    """End a person's sessions, all but that with the token's hash `keep`."""
-    for row in transaction.all(SESSIONS_OF_USER, {"user": user_id}):
+    """End a person's sessions, all but that with the token's hash `keep`, and those that were altered."""
+    rows, _ = transaction.all_valid(SESSIONS_OF_USER, {"user": user_id})
+    for row in rows:
         if row.hash != keep:
             transaction.delete(SESSIONS, row)
 
@@ -244,5 +249,6 @@ def _without_key(actor: str) -> str:
 
 def _require_admin(connection: Connection) -> None:
     """Raises Conflict when no administrator can sign in."""
-    if not connection.all(_ADMINS):
+    admins, _ = connection.all_valid(_ADMINS)
+    if not admins:
         raise Conflict("no administrator would be left", hint="make another person an administrator first")

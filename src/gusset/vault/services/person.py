@@ -89,6 +89,17 @@ def get_user(connection: Connection, user_id: str) -> Any:
 def person_from_row(connection: Connection, row: Any) -> Person:
     """A person from a row of the `users` table, with their teams."""
     team_ids = [each.team_id for each in connection.all(LIST_MEMBERSHIPS, {"user": row.id})]
+    return _person(row, connection.all(_FIND_TEAMS, {"ids": team_ids}))
+
+
+def person_losing_rights(connection: Connection, row: Any) -> Person:
+    """As `person_from_row`, without what was altered: that must keep no right from being ended."""
+    memberships, _ = connection.all_valid(LIST_MEMBERSHIPS, {"user": row.id})
+    teams, _ = connection.all_valid(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
+    return _person(row, teams)
+
+
+def _person(row: Any, teams: Iterable[Any]) -> Person:
     return Person(
         id=row.id,
         email=row.email,
@@ -96,7 +107,7 @@ def person_from_row(connection: Connection, row: Any) -> Person:
         role=row.role,
         created_at=row.created_at,
         disabled_at=row.disabled_at,
-        teams=tuple(teams_from_rows(connection.all(_FIND_TEAMS, {"ids": team_ids}))),
+        teams=tuple(teams_from_rows(teams)),
         invited=row.password is None,
     )
 
@@ -126,9 +137,9 @@ def get_team(connection: Connection, team_id: str) -> TeamInfo:
     return _team(row)
 
 
-def team_names(connection: Connection) -> dict[str, str]:
-    """The name of every team, by its id."""
-    return {row.id: row.name for row in connection.all(LIST_TEAMS)}
+def team_names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
+    """The names of the teams with these ids, by id."""
+    return {row.id: row.name for row in connection.all(_FIND_TEAMS, {"ids": sorted(set(ids))})}
 
 
 def teams_from_rows(rows: Iterable[Any]) -> list[TeamInfo]:

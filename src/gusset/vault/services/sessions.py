@@ -101,7 +101,8 @@ class Sessions:
     def _forget_ended(self, transaction: Transaction) -> None:
         now = self._clock()
         ended = {"now": timestamp(now), "seen_before": timestamp(now - SESSION_LIFETIME)}
-        for row in transaction.all(_LIST_ENDED, ended):
+        rows, _ = transaction.all_valid(_LIST_ENDED, ended)
+        for row in rows:
             transaction.delete(SESSIONS, row)
 
     def authenticate(self, token: str) -> Person | None:

@@ -16,6 +16,8 @@ from gusset.vault.services.person import (
     TeamInfo,
     get_person,
     get_team,
+    get_user,
+    person_losing_rights,
     teams_from_rows,
 )
 from gusset.vault.storage.connection import Store, Transaction
@@ -70,13 +72,14 @@ class Teams:
         """Remove a person from a team. Raises NotFound."""
 
         def write(transaction: Transaction) -> WriteResult[Person]:
-            team, person = get_team(transaction, team_id), get_person(transaction, user_id)
-            for row in transaction.all(LIST_MEMBERSHIPS, {"user": user_id}):
+            team, user = get_team(transaction, team_id), get_user(transaction, user_id)
+            memberships, _ = transaction.all_valid(LIST_MEMBERSHIPS, {"user": user_id})
+            for row in memberships:
                 if row.team_id == team_id:
                     transaction.delete(MEMBERS, row)
             new_access_generation(transaction)
-            details = {"person": person.email, "team": team_id}
+            details = {"person": user.email, "team": team_id}
             event = AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)
-            return WriteResult(get_person(transaction, user_id), [event])
+            return WriteResult(person_losing_rights(transaction, user), [event])
 
         return self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, id_or(team_id, "a team")), write)

@@ -1,0 +1,202 @@
+"""Whoever can write the database, but has no root key, keeps no right from being ended by rows of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gusset.errors import Conflict, NotSignedIn
+from gusset.secrets.value import SecretValue
+from gusset.vault import Vault
+from gusset.vault.services.identity_rules import IdentityRule
+from gusset.vault.services.issuers import new_issuer
+from gusset.vault.services.person import Person
+from gusset.vault.storage.signed_rows import SignedTable
+from gusset.vault.storage.tables import ACCESS_KEYS, IDENTITIES, MEMBERS, SESSIONS, TEAMS, USERS
+from tests.vault.conftest import Sql
+
+ADA, BOB = "ada@example.com", "bob@example.com"
+ISSUER = "https://issuer.example"
+PASSWORD = SecretValue(b"correct horse battery staple")
+NEW_PASSWORD = SecretValue(b"another horse battery staple")
+
+
+@dataclass
+class Rights:
+    """What bob may do, an administrator whose key has made the token of a deployment and its identity."""
+
+    vault: Vault
+    sql: Sql
+    bob: Person
+    session: str
+    key: SecretValue
+    token: SecretValue
+    team: str
+
+    @property
+    def key_prefix(self) -> str:
+        return prefix(self.key)
+
+    @property
+    def with_key(self) -> str:
+        """What bob is called in records when he uses his key."""
+        return f"{BOB} (key {self.key_prefix})"
+
+    def token_is_valid(self) -> bool:
+        return self.is_valid(self.token, "token")
+
+    def key_is_valid(self) -> bool:
+        return self.is_valid(self.key, "key")
+
+    def is_valid(self, key: SecretValue, kind: Any) -> bool:
+        try:
+            self.vault.access_keys.authenticate(key, kinds=[kind])
+        except NotSignedIn:
+            return False
+        return True
+
+    def add_like(self, table: SignedTable, values: Mapping[str, Any]) -> None:
+        """Insert a row with these values, and the others of a row of the table."""
+        names = [name for name in table.all_columns if name not in values]
+        self.sql(
+            f"INSERT INTO {table.name} ({', '.join([*values, *names])})"
+            f" SELECT {', '.join([*('?' for _ in values), *names])} FROM {table.name} LIMIT 1",
+            *values.values(),
+        )
+
+    def revoke_key(self) -> None:
+        self.vault.access_keys.revoke(self.key_prefix, actor=ADA, allowed=lambda _: True)
+
+
+def prefix(key: SecretValue) -> str:
+    return key.reveal().decode().split("_")[2]
+
+
+@pytest.fixture
+def rights(vault: Vault, sql: Sql) -> Rights:
+    vault.people.create_first(ADA, PASSWORD, actor="setup")
+    [team] = vault.teams.all()
+    bob, link = vault.invitations.invite(BOB, role="admin", team_ids=[team.id], actor=ADA)
+    vault.invitations.accept(link, PASSWORD)
+    _, session = vault.sessions.sign_in(BOB, PASSWORD)
+    info, key = vault.access_keys.create(bob.id, "key", scopes=["deployments"], gives=["*"], actor=BOB)
+    by_key = f"{BOB} (key {info.prefix})"
+    deployment, _, token = vault.deployments.register(team.id, "model", ["x"], actor=by_key)
+    vault.identities.add(
+        "workload",
+        IdentityRule(issuer=ISSUER, audience="gusset", subject="workload", claims={}),
+        deployment=deployment.id,
+        new_issuer=new_issuer(ISSUER, f"{ISSUER}/keys"),
+        may_add_issuer=True,
+        actor=by_key,
+    )
+    return Rights(vault, sql, bob, session.reveal().decode(), key, token, team.id)
+
+
+# Rows that belong to nobody, each made for a table.
+FORGED_KEY = {"prefix": "aaaaaaaa", "hash": b"1" * 32}
+FORGED_SESSION = {"hash": b"1" * 32}
+FORGED_IDENTITY = {"id": "forged", "name": "forged"}
+
+
+def test_forged_rows_keep_no_key_from_being_revoked(rights: Rights) -> None:
+    """A key that says that it was made by it."""
+    rights.add_like(ACCESS_KEYS, {**FORGED_KEY, "created_by": f"{BOB} (key {rights.key_prefix})"})
+
+    rights.revoke_key()
+
+    assert not rights.key_is_valid() and not rights.token_is_valid()
+
+
+def in_the_way_of_disabling(rights: Rights) -> dict[SignedTable, Mapping[str, Any]]:
+    """In each table a row that says that it is bob's, or made by him."""
+    bob = rights.bob.id
+    return {
+        ACCESS_KEYS: {**FORGED_KEY, "created_by": BOB, "user_id": bob, "kind": "token"},
+        SESSIONS: {**FORGED_SESSION, "user_id": bob},
+        IDENTITIES: {**FORGED_IDENTITY, "created_by": BOB},
+        USERS: {"id": "forged", "email": "forged@example.com", "role": "admin"},
+        MEMBERS: {"team_id": "forged", "user_id": bob},
+        TEAMS: {"id": "forged", "name": "forged"},
+    }
+
+
+@pytest.mark.parametrize(
+    "table", [ACCESS_KEYS, SESSIONS, IDENTITIES, USERS, MEMBERS, TEAMS], ids=lambda each: each.name
+)
+def test_forged_rows_keep_nobody_from_being_disabled_or_demoted(rights: Rights, table: SignedTable) -> None:
+    rights.add_like(table, in_the_way_of_disabling(rights)[table])
+
+    rights.vault.people.update(rights.bob.id, role="member", actor=ADA)
+    disabled = rights.vault.people.update(rights.bob.id, disabled=True, tokens="revoke", actor=ADA)
+
+    assert (disabled.role, [team.id for team in disabled.teams]) == ("member", [rights.team])
+    assert not rights.key_is_valid() and not rights.token_is_valid()
+    found = rights.sql("SELECT count(*) FROM identities WHERE id <> 'forged'")
+    found += rights.sql("SELECT count(*) FROM sessions WHERE hash <> ?", FORGED_SESSION["hash"])
+    assert found == [(0,), (0,)]
+
+
+def test_forged_memberships_keep_nobody_from_being_taken_out_of_a_team(rights: Rights) -> None:
+    rights.add_like(MEMBERS, {"team_id": "forged", "user_id": rights.bob.id})
+
+    removed = rights.vault.teams.remove_member(rights.team, rights.bob.id, actor=ADA)
+
+    assert removed.teams == ()
+
+
+def test_forged_sessions_keep_nobody_from_signing_in_or_changing_the_password(rights: Rights) -> None:
+    """One that has ended, which is removed at each sign-in, and one that would be ended."""
+    ended = "2000-01-01T00:00:00.000Z"
+    rights.add_like(SESSIONS, {**FORGED_SESSION, "expires_at": ended, "user_id": rights.bob.id})
+
+    _, kept = rights.vault.sessions.sign_in(BOB, PASSWORD)
+    rights.vault.sessions.change_password(
+        rights.bob, PASSWORD, NEW_PASSWORD, keep=kept.reveal().decode(), actor=BOB
+    )
+
+    assert rights.vault.sessions.authenticate(kept.reveal().decode()) is not None
+    assert rights.vault.sessions.authenticate(rights.session) is None
+
+
+def test_forged_keys_keep_no_link_from_being_replaced_or_used(rights: Rights) -> None:
+    """A new link, and the password that is chosen by it, end what somebody has who knows the old password."""
+    rights.add_like(ACCESS_KEYS, {**FORGED_KEY, "kind": "link", "user_id": rights.bob.id})
+    replaced = rights.vault.invitations.new_link(rights.bob.id, actor=ADA)
+
+    rights.vault.invitations.accept(rights.vault.invitations.new_link(rights.bob.id, actor=ADA), NEW_PASSWORD)
+
+    assert rights.vault.sessions.authenticate(rights.session) is None
+    with pytest.raises(NotSignedIn, match="revoked"):
+        rights.vault.invitations.check_link(replaced)
+
+
+def test_forged_rows_keep_no_deployment_from_being_removed(rights: Rights) -> None:
+    [(deployment,)] = rights.sql("SELECT id FROM deployments")
+    rights.add_like(ACCESS_KEYS, {**FORGED_KEY, "kind": "token", "deployment_id": deployment})
+    rights.add_like(IDENTITIES, {**FORGED_IDENTITY, "deployment_id": deployment})
+
+    rights.vault.deployments.remove(rights.team, "model", actor=ADA)
+
+    assert not rights.token_is_valid()
+    assert rights.sql("SELECT id FROM identities") == [("forged",)]
+
+
+def test_forged_rows_keep_no_identity_from_being_removed(rights: Rights) -> None:
+    rights.add_like(TEAMS, {"id": "forged", "name": "forged"})
+
+    rights.vault.identities.remove(rights.team, "workload", actor=ADA)
+
+    assert rights.sql("SELECT count(*) FROM identities") == [(0,)]
+
+
+def test_a_forged_administrator_does_not_count(rights: Rights) -> None:
+    """Nobody could end anything after the last one was disabled."""
+    rights.vault.people.update(rights.bob.id, role="member", actor=ADA)
+    [(ada,)] = rights.sql("SELECT id FROM users WHERE email = ?", ADA)
+    rights.sql("UPDATE users SET role = 'admin' WHERE email = ?", BOB)
+    with pytest.raises(Conflict):
+        rights.vault.people.update(ada, role="member", actor=ADA)
