@@ -16,7 +16,7 @@ from gusset.vault.audit.chain import Chain
 from gusset.vault.audit.checkpoints import Checkpoint, WitnessFile
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditEvent
-from gusset.vault.audit.known_head import KnownHead
+from gusset.vault.audit.known_head import KnownHead, KnownRecord
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.batch import BatchRunner
 from gusset.vault.commit.thread_writer import ThreadWriter
@@ -569,7 +569,11 @@ def _create_or_sign(
     keys.write(connection, keyring, at, root)
     keys.use(keyring, root)
     epochs = Epochs()
-    chain = Chain(vault, keys, clock, epochs=epochs, known=KnownHead(epochs, lambda: None))
+    known = KnownHead(epochs, lambda: None)
+    chain = Chain(vault, keys, clock, epochs=epochs, known=known)
+    if not new and not was_signed:  # `sign_existing_rows` verifies all records, and says what is wrong
+        head = chain.head(connection)
+        known.remember(KnownRecord(epochs.of(head.seq), head.seq, head.hash))
     tail = chain.tail(connection, chain.send_head(connection))
     signer = RowSigner(vault, lambda: keyring, epochs.of)
     transaction = Transaction(driver, database, signer, seq=tail.next_seq, at=tail.at)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Protocol
 
+from gusset.errors import IntegrityError, RecordsLost
 from gusset.printable import printable
 from gusset.vault.audit.checkpoints import Checkpoint
 from gusset.vault.audit.epochs import FIRST, Epochs
@@ -24,7 +25,7 @@ from gusset.vault.audit.events import (
     details_text,
     genesis_hash,
 )
-from gusset.vault.audit.known_head import KnownHead, KnownRecord
+from gusset.vault.audit.known_head import KnownHead, KnownRecord, check_genuine, forged_head
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.storage.connection import Connection
@@ -147,7 +148,11 @@ class Chain:
         )  # hash of the last record whose checkpoint was given to the witness file
 
     def head(self, connection: Connection) -> Head:
-        """The newest record's number and hash; number 0 for an empty log."""
+        """The newest record's number and hash; number 0 for an empty log.
+
+        Raises:
+            IntegrityError: what was read about it has another type than gusset writes.
+        """
         return self.send_head(connection)()
 
     def send_head(self, connection: Connection) -> Callable[[], Head]:
@@ -158,6 +163,7 @@ class Chain:
             row = fetch()
             if row is None:
                 return Head(0, self._genesis)
+            _check_types(row)
             epoch = FIRST if row.epoch is None else row.epoch
             return Head(row.seq, row.hash, generation=row.generation, epoch=epoch, revisions=row.revisions)
 
@@ -170,7 +176,7 @@ class Chain:
 
         Raises:
             VaultTooNew: a newer gusset has migrated the database, and this one can no longer use it.
-            RecordsLost: see `KnownHead`.
+            RecordsLost, IntegrityError: see `KnownHead` and `check_genuine`.
         """
         try:
             head = read_head()
@@ -183,11 +189,26 @@ class Chain:
 
     def _refreshed(self, connection: Connection, head: Head) -> Head:
         check_stored_revisions(head.revisions)
-        self._epochs.refresh(connection, head.epoch)
-        self._known.check(connection, head.seq, head.hash)
-        if head.generation is not None:
-            self._keys.refresh(connection, head.generation)
+        self._check(connection, head)
         return head
+
+    def _check(self, connection: Connection, head: Head) -> None:
+        """Refresh keyring and epochs, and verify the head unless this process knows it.
+
+        Raises:
+            RecordsLost, IntegrityError: see `KnownHead` and `check_genuine`.
+        """
+        self._epochs.refresh(connection, head.epoch)
+        is_known = self._known.is_newest(head.seq, head.hash)
+        row = None if is_known else self._known.read_other(connection, head.seq)
+        if head.generation is not None:  # another process may have replaced the audit key, too
+            self._keys.refresh(connection, head.generation)
+        if is_known or (head.seq == 0 and row is None):  # an empty log
+            return
+        if row is None:
+            raise forged_head(head.seq)  # it was removed meanwhile
+        check_genuine(row, head.hash, self._keys.current, self._genesis)
+        self._known.remember(KnownRecord(self._epochs.of(head.seq), head.seq, head.hash))
 
     def extend(self, connection: Connection, tail: ChainTail) -> Extension | None:
         """Store the records of `tail`, and a checkpoint if one is due. None if there are no records.
@@ -261,13 +282,15 @@ class Chain:
         """A checkpoint for the witness file of this process, where another one has signed the newest record.
 
         None if the file already has one of that record, or this process knows records that the log has lost.
+
+        Raises:
+            IntegrityError: see `check_genuine`; its checkpoint may be forged, too.
         """
         if head.hash == self._witnessed:
             return None
-        self._epochs.refresh(connection, head.epoch)
-        if head.generation is not None:
-            self._keys.refresh(connection, head.generation)
-        if self._known.is_lost(connection, head.seq):
+        try:
+            self._check(connection, head)
+        except RecordsLost:
             return None
         self._witnessed = head.hash
         return self._new_checkpoint(head)
@@ -276,11 +299,36 @@ class Chain:
         """Store a checkpoint of the newest record, unless it has one.
 
         Once it is committed, pass the result to `committed`.
+
+        Raises:
+            RecordsLost, IntegrityError: see `tail`.
         """
         head = self._refreshed(connection, self.head(connection))
         if _is_signed(connection, head):
             return None
         return self._extension(head, self._add_checkpoint(connection, head))
+
+
+def _check_types(row: Any) -> None:
+    """Raises IntegrityError for a row of `_FIND_HEAD` with other types: SQLite's columns hold any."""
+    if type(row.seq) is not int or type(row.hash) is not bytes:
+        raise IntegrityError(
+            f"record {printable(str(row.seq))} of the audit log has no valid hash: nothing is written",
+            hint=_RESTORE_HINT,
+        )
+    if row.generation is not None and type(row.generation) is not int:
+        raise _altered("keyring")
+    if row.epoch is not None and type(row.epoch) is not int:
+        raise _altered("list of epochs")
+    if row.revisions is not None and type(row.revisions) is not str:
+        raise _altered("schema's number")
+
+
+def _altered(what: str) -> IntegrityError:
+    return IntegrityError(f"the {what} was altered in the database: nothing is written", hint=_RESTORE_HINT)
+
+
+_RESTORE_HINT = "find out who can write to the database; restore it from a backup"
 
 
 def _is_signed(connection: Connection, head: Head) -> bool:
