@@ -141,6 +141,27 @@ def test_any_manager_renews_a_lease_and_the_newest_report_stays(
     assert not replica(first, grant).live
 
 
+def test_a_lease_is_renewed_at_any_manager_after_the_audit_key_was_replaced(
+    first: Vault, second: Vault, settings: Settings, clock: Clock, grant: Grant
+) -> None:
+    """Whichever managers have been restarted since, and whether it began before or after that."""
+    old = begin(first, grant)
+    with open_vault(settings, clock=clock) as elsewhere:
+        elsewhere.key_rotation.rotate(["audit"], actor="ada")
+    with open_vault(settings, clock=clock) as restarted:
+        new = begin(restarted, grant)
+        for vault in (restarted, second, first):
+            for lease, key in (new, old):
+                vault.leases.renew(grant, lease, key, LeaseReport())
+                assert vault.leases.resume(grant, key) is not None
+            with pytest.raises(Denied):
+                vault.leases.renew(grant, new[0], old[1], LeaseReport())
+            with pytest.raises(Denied):
+                vault.leases.renew(grant, new[0], new[1] + "x", LeaseReport())
+        lease, key = begin(first, grant)  # with the newest key, as its writes are
+        assert key == restarted.leases.session_key_of(grant, lease)
+
+
 @pytest.mark.parametrize("host", ["a\0b", "a\ud800b"])
 def test_a_host_that_no_database_stores_keeps_no_report_from_being_written(
     first: Vault, second: Vault, grant: Grant, host: str

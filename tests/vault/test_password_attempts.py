@@ -45,6 +45,18 @@ def test_processes_with_clocks_apart_share_a_budget(settings: Settings) -> None:
         assert one.password_attempts.take(attempt) == [0.0]
 
 
+def test_processes_share_a_budget_after_the_audit_key_was_replaced(settings: Settings) -> None:
+    """Whichever of them have been restarted since."""
+    attempt = [PasswordAttempt(OTHER, "a")]
+    with open_vault(settings) as one:
+        assert one.password_attempts.take([PasswordAttempt(OTHER, "b")]) == [0.0]  # it has used the old key
+        with open_vault(settings) as elsewhere:
+            elsewhere.key_rotation.rotate(["audit"], actor="ada")
+        with open_vault(settings) as restarted:
+            assert restarted.password_attempts.take(attempt) == [0.0]
+            assert one.password_attempts.take(attempt) == [pytest.approx(600.0, abs=5)]
+
+
 def test_an_attempt_counts_for_all_its_limits_or_none(vault: Vault) -> None:
     """When one is exhausted, the others keep what they have."""
     attempts = [PasswordAttempt(LIMIT, "a"), PasswordAttempt(OTHER, "b")]

@@ -179,7 +179,7 @@ class Vault:
     def password_attempts(self) -> PasswordAttempts:
         from gusset.vault.services.password_attempts import PasswordAttempts
 
-        return PasswordAttempts(self._parts.writer, self.derived_key("counts of wrong passwords"))
+        return PasswordAttempts(self._parts.writer, self._parts.keys)
 
     @cached_property
     def teams(self) -> Teams:
@@ -209,7 +209,7 @@ class Vault:
     def leases(self) -> Leases:
         from gusset.vault.services.leases import Leases
 
-        return Leases(*self._shared, session_key=self.derived_key("sessions of replicas"))
+        return Leases(*self._shared, keys=self._parts.keys)
 
     @cached_property
     def overlaps(self) -> Overlaps:

@@ -31,6 +31,7 @@ from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.ids import new_id
 from gusset.vault.services.existing_versions import ExistingVersions
 from gusset.vault.storage.connection import Connection, Store, Transaction
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.sql import Statement
 
 LEASE_SECONDS = 20.0
@@ -41,6 +42,7 @@ _IN_ONE_STATEMENT = 100
 _SAME_TIME = 0.05  # seconds in which mere renewals share one timestamp, since formatting one is slow
 _EVICTED = 100  # leases that were never renewed, at a time
 _SESSION_PREFIX = "gusset_ses_"
+_PURPOSE = "sessions of replicas"  # of the key under which their session keys are made
 
 LEASE_COLUMNS = (
     "id, deployment_id, host, delivered, versions, used, started_at, seen_at, reported_at, stopped_at"
@@ -179,12 +181,11 @@ class Lease:
 class Leases:
     """The leases of one vault, in its database and in this process's memory. Thread-safe."""
 
-    def __init__(self, store: Store, writer: Writer, clock: Clock, *, session_key: bytes) -> None:
-        """`session_key` is the key under which the keys of replicas' sessions are made."""
+    def __init__(self, store: Store, writer: Writer, clock: Clock, *, keys: KeyringStore) -> None:
         self._store = store
         self._writer = writer
         self._clock = clock
-        self._session_key = session_key
+        self._keys = keys
         self._lock = threading.Lock()  # guards the fields below
         self._renewed: dict[str, Lease] = {}  # leases that were renewed here, by id
         self._unwritten: set[str] = set()  # ids of those that were renewed since the last `flush`
@@ -257,9 +258,25 @@ class Leases:
         An HMAC: every manager can verify it without having stored anything, and whoever can only
         write the database cannot make one.
         """
-        data = f"{holder.deployment_id}/{lease}".encode()
-        mac = hmac.digest(self._session_key, data, "sha256")
-        return f"{_SESSION_PREFIX}{lease}_{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+        return _session_key(holder, lease, self._keys.current.derive(_PURPOSE))
+
+    def _check_session_key(self, holder: LeaseHolder, lease: str, given: bytes) -> None:
+        """Raises Denied unless it is the lease's, made with any of the vault's keys.
+
+        A lease goes on when the audit key is replaced, of which this process may not know yet.
+        """
+
+        def is_known() -> bool:
+            keys = self._keys.current.derive_all(_PURPOSE)
+            made = (_session_key(holder, lease, key).encode() for key in keys)
+            return any(hmac.compare_digest(given, each) for each in made)
+
+        if is_known():
+            return
+        with self._store.read() as connection:
+            is_newer = self._keys.reload_if_newer(connection)
+        if not (is_newer and is_known()):
+            raise Denied("that is not this replica's session key")
 
     def resume(self, holder: LeaseHolder, session_key: str) -> Lease | None:
         """Renew the lease of a session key and return it; None if there is no such lease any more."""
@@ -286,8 +303,7 @@ class Leases:
         if lease is None or lease.stopped_at is not None:
             raise NotFound("there is no such replica", hint="fetch the secrets again to become one")
         given = session_key.encode("utf-8", "replace")
-        if not hmac.compare_digest(given, self.session_key_of(holder, lease_id).encode()):
-            raise Denied("that is not this replica's session key")
+        self._check_session_key(holder, lease_id, given)
         lease.session_key = given
         at, changed = timestamp(self._clock()), report.differs_from(lease)
         if changed:
@@ -407,6 +423,11 @@ class Leases:
             for lease in list(self._renewed.values()):
                 if lease.id not in kept and (lease.stopped_at is not None or lease.seen_at <= since):
                     del self._renewed[lease.id]
+
+
+def _session_key(holder: LeaseHolder, lease: str, key: bytes) -> str:
+    mac = hmac.digest(key, f"{holder.deployment_id}/{lease}".encode(), "sha256")
+    return f"{_SESSION_PREFIX}{lease}_{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
 
 def _highest(versions: Mapping[str, int], folded: str) -> int | None:

@@ -15,7 +15,10 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.storage.connection import Transaction
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.sql import Statement
+
+_PURPOSE = "counts of wrong passwords"  # of the key under which clients are stored
 
 _FIND = Statement("SELECT over_at FROM password_attempts WHERE client = :client")
 _SET = Statement(
@@ -55,10 +58,9 @@ class PasswordAttempts:
     interval to it. It may lie at most the limit's `seconds` ahead: a token bucket in one number.
     """
 
-    def __init__(self, writer: Writer, key: bytes) -> None:
-        """`key` is the one under which clients are stored."""
+    def __init__(self, writer: Writer, keys: KeyringStore) -> None:
         self._writer = writer
-        self._key = key
+        self._keys = keys
 
     def take(self, attempts: Sequence[PasswordAttempt]) -> list[float]:
         """Count an attempt under each of these limits, unless one of them is exhausted.
@@ -94,5 +96,6 @@ class PasswordAttempts:
             transaction.run(_GIVE_BACK, parameters)
 
     def _stored(self, attempt: PasswordAttempt) -> bytes:
+        """What stands for the client. Call it in a transaction: that has the newest keys, as others' have."""
         data = f"{attempt.limit.name}\0{attempt.client}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, data, "sha256")[:16]
+        return hmac.digest(self._keys.current.derive(_PURPOSE), data, "sha256")[:16]
