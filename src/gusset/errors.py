@@ -318,6 +318,12 @@ class VaultError(GussetError):
     code = "vault"
 
 
+class NoVault(VaultError):
+    """There is no vault in the database."""
+
+    code = "no_vault"
+
+
 class RootKeyError(VaultError):
     """The root key is lost, belongs to another vault, or is readable by others."""
 

@@ -16,6 +16,7 @@ import pytest
 
 from gusset.vault.crypto.root_key import parse_root_key
 from tests.conftest import Cli, leaks_in
+from tests.postgres_server import PostgresServer
 from tests.serving.conftest import eventually
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,27 @@ def test_a_replacement_in_two_steps_is_reported_until_it_is_finished(filled: Cli
     for each in [*reports, added, done]:
         assert not leaks_in(each.stdout + each.stderr, parse_root_key(pending.read_bytes(), "").key)
     filled("doctor")
+
+
+def test_doctor_reports_what_is_wrong_with_a_vault_on_a_server(
+    gusset: Cli, postgres_server: PostgresServer
+) -> None:
+    """A root key that is being replaced, and a log that is not whole; a database without a vault is no problem."""
+    name = postgres_server.new_database()
+    gusset.environ["GUSSET_DATABASE"] = postgres_server.url(name)
+    try:
+        gusset("doctor")
+        gusset("secret", "set", "x", input=VALUE)
+        gusset("doctor")
+        gusset("key", "rotate", "--root")
+        assert b"--finish" in gusset("doctor", status=4).stderr
+        shutil.move(gusset.home / "root.key.new", gusset.home / "root.key")
+        gusset("key", "rotate", "--root", "--finish")
+        gusset("doctor")
+        postgres_server.run("DELETE FROM audit WHERE seq = 2", database=name)
+        assert b"gusset audit verify" in gusset("doctor", status=4).stderr
+    finally:
+        postgres_server.drop(name)
 
 
 def test_checkpoints_and_an_exported_log_are_verified_by_public_keys_alone(

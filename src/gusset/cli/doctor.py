@@ -9,16 +9,20 @@ import platform
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 import gusset
 from gusset.cli.app import App, Command, pass_app
 from gusset.cli.output import problem_data
-from gusset.errors import CheckFailed, GussetError, Problem
+from gusset.errors import CheckFailed, GussetError, NoVault, Problem
 from gusset.portable import HAS_POSIX_ACCOUNTS, accessible_to_others
 from gusset.settings import Settings
 from gusset.vault.file_permissions import file_problems
+
+if TYPE_CHECKING:
+    from gusset.vault.storage.database import Database
 
 
 @click.command(cls=Command)
@@ -36,7 +40,7 @@ def doctor(app: App) -> None:
     app.output.problems([] if app.output.json else problems)
     app.output.result(
         {"problems": [problem_data(p) for p in problems], "compiled": compiled},
-        f"no problem that must be fixed; the vault is in {app.settings.home}",
+        f"no problem that must be fixed; the vault is in {_place(app.settings)}",
     )
 
 
@@ -47,12 +51,12 @@ def _files(settings: Settings) -> Iterator[Problem]:
     key that others can read. Other files that others can read are found here.
     """
     try:
-        refused = {fault.path: fault for fault in file_problems(settings, _database(settings))}
+        refused = {fault.path: fault for fault in file_problems(settings, _database(settings).file)}
     except OSError:
         refused = {}  # reported below
     for fault in refused.values():
         yield Problem(fault.message, hint=fault.hint, file=str(fault.path), code=fault.code)
-    for path in (settings.home, settings.root_key_file, settings.witness_file, _database(settings)):
+    for path in (settings.home, settings.root_key_file, settings.witness_file, _database(settings).file):
         if path is None or path in refused:
             continue
         try:
@@ -73,10 +77,16 @@ def _files(settings: Settings) -> Iterator[Problem]:
             )
 
 
-def _database(settings: Settings) -> Path | None:
+def _database(settings: Settings) -> Database:
     from gusset.vault.storage.database import open_database
 
-    return open_database(settings.database).file
+    return open_database(settings.database)
+
+
+def _place(settings: Settings) -> str:
+    """Where the vault is, for people."""
+    database = _database(settings)
+    return database.name if database.file is None else str(settings.home)
 
 
 def _root_key(settings: Settings) -> Iterator[Problem]:
@@ -150,9 +160,10 @@ def _platform(_: Settings) -> Iterator[Problem]:
 
 def _vault(app: App) -> Iterator[Problem]:
     """The vault can be opened, and its audit log is intact."""
-    database = _database(app.settings)
+    database = _database(app.settings).file
     try:
-        if database is None or not database.exists() or any(file_problems(app.settings, database)):
+        is_missing = database is not None and not database.exists()
+        if is_missing or any(file_problems(app.settings, database)):
             return  # there is no vault, or it is already reported why it cannot be opened
     except OSError:
         return  # already reported
@@ -163,6 +174,8 @@ def _vault(app: App) -> Iterator[Problem]:
             if unfinished := vault.root_key_rotation.unfinished:
                 yield Problem(unfinished, code="root_key_rotation")
     except GussetError as error:
+        if database is None and isinstance(error, NoVault):
+            return  # only now is it known of a database on a server
         yield Problem(str(error), hint=error.hint, code=error.code)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from gusset.errors import IntegrityError, RootKeyError, VaultError
+from gusset.errors import IntegrityError, NoVault, RootKeyError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.settings import Settings
 from gusset.vault.audit.actions import KEY_CHANGES, Action
@@ -449,7 +449,7 @@ def open_vault(
     database's, unless one is given.
 
     Raises:
-        VaultError: there is no vault, and `create` is false.
+        NoVault: there is no vault, and `create` is false.
         VaultTooNew: a newer gusset wrote it.
         RootKeyError: its root key is missing, unsafe or belongs to another vault.
         IntegrityError: another account owns its files, or can write to them; or the database
@@ -526,7 +526,7 @@ def _prepare(
     if found is not None and found >= REVISION:
         return
     if found is None and not create:
-        raise VaultError(f"there is no vault at {database.name}", hint="`gusset secret set NAME` creates one")
+        raise NoVault(f"there is no vault at {database.name}", hint="`gusset secret set NAME` creates one")
     try:
         database.make()
         with (
