@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from gusset.client import manager_client
 from gusset.client.manager_client import ManagerClient, checked_urls
 from gusset.client.manager_source import ManagerSource
 from gusset.client.registration import register
+from gusset.client.remote_audit import RemoteAudit
 from gusset.errors import NotSignedIn, ResponseLost, TooManyAttempts, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
 from tests.serving.conftest import eventually
@@ -169,6 +172,49 @@ def test_a_refusal_is_final_and_no_other_manager_is_tried(fake: FakeManagers) ->
         client.request("GET", "/v1/secrets")
     assert failed.value.retry_after == 9
     assert len(revoked.requests) == len(limited.requests) == 1
+
+
+def test_a_verification_of_the_audit_log_may_take_longer_than_other_requests(
+    fake: FakeManagers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager sends nothing until it is done. It is not begun anew at the next one."""
+    monkeypatch.setattr(manager_client, "TIMEOUT", 0.2)
+    verified = {"records": 7, "checkpoints": 1, "head": "00", "problems": []}
+
+    def respond(method: str, path: str) -> Response:
+        time.sleep(0.6)  # three times what the client waits for other requests
+        return 200, verified, {}
+
+    managers = [fake(respond), fake(respond)]
+    with closing(ManagerClient(",".join(manager.url for manager in managers), KEY)) as client:
+        assert RemoteAudit(client).verify() == verified
+        assert sum(manager.count("POST", "/v1/audit/verify") for manager in managers) == 1
+        with pytest.raises(Unreachable, match="ReadTimeout"):
+            RemoteAudit(client).show(limit=1)
+
+
+def test_the_audit_log_is_exported_by_the_first_manager_that_responds(fake: FakeManagers) -> None:
+    """A log whose end does not come is not begun anew at the next one."""
+    away, good, cut = (
+        fake(respond)
+        for respond in (
+            busy,
+            lambda *_: (200, {"seq": 1}, {}),
+            lambda *_: (200, {"seq": 1}, {"content-length": "1000", "connection": "close"}),
+        )
+    )
+    for _ in range(4):  # in random order
+        with closing(ManagerClient(f"{NOBODY},{away.url},{good.url}", KEY)) as client:
+            assert list(RemoteAudit(client).export()) == [{"seq": 1}]
+            assert client.url == good.url
+    with closing(ManagerClient(f"{NOBODY},{away.url}", KEY)) as client, pytest.raises(Unreachable):
+        list(RemoteAudit(client).export())
+    with closing(ManagerClient(f"{NOBODY},{cut.url}", KEY)) as client:
+        records = RemoteAudit(client).export()
+        assert next(records) == {"seq": 1}
+        with pytest.raises(Unreachable, match="RemoteProtocolError"):
+            next(records)
+    assert len(cut.requests) == 1
 
 
 class HurriedStop(threading.Event):

@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -90,26 +91,52 @@ class ManagerClient:
         *,
         query: Mapping[str, str] = {},
         headers: Mapping[str, str] = {},
+        patient: bool = False,
     ) -> dict[str, Any]:
-        """Send one request to the API; the JSON object of the response."""
-        import httpx
+        """Send one request to the API; the JSON object of the response.
 
-        sent = dict(headers)
+        With `patient` the response may take any time: the manager sends nothing until it is done.
+        """
+        sent, options = dict(headers), dict[str, Any](json=body, params=query)
+        if patient:
+            import httpx
+
+            options["timeout"] = httpx.Timeout(TIMEOUT, read=None)
         if len(self._urls) > 1 and method != "GET" and _heeds_key(path):
             sent["idempotency-key"] = token_hex(16)  # what the first manager has done is not done again
+        return self._once(self._first_response(lambda: self._send(method, path, headers=sent, **options)))
+
+    def lines(self, path: str) -> Iterator[str]:
+        """The lines of a long response, as they come. Once it has begun, no other manager is tried."""
+        import httpx
+
+        response = self._first_response(lambda: self._send("GET", path, headers={}, stream=True))
+        try:
+            with closing(response):
+                if response.status_code != 200:
+                    response.read()
+                    self.parse_response(response)
+                yield from response.iter_lines()
+        except (httpx.HTTPError, UnicodeError) as error:
+            raise self.unreachable(error) from None
+
+    def _first_response(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """The response of the first manager that is available; `send` sends to the one that is used."""
+        import httpx
+
         failure: Unreachable
         for _ in self._urls:
             used = self.url
             try:
-                response = self._send(method, path, json=body, params=query, headers=sent)
+                response = send()
+                if response.status_code != 503:
+                    return response
+                response.read()  # of a response whose body has not been read yet
+                failure = self._unavailable(response)
             except (httpx.HTTPError, UnicodeError) as error:  # a proxy whose name cannot be looked up
                 failure = self.unreachable(error)
             except Unreachable as error:  # an exchange failed
                 failure = error
-            else:
-                if response.status_code != 503:
-                    return self._once(response)
-                failure = self._unavailable(response)
             self.use_another_than(used)
         raise failure
 
@@ -120,13 +147,23 @@ class ManagerClient:
             error.hint = "check what the request changed; a key or token that was lost can only be revoked"
             raise
 
-    def _send(self, method: str, path: str, *, headers: Mapping[str, str], **options: Any) -> httpx.Response:
-        """Send a request with the key. A token that was exchanged, and is refused, is exchanged once more."""
+    def _send(
+        self, method: str, path: str, *, headers: Mapping[str, str], stream: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Send a request with the key. A token that was exchanged, and is refused, is exchanged once more.
+
+        The body of the response is read unless it is a `stream`, which the caller closes.
+        """
+
+        def send(key: Mapping[str, str]) -> httpx.Response:
+            request = self.http.build_request(method, path, headers={**key, **headers}, **options)
+            return self.http.send(request, stream=stream)
+
         sent = self.auth_headers()
-        response = self.http.request(method, path, headers={**sent, **headers}, **options)
+        response = send(sent)
         if response.status_code == 401 and self.drop_token(sent):
-            sent = self.auth_headers()
-            response = self.http.request(method, path, headers={**sent, **headers}, **options)
+            response.close()
+            response = send(self.auth_headers())
         return response
 
     def use_another_than(self, url: str) -> None:

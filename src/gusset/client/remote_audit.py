@@ -1,7 +1,5 @@
 """The audit log of a manager, for `gusset audit`."""
 
-# Imports in functions: httpx is slow to import.
-
 from __future__ import annotations
 
 import json
@@ -34,20 +32,8 @@ class RemoteAudit:
 
     def verify(self) -> Mapping[str, Any]:
         """`records`, `checkpoints`, `head` and `problems`, as the manager found them."""
-        return self._client.request("POST", "/v1/audit/verify")
+        return self._client.request("POST", "/v1/audit/verify", patient=True)
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Every record, oldest first."""
-        import httpx
-
-        try:
-            with self._client.http.stream(
-                "GET", "/v1/audit/export", headers=self._client.auth_headers()
-            ) as response:
-                if response.status_code != 200:
-                    response.read()
-                    self._client.parse_response(response)
-                for line in response.iter_lines():
-                    yield json.loads(line)
-        except (httpx.HTTPError, UnicodeError) as error:
-            raise self._client.unreachable(error) from None
+        return map(json.loads, self._client.lines("/v1/audit/export"))
