@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from starlette.datastructures import QueryParams
 
@@ -31,7 +32,10 @@ from gusset.manager.auth.callers import Caller
 from gusset.manager.executors import Executors
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.responses import Response
+from gusset.vault.deadline import ending_within
 from gusset.vault.wiring import Vault
+
+KEY_CHECK: Final = 0.2  # seconds that a request waits for the look-up of its key before its body is read
 
 failure_log = logging.getLogger("gusset.manager.failures")  # of this machine, and of the database
 
@@ -116,6 +120,7 @@ class Api:
         self._cache = cache
         self._executors = executors
         self._on_write = on_write
+        self._key_checks: set[asyncio.Task[bool]] = set()
 
     def handle(self, exchange: Exchange, route: Route, address: str | None) -> Response:
         """Handle a request in a greenlet, where it may wait for a commit.
@@ -127,15 +132,30 @@ class Api:
         return self._call_handler(exchange, route, caller, self._cache.deployments_by_secret)
 
     def lacks_key(self, exchange: Exchange) -> bool | Awaitable[bool]:
-        """Whether a request has no valid key or token. An awaitable where the vault's reads wait."""
+        """Whether a request has no valid key or token. An awaitable where the vault's reads wait.
+
+        False also if that is not known in time: what the request may take begins only afterwards.
+        """
         authorization = (exchange.header(b"authorization") or b"").decode("latin-1")
         if self._vault.reads_wait:
-            return self._executors.run(self._is_unknown_key, authorization)
+            return self._is_soon_unknown_key(authorization)
         return self._is_unknown_key(authorization)
+
+    async def _is_soon_unknown_key(self, authorization: str) -> bool:
+        """Whether it turns out in time that a key is unknown.
+
+        A look-up that takes longer goes on: to interrupt it would end its connection to a slow database.
+        """
+        check = asyncio.ensure_future(self._executors.run(self._is_unknown_key, authorization))
+        self._key_checks.add(check)
+        check.add_done_callback(self._key_checks.discard)
+        done, _ = await asyncio.wait({check}, timeout=KEY_CHECK)
+        return bool(done) and check.result()
 
     def _is_unknown_key(self, authorization: str) -> bool:
         try:
-            return not self._authenticator.knows_key(authorization)
+            with ending_within(self._vault.request_seconds):
+                return not self._authenticator.knows_key(authorization)
         except GussetError:  # such as an altered row; handling the request fails with the same error
             return False
 
