@@ -90,11 +90,11 @@ class Starter:
         shutil.copy(self._gusset.home / "root.key", home / "root.key")
         return Cli(home, self._gusset.environ | {"GUSSET_HOME": str(home)})
 
-    def __call__(self, name: str, **environ: str) -> Manager:
+    def __call__(self, name: str, *options: str, **environ: str) -> Manager:
         own, log = self.home(name), self._folder / f"{name}-log"
         own.environ.update(environ)
         log.mkdir()
-        self.managers.append(Manager(own, self._api_key, log))
+        self.managers.append(Manager(own, self._api_key, log, *options))
         return self.managers[-1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -38,6 +39,22 @@ def test_two_managers_share_a_vault(start: Starter) -> None:
         ]
         assert names[0] == names[1]
         assert len(names[0]) == 60
+
+
+def test_an_option_names_the_database(
+    start: Starter, server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """Even where the environment names another one."""
+    other = tmp_path / "other.db"
+    with (
+        start("one").client() as one,
+        start(
+            "two", "--database", server.url(database), GUSSET_DATABASE=f"sqlite:///{other}"
+        ).client() as two,
+    ):
+        assert put(two, "x").status_code == 200
+        assert one.get("/v1/secrets/x").json()["version"] == 1
+    assert not other.exists()
 
 
 def test_what_a_killed_manager_recorded_the_other_signs_within_a_second(start: Starter) -> None:

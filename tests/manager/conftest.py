@@ -30,12 +30,12 @@ class Manager:
 
     module: tuple[str, ...] = ("gusset",)  # that Python runs, with its arguments
 
-    def __init__(self, gusset: Cli, key: str, folder: Path) -> None:
+    def __init__(self, gusset: Cli, key: str, folder: Path, *options: str) -> None:
         self.gusset = gusset
         self.key = key
         self.log = folder / "manager.log"
         self.port = free_port()
-        self.start()
+        self.start(*options)
 
     @property
     def database(self) -> str:
