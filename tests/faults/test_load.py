@@ -14,6 +14,8 @@ from tests.conftest import Cli
 from tests.faults.conftest import Starter, number, put_in_turn
 from tests.faults.load import Load, check_all_there
 from tests.manager.conftest import Manager
+from tests.manager.test_durable import started_by
+from tests.manager.test_repeated_requests import KILLED_AFTER_COMMIT, START
 from tests.postgres_server import PostgresServer
 from tests.serving.conftest import eventually
 
@@ -61,13 +63,15 @@ def test_a_write_that_a_killed_manager_had_made_is_not_made_again(start: Starter
     """Killed between commit and response: the other manager knows it by its key."""
     first, second = start("one"), start("two")
     body, headers = {"name": "x", "value": "value"}, {"idempotency-key": "k"}
-    with first.client() as one:
-        assert one.post("/v1/secrets", json=body, headers=headers).json()["version"] == 1
-    first.kill()
+    assert first.stop() == 0
+    killed = started_by(KILLED_AFTER_COMMIT + START, first)
+    with killed, first.client() as one, pytest.raises(httpx.TransportError):
+        one.post("/v1/secrets", json=body, headers=headers)
     with second.client() as two:
         again = two.post("/v1/secrets", json=body, headers=headers)
         assert (again.status_code, again.json()["version"]) == (200, 1)
         assert again.headers["idempotency-replayed"] == "true"
+        assert len(two.get("/v1/secrets/x/versions").json()["versions"]) == 1
 
 
 def test_conditional_writes_through_two_managers_lose_no_update(start: Starter) -> None:
