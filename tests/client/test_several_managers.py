@@ -15,7 +15,7 @@ import pytest
 
 from gusset.client import manager_client
 from gusset.client.manager_client import ManagerClient, checked_urls
-from gusset.client.manager_source import ManagerSource
+from gusset.client.manager_source import STREAM_TIMEOUT, ManagerSource
 from gusset.client.registration import register
 from gusset.client.remote_audit import RemoteAudit
 from gusset.errors import NotSignedIn, ResponseLost, TooManyAttempts, Unreachable, UsageError
@@ -301,3 +301,44 @@ def test_a_replica_that_the_manager_does_not_know_fetches_again(fake: FakeManage
     renewal = next(each for each in manager.requests if each[:2] == ("PUT", "/v1/deployment/replicas/r2"))
     assert renewal[2]["gusset-session"] == "key2"
     assert manager.requests[-1][0] == "PUT"
+
+
+OPEN = {"content-length": "100000"}  # of a response whose end never comes: a stream
+
+
+def test_a_replica_that_is_not_known_when_its_stream_begins_fetches_again(fake: FakeManagers) -> None:
+    """The renewal was refused while the stream was being opened, and the stream then stays open."""
+    opening = threading.Event()
+
+    def respond(method: str, path: str) -> Response:
+        if method == "POST":
+            number = manager.count("POST", path)
+            return fetched(f"r{number}", f"key{number}")
+        if method == "PUT" and path.endswith("/r1"):
+            opening.wait(10)
+            return 404, {"code": "not_found", "message": "there is no such replica"}, {}
+        if method == "GET" and not opening.is_set():
+            opening.set()
+            eventually(lambda: source._outdated)
+        return 200, {"event": "hello"}, OPEN if method == "GET" else {}
+
+    manager = fake(respond)
+    source, stop = ManagerSource(ManagerClient(manager.url, KEY)), threading.Event()
+
+    def follow() -> None:
+        source.read(["x"])
+        for _ in source.watch(["x"], stop):
+            source.read(["x"])
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        renewed = lambda: manager.count("PUT", "/v1/deployment/replicas/r2") > 0  # noqa: E731
+        eventually(
+            renewed, "renewal", patience=STREAM_TIMEOUT - 5
+        )  # later, the stream without events is closed
+    finally:
+        stop.set()
+        thread.join(10)
+        source.close()
+    assert not thread.is_alive()

@@ -140,7 +140,7 @@ class ManagerSource:
                 failure: GussetError | None = None
                 used = self._client.url
                 try:
-                    for event in self._events(self._closer):
+                    for event in () if self._outdated else self._events(self._closer):
                         self._clear_error()
                         backoff.reset()
                         if event["event"] != "beat":
@@ -150,7 +150,7 @@ class ManagerSource:
                 except GussetError as error:
                     failure = error
                     self._on_failure(error, used)
-                if self._outdated:
+                if self._outdated and not stop.is_set():  # else the next watch has to yield
                     self._outdated = False
                     yield
                     continue
@@ -197,6 +197,8 @@ class ManagerSource:
                     response.read()
                     client.parse_response(response)
                 closer.follow(response)
+                if self._outdated:  # since before there was a stream that could be closed
+                    return
                 for line in response.iter_lines():
                     yield json.loads(line)
         except (httpx.HTTPError, httpx.StreamError, ValueError, KeyError) as error:
