@@ -332,11 +332,10 @@ def test_a_replica_that_is_not_known_when_its_stream_begins_fetches_again(fake: 
 
     thread = threading.Thread(target=follow)
     thread.start()
-    try:
-        renewed = lambda: manager.count("PUT", "/v1/deployment/replicas/r2") > 0  # noqa: E731
+    try:  # for less than STREAM_TIMEOUT: after that a stream without events is closed
         eventually(
-            renewed, "renewal", patience=STREAM_TIMEOUT - 5
-        )  # later, the stream without events is closed
+            lambda: manager.count("PUT", "/v1/deployment/replicas/r2") > 0, patience=STREAM_TIMEOUT - 5
+        )
     finally:
         stop.set()
         thread.join(10)

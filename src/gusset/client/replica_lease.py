@@ -50,10 +50,14 @@ class ReplicaLease:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
+        self._lock = (
+            threading.Lock()
+        )  # held for each change: a renewal takes a while, and others come meanwhile
         self._replica: str | None = None
         self._session_key: str | None = None
         self._reported: Mapping[str, Any] | None = None  # what the manager knows
         self._changed = threading.Event()  # something is to be reported now
+        self._fetched_anew = threading.Event()  # since the last renewal began; or the lease has ended
         self._ended = False
         self._lost = Backoff(_RETRY, _LONGEST_RETRY)
         self._thread = threading.Thread(target=self._run, name="gusset-lease", daemon=True)
@@ -67,20 +71,23 @@ class ReplicaLease:
     def headers(self) -> Mapping[str, str]:
         """The headers by which the manager knows this replica."""
         self._begin_in_fork()
-        return {} if self._session_key is None else {"gusset-session": self._session_key}
+        return _headers(self._session_key)
 
     def on_fetched(self, response: Mapping[str, Any]) -> None:
         """Hold the lease that a fetch returned."""
         self._begin_in_fork()
-        self._replica = response.get("replica")  # a manager of an older version has no leases
-        if response.get("session_key"):  # a new lease
-            self._session_key, self._reported = response["session_key"], None
-        self._fetched = {name: secret["version"] for name, secret in response["secrets"].items()}
+        with self._lock:
+            self._replica = response.get("replica")  # a manager of an older version has no leases
+            if response.get("session_key"):  # a new lease
+                self._session_key, self._reported = response["session_key"], None
+            self._fetched = {name: secret["version"] for name, secret in response["secrets"].items()}
+        self._fetched_anew.set()
         self._changed.set()
 
     def report_again(self) -> None:
         """Report everything with the next renewal: the manager may have lost the last report."""
-        self._reported = None
+        with self._lock:
+            self._reported = None
 
     @property
     def fetched(self) -> Mapping[str, int]:
@@ -94,18 +101,21 @@ class ReplicaLease:
         what was used before says nothing of that.
         """
         self._begin_in_fork()
-        if versions != self._versions:
+        with self._lock:
+            if versions == self._versions:
+                return
             lower = {name for name, old in (self._versions or {}).items() if versions.get(name, 0) < old}
             self._versions = dict(versions)
             self._used = {name: used for name, used in self._used.items() if name not in lower}
-            self._changed.set()
+        self._changed.set()
 
     def record_used(self, used: Mapping[str, int]) -> None:
         """Report that these versions were used. Only the newest of each secret is reported."""
         self._begin_in_fork()
-        newer = {name: version for name, version in used.items() if version > self._used.get(name, 0)}
-        if newer:
+        with self._lock:
+            newer = {name: version for name, version in used.items() if version > self._used.get(name, 0)}
             self._used = {**self._used, **newer}
+        if newer:
             self._changed.set()
 
     def start(self) -> None:
@@ -118,11 +128,12 @@ class ReplicaLease:
         """Report that the replica has stopped."""
         self._begin_in_fork()
         self._ended = True
+        self._fetched_anew.set()
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
         with contextlib.suppress(GussetError):  # the lease lapses
-            self._send({"stopped": True})
+            self._send({"stopped": True}, self._replica, self._session_key)
 
     def _run(self) -> None:
         delay = 0.0
@@ -135,26 +146,41 @@ class ReplicaLease:
 
     def _renew(self) -> float:
         """Renew the lease; returns after how many seconds to do so again."""
+        pending: Mapping[str, Any] = {}
+        with self._lock:
+            self._fetched_anew.clear()
+            replica, key = self._replica, self._session_key
+            report, known, self._reported = self._report(), self._reported, pending
+        if replica is not None and key is None:
+            return self._fetch_anew()
         try:
-            report = self._report()
-            known, self._reported = self._reported, None
-            self._send(None if report == known else report)
-            self._reported = report
+            self._send(None if report == known else report, replica, key)
         except (NotSignedIn, Unreachable):
             return random.uniform(0.5, 1.0) * _RETRY  # noqa: S311  # the source says what is wrong
-        except (NotFound, Conflict, Denied) as error:
-            # The lease has ended, or an older copy of the vault was restored, without these versions.
-            if isinstance(error, Conflict):
-                self._used = {}
-            else:
+        except Conflict:  # an older copy of the vault was restored, without these versions
+            with self._lock:
+                wrong = report.get("used", {})
+                self._used = {name: used for name, used in self._used.items() if wrong.get(name) != used}
+            return self._fetch_anew()
+        except (NotFound, Denied):  # the lease has ended
+            with self._lock:
+                if self._session_key != key:  # a fetch has begun another one meanwhile
+                    return 0.0
                 self._session_key = None
-            if not self._changed.wait(self._lost.next_delay() - _RETRY):
-                self._on_lost()
-            return _LONGEST
+            return self._fetch_anew()
         except GussetError:
             return _LONGEST_RETRY
+        with self._lock:
+            if self._reported is pending:  # else all is to be reported again, or to a new lease
+                self._reported = report
         self._lost.reset()
         return seconds_to_renewal(time.time())
+
+    def _fetch_anew(self) -> float:
+        """Have the values fetched again, unless that happens by itself; returns as `_renew` does."""
+        if not self._fetched_anew.wait(self._lost.next_delay() - _RETRY):
+            self._on_lost()
+        return _LONGEST
 
     def _report(self) -> Mapping[str, Any]:
         report: dict[str, Any] = {"host": socket.gethostname()[:253]}
@@ -162,8 +188,11 @@ class ReplicaLease:
             report |= {"versions": self._versions, "used": self._used}
         return report
 
-    def _send(self, report: Mapping[str, Any] | None) -> None:
+    def _send(self, report: Mapping[str, Any] | None, replica: str | None, key: str | None) -> None:
         """Renew the lease; None reports nothing new."""
-        if self._replica is not None and self._session_key is not None:
-            path = f"/v1/deployment/replicas/{self._replica}"
-            self._client.request("PUT", path, report, headers=self.headers)
+        if replica is not None and key is not None:
+            self._client.request("PUT", f"/v1/deployment/replicas/{replica}", report, headers=_headers(key))
+
+
+def _headers(session_key: str | None) -> dict[str, str]:
+    return {} if session_key is None else {"gusset-session": session_key}
