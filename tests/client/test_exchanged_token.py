@@ -22,6 +22,7 @@ class FakeManager:
         self.forms: list[Mapping[str, str]] = []
         self.error: GussetError | None = None
         self.lifetime = 600
+        self.foreign: Mapping[str, Any] | None = None  # the response of another server
 
     def clock(self) -> float:
         return self.now
@@ -29,6 +30,8 @@ class FakeManager:
     def post(self, path: str, form: Mapping[str, str]) -> Mapping[str, Any]:
         assert path == "/v1/token"
         self.forms.append(form)
+        if self.foreign is not None:
+            return self.foreign
         if isinstance(self.error, TokenAmbiguous) and "audience" in form:
             return {"access_token": "for-" + form["audience"], "expires_in": self.lifetime}
         if self.error is not None:
@@ -149,3 +152,27 @@ def test_a_file_that_cannot_be_read_is_named(token: ExchangedToken, manager: Fak
 def test_no_repr_has_a_token(token: ExchangedToken, manager: FakeManager) -> None:
     get(token, manager)
     assert "signature" not in repr(token) and "token-1" not in repr(token)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "maintenance"},
+        {"access_token": 5, "expires_in": 600},
+        {"access_token": "t", "expires_in": "soon"},
+        {"access_token": "t", "expires_in": None},
+    ],
+)
+def test_a_response_that_is_not_a_managers_is_no_token(
+    token: ExchangedToken, manager: FakeManager, body: Mapping[str, Any]
+) -> None:
+    """Something else responded in its place: the token before is used while it is valid."""
+    assert get(token, manager) == "token-1"
+    manager.foreign = body
+    manager.now += 500
+    assert get(token, manager) == "token-1"
+    manager.now += 200
+    with pytest.raises(Unreachable, match="not that of a gusset manager"):
+        get(token, manager)
+    manager.foreign = None
+    assert get(token, manager) == "token-4"

@@ -145,3 +145,21 @@ def test_everything_is_reported_again_if_that_becomes_necessary_during_a_renewal
         lease.start()
         eventually(lambda: len(client.renewals) > 1)
     assert all(report is not None and report["versions"] == {"x": 1} for _, _, report in client.renewals[:2])
+
+
+def test_a_lease_is_renewed_after_an_unexpected_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says where it was raised, without its message, which may hold a value."""
+    client = ScriptedClient()
+
+    def respond(number: int) -> None:
+        if number == 1:
+            lease.acknowledge({"x": 1})  # so that the next renewal is now
+            raise KeyError("s3cret-in-a-message")
+
+    with renewing(client, lambda: None) as lease:
+        client.respond = respond
+        lease.start()
+        eventually(lambda: len(client.renewals) > 1)
+    assert client.renewals[1][:2] == ("r1", "key1") and client.renewals[1][2]
+    assert "A bug in gusset: KeyError at test_replica_lease.py" in caplog.text
+    assert "s3cret" not in caplog.text

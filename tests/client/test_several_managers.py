@@ -341,3 +341,56 @@ def test_a_replica_that_is_not_known_when_its_stream_begins_fetches_again(fake: 
         thread.join(10)
         source.close()
     assert not thread.is_alive()
+
+
+# What something in front of the manager may respond while that is being maintained.
+FOREIGN: list[dict[str, Any]] = [
+    {"status": "maintenance"},
+    {"event": {"kind": "changed"}},
+    {"secrets": [], "revision": "1-a"},
+    {"secrets": {"x": {"value": "abc", "version": 1}}, "revision": "1-a"},
+]
+
+
+@pytest.mark.parametrize("body", FOREIGN)
+def test_values_that_are_not_from_a_manager_are_refused(fake: FakeManagers, body: dict[str, Any]) -> None:
+    """As those of a manager that does not respond; what was read before stays valid."""
+    manager = fake(lambda *_: (200, body, {}))
+    with closing(ManagerSource(ManagerClient(manager.url, KEY))) as source:
+        with pytest.raises(Unreachable, match="does not respond as a gusset manager does"):
+            source.read(["x"])
+        manager.respond = lambda *_: fetched("r1", "key1")
+        assert source.read(["x"])["x"].value.reveal() == b"v"
+
+
+@pytest.mark.parametrize("body", FOREIGN[:2])
+def test_changes_are_followed_again_after_another_server_has_responded(
+    fake: FakeManagers, body: dict[str, Any]
+) -> None:
+    """Meanwhile the source says that it cannot follow them."""
+    maintained = threading.Event()
+
+    def respond(method: str, path: str) -> Response:
+        if method == "GET" and maintained.is_set():
+            return 200, {"event": "changed"}, OPEN
+        return 200, body, {}
+
+    manager = fake(respond)
+    source, stop, woken = ManagerSource(ManagerClient(manager.url, KEY)), threading.Event(), threading.Event()
+
+    def follow() -> None:
+        for _ in source.watch(["x"], stop):
+            woken.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        eventually(lambda: source.last_error is not None)
+        assert "does not respond as a gusset manager does" in str(source.last_error)
+        maintained.set()
+        assert woken.wait(10)
+        assert source.last_error is None
+    finally:
+        stop.set()
+        thread.join(10)
+        source.close()

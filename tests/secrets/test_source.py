@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import queue
 import subprocess
@@ -316,3 +317,45 @@ def test_a_chain_watch_that_is_closed_early_ends_its_threads(tmp_path):
     next(watch)
     watch.close()
     eventually(lambda: set(threading.enumerate()) <= before)
+
+
+class BrokenSource(EnvironmentSource):
+    """Its watch raises an error that quotes a value, `failures` times, then follows `changed`."""
+
+    def __init__(self, failures):
+        super().__init__({})
+        self.failures = failures
+        self.changed = threading.Event()
+
+    def watch(self, names, stop):
+        if self.failures:
+            self.failures -= 1
+            raise KeyError("s3cret-in-a-message")
+        while not stop.is_set():
+            if self.changed.wait(0.05):
+                self.changed.clear()
+                yield
+
+
+def test_a_chain_goes_on_watching_a_source_that_has_failed(caplog):
+    """It says at once that something may have changed, and why in the log, without the error's message."""
+    source = BrokenSource(failures=2)
+    chain = ChainSource([source])
+    with caplog.at_level(logging.ERROR), watching(chain, ["a"]) as seen:
+        for _ in range(2):
+            seen.get(timeout=10)
+        eventually(lambda: not source.failures)
+        source.changed.set()
+        seen.get(timeout=10)
+    assert caplog.text.count("KeyError at test_source.py") == 2
+    assert "s3cret" not in caplog.text
+
+
+def test_a_chain_reports_a_source_that_cannot_be_watched(tmp_path):
+    """As its last error, which names no value. Other sources are followed meanwhile."""
+    chain = ChainSource([BrokenSource(failures=10**6), FolderSource(tmp_path)])
+    with watching(chain, ["a"]) as seen:
+        eventually(lambda: chain.last_error is not None)
+        assert chain.last_error == "BrokenSource cannot be watched, which is a bug in gusset (KeyError)"
+        (tmp_path / "a").write_bytes(b"1")
+        wait_for(seen, lambda: chain.read(["a"]), {"a": b"1"})

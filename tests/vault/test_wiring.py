@@ -20,6 +20,7 @@ from gusset.vault import Vault, open_vault
 from gusset.vault.services.fast_list import list_secrets
 from gusset.vault.services.key_rotation import KeyRotation
 from gusset.vault.storage.revision import REVISION
+from tests.serving.conftest import eventually
 from tests.vault.conftest import settings_in
 
 
@@ -329,6 +330,33 @@ def test_a_watch_wakes_for_each_kind_of_change(
         for act in (writer.delete, writer.restore, writer.destroy):
             act("x", actor="alice")
             assert watching()
+
+
+@pytest.mark.sqlite("files of the vault")
+def test_a_watch_goes_on_after_the_database_could_not_be_opened(
+    filled: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk was away, for instance."""
+    stop, woken, away = threading.Event(), threading.Event(), filled.home.with_name("away")
+
+    def follow() -> None:
+        for _ in source.watch(["x"], stop):
+            woken.set()
+
+    with open_vault(filled) as vault:
+        source = vault.source(actor="serve", deployment="d")
+        source.read(["x"])
+        filled.home.rename(away)
+        thread = threading.Thread(target=follow)
+        thread.start()
+        try:
+            eventually(lambda: "cannot watch the vault" in caplog.text)
+            away.rename(filled.home)
+            put(vault, "x", b"new")
+            assert woken.wait(10)
+        finally:
+            stop.set()
+            thread.join()
 
 
 @pytest.mark.sqlite("files of the vault")

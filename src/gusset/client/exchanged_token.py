@@ -85,8 +85,13 @@ class ExchangedToken:
             self._refused = (shown, now + max(pause, getattr(error, "retry_after", None) or 0.0), error)
             raise
         self._refused = None
-        lifetime = float(response["expires_in"])
-        self._token = SecretValue(str(response["access_token"]).encode())
+        token, lifetime = response.get("access_token"), response.get("expires_in")
+        if not isinstance(token, str) or not isinstance(lifetime, int | float):
+            raise Unreachable(
+                "the response to the request for a token is not that of a gusset manager",
+                hint="check the address, and what is between this process and the manager",
+            )
+        self._token = SecretValue(token.encode())
         self._ends = now + lifetime
         # The jitter keeps replicas from returning all at once.
         self._renewed_at = self._ends - lifetime * random.uniform(_LATEST, _EARLIEST)  # noqa: S311

@@ -231,10 +231,14 @@ class ManagerClient:
             return data
         if isinstance(data, dict) and isinstance(data.get("code"), str):
             raise _error(response, data)
-        raise Unreachable(
-            f"{self.host} does not respond as a gusset manager does (HTTP {response.status_code})",
+        raise self.not_a_manager(response.status_code, retry_after=_retry_after(response))
+
+    def not_a_manager(self, status: int = 200, *, retry_after: float | None = None) -> Unreachable:
+        """The error for a response that a gusset manager does not give, such as that of a proxy before it."""
+        return Unreachable(
+            f"{self.host} does not respond as a gusset manager does (HTTP {status})",
             hint="check the address: is it the manager's?",
-            retry_after=_retry_after(response),
+            retry_after=retry_after,
         )
 
     def _unavailable(self, response: httpx.Response) -> Unreachable:

@@ -76,12 +76,17 @@ class ManagerSource:
                 self._record_error(f"{error.message}; {self._remedy()}")
             raise
         origin = f"the manager at {self._client.host}"
-        self._revision = response["revision"]
+        try:
+            values = {
+                name: Delivered(_value(secret), secret["version"], origin, _previous(secret))
+                for name, secret in response["secrets"].items()
+            }
+            revision = response["revision"]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self._client.not_a_manager() from None
+        self._revision = revision
         self._lease.on_fetched(response)
-        return {
-            name: Delivered(_value(secret), secret["version"], origin, _previous(secret))
-            for name, secret in response["secrets"].items()
-        }
+        return values
 
     def _fetch(self, names: Collection[str]) -> dict[str, Any]:
         wanted = sorted(names)
@@ -200,7 +205,10 @@ class ManagerSource:
                 if self._outdated:  # since before there was a stream that could be closed
                     return
                 for line in response.iter_lines():
-                    yield json.loads(line)
+                    event = json.loads(line)
+                    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                        raise client.not_a_manager()
+                    yield event
         except (httpx.HTTPError, httpx.StreamError, ValueError, KeyError) as error:
             if not closer.stopped and not self._outdated:
                 raise client.unreachable(error) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import socket
@@ -12,8 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gusset.backoff import Backoff
+from gusset.bugs import log_bug
 from gusset.client.manager_client import ManagerClient
 from gusset.errors import Conflict, Denied, GussetError, NotFound, NotSignedIn, Unreachable
+
+log = logging.getLogger("gusset.client")
 
 _SHORTEST, _LONGEST = 7.0, 7.8  # seconds between two renewals; a lease lasts 20
 _STEP = 0.25  # seconds: when renewals of many replicas meet
@@ -170,6 +174,9 @@ class ReplicaLease:
             return self._fetch_anew()
         except GussetError:
             return _LONGEST_RETRY
+        except Exception as error:  # later renewals must still be sent
+            log_bug(log, error)
+            return _LONGEST
         with self._lock:
             if self._reported is pending:  # else all is to be reported again, or to a new lease
                 self._reported = report

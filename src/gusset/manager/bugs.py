@@ -7,11 +7,11 @@ import logging
 import time
 from typing import Any
 
+from gusset import bugs
 from gusset.errors import GussetError
 from gusset.manager.api import schemas
 from gusset.manager.api.json_responses import json_response
 from gusset.manager.api.router import error_response
-from gusset.runtime import bugs
 from gusset.runtime.responses import Response
 
 log = logging.getLogger("gusset.manager")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from gusset.runtime.bugs import log_bug
+from gusset.bugs import log_bug
 from gusset.runtime.limits import HasPeer, address_of
 
 log = logging.getLogger("gusset.http")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
+from gusset.backoff import Backoff
+from gusset.bugs import log_bug
 from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import (
     Delivered,
@@ -15,7 +18,10 @@ from gusset.secrets.sources.source import (
     reading_once,
 )
 
+log = logging.getLogger("gusset.secrets")
+
 _STOP_POLL = 0.2  # seconds
+_FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0  # seconds after an unexpected error
 
 
 class ChainSource:
@@ -26,11 +32,13 @@ class ChainSource:
 
     def __init__(self, sources: Sequence[SecretSource]) -> None:
         self._sources = tuple(sources)
+        self._unwatched: dict[SecretSource, str] = {}  # those whose watch has just failed, and why
 
     @property
     def last_error(self) -> str | None:
         """The first error that any of the sources has."""
-        return next((source.last_error for source in self._sources if source.last_error), None)
+        errors = (source.last_error or self._unwatched.get(source) for source in self._sources)
+        return next((error for error in errors if error), None)
 
     def read(self, names: Collection[str]) -> Mapping[str, Delivered]:
         """Each of `names` from the first source that has it.
@@ -71,11 +79,30 @@ class ChainSource:
                 source.record_used(used)
 
     def watch(self, names: Collection[str], stop: threading.Event) -> Iterator[None]:
-        """Yield when any source does; changes that come together may be one yield."""
+        """Yield when any source does; changes that come together may be one yield.
+
+        A watch that raises, which a source promises not to do, begins again after a pause. It yields then,
+        since a change may have been missed.
+        """
         changed, ended = threading.Event(), threading.Event()
 
         def follow(source: SecretSource) -> None:
-            for _ in source.watch(names, ended):
+            backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+            while not ended.is_set():
+                try:
+                    for _ in source.watch(names, ended):
+                        backoff.reset()
+                        changed.set()
+                except Exception as error:
+                    log_bug(log, error)
+                    kind = type(error).__name__  # only that: a library's message may quote a value
+                    self._unwatched[source] = (
+                        f"{type(source).__name__} cannot be watched, which is a bug in gusset ({kind})"
+                    )
+                else:
+                    return
+                ended.wait(backoff.next_delay())
+                self._unwatched.pop(source, None)
                 changed.set()
 
         threads = [

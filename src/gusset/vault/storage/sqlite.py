@@ -131,7 +131,10 @@ class Sqlite:
             self.disable_busy_timeout(driver)
 
     def change_signal(self) -> _ChangeCounter:
-        return _ChangeCounter(self.connect(), self)
+        try:
+            return _ChangeCounter(self.connect(), self)
+        except sqlite3.Error as error:
+            raise self.translated(error) from None
 
     def erase_overwritten(self) -> None:
         """Empty the write-ahead log, which otherwise keeps overwritten pages until the database is closed.
