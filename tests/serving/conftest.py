@@ -144,8 +144,12 @@ class ModelProject:
         prefix: tuple[str, ...] = (),
         mask_responses: bool = False,
         python: str = sys.executable,
+        stable_seconds: float = 60.0,
     ) -> RunningServer:
-        """Serve a model with this code. Secrets that the test did not set may be missing."""
+        """Serve a model with this code. Secrets that the test did not set may be missing.
+
+        A worker that ran for `stable_seconds` is restarted without a longer delay.
+        """
         if code:
             self.file(model_file, code)
         given = {
@@ -159,6 +163,7 @@ class ModelProject:
             "drain_seconds": drain_seconds,
             "mask_responses": mask_responses,
             "python": python,
+            "stable_seconds": stable_seconds,
         }
         number = len(self.started)
         out, err = self._logs / f"out{number}", self._logs / f"err{number}"

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from gusset.errors import GussetError, outcome_of
+from gusset.runtime import supervision
 from gusset.runtime.declared_secrets import DeclaredSecret
 from gusset.runtime.supervision import ServingOptions
 from gusset.secrets.sources.chain import ChainSource
@@ -21,6 +22,7 @@ from gusset.serving.supervisor.supervisor import serve
 
 
 def main(given: dict[str, object], environ: dict[str, str]) -> int:
+    supervision._STABLE = float(str(given["stable_seconds"]))
     folder = Path(str(given["folder"]))
     deployment = ModelDeployment(
         name="tiny",

@@ -6,8 +6,11 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from datetime import datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -201,6 +204,23 @@ def test_a_stop_during_the_backoff_prevents_the_restart(serve: ModelProject) -> 
     assert served.stop() == 0
     assert served.stdout.count("importing") == 4
     assert not _connects(served)
+
+
+def test_attempts_to_replace_a_worker_grow_rarer_however_long_it_ran(
+    serve: ModelProject, tmp_path: Path
+) -> None:
+    """While its Python is gone, say: the time that it served before counts once, not for each attempt."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    served = serve(ECHO, python=str(python), stable_seconds=0).ready()
+    python.unlink()
+    os.kill(served.worker, signal.SIGKILL)
+    eventually(lambda: served.stderr.count("cannot be started again") == 4, "four attempts")
+    events = [json.loads(line) for line in served.stderr.splitlines()]
+    failed = [event["asctime"] for event in events if "cannot be started again" in event["message"]]
+    times = [datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp() for text in failed]
+    assert times[3] - times[2] >= 1.6 - 0.01  # the clock of the log counts milliseconds
 
 
 def test_events_are_logged_as_json_lines(serve: ModelProject) -> None:

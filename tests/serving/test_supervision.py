@@ -29,10 +29,15 @@ def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
 def test_only_a_replica_that_was_ready_for_long_resets_the_restart_backoff() -> None:
     """One that fails after a slow start, or soon after it was ready, waits longer each time."""
     backoff, now = RestartBackoff(), time.monotonic()
-    first = backoff.next_delay(started_at=now, was_ready=True)
-    assert backoff.next_delay(started_at=now - 3600, was_ready=False) == 2 * first
-    assert backoff.next_delay(started_at=now, was_ready=True) == 4 * first
-    assert backoff.next_delay(started_at=now - 3600, was_ready=True) == first
+
+    def delay_after_end(started_at: float, *, was_ready: bool) -> float:
+        backoff.note_end(started_at=started_at, was_ready=was_ready)
+        return backoff.next_delay()
+
+    first = delay_after_end(now, was_ready=True)
+    assert delay_after_end(now - 3600, was_ready=False) == 2 * first
+    assert delay_after_end(now, was_ready=True) == 4 * first
+    assert delay_after_end(now - 3600, was_ready=True) == first
 
 
 def test_the_address_is_announced_once_even_if_that_fails(caplog: pytest.LogCaptureFixture) -> None:

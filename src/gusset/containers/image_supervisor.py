@@ -304,7 +304,8 @@ class ImageSupervisor:
                 if not self._announcer.is_done:
                     raise
                 log.error("The container is restarted: %s", error.message)  # noqa: TRY400
-            await asyncio.sleep(backoff.next_delay(started_at=started_at, was_ready=self._was_ready))
+            backoff.note_end(started_at=started_at, was_ready=self._was_ready)
+            await asyncio.sleep(backoff.next_delay())
 
     async def _run_container(self) -> None:
         """Run one container, from its start to its removal.

@@ -99,10 +99,13 @@ class RestartBackoff:
     def __init__(self) -> None:
         self._backoff = Backoff(_FIRST_RESTART)
 
-    def next_delay(self, *, started_at: float, was_ready: bool) -> float:
-        """The delay in seconds. `started_at` is when the ended replica started, by `time.monotonic()`."""
+    def note_end(self, *, started_at: float, was_ready: bool) -> None:
+        """A replica has ended, which started at `started_at` by `time.monotonic()`. Call it once for each."""
         if was_ready and time.monotonic() - started_at > _STABLE:
             self._backoff.reset()
+
+    def next_delay(self) -> float:
+        """How long to wait before the next attempt to replace it, in seconds."""
         return self._backoff.next_delay()
 
 

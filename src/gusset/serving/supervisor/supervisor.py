@@ -214,9 +214,9 @@ class Supervisor:
             status = await replica.wait()
             if slot.replica is replica:
                 await self._on_end(slot, status)
+            backoff.note_end(started_at=replica.started_at, was_ready=replica.was_ready)
             while slot.replica is replica:  # until it is replaced here, or by a reload
-                delay = backoff.next_delay(started_at=replica.started_at, was_ready=replica.was_ready)
-                await asyncio.sleep(delay)
+                await asyncio.sleep(backoff.next_delay())
                 if slot.replica is replica:
                     self._refill(slot)
 
