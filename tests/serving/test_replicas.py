@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import httpx
@@ -19,7 +19,7 @@ import pytest
 from watchfiles import awatch
 
 from gusset.serving.supervisor.reload_watcher import changes, is_source
-from tests.conftest import clean_environ
+from tests.conftest import as_ordinary_process, clean_environ
 from tests.serving.conftest import PATIENCE, children, eventually
 
 WHO = """\
@@ -59,8 +59,8 @@ class Project:
         temporary.write_text(value)
         temporary.rename(self.secrets / name)
 
-    def serve(self, *options: str) -> Project:
-        command = [sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
+    def serve(self, *options: str, prefix: Sequence[str] = ()) -> Project:
+        command = [*prefix, sys.executable, "-m", "gusset", "serve", str(self.folder), "--port", "0"]
         with (self._tmp / "out").open("wb") as out, (self._tmp / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 [*command, "--secrets-dir", str(self.secrets), *options],
@@ -219,6 +219,17 @@ def test_reload_ignores_the_data_folder_that_gusset_makes(project: Project) -> N
     eventually(lambda: "'data/words.txt' has changed" in project.output, "a reload")
     reloads = re.findall("again: '(.*)' has changed", project.output)
     assert reloads == ["model/model.py", "data/words.txt"]
+
+
+def test_reload_serves_edits_beside_a_data_folder_that_it_may_not_read(project: Project) -> None:
+    """As one that a container of root has made."""
+    data = project.folder / "data"
+    data.mkdir(mode=0)
+    project.serve("--reload", prefix=as_ordinary_process())
+    project.write("model/model.py", WHO.replace('"code": 1', '"code": 2'))
+    becomes(project, lambda result: result["code"] == 2)
+    data.chmod(0o700)
+    assert project.stop() == 0
 
 
 def test_reload_reads_a_newly_declared_secret(project: Project) -> None:

@@ -94,8 +94,9 @@ def _made_by_gusset(deployment: ModelDeployment) -> Iterator[Path]:
     """The files of external data, and the data folder, which workers create; one with files is a person's."""
     data_dir = deployment.data_dir or deployment.folder / "data"
     yield from (data_dir / each.data_file for each in deployment.downloads if each.data_file is not None)
-    if data_dir.is_dir() and not any(data_dir.iterdir()):
-        yield data_dir
+    with contextlib.suppress(OSError):  # one that cannot be read is a person's, too
+        if data_dir.is_dir() and not any(data_dir.iterdir()):
+            yield data_dir
 
 
 def _with_problems(error: GussetError) -> str:
