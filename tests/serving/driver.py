@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gusset.serving.supervisor.supervisor import serve
 def main(given: dict[str, object], environ: dict[str, str]) -> int:
     supervision._STABLE = float(str(given["stable_seconds"]))
     folder = Path(str(given["folder"]))
+    _fail_threads(folder.parent)
     deployment = ModelDeployment(
         name="tiny",
         folder=folder,
@@ -51,6 +53,19 @@ def main(given: dict[str, object], environ: dict[str, str]) -> int:
     except GussetError as error:
         print(f"error: {error.message}\n  {error.hint or ''}", file=sys.stderr)
         return outcome_of(error).exit
+
+
+def _fail_threads(folder: Path) -> None:
+    """The start of a thread fails once if `folder` has a file of its name, as when the system has no more."""
+    start = threading.Thread.start
+
+    def start_or_fail(thread: threading.Thread) -> None:
+        if (folder / thread.name).exists():
+            (folder / thread.name).unlink()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = start_or_fail
 
 
 if __name__ == "__main__":

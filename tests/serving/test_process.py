@@ -16,7 +16,16 @@ import httpx
 import pytest
 
 from tests.ports import free_port
-from tests.serving.conftest import PATIENCE, ModelProject, RunningServer, eventually, is_running
+from tests.serving.conftest import (
+    PATIENCE,
+    ModelProject,
+    RunningServer,
+    children,
+    descriptors,
+    eventually,
+    is_running,
+    no_descriptors,
+)
 
 ECHO = "class Model:\n    def predict(self, x):\n        return x\n"
 
@@ -221,6 +230,31 @@ def test_attempts_to_replace_a_worker_grow_rarer_however_long_it_ran(
     failed = [event["asctime"] for event in events if "cannot be started again" in event["message"]]
     times = [datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp() for text in failed]
     assert times[3] - times[2] >= 1.6 - 0.01  # the clock of the log counts milliseconds
+
+
+@pytest.mark.parametrize("thread", ["gusset-pump-2", "gusset-orders", "gusset-wait"])
+def test_a_restart_for_which_there_is_no_thread_is_retried(serve: ModelProject, thread: str) -> None:
+    """Of the attempt that failed, nothing is left: no process, no open file."""
+    served = serve(ECHO).ready()
+    opened = descriptors(served.process.pid)
+    (serve.folder.parent / thread).touch()
+    os.kill(served.worker, signal.SIGKILL)
+    eventually(lambda: "The model is ready again." in served.stderr or served.process.poll(), "ready again")
+    assert "cannot be started: can't start new thread" in served.stderr
+    assert served.predict(5).json() == 5
+    eventually(lambda: descriptors(served.process.pid) == opened, "no more open files than before")
+    assert children(served.process.pid) == [served.shim]
+    assert served.stop() == 0
+
+
+def test_a_restart_for_which_no_file_can_be_opened_is_retried(serve: ModelProject) -> None:
+    served = serve(ECHO).ready()
+    with no_descriptors(served.process.pid):
+        os.kill(served.worker, signal.SIGKILL)
+        eventually(lambda: served.stderr.count("cannot be started: too many open files") > 1, "attempts")
+    eventually(lambda: "The model is ready again." in served.stderr or served.process.poll(), "ready again")
+    assert served.predict(5).json() == 5
+    assert served.stop() == 0
 
 
 def test_events_are_logged_as_json_lines(serve: ModelProject) -> None:

@@ -20,7 +20,7 @@ from watchfiles import awatch
 
 from gusset.serving.supervisor.reload_watcher import changes, is_source
 from tests.conftest import as_ordinary_process, clean_environ
-from tests.serving.conftest import PATIENCE, children, eventually
+from tests.serving.conftest import PATIENCE, children, eventually, no_descriptors
 
 WHO = """\
 import os
@@ -146,6 +146,20 @@ def test_a_dead_worker_is_replaced_while_others_serve(project: Project) -> None:
     eventually(lambda: len(set(project.pids(16)) - before) == 1, "connections at the new worker")
 
 
+def test_a_worker_serves_on_while_no_other_can_be_started(project: Project) -> None:
+    """As when the supervisor may open no more files."""
+    project.serve("--workers", "2")
+    with no_descriptors(project.process.pid):
+        with pytest.raises(httpx.RemoteProtocolError):
+            project.predict("die")
+        eventually(lambda: project.output.count("cannot be started again") > 1, "attempts")
+        survivors = set(project.pids(16))
+        assert len(survivors) == 1
+    eventually(lambda: "is ready again." in project.output, "replaced")
+    eventually(lambda: len(set(project.pids(16)) - survivors) == 1, "connections at the new worker")
+    assert project.stop() == 0
+
+
 def test_a_rotation_reaches_all_workers(project: Project) -> None:
     project.serve("--workers", "3")
     project.secret("first", "123456789012")
@@ -207,6 +221,18 @@ def test_reload_keeps_the_old_model_after_a_broken_edit(
     if path == "config.yaml":
         project.write(path, good)
     becomes(project, lambda result: result["code"] == 3)
+
+
+def test_reload_goes_on_after_a_change_that_could_not_be_read(project: Project) -> None:
+    """As when no more files may be opened. The log says so; the next edit is served."""
+    project.serve("--reload")
+    with no_descriptors(project.process.pid):
+        project.write("model/model.py", WHO.replace('"code": 1', '"code": 2'))
+        eventually(lambda: "The change is not served" in project.output, "the log says so")
+        assert project.predict()["code"] == 1
+    project.write("model/model.py", WHO.replace('"code": 1', '"code": 3'))
+    becomes(project, lambda result: result["code"] == 3)
+    assert project.stop() == 0
 
 
 def test_reload_ignores_the_data_folder_that_gusset_makes(project: Project) -> None:

@@ -46,9 +46,13 @@ class OutputPump:
 
     @classmethod
     def start(cls, source: int, sink: int, stream: OutputStream) -> OutputPump:
-        """Create a pump and start its thread."""
+        """Create a pump and start its thread. If there is none, `source` is closed, too."""
         pump = cls(source, sink, stream)
-        pump._thread.start()
+        try:
+            pump._thread.start()
+        except BaseException:
+            os.close(source)
+            raise
         return pump
 
     def join(self, timeout: float | None = None) -> None:

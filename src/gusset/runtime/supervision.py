@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -159,7 +160,9 @@ class SecretIntake:
                 ", ".join(sorted(exposed)),
             )
         if values:  # on a thread, since a start must not wait for the doctor's import
-            threading.Thread(target=self._warn_of_mistakes, args=(values,), daemon=True).start()
+            warn = threading.Thread(target=self._warn_of_mistakes, args=(values,), daemon=True)
+            with contextlib.suppress(RuntimeError):  # the system has no more threads; the values matter more
+                warn.start()
 
     def _new(self, subjects: set[str], code: str) -> set[str]:
         """Those of `subjects` not yet warned about for the reason `code`. Marks them as warned about."""

@@ -44,11 +44,16 @@ class NotReadyServer:
         self._server: HttpServer | None = None
 
     async def start(self) -> None:
-        """Accept connections, unless it does so already."""
+        """Accept connections, unless it does so already.
+
+        Raises:
+            OSError: the system gives no more files.
+        """
         if self._server is None:
+            listener = self._listener.dup()
             self._server = HttpServer(self._respond, one_request_each=True, gates=self._gates)
             # `shared`: when asyncio's own server is closed, it drops connections that it has just accepted.
-            await self._server.start(self._listener.dup(), shared=True, tls=self._tls)
+            await self._server.start(listener, shared=True, tls=self._tls)
 
     def stop(self) -> None:
         """Accept no more connections; requests in flight finish."""

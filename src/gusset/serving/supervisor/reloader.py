@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from gusset.errors import ConfigInvalid, GussetError
+from gusset.errors import ConfigInvalid
+from gusset.runtime.bugs import errors_logged
 from gusset.runtime.declared_secrets import names_to_read
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.downloads import Downloads
@@ -66,11 +67,13 @@ class Reloader:
         return any(file.is_relative_to(path) for file in made)
 
     async def _try_reload(self) -> None:
-        try:
-            await self._reload()
-        except GussetError as error:
-            text = self._slots.masker.mask_text(_with_problems(error))
-            log.error("The change is not served; the previous model stays in use: %s", text)  # noqa: TRY400
+        problem = "The change is not served; the previous model stays in use"
+        mask = self._slots.masker.mask_text
+        with errors_logged(log, problem, mask):
+            try:
+                await self._reload()
+            except ConfigInvalid as error:
+                log.error("%s: %s", problem, mask(_with_problems(error)))  # noqa: TRY400
 
     async def _reload(self) -> None:
         """Replace the replicas one by one, each when its successor is ready.
@@ -99,10 +102,9 @@ def _made_by_gusset(deployment: ModelDeployment) -> Iterator[Path]:
             yield data_dir
 
 
-def _with_problems(error: GussetError) -> str:
+def _with_problems(error: ConfigInvalid) -> str:
     """The error's message, and a line for each problem of the folder."""
-    problems = error.problems if isinstance(error, ConfigInvalid) else ()
-    lines = [f"  {problem.location()}: {problem.message}" for problem in problems if not problem.warning]
+    lines = [f"  {each.location()}: {each.message}" for each in error.problems if not each.warning]
     return "\n".join((error.message, *lines))
 
 

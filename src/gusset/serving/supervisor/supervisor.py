@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from gusset.errors import HostError
+from gusset.runtime.bugs import errors_logged
 from gusset.runtime.environment import child_environment
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.hit_reporter import HitReporter
@@ -207,24 +207,36 @@ class Supervisor:
         await self._signals.drain.wait()
 
     async def _keep_filled(self, slot: WorkerSlot) -> None:
-        """Replace the slot's replica whenever it ends, with backoff."""
+        """Replace the slot's replica whenever it ends, with backoff.
+
+        Raises:
+            ModelFailed: it ended before all were ready for the first time.
+        """
         backoff = RestartBackoff()
         while True:
             replica = slot.replica
             status = await replica.wait()
             if slot.replica is replica:
-                await self._on_end(slot, status)
+                if not self._announcer.is_done:
+                    raise replica.start_error(status, self._slots.masker)
+                self._log_end(slot, status)
             backoff.note_end(started_at=replica.started_at, was_ready=replica.was_ready)
             while slot.replica is replica:  # until it is replaced here, or by a reload
+                await self._respond_not_ready()
                 await asyncio.sleep(backoff.next_delay())
                 if slot.replica is replica:
-                    self._refill(slot)
+                    with self._errors_logged(f"{slot.name.capitalize()} cannot be started again"):
+                        self._slots.refill(slot)
 
-    def _refill(self, slot: WorkerSlot) -> None:
-        try:
-            self._slots.refill(slot)
-        except HostError as error:  # what it needs may come back
-            log.error("%s cannot be started again: %s", slot.name.capitalize(), error.message)  # noqa: TRY400
+    async def _respond_not_ready(self) -> None:
+        """Have somebody respond on the port, if no replica does."""
+        if not any(each.replica.is_up for each in self._slots.slots):
+            with self._errors_logged("Nothing responds on the port until the next attempt"):
+                await self._not_ready_server.start()
+
+    def _errors_logged(self, problem: str) -> AbstractContextManager[None]:
+        """For a restart: the other replicas serve on, and what was missing, such as memory, may come back."""
+        return errors_logged(log, problem, self._slots.masker.mask_text)
 
     def _on_ready(self, slot: WorkerSlot) -> None:
         self._not_ready_server.stop()
@@ -233,19 +245,11 @@ class Supervisor:
         elif all(each.replica.was_ready for each in self._slots.slots):
             self._announcer.announce()
 
-    async def _on_end(self, slot: WorkerSlot, status: int) -> None:
-        """A replica has ended by itself.
-
-        Raises:
-            ModelFailed: the first start is not complete yet.
-        """
+    def _log_end(self, slot: WorkerSlot, status: int) -> None:
+        """Log that a replica has ended by itself, after the first start."""
         replica = slot.replica
-        if not self._announcer.is_done:
-            raise replica.start_error(status, self._slots.masker)
-        if not any(each.replica.is_up for each in self._slots.slots):
-            await self._not_ready_server.start()
         if replica.was_ready:
             log.error("The process of %s ended (%s) and is restarted.", slot.name, describe_exit(status))
-        else:
-            error = replica.start_error(status, self._slots.masker)
-            log.error("%s did not start again: %s", slot.name.capitalize(), error.message)
+            return
+        with self._errors_logged(f"{slot.name.capitalize()} did not start again"):
+            raise replica.start_error(status, self._slots.masker)

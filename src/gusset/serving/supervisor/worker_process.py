@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -40,6 +40,7 @@ log = logging.getLogger("gusset")
 UNUSABLE_PYTHON_HINT = "remove the model's environment with `gusset env remove`; the next start makes another"
 
 _BOOTSTRAP = str(Path(__file__).parents[1] / "worker" / "bootstrap.py")
+_LIMIT_HINT = "see the limits of the account, service or container: open files, processes, memory"
 _LAST_OUTPUT = 2.0  # seconds to forward what a dead worker has printed and reported
 
 
@@ -74,16 +75,15 @@ class WorkerProcess:
         channel: Channel,
         lifeline: int,
         options: WorkerOptions,
-        *,
-        pumps: Sequence[OutputPump],
     ) -> None:
         self._process = process
         self._channel = channel
         self._lifeline = lifeline
         self._options = options
-        self._pumps = pumps
+        self._pumps: list[OutputPump] = []
         self._pid = process.pid
         self._threads: list[threading.Thread] = []
+        self._has_begun = False  # a thread waits for its end
         self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None is the end
         self._lock = threading.Lock()  # guards the next two
         self._killed = False  # the lifeline is closed
@@ -94,37 +94,34 @@ class WorkerProcess:
         """Start a worker on this Python. It ends when this process does, however it ends.
 
         Raises:
-            HostError: the Python cannot be started.
+            HostError: the Python cannot be started, or the system gives no more processes, threads or files.
         """
-        own_end, worker_end = socket.socketpair()
-        lifeline_r, lifeline_w = os.pipe()
-        descriptors = (worker_end.fileno(), options.listener.fileno(), lifeline_r)
-        command = [python, "-P", _BOOTSTRAP, *(str(number) for number in descriptors)]
-        try:
-            process = subprocess.Popen(
-                [*command, str(int(options.debuggable))],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=_environment(options.environment, python),
-                pass_fds=descriptors,
-                process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
-            )
-        except OSError as error:
-            own_end.close()
-            os.close(lifeline_w)
-            raise HostError(
-                f"the model's Python, {python}, cannot be started: {(error.strerror or 'an error').lower()}",
-                hint=UNUSABLE_PYTHON_HINT,
-            ) from None
-        finally:
-            worker_end.close()
-            os.close(lifeline_r)
-        pumps = [
-            OutputPump.start(_detach(process.stdout), options.output, options.masker.stream("stdout")),
-            OutputPump.start(_detach(process.stderr), options.errors, options.masker.stream("stderr")),
-        ]
-        return cls(process, Channel(own_end), lifeline_w, options, pumps=pumps)
+        with contextlib.ExitStack() as stack, _translated_limits():
+            own_end, worker_end = socket.socketpair()
+            stack.enter_context(own_end)
+            with worker_end:
+                lifeline_r, lifeline_w = os.pipe()
+                stack.callback(os.close, lifeline_w)
+                try:
+                    process = _start_python(options, python, worker_end.fileno(), lifeline_r)
+                finally:
+                    os.close(lifeline_r)
+            worker = cls(process, Channel(own_end), lifeline_w, options)
+            stack.pop_all()  # the worker closes them
+            try:
+                worker._start_pumps()
+            except BaseException:
+                worker.abandon()
+                raise
+        return worker
+
+    def _start_pumps(self) -> None:
+        masker, options = self._options.masker, self._options
+        for pipe, sink, channel in (
+            (self._process.stdout, options.output, "stdout"),
+            (self._process.stderr, options.errors, "stderr"),
+        ):
+            self._pumps.append(OutputPump.start(_detach(pipe), sink, masker.stream(channel)))
 
     def begin(
         self,
@@ -138,6 +135,9 @@ class WorkerProcess:
 
         `on_report` gets each of its reports, `on_end` its exit status (negative:
         the signal that ended it), both on threads of their own.
+
+        Raises:
+            HostError: the system gives no more threads; `abandon` the worker.
         """
         self.send(
             WorkerPlan(
@@ -150,13 +150,17 @@ class WorkerProcess:
                 tls=self._options.tls,
             )
         )
-        self._threads = [
+        threads = [
             threading.Thread(target=self._receive, args=(on_report,), name="gusset-reports", daemon=True),
-            threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True),
             threading.Thread(target=self._send_orders, name="gusset-orders", daemon=True),
+            # The last: as long as it does not run, `abandon` waits for the worker's end.
+            threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True),
         ]
-        for thread in self._threads:
-            thread.start()
+        with _translated_limits():
+            for thread in threads:
+                thread.start()
+                self._threads.append(thread)
+        self._has_begun = True
 
     def send(self, order: Order) -> None:
         """Send an order after those before it. Never waits: the worker may have been stopped.
@@ -192,9 +196,12 @@ class WorkerProcess:
             thread.join()
 
     def abandon(self) -> None:
-        """End a worker that has no plan yet, and wait for its end."""
+        """End a worker that nobody follows, as it has no plan or `begin` failed, and wait for its end."""
         self.kill()
-        self._reap()
+        if self._has_begun:
+            self.join()
+        else:
+            self._reap()
 
     def _receive(self, on_report: Callable[[WorkerReport], object]) -> None:
         warned = False  # once: a worker that sends one malformed report may send many
@@ -226,6 +233,9 @@ class WorkerProcess:
         return status
 
     def _release(self) -> None:
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()  # one that has no pump
         for pump in self._pumps:
             pump.join(_LAST_OUTPUT)
         if self._threads:
@@ -233,6 +243,48 @@ class WorkerProcess:
         self.kill()
         self._channel.close()
         self._orders.put(None)
+
+
+@contextlib.contextmanager
+def _translated_limits() -> Iterator[None]:
+    """Within the context, HostError says what the system has no more of: processes, threads, files."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or "an error").lower()
+        raise HostError(f"a process for the model cannot be started: {reason}", hint=_LIMIT_HINT) from None
+    except RuntimeError as error:  # of a thread's start
+        raise HostError(f"a process for the model cannot be started: {error}", hint=_LIMIT_HINT) from None
+
+
+def _start_python(
+    options: WorkerOptions, python: str, control: int, lifeline: int
+) -> subprocess.Popen[bytes]:
+    """Start the worker's shim with its ends of the socket and the pipe.
+
+    Raises:
+        HostError: the Python cannot be started.
+        OSError: the system gives no more processes or files.
+    """
+    descriptors = (control, options.listener.fileno(), lifeline)
+    numbers = [str(number) for number in (*descriptors, int(options.debuggable))]
+    try:
+        return subprocess.Popen(
+            [python, "-P", _BOOTSTRAP, *numbers],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(options.environment, python),
+            pass_fds=descriptors,
+            process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
+        )
+    except OSError as error:
+        if error.filename is None:  # not the program is at fault
+            raise
+        raise HostError(
+            f"the model's Python, {python}, cannot be started: {(error.strerror or 'an error').lower()}",
+            hint=UNUSABLE_PYTHON_HINT,
+        ) from None
 
 
 def _environment(variables: Mapping[str, str], python: str) -> Mapping[str, str]:

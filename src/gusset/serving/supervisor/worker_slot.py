@@ -71,7 +71,7 @@ class WorkerSlots:
         """Start a new replica in place of one that has ended.
 
         Raises:
-            HostError: the model's Python cannot be started any more.
+            HostError: the model's Python cannot be started any more; see `WorkerProcess.start`.
         """
         self._discard(slot.replica)
         slot.replica = self._start(self.deployment)
@@ -124,8 +124,13 @@ class WorkerSlots:
     def _begin(self, process: WorkerProcess, deployment: ModelDeployment) -> Replica:
         replica = Replica(process, deployment, self._on_replica_ready)
         self._replicas.add(replica)
-        self._secrets.add(replica)
-        self._downloads.add(replica)
+        try:
+            self._secrets.add(replica)
+            self._downloads.add(replica)
+        except BaseException:
+            self._discard(replica)
+            process.abandon()
+            raise
         return replica
 
     def _on_replica_ready(self, replica: Replica) -> None:
