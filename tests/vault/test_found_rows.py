@@ -1,6 +1,7 @@
 """Whoever owns the tables can have the database find another row than the one that was asked for.
 
-Such a row is sound, and verification finds nothing: it is refused where it is used.
+Such a row is sound: it is refused where it is used. What the tables then have is also refused when the vault
+is opened; a vault that is open already finds the row.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ ALL_EQUAL = (
     "CREATE OPERATOR = (leftarg = all_equal, rightarg = all_equal, function = all_equal)",
     "ALTER TABLE {table} DROP CONSTRAINT {table}_pkey CASCADE",
     "ALTER TABLE {table} ALTER COLUMN {column} TYPE all_equal",
+    # So that a vault that is open connects anew: its sessions have plans for the old type.
+    "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()",
 )
 
 CLAIMING_INDEX = """
@@ -108,18 +112,20 @@ def test_a_row_that_was_not_asked_for_is_refused(
     """It gives nobody another session, role, team or grant, nor another secret or an older version."""
     with open_vault(settings) as vault:
         right = use(holder, vault)
-    table, name = column.split(".")
-    for statement in ALL_EQUAL:
-        sql(statement.format(table=table, column=name, type=kind))
-
-    with open_vault(settings) as vault:
-        assert vault.audit.verify().problems == ()
+        table, name = column.split(".")
+        for statement in ALL_EQUAL:
+            sql(statement.format(table=table, column=name, type=kind))
         try:
             found = use(holder, vault)
         except IntegrityError as error:
             assert re.search("where another was asked for|do not open", error.message)
         else:  # nothing says which of its equal rows the database returns first
             assert found == right
+    with (
+        pytest.raises(IntegrityError, match=f"gusset never creates: .*type of {column}"),
+        open_vault(settings),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -150,8 +156,7 @@ def test_no_other_deleted_secret_is_restored_than_was_asked_for(
         ids = {name: writer.set(name, SecretValue(b"value"), actor="ada").id for name in ("first", "second")}
         for name in ids:
             writer.delete(name, actor="ada")
-    for statement in ALL_EQUAL:
-        sql(statement.format(table="secrets", column=column, type="text"))
-
-    with open_vault(settings) as vault, pytest.raises(IntegrityError, match="where another was asked for"):
-        vault.secrets.writer.restore(ids[asked] if column == "id" else asked, actor="ada")
+        for statement in ALL_EQUAL:
+            sql(statement.format(table="secrets", column=column, type="text"))
+        with pytest.raises(IntegrityError, match="where another was asked for"):
+            writer.restore(ids[asked] if column == "id" else asked, actor="ada")

@@ -599,6 +599,23 @@ def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
         ("ALTER TABLE secrets ADD CONSTRAINT c CHECK (name <> 'x')", "check c"),
         ("CREATE TABLE child () INHERITS (secrets)", "child table child"),
         ("CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION g()", "event trigger e"),
+        ("ALTER TABLE users ALTER role TYPE shown", "type of users.role"),
+        ("ALTER TABLE issuers ALTER allow_private TYPE numeric", "type of issuers.allow_private"),
+        ("ALTER TABLE users ALTER name TYPE text COLLATE any_case", "type of users.name"),
+        ("ALTER TABLE users ADD twice text GENERATED ALWAYS AS (name || name) STORED", "type of users.twice"),
+        ("ALTER TABLE managers ALTER revision SET DEFAULT h('0')", "default of managers.revision"),
+        ("ALTER TABLE managers ALTER revision SET DEFAULT '0'::shown", "default of managers.revision"),
+        ("CREATE INDEX i ON users (h(role))", "index i"),
+        ("CREATE INDEX i ON users (id) WHERE h(role) = ''", "index i"),
+        ("CREATE INDEX i ON users (id COLLATE any_case)", "index i"),
+        ("ALTER TABLE users ADD CONSTRAINT x EXCLUDE USING btree (name WITH =)", "exclusion x"),
+        ("ALTER TABLE meta INHERIT elsewhere.parent", "parent table of meta"),
+        ("CREATE OPERATOR = (leftarg = varchar, rightarg = varchar, function = same)", "operator ="),
+        ("CREATE FUNCTION lower(varchar) RETURNS text LANGUAGE sql AS $$ SELECT '' $$", "function lower"),
+        (
+            "ALTER EXTENSION plpgsql ADD TABLE users; ALTER TABLE users ENABLE ROW LEVEL SECURITY",
+            "row security of users",
+        ),
     ],
 )
 def test_what_could_change_rows_unseen_is_refused(
@@ -611,9 +628,103 @@ def test_what_could_change_rows_unseen_is_refused(
         server.run(
             f"CREATE FUNCTION {name}() RETURNS {returned} LANGUAGE plpgsql AS {body}", database=database
         )
-    server.run(statement, database=database)
-    with pytest.raises(IntegrityError, match=f"gusset never creates: {found}"):
+    for each in (
+        "CREATE FUNCTION h(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'",
+        "CREATE FUNCTION same(varchar, varchar) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+        "CREATE DOMAIN shown AS text",
+        'CREATE COLLATION any_case FROM "C"',
+        "CREATE SCHEMA elsewhere",
+        'CREATE TABLE elsewhere.parent (key text COLLATE "C" NOT NULL)',
+        statement,
+    ):
+        server.run(each, database=database)
+    with pytest.raises(IntegrityError, match=f"gusset never creates: {found}$"):
         opened(settings)
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        ["CREATE SCHEMA postgres"],  # named as the role: "$user" comes first in the search path
+        ["CREATE SCHEMA empty", "ALTER DATABASE {database} SET search_path = empty, public"],
+        ["CREATE SCHEMA empty", "ALTER ROLE postgres SET search_path = empty, pg_temp, public"],
+    ],
+)
+def test_another_schema_in_the_search_path_hides_nothing(
+    settings: Settings, server: PostgresServer, database: str, hide: list[str]
+) -> None:
+    opened(settings)
+    try:
+        for statement in (*hide, "ALTER TABLE public.secrets ENABLE ROW LEVEL SECURITY"):
+            server.run(statement.format(database=database), database=database)
+        with pytest.raises(IntegrityError, match=r"gusset never creates: row security of secrets$"):
+            opened(settings)
+    finally:
+        server.run("ALTER ROLE postgres RESET search_path")
+
+
+def test_a_session_finds_tables_in_the_vaults_schema_only(
+    settings: Settings, server: PostgresServer, database: str
+) -> None:
+    """Neither in one that comes first in the search path and was made later, nor among temporary tables."""
+    with open_vault(settings) as vault:
+        put(vault, b"kept")
+        server.run("CREATE SCHEMA postgres", database=database)
+        server.run("CREATE TABLE postgres.alembic_version (version_num text)", database=database)
+        server.run("CREATE VIEW postgres.secrets AS SELECT 1 AS id", database=database)
+        terminate(server, database)
+        assert shown(vault) == b"kept"
+        with vault._parts.store.read() as connection:
+            path = connection.one(Statement("SELECT current_setting('search_path') AS value"))
+            connection.run(Statement("CREATE TEMPORARY TABLE secrets (id text)"))
+            count = connection.one(Statement("SELECT count(*) AS value FROM secrets"))
+    assert path is not None and count is not None
+    assert (path.value, count.value) == ("public, pg_temp", 1)
+
+
+def test_a_vault_keeps_to_the_schema_that_its_url_names(
+    settings: Settings, server: PostgresServer, database: str
+) -> None:
+    server.run('CREATE SCHEMA "Quoted ""name"""', database=database)
+    url = f"{settings.database}?options=-csearch_path%3D%22Quoted%5C%20%22%22name%22%22%22"
+    named = settings_in(settings.home, database=url)
+    with open_vault(named) as vault:
+        put(vault, b"kept")
+    with open_vault(named) as vault:
+        assert shown(vault) == b"kept"
+    tables = server.run(
+        "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = 'secrets'", database=database
+    )
+    assert tables == [('Quoted "name"',)]
+
+
+def test_a_database_with_ordinary_extensions_and_tables_of_others_opens(
+    settings: Settings, server: PostgresServer, database: str
+) -> None:
+    """Also with an index that an administrator added."""
+    opened(settings)
+    available = {row[0] for row in server.run("SELECT name FROM pg_available_extensions")}
+    wanted = (
+        "citext",
+        "hstore",
+        "pg_stat_statements",
+        "pg_trgm",
+        "btree_gin",
+        "intarray",
+        "pgcrypto",
+        "vector",
+    )
+    for name in available.intersection(wanted):
+        server.run(f"CREATE EXTENSION {name}", database=database)
+    for statement in (
+        "CREATE TYPE mood AS ENUM ('ok')",
+        "CREATE TABLE theirs (id serial, name text, at timestamptz DEFAULT now(), mood mood)",
+        "CREATE INDEX ON theirs (lower(name))",
+        "CREATE INDEX by_actor ON audit (actor)",
+        "CREATE FUNCTION now_as_text() RETURNS text LANGUAGE sql AS 'SELECT now()::text'",
+    ):
+        server.run(statement, database=database)
+    opened(settings)
 
 
 def test_a_newer_vault_is_refused(settings: Settings, server: PostgresServer, database: str) -> None:

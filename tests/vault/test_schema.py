@@ -21,7 +21,7 @@ from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.audit import log
-from gusset.vault.storage import schema
+from gusset.vault.storage import prepared_schema, schema
 from gusset.vault.storage.database import open_database
 from gusset.vault.storage.tables import OVERLAPS, SIGNED_TABLES
 from tests.newer_gusset import BASE, NEWER, OLDEST_COMPATIBLE, migrations
@@ -61,7 +61,7 @@ def test_the_prepared_schema_is_up_to_date(tmp_path: Path) -> None:
     """`make newest-schema` would change nothing."""
     subprocess.run([sys.executable, ROOT / "scripts" / "newest-schema", tmp_path], check=True)
     made = {file.name: file.read_text() for file in tmp_path.glob("*.sql")}
-    assert made == {file.name: file.read_text() for file in schema._NEWEST.iterdir()}, (
+    assert made == {file.name: file.read_text() for file in prepared_schema.FOLDER.iterdir()}, (
         "run `make newest-schema`"
     )
 

@@ -65,7 +65,7 @@ class Database(Dialect, Protocol):
         """The schema's revision; None for a database without tables."""
 
     def foreign_objects(self, driver: Any) -> list[str]:
-        """Triggers and views, which gusset does not have: they could change what is read or written."""
+        """What gusset does not make, and could change what it reads or writes: triggers, views and others."""
 
     def change_signal(self) -> ChangeSignal:
         """Follow the changes that other connections make."""

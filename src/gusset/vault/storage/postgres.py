@@ -25,6 +25,7 @@ from gusset.errors import (
 )
 from gusset.vault.storage.postgres_connect import NO_TLS, SERVER_TIME, Connector, ServerClock
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
+from gusset.vault.storage.postgres_objects import foreign_objects
 from gusset.vault.storage.postgres_url import parse
 from gusset.vault.storage.sql import Numbered, Statement
 
@@ -73,27 +74,6 @@ SELECT c.relname::text FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
 WHERE c.relkind IN ('r', 'p', 'f') AND NOT EXISTS (
   SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-ORDER BY 1
-"""
-
-_FOREIGN_OBJECTS = """
-WITH ours AS (
-  SELECT c.oid, c.relname, c.relkind, c.relrowsecurity FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
-  WHERE NOT EXISTS (
-    SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
-SELECT 'trigger ' || t.tgname FROM pg_trigger t JOIN ours ON ours.oid = t.tgrelid WHERE NOT t.tgisinternal
-UNION SELECT 'rule ' || r.rulename FROM pg_rewrite r JOIN ours ON ours.oid = r.ev_class
-  WHERE r.rulename <> '_RETURN'
-UNION SELECT 'view ' || relname FROM ours WHERE relkind IN ('v', 'm', 'f')
-UNION SELECT 'row security of ' || relname FROM ours WHERE relrowsecurity
-UNION SELECT 'check ' || k.conname FROM pg_constraint k JOIN ours ON ours.oid = k.conrelid
-  WHERE k.contype = 'c'
-UNION SELECT 'child table ' || c.relname FROM pg_inherits i JOIN ours ON ours.oid = i.inhparent
-  JOIN pg_class c ON c.oid = i.inhrelid WHERE ours.relkind <> 'i'
-UNION SELECT 'event trigger ' || e.evtname FROM pg_event_trigger e WHERE e.evtenabled <> 'D' AND NOT EXISTS (
-  SELECT 1 FROM pg_depend d
-  WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e')
 ORDER BY 1
 """
 
@@ -250,7 +230,7 @@ class Postgres:
 
     def foreign_objects(self, driver: Any) -> list[str]:
         """What could change what is read or written, in the schema of the vault, and is not gusset's."""
-        return [str(row[0]) for row in driver.execute(_FOREIGN_OBJECTS).fetchall()]
+        return [str(row[0]) for row in driver.execute(foreign_objects()).fetchall()]
 
     def translated(self, error: Exception) -> Exception:
         """gusset's error. Only the hint has addresses: a message may reach a stranger.

@@ -20,6 +20,7 @@ from gusset.vault.deadline import within
 from gusset.vault.greenlets import spawned, wait
 from gusset.vault.storage.postgres_driver import PostgresDriver, PostgresError
 from gusset.vault.storage.postgres_url import PostgresAddress
+from gusset.vault.storage.sql import Numbered
 
 HOST_TIMEOUT = 2.0  # seconds for a host that another one follows
 CONNECT_TIMEOUT = 4.0  # seconds for all hosts
@@ -109,6 +110,7 @@ class Connector:
         self._clock = clock
         self._address = address
         self._first = 0  # the host that is tried first: the one that worked last
+        self._path: str | None = None  # the search path of all sessions, which the first one has found
 
     @property
     def has_several_hosts(self) -> bool:
@@ -161,10 +163,20 @@ class Connector:
     def _configure(self, driver: PostgresDriver, *, patient: bool) -> None:
         """Set the session's limits, and check in the same statement what the server is."""
         asked_at = time.monotonic()
-        row = driver.execute(_configuration(patient=patient)).fetchone()
+        row = driver.execute(_configuration(patient=patient), [self._path]).fetchone()
         assert row is not None  # noqa: S101  # a SELECT without FROM
         server = _Server(*row[: len(_Server._fields)])
         self._clock.set(server.microseconds, asked_at)
+        self._check(server)
+        self._path = server.path
+        if server.process != driver.connection.backend_pid:
+            self._check_pooler(driver, server.process)
+        if patient:
+            driver.response_timeout = MIGRATION_TIMEOUT
+
+    @staticmethod
+    def _check(server: _Server) -> None:
+        """Raises HostError for a server or a database that cannot hold a vault."""
         if server.version < OLDEST_SERVER * 10_000:
             raise HostError(
                 f"the database is PostgreSQL {server.version // 10_000}, which gusset does not support",
@@ -175,10 +187,11 @@ class Connector:
                 f"the database stores texts as {server.encoding}",
                 hint="create it anew: CREATE DATABASE gusset ENCODING 'UTF8' TEMPLATE template0",
             )
-        if server.process != driver.connection.backend_pid:
-            self._check_pooler(driver, server.process)
-        if patient:
-            driver.response_timeout = MIGRATION_TIMEOUT
+        if not server.path.endswith(_TEMPORARY_LAST):
+            raise HostError(
+                "gusset's role may use no schema of the database",
+                hint="`gusset manager grants ROLE` prints what it needs; check search_path, too",
+            )
 
     def _check_pooler(self, driver: PostgresDriver, process: int) -> None:
         """Something is between us and the server; refuse it if it changes sessions between transactions.
@@ -222,9 +235,23 @@ class _Server(NamedTuple):
     encoding: str
     process: int
     microseconds: int
+    path: str
 
 
-def _configuration(*, patient: bool) -> str:
+# Temporary tables and views come first in a search path that does not name them.
+_TEMPORARY_LAST = ", pg_temp"
+
+# The schema that the vault's tables are in, or will be made in: nothing is looked up in another one but
+# PostgreSQL's own. So whoever makes a schema that comes before it in the search path changes nothing.
+_SET_PATH = f"""
+set_config('search_path', coalesce($1::text, quote_ident(coalesce(
+  (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE c.oid = to_regclass('alembic_version')),
+  current_schema())) || '{_TEMPORARY_LAST}'), false)
+"""
+
+
+def _configuration(*, patient: bool) -> Numbered:
     """The statement that configures a session. `synchronous_commit` may be stricter, but not off."""
     lock, statement, idle = (30.0, 0.0, 0.0) if patient else (LOCK_TIMEOUT, STATEMENT_TIMEOUT, IDLE_TIMEOUT)
     settings = {
@@ -235,11 +262,13 @@ def _configuration(*, patient: bool) -> str:
         "default_transaction_isolation": "read committed",
     }
     sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
-    return (
+    select = (
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
-        f"pg_backend_pid(), {SERVER_TIME}, {sets}, CASE WHEN current_setting('synchronous_commit') = 'off' "
+        f"pg_backend_pid(), {SERVER_TIME}, {_SET_PATH}, {sets}, "
+        "CASE WHEN current_setting('synchronous_commit') = 'off' "
         "THEN set_config('synchronous_commit', 'on', false) END"
     )
+    return Numbered(select.encode(), 1)
 
 
 def _open_host(parameters: Mapping[str, str], deadline: float) -> pq.abc.PGconn:

@@ -13,6 +13,7 @@ from gusset.vault.clock import timestamp
 from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.database import Database
 from gusset.vault.storage.meta import DELETE_META, INSERT_META, READ_META, SCHEMA
+from gusset.vault.storage.prepared_schema import statements
 from gusset.vault.storage.revision import OLDEST_COMPATIBLE, REVISION
 from gusset.vault.storage.sql import Statement
 
@@ -21,7 +22,6 @@ ALIVE = timedelta(seconds=30)  # that a manager counts as running after its last
 FIRST_SIGNED = "0003"  # the revision in which all rows were signed
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_NEWEST = Path(__file__).parent / "newest_schema"  # as the migrations make it
 _FIRST_WITH_REPORTS = "0004"  # of managers
 _FIRST_WITH_REVISIONS = "0007"  # in these reports
 
@@ -98,7 +98,7 @@ def migrated(database: Database, driver: Any) -> Iterator[None]:
             check_revision(found, connection)
         is_changed = found is None or found < REVISION
         if found is None:
-            for statement in (_NEWEST / f"{database.kind}.sql").read_text().split(";\n"):
+            for statement in statements(database.kind):
                 driver.execute(statement)
         elif is_changed:
             _check_managers(connection, found)
