@@ -54,9 +54,7 @@ class ReplicaLease:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = (
-            threading.Lock()
-        )  # held for each change: a renewal takes a while, and others come meanwhile
+        self._lock = threading.Lock()  # held for each change, not while a renewal is sent
         self._replica: str | None = None
         self._session_key: str | None = None
         self._reported: Mapping[str, Any] | None = None  # what the manager knows

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from gusset.bugs import errors_logged
 from gusset.errors import ConfigInvalid
-from gusset.runtime.bugs import errors_logged
 from gusset.runtime.declared_secrets import names_to_read
 from gusset.serving.deployment import ModelDeployment
 from gusset.serving.supervisor.downloads import Downloads

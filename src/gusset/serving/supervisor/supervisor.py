@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from gusset.runtime.bugs import errors_logged
+from gusset.bugs import errors_logged
 from gusset.runtime.environment import child_environment
 from gusset.runtime.exchange import Exchange
 from gusset.runtime.hit_reporter import HitReporter
