@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "addresses": set(),
     "backoff": set(),
-    "bugs": set(),
+    "bugs": {"errors"},
     "portable": set(),
     "printable": set(),
     "trusted_folders": {"errors", "portable"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
         "package",
         "runtime",
     },
-    "serving": {"errors", "portable", "secrets", "package", "runtime", "weights"},
+    "serving": {"errors", "bugs", "portable", "secrets", "package", "runtime", "weights"},
     "containers": {
         "errors",
         "portable",

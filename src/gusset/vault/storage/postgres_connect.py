@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
@@ -165,7 +165,7 @@ class Connector:
         asked_at = time.monotonic()
         row = driver.execute(_configuration(patient=patient), [self._path]).fetchone()
         assert row is not None  # noqa: S101  # a SELECT without FROM
-        server = _Server(*row[: len(_Server._fields)])
+        server = _Server(**{each.name: value for each, value in zip(fields(_Server), row, strict=False)})
         self._clock.set(server.microseconds, asked_at)
         self._check(server)
         self._path = server.path
@@ -228,7 +228,8 @@ def _process(driver: PostgresDriver) -> int:
     return int(row[0])
 
 
-class _Server(NamedTuple):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Server:
     """What the statement of `_configuration` selects first."""
 
     version: int
