@@ -682,3 +682,41 @@ def test_a_key_folder_that_is_read_only_is_an_error_in_words(filled: Settings, t
     with open_vault(replace(filled, root_key_file=folder / "root.key")) as vault:
         assert shown(vault, "x") == b"kept"
         assert [record.outcome for record in vault.audit.show(action="key.rotate_root")] == ["host"]
+
+
+FORGED_MANIFEST = (
+    "INSERT INTO keyring (kind, number, root_key_id, wrapped, created_at) "
+    "VALUES ('manifest', ?, 'x', x'00', 'x')"
+)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "newer",
+        "older",
+        pytest.param("a text", marks=pytest.mark.sqlite),
+    ],  # PostgreSQL's columns have one type
+)
+@pytest.mark.parametrize("act", ["write", "report"])
+def test_a_forged_manifest_is_refused_only_as_long_as_it_is_there(
+    filled: Settings, sql: Sql, number: str, act: str
+) -> None:
+    """A manager that remembered its number would refuse the keyring that is left when it is removed again."""
+    with open_vault(filled) as vault:
+        acts: dict[str, Callable[[], object]] = {
+            "write": lambda: vault.secrets.writer.set("y", SecretValue(b"v"), actor="alice"),
+            "report": lambda: vault.managers.report("host"),
+        }
+        acts[act]()
+        sql(FORGED_MANIFEST, {"newer": 999, "older": 0, "a text": "x"}[number])
+        if number != "older":
+            for each in acts.values():
+                with pytest.raises(IntegrityError, match="the keyring was altered"):
+                    each()
+        with pytest.raises(IntegrityError, match="the keyring was altered"), open_vault(filled):
+            pass
+        sql("DELETE FROM keyring WHERE root_key_id = 'x'")
+        for each in acts.values():
+            each()
+        assert vault.audit.verify().problems == ()

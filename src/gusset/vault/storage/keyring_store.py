@@ -43,7 +43,8 @@ class KeyringStore:
         self.root_key_id = ""  # of the root key that has opened the keyring
         self._vault = vault
         self._current: Keyring | None = None
-        self._committed = 0  # the newest generation that was certainly in the database
+        self._may_be_rolled_back = False  # the current one: its transaction may fail
+        self._committed = 0  # the newest generation that was opened, and certainly in the database
 
     @property
     def current(self) -> Keyring:
@@ -90,13 +91,13 @@ class KeyringStore:
             RootKeyError, IntegrityError: see `reload`; the keyring was rolled back to an older one.
         """
         generation = self._stored_generation(connection)
-        if generation < self._committed:
-            raise keyring_rolled_back(generation, self._committed)
-        self._committed = generation
+        self._check_not_older(generation)
         is_replaced = len(self.current.root_keys) > 1  # else what a command printed is still right
         root = self.source.read_again() if is_replaced else self.source.read()
-        if root.id != self.root_key_id or generation != self.current.generation:
-            self.reload(connection)
+        if root.id != self.root_key_id or not self._is_current(generation):
+            generation = self.reload(connection).generation
+            self._check_not_older(generation)
+        self._committed = generation
 
     def refresh(self, connection: Connection, generation: int) -> None:
         """Use the keyring of that generation, the one in the database, in a write transaction that begins.
@@ -104,19 +105,27 @@ class KeyringStore:
         Raises:
             RootKeyError, IntegrityError: see `reload`; the keyring was rolled back to an older one.
         """
+        self._check_not_older(generation)
+        if not self._is_current(generation):
+            keyring, root = self._read(connection)
+            self._check_not_older(keyring.generation)
+            self._current, self.root_key_id = keyring, root.id
+            self._may_be_rolled_back = False
+        self._committed = self.current.generation
+
+    def _is_current(self, generation: int) -> bool:
+        return generation == self.current.generation and not self._may_be_rolled_back
+
+    def _check_not_older(self, generation: int) -> None:
         if generation < self._committed:
             raise keyring_rolled_back(generation, self._committed)
-        if generation != self.current.generation:
-            self._current, root = self._read(connection)
-            self.root_key_id = root.id
-        self._committed = generation
 
     def use(self, keyring: Keyring, root: RootKey) -> None:
         """Use a keyring that was just written, for the rest of its transaction and afterwards.
 
-        If the transaction is rolled back, the next one's `refresh` returns to the keyring in the database.
+        The next transaction's `refresh` reads what is in the database: this one may be rolled back.
         """
-        self._current, self.root_key_id = keyring, root.id
+        self._current, self.root_key_id, self._may_be_rolled_back = keyring, root.id, True
 
     def load(self, connection: Connection) -> None:
         """Read the keyring of a vault that is being opened.
@@ -142,6 +151,11 @@ class KeyringStore:
                 "the keyring was altered: it has no manifest for this root key", hint=_RESTORE_HINT
             )
         generation = max(manifests)
+        # Whoever counts by the newest number, of whichever root key, must come to this one.
+        if any(row.number != generation for row in rows if row.kind == MANIFEST):
+            raise IntegrityError(
+                "the keyring was altered: it has manifests of several generations", hint=_RESTORE_HINT
+            )
         text = root.unwrap(wrapped[MANIFEST, generation], self._context(MANIFEST, generation))
         manifest: dict[str, Any] = json.loads(text)
         firsts = {(kind, number): first for kind, number, first in manifest["keys"]}
@@ -156,7 +170,7 @@ class KeyringStore:
         """The wrapped keys and manifests of a root key, by kind and number."""
         mine = {(row.kind, row.number): row.wrapped for row in rows if row.root_key_id == root.id}
         if any(type(kind) is not str or type(number) is not int for kind, number in mine):
-            raise IntegrityError("the keyring was altered: a column holds another type", hint=_RESTORE_HINT)
+            raise _other_type()
         if not mine:
             raise RootKeyError(
                 f"{self.source.name} is not the root key of this vault", hint=self.source.wrong_key_hint
@@ -181,9 +195,14 @@ class KeyringStore:
         return self._stored_generation(connection) > 0
 
     def _stored_generation(self, connection: Connection) -> int:
-        """The generation of the keyring in the database; 0 for one without a manifest."""
+        """The generation of the keyring in the database; 0 without a manifest. Raises IntegrityError."""
         row = connection.one(_FIND_GENERATION)
-        return row.generation if row is not None and type(row.generation) is int else 0
+        if row is None or row.generation is None:
+            return 0
+        if type(row.generation) is not int:
+            raise _other_type()
+        generation: int = row.generation
+        return generation
 
     def write(self, connection: Connection, keyring: Keyring, at: str, *roots: RootKey) -> None:
         """Store `keyring`, wrapped by each of `roots`: the keys that are missing, and a new manifest."""
@@ -217,6 +236,10 @@ class KeyringStore:
 
 
 _RESTORE_HINT = "restore the database from a backup"
+
+
+def _other_type() -> IntegrityError:
+    return IntegrityError("the keyring was altered: a column holds another type", hint=_RESTORE_HINT)
 
 
 def _compare(found: Any, listed: Any) -> None:
