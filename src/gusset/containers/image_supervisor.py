@@ -35,6 +35,7 @@ from gusset.containers.reaper import Reaper
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
+from gusset.runtime.bugs import errors_logged
 from gusset.runtime.declared_secrets import Values, names_to_read, read_secrets
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
@@ -128,7 +129,13 @@ def serve_image(
         watcher.start(names_to_read(deployment), values)
         stack.callback(watcher.stop)
         supervisor = ImageSupervisor(
-            deployment, starter, listener, options, hits=lambda: intake.masker.hits.total, tls=tls
+            deployment,
+            starter,
+            listener,
+            options,
+            hits=lambda: intake.masker.hits.total,
+            mask=intake.mask_log,
+            tls=tls,
         )
         asyncio.run(supervisor.run())
         return 0
@@ -231,14 +238,19 @@ class ImageSupervisor:
         options: ServingOptions,
         *,
         hits: Callable[[], Mapping[Hit, int]],
+        mask: Callable[[str], str],
         tls: ServerTls | None,
     ) -> None:
-        """`hits` returns what was masked so far. `tls` are the loaded files of `options.tls`."""
+        """`hits` returns what was masked so far. `mask` masks what is logged.
+
+        `tls` are the loaded files of `options.tls`.
+        """
         self._deployment = deployment
         self._starter = starter
         self._listener = listener
         self._browser_rules = options.browser_rules
         self._hits = hits
+        self._mask = mask
         self._announcer = Announcer(url_of(listener, secure=tls is not None), options.announce)
         self._drain_seconds = options.drain_seconds
         self._tls = tls
@@ -294,16 +306,20 @@ class ImageSupervisor:
 
         Raises:
             ModelFailed, HostError: the first one did not become ready.
+
+        An unexpected exception is raised before the first one is ready, and logged later: what was
+        missing, such as memory, may come back.
         """
         backoff = RestartBackoff()
         while True:
             started_at = time.monotonic()
             try:
                 await self._run_container()
-            except (ModelFailed, HostError) as error:
+            except Exception:
                 if not self._announcer.is_done:
                     raise
-                log.error("The container is restarted: %s", error.message)  # noqa: TRY400
+                with errors_logged(log, "The container is restarted", self._mask):
+                    raise
             backoff.note_end(started_at=started_at, was_ready=self._was_ready)
             await asyncio.sleep(backoff.next_delay())
 
@@ -319,9 +335,10 @@ class ImageSupervisor:
         monitor = HealthMonitor(
             self._deployment, self._connect, set_unready=self._set_unready, last_lines=running.last_lines
         )
-        ended = _watch_end(running)
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         watching = asyncio.create_task(monitor.watch(self._on_ready))
         try:
+            _watch_end(running, ended)
             await asyncio.wait((ended, watching), return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
                 watching.result()
@@ -354,16 +371,18 @@ class ImageSupervisor:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            with contextlib.suppress(ModelFailed, HostError):  # it did not start, and serving ends anyway
+            with (
+                errors_logged(log, "The container did not start before the stop", self._mask),
+                contextlib.suppress(ModelFailed, HostError),  # it did not start, and serving ends anyway
+            ):
                 running = await starting
                 await asyncio.to_thread(running.close)
             raise
 
 
-def _watch_end(running: RunningContainer) -> asyncio.Future[str]:
-    """A future of how the container ended. A daemon thread waits for it, because an engine may hang."""
+def _watch_end(running: RunningContainer, ended: asyncio.Future[str]) -> None:
+    """Have `ended` get how the container ended. A daemon thread waits for it, because an engine may hang."""
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[str] = loop.create_future()
 
     def set_result(how: str) -> None:
         if not ended.done():
@@ -375,4 +394,3 @@ def _watch_end(running: RunningContainer) -> asyncio.Future[str]:
             loop.call_soon_threadsafe(set_result, how)
 
     threading.Thread(target=wait, name="gusset-wait", daemon=True).start()
-    return ended

@@ -96,13 +96,16 @@ class _Output:
 
     def attach(self, container: Container, masker: Masker, outputs: Sequence[int]) -> None:
         """Forward all output from now on. Call it before the container starts."""
-        ends = []
-        for sink, channel in zip(outputs, ("stdout", "stderr"), strict=True):
-            source, end = os.pipe()
-            ends.append(end)
-            self._pumps.append(
-                OutputPump.start(source, sink, _RecordingStream(masker.stream(channel), self._last))
-            )
+        with contextlib.ExitStack() as stack:
+            ends = []
+            for sink, channel in zip(outputs, ("stdout", "stderr"), strict=True):
+                source, end = os.pipe()
+                stack.callback(os.close, end)  # which also ends the pump
+                ends.append(end)
+                self._pumps.append(
+                    OutputPump.start(source, sink, _RecordingStream(masker.stream(channel), self._last))
+                )
+            stack.pop_all()  # `attach` closes them
         container.attach(*ends)
 
     def drain(self) -> None:

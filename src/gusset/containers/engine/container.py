@@ -86,11 +86,11 @@ class Container:
                 self._attached = self._api.attach_socket(
                     self.id, params={"stdout": 1, "stderr": 1, "stream": 1}
                 )
+            frames = frames_iter(self._attached, tty=False)  # type: ignore[no-untyped-call]
+            threading.Thread(target=_copy, args=(frames, targets), name="gusset-attach", daemon=True).start()
         except BaseException:
             _copy((), targets)
             raise
-        frames = frames_iter(self._attached, tty=False)  # type: ignore[no-untyped-call]
-        threading.Thread(target=_copy, args=(frames, targets), name="gusset-attach", daemon=True).start()
 
     def start(self) -> None:
         """Start it.

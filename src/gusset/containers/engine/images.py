@@ -95,6 +95,11 @@ class Images:
                 f"the engine lacks the image {name}, and it cannot be pulled: {reason(error)}",
                 hint=hint,
             ) from None
+        except (docker.errors.DockerException, OSError) as error:
+            raise HostError(
+                f"the engine has stopped responding while it pulled the image {name}: {reason(error)}",
+                hint="try again",
+            ) from None
 
     def id_of(self, name: str) -> str | None:
         """The id of the image of that name; None if the engine has none.

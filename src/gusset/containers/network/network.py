@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import socket
 import subprocess
@@ -82,25 +83,31 @@ class HelperNetns:
 
     @classmethod
     def start(cls, pid: int, port: int) -> HelperNetns:
-        """For the container of the process `pid`."""
+        """For the container of the process `pid`.
+
+        Raises:
+            OSError: the system gives no more processes or files.
+        """
         ours, theirs = socket.socketpair()
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "gusset.containers.network.netns_helper",
-                str(pid),
-                str(theirs.fileno()),
-            ],
-            pass_fds=[theirs.fileno()],
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
+        with contextlib.ExitStack() as stack, theirs:
+            stack.enter_context(ours)
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "gusset.containers.network.netns_helper",
+                    str(pid),
+                    str(theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()],
+                env=child_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            stack.pop_all()
         return cls(process, ours, port)
 
     async def connect(self) -> socket.socket:

@@ -38,9 +38,9 @@ class SecretsFolder:
         """Create the folder, without files. This forks: call it before this process has threads or values.
 
         Raises:
-            HostError: there is no folder in memory that this account may write to.
+            HostError: there is no folder in memory that this account may write to, or no room in it.
         """
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory()))
+        path = _make_folder(_PREFIX)
         return cls(path, _start_reaper(path))
 
     def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue] = _NONE) -> None:
@@ -92,11 +92,15 @@ class ContainerFolder:
         the files; None means this process's own.
 
         Raises:
-            HostError: there is no folder in memory that this account may write to.
+            HostError: there is no folder in memory that this account may write to, or no room in it.
         """
-        folder = cls(Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{run_id}-", dir=_memory())), user)
-        folder.path.mkdir()
-        folder.path.chmod(0o755)  # the container's user has to be able to enter it
+        folder = cls(_make_folder(f"{_PREFIX}{run_id}-"), user)
+        try:
+            folder.path.mkdir()
+            folder.path.chmod(0o755)  # the container's user has to be able to enter it
+        except OSError as error:
+            folder.close()
+            raise _cannot_make(error, folder.path.parent.parent) from None
         return folder
 
     def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue] = _NONE) -> None:
@@ -106,6 +110,26 @@ class ContainerFolder:
     def close(self) -> None:
         """Remove the folder and its files."""
         shutil.rmtree(self._parent, ignore_errors=True)
+
+
+def _make_folder(prefix: str) -> Path:
+    """A new folder 0700 in memory.
+
+    Raises:
+        HostError: there is no folder in memory that this account may write to, or no room in it.
+    """
+    memory = _memory()
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=memory))
+    except OSError as error:
+        raise _cannot_make(error, memory) from None
+
+
+def _cannot_make(error: OSError, memory: Path) -> HostError:
+    return HostError(
+        f"cannot make a folder for secrets in {memory}: {error.strerror}",
+        hint="`df` and `df -i` show how full it is",
+    )
 
 
 def _replace_files(

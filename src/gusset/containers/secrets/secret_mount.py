@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,12 @@ from gusset.containers.engine.container import Container
 from gusset.containers.engine.run_id import run_id
 from gusset.containers.network.network import EnteredNetns, HelperNetns, HostNetwork, Network, may_enter
 from gusset.containers.secrets.memory_folder import ContainerFolder
+from gusset.errors import HostError
 from gusset.secrets.value import SecretValue
+
+_EXHAUSTED = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+)  # what the system has no more of
 
 
 class SecretMount(Protocol):
@@ -91,11 +97,15 @@ class LocalMount:
     def _enter(self, pid: int) -> Network | None:
         if not pid:
             return None
-        with contextlib.suppress(OSError):  # it has ended
+        try:
             if may_enter():
                 return EnteredNetns.open(pid, self._port)
             return HelperNetns.start(pid, self._port)
-        return None
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                text = f"connections into the container cannot be made: {error.strerror}"
+                raise HostError(text) from None
+            return None  # it has ended
 
     def addresses(self, container: Container) -> list[str]:
         """See `SecretMount.addresses`."""
