@@ -109,6 +109,18 @@ def test_a_model_is_served_while_a_standard_stream_is_closed(
         assert process.wait(30) == 0
 
 
+def test_a_model_is_served_by_a_process_that_was_started_with_sigchld_ignored(
+    gusset: Cli, folder: Path, tmp_path: Path
+) -> None:
+    """As some programs start others: the end of each of its processes would go unnoticed."""
+    gusset("secret", "set", "hf_access_token", input=VALUE)
+    ignoring = ("env", "--ignore-signal=CHLD")
+    with served(gusset, str(folder), errors=tmp_path / "errors", as_whom=ignoring) as (address, process):
+        assert predict(address).json() == sha(VALUE)
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_a_server_on_all_addresses_announces_one_that_can_be_opened(
     gusset: Cli, folder: Path, tmp_path: Path, host: str

@@ -27,6 +27,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     _open_closed_streams()
     if _print_ready_text(words):
         sys.exit(0)
+    _notice_ended_processes()
     from gusset.cli.commands import run  # all of click
 
     status = run(words)
@@ -47,6 +48,17 @@ def _open_closed_streams() -> None:
             os.set_inheritable(number, True)
             stream = open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)  # for the time of the process
+
+
+def _notice_ended_processes() -> None:
+    """End the ignoring of SIGCHLD, which a program may pass on to those that it starts.
+
+    Else the kernel drops the exit status of each process that is started here: all would seem to succeed.
+    """
+    import signal  # not for a text that is ready
+
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _print_ready_text(words: list[str]) -> bool:

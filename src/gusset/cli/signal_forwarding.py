@@ -41,9 +41,6 @@ class ReceivedSignals:
 
         Threads and processes that start within the context inherit the blocked signals.
         """
-        signal.signal(
-            signal.SIGCHLD, signal.SIG_DFL
-        )  # if it were ignored, the end of a process would not be noticed
         original = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
         try:
             yield cls()
