@@ -35,7 +35,7 @@ from gusset.containers.reaper import Reaper
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
-from gusset.runtime.bugs import errors_logged
+from gusset.bugs import errors_logged
 from gusset.runtime.declared_secrets import Values, names_to_read, read_secrets
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
