@@ -160,16 +160,10 @@ class ReplicaLease:
         except (NotSignedIn, Unreachable):
             return random.uniform(0.5, 1.0) * _RETRY  # noqa: S311  # the source says what is wrong
         except Conflict:  # an older copy of the vault was restored, without these versions
-            with self._lock:
-                wrong = report.get("used", {})
-                self._used = {name: used for name, used in self._used.items() if wrong.get(name) != used}
+            self._forget_used(report.get("used", {}))
             return self._fetch_anew()
         except (NotFound, Denied):  # the lease has ended
-            with self._lock:
-                if self._session_key != key:  # a fetch has begun another one meanwhile
-                    return 0.0
-                self._session_key = None
-            return self._fetch_anew()
+            return self._fetch_anew() if self._forget_key(key) else 0.0
         except GussetError:
             return _LONGEST_RETRY
         except Exception as error:  # later renewals must still be sent
@@ -180,6 +174,18 @@ class ReplicaLease:
                 self._reported = report
         self._lost.reset()
         return seconds_to_renewal(time.time())
+
+    def _forget_used(self, wrong: Mapping[str, int]) -> None:
+        with self._lock:
+            self._used = {name: used for name, used in self._used.items() if wrong.get(name) != used}
+
+    def _forget_key(self, refused: str | None) -> bool:
+        """Forget the session key that was refused; False when a fetch has begun another lease meanwhile."""
+        with self._lock:
+            if self._session_key != refused:
+                return False
+            self._session_key = None
+            return True
 
     def _fetch_anew(self) -> float:
         """Have the values fetched again, unless that happens by itself; returns as `_renew` does."""

@@ -85,28 +85,10 @@ class ChainSource:
         since a change may have been missed.
         """
         changed, ended = threading.Event(), threading.Event()
-
-        def follow(source: SecretSource) -> None:
-            backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
-            while not ended.is_set():
-                try:
-                    for _ in source.watch(names, ended):
-                        backoff.reset()
-                        changed.set()
-                except Exception as error:
-                    log_bug(log, error)
-                    kind = type(error).__name__  # only that: a library's message may quote a value
-                    self._unwatched[source] = (
-                        f"{type(source).__name__} cannot be watched, which is a bug in gusset ({kind})"
-                    )
-                else:
-                    return
-                ended.wait(backoff.next_delay())
-                self._unwatched.pop(source, None)
-                changed.set()
-
         threads = [
-            threading.Thread(target=follow, args=(source,), name="gusset-watch", daemon=True)
+            threading.Thread(
+                target=self._follow, args=(source, names, changed, ended), name="gusset-watch", daemon=True
+            )
             for source in self._sources
         ]
         try:
@@ -120,3 +102,29 @@ class ChainSource:
             ended.set()
             for thread in threads:
                 thread.join(1 - _STOP_POLL)
+
+    def _follow(
+        self,
+        source: SecretSource,
+        names: Collection[str],
+        changed: threading.Event,
+        ended: threading.Event,
+    ) -> None:
+        """Set `changed` when the source yields, until `ended` is set."""
+        backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+        while not ended.is_set():
+            try:
+                for _ in source.watch(names, ended):
+                    backoff.reset()
+                    changed.set()
+            except Exception as error:
+                log_bug(log, error)
+                kind = type(error).__name__  # only that: a library's message may quote a value
+                self._unwatched[source] = (
+                    f"{type(source).__name__} cannot be watched, which is a bug in gusset ({kind})"
+                )
+            else:
+                return
+            ended.wait(backoff.next_delay())
+            self._unwatched.pop(source, None)
+            changed.set()
