@@ -20,6 +20,7 @@ from gusset.client.registration import register
 from gusset.client.remote_audit import RemoteAudit
 from gusset.errors import NotSignedIn, ResponseLost, TooManyAttempts, Unreachable, UsageError
 from gusset.secrets.value import SecretValue
+from tests.conftest import seconds_since
 from tests.serving.conftest import eventually
 
 NOBODY = "http://127.0.0.1:9"
@@ -394,3 +395,50 @@ def test_changes_are_followed_again_after_another_server_has_responded(
         stop.set()
         thread.join(10)
         source.close()
+
+
+@pytest.fixture
+def silenced() -> Iterator[threading.Event]:
+    """While it is set, managers of `silent_while` accept requests and do not respond."""
+    event = threading.Event()
+    yield event
+    event.clear()
+
+
+def silent_while(silenced: threading.Event) -> Callable[[str, str], Response]:
+    def respond(method: str, path: str) -> Response:
+        while silenced.is_set():
+            time.sleep(0.02)
+        return fetched("r1", "key1")
+
+    return respond
+
+
+def test_a_replica_stops_soon_though_no_manager_responds(
+    fake: FakeManagers, silenced: threading.Event
+) -> None:
+    """It does not wait at each address for the report that it has stopped, then for that of its token."""
+    urls = ",".join(fake(silent_while(silenced)).url for _ in range(2))
+    source = ManagerSource(ManagerClient(urls, KEY), registered=["x"])
+    source.read(["x"])
+    silenced.set()
+    began = time.monotonic()
+    source.close()
+    assert seconds_since(began) < 3
+
+
+def test_a_replica_that_stops_reports_it_to_the_manager_that_responds(
+    fake: FakeManagers, silenced: threading.Event
+) -> None:
+    """And revokes its token there."""
+    silent, other = fake(silent_while(silenced)), fake(lambda *_: fetched("r1", "key1"))
+    client = ManagerClient(f"{silent.url},{other.url}", KEY)
+    client.use_another_than(other.url)
+    source = ManagerSource(client, registered=["x"])
+    source.read(["x"])
+    silenced.set()
+    source.close()
+    assert [each[:2] for each in other.requests] == [
+        ("PUT", "/v1/deployment/replicas/r1"),
+        ("DELETE", "/v1/deployment/token"),
+    ]

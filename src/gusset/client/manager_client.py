@@ -91,20 +91,25 @@ class ManagerClient:
         *,
         query: Mapping[str, str] = {},
         headers: Mapping[str, str] = {},
-        patient: bool = False,
+        timeout: float | None = TIMEOUT,
     ) -> dict[str, Any]:
         """Send one request to the API; the JSON object of the response.
 
-        With `patient` the response may take any time: the manager sends nothing until it is done.
+        `timeout`: for how many seconds each manager may send nothing; with None for any time, for a
+        response that takes work.
         """
         sent, options = dict(headers), dict[str, Any](json=body, params=query)
-        if patient:
+        if timeout != TIMEOUT:
             import httpx
 
-            options["timeout"] = httpx.Timeout(TIMEOUT, read=None)
+            options["timeout"] = httpx.Timeout(TIMEOUT if timeout is None else timeout, read=timeout)
         if len(self._urls) > 1 and method != "GET" and _heeds_key(path):
             sent["idempotency-key"] = token_hex(16)  # what the first manager has done is not done again
         return self._once(self._first_response(lambda: self._send(method, path, headers=sent, **options)))
+
+    def share(self, seconds: float) -> float:
+        """The `timeout` with which all managers together take about so many seconds, if none responds."""
+        return min(TIMEOUT, seconds / len(self._urls))
 
     def lines(self, path: str) -> Iterator[str]:
         """The lines of a long response, as they come. Once it has begun, no other manager is tried."""

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gusset.backoff import Backoff
+from gusset.bugs import log_bug
 from gusset.client.manager_client import TIMEOUT, ManagerClient
-from gusset.client.replica_lease import ReplicaLease
+from gusset.client.replica_lease import END_TIMEOUT, ReplicaLease
 from gusset.errors import Denied, GussetError, NotSignedIn, TooManyAttempts, Unreachable
 from gusset.secrets.hits import Hit
 from gusset.secrets.sources.source import Delivered, Previous
@@ -30,6 +31,7 @@ log = logging.getLogger("gusset.client")
 STREAM_TIMEOUT = (
     25.0  # seconds without an event, after which a stream is opened again; heartbeats are more frequent
 )
+CLOSE_TIMEOUT = 3.0  # seconds
 MAX_HITS = 200  # in one report to the manager
 MAX_TIMES = 2**40  # of one hit in one report
 FIRST_RETRY, LONGEST_RETRY = 0.5, 4.0  # seconds
@@ -228,12 +230,24 @@ class ManagerSource:
             log.info("The manager at %s responds again.", self._client.host)
 
     def close(self) -> None:
-        """Report that the replica has stopped, revoke a registered token, and close the connections."""
-        self._lease.end()
-        if self._registered is not None:
-            with contextlib.suppress(GussetError):
-                self._client.request("DELETE", "/v1/deployment/token")
-        self._client.close()
+        """Report that the replica has stopped, revoke a registered token, and close the connections.
+
+        It takes at most `CLOSE_TIMEOUT` seconds: what stops may be killed soon.
+        """
+        # On a thread, since looking up a name or exchanging a token can take longer than any time-out.
+        closing = threading.Thread(target=self._close, name="gusset-source-closer", daemon=True)
+        closing.start()
+        closing.join(CLOSE_TIMEOUT)
+
+    def _close(self) -> None:
+        try:
+            if self._lease.end() and self._registered is not None:
+                with contextlib.suppress(GussetError):
+                    timeout = self._client.share(END_TIMEOUT)
+                    self._client.request("DELETE", "/v1/deployment/token", timeout=timeout)
+            self._client.close()
+        except Exception as error:
+            log_bug(log, error)
 
 
 def _pause_after(failure: GussetError | None, backoff: float) -> float:

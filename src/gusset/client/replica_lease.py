@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import random
@@ -14,7 +13,7 @@ from typing import Any
 
 from gusset.backoff import Backoff
 from gusset.bugs import log_bug
-from gusset.client.manager_client import ManagerClient
+from gusset.client.manager_client import TIMEOUT, ManagerClient
 from gusset.errors import Conflict, Denied, GussetError, NotFound, NotSignedIn, Unreachable
 
 log = logging.getLogger("gusset.client")
@@ -23,6 +22,8 @@ _SHORTEST, _LONGEST = 7.0, 7.8  # seconds between two renewals; a lease lasts 20
 _STEP = 0.25  # seconds: when renewals of many replicas meet
 _RETRY = 2.0  # seconds after a failure
 _LONGEST_RETRY = 30.0
+_LAST_RENEWAL = 0.5  # seconds that a renewal under way gets when the replica stops
+END_TIMEOUT = 2.0  # seconds for the last report, and for other requests of a replica that stops
 
 
 def seconds_to_renewal(now: float) -> float:
@@ -126,16 +127,22 @@ class ReplicaLease:
         if self._thread.ident is None:
             self._thread.start()
 
-    def end(self) -> None:
-        """Report that the replica has stopped."""
+    def end(self) -> bool:
+        """Report that the replica has stopped. Returns False when no manager responds: the lease lapses."""
         self._begin_in_fork()
         self._ended = True
         self._fetched_anew.set()
         self._changed.set()
         if self._thread.is_alive():
-            self._thread.join(1.0)
-        with contextlib.suppress(GussetError):  # the lease lapses
-            self._send({"stopped": True}, self._replica, self._session_key)
+            self._thread.join(_LAST_RENEWAL)
+        try:
+            timeout = self._client.share(END_TIMEOUT)
+            self._send({"stopped": True}, self._replica, self._session_key, timeout)
+        except Unreachable:
+            return False
+        except GussetError:  # the manager does not know the lease, or not the token
+            pass
+        return True
 
     def _run(self) -> None:
         delay = 0.0
@@ -199,10 +206,17 @@ class ReplicaLease:
             report |= {"versions": self._versions, "used": self._used}
         return report
 
-    def _send(self, report: Mapping[str, Any] | None, replica: str | None, key: str | None) -> None:
+    def _send(
+        self,
+        report: Mapping[str, Any] | None,
+        replica: str | None,
+        key: str | None,
+        timeout: float = TIMEOUT,
+    ) -> None:
         """Renew the lease; None reports nothing new."""
         if replica is not None and key is not None:
-            self._client.request("PUT", f"/v1/deployment/replicas/{replica}", report, headers=_headers(key))
+            path = f"/v1/deployment/replicas/{replica}"
+            self._client.request("PUT", path, report, headers=_headers(key), timeout=timeout)
 
 
 def _headers(session_key: str | None) -> dict[str, str]:

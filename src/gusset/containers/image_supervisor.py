@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from gusset.bugs import errors_logged
 from gusset.containers import grpc_health
 from gusset.containers.build.builder import BuildValues, build, local_name
 from gusset.containers.build.cache_key import load_key
@@ -35,7 +36,6 @@ from gusset.containers.reaper import Reaper
 from gusset.containers.running_container import RunningContainer
 from gusset.containers.secrets import memory_folder
 from gusset.errors import HostError, ModelFailed
-from gusset.bugs import errors_logged
 from gusset.runtime.declared_secrets import Values, names_to_read, read_secrets
 from gusset.runtime.hit_reporter import HitReporter
 from gusset.runtime.listener import listen, url_of
