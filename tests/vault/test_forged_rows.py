@@ -5,9 +5,12 @@ Verification names the table and the row, and says how it differs: `audit verify
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,15 +22,36 @@ from gusset.vault import Vault, open_vault
 from gusset.vault.services.identity_rules import IdentityRule
 from gusset.vault.services.issuers import new_issuer
 from gusset.vault.storage.signed_rows import SignedTable
-from gusset.vault.storage.tables import EPOCHS, SIGNED_TABLES, TEAMS
+from gusset.vault.storage.tables import (
+    ACCESS_KEYS,
+    CREDENTIALS,
+    DEPLOYMENTS,
+    EPOCHS,
+    IDENTITIES,
+    ISSUERS,
+    MEMBERS,
+    OVERLAPS,
+    ROTATIONS,
+    SCHEDULES,
+    SECRET_VERSIONS,
+    SECRETS,
+    SESSIONS,
+    SIGNED_TABLES,
+    TEAMS,
+    USERS,
+)
 from tests.vault.conftest import run_sql, settings_in
 
 HOUR = timedelta(hours=1)
+CARL = "carl@example.com"
 ISSUER = "https://issuer.example"
 PASSWORD = SecretValue(b"correct horse battery staple")
 
 # Their rows are written once, and never changed or removed: they have no older state.
 WRITTEN_ONCE = {EPOCHS.name, TEAMS.name}
+
+# Their rows are added and removed, but never changed.
+NEVER_CHANGED = {*WRITTEN_ONCE, MEMBERS.name, SESSIONS.name}
 
 # What no two rows may share, besides the key: a copy of a row needs other values.
 UNIQUE = {
@@ -136,21 +160,41 @@ def other_value(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One database for all tests here: each attack is undone."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('attacked') / 'vault.db'}"
-        return
-    server = request.getfixturevalue("postgres_server")
-    name = server.new_database()
-    yield server.url(name)
-    server.drop(name)
+def new_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], str]]:
+    """Makes databases, and returns their URLs."""
+    server = request.getfixturevalue("postgres_server") if request.param == "postgres" else None
+    made: list[str] = []
+
+    def make() -> str:
+        if server is None:
+            return f"sqlite:///{tmp_path_factory.mktemp('attacked') / 'vault.db'}"
+        made.append(server.new_database())
+        return str(server.url(made[-1]))
+
+    yield make
+    for name in made:
+        server.drop(name)
 
 
 @pytest.fixture(scope="module")
-def shared(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    settings = settings_in(tmp_path_factory.mktemp("home"), database=database)
-    with open_vault(settings) as vault:
+def shared(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    """For the attacks that can be undone."""
+    with attacked_vault(new_database(), tmp_path_factory.mktemp("home")) as attacked:
+        yield attacked
+
+
+@pytest.fixture(scope="module")
+def lasting(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    """For the attacks that leave a contradiction in the log."""
+    with attacked_vault(new_database(), tmp_path_factory.mktemp("home")) as attacked:
+        yield attacked
+
+
+@contextmanager
+def attacked_vault(database: str, home: Path) -> Iterator[Attacked]:
+    with open_vault(settings_in(home, database=database)) as vault:
         attacker = Attacker(database)
         lose_a_record(vault, attacker)
         write_every_table(vault)
@@ -184,19 +228,20 @@ def write_every_table(vault: Vault) -> None:
     person, _ = vault.people.create_first("ada@example.com", PASSWORD, actor="setup")
     invited, _ = vault.invitations.invite("bob@example.com", role="member", team_ids=[team], actor="ada")
     vault.teams.add_member(vault.teams.create("other", actor="ada").id, invited.id, actor="ada")
+    vault.invitations.invite(CARL, role="member", team_ids=[team], actor="ada")
     for _ in range(2):
         vault.sessions.sign_in(person.email, PASSWORD)
     vault.access_keys.create(person.id, "second", scopes=["secrets:read"], gives=["*"], actor="ada")
     vault.issuers.add(new_issuer(ISSUER, f"{ISSUER}/keys"), actor="ada")
     deployment, *_ = vault.deployments.register(team, "model", ["plain"], actor="ada")
-    for name in ("first", "second"):
+    for name, maker in (("first", "ada"), ("second", CARL)):
         vault.identities.add(
             name,
             IdentityRule(issuer=ISSUER, audience="gusset", subject=name, claims={}),
             deployment=deployment.id,
             new_issuer=new_issuer(ISSUER, f"{ISSUER}/keys"),
             may_add_issuer=True,
-            actor="ada",
+            actor=maker,
         )
     writer, rotations = vault.secrets.writer, vault.provider_rotations_of(team, "default")
     for name in ("plain", "db", "deleted", "twice"):
@@ -210,7 +255,7 @@ def write_every_table(vault: Vault) -> None:
 def change_every_table(vault: Vault) -> None:
     """Change or remove a row of each table, except of those that are written once."""
     team, other = vault.teams.all()
-    ada, bob = vault.people.all()
+    ada, bob, _ = vault.people.all()
     vault.people.update(bob.id, role="admin", actor="ada")
     vault.teams.remove_member(other.id, bob.id, actor="ada")
     vault.sessions.change_password(ada, PASSWORD, PASSWORD, keep="none", actor="ada")
@@ -351,3 +396,71 @@ def test_older_rows_without_the_newer_records_are_named_by_the_witness_file(
 
     assert not [each for each in problems if each.startswith(f"{table.name}: ")]
     assert [each for each in problems if "audit.witness: the log had" in each]
+
+
+def change_again(vault: Vault, table: SignedTable) -> None:
+    """Change the row of `table` that `change_every_table` has changed or removed, and that was put back."""
+    team = vault.teams.all()[0]
+    ada, bob, carl = vault.people.all()
+    writer, rotations = vault.secrets.writer, vault.provider_rotations_of(team.id, team.name)
+    if table is USERS:
+        vault.people.update(bob.id, role="admin", actor="ada")
+    elif table is DEPLOYMENTS:
+        vault.deployments.register(team.id, "model", ["plain", "db"], actor="ada")
+    elif table is ACCESS_KEYS:
+        for key in vault.access_keys.of_user(ada.id):
+            vault.access_keys.revoke(key.prefix, actor="ada", allowed=lambda _: True)
+    elif table is ISSUERS:
+        vault.issuers.add(new_issuer(ISSUER), replace=True, actor="ada")
+    elif table is IDENTITIES:
+        vault.people.update(carl.id, disabled=True, tokens="pass", actor="ada")
+    elif table is SECRETS:
+        writer.annotate("plain", note="yet another note", actor="ada")
+    elif table is SECRET_VERSIONS:
+        vault.key_rotation.rotate(actor="ada")
+    elif table is OVERLAPS:
+        writer.set("twice", SecretValue(b"third value"), overlap=HOUR, actor="ada")
+    elif table is ROTATIONS:
+        rotations.advance("db", Step.USE, holder="h", actor="ada")
+        rotations.advance("db", Step.REVOKE, holder="h", actor="ada")
+    elif table is CREDENTIALS:
+        rotations.revoked("db", "key-1", holder="h", actor="ada")
+    elif table is SCHEDULES:
+        writer.annotate("plain", rotate_every=3 * HOUR, actor="ada")
+
+
+@pytest.mark.parametrize(
+    "table", [each for each in SIGNED_TABLES if each.name not in NEVER_CHANGED], ids=lambda table: table.name
+)
+def test_an_act_on_a_row_that_was_rolled_back_is_named(lasting: Attacked, table: SignedTable) -> None:
+    """It signs the older state anew, so that row and newest record agree: the record of the act shows it."""
+    now = {key_of(table, row): row for row in lasting.rows[table.name]}
+    older = [row for row in lasting.older[table.name] if now.get(key_of(table, row)) != row]
+    for row in older:
+        lasting.attacker.remove(table, row)
+        lasting.attacker.insert(table, row)
+    [(last,)] = lasting.attacker.run("SELECT max(seq) FROM audit")
+
+    change_again(lasting.vault, table)
+
+    keys = "|".join(re.escape(key_text(table, row)) for row in older)
+    ends = "had written it: it had been rolled back to an older state|had removed it: it had been put back"
+    named = re.compile(
+        rf"{table.name}: record (\d+) \(.+\) changed the row ({keys})(, which was not as|, but) record \d+ \(.+\) ({ends})"
+    )
+    found = [match for each in lasting.problems() if (match := named.fullmatch(each))]
+    assert found and all(int(match[1]) > last for match in found)
+
+
+def test_a_row_that_is_added_over_a_removed_one_is_named(lasting: Attacked) -> None:
+    """As a membership that was removed behind the log's back, and then given again."""
+    row = lasting.rows[MEMBERS.name][0]
+    lasting.attacker.remove(MEMBERS, row)
+
+    lasting.vault.teams.add_member(row["team_id"], row["user_id"], actor="ada")
+
+    [(last,)] = lasting.attacker.run("SELECT max(seq) FROM audit")
+    begin = f"members: record {last} (team.add_member "
+    [found] = [each for each in lasting.problems() if each.startswith(begin)]
+    assert f" added the row {key_text(MEMBERS, row)}, but record " in found
+    assert found.endswith("had written it: it had been removed")

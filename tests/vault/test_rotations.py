@@ -271,7 +271,7 @@ def test_a_delivery_of_a_replaced_version_without_an_overlap_is_found(vault: Vau
         state.follow(record)
     delivered = next(record for record in records if '"previous"' in record.details)
     state.follow(delivered)
-    assert state.wrong_deliveries == [
+    assert state.problems == [
         f"record {delivered.seq} delivered the replaced version 1 of x, which no overlap kept readable"
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gusset.vault.crypto.keyring import Keyring
-from gusset.vault.storage.signed_rows import RowSigner, Select, SignedTable
+from gusset.vault.storage.signed_rows import (
+    RowChange,
+    RowSigner,
+    Select,
+    SignedTable,
+    changes_text,
+    stored_changes,
+)
 
 KEYRING = Keyring.new("root")
 SHORT = SignedTable(name="table", key=("a",), columns=("a", "b"), row="the row {a}")
@@ -112,3 +121,28 @@ def test_a_condition_that_rows_cannot_be_compared_with_is_refused(condition: str
     """It is given as what is left to the database, so that a reader sees it."""
     with pytest.raises(ValueError, match="not a condition on one column"):
         Select(SHORT, condition)
+
+
+CHANGES = [
+    RowChange("users", "a", b"m" * 32, b"b" * 32),
+    RowChange("users", 'b"', b"m" * 32, None),
+    RowChange("users", "c", None, None),
+]
+
+
+def test_changes_are_read_as_they_were_stored() -> None:
+    """With the row that each replaced, or that there was none."""
+    assert list(stored_changes(changes_text(CHANGES))) == CHANGES
+
+
+def test_an_older_gusset_and_this_one_read_each_others_changes() -> None:
+    """It stores what a row was written as, but not what it replaced, and reads just that."""
+    older = [[table, key, base64.b64encode(mac).decode() if mac else None] for table, key, mac, _ in CHANGES]
+    assert list(stored_changes(json.dumps(older))) == [
+        change._replace(before=None if change.mac is None else b"") for change in CHANGES
+    ]
+    read = [
+        (table, key, base64.b64decode(mac) if mac else None)
+        for table, key, mac in json.loads(changes_text(CHANGES))
+    ]
+    assert read == [change[:3] for change in CHANGES]

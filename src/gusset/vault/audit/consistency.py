@@ -2,14 +2,14 @@
 
 Each record has the HMACs of the signed rows that it wrote, and the keys of those that
 it removed. So the newest record about a row says what the row must be: one that was
-altered, added, removed or rolled back to an older state is found. Every delivery is in
-the log with the versions that it delivered, so a row that was rolled back only for a
-while is found too.
+altered, added, removed or rolled back to an older state is found. It also has the HMACs
+of the rows that these replaced. So a row that was rolled back, and changed by an act after
+that, is found although it agrees with its newest record. Every delivery is in the log with
+the versions that it delivered, so a row that was rolled back only for a while is found too.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +20,7 @@ from gusset.secrets.name import fold_name
 from gusset.vault.audit.actions import KEY_CHANGES, Action
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditRecord
-from gusset.vault.storage.signed_rows import RowSigner, SignedTable
+from gusset.vault.storage.signed_rows import RowChange, RowSigner, SignedTable, stored_changes
 from gusset.vault.storage.tables import OVERLAPS
 
 CHANGES = frozenset(
@@ -60,7 +60,7 @@ class LogState:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], _RowState] = {}  # by table and key
         self.secrets: dict[str, _SecretState] = {}  # by the secret's id
-        self.wrong_deliveries: list[str] = []
+        self.problems: list[str] = []  # changes and deliveries that contradict earlier records
         self.keyring = 0  # the generation of the keyring
         self.epochs = Epochs()
         self._live: dict[tuple[str, str], str] = {}  # team and folded name -> id
@@ -85,8 +85,11 @@ class LogState:
 
     def _follow_rows(self, record: AuditRecord) -> None:
         act = f"{record.action} {record.target}"
-        for table, key, mac in json.loads(record.changes or "[]"):
-            self.rows[table, key] = _RowState(record.seq, base64.b64decode(mac) if mac else None, act)
+        for change in stored_changes(record.changes):
+            before = self.rows.get((change.table, change.key))
+            if (problem := _wrong_change(change, before)) is not None:
+                self.problems.append(f"{change.table}: record {record.seq} ({act}) {problem}")
+            self.rows[change.table, change.key] = _RowState(record.seq, change.mac, act)
 
     def _follow_change(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
         secret_id, team = details["id"], details["team"]
@@ -102,11 +105,9 @@ class LogState:
         for name, version in details["versions"].items():
             secret_id = self._live.get((details["team"], fold_name(name)))
             if secret_id is None:
-                self.wrong_deliveries.append(
-                    f"record {record.seq} delivered {name}, which did not exist then"
-                )
+                self.problems.append(f"record {record.seq} delivered {name}, which did not exist then")
             elif version != self.secrets[secret_id].version:
-                self.wrong_deliveries.append(
+                self.problems.append(
                     f"record {record.seq} delivered version {version} of {name}, "
                     f"but version {self.secrets[secret_id].version} was current"
                 )
@@ -114,10 +115,29 @@ class LogState:
             secret_id = self._live.get((details["team"], fold_name(name)))
             overlap = self.rows.get((OVERLAPS.name, secret_id or ""))
             if overlap is None or overlap.mac is None or version >= details["versions"][name]:
-                self.wrong_deliveries.append(
+                self.problems.append(
                     f"record {record.seq} delivered the replaced version {version} of {name}, "
                     "which no overlap kept readable"
                 )
+
+
+def _wrong_change(change: RowChange, state: _RowState | None) -> str | None:
+    """How a change contradicts the state in which the log had the row before, if it does."""
+    if change.mac is None or change.before == b"":
+        return None  # what it replaced is not stored
+    if change.before == (None if state is None else state.mac):
+        return None
+    if state is None:
+        return f"changed the row {change.key}, but no record says that it was written"
+    last = f"record {state.seq} ({state.act})"
+    if state.mac is None:
+        return f"changed the row {change.key}, but {last} had removed it: it had been put back"
+    if change.before is None:
+        return f"added the row {change.key}, but {last} had written it: it had been removed"
+    return (
+        f"changed the row {change.key}, which was not as {last} had written it: "
+        "it had been rolled back to an older state"
+    )
 
 
 class RowComparison:

@@ -168,7 +168,7 @@ class ContinuousVerification:
                 f"record {self._lost.seq}, which was verified before, is not in the log any more: "
                 "it was altered or cut short, or the database was replaced by an older copy"
             ]
-        wrong = self._walk.state.wrong_deliveries[:_MAX_PROBLEMS]
+        wrong = self._walk.state.problems[:_MAX_PROBLEMS]
         self.result = Integrity(
             problems=(*self._failures.values(), *lost, *self._chain_problems, *wrong, *self._row_problems),
             records=self._walk.head.seq,

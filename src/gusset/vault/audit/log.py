@@ -126,7 +126,7 @@ class AuditLog:
             wanted = {point.seq for points in sources.values() for point in points}
             walk, hashes, problems = self._walk(connection, keyring, wanted)
             head, state = walk.head, walk.state
-            problems += [*state.wrong_deliveries, *self._row_problems(connection, keyring, state)]
+            problems += [*state.problems, *self._row_problems(connection, keyring, state)]
         if head.seq == 0:  # creating the vault is its first record
             problems.append("the log is empty: every record was removed")
         if keyring.generation < state.keyring:

@@ -250,17 +250,21 @@ class Transaction(Connection):
     def delete(self, table: SignedTable, row: Any) -> None:
         """Remove `row`, a row that was read in this transaction."""
         self._change(table.delete, table, row, None)
-        self.changes.append(RowChange(table.name, table.key_text(row), None))
+        self.changes.append(RowChange(table.name, table.key_text(row), None, None))
 
     def _signed(self, table: SignedTable, columns: list[Any], values: Mapping[str, Any]) -> Any:
-        """The row with `columns`, but for `values`, the number of the audit record, and the HMAC."""
+        """The row with `columns`, but for `values`, the number of the audit record, and the HMAC.
+
+        `columns` are those of the row that it replaces; all are None for a new one.
+        """
         assert self._signer is not None  # noqa: S101  # see `__init__`
         for name, value in values.items():
             columns[table.positions[name]] = value
+        before = columns[-1]
         columns[-2] = self.seq
         columns[-1] = mac = self._signer.mac(table, columns)
         row = table.row_type._make(columns)
-        self.changes.append(RowChange(table.name, table.key_text(row), mac))
+        self.changes.append(RowChange(table.name, table.key_text(row), mac, before))
         return row
 
     def _change(self, statement: Statement, table: SignedTable, before: Any, after: Any) -> None:

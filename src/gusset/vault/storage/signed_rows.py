@@ -15,11 +15,12 @@ that give neither authority nor meaning, such as times of last use, are not sign
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hmac
+import json
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from json.encoder import encode_basestring_ascii as json_string
 from typing import Any, NamedTuple
 
@@ -183,16 +184,28 @@ class Lookup(Select):
 
 
 class RowChange(NamedTuple):
-    """A signed row that was written, with its new HMAC; None for one that was removed."""
+    """A signed row that was written, with its new HMAC; None for one that was removed.
+
+    `before` is the HMAC of the row that it replaced: None for an insert, and of a removed row. It is empty
+    where an older gusset wrote the record, which did not store it.
+    """
 
     table: str
     key: str
     mac: bytes | None
+    before: bytes | None
 
     def json(self) -> str:
-        """As audit records store it: table, key and HMAC in a list."""
-        mac = "null" if self.mac is None else f'"{base64.b64encode(self.mac).decode()}"'
-        return f"[{json_string(self.table)},{json_string(self.key)},{mac}]"
+        """As audit records store it: table, key and HMACs in a list.
+
+        Both HMACs are one text. Managers of an older gusset, which may run beside this one, decode it up to
+        the end of the first, and take a list of another length for no change at all.
+        """
+        macs = "null"
+        if self.mac is not None:
+            before = _NOTHING if self.before is None else _mac_text(self.before)
+            macs = f'"{_mac_text(self.mac)}{before}"'
+        return f"[{json_string(self.table)},{json_string(self.key)},{macs}]"
 
 
 class RowSigner:
@@ -279,6 +292,25 @@ def _key_part(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
+def _mac_text(mac: bytes) -> str:
+    return binascii.b2a_base64(mac, newline=False).decode()
+
+
+_NOTHING = "-"  # what an inserted row replaced, where an updated one has an HMAC
+_MAC_LENGTH = 44  # of the text of an HMAC
+
+
 def changes_text(changes: Sequence[RowChange]) -> str:
     """The changes as audit records store them: compact JSON."""
     return f"[{','.join([change.json() for change in changes])}]"
+
+
+def stored_changes(text: str) -> Iterator[RowChange]:
+    """The changes of which `changes_text` made this text. Raises ValueError, TypeError or RecursionError."""
+    for table, key, macs in json.loads(text):
+        if macs is None:
+            yield RowChange(table, key, None, None)
+        else:
+            before = macs[_MAC_LENGTH:]
+            replaced = None if before == _NOTHING else binascii.a2b_base64(before)
+            yield RowChange(table, key, binascii.a2b_base64(macs[:_MAC_LENGTH]), replaced)
