@@ -136,13 +136,18 @@ def test_an_index_with_other_rows_than_it_claims_delivers_no_deleted_secret(
     with open_vault(settings) as vault:
         vault.secrets.writer.set("gone", SecretValue(b"value"), actor="ada")
         vault.secrets.writer.delete("gone", actor="ada")
-    with closing(sqlite3.connect(database.removeprefix("sqlite:///"), isolation_level=None)) as attacker:
-        attacker.executescript(CLAIMING_INDEX)
-
-    with open_vault(settings) as vault:
-        assert vault.audit.verify().problems == ()
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"), isolation_level=None)) as attacker:
+            attacker.executescript(CLAIMING_INDEX)
+        assert vault.audit.verify().problems == (
+            "secrets: its rows and indexes contradict each other (wrong # of entries in index secrets_live_name)",
+        )
         with pytest.raises(IntegrityError, match="the secret gone where another was asked for"):
             vault.secrets.delivery.deliver(["gone"], actor="model", deployment="model")
+    with (
+        pytest.raises(IntegrityError, match=r"gusset never creates: index secrets_live_name$"),
+        open_vault(settings),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)

@@ -20,6 +20,7 @@ from gusset.secrets.name import fold_name
 from gusset.vault.audit.actions import KEY_CHANGES, Action
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditRecord
+from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.signed_rows import RowChange, RowSigner, SignedTable, stored_changes
 from gusset.vault.storage.tables import OVERLAPS
 
@@ -183,6 +184,13 @@ class RowComparison:
                 continue
             if state.mac is not None and (table, key) not in self._seen:
                 yield f"{table}: the row {key} of record {state.seq} ({state.act}) is missing"
+
+
+def contradiction(connection: Connection, table: SignedTable) -> Iterator[str]:
+    """How the table and its indexes contradict each other: a comparison may see one, and use the other."""
+    found = connection.dialect.contradiction(connection.driver, table.name)
+    if found is not None:
+        yield f"{table.name}: its rows and indexes contradict each other ({found})"
 
 
 def unopened(

@@ -15,7 +15,7 @@ from typing import Any
 
 from gusset.errors import IntegrityError, RootKeyError
 from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
-from gusset.vault.audit.consistency import RowComparison
+from gusset.vault.audit.consistency import RowComparison, contradiction
 from gusset.vault.audit.known_head import KnownRecord
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
@@ -112,7 +112,10 @@ class ContinuousVerification:
     def _verify_rows(self, pause: Pause) -> None:
         until, comparison = self._walk.head.seq, RowComparison(self._walk.state, self._signer)
         found: list[str] = []
+        contradictions: list[str] = []
         for table in SIGNED_TABLES:
+            with self._store.snapshot() as connection:
+                contradictions += contradiction(connection, table)
             last: Any = None
             while True:
                 with self._store.snapshot() as connection:
@@ -127,7 +130,7 @@ class ContinuousVerification:
                         problems = list(comparison.table_problems(table, rows))
                 if problems:
                     found = (found + problems)[:_MAX_PROBLEMS]
-                    self._row_problems = list(dict.fromkeys([*self._row_problems, *found]))
+                    self._row_problems = list(dict.fromkeys([*self._row_problems, *contradictions, *found]))
                     self._publish()
                 if len(rows) < PIECE:
                     break
@@ -136,7 +139,7 @@ class ContinuousVerification:
                     return
         # A row that was added after its part of the table had been read is in the next comparison.
         found += islice(comparison.missing(until), _MAX_PROBLEMS)
-        self._row_problems, self._rows_at = found, timestamp(self._clock())
+        self._row_problems, self._rows_at = [*contradictions, *found], timestamp(self._clock())
         self._publish()
 
     def _follow_piece(self, connection: Connection) -> bool:

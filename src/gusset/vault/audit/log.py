@@ -15,7 +15,7 @@ from gusset.vault.audit.checkpoints import (
     WitnessFile,
     given_checkpoints,
 )
-from gusset.vault.audit.consistency import LogState, RowComparison, unopened
+from gusset.vault.audit.consistency import LogState, RowComparison, contradiction, unopened
 from gusset.vault.audit.continuous import ContinuousVerification
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.clock import Clock
@@ -173,6 +173,7 @@ class AuditLog:
     def _row_problems(self, connection: Connection, keyring: Keyring, state: LogState) -> Iterator[str]:
         comparison = RowComparison(state, self._signer)
         for table in SIGNED_TABLES:
+            yield from contradiction(connection, table)
             yield from comparison.table_problems(table, unverified_rows(connection, table))
         yield from comparison.missing()
         secrets = {row.id: row for row in unverified_rows(connection, SECRETS)}

@@ -44,6 +44,9 @@ class Dialect(Protocol):
     def is_usable(self, driver: Any) -> bool:
         """Whether a connection that was not in use can be used again."""
 
+    def contradiction(self, driver: Any, table: str) -> str | None:
+        """How a table and its indexes contradict each other; None if they do not. Reads all rows."""
+
     def text(self, statement: Statement) -> Any:
         """The statement as the driver takes it."""
 

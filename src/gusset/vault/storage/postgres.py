@@ -232,6 +232,10 @@ class Postgres:
         """What could change what is read or written, in the schema of the vault, and is not gusset's."""
         return [str(row[0]) for row in driver.execute(foreign_objects()).fetchall()]
 
+    def contradiction(self, driver: Any, table: str) -> str | None:
+        """Nothing: only a superuser can give an index of PostgreSQL other rows than the table's."""
+        return None
+
     def translated(self, error: Exception) -> Exception:
         """gusset's error. Only the hint has addresses: a message may reach a stranger.
 

@@ -71,11 +71,17 @@ def _too_new(found: str) -> VaultTooNew:
 
 
 def check_schema(database: Database, driver: Any) -> None:
-    """Raises IntegrityError for a trigger or a view: it could change what gusset reads or writes."""
+    """Raises IntegrityError for what could change what gusset reads or writes, such as triggers and views.
+
+    It changes nothing and takes some milliseconds, so it can be called again while the vault is in use.
+    """
     if found := database.foreign_objects(driver):
+        hint = "find out who made it, then remove it, or restore a backup"
+        if statistics := [name.split()[1] for name in found if name.startswith("statistics ")]:
+            drop = "; ".join(f"DROP TABLE {name}" for name in statistics)
+            hint += f"; statistics are made by ANALYZE and PRAGMA optimize, and removed by `{drop}`"
         raise IntegrityError(
-            f"the database has objects that gusset never creates: {', '.join(found)}",
-            hint="find out who created it, then remove it",
+            f"the database has objects that gusset never creates: {', '.join(found)}", hint=hint
         )
 
 
