@@ -21,10 +21,10 @@ ON_SYSTEM_POSTGRES = postgres="$${GUSSET_TEST_POSTGRES:-$(SYSTEM_POSTGRES)}"; \
     echo "there is no PostgreSQL in $${postgres:-/usr/lib/postgresql}: run \`make system-deps\` as root" >&2; exit 1; \
   fi; \
   GUSSET_TEST_DATABASE=postgres GUSSET_TEST_POSTGRES="$$postgres" $(PYTEST) -m "not sqlite"
-# The part of tests/manager that .ci/run runs on both databases: routes, pages, keys, streams, durability, rotations. The
-# rest takes 380 s of processor time; `make postgres-all` runs it, too, in a job of .github/workflows/ci.yml.
+# The part of tests/manager that .ci/run runs on both databases: routes, pages, keys, streams, durability, rotations,
+# repeated requests. The rest takes 300 s of processor time; `make postgres-all` runs it, too, in a job of .github/workflows/ci.yml.
 ON_POSTGRES = test_access test_api test_durable test_integrity test_keys test_login test_pages \
-  test_provider_rotation test_session_tokens
+  test_provider_rotation test_repeated_requests test_session_tokens test_watch
 
 .PHONY: help demo test matrix quick check unit system postgres postgres-all soak engines ray kubernetes browser examples-test examples bench compiled interpreted test-compiled dist image help-texts newest-schema lock system-deps clean
 
