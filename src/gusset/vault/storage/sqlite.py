@@ -17,7 +17,7 @@ from typing import Any
 from gusset.errors import HostError, IntegrityError, Unreachable, VaultError
 from gusset.portable import CLOSE_ON_EXEC, NO_FOLLOW, file_system_type, lock_exclusively, mount_type
 from gusset.vault.storage.sql import Statement
-from gusset.vault.storage.sqlite_objects import Entry, foreign_objects
+from gusset.vault.storage.sqlite_objects import SchemaEntry, foreign_objects
 
 POLL_INTERVAL = 0.05  # seconds between looks at the counter of other connections' commits
 LOCK_TIMEOUT = 30.0  # seconds that a writer without a deadline waits for another process's lock
@@ -237,7 +237,7 @@ class Sqlite:
     def foreign_objects(self, driver: Any) -> list[str]:
         """What could change what is read or written, and is not gusset's."""
         query = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2"
-        return foreign_objects((Entry(*row) for row in driver.execute(query)), self.revision(driver))
+        return foreign_objects((SchemaEntry(*row) for row in driver.execute(query)), self.revision(driver))
 
     def contradiction(self, driver: Any, table: str) -> str | None:
         """How a table and its indexes contradict each other; None if they do not.
@@ -246,7 +246,7 @@ class Sqlite:
         run, and holds up no writer.
         """
         [(found,), *_] = driver.execute(f"PRAGMA integrity_check({table})").fetchall()
-        return None if found == "ok" else str(found)
+        return None if found == "ok" else " ".join(str(found).split())
 
     def translated(self, error: Exception) -> Exception:
         """gusset's error. Only the hint has paths: a message may reach a stranger.

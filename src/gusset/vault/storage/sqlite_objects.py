@@ -10,7 +10,7 @@ from typing import NamedTuple
 from gusset.vault.storage.prepared_schema import made_revision, statements
 
 
-class Entry(NamedTuple):
+class SchemaEntry(NamedTuple):
     """A row of `sqlite_master`, whose names SQLite compares with the text. An index of a key has no text."""
 
     type: str
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 
 _SPACE = re.compile("[ \\t\\r\\n\\f]+")  # what SQLite takes for space
 _AROUND = re.compile(" ?([(),]) ?")
-_TABLE = re.compile(r"CREATE TABLE (\w+)[(](.*)[)]")
+_TABLE = re.compile(r'CREATE TABLE ("?)(\w+)\1[(](.*)[)]')  # one that was renamed has a quoted name
 _ADDITION = re.compile(r"ALTER TABLE (\w+) ADD COLUMN (.*)")
 _INDEX = re.compile(r"CREATE (?:UNIQUE )?INDEX (\w+) ON .*")
 
@@ -33,7 +33,7 @@ class _Schema(NamedTuple):
     indexes: dict[str, str]
 
 
-def foreign_objects(entries: Iterable[Entry], revision: str | None) -> list[str]:
+def foreign_objects(entries: Iterable[SchemaEntry], revision: str | None) -> list[str]:
     """Their kinds and names. Tables of others are accepted: nothing reads them.
 
     What a newer gusset than this has added to the schema (of `revision`) is accepted, too. The columns of
@@ -48,7 +48,7 @@ def foreign_objects(entries: Iterable[Entry], revision: str | None) -> list[str]
     ]
 
 
-def _foreign(entry: Entry, expected: _Schema, *, older: bool, newer: bool) -> Iterator[str]:
+def _foreign(entry: SchemaEntry, expected: _Schema, *, older: bool, newer: bool) -> Iterator[str]:
     if entry.type not in ("table", "index"):
         yield f"{entry.type} {entry.name}"
     elif entry.name.lower().startswith("sqlite_stat"):
@@ -66,10 +66,10 @@ def _foreign(entry: Entry, expected: _Schema, *, older: bool, newer: bool) -> It
             yield f"changed table {entry.name}"
 
 
-def _parts_of(entry: Entry) -> list[str] | None:
+def _parts_of(entry: SchemaEntry) -> list[str] | None:
     """The columns and constraints of a table; None if its text has another form than gusset's."""
     match = _TABLE.fullmatch(_normal(entry.sql or ""))
-    return _parts(match[2]) if match is not None and match[1] == entry.name else None
+    return _parts(match[3]) if match is not None and match[2] == entry.name else None
 
 
 def _parts(body: str) -> list[str]:
@@ -92,7 +92,7 @@ def _expected() -> _Schema:
     tables, indexes = dict[str, list[str]](), dict[str, str]()
     for statement in map(_normal, statements("sqlite")):
         if match := _TABLE.search(statement):
-            tables[match[1]] = _parts(match[2])  # of one that was made anew, the last
+            tables[match[2]] = _parts(match[3])  # of one that was made anew, the last
         elif match := _ADDITION.fullmatch(statement):
             tables[match[1]] = sorted([*tables[match[1]], match[2]])
         elif match := _INDEX.fullmatch(statement):
