@@ -1,10 +1,11 @@
-"""A network between managers and PostgreSQL that can fall silent, or lead to another server."""
+"""A network between managers and PostgreSQL that can fall silent, be slow, or lead to another server."""
 
 from __future__ import annotations
 
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Network:
     def __init__(self, target: int) -> None:
         """`target` is a port of this machine; it may be changed for later connections."""
         self.target = target
+        self.rate: float | None = None  # bytes per second that each client receives; None for any number
         self._silent = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -91,3 +93,5 @@ class Network:
                         link.sent += data
                     if not link.is_silent:
                         (server if source is client else client).sendall(data)
+                        if self.rate is not None and source is server:
+                            time.sleep(len(data) / self.rate)

@@ -36,7 +36,7 @@ from gusset.vault.audit.chain import CHECKPOINT_INTERVAL
 from gusset.vault.storage import postgres_connect
 from gusset.vault.storage.postgres import Postgres
 from gusset.vault.storage.postgres_connect import ServerClock
-from gusset.vault.storage.postgres_driver import PostgresError
+from gusset.vault.storage.postgres_driver import WAIT_TIMEOUT, PostgresError
 from gusset.vault.storage.postgres_roles import grants
 from gusset.vault.storage.postgres_url import parse, refuse_password
 from gusset.vault.storage.sql import Statement
@@ -887,6 +887,33 @@ def test_a_session_pooler_is_accepted(pooled: str, settings: Settings) -> None:
     with open_vault(settings_in(settings.home, database=pooled)) as vault:
         put(vault, b"value")
         assert shown(vault) == b"value"
+
+
+# Much to read
+
+
+def through(network: Network, settings: Settings, server: PostgresServer) -> Settings:
+    url = settings.database.replace(f":{server.port}/", f":{network.port}/")
+    return settings_in(settings.home, database=url)
+
+
+def test_checkpoints_that_take_longer_to_read_than_a_statement_may_are_verified(
+    settings: Settings, server: PostgresServer, database: str
+) -> None:
+    opened(settings)
+    server.run(
+        "INSERT INTO checkpoints (seq, at, hash, signature, signing_key, keyring)"
+        " SELECT seq, 'then', convert_to(repeat('x', 1200), 'UTF8'), 'x', 1, 1"
+        " FROM generate_series(1001, 21000) AS seq",
+        database=database,
+    )
+    with Network.running(server.port) as network, open_vault(through(network, settings, server)) as vault:
+        network.rate = 4e6
+        began = time.monotonic()
+        found = vault.audit.verify().problems
+        assert time.monotonic() - began > WAIT_TIMEOUT
+    unsigned = "the database: the checkpoint of record {} is not signed by this vault"
+    assert found == tuple(unsigned.format(seq) for seq in range(1001, 21001))
 
 
 # Roles

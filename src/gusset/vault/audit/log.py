@@ -167,7 +167,7 @@ class AuditLog:
                 epoch=row.epoch,
                 signature=row.signature,
             )
-            for row in connection.all(_ALL_CHECKPOINTS)
+            for row in iterate(connection, _ALL_CHECKPOINTS)  # none is ever removed
         ]
 
     def _row_problems(self, connection: Connection, keyring: Keyring, state: LogState) -> Iterator[str]:
