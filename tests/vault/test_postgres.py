@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -30,10 +31,10 @@ from gusset.errors import (
 )
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
-from gusset.vault import Vault, open_vault
+from gusset.vault import Vault, database_move, open_vault
 from gusset.vault.audit.actor import Actor
 from gusset.vault.audit.chain import CHECKPOINT_INTERVAL
-from gusset.vault.storage import postgres_connect
+from gusset.vault.storage import postgres, postgres_connect
 from gusset.vault.storage.postgres import Postgres
 from gusset.vault.storage.postgres_connect import ServerClock
 from gusset.vault.storage.postgres_driver import WAIT_TIMEOUT, PostgresError
@@ -914,6 +915,34 @@ def test_checkpoints_that_take_longer_to_read_than_a_statement_may_are_verified(
         assert time.monotonic() - began > WAIT_TIMEOUT
     unsigned = "the database: the checkpoint of record {} is not signed by this vault"
     assert found == tuple(unsigned.format(seq) for seq in range(1001, 21001))
+
+
+def test_a_move_waits_for_a_target_that_takes_longer_than_a_reader_may(
+    settings: Settings, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source's transaction is idle while the copy of a table is read from the target."""
+    monkeypatch.setattr(postgres, "SLOW_READER", 0.5)
+    with open_vault(settings) as vault:
+        for number in range(50):
+            vault.secrets.writer.set(f"x{number}", SecretValue(os.urandom(60_000)), actor="alice")
+    name = server.new_database()
+    try:
+        with Network.running(server.port) as network:
+            verify = database_move._verify
+
+            def verify_at_once(*arguments: Any) -> Any:  # what reads the vault afterwards is not patient
+                network.rate = None
+                found = verify(*arguments)
+                network.rate = 2e6
+                return found
+
+            monkeypatch.setattr(database_move, "_verify", verify_at_once)
+            target = f"postgresql://postgres@127.0.0.1:{network.port}/{name}"
+            began = time.monotonic()
+            assert database_move.move_vault(settings, settings.database, target).records == 51
+            assert time.monotonic() - began > 2 * postgres.SLOW_READER
+    finally:
+        server.drop(name)
 
 
 # Roles

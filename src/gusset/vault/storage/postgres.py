@@ -55,7 +55,8 @@ COUNTER_TIMEOUT = 0.25
 # What the isolation says matters: with a snapshot from before the lock, a chain's head would be an old one.
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_LONG_SNAPSHOT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"  # its reader may be slow
+_IDLE_LIMIT = "idle_in_transaction_session_timeout"
+SLOW_READER = 60.0  # seconds that a snapshot may be idle while what it has read is used
 
 _ENDING = 2.0  # seconds that sessions which were closed may take to end
 _OTHER_SESSIONS = """
@@ -133,7 +134,10 @@ class Postgres:
 
     def pieces(self, driver: Any, statement: Statement, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Rows of a SELECT in a snapshot, a thousand at a time, each with the description of columns."""
-        driver.execute(_LONG_SNAPSHOT)
+        driver.execute(
+            f"SELECT set_config('{_IDLE_LIMIT}', '{SLOW_READER * 1000:.0f}', true)"
+            f" WHERE current_setting('{_IDLE_LIMIT}') <> '0'"  # a patient connection has none
+        )
         select = statement.for_postgres
         driver.execute(select._replace(sql=b"DECLARE pieces NO SCROLL CURSOR FOR " + select.sql), values)
         while True:
