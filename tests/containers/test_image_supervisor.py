@@ -22,9 +22,12 @@ from gusset.containers.network.network import HostNetwork
 from gusset.containers.running_container import RunningContainer
 from gusset.errors import HostError
 from gusset.runtime.listener import listen
-from gusset.runtime.supervision import ServingOptions
+from gusset.runtime.supervision import SecretIntake, ServingOptions
 from gusset.secrets.masking import Masker
+from gusset.secrets.value import SecretValue
 from tests.serving.conftest import descriptors, eventually
+
+VALUE = b"s3cr3t-v4lue-0123456789"
 
 
 class Running:
@@ -124,9 +127,9 @@ def serve(starter: Starter, scenario: Callable[[], None]) -> str:
     options = ServingOptions(port=0, cache=Path(), announce=announce)
 
     async def run(listener: socket.socket) -> None:
-        supervisor = ImageSupervisor(
-            deployment, starter, listener, options, hits=dict, mask=str.upper, tls=None
-        )
+        intake = SecretIntake()
+        intake.masker.learn([SecretValue(VALUE)])
+        supervisor = ImageSupervisor(deployment, starter, listener, options, intake=intake, tls=None)
         serving = asyncio.create_task(supervisor.run())
         await asyncio.wait((serving, asyncio.create_task(ready.wait())), return_when=asyncio.FIRST_COMPLETED)
         if ready.is_set():
@@ -146,13 +149,13 @@ def test_a_container_is_restarted_whatever_keeps_it_from_starting(
     """An exception that is not gusset's own is logged with its traceback, masked."""
 
     def end_it() -> None:
-        starter.failures = [RuntimeError("can't start new thread")]
+        starter.failures = [RuntimeError(f"can't start a thread for {VALUE.decode()}")]
         starter.started[0].ended.set()
         eventually(lambda: "The container is ready again." in caplog.text, "ready again")
 
     serve(starter, end_it)
     assert "The container is restarted, because of an unexpected error" in caplog.text
-    assert "RUNTIMEERROR: CAN'T START NEW THREAD" in caplog.text
+    assert "RuntimeError: can't start a thread for ***" in caplog.text
     assert len(starter.started) == 2
     assert all(running.is_closed for running in starter.started)
 

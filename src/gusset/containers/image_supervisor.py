@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -49,7 +49,6 @@ from gusset.runtime.supervision import (
     prepare_process,
 )
 from gusset.runtime.tls import ServerTls
-from gusset.secrets.hits import Hit
 from gusset.secrets.masking import Masker
 from gusset.secrets.sources.source import SecretSource, reading_once
 from gusset.weights.fetching import FetchOptions
@@ -128,15 +127,7 @@ def serve_image(
         watcher = SecretWatcher(source, deliver)
         watcher.start(names_to_read(deployment), values)
         stack.callback(watcher.stop)
-        supervisor = ImageSupervisor(
-            deployment,
-            starter,
-            listener,
-            options,
-            hits=lambda: intake.masker.hits.total,
-            mask=intake.mask_log,
-            tls=tls,
-        )
+        supervisor = ImageSupervisor(deployment, starter, listener, options, intake=intake, tls=tls)
         asyncio.run(supervisor.run())
         return 0
 
@@ -237,20 +228,15 @@ class ImageSupervisor:
         listener: socket.socket,
         options: ServingOptions,
         *,
-        hits: Callable[[], Mapping[Hit, int]],
-        mask: Callable[[str], str],
+        intake: SecretIntake,
         tls: ServerTls | None,
     ) -> None:
-        """`hits` returns what was masked so far. `mask` masks what is logged.
-
-        `tls` are the loaded files of `options.tls`.
-        """
+        """`intake` is the starter's. `tls` are the loaded files of `options.tls`."""
         self._deployment = deployment
         self._starter = starter
         self._listener = listener
         self._browser_rules = options.browser_rules
-        self._hits = hits
-        self._mask = mask
+        self._intake = intake
         self._announcer = Announcer(url_of(listener, secure=tls is not None), options.announce)
         self._drain_seconds = options.drain_seconds
         self._tls = tls
@@ -274,7 +260,7 @@ class ImageSupervisor:
             ready=lambda: self._unready,
             caller_auth=self._starter.caller_auth,
             browser_rules=self._browser_rules,
-            hits=self._hits,
+            hits=lambda: self._intake.masker.hits.total,
             is_grpc=deployment.is_grpc,
         )
         await proxy.start(self._listener.dup(), tls=self._tls)
@@ -318,7 +304,7 @@ class ImageSupervisor:
             except Exception:
                 if not self._announcer.is_done:
                     raise
-                with errors_logged(log, "The container is restarted", self._mask):
+                with errors_logged(log, "The container is restarted", self._intake.mask_log):
                     raise
             backoff.note_end(started_at=started_at, was_ready=self._was_ready)
             await asyncio.sleep(backoff.next_delay())
@@ -372,7 +358,7 @@ class ImageSupervisor:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             with (
-                errors_logged(log, "The container did not start before the stop", self._mask),
+                errors_logged(log, "The container did not start before the stop", self._intake.mask_log),
                 contextlib.suppress(ModelFailed, HostError),  # it did not start, and serving ends anyway
             ):
                 running = await starting
