@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gusset.cli.provided_secrets import REMEMBERED, ProvidedSecrets
+from gusset.cli.provided_secrets import ProvidedSecrets
 from gusset.secrets.masking import Masker
+from gusset.secrets.recent_values import REMEMBERED
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import MASK, SecretValue
 

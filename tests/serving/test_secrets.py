@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -159,6 +160,65 @@ def test_new_and_old_values_are_masked_after_a_rotation(serve: ModelProject) -> 
     assert served.stop() == 0
     assert "now *** before ***" in served.stdout
     assert not leaks_in(served.output.encode(), VALUE, b"first-secret-value")
+
+
+def test_values_of_long_ago_are_forgotten(serve: ModelProject) -> None:
+    """By the supervisor and by the worker, which would grow else; at least 16 changes stay masked."""
+    values = [f"secret-value-number-{number:04}" for number in range(40)]
+    serve.secret("token", values[0].encode())
+    served = serve(
+        """
+        from starlette.exceptions import HTTPException
+        class Model:
+            def __init__(self, secrets):
+                self.secrets = secrets
+            def predict(self, x):
+                if x is None:
+                    return self.secrets["token"]
+                print("printed", *x, flush=True)
+                raise HTTPException(418, "raised " + " ".join(x))
+        """
+    ).ready()
+    for value in values[1:]:
+        serve.secret("token", value.encode())
+        eventually(lambda value=value: served.predict().json() == value, "the new value")
+    shown = " ".join([values[0], *["***"] * 16])
+    assert f"raised {shown}" in served.predict([values[0], *values[-16:]]).text
+    eventually(lambda: f"printed {shown}\n" in served.stdout, "the output")
+
+
+def test_a_value_that_a_stopped_worker_holds_is_masked_after_any_number_of_changes(
+    serve: ModelProject,
+) -> None:
+    """It may print the value when it goes on, before it swaps."""
+    go = serve.folder.parent / "go"
+    serve.secret("token", VALUE)
+    served = serve(
+        f"""
+        import pathlib, threading, time
+        class Model:
+            def __init__(self, secrets):
+                self.old = secrets["token"]
+            def load(self):
+                threading.Thread(target=self.print_later, daemon=True).start()
+            def print_later(self):
+                while not pathlib.Path({str(go)!r}).exists():
+                    time.sleep(0.01)
+                print("it was", self.old, flush=True)
+            def predict(self, x):
+                return x
+        """
+    ).ready()
+    worker = served.worker
+    os.kill(worker, signal.SIGSTOP)
+    for number in range(1, 41):
+        serve.secret("token", b"secret-value-number-%04d" % number)
+        eventually(lambda n=number: served.stderr.count("Secrets changed") == n, "the change")
+    go.touch()
+    os.kill(worker, signal.SIGCONT)
+    eventually(lambda: "it was" in served.stdout, "the output")
+    assert "it was ***\n" in served.stdout
+    assert not leaks_in(served.output.encode(), VALUE)
 
 
 def test_interactive_output_is_not_held_back(serve: ModelProject) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gusset.backoff import Backoff
 from gusset.runtime.supervision import Announcer, RestartBackoff, SecretIntake
+from gusset.secrets.recent_values import REMEMBERED
 from gusset.secrets.sources.source import Delivered
 from gusset.secrets.value import SecretValue
 
@@ -62,6 +63,39 @@ def test_the_masker_knows_each_accepted_value() -> None:
     intake.accept(_values(token=b"the-first-value"))
     intake.accept(_values(token=b"the-second-value"))
     assert intake.masker.mask(b"the-first-value the-second-value") == b"*** ***"
+
+
+def test_the_masker_forgets_values_of_long_ago() -> None:
+    """Else a server whose secrets are rotated for months would grow. The last changes stay masked."""
+    intake = SecretIntake()
+    rotated = [b"value number %04d" % number for number in range(100)]
+    for count, value in enumerate(rotated, 1):
+        intake.accept(_values(token=value, other=b"a value that stays"))
+        masked = [intake.masker.mask(each) == b"***" for each in rotated[:count]]
+        assert all(masked[-REMEMBERED:])
+        assert sum(masked) < 2 * REMEMBERED
+        assert intake.masker.mask(b"a value that stays") == b"***"
+
+
+def test_the_masker_keeps_values_that_a_slow_replica_may_use() -> None:
+    """However many changes follow; once it has swapped, they are forgotten."""
+    intake = SecretIntake()
+    rotated = [b"value number %04d" % number for number in range(100)]
+    for number, value in enumerate(rotated[:80]):
+        intake.accept(_values(token=value), number=number, in_use=min(number, 40))
+    assert intake.masker.mask(b" ".join(rotated[40:80])) == b" ".join([b"***"] * 40)
+    for number, value in enumerate(rotated[80:], 80):
+        intake.accept(_values(token=value), number=number, in_use=number)
+    assert intake.masker.mask(rotated[40]) == rotated[40]
+
+
+def test_what_brings_no_new_value_makes_the_masker_forget_none() -> None:
+    """The end of an overlap is one such change, and an attempt that is repeated."""
+    intake = SecretIntake()
+    intake.accept(_values(token=b"the-first-value"))
+    for _ in range(10 * REMEMBERED):
+        intake.accept(_values(token=b"the-second-value"))
+    assert intake.masker.mask(b"the-first-value") == b"***"
 
 
 def test_each_warning_about_a_value_is_given_once_per_name(caplog: pytest.LogCaptureFixture) -> None:

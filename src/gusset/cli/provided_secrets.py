@@ -15,14 +15,11 @@ from gusset.errors import UsageError
 from gusset.runtime.declared_secrets import Values
 from gusset.runtime.secret_watcher import SecretWatcher, acknowledge
 from gusset.secrets.masking import Masker
+from gusset.secrets.recent_values import RecentValues
 from gusset.secrets.sources.source import SecretSource
 from gusset.secrets.value import SecretValue
 
 log = logging.getLogger("gusset")
-
-# Changes after which a replaced value is no longer masked: a process that runs for months has many, and
-# each costs memory, and time at each change. They are dropped when there are twice as many.
-REMEMBERED = 16
 
 
 class Folder(Protocol):
@@ -53,14 +50,13 @@ class ProvidedSecrets:
         it uses them from that start on, not from when the files were replaced.
         """
         self._folder = folder
-        self._masker = masker
         self._files = files
         self._variables = variables
         self._held = held
         # A running command keeps its environment, and what it has read at its start.
         self._used_from_start = restarts or bool(variables)
         self._values: Values = {}
-        self._recent: list[frozenset[SecretValue]] = []  # the values of each of the last changes
+        self._recent = RecentValues(masker)
         self._source: SecretSource | None = None  # that is being followed
         self._changed = threading.Event()
 
@@ -92,19 +88,11 @@ class ProvidedSecrets:
 
     def _learn(self, *groups: Mapping[str, SecretValue]) -> None:
         """Mask these values from now on, and forget those of long ago."""
-        used: set[SecretValue] = set()
-        for group in groups:
-            for each in (group, {name: _on_terminal(value) for name, value in group.items()}):
-                self._masker.learn(each)
-                used.update(each.values())
-        known: frozenset[SecretValue] = frozenset().union(*self._recent)
-        self._held += used - known
-        self._recent.append(frozenset(used))
-        if len(self._recent) > 2 * REMEMBERED:
-            self._recent = self._recent[-REMEMBERED:]
-            kept = frozenset().union(*self._recent)
-            self._masker.retain(kept)
-            self._held[:] = [value for value in self._held if value in kept or value not in known]
+        shown = [{name: _on_terminal(value) for name, value in group.items()} for group in groups]
+        forgotten = self._recent.add(*groups, *shown)
+        used = {value for group in (*groups, *shown) for value in group.values()}
+        self._held[:] = [value for value in self._held if value not in forgotten]
+        self._held += used.difference(self._held)
 
     def _acknowledge(self) -> None:
         if self._source is not None:

@@ -21,6 +21,7 @@ from gusset.runtime.declared_secrets import Values
 from gusset.runtime.process import harden
 from gusset.runtime.tls import TlsFiles
 from gusset.secrets.masking import Masker, maskable
+from gusset.secrets.recent_values import RecentValues
 from gusset.secrets.sources.environment import ENVIRONMENT_PREFIX
 
 log = logging.getLogger("gusset")
@@ -138,6 +139,7 @@ class SecretIntake:
 
     def __init__(self) -> None:
         self.masker = Masker()
+        self._recent = RecentValues(self.masker)
         self._lock = threading.Lock()
         self._warned: set[tuple[str, str]] = set()  # a name or origin, and what was wrong with it
 
@@ -145,10 +147,14 @@ class SecretIntake:
         """A text of a log of this process, masked."""
         return self.masker.mask_text(text, "log")
 
-    def accept(self, values: Values) -> None:
-        """Have the masker learn these values, and warn where needed."""
-        self.masker.learn({name: each.previous.value for name, each in values.items() if each.previous})
-        self.masker.learn({name: delivered.value for name, delivered in values.items()})
+    def accept(self, values: Values, *, number: int = 0, in_use: int | None = None) -> None:
+        """Have the masker learn the current values, and warn where needed.
+
+        It forgets old ones: for `number` and `in_use` see `RecentValues.add`.
+        """
+        previous = {name: each.previous.value for name, each in values.items() if each.previous}
+        current = {name: delivered.value for name, delivered in values.items()}
+        self._recent.add(previous, current, number=number, in_use=in_use)
         short = {name for name, delivered in values.items() if not maskable(delivered.value)}
         exposed = {held.origin for held in values.values() if held.origin.startswith(ENVIRONMENT_PREFIX)}
         if short := self._new(short, "unmaskable"):

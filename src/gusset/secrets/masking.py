@@ -25,7 +25,7 @@ def maskable(value: SecretValue) -> bool:
 
 
 class Masker:
-    """Masks all values that it has learned, including replaced ones, until `retain` drops them. Thread-safe.
+    """Masks all values that it has learned, including replaced ones, until `forget`. Thread-safe.
 
     `hits` counts what it has masked.
     """
@@ -50,11 +50,11 @@ class Masker:
             if new:
                 self._add(new, dict(self._index.patterns), dict(self._index.fragments))
 
-    def retain(self, values: Iterable[SecretValue]) -> None:
-        """Forget all values but these. All patterns are made anew, so call it rarely."""
-        wanted = set(values)
+    def forget(self, values: Iterable[SecretValue]) -> None:
+        """Mask these values no more. All patterns are made anew, so call it rarely."""
+        unwanted = set(values)
         with self._learning:
-            kept = {value: name for value, name in self._known.items() if value in wanted}
+            kept = {value: name for value, name in self._known.items() if value not in unwanted}
             self._known = {}
             self._add(kept, {}, {})
 

@@ -140,7 +140,9 @@ class SecretDistributor:
 
     def begin_reload(self, values: Values) -> None:
         """Also hold these values, for the replicas of a deployment that declares other secrets."""
-        self._intake.accept(values)
+        with self._lock:
+            number = self._swaps.number
+        self._intake.accept(values, number=number, in_use=0)
         with self._lock:
             self._pending = {name: held for name, held in values.items() if name not in self._names}
 
@@ -166,7 +168,10 @@ class SecretDistributor:
     def _deliver(self, values: Values) -> None:
         """New values: first the masker learns them, then the replicas. Called on the watcher's thread."""
         with self._lock:
-            self._intake.accept(values)
+            held, number, in_use = {**self._pending, **values}, self._swaps.number + 1, self._swaps.oldest
+        # Without the lock, for which the event loop waits: large values take long to learn.
+        self._intake.accept(held, number=number, in_use=in_use)
+        with self._lock:
             self._values = values
             self._update_caller_auth()
             self._swaps.begin(values)

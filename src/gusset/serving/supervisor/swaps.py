@@ -33,6 +33,11 @@ class Swaps(Generic[ReplicaT]):
         """Those that values are sent to."""
         return self._confirmed.keys()
 
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest set that a replica may use."""
+        return min(self._confirmed.values(), default=self.number)
+
     def add(self, replica: ReplicaT) -> None:
         """Begin to follow a replica, whose first values are the current set."""
         self._confirmed[replica] = self.number
@@ -58,11 +63,11 @@ class Swaps(Generic[ReplicaT]):
 
     def in_use(self) -> Mapping[str, int]:
         """The versions such that no replica uses older ones."""
-        least = self._least()
-        for number in [number for number in self._versions if number < least]:
+        oldest = self.oldest
+        for number in [number for number in self._versions if number < oldest]:
             del self._versions[number]
             self._began_at.pop(number, None)
-        return self._versions[least]
+        return self._versions[oldest]
 
     def versions_at(self, number: int, names: Iterable[str]) -> dict[str, int]:
         """The versions of these secrets in that set, as far as they are known."""
@@ -71,9 +76,9 @@ class Swaps(Generic[ReplicaT]):
 
     def lagging(self) -> str | None:
         """How many replicas have not swapped in time, for people; None if none lags."""
-        least = self._least()
-        began_at = self._began_at.get(least + 1)
-        if least == self.number or began_at is None or time.monotonic() < began_at + LAG_SECONDS:
+        oldest = self.oldest
+        began_at = self._began_at.get(oldest + 1)
+        if oldest == self.number or began_at is None or time.monotonic() < began_at + LAG_SECONDS:
             return None
         count = sum(number < self.number for number in self._confirmed.values())
         since = datetime.fromtimestamp(time.time() - (time.monotonic() - began_at), UTC)
@@ -81,6 +86,3 @@ class Swaps(Generic[ReplicaT]):
             f"{count} of {len(self._confirmed)} workers have not taken the new values of secrets, "
             f"since {since:%Y-%m-%dT%H:%M:%SZ}"
         )
-
-    def _least(self) -> int:
-        return min(self._confirmed.values(), default=self.number)

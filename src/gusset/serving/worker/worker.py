@@ -28,6 +28,7 @@ from gusset.runtime.tls import ServerTls
 from gusset.secrets.hits import Hit
 from gusset.secrets.mapping import Secrets
 from gusset.secrets.masking import Masker
+from gusset.secrets.recent_values import RecentValues
 from gusset.secrets.value import SecretValue
 from gusset.serving.channel import Channel, Closed
 from gusset.serving.http_api.assembly import make_api
@@ -68,9 +69,12 @@ _HIT_INTERVAL = 1.0  # seconds
 class Worker:
     """Starts the model, serves it and follows the supervisor's orders."""
 
-    def __init__(self, plan: WorkerPlan, channel: Channel, listener: socket.socket, masker: Masker) -> None:
-        """`masker` knows the values of the plan."""
-        self._masker = masker
+    def __init__(
+        self, plan: WorkerPlan, channel: Channel, listener: socket.socket, recent: RecentValues
+    ) -> None:
+        """`recent` has the values of the plan."""
+        self._recent = recent
+        self._masker = masker = recent.masker
         self._response_masker = ResponseMasker(masker, results=plan.masks_responses)
         self._deployment = plan.deployment
         self._shares_port = plan.shares_port
@@ -188,8 +192,7 @@ class Worker:
 
     def _replace_secrets(self, order: SetSecrets) -> None:
         secrets, previous = _secret_values(order.values), _secret_values(order.previous)
-        self._masker.learn(previous)
-        self._masker.learn(secrets)
+        self._recent.add(previous, secrets)
         self._secrets.replace(secrets, previous=previous, on_first_use=partial(self._uses.add, order.number))
         self._versions = order.versions
         if self._caller_auth is not None:
@@ -263,9 +266,9 @@ def main(arguments: list[str]) -> int:
         return 0  # the supervisor does not need this worker after all
     assert isinstance(plan, WorkerPlan)  # noqa: S101  # always the first order
     level = logging.DEBUG if plan.deployment.debug_logs else logging.INFO
-    masker = Masker(_secret_values(plan.secrets.values))
-    masker.learn(_secret_values(plan.secrets.previous))
-    mask_log = _log_mask(masker)
+    recent = RecentValues(Masker())
+    recent.add(_secret_values(plan.secrets.previous), _secret_values(plan.secrets.values))
+    mask_log = _log_mask(recent.masker)
     logs.log_to_stderr("", readable=plan.readable_logs, level=level, mask=mask_log)
     logs.mask_records(mask_log)
     os.environ.update(plan.deployment.environment_variables)
@@ -273,4 +276,4 @@ def main(arguments: list[str]) -> int:
         exact_types.ON_IMPORT if debuggable else {**exact_types.ON_IMPORT, **spawned_children.ON_IMPORT}
     )
     os.chdir(plan.deployment.folder)  # as in Truss's images, so that `open("data/words.txt")` works
-    return Worker(plan, channel, socket.socket(fileno=listening), masker).run()
+    return Worker(plan, channel, socket.socket(fileno=listening), recent).run()
