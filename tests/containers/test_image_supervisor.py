@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from gusset.runtime.listener import listen
 from gusset.runtime.supervision import SecretIntake, ServingOptions
 from gusset.secrets.masking import Masker
 from gusset.secrets.value import SecretValue
-from tests.serving.conftest import descriptors, eventually
+from tests.serving.conftest import PATIENCE, descriptors, eventually
 
 VALUE = b"s3cr3t-v4lue-0123456789"
 
@@ -67,6 +68,7 @@ class Starter:
         self.on_stop: Callable[[], object] = lambda: None
         self.started: list[Running] = []
         self.running: Running | None = None
+        self.serving_ends = False
 
     def start(self) -> Running:
         if self.failures:
@@ -134,8 +136,8 @@ def serve(starter: Starter, scenario: Callable[[], None]) -> str:
         await asyncio.wait((serving, asyncio.create_task(ready.wait())), return_when=asyncio.FIRST_COMPLETED)
         if ready.is_set():
             await asyncio.to_thread(scenario)
-            if not serving.done():
-                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            starter.serving_ends = True
         await serving
 
     with listen("127.0.0.1", 0) as listener:
@@ -165,6 +167,28 @@ def test_an_unexpected_error_of_the_first_start_ends_serving(starter: Starter) -
     starter.failures = [RuntimeError("can't start new thread")]
     with pytest.raises(RuntimeError, match="can't start new thread"):
         serve(starter, lambda: None)
+
+
+def test_a_stop_during_the_removal_of_a_container_lets_it_finish(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container did not respond and is stopped when the signal comes. Its values must not stay in memory."""
+    stopping = threading.Event()
+
+    def stop_slowly() -> None:
+        stopping.set()
+        eventually(lambda: starter.serving_ends, "the signal")
+        time.sleep(0.3)  # for the stop to be cut short by a mistake: nothing shows that it was not
+
+    starter.on_stop = stop_slowly
+
+    def fail_liveness() -> None:
+        monkeypatch.setattr(_Healthy, "is_alive", False)
+        assert stopping.wait(PATIENCE)
+
+    serve(starter, fail_liveness)
+    assert starter.running is None
+    assert [running.is_closed for running in starter.started] == [True]
 
 
 def test_of_a_container_whose_output_cannot_be_read_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,13 +332,24 @@ class ImageSupervisor:
             raise ModelFailed(f"the container {what}, with {await ended}{running.last_lines()}")
         finally:
             watching.cancel()
+            removing = asyncio.create_task(self._remove(running, ended))
+            try:
+                await asyncio.shield(removing)
+            except asyncio.CancelledError:  # by a stop, which must not cut this short
+                with errors_logged(log, "The container could not be removed", self._intake.mask_log):
+                    await removing
+                raise
+
+    async def _remove(self, running: RunningContainer, ended: asyncio.Future[str]) -> None:
+        """Stop a container, and remove it with its values, whatever an earlier step raises."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, running.close)
+            stack.callback(self._set_unready, "It has ended and will be restarted.")
+            stack.push_async_callback(asyncio.to_thread, self._starter.release)
             self._unready = "It is stopping."
             if not ended.done():
-                await asyncio.shield(asyncio.to_thread(running.container.stop, STOP_SECONDS))
+                await asyncio.to_thread(running.container.stop, STOP_SECONDS)
                 await asyncio.wait((ended,), timeout=PROBE_SECONDS)
-            await asyncio.shield(asyncio.to_thread(self._starter.release))
-            self._unready = "It has ended and will be restarted."
-            await asyncio.shield(asyncio.to_thread(running.close))
 
     def _set_unready(self, reason: str | None) -> None:
         self._unready = reason
