@@ -57,3 +57,26 @@ def test_verifying_a_tampered_vault_at_its_manager_ends_with_status_10(
     done = laptop("audit", "verify", status=10)
     assert b"the audit log is not intact" in done.stderr and b"the secret bad was altered" in done.stderr
     assert done.stdout == b""
+
+
+def test_a_forged_record_keeps_no_administrator_from_the_log(manager: Manager) -> None:
+    """One whose details no JSON parser reads, with a time that is none: list, export and page have the others."""
+    deep, ada = "[" * 100_000, Visitor(manager)
+    with manager.client() as admin, ada.http:
+        ada.sign_in()
+        run_sql(
+            manager.database,
+            "INSERT INTO audit (seq, at, actor, action, target, outcome, details, hash, mac)"
+            " SELECT max(seq) + 1, 'x', 'x', 'x', 'x', 'ok', ?, ?, ? FROM audit",
+            deep,
+            b"h" * 32,
+            b"m" * 32,
+        )
+        [forged, newest, *_] = admin.get("/v1/audit").json()["records"]
+        exported = admin.get("/v1/audit/export").text.splitlines()
+        verified = admin.post("/v1/audit/verify").json()
+        page = ada.http.get("/settings/audit")
+    assert forged["details"] == {"unreadable": deep}
+    assert (newest["seq"], len(exported)) == (forged["seq"] - 1, forged["seq"])
+    assert verified["problems"] == [f"record {forged['seq']} was altered or moved"]
+    assert page.status_code == 200 and "unreadable: [[[" in page.text

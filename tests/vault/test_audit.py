@@ -9,15 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from gusset.errors import Conflict, SecretNotFound, UsageError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
+from gusset.vault.audit.events import AuditRecord
 from tests.vault.conftest import OlderCopy, settings_in
 
 Sql = Callable[..., list[Any]]
+
+DEEP = "[" * 100_000  # JSON that is nested too deeply to be read
 
 
 def write(settings: Settings, *values: bytes) -> None:
@@ -99,6 +103,9 @@ def test_records_are_found_by_letters_beyond_ascii(vault: Vault, text: str) -> N
             "record 2 was altered",
             marks=pytest.mark.sqlite("its columns hold any type"),
         ),
+        ("UPDATE audit SET details = '[' WHERE seq = 2", "record 2 was altered"),
+        (f"UPDATE audit SET details = '{DEEP}' WHERE seq = 6", "record 6 was altered"),
+        (f"UPDATE audit SET changes = '{DEEP}' WHERE seq = 2", "record 2 was altered"),
         ("DELETE FROM audit WHERE seq = 1", "records 1 to 1 are missing"),
         ("DELETE FROM audit WHERE seq = 2", "records 2 to 2 are missing"),
         ("DELETE FROM audit WHERE seq > 5", "it was cut short, or this is an older copy"),
@@ -119,6 +126,32 @@ def test_tampering_is_found(settings: Settings, sql: Sql, tampering: str, proble
     for statement in tampering.split(";"):
         sql(statement)
     assert problem in problems(settings)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        "text",
+        "7",
+        DEEP,
+        '{"a":' * 200 + "1" + "}" * 200,
+        '{"a": 123456789012345678901234567890}',
+        r'{"a": "\ud800"}',
+    ],
+    ids=["no JSON", "no object", "deep", "not quite as deep", "a large number", "half a character"],
+)
+def test_an_altered_record_is_listed_and_exported_with_the_others(
+    settings: Settings, sql: Sql, details: str
+) -> None:
+    """It keeps nobody from reading the others; the export has it as it is, and is verified as such."""
+    write(settings, b"1", b"2")
+    sql("UPDATE audit SET details = ?, changes = ? WHERE seq = 2", details, details)
+    with open_vault(settings) as vault:
+        found = [record.data() for record in vault.audit.show()]
+        exported = [orjson.dumps(record.data()) for record in vault.audit.export()]
+    assert [each["seq"] for each in found] == [1, 2, 3]
+    assert (found[1]["details"], found[1]["changes"]) == (details, details)
+    assert AuditRecord.parse(exported[1]).details == details
 
 
 def test_a_chain_rebuilt_without_the_keyring_is_found(settings: Settings, sql: Sql) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
-from gusset.errors import IntegrityError
+from gusset.errors import IntegrityError, VaultError
 from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.audit import continuous
 from gusset.vault.audit.continuous import ContinuousVerification
+from gusset.vault.services.issuers import new_issuer
 from tests.vault.conftest import Sql
 
 
@@ -179,6 +181,59 @@ def test_what_cannot_be_verified_is_a_problem(
             verify(verification)
         assert [each for each in verification.result.problems if each.startswith(problem)]
     sql(repair)
+    assert verify(verification) == ""
+
+
+@pytest.fixture
+def tampered(vault: Vault, sql: Sql) -> Vault:
+    """A vault with wrong rows in tables that are read after `issuers`."""
+    vault.issuers.add(new_issuer("https://issuer.example", "https://issuer.example/keys"), actor="alice")
+    sql("UPDATE secrets SET note = 'x' WHERE name = 's5'")
+    sql("DELETE FROM secret_versions WHERE version = 2")
+    return vault
+
+
+def assert_others_are_named(problems: Sequence[str]) -> None:
+    found = "\n".join(problems)
+    assert "the secret s5 was altered" in found and "(secret.write s0) is missing" in found
+    assert "issuers: the row" not in found
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_column_of_another_type_hides_no_problem_of_other_tables(tampered: Vault, sql: Sql) -> None:
+    """Neither an altered row nor one that is missing; `audit verify` ends with all of it, too."""
+    sql("ALTER TABLE issuers ALTER allow_private TYPE numeric")
+    verification = tampered.verification()
+    verify(verification)
+    for problems in (verification.result.problems, tampered.audit.verify().problems):
+        [problem] = [each for each in problems if each.startswith("issuers: ")]
+        assert problem.startswith("issuers: its rows cannot be read (TypeError): the type of a column was")
+        assert_others_are_named(problems)
+
+
+def test_a_table_without_a_column_hides_no_problem_of_others(tampered: Vault, sql: Sql) -> None:
+    """What the database then refuses is a problem."""
+    sql("ALTER TABLE issuers RENAME created_by TO maker")
+    verification = tampered.verification()
+    for _ in range(2):
+        with pytest.raises(VaultError):
+            verify(verification)
+    problems = verification.result.problems
+    assert problems[0].startswith("the rows cannot be verified: the database refused the statement")
+    assert_others_are_named(problems)
+
+
+def test_what_gusset_fails_by_is_a_problem(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is: a fault in gusset itself hides no tampering unnoticed, until it is found."""
+    verification = vault.verification()
+    with monkeypatch.context() as patch:
+        patch.setattr(continuous, "record_of", lambda _: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                verify(verification)
+            assert verification.result.problems == (
+                "the records cannot be verified: gusset fails by what the database holds (ZeroDivisionError)",
+            )
     assert verify(verification) == ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -180,16 +179,11 @@ def _replica_model(replica: ReplicaInfo) -> schemas.Replica:
 
 
 def audit_record_model(record: AuditRecord) -> schemas.AuditRecord:
+    data = record.data()
+    data.pop("changes", None)
+    details = data.pop("details")
     return schemas.AuditRecord(
-        seq=record.seq,
-        at=record.at,
-        actor=record.actor,
-        action=record.action,
-        target=record.target,
-        outcome=record.outcome,
-        details=json.loads(record.details),
-        hash=record.hash.hex(),
-        mac=record.mac.hex(),
+        **data, details=details if isinstance(details, dict) else {"unreadable": details}
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -66,14 +65,15 @@ def _before(request: PageRequest) -> int | None:
 
 
 def _row(record: AuditRecord) -> dict[str, Any]:
-    details = json.loads(record.details)
+    data = record.data()
+    details = data["details"] if isinstance(data["details"], dict) else {"unreadable": data["details"]}
     return {
-        "seq": record.seq,
-        "at": record.at,
-        "actor": record.actor,
-        "action": record.action,
-        "target": record.target,
-        "outcome": record.outcome,
+        "seq": data["seq"],
+        "at": data["at"],
+        "actor": data["actor"],
+        "action": data["action"],
+        "target": data["target"],
+        "outcome": data["outcome"],
         "address": details.pop("from", None),
         "details": details_text(details),
     }

@@ -33,10 +33,16 @@ def parse_time(text: str) -> datetime:
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """A time relative to `now`: "just now", "3 minutes ago", "in 6 days"; "never" for None."""
+    """A time relative to `now`: "just now", "3 minutes ago", "in 6 days"; "never" for None.
+
+    A text that is no time stays as it is: not every row that a page shows is signed.
+    """
     if text is None:
         return "never"
-    seconds = (now - parse_time(text)).total_seconds()
+    try:
+        seconds = (now - parse_time(text)).total_seconds()
+    except (ValueError, OverflowError):
+        return text
     size = abs(seconds)
     if size < MINUTE:
         return "just now" if seconds >= 0 else "in a moment"
@@ -49,8 +55,11 @@ def ago(text: str | None, now: datetime) -> str:
 
 
 def exact(text: str) -> str:
-    """A time to the second, for tooltips: "23 November 2026, 14:00:05 UTC"."""
-    at = parse_time(text)
+    """A time to the second, for tooltips: "23 November 2026, 14:00:05 UTC". See `ago` for other texts."""
+    try:
+        at = parse_time(text)
+    except (ValueError, OverflowError):
+        return text
     return f"{at.day} {at:%B %Y, %H:%M:%S} UTC"
 
 

@@ -69,7 +69,7 @@ class LogState:
     def follow(self, record: AuditRecord) -> None:
         """Take in the next record of the log."""
         # An altered record may contain anything; the chain shows that it was altered.
-        with suppress(KeyError, TypeError, ValueError, AttributeError):
+        with suppress(KeyError, TypeError, ValueError, AttributeError, RecursionError):
             if record.changes:
                 self._follow_rows(record)
             if record.outcome != "ok":
@@ -148,6 +148,19 @@ class RowComparison:
         self.state = state
         self._signer = signer
         self._seen: set[tuple[str, str]] = set()
+        self._unreadable: set[str] = set()  # names of tables
+
+    def unreadable(self, table: SignedTable, error: Exception) -> str:
+        """Note that not all rows of a table could be read. Returns the problem."""
+        self._unreadable.add(table.name)
+        return (
+            f"{table.name}: its rows cannot be read ({type(error).__name__}): "
+            "the type of a column was altered, or what it holds"
+        )
+
+    def has_read(self, *tables: SignedTable) -> bool:
+        """Whether all rows of these tables could be read."""
+        return self._unreadable.isdisjoint([table.name for table in tables])
 
     def table_problems(self, table: SignedTable, rows: Iterable[Any]) -> Iterator[str]:
         """How the rows of one table differ from what the log says."""
@@ -175,12 +188,13 @@ class RowComparison:
         return f"was altered after record {state.seq} ({state.act}) wrote it"
 
     def missing(self, until: int | None = None) -> Iterator[str]:
-        """The rows that only the log has. Call it after `table_problems` for each table.
+        """The rows that only the log has, but for tables that could not be read.
 
-        With `until`, only rows that no record after that one has changed.
+        Call it after `table_problems` for each table. With `until`, only rows that no record after that one
+        has changed.
         """
         for (table, key), state in self.state.rows.items():
-            if until is not None and state.seq > until:
+            if table in self._unreadable or (until is not None and state.seq > until):
                 continue
             if state.mac is not None and (table, key) not in self._seen:
                 yield f"{table}: the row {key} of record {state.seq} ({state.act}) is missing"

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from gusset.errors import IntegrityError, RootKeyError
+from gusset.errors import GussetError, Unreachable, VaultTooNew
 from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
 from gusset.vault.audit.consistency import RowComparison, contradiction
 from gusset.vault.audit.known_head import KnownRecord
@@ -75,7 +75,7 @@ class ContinuousVerification:
         """Verify the records that were added since the last call; the first call verifies all.
 
         Raises:
-            IntegrityError, RootKeyError: they cannot be verified. That is a problem, too.
+            Exception: they cannot be verified. That is a problem, too, unless the database is only away.
         """
         with self._naming_failure("records"):
             self._verify_new_records(pause)
@@ -90,9 +90,10 @@ class ContinuousVerification:
         """Report a failure to verify: whoever can cause one must not be able to hide a problem that way."""
         try:
             yield
-        except (IntegrityError, RootKeyError) as error:
-            self._failures[what] = f"the {what} cannot be verified: {error.message}"
-            self._publish()
+        except Exception as error:
+            if (reason := _reason(error)) is not None:
+                self._failures[what] = f"the {what} cannot be verified: {reason}"
+                self._publish()
             raise
         if self._failures.pop(what, None) is not None:
             self._publish()
@@ -113,34 +114,61 @@ class ContinuousVerification:
         until, comparison = self._walk.head.seq, RowComparison(self._walk.state, self._signer)
         found: list[str] = []
         contradictions: list[str] = []
+        failure: GussetError | None = None
         for table in SIGNED_TABLES:
-            with self._store.snapshot() as connection:
-                contradictions += contradiction(connection, table)
-            last: Any = None
-            while True:
-                with self._store.snapshot() as connection:
-                    while self._follow_piece(connection):
-                        pass
-                    if comparison.state is not self._walk.state:
-                        return  # an older copy of the database was restored: the next call begins again
-                    rows = _next_rows(connection, table, last)
-                    problems = list(comparison.table_problems(table, rows))
-                    if problems and not found:  # another process may have rotated keys
-                        self._keyring = self._reload_keyring(connection)
-                        problems = list(comparison.table_problems(table, rows))
-                if problems:
-                    found = (found + problems)[:_MAX_PROBLEMS]
-                    self._row_problems = list(dict.fromkeys([*self._row_problems, *contradictions, *found]))
-                    self._publish()
-                if len(rows) < PIECE:
-                    break
-                last = rows[-1]
-                if pause():
+            try:
+                if not self._verify_table(table, comparison, found, pause):
                     return
+                with self._store.snapshot() as connection:
+                    contradictions += contradiction(connection, table)
+            except Exception as error:  # whoever can cause it must not hide what is wrong elsewhere
+                if _reason(error) is None:
+                    raise
+                problem = comparison.unreadable(table, error)
+                if isinstance(error, GussetError):
+                    failure = failure or error
+                else:
+                    self._add_row_problems(found, [problem])
         # A row that was added after its part of the table had been read is in the next comparison.
         found += islice(comparison.missing(until), _MAX_PROBLEMS)
-        self._row_problems, self._rows_at = [*contradictions, *found], timestamp(self._clock())
+        self._row_problems = [*contradictions, *found]
+        if failure is not None:
+            raise failure
+        self._rows_at = timestamp(self._clock())
         self._publish()
+
+    def _verify_table(
+        self, table: SignedTable, comparison: RowComparison, found: list[str], pause: Pause
+    ) -> bool:
+        """Compare the rows of a table with the log, and add what is wrong to `found`.
+
+        Returns whether to go on.
+        """
+        last: Any = None
+        while True:
+            with self._store.snapshot() as connection:
+                while self._follow_piece(connection):
+                    pass
+                if comparison.state is not self._walk.state:
+                    return False  # an older copy of the database was restored: the next call begins again
+                rows = _next_rows(connection, table, last)
+                problems = list(comparison.table_problems(table, rows))
+                if problems and not found:  # another process may have rotated keys
+                    self._keyring = self._reload_keyring(connection)
+                    problems = list(comparison.table_problems(table, rows))
+            self._add_row_problems(found, problems)
+            if len(rows) < PIECE:
+                return True
+            last = rows[-1]
+            if pause():
+                return False
+
+    def _add_row_problems(self, found: list[str], problems: list[str]) -> None:
+        """Publish problems of a run that is not complete, and add them to those that were `found` in it."""
+        if problems:
+            found += problems[: _MAX_PROBLEMS - len(found)]
+            self._row_problems = list(dict.fromkeys([*self._row_problems, *found]))
+            self._publish()
 
     def _follow_piece(self, connection: Connection) -> bool:
         """Verify the next records. Returns whether there may be more."""
@@ -178,6 +206,15 @@ class ContinuousVerification:
             records_at=self._records_at,
             rows_at=self._rows_at,
         )
+
+
+def _reason(error: Exception) -> str | None:
+    """Why something cannot be verified; None if the database is only away, or that of a newer gusset."""
+    if isinstance(error, Unreachable | VaultTooNew):
+        return None
+    if isinstance(error, GussetError):
+        return error.message
+    return f"gusset fails by what the database holds ({type(error).__name__})"
 
 
 def _next_rows(connection: Connection, table: SignedTable, last: Any) -> list[Any]:

@@ -41,8 +41,8 @@ class AuditEvent:
 class AuditRecord:
     """An event in the chain. `details` is JSON text; `changes`, too, or None: see `RowChange`.
 
-    All but the number may have any type if the row was altered: SQLite's columns hold any. Unaltered, `hash`
-    and `mac` are bytes, and the others texts.
+    All may have any type if the row was altered: SQLite's columns hold any. Unaltered, `hash` and `mac` are
+    bytes, the number is an int, and the others are texts.
     """
 
     seq: int
@@ -57,18 +57,18 @@ class AuditRecord:
     mac: Any
 
     def data(self) -> dict[str, Any]:
-        """The record as a JSON object."""
+        """The record as a JSON object. Of one that was altered, what cannot be read is a text."""
         return {
             "seq": self.seq,
-            "at": self.at,
-            "actor": self.actor,
-            "action": self.action,
-            "target": self.target,
-            "outcome": self.outcome,
-            "details": json.loads(self.details),
-            **({"changes": json.loads(self.changes)} if self.changes else {}),
-            "hash": self.hash.hex(),
-            "mac": self.mac.hex(),
+            "at": _text(self.at),
+            "actor": _text(self.actor),
+            "action": _text(self.action),
+            "target": _text(self.target),
+            "outcome": _text(self.outcome),
+            "details": _json(self.details, dict),
+            **({"changes": _json(self.changes, list)} if self.changes else {}),
+            "hash": _text(self.hash),
+            "mac": _text(self.mac),
         }
 
     @classmethod
@@ -77,13 +77,15 @@ class AuditRecord:
         try:
             data = json.loads(line)
             changes = data.pop("changes", None)
-            details = details_text(data.pop("details"))
+            details = data.pop("details")
             hashed, mac = bytes.fromhex(data.pop("hash")), bytes.fromhex(data.pop("mac"))
             if type(data["seq"]) is not int:
                 raise ValueError("not a number")
-            text = compact_json(changes) if changes else None
+            if not isinstance(details, str):  # else the record was altered, see `data`
+                details = details_text(details)
+            text = changes if isinstance(changes, str) else compact_json(changes) if changes else None
             return cls(**data, details=details, changes=text, hash=hashed, mac=mac)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not an audit record") from error
 
     def hash_after(self, previous: bytes) -> bytes:
@@ -91,6 +93,35 @@ class AuditRecord:
         fields = (self.seq, self.at, self.actor, self.action, self.target, self.outcome, self.details)
         return chain_hash(previous, *fields, *((self.changes,) if self.changes else ()))
 
+
+def _text(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _json(text: Any, kind: type) -> Any:
+    """The JSON value in `text`, which has that type; `text` itself if gusset cannot have written it."""
+    try:
+        value = json.loads(text)
+        if type(value) is kind and _is_plain(value, _MAX_DEPTH):
+            return value
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return _text(text)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether each JSON encoder takes `value`: some fail by deep nesting, large numbers or surrogates."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    elif isinstance(value, dict | list):
+        values = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in values)
+    return True
+
+
+_MAX_DEPTH = 20
 
 RECORD_COLUMNS = tuple(each.name for each in fields(AuditRecord))  # of the table `audit`, too
 

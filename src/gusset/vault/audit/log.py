@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gusset.errors import GussetError
 from gusset.vault.audit.chain_walk import ALL_RECORDS, RECORD, ChainWalk, record_of
 from gusset.vault.audit.checkpoints import (
     Checkpoint,
@@ -172,12 +174,24 @@ class AuditLog:
 
     def _row_problems(self, connection: Connection, keyring: Keyring, state: LogState) -> Iterator[str]:
         comparison = RowComparison(state, self._signer)
+        dialect, driver = connection.dialect, connection.driver
         for table in SIGNED_TABLES:
-            yield from contradiction(connection, table)
-            yield from comparison.table_problems(table, unverified_rows(connection, table))
+            dialect.savepoint(driver, "SAVEPOINT")
+            try:
+                yield from contradiction(connection, table)
+                with closing(unverified_rows(connection, table)) as rows:
+                    yield from comparison.table_problems(table, rows)
+            except (GussetError, OSError, dialect.errors):
+                raise
+            except Exception as error:  # whoever can cause it must not hide what is wrong elsewhere
+                dialect.savepoint(driver, "ROLLBACK TO SAVEPOINT")  # ends what was not read to its end
+                yield comparison.unreadable(table, error)
+            dialect.savepoint(driver, "RELEASE SAVEPOINT")
         yield from comparison.missing()
-        secrets = {row.id: row for row in unverified_rows(connection, SECRETS)}
-        yield from unopened(unverified_rows(connection, SECRET_VERSIONS), secrets, partial(_opens, keyring))
+        if comparison.has_read(SECRETS, SECRET_VERSIONS):
+            secrets = {row.id: row for row in unverified_rows(connection, SECRETS)}
+            versions = unverified_rows(connection, SECRET_VERSIONS)
+            yield from unopened(versions, secrets, partial(_opens, keyring))
 
     def _walk(
         self, connection: Connection, keyring: Keyring, wanted: set[int]

@@ -6,7 +6,7 @@ The same for SQLite and PostgreSQL; a `Dialect` has what differs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -387,7 +387,7 @@ def iterate(connection: Connection, statement: Statement, parameters: Parameters
             yield statement.row(values, description)
 
 
-def unverified_rows(connection: Connection, table: SignedTable) -> Iterator[Any]:
+def unverified_rows(connection: Connection, table: SignedTable) -> Generator[Any, None, None]:
     """Every row of a signed table, read in pieces in the connection's snapshot, not verified."""
     for row in iterate(connection, table.all_rows):
         yield table.row_type._make(row)
