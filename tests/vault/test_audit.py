@@ -21,6 +21,7 @@ from tests.vault.conftest import OlderCopy, settings_in
 
 Sql = Callable[..., list[Any]]
 
+NO_NUMBER = "a record in the log has no number: it was added"
 DEEP = "[" * 100_000  # JSON that is nested too deeply to be read
 
 
@@ -126,6 +127,92 @@ def test_tampering_is_found(settings: Settings, sql: Sql, tampering: str, proble
     for statement in tampering.split(";"):
         sql(statement)
     assert problem in problems(settings)
+
+
+@pytest.mark.sqlite("its columns hold any type")
+@pytest.mark.parametrize("column", ["hash", "mac", "details", "changes", "at"])
+@pytest.mark.parametrize("value", ["'x'", "7", "x'00'"])
+def test_a_newest_record_with_a_column_of_another_type_is_named(
+    vault: Vault, sql: Sql, column: str, value: str
+) -> None:
+    """By `verify`, and by a running manager."""
+    vault.secrets.writer.set("x", SecretValue(b"1"), actor="alice")
+    [(before,)] = sql(f"SELECT {column} FROM audit WHERE seq = 2")
+    sql(f"UPDATE audit SET {column} = {value} WHERE seq = 2")
+    verification = vault.verification()
+    verification.verify_new_records(lambda: False)
+    report = vault.audit.verify()
+    sql(f"UPDATE audit SET {column} = ? WHERE seq = 2", before)  # so that the vault closes
+    wrong = "was not written with this vault's keyring" if column == "mac" else "was altered or moved"
+    assert report.problems[0] == verification.result.problems[0] == f"record 2 {wrong}"
+    assert report.head.startswith("2:")
+
+
+def test_records_before_the_first_one_are_named(vault: Vault, sql: Sql) -> None:
+    """Also those with a right hash; they have no part in the chain."""
+    vault.secrets.writer.set("x", SecretValue(b"1"), actor="alice")
+    record = vault.audit.show()[-1]
+    previous = b"h" * 32
+    for seq in (-2, -1, 0):
+        forged = replace(record, seq=seq)
+        hashed = forged.hash_after(previous)
+        sql(
+            "INSERT INTO audit SELECT ?, at, actor, action, target, outcome, details, ?, mac, changes"
+            " FROM audit WHERE seq = 2",
+            seq,
+            hashed,
+        )
+        previous = hashed
+    verification = vault.verification()
+    verification.verify_new_records(lambda: False)
+    problems = vault.audit.verify().problems
+    assert verification.result.problems == ("record -2 was added: the first one has the number 1",)
+    assert problems == tuple(f"record {seq} was added: the first one has the number 1" for seq in (-2, -1, 0))
+
+
+def test_records_without_a_number_or_with_one_twice_are_named(vault: Vault, sql: Sql) -> None:
+    """The table was made anew, without its key: every record is a copy, and two are added."""
+    vault.secrets.writer.set("x", SecretValue(b"1"), actor="alice")
+    columns = "at, actor, action, target, outcome, details, hash, mac, changes"
+    sql("ALTER TABLE audit RENAME TO former")
+    sql("CREATE TABLE audit AS SELECT * FROM former")
+    sql(f"INSERT INTO audit (seq, {columns}) SELECT NULL, {columns} FROM former WHERE seq = 2")
+    sql(f"INSERT INTO audit (seq, {columns}) SELECT seq, {columns} FROM former WHERE seq = 1")
+    verification = vault.verification()
+    verification.verify_new_records(lambda: False)
+    running, problems = verification.result.problems, vault.audit.verify().problems
+    sql("DROP TABLE audit")
+    sql("ALTER TABLE former RENAME TO audit")
+    assert "record 1 is in the log more than once" in problems and problems.count(NO_NUMBER) == 1
+    assert "record 1 is in the log more than once" in running
+
+
+@pytest.mark.parametrize("epoch", ['"x"', "null", "[]", "1e999", "true"])
+def test_a_forged_acceptance_of_a_loss_is_named(vault: Vault, sql: Sql, epoch: str) -> None:
+    """Whatever its details have for the epoch: it begins none."""
+    for value in (b"1", b"2"):
+        vault.secrets.writer.set("x", SecretValue(value), actor="alice")
+    vault.sign_head()
+    before = sql("SELECT action, details FROM audit WHERE seq = 2")[0]
+    details = f'{{"kept": 1, "epoch": {epoch}}}'
+    sql("UPDATE audit SET action = 'audit.accept_loss', details = ? WHERE seq = 2", details)
+    assert vault.audit.verify().problems[0] == "record 2 was altered or moved"
+    sql("UPDATE audit SET action = ?, details = ? WHERE seq = 2", *before)
+    assert vault.audit.verify().problems == ()
+
+
+@pytest.mark.sqlite("its columns hold any type")
+@pytest.mark.parametrize("column", ["at", "hash", "signature", "signing_key", "keyring", "epoch"])
+@pytest.mark.parametrize("value", ["'x'", "x'00'", "1.5"])
+def test_a_checkpoint_with_a_column_of_another_type_is_named(
+    vault: Vault, sql: Sql, column: str, value: str
+) -> None:
+    """Each column is covered by its signature."""
+    vault.secrets.writer.set("x", SecretValue(b"1"), actor="alice")
+    vault.sign_head()
+    sql(f"UPDATE checkpoints SET {column} = {value} WHERE seq = 2")
+    [problem] = vault.audit.verify().problems
+    assert problem == "the database: the checkpoint of record 2 is not signed by this vault"
 
 
 @pytest.mark.parametrize(

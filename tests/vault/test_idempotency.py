@@ -99,6 +99,22 @@ def test_another_request_with_the_same_key_is_known_as_another(vault: Vault, cha
     assert found is not None and found.same
 
 
+@pytest.mark.sqlite("its columns hold any type")
+@pytest.mark.parametrize(
+    ("damage", "same"), [("mac = 'x'", False), ("mac = 7", False), ("created_at = x'00'", True)]
+)
+def test_a_request_that_was_stored_with_another_type_is_not_executed_again(
+    vault: Vault, sql: Sql, damage: str, same: bool
+) -> None:
+    """As one with another HMAC is not; a time that cannot be read is as good as now."""
+    execute(vault)
+    sql(f"UPDATE idempotency SET {damage}")
+    found = vault.idempotency.find(REQUEST, vault.idempotency.digest(*PARTS))
+    assert found is not None and found.same is same
+    with pytest.raises(AlreadyExecuted):
+        execute(vault)
+
+
 def test_parts_of_a_request_that_only_meet_elsewhere_make_another_request(vault: Vault) -> None:
     """A path with a part of the body is no other path with the rest of it."""
     assert vault.idempotency.digest(b"ab", b"c") != vault.idempotency.digest(b"a", b"bc")

@@ -92,6 +92,8 @@ class CheckpointTimer(_Task):
             self._vault.sign_head()
         except GussetError as error:
             self._report(error)
+        except Exception as error:  # a record that was altered keeps no manager from starting
+            log_bug(error)
         super().start()
 
     def stop(self) -> None:

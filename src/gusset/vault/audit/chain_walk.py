@@ -24,8 +24,16 @@ class ChainWalk:
     def follow(self, record: AuditRecord, keyring: Keyring | None) -> str | None:
         """Verify the next record, and take it in. Returns what is wrong with it.
 
-        Without a keyring, its HMAC is not verified.
+        Without a keyring, its HMAC is not verified. A record that can have no place in the log is not taken
+        in.
         """
+        # Whoever makes the table anew can leave out its key, and with SQLite the types of its columns.
+        if type(record.seq) is not int:
+            return "a record in the log has no number: it was added"
+        if record.seq < 1:
+            return f"record {record.seq} was added: the first one has the number 1"
+        if record.seq <= self.head.seq:
+            return f"record {record.seq} is in the log more than once"
         problem = None
         if record.seq != self.head.seq + 1:
             problem = f"records {self.head.seq + 1} to {record.seq - 1} are missing"
@@ -39,7 +47,12 @@ class ChainWalk:
 
     def is_signed(self, record: AuditRecord, keyring: Keyring) -> bool:
         """Whether a holder of the audit key wrote the record, if its hash is right."""
-        return type(record.hash) is bytes and keyring.audit_mac(record.hash, record.seq) == record.mac
+        if type(record.hash) is not bytes or type(record.seq) is not int:
+            return False
+        try:
+            return bool(keyring.audit_mac(record.hash, record.seq) == record.mac)
+        except KeyError:  # no key is for a record with that number
+            return False
 
     def _follows(self, record: AuditRecord) -> bool:
         try:

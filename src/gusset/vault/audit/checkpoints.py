@@ -53,10 +53,10 @@ class Checkpoint:
 
     def is_signed(self, public_keys: PublicKeys) -> bool:
         """Whether the signing key for this record has signed the checkpoint."""
-        key = public_keys.key_of(self.seq)
-        if key is None or key.number != (self.key or 1):
-            return False
         try:
+            key = public_keys.key_of(self.seq)
+            if key is None or key.number != (self.key or 1):
+                return False
             return key.verifies(self.signature, self.signed_bytes())
         except (TypeError, AttributeError):  # SQLite's columns hold any type
             return False

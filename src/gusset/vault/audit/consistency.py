@@ -82,7 +82,7 @@ class LogState:
             elif record.action in KEY_CHANGES:
                 self.keyring = max(self.keyring, details["keyring"])
             elif record.action == Action.AUDIT_ACCEPT_LOSS and "kept" in details:
-                self.epochs.begin(details["epoch"], record.seq)
+                self._follow_epoch(record, details["epoch"])
 
     def _follow_rows(self, record: AuditRecord) -> None:
         act = f"{record.action} {record.target}"
@@ -91,6 +91,10 @@ class LogState:
             if (problem := _wrong_change(change, before)) is not None:
                 self.problems.append(f"{change.table}: record {record.seq} ({act}) {problem}")
             self.rows[change.table, change.key] = _RowState(record.seq, change.mac, act)
+
+    def _follow_epoch(self, record: AuditRecord, number: Any) -> None:
+        if type(number) is int:  # numbers of epochs are compared, also when this is over
+            self.epochs.begin(number, record.seq)
 
     def _follow_change(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
         secret_id, team = details["id"], details["team"]

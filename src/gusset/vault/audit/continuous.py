@@ -28,6 +28,7 @@ PIECE = 50  # records or rows that are read at a time: a few milliseconds, in wh
 _MAX_PROBLEMS = 1000  # of each kind that are kept; whoever can alter one row can alter all
 
 _NEXT_RECORDS = Statement(f"{RECORD} WHERE seq > :seq ORDER BY seq LIMIT :limit")
+_FIND_BELOW = Statement("SELECT seq FROM audit WHERE seq < 1 ORDER BY seq LIMIT 1")
 _FIND_HASH = Statement("SELECT hash FROM audit WHERE seq = :seq")
 
 # Called between two pieces, to leave time to others. Returns whether to stop.
@@ -103,6 +104,8 @@ class ContinuousVerification:
         while more:
             with self._store.snapshot() as connection:
                 more = self._follow_piece(connection)
+                if not more and (row := connection.one(_FIND_BELOW)) is not None:
+                    self._add_chain_problem(f"record {row.seq} was added: the first one has the number 1")
             if more:
                 self._publish()
                 if pause():
@@ -173,16 +176,20 @@ class ContinuousVerification:
     def _follow_piece(self, connection: Connection) -> bool:
         """Verify the next records. Returns whether there may be more."""
         self._check_head(connection)
-        rows = connection.all(_NEXT_RECORDS, {"seq": self._walk.head.seq, "limit": PIECE})
+        before = self._walk.head.seq
+        rows = connection.all(_NEXT_RECORDS, {"seq": before, "limit": PIECE})
         if self._keyring is None:
             self._keyring = self._reload_keyring(connection)
         for record in map(record_of, rows):
             if not self._chain_problems and not self._walk.is_signed(record, self._keyring):
                 self._keyring = self._reload_keyring(connection)
-            problem = self._walk.follow(record, self._keyring)
-            if problem is not None and len(self._chain_problems) < _MAX_PROBLEMS:
-                self._chain_problems.append(problem)
-        return len(rows) == PIECE
+            self._add_chain_problem(self._walk.follow(record, self._keyring))
+        # Records that have no number are read again and again.
+        return len(rows) == PIECE and self._walk.head.seq > before
+
+    def _add_chain_problem(self, problem: str | None) -> None:
+        if problem is not None and len(self._chain_problems) < _MAX_PROBLEMS:
+            self._chain_problems = list(dict.fromkeys([*self._chain_problems, problem]))
 
     def _check_head(self, connection: Connection) -> None:
         """Begin again if the newest verified record is not in the log any more."""

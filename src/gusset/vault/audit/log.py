@@ -145,7 +145,8 @@ class AuditLog:
         for source, points in sources.items():
             problems += comparison.problems(source, points)
         count = sum(map(len, sources.values()))
-        return VerificationReport(head.seq, count, f"{head.seq}:{head.hash.hex()}", tuple(problems))
+        hashed = head.hash.hex() if type(head.hash) is bytes else "altered"
+        return VerificationReport(head.seq, count, f"{head.seq}:{hashed}", tuple(problems))
 
     def continuous(self, clock: Clock) -> ContinuousVerification:
         """Verification that runs while the vault is in use."""

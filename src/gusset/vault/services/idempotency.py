@@ -156,13 +156,17 @@ class Idempotency:
 
     def _find(self, connection: Connection, request: RequestId, digest: bytes) -> Executed | None:
         row = connection.one(_FIND, request.parameters())
-        if row is None or row.created_at < self._oldest():
+        if row is None:
+            return None
+        # SQLite's columns hold any type.
+        created_at = row.created_at if type(row.created_at) is str else timestamp(self._clock())
+        if created_at < self._oldest():
             return None
         same = self._is_of(row.mac, digest)
         if not same and self._keys.reload_if_newer(connection):  # another process has rotated the key
             same = self._is_of(row.mac, digest)
         response = self._genuine(request, row.response) if same else None
-        return Executed(same=same, response=response, created_at=row.created_at)
+        return Executed(same=same, response=response, created_at=created_at)
 
     def _genuine(self, request: RequestId, text: str | None) -> Mapping[str, Any] | None:
         """The stored response of a request; None if there is none, or none that has an HMAC."""
@@ -193,7 +197,9 @@ class Idempotency:
         parts = ("response", request.caller, request.route, request.key, json.dumps(response))
         return self.digest(*[part.encode() for part in parts])
 
-    def _is_of(self, mac: bytes, digest: bytes) -> bool:
+    def _is_of(self, mac: Any, digest: bytes) -> bool:
+        if type(mac) is not bytes:  # SQLite's columns hold any type
+            return False
         return any(hmac.compare_digest(mac, each) for each in self._keys.current.request_macs(digest))
 
     def writer(self, request: RequestId, digest: bytes) -> OnceWriter:
