@@ -223,6 +223,17 @@ def test_a_table_without_a_column_hides_no_problem_of_others(tampered: Vault, sq
     assert_others_are_named(problems)
 
 
+def test_a_view_that_was_made_while_the_vault_is_open_is_found(vault: Vault, sql: Sql) -> None:
+    """It could stand for a table. Once it is removed, it is no problem any more."""
+    verification = vault.verification()
+    assert verify(verification) == ""
+    sql("CREATE VIEW spare AS SELECT * FROM users")
+    for problems in (verify(verification), "\n".join(vault.audit.verify().problems)):
+        assert problems == "the database has objects that gusset never creates: view spare"
+    sql("DROP VIEW spare")
+    assert verify(verification) == ""
+
+
 def test_what_gusset_fails_by_is_a_problem(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it is: a fault in gusset itself hides no tampering unnoticed, until it is found."""
     verification = vault.verification()

@@ -330,6 +330,7 @@ class Vault:
             reload_keyring=reload,
             signer=parts.signer,
             witness=parts.witness,
+            check_schema=lambda connection: check_schema(parts.database, connection.driver),
         )
 
     def verification(self) -> ContinuousVerification:

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from gusset.errors import GussetError, Unreachable, VaultTooNew
+from gusset.errors import GussetError, IntegrityError, Unreachable, VaultTooNew
 from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
 from gusset.vault.audit.consistency import RowComparison, contradiction
 from gusset.vault.audit.known_head import KnownRecord
@@ -56,6 +56,7 @@ class ContinuousVerification:
         reload_keyring: Callable[[Connection], Keyring],
         signer: RowSigner,
         clock: Clock,
+        check_schema: Callable[[Connection], None],
     ) -> None:
         self.result = Integrity()
         self._store = store
@@ -63,6 +64,7 @@ class ContinuousVerification:
         self._reload_keyring = reload_keyring
         self._signer = signer
         self._clock = clock
+        self._check_schema = check_schema
         self._walk = ChainWalk(vault)
         self._keyring: Keyring | None = None
         self._records_at: str | None = None
@@ -70,6 +72,7 @@ class ContinuousVerification:
         self._lost: KnownRecord | None = None
         self._chain_problems: list[str] = []
         self._row_problems: list[str] = []
+        self._schema_problem: list[str] = []
         self._failures: dict[str, str] = {}  # why "records" or "rows" cannot be verified
 
     def verify_new_records(self, pause: Pause) -> None:
@@ -82,7 +85,10 @@ class ContinuousVerification:
             self._verify_new_records(pause)
 
     def verify_rows(self, pause: Pause) -> None:
-        """Compare all signed rows with the log, after `verify_new_records`. Raises the same errors."""
+        """Compare all signed rows with the log, after `verify_new_records`. Raises the same errors.
+
+        Also finds triggers and views.
+        """
         with self._naming_failure("rows"):
             self._verify_rows(pause)
 
@@ -115,6 +121,10 @@ class ContinuousVerification:
 
     def _verify_rows(self, pause: Pause) -> None:
         until, comparison = self._walk.head.seq, RowComparison(self._walk.state, self._signer)
+        with self._store.snapshot() as connection:
+            self._schema_problem = schema_problem(self._check_schema, connection)
+        if self._schema_problem:
+            self._publish()
         found: list[str] = []
         contradictions: list[str] = []
         failure: GussetError | None = None
@@ -208,11 +218,27 @@ class ContinuousVerification:
             ]
         wrong = self._walk.state.problems[:_MAX_PROBLEMS]
         self.result = Integrity(
-            problems=(*self._failures.values(), *lost, *self._chain_problems, *wrong, *self._row_problems),
+            problems=(
+                *self._failures.values(),
+                *self._schema_problem,
+                *lost,
+                *self._chain_problems,
+                *wrong,
+                *self._row_problems,
+            ),
             records=self._walk.head.seq,
             records_at=self._records_at,
             rows_at=self._rows_at,
         )
+
+
+def schema_problem(check_schema: Callable[[Connection], None], connection: Connection) -> list[str]:
+    """What is wrong with the schema of the database: at most one problem."""
+    try:
+        check_schema(connection)
+    except IntegrityError as error:
+        return [error.message]
+    return []
 
 
 def _reason(error: Exception) -> str | None:

@@ -18,7 +18,7 @@ from gusset.vault.audit.checkpoints import (
     given_checkpoints,
 )
 from gusset.vault.audit.consistency import LogState, RowComparison, contradiction, unopened
-from gusset.vault.audit.continuous import ContinuousVerification
+from gusset.vault.audit.continuous import ContinuousVerification, schema_problem
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.clock import Clock
 from gusset.vault.crypto.envelope import CannotOpen, version_context
@@ -55,13 +55,18 @@ class AuditLog:
         reload_keyring: Callable[[Connection], Keyring],
         signer: RowSigner,
         witness: WitnessFile,
+        check_schema: Callable[[Connection], None],
     ) -> None:
-        """`reload_keyring` reads keyring and epochs anew: another process may have changed them."""
+        """`reload_keyring` reads keyring and epochs anew: another process may have changed them.
+
+        `check_schema` raises IntegrityError if the database has what could change what is read.
+        """
         self._store = store
         self._vault = vault
         self._reload_keyring = reload_keyring
         self._signer = signer
         self._witness = witness
+        self._check_schema = check_schema
 
     def show(
         self,
@@ -112,8 +117,8 @@ class AuditLog:
         Finds records that were edited, removed or reordered; a log that was cut
         short and a database that was replaced by an older copy, up to the newest
         checkpoint in the database, in the witness file or in `checkpoint_files`;
-        rows of any signed table that differ from what the log says; and a keyring
-        that was rolled back to an older state.
+        rows of any signed table that differ from what the log says; a keyring
+        that was rolled back to an older state; and triggers and views.
 
         Raises:
             UsageError: one of `checkpoint_files` holds no checkpoint.
@@ -123,12 +128,14 @@ class AuditLog:
         sources = {str(path): given_checkpoints(path) for path in checkpoint_files}
         sources[str(self._witness.path)] = self._witness.checkpoints()
         with self._store.snapshot() as connection:
+            altered = schema_problem(self._check_schema, connection)
             keyring = self._reload_keyring(connection)
             sources["the database"] = self._stored_checkpoints(connection)
             wanted = {point.seq for points in sources.values() for point in points}
             walk, hashes, problems = self._walk(connection, keyring, wanted)
             head, state = walk.head, walk.state
             problems += [*state.problems, *self._row_problems(connection, keyring, state)]
+        problems += altered
         if head.seq == 0:  # creating the vault is its first record
             problems.append("the log is empty: every record was removed")
         if keyring.generation < state.keyring:
@@ -156,6 +163,7 @@ class AuditLog:
             reload_keyring=self._reload_keyring,
             signer=self._signer,
             clock=clock,
+            check_schema=self._check_schema,
         )
 
     def _stored_checkpoints(self, connection: Connection) -> list[Checkpoint]:
