@@ -91,6 +91,31 @@ def test_a_row_that_was_rolled_back_is_found(vault: Vault, sql: Sql) -> None:
     assert "the secret s3 was rolled back to its state of record" in verify(verification)
 
 
+@pytest.mark.parametrize("copies", [1, 2, 3, 7, 9])
+def test_rows_with_one_key_are_found(vault: Vault, sql: Sql, copies: int) -> None:
+    """Copies of a right row hide no older one behind the end of a piece; the rows after them are read, too."""
+    [(name,)] = sql("SELECT name FROM secrets ORDER BY id LIMIT 1 OFFSET 2")
+    [older] = sql("SELECT * FROM secrets WHERE name = ?", name)
+    vault.secrets.writer.annotate(name, note="new", actor="alice")
+    verification = vault.verification()
+    assert verify(verification) == ""
+    sql("DROP INDEX secrets_live_name")
+    sql("ALTER TABLE secrets RENAME TO former")  # its rows have a key
+    sql("CREATE TABLE secrets AS SELECT * FROM former")
+    for _ in range(copies):
+        sql("INSERT INTO secrets SELECT * FROM former WHERE name = ?", name)
+    sql(f"INSERT INTO secrets VALUES ({', '.join('?' * len(older))})", *older)
+    [(later,)] = sql("SELECT max(id) FROM secrets")
+    sql("DELETE FROM secrets WHERE id = ?", later)
+    problems = verify(verification).splitlines(), list(vault.audit.verify().problems)
+    sql("DROP TABLE secrets")
+    sql("ALTER TABLE former RENAME TO secrets")
+    for found in problems:
+        assert found.count(f"secrets: the secret {name} is in the database more than once") == 1
+        [missing] = [each for each in found if each.endswith("is missing")]
+        assert missing.startswith(f"secrets: the row {later} of")
+
+
 COLUMNS = "at, actor, action, target, outcome, details, changes, hash, mac"
 
 

@@ -152,6 +152,7 @@ class RowComparison:
         self.state = state
         self._signer = signer
         self._seen: set[tuple[str, str]] = set()
+        self._seen_again: set[tuple[str, str]] = set()
         self._unreadable: set[str] = set()  # names of tables
 
     def unreadable(self, table: SignedTable, error: Exception) -> str:
@@ -167,11 +168,25 @@ class RowComparison:
         return self._unreadable.isdisjoint([table.name for table in tables])
 
     def table_problems(self, table: SignedTable, rows: Iterable[Any]) -> Iterator[str]:
-        """How the rows of one table differ from what the log says."""
+        """How the rows of one table differ from what the log says. Pass each row once."""
+        for row in rows:
+            yield from self.duplicates(table, [row])
+            yield from self.differences(table, [row])
+
+    def duplicates(self, table: SignedTable, rows: Iterable[Any]) -> Iterator[str]:
+        """Which rows of one table there are more than once. Pass each row once."""
         for row in rows:
             key = (table.name, table.key_text(row))
+            if key in self._seen and key not in self._seen_again:
+                self._seen_again.add(key)
+                yield f"{table.name}: {table.describe(row)} is in the database more than once"
             self._seen.add(key)
-            if (problem := self._row_problem(table, row, self.state.rows.get(key))) is not None:
+
+    def differences(self, table: SignedTable, rows: Iterable[Any]) -> Iterator[str]:
+        """How rows of one table differ from what the log says."""
+        for row in rows:
+            state = self.state.rows.get((table.name, table.key_text(row)))
+            if (problem := self._row_problem(table, row, state)) is not None:
                 yield f"{table.name}: {table.describe(row)} {problem}"
 
     def _row_problem(self, table: SignedTable, row: Any, state: _RowState | None) -> str | None:

@@ -158,21 +158,28 @@ class ContinuousVerification:
         Returns whether to go on.
         """
         last: Any = None
+        beyond = False  # whether to read only rows that follow `last`, and none with the same key
         while True:
             with self._store.snapshot() as connection:
                 while self._follow_piece(connection):
                     pass
                 if comparison.state is not self._walk.state:
                     return False  # an older copy of the database was restored: the next call begins again
-                rows = _next_rows(connection, table, last)
-                problems = list(comparison.table_problems(table, rows))
+                rows = _next_rows(connection, table, last, beyond=beyond)
+                is_last = len(rows) < PIECE
+                if rows and not beyond and _has_key_of(table, rows[0], last):
+                    del rows[0]  # it was read before
+                problems = list(comparison.differences(table, rows))
                 if problems and not found:  # another process may have rotated keys
                     self._keyring = self._reload_keyring(connection)
-                    problems = list(comparison.table_problems(table, rows))
+                    problems = list(comparison.differences(table, rows))
+                problems += comparison.duplicates(table, rows)
             self._add_row_problems(found, problems)
-            if len(rows) < PIECE:
+            if is_last:
                 return True
-            last = rows[-1]
+            # A piece of one key only: the next one would be the same.
+            beyond = not rows or _has_key_of(table, rows[-1], last)
+            last = rows[-1] if rows else last
             if pause():
                 return False
 
@@ -250,24 +257,34 @@ def _reason(error: Exception) -> str | None:
     return f"gusset fails by what the database holds ({type(error).__name__})"
 
 
-def _next_rows(connection: Connection, table: SignedTable, last: Any) -> list[Any]:
-    """The rows that follow `last` by their keys, not verified; the first rows if it is None."""
+def _has_key_of(table: SignedTable, row: Any, other: Any) -> bool:
+    return other is not None and row[: len(table.key)] == other[: len(table.key)]
+
+
+def _next_rows(connection: Connection, table: SignedTable, last: Any, *, beyond: bool) -> list[Any]:
+    """The rows from the key of `last` on, not verified; the first rows if it is None.
+
+    The key may not be one any more: whoever can write the database can drop it. So rows with the key of
+    `last` are among them, unless they are to be `beyond` it.
+    """
     parameters: dict[str, Any] = {"limit": PIECE}
     if last is not None:
         parameters |= {name: getattr(last, name) for name in table.key}
-    rows = connection.all(_statement(table, first=last is None), parameters)
+    rows = connection.all(_statement(table, "" if last is None else ">" if beyond else ">="), parameters)
     return [table.row_type._make(row) for row in rows]
 
 
 @cache
-def _statement(table: SignedTable, *, first: bool) -> Statement:
-    where = "" if first else f" WHERE {' OR '.join(_after(table.key))}"
+def _statement(table: SignedTable, comparison: str) -> Statement:
+    """`comparison` is how the keys compare with the parameters: `>`, `>=`, or empty for all rows."""
+    where = f" WHERE {' OR '.join(_after(table.key, comparison))}" if comparison else ""
     order = ", ".join(table.key)
     return Statement(f"{table.all_rows.text}{where} ORDER BY {order} LIMIT :limit")
 
 
-def _after(key: tuple[str, ...]) -> Iterator[str]:
+def _after(key: tuple[str, ...], comparison: str) -> Iterator[str]:
     """The conditions, one of which the rows after a key meet."""
     for index, name in enumerate(key):
         equal = "".join(f"{each} = :{each} AND " for each in key[:index])
-        yield f"({equal}{name} > :{name})"
+        sign = comparison if index == len(key) - 1 else ">"
+        yield f"({equal}{name} {sign} :{name})"
