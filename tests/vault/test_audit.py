@@ -60,7 +60,13 @@ def test_every_act_and_every_refusal_is_recorded(vault: Vault) -> None:
         ("alice", "secret.reveal", "x", "ok"),
         ("alice", "secret.delete", "x", "ok"),
     ]
-    assert json.loads(records[5].details) == {"team": team, "versions": {"x": 2}, "missing": ["z"]}
+    [secret_id] = [row.id for row in vault.secrets.reader.list()]
+    assert json.loads(records[5].details) == {
+        "team": team,
+        "versions": {"x": 2},
+        "ids": {"x": secret_id},
+        "missing": ["z"],
+    }
     assert vault.audit.verify().problems == ()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -119,6 +121,79 @@ def test_a_row_that_was_rolled_back_with_its_signature_is_found(settings: Settin
         [later] = vault.audit.verify().problems
 
     assert "delivered version 1 of plain, but version 2 was current" in later
+
+
+# The rows of all secrets with the name x, and of their versions.
+NAMED_X = {
+    "secrets": "secrets WHERE folded = 'x'",
+    "secret_versions": "secret_versions WHERE secret_id IN (SELECT id FROM secrets WHERE folded = 'x')",
+}
+
+
+def exchange(sql: Sql, rows: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
+    """Replace the rows of all secrets with the name x. Returns those that there were."""
+    found = {table: sql(f"SELECT * FROM {named}") for table, named in NAMED_X.items()}
+    for table in reversed(NAMED_X):
+        sql(f"DELETE FROM {NAMED_X[table]}")
+    for table, wanted in rows.items():
+        for row in wanted:
+            sql(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", *row)
+    return found
+
+
+def newest(sql: Sql) -> int:
+    return int(sql("SELECT max(seq) FROM audit")[0][0])
+
+
+def test_a_delivery_of_another_secret_with_the_same_name_and_version_is_found(
+    settings: Settings, sql: Sql
+) -> None:
+    """One that was deleted, put in the place of its successor for a while."""
+    with open_vault(settings) as vault:
+        first = vault.secrets.writer.set("x", SecretValue(b"of the first"), actor="alice").id
+        older = exchange(sql, {})
+        exchange(sql, older)
+        vault.secrets.writer.delete("x", actor="alice")
+        second = vault.secrets.writer.set("x", SecretValue(b"of the second"), actor="alice").id
+        right = exchange(sql, older)
+
+        delivered = vault.secrets.delivery.deliver(["x"], actor="alice", deployment="model")
+        exchange(sql, right)
+
+        problem = (
+            f"record {newest(sql)} delivered x of the secret {first}, "
+            f"but the secret with that name was {second}"
+        )
+        verification = vault.verification()
+        verification.verify_new_records(lambda: False)
+        assert delivered.values["x"].value.reveal() == b"of the first"
+        assert vault.audit.verify().problems == verification.result.problems == (problem,)
+
+
+def test_two_secrets_with_one_name_are_found_and_not_delivered(settings: Settings, sql: Sql) -> None:
+    """One was hidden until somebody set the other: both agree with their newest records."""
+    with open_vault(settings) as vault:
+        vault.secrets.writer.set("x", SecretValue(b"of the first"), actor="alice")
+        before = newest(sql)
+        hidden = exchange(sql, {})
+        second = vault.secrets.writer.set("x", SecretValue(b"of the second"), actor="alice").id
+        problem = (
+            f"record {newest(sql)} (secret.create x) wrote the secret {second}, "
+            f"but the one of record {before} had its name: that had been removed"
+        )
+        sql("DROP INDEX secrets_live_name")
+        both = exchange(sql, hidden)
+        for table, rows in both.items():
+            hidden[table].extend(rows)
+        exchange(sql, hidden)
+
+        with pytest.raises(IntegrityError, match="two secrets with one name"):
+            vault.secrets.delivery.deliver(["x"], actor="alice", deployment="model")
+
+        verification = vault.verification()
+        verification.verify_new_records(lambda: False)
+        assert problem in vault.audit.verify().problems
+        assert verification.result.problems == (problem,)
 
 
 def test_what_an_older_gusset_wrote_is_not_compared_and_is_the_newest_state(settings: Settings) -> None:

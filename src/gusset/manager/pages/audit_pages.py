@@ -84,7 +84,7 @@ def details_text(details: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key}: {_detail_text(value)}"
         for key, value in details.items()
-        if key not in ("id", "team") and value not in (None, False)
+        if key not in ("id", "ids", "team") and value not in (None, False)
     )
 
 

@@ -102,15 +102,27 @@ class LogState:
         self.secrets[secret_id] = state
         key = (team, fold_name(record.target))
         if not state.deleted:
+            other = self._live.get(key, secret_id)
+            if other != secret_id:
+                self.problems.append(
+                    f"record {record.seq} ({record.action} {record.target}) wrote the secret {secret_id}, "
+                    f"but the one of record {self.secrets[other].seq} had its name: that had been removed"
+                )
             self._live[key] = secret_id
         elif self._live.get(key) == secret_id:
             del self._live[key]
 
     def _follow_delivery(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
+        ids = details.get("ids", {})  # an older gusset has stored none
         for name, version in details["versions"].items():
             secret_id = self._live.get((details["team"], fold_name(name)))
             if secret_id is None:
                 self.problems.append(f"record {record.seq} delivered {name}, which did not exist then")
+            elif ids.get(name, secret_id) != secret_id:
+                self.problems.append(
+                    f"record {record.seq} delivered {name} of the secret {ids[name]}, "
+                    f"but the secret with that name was {secret_id}"
+                )
             elif version != self.secrets[secret_id].version:
                 self.problems.append(
                     f"record {record.seq} delivered version {version} of {name}, "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from gusset.errors import IntegrityError
 from gusset.secrets.name import check_name, fold_name
 from gusset.secrets.sources.source import Delivered, Previous
 from gusset.secrets.value import SecretValue
@@ -58,7 +59,7 @@ class SecretDelivery:
         for one that is missing.
 
         Raises:
-            IntegrityError: the stored bytes of one of them do not open.
+            IntegrityError: the stored bytes of one of them do not open, or its row was altered.
         """
         wanted = {name: fold_name(check_name(name)) for name in names}
         if not wanted and on_read is None:
@@ -84,7 +85,8 @@ class SecretDelivery:
             if not wanted:
                 return WriteResult(DeliveredValues({}, {}), [])
             self._record_read(transaction, [secrets[name] for name in values])
-            details: dict[str, Any] = {"team": self._rows.team_id, "versions": versions}
+            ids = {name: secrets[name].id for name in values}
+            details: dict[str, Any] = {"team": self._rows.team_id, "versions": versions, "ids": ids}
             if kept := {name: each.previous.version for name, each in values.items() if each.previous}:
                 details["previous"] = kept
             if missing := sorted(wanted.keys() - values.keys()):
@@ -97,9 +99,19 @@ class SecretDelivery:
         return self._writer.run(AuditEvent(actor, Action.SECRET_DELIVER, deployment), write)
 
     def _find(self, connection: Connection, wanted: Mapping[str, str]) -> dict[str, Any]:
-        """The rows of those secrets that exist, by the spelling in `wanted`."""
+        """The rows of those secrets that exist, by the spelling in `wanted`.
+
+        Raises:
+            IntegrityError: one was altered, or there are two with one name.
+        """
         parameters = {"team": self._rows.team_id, "folded": list(wanted.values())}
-        by_folded = {row.folded: row for row in connection.all(FIND_MANY, parameters)}
+        rows = connection.all(FIND_MANY, parameters)
+        by_folded = {row.folded: row for row in rows}
+        if len(by_folded) < len(rows):
+            raise IntegrityError(
+                "the database has two secrets with one name: their index was removed",
+                hint="`gusset audit verify` lists what differs from the audit log",
+            )
         return {name: by_folded[folded] for name, folded in wanted.items() if folded in by_folded}
 
     def _current_versions(self, connection: Connection, secrets: Collection[Any]) -> dict[str, Any]:
