@@ -18,7 +18,7 @@ from gusset.vault.commit.writer import WriteResult
 from gusset.vault.services.deployments import DeploymentInfo, Grant, ReplicaInfo
 from gusset.vault.services.leases import LeaseReport
 from gusset.vault.storage.connection import Transaction
-from tests.vault.conftest import Clock
+from tests.vault.conftest import Clock, Sql
 
 
 @pytest.fixture
@@ -204,3 +204,21 @@ def test_equal_numbers_with_other_values_have_another_revision(
     assert revision_of(keys, found, 1) != revision_of(keys, found, 2)
     delivered = first.secrets.delivery.deliver(["mine"], actor="d", deployment="d")
     assert delivered.revisions == {"mine": revision}
+
+
+@pytest.mark.parametrize("column", ["versions", "used", "delivered"])
+@pytest.mark.parametrize("text", ["[", "[1]", '{"mine": "one"}', "[" * 100_000], ids=lambda text: text[:16])
+def test_a_replica_with_an_altered_report_is_in_nobodys_way(
+    first: Vault, grant: Grant, sql: Sql, column: str, text: str
+) -> None:
+    """It counts as one that has reported nothing."""
+    lease, key = begin(first, grant)
+    sql(f"UPDATE replicas SET {column} = ?", text)
+
+    first.deployments.register(grant.team_id, "d", ["mine"], actor="ada")
+    assert replica(first, grant).versions == {}
+    assert first.rotations_of(grant.team_id, "default").get("mine").version == 1
+    first.leases.renew(grant, lease, key, HOLDS_ONE)
+    assert replica(first, grant).versions == {"mine": 1}
+    first.deployments.remove(grant.team_id, "d", actor="ada")
+    assert first.deployments.of_teams([grant.team_id]) == []

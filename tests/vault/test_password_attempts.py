@@ -16,6 +16,8 @@ from gusset.vault.commit.writer import WriteResult
 from gusset.vault.services.password_attempts import AttemptLimit, PasswordAttempt
 from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.sql import Statement
+from tests.serving.conftest import eventually
+from tests.vault.conftest import Sql
 
 LIMIT = AttemptLimit(name="test", burst=3, seconds=3.0)
 OTHER = AttemptLimit(name="other", burst=1, seconds=600.0)
@@ -90,3 +92,21 @@ def test_clients_are_neither_stored_in_plain_text_nor_kept(vault: Vault) -> None
     time.sleep(0.1)  # until the attempt is forgiven, by the database's clock
     vault.password_attempts.take([PasswordAttempt(OTHER, "a")])
     assert len(rows(vault)) == 1 and rows(vault) != kept
+
+
+@pytest.mark.parametrize(
+    "over_at",
+    ["9999999999999", "9223372036854775807", pytest.param("x'00'", marks=pytest.mark.sqlite)],  # a blob
+)
+def test_a_forged_count_locks_nobody_out_for_longer_than_attempts_do(
+    vault: Vault, sql: Sql, over_at: str
+) -> None:
+    """Once the one who writes the database stops."""
+    attempt = [PasswordAttempt(LIMIT, "a")]
+    vault.password_attempts.take(attempt)
+    sql(f"UPDATE password_attempts SET over_at = {over_at}")
+
+    [wait] = vault.password_attempts.take(attempt)
+
+    assert wait <= LIMIT.interval / 1000
+    eventually(lambda: vault.password_attempts.take(attempt) == [0.0])

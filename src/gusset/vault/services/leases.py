@@ -136,13 +136,14 @@ class Lease:
 
     @classmethod
     def from_row(cls, row: Any) -> Lease:
+        """The lease of a row; versions that are no numbers count as not reported: rows are not signed."""
         return cls(
             id=row.id,
             deployment_id=row.deployment_id,
             host=row.host,
-            delivered=None if row.delivered is None else json.loads(row.delivered),
-            versions=json.loads(row.versions),
-            used=json.loads(row.used),
+            delivered=None if row.delivered is None else _numbers(row.delivered),
+            versions=_numbers(row.versions),
+            used=_numbers(row.used),
             seen_at=row.seen_at,
             reported_at=row.reported_at,
             stopped_at=row.stopped_at,
@@ -227,7 +228,7 @@ class Leases:
             return
         row = transaction.one(_FIND, {"id": lease.id, "deployment_id": holder.deployment_id})
         if row is not None and row.delivered is not None:
-            known = json.loads(row.delivered)
+            known = _numbers(row.delivered)
             transaction.run(_SET_DELIVERED, {"id": lease.id, "delivered": json.dumps(folded | known)})
 
     def _make_room(self, transaction: Transaction, holder: LeaseHolder) -> None:
@@ -428,6 +429,17 @@ class Leases:
 def _session_key(holder: LeaseHolder, lease: str, key: bytes) -> str:
     mac = hmac.digest(key, f"{holder.deployment_id}/{lease}".encode(), "sha256")
     return f"{_SESSION_PREFIX}{lease}_{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def _numbers(text: Any) -> dict[str, int]:
+    """The versions in a column, by name of the secret; none if the column has anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    if type(found) is not dict or any(type(each) is not int for each in found.values()):
+        return {}
+    return found
 
 
 def _highest(versions: Mapping[str, int], folded: str) -> int | None:

@@ -71,7 +71,7 @@ class PasswordAttempts:
 
         def write(transaction: Transaction) -> WriteResult[list[float]]:
             now = round(transaction.dialect.now().timestamp() * 1000)
-            over = [self._over_at(transaction, attempt, now) for attempt in attempts]
+            over = [self._over_at(transaction, attempt, now) + attempt.limit.interval for attempt in attempts]
             waits = [
                 max(0.0, (over_at - now) / 1000 - attempt.limit.seconds)
                 for attempt, over_at in zip(attempts, over, strict=True)
@@ -85,9 +85,18 @@ class PasswordAttempts:
         return self._writer.run(AuditEvent("gusset", Action.SESSION_CREATE, "attempts"), write)
 
     def _over_at(self, transaction: Transaction, attempt: PasswordAttempt, now: int) -> int:
-        """When all attempts are forgiven if this one is counted, in milliseconds of the database's clock."""
-        row = transaction.one(_FIND, {"client": self._stored(attempt)})
-        return max(row.over_at if row else 0, now) + attempt.limit.interval
+        """When all attempts are forgiven that were counted, in milliseconds of the database's clock.
+
+        A time that no attempts lead to is replaced: the row was altered, or the database's clock set back.
+        """
+        client = self._stored(attempt)
+        row = transaction.one(_FIND, {"client": client})
+        over_at = row.over_at if row is not None and type(row.over_at) is int else now  # SQLite: any type
+        latest = now + round(attempt.limit.seconds * 1000)
+        if over_at > latest:
+            over_at = latest
+            transaction.run(_SET, {"client": client, "over_at": over_at})
+        return max(over_at, now)
 
     def give_back(self, transaction: Transaction, attempts: Sequence[PasswordAttempt]) -> None:
         """No longer count these attempts: the password was right."""
