@@ -205,3 +205,22 @@ def test_a_revoked_key_that_is_rolled_back_with_its_hmac_is_named(attacked: Atta
 
     eventually(lambda: f"the key {prefix} was rolled back to its state of record" in manager.log.read_text())
     assert httpx.get(manager.address + "/readyz", trust_env=False).json()["integrity"]["problems"] == 1
+
+
+def test_a_token_that_was_hidden_while_its_makers_key_was_revoked_reads_nothing(attacked: Attacked) -> None:
+    """Its row is put back as it was, and agrees with the log."""
+    manager, columns = attacked.manager, ", ".join(ACCESS_KEYS.all_columns)
+    with manager.client(attacked.member) as member:
+        made = member.post("/v1/deployments", json={"name": "model", "secrets": ["y"]})
+    attacked.token = made.json()["token"]
+    assert attacked.deliver().status_code == 200
+    prefix = attacked.token.split("_")[2]
+    [row] = attacked.sql(f"SELECT {columns} FROM access_keys WHERE prefix = ?", prefix)
+    attacked.sql("DELETE FROM access_keys WHERE prefix = ?", prefix)
+    attacked.revoke()
+    places = ", ".join("?" * len(row))
+    attacked.sql(f"INSERT INTO access_keys ({columns}) VALUES ({places})", *row)
+
+    response = attacked.deliver()
+
+    assert (response.status_code, response.json()["code"]) == (401, "not_signed_in")

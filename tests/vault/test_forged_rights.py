@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from gusset.errors import Conflict, NotSignedIn
+from gusset.errors import Conflict, NotSignedIn, TokenRefused
 from gusset.secrets.value import SecretValue
 from gusset.vault import Vault
 from gusset.vault.services.identity_rules import IdentityRule
 from gusset.vault.services.issuers import new_issuer
+from gusset.vault.services.people import TokenChoice
 from gusset.vault.services.person import Person
 from gusset.vault.storage.signed_rows import SignedTable
 from gusset.vault.storage.tables import ACCESS_KEYS, IDENTITIES, MEMBERS, SESSIONS, TEAMS, USERS
@@ -200,3 +202,158 @@ def test_a_forged_administrator_does_not_count(rights: Rights) -> None:
     rights.sql("UPDATE users SET role = 'admin' WHERE email = ?", BOB)
     with pytest.raises(Conflict):
         rights.vault.people.update(ada, role="member", actor=ADA)
+
+
+class Hidden:
+    """Rows that are removed while something ends, and put back later: they verify, and the log agrees."""
+
+    def __init__(self, rights: Rights, table: SignedTable, column: str, value: Any) -> None:
+        names = ", ".join(table.all_columns)
+        self._rights, self._table = rights, table
+        self._rows = rights.sql(f"SELECT {names} FROM {table.name} WHERE {column} = ?", value)
+        assert self._rows
+        rights.sql(f"DELETE FROM {table.name} WHERE {column} = ?", value)
+
+    def put_back(self) -> None:
+        names = self._table.all_columns
+        for row in self._rows:
+            places = ", ".join("?" * len(names))
+            self._rights.sql(f"INSERT INTO {self._table.name} ({', '.join(names)}) VALUES ({places})", *row)
+
+
+def end_by_password(rights: Rights, session: str) -> None:
+    rights.vault.sessions.change_password(rights.bob, PASSWORD, NEW_PASSWORD, keep=session, actor=BOB)
+
+
+def end_by_link(rights: Rights, _: str) -> None:
+    rights.vault.invitations.accept(rights.vault.invitations.new_link(rights.bob.id, actor=ADA), NEW_PASSWORD)
+
+
+def end_by_disabling(rights: Rights, _: str) -> None:
+    disable(rights, "revoke")
+    rights.vault.people.update(rights.bob.id, disabled=False, actor=ADA)
+
+
+def disable(rights: Rights, tokens: TokenChoice) -> None:
+    rights.vault.people.update(rights.bob.id, disabled=True, tokens=tokens, actor=ADA)
+
+
+@pytest.mark.parametrize("end", [end_by_password, end_by_link, end_by_disabling])
+@pytest.mark.parametrize("then", ["nothing", "role", "password"])
+def test_a_session_that_was_hidden_while_all_ended_stays_ended(
+    rights: Rights, end: Callable[[Rights, str], None], then: str
+) -> None:
+    """Also after a later change that other sessions survive."""
+    _, kept = rights.vault.sessions.sign_in(BOB, PASSWORD)
+    hidden = Hidden(rights, SESSIONS, "hash", hashlib.sha256(f"session:{rights.session}".encode()).digest())
+    end(rights, kept.reveal().decode())
+
+    hidden.put_back()
+    assert rights.vault.sessions.authenticate(rights.session) is None
+    if then == "role":
+        rights.vault.people.update(rights.bob.id, role="member", actor=ADA)
+    elif then == "password":
+        password = PASSWORD if end is end_by_disabling else NEW_PASSWORD
+        rights.vault.sessions.change_password(rights.bob, password, PASSWORD, keep=rights.session, actor=BOB)
+    assert rights.vault.sessions.authenticate(rights.session) is None
+    is_kept = end is end_by_password and then != "password"
+    assert (rights.vault.sessions.authenticate(kept.reveal().decode()) is not None) is is_kept
+
+
+def test_a_change_of_the_role_ends_no_session(rights: Rights) -> None:
+    for role in ("member", "admin"):
+        rights.vault.people.update(rights.bob.id, role=role, actor=ADA)  # type: ignore[arg-type]
+        rights.vault.people.update(rights.bob.id, disabled=False, actor=ADA)
+        person = rights.vault.sessions.authenticate(rights.session)
+        assert person is not None and person.role == role
+    assert rights.vault.audit.verify().problems == ()
+
+
+def test_a_token_that_was_hidden_while_its_makers_key_was_revoked_stays_revoked(rights: Rights) -> None:
+    """Also one whose maker is a key that was hidden, too."""
+    _, other = rights.vault.access_keys.create(
+        rights.bob.id, "other", scopes=["deployments"], gives=["*"], actor=rights.with_key
+    )
+    *_, token = rights.vault.deployments.register(
+        rights.team, "model", ["x"], actor=f"{BOB} (key {prefix(other)})"
+    )
+    hidden = [Hidden(rights, ACCESS_KEYS, "prefix", prefix(key)) for key in (rights.token, other, token)]
+    rights.revoke_key()
+    for each in hidden:
+        each.put_back()
+
+    assert not rights.token_is_valid()
+    assert not rights.is_valid(other, "key") and not rights.is_valid(token, "token")
+
+
+@pytest.mark.parametrize("choice", ["revoke", "pass"])
+def test_a_token_that_was_hidden_while_its_maker_was_disabled_stays_ended(
+    rights: Rights, choice: TokenChoice
+) -> None:
+    """By the account alone: it was made on a page, with no key."""
+    *_, token = rights.vault.deployments.register(rights.team, "model", ["x"], actor=BOB)
+    hidden = Hidden(rights, ACCESS_KEYS, "prefix", prefix(token))
+    disable(rights, choice)
+
+    hidden.put_back()
+
+    assert not rights.is_valid(token, "token")
+    assert rights.token_is_valid() is (choice == "pass")
+
+
+def test_an_identity_that_was_hidden_while_its_maker_was_disabled_stays_ended(rights: Rights) -> None:
+    """It gets no token, and one that it got before is refused."""
+    [identity] = rights.vault.identities.of_teams([rights.team])
+
+    def issue() -> SecretValue:
+        tokens = rights.vault.identity_tokens
+        return tokens.issue(identity, seconds_left=600, details={}, actor="workload").token
+
+    token = issue()
+    rights.vault.identity_tokens.authenticate(token)
+    hidden = Hidden(rights, IDENTITIES, "id", identity.id)
+    disable(rights, "revoke")
+
+    hidden.put_back()
+
+    with pytest.raises(NotSignedIn, match="disabled"):
+        rights.vault.identity_tokens.authenticate(token)
+    with pytest.raises(TokenRefused, match="disabled"):
+        issue()
+
+
+def test_what_passes_to_an_administrator_stays_valid(rights: Rights) -> None:
+    """Its maker is the administrator from then on."""
+    disable(rights, "pass")
+    assert rights.token_is_valid()
+    [identity] = rights.vault.identities.of_teams([rights.team])
+    tokens = rights.vault.identity_tokens
+    issued = tokens.issue(identity, seconds_left=600, details={}, actor="workload")
+    tokens.authenticate(issued.token)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_link_that_was_hidden_while_it_was_replaced_stays_replaced(rights: Rights, used: bool) -> None:
+    """Before and after the newer link was used."""
+    older = rights.vault.invitations.new_link(rights.bob.id, actor=ADA)
+    hidden = Hidden(rights, ACCESS_KEYS, "prefix", prefix(older))
+    newer = rights.vault.invitations.new_link(rights.bob.id, actor=ADA)
+    if used:
+        rights.vault.invitations.accept(newer, NEW_PASSWORD)
+
+    hidden.put_back()
+
+    with pytest.raises(NotSignedIn, match="replaced"):
+        rights.vault.invitations.accept(older, PASSWORD)
+    if not used:
+        rights.vault.invitations.accept(newer, NEW_PASSWORD)
+
+
+def test_a_membership_that_was_hidden_while_it_ended_is_named(rights: Rights) -> None:
+    """The record says that it is gone."""
+    hidden = Hidden(rights, MEMBERS, "user_id", rights.bob.id)
+    rights.vault.teams.remove_member(rights.team, rights.bob.id, actor=ADA)
+
+    hidden.put_back()
+
+    assert any(each.startswith("members: ") for each in rights.vault.audit.verify().problems)

@@ -26,6 +26,7 @@ from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
+from gusset.vault.services.makers import FIND_KEY, check_account, check_keys, key_of_maker
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.meta import ACCESS_GENERATION, WRITE_META
 from gusset.vault.storage.signed_rows import Select
@@ -34,7 +35,6 @@ from gusset.vault.storage.tables import ACCESS_KEYS
 
 Kind = Literal["key", "token", "link"]
 _MARK: dict[Kind, str] = {"key": "gusset_key_", "token": "gusset_tok_", "link": "gusset_lnk_"}
-_MAKER = re.compile(r" \(key ([a-z2-7]{8})\)\Z")  # in `created_by`: the key that the person used
 _FORMAT = re.compile(r"gusset_(?:key|tok|lnk)_([a-z2-7]{8})_[A-Za-z0-9_-]{43}")
 
 Scope = Literal["secrets:read", "secrets:write", "deployments", "admin"]
@@ -80,9 +80,9 @@ def key_hash(key: SecretValue) -> bytes:
     return hashlib.sha256(key.reveal()).digest()
 
 
-_FIND = Select(ACCESS_KEYS, "prefix = :prefix")
 _OF_USER = Select(ACCESS_KEYS, "user_id = :id", "kind = 'key'", then="ORDER BY created_at DESC, prefix")
 _OF_DEPLOYMENT = Select(ACCESS_KEYS, "deployment_id = :id", then="ORDER BY created_at DESC, prefix")
+_LINKS_OF_USER = Select(ACCESS_KEYS, "user_id = :id", "kind = 'link'")
 _MADE_BY = Select(ACCESS_KEYS, "revoked_at IS NULL", also="created_by LIKE :maker ESCAPE '/'")
 _SET_LAST_USED = Statement("UPDATE access_keys SET last_used_at = :at WHERE prefix = :prefix")
 
@@ -153,13 +153,18 @@ def revoke_keys(transaction: Transaction, at: str, rows: Sequence[Any]) -> list[
     return revoked
 
 
+def is_replaced(link: Any, links: Sequence[Any]) -> bool:
+    """Whether any of a person's `links` changed after this one: a new one revokes the others."""
+    return any(each.changed_seq > link.changed_seq for each in links)
+
+
 def _capped_expiry(connection: Connection, expires_at: str | None, created_by: str) -> str | None:
-    maker = _MAKER.search(created_by)
+    maker = key_of_maker(created_by)
     if maker is None:  # a session, or a command on the machine of the vault
         return expires_at
-    row = connection.one(_FIND, {"prefix": maker[1]})
+    row = connection.one(FIND_KEY, {"prefix": maker})
     if row is None or row.revoked_at is not None:
-        raise NotSignedIn(f"the key {maker[1]} was revoked")
+        raise NotSignedIn(f"the key {maker} was revoked")
     return min((each for each in (expires_at, row.expires_at) if each is not None), default=None)
 
 
@@ -175,7 +180,8 @@ class AccessKeys:
         """What is stored about `key`, if it is valid.
 
         Raises:
-            NotSignedIn: it is unknown, altered, expired, revoked or of another kind.
+            NotSignedIn: it is unknown, altered, expired, revoked or of another kind; or its maker's key or
+                account has ended, or it is a link that was replaced: see `makers`.
         """
         try:
             text = key.reveal().decode("ascii")
@@ -185,15 +191,25 @@ class AccessKeys:
         if prefix is None:
             raise NotSignedIn("that is not a gusset key")
         with self._store.read() as connection:
-            row = connection.one(_FIND, {"prefix": prefix})
-        if row is None or not hmac.compare_digest(row.hash, key_hash(key)) or row.kind not in kinds:
-            raise NotSignedIn("that key is unknown here")
-        info = _info(row)
-        if info.revoked_at is not None:
-            raise NotSignedIn(f"the key {prefix} was revoked", ended=True)
-        if not info.is_valid(timestamp(self._clock())):
-            raise NotSignedIn(f"the key {prefix} has expired", hint="create a new one", ended=True)
+            row = connection.one(FIND_KEY, {"prefix": prefix})
+            if row is None or not hmac.compare_digest(row.hash, key_hash(key)) or row.kind not in kinds:
+                raise NotSignedIn("that key is unknown here")
+            info = _info(row)
+            if info.revoked_at is not None:
+                raise NotSignedIn(f"the key {prefix} was revoked", ended=True)
+            if not info.is_valid(timestamp(self._clock())):
+                raise NotSignedIn(f"the key {prefix} has expired", hint="create a new one", ended=True)
+            self._check_makers(connection, row)
         return info
+
+    def _check_makers(self, connection: Connection, row: Any) -> None:
+        check_keys(connection, row.created_by)
+        if row.kind == "token":
+            check_account(connection, row.created_by)
+        if row.kind == "link":
+            links, _ = connection.all_valid(_LINKS_OF_USER, {"id": row.user_id})
+            if is_replaced(row, links):
+                raise NotSignedIn("that link was replaced by a newer one", ended=True)
 
     def record_uses(self, uses: Mapping[str, str]) -> None:
         """Store when keys were last used, by prefix: all in one transaction."""
@@ -273,7 +289,7 @@ class AccessKeys:
         """
 
         def write(transaction: Transaction) -> WriteResult[KeyInfo]:
-            row = transaction.one(_FIND, {"prefix": prefix})
+            row = transaction.one(FIND_KEY, {"prefix": prefix})
             if row is None or not allowed(info := _info(row)):
                 raise NotFound(f"there is no key {prefix}")
             revoked = revoke_keys(transaction, timestamp(self._clock()), [row])

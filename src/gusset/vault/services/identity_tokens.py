@@ -26,6 +26,7 @@ from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.services.access_keys import KeyInfo
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.identities import IdentityInfo
+from gusset.vault.services.makers import check_account
 from gusset.vault.services.person import get_team
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.keyring_store import KeyringStore
@@ -152,6 +153,7 @@ class IdentityTokens:
         row = connection.one(_FIND, {"id": identity})
         if row is None:
             raise NotSignedIn("the identity of that token was removed", ended=True)
+        check_account(connection, row.created_by)
         deployment = connection.one(_FIND_DEPLOYMENT, {"id": row.deployment_id})
         if deployment is None:
             raise NotSignedIn("the deployment of that token was removed", ended=True)

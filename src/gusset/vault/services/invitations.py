@@ -14,7 +14,14 @@ from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password
 from gusset.vault.ids import id_or
-from gusset.vault.services.access_keys import AccessKeys, KeyInfo, add_key, check_display_name, revoke_keys
+from gusset.vault.services.access_keys import (
+    AccessKeys,
+    KeyInfo,
+    add_key,
+    check_display_name,
+    is_replaced,
+    revoke_keys,
+)
 from gusset.vault.services.people import KEYS_OF_USER, end_sessions
 from gusset.vault.services.person import (
     FIND_USER_BY_EMAIL,
@@ -115,7 +122,8 @@ class Invitations:
         def write(transaction: Transaction) -> WriteResult[Person]:
             user = get_user(transaction, info.user_id or "")
             keys, _ = transaction.all_valid(KEYS_OF_USER, {"user": user.id})
-            used = [key for key in keys if key.prefix == info.prefix]
+            links = [key for key in keys if key.kind == "link"]
+            used = [key for key in links if key.prefix == info.prefix and not is_replaced(key, links)]
             if not revoke_keys(transaction, self._now(), used) or user.disabled_at is not None:
                 raise NotSignedIn("that link was used already")
             user = transaction.update(USERS, user, password=password_hash)

@@ -163,7 +163,8 @@ class People:
             check_role(role)
 
         def write(transaction: Transaction) -> WriteResult[Person]:
-            user, events = get_user(transaction, user_id), list[AuditEvent]()
+            before = user = get_user(transaction, user_id)
+            events = list[AuditEvent]()
             if role is not None:
                 user = transaction.update(USERS, user, role=role)
                 events.append(AuditEvent(actor, Action.PERSON_ROLE, user.email, details={"role": role}))
@@ -173,6 +174,8 @@ class People:
             elif disabled is not None:
                 user = transaction.update(USERS, user, disabled_at=None)
                 events.append(AuditEvent(actor, Action.PERSON_ENABLE, user.email))
+            if not disabled:
+                renew_sessions(transaction, before)
             new_access_generation(transaction)
             _require_admin(transaction)
             return WriteResult(person_losing_rights(transaction, user), events)
@@ -222,11 +225,32 @@ def _main_action(disabled: bool | None) -> Action:
     return Action.PERSON_DISABLE if disabled else Action.PERSON_ENABLE
 
 
-def end_sessions(transaction: Transaction, user_id: str, *, keep: bytes = b"") -> None:
-    """End a person's sessions, all but that with the token's hash `keep`, and those that were altered."""
+def end_sessions(transaction: Transaction, user_id: str) -> None:
+    """End a person's sessions: all that were not altered, since those give nothing."""
     rows, _ = transaction.all_valid(SESSIONS_OF_USER, {"user": user_id})
     for row in rows:
-        if row.hash != keep:
+        transaction.delete(SESSIONS, row)
+
+
+def is_current(session: Any, user: Any) -> bool:
+    """Whether a session goes on: it was signed after the person's row, or with it.
+
+    Whoever can write the database can remove a session's row while all sessions of the person end, and put it
+    back later. So each change of the person's row ends all sessions that are not signed again with it.
+    """
+    return user.disabled_at is None and session.changed_seq >= user.changed_seq
+
+
+def renew_sessions(transaction: Transaction, before: Any, *, only: bytes | None = None) -> None:
+    """Let a person's sessions go on after a change of the person's row, which was `before`.
+
+    With `only`, that with this hash of its token; the others end.
+    """
+    rows, _ = transaction.all_valid(SESSIONS_OF_USER, {"user": before.id})
+    for row in rows:
+        if is_current(row, before) and only in (None, row.hash):
+            transaction.update(SESSIONS, row)
+        else:
             transaction.delete(SESSIONS, row)
 
 

@@ -18,13 +18,14 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password, verify_password
-from gusset.vault.services.people import end_sessions
+from gusset.vault.services.people import is_current, renew_sessions
 from gusset.vault.services.person import (
     FIND_USER_BY_EMAIL,
     Person,
     check_email,
     get_person,
     get_user,
+    person_from_row,
 )
 from gusset.vault.storage.connection import Store, Transaction
 from gusset.vault.storage.signed_rows import Select
@@ -114,9 +115,10 @@ class Sessions:
                 return None
             if row.seen_at <= timestamp(now - SESSION_LIFETIME):
                 return None
-            person = get_person(connection, row.user_id)
-        if person.disabled_at is not None:
-            return None
+            user = get_user(connection, row.user_id)
+            if not is_current(row, user):
+                return None
+            person = person_from_row(connection, user)
         if row.seen_at < timestamp(now - _SEEN_INTERVAL):
             self._record_use(hashed, person)
         return person
@@ -166,7 +168,7 @@ class Sessions:
             if not verified or user.password != stored:
                 raise Denied("that is not your current password")
             transaction.update(USERS, user, password=password_hash)
-            end_sessions(transaction, person.id, keep=_token_hash(keep))
+            renew_sessions(transaction, user, only=_token_hash(keep))
             also(transaction)
             return WriteResult(None, [AuditEvent(actor, Action.PERSON_PASSWORD, person.email)])
 

@@ -73,13 +73,23 @@ class Teams:
 
         def write(transaction: Transaction) -> WriteResult[Person]:
             team, user = get_team(transaction, team_id), get_user(transaction, user_id)
-            memberships, _ = transaction.all_valid(LIST_MEMBERSHIPS, {"user": user_id})
-            for row in memberships:
-                if row.team_id == team_id:
-                    transaction.delete(MEMBERS, row)
+            _end_membership(transaction, team_id, user_id)
             new_access_generation(transaction)
             details = {"person": user.email, "team": team_id}
             event = AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)
             return WriteResult(person_losing_rights(transaction, user), [event])
 
         return self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, id_or(team_id, "a team")), write)
+
+
+def _end_membership(transaction: Transaction, team_id: str, user_id: str) -> None:
+    """Have no such row, and the audit record say so.
+
+    Whether or not there is one now: somebody who writes the database may have removed it, to put it back.
+    """
+    valid, altered = transaction.all_valid(LIST_MEMBERSHIPS, {"user": user_id})
+    rows = [row for row in (*valid, *altered) if (row.team_id, row.user_id) == (team_id, user_id)]
+    if not rows:
+        rows = [transaction.insert(MEMBERS, {"team_id": team_id, "user_id": user_id})]
+    for row in rows:
+        transaction.delete(MEMBERS, row)
