@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -91,18 +92,20 @@ class ManagerClient:
         *,
         query: Mapping[str, str] = {},
         headers: Mapping[str, str] = {},
-        timeout: float | None = TIMEOUT,
+        timeout: float | None = None,
     ) -> dict[str, Any]:
         """Send one request to the API; the JSON object of the response.
 
-        `timeout`: for how many seconds each manager may send nothing; with None for any time, for a
-        response that takes work.
+        `timeout`: for how many seconds each manager may send nothing; `TIMEOUT` unless it is given.
+        Infinite for a response that takes work: nothing is sent before it is done.
         """
         sent, options = dict(headers), dict[str, Any](json=body, params=query)
-        if timeout != TIMEOUT:
+        if timeout is not None:
             import httpx
 
-            options["timeout"] = httpx.Timeout(TIMEOUT if timeout is None else timeout, read=timeout)
+            options["timeout"] = httpx.Timeout(
+                min(timeout, TIMEOUT), read=None if timeout == inf else timeout
+            )
         if len(self._urls) > 1 and method != "GET" and _heeds_key(path):
             sent["idempotency-key"] = token_hex(16)  # what the first manager has done is not done again
         return self._once(self._first_response(lambda: self._send(method, path, headers=sent, **options)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Any
 
 from gusset.client.manager_client import ManagerClient
@@ -32,7 +33,7 @@ class RemoteAudit:
 
     def verify(self) -> Mapping[str, Any]:
         """`records`, `checkpoints`, `head` and `problems`, as the manager found them."""
-        return self._client.request("POST", "/v1/audit/verify", timeout=None)
+        return self._client.request("POST", "/v1/audit/verify", timeout=inf)
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Every record, oldest first."""

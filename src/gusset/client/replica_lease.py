@@ -13,7 +13,7 @@ from typing import Any
 
 from gusset.backoff import Backoff
 from gusset.bugs import log_bug
-from gusset.client.manager_client import TIMEOUT, ManagerClient
+from gusset.client.manager_client import ManagerClient
 from gusset.errors import Conflict, Denied, GussetError, NotFound, NotSignedIn, Unreachable
 
 log = logging.getLogger("gusset.client")
@@ -211,7 +211,7 @@ class ReplicaLease:
         report: Mapping[str, Any] | None,
         replica: str | None,
         key: str | None,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
     ) -> None:
         """Renew the lease; None reports nothing new."""
         if replica is not None and key is not None:
