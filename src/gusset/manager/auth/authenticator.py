@@ -106,8 +106,10 @@ class Authenticator:
             self._refuse(request, Actor(f"{person} (key {known.info.prefix})", request.address), error)
             self._limit_refusals(known.info.prefix)
             raise error
-        actor = Actor(f"deployment {known.grant.deployment}", request.address)
-        return DeploymentCaller(known.grant, actor, known.info.prefix, known.info.expires_at)
+        info = known.info
+        token = None if info.record is None else (info.prefix, info.record)
+        actor = Actor(f"deployment {known.grant.deployment}", request.address, token=token)
+        return DeploymentCaller(known.grant, actor, info.prefix, info.expires_at)
 
     def authenticate_session(self, token: str, *, address: str | None) -> PersonCaller | None:
         """The person whose session this is, None if it has ended."""

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from gusset.secrets.name import fold_name
@@ -22,7 +23,7 @@ from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.signed_rows import RowChange, RowSigner, SignedTable, stored_changes
-from gusset.vault.storage.tables import OVERLAPS
+from gusset.vault.storage.tables import ACCESS_KEYS, OVERLAPS
 
 CHANGES = frozenset(
     (
@@ -37,6 +38,10 @@ CHANGES = frozenset(
 )
 
 
+# A token may be revoked between the check of a request and its delivery, which may wait for the database.
+_IN_FLIGHT = timedelta(minutes=1)
+
+
 @dataclass(frozen=True, slots=True)
 class _RowState:
     """A row as the record `seq` left it: its HMAC, None if it was removed. `act` names the record."""
@@ -44,6 +49,7 @@ class _RowState:
     seq: int
     mac: bytes | None
     act: str
+    at: str | None  # the record's time, of keys and tokens only: for each row it would take much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,8 @@ class LogState:
             before = self.rows.get((change.table, change.key))
             if (problem := _wrong_change(change, before)) is not None:
                 self.problems.append(f"{change.table}: record {record.seq} ({act}) {problem}")
-            self.rows[change.table, change.key] = _RowState(record.seq, change.mac, act)
+            at = record.at if change.table == ACCESS_KEYS.name else None
+            self.rows[change.table, change.key] = _RowState(record.seq, change.mac, act, at)
 
     def _follow_epoch(self, record: AuditRecord, number: Any) -> None:
         if type(number) is int:  # numbers of epochs are compared, also when this is over
@@ -113,6 +120,8 @@ class LogState:
             del self._live[key]
 
     def _follow_delivery(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
+        if "token" in details and (problem := self._wrong_token(record, details)) is not None:
+            self.problems.append(f"record {record.seq} delivered values by the token {problem}")
         ids = details.get("ids", {})  # an older gusset has stored none
         for name, version in details["versions"].items():
             secret_id = self._live.get((details["team"], fold_name(name)))
@@ -136,6 +145,25 @@ class LogState:
                     f"record {record.seq} delivered the replaced version {version} of {name}, "
                     "which no overlap kept readable"
                 )
+
+    def _wrong_token(self, record: AuditRecord, details: Mapping[str, Any]) -> str | None:
+        """How the state of the token by which values were delivered contradicts the log, if it does."""
+        prefix, seq = details["token"], details["token_record"]
+        state = self.rows.get((ACCESS_KEYS.name, prefix))
+        if state is None:
+            return f"{prefix}, but no record says that it was written"
+        if seq == state.seq:
+            return None
+        if seq < state.seq and _time_between(state.at, record.at) <= _IN_FLIGHT:
+            return None
+        return (
+            f"{prefix} in its state of record {seq}, but record {state.seq} ({state.act}) had changed it: "
+            "it had been rolled back"
+        )
+
+
+def _time_between(earlier: Any, later: Any) -> timedelta:
+    return datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
 
 
 def _wrong_change(change: RowChange, state: _RowState | None) -> str | None:

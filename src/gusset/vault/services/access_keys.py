@@ -63,6 +63,7 @@ class KeyInfo:
     user_id: str | None = None
     deployment_id: str | None = None
     gives: tuple[str, ...] = ()
+    record: int | None = None  # the audit record that wrote its row; None for a key that has none
 
     def is_valid(self, now: str) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -351,4 +352,5 @@ def _info(row: Any) -> KeyInfo:
         user_id=row.user_id,
         deployment_id=row.deployment_id,
         gives=tuple(json.loads(row.gives or "[]")),
+        record=row.changed_seq,
     )
