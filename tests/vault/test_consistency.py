@@ -80,6 +80,11 @@ def changed(settings: Settings, *statements: str) -> None:
             "the secret plain was altered",
             marks=pytest.mark.sqlite("its columns hold any type"),
         ),
+        pytest.param(
+            "UPDATE secrets SET folded = x'00' WHERE name = 'plain'",
+            "the secret plain was altered",
+            marks=pytest.mark.sqlite("its columns hold any type"),
+        ),
         ("UPDATE teams SET name = 'other'", "the team other was altered"),
         ("DELETE FROM secrets WHERE name = 'plain'", "(secret.create plain) is missing"),
         (

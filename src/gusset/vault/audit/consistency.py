@@ -195,13 +195,9 @@ class RowComparison:
         self._seen_again: set[tuple[str, str]] = set()
         self._unreadable: set[str] = set()  # names of tables
 
-    def unreadable(self, table: SignedTable, error: Exception) -> str:
-        """Note that not all rows of a table could be read. Returns the problem."""
+    def unreadable(self, table: SignedTable) -> None:
+        """Note that not all rows of a table could be read."""
         self._unreadable.add(table.name)
-        return (
-            f"{table.name}: its rows cannot be read ({type(error).__name__}): "
-            "the type of a column was altered, or what it holds"
-        )
 
     def has_read(self, *tables: SignedTable) -> bool:
         """Whether all rows of these tables could be read."""
@@ -264,6 +260,13 @@ def contradiction(connection: Connection, table: SignedTable) -> Iterator[str]:
     found = connection.dialect.contradiction(connection.driver, table.name)
     if found is not None:
         yield f"{table.name}: its rows and indexes contradict each other ({found})"
+
+
+def unreadable(what: str, error: Exception) -> str:
+    """The problem that gusset fails by what it reads of `what`."""
+    return (
+        f"{what}: cannot be read ({type(error).__name__}): the type of a column was altered, or what it holds"
+    )
 
 
 def unopened(

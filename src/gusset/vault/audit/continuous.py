@@ -15,7 +15,7 @@ from typing import Any
 
 from gusset.errors import GussetError, IntegrityError, Unreachable, VaultTooNew
 from gusset.vault.audit.chain_walk import RECORD, ChainWalk, record_of
-from gusset.vault.audit.consistency import RowComparison, contradiction
+from gusset.vault.audit.consistency import RowComparison, contradiction, unreadable
 from gusset.vault.audit.known_head import KnownRecord
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.crypto.keyring import Keyring
@@ -137,11 +137,11 @@ class ContinuousVerification:
             except Exception as error:  # whoever can cause it must not hide what is wrong elsewhere
                 if _reason(error) is None:
                     raise
-                problem = comparison.unreadable(table, error)
+                comparison.unreadable(table)
                 if isinstance(error, GussetError):
                     failure = failure or error
                 else:
-                    self._add_row_problems(found, [problem])
+                    self._add_row_problems(found, [unreadable(table.name, error)])
         # A row that was added after its part of the table had been read is in the next comparison.
         found += islice(comparison.missing(until), _MAX_PROBLEMS)
         self._row_problems = [*contradictions, *found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from gusset.vault.audit.checkpoints import (
     WitnessFile,
     given_checkpoints,
 )
-from gusset.vault.audit.consistency import LogState, RowComparison, contradiction, unopened
+from gusset.vault.audit.consistency import LogState, RowComparison, contradiction, unopened, unreadable
 from gusset.vault.audit.continuous import ContinuousVerification, schema_problem
 from gusset.vault.audit.events import AuditRecord
 from gusset.vault.clock import Clock
@@ -128,30 +128,30 @@ class AuditLog:
         sources = {str(path): given_checkpoints(path) for path in checkpoint_files}
         sources[str(self._witness.path)] = self._witness.checkpoints()
         with self._store.snapshot() as connection:
-            altered = schema_problem(self._check_schema, connection)
+            problems: list[str] = []
             keyring = self._reload_keyring(connection)
-            sources["the database"] = self._stored_checkpoints(connection)
+            with _surviving(connection, "the checkpoints", problems):
+                sources["the database"] = self._stored_checkpoints(connection)
             wanted = {point.seq for points in sources.values() for point in points}
-            walk, hashes, problems = self._walk(connection, keyring, wanted)
-            head, state = walk.head, walk.state
-            problems += [*state.problems, *self._row_problems(connection, keyring, state)]
-        problems += altered
-        if head.seq == 0:  # creating the vault is its first record
-            problems.append("the log is empty: every record was removed")
-        if keyring.generation < state.keyring:
-            problems.append(
-                f"the keyring was rolled back: it is of generation {keyring.generation}, "
-                f"but the log has generation {state.keyring}"
+            walk, hashes, is_read = ChainWalk(self._vault), dict[int, bytes](), False
+            with _surviving(connection, "the records", problems):
+                problems += self._follow(walk, connection, keyring, hashes, wanted)
+                is_read = True
+            if is_read:
+                problems += walk.state.problems
+                problems += self._row_problems(connection, keyring, walk.state)
+            problems += schema_problem(self._check_schema, connection)
+        if is_read:
+            problems += _log_problems(walk, keyring)
+            comparison = CheckpointComparison(
+                public_keys=PublicKeys(self._vault, keyring.public_keys),
+                is_lost=walk.state.epochs.has_lost,
+                records=walk.head.seq,
+                hashes=hashes,
             )
-        comparison = CheckpointComparison(
-            public_keys=PublicKeys(self._vault, keyring.public_keys),
-            is_lost=state.epochs.has_lost,
-            records=head.seq,
-            hashes=hashes,
-        )
-        for source, points in sources.items():
-            problems += comparison.problems(source, points)
-        count = sum(map(len, sources.values()))
+            for source, points in sources.items():
+                problems += comparison.problems(source, points)
+        count, head = sum(map(len, sources.values())), walk.head
         hashed = head.hash.hex() if type(head.hash) is bytes else "altered"
         return VerificationReport(head.seq, count, f"{head.seq}:{hashed}", tuple(problems))
 
@@ -183,43 +183,72 @@ class AuditLog:
 
     def _row_problems(self, connection: Connection, keyring: Keyring, state: LogState) -> Iterator[str]:
         comparison = RowComparison(state, self._signer)
-        dialect, driver = connection.dialect, connection.driver
+        failures: list[str] = []
         for table in SIGNED_TABLES:
-            dialect.savepoint(driver, "SAVEPOINT")
-            try:
+            is_read = False
+            with _surviving(connection, table.name, failures):
                 yield from contradiction(connection, table)
                 with closing(unverified_rows(connection, table)) as rows:
                     yield from comparison.table_problems(table, rows)
-            except (GussetError, OSError, dialect.errors):
-                raise
-            except Exception as error:  # whoever can cause it must not hide what is wrong elsewhere
-                dialect.savepoint(driver, "ROLLBACK TO SAVEPOINT")  # ends what was not read to its end
-                yield comparison.unreadable(table, error)
-            dialect.savepoint(driver, "RELEASE SAVEPOINT")
+                is_read = True
+            if not is_read:
+                comparison.unreadable(table)
+        yield from failures
         yield from comparison.missing()
         if comparison.has_read(SECRETS, SECRET_VERSIONS):
             secrets = {row.id: row for row in unverified_rows(connection, SECRETS)}
             versions = unverified_rows(connection, SECRET_VERSIONS)
             yield from unopened(versions, secrets, partial(_opens, keyring))
 
-    def _walk(
-        self, connection: Connection, keyring: Keyring, wanted: set[int]
-    ) -> tuple[ChainWalk, dict[int, bytes], list[str]]:
-        """Follow the chain from its start: to where, the hashes of the records `wanted`, the problems."""
-        walk = ChainWalk(self._vault)
-        hashes, problems = {}, []
+    def _follow(
+        self,
+        walk: ChainWalk,
+        connection: Connection,
+        keyring: Keyring,
+        hashes: dict[int, bytes],
+        wanted: set[int],
+    ) -> Iterator[str]:
+        """Follow the chain from its start. Yields the problems; adds the `hashes` of the records `wanted`."""
         for record in map(record_of, iterate(connection, ALL_RECORDS)):
             if (problem := walk.follow(record, keyring)) is not None:
-                problems.append(problem)
+                yield problem
             if record.seq in wanted:
                 hashes[record.seq] = record.hash
-        return walk, hashes, problems
+
+
+@contextmanager
+def _surviving(connection: Connection, what: str, problems: list[str]) -> Iterator[None]:
+    """Go on, with one of the `problems` more, where gusset fails by what the database holds.
+
+    Whoever can cause that must not be able to hide what is wrong elsewhere.
+    """
+    dialect, driver = connection.dialect, connection.driver
+    dialect.savepoint(driver, "SAVEPOINT")
+    try:
+        yield
+    except (GussetError, OSError, dialect.errors):
+        raise
+    except Exception as error:
+        dialect.savepoint(driver, "ROLLBACK TO SAVEPOINT")  # ends what was not read to its end
+        problems.append(unreadable(what, error))
+    dialect.savepoint(driver, "RELEASE SAVEPOINT")
+
+
+def _log_problems(walk: ChainWalk, keyring: Keyring) -> Iterator[str]:
+    """What is wrong with a log that was followed to its end, and with the keyring by what it says."""
+    if walk.head.seq == 0:  # creating the vault is its first record
+        yield "the log is empty: every record was removed"
+    if keyring.generation < walk.state.keyring:
+        yield (
+            f"the keyring was rolled back: it is of generation {keyring.generation}, "
+            f"but the log has generation {walk.state.keyring}"
+        )
 
 
 def _opens(keyring: Keyring, secret: Any, version: Any) -> bool:
-    context = version_context(secret.team_id, secret.id, secret.folded, version.version, version.write_id)
     try:
+        context = version_context(secret.team_id, secret.id, secret.folded, version.version, version.write_id)
         keyring.keks.open(version.sealed, context)
-    except (CannotOpen, KeyError):
+    except (CannotOpen, KeyError, TypeError, AttributeError):  # SQLite's columns hold any type
         return False
     return True
