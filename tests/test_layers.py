@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "serving": {"errors", "bugs", "portable", "secrets", "package", "runtime", "weights"},
     "containers": {
         "errors",
+        "bugs",
         "portable",
         "trusted_folders",
         "secrets",
