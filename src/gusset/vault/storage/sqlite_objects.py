@@ -77,13 +77,13 @@ def _parts(body: str) -> list[str]:
 
     It knows nothing of quotes: a part with a single one is not gusset's.
     """
-    parts, depth = [""], 0
-    for character in body:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
+    parts, part = list[str](), ""
+    for piece in body.split(","):
+        part = f"{part},{piece}" if part else piece
+        if part.count("(") == part.count(")"):
+            parts.append(part)
+            part = ""
+    parts.append(part)  # empty, unless a parenthesis is left open
     return sorted(parts)
 
 
