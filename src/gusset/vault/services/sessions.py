@@ -23,7 +23,6 @@ from gusset.vault.services.person import (
     FIND_USER_BY_EMAIL,
     Person,
     check_email,
-    get_person,
     get_user,
     person_from_row,
 )
@@ -77,10 +76,13 @@ class Sessions:
         token = token_urlsafe(32)
 
         def write(transaction: Transaction) -> WriteResult[Person]:
-            person = get_person(transaction, row.id) if row else None
-            if not verified or person is None or person.disabled_at is not None:
+            if row is None or not verified:
                 raise NotSignedIn("the e-mail address or the password is wrong")
-            now = self._clock()
+            user = get_user(transaction, row.id)
+            # The verification takes long: the password may have been changed meanwhile.
+            if user.password != row.password or user.disabled_at is not None:
+                raise NotSignedIn("the e-mail address or the password is wrong")
+            person, now = person_from_row(transaction, user), self._clock()
             self._forget_ended(transaction)
             transaction.insert(
                 SESSIONS,
