@@ -80,3 +80,4 @@ def test_a_forged_record_keeps_no_administrator_from_the_log(manager: Manager) -
     assert (newest["seq"], len(exported)) == (forged["seq"] - 1, forged["seq"])
     assert verified["problems"] == [f"record {forged['seq']} was altered or moved"]
     assert page.status_code == 200 and "unreadable: [[[" in page.text
+    assert manager.stop() == 10  # it signs no log that ends with such a record
