@@ -92,6 +92,7 @@ def test_a_replacement_in_two_steps_is_reported_until_it_is_finished(filled: Cli
     filled("doctor")
 
 
+@pytest.mark.slow
 def test_doctor_reports_what_is_wrong_with_a_vault_on_a_server(
     gusset: Cli, postgres_server: PostgresServer
 ) -> None:

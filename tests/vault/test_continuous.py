@@ -92,6 +92,7 @@ def test_a_row_that_was_rolled_back_is_found(vault: Vault, sql: Sql) -> None:
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3, 7, 9])
+@pytest.mark.slow
 def test_rows_with_one_key_are_found(vault: Vault, sql: Sql, copies: int) -> None:
     """Copies of a right row hide no older one behind the end of a piece; the rows after them are read, too."""
     [(name,)] = sql("SELECT name FROM secrets ORDER BY id LIMIT 1 OFFSET 2")

@@ -57,6 +57,7 @@ def running(vault: Vault) -> Vault:
 
 @pytest.mark.parametrize("place", ["next", "later", "last"])
 @pytest.mark.parametrize("act", [write, deliver, Vault.sign_head])
+@pytest.mark.slow
 def test_a_forged_newest_record_is_neither_extended_nor_signed(
     settings: Settings, running: Vault, sql: Sql, place: str, act: Callable[[Vault], None]
 ) -> None:

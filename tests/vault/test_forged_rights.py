@@ -20,6 +20,8 @@ from gusset.vault.storage.signed_rows import SignedTable
 from gusset.vault.storage.tables import ACCESS_KEYS, IDENTITIES, MEMBERS, SESSIONS, TEAMS, USERS
 from tests.vault.conftest import Sql
 
+pytestmark = pytest.mark.slow  # each hashes a few passwords
+
 ADA, BOB = "ada@example.com", "bob@example.com"
 ISSUER = "https://issuer.example"
 PASSWORD = SecretValue(b"correct horse battery staple")

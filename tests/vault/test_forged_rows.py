@@ -432,6 +432,7 @@ def change_again(vault: Vault, table: SignedTable) -> None:
 @pytest.mark.parametrize(
     "table", [each for each in SIGNED_TABLES if each.name not in NEVER_CHANGED], ids=lambda table: table.name
 )
+@pytest.mark.slow
 def test_an_act_on_a_row_that_was_rolled_back_is_named(lasting: Attacked, table: SignedTable) -> None:
     """It signs the older state anew, so that row and newest record agree: the record of the act shows it."""
     now = {key_of(table, row): row for row in lasting.rows[table.name]}

@@ -208,6 +208,7 @@ def test_equal_numbers_with_other_values_have_another_revision(
 
 @pytest.mark.parametrize("column", ["versions", "used", "delivered"])
 @pytest.mark.parametrize("text", ["[", "[1]", '{"mine": "one"}', "[" * 100_000], ids=lambda text: text[:16])
+@pytest.mark.slow
 def test_a_replica_with_an_altered_report_is_in_nobodys_way(
     first: Vault, grant: Grant, sql: Sql, column: str, text: str
 ) -> None:

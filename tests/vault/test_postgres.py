@@ -898,6 +898,7 @@ def through(network: Network, settings: Settings, server: PostgresServer) -> Set
     return settings_in(settings.home, database=url)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_take_longer_to_read_than_a_statement_may_are_verified(
     settings: Settings, server: PostgresServer, database: str
 ) -> None:
