@@ -195,6 +195,7 @@ def test_records_without_a_number_or_with_one_twice_are_named(vault: Vault, sql:
 
 
 @pytest.mark.parametrize("epoch", ['"x"', "null", "[]", "1e999", "true"])
+@pytest.mark.slow
 def test_a_forged_acceptance_of_a_loss_is_named(vault: Vault, sql: Sql, epoch: str) -> None:
     """Whatever its details have for the epoch: it begins none."""
     for value in (b"1", b"2"):
@@ -253,6 +254,7 @@ def test_a_column_of_another_type_is_named(
     ],
     ids=["no JSON", "no object", "deep", "not quite as deep", "a large number", "half a character"],
 )
+@pytest.mark.slow
 def test_an_altered_record_is_listed_and_exported_with_the_others(
     settings: Settings, sql: Sql, details: str
 ) -> None:

@@ -699,6 +699,7 @@ FORGED_MANIFEST = (
     ],  # PostgreSQL's columns have one type
 )
 @pytest.mark.parametrize("act", ["write", "report"])
+@pytest.mark.slow
 def test_a_forged_manifest_is_refused_only_as_long_as_it_is_there(
     filled: Settings, sql: Sql, number: str, act: str
 ) -> None:

@@ -98,6 +98,7 @@ def test_clients_are_neither_stored_in_plain_text_nor_kept(vault: Vault) -> None
     "over_at",
     ["9999999999999", "9223372036854775807", pytest.param("x'00'", marks=pytest.mark.sqlite)],  # a blob
 )
+@pytest.mark.slow
 def test_a_forged_count_locks_nobody_out_for_longer_than_attempts_do(
     vault: Vault, sql: Sql, over_at: str
 ) -> None:
