@@ -179,12 +179,7 @@ def _replica_model(replica: ReplicaInfo) -> schemas.Replica:
 
 
 def audit_record_model(record: AuditRecord) -> schemas.AuditRecord:
-    data = record.data()
-    data.pop("changes", None)
-    details = data.pop("details")
-    return schemas.AuditRecord(
-        **data, details=details if isinstance(details, dict) else {"unreadable": details}
-    )
+    return schemas.AuditRecord(**record.shown())
 
 
 def audit_verification_model(report: VerificationReport) -> schemas.AuditVerification:

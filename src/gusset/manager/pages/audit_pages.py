@@ -65,18 +65,9 @@ def _before(request: PageRequest) -> int | None:
 
 
 def _row(record: AuditRecord) -> dict[str, Any]:
-    data = record.data()
-    details = data["details"] if isinstance(data["details"], dict) else {"unreadable": data["details"]}
-    return {
-        "seq": data["seq"],
-        "at": data["at"],
-        "actor": data["actor"],
-        "action": data["action"],
-        "target": data["target"],
-        "outcome": data["outcome"],
-        "address": details.pop("from", None),
-        "details": details_text(details),
-    }
+    shown = record.shown()
+    details = shown["details"]
+    return {**shown, "address": details.pop("from", None), "details": details_text(details)}
 
 
 def details_text(details: Mapping[str, Any]) -> str:

@@ -59,16 +59,34 @@ class AuditRecord:
     def data(self) -> dict[str, Any]:
         """The record as a JSON object. Of one that was altered, what cannot be read is a text."""
         return {
+            **self._act(),
+            "details": _json(self.details, dict),
+            **({"changes": _json(self.changes, list)} if self.changes else {}),
+            "hash": _text(self.hash),
+            "mac": _text(self.mac),
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """As `data`, but without the changes, and with an object as details for any record.
+
+        Details that cannot be read are under the key `unreadable`.
+        """
+        details = _json(self.details, dict)
+        return {
+            **self._act(),
+            "details": details if isinstance(details, dict) else {"unreadable": details},
+            "hash": _text(self.hash),
+            "mac": _text(self.mac),
+        }
+
+    def _act(self) -> dict[str, Any]:
+        return {
             "seq": self.seq,
             "at": _text(self.at),
             "actor": _text(self.actor),
             "action": _text(self.action),
             "target": _text(self.target),
             "outcome": _text(self.outcome),
-            "details": _json(self.details, dict),
-            **({"changes": _json(self.changes, list)} if self.changes else {}),
-            "hash": _text(self.hash),
-            "mac": _text(self.mac),
         }
 
     @classmethod
