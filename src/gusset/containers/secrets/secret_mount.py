@@ -15,9 +15,8 @@ from gusset.containers.secrets.memory_folder import ContainerFolder
 from gusset.errors import HostError
 from gusset.secrets.value import SecretValue
 
-_EXHAUSTED = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
-)  # what the system has no more of
+# What the system has no more of: files, processes, memory.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 
 
 class SecretMount(Protocol):

@@ -83,8 +83,7 @@ def _parts(body: str) -> list[str]:
         if part.count("(") == part.count(")"):
             parts.append(part)
             part = ""
-    parts.append(part)  # empty, unless a parenthesis is left open
-    return sorted(parts)
+    return sorted([*parts, part] if part else parts)  # a rest has an open parenthesis
 
 
 @cache
