@@ -45,7 +45,7 @@ class AuditRecord:
     bytes, the number is an int, and the others are texts.
     """
 
-    seq: int
+    seq: Any
     at: Any
     actor: Any
     action: Any
